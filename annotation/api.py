@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
+from annotated_types import Interval
+from pydantic import AfterValidator, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -26,10 +28,10 @@ from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, Use
 from annotation.translation import _
 from annotation.ui import markdown_process
 from annotation.ui.invisible import visible
+from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY
 
 Card = dict[str, Any]
-RequestBody = Mapping[str, Any]
 MAXIMUM_BODY = 6 * (MAXIMUM_EDIT + MAXIMUM_NOTE)  # JSON may need six bytes for a character
 MAXIMUM_PROMPT = 4_000
 COUNT_SECONDS = 5.0
@@ -43,8 +45,35 @@ LISTED = (
     *("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed", "created"),
 )
 SHORT = 300
-MAXIMUM_ID = 2**63 - 1
-"""What SQLite can hold."""
+
+
+def otherwise(default: Any) -> WrapValidator:
+    """Takes this for what can't be meant, where that is no reason to refuse a judgement."""
+
+    def checked(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return check(value)
+        except ValidationError:
+            return default
+
+    return WrapValidator(checked)
+
+
+Text = Annotated[str, AfterValidator(storable), otherwise("")]
+Offset = Annotated[int, Interval(ge=-14 * 60, le=14 * 60)]
+
+
+@dataclass(frozen=True)
+class RequestBody:
+    """What the page's script sends: an endpoint takes of it what it needs, and a page of before may send more."""
+
+    __pydantic_config__: ClassVar = ConfigDict(strict=True)
+    nonce: Text = ""
+    id: Annotated[int, Interval(ge=1, le=2**63 - 1)] = 0  # what SQLite can hold
+    act: Any = None
+    prompt: Text = ""
+    rendered: Annotated[bool | None, otherwise(None)] = None
+    utc_offset_minutes: Annotated[Offset | None, otherwise(None)] = None
 
 
 def no_problem() -> str:
@@ -77,10 +106,9 @@ class AnnotationApi:
         `judged` is what stands for that one, where it has been judged (in another tab; or the answer got lost).
         """
         card = self.next_card(annotator, asked)
-        shown = text_of(asked, "nonce")
-        if shown and shown != card["nonce"]:
-            card["notice"] = claims.why_gone(self.db, annotator.id, shown) or card["notice"]
-            card["judged"] = claims.judged_meanwhile(self.db, annotator.id, shown)
+        if asked.nonce and asked.nonce != card["nonce"]:
+            card["notice"] = claims.why_gone(self.db, annotator.id, asked.nonce) or card["notice"]
+            card["judged"] = claims.judged_meanwhile(self.db, annotator.id, asked.nonce)
         return card
 
     def judge(self, annotator: Annotator, asked: RequestBody) -> Card:
@@ -92,7 +120,7 @@ class AnnotationApi:
         try:
             # One transaction for both: half the writing, and half the waiting for others who write.
             with self.db.transaction():
-                made = claims.judge(self.db, annotator.id, text_of(asked, "nonce"), asked.get("act"))
+                made = claims.judge(self.db, annotator.id, asked.nonce, asked.act)
                 claim = claims.claim_next(self.db, annotator.id)
         except claims.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
@@ -105,25 +133,24 @@ class AnnotationApi:
         try:
             with self.db.transaction():
                 act = claims.latest_act(self.db, annotator.id)
-                claim = claims.undo(self.db, annotator.id, text_of(asked, "nonce"))
+                claim = claims.undo(self.db, annotator.id, asked.nonce)
         except UserError as error:
             return self.next_card(annotator, asked, str(error))
         return {**self.handed_out(annotator, asked, claim, _("Undone. Judge it again.")), "undone": act}
 
     def reopen(self, annotator: Annotator, asked: RequestBody) -> Card:
         """The comparison of an own judgement `id`, with what was done, to change it."""
-        claim, act = claims.reopen(self.db, annotator.id, number_of(asked, "id"))
+        claim, act = claims.reopen(self.db, annotator.id, asked.id)
         card = self.card_of(annotator, asked, claim, _("You are changing an earlier judgement."))
-        return {**card, "nonce": "", "revising": {"id": number_of(asked, "id"), "act": act}}
+        return {**card, "nonce": "", "revising": {"id": asked.id, "act": act}}
 
     def revise(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand.
 
         `act` is about the answers as `nonce` showed them, if there is one. `saved` and `judged` as for `judge`.
         """
-        nonce = text_of(asked, "nonce")
         try:
-            made = claims.revise(self.db, annotator.id, number_of(asked, "id"), asked.get("act"), nonce)
+            made = claims.revise(self.db, annotator.id, asked.id, asked.act, asked.nonce)
         except claims.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
         card = self.next_card(annotator, asked, _("The earlier judgement is kept in the record."))
@@ -135,7 +162,7 @@ class AnnotationApi:
 
     def ask(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Have the annotator's own prompt answered before all others."""
-        text = text_of(asked, "prompt").strip()
+        text = asked.prompt.strip()
         if not store.project(self.db).own_prompts:
             raise UserError(_("This project takes no prompts from annotators."))
         if not text or len(text) > MAXIMUM_PROMPT:
@@ -170,7 +197,7 @@ class AnnotationApi:
 
     def stored(self, annotator: Annotator, asked: RequestBody, judgement_id: int) -> dict[str, Any]:
         """What a judgement says, in the terms of the screen that asks."""
-        order = claims.order_under(self.db, annotator.id, text_of(asked, "nonce"))
+        order = claims.order_under(self.db, annotator.id, asked.nonce)
         return claims.stored_act(self.db, judgement_id, order)
 
     def next_card(self, annotator: Annotator, asked: RequestBody, notice: str = "") -> Card:
@@ -201,7 +228,7 @@ class AnnotationApi:
             "revising": None,
         }
         if claim is not None:
-            rendered = project.rendered if asked.get("rendered") is None else bool(asked.get("rendered"))
+            rendered = project.rendered if asked.rendered is None else asked.rendered
             card |= {"nonce": claim.nonce, **comparison_part(claim, rendered)}
         return card
 
@@ -212,7 +239,7 @@ class AnnotationApi:
             count = claims.judged_by_all(self.db)
             self._counted = (time.monotonic(), count)
         yours = claims.judged_by(self.db, annotator.id)
-        today = claims.judged_by(self.db, annotator.id, day_start(asked.get("utc_offset_minutes")))
+        today = claims.judged_by(self.db, annotator.id, day_start(asked.utc_offset_minutes))
         return {"today": today, "yours": yours, "everyone": max(count, yours)}
 
 
@@ -267,30 +294,15 @@ def in_short(text: str) -> str:
     return spelt_out if len(spelt_out) <= SHORT else f"{spelt_out[:SHORT]} …"
 
 
-def day_start(utc_offset_minutes: Any, moment: datetime | None = None) -> str:
+def day_start(utc_offset_minutes: int | None, moment: datetime | None = None) -> str:
     """Midnight before now, or before a moment, on the annotator's day, as `records.now` writes times.
 
     The browser knows its offset from UTC.
     """
-    known = isinstance(utc_offset_minutes, int) and abs(utc_offset_minutes) <= 14 * 60
-    offset = timedelta(minutes=utc_offset_minutes if known else 0)
+    offset = timedelta(minutes=utc_offset_minutes or 0)
     local = (moment or datetime.now(UTC)) + offset
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0) - offset
     return midnight.isoformat(timespec="microseconds")
-
-
-def text_of(asked: RequestBody, key: str) -> str:
-    """A text that was sent; empty where none was."""
-    value = asked.get(key)
-    return storable(value) if isinstance(value, str) else ""
-
-
-def number_of(asked: RequestBody, key: str) -> int:
-    """A row's number that was sent. Raises UserError where none was, or one that no row can have."""
-    value = asked.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MAXIMUM_ID:
-        raise UserError(_("The request names no '{key}'. Reload the page.").format(key=key))
-    return value
 
 
 # ------------------------------------------------------------------------------------------------------------- guard
@@ -309,10 +321,11 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
         annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
         if annotator is None:
             return JSONResponse({"error": _("Sign in first.")}, 401)
-        asked = await read_json(request)
-        if asked is None:
+        sent = await read_json(request)
+        if sent is None:
             return JSONResponse({"error": _("This request is no JSON object, or too large.")}, 400)
         try:
+            asked = read(RequestBody, sent, "The request")
             loop = asyncio.get_running_loop()
             answered = await loop.run_in_executor(API_THREAD, handler, annotator, asked)
             if has_source(answered):
@@ -324,7 +337,7 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
     return answer
 
 
-async def read_json(request: Request) -> RequestBody | None:
+async def read_json(request: Request) -> dict[str, Any] | None:
     """The request's JSON object; None if it is none, or larger than a judgement can be."""
     if request.headers.get("content-type", "").split(";")[0] != "application/json":
         return None

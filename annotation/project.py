@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from string import ascii_lowercase
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from annotation.records import MAXIMUM_ANSWERS, Kind, Project, Tag, UserError
+from annotation.records import MAXIMUM_SHARE, Kind, Project, Tag, UserError
 from annotation.translation import _
+from annotation.validation import from_form, read, shown
 
 KINDS: Final[Mapping[Kind, str]] = {
     "pair": _("Two answers: which is better, and by how much"),
@@ -34,8 +34,6 @@ FREE_KEYS: Final = tuple(letter for letter in ascii_lowercase if letter not in R
 MAXIMUM_TAGS: Final = len(FREE_KEYS)
 MAXIMUM_LABEL: Final = 40
 MAXIMUM_TAGS_TEXT: Final = 10_000
-MAXIMUM_SHARE: Final = 0.5
-MAXIMUM_MINUTES: Final = 1440
 MAXIMUM_GUIDELINES: Final = 20_000
 # Joiners are part of ordinary words in Persian or Hindi, and of emoji; the other invisible characters only mislead.
 JOINERS: Final = "\u200c\u200d"
@@ -49,80 +47,34 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
     `annotators` are the active people who can judge. Tags are given as for `parse_tags`; a pair always has two answers.
     Raises UserError with one sentence that names the field at fault and what it may be.
     """
-    known = {field.name: field.default for field in fields(Project)}
-    if not isinstance(values, Mapping) or set(values) - set(known):
-        raise UserError(f"A project is described by these fields: {', '.join(known)}.")
-    given = {**known, **values}
-    kind = check_kind(given["kind"])
-    project = Project(
-        kind=kind,
-        answers=2 if kind == "pair" else whole(given["answers"], "Number of answers", 2, MAXIMUM_ANSWERS),
-        overlap=check_overlap(given["overlap"], annotators),
-        claim_minutes=whole(given["claim_minutes"], "Minutes to judge", 1, MAXIMUM_MINUTES),
-        gold_share=check_share(given["gold_share"], "Share of gold comparisons"),
-        re_ask_share=check_share(given["re_ask_share"], "Share of re-asks"),
-        candidate_share=check_share(given["candidate_share"], "Share of candidate against serving"),
-        rendered=check_switch(given["rendered"], "First view"),
-        own_prompts=check_switch(given["own_prompts"], "Own prompts"),
-        tags=parse_tags(given["tags"]),
-    )
+    given = from_form(values)
+    if given.get("kind", Project.kind) == "pair":
+        given["answers"] = 2
+    if "tags" in given:
+        given["tags"] = parse_tags(given["tags"])
+    project = read(Project, given, "A project")
+    check_overlap(project.overlap, annotators)
     measuring = round(project.gold_share + project.re_ask_share, 9)
     if measuring > MAXIMUM_SHARE:
         raise UserError(
-            f"The shares of gold comparisons and of re-asks add up to {exact_percent(measuring)}: "
-            f"together they may be up to {exact_percent(MAXIMUM_SHARE)}."
+            _(
+                "The shares of gold comparisons and of re-asks add up to {exact_percent}: together they may be "
+                "up to {exact_percent_2}."
+            ).format(exact_percent=exact_percent(measuring), exact_percent_2=exact_percent(MAXIMUM_SHARE))
         )
     return project
 
 
-def check_kind(value: Any) -> Kind:
-    if not isinstance(value, str) or value not in KINDS:
-        raise UserError(f"The kind of comparison must be one of: {', '.join(KINDS)}.")
-    return cast(Kind, value)
-
-
-def check_overlap(value: Any, annotators: int) -> int:
-    """How many annotators judge each comparison: no more than there are, or it would never be judged in full."""
-    overlap = whole(value, "Annotators for each comparison", 1, None)
+def check_overlap(overlap: int, annotators: int) -> None:
+    """No more annotators for each comparison than there are, or it would never be judged in full."""
     if overlap > max(annotators, 1):
         there_are = "is 1 active account" if annotators == 1 else f"are {annotators} active accounts"
         raise UserError(
-            f"Annotators for each comparison: {overlap} are too many, because there {there_are} that can judge. "
-            "Lower the number, or add accounts first."
+            _(
+                "Annotators for each comparison: {shown} are too many, because there {there_are} that can "
+                "judge. Lower the number, or add accounts first."
+            ).format(shown=shown(overlap), there_are=there_are)
         )
-    return overlap
-
-
-def check_share(value: Any, field: str) -> float:
-    """A share of what is handed out, from 0 to a half."""
-    sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAXIMUM_SHARE
-    if not sound:
-        raise UserError(f"{field}: it must be from 0 to {exact_percent(MAXIMUM_SHARE)}{but_is(value, exact_percent)}.")
-    return float(value)
-
-
-def check_switch(value: Any, field: str) -> bool:
-    if not isinstance(value, bool):
-        raise UserError(f"{field}: choose one of the two.")
-    return value
-
-
-def whole(value: Any, field: str, lowest: int, highest: int | None) -> int:
-    """A whole number from `lowest` to `highest`."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    # An infinite number and one that is none (NaN) fail the comparison with its own whole part.
-    sound = number is not None and abs(number) < 1e9 and number == int(number)
-    if number is None or not sound or number < lowest or (highest is not None and number > highest):
-        allowed = f"a whole number from {lowest} to {highest}" if highest else f"a whole number from {lowest} up"
-        raise UserError(f"{field}: it must be {allowed}{but_is(value, str)}.")
-    return int(number)
-
-
-def but_is(value: Any, show: Any) -> str:
-    """What was given, for the end of a sentence, where it is a number that can be shown."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        return ""
-    return f", not {show(value)}"
 
 
 def exact_percent(share: float) -> str:
@@ -138,14 +90,20 @@ def parse_tags(value: Any) -> tuple[Tag, ...]:
     Raises UserError naming the line.
     """
     if isinstance(value, str) and len(value) > MAXIMUM_TAGS_TEXT:
-        raise UserError(f"Reasons: the list may have up to {MAXIMUM_TAGS_TEXT:,} characters.")
+        raise UserError(
+            _("Reasons: the list may have up to {maximum_tags_text:,} characters.").format(
+                maximum_tags_text=MAXIMUM_TAGS_TEXT
+            )
+        )
     lines = value.split("\n") if isinstance(value, str) else value
     if not isinstance(lines, Sequence) or isinstance(lines, bytes | bytearray):
-        raise UserError("Reasons: give one a line, as 'key: label'.")
+        raise UserError(_("Reasons: give one a line, as 'key: label'."))
     read = [parse_tag(line, number) for number, line in enumerate(lines, 1) if not is_blank(line)]
     if len(read) > MAXIMUM_TAGS:
         raise UserError(
-            f"Reasons: there can be up to {MAXIMUM_TAGS}, not {len(read)}, because each has a letter of its own."
+            _("Reasons: there can be up to {maximum_tags}, not {count}, because each has a letter of its own.").format(
+                maximum_tags=MAXIMUM_TAGS, count=len(read)
+            )
         )
     refuse_repeated([tag.label.casefold() for tag in read], "label", read)
     refuse_repeated([tag.key for tag in read if tag.key], "key", read)
@@ -166,7 +124,7 @@ def parse_tag(line: Any, number: int) -> Tag:
         assert found is not None
         key, label = found["key"] or "", found["label"]
     else:
-        raise UserError(f"Reasons, line {number}: give text, as 'key: label'.")
+        raise UserError(_("Reasons, line {number}: give text, as 'key: label'.").format(number=number))
     return Tag(check_key(key, number), check_label(label, number))
 
 
@@ -175,13 +133,17 @@ def check_key(key: Any, number: int) -> str:
     letter = key.strip(" ").lower() if isinstance(key, str) else None
     if letter is None or (letter and letter not in tuple(ascii_lowercase)):
         raise UserError(
-            f"Reasons, line {number}: what stands before the colon is the key, and must be one letter from a to z. "
-            "Begin the line with a colon to have one chosen."
+            _(
+                "Reasons, line {number}: what stands before the colon is the key, and must be one letter from "
+                "a to z. Begin the line with a colon to have one chosen."
+            ).format(number=number)
         )
     if letter in RESERVED_KEYS:
         raise UserError(
-            f"Reasons, line {number}: the key '{letter}' is taken by the page ({RESERVED_KEYS[letter]}). "
-            f"Free are {' '.join(FREE_KEYS)}."
+            _(
+                "Reasons, line {number}: the key '{letter}' is taken by the page ({reserved_keys}). Free are "
+                "{free_keys}."
+            ).format(number=number, letter=letter, reserved_keys=RESERVED_KEYS[letter], free_keys=" ".join(FREE_KEYS))
         )
     return letter
 
@@ -190,12 +152,20 @@ def check_label(label: Any, number: int) -> str:
     """A short text with nothing invisible in it."""
     trimmed = label.strip(" ") if isinstance(label, str) else ""
     if not trimmed or len(trimmed) > MAXIMUM_LABEL:
-        raise UserError(f"Reasons, line {number}: a label has 1 to {MAXIMUM_LABEL} characters.")
+        raise UserError(
+            _("Reasons, line {number}: a label has 1 to {maximum_label} characters.").format(
+                number=number, maximum_label=MAXIMUM_LABEL
+            )
+        )
     wrong = invisible(trimmed)
     if wrong:
-        raise UserError(f"Reasons, line {number}: the label has a character that can't be seen ({wrong}). Remove it.")
+        raise UserError(
+            _("Reasons, line {number}: the label has a character that can't be seen ({wrong}). Remove it.").format(
+                number=number, wrong=wrong
+            )
+        )
     if not trimmed.strip():
-        raise UserError(f"Reasons, line {number}: the label has only white space.")
+        raise UserError(_("Reasons, line {number}: the label has only white space.").format(number=number))
     return trimmed
 
 
@@ -205,7 +175,11 @@ def refuse_repeated(words: Sequence[str], what: str, tags: Sequence[Tag]) -> Non
     if repeated is not None:
         shown = next(tag.label for tag in tags if repeated in (tag.key, tag.label.casefold()))
         name = f"'{repeated}'" if what == "key" else f"'{shown}'"
-        raise UserError(f"Reasons: the {what} {name} is there more than once. Change or remove one of them.")
+        raise UserError(
+            _("Reasons: the {what} {name} is there more than once. Change or remove one of them.").format(
+                what=what, name=name
+            )
+        )
 
 
 def give_keys(tags: Sequence[Tag]) -> tuple[Tag, ...]:
@@ -229,11 +203,17 @@ def tags_text(tags: Sequence[Tag]) -> str:
 def check_guidelines(text: Any) -> str:
     """Guidelines as they are stored. Raises UserError if they are too long or hold characters that can't be seen."""
     if not isinstance(text, str) or len(text) > MAXIMUM_GUIDELINES:
-        raise UserError(f"Guidelines may have up to {MAXIMUM_GUIDELINES:,} characters. Shorten them.")
+        raise UserError(
+            _("Guidelines may have up to {maximum_guidelines:,} characters. Shorten them.").format(
+                maximum_guidelines=MAXIMUM_GUIDELINES
+            )
+        )
     plain = text.replace("\r\n", "\n").strip()
     wrong = invisible(plain.translate({ord("\n"): " ", ord("\t"): " "}))
     if wrong:
-        raise UserError(f"The guidelines have a character that can't be seen ({wrong}). Remove it.")
+        raise UserError(
+            _("The guidelines have a character that can't be seen ({wrong}). Remove it.").format(wrong=wrong)
+        )
     return plain
 
 

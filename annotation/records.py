@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
+
+from annotated_types import Ge, Gt, Interval, Unit
 
 from annotation.translation import _
 
@@ -22,6 +24,8 @@ ROLES: tuple[Role, ...] = ("annotator", "admin")
 FLAGS: tuple[Flag, ...] = ("harmful", "personal-data", "broken")
 STRENGTHS: Mapping[int, str] = {0: "tie", 1: "slightly", 2: "clearly", 3: "much"}
 MAXIMUM_ANSWERS = 8
+MAXIMUM_SHARE: Final = 0.5
+MAXIMUM_MINUTES: Final = 1440
 MAXIMUM_NOTE = 4_000
 MAXIMUM_EDIT = 20_000
 
@@ -69,9 +73,9 @@ class Prompt:
 class Sampling:
     """How an answer was drawn. `min_p` keeps tokens of at least that share of the likeliest (Nguyen et al., 2024)."""
 
-    temperature: float = 1.0
-    min_p: float = 0.1
-    max_new_tokens: int = 96
+    temperature: Annotated[float, Gt(0)] = 1.0
+    min_p: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    max_new_tokens: Annotated[int, Gt(0)] = 96
 
 
 @dataclass(frozen=True)
@@ -108,27 +112,31 @@ class Tag:
     label: str
 
 
+PERCENT: Final = Unit("%")
+Share = Annotated[float, Interval(ge=0, le=MAXIMUM_SHARE), PERCENT]
+
+
 @dataclass(frozen=True)
 class Project:
     """What is asked of annotators, and of how many; kept as one setting, edited on the Project tab."""
 
-    kind: Kind = "pair"
+    kind: Annotated[Kind, "The kind of comparison"] = "pair"
     """Two answers with a strength, the best of several, or a ranking of several."""
-    answers: int = 2
+    answers: Annotated[int, Interval(ge=2, le=MAXIMUM_ANSWERS), "Number of answers"] = 2
     """Answers in a comparison; 2 for pairs, 2 to 8 for the others."""
-    overlap: int = 1
+    overlap: Annotated[int, Ge(1), "Annotators for each comparison"] = 1
     """Annotators for each comparison."""
-    claim_minutes: int = 20
+    claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), "Minutes to judge"] = 20
     """Minutes until a comparison in somebody's hands returns to the pool."""
-    gold_share: float = 0.05
+    gold_share: Annotated[Share, "Share of gold comparisons"] = 0.05
     """Share of comparisons with a known answer, as long as there are some that the annotator has not seen."""
-    re_ask_share: float = 0.05
+    re_ask_share: Annotated[Share, "Share of re-asks"] = 0.05
     """Share of an annotator's own earlier comparisons, shown again in another order."""
-    candidate_share: float = 0.2
+    candidate_share: Annotated[Share, "Share of candidate against serving"] = 0.2
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
-    rendered: bool = False
+    rendered: Annotated[bool, "First view: rendered"] = False
     """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch."""
-    own_prompts: bool = True
+    own_prompts: Annotated[bool, "Own prompts"] = True
     """Whether annotators may write prompts of their own."""
     tags: tuple[Tag, ...] = (
         Tag("a", "accurate"),

@@ -58,6 +58,13 @@ def m007_errands_and_rentals(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m008_lanes(db: sqlite_utils.Database) -> None:
+    """One table of jobs: what was asked of the holder of the Hub's token is in it too, in a lane of its own."""
+    for statement in LANES:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -409,4 +416,29 @@ ERRANDS_AND_RENTALS = (
         job_id INTEGER PRIMARY KEY REFERENCES job, mark TEXT NOT NULL UNIQUE, price_per_hour REAL NOT NULL,
         hours REAL NOT NULL, namespace TEXT NOT NULL DEFAULT '', hub_job TEXT, url TEXT NOT NULL DEFAULT '',
         batches INTEGER NOT NULL DEFAULT 0, stage TEXT NOT NULL DEFAULT '', seconds REAL NOT NULL DEFAULT 0)""",
+)
+
+
+LANES = (
+    # Who does it: a worker on this machine's devices, whoever holds the Hub's token, or the web server.
+    """ALTER TABLE job ADD COLUMN lane TEXT NOT NULL DEFAULT 'device' CHECK (lane IN ('device', 'hub', 'web'))""",
+    "UPDATE job SET lane = 'hub' WHERE flavor IS NOT NULL",
+    # What was at work is taken up at once: whoever did it has ended, or this would not be a migration.
+    """INSERT INTO job (lane, kind, spec, status, attempt, requested_by, created, started, heartbeat, finished, message,
+            result)
+        SELECT 'hub', kind, json_set(request, '$.kind', kind),
+            CASE WHEN state = 'asked' THEN 'queued' WHEN state = 'done' THEN 'finished'
+                WHEN state = 'doing' THEN iif(message = 'It was asked to stop.', 'cancelling', 'running')
+                ELSE iif(message = 'It was cancelled.', 'cancelled', 'failed') END,
+            iif(state = 'asked', 0, 1) + iif(finished IS NULL, coalesce(json_extract(result, '$.again'), 0), 0),
+            requested_by, created, begun, iif(state = 'doing', '', NULL), finished, iif(finished IS NULL, '', message),
+            iif(finished IS NULL, NULL, result)
+        FROM errand ORDER BY id""",
+    "DROP TABLE errand",
+    "CREATE INDEX job_by_lane ON job (lane, kind, id)",
+    # When the dataset through which a rented job's files went was deleted. `stage` is the Hub's word for its job there.
+    "ALTER TABLE rental ADD COLUMN cleared TEXT",
+    """UPDATE rental SET stage = 'COMPLETED',
+            cleared = (SELECT coalesce(finished, created) FROM job WHERE job.id = rental.job_id)
+        WHERE stage = 'CLEARED'""",
 )

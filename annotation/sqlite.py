@@ -43,8 +43,15 @@ else:
         # and two SQLites in one process undo each other's locks.
         sys.modules[OTHER] = None
 
+# Nor is it to load pandas wherever it finds that, which takes longer than all else that a process loads before it
+# works. Nobody stores a value of pandas.
+left_out = sys.modules.setdefault("pandas", None)  # type: ignore[arg-type]
+
 import sqlite_utils as sqlite_utils  # noqa: E402 - it chooses its SQLite when it is imported
 from sqlite_utils.migrations import Migrations as Migrations  # noqa: E402
+
+if left_out is None:
+    del sys.modules["pandas"]
 
 # The lock by which several programs share a data directory is a file of Python's own SQLite (filelock's).
 OperationalErrors: Final = (sqlite3.OperationalError, pythons.OperationalError)

@@ -69,7 +69,7 @@ class Laboratory:
         if job.status == "finished":
             self.tick(name, None)
             return job
-        if job.status in job_store.ENDED:
+        if not job.is_open:
             job_store.resume(self.db, job_id)
         say(f"{name} ...")
         worker = uuid.uuid4().hex

@@ -102,7 +102,7 @@ def start_training(app: App, owner: Page) -> Job:
     db, began = app.database, time.monotonic()
     while time.monotonic() - began < JOB_SECONDS:
         job = job_store.recent(db, ("dpo",), 1)[0]
-        if job.status in job_store.ENDED:
+        if not job.is_open:
             raise BenchmarkError(driver.failure_of(job, app.data_dir))
         if job.step:
             return job
@@ -116,7 +116,7 @@ def cancel_training(app: App, owner: Page, job: Job) -> float:
     owner.call("poll_train", *looked)
     began = time.monotonic()
     owner.call("cancel_job", None)
-    while job_store.get(app.database, job.id).status not in job_store.ENDED:
+    while job_store.get(app.database, job.id).is_open:
         if time.monotonic() - began > JOB_SECONDS:
             raise BenchmarkError(f"Job {job.id} did not end in {JOB_SECONDS:.0f} s after it was cancelled.")
         time.sleep(0.1)

@@ -22,6 +22,7 @@ from typing import Any
 from annotation import store
 from annotation.database import open_database
 from annotation.imports.importing import starter_prompts
+from annotation.jobs import job_table
 from annotation.records import Sampling
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
@@ -184,7 +185,7 @@ def learn(data_dir: Path, job_id: int, worker_id: str) -> None:
     prompts, _ = read_data(run, spec, tokenizer)
     roles = load_roles(spec, start, None, tokenizer.pad_token_id)
     figures = Learner(run, spec, roles, tokenizer, prompts, closeness).learn()
-    job_store.finish(db, job_id, worker_id, figures.result())
+    job_table.finish(db, job_id, worker_id, figures.result())
 
 
 def closeness(answers: Sequence[Any]) -> Any:

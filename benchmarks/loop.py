@@ -296,7 +296,7 @@ def wait_for_job(app: App, find: Callable[[], Job | None]) -> Job:
         if job is not None and job.status == "finished":
             say(f"{job.kind} finished")
             return job
-        if job is not None and job.status in job_store.ENDED:
+        if job is not None and not job.is_open:
             raise BenchmarkError(driver.failure_of(job, app.data_dir))
         if app.process.poll() is not None:
             raise BenchmarkError(f"The app ended with code {app.process.returncode}:\n{app.output()}")

@@ -22,6 +22,7 @@ from typing import Any
 from annotation import store
 from annotation.database import Database, open_database
 from annotation.imports.importing import starter_prompts
+from annotation.jobs import job_table
 from annotation.records import Response, Sampling, UserError
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, say
@@ -66,8 +67,8 @@ def fill(db: Database) -> None:
     job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
     assert job_store.claim(db, job_id, "w") is not None
     for step in range(1, STEPS + 1):
-        job_store.report(db, job_id, "w", step, STEPS, {"loss": 1 / step, "learning_rate": 1e-4}, "Training")
-    job_store.finish(db, job_id, "w", {})
+        job_table.report(db, job_id, "w", step, STEPS, {"loss": 1 / step, "learning_rate": 1e-4}, "Training")
+    job_table.finish(db, job_id, "w", {})
 
 
 class Looker:

@@ -17,11 +17,12 @@ from annotation.environment import keep_private
 from annotation.records import UserError
 from annotation.translation import _
 from annotation.ui.invisible import visible
+from annotation.validation import describe
 from rlhf.cli import hub_command, rent_command, space_command
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import describe, from_json, kinds, to_json
+from rlhf.jobs.job_spec import from_json, kinds, to_json
 from rlhf.jobs.worker_process import run_to_end
 from rlhf.judges import judge_store
 from rlhf.models import base_model, registry
@@ -230,7 +231,7 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
 def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
     """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
     said = ""
-    while job.status not in job_store.ENDED:
+    while job.is_open:
         ahead = job_store.jobs_ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:
             if job.message:  # it goes on, with other settings

@@ -50,6 +50,9 @@ def documented(file: BinaryIO, keywords: Any, tags: Any, options: Any) -> Iterat
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Literal":
             words = [one.value for one in ast.walk(node.slice) if isinstance(one, ast.Constant)]
             yield from ((node.lineno, "_", plain_words(word), []) for word in words if isinstance(word, str))
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Annotated":
+            marks = [one.value for one in getattr(node.slice, "elts", ()) if isinstance(one, ast.Constant)]
+            yield from ((node.lineno, "_", mark, []) for mark in marks if isinstance(mark, str))
         if isinstance(node, ast.ClassDef):
             yield from fields_of(node)
 

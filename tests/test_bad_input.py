@@ -14,7 +14,7 @@ import pytest
 
 import app
 from annotation import store
-from annotation.database import FILE_NAME, Database, open_database
+from annotation.database import FILE_NAME, Database, hold_data_directory, open_database
 from annotation.records import UserError
 from rlhf.__main__ import main as rlhf_main
 from rlhf.models import registry
@@ -121,7 +121,7 @@ def test_a_second_program_on_the_same_directory(
     data_dir: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data_dir.mkdir(parents=True)
-    lock = app.hold_data_directory(data_dir)
+    lock = hold_data_directory(data_dir)
     assert start_app(data_dir, str(tiny_model)) == 2
     assert "Another Prefloop is at work" in one_sentence(capsys)
     lock.release()

@@ -43,11 +43,14 @@ WATCHED: Final = (
     *("judgement", "prompt", "response", "comparison", "model", "promotion", "import", "guidelines", "annotator"),
     *("exclusion", "gold_decision", "judge", "rubric", "verdict", "snapshot", "score"),
 )
+# The jobs that train, answer and judge, here or on rented hardware.
+TRAINING: Final = "(lane = 'device' OR flavor IS NOT NULL)"
 CHANGED_IN_PLACE: Final = (
     f"SELECT key, value FROM setting WHERE key != '{SAFE_WORK}' ORDER BY key",
     "SELECT id, name, role, active, password_hash FROM annotator ORDER BY id",
     "SELECT id, status, deleted FROM model ORDER BY id",
-    "SELECT id, status FROM job WHERE kind != 'generate' ORDER BY id",
+    # Of what the Hub's and the web server's lanes do, what came of it is in tables of its own.
+    f"SELECT id, status FROM job WHERE {TRAINING} AND kind != 'generate' ORDER BY id",
     "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
     "SELECT job_id, namespace, hub_job FROM rental ORDER BY job_id",
 )
@@ -279,7 +282,7 @@ def model_paths(db: Database) -> list[str]:
     those that runs name which wait or are at work.
     """
     rows = db.rows(
-        """WITH RECURSIVE needed(id) AS (
+        f"""WITH RECURSIVE needed(id) AS (
                SELECT id FROM model WHERE kind = 'policy' AND status IN ('serving', 'candidate')
                UNION SELECT max(id) FROM model WHERE kind = 'reward' AND deleted IS NULL
                UNION SELECT previous_id FROM promotion WHERE id = (
@@ -287,7 +290,7 @@ def model_paths(db: Database) -> list[str]:
                UNION SELECT m.id FROM judge j, json_each(j.settings) told JOIN model m ON m.revision = told.value
                    WHERE j.active
                UNION SELECT m.id FROM job j, json_each(j.spec) told JOIN model m ON m.revision = told.value
-                   WHERE j.status IN ('queued', 'running', 'cancelling')
+                   WHERE j.status IN ('queued', 'running', 'cancelling') AND {TRAINING}
                UNION SELECT m.ground_id FROM model m JOIN needed ON m.id = needed.id WHERE m.ground_id IS NOT NULL)
            SELECT path FROM model WHERE id IN (SELECT id FROM needed) AND path IS NOT NULL AND deleted IS NULL
            ORDER BY id"""

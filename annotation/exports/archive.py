@@ -105,7 +105,6 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "chat": "tried out and gone",
     "publication": "the Hub's",
     "safe_copy": "the machines'",
-    "errand": "the Hub's",
     "rental": "the Hub's",
     "annotator.password_hash": "a secret",
     "annotator.hub_id": "the Hub's",

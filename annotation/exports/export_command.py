@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +25,9 @@ from annotation.exports.formats import (
     ExportRequest,
     Filters,
 )
+from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import UserError
+from annotation.translation import _
 
 PROGRAM: Final = ("-m", "annotation", "export")
 LICENCE_HELP: Final = f"as the Hub names it: {', '.join(LICENCES)}, … (default: none, which the card says)"
@@ -50,6 +53,8 @@ def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
     )
     add_choice(export)
     export.add_argument("--count", action="store_true", help="only count what would be exported, as a line of JSON")
+    export.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
+    export.add_argument(TIED, action="store_true", help=argparse.SUPPRESS)
     restore = topics.add_parser("restore", parents=[shared], help="fill a fresh data directory from a raw archive")
     restore.set_defaults(act=run_restore)
     restore.add_argument("archive", type=Path, metavar="ARCHIVE", help="file made with `export --format raw`")
@@ -126,9 +131,15 @@ def run_export(options: argparse.Namespace, db: Database) -> None:
         print(json.dumps(counted(writing.count(db, request))))
         return
     if options.to is None:
-        raise UserError("Say where the export goes: --to PATH, a directory or file that is not there yet.")
-    figures = writing.export(db, request, options.to, progress(request))
-    print(f"Wrote {options.to}: {sentence(figures)}")
+        raise UserError(_("Say where the export goes: --to PATH, a directory or file that is not there yet."))
+    if options.tied:
+        end_with_starter()
+    say = say_json if options.json_progress else say_line
+    figures = writing.export(db, request, options.to, at_times(partial(say, unit_of(request))))
+    if options.json_progress:
+        print(json.dumps({"outcome": sentence(figures)}), flush=True)
+    else:
+        print(f"Wrote {options.to}: {sentence(figures)}")
 
 
 def run_restore(options: argparse.Namespace, db: Database) -> None:
@@ -156,15 +167,29 @@ def sentence(figures: CardStatistics) -> str:
     return f"{text} Left out: {reasons}."
 
 
-def progress(request: ExportRequest) -> Callable[[int, int], None]:
-    """Say on stderr how far it is, at most twice a second."""
-    unit = "rows" if request.format == "raw" else "judgements"
+def unit_of(request: ExportRequest) -> str:
+    """What its progress counts."""
+    return "rows" if request.format == "raw" else "judgements"
+
+
+def say_line(unit: str, done: int, total: int) -> None:
+    """Progress for people."""
+    print(f"{done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
+
+
+def say_json(unit: str, done: int, total: int) -> None:
+    """Progress for a program."""
+    print(json.dumps({"progress": {"done": done, "total": total, "unit": unit}}), flush=True)
+
+
+def at_times(say: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """Say how far it is, at most twice a second."""
     said = 0.0
 
     def report(done: int, total: int) -> None:
         nonlocal said
         if done == total or time.monotonic() - said > writing.REPORT_SECONDS:
             said = time.monotonic()
-            print(f"{done:,} of {total:,} {unit}", file=sys.stderr, flush=True)
+            say(done, total)
 
     return report

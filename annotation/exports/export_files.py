@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,10 +19,18 @@ from starlette.requests import Request as WebRequest
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.exports.export_command import PROGRAM, arguments_of
 from annotation.exports.formats import ONE_FILE, ExportRequest
+from annotation.jobs import job_table
+from annotation.jobs.attempt import Attempt
+from annotation.jobs.job_process import REFUSED, ROOT, TIED, niced, run_command
+from annotation.jobs.job_queue import JobQueue, JobRequest, named
+from annotation.jobs.job_table import Job
+from annotation.jobs.lane_runner import JobOutcome
 from annotation.records import Annotator, UserError
+from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
 
 DIRECTORY: Final = "exports"
@@ -32,11 +38,6 @@ DIRECTORY: Final = "exports"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 COUNT_SECONDS: Final = 300.0
 LEFTOVER_SECONDS: Final = 24 * 3600.0
-LOG_BYTES: Final = 4_096
-PROGRESS: Final = re.compile(r"([\d,]+) of ([\d,]+) \w+")
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
-REFUSED: Final = 2
-"""The exit status of a command that a person can mend."""
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -64,7 +65,7 @@ def find(data_dir: Path, name: str) -> Path:
     """The path of a finished export. Raises UserError for a name that none has."""
     path = data_dir / DIRECTORY / name if NAME.fullmatch(name) else None
     if path is None or not path.is_file() or path.is_symlink():
-        raise UserError("There is no such export any more. Reload the page to see those that are there.")
+        raise UserError(_("There is no such export any more. Reload the page to see those that are there."))
     return path
 
 
@@ -73,67 +74,60 @@ def remove(data_dir: Path, name: str) -> None:
     find(data_dir, name).unlink()
 
 
-# ---------------------------------------------------------------------------------------------------------- the writer
+# ------------------------------------------------------------------------------------------------------------ the jobs
 @dataclass(frozen=True)
-class Progress:
-    """How the latest export stands: what its process said last, and how far it is, from 0 to 1."""
+class WriteExport(JobRequest):
+    """Write an export into a file of the data directory."""
 
-    name: str
-    state: str
-    """'running', 'finished' or 'failed'."""
-    said: str
-    share: float
+    kind = "export"
+    request: ExportRequest
+    file: str
 
 
-@dataclass
-class Exporter:
-    """Runs `python -m annotation export` for the page, one at a time. What is finished is a file."""
+EXPORTS: Final[JobQueue[WriteExport]] = JobQueue("web", named(WriteExport))
 
-    data_dir: Path
-    process: subprocess.Popen[bytes] | None = None
-    name: str = ""
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, request: ExportRequest) -> str:
-        """Begin an export and return the name of the file it will have. Raises UserError while one is being written."""
-        with self.lock:
-            if self.process is not None and self.process.poll() is None:
-                raise UserError("An export is being written already. Wait until it is there.")
-            directory = self.data_dir / DIRECTORY
-            directory.mkdir(exist_ok=True)
-            remove_leftovers(directory)
-            self.name = file_name(request)
-            command = command_of(self.data_dir, request, f"--to={directory / self.name}")
-            with self.log.open("wb") as log:
-                self.process = subprocess.Popen(
-                    command,
-                    cwd=ROOT,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env=child_environment(),
-                )
-            return self.name
+def start(db: Database, request: ExportRequest, by: str) -> None:
+    """Have an export written. Raises UserError while one is."""
+    with db.transaction():
+        if EXPORTS.open(db):
+            raise UserError(_("An export is being written already. Wait until it is there."))
+        EXPORTS.enqueue(db, WriteExport(request, file_name(request)), by)
 
-    @property
-    def log(self) -> Path:
-        """Where the process prints."""
-        return self.data_dir / DIRECTORY / f".{self.name}.log"
 
-    def progress(self) -> Progress | None:
-        """How the latest export stands; None before the first one since the program started."""
-        with self.lock:
-            if self.process is None:
-                return None
-            status = self.process.poll()
-            said = last_line(self.log)
-            if status is None:
-                return Progress(self.name, "running", said or "Starting", share_done(said))
-            if status == 0:
-                return Progress(self.name, "finished", said.replace(str(self.data_dir / DIRECTORY) + os.sep, ""), 1.0)
-            told = said if status == REFUSED else f"The export ended without finishing (status {status}). {said}"
-            return Progress(self.name, "failed", told, 0.0)
+def cancel(db: Database) -> None:
+    """Have the export that is being written end without a file. Raises UserError where none is."""
+    latest = EXPORTS.newest(db)
+    if latest is None or not latest.is_open:
+        raise UserError(_("No export is being written."))
+    job_table.cancel(db, latest.id)
+
+
+def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
+    """Run `python -m annotation export`. Raises UserError where it came to nothing, Stopped where it was to stop."""
+    directory = attempt.data_dir / DIRECTORY
+    directory.mkdir(exist_ok=True)
+    remove_leftovers(directory)
+    target = directory / job.spec.file
+    if job.attempt > 1 and target.is_file():
+        return JobOutcome(f"Wrote {job.spec.file} just before Prefloop was stopped.")
+    command = command_of(attempt.data_dir, job.spec.request, f"--to={target}", "--json-progress", TIED)
+    ended = run_command(attempt, command, child_environment(), progress_of)
+    if ended.status == 0:
+        return JobOutcome(f"Wrote {job.spec.file}: {ended.said['outcome']}")
+    attempt.raise_if_stopped()
+    if ended.status == REFUSED:
+        raise UserError(ended.last_word)
+    raise UserError(
+        _("The export ended without finishing (status {status}). {last_word}")
+        .format(status=ended.status, last_word=ended.last_word)
+        .strip()
+    )
+
+
+def progress_of(told: Any) -> tuple[int, int, str]:
+    """How far an export is: what is done, of how many, in words."""
+    return told["done"], told["total"], f"{told['done']:,} of {told['total']:,} {told['unit']}"
 
 
 def file_name(request: ExportRequest) -> str:
@@ -142,39 +136,19 @@ def file_name(request: ExportRequest) -> str:
 
 
 def command_of(data_dir: Path, request: ExportRequest, *more: str) -> list[str]:
-    """The command line of an export; the machine's other work goes first."""
-    nice = ["nice", "-n", "10"] if sys.platform != "win32" else []
-    return [*nice, sys.executable, *PROGRAM, *arguments_of(request), f"--data={data_dir}", *more]
+    """The command line of an export."""
+    return [sys.executable, *PROGRAM, *arguments_of(request), f"--data={data_dir}", *more]
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what earlier exports printed, and what killed ones left half written a day ago or more."""
+    """Delete what killed exports left half written a day ago or more."""
     for path in directory.glob(".*"):
-        old = time.time() - path.stat().st_mtime > LEFTOVER_SECONDS
-        if path.is_dir() and old:
+        if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.suffix == ".log" or old:
+        else:
             path.unlink(missing_ok=True)
-
-
-def last_line(log: Path) -> str:
-    """The last line that a process has printed; empty before the first."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - LOG_BYTES))
-            lines = file.read().decode("utf-8", "replace").split("\n")
-    except FileNotFoundError:
-        return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def share_done(said: str) -> float:
-    """How far an export is, from what it said."""
-    found = PROGRESS.fullmatch(said)
-    if found is None:
-        return 0.0
-    done, total = (int(number.replace(",", "")) for number in found.groups())
-    return min(1.0, done / total) if total else 0.0
 
 
 def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, int]]:
@@ -184,7 +158,7 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
     """
     try:
         done = subprocess.run(
-            command_of(data_dir, request, "--count"),
+            niced(command_of(data_dir, request, "--count")),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -194,7 +168,9 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(
-            f"Counting takes more than {COUNT_SECONDS:.0f} s. The export itself can still be made."
+            _("Counting takes more than {count_seconds:.0f} s. The export itself can still be made.").format(
+                count_seconds=COUNT_SECONDS
+            )
         ) from error
     if done.returncode == REFUSED:
         raise UserError(done.stderr.strip().splitlines()[-1])

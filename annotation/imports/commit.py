@@ -233,10 +233,10 @@ def clear_unfinished(db: Database) -> None:
         connection.execute("DELETE FROM setting WHERE key = ?", (UNFINISHED,))
 
 
-def latest_import(db: Database) -> int:
-    """The id of the latest import that is there as a whole; 0 before the first."""
-    found = db.value("SELECT max(id) FROM import WHERE id IS NOT ?", (store.setting(db, UNFINISHED, None),))
-    return int(found or 0)
+def has_imported_since(db: Database, moment: str) -> bool:
+    """Whether an import is there as a whole that was begun after this moment."""
+    unfinished = store.setting(db, UNFINISHED, None)
+    return db.value("SELECT 1 FROM import WHERE created > ? AND id IS NOT ?", (moment, unfinished)) is not None
 
 
 def delete_slowly(db: Database, statement: str, ids: list[int]) -> None:

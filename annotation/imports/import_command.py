@@ -20,7 +20,9 @@ from annotation.imports.columns import ROLES
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
 from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
 from annotation.imports.names import display_name, listed
+from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
+from annotation.translation import _
 from annotation.ui.invisible import visible
 
 PROGRAM: Final = ("-m", "annotation", "import")
@@ -82,6 +84,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
     only.add_argument("--look", action="store_true", help="show the first rows and what their columns are taken for")
     command.add_argument("--show", type=int, default=20, metavar="N", help="bad rows to print (default: %(default)s)")
     command.add_argument("--json-progress", action="store_true", help="print progress and outcome as JSON lines")
+    command.add_argument(TIED, action="store_true", help=argparse.SUPPRESS)
     command.add_argument("--by", default="command line", metavar="NAME", help=argparse.SUPPRESS)
 
 
@@ -91,7 +94,11 @@ def order_of(options: argparse.Namespace) -> ImportRequest:
     for entry in options.columns:
         role, equals, column = entry.partition("=")
         if not equals:
-            raise UserError(f"'{display_name(entry)}' names no column. Write it as --map prompt=question.")
+            raise UserError(
+                _("'{display_name}' names no column. Write it as --map prompt=question.").format(
+                    display_name=display_name(entry)
+                )
+            )
         columns[role.strip()] = column
     verdict: VerdictUse = "gold" if options.gold else "open" if options.open else "judged"
     first, last = rows_of(options.rows)
@@ -107,7 +114,9 @@ def split_of(text: str) -> Split | float:
         return float(text)
     except ValueError as error:
         raise UserError(
-            f"'{display_name(text)}' is no split. Use train, held-out, or the held-out share, as 0.1."
+            _("'{display_name}' is no split. Use train, held-out, or the held-out share, as 0.1.").format(
+                display_name=display_name(text)
+            )
         ) from error
 
 
@@ -118,7 +127,9 @@ def rows_of(text: str | None) -> tuple[int, int | None]:
     first, dash, last = text.replace(" ", "").partition("-")
     numbers = [first or "1", last or "0"] if dash else [first, first]
     if not all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers):
-        raise UserError(f"'{display_name(text)}' is no range of rows. Write it as 1-100000.")
+        raise UserError(
+            _("'{display_name}' is no range of rows. Write it as 1-100000.").format(display_name=display_name(text))
+        )
     return int(numbers[0]), int(numbers[1]) or None
 
 
@@ -140,6 +151,8 @@ def run(options: argparse.Namespace, db: Database) -> int:
     """Look, check or import, and print what came of it; 1 where no row can be used. Raises UserError on refusal."""
     order = order_of(options)
     order.check()
+    if options.tied:
+        end_with_starter()
     printer: Printer = JsonPrinter() if options.json_progress else Printer(options.show)
     with bounded():
         try:
@@ -157,8 +170,10 @@ def run(options: argparse.Namespace, db: Database) -> int:
             return NOTHING_USABLE if outcome.nothing_usable else 0
         except MemoryError as error:
             raise UserError(
-                f"{display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be "
-                "read. It is damaged, or has far too large rows. Nothing was imported."
+                _(
+                    "{display_name} needs more than {memory_bytes} GB of memory to be read. It is damaged, or "
+                    "has far too large rows. Nothing was imported."
+                ).format(display_name=display_name(options.source), memory_bytes=MEMORY_BYTES // 2**30)
             ) from error
 
 

@@ -1,44 +1,71 @@
-"""Imports that the page starts: `python -m annotation import` in a process of its own, one at a time, told from memory.
+"""Imports that the page starts: jobs that run `python -m annotation import` in a process of its own, one at a time.
 
-A large or malicious file can then neither slow down nor bring down the web server. Datasets of the Hub come through
-whoever holds the token, where somebody does: the web server and its processes have none.
+Datasets of the Hub come through whoever holds the token, where somebody does: the web server and its processes have
+none, so these jobs are in the Hub's lane.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
+import signal
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import IO, Any, Final, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
 
 from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.imports import importing
-from annotation.imports.commit import latest_import
+from annotation.imports.commit import has_imported_since
 from annotation.imports.import_command import NOTHING_USABLE, PROGRAM
+from annotation.jobs import job_table
+from annotation.jobs.attempt import Attempt, Stopped
+from annotation.jobs.job_process import REFUSED, TIED, run_command
+from annotation.jobs.job_queue import JobQueue, JobRequest, named
+from annotation.jobs.job_table import CANCELLED, Job
+from annotation.jobs.lane_runner import JobOutcome
 from annotation.records import UserError
+from annotation.translation import _
 
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
-REFUSED: Final = 2
-"""The exit status of a command that a person can mend."""
-LOG_BYTES: Final = 8_192
 Kind = Literal["look", "check", "import"]
 KIND_ARGUMENTS: Final[Mapping[Kind, tuple[str, ...]]] = {"look": ("--look",), "check": ("--dry-run",), "import": ()}
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class ImportData(JobRequest):
+    """Run `annotation import` with these arguments, as the import form makes them; the command checks them itself."""
+
+    kind = "import"
+    arguments: tuple[str, ...]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What stands before the two dashes; behind them stands what was typed."""
+        return self.arguments[: self.arguments.index("--")]
+
+    @property
+    def form(self) -> Kind:
+        """Which of the form's buttons it is."""
+        return "look" if "--look" in self.options else "check" if "--dry-run" in self.options else "import"
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether what is to be imported is a dataset on the Hub."""
+        return "--hub" in self.options
+
+
+HERE: Final[JobQueue[ImportData]] = JobQueue("web", named(ImportData))
+FROM_HUB: Final[JobQueue[ImportData]] = JobQueue("hub", named(ImportData))
+
+
+# ----------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
 class State:
     """How the latest run stands."""
 
     number: int = 0
-    """Counts the runs since the program started; 0 before the first."""
+    """The job's; 0 before the first."""
     kind: Kind = "look"
     status: Literal["none", "running", "finished", "failed"] = "none"
     progress: Mapping[str, Any] = field(default_factory=dict)
@@ -49,134 +76,103 @@ class State:
     """Why a run failed, for the person who started it."""
 
 
-class Run(Protocol):
-    """The command at work."""
-
-    def lines(self) -> Iterator[str]:
-        """What it says, a line of JSON each, until it has ended."""
-
-    def end(self) -> tuple[int, str]:
-        """Once it has ended: its status, and what it printed for people."""
-
-    def stop(self) -> None:
-        """Ask it to end."""
-
-
-Elsewhere = Callable[[Database, Sequence[str]], Run]
-"""Has the command run where there is a token, with these arguments."""
-
-
-class LocalRun:
-    """The command in a process of this one."""
-
-    def __init__(self, command: Sequence[str]) -> None:
-        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - `end` closes it
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=child_environment(),
-        )
-
-    def lines(self) -> Iterator[str]:
-        assert self.process.stdout is not None
-        yield from self.process.stdout
-
-    def end(self) -> tuple[int, str]:
-        """Its status and last words."""
-        with self.process, self.errors as errors:
-            status = self.process.wait()
-            errors.seek(max(0, errors.seek(0, 2) - LOG_BYTES))
-            return status, errors.read().decode("utf-8", "replace").strip()
-
-    def stop(self) -> None:
-        self.process.terminate()
-
-
+@dataclass(frozen=True)
 class Importer:
-    """Runs looks, checks and imports for the page, one at a time."""
+    """Looks, checks and imports of the page, one at a time."""
 
-    def __init__(self, db: Database, elsewhere: Elsewhere | None = None) -> None:
-        self.db, self.elsewhere = db, elsewhere
-        self.lock = threading.Lock()
-        self.run: Run | None = None
-        self.follower: threading.Thread | None = None
-        self.latest = State()
-        self.imports_before = 0
+    db: Database
+    token_held: bool = False
+    """Whether somebody with a token does those of the Hub; otherwise the web server's lane does, with none."""
+
+    @property
+    def latest(self) -> Job[ImportData] | None:
+        """The latest run."""
+        found = [queue.newest(self.db) for queue in (HERE, FROM_HUB)]
+        return max((job for job in found if job is not None), key=lambda job: job.id, default=None)
 
     @property
     def state(self) -> State:
         """How the latest run stands."""
-        with self.lock:
-            return self.latest
+        return state_of(self.latest)
 
-    def start(self, kind: Kind, source: Sequence[str], arguments: Sequence[str]) -> State:
+    def start(self, kind: Kind, source: Sequence[str], arguments: Sequence[str], by: str = "the import form") -> State:
         """Begin. `source` is what to import with what belongs to it. Raises UserError while another run is at work."""
-        with self.lock:
-            if self.latest.status == "running":
-                raise UserError("An import is at work. Wait until it is done, or cancel it.")
-            self.imports_before = latest_import(self.db)
-            told = ["--json-progress", *KIND_ARGUMENTS[kind], *arguments, *source]
-            if self.elsewhere is not None and is_on_hub(source):
-                self.run = self.elsewhere(self.db, told)
-            else:
-                self.run = LocalRun(self.command(told))
-            self.latest = State(self.latest.number + 1, kind, "running")
-            self.follower = threading.Thread(target=self.follow, args=(self.run,), daemon=True)
-            self.follower.start()
-            return self.latest
-
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """The command line. It is nice to the annotators' processes; what was typed can't be taken for an option."""
-        nice = ["nice", "-n", "10"] if sys.platform != "win32" else []
-        return [*nice, sys.executable, *PROGRAM, f"--data={self.db.path.parent}", *arguments]
+        spec = ImportData(("--json-progress", *KIND_ARGUMENTS[kind], *arguments, *source))
+        with self.db.transaction() as connection:
+            latest = self.latest
+            if latest is not None and latest.is_open:
+                raise UserError(_("An import is at work. Wait until it is done, or cancel it."))
+            # First rows of somebody's data, which nobody looks at any more.
+            connection.execute("UPDATE job SET result = NULL WHERE kind = ? AND result IS NOT NULL", (spec.kind,))
+            queue = FROM_HUB if self.token_held and spec.is_on_hub else HERE
+            queue.enqueue(self.db, spec, by)
+        return self.state
 
     def cancel(self) -> None:
         """Ask the run to end; nothing of it stays. Raises UserError if none is at work."""
-        with self.lock:
-            if self.run is None or self.latest.status != "running":
-                raise UserError("No import is at work.")
-            self.run.stop()
-
-    def follow(self, run: Run) -> None:
-        """Read what the run says until it ends, in a thread of its own."""
-        said: dict[str, Any] = {}
-        for line in run.lines():
-            said = json.loads(line)
-            if "progress" in said:
-                self.tell(progress=said["progress"])
-        status, printed = run.end()
-        result = said.get("look") or said.get("outcome")
-        if status in (0, NOTHING_USABLE) and result is not None:
-            self.tell(status="finished", result=result)
-        elif status == REFUSED:
-            self.tell(status="failed", error=printed.splitlines()[-1] if printed else "The import was refused.")
-        else:
-            self.clear_up(status, printed)
-
-    def clear_up(self, status: int, printed: str) -> None:
-        """A process that was cancelled or died has imported nothing; what it left is cleared away."""
-        cancelled = status in (-15, 128 + 15)
-        if not cancelled:
-            log.error("An import ended with status %s: %s", status, printed)
-        try:
-            importing.clear_leftovers(self.db)
-            written = latest_import(self.db) > self.imports_before
-        finally:
-            self.db.close()
-        why = "was cancelled" if cancelled else f"ended unexpectedly (status {status}; the log has its last words)"
-        what = "Just before, everything had been imported." if written else "Nothing was imported."
-        self.tell(status="failed", error=f"The run {why}. {what}")
-
-    def tell(self, **changes: Any) -> None:
-        """Change the state for those who look."""
-        with self.lock:
-            self.latest = replace(self.latest, **changes)
+        latest = self.latest
+        if latest is None or not latest.is_open:
+            raise UserError(_("No import is at work."))
+        job_table.cancel(self.db, latest.id)
 
 
-def is_on_hub(source: Sequence[str]) -> bool:
-    """Whether what is to be imported is a dataset on the Hub; what was typed stands behind the two dashes."""
-    return "--hub" in source[: list(source).index("--")]
+def state_of(job: Job[ImportData] | None) -> State:
+    """A run as the page shows it."""
+    if job is None:
+        return State()
+    if job.is_open:
+        share = min(1.0, job.step / job.steps) if job.steps else None
+        progress = {"what": job.message, "rows": job.step, "share": share} if job.message else {}
+        return State(job.id, job.spec.form, "running", progress)
+    result = (job.result or {}).get("look") or (job.result or {}).get("outcome")
+    if job.status == "finished" and result is not None:
+        return State(job.id, job.spec.form, "finished", result=result)
+    if job.status == "finished":  # what it found was cleared, since somebody has begun another
+        return State()
+    cancelled = job.status == "cancelled" and job.message == CANCELLED
+    return State(job.id, job.spec.form, "failed", error=WAS_CANCELLED if cancelled else job.message)
+
+
+WAS_CANCELLED: Final = "The run was cancelled. Nothing was imported."
+
+
+# ----------------------------------------------------------------------------------------------------------- doing it
+def perform(attempt: Attempt, job: Job[ImportData]) -> JobOutcome:
+    """Run an import of the web server's lane. Raises UserError where it can't be done, or was."""
+    if job.attempt > 1:  # what was uploaded is gone with the program
+        raise UserError(said_of(attempt.db, job, _("ended with Prefloop, which was stopped")))
+    command = [sys.executable, *PROGRAM, f"--data={attempt.data_dir}", TIED, *job.spec.arguments]
+    return follow(attempt, job, command, child_environment())
+
+
+def follow(
+    attempt: Attempt, job: Job[ImportData], command: Sequence[str], environment: Mapping[str, str]
+) -> JobOutcome:
+    """Run an import's command to its end; what it has found is the job's result. Raises UserError, Stopped."""
+    ended = run_command(attempt, command, environment, progress_of)
+    if ended.status in (0, NOTHING_USABLE) and ("look" in ended.said or "outcome" in ended.said):
+        return JobOutcome("", ended.said)
+    if ended.status == REFUSED:
+        raise UserError(ended.last_word or _("The import was refused."))
+    importing.clear_leftovers(attempt.db)
+    if attempt.terminated.is_set():
+        raise Stopped
+    if ended.status in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        if has_imported_since(attempt.db, job.created):
+            raise UserError(said_of(attempt.db, job, _("was cancelled")))
+        raise Stopped
+    logger.error("An import ended with status %s: %s", ended.status, ended.words)
+    why = f"ended unexpectedly (status {ended.status}; the log has its last words)"
+    raise UserError(said_of(attempt.db, job, why))
+
+
+def said_of(db: Database, job: Job[ImportData], why: str) -> str:
+    """What became of an import that came to no end of its own."""
+    what = "Just before, everything had been imported."
+    return f"The run {why}. {what if has_imported_since(db, job.created) else 'Nothing was imported.'}"
+
+
+def progress_of(told: Any) -> tuple[int, int, str]:
+    """How far an import is, in rows, with how many there may be where that is known, and what it does."""
+    rows, share = told["rows"], told["share"]
+    return rows, round(rows / share) if share else 0, told["what"]

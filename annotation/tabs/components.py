@@ -63,7 +63,7 @@ def row_number(value: Any) -> int | None:
 
 
 def whole_number(label: str, value: int | None = None, **options: Any) -> gr.Number:
-    """A field for a whole number, which its handler must check: `annotation.project.whole` says what is wrong with it.
+    """A field for a whole number, which its handler must check: `annotation.validation.whole` says what is wrong.
 
     Asked to round or to bound what is sent, Gradio fails on infinity, NaN and text before any handler sees them.
     """

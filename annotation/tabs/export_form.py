@@ -13,7 +13,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.exports import export_files
 from annotation.exports.export_command import shell_command
-from annotation.exports.export_files import DIRECTORY, Exporter, Progress
+from annotation.exports.export_files import DIRECTORY, EXPORTS, WriteExport
 from annotation.exports.formats import (
     CONTAINERS,
     FORMATS,
@@ -26,6 +26,7 @@ from annotation.exports.formats import (
     check_request,
     iterations_of,
 )
+from annotation.jobs.job_table import Job
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
@@ -114,14 +115,14 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     return text + table((_("Left out (judgements, or pairs of answers)"), _("Number")), reasons, numbers=(_("Number"),))
 
 
-def progress_card(progress: Progress | None) -> str:
+def progress_card(job: Job[WriteExport] | None) -> str:
     """How the latest export stands."""
-    if progress is None:
+    if job is None:
         return ""
-    if progress.state != "running":
-        return status(progress.said)
-    bar = progress_bar(_("Export"), round(100 * progress.share))
-    return status(f"{progress.name}: {progress.said}") + bar
+    if not job.is_open:
+        return status(job.message)
+    bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
+    return status(f"{job.spec.file}: {job.message or _('Starting')}") + bar
 
 
 def files_card(context: Context) -> str:
@@ -149,6 +150,7 @@ class ExportFormPage:
     count: gr.HTML
     command: gr.Textbox
     write: gr.Button
+    cancel: gr.Button
     progress: gr.HTML
     files: gr.HTML
     chosen: gr.Dropdown
@@ -162,7 +164,7 @@ class ExportFormPage:
     @property
     def shown(self) -> list[Any]:
         """What says how the exports stand."""
-        return [self.progress, self.files, self.chosen, self.pulse]
+        return [self.progress, self.files, self.chosen, self.pulse, self.cancel]
 
 
 def build_form() -> dict[str, Any]:
@@ -223,16 +225,18 @@ def build(demo: gr.Blocks, context: Context) -> None:
     form = build_form()
     count = html_box()
     command = gr.Textbox(label=_("The same on the command line"), interactive=False, buttons=["copy"], lines=2)
-    write = gr.Button(_("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write")
+    with gr.Row():
+        write = gr.Button(_("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write")
+        cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel")
     progress, files = html_box(), html_box()
     with gr.Accordion(_("Delete an export"), open=False), gr.Row():
         chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
         delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
-    page = ExportFormPage(form, count, command, write, progress, files, chosen, delete, pulse())
-    wire(page, context, Exporter(context.data_dir), opening_of(demo))
+    page = ExportFormPage(form, count, command, write, cancel, progress, files, chosen, delete, pulse())
+    wire(page, context, opening_of(demo))
 
 
-def wire(page: ExportFormPage, context: Context, exporter: Exporter, opening: Any) -> None:
+def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
     """Every listener of the part."""
     admin = guarded(context, "admin")
     form = page.form
@@ -240,7 +244,7 @@ def wire(page: ExportFormPage, context: Context, exporter: Exporter, opening: An
     counted = [page.count, page.write]
     described = [page.command, form["container"]]
     changed = partial(gr.on, [field.change for field in page.fields])
-    opening(admin(opener(context, exporter)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
+    opening(admin(opener(context)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
     # The browser runs what one event starts one after the other: what is quick comes first.
     for event, name in ((opening, "export-describe"), (changed, "export-redescribe")):
         event(admin(describer(context)), page.fields, described, api_name=name, **QUIET)
@@ -254,22 +258,24 @@ def wire(page: ExportFormPage, context: Context, exporter: Exporter, opening: An
     }
     for event, name in ((opening, "export-count"), (changed, "export-recount")):
         event(admin(counter(context)), page.fields, counted, api_name=name, **counting)
-    page.write.click(admin(writer(context, exporter)), page.fields, page.shown, api_name="export-write", **QUEUED)
-    poll(page.pulse, context, follower(context, exporter), [], page.shown, api_name="export-follow")
-    page.delete.click(admin(deleter(context, exporter)), page.chosen, page.shown, api_name="export-delete", **QUEUED)
+    page.write.click(admin(writer(context)), page.fields, page.shown, api_name="export-write", **QUEUED)
+    page.cancel.click(admin(canceller(context)), None, page.shown, api_name="export-cancel", **QUEUED)
+    poll(page.pulse, context, follower(context), [], page.shown, api_name="export-follow")
+    page.delete.click(admin(deleter(context)), page.chosen, page.shown, api_name="export-delete", **QUEUED)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
-def standing(context: Context, exporter: Exporter) -> list[Any]:
+def standing(context: Context) -> list[Any]:
     """How the exports stand; it is asked again while one is being written."""
-    progress = exporter.progress()
-    running = progress is not None and progress.state == "running"
+    latest = EXPORTS.newest(context.db)
+    running = latest is not None and latest.is_open
     names = [entry.name for entry in export_files.files(context.data_dir)]
     choice = gr.skip() if running else gr.update(choices=names, value=None)
-    return [progress_card(progress), files_card(context), choice, again(POLL_SECONDS if running else None)]
+    return [progress_card(latest), files_card(context), choice, again(POLL_SECONDS if running else None),
+            gr.update(visible=running)]  # fmt: skip
 
 
-def opener(context: Context, exporter: Exporter) -> Any:
+def opener(context: Context) -> Any:
     """The handler of the opened tab."""
 
     def open_exports(annotator: Annotator) -> list[Any]:
@@ -280,7 +286,7 @@ def opener(context: Context, exporter: Exporter) -> Any:
             gr.update(choices=[str(number) for number in sorted(set(policies.values()))]),
             gr.update(choices=[row["name"] for row in store.annotators(context.db)]),
         ]
-        return [*filters, *standing(context, exporter)]
+        return [*filters, *standing(context)]
 
     return open_exports
 
@@ -314,30 +320,40 @@ def describer(context: Context) -> Any:
     return describe_export
 
 
-def writer(context: Context, exporter: Exporter) -> Any:
+def writer(context: Context) -> Any:
     """The handler of "Write the export"."""
 
     def write_export(annotator: Annotator, *values: Any) -> list[Any]:
-        exporter.start(request_of(context.db, *values))
-        return standing(context, exporter)
+        export_files.start(context.db, request_of(context.db, *values), annotator.name)
+        return standing(context)
 
     return write_export
 
 
-def follower(context: Context, exporter: Exporter) -> Any:
+def canceller(context: Context) -> Any:
+    """The handler of "Cancel"."""
+
+    def cancel_export(annotator: Annotator) -> list[Any]:
+        export_files.cancel(context.db)
+        return standing(context)
+
+    return cancel_export
+
+
+def follower(context: Context) -> Any:
     """The handler of polls."""
 
     def follow_export(annotator: Annotator) -> list[Any]:
-        return standing(context, exporter)
+        return standing(context)
 
     return follow_export
 
 
-def deleter(context: Context, exporter: Exporter) -> Any:
+def deleter(context: Context) -> Any:
     """The handler of "Delete"."""
 
     def delete_export(annotator: Annotator, name: Any) -> list[Any]:
         export_files.remove(context.data_dir, text_in(name))
-        return standing(context, exporter)
+        return standing(context)
 
     return delete_export

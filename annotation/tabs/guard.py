@@ -11,7 +11,6 @@ import gradio as gr
 
 from annotation.api import no_problem
 from annotation.database import Database
-from annotation.imports.import_process import Elsewhere
 from annotation.records import Role, UserError
 from annotation.ui.markup import escape
 from annotation.web import access
@@ -28,8 +27,8 @@ class Context:
     model: str
     problem: Callable[[], str] = no_problem
     """Says what keeps new answers from coming, empty while nothing does."""
-    from_hub: Elsewhere | None = None
-    """Imports datasets of the Hub where there is a token; None where nobody has one."""
+    token_held: bool = False
+    """Whether a process beside this one has a token for the Hub, and does the jobs of the Hub's lane."""
 
 
 def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:

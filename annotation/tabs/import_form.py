@@ -315,8 +315,9 @@ def build(demo: gr.Blocks, context: Context) -> None:
     standing = html_box()
     cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
-    page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0), pulse())
-    wire(page, context, Importer(context.db, context.from_hub), opening_of(demo))
+    page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
+                pulse())  # fmt: skip
+    wire(page, context, Importer(context.db, context.token_held), opening_of(demo))
 
 
 def wire(page: ImportFormPage, context: Context, importer: Importer, opening: Any) -> None:
@@ -360,8 +361,7 @@ def looker(page: ImportFormPage, importer: Importer) -> Any:
     """The handler of an upload and of "Look": another source, so the columns are proposed anew."""
 
     def look(annotator: Annotator, *source: Any) -> list[Any]:
-        importer.start("look", source_of(*source), [])
-        return standing_parts(page, importer.state, 0)
+        return standing_parts(page, importer.start("look", source_of(*source), [], annotator.name), 0)
 
     return look
 
@@ -373,8 +373,8 @@ def starter(page: ImportFormPage, importer: Importer, kind: Any) -> Any:
         """Begin a run with what the form says."""
         source, form = values[: len(page.source)], values[len(page.source) :]
         arguments = [*arguments_of(order_of(*form)), f"--by={annotator.name}"]
-        importer.start(kind, source_of(*source), arguments)
-        return standing_parts(page, importer.state, importer.state.number - 1)
+        state = importer.start(kind, source_of(*source), arguments, annotator.name)
+        return standing_parts(page, state, state.number - 1)
 
     return start
 

@@ -1,4 +1,4 @@
-"""What people see before they are signed in, as plain HTML: it loads nothing and works without JavaScript."""
+"""What people see before the pages: signing in, what is recorded, and while the program starts. Plain HTML."""
 
 from __future__ import annotations
 
@@ -27,6 +27,16 @@ WHAT_FOR: Final = _(
     "decides otherwise. One cookie keeps you signed in for a day. If you sign in with a password, another one tells "
     "your browser from those of people who guess at it, for half a year."
 )
+
+# The request that it makes is answered when the pages are there, and before that only where the line is dead.
+GO_ON: Final = """<script>
+async function goOn() {
+  const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(() => null);
+  if (answer && answer.status !== 503) location.reload();
+  else setTimeout(goOn, 1000);
+}
+goOn();
+</script>"""
 
 
 def login_page(problem: str = "", author: str | None = None, hub: bool = False, passwords: bool = True) -> str:
@@ -79,6 +89,14 @@ def notice_page(author: str) -> str:
     """The notice by itself, for those who are signed in."""
     back = _("Back to the program")
     return page(TITLE, "<h1>Prefloop</h1>", recorded(author), f'<p><a href="/">{escape(back)}</a></p>')
+
+
+def starting_page() -> str:
+    """What stands where the pages will be while they are built."""
+    said = _("Prefloop is starting. Its pages open here by themselves in a few seconds.")
+    judging = _("In a tab that is open already you can go on judging.")
+    starts = f'<div role="status"><p>{escape(said)}</p>\n<p class="hint">{escape(judging)}</p></div>'
+    return page(_("Starting"), "<h1>Prefloop</h1>", starts, button("", _("Try again")), GO_ON)
 
 
 def frame_page(address: str) -> str:

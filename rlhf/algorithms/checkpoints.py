@@ -139,8 +139,8 @@ def forget_old_checkpoints(run: Run) -> None:
     directories = {int(path.name.removeprefix("job-")): path for path in (run.data_dir / "checkpoints").glob("job-*")}
     found = job_store.with_ids(run.db, sorted(directories))
     known = sorted((job for job in found if isinstance(job.spec, TrainingSpec)), key=lambda job: job.id, reverse=True)
-    ended = [job.id for job in known if job.status in job_store.ENDED and job.status != "finished"]
-    at_work = [job.id for job in known if job.status not in job_store.ENDED]  # or waiting to go on
+    ended = [job.id for job in known if not job.is_open and job.status != "finished"]
+    at_work = [job.id for job in known if job.is_open]  # or waiting to go on
     for job_id, directory in directories.items():
         if job_id not in {run.job_id, *at_work, *ended[:RESUMABLE_RUNS]}:
             shutil.rmtree(directory)

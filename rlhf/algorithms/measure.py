@@ -9,7 +9,7 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.measure_spec import MeasureSpec
-from rlhf.jobs.job_spec import TrainingSpec, from_json
+from rlhf.jobs.job_spec import TrainingSpec, from_row
 from rlhf.jobs.worker import Run, run_algorithm
 
 FIGURES = ("seconds_per_step", "steps", "peak_rss_mb", "trainable", "trainable_percent")
@@ -20,7 +20,7 @@ def run(run: Run, spec: MeasureSpec) -> dict[str, Any]:
 
     Raises UserError for a spec of anything but a training.
     """
-    training = from_json(spec.training)
+    training = from_row(spec.training)
     if not isinstance(training, TrainingSpec):
         raise UserError(
             _("Only training jobs can be measured, not one of the kind '{kind}'.").format(kind=training.kind)

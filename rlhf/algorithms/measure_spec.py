@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.translation import _
+from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, to_json
 from rlhf.submission.job_submission import freeze_training
@@ -22,7 +23,7 @@ class MeasureSpec(JobSpec):
     title: ClassVar = "measuring"
     training: str = ""
     """The training job's spec, as JSON."""
-    steps: int = 3
+    steps: PositiveInt = 3
     """Optimiser steps to run; the first is not counted, because it warms up."""
 
     @classmethod

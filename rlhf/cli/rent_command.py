@@ -66,7 +66,7 @@ def resume(db: Database, data_dir: Path, job_id: int, yes: bool) -> int:
     if rental.hub_job is None and not yes and not agreed(terms):
         print("Nothing was rented.")
         return 1
-    if job.status in job_store.ENDED:
+    if not job.is_open:
         job_store.resume(db, job_id)
     return follow(db, data_dir, job_id)
 
@@ -80,7 +80,7 @@ def follow(db: Database, data_dir: Path, job_id: int) -> int:
     follower = rental_client.Follower(hub, data_dir, db)
     follower.start()
     try:
-        while job_store.get(db, job_id).status not in job_store.ENDED:
+        while job_store.get(db, job_id).is_open:
             ended.wait(LOOK_SECONDS)
     except KeyboardInterrupt:
         follower.stop(rental_client.POLL_SECONDS)

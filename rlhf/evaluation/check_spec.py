@@ -9,9 +9,10 @@ from typing import ClassVar, Self
 from annotation.database import Database
 from annotation.records import Sampling
 from annotation.translation import _
+from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.job_spec import JobSpec
+from rlhf.jobs.job_spec import Drawing, JobSpec
 from rlhf.judges import judge_store
 from rlhf.models import registry
 
@@ -30,18 +31,18 @@ class EvaluateSpec(JobSpec):
     """sha256 of the frozen data whose held-out judgements measure the implicit reward; empty: freeze them now."""
     prompt_set: str = ""
     """sha256 of the frozen held-out prompts to answer; empty for the set that every check uses."""
-    prompts: int = 60
+    prompts: PositiveInt = 60
     """How many held-out prompts that set takes when the first check makes it, the first ones."""
     judges: str = "active"
     """AI judges that compare the candidate's answers with the others', by name, separated by commas; 'active' for
     those that label comparisons, empty for none."""
-    failures: int = 10
+    failures: PositiveInt = 10
     """Verdicts that fail one after the other until a judge is given up."""
-    seed: int = 20_000
+    seed: NonNegativeInt = 20_000
     """Start of the seeds; prompt i draws with seed + i under every policy."""
-    prompts_per_batch: int = 30
+    prompts_per_batch: PositiveInt = 30
     """Prompts answered together."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Drawing = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
     @classmethod

@@ -10,16 +10,18 @@ prefer in the long run; that it speaks for people rests on its trust card. Rejec
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from math import isnan
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Annotated, Any, Literal, Protocol, cast
+
+from annotated_types import Interval
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import anytime_mean, more_needed
-from annotation.project import whole
 from annotation.records import UserError
 from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED, percent
+from annotation.validation import bare, from_form, hints_of, label_of, read
 
 Mode = Literal["ask", "automatic", "never"]
 GateVerdict = Literal["promote", "reject", "not enough evidence"]
@@ -27,6 +29,10 @@ Passed = Literal["pass", "fail", "open", "few", "missing", "inapplicable", "info
 Rewardless = Literal["no reward", "made elsewhere"]
 Hacked = bool | Literal["open"] | Rewardless | None
 EvidenceState = Literal["better", "worse", "spent", "open"]
+MOST = 10_000
+Count = Annotated[int, Interval(ge=1, le=MOST)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Ratio = Annotated[float, Interval(ge=1, le=10)]
 
 
 # --------------------------------------------------------------------------------------------------------------- rule
@@ -34,39 +40,39 @@ EvidenceState = Literal["better", "worse", "spent", "open"]
 class Rule:
     """What a candidate must show. Limits are against the base model: past the last policy one could go step by step."""
 
-    mode: Mode = "ask"
+    mode: Annotated[Mode, "The gate's mode"] = "ask"
     """What is done with a decision: 'ask' a person, who may decide otherwise; act on it ('automatic'); 'never' let the
     gate promote or reject anything. The decision itself is the same."""
-    alpha: float = 0.05
+    alpha: Annotated[float, Interval(ge=0.001, le=0.2), "Share of wrong promotions"] = 0.05
     """Of candidates that are no better than the policy that serves, the share that may be promoted at most."""
-    people_least: int = 10
+    people_least: Annotated[Count, "Fewest comparisons by people"] = 10
     """People's comparisons before they can decide. The evidence holds with any number, and ten wins in a row are the
     fewest that are enough of it at an alpha of 0.05: raise this to hear more people."""
-    people_most: int = 200
+    people_most: Annotated[Count, "Most comparisons by people"] = 200
     """People's comparisons after which a candidate that is not shown to be better is rejected. Our choice: of
     candidates that win 60 of 100, a fifth of them ties, most are promoted by then (`python -m benchmarks.gate`)."""
-    judge_may_decide: bool = False
+    judge_may_decide: Annotated[bool, "Whether a judge may decide"] = False
     """Whether a trusted judge's comparisons decide while people's have not; off, because that has to be wanted."""
-    judge_trust: float = 0.6
+    judge_trust: Annotated[float, Interval(ge=0.5, le=1), "Agreement of a judge with people"] = 0.6
     """What the lower limit of a judge's agreement with people must reach. PPO asks as much of a reward model, though
     not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on open
     questions."""
-    judge_least: int = 30
+    judge_least: Annotated[Count, "Fewest comparisons by a judge"] = 30
     """A judge's comparisons before they can decide: they are cheap, and it takes some to tell what length does."""
-    judge_most: int = 400
+    judge_most: Annotated[Count, "Most comparisons by a judge"] = 400
     """A judge's comparisons after which it has nothing more to say; a candidate that people have not begun with by then
     is rejected."""
-    prompts_least: int = 20
+    prompts_least: Annotated[Count, "Fewest held-out prompts"] = 20
     """Held-out prompts that the figures must rest on; below it an interval of a win rate spans two fifths of all."""
-    kl_most: float = 0.5
+    kl_most: Annotated[float, Interval(ge=0.001, le=100), "KL to the base, nats a token"] = 0.5
     """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times what PPO aims at."""
-    nll_ratio_most: float = 1.15
+    nll_ratio_most: Annotated[Ratio, "Surprise to the base, ratio"] = 1.15
     """How far its answers may surprise the base more than the base's own do; above it they stop being its language."""
-    distinct_ratio_least: float = 0.90
+    distinct_ratio_least: Annotated[Share, "Distinct-2, ratio"] = 0.90
     """Distinct-2 of its answers over the base's; below it they repeat themselves, or each other."""
-    truncated_more_most: float = 0.10
+    truncated_more_most: Annotated[Share, "Answers cut off, more than the base's"] = 0.10
     """Share of answers cut off at the length limit, less the base's. More of them has run away in length."""
-    perplexity_ratio_most: float = 1.15
+    perplexity_ratio_most: Annotated[Ratio, "Perplexity of the fixed text, ratio"] = 1.15
     """Perplexity of a fixed text over the base's; above it the candidate forgets what it was not trained on."""
 
     def to_setting(self) -> dict[str, Any]:
@@ -74,52 +80,22 @@ class Rule:
         return asdict(self)
 
     @classmethod
-    def from_setting(cls, values: Mapping[str, Any]) -> Rule:
+    def from_setting(cls, values: Any) -> Rule:
         """The rule that stored or given values describe; what is left out has its default. Raises UserError."""
-        known = {field.name: field.default for field in fields(cls)}
-        if not isinstance(values, Mapping) or set(values) - set(known):
-            raise UserError(f"The gate's rule has these fields: {', '.join(known)}.")
-        given = {**known, **values}
-        if given["mode"] not in get_args(Mode):
-            raise UserError(f"The gate's mode must be one of: {', '.join(get_args(Mode))}.")
-        if not isinstance(given["judge_may_decide"], bool):
-            raise UserError("Whether a judge may decide: choose yes or no.")
-        numbers: dict[str, Any] = {name: within(given[name], *allowed) for name, allowed in NUMBERS.items()}
-        counts: dict[str, Any] = {name: whole(given[name], label, 1, MOST) for name, label in COUNTS.items()}
-        for who in ("people", "judge"):
-            if counts[f"{who}_most"] < counts[f"{who}_least"]:
+        rule = read(cls, from_form(values), "The gate's rule")
+        for most, least in (("people_most", "people_least"), ("judge_most", "judge_least")):
+            if getattr(rule, most) < getattr(rule, least):
                 raise UserError(
-                    f"{COUNTS[f'{who}_most']}: {counts[f'{who}_most']} are fewer than the "
-                    f"{counts[f'{who}_least']} before which nothing is decided. Raise the one or lower the other."
+                    _(
+                        "{counts}: {getattr} are fewer than the {getattr_2} before which nothing is decided. "
+                        "Raise the one or lower the other."
+                    ).format(counts=COUNTS[most], getattr=getattr(rule, most), getattr_2=getattr(rule, least))
                 )
-        return cls(given["mode"], judge_may_decide=given["judge_may_decide"], **numbers, **counts)
+        return rule
 
 
-MOST = 10_000
-COUNTS: Mapping[str, str] = {
-    "people_least": _("Fewest comparisons by people"),
-    "people_most": _("Most comparisons by people"),
-    "judge_least": _("Fewest comparisons by a judge"),
-    "judge_most": _("Most comparisons by a judge"),
-    "prompts_least": _("Fewest held-out prompts"),
-}
-NUMBERS: Mapping[str, tuple[str, float, float]] = {
-    "alpha": (_("Share of wrong promotions"), 0.001, 0.2),
-    "judge_trust": (_("Agreement of a judge with people"), 0.5, 1.0),
-    "kl_most": (_("KL to the base, nats a token"), 0.001, 100.0),
-    "nll_ratio_most": (_("Surprise to the base, ratio"), 1.0, 10.0),
-    "distinct_ratio_least": (_("Distinct-2, ratio"), 0.0, 1.0),
-    "truncated_more_most": (_("Answers cut off, more than the base's"), 0.0, 1.0),
-    "perplexity_ratio_most": (_("Perplexity of the fixed text, ratio"), 1.0, 10.0),
-}
-
-
-def within(value: Any, label: str, low: float, high: float) -> float:
-    """A number from `low` to `high`. Raises UserError that names the field."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if number is None or not low <= number <= high:
-        raise UserError(f"{label}: it must be a number from {low:g} to {high:g}.")
-    return float(number)
+COUNTS = {name: label_of(hint) for name, hint in hints_of(Rule).items() if bare(hint) is int}
+NUMBERS = {name: label_of(hint) for name, hint in hints_of(Rule).items() if bare(hint) is float}
 
 
 # ----------------------------------------------------------------------------------------------------------- findings

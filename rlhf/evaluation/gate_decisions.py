@@ -290,10 +290,8 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
     """How the check of a policy stands now; of a candidate only checks against what serves count."""
     every = [(job, job.spec) for job in job_store.checks(db, policy.revision) if isinstance(job.spec, EvaluateSpec)]
     against = registry.serving(db).revision if policy.status == "candidate" else None
-    active = [one for one in every if one[0].status not in job_store.ENDED]
-    ended = sorted(
-        (one for one in every if one[0].status in job_store.ENDED), key=lambda one: job_store.ended_at(one[0])
-    )
+    active = [one for one in every if one[0].is_open]
+    ended = sorted((one for one in every if not one[0].is_open), key=lambda one: job_store.ended_at(one[0]))
     counting = [job for job, spec in ended if job.status == "finished" and against in (None, spec.against)]
     before = ""
     if counting:

@@ -15,9 +15,10 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, Split, UserError
 from annotation.translation import _
+from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs.artifacts import explain_write_errors
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.job_spec import JobSpec
+from rlhf.jobs.job_spec import Drawing, JobSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
@@ -40,13 +41,13 @@ class AnswerSpec(JobSpec):
     """Which prompts to answer: the 'held-out' ones, those to 'train' on, or 'all'."""
     source: str = ""
     """Only prompts of this source, say the name of an import; empty for whatever source."""
-    each: int = 1
+    each: PositiveInt = 1
     """Answers to each prompt."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Start of the seeds; answer j to the prompt with id i draws with seed + i * each + j, under every policy."""
-    prompts_per_batch: int = 12
+    prompts_per_batch: PositiveInt = 12
     """Prompts answered together."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Drawing = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
     @classmethod

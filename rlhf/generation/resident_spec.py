@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from annotation.records import Sampling
+from annotation.records import MAXIMUM_ANSWERS, Sampling
 from annotation.translation import _
+from annotation.validation import Must, NonNegativeInt, PositiveInt
 from rlhf.jobs.descriptions import Facts
-from rlhf.jobs.job_spec import JobSpec
+from rlhf.jobs.job_spec import Drawing, JobSpec
+
+COMPARABLE = Must(
+    lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS,
+    _("between 2 and {maximum_answers}, or 0 for the project's").format(maximum_answers=MAXIMUM_ANSWERS),
+)
 
 
 @dataclass(frozen=True)
@@ -18,19 +24,19 @@ class GenerateSpec(JobSpec):
     kind: ClassVar = "generate"
     title: ClassVar = "answering"
     waits: ClassVar = False
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Start of the stream of seeds; each answer's own seed is stored with it."""
-    buffer: int = 24
+    buffer: PositiveInt = 24
     """Open comparisons by the serving policy to keep in stock, one in six of them on held-out prompts."""
-    answers: int = 0
+    answers: Annotated[NonNegativeInt, COMPARABLE] = 0
     """Different answers in a comparison; 0 for as many as the project asks for."""
-    spare: int = 1
+    spare: NonNegativeInt = 1
     """Answers drawn beyond those, in case some are empty or the same."""
-    prompts_per_batch: int = 12
+    prompts_per_batch: PositiveInt = 12
     """Prompts answered together."""
     until_full: bool = False
     """End when the buffer is full, instead of waiting for it to empty."""
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Drawing = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
     @classmethod

@@ -24,7 +24,10 @@ from typing import Any, Final, TypeVar, get_args
 from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.hub_client import Hub
+from annotation.jobs import job_table
+from annotation.jobs.attempt import beating
 from annotation.records import UserError, now, seconds_between
+from annotation.translation import _
 from annotation.ui import formatting
 from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
@@ -34,7 +37,7 @@ from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental, Terms
-from rlhf.jobs.worker import Run, keep_beating
+from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.model_files import read_header
 from rlhf.models.registry import Weights
@@ -165,32 +168,36 @@ def follow(
     if job is None:
         return
     run = Run(db, data_dir, job, worker)
-    over = threading.Event()
-    heart = threading.Thread(target=keep_beating, args=(run, over), daemon=True)
-    heart.start()
-    errand = Errand(hub, run, job, ended, poll_seconds, changed)
+    rented = RentedRun(hub, run, job, ended, poll_seconds, changed)
     try:
-        job_store.finish(db, job_id, worker, errand.result())
-        changed()
-    except Left:
-        rental_store.release(db, job_id, worker)
-    except Cancelled:
-        job_store.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
-    except UserError as error:
-        run.log(str(error))
-        job_store.stop(db, job_id, worker, "failed", str(error))
-    except Exception as error:
-        traceback.print_exception(error)
-        errand.try_to_give_back()
-        told = hubs.without_tokens(f"Failed ({type(error).__name__}: {error}).")
-        job_store.stop(db, job_id, worker, "failed", f"{told} Resume looks for it on the Hub again.")
+        with beating(run):
+            see_through(rented, changed)
     finally:
-        over.set()
-        heart.join()
         db.close()
 
 
-class Errand:
+def see_through(rented: RentedRun, changed: Callable[[], None]) -> None:
+    """Take a job that nobody else follows to its end, and say in its row how it ended."""
+    run = rented.run
+    db, job_id, worker = run.db, run.job_id, run.worker
+    try:
+        job_table.finish(db, job_id, worker, rented.result())
+        changed()
+    except Left:
+        job_table.release(db, job_id, worker)
+    except Cancelled:
+        job_table.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
+    except UserError as error:
+        run.log(str(error))
+        job_table.stop(db, job_id, worker, "failed", str(error))
+    except Exception as error:
+        traceback.print_exception(error)
+        rented.try_to_give_back()
+        told = hubs.without_tokens(f"Failed ({type(error).__name__}: {error}).")
+        job_table.stop(db, job_id, worker, "failed", f"{told} Resume looks for it on the Hub again.")
+
+
+class RentedRun:
     """One job's way: pack, start, follow, take in. Every step looks first whether it was done already."""
 
     def __init__(
@@ -288,9 +295,14 @@ class Errand:
         price = price_of(self.hub, self.job.flavor or "")
         if price > self.rental.price_per_hour + ROUNDING:
             raise UserError(
-                f"{self.job.flavor} costs {formatting.dollars(price)} an hour on the Hub, and "
-                f"{formatting.dollars(self.rental.price_per_hour)} was agreed to. Nothing was rented; start a new "
-                "run if that is not too much."
+                _(
+                    "{flavor} costs {dollars} an hour on the Hub, and {dollars_2} was agreed to. Nothing was "
+                    "rented; start a new run if that is not too much."
+                ).format(
+                    flavor=self.job.flavor,
+                    dollars=formatting.dollars(price),
+                    dollars_2=formatting.dollars(self.rental.price_per_hour),
+                )
             )
 
     # ---------------------------------------------------------------------------------------------------------- follow
@@ -394,7 +406,9 @@ class Errand:
         with new_directory(self.data_dir / relative) as directory:
             self.fetch(directory, ending.files)
             if directory_sha256(directory) != ending.sha256:
-                raise UserError("What the rented job made arrived damaged. Nothing was kept; Resume fetches it again.")
+                raise UserError(
+                    _("What the rented job made arrived damaged. Nothing was kept; Resume fetches it again.")
+                )
             for weights in directory.glob("*.safetensors"):
                 read_header(weights)
         parent = registry.by_revision(self.db, spec.parent)
@@ -424,7 +438,9 @@ class Errand:
                         self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
                     )
                 if digest(Path(path)) != known:
-                    raise UserError(f"{name} arrived damaged. Nothing was kept; Resume fetches it again.")
+                    raise UserError(
+                        _("{name} arrived damaged. Nothing was kept; Resume fetches it again.").format(name=name)
+                    )
                 Path(path).rename(directory / name)
 
     def see_it_leave(self) -> None:
@@ -491,7 +507,9 @@ class Errand:
             except UserError as error:
                 if not self.time_is_left():
                     raise Over(
-                        f"The rented machine could not be given back; its time is over. {error} See {self.rental.url}."
+                        _("The rented machine could not be given back; its time is over. {error} See {url}.").format(
+                            error=error, url=self.rental.url
+                        )
                     ) from error
                 self.warn(f"{error} If that goes on, end it by hand: {self.rental.url or 'on the Hub'}.")
             self.run.beat()
@@ -548,10 +566,16 @@ def checked_ending(told: Any) -> Ending:
             ending, result=result, sha256=text_of(told["model"]["sha256"]), weights=weights, files=files, batch=batch
         )
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise Over(f"What the rented job says of its end can't be read, so nothing was taken in. {ANEW}") from error
+        raise Over(
+            _("What the rented job says of its end can't be read, so nothing was taken in. {anew}").format(anew=ANEW)
+        ) from error
     odd = [name for name in files if not any(fnmatch(name, pattern) for pattern in MADE_FILES) or "/" in name]
     if odd:
-        raise Over(f"The rented job made files that no model has here ({', '.join(odd)[:200]}). Nothing was kept.")
+        raise Over(
+            _("The rented job made files that no model has here ({odd}). Nothing was kept.").format(
+                odd=", ".join(odd)[:200]
+            )
+        )
     return ending
 
 
@@ -584,8 +608,8 @@ def clear(hub: Hub, db: Database, rental: Rental) -> None:
     except UserError as error:
         if hubs.is_passing(error):
             return  # the next look tries again
-        job_store.log(db, rental.job_id, f"{error} It is private, and no use any more.")
-    rental_store.seen(db, rental.job_id, rental_store.CLEARED, rental.seconds)
+        job_table.log(db, rental.job_id, f"{error} It is private, and no use any more.")
+    rental_store.cleared(db, rental.job_id)
 
 
 def price_of(hub: Hub, flavor: str) -> float:
@@ -595,7 +619,9 @@ def price_of(hub: Hub, flavor: str) -> float:
     if flavor not in prices:
         cheapest_first = sorted(prices.items(), key=lambda one: one[1])
         known = ", ".join(f"{name} ({formatting.dollars(cost)})" for name, cost in cheapest_first)
-        raise UserError(f"The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
+        raise UserError(
+            _("The Hub rents no '{flavor}'. It has, with prices per hour: {known}.").format(flavor=flavor, known=known)
+        )
     return prices[flavor]
 
 

@@ -1,7 +1,7 @@
 """Who holds the Hub's token: this small process starts the keeper, which gets it, and the web server, which does not.
 
-It restores the newest safe copy before the first request, keeps the keeper alive, and at the end lets the web server
-finish before the keeper makes the last copy. Nothing but the standard library, so that it costs little to have around.
+It restores the newest safe copy before the first request, keeps both alive, and at the end lets the web server finish
+before the keeper makes the last copy. Nothing but the standard library, so that it costs little to have around.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PLACE: Final = "PREFLOOP_COPIES"
 # Set by the launcher for its children, to its process id.
 LAUNCHER: Final = "PREFLOOP_LAUNCHER"
-# Tells the web server that somebody with a token takes up errands.
+# Tells the web server that somebody with a token does the jobs of the Hub's lane.
 HELD: Final = "PREFLOOP_TOKEN_HELD"
 # How the keeper says that a later attempt may succeed, and that there is a newer copy to begin from.
 TRY_AGAIN: Final = 75
@@ -123,6 +123,12 @@ def hide_environment() -> None:
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
 
 
+def was_killed(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has ended, and neither by itself nor because somebody asked it to."""
+    status = process.poll()
+    return status is not None and status < 0 and -status not in ENDING
+
+
 class Launcher:
     """The keeper and the web server, as processes of this one."""
 
@@ -134,6 +140,8 @@ class Launcher:
         """When it was asked again."""
         self.keeper: subprocess.Popen[bytes] | None = None
         self.pause, self.keeper_not_before = 1.0, 0.0
+        self.web: subprocess.Popen[bytes] | None = None
+        self.web_pause, self.web_not_before = 1.0, 0.0
         self.left_behind, self.beginnings = False, BEGINNINGS
 
     def run(self) -> int:
@@ -159,13 +167,13 @@ class Launcher:
 
     def serve(self) -> int:
         """Keep the web server and the keeper until either has a reason to end; the exit status."""
-        self.left_behind, self.keeper = False, None
+        self.left_behind, self.keeper, self.web = False, None, None
         self.keep_keeper()
-        command = [sys.executable, str(ROOT / "app.py"), *self.arguments]
-        web = subprocess.Popen(command, env=web_environment(os.environ), start_new_session=True)
+        web = self.keep_web()
         try:
-            while web.poll() is None and self.told is None and not self.left_behind:
+            while (web.poll() is None or was_killed(web)) and self.told is None and not self.left_behind:
                 self.keep_keeper()
+                web = self.keep_web()
                 time.sleep(POLL_SECONDS)
             return self.end_web(web)
         finally:
@@ -224,6 +232,18 @@ class Launcher:
             self.keeper = self.start_keeper(*(name for name, given in flags.items() if given))
             self.keeper_not_before = time.monotonic() + self.pause
             self.pause = min(self.pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def keep_web(self) -> subprocess.Popen[bytes]:
+        """Start the web server, and again where it was killed, after longer and longer pauses; the one there is."""
+        if self.web is not None and not (was_killed(self.web) and time.monotonic() >= self.web_not_before):
+            return self.web
+        if self.web is not None:
+            print(f"The web server died of signal {-self.web.returncode}; it is started again.", file=sys.stderr)
+        command = [sys.executable, str(ROOT / "app.py"), *self.arguments]
+        self.web = subprocess.Popen(command, env=web_environment(os.environ), start_new_session=True)
+        self.web_not_before = time.monotonic() + self.web_pause
+        self.web_pause = min(self.web_pause * 2, LONGEST_PAUSE_SECONDS)
+        return self.web
 
     def end_web(self, web: subprocess.Popen[bytes]) -> int:
         """Let the web server end in the way in which this program was told to.

@@ -10,13 +10,11 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from annotation import __main__ as annotation_commands
 from annotation import hub_client
@@ -25,19 +23,24 @@ from annotation.backup.safe_copies import PendingBackup, Schedule
 from annotation.backup.targets import BackupTarget, refuse_shared_fate, target_of
 from annotation.database import Database, hold_data_directory, open_database
 from annotation.environment import keep_private
+from annotation.imports import import_process
+from annotation.imports.import_process import ImportData
+from annotation.jobs.attempt import Attempt
+from annotation.jobs.job_process import ROOT, TIED
+from annotation.jobs.job_table import Job
+from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
 from annotation.ui.invisible import visible
 from annotation.web.space import Space
 from rlhf.hub import hub_requests, rental_client
-from rlhf.hub.token_launcher import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment
+from rlhf.hub.token_launcher import BEGIN_AGAIN, LAUNCHER, PLACE, TRY_AGAIN, end_with_launcher, hide_environment, module
 from rlhf.models import base_model
 
 POLL_SECONDS = 1.0
-DESK_SECONDS = 0.5
 # A program that is being replaced ends within minutes.
 FOLLOW_SECONDS = 180.0
 LOOK_SECONDS = 5.0
-# To leave rented jobs to the next keeper, which otherwise waits until this one is known to be silent.
+# To leave jobs to the next process with a token, which otherwise waits until this one is known to be silent.
 LEAVE_SECONDS = 2.0
 
 logger = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ class LeftBehind(Exception):
     """Another running copy of this program was quicker, and nothing has been done here: begin again from its copy."""
 
 
-class Keeper:
+class BackupLoop:
     """One loop: look whether a copy is due, and make it.
 
     `first`: nothing can have been changed since the program began. `follow`: to begin again is better than to step
@@ -85,9 +88,9 @@ class Keeper:
             pending = self.pending()
             if safe_copies.due(pending, self.schedule) or (self.hurried.is_set() and pending.changed):
                 self.hurried.clear()
-                self.keep()
+                self.back_up()
         if self.pending().changed:
-            self.keep()
+            self.back_up()
 
     def pending(self) -> PendingBackup:
         """What a copy now would add."""
@@ -100,7 +103,7 @@ class Keeper:
             self.failures,
         )
 
-    def keep(self) -> None:
+    def back_up(self) -> None:
         """One copy. What goes wrong is in its row, which the page shows, and in the log."""
         mark = safe_copies.state_mark(self.db)
         try:
@@ -109,7 +112,7 @@ class Keeper:
             if self.may_begin_again():
                 raise LeftBehind(str(error)) from error
             logger.error("%s From now on copies of this one go to %s.", error, self.step_aside())
-            self.keep()
+            self.back_up()
             return
         except UserError as error:
             logger.warning("No safe copy was made. %s", error)
@@ -145,46 +148,29 @@ class Keeper:
         return self.place.name
 
 
-@dataclass
-class Desk:
-    """One kind of work for whoever has the token, in a thread of its own: it never delays a safe copy.
+def runners(data_dir: Path) -> list[LaneRunner[Any]]:
+    """What does the jobs of the Hub's lane, where there is a token to do them with, beside the safe copies.
 
-    `do_next` does what is next, if there is anything, and says whether there was. At the end of the program it is cut
-    off wherever it is, so its work must be such that it can be done again.
+    An import, which people wait for before a form, must not wait for an upload, nor the other way round.
     """
-
-    data_dir: Path
-    do_next: Callable[[Database], bool]
-
-    def start(self) -> None:
-        threading.Thread(target=self.work, daemon=True).start()
-
-    def work(self) -> None:
-        """Do what there is, whatever goes wrong, as long as the program runs."""
-        db = open_database(self.data_dir)
-        while True:
-            try:
-                if self.do_next(db):
-                    continue
-            except Exception:
-                logger.error("%s", hub_client.without_tokens(traceback.format_exc()))
-            time.sleep(DESK_SECONDS)
-
-
-def desks(data_dir: Path) -> list[Desk]:
-    """Everything that is done beside the safe copies."""
+    if hub_client.token_here() is None:
+        return []
     return [
-        Desk(data_dir, partial(hub_requests.do_next, data_dir=data_dir, kinds=hub_requests.OTHERS)),
-        Desk(data_dir, partial(hub_requests.do_next, data_dir=data_dir, kinds=hub_requests.IMPORTS)),
+        LaneRunner(data_dir, hub_requests.REQUESTS, hub_requests.perform),
+        LaneRunner(data_dir, import_process.FROM_HUB, import_data),
     ]
 
 
-def open_desks(data_dir: Path) -> None:
-    """Take up what the page asks for, where there is a token to do it with."""
-    if hub_client.token_here() is not None:
-        hub_requests.reopen(open_database(data_dir))
-        for desk in desks(data_dir):
-            desk.start()
+def import_data(attempt: Attempt, job: Job[ImportData]) -> JobOutcome:
+    """Run an import in a process of its own that has the token. Raises UserError, Stopped."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return import_process.follow(attempt, job, import_command(attempt.data_dir, job.spec.arguments), environment)
+
+
+def import_command(data_dir: Path, arguments: Sequence[str]) -> list[str]:
+    """This module's own command line, so that nobody can read the token in the environment of what it starts."""
+    told = json.dumps([TIED, *arguments])
+    return [*module("rlhf.hub.token_process"), "--data", str(data_dir), "--import", told]
 
 
 def begin(data_dir: Path, place: BackupTarget | None, model: str) -> None:
@@ -199,7 +185,7 @@ def begin(data_dir: Path, place: BackupTarget | None, model: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The keeper's command line, used by the launcher. What it reads from the environment: docs/safe-copies.md."""
+    """The command line, used by the launcher. What it reads from the environment: docs/safe-copies.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the data directory")
     parser.add_argument("--begin", action="store_true", help="restore what is to be restored, fetch the model, and end")
@@ -213,7 +199,6 @@ def main(arguments: list[str] | None = None) -> int:
     hide_environment()
     logging.basicConfig(format="%(message)s")
     if options.bring is not None:
-        end_with_launcher()
         return annotation_commands.main(["import", f"--data={options.data}", *options.bring])
     try:
         named = os.environ.get(PLACE, "").strip()
@@ -223,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
             begin(options.data, place, options.model)
         else:
             with closing(restoration.shared_lock(options.data)):
-                keep(options, place, schedule)
+                work(options, place, schedule)
     except LeftBehind as error:
         print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
         return BEGIN_AGAIN
@@ -233,18 +218,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def keep(options: argparse.Namespace, place: BackupTarget | None, schedule: Schedule) -> None:
+def work(options: argparse.Namespace, place: BackupTarget | None, schedule: Schedule) -> None:
     """Work until told to end; a copy in hand is finished first. Raises LeftBehind, UserError."""
     ended, hurried = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     signal.signal(signal.SIGUSR1, lambda number, frame: hurried.set())
     if LAUNCHER in os.environ:
         end_with_launcher()
-    rented = None
+    rented, working = None, [] if options.last else runners(options.data)
     if options.last:
         ended.set()
     else:
-        open_desks(options.data)
+        for runner in working:
+            runner.start()
         here = hub_client.connect(hub_client.token_here())
         # What is rented, and what came of it, is in a safe copy soon.
         rented = rental_client.Follower(here, options.data, open_database(options.data), changed=hurried.set)
@@ -252,15 +238,19 @@ def keep(options: argparse.Namespace, place: BackupTarget | None, schedule: Sche
     if place is None:
         ended.wait()
     else:
-        keeper = Keeper(open_database(options.data), options.data, place, schedule, options.first, options.follow)
-        keeper.ended, keeper.hurried = ended, hurried
-        keeper.watch()
+        backups = BackupLoop(open_database(options.data), options.data, place, schedule, options.first, options.follow)
+        backups.ended, backups.hurried = ended, hurried
+        backups.watch()
     if rented is not None:
         rented.stop(LEAVE_SECONDS)
+    for runner in working:
+        runner.ended.set()
+    for runner in working:
+        runner.stop(LEAVE_SECONDS)
 
 
 if __name__ == "__main__":
     ended_with = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ended_with)  # whatever a desk is at would be waited for
+    os._exit(ended_with)  # whatever a runner is at would be waited for

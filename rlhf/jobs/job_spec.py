@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from math import ceil
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotation.database import Database
-from annotation.records import MAXIMUM_ANSWERS, Sampling, UserError
+from annotation.records import Sampling, UserError
 from annotation.translation import _
+from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     Confirmation,
     Curve,
@@ -42,6 +43,7 @@ Targets = Literal["all-linear", "attention", "named"]
 LoraInit = Literal["default", "pissa"]
 VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
+Drawing = Annotated[Sampling, FromMapping()]
 
 # What the values that several kinds share mean on the page.
 REFERENCES = {"base": _("the base model"), "parent": _("the parent adapter")}
@@ -163,7 +165,7 @@ class TrainingSpec(JobSpec):
     parent: str = "serving"
     """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
     trained or merged weights carry a new adapter."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Seeds fresh weights and the data order."""
     method: Method = "qlora"
     """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
@@ -173,10 +175,10 @@ class TrainingSpec(JobSpec):
     """What is computed in, and for LoRA and prompt tuning also what the frozen weights are held in: bf16, fp32, or
     'auto' for bf16 where the processor has it. What is trained is always held in fp32, so full fine-tuning in bf16
     holds a 16-bit copy of the weights besides: 18 bytes a weight with gradient and AdamW's state, 16 in fp32."""
-    lora_r: int = 16
+    lora_r: PositiveInt = 16
     """Rank of the adapter (Hu et al. 2022, section 4.1). Our choice: the smallest of Biderman et al. 2024 (16 to 256),
     for a few hundred examples."""
-    lora_alpha: int = 32
+    lora_alpha: PositiveInt = 32
     """Scale of the adapter, divided by the rank: twice the rank (Biderman et al. 2024)."""
     lora_targets: Targets = "all-linear"
     """The layers that get an adapter: every linear one (Dettmers et al. 2023, section 4, needed to match full
@@ -190,31 +192,31 @@ class TrainingSpec(JobSpec):
     lora_init: LoraInit = "default"
     """Start of the adapter: 'default' changes nothing at first; 'pissa' takes the weights' principal directions out of
     the base (Meng et al. 2024), so that the base without the adapter is no longer the base."""
-    virtual_tokens: int = 20
+    virtual_tokens: PositiveInt = 20
     """Tokens of a prompt-tuning adapter; more than 20 gain little (Lester et al. 2021, section 3.2)."""
     virtual_init: VirtualInit = "text"
     """Start of the virtual tokens: the embeddings of a text's tokens, or of tokens drawn from the vocabulary. Vectors
     that are no token's do worse at small sizes (Lester et al. 2021, section 3.2)."""
     virtual_text: str = "Answer the user well, in the way that people prefer."
     """The text that virtual tokens start from, repeated or cut to their number."""
-    learning_rate: float = 0.0
+    learning_rate: NonNegativeFloat = 0.0
     """Peak of AdamW's step size; warmed up, then linearly to zero. 0 for the default of the method."""
-    warmup_steps: int = 2
+    warmup_steps: NonNegativeInt = 2
     """Optimiser steps until the peak. Our choice: AdamW's first steps are its noisiest (Liu et al. 2020), and a run may
     have only a dozen."""
-    epochs: int = 3
+    epochs: PositiveInt = 3
     """Passes over the data."""
-    batch_size: int = 2
+    batch_size: PositiveInt = 2
     """Items in one forward pass."""
-    max_length: int = 512
+    max_length: PositiveInt = 512
     """Tokens of prompt and answer; longer items are left out and counted. 512 as Alpaca (Taori et al. 2023)."""
     optimiser: Optimiser = "adamw"
     """'adamw-8bit' holds the optimiser's state in 8 bits (Dettmers et al. 2022); needs a GPU."""
-    checkpoint_steps: int = 2
+    checkpoint_steps: PositiveInt = 2
     """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
-    samples: int = 3
+    samples: NonNegativeInt = 3
     """How often in the run a few fixed held-out prompts are answered, to be read; 0 for never."""
-    processes: int = 1
+    processes: PositiveInt = 1
     """Processes that share each optimiser step, one a device, through accelerate; each takes batches of batch_size."""
     halve_batch: bool = False
     """When memory runs out, go on with half the batch and twice the accumulation instead of failing."""
@@ -435,131 +437,25 @@ def to_json(spec: JobSpec) -> str:
     return json.dumps({"kind": spec.kind, **asdict(spec)}, sort_keys=True)
 
 
+def from_row(text: str) -> JobSpec:
+    """The spec in a job's row, as `to_json` wrote it; where its kind has changed since, `from_json` says how."""
+    values = json.loads(text)
+    spec_type = kinds().get(values.pop("kind"))
+    if "sampling" in values:
+        values["sampling"] = Sampling(**values["sampling"])
+    known = {entry.name for entry in fields(spec_type)} if spec_type else set()
+    return spec_type(**values) if spec_type and values.keys() <= known else from_json(text)
+
+
 def from_json(text: str) -> JobSpec:
     """Read a spec. Raises UserError naming the field that is unknown, of the wrong type or out of range."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             _("The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.").format(error=error)
         ) from error
-    if not isinstance(values, dict) or values.get("kind") not in kinds():
+    kind = values.pop("kind", None) if isinstance(values, dict) else None
+    if not isinstance(kind, str) or kind not in kinds():
         raise UserError(_('The spec needs a field "kind", one of: {kinds}.').format(kinds=", ".join(kinds())))
-    spec: JobSpec = build(kinds()[values.pop("kind")], values)
-    return spec
-
-
-def build(spec_type: type[Any], values: dict[str, Any], where: str = "") -> Any:
-    """Make a spec (or the sampling inside it) from plain values, checking each one."""
-    known = types_of(spec_type)
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in known:
-            raise UserError(
-                _("The spec has no field '{where}{name}'. It knows: {known}.").format(
-                    where=where, name=name, known=", ".join(sorted(known))
-                )
-            )
-        checked[name] = check_value(f"{where}{name}", known[name], value)
-    return spec_type(**checked)
-
-
-_types: dict[type[Any], Mapping[str, Any]] = {}
-
-
-def types_of(spec_type: type[Any]) -> Mapping[str, Any]:
-    """The type of each field; working them out takes a millisecond, and every job that is read needs them."""
-    if spec_type not in _types:
-        hints = get_type_hints(spec_type)
-        _types[spec_type] = {entry.name: hints[entry.name] for entry in fields(spec_type)}
-    return _types[spec_type]
-
-
-POSITIVE = {
-    "epochs",
-    "batch_size",
-    "accumulation",
-    "max_length",
-    "lora_r",
-    "lora_alpha",
-    "checkpoint_steps",
-    "prompts",
-    "prompts_per_batch",
-    "each",
-    "comparisons",
-    "failures",
-    "buffer",
-    "temperature",
-    "max_new_tokens",
-    "virtual_tokens",
-    "processes",
-    "steps",
-    "rollouts",
-    "minibatches",
-    "kl_target",
-    "clip",
-    "value_clip",
-}
-
-
-def check_value(name: str, hint: Any, value: Any) -> Any:
-    """One field's value, converted where that loses nothing. Raises UserError with the field's name."""
-    if hint is Sampling:
-        if not isinstance(value, dict):
-            raise UserError(_("The spec's '{name}' must be an object, not {value!r}.").format(name=name, value=value))
-        return build(Sampling, value, f"{name}.")
-    choices = get_args(hint)
-    if choices and value not in choices:
-        raise UserError(
-            _("The spec's '{name}' must be one of {str}, not {value!r}.").format(
-                name=name, str=", ".join(map(str, choices)), value=value
-            )
-        )
-    if not choices:
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-            raise UserError(
-                _("The spec's '{name}' must be of type {hint_name}, not {value!r}.").format(
-                    name=name, hint_name=hint.__name__, value=value
-                )
-            )
-        if hint in (int, float):
-            check_range(name, value)
-    return value
-
-
-def check_range(name: str, value: float) -> None:
-    """Raises UserError where a number can't work."""
-    short = name.rsplit(".", 1)[-1]
-    if short in POSITIVE and not 0 < value < float("inf"):
-        raise UserError(_("The spec's '{name}' must be above zero, not {value}.").format(name=name, value=value))
-    if not 0 <= value < float("inf"):
-        raise UserError(_("The spec's '{name}' must not be negative, not {value}.").format(name=name, value=value))
-    if short == "min_p" and value >= 1:
-        raise UserError(_("The spec's '{name}' must be below 1, not {value}.").format(name=name, value=value))
-    if short == "answers" and value and not 2 <= value <= MAXIMUM_ANSWERS:
-        raise UserError(
-            _(
-                "The spec's '{name}' must be between 2 and {maximum_answers}, or 0 for the project's, not {value}."
-            ).format(name=name, maximum_answers=MAXIMUM_ANSWERS, value=value)
-        )
-
-
-def describe(spec_type: type[JobSpec]) -> list[tuple[str, Any, str]]:
-    """(field, default, sentence) of a spec, read from its source: the one place where fields are documented."""
-    import ast
-    import inspect
-    import textwrap
-
-    sentences: dict[str, str] = {}
-    for owner in reversed([entry for entry in spec_type.__mro__ if entry is not object]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        for entry, following in zip(body.body, body.body[1:], strict=False):
-            if not isinstance(entry, ast.AnnAssign) or not isinstance(entry.target, ast.Name):
-                continue
-            if isinstance(following, ast.Expr):
-                sentences[entry.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
-    default = spec_type()
-    return [(entry.name, getattr(default, entry.name), sentences.get(entry.name, "")) for entry in fields(spec_type)]
+    return read(kinds()[kind], values, _("The spec"))

@@ -1,25 +1,25 @@
-"""Every SQL statement about jobs and their events: enqueue, move, claim, report, finish, cancel, mark lost, resume."""
+"""Every SQL statement about jobs that train, answer and judge: their queue, how they are lost, resumed and changed.
+
+What they have in common with all other jobs, claim, report, end, is `annotation.jobs.job_table`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeAlias
 
 from annotation.database import Database
+from annotation.jobs import job_table
+from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE
 from annotation.records import UserError, now
-from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
+from annotation.translation import _
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
-# A worker beats every 5 s; one silent for this long is gone.
-LOST_AFTER_SECONDS = 30.0
-ENDED = ("cancelled", "finished", "failed", "lost")
-# A job waits where its position puts it; one from before there were positions, where its id does.
-PLACE = "coalesce(position, id)"
-LAST_PLACE = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
+Job: TypeAlias = job_table.Job[JobSpec]
 # A job that waits to be followed again, for which a machine may have been rented.
 RENTED = "(status = 'queued' AND EXISTS (SELECT 1 FROM rental WHERE rental.job_id = job.id AND rental.namespace != ''))"
 # How the answering worker begins its message while the policy can't fill comparisons; the pages look for it.
@@ -31,54 +31,15 @@ SMALLER, SLOWER = f"{AGAIN} a smaller batch", f"{AGAIN} half the learning rate"
 NO_NUMBER = "became not a number"
 
 
-@dataclass(frozen=True)
-class Job:
-    """A row of work: a frozen spec and how far it has come."""
-
-    id: int
-    kind: str
-    spec: JobSpec
-    status: str
-    attempt: int
-    worker: str | None
-    requested_by: str
-    created: str
-    started: str | None
-    heartbeat: str | None
-    finished: str | None
-    step: int
-    steps: int
-    message: str
-    result: Mapping[str, Any] | None
-    position: float | None = None
-    """Jobs that wait start in the order of their positions, or ids where there is none."""
-    flavor: str | None = None
-    """The rented hardware that it is for; None for this machine."""
-
-
 def read_job(row: Mapping[str, Any]) -> Job:
     """A job row as a record."""
-    values = dict(row)
-    values["spec"] = from_json(values["spec"])
-    values["result"] = None if values["result"] is None else json.loads(values["result"])
-    return Job(**values)
+    return job_table.as_job(row, from_row(row["spec"]))
 
 
 def enqueue(db: Database, spec: JobSpec, requested_by: str, flavor: str | None = None) -> int:
     """Put a job at the end of the queue and return its id; one for rented hardware waits for nobody."""
-    with db.transaction():
-        return db.insert(
-            "job",
-            {
-                "kind": spec.kind,
-                "spec": to_json(spec),
-                "status": "queued",
-                "requested_by": requested_by,
-                "created": now(),
-                "flavor": flavor,
-                "position": db.value(f"SELECT {LAST_PLACE}"),
-            },
-        )
+    lane: job_table.Lane = "device" if flavor is None else "hub"
+    return job_table.enqueue(db, lane, spec.kind, to_json(spec), requested_by, flavor)
 
 
 def waiting_kinds() -> tuple[str, ...]:
@@ -93,7 +54,7 @@ def queue(db: Database) -> list[Job]:
     return [
         read_job(row)
         for row in db.rows(
-            f"""SELECT * FROM job WHERE status = 'queued' AND kind IN ({marks}) AND flavor IS NULL
+            f"""SELECT * FROM job WHERE status = 'queued' AND kind IN ({marks}) AND lane = 'device'
                 ORDER BY {PLACE}, id""",
             kinds_that_wait,
         )
@@ -126,7 +87,9 @@ def move(db: Database, job_id: int, up: bool) -> None:
         waiting = queue(db)
         place = next((number for number, job in enumerate(waiting) if job.id == job_id), None)
         if place is None:
-            raise UserError(f"Job {job_id} does not wait in the queue (any more), so it can't be moved.")
+            raise UserError(
+                _("Job {job_id} does not wait in the queue (any more), so it can't be moved.").format(job_id=job_id)
+            )
         other = place - 1 if up else place + 1
         if not 0 <= other < len(waiting):
             return
@@ -137,103 +100,8 @@ def move(db: Database, job_id: int, up: bool) -> None:
 
 def claim(db: Database, job_id: int, worker: str) -> Job | None:
     """Take a queued job for this worker; None if it is not queued (any more)."""
-    with db.transaction() as connection:
-        row = next(
-            iter(
-                connection.query(
-                    """UPDATE job SET status = 'running', worker = :worker, attempt = attempt + 1, started = :now,
-                           heartbeat = :now, finished = NULL, message = ''
-                       WHERE id = :id AND status = 'queued' RETURNING *""",
-                    {"worker": worker, "now": now(), "id": job_id},
-                )
-            ),
-            None,
-        )
+    row = job_table.claim(db, job_id, worker)
     return None if row is None else read_job(row)
-
-
-def beat(db: Database, job_id: int, worker: str) -> bool:
-    """Say that the worker lives. False when the job was cancelled or is no longer this worker's: stop."""
-    with db.transaction() as connection:
-        row = next(
-            iter(
-                connection.query(
-                    """UPDATE job SET heartbeat = ? WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')
-                       RETURNING status""",
-                    (now(), job_id, worker),
-                )
-            ),
-            None,
-        )
-    return row is not None and row["status"] == "running"
-
-
-def report(
-    db: Database, job_id: int, worker: str, step: int, steps: int, metrics: Mapping[str, float], message: str = ""
-) -> bool:
-    """Record progress, metrics and a heartbeat in one transaction. False means stop, as in `beat`.
-
-    The step in which a worker learns that it is cancelled is recorded too: the checkpoint it leaves holds that step.
-    """
-    with db.transaction() as connection:
-        row = next(
-            iter(
-                connection.query(
-                    """UPDATE job SET heartbeat = :now, step = :step, steps = :steps,
-                           message = coalesce(nullif(:message, ''), message)
-                       WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling') RETURNING status""",
-                    {
-                        "now": now(),
-                        "step": step,
-                        "steps": steps,
-                        "message": message,
-                        "id": job_id,
-                        "worker": worker,
-                    },
-                )
-            ),
-            None,
-        )
-        if row is not None and metrics:
-            add_event(db, job_id, "metric", step, dict(metrics))
-    return row is not None and row["status"] == "running"
-
-
-def log(db: Database, job_id: int, text: str) -> None:
-    with db.transaction():
-        add_event(db, job_id, "log", 0, text)
-
-
-def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> None:
-    """Append to a job's record."""
-    row = {"job_id": job_id, "kind": kind, "step": step, "data": json.dumps(data), "created": now()}
-    db.insert("event", row)
-
-
-def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any]) -> bool:
-    """End a job well. False if it is no longer this worker's; then nothing is written."""
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                """UPDATE job SET status = 'finished', finished = :now, step = steps, result = :result, message = ''
-                   WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling')""",
-                {"now": now(), "result": json.dumps(result), "id": job_id, "worker": worker},
-            ).rowcount
-            == 1
-        )
-
-
-def stop(db: Database, job_id: int, worker: str, status: str, message: str) -> bool:
-    """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people."""
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                """UPDATE job SET status = :status, finished = :now, message = :message
-                   WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling')""",
-                {"status": status, "now": now(), "message": message, "id": job_id, "worker": worker},
-            ).rowcount
-            == 1
-        )
 
 
 def ended_with_program(spec: JobSpec, saved: bool) -> str:
@@ -260,7 +128,7 @@ def died(db: Database, job_id: int, worker: str, message: str) -> bool:
 
 
 def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool:
-    """Queue a job again with half the batch after memory ran out, where its spec asks for that (`halve_batch`).
+    """JobQueue a job again with half the batch after memory ran out, where its spec asks for that (`halve_batch`).
 
     False, and nothing is written, where it does not, the batch is 1 already, or the job is no longer this worker's.
     It keeps its place and goes on from its last checkpoint; the new spec is in its row and the change in its log.
@@ -269,7 +137,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
         row = db.row(
             "SELECT spec FROM job WHERE id = ? AND worker = ? AND status IN ('running', 'lost')", (job_id, worker)
         )
-        old = None if row is None else from_json(row["spec"])
+        old = None if row is None else from_row(row["spec"])
         new = old.halved() if isinstance(old, TrainingSpec) and old.halve_batch else None
         if old is None or new is None:
             return False
@@ -278,7 +146,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
             "UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ? WHERE id = ?",
             (to_json(new), message, job_id),
         )
-        add_event(db, job_id, "log", 0, message)
+        job_table.add_event(db, job_id, "log", 0, message)
         return True
 
 
@@ -303,27 +171,15 @@ def give_up(db: Database, job_id: int, attempt: int, message: str) -> None:
 
 def cancel(db: Database, job_id: int) -> None:
     """Ask a running job to stop, or take a queued one out. Raises UserError if it has ended."""
-    with db.transaction() as connection:
-        queued = take_out(db, job_id)
-        running = connection.execute(
-            f"UPDATE job SET status = 'cancelling' WHERE id = ? AND (status IN ('running', 'cancelling') OR {RENTED})",
-            (job_id,),
-        ).rowcount
-    if not queued and not running:
-        raise UserError(f"Job {job_id} is not running, so there is nothing to cancel.")
+    with db.transaction():
+        known = bool(with_ids(db, [job_id]))
+        if not known or not (take_out(db, job_id) or job_table.request_cancel(db, job_id, also=RENTED)):
+            raise UserError(_("Job {job_id} is not running, so there is nothing to cancel.").format(job_id=job_id))
 
 
 def take_out(db: Database, job_id: int) -> bool:
     """Take a job out of the queue; False if it does not wait there (any more), or may have a machine on the Hub."""
-    with db.transaction() as connection:
-        return (
-            connection.execute(
-                "UPDATE job SET status = 'cancelled', finished = ?, message = 'Cancelled before it began.' "
-                f"WHERE id = ? AND status = 'queued' AND NOT {RENTED}",
-                (now(), job_id),
-            ).rowcount
-            == 1
-        )
+    return job_table.take_out(db, job_id, "Cancelled before it began.", unless=RENTED)
 
 
 def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
@@ -336,21 +192,28 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     was never started there is rented now.
     """
     with db.transaction() as connection:
-        row = db.row("SELECT * FROM job WHERE id = ? AND status IN ('lost', 'cancelled', 'failed')", (job_id,))
-        if row is None:
-            raise UserError(f"Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
-        job = read_job(row)
+        job = next(iter(with_ids(db, [job_id])), None)
+        if job is None or job.status not in ("lost", "cancelled", "failed"):
+            raise UserError(
+                _("Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.").format(
+                    job_id=job_id
+                )
+            )
         spec, message = job.spec, ""
         if job.flavor is not None:  # what is there is followed and fetched
             if half_batch:
-                raise UserError(f"Job {job_id} was for {job.flavor}. Start a new one there, with a smaller batch.")
+                raise UserError(
+                    _("Job {job_id} was for {flavor}. Start a new one there, with a smaller batch.").format(
+                        job_id=job_id, flavor=job.flavor
+                    )
+                )
         elif half_batch:
             spec, message = halved(job), SMALLER
         elif isinstance(spec, TrainingSpec) and diverged(job):
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
         if message:
             message = f"{message}: {difference(job.spec, spec)}."
-            add_event(db, job_id, "log", 0, message)
+            job_table.add_event(db, job_id, "log", 0, message)
         connection.execute(
             f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?,
                     position = {LAST_PLACE} WHERE id = ?""",
@@ -363,7 +226,7 @@ def halved(job: Job) -> JobSpec:
     """The spec of a job that goes on with half the batch. Raises UserError where there is nothing to halve."""
     spec = job.spec.halved()
     if spec is None:
-        raise UserError(f"Job {job.id} has no batch that could be halved.")
+        raise UserError(_("Job {id} has no batch that could be halved.").format(id=job.id))
     return spec
 
 
@@ -383,15 +246,14 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
 
     Not those on rented hardware: they go on whether anybody here follows them or not.
     """
-    limit = (datetime.now(UTC) - timedelta(seconds=silent_seconds)).isoformat(timespec="microseconds")
     with db.transaction() as connection:
         rows = list(
             connection.query(
-                """UPDATE job SET finished = ?, worker = NULL,
-                       status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                       message = 'The worker stopped without a word. Resume goes on from the last checkpoint.'
-                   WHERE status IN ('running', 'cancelling') AND heartbeat < ? AND flavor IS NULL RETURNING id""",
-                (now(), limit),
+                f"""UPDATE job SET finished = ?, worker = NULL,
+                        status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
+                        message = 'The worker stopped without a word. Resume goes on from the last checkpoint.'
+                    WHERE {AT_WORK} AND heartbeat < ? AND lane = 'device' RETURNING id""",
+                (now(), job_table.stale_before(silent_seconds)),
             )
         )
     return [row["id"] for row in rows]
@@ -399,10 +261,9 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
 
 def get(db: Database, job_id: int) -> Job:
     """One job. Raises UserError if there is none."""
-    row = db.row("SELECT * FROM job WHERE id = ?", (job_id,))
-    if row is None:
-        raise UserError(f"There is no job {job_id}. `python -m rlhf jobs` lists them.")
-    return read_job(row)
+    for job in with_ids(db, [job_id]):
+        return job
+    raise UserError(_("There is no job {job_id}. `python -m rlhf jobs` lists them.").format(job_id=job_id))
 
 
 def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
@@ -417,7 +278,8 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
 def with_ids(db: Database, job_ids: Sequence[int]) -> list[Job]:
     job_ids = [job_id for job_id in job_ids if job_id < 2**63]  # SQLite holds no larger number
     marks = ", ".join("?" for _ in job_ids)
-    return [read_job(row) for row in db.rows(f"SELECT * FROM job WHERE id IN ({marks})", job_ids)]
+    rows = db.rows(f"SELECT * FROM job WHERE id IN ({marks})", job_ids)
+    return [read_job(row) for row in rows if row["kind"] in kinds()]
 
 
 def active(db: Database, kinds: Sequence[str]) -> list[Job]:
@@ -461,7 +323,7 @@ def sample(db: Database, job_id: int, step: int, answers: Sequence[Mapping[str, 
     """Keep what a run answered to its fixed prompts at a step: prompt, answer, finish_reason and tokens of each."""
     with db.transaction():
         for answer in answers:
-            add_event(db, job_id, "sample", step, dict(answer))
+            job_table.add_event(db, job_id, "sample", step, dict(answer))
 
 
 def samples(db: Database, job_id: int) -> dict[str, dict[int, dict[str, Any]]]:

@@ -8,16 +8,18 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from annotation.database import Database
 from annotation.hub_client import check_name
+from annotation.jobs import job_table
+from annotation.jobs.job_table import AT_WORK, stale_before
 from annotation.records import UserError, now
+from annotation.translation import _
 from annotation.ui.formatting import dollars, most_dollars
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
-from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
+from rlhf.jobs.job_store import Job
 
 FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0
@@ -66,8 +68,11 @@ class Rental:
     batches: int
     """How many of its reports are in the job's record."""
     stage: str
+    """The Hub's word for how the job stands there."""
     seconds: float
     """For how long it has run there."""
+    cleared: str | None = None
+    """When its repository was deleted."""
 
     @property
     def repo(self) -> str:
@@ -83,7 +88,7 @@ class Rental:
 def checked_terms(flavor: Any, price_per_hour: Any, hours: Any, namespace: Any = "") -> Terms:
     """Terms as somebody has typed them. Raises UserError for what can't be meant."""
     if not isinstance(flavor, str) or not FLAVOR.fullmatch(flavor.strip()):
-        raise UserError("Name the hardware as the Hub does, say a10g-small.")
+        raise UserError(_("Name the hardware as the Hub does, say a10g-small."))
     namespace = namespace.strip() if isinstance(namespace, str) else ""
     if namespace:
         check_name(f"{namespace}/x")
@@ -96,12 +101,12 @@ def number_within(value: Any, low: float, high: float, wanted: str) -> float:
     """A finite number between two others. Raises UserError."""
     sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not sound or not low <= value <= high:
-        raise UserError(f"{wanted}, from {low:g} to {high:g}.")
+        raise UserError(_("{wanted}, from {low:g} to {high:g}.").format(wanted=wanted, low=low, high=high))
     return float(value)
 
 
 def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int:
-    """Queue a job for rented hardware on these terms; returns its id."""
+    """JobQueue a job for rented hardware on these terms; returns its id."""
     with db.transaction():
         job_id = job_store.enqueue(db, spec, requested_by, terms.flavor)
         db.insert(
@@ -133,18 +138,11 @@ def found(db: Database, job_id: int) -> Rental | None:
 def to_follow(db: Database) -> list[int]:
     """Jobs for rented hardware that nobody here follows: those that wait, and those whose follower is silent."""
     rows = db.rows(
-        f"SELECT id FROM job WHERE flavor IS NOT NULL AND (status = 'queued' OR {SILENT}) ORDER BY id",
+        f"""SELECT id FROM job
+            WHERE flavor IS NOT NULL AND (status = 'queued' OR ({AT_WORK} AND heartbeat < ?)) ORDER BY id""",
         (stale_before(),),
     )
     return [row["id"] for row in rows]
-
-
-SILENT = "status IN ('running', 'cancelling') AND heartbeat < ?"
-
-
-def stale_before() -> str:
-    """Who was last heard of before this moment is gone."""
-    return (datetime.now(UTC) - timedelta(seconds=LOST_AFTER_SECONDS)).isoformat(timespec="microseconds")
 
 
 def to_clear(db: Database) -> list[int]:
@@ -154,25 +152,20 @@ def to_clear(db: Database) -> list[int]:
     """
     rows = db.rows(
         """SELECT id FROM job JOIN rental ON rental.job_id = job.id
-           WHERE namespace != '' AND stage != ? AND (status = 'cancelled' OR (status = 'finished' AND (
+           WHERE namespace != '' AND cleared IS NULL AND (status = 'cancelled' OR (status = 'finished' AND (
                NOT EXISTS (SELECT 1 FROM safe_copy WHERE state = 'safe')
                OR EXISTS (SELECT 1 FROM safe_copy WHERE state = 'safe' AND created > job.finished))))
-           ORDER BY id""",
-        (CLEARED,),
+           ORDER BY id"""
     )
     return [row["id"] for row in rows]
-
-
-# The stage of a rental whose dataset is gone.
-CLEARED = "CLEARED"
 
 
 def give_up(db: Database) -> None:
     """Mark jobs lost that nobody here has followed for longer than they can have run."""
     with db.transaction() as connection:
         connection.execute(
-            """UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?
-               WHERE status IN ('running', 'cancelling') AND flavor IS NOT NULL AND EXISTS (
+            f"""UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?
+               WHERE {AT_WORK} AND flavor IS NOT NULL AND EXISTS (
                    SELECT 1 FROM rental WHERE job_id = job.id
                        AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + ?) / 24
                            < julianday('now'))""",
@@ -193,21 +186,7 @@ def acquire(db: Database, job_id: int, worker: str) -> Job | None:
     claimed = job_store.claim(db, job_id, worker)
     if claimed is not None:
         return claimed
-    with db.transaction() as connection:
-        taken = connection.execute(
-            f"UPDATE job SET worker = ?, heartbeat = ? WHERE id = ? AND flavor IS NOT NULL AND {SILENT}",
-            (worker, now(), job_id, stale_before()),
-        ).rowcount
-    return job_store.get(db, job_id) if taken else None
-
-
-def release(db: Database, job_id: int, worker: str) -> None:
-    """Leave a job to whoever comes next, who need not wait until this follower is known to be silent."""
-    with db.transaction() as connection:
-        connection.execute(
-            "UPDATE job SET heartbeat = '' WHERE id = ? AND worker = ? AND status IN ('running', 'cancelling')",
-            (job_id, worker),
-        )
+    return job_store.get(db, job_id) if job_table.take_over(db, job_id, worker) else None
 
 
 def record_payer(db: Database, job_id: int, namespace: str) -> Rental:
@@ -231,6 +210,12 @@ def seen(db: Database, job_id: int, stage: str, seconds: float) -> Rental:
     return get(db, job_id)
 
 
+def cleared(db: Database, job_id: int) -> None:
+    """Record that its dataset is gone."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE rental SET cleared = ? WHERE job_id = ?", (now(), job_id))
+
+
 def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[str, Any]) -> Rental:
     """Add a report from there to the job's record, in one transaction with its number, so that none is added twice.
 
@@ -239,8 +224,8 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[s
     batch = readable(batch, number)
     with db.transaction() as connection:
         mine = connection.execute(
-            """UPDATE job SET step = :step, steps = :steps, message = :message, heartbeat = :now
-               WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling')
+            f"""UPDATE job SET step = :step, steps = :steps, message = :message, heartbeat = :now
+               WHERE id = :id AND worker = :worker AND {AT_WORK}
                    AND EXISTS (SELECT 1 FROM rental WHERE job_id = job.id AND batches = :before)""",
             {
                 "step": batch["step"],

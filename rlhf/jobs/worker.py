@@ -19,23 +19,20 @@ from typing import Any
 
 from annotation.database import Database, open_database
 from annotation.environment import keep_private
+from annotation.jobs import job_table
+from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.records import UserError
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
 
-BEAT_SECONDS = 3.0
 # How long a process may take to save and end once the program that started it is gone.
 GRACE_SECONDS = 300.0
 LEFT_ALONE = "One of its processes ended, and the others with it. Resume goes on from the last checkpoint."
 
 
-class Stopped(Exception):
-    """The job was cancelled, taken away, or the program is shutting down."""
-
-
-class Run:
+class Run(Attempt):
     """What an algorithm sees of its job: where the data is, how to report, and whether to stop."""
 
     rank = 0
@@ -43,51 +40,9 @@ class Run:
     measured_steps = 0
     """How many steps to run and to keep nothing but their figures; 0 for a run in earnest."""
 
-    def __init__(
-        self, db: Database, data_dir: Path, job: job_store.Job, worker: str, terminated: threading.Event | None = None
-    ) -> None:
-        self.db = db
-        self.data_dir = data_dir
-        self.job_id = job.id
-        self.kind = job.kind
-        self.worker = worker
-        self.began = time.monotonic()
-        self._cancelled = threading.Event()
-        self.terminated = terminated or threading.Event()
-        """Set where this process is told to end, or the program that started it is gone."""
-
-    @property
-    def stopped(self) -> bool:
-        """Whether the job should end as soon as it can."""
-        return self._cancelled.is_set() or self.terminated.is_set()
-
-    def raise_if_stopped(self) -> None:
-        """Raises Stopped where nothing is left to save."""
-        if self.stopped:
-            raise Stopped
-
-    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
-        """Write progress and metrics to the job's row."""
-        if not job_store.report(self.db, self.job_id, self.worker, step, steps, metrics, message):
-            self._cancelled.set()
-
-    def beat(self) -> None:
-        """Say that this worker lives, and learn whether the job was cancelled."""
-        if not job_store.beat(self.db, self.job_id, self.worker):
-            self._cancelled.set()
-
-    def log(self, text: str) -> None:
-        """Add a line to the job's log, in the page and in the log file."""
-        print(text, flush=True)
-        job_store.log(self.db, self.job_id, text)
-
     def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
         """Record what the model that is being trained answers at this step."""
         job_store.sample(self.db, self.job_id, step, answers)
-
-    def seconds(self) -> float:
-        """Seconds since this worker took the job."""
-        return round(time.monotonic() - self.began, 1)
 
 
 class ReplicaRun(Run):
@@ -111,16 +66,6 @@ class ReplicaRun(Run):
 
     def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
         """Nothing: the first process draws samples."""
-
-
-def keep_beating(run: Run, ended: threading.Event) -> None:
-    """Beat until the job ends."""
-    while not ended.wait(BEAT_SECONDS):
-        try:
-            run.beat()
-        except Exception:
-            # A database that is busy or full for a moment must not silence a worker that lives; the next beat tries.
-            traceback.print_exc()
 
 
 def listen_for_the_end(tied: bool) -> threading.Event:
@@ -169,14 +114,8 @@ def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: thr
 
 def attend(run: Run, spec: JobSpec) -> int:
     """Run a claimed job to its end, beating all the while; returns the process's exit code."""
-    ended = threading.Event()
-    heart = threading.Thread(target=keep_beating, args=(run, ended), daemon=True)
-    heart.start()
-    try:
+    with beating(run):
         return perform(run, spec)
-    finally:
-        ended.set()
-        heart.join()
 
 
 def agreed(first: bool) -> bool:
@@ -211,13 +150,13 @@ def perform(run: Run, spec: JobSpec) -> int:
     """Run the algorithm and record how it ended, in words a person can use."""
     try:
         result = run_algorithm(run, spec)
-        job_store.finish(run.db, run.job_id, run.worker, result)
+        job_table.finish(run.db, run.job_id, run.worker, result)
         return 0
     except Stopped:
         if run.terminated.is_set():
-            job_store.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec, saved=True))
+            job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec, saved=True))
         else:
-            job_store.stop(
+            job_table.stop(
                 run.db, run.job_id, run.worker, "cancelled", "Cancelled. Resume goes on from the last checkpoint."
             )
         return 0
@@ -233,17 +172,17 @@ def record_failure(run: Run, spec: JobSpec, error: BaseException) -> int:
     """
     if isinstance(error, UserError):
         run.log(str(error))
-        job_store.stop(run.db, run.job_id, run.worker, "failed", str(error))
+        job_table.stop(run.db, run.job_id, run.worker, "failed", str(error))
         return 1
     # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
     traceback.print_exception(error)
     if out_of_memory(error) and job_store.requeue_smaller(run.db, run.job_id, run.worker, MEMORY_RAN_OUT):
         return 1
     if left_alone(error):  # not failed: whoever started the processes knows better why the other one ended
-        job_store.stop(run.db, run.job_id, run.worker, "lost", LEFT_ALONE)
+        job_table.stop(run.db, run.job_id, run.worker, "lost", LEFT_ALONE)
         return 1
-    if job_store.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec)):
-        job_store.log(run.db, run.job_id, "".join(traceback.format_exception(error, limit=-3)))
+    if job_table.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec)):
+        job_table.log(run.db, run.job_id, "".join(traceback.format_exception(error, limit=-3)))
     return 1
 
 

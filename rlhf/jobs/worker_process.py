@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +17,7 @@ import psutil
 
 from annotation.database import Database
 from annotation.environment import child_environment
+from annotation.jobs.job_process import life_line
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import TrainingSpec
@@ -81,14 +81,6 @@ def worker_command(job: Job, data_dir: Path, worker: str) -> list[str]:
 def processes_of(job: Job) -> int:
     """How many processes share a job's work."""
     return job.spec.processes if isinstance(job.spec, TrainingSpec) else 1
-
-
-@cache
-def life_line() -> int:
-    """The end to read from of a pipe that nobody writes to and that no other process holds open for writing."""
-    reading, writing = os.pipe()
-    os.register_at_fork(after_in_child=lambda: os.close(writing))
-    return reading
 
 
 def start_worker(

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from annotation.database import Database
 from annotation.translation import _
+from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges import judge_store
@@ -29,11 +30,11 @@ class JudgeSpec(JobSpec):
     judge can be trusted; or those of a 'candidate' with what it would replace."""
     candidate: str = ""
     """Revision of the candidate, for that scope."""
-    comparisons: int = 200
+    comparisons: PositiveInt = 200
     """How many comparisons to judge, at most."""
-    failures: int = 10
+    failures: PositiveInt = 10
     """Verdicts that fail one after the other until it gives up; the comparisons stay open."""
-    batch_size: int = 8
+    batch_size: PositiveInt = 8
     """Prompts that a local judge reads together."""
 
     @classmethod

@@ -17,13 +17,14 @@ from typing import Any, Literal
 
 from annotation import store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.records import Feedback, Message, UserError, now
 from annotation.translation import _
-from rlhf.jobs import job_spec, job_store
+from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import openai_client
 from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
-from rlhf.judges.openai_client import EndpointSettings, Failure
+from rlhf.judges.openai_client import Failure
 from rlhf.judges.rubrics import DEFAULT, Rubric
 from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, combine, ranking_of
 from rlhf.models import registry
@@ -120,9 +121,7 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
 def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A judge's settings as they are kept, with defaults. Raises UserError naming what is unknown or can't be meant."""
     if backend == "endpoint":
-        made: EndpointSettings = job_spec.build(EndpointSettings, dict(settings))
-        openai_client.check(made)
-        return asdict(made)
+        return asdict(openai_client.settings_of(settings))
     known = {"model", "directory"} if backend == "local" else {"model"}
     if len(settings) != 1 or not set(settings) <= known:
         raise UserError(
@@ -374,7 +373,7 @@ def make_room(db: Database, judge: Judge, where: tuple[int, int, int], version: 
         return
     known_job = old["job_id"] or job_id
     if known_job is not None:
-        job_store.add_event(db, known_job, "sample", 0, {**old, "judge": judge.id, "comparison": where[0]})
+        job_table.add_event(db, known_job, "sample", 0, {**old, "judge": judge.id, "comparison": where[0]})
     db.connection.execute("DELETE FROM verdict WHERE id = ?", (old["id"],))
     db.connection.execute(
         """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, shown_order, supersedes, created)
@@ -396,7 +395,7 @@ def add_failure(db: Database, judge: Judge, comparison_id: int, failure: Failure
     """Keep in a job's record that a verdict failed, why, and what its reply cost."""
     with db.transaction():
         told = {"judge": judge.id, "comparison": comparison_id, **asdict(failure)}
-        job_store.add_event(db, job_id, "sample", 0, told)
+        job_table.add_event(db, job_id, "sample", 0, told)
 
 
 def fails_on(db: Database, judge: Judge, comparison_id: int) -> bool:

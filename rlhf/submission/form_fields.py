@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from annotation.examples import EXAMPLES
 from annotation.translation import N_, _
+from annotation.validation import describe, hint_at, read
 from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import FormLayout
 from rlhf.jobs.job_spec import TrainingSpec
@@ -94,7 +95,7 @@ class Form:
     def described(self) -> dict[str, tuple[Any, str]]:
         """(default, sentence) of each field of the spec that a form may ask, the sampling's apart."""
         unasked = (*UNASKED, *self.spec_type.unasked)
-        found = {name: (value, said) for name, value, said in job_spec.describe(self.spec_type) if name not in unasked}
+        found = {name: (value, said) for name, value, said in describe(self.spec_type) if name not in unasked}
         drawn = self.drawn
         return found | {
             f"sampling.{name}": (drawn[name], said) for name, said in self.spec_type.sampling_fields.items()
@@ -132,7 +133,7 @@ class Form:
 
     def choices(self, name: str) -> list[tuple[str, str]]:
         """(words, value) of a field that takes one of several values; none for others."""
-        values: Sequence[str] = get_args(job_spec.types_of(self.spec_type).get(name, object))
+        values: Sequence[str] = get_args(hint_at(self.spec_type, name.split(".")))
         values = self.methods if name == "method" else values
         default = self.described[name][0] if name in self.described else None
         words = {**WORDS, **self.spec_type.words}.get(name, {})
@@ -185,8 +186,7 @@ def spec_of(form: Form, model: str, values: Values) -> TrainingSpec:
     drawn = {name.removeprefix("sampling."): value for name, value in asked.items() if name.startswith("sampling.")}
     plain = {name: value for name, value in asked.items() if not name.startswith("sampling.")}
     sampling = {"sampling": {**form.drawn, **drawn}} if form.drawn else {}
-    spec: TrainingSpec = job_spec.build(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling})
-    return spec
+    return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, _("The spec"))
 
 
 def form_for(kind: str, method: str) -> Form:

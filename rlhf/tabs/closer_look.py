@@ -14,7 +14,7 @@ from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import _
 from annotation.ui.formatting import NOTHING, short_number
 from annotation.ui.line_plots import HUES, Axes, Line, thinned
-from annotation.ui.markup import Download, links, table, unfold
+from annotation.ui.markup import Download, links, paragraph, table, unfold
 
 Update = dict[str, Any]
 # What is looked at: the name and the label of a plot, whose values they are, and its lines.
@@ -94,7 +94,7 @@ def updates(
         f"{name}_box": gr.update(visible=True),
         **chosen_now,
         f"{name}_plot": gr.update(value=data_of(curve), **frame),
-        f"{name}_values": gr.update(value=links(files) + values_table(curve)),
+        f"{name}_values": gr.update(value=paragraph(curve.axes.caption) + links(files) + values_table(curve)),
     }, now
 
 
@@ -113,7 +113,6 @@ def frame_of(curve: CurveData) -> dict[str, Any]:
         "color_map": colours,
         "x_title": curve.across,
         "y_title": curve.axes.axis,
-        "caption": curve.axes.caption,
         "x_lim": None,
         "y_lim": None if low is None and high is None else [low, high],
     }

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from annotation import api, claims, selection, store
 from annotation.database import Database
 from annotation.records import Kind, Prompt, Tag
+from annotation.validation import read
 from annotation.web import access
 from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
@@ -133,7 +134,7 @@ def test_a_comparison_to_settle_says_so(db: Database, ann: Ask) -> None:
     ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
     claims.adjudicate(db, access.add_account(db, "kim", "admin", "a long enough password").id, comparison_id)
     kim = access.authorise(db, "kim", "admin")
-    assert "annotators disagree" in api.AnnotationApi(db).card(kim, {})["notice"]
+    assert "annotators disagree" in api.AnnotationApi(db).card(kim, api.RequestBody())["notice"]
 
 
 def test_without_a_comparison_the_card_says_what_is_waited_for(db: Database, ann: Ask) -> None:
@@ -159,7 +160,7 @@ def test_progress_counts_today_in_the_annotators_own_day(
     with db.transaction() as connection:
         connection.execute("UPDATE claim SET created = ? WHERE id = 1", (yesterday.isoformat(timespec="microseconds"),))
     fresh = api.AnnotationApi(db)
-    shown = fresh.card(access.authorise(db, "ann", "annotator"), {"utc_offset_minutes": 0})["progress"]
+    shown = fresh.card(access.authorise(db, "ann", "annotator"), api.RequestBody(utc_offset_minutes=0))["progress"]
     assert {key: shown[key] for key in ("yours", "everyone")} == {"yours": 3, "everyone": 4}
     assert shown["today"] == 2
 
@@ -167,8 +168,9 @@ def test_progress_counts_today_in_the_annotators_own_day(
 def test_the_day_begins_at_the_annotators_midnight() -> None:
     moments = [datetime(2026, 3, 29, hour, minute, tzinfo=UTC) for hour in range(24) for minute in (0, 59)]
     for offset, now in itertools.product((0, 120, -330, 14 * 60, "x", None, True, 10**9), moments):
-        minutes = offset if isinstance(offset, int) and abs(offset) <= 14 * 60 else 0
-        start = datetime.fromisoformat(api.day_start(offset, now))
+        minutes = offset if type(offset) is int and abs(offset) <= 14 * 60 else 0
+        asked = read(api.RequestBody, {"utc_offset_minutes": offset}, "The request")
+        start = datetime.fromisoformat(api.day_start(asked.utc_offset_minutes, now))
         local = start + timedelta(minutes=minutes)
         assert (local.hour, local.minute, local.second) == (0, 0, 0)
         assert timedelta(0) <= now - start < timedelta(hours=24)
@@ -662,7 +664,7 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
 
 def test_a_desk_without_a_look_at_the_workers_knows_of_no_trouble(db: Database) -> None:
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
-    card = api.AnnotationApi(db).card(ann, {})
+    card = api.AnnotationApi(db).card(ann, api.RequestBody())
     assert (card["trouble"], card["me"]) == ("", "ann")
 
 

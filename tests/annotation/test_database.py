@@ -146,6 +146,47 @@ def test_comparisons_of_a_checked_policy_with_another_keep_which_is_the_candidat
     ]
 
 
+def test_what_was_asked_of_the_token_holder_and_rented_jobs_come_into_the_lane_of_the_hub(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m008_lanes")
+    job = {"kind": "dpo", "spec": "{}", "status": "finished", "requested_by": "kim", "created": "1"}
+    old["job"].insert_all([{**job, "flavor": None}, {**job, "flavor": "t4-small"}])
+    rental = {"job_id": 2, "mark": "m", "price_per_hour": 1.0, "hours": 1.0, "stage": "CLEARED"}
+    old["rental"].insert(rental)
+    asked = {"request": '{"repo": "a/b"}', "requested_by": "kim", "created": "2", "message": "", "result": None}
+    begun = {"begun": "3", "result": '{"again": 1, "progress": 2}'}
+    over = {"begun": "3", "finished": "4", "result": '{"price": 1}'}
+    old["errand"].insert_all(
+        [
+            {**asked, "kind": "token", "state": "asked"},
+            {**asked, **begun, "kind": "publish", "state": "doing"},
+            {**asked, **begun, "kind": "import", "state": "doing", "message": "It was asked to stop."},
+            {**asked, **over, "kind": "check-space", "state": "done", "message": "Nothing would fail."},
+            {**asked, **over, "kind": "pull", "state": "failed", "message": "No such repository."},
+            {**asked, **over, "kind": "import", "state": "failed", "message": "It was cancelled.", "result": "{}"},
+        ],
+        alter=True,
+    )
+    old.close()
+    db = open_database(data_dir)
+    rows = db.rows("SELECT lane, kind, status, attempt, heartbeat, finished, message, result FROM job ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [
+        ("device", "dpo", "finished", 0, None, None, "", None),
+        ("hub", "dpo", "finished", 0, None, None, "", None),
+        ("hub", "token", "queued", 0, None, None, "", None),
+        ("hub", "publish", "running", 2, "", None, "", None),
+        ("hub", "import", "cancelling", 2, "", None, "", None),
+        ("hub", "check-space", "finished", 1, None, "4", "Nothing would fail.", '{"price": 1}'),
+        ("hub", "pull", "failed", 1, None, "4", "No such repository.", '{"price": 1}'),
+        ("hub", "import", "cancelled", 1, None, "4", "It was cancelled.", "{}"),
+    ]
+    (spec,) = {row["spec"] for row in db.rows("SELECT spec FROM job WHERE kind = 'publish'")}
+    assert json.loads(spec) == {"repo": "a/b", "kind": "publish"}
+    assert db.rows("SELECT stage, cleared FROM rental") == [{"stage": "COMPLETED", "cleared": "1"}]
+    assert db.value("SELECT count(*) FROM sqlite_master WHERE name LIKE 'errand%'") == 0
+
+
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:
     failures: list[BaseException] = []
 

@@ -77,7 +77,7 @@ with tempfile.TemporaryDirectory() as directory:
     db = open_database(Path(directory))
     claimed = job_store.claim(db, job_store.enqueue(db, GenerateSpec(), "a test"), "worker")
     import sqlite_utils.utils
-    print(sqlite.IN_USE, "|", sqlite.TROUBLE[:10], "|", claimed.status, "|", sqlite_utils.utils.sqlite3.__name__)
+    print(sqlite.IN_USE, "|", sqlite.PROBLEM[:10], "|", claimed.status, "|", sqlite_utils.utils.sqlite3.__name__)
     db.close()
 """
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from annotation.database import open_database
 from annotation.records import Project
+from annotation.validation import describe
+from annotation.web.settings import Settings
 from rlhf.evaluation.gate import Rule
-from rlhf.jobs.job_spec import TrainingSpec, describe
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.kinds import KINDS
 
 ROOT = Path(__file__).parents[2]
@@ -122,14 +124,12 @@ def table(rows: list[tuple[str, str, str]]) -> str:
 
 def flags() -> str:
     """The settings of app.py, which are documented below each field."""
-    import app
-
-    source = ast.parse((ROOT / "app.py").read_text("utf-8"))
+    source = ast.parse((ROOT / "annotation" / "web" / "settings.py").read_text("utf-8"))
     body = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "Settings").body
     rows = []
     for entry, sentence in pairwise(body):
         if isinstance(entry, ast.AnnAssign) and isinstance(sentence, ast.Expr) and isinstance(entry.target, ast.Name):
-            value = getattr(app.Settings(), entry.target.id)
+            value = getattr(Settings(), entry.target.id)
             shown = "`data` beside app.py" if isinstance(value, Path) else f"`{value}`"
             rows.append((entry.target.id, shown, str(ast.literal_eval(sentence.value))))
     return table(rows)

@@ -16,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 import app
 from annotation import claims, store
 from annotation.database import Database, open_database
+from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt
 from annotation.web import access
 from rlhf.generation.resident_spec import GenerateSpec
@@ -795,7 +796,7 @@ def at_work(db: Database) -> Iterator[None]:
     assert job_store.claim(db, job_id, "worker") is not None
     stay_alive(db, job_id)
     yield
-    assert job_store.stop(db, job_id, "worker", "cancelled", "")
+    assert job_table.stop(db, job_id, "worker", "cancelled", "")
 
 
 def test_an_own_prompt_that_came_to_nothing_is_told_to_who_asked(site: Site) -> None:

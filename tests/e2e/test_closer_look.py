@@ -124,7 +124,7 @@ def test_another_curve_can_be_looked_at_and_saved(run: int, open_runs: Callable[
     page = open_runs(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
     page.locator("#closer-choice input").click()
     page.get_by_role("option", name="Gradient norm").click()
-    page.wait_for_selector(f"{PLOT} >> text=How hard each step pulls")
+    page.wait_for_selector(f"{PLOT} >> text=norm before clipping")
     with page.expect_download() as picture:
         page.locator(PLOT).get_by_role("button", name="Export").click()
     assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")

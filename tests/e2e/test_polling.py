@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from annotation.database import Database, open_database
+from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
@@ -192,10 +193,10 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
         page.locator(f"text=Job {run}, ").first.wait_for()
         admin.turn("Annotate")
     admin.rest_on_annotate(1)
-    assert job_store.report(db, run, "w", 30, 60, {"loss": 0.5}, "Warming up")
+    assert job_table.report(db, run, "w", 30, 60, {"loss": 0.5}, "Warming up")
     admin.turn("Train")  # its runs are in view again
     page.locator("text=step 30 of 60").first.wait_for()
-    assert job_store.report(db, run, "w", 31, 60, {"loss": 0.4}, "Warming up")
+    assert job_table.report(db, run, "w", 31, 60, {"loss": 0.4}, "Warming up")
     page.locator("text=step 31 of 60").first.wait_for()
     page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
     admin.settle()
@@ -204,7 +205,7 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
     admin.until(lambda: admin.asked)
     admin.settle()
     assert admin.asked == ["beat"], "however often it was opened"
-    assert job_store.finish(db, run, "w", {})
+    assert job_table.finish(db, run, "w", {})
 
 
 def test_a_tab_that_is_left_before_its_opening_was_answered_does_not_begin_to_ask(admin: Looker) -> None:

@@ -41,7 +41,7 @@ class Training:
         def job() -> job_store.Job | None:
             return next(iter(job_store.recent(self.machine.db, (kind,), 1)), None)
 
-        wait_until(f"that a {kind} job ends", lambda: (found := job()) and found.status in job_store.ENDED)
+        wait_until(f"that a {kind} job ends", lambda: (found := job()) and not found.is_open)
         found = job()
         assert found is not None
         assert found.status == "finished", found.message

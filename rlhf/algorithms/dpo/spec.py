@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.translation import _
+from annotation.validation import NonNegativeFloat, PositiveInt
 from rlhf.algorithms.pair_facts import pair_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (
@@ -132,25 +133,25 @@ class DPOSpec(TrainingSpec):
     loss: PreferenceLoss = "sigmoid"
     """'sigmoid' (Rafailov et al. 2023, equation 7), 'ipo' (Azar et al. 2024, equation 17), 'robust' to one rate of
     wrong labels (Chowdhury et al. 2024, equation 11), 'length-normalised' log-ratios per token (Meng et al. 2024)."""
-    beta: float = 0.0
+    beta: NonNegativeFloat = 0.0
     """Strength of the tie to the reference (equation 7 of the DPO paper). 0 for the default of the loss: 0.1, and 5
     where it is length-normalised, because log-ratios per token are smaller by about an answer's length."""
-    sft_weight: float = 0.2
+    sft_weight: NonNegativeFloat = 0.2
     """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
     take 1). Our choice: with 0.2 answers stay the model's language (benchmarks/loop.py) and follow the preferences."""
-    epochs: int = 3
+    epochs: PositiveInt = 3
     """Passes over the pairs; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
-    flip_rate: float = 0.0
+    flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; 0 for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
-    ai_weight: float = 1.0
+    ai_weight: NonNegativeFloat = 1.0
     """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
     people's in RLAIF (Lee et al. 2023)."""
-    batch_size: int = 2
+    batch_size: PositiveInt = 2
     """Pairs in one forward pass. Our choice, with accumulation: four pairs a step, so that sixty make 45 steps."""
-    accumulation: int = 2
+    accumulation: PositiveInt = 2
     """Forward passes in one optimiser step."""
     evaluate: bool = True
     """Check the candidate against the serving policy when training ends."""

@@ -11,6 +11,7 @@ from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
 from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED
+from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rlhf.data.snapshots import MIN_PROMPTS, CountedRows, prompt_rows
 from rlhf.jobs.descriptions import (
     Confirmation,
@@ -25,7 +26,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     Unit,
 )
-from rlhf.jobs.job_spec import REFERENCES, Method, Reference, TrainingSpec
+from rlhf.jobs.job_spec import REFERENCES, Drawing, Method, Reference, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.models.reward_model_quality import REWARD_THRESHOLD
@@ -200,54 +201,54 @@ class PPOSpec(TrainingSpec):
     base in 16 or 32 bits (Hu et al. 2022)."""
     reference: Reference = "base"
     """The policy that the KL penalty ties to: the weights under the adapter, or the parent adapter."""
-    steps: int = 60
+    steps: PositiveInt = 60
     """Rounds of answering and learning. Our choice, with rollouts: a thousand answers, which small machines can draw;
     the code of Ziegler et al. 2019 draws a million."""
-    rollouts: int = 16
+    rollouts: PositiveInt = 16
     """Answers drawn in each round, to as many prompts, in all processes together."""
-    batch_size: int = 4
+    batch_size: PositiveInt = 4
     """Answers in one forward pass; an optimiser step takes a minibatch, in as many passes as this makes of it."""
-    minibatches: int = 2
+    minibatches: PositiveInt = 2
     """Optimiser steps in one pass over a round's answers. With two epochs four a round, as in the code of Ziegler et
     al. 2019, which makes four epochs of one minibatch."""
-    epochs: int = 2
+    epochs: PositiveInt = 2
     """Passes over a round's answers."""
     kl_control: KLControl = "adaptive"
     """'adaptive' moves the KL penalty so that the KL of an answer comes to kl_target (Ziegler et al. 2019, section
     2.2); 'fixed' keeps it at kl_coefficient."""
-    kl_coefficient: float = 0.1
+    kl_coefficient: NonNegativeFloat = 0.1
     """Penalty for each nat of KL to the reference, at first. Our choice, between the 0.15 with a target and the 0.03
     without in the code of Ziegler et al. 2019; rewards vary by 1 there too."""
-    kl_target: float = 6.0
+    kl_target: PositiveFloat = 6.0
     """KL to the reference of a whole answer that the adaptive penalty aims at, in nats; 6 as in the code of
     Ziegler et al. 2019."""
-    gamma: float = 1.0
+    gamma: NonNegativeFloat = 1.0
     """Discount of later rewards; none, as in the code of Ziegler et al. 2019."""
-    lam: float = 0.95
+    lam: NonNegativeFloat = 0.95
     """Lambda of generalised advantage estimation (Schulman et al. 2016); 0.95 as in the code of Ziegler et al. 2019."""
-    clip: float = 0.2
+    clip: PositiveFloat = 0.2
     """How far the policy's ratio may move in a round before its gradient is cut (Schulman et al. 2017, equation 7; 0.2
     was best in its table 1)."""
-    value_clip: float = 0.2
+    value_clip: PositiveFloat = 0.2
     """How far the critic's value may move in a round before its gradient is cut; 0.2 as in the code of Ziegler et al.
     2019."""
-    value_weight: float = 0.1
+    value_weight: NonNegativeFloat = 0.1
     """Weight of the critic's loss beside the policy's; 0.1 as in the code of Ziegler et al. 2019."""
     whiten_rewards: bool = False
     """Scale each round's rewards to unit variance before advantages are computed. Our choice: scores are scaled
     already, and a round's few answers say little of their variance."""
-    no_end_penalty: float = 1.0
+    no_end_penalty: NonNegativeFloat = 1.0
     """Taken from the reward of an answer that was cut off at the limit, in standard deviations of the reward model's
     scores on its training data. Our choice; in the code of Ziegler et al. 2019 it gets -1 instead of its reward."""
-    entropy_weight: float = 0.0
+    entropy_weight: NonNegativeFloat = 0.0
     """Weight of the policy's entropy beside its loss; none, as in the code of Ziegler et al. 2019."""
-    warmup_steps: int = 0
+    warmup_steps: NonNegativeInt = 0
     """Optimiser steps until the peak; none, as in the code of Ziegler et al. 2019."""
-    checkpoint_steps: int = 5
+    checkpoint_steps: PositiveInt = 5
     """Rounds between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
-    accepted_accuracy: float = 0.0
+    accepted_accuracy: NonNegativeFloat = 0.0
     """The reward model's held-out accuracy that the person accepted although it is below the threshold; 0: none."""
-    sampling: Sampling = field(default_factory=lambda: Sampling(min_p=0.0))
+    sampling: Drawing = field(default_factory=lambda: Sampling(min_p=0.0))
     """How answers are drawn. PPO needs the policy's own distribution: temperature as is, no min_p."""
     evaluate: bool = True
     """Check the candidate against the serving policy when training ends."""

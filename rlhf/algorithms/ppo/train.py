@@ -60,6 +60,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from annotation.exports.frozen_rows import PromptRow
+from annotation.jobs.attempt import Stopped
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms import losses
@@ -81,7 +82,7 @@ from rlhf.algorithms.trainer import (
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.jobs.worker import Run, Stopped
+from rlhf.jobs.worker import Run
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling import draw

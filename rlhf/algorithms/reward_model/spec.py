@@ -10,6 +10,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
 from annotation.translation import _
+from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import places_of, strength_word
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (
@@ -115,24 +116,24 @@ class RewardModelSpec(TrainingSpec):
     margin: bool = True
     """Ask for a larger difference where people prefer more strongly: by 1/3, 2/3 or 1 (Touvron et al. 2023, equation 2,
     the smaller margins of table 27)."""
-    centre: float = 0.01
+    centre: NonNegativeFloat = 0.01
     """Weight of the squared sum of a pair's rewards, which keeps rewards about zero (Eisenstein et al. 2023); TRL
     recommends 0.01."""
     annotator_noise: Noise = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' smooths the label by it."""
-    ai_weight: float = 1.0
+    ai_weight: NonNegativeFloat = 1.0
     """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
     people's in RLAIF (Lee et al. 2023)."""
-    batch_size: int = 4
+    batch_size: PositiveInt = 4
     """Comparisons in one forward pass; all pairs of one are in the same batch (Ouyang et al. 2022, section 3.5). Our
     choice, with the learning rates: a hundred comparisons should make some fifty steps."""
-    accumulation: int = 1
+    accumulation: PositiveInt = 1
     """Forward passes in one optimiser step."""
-    epochs: int = 2
+    epochs: PositiveInt = 2
     """Passes over the comparisons; more tends to learn them by heart (Ouyang et al. 2022, appendix C.2, who take one).
     Two are what our learning rates were measured with."""
-    samples: int = 0
+    samples: NonNegativeInt = 0
     """A reward model answers nothing."""
 
     def facts(self) -> Facts:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.translation import _
+from annotation.validation import PositiveInt
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
 from rlhf.jobs.descriptions import (
     Curve,
@@ -110,16 +111,16 @@ class SFTSpec(TrainingSpec):
     weight."""
     source: str = "demonstrations"
     """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
-    epochs: int = 3
+    epochs: PositiveInt = 3
     """Passes over the demonstrations; 3 as Alpaca (Taori et al. 2023), and TRL's default."""
-    batch_size: int = 8
+    batch_size: PositiveInt = 8
     """Demonstrations in one forward pass. Our choice: half of what QLoRA takes (Dettmers et al. 2023, table 9), because
     a few hundred demonstrations should still make a hundred steps."""
-    accumulation: int = 1
+    accumulation: PositiveInt = 1
     """Forward passes in one optimiser step."""
     packing: bool = True
     """Put a batch's demonstrations into rows without padding, each seeing only itself; where the model allows it."""
-    checkpoint_steps: int = 20
+    checkpoint_steps: PositiveInt = 20
     """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
     evaluate: bool = False
     """Check the candidate against the serving policy when training ends."""

@@ -17,6 +17,9 @@ import gradio as gr
 from annotation.backup import safe_copies, targets
 from annotation.database import Database
 from annotation.exports.formats import FORMATS, ONE_FILE
+from annotation.imports.import_process import FROM_HUB
+from annotation.jobs import job_table
+from annotation.jobs.job_queue import JobQueue, JobRequest
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
@@ -24,8 +27,17 @@ from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import _
 from annotation.ui.formatting import moment
 from annotation.ui.markup import paragraph, status, table
-from rlhf.hub import hub_requests, space_upload
-from rlhf.hub.hub_requests import CheckSpace, CheckToken, Errand, MakeSpace, PublishModel, PullModel, PushData, Request
+from rlhf.hub import space_upload
+from rlhf.hub.hub_requests import (
+    REQUESTS,
+    CheckSpace,
+    CheckToken,
+    MakeSpace,
+    PublishModel,
+    PullModel,
+    PushData,
+    Request,
+)
 from rlhf.hub.pull_model import WEIGHTS
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
@@ -37,7 +49,7 @@ from rlhf.tabs.runs import job_cards
 
 # While something that was asked is not done, and while only the safe copies change.
 POLL_SECONDS, RESTING_SECONDS = 1, 15
-SHOWN_ERRANDS = 10
+SHOWN_REQUESTS = 10
 NO_TOKEN = _(
     "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then "
     "start Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” "
@@ -75,8 +87,18 @@ NAMES: Mapping[str, str] = {
     "make-space": _("Create or update a Space"),
     "import": _("Import a dataset"),
 }
-STATES: Mapping[str, str] = {"asked": _("waits"), "doing": _("at work"), "done": _("done"), "failed": _("failed")}
-# Which kinds' newest errand is shown at which form.
+STATES: Mapping[str, str] = {
+    "queued": _("waits"),
+    "running": _("at work"),
+    "cancelling": _("is to stop"),
+    "finished": _("done"),
+    "failed": _("failed"),
+    "cancelled": _("cancelled"),
+}
+# Everything in the Hub's lane that is asked for on a page, imports of the Data tab too.
+HUB_LANE: JobQueue[JobRequest] = JobQueue("hub", {**REQUESTS.kinds, **FROM_HUB.kinds})
+HubJob = job_table.Job[Any]
+# Which kinds' newest job is shown at which form.
 FORMS: Mapping[str, tuple[str, ...]] = {
     "token": ("token",),
     "publish": ("publish",),
@@ -90,22 +112,23 @@ Seen = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
-def errand_card(errand: Errand | None) -> str:
+def request_card(job: HubJob | None) -> str:
     """What became of what was asked at a form last."""
-    if errand is None:
+    if job is None:
         return ""
-    if errand.is_open:
-        state = _("Waits for its turn") if errand.state == "asked" else _("At work")
-        return status(f"{state}: {about(errand)} …")
-    said = status(errand.message, "warning" if errand.state == "failed" else "")
-    found = errand.result.get("findings", [])
+    if job.is_open:
+        waits = job.status == "queued"
+        text = _("Waits for its turn: {what} …") if waits else _("At work: {what} …")
+        return status(text.format(what=about(job)))
+    said = status(job.message, "" if job.status == "finished" else "warning")
+    found = (job.result or {}).get("findings", [])
     return said + (table(("", _("What the check found")), found) if found else "")
 
 
-def about(errand: Errand) -> str:
-    """What an errand is about, in a few words."""
-    name = NAMES[errand.kind]
-    match errand.request:
+def about(job: HubJob) -> str:
+    """What was asked for, in a few words."""
+    name = NAMES[job.kind]
+    match job.spec:
         case PublishModel(revision, repo):
             return _("{name}: {revision} to {repo}").format(name=name, revision=revision, repo=repo)
         case PullModel(address):
@@ -115,8 +138,8 @@ def about(errand: Errand) -> str:
     return name
 
 
-def errands_table(found: Sequence[Errand]) -> str:
-    rows = [(moment(one.created), about(one), one.requested_by, STATES[one.state], one.message or "") for one in found]
+def requests_table(found: Sequence[HubJob]) -> str:
+    rows = [(moment(one.created), about(one), one.requested_by, STATES[one.status], one.message) for one in found]
     headers = (_("When (UTC)"), _("What"), _("Asked by"), _("State"), _("What came of it"))
     return table(headers, rows, _("Nothing has been asked yet."))
 
@@ -188,11 +211,11 @@ def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
 
 
 # ----------------------------------------------------------------------------------------------------------- the Space
-def agreement(checked: Errand | None) -> str:
+def agreement(checked: HubJob | None) -> str:
     """What somebody who makes the checked Space agrees to; empty where it can't be made."""
-    if checked is None or checked.state != "done" or checked.result["errors"]:
+    if checked is None or checked.result is None or checked.result["errors"]:
         return ""
-    asked, found = checked.request, checked.result
+    asked, found = checked.spec, checked.result
     assert isinstance(asked, CheckSpace)
     if found["public"]:
         seen = _("{repo} will be public: everybody can open it and read the program's files and settings.")
@@ -210,9 +233,9 @@ def agreement(checked: Errand | None) -> str:
     return " ".join([_("I agree."), seen.format(repo=asked.repo, setting=found.get("shuts_out")), cost])
 
 
-def valid_check(db: Database) -> Errand | None:
+def valid_check(db: Database) -> HubJob | None:
     """The newest check of a Space, unless one was made since."""
-    latest = hub_requests.newest(db, "check-space", "make-space")
+    latest = REQUESTS.newest(db, "check-space", "make-space")
     return latest if latest is not None and latest.kind == "check-space" else None
 
 
@@ -220,9 +243,9 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
     """The Space of the form, as it was checked and agreed to. Raises UserError where it was not."""
     asked.check()
     checked = valid_check(db)
-    if checked is None or not agreement(checked):
+    if checked is None or checked.result is None or not agreement(checked):
         raise UserError(CHECK_FIRST)
-    if checked.request != asked:
+    if checked.spec != asked:
         raise UserError(STALE)
     if agreed is not True:
         raise UserError(UNAGREED)
@@ -239,7 +262,7 @@ def space_of(*values: Any) -> CheckSpace:
 def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now."""
     db, here = context.db, seen if isinstance(seen, dict) else {}
-    known, held = registry.all_policies(db), context.from_hub is not None
+    known, held = registry.all_policies(db), context.token_held
     checked = valid_check(db)
     agreed = agreement(checked)
     revisions = {one.id: one.revision for one in known}
@@ -250,11 +273,11 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "data": gr.update(choices=[JUDGEMENTS, *run_choices(job_store.recent(db, tuple(trainings())))]),
         "published": gr.update(value=publications_table(registry.publications(db), revisions)),
         "copies": gr.update(value=copies_card(db, os.environ)),
-        "errands": gr.update(value=errands_table(hub_requests.recent(db, SHOWN_ERRANDS))),
+        "requests": gr.update(value=requests_table(HUB_LANE.recent(db, SHOWN_REQUESTS))),
         "agreed": gr.update(visible=bool(agreed), label=agreed, value=False),
         "make": gr.update(interactive=bool(agreed)),
         **{
-            _("said {form}").format(form=form): gr.update(value=errand_card(hub_requests.newest(db, *kinds)))
+            _("said {form}").format(form=form): gr.update(value=request_card(REQUESTS.newest(db, *kinds)))
             for form, kinds in FORMS.items()
         },
     }
@@ -283,7 +306,7 @@ class HubPage:
     def sent(self, context: Context, seen: Any) -> list[Any]:
         """What goes to the browser: what has changed, and when to ask again."""
         changed, marks = view(context, seen)
-        seconds = POLL_SECONDS if hub_requests.any_open(context.db) else RESTING_SECONDS
+        seconds = POLL_SECONDS if HUB_LANE.open(context.db) else RESTING_SECONDS
         return [*(changed.get(name, gr.skip()) for name in self.parts), marks, again(seconds)]
 
 
@@ -312,7 +335,7 @@ def lay_out() -> HubPage:
         with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
             lay_out_space(parts, forms, buttons)
         gr.Markdown(_("### What was asked"))
-        parts["errands"] = html_box()
+        parts["requests"] = html_box()
     gr.Markdown(_("### Published from here"))
     parts["published"] = html_box()
     gr.Markdown(_("### Safe copies"))
@@ -454,26 +477,26 @@ def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
 def asker(page: HubPage, context: Context, request_of: Callable[..., Request]) -> Callable[..., list[Any]]:
     """The handler of a button: ask for what its form says."""
 
-    def ask_errand(annotator: Annotator, seen: Any, *values: Any) -> list[Any]:
-        if context.from_hub is None:
+    def ask_hub(annotator: Annotator, seen: Any, *values: Any) -> list[Any]:
+        if not context.token_held:
             raise UserError(NO_TOKEN)
         request = request_of(*values)
-        waiting = hub_requests.newest(context.db, *hub_requests.OTHERS, state="asked")
-        if waiting is not None and waiting.request == request:
+        waiting = REQUESTS.newest(context.db, status="queued")
+        if waiting is not None and waiting.spec == request:
             raise UserError(_("That has been asked already, and waits for its turn."))
-        hub_requests.ask(context.db, request, annotator.name)
+        REQUESTS.enqueue(context.db, request, annotator.name)
         return page.sent(context, seen)
 
-    return ask_errand
+    return ask_hub
 
 
 def space_form(db: Database, form: Sequence[Any]) -> list[Any]:
     """The Space's fields when the tab is opened: as they were checked last, unless something has been typed."""
-    checked = hub_requests.newest(db, "check-space")
+    checked = REQUESTS.newest(db, "check-space")
     if checked is None or text_in(form[0]).strip():
         return [gr.skip() for _ in form]
-    assert isinstance(checked.request, CheckSpace)
-    told = checked.request
+    assert isinstance(checked.spec, CheckSpace)
+    told = checked.spec
     return [told.repo, told.hardware, told.admins, told.annotators, told.copies, told.model, told.public]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.project import whole
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui import markup
+from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -78,10 +78,10 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             for name, label in COUNTS.items():
                 form[name] = whole_number(label, min_width=220)
         with gr.Row(elem_classes=["fields", "typed"]):
-            for name, (label, low, high) in NUMBERS.items():
-                form[name] = gr.Number(
-                    label=label, info=_("{low:g} to {high:g}").format(low=low, high=high), min_width=220
-                )
+            for name, label in NUMBERS.items():
+                limits = limits_of(hint_at(Rule, [name]))
+                span = _("{low:g} to {high:g}").format(low=limits["ge"], high=limits["le"])
+                form[name] = gr.Number(label=label, info=span, min_width=220)
         with gr.Row():
             save = gr.Button(_("Save the rule"), size="md", scale=0, min_width=160, elem_id="gate-save")
         with gr.Row(elem_classes=["fields", "typed"]):

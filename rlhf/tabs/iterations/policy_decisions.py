@@ -83,7 +83,7 @@ def delete_checkpoints(context: Context, job_id: int) -> str:
     """Delete the checkpoints of a run that ended early. Raises UserError for one that waits or runs."""
     with context.db.transaction():  # nobody resumes it meanwhile
         job = job_store.get(context.db, job_id)
-        if job.status not in job_store.ENDED:
+        if job.is_open:
             raise UserError(
                 _("Job {job_id} is {status} and needs its checkpoints: cancel it first.").format(
                     job_id=job_id, status=job.status

@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import UserError
 from annotation.tabs.components import text_in
 from annotation.translation import _
+from annotation.validation import from_form
 from rlhf.judges import judge_store, openai_client
 from rlhf.judges.judge_store import Backend, Judge
 from rlhf.judges.openai_client import EndpointSettings
@@ -108,16 +109,9 @@ def checked_directory(text: str) -> Path:
 
 def endpoint_settings(values: Values) -> dict[str, Any]:
     """An endpoint's settings. Raises UserError naming the one at fault."""
-    numbers = {name: whole_if_it_can(values[name]) for name in NUMBERS}
+    numbers = from_form({name: values[name] for name in NUMBERS})
     address, model, key = (text_in(values[name]).strip() for name in TEXTS)
-    settings = EndpointSettings(address=address, model=model, key_variable=key, **numbers)
-    openai_client.check(settings)
-    return asdict(settings)
-
-
-def whole_if_it_can(value: Any) -> Any:
-    """What a field for numbers sent; browsers know no difference between 4 and 4.0."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return asdict(openai_client.settings_of({"address": address, "model": model, "key_variable": key, **numbers}))
 
 
 def what_it_is(judge: Judge) -> str:

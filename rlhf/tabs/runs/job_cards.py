@@ -7,12 +7,13 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
 from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, dollars, duration, moment, most_dollars, percent
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
-from rlhf.jobs.job_store import LOST_AFTER_SECONDS, Job
-from rlhf.jobs.rental_store import CLEARED, Rental
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.rental_store import Rental
 from rlhf.models.registry import Policy
 from rlhf.tabs.runs.job_words import SIZE_ON_DISK, about, data_facts, result_facts, spec_facts, spec_text
 
@@ -137,31 +138,31 @@ def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -
     )
 
 
-# What the Hub says of a job, where it says it in another way than people.
-STAGES: Mapping[str, str] = {"COMPLETED": "ended", CLEARED: "ended", "ERROR": "ended"}
+# The Hub's words for a job that has ended there.
+ENDED_THERE = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 
 
 def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     """The rented hardware of a job, what it has cost, and where it is watched on the Hub."""
-    most = _("{dollars} of at most {most_dollars}").format(
-        dollars=dollars(rental.cost), most_dollars=most_dollars(rental.price_per_hour * rental.hours)
+    most = _("about {spent} of at most {most}").format(
+        spent=dollars(rental.cost), most=most_dollars(rental.price_per_hour * rental.hours)
     )
-    state = (
-        _(", {get} for {duration}").format(
-            get=STAGES.get(rental.stage, rental.stage.lower()), duration=duration(rental.seconds)
-        )
-        if rental.stage
-        else ""
-    )
+    if not rental.stage:
+        rented = _("{hardware} at {price} an hour")
+    elif rental.stage in ENDED_THERE:
+        rented = _("{hardware} at {price} an hour, ended for {duration}")
+    else:
+        rented = _("{hardware} at {price} an hour, {stage} for {duration}")
     where = [(_("On the Hub"), rental.url)] if rental.url else []
+    filled = rented.format(
+        hardware=job.flavor,
+        price=dollars(rental.price_per_hour),
+        stage=rental.stage.lower(),
+        duration=duration(rental.seconds),
+    )
     return [
-        (
-            _("Rented"),
-            _("{flavor} at {dollars} an hour{state}").format(
-                flavor=job.flavor, dollars=dollars(rental.price_per_hour), state=state
-            ),
-        ),
-        (_("Spent"), _("about {most}").format(most=most) if rental.hub_job else _("nothing yet")),
+        (_("Rented"), filled),
+        (_("Spent"), most if rental.hub_job else _("nothing yet")),
         *where,
     ]
 

@@ -15,7 +15,6 @@ from annotation.ui.markup import download_button, paragraph
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import check_of, newest_check
-from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
@@ -94,7 +93,7 @@ def files_of(context: Context, job: Job | None, subject: Policy | None) -> RunFi
     if subject is not None:
         size = formatting.size(downloads.bytes_on_disk(context.data_dir, subject))
         return None if subject.deleted else RunFiles(subject.revision, job_cards.delete_question(subject, size), size)
-    if job is None or job.status not in job_store.ENDED:
+    if job is None or job.is_open:
         return None
     count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
     size = formatting.size(count)

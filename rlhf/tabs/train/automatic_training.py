@@ -9,12 +9,12 @@ import gradio as gr
 
 from annotation import store
 from annotation.database import Database
-from annotation.project import whole
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui import markup
+from annotation.validation import whole
 from rlhf.loop import controller
 
 EVERY = _("After so many new judgements")
@@ -34,7 +34,7 @@ def sentence(db: Database, setting: Mapping[str, Any]) -> str:
 
 def save(db: Database, on: bool, every: float | None, method: str) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
-    number = whole(every, EVERY, 1, None)
+    number = whole(every, EVERY, 1)
     if method not in controller.automatic_kinds():
         known = ", or ".join(
             _("by {automatic}").format(automatic=spec.automatic) for spec in controller.automatic_kinds().values()

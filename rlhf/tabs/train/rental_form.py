@@ -156,7 +156,7 @@ def wire(
     def ask_prices(annotator: Annotator) -> str:
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
-        hub_requests.ask(context.db, hub_requests.AskPrices(), annotator.name)
+        hub_requests.REQUESTS.enqueue(context.db, hub_requests.AskPrices(), annotator.name)
         return markup.notice(ASKING)
 
     def ask(annotator: Annotator, flavor: Any, price: Any, hours: Any, payer: Any) -> list[Any]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.project import whole
 from annotation.records import Annotator, Split
 from annotation.tabs.components import QUEUED, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui.markup import paragraph
+from annotation.validation import whole
 from rlhf.submission import form_fields
 from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Preflight
@@ -31,7 +31,7 @@ Values = Callable[[Sequence[Any]], dict[str, Any]]
 def show(form: Form, prospects: Preflight, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
     """The number of the row that is shown, and the row with its loss mask. Raises UserError where none can be shown."""
     chosen: Split = "held-out" if split == "held-out" else "train"
-    wanted = 1 if number is None else whole(number, NUMBER, 1, None)
+    wanted = 1 if number is None else whole(number, NUMBER, 1)
     spec = form_fields.spec_of(form, prospects.model, values)
     shown = prospects.show(spec, chosen, wanted + turn)
     return [1 if shown is None else shown.number, plan_card.shown_card(shown, spec, chosen)]

@@ -382,12 +382,12 @@ def test_what_people_did_beside_judging_is_not_left_behind(
     judge(db, ann, 3)
     safe_copies.back_up(db, data_dir, place, RUN)
 
-    successor = token_process.Keeper(twin, tmp_path / "twin", place, Schedule(), first=True, follow=True)
+    successor = token_process.BackupLoop(twin, tmp_path / "twin", place, Schedule(), first=True, follow=True)
     assert successor.may_begin_again()
     access.add_account(twin, "bob", "annotator", "a long enough password")
     assert not successor.may_begin_again()
     if follow:
-        successor.keep()
+        successor.back_up()
         assert successor.alone, "its copies go aside"
         return
     with pytest.raises(UserError, match=r"has accounts, imports, settings or decisions that no copy"):
@@ -407,8 +407,8 @@ def test_another_place_is_another_matter(db: Database, data_dir: Path, ann: Anno
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert (standing.conflict, standing.problem, standing.judgements_since) == (False, "", 2)
-    assert not token_process.Keeper(db, data_dir, place, Schedule()).alone
-    assert token_process.Keeper(db, data_dir, other, Schedule()).alone
+    assert not token_process.BackupLoop(db, data_dir, place, Schedule()).alone
+    assert token_process.BackupLoop(db, data_dir, other, Schedule()).alone
     assert safe_copies.status(db, "") is None, "nothing is copied any more"
 
 

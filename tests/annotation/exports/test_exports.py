@@ -19,13 +19,17 @@ from typing import Any
 
 import gradio as gr
 import httpx
+import psutil
 import pytest
 
 import app
 from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.exports import export_command, export_files, writing
+from annotation.exports.export_files import EXPORTS, WriteExport
 from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, ExportRequest, Filters, unescape_cell
+from annotation.jobs.job_table import Job
+from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import Prompt, UserError, now
 from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
@@ -459,12 +463,20 @@ print([name for name in ("datasets", "torch", "transformers", "trl", "pyarrow.pa
 # ------------------------------------------------------------------------------------------------------------ the page
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
-    """A data directory of its own, with an admin."""
+    """A data directory of its own, with an admin, and what writes exports."""
     db = open_database(tmp_path / "data")
     judge_all(db)
     access.add_account(db, "kim", "admin", "a long enough password")
+    runner = runner_of(tmp_path / "data")
+    runner.start()
     yield Context(db, tmp_path / "data", BASE_NAME)
+    runner.stop(PATIENCE_SECONDS)
     db.close()
+
+
+def runner_of(data_dir: Path) -> LaneRunner[WriteExport]:
+    """What writes exports in this process."""
+    return LaneRunner(data_dir, EXPORTS, export_files.perform)
 
 
 class Page:
@@ -524,7 +536,7 @@ def test_the_licence_that_is_chosen_or_typed_goes_into_the_command(context: Cont
 
 def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: Path) -> None:
     page = Page(context)
-    policies_, iterations, people, progress, files, _, pulse = page.call("export-open")
+    policies_, iterations, people, progress, files, _, pulse, _ = page.call("export-open")
     assert (policies_["choices"], iterations["choices"]) == (["base"], ["0"])
     assert people["choices"] == ["ann", "bob", "zoe", "kim"]
     assert (progress, resting(pulse)) == ("", True)
@@ -537,12 +549,14 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert "5 rows would be exported" in said
     assert "agreement below the minimum" in said
     assert "--iteration=0 --source=human --min-agreement=0.9" in command
-    progress, _, _, pulse = page.call("export-write", *page.values.values())
+    progress, _, _, pulse, cancel = page.call("export-write", *page.values.values())
     assert not resting(pulse)
     assert "progressbar" in progress
+    assert cancel["visible"]
     with pytest.raises(gr.Error, match="being written already"):
         page.call("export-write", *page.values.values())
-    progress, files, choice, _ = page.finished()
+    progress, files, choice, _, cancel = page.finished()
+    assert not cancel["visible"]
     (made,) = export_files.files(context.data_dir)
     assert f'<a href="exports/{made.name}" download>' in files
     assert "5 rows (" in progress
@@ -550,10 +564,21 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert choice["choices"] == [made.name]
     with zipfile.ZipFile(export_files.find(context.data_dir, made.name)) as packed:
         assert packed.testzip() is None
-    _, files, _, _ = page.call("export-delete", made.name)
+    _, files, *_ = page.call("export-delete", made.name)
     assert "no exports yet" in files
     with pytest.raises(gr.Error, match="no such export"):
         page.call("export-delete", made.name)
+
+
+def test_an_export_is_cancelled_on_the_page(context: Context) -> None:
+    page = Page(context)
+    with pytest.raises(gr.Error, match="No export is being written"):
+        page.call("export-cancel")
+    page.call("export-write", *page.values.values())
+    page.call("export-cancel")
+    progress, *_ = page.finished()
+    assert "It was cancelled." in progress
+    assert export_files.files(context.data_dir) == []
 
 
 @pytest.mark.parametrize("name", ["kto", "csv", "raw"])
@@ -562,7 +587,7 @@ def test_the_page_writes_directories_and_single_files(context: Context, name: st
     said, _, writable = page.count(format=name, container="jsonl")
     assert writable, said
     page.call("export-write", *page.values.values())
-    progress, _, _, _ = page.finished()
+    progress, *_ = page.finished()
     (made,) = export_files.files(context.data_dir)
     assert made.name.startswith(f"{name}-20")
     assert "Wrote " in progress
@@ -593,28 +618,35 @@ def test_an_export_that_failed_says_why_on_the_page(context: Context, monkeypatc
     (context.data_dir / "exports").mkdir()
     (context.data_dir / "exports" / "taken.zip").write_bytes(b"x")
     page.call("export-write", *page.values.values())
-    progress, _, _, _ = page.finished()
+    progress, *_ = page.finished()
     assert "is there already" in progress
 
 
 def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context) -> None:
-    exporter = export_files.Exporter(context.data_dir)
-    exporter.start(ExportRequest())
-    assert exporter.process is not None
-    exporter.process.kill()
-    exporter.process.wait()
-    progress = exporter.progress()
-    assert progress is not None
-    assert progress.state == "failed"
-    assert "ended without finishing" in progress.said
+    export_files.start(context.db, ExportRequest(), "kim")
+    writing_ = wait_until("its start", lambda: (job := newest(context)) and job.status == "running" and job)
+    wait_until("its process", lambda: child_writing(writing_.spec.file)).kill()
+    ended = wait_until("its end", lambda: (job := newest(context)) and not job.is_open and job)
+    assert ended.status == "failed"
+    assert "ended without finishing" in ended.message
     assert export_files.files(context.data_dir) == []
     leftover = context.data_dir / "exports" / ".old.part"
     leftover.write_bytes(b"half")
     os.utime(leftover, (0, 0))
-    exporter.start(ExportRequest("csv"))
+    export_files.start(context.db, ExportRequest("csv"), "kim")
+    wait_until("its end", lambda: (job := newest(context)) and job.status == "finished")
     assert not leftover.exists()
-    exporter.process.wait(PATIENCE_SECONDS)
     assert [entry.name[:4] for entry in export_files.files(context.data_dir)] == ["csv-"]
+
+
+def child_writing(file: str) -> psutil.Process | None:
+    """The process of this one that writes an export."""
+    return next((one for one in psutil.Process().children() if file in " ".join(one.cmdline())), None)
+
+
+def newest(context: Context) -> Job[WriteExport] | None:
+    """The latest export."""
+    return EXPORTS.newest(context.db)
 
 
 def test_the_command_line_that_the_page_shows_is_the_one_that_is_run(context: Context) -> None:

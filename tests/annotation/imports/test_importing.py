@@ -16,15 +16,17 @@ from typing import Any
 
 import gradio as gr
 import httpx
+import psutil
 import pytest
 
 import app
 from annotation import claims, store
 from annotation.database import Database, open_database
-from annotation.imports import commit, importing
-from annotation.imports.import_process import Importer, LocalRun, State
+from annotation.imports import commit, import_process, importing
+from annotation.imports.import_process import HERE, Importer, State
 from annotation.imports.importing import ImportRequest, ImportResult
 from annotation.imports.reading import open_path
+from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import Prompt, UserError
 from annotation.tabs import import_form as tab
 from annotation.tabs.guard import Context
@@ -773,7 +775,16 @@ def test_a_parquet_bomb_ends_in_a_sentence(db: Database, tmp_path: Path) -> None
 
 # ------------------------------------------------------------------------------------------------------------ the page
 @pytest.fixture
-def importer(db: Database) -> Importer:
+def runner(db: Database, data_dir: Path) -> Iterator[None]:
+    """What does imports, as in the web server."""
+    runner = LaneRunner(data_dir, HERE, import_process.perform)
+    runner.start()
+    yield
+    runner.stop(PATIENCE_SECONDS)
+
+
+@pytest.fixture
+def importer(db: Database, runner: None) -> Importer:
     """Runs imports as the page does."""
     return Importer(db)
 
@@ -786,21 +797,21 @@ def ended(importer: Importer) -> State:
 
 def test_the_page_looks_checks_and_imports_in_another_process(db: Database, importer: Importer, tmp_path: Path) -> None:
     path = str(write(tmp_path, [*PAIRS, {"prompt": "<img src=x>", "chosen": "\x1b[2J", "rejected": None}]))
-    importer.start("look", [path], [])
+    importer.start("look", ["--", path], [])
     with pytest.raises(UserError, match="An import is at work"):
-        importer.start("look", [path], [])
+        importer.start("look", ["--", path], [])
     looked = ended(importer)
     assert (looked.status, looked.number) == ("finished", 1)
     assert looked.result["proposed"] == {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
-    importer.start("check", [path], ["--split=0.5"])
+    importer.start("check", ["--", path], ["--split=0.5"])
     checked = ended(importer)
     assert checked.result["counts"]["judged"] == 6
     assert checked.result["import_id"] is None
     assert sizes(db)["prompt"] == 0
-    importer.start("import", [path], ["--by=kim"])
+    importer.start("import", ["--", path], ["--by=kim"])
     assert ended(importer).result["import_id"] == 1
     assert db.value("SELECT requested_by FROM import") == "kim"
-    importer.start("import", [str(tmp_path / "none.csv")], [])
+    importer.start("import", ["--", str(tmp_path / "none.csv")], [])
     failed = ended(importer)
     assert (failed.status, failed.error) == ("failed", f"There is no file {tmp_path / 'none.csv'}. Check the path.")
 
@@ -809,30 +820,29 @@ def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path
     with pytest.raises(UserError, match="No import is at work"):
         importer.cancel()
     path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
-    importer.start("import", [path], [])
+    importer.start("import", ["--", path], [])
     wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
     importer.cancel()
     state = ended(importer)
     assert (state.status, state.error) == ("failed", "The run was cancelled. Nothing was imported.")
     assert sizes(db)["prompt"] == 0
     assert list(db.path.parent.glob("import-*")) == []
-    importer.start("look", [path], [])
+    importer.start("look", ["--", path], [])
     assert ended(importer).status == "finished"
 
 
 def test_a_process_that_dies_is_told(db: Database, importer: Importer, tmp_path: Path) -> None:
     path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
-    importer.start("import", [path], [])
+    importer.start("import", ["--", path], [])
     wait_until("that it is under way", lambda: importer.state.progress, every=0.02)
-    assert isinstance(importer.run, LocalRun)
-    importer.run.process.kill()
+    next(one for one in psutil.Process().children() if path in one.cmdline()).kill()
     assert ended(importer).error == (
         "The run ended unexpectedly (status -9; the log has its last words). Nothing was imported."
     )
 
 
 @pytest.fixture
-def page(db: Database, data_dir: Path) -> gr.Blocks:
+def page(db: Database, data_dir: Path, runner: None) -> gr.Blocks:
     """The Data tab's import part, built as the app builds it, and two people."""
     person(db)
     with db.transaction() as connection:

@@ -8,10 +8,10 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-import app
 from annotation.database import Database
 from annotation.tabs.guard import Context
 from annotation.tabs.polling import again, poll, pulse
+from rlhf.tabs.pages import build_pages
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import ROOT
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def pages(db: Database, data_dir: Path) -> gr.Blocks:
     """All tabs, as the program serves them."""
-    return app.build_pages(Context(db, data_dir, BASE_NAME))
+    return build_pages(Context(db, data_dir, BASE_NAME))
 
 
 def test_nothing_but_pulses_asks_by_itself(pages: gr.Blocks) -> None:

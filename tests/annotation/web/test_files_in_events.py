@@ -13,7 +13,6 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
-from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import app
@@ -21,6 +20,7 @@ from annotation.database import Database, open_database
 from annotation.web import access
 from annotation.web.gradio_allowlist import GradioGuard
 from annotation.web.middleware import ANNOTATOR_KEY
+from rlhf import web_server
 from rlhf.models import registry
 from tests.attack.target import META, SECRET, spellings, ways_in
 from tests.conftest import BASE_NAME
@@ -35,8 +35,7 @@ class Program:
     """The program without a server around it."""
 
     asgi: ASGIApp
-    gradio: ASGIApp
-    """What is behind the door."""
+    door: GradioGuard
     cookie: str
     db: Database
     functions: list[dict[str, Any]]
@@ -62,15 +61,15 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     secret = folder / "secret.txt"
     secret.write_text(SECRET, "utf-8")
     settings = app.Settings(data_dir=folder / "data", workers=False)
-    asgi = app.build_app(settings)
-    route = asgi.routes[-1]
-    assert isinstance(route, Mount)
-    assert isinstance(route.app, GradioGuard)
-    pages: gr.Blocks = route._base_app.get_blocks()  # type: ignore[attr-defined]
+    asgi = web_server.build_app(settings)
+    door = asgi.state.pages.build().app
+    assert isinstance(door, GradioGuard)
+    asgi.state.pages.open(door)
+    pages: gr.Blocks = door.app.get_blocks()  # type: ignore[attr-defined]
     functions = [
         {"id": number, "api_name": block.api_name, "inputs": block.inputs} for number, block in pages.fns.items()
     ]
-    yield Program(asgi, route.app.app, settings.cookie, db, functions, Path(os.environ["GRADIO_TEMP_DIR"]), secret)
+    yield Program(asgi, door, settings.cookie, db, functions, Path(os.environ["GRADIO_TEMP_DIR"]), secret)
     db.close()
 
 
@@ -134,7 +133,7 @@ def test_gradio_itself_takes_no_file_that_was_not_uploaded(program: Program) -> 
     admin = access.authorise(program.db, "kim", "admin")
 
     async def without_door(scope: Scope, receive: Receive, send: Send) -> None:
-        await program.gradio({**scope, ANNOTATOR_KEY: admin}, receive, send)
+        await program.door.app({**scope, ANNOTATOR_KEY: admin}, receive, send)
 
     def files() -> set[Path]:
         return {path for path in program.uploads.rglob("*") if path.is_file() and SECRET in path.read_text("utf-8")}
@@ -174,10 +173,9 @@ def test_of_gradios_own_routes_only_those_that_pages_need_are_open(
     program: Program, monkeypatch: pytest.MonkeyPatch, name: str, expected: set[str]
 ) -> None:
     """A newer Gradio's routes stay closed, and each of today's is looked at here."""
-    mount = program.asgi.routes[-1]  # type: ignore[attr-defined]
     # FastAPI keeps the routes of a router that was included in there.
     routes: list[Any] = []
-    for route in mount.routes:
+    for route in program.door.app.routes:  # type: ignore[attr-defined]
         routes += route.original_router.routes if hasattr(route, "original_router") else [route]
     page = f"page-of-{name}"
     parts = {"session_hash": page, "api_name": "greet", "event_id": "0" * 32, "path_or_url": "/x", "path": "x.js"}
@@ -197,7 +195,7 @@ def test_of_gradios_own_routes_only_those_that_pages_need_are_open(
                     body = {"data": [], "session_hash": page, "fn_index": greet, "event_id": "x"}
                     await client.request(method, path, json=body, params={"session_hash": page})
 
-    monkeypatch.setattr(mount.app, "app", listen)
+    monkeypatch.setattr(program.door, "app", listen)
     asyncio.run(ask_for_each())
     assert len(routes) > 60
     assert reached == expected

@@ -31,6 +31,7 @@ from annotation.web import access
 from annotation.web.middleware import SECURITY_HEADERS, SignIn
 from annotation.web.space import PROXIES
 from rlhf.models import registry
+from rlhf.tabs.pages import build_pages
 from tests.conftest import (
     BASE_NAME,
     act,
@@ -114,7 +115,7 @@ def describe(bare: Site, data_dir: Path) -> Site:
     with bare.client("kim") as client:
         components = {entry["id"]: entry for entry in client.get("/config").json()["components"]}
         dependencies = client.get("/config").json()["dependencies"]
-    roles = {fn._id: fn.fn.required_role for fn in app.build_pages(Context(bare.db, data_dir, BASE_NAME)).fns.values()}
+    roles = {fn._id: fn.fn.required_role for fn in build_pages(Context(bare.db, data_dir, BASE_NAME)).fns.values()}
     functions = [
         {
             "id": entry["id"],
@@ -160,7 +161,7 @@ def judge(client: httpx.Client, card: Call, word: str, **extras: Any) -> Call:
 
 # ------------------------------------------------------------------------------------------------------ every function
 def test_every_registered_function_goes_through_the_guard(site: Site, data_dir: Path) -> None:
-    pages = app.build_pages(Context(site.db, data_dir, BASE_NAME))
+    pages = build_pages(Context(site.db, data_dir, BASE_NAME))
     assert len(pages.fns) == len(site.functions) > 15
     for function in pages.fns.values():
         assert function.fn is not None, f"{function.api_name} runs without a function to guard"

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import app
 from annotation.database import Database, open_database
+from annotation.jobs import job_table
 from annotation.records import UserError
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -208,8 +209,8 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     job_id = machine.submit(QUICK_DPO)
     assert f"{job_id}  dpo       queued" in run("jobs")
     job_store.claim(machine.db, job_id, "w")
-    job_store.report(machine.db, job_id, "w", 1, 6, {"loss": 0.625})
-    job_store.log(machine.db, job_id, "a line of the log")
+    job_table.report(machine.db, job_id, "w", 1, 6, {"loss": 0.625})
+    job_table.log(machine.db, job_id, "a line of the log")
     shown = run("show", str(job_id))
     assert "dpo, running, attempt 1, step 1 of 6" in shown
     assert '"loss": 0.625' in shown
@@ -239,7 +240,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         assert waits in listed
         assert "check it again" not in listed.lower()
     job_store.claim(machine.db, check, "w")
-    job_store.report(machine.db, check, "w", 40, 247, {})
+    job_table.report(machine.db, check, "w", 40, 247, {})
     assert f"Job {check} is checking it: step 40 of 247." in run("gate", "dpo-1")
     for blank in ((), ("--why", " ")):
         assert main(["--data", str(machine.data_dir), "promote", "dpo-1", *blank]) == 2
@@ -311,7 +312,7 @@ def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) 
         said = f"waits: job {second} (supervised training, LoRA, running) and 1 more is ahead."
         wait_until("that it says what is ahead", lambda: said in printed.read_text())
         (waiting,) = [job for job in job_store.queue(machine.db) if job.id != before]
-        assert job_store.finish(machine.db, second, "w", {})
+        assert job_table.finish(machine.db, second, "w", {})
         wait_until("the next one", lambda: f"job {before} (supervised training, LoRA, queued)" in printed.read_text())
         assert job_store.get(machine.db, waiting.id).status == "queued"
         job_store.cancel(machine.db, before)
@@ -359,7 +360,7 @@ def test_a_job_that_a_running_app_takes_is_followed_there(machine: Machine) -> N
         assert job_store.claim(machine.db, job.id, "the app") is not None
         stay_alive(machine.db, job.id)
         wait_until("that it says so", lambda: f"job {job.id} runs in another program" in printed.read_text())
-        job_store.finish(machine.db, job.id, "the app", {"revision": "sft-2"})
+        job_table.finish(machine.db, job.id, "the app", {"revision": "sft-2"})
         assert process.wait(PATIENCE_SECONDS) == 0
     assert '"revision": "sft-2"' in printed.read_text()
 

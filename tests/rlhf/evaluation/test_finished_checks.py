@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.metrics.intervals_and_bias import Estimate
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import finished_checks, newest_check, newest_checks
@@ -38,7 +39,7 @@ def test_the_newest_check_is_the_last_to_end_also_where_an_earlier_one_was_resum
         job_store.claim(db, number, "w")
     for number in (second, first, other):
         assert newest_check(db, "y") is None
-        job_store.finish(db, number, "w", REPORT.to_json())
+        job_table.finish(db, number, "w", REPORT.to_json())
     assert [check.job_id for check in finished_checks(db, "x")] == [first, second]
     found = newest_check(db, "x")
     assert found is not None

@@ -12,6 +12,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
 from annotation.web import access
@@ -58,7 +59,7 @@ def make_candidate(
         db, revision=revision, method="sft", base=BASE_NAME, parent_id=1, job_id=job_id,
         path=f"adapters/{revision}", sha256=directory_sha256(directory),
     )  # fmt: skip
-    job_store.finish(db, job_id, "w", {"revision": revision})
+    job_table.finish(db, job_id, "w", {"revision": revision})
     for prompt in seed_prompts(db, number, "held-out")[-number:]:
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
@@ -92,7 +93,7 @@ def finish_job(db: Database, job_id: int, **changed: Any) -> None:
         "prompts": 40,
         **changed,
     }
-    job_store.finish(db, job_id, "w", result)
+    job_table.finish(db, job_id, "w", result)
 
 
 def people_say(db: Database, count: int, side: str) -> None:
@@ -464,7 +465,7 @@ def come_to_nothing(db: Database, job_id: int, status: str, seconds_ago: float =
         job_store.cancel(db, job_id)
     else:
         job_store.claim(db, job_id, "w")
-        job_store.stop(db, job_id, "w", status, "Memory ran out.")
+        job_table.stop(db, job_id, "w", status, "Memory ran out.")
     let_pass(db, job_id, seconds_ago)
 
 
@@ -573,14 +574,14 @@ def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Data
     assert gate_decisions.check_status(db, made).active
     job_store.claim(db, training, "w")
     assert said_of(db, made) == f"It waits for its check (job {check}, first in the queue, behind job {training})."
-    job_store.stop(db, training, "w", "failed", "")
+    job_table.stop(db, training, "w", "failed", "")
     job_store.claim(db, check, "w")
     assert said_of(db, made) == f"Job {check} is checking it."
-    job_store.report(db, check, "w", 40, 247, {}, "sft-1 answers")
+    job_table.report(db, check, "w", 40, 247, {}, "sft-1 answers")
     assert said_of(db, made) == f"Job {check} is checking it: step 40 of 247."
     job_store.cancel(db, check)
     assert said_of(db, made) == f"Job {check}, its check, is being cancelled."
-    job_store.stop(db, check, "w", "cancelled", "Cancelled.")
+    job_table.stop(db, check, "w", "cancelled", "Cancelled.")
     assert said_of(db, made) == f"Its check (job {check}) was cancelled. Check it again, or resume job {check}."
     assert not gate_decisions.check_status(db, made).active
 
@@ -609,12 +610,12 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
     job_store.claim(db, again, "w")
     before = f"The figures are those of the check before (job {old.job_id})."
     assert said_of(db, made) == f"Job {again} is checking it. {before}"
-    job_store.stop(db, again, "w", "failed", "Memory ran out.")
+    job_table.stop(db, again, "w", "failed", "Memory ran out.")
     assert said_of(db, made).startswith(f"Its check (job {again}) failed: Memory ran out. ")
     assert said_of(db, made).endswith(before)
     job_store.resume(db, again)
     job_store.claim(db, again, "w")
-    job_store.finish(db, again, "w", old.report.to_json())
+    job_table.finish(db, again, "w", old.report.to_json())
     assert said_of(db, made) == ""
 
 
@@ -858,7 +859,7 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
     def train(spec: TrainingSpec, parent: str, kind: Any = "policy") -> Policy:
         job_id = job_submission.submit(db, data_dir, replace(spec, parent=parent), "ann")
         job_store.claim(db, job_id, "w")
-        job_store.finish(db, job_id, "w", {})
+        job_table.finish(db, job_id, "w", {})
         return registry.add(
             db, revision=f"{spec.kind}-{job_id}", method=spec.kind, base=BASE_NAME, job_id=job_id, path="x", kind=kind,
             parent_id=registry.by_revision(db, parent).id, sha256="x",

@@ -23,7 +23,6 @@ from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
 from annotation.records import Claim, Prompt, Sampling, Split, UserError
-from app import answering_problem
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation import resident_worker
@@ -36,6 +35,7 @@ from rlhf.jobs.worker_process import process_tree
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
 from rlhf.models.loading import load_quantised
+from rlhf.web_server import answering_problem
 from tests.conftest import act
 from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, Pace, make_machine, wait_until
 from tests.run_fixtures import hold

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,29 @@ from huggingface_hub import constants
 
 from annotation import claims, store
 from annotation.database import Database
-from annotation.imports.import_process import Importer, State
+from annotation.imports import import_process
+from annotation.imports.import_process import FROM_HUB, HERE, ImportData, Importer, State
+from annotation.jobs import job_table
+from annotation.jobs.attempt import Attempt, Stopped
+from annotation.jobs.job_table import Job
+from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
 from rlhf.hub import hub_requests, push_model, token_process
 from rlhf.hub.hub_requests import (
+    REQUESTS,
     AskPrices,
     CheckSpace,
     CheckToken,
-    Errand,
     Flavor,
-    ImportData,
-    ImportRun,
     MakeSpace,
     PublishModel,
     PullModel,
     PushData,
 )
 from rlhf.hub.token_launcher import HELD, LAUNCHER, PLACE
-from rlhf.hub.token_process import Desk
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.tabs.hub.hub_tab import publications_table
@@ -80,22 +81,27 @@ def hub() -> Iterator[SpaceHub]:
 
 @pytest.fixture
 def with_token(hub: SpaceHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Errands of this process go to that Hub."""
+    """Requests of this process go to that Hub."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + template)
 
 
-def done(db: Database, request: hub_requests.Request) -> Errand:
-    """An errand, asked for and done in this process."""
-    number = hub_requests.ask(db, request, "kim")
-    assert hub_requests.do_next(db, db.path.parent)
-    return hub_requests.get(db, number)
+def runner(data_dir: Path) -> LaneRunner[hub_requests.Request]:
+    """What does the Hub's requests, in this process."""
+    return LaneRunner(data_dir, REQUESTS, hub_requests.perform)
+
+
+def done(db: Database, request: hub_requests.Request) -> Job[Any]:
+    """A request, made and done in this process."""
+    number = REQUESTS.enqueue(db, request, "kim")
+    assert runner(db.path.parent).run_next(db)
+    return REQUESTS.get(db, number)
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
-REQUESTS = [
+EVERY_KIND = [
     CheckToken(),
     AskPrices(),
     PublishModel("dpo-7", "ann/x", False, "mit"),
@@ -103,18 +109,23 @@ REQUESTS = [
     PushData("ann/x", "sft", False, True, "cc-by-4.0"),
     CheckSpace("ann/loop", "cpu-upgrade", "ann", "nobody", "ann/copies", True),
     MakeSpace("ann/loop", price=0.03),
-    ImportData(("--look", "--hub", "--", "ann/x")),
 ]
 
 
 def test_every_kind_comes_back_as_it_was_asked_for_in_the_order_of_asking(db: Database) -> None:
-    numbers = [hub_requests.ask(db, request, "kim") for request in REQUESTS]
-    assert {hub_requests.get(db, number).kind for number in numbers} == set(hub_requests.KINDS)
-    taken = [hub_requests.take(db) for _ in REQUESTS]
-    assert [one.request for one in taken if one is not None] == REQUESTS
-    assert hub_requests.take(db) is None
-    assert [one.id for one in hub_requests.recent(db, 3)] == numbers[:-4:-1]
-    assert hub_requests.any_open(db)
+    numbers = [REQUESTS.enqueue(db, request, "kim") for request in EVERY_KIND]
+    assert {REQUESTS.get(db, number).kind for number in numbers} == set(REQUESTS.kinds)
+    taken = [REQUESTS.claim_next(db, "w") for _ in EVERY_KIND]
+    assert [one.spec for one in taken if one is not None] == EVERY_KIND
+    assert REQUESTS.claim_next(db, "w") is None
+    assert [one.id for one in REQUESTS.recent(db, 3)] == numbers[:-4:-1]
+    assert [one.id for one in REQUESTS.open(db)] == numbers
+
+
+def test_an_import_comes_back_as_it_was_asked_for(db: Database) -> None:
+    asked = ImportData(("--look", "--hub", "--", "ann/x"))
+    assert FROM_HUB.get(db, FROM_HUB.enqueue(db, asked, "kim")).spec == asked
+    assert (asked.form, asked.is_on_hub) == ("look", True)
 
 
 @pytest.mark.parametrize(
@@ -132,18 +143,24 @@ def test_every_kind_comes_back_as_it_was_asked_for_in_the_order_of_asking(db: Da
 )
 def test_what_cannot_be_meant_is_not_recorded(db: Database, request_: hub_requests.Request, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        hub_requests.ask(db, request_, "kim")
-    assert hub_requests.recent(db) == []
+        REQUESTS.enqueue(db, request_, "kim")
+    assert REQUESTS.recent(db, 9) == []
 
 
-def test_what_was_cut_off_is_done_again_but_not_without_end(db: Database) -> None:
-    number = hub_requests.ask(db, CheckToken(), "kim")
-    for _ in range(1 + hub_requests.MOST_REPETITIONS):
-        assert hub_requests.take(db) is not None
-        hub_requests.tell(db, number, {"rows": 1})
-        hub_requests.reopen(db)
-    ended = hub_requests.get(db, number)
-    assert (ended.state, hub_requests.take(db)) == ("failed", None)
+def test_what_was_cut_off_is_done_again_but_not_without_end(db: Database, data_dir: Path) -> None:
+    number = REQUESTS.enqueue(db, CheckToken(), "kim")
+    begun: list[int] = []
+
+    def cut_off(attempt: Attempt, job: Job[Any]) -> JobOutcome:
+        begun.append(job.attempt)
+        attempt.report(1, 2, {}, "half")
+        attempt.terminated.set()
+        raise Stopped
+
+    while LaneRunner(data_dir, REQUESTS, cut_off).run_next(db):
+        assert len(begun) <= 1 + job_table.MOST_REPETITIONS
+    ended = REQUESTS.get(db, number)
+    assert (ended.status, begun) == ("failed", [1, 2, 3])
     assert "interrupted each time" in ended.message
 
 
@@ -152,7 +169,7 @@ def test_a_model_is_pulled_and_published_and_the_record_says_who_asked(
     db: Database, hub: SpaceHub, with_token: None
 ) -> None:
     pulled = done(db, PullModel("bob/adapter"))
-    assert pulled.state == "done", pulled.message
+    assert pulled.status == "finished", pulled.message
     revision = pulled.result["revision"]
     assert f"'{revision}' is in the registry" in pulled.message
     published = done(db, PublishModel(revision, "ann/mine", licence="mit"))
@@ -216,43 +233,49 @@ def test_a_space_is_made_for_no_more_than_was_agreed_to(
     assert made.message.startswith(f"{hub.url}/spaces/ann/loop is made at ")
     assert hub.repos["space", "ann/loop"].secrets == {"HF_TOKEN": "hf_of_the_space"}
     wrong = done(db, CheckSpace("ann/loop", "huge", public=True))
-    assert (wrong.state, wrong.result["errors"]) == ("done", 1)
+    assert (wrong.status, wrong.result["errors"]) == ("finished", 1)
     assert "1 error to be mended first" in wrong.message
 
 
-def test_what_goes_wrong_is_a_sentence_without_the_token_and_the_desk_goes_on(
+def test_what_goes_wrong_is_a_sentence_without_the_token_and_the_runner_goes_on(
     db: Database, data_dir: Path, hub: SpaceHub, with_token: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> None:
         raise ZeroDivisionError(f"with {TOKEN}")
 
     monkeypatch.setattr(push_model, "publish", broken)
-    refused = hub_requests.ask(db, PullModel("bob/nothing"), "kim")
-    bug = hub_requests.ask(db, PublishModel("x", "ann/x"), "kim")
-    last = hub_requests.ask(db, CheckToken(), "kim")
-    Desk(data_dir, partial(hub_requests.do_next, data_dir=data_dir)).start()
-    wait_until("the last", lambda: not hub_requests.get(db, last).is_open)
-    assert "there is no such repository" in hub_requests.get(db, refused).message
-    assert hub_requests.get(db, bug).message.startswith(
-        "An error of Prefloop's own ended it (ZeroDivisionError: with ["
-    )
-    assert hub_requests.get(db, last).state == "done"
-    assert not any(TOKEN in str(row) for row in db.rows("SELECT * FROM errand"))
+    refused = REQUESTS.enqueue(db, PullModel("bob/nothing"), "kim")
+    bug = REQUESTS.enqueue(db, PublishModel("x", "ann/x"), "kim")
+    last = REQUESTS.enqueue(db, CheckToken(), "kim")
+    runner(data_dir).start()
+    wait_until("the last", lambda: not REQUESTS.get(db, last).is_open)
+    assert "there is no such repository" in REQUESTS.get(db, refused).message
+    assert REQUESTS.get(db, bug).message.startswith("An error of Prefloop's own ended it (ZeroDivisionError: with [")
+    assert REQUESTS.get(db, last).status == "finished"
+    assert not any(TOKEN in str(row) for row in db.rows("SELECT * FROM job"))
 
 
-def test_two_desks_do_not_wait_for_each_other(db: Database, data_dir: Path) -> None:
-    begun, release = threading.Event(), threading.Event()
+def test_an_import_and_an_upload_do_not_wait_for_each_other(
+    db: Database, data_dir: Path, with_token: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, quick, release = threading.Event(), threading.Event(), threading.Event()
 
-    def slow(own: Database) -> bool:
+    def slow(*_: Any) -> JobOutcome:
         begun.set()
         release.wait(PATIENCE_SECONDS)
-        return False
+        return JobOutcome("")
 
-    Desk(data_dir, slow).start()
+    def soon(*_: Any) -> JobOutcome:
+        quick.set()
+        return JobOutcome("", {"look": {}})
+
+    monkeypatch.setattr(hub_requests, "perform", slow)
+    monkeypatch.setattr(token_process, "import_data", soon)
+    for one in token_process.runners(data_dir):
+        one.start()
+    REQUESTS.enqueue(db, CheckToken(), "kim")
     assert begun.wait(PATIENCE_SECONDS)
-    assert len(token_process.desks(data_dir)) >= 2
-    quick = threading.Event()
-    Desk(data_dir, lambda own: bool(quick.set())).start()
+    FROM_HUB.enqueue(db, ImportData(("--look", "--hub", "--", "ann/x")), "kim")
     assert quick.wait(PATIENCE_SECONDS)
     release.set()
 
@@ -277,18 +300,18 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         web, holder = program.part("app.py"), program.part("rlhf.hub.token_process")
         assert TOKEN.encode() not in environment_of(web)
         assert f"{HELD}=1".encode() in environment_of(web)
-        number = hub_requests.ask(db, CheckToken(), "kim")
-        wait_until("the errand", lambda: hub_requests.get(db, number).state == "done")
-        assert "The token is ann's" in hub_requests.get(db, number).message
+        number = REQUESTS.enqueue(db, CheckToken(), "kim")
+        wait_until("the answer", lambda: REQUESTS.get(db, number).status == "finished")
+        assert "The token is ann's" in REQUESTS.get(db, number).message
 
-        importer = Importer(db, ImportRun.start)
+        importer = Importer(db, token_held=True)
         source = ["--hub", "--", "ann/secret"]
         importer.start("look", source, [])
         seen = children_until(holder, lambda: importer.state.status != "running")
         look = finished(importer)
         assert look.status == "finished", look.error
         assert look.result["columns"] == ["prompt", "chosen", "rejected"]
-        assert seen, "the import ran in a process of the keeper's"
+        assert seen, "the import ran in a process of the token holder's"
         importer.start("import", source, ["--map=prompt=prompt", "--by=kim"])
         assert finished(importer).result["counts"]["judged"] == 3
         (entry,) = store.imports(db)
@@ -297,20 +320,23 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         assert TOKEN not in program.log.read_text()
         hub.fail("GET", "/api/datasets/", "hang", times=9)
         importer.start("look", source, [])
-        wait_until("its start", lambda: hub_requests.newest(db, "import", state="doing"))
+        wait_until("its start", lambda: FROM_HUB.newest(db, status="running"))
         importer.cancel()
         assert "was cancelled. Nothing was imported" in finished(importer).error
 
         hub.fail("GET", "/api/whoami-v2", "hang", times=9)
-        cut = hub_requests.ask(db, CheckToken(), "kim")
-        wait_until("its start", lambda: hub_requests.get(db, cut).state == "doing")
+        cut = REQUESTS.enqueue(db, CheckToken(), "kim")
+        wait_until("its start", lambda: REQUESTS.get(db, cut).status == "running")
         program.process.send_signal(signal.SIGTERM)
         assert program.process.wait(PATIENCE_SECONDS) == 0
         assert not any(process.is_running() for process in program.family)
         assert "not finished" not in program.log.read_text()
-    assert hub_requests.get(db, cut).state == "doing"
-    hub_requests.reopen(db)
-    assert hub_requests.take(db) is not None
+    left = REQUESTS.get(db, cut)
+    assert (left.status, left.worker) == ("running", None), "left to whoever comes next"
+    job_table.requeue_stale(db, "hub", tuple(REQUESTS.kinds))
+    again = REQUESTS.claim_next(db, "w")
+    assert again is not None
+    assert (again.id, again.attempt) == (cut, 2)
 
 
 def children_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int]:
@@ -327,7 +353,7 @@ def test_what_runs_an_import_with_the_token_keeps_others_from_reading_it(db: Dat
     code = "import ctypes, sys; from rlhf.hub import token_process; from annotation import __main__ as own"
     code += "; own.main = lambda arguments: print(arguments, ctypes.CDLL(None).prctl(3)) or 0"
     code += "; token_process.main(sys.argv[1:])"
-    command = hub_requests.import_command(data_dir, ["--look", "--", "x"])
+    command = token_process.import_command(data_dir, ["--look", "--", "x"])
     given = command[command.index("--data") :]
     done = subprocess.run(
         [sys.executable, "-c", code, *given],
@@ -337,22 +363,23 @@ def test_what_runs_an_import_with_the_token_keeps_others_from_reading_it(db: Dat
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == f"['import', '--data={data_dir}', '--look', '--', 'x'] 0"
+    assert done.stdout.strip() == f"['import', '--data={data_dir}', '--tied', '--look', '--', 'x'] 0"
 
 
 def test_an_import_that_nobody_has_taken_up_ends_when_it_is_cancelled(db: Database) -> None:
     seed_comparisons(db, 1)
-    importer = Importer(db, ImportRun.start)
+    importer = Importer(db, token_held=True)
     importer.start("look", ["--hub", "--", "ann/secret"], [])
     importer.cancel()
     assert "was cancelled" in finished(importer).error
-    assert hub_requests.take(db) is None
+    assert FROM_HUB.claim_next(db, "w") is None
 
 
-def test_a_file_on_this_server_needs_no_errand(db: Database, tmp_path: Path) -> None:
+def test_a_file_on_this_server_needs_nobody_with_a_token(db: Database, data_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"prompt": "Say something."}\n', "utf-8")
-    importer = Importer(db, ImportRun.start)
+    importer = Importer(db, token_held=True)
     importer.start("look", ["--", str(path)], [])
+    assert LaneRunner(data_dir, HERE, import_process.perform).run_next(db)
     assert finished(importer).status == "finished"
-    assert hub_requests.recent(db) == []
+    assert FROM_HUB.recent(db, 9) == []

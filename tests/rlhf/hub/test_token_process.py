@@ -25,7 +25,8 @@ from rlhf.hub import token_launcher
 from rlhf.hub.token_launcher import PLACE, module
 from tests.conftest import act, seed_comparisons
 from tests.fakes.hub_server import HubServer
-from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, free_port, wait_until
+from tests.page_gate import PageGate
 from tests.test_architecture import loaded_by
 
 pytestmark = pytest.mark.slow
@@ -108,14 +109,14 @@ class Page:
 
 @contextmanager
 def running(
-    data_dir: Path, environment: Mapping[str, str], *, wait: bool = True, as_typed: bool = False
+    data_dir: Path, environment: Mapping[str, str], *, wait: bool = True, as_typed: bool = False, port: int = 0
 ) -> Iterator[Program]:
     """Start the program without workers; what is left of it is killed on the way out.
 
-    `as_typed`: by app.py, which loads the pages before it becomes the launcher; else the launcher at once.
+    `as_typed`: by app.py, which becomes the launcher; else the launcher at once.
     """
     log = data_dir.parent / f"log-{time.monotonic_ns()}.txt"
-    flags = ["--no-workers", "--no-browser", "--port", "0", "--data", str(data_dir)]
+    flags = ["--no-workers", "--no-browser", "--port", str(port), "--data", str(data_dir)]
     launcher = [*module("rlhf.hub.token_launcher"), "--data", str(data_dir), "--model", "embedded", "--", *flags]
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -246,6 +247,36 @@ def test_a_keeper_that_dies_is_started_again_and_goes_on_from_what_is_safe(proje
         wait_until("a safe copy of three", lambda: told_safe(page.safety(), 3) == 3, every=0.3)
         assert program.part("rlhf.hub.token_process").pid != first.pid
         assert "two copies" not in page.safety()
+
+
+def test_a_killed_web_server_is_started_again_and_takes_judgements_before_it_has_pages(
+    project: Path, tmp_path: Path
+) -> None:
+    gate = PageGate(tmp_path)
+    told = {"HF_TOKEN": "", PLACE: str(tmp_path / "bucket"), **ONLY_AT_THE_ENDS, **gate.environment}
+    with free_port() as port, running(project, told, as_typed=True, port=port) as program, program.page() as page:
+        card = page.client.post("/annotate/card", json={}).json()
+        assert page.client.get("/config").status_code == 200
+        killed = program.part("app.py")
+        gate.close()
+        killed.kill()
+        program.wait_for_address(starts=2)
+        done = page.client.post("/annotate/judge", json={"nonce": card["nonce"], "act": act("left-clearly")})
+        assert done.json()["saved"], done.text
+        page.judge(2)
+        assert page.client.get("/healthz").json()["pages"] == "starting"
+        waiting = page.client.get("/", headers={"accept": "text/html"})
+        assert waiting.status_code == 503
+        assert "Prefloop is starting" in waiting.text
+        gate.open()
+        assert page.client.get("/config").status_code == 200
+        assert "gradio" in page.client.get("/", headers={"accept": "text/html"}).text
+        assert page.client.get("/healthz").json()["pages"] == "ready"
+        assert gate.loaders() == [killed.pid, program.part("app.py").pid], "only what serves pages loads Gradio, once"
+        program.process.terminate()
+        assert program.process.wait(PATIENCE_SECONDS) == 0
+    assert "died of signal 9" in program.log.read_text()
+    assert stored(project) == 3
 
 
 def test_a_second_program_on_the_same_copies_steps_aside_and_both_pages_say_so(

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from itertools import product
+from operator import attrgetter
 from typing import Any, get_args
 
 import pytest
 
 from annotation.records import Sampling, UserError
+from annotation.validation import describe, hint_at, label_of, read
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import BETAS, DPOSpec, PreferenceLoss
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.gate import Rule
 from rlhf.generation.resident_spec import GenerateSpec
-from rlhf.jobs.job_spec import JobSpec, TrainingSpec, describe, from_json, target_layers, to_json, with_defaults
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, from_row, target_layers, to_json, with_defaults
+from rlhf.judges.openai_client import EndpointSettings
 from rlhf.kinds import KINDS
 
 CHANGED: list[JobSpec] = [
@@ -30,8 +36,9 @@ CHANGED: list[JobSpec] = [
 
 @pytest.mark.parametrize("spec", [*(kind() for kind in KINDS.values()), *CHANGED], ids=repr)
 def test_a_spec_comes_back_from_its_json_as_it_was(spec: JobSpec) -> None:
-    assert from_json(to_json(spec)) == spec
-    assert to_json(from_json(to_json(spec))) == to_json(spec)
+    for read_back in (from_json, from_row):
+        assert read_back(to_json(spec)) == spec
+        assert to_json(read_back(to_json(spec))) == to_json(spec)
 
 
 def test_fields_left_out_keep_their_defaults_and_whole_numbers_pass_for_floats() -> None:
@@ -164,3 +171,75 @@ def test_layers_are_named_by_how_they_end() -> None:
     assert target_layers(SFTSpec()) == ()
     assert target_layers(SFTSpec(lora_targets="attention")) == ("q_proj", "k_proj", "v_proj", "o_proj")
     assert target_layers(SFTSpec(lora_targets="named", lora_layers=" c_attn,mlp.c_proj , ")) == ("c_attn", "mlp.c_proj")
+
+
+# ---------------------------------------------------------------------------------------------------------------- junk
+DEEP: Any = 0
+for _ in range(500):
+    DEEP = [{"deeper": DEEP}]
+JUNK: list[Any] = [
+    *(None, True, False, "", "nan", "x" * 5000, "\u202egnp.exe", "\x07", "\ud800", b"x", [], {}, (), ["x"], {"x": 1}),
+    *(0, 1, -1, 10**400, -(10**400), 0.5, -0.5, 2.0, 1e-320, 1e308, float("nan"), float("inf"), -float("inf"), DEEP),
+]
+
+
+def said_of(kind: type[Any], values: Mapping[str, Any], whole: str) -> str:
+    """The sentence that refuses values; empty where they are taken."""
+    try:
+        read(kind, values, whole)
+    except UserError as refusal:
+        return str(refusal)
+    return ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_junk_in_any_field_is_refused_in_a_sentence_or_is_what_the_field_holds(kind: str) -> None:
+    spec = KINDS[kind]
+    inside = [f"sampling.{entry.name}" for entry in fields(Sampling) if hasattr(spec(), "sampling")]
+    for name, junk in product([*(entry.name for entry in fields(spec)), *inside], JUNK):
+        values = {"sampling": {name.removeprefix("sampling."): junk}} if name in inside else {name: junk}
+        said = said_of(spec, values, "The spec")
+        assert_a_sentence(said, f"'{name}'")
+        if not said:
+            made: Any = read(spec, values, "The spec")
+            found, default = ((attrgetter(name)(one)) for one in (made, spec()))
+            assert type(found) is type(default), f"{name} of {junk!r:.50}"
+            assert found == junk or (name == "sampling" and junk == {})
+            assert from_json(to_json(made)) == made
+
+
+def test_junk_in_the_gates_rule_and_an_endpoint_is_refused_by_the_fields_name() -> None:
+    sound = {"address": "https://api.example.com/v1", "model": "judge-1"}
+    for kind, given in ((Rule, {}), (EndpointSettings, sound)):
+        for name, junk in product([entry.name for entry in fields(kind)], JUNK):
+            said = said_of(kind, {**given, name: junk}, "The whole")
+            assert_a_sentence(
+                said, label_of(hint_at(kind, [name])) or ("" if name in (*sound, "key_variable") else name)
+            )
+
+
+def assert_a_sentence(said: str, name: str) -> None:
+    """Whether it is empty, or one short line that names the field and shows what can't be seen escaped."""
+    if said:
+        assert name in said
+        assert said.isprintable(), said
+        assert said.endswith(".")
+        assert len(said) < 400
+
+
+def test_a_row_of_another_version_says_what_is_not_known_of_it() -> None:
+    with pytest.raises(UserError, match="There is no field 'gone'"):
+        from_row('{"kind": "dpo", "gone": 1}')
+    with pytest.raises(UserError, match='needs a field "kind", one of: generate'):
+        from_row('{"kind": "gone"}')
+    assert from_row('{"kind": "generate", "sampling": {"min_p": 0.2}}') == GenerateSpec(sampling=Sampling(min_p=0.2))
+
+
+def test_what_is_no_json_or_no_kind_is_refused_in_a_sentence() -> None:
+    for text in ("[" * 100_000, '{"kind": "dpo", "seed": ' + "9" * 5000 + "}", '{"kind": []}', '{"kind": {}}', "NaN"):
+        with pytest.raises(UserError, match=r"The spec (is|needs)"):
+            from_json(text)
+
+
+def test_without_a_field_that_has_no_default_it_is_named() -> None:
+    assert said_of(EndpointSettings, {"model": "judge-1"}, "The endpoint") == "The endpoint's 'address' is missing."

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from annotation.database import Database, open_database
+from annotation.jobs import job_table
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -183,7 +184,7 @@ def test_moves_at_once_lose_and_double_nothing(db: Database, data_dir: Path, job
 def test_a_resumed_job_goes_to_the_end_of_the_queue(db: Database, job: int) -> None:
     second = job_store.enqueue(db, SFTSpec(), "bob")
     job_store.claim(db, job, "w")
-    job_store.stop(db, job, "w", "failed", "why")
+    job_table.stop(db, job, "w", "failed", "why")
     job_store.resume(db, job)
     third = job_store.enqueue(db, SFTSpec(), "kim")
     assert waiting(db) == [second, job, third]
@@ -221,7 +222,7 @@ def test_after_memory_ran_out_a_job_waits_with_half_the_batch_and_its_log_says_s
     job = job_store.enqueue(db, BIG, "ann")
     later = job_store.enqueue(db, SFTSpec(), "bob")
     job_store.claim(db, job, "w")
-    job_store.report(db, job, "w", 3, 9, {"loss": 0.5})
+    job_table.report(db, job, "w", 3, 9, {"loss": 0.5})
     assert job_store.requeue_smaller(db, job, "w", "Memory ran out.")
     row = job_store.get(db, job)
     assert row.spec == replace(BIG, batch_size=4, accumulation=4)
@@ -265,7 +266,7 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_when_asked(
     assert not job_store.can_be_halved(job_store.get(db, job)), "it waits"
     job_store.claim(db, job, "w")
     assert not job_store.can_be_halved(job_store.get(db, job)), "it runs"
-    job_store.stop(db, job, "w", status, said)
+    job_table.stop(db, job, "w", status, said)
     assert job_store.can_be_halved(job_store.get(db, job))
     changed = job_store.resume(db, job, half_batch=True)
     assert changed == "Queued again with a smaller batch: batch_size 8 → 4, accumulation 2 → 4."
@@ -291,7 +292,7 @@ def test_what_did_not_end_for_memory_or_has_no_batch_is_not_offered_to_be_halved
 ) -> None:
     job = job_store.enqueue(db, spec, "ann")
     job_store.claim(db, job, "w")
-    job_store.stop(db, job, "w", status, said)
+    job_table.stop(db, job, "w", status, said)
     assert not job_store.can_be_halved(job_store.get(db, job))
     if spec.halved() is None:
         with pytest.raises(UserError, match="no batch that could be halved"):
@@ -303,14 +304,14 @@ def test_a_run_whose_loss_was_no_number_goes_on_with_half_the_learning_rate(db: 
     job = job_store.enqueue(db, DPOSpec(learning_rate=2e-4), "ann")
     for rate, before in ((1e-4, "0.0002 → 0.0001"), (5e-5, "0.0001 → 5e-05")):
         job_store.claim(db, job, "w")
-        job_store.stop(db, job, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
+        job_table.stop(db, job, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
         changed = job_store.resume(db, job)
         assert changed == f"Queued again with half the learning rate: learning_rate {before}."
         assert job_store.get(db, job).spec == DPOSpec(learning_rate=rate)
         assert job_store.get(db, job).message == changed
     assert len(job_store.retries(db, job)) == 2
     job_store.claim(db, job, "w")
-    job_store.stop(db, job, "w", "failed", "The disk is full.")
+    job_table.stop(db, job, "w", "failed", "The disk is full.")
     assert job_store.resume(db, job) == ""
     assert job_store.get(db, job).spec == DPOSpec(learning_rate=5e-5)
 
@@ -318,7 +319,7 @@ def test_a_run_whose_loss_was_no_number_goes_on_with_half_the_learning_rate(db: 
 def test_the_death_of_a_worker_is_told_of_what_it_held_to_the_end(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
     assert not job_store.died(db, job, "other", "It died.")
-    assert job_store.stop(db, job, "w", "lost", "Prefloop was stopped.")
+    assert job_table.stop(db, job, "w", "lost", "Prefloop was stopped.")
     assert job_store.died(db, job, "w", "It was killed."), "a survivor did not know why"
     assert (job_store.get(db, job).status, job_store.get(db, job).message) == ("lost", "It was killed.")
     job_store.resume(db, job)
@@ -340,8 +341,8 @@ def test_only_a_job_that_nobody_has_claimed_since_is_given_up(db: Database, job:
 def test_a_report_writes_progress_metrics_and_heartbeat_together(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
     before = job_store.get(db, job).heartbeat or ""
-    assert job_store.report(db, job, "w", 3, 10, {"loss": 0.5}, "training")
-    assert job_store.report(db, job, "w", 4, 10, {})
+    assert job_table.report(db, job, "w", 3, 10, {"loss": 0.5}, "training")
+    assert job_table.report(db, job, "w", 4, 10, {})
     row = job_store.get(db, job)
     assert (row.step, row.steps, row.message) == (4, 10, "training")
     assert (row.heartbeat or "") > before
@@ -351,7 +352,7 @@ def test_a_report_writes_progress_metrics_and_heartbeat_together(db: Database, j
 def test_after_a_resume_the_last_report_of_a_step_wins(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
     for step, loss in ((1, 0.7), (2, 0.6), (3, 0.5), (2, 0.61), (3, 0.51)):
-        job_store.report(db, job, "w", step, 3, {"loss": loss})
+        job_table.report(db, job, "w", step, 3, {"loss": loss})
     assert job_store.metrics(db, job) == [
         {"step": 1, "loss": 0.7},
         {"step": 2, "loss": 0.61},
@@ -367,7 +368,7 @@ def test_jobs_are_found_by_their_ids_whatever_number_is_asked_for(db: Database, 
 
 def test_the_tail_of_the_log_is_its_last_lines_oldest_first(db: Database, job: int) -> None:
     for number in range(5):
-        job_store.log(db, job, f"line {number}")
+        job_table.log(db, job, f"line {number}")
     assert [line[10:] for line in job_store.log_tail(db, job, 3)] == ["line 2", "line 3", "line 4"]
 
 
@@ -387,16 +388,16 @@ def test_samples_are_kept_by_prompt_and_step_and_the_last_at_a_step_counts(db: D
 
 def test_the_newest_event_tells_whether_a_job_has_said_anything(db: Database, job: int) -> None:
     assert job_store.newest_event(db, job) == 0
-    job_store.log(db, job, "a line")
+    job_table.log(db, job, "a line")
     before = job_store.newest_event(db, job)
-    job_store.log(db, job_store.enqueue(db, DPOSpec(), "ann"), "another job's")
+    job_table.log(db, job_store.enqueue(db, DPOSpec(), "ann"), "another job's")
     assert job_store.newest_event(db, job) == before > 0
 
 
 def test_a_finished_job_keeps_its_result(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
-    job_store.report(db, job, "w", 7, 10, {}, "nearly")
-    assert job_store.finish(db, job, "w", {"revision": "dpo-1"})
+    job_table.report(db, job, "w", 7, 10, {}, "nearly")
+    assert job_table.finish(db, job, "w", {"revision": "dpo-1"})
     row = job_store.get(db, job)
     assert (row.status, row.step, row.message, row.result) == ("finished", 10, "", {"revision": "dpo-1"})
     assert row.finished is not None
@@ -409,39 +410,39 @@ def test_a_worker_whose_job_was_given_to_another_can_change_nothing(db: Database
     assert job_store.mark_lost(db, -1) == [job]
     job_store.resume(db, job)
     job_store.claim(db, job, "new")
-    job_store.report(db, job, "new", 5, 10, {"loss": 0.5})
+    job_table.report(db, job, "new", 5, 10, {"loss": 0.5})
     before = job_store.get(db, job)
 
-    assert not job_store.beat(db, job, "stale")
-    assert not job_store.report(db, job, "stale", 9, 10, {"loss": 99.0})
-    assert not job_store.finish(db, job, "stale", {})
-    assert not job_store.stop(db, job, "stale", "failed", "no")
+    assert not job_table.beat(db, job, "stale")
+    assert not job_table.report(db, job, "stale", 9, 10, {"loss": 99.0})
+    assert not job_table.finish(db, job, "stale", {})
+    assert not job_table.stop(db, job, "stale", "failed", "no")
     assert job_store.get(db, job) == before
     assert job_store.metrics(db, job) == [{"step": 5, "loss": 0.5}]
-    assert job_store.finish(db, job, "new", {})
+    assert job_table.finish(db, job, "new", {})
     assert job_store.get(db, job).attempt == 2
 
 
 # -------------------------------------------------------------------------------------------------------------- cancel
 def test_a_worker_learns_of_its_cancellation_at_its_next_word(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
-    assert job_store.beat(db, job, "w")
+    assert job_table.beat(db, job, "w")
     job_store.cancel(db, job)
     assert job_store.get(db, job).status == "cancelling"
-    assert not job_store.beat(db, job, "w")
-    assert not job_store.report(db, job, "w", 2, 3, {"loss": 0.4})
+    assert not job_table.beat(db, job, "w")
+    assert not job_table.report(db, job, "w", 2, 3, {"loss": 0.4})
     # The checkpoint it now writes holds that step, so the curve must have it.
     assert job_store.metrics(db, job) == [{"step": 2, "loss": 0.4}]
-    assert job_store.stop(db, job, "w", "cancelled", "Cancelled.")
+    assert job_table.stop(db, job, "w", "cancelled", "Cancelled.")
     assert job_store.get(db, job).status == "cancelled"
-    assert not job_store.report(db, job, "w", 3, 3, {"loss": 0.3})
+    assert not job_table.report(db, job, "w", 3, 3, {"loss": 0.3})
 
 
 def test_a_worker_that_is_saving_its_checkpoint_is_not_taken_for_dead(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
     job_store.cancel(db, job)
     fall_silent(db, job)
-    job_store.beat(db, job, "w")
+    job_table.beat(db, job, "w")
     assert job_store.mark_lost(db, HOUR) == []
     fall_silent(db, job)
     assert job_store.mark_lost(db, HOUR) == [job]
@@ -460,7 +461,7 @@ def test_a_queued_job_is_cancelled_at_once_and_an_ended_one_not_at_all(db: Datab
 def test_a_job_that_finished_before_it_saw_the_cancellation_is_finished(db: Database, job: int) -> None:
     job_store.claim(db, job, "w")
     job_store.cancel(db, job)
-    assert job_store.finish(db, job, "w", {"revision": "dpo-1"})
+    assert job_table.finish(db, job, "w", {"revision": "dpo-1"})
     assert job_store.get(db, job).status == "finished"
 
 
@@ -482,19 +483,19 @@ def test_only_a_silent_worker_is_marked_lost(db: Database, job: int) -> None:
     job_store.claim(db, other, "alive")
     for claimed in (job, other):
         fall_silent(db, claimed)
-    job_store.beat(db, other, "alive")
+    job_table.beat(db, other, "alive")
     assert job_store.mark_lost(db, HOUR) == [job]
     assert [job_store.get(db, number).status for number in (job, other, queued)] == ["lost", "running", "queued"]
     assert "Resume" in job_store.get(db, job).message
     assert job_store.mark_lost(db, HOUR) == []
-    assert job_store.LOST_AFTER_SECONDS < 60, "a killed worker is marked lost within a minute"
+    assert job_table.LOST_AFTER_SECONDS < 60, "a killed worker is marked lost within a minute"
 
 
 @pytest.mark.parametrize("status", ["lost", "cancelled", "failed"])
 def test_an_ended_job_goes_back_into_the_queue_with_its_progress(db: Database, job: int, status: str) -> None:
     job_store.claim(db, job, "w")
-    job_store.report(db, job, "w", 4, 9, {"loss": 0.5})
-    job_store.stop(db, job, "w", status, "why")
+    job_table.report(db, job, "w", 4, 9, {"loss": 0.5})
+    job_table.stop(db, job, "w", status, "why")
     job_store.resume(db, job)
     row = job_store.get(db, job)
     assert (row.status, row.step, row.steps, row.worker, row.message) == ("queued", 4, 9, None, "")
@@ -502,7 +503,7 @@ def test_an_ended_job_goes_back_into_the_queue_with_its_progress(db: Database, j
 
 
 def test_a_job_that_is_queued_running_or_finished_can_not_be_resumed(db: Database, job: int) -> None:
-    for step in (lambda: None, lambda: job_store.claim(db, job, "w"), lambda: job_store.finish(db, job, "w", {})):
+    for step in (lambda: None, lambda: job_store.claim(db, job, "w"), lambda: job_table.finish(db, job, "w", {})):
         step()
         status = job_store.get(db, job).status
         with pytest.raises(UserError, match="can't be resumed"):
@@ -514,6 +515,6 @@ def test_active_jobs_are_those_that_have_not_ended_oldest_first(db: Database, jo
     second, other_kind = job_store.enqueue(db, DPOSpec(), "ann"), job_store.enqueue(db, GenerateSpec(), "the program")
     assert [entry.id for entry in job_store.active(db, ("dpo",))] == [job, second]
     job_store.claim(db, job, "w")
-    job_store.finish(db, job, "w", {})
+    job_table.finish(db, job, "w", {})
     assert [entry.id for entry in job_store.active(db, ("dpo", "generate"))] == [second, other_kind]
     assert [entry.id for entry in job_store.recent(db, ("dpo",), 1)] == [second]

@@ -17,7 +17,16 @@ import pytest
 
 from annotation.records import Message, UserError
 from rlhf.judges import openai_client
-from rlhf.judges.openai_client import Endpoint, EndpointError, EndpointSettings, Failure, Halted, Reply, check
+from rlhf.judges.openai_client import (
+    Endpoint,
+    EndpointError,
+    EndpointSettings,
+    Failure,
+    Halted,
+    Reply,
+    check,
+    settings_of,
+)
 from rlhf.judges.rubrics import DEFAULT, messages_for
 from rlhf.judges.verdicts import parse_verdict
 from tests.fakes.chat_server import ChatModel, ChatServer, serving
@@ -441,3 +450,10 @@ def test_settings_that_can_not_work_or_would_leak_are_refused(changes: dict[str,
 def test_without_a_key_any_http_address_will_do() -> None:
     check(replace(SOUND, address="http://judge.example.com/v1", key_variable=""))
     check(replace(SOUND, key_variable="OPENAI_API_KEY", temperature=1, price_in=3))
+
+
+def test_settings_of_rows_and_commands_are_read_as_they_are_given() -> None:
+    given = {"address": SOUND.address, "model": SOUND.model, "temperature": 0, "price_in": 3}
+    assert settings_of(given) == replace(SOUND, key_variable="", temperature=0.0, price_in=3.0)
+    with pytest.raises(UserError, match="There is no field 'modell'"):
+        settings_of({**given, "modell": "tiny"})

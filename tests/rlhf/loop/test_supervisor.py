@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from annotation.database import Database
+from annotation.jobs import job_table
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -141,7 +142,7 @@ def test_a_job_that_another_program_runs_is_waited_for(db: Database, supervisor:
     assert job_store.claim(db, elsewhere, "python -m rlhf run") is not None
     supervisor.start_next()
     assert supervisor.children == {}
-    job_store.finish(db, elsewhere, "python -m rlhf run", {})
+    job_table.finish(db, elsewhere, "python -m rlhf run", {})
     supervisor.start_next()
     assert list(supervisor.children) == [waiting]
 
@@ -149,7 +150,7 @@ def test_a_job_that_another_program_runs_is_waited_for(db: Database, supervisor:
 def test_a_resumed_job_waits_its_turn_and_is_run_again(db: Database, supervisor: Supervisor) -> None:
     ended, other = queue(db), queue(db)
     job_store.claim(db, ended, "w")
-    job_store.stop(db, ended, "w", "cancelled", "Cancelled.")
+    job_table.stop(db, ended, "w", "cancelled", "Cancelled.")
     job_store.resume(db, ended)
     supervisor.start_next()
     assert list(supervisor.children) == [other]
@@ -205,7 +206,7 @@ def test_while_another_program_trains_no_device_is_known_to_be_free(db: Database
     assert job_store.claim(db, elsewhere, "python -m rlhf run") is not None
     two_devices.start_next()
     assert two_devices.children == {}
-    job_store.finish(db, elsewhere, "python -m rlhf run", {})
+    job_table.finish(db, elsewhere, "python -m rlhf run", {})
     two_devices.start_next()
     assert list(two_devices.children) == [waiting]
 

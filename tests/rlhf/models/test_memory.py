@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
@@ -413,7 +414,7 @@ def finish(db: Database, spec: JobSpec, result: dict[str, Any]) -> int:
     """A finished job."""
     job_id = job_store.enqueue(db, spec, "a test")
     assert job_store.claim(db, job_id, "w") is not None
-    assert job_store.finish(db, job_id, "w", result)
+    assert job_table.finish(db, job_id, "w", result)
     return job_id
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields as fields_of
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -62,7 +62,7 @@ def test_a_form_as_it_is_makes_the_default_spec(form: Form) -> None:
 
 @EVERY_FORM
 def test_every_choice_has_words_and_the_default_is_marked(form: Form) -> None:
-    hints = job_spec.types_of(form.spec_type)
+    hints = get_type_hints(form.spec_type)
     for name in form.names:
         choices, allowed = form.choices(name), get_args(hints.get(name, object))
         expected = form.methods if name == "method" else allowed

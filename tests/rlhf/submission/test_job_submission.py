@@ -13,6 +13,7 @@ import pytest
 from annotation import claims, store
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PreferenceRow
+from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import Annotator, UserError
 from annotation.web import access
@@ -76,7 +77,7 @@ def finish_training(db: Database, job_id: int, promoted: bool = True, form: Form
         sha256="x",
         form=form,
     )
-    job_store.finish(db, job_id, "w", {"revision": revision})
+    job_table.finish(db, job_id, "w", {"revision": revision})
     if promoted:
         registry.promote(db, revision, "ann")
     return revision
@@ -302,7 +303,7 @@ def test_a_finished_training_is_checked_once_against_the_serving_policy(
     assert load_snapshot(data_dir, spec.snapshot, FrozenRow) == []
     assert advance(db, data_dir) is None
     job_store.claim(db, check, "w")
-    job_store.stop(db, check, "w", "failed", "why")
+    job_table.stop(db, check, "w", "failed", "why")
     assert advance(db, data_dir) is None, "a check that failed is not repeated for ever"
 
 
@@ -341,7 +342,7 @@ def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_j
     first = advance(db, data_dir)
     assert first is not None
     job_store.claim(db, first, "w")
-    job_store.stop(db, first, "w", "failed", "out of memory")
+    job_table.stop(db, first, "w", "failed", "out of memory")
     assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]
     # Ties change nothing in the data: they start one more training when there are enough of them, and not one a tick.
     judge(10, "tie")
@@ -349,7 +350,7 @@ def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_j
     assert again is not None
     assert snapshots.snapshot_counts(db, spec_of(db, again).snapshot)["left_out"] == {"tie": 10}
     job_store.claim(db, again, "w")
-    job_store.stop(db, again, "w", "failed", "out of memory")
+    job_table.stop(db, again, "w", "failed", "out of memory")
     assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]
 
 

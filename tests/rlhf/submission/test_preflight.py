@@ -11,6 +11,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import UserError, now
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -69,7 +70,7 @@ def made(
     """What a finished job has made, without files."""
     job_id = job_store.enqueue(db, spec, "ann")
     assert job_store.claim(db, job_id, "w") is not None
-    assert job_store.finish(db, job_id, "w", result or {})
+    assert job_table.finish(db, job_id, "w", result or {})
     revision = f"{spec.kind.replace('_', '-')}-{job_id}"
     return registry.add(
         db,

@@ -13,11 +13,12 @@ from annotation import store
 from annotation.backup import safe_copies
 from annotation.backup.targets import DirectoryTarget
 from annotation.database import Database
+from annotation.jobs import job_table
+from annotation.jobs.job_table import Job
 from annotation.records import now
 from annotation.tabs.guard import Context
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.hub import hub_requests
-from rlhf.hub.hub_requests import CheckSpace, CheckToken, ImportRun, MakeSpace, PublishModel, PullModel, PushData
+from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, PublishModel, PullModel, PushData
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
 from rlhf.models import registry
@@ -49,7 +50,7 @@ def context(db: Database, data_dir: Path) -> Context:
             sha256="0" * 64,
         )
     registry.mark_deleted(db, registry.by_revision(db, "dpo-2"), "owner")
-    return Context(db, data_dir, BASE_NAME, from_hub=ImportRun.start)
+    return Context(db, data_dir, BASE_NAME, token_held=True)
 
 
 def built(context: Context) -> gr.Blocks:
@@ -69,11 +70,19 @@ def press(pages: gr.Blocks, name: str, *inputs: Any) -> Any:
     return next(block.fn for block in pages.fns.values() if block.api_name == f"hub-{name}")(OWNER, *inputs)
 
 
-def end(db: Database, message: str, state: hub_requests.State = "done", **result: Any) -> None:
-    """What whoever has the token does with the next errand."""
-    errand = hub_requests.take(db)
-    assert errand is not None
-    hub_requests.finish(db, errand.id, state, message, result)
+def recent(db: Database) -> list[Job[Any]]:
+    """What was asked, the latest first."""
+    return REQUESTS.recent(db, 20)
+
+
+def end(db: Database, message: str, failed: bool = False, **result: Any) -> None:
+    """What whoever has the token does with the next request."""
+    job = REQUESTS.claim_next(db, "w")
+    assert job is not None
+    if failed:
+        job_table.stop(db, job.id, "w", "failed", message)
+    else:
+        job_table.finish(db, job.id, "w", result, message)
 
 
 def shown(context: Context, name: str) -> str:
@@ -87,11 +96,11 @@ def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Bl
         assert getattr(block.fn, "required_role", None) == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
             block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
-    assert hub_requests.recent(context.db) == []
+    assert recent(context.db) == []
 
 
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
-    hub_requests.ask(context.db, PullModel("secret/model"), "owner")
+    REQUESTS.enqueue(context.db, PullModel("secret/model"), "owner")
     demo = built(context)
     sent = str(demo.get_config_file())
     assert "secret" not in sent
@@ -107,7 +116,7 @@ def test_each_form_asks_for_what_it_says_and_is_private_unless_told_otherwise(
     press(pages, "push", {}, "judgements", "ann/data", "sft", False, True, "")
     press(pages, "push", {}, "3", "ann/data", "sft", True, False, "")
     press(pages, "check", {}, *SPACE)
-    assert [one.request for one in reversed(hub_requests.recent(context.db))] == [
+    assert [one.spec for one in reversed(recent(context.db))] == [
         CheckToken(),
         PublishModel("dpo-1", "ann/x", True, "mit"),
         PullModel("ann/x@main", "nf4"),
@@ -115,7 +124,7 @@ def test_each_form_asks_for_what_it_says_and_is_private_unless_told_otherwise(
         PushData("ann/data", "sft", run=3),
         CheckSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat"),
     ]
-    assert {one.requested_by for one in hub_requests.recent(context.db)} == {"owner"}
+    assert {one.requested_by for one in recent(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="has been asked already"):
         press(pages, "check", {}, *SPACE)
     with pytest.raises(gr.Error, match="Choose what to push from the list"):
@@ -130,7 +139,7 @@ def test_the_page_asks_often_while_something_is_open_and_what_came_of_it_is_at_i
     *_, seen, pulse = press(pages, "pull", {}, "ann/x", "")
     assert float(pulse.split()[1]) == tab.POLL_SECONDS
     assert "Waits for its turn: Pull a model: ann/x" in shown(context, "said pull")
-    end(context.db, f"{HOSTILE} was refused", "failed")
+    end(context.db, f"{HOSTILE} was refused", failed=True)
     *sent, seen, pulse = press(pages, "follow", seen)
     assert float(pulse.split()[1]) == tab.RESTING_SECONDS
     changed = [part for part in sent if part != gr.skip()]
@@ -160,14 +169,14 @@ def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context
 
 
 def test_without_a_token_the_tab_says_how_to_get_one_and_asks_for_nothing(context: Context) -> None:
-    without = replace(context, from_hub=None)
+    without = replace(context, token_held=False)
     parts, _ = tab.view(without, {})
     assert not parts["forms"]["visible"]
     for word in ("HF_TOKEN", "hf auth login", "python -m rlhf publish"):
         assert word in parts["held"]["value"]
     with pytest.raises(gr.Error, match="Nobody has a token"):
         press(built(without), "token", {})
-    assert hub_requests.recent(context.db) == []
+    assert recent(context.db) == []
 
 
 def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Blocks, context: Context) -> None:
@@ -188,14 +197,14 @@ def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Bloc
     for words in ("ann/loop will be public", "cpu-upgrade costs $0.03 an hour"):
         assert words in agreed["label"]
     closed = {"public": False, "shuts_out": "PREFLOOP_ANNOTATORS"}
-    told = replace(hub_requests.recent(context.db)[0], result={**hub_requests.recent(context.db)[0].result, **closed})
+    told = replace(recent(context.db)[0], result={**recent(context.db)[0].result, **closed})
     assert "only its owner, or the members of its organisation, can open it, though PREFLOOP_ANN" in tab.agreement(told)
     with pytest.raises(gr.Error, match="Tick that you agree"):
         press(pages, "make", {}, *SPACE, False)
     with pytest.raises(gr.Error, match="Check it again first"):
         press(pages, "make", {}, *SPACE[:-1], False, True)
     press(pages, "make", {}, *SPACE, True)
-    made = hub_requests.recent(context.db)[0].request
+    made = recent(context.db)[0].spec
     assert made == MakeSpace("ann/loop", "cpu-upgrade", copies="ann/copies", public=True, model="ann/chat", price=0.03)
     assert not tab.view(context, {})[0]["make"]["interactive"]
     assert press(pages, "open", "", *SPACE[1:])[-7:] == SPACE, "as it was checked last"

@@ -12,6 +12,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
@@ -71,8 +72,8 @@ def run_job(context: Context, job_id: int, steps: int, total: int = 20) -> None:
     assert job_store.claim(context.db, job_id, "w") is not None
     for step in range(1, steps + 1):
         metrics = {"loss": 1 / step, "rewards/margins": step / 10, "rewards/accuracies": 0.5, "rewards/chosen": 0.1}
-        assert job_store.report(context.db, job_id, "w", step, total, metrics, "Training")
-    job_store.log(context.db, job_id, "step <b>done</b>")
+        assert job_table.report(context.db, job_id, "w", step, total, metrics, "Training")
+    job_table.log(context.db, job_id, "step <b>done</b>")
 
 
 def make_candidate(context: Context) -> Policy:
@@ -95,7 +96,7 @@ def make_candidate(context: Context) -> Policy:
         sha256=directory_sha256(files),
     )
     result = {"train_pairs": 12, "left_out": {"too-long": 2}, "final": {"loss": 0.6125}, "snapshot": spec.snapshot}
-    assert job_store.finish(context.db, job_id, "w", result)
+    assert job_table.finish(context.db, job_id, "w", result)
     return policy
 
 
@@ -119,7 +120,7 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
         "prompts": prompts,
         "seconds": 3.0,
     }
-    assert job_store.finish(context.db, job_id, "e", result)
+    assert job_table.finish(context.db, job_id, "e", result)
     return job_id
 
 
@@ -219,7 +220,7 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
     assert shown["check"] == gr.update(value="Being checked", interactive=False)
     for untrue in ("not been checked", "check it again", "checked yet"):
         assert untrue not in str(shown).lower()
-    job_store.stop(context.db, job_id, "w", "failed", "Memory <b>ran out</b>.")
+    job_table.stop(context.db, job_id, "w", "failed", "Memory <b>ran out</b>.")
     parts, _ = iterations_tab.view(context, None, 0, seen)
     said = (
         f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."

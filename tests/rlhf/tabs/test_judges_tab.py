@@ -12,6 +12,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Feedback, UserError, now
@@ -120,7 +121,7 @@ def test_the_page_warns_of_comparisons_that_wait_for_a_judge_whose_last_job_fail
     assert warning not in tab.view(context, None, {})[0]["standing"]["value"]
     job_id = job_store.enqueue(db, JudgeSpec(judge="local"), "owner")
     job_store.claim(db, job_id, "w")
-    job_store.stop(db, job_id, "w", "failed", "The service is down.")
+    job_table.stop(db, job_id, "w", "failed", "The service is down.")
     assert warning in tab.view(context, None, {})[0]["standing"]["value"]
 
 
@@ -495,7 +496,7 @@ def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context
     press(pages, "start_judged", "remote", {}, 200)
     assert job_store.claim(db, 1, "w") is not None
     say(db, judge, numbers[0], ("first", "second"), job_id=1)
-    job_store.report(db, 1, "w", 1, 4, {"verdicts": 2.0}, "2 of 8 verdicts")
+    job_table.report(db, 1, "w", 1, 4, {"verdicts": 2.0}, "2 of 8 verdicts")
     parts, seen = tab.view(context, "remote", {})
     for words in ("25%", "step 1 of 4", "2 of 8 verdicts", "200 · 20", "0.0006", "what people have judged"):
         assert words in parts["job"]["value"]
@@ -512,7 +513,7 @@ def test_a_job_that_gave_up_says_what_failed(context: Context) -> None:
     job_store.claim(context.db, job_id, "w")
     failed = {"timeout": 7, "unreadable": 3}
     result = {"failed": failed, "gave_up": "10 verdicts failed one after the other.", "left_open": 5}
-    job_store.finish(context.db, job_id, "w", result)
+    job_table.finish(context.db, job_id, "w", result)
     parts, _ = tab.view(context, None, {})
     for words in ("It gave up. 10 verdicts failed", "7 timeout, 3 unreadable", "<dd>5</dd>"):
         assert words in parts["job"]["value"]

@@ -10,6 +10,7 @@ import pytest
 
 from annotation import store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.records import Feedback, Sampling, now
 from annotation.tabs.guard import Context
 from rlhf.generation import playground_store, prompt_sets
@@ -383,7 +384,7 @@ def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(conte
     assert admin.parts["files"]["value"] == ""
     prompt_sets.add_to_draft(prompt_sets.draft_of(context.data_dir, 1), [])
     prompt_sets.publish(context.data_dir, 1, [])
-    job_store.finish(context.db, 1, "w", {"prompts": 3, "answers": 6})
+    job_table.finish(context.db, 1, "w", {"prompts": 3, "answers": 6})
     admin.poll()
     assert '<a href="answers/job-1.jsonl" download>job-1.jsonl</a>' in admin.parts["files"]["value"]
     assert "3 held out from &#x27;test&#x27;" in admin.parts["files"]["value"]

@@ -14,6 +14,7 @@ import pytest
 
 from annotation import store
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.records import UserError, now
 from annotation.tabs.guard import Context
 from annotation.ui import line_plots
@@ -180,7 +181,7 @@ def begin(place: Context, spec: Any = QUICK_SFT, steps: int = 0, total: int = 20
     job_id = job_store.enqueue(place.db, spec, OWNER)
     assert job_store.claim(place.db, job_id, "w") is not None
     for step in range(1, steps + 1):
-        assert job_store.report(place.db, job_id, "w", step, total, {"loss": 1 / step, "grad_norm": 0.5}, "training")
+        assert job_table.report(place.db, job_id, "w", step, total, {"loss": 1 / step, "grad_norm": 0.5}, "training")
     return job_id
 
 
@@ -201,7 +202,7 @@ def make_policy(place: Context, spec: Any = QUICK_SFT, **changes: Any) -> Policy
         path=f"adapters/{revision}",
         **{"sha256": "0", **changes},
     )
-    assert job_store.finish(place.db, job_id, "w", {"checkpoint_bytes": 1500})
+    assert job_table.finish(place.db, job_id, "w", {"checkpoint_bytes": 1500})
     return made
 
 
@@ -371,7 +372,7 @@ def test_only_what_changed_is_sent_again(browser: Browser, place: Context) -> No
     assert browser.text("plots").count("<figure") == 2
     again = browser.do("poll_runs")
     assert {"plots", "samples", "log", "facts", "selector", "cancel", "outcome", "settings"}.isdisjoint(again)
-    job_store.report(place.db, job_id, "w", 4, 20, {"loss": 0.2})
+    job_table.report(place.db, job_id, "w", 4, 20, {"loss": 0.2})
     changed = browser.do("poll_runs")
     assert {"plots", "card"} <= set(changed)
     assert {"facts", "selector", "outcome", "queued", "settings"}.isdisjoint(changed)
@@ -382,7 +383,7 @@ def test_a_closed_page_finds_everything_again_from_another_browser_too(browser: 
     job_id = begin(place, steps=3)
     answer = {"prompt": "Why?", "answer": "So.", "finish_reason": "stop", "tokens": 2}
     job_store.sample(place.db, job_id, 0, [answer])
-    job_store.log(place.db, job_id, "a <b>line</b>")
+    job_table.log(place.db, job_id, "a <b>line</b>")
     browser.open()
     other = browser_of(place).open()
     other.do("poll_runs")
@@ -402,7 +403,7 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     browser.do("run_cancel")
     assert f"Job {job_id} was asked to stop" in browser.text("said")
     assert [job_store.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
-    job_store.stop(place.db, job_id, "w", "cancelled", "Cancelled. Resume goes on from the last checkpoint.")
+    job_table.stop(place.db, job_id, "w", "cancelled", "Cancelled. Resume goes on from the last checkpoint.")
     browser.do("poll_runs")
     assert browser.text("said") == "", "it is not so any more"
     browser.look_at(job_id)
@@ -460,10 +461,10 @@ def test_time_left_counts_only_this_attempt(browser: Browser, place: Context) ->
     job_store.resume(place.db, job_id)
     assert job_store.claim(place.db, job_id, "w2") is not None
     assert job_store.step_times(place.db, job_store.get(place.db, job_id)) == []
-    job_store.report(place.db, job_id, "w2", 5, 20, {"loss": 0.5})
+    job_table.report(place.db, job_id, "w2", 5, 20, {"loss": 0.5})
     browser.do("poll_runs")
     assert "time left: not known yet" in browser.text("card")
-    job_store.report(place.db, job_id, "w2", 6, 20, {"loss": 0.5})
+    job_table.report(place.db, job_id, "w2", 6, 20, {"loss": 0.5})
     browser.do("poll_runs")
     assert re.search(r"about \d+ s left", browser.text("card"))
 
@@ -481,7 +482,7 @@ def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Br
 def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(browser: Browser, place: Context) -> None:
     job_id = begin(place, replace(QUICK_SFT, batch_size=4), steps=2)
     assert browser.open().can("half") is False
-    job_store.stop(place.db, job_id, "w", "failed", "Memory ran out. Close other programs.")
+    job_table.stop(place.db, job_id, "w", "failed", "Memory ran out. Close other programs.")
     browser.do("poll_runs")
     assert (browser.can("resume"), browser.can("half")) == (True, True)
     assert "half as many items in a forward pass" in browser.text("resume_note")
@@ -497,14 +498,14 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(bro
     with pytest.raises(gr.Error, match="can't be resumed"):
         browser.do("run_half")
     job_store.claim(place.db, job_id, "w2")
-    job_store.stop(place.db, job_id, "w2", "failed", "The disk is full.")
+    job_table.stop(place.db, job_id, "w2", "failed", "The disk is full.")
     browser.do("poll_runs")
     assert (browser.can("resume"), browser.can("half")) == (True, False), "half the batch would not help"
 
 
 def test_a_run_that_diverged_says_that_it_would_go_on_more_slowly(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=2)
-    job_store.stop(place.db, job_id, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
+    job_table.stop(place.db, job_id, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
     assert "goes on with half the learning rate" in browser.open().text("resume_note")
     browser.do("run_resume")
     assert "learning_rate 0.005 → 0.0025" in browser.text("said")
@@ -542,7 +543,7 @@ def test_a_check_shows_the_curves_of_the_run_that_made_its_candidate(browser: Br
         "implicit_accuracy": {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40},
         "prompts": 2,
     }
-    assert job_store.finish(place.db, check, "w", result)
+    assert job_table.finish(place.db, check, "w", result)
     browser.do("poll_runs")
     assert "75% (60% to 86%, n = 40)" in browser.text("report")
     browser.look_at(int(made.job_id or 0))
@@ -654,7 +655,7 @@ def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browse
     (directory / "optimizer.pt").write_bytes(b"o" * 2500)
     browser.open()
     assert browser.shown["actions"]["visible"] is False, "it needs them"
-    job_store.stop(place.db, job_id, "w", "cancelled", "Cancelled.")
+    job_table.stop(place.db, job_id, "w", "cancelled", "Cancelled.")
     browser.do("poll_runs")
     assert browser.shown["actions"]["visible"] is True
     assert [name for name in ("promote", "check", "new_run", "merge", "delete") if browser.can(name)] == ["delete"]

@@ -14,6 +14,7 @@ import pytest
 
 from annotation import store
 from annotation.exports.frozen_rows import PreferenceRow
+from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
 from annotation.tabs.guard import Context
@@ -184,7 +185,7 @@ def add_reward(machine: Machine, accuracy: float | None, method: str = "lora") -
     spec = replace(RewardModelSpec(), method="qlora" if method == "qlora" else "lora", lora_r=4)
     job_id = machine.submit(spec)
     assert job_store.claim(machine.db, job_id, "w") is not None
-    assert job_store.finish(machine.db, job_id, "w", {"health": health})
+    assert job_table.finish(machine.db, job_id, "w", {"health": health})
     return registry.add(
         machine.db,
         revision=f"reward-model-{job_id}",
@@ -549,10 +550,10 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
     with pytest.raises(gr.Error, match="Nobody has a token for the Hub here"):
         session.call("ask_to_rent_sft", "t4-small", 0.4, 2, "")
     monkeypatch.setenv(HELD, "1")
-    errand = hub_requests.ask(machine.db, hub_requests.AskPrices(), "kim")
+    asked = hub_requests.REQUESTS.enqueue(machine.db, hub_requests.AskPrices(), "kim")
     flavor = {"name": "t4-small", "label": "Nvidia T4 - small", "price_per_hour": 0.4}
-    hub_requests.take(machine.db)
-    hub_requests.finish(machine.db, errand, "done", "", {"flavors": [flavor]})
+    hub_requests.REQUESTS.claim_next(machine.db, "w")
+    job_table.finish(machine.db, asked, "w", {"flavors": [flavor]})
     assert session.call("list_sft")["choices"] == [("Nvidia T4 - small (t4-small): $0.40 an hour", "t4-small")]
     assert session.call("price_sft", "t4-small")[0] == 0.4
     for wrong in (float("nan"), -1, None, "1"):

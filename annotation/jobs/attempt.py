@@ -1,0 +1,95 @@
+"""One go at a job, for what does it: its heartbeat, how it reports, and whether it is to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from annotation.database import Database
+from annotation.jobs import job_table
+from annotation.jobs.job_table import Job
+
+BEAT_SECONDS: Final = 3.0
+
+
+class Stopped(Exception):
+    """The job was cancelled, taken away, or the program is shutting down."""
+
+
+class Attempt:
+    """One go at a job, for what does it: where the data is, how to report, and whether to stop."""
+
+    def __init__(
+        self, db: Database, data_dir: Path, job: Job[Any], worker: str, terminated: threading.Event | None = None
+    ) -> None:
+        self.db = db
+        self.data_dir = data_dir
+        self.job_id = job.id
+        self.kind = job.kind
+        self.worker = worker
+        self.began = time.monotonic()
+        self._cancelled = threading.Event()
+        self.terminated = terminated or threading.Event()
+        """Set where this process is told to end, or the program that started it is gone."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the job should end as soon as it can."""
+        return self._cancelled.is_set() or self.terminated.is_set()
+
+    def raise_if_stopped(self) -> None:
+        """Raises Stopped where nothing is left to save."""
+        if self.stopped:
+            raise Stopped
+
+    def report(self, step: int, steps: int, metrics: Mapping[str, float], message: str = "") -> None:
+        """Write progress and metrics to the job's row."""
+        if not job_table.report(self.db, self.job_id, self.worker, step, steps, metrics, message):
+            self._cancelled.set()
+
+    def beat(self) -> None:
+        """Say that this worker lives, and learn whether the job was cancelled."""
+        if not job_table.beat(self.db, self.job_id, self.worker):
+            self._cancelled.set()
+
+    def look(self) -> None:
+        """Learn whether the job was cancelled, at the price of a read."""
+        if not job_table.is_wanted(self.db, self.job_id, self.worker):
+            self._cancelled.set()
+
+    def log(self, text: str) -> None:
+        """Add a line to the job's log, in the page and in the program's."""
+        print(text, flush=True)
+        job_table.log(self.db, self.job_id, text)
+
+    def seconds(self) -> float:
+        """Seconds since this worker took the job."""
+        return round(time.monotonic() - self.began, 1)
+
+
+@contextmanager
+def beating(attempt: Attempt) -> Iterator[None]:
+    """Meanwhile say every few seconds that the worker lives."""
+    ended = threading.Event()
+    heart = threading.Thread(target=keep_beating, args=(attempt, ended), daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+
+
+def keep_beating(attempt: Attempt, ended: threading.Event) -> None:
+    """Beat until the job ends."""
+    while not ended.wait(BEAT_SECONDS):
+        try:
+            attempt.beat()
+        except Exception:
+            # A database that is busy or full for a moment must not silence a worker that lives; the next beat tries.
+            traceback.print_exc()

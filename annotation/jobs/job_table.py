@@ -1,0 +1,261 @@
+"""The one table of jobs, whatever their lane: put in, claimed, heard of, ended, cancelled, begun again.
+
+Who does a job claims its row under an id of its own, and can only write to it while the row has that id. So a job has
+one who does it, however many programs look, and one who was thought dead changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from annotation.database import Database
+from annotation.records import UserError, now
+from annotation.translation import _
+
+Lane = Literal["device", "hub", "web"]
+"""Who does a job: a worker on this machine's devices, whoever holds the Hub's token, or the web server."""
+Status = Literal["queued", "running", "cancelling", "cancelled", "finished", "failed", "lost"]
+Spec = TypeVar("Spec")
+
+# Who does a job beats every 3 s; one silent for this long is gone.
+LOST_AFTER_SECONDS: Final = 30.0
+OPEN: Final = ("queued", "running", "cancelling")
+ENDED: Final = ("cancelled", "finished", "failed", "lost")
+AT_WORK: Final = "status IN ('running', 'cancelling')"
+# A job waits where its position puts it; one from before there were positions, where its id does.
+PLACE: Final = "coalesce(position, id)"
+LAST_PLACE: Final = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
+# How often a job is begun again whose doer ended: it may be what ends it.
+MOST_REPETITIONS: Final = 2
+CANCELLED: Final = "It was cancelled."
+INTERRUPTED: Final = "It was interrupted each time that it was begun. Look at the log, then ask again."
+
+
+@dataclass(frozen=True)
+class Job(Generic[Spec]):
+    """A row of work: a frozen spec and how far it has come."""
+
+    id: int
+    kind: str
+    spec: Spec
+    status: str
+    attempt: int
+    worker: str | None
+    requested_by: str
+    created: str
+    started: str | None
+    heartbeat: str | None
+    finished: str | None
+    step: int
+    steps: int
+    message: str
+    result: Mapping[str, Any] | None
+    position: float | None = None
+    """Jobs that wait start in the order of their positions, or ids where there is none."""
+    flavor: str | None = None
+    """The rented hardware that it is for; None for this machine."""
+    lane: str = "device"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it waits or is at work."""
+        return self.status in OPEN
+
+
+def as_job(row: Mapping[str, Any], spec: Spec) -> Job[Spec]:
+    """A row as a record, with its spec read."""
+    result = None if row["result"] is None else json.loads(row["result"])
+    return Job(**{**row, "spec": spec, "result": result})
+
+
+def enqueue(db: Database, lane: Lane, kind: str, spec: str, requested_by: str, flavor: str | None = None) -> int:
+    """Put a job at the end of its queue and return its id; `spec` is JSON, and `flavor` names rented hardware."""
+    with db.transaction():
+        return db.insert(
+            "job",
+            {
+                "lane": lane,
+                "kind": kind,
+                "spec": spec,
+                "status": "queued",
+                "requested_by": requested_by,
+                "created": now(),
+                "flavor": flavor,
+                "position": db.value(f"SELECT {LAST_PLACE}"),
+            },
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ doing it
+def claim(db: Database, job_id: int, worker: str) -> dict[str, Any] | None:
+    """Take a queued job for this worker and return its row; None if it is not queued (any more)."""
+    with db.transaction():
+        return db.row(
+            """UPDATE job SET status = 'running', worker = :worker, attempt = attempt + 1, started = :now,
+                   heartbeat = :now, finished = NULL, message = ''
+               WHERE id = :id AND status = 'queued' RETURNING *""",
+            {"worker": worker, "now": now(), "id": job_id},
+        )
+
+
+def is_wanted(db: Database, job_id: int, worker: str) -> bool:
+    """Whether a job is this worker's, and nobody has cancelled it."""
+    return bool(db.value("SELECT status = 'running' FROM job WHERE id = ? AND worker = ?", (job_id, worker)))
+
+
+def beat(db: Database, job_id: int, worker: str) -> bool:
+    """Say that the worker lives. False when the job was cancelled or is no longer this worker's: stop."""
+    with db.transaction():
+        row = db.row(
+            f"UPDATE job SET heartbeat = ? WHERE id = ? AND worker = ? AND {AT_WORK} RETURNING status",
+            (now(), job_id, worker),
+        )
+    return row is not None and row["status"] == "running"
+
+
+def report(
+    db: Database, job_id: int, worker: str, step: int, steps: int, metrics: Mapping[str, float], message: str = ""
+) -> bool:
+    """Record progress, metrics and a heartbeat in one transaction. False means stop, as in `beat`.
+
+    The step in which a worker learns that it is cancelled is recorded too: the checkpoint it leaves holds that step.
+    """
+    with db.transaction():
+        row = db.row(
+            f"""UPDATE job SET heartbeat = :now, step = :step, steps = :steps,
+                    message = coalesce(nullif(:message, ''), message)
+                WHERE id = :id AND worker = :worker AND {AT_WORK} RETURNING status""",
+            {"now": now(), "step": step, "steps": steps, "message": message, "id": job_id, "worker": worker},
+        )
+        if row is not None and metrics:
+            add_event(db, job_id, "metric", step, dict(metrics))
+    return row is not None and row["status"] == "running"
+
+
+def log(db: Database, job_id: int, text: str) -> None:
+    with db.transaction():
+        add_event(db, job_id, "log", 0, text)
+
+
+def add_event(db: Database, job_id: int, kind: str, step: int, data: Any) -> None:
+    """Append to a job's record."""
+    row = {"job_id": job_id, "kind": kind, "step": step, "data": json.dumps(data), "created": now()}
+    db.insert("event", row)
+
+
+def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any], message: str = "") -> bool:
+    """End a job well. False if it is no longer this worker's; then nothing is written."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                f"""UPDATE job SET status = 'finished', finished = :now, step = steps, result = :result,
+                        message = :message WHERE id = :id AND worker = :worker AND {AT_WORK}""",
+                {"now": now(), "result": json.dumps(result), "message": message, "id": job_id, "worker": worker},
+            ).rowcount
+            == 1
+        )
+
+
+def stop(db: Database, job_id: int, worker: str, status: Status, message: str) -> bool:
+    """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                f"""UPDATE job SET status = :status, finished = :now, message = :message
+                    WHERE id = :id AND worker = :worker AND {AT_WORK}""",
+                {"status": status, "now": now(), "message": message, "id": job_id, "worker": worker},
+            ).rowcount
+            == 1
+        )
+
+
+# ------------------------------------------------------------------------------------------------- ended from outside
+def take_out(db: Database, job_id: int, message: str, unless: str = "0") -> bool:
+    """Take a job out of its queue; False if it does not wait there (any more). `unless`, in SQL, keeps it there."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                f"""UPDATE job SET status = 'cancelled', finished = ?, message = ?
+                    WHERE id = ? AND status = 'queued' AND NOT {unless}""",
+                (now(), message, job_id),
+            ).rowcount
+            == 1
+        )
+
+
+def request_cancel(db: Database, job_id: int, also: str = "0") -> bool:
+    """Ask whoever is at a job to stop; False if nobody is. `also`, in SQL, says when one that waits is asked too."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                f"UPDATE job SET status = 'cancelling' WHERE id = ? AND ({AT_WORK} OR {also})", (job_id,)
+            ).rowcount
+            == 1
+        )
+
+
+def cancel(db: Database, job_id: int) -> None:
+    """End a job that waits; ask one that is at work to stop. Raises UserError where it has ended."""
+    with db.transaction():
+        if not take_out(db, job_id, CANCELLED) and not request_cancel(db, job_id):
+            raise UserError(_("That has ended already, so there is nothing to cancel."))
+
+
+def stale_before(seconds: float = LOST_AFTER_SECONDS) -> str:
+    """Who was last heard of before this moment is gone."""
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+
+
+def take_over(db: Database, job_id: int, worker: str) -> bool:
+    """Go on with a job, as it is, whose doer is silent; whether it was so."""
+    with db.transaction() as connection:
+        return (
+            connection.execute(
+                f"UPDATE job SET worker = ?, heartbeat = ? WHERE id = ? AND {AT_WORK} AND heartbeat < ?",
+                (worker, now(), job_id, stale_before()),
+            ).rowcount
+            == 1
+        )
+
+
+def release(db: Database, job_id: int, worker: str) -> None:
+    """Leave a job to whoever comes next, who need not wait until this worker is known to be silent."""
+    with db.transaction() as connection:
+        connection.execute(
+            f"UPDATE job SET worker = NULL, heartbeat = '' WHERE id = ? AND worker = ? AND {AT_WORK}",
+            (job_id, worker),
+        )
+
+
+def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:
+    """Put jobs back whose doer is gone, to be done from the beginning; not without end.
+
+    One that was to stop has stopped.
+    """
+    gone = f"lane = :lane AND kind IN (SELECT value FROM json_each(:kinds)) AND {AT_WORK} AND heartbeat < :before"
+    values = {
+        "lane": lane,
+        "kinds": json.dumps(list(kinds)),
+        "before": stale_before(),
+        "now": now(),
+        "cancelled": CANCELLED,
+        "interrupted": INTERRUPTED,
+        "most": MOST_REPETITIONS,
+    }
+    if db.row(f"SELECT id FROM job WHERE {gone}", values) is None:  # as nearly always; nothing is written
+        return
+    with db.transaction() as connection:
+        connection.execute(
+            f"""UPDATE job SET worker = NULL, finished = :now,
+                    status = iif(status = 'cancelling', 'cancelled', 'failed'),
+                    message = iif(status = 'cancelling', :cancelled, :interrupted)
+                WHERE {gone} AND (status = 'cancelling' OR attempt > :most)""",
+            values,
+        )
+        connection.execute(
+            f"UPDATE job SET status = 'queued', worker = NULL, step = 0, steps = 0, message = '' WHERE {gone}", values
+        )

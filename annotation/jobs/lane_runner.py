@@ -1,0 +1,127 @@
+"""The loop that does the jobs of a queue one after the other, whatever becomes of them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Generic
+
+from annotation import hub_client
+from annotation.database import Database, open_database
+from annotation.jobs import job_table
+from annotation.jobs.attempt import Attempt, Stopped, beating
+from annotation.jobs.job_queue import JobQueue, Kind
+from annotation.jobs.job_table import CANCELLED, Job
+from annotation.records import UserError
+
+# Between two looks at the queue, and at jobs whose doer may be gone.
+LOOK_SECONDS: Final = 0.25
+SILENCE_SECONDS: Final = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """What came of a job: a sentence, and what the page makes more of."""
+
+    message: str
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class LaneRunner(Generic[Kind]):
+    """One thread that does the jobs of a queue, one after the other.
+
+    `perform` does one; it raises UserError where it can't be done, and Stopped where it was told to stop. At the end
+    of the program it may be cut off wherever it is, so its work must be such that it can be done again.
+    """
+
+    data_dir: Path
+    queue: JobQueue[Kind]
+    perform: Callable[[Attempt, Job[Kind]], JobOutcome]
+    ended: threading.Event = field(default_factory=threading.Event)
+    thread: threading.Thread | None = None
+    current: Attempt | None = None
+    """What it is doing."""
+    looked: float | None = None
+
+    def start(self) -> None:
+        """Begin to look at the queue."""
+        self.thread = threading.Thread(target=self.work, name=f"lane {self.queue.lane}", daemon=True)
+        self.thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Take up nothing more, and give what is at work so long to stop; then it is left to the next runner."""
+        self.ended.set()
+        if self.thread is not None:
+            self.thread.join(seconds)
+        current = self.current
+        if current is not None:  # it does not stop; whatever it does still, it can't write to its job any more
+            release(current)
+
+    def work(self) -> None:
+        """Do what there is, whatever goes wrong, as long as the program runs."""
+        db = open_database(self.data_dir)
+        try:
+            while not self.ended.is_set():
+                try:
+                    if self.run_next(db):
+                        continue
+                except Exception:
+                    logger.error("%s", hub_client.without_tokens(traceback.format_exc()))
+                self.ended.wait(LOOK_SECONDS)
+        finally:
+            db.close()
+
+    def run_next(self, db: Database) -> bool:
+        """Do the job that has waited longest, whatever becomes of it; whether there was one."""
+        if self.looked is None or time.monotonic() - self.looked > SILENCE_SECONDS:
+            self.looked = time.monotonic()
+            job_table.requeue_stale(db, self.queue.lane, tuple(self.queue.kinds))
+        worker = uuid.uuid4().hex
+        job = self.queue.claim_next(db, worker)
+        if job is None:
+            return False
+        self.current = Attempt(db, self.data_dir, job, worker, self.ended)
+        try:
+            with beating(self.current):
+                self.attend(self.current, job)
+        finally:
+            self.current = None
+        return True
+
+    def attend(self, attempt: Attempt, job: Job[Kind]) -> None:
+        """Do a claimed job and record how it ended. An error of our own is raised again once it is recorded."""
+        try:
+            outcome = self.perform(attempt, job)
+        except Stopped:
+            if attempt.terminated.is_set():
+                release(attempt)
+            else:
+                job_table.stop(attempt.db, job.id, attempt.worker, "cancelled", CANCELLED)
+        except UserError as error:
+            job_table.stop(attempt.db, job.id, attempt.worker, "failed", spoken(str(error)))
+        except Exception as error:
+            said = f"An error of Prefloop's own ended it ({type(error).__name__}: {error}). The log has more."
+            job_table.stop(attempt.db, job.id, attempt.worker, "failed", spoken(said))
+            raise
+        else:
+            job_table.finish(attempt.db, job.id, attempt.worker, outcome.result, spoken(outcome.message))
+
+
+def release(attempt: Attempt) -> None:
+    """Leave a job to the next runner."""
+    job_table.release(attempt.db, attempt.job_id, attempt.worker)
+
+
+def spoken(message: str) -> str:
+    """A message in which no token can be."""
+    token = hub_client.token_here()
+    return hub_client.without_tokens(message.replace(token, "[token]") if token else message)

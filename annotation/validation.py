@@ -1,0 +1,205 @@
+"""Values from outside made into frozen dataclasses by pydantic, and its errors into a sentence for a person.
+
+Pydantic is imported when values are read: a worker takes its job's spec from a row, and would begin a tenth of a second
+later with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from reprlib import Repr
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Interval
+
+from annotation.records import PERCENT, UserError
+from annotation.translation import _
+
+if TYPE_CHECKING:
+    from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+
+T = TypeVar("T")
+# A whole number passes for any number; nothing else passes for what it is not.
+CONFIG: Final[ConfigDict] = {
+    "strict": True,
+    "extra": "forbid",
+    "allow_inf_nan": False,
+    "use_attribute_docstrings": True,
+}
+# Numbers that no form means; where there is no other limit.
+ENDLESS: Final = 10**9
+SHORT: Final = Repr()
+SHORT.maxstring = SHORT.maxother = 80
+# What was given, with what can't be seen escaped.
+shown = SHORT.repr
+
+
+# As pydantic's of these names.
+PositiveInt = Annotated[int, Gt(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+
+
+@dataclass(frozen=True)
+class Must:
+    """Marks a type whose values have more to pass than limits; `be` is what a sentence says after 'must be'."""
+
+    passes: Callable[[Any], bool]
+    be: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        from pydantic import AfterValidator
+
+        return AfterValidator(self.passed).__get_pydantic_core_schema__(source, handler)
+
+    def passed(self, value: Any) -> Any:
+        if not self.passes(value):
+            raise ValueError(f"be {self.be}")
+        return value
+
+
+class FromMapping:
+    """Marks a dataclass that is made of a mapping; where fields are strict, pydantic would take instances only."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        schema = handler(source)
+        cast(dict[str, Any], handler.resolve_ref_schema(schema))["strict"] = False
+        return schema
+
+
+def read(kind: type[T], values: Any, whole: str, quote: str = "'") -> T:
+    """Values as a dataclass (or another type), with defaults for what is left out; sentences call it `whole`.
+
+    Raises UserError with the first thing that is wrong.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return cast(T, adapter(cast(Any, kind)).validate_python(values))
+    except ValidationError as error:
+        raise UserError(sentence(error, kind, whole, quote)) from None  # its own text repeats all that was given
+
+
+@cache
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """What checks values of a type: made when it is first needed, because that takes milliseconds."""
+    from pydantic import TypeAdapter, with_config
+
+    if not is_dataclass(kind):
+        return TypeAdapter(kind, config=CONFIG)
+    if not hasattr(kind, "__pydantic_config__"):
+        with_config(CONFIG)(cast(Any, kind))
+    marked: Any = Annotated[kind, FromMapping()]
+    return TypeAdapter(marked)
+
+
+def whole(value: Any, label: str, lowest: int, highest: int | None = None) -> int:
+    """A whole number from a form's field. Raises UserError that names the field."""
+    allowed: Any = Annotated[int, Interval(ge=lowest, le=highest, lt=None if highest else ENDLESS), label]
+    number: int = read(allowed, whole_if_it_can(value), "")
+    return number
+
+
+def whole_if_it_can(value: Any) -> Any:
+    """What a field for numbers sent; browsers know no difference between 4 and 4.0."""
+    return int(value) if isinstance(value, float) and abs(value) < ENDLESS and value.is_integer() else value
+
+
+def from_form(values: Any) -> Any:
+    """What a form sent, with whole numbers where they can be."""
+    return {name: whole_if_it_can(value) for name, value in values.items()} if isinstance(values, Mapping) else values
+
+
+# ------------------------------------------------------------------------------------------------------- the sentence
+def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
+    """The first thing that is wrong: which field, what it must be, and what was given, escaped and shortened."""
+    found = error.errors(include_url=False)[0]
+    problem, path = found["type"], [str(part) for part in found["loc"]]
+    unknown = problem == "unexpected_keyword_argument"
+    hint = hint_at(kind, path[:-1] if unknown else path)
+    if unknown or (hint is kind and is_dataclass(hint)):
+        no = f"There is no field {shown('.'.join(path))}. " if unknown else ""
+        names = (".".join((*path[:-1], entry.name)) for entry in fields(bare(hint)))
+        return f"{no}{whole} has these fields: {', '.join(names)}."
+    label = label_of(hint)
+    if label and bare(hint) is bool:
+        return f"{label}: choose yes or no."
+    if label and get_origin(bare(hint)) is Literal:
+        return f"{label} must be one of: {', '.join(get_args(bare(hint)))}."
+    subject = f"{label}: it" if label else f"{whole}'s {quote}{'.'.join(path)}{quote}"
+    if problem == "missing":
+        return f"{subject} is missing."
+    must = str(found["ctx"]["error"]) if problem == "value_error" else demand(hint, problem)
+    return f"{subject} must {must}{but_is(found['input'], hint)}."
+
+
+def demand(hint: Any, problem: str) -> str:
+    """What a value of a type has to be, after 'must'."""
+    kind, limits, number = bare(hint), limits_of(hint), "a whole number" if bare(hint) is int else "a number"
+    if get_origin(kind) is Literal:
+        return f"be one of {', '.join(map(str, get_args(kind)))}"
+    if is_dataclass(kind):
+        return "be an object"
+    if PERCENT in get_args(hint):
+        return f"be from {100 * limits['ge']:.4g} to {100 * limits['le']:.4g}%"
+    if "ge" in limits and "le" in limits:
+        span = "from {:g} to {:g}" if label_of(hint) else "between {:,} and {:,}"
+        return f"be {number} {span.format(limits['ge'], limits['le'])}"
+    if limits.get("ge"):
+        return f"be {number} from {limits['ge']} up"
+    if problem.endswith("_type"):
+        return f"be of type {kind.__name__}"
+    if problem == "less_than":
+        return f"be below {limits['lt']}"
+    return "be above zero" if "gt" in limits else "not be negative"
+
+
+def but_is(value: Any, hint: Any) -> str:
+    """What was given, for the end of a sentence, unless a field was left empty."""
+    if PERCENT in get_args(hint):
+        sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < ENDLESS
+        return f", not {100 * value:.4g}%" if sound else ""
+    return "" if value is None else f", not {shown(value)}"
+
+
+# ---------------------------------------------------------------------------------------------------------- the types
+@cache
+def hints_of(kind: Any) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, with their marks: limits, and a text that is the field's label."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def hint_at(kind: Any, path: Sequence[str]) -> Any:
+    """The type at the end of a path through dataclasses."""
+    return hint_at(hints_of(bare(kind))[path[0]], path[1:]) if path else kind
+
+
+def bare(hint: Any) -> Any:
+    """A type without its marks."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def label_of(hint: Any) -> str:
+    """The label of a field of this type; empty where it has none."""
+    return _(next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, str)), ""))
+
+
+def limits_of(hint: Any) -> dict[str, Any]:
+    """The limits of a number's type: 'ge', 'gt', 'le', 'lt'."""
+    marked = ((name, getattr(mark, name, None)) for mark in get_args(hint) for name in ("ge", "gt", "le", "lt"))
+    return {name: limit for name, limit in marked if limit is not None}
+
+
+def describe(kind: type[Any]) -> list[tuple[str, Any, str]]:
+    """(field, default, sentence) of a dataclass: the sentence stands below the field in its source, and only there."""
+    sentences: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        if is_dataclass(owner):  # of what is inherited pydantic does not read the source
+            found = adapter(owner).json_schema()["properties"]
+            said = {name: entry["description"] for name, entry in found.items() if "description" in entry}
+            sentences |= {name: " ".join(text.split()) for name, text in said.items()}
+    default = kind()
+    return [(entry.name, getattr(default, entry.name), sentences.get(entry.name, "")) for entry in fields(kind)]

@@ -1,0 +1,303 @@
+"""The web process: database → base model → endpoints and pages behind sign-in → workers → web server. No torch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import weakref
+import webbrowser
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.types import Lifespan
+
+from annotation import api, sqlite, store, web_lane
+from annotation.backup import restoration, safe_copies, targets
+from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_data_directory, open_database
+from annotation.exports import export_files
+from annotation.imports import importing
+from annotation.jobs import job_table
+from annotation.records import UserError, now, seconds_between
+from annotation.translation import _
+from annotation.web import access, connections, middleware, oauth
+from annotation.web.deferred_app import Built, DeferredApp
+from annotation.web.settings import Settings
+from annotation.web.space import LOOPBACK_NAMES, PROXIES
+from rlhf.hub import token_launcher
+from rlhf.jobs import job_store
+from rlhf.jobs.devices import VISIBLE
+from rlhf.jobs.job_spec import kinds
+from rlhf.loop.supervisor import Supervisor
+from rlhf.models import base_model, registry
+from rlhf.models.base_model import BaseModel
+from rlhf.tabs import downloads
+
+# For an import or export that is at work when the program ends, to be told and leave; another program does it again.
+LEAVE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The data directory, ready to be worked on."""
+
+    db: Database
+    model: str
+    held: tuple[object, ...]
+    """Locks, for as long as the program runs."""
+
+
+def build_app(settings: Settings) -> Starlette:
+    """The whole program behind one ASGI app. Raises UserError for what a person has to mend first."""
+    kinds()  # loads them: while the pages' thread loads modules, nothing that serves has to
+    opened, here = open_data(settings), settings.space
+    db = opened.db
+    lent_gpu = here is not None and here.zero_gpu
+    if lent_gpu:
+        os.environ[VISIBLE] = ""  # workers must not look for the GPU that the driver knows of
+    # With a lent GPU nothing keeps answers in stock: the page has a button for that.
+    supervisor = Supervisor(db, settings.data_dir, opened.model, resident=not lent_gpu) if settings.workers else None
+    # Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
+    uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+    pages = DeferredApp(partial(build_pages, opened, settings, uploads))
+    runners = web_lane.runners(settings.data_dir)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        if supervisor is not None:
+            supervisor.start()
+        for runner in runners:
+            runner.start()
+        async with pages.running():
+            yield
+        for runner in runners:
+            await asyncio.to_thread(runner.stop, LEAVE_SECONDS)
+        if supervisor is not None:
+            await asyncio.to_thread(supervisor.stop)
+        clear_uploads()
+
+    app = guarded_app(db, settings, pages, lifespan)
+    clear_uploads = weakref.finalize(app, shutil.rmtree, uploads, ignore_errors=True)
+    app.state.db, app.state.held, app.state.pages = db, opened.held, pages
+    return app
+
+
+def open_data(settings: Settings) -> Opened:
+    """Take the data directory and get ready what is in it. Raises UserError for what a person has to mend first."""
+    fresh = not (settings.data_dir / FILE_NAME).is_file()
+    if fresh and not settings.workers:
+        find_model(settings)  # or nothing is begun
+    in_use = restoration.shared_lock(settings.data_dir)
+    lock = hold_data_directory(settings.data_dir) if settings.workers else None
+    if fresh and settings.workers:
+        find_model(settings)
+    db, here = open_database(settings.data_dir), settings.space
+    if provider_of(settings) is None:
+        refuse_open_door(settings, db)
+    if here is not None:
+        access.follow_rules(db, here.rules)
+    importing.clear_leftovers(db)
+    model = prepare_model(settings, db, known=fresh)
+    if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
+        store.add_prompts(db, importing.starter_prompts())
+    return Opened(db, model, (in_use, lock))
+
+
+def build_pages(opened: Opened, settings: Settings, uploads: Path) -> Built:
+    """What admins and annotators see, made while judgements are taken already."""
+    # Not at the top: Gradio takes seconds to load, and whoever judges does not need it.
+    from annotation.tabs.guard import Context
+    from rlhf.tabs import pages
+
+    db, has_token = opened.db, token_launcher.HELD in os.environ
+    built = pages.build(
+        Context(db, settings.data_dir, opened.model, lambda: answering_problem(db), has_token), settings, uploads
+    )
+    if settings.space is not None and settings.space.zero_gpu:
+        from rlhf.loop import zero_gpu
+
+        zero_gpu.start_up()
+    return built
+
+
+def guarded_app(db: Database, settings: Settings, pages: DeferredApp, lifespan: Lifespan[Starlette]) -> Starlette:
+    """The endpoints, and the pages behind them, with all around them that a request passes."""
+    here, provider = settings.space, provider_of(settings)
+    sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
+    from_hub = [] if here is None or provider is None else oauth.HubSignIn(db, here, provider, sign_in).routes()
+    copies = targets.target_name(os.environ.get(token_launcher.PLACE, "").strip())
+    annotation_api = api.AnnotationApi(
+        db, lambda: answering_problem(db), "" if here is None else safe_copies.NOT_COPIED, copies
+    )
+    app = Starlette(
+        lifespan=lifespan,
+        routes=[
+            Route("/healthz", health_route(settings, db, pages)),
+            *sign_in.routes(),
+            *from_hub,
+            *annotation_api.routes(),
+            *export_files.Downloads(settings.data_dir).routes(),
+            *downloads.ModelDownloads(db, settings.data_dir).routes(),
+            Mount("/", pages),
+        ],
+    )
+    # Each call wraps the ones before it: the last is the first that a request meets.
+    open_paths = (*middleware.OPEN_PATHS, *(route.path for route in from_hub))
+    app.add_middleware(middleware.SignedIn, db=db, cookie=settings.cookie, open_paths=open_paths)
+    app.add_middleware(CORSMiddleware)
+    app.add_middleware(middleware.SameOrigin, hosts=() if here is None else here.hosts)
+    if here is not None:
+        app.add_middleware(middleware.OutOfFrames, address=here.address)
+    app.add_middleware(middleware.KnownHost, names=LOOPBACK_NAMES if settings.on_loopback else (), space=here)
+    app.add_middleware(middleware.SecurityHeaders, frames=() if here is None else (here.framed_by,))
+    return app
+
+
+def provider_of(settings: Settings) -> oauth.Provider | None:
+    """Where people sign in with their account on the Hub; None where they can't."""
+    return None if settings.space is None else oauth.Provider.from_environment(os.environ, settings.space)
+
+
+def answering_problem(db: Database) -> str:
+    """What keeps the answering worker from answering, for people who wait for it; empty while nothing does."""
+    latest = latest_answering_job(db)
+    if latest and latest[0].status in ("failed", "lost"):
+        # Not the reason itself: it may name a policy or a path, which annotators are not to see.
+        return _(
+            "The model can't answer at the moment; it is tried again by itself. Admins find the reason in Iterations."
+        )
+    if latest and latest[0].message.startswith(job_store.TOO_FEW_ANSWERS):
+        return _(
+            "The model gives fewer different answers than a comparison needs; it is tried again by itself. "
+            "Admins can ask for fewer on the Project tab."
+        )
+    beat = latest[0].heartbeat if latest and latest[0].status in ("running", "cancelling") else None
+    if beat is None or seconds_between(beat, now()) > job_table.LOST_AFTER_SECONDS:
+        return _("No model is writing answers at the moment. When one does, they appear here by themselves.")
+    return ""
+
+
+def refuse_open_door(settings: Settings, db: Database) -> None:
+    """Raises UserError where others could reach the server and nobody can sign in with a password."""
+    if settings.on_loopback or access.has_password_accounts(db):
+        return
+    if settings.space is not None:
+        raise UserError(
+            _(
+                "Nobody could sign in to the Space {id}: sign-in with Hugging Face is off. Put `hf_oauth: "
+                "true` between the lines `---` at the top of its README.md."
+            ).format(id=settings.space.id)
+        )
+    raise UserError(
+        _(
+            "Others can reach {host}, and there is no account with a password yet. Make one first: python -m "
+            "annotation accounts add NAME --role admin --data {data_dir}"
+        ).format(host=settings.host, data_dir=settings.data_dir)
+    )
+
+
+def prepare_model(settings: Settings, db: Database, known: bool) -> str:
+    """Get the base model ready and return its name; a server without workers takes the one that is recorded."""
+    recorded = bool(registry.all_policies(db))
+    if not settings.workers and recorded:
+        return registry.by_revision(db, "base").base
+    base = find_model(settings, known or recorded)
+    if base.remark:
+        print(f"{base.name}:{base.remark}", flush=True)
+    return registry.ensure_base(db, base.name).base
+
+
+def find_model(settings: Settings, known: bool = False) -> BaseModel:
+    """The base model; without workers only one that is ready. Raises UserError where there is none that can be used."""
+    if settings.workers:
+        return base_model.prepare(settings.data_dir, settings.model, known)
+    return base_model.present(settings.data_dir, settings.model)
+
+
+def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callable[[Request], Awaitable[Response]]:
+    """`/healthz`: 200 while the database answers and the answering worker, once it runs, is heard of."""
+
+    async def health(request: Request) -> Response:
+        try:
+            latest = await asyncio.to_thread(latest_answering_job, db)
+        except UserError as error:
+            logging.getLogger(__name__).error("%s", error)  # it names a path, which strangers need not know
+            return JSONResponse({"ok": False, "database": "can't be read"}, 503)
+        beat = latest[0].heartbeat if latest and latest[0].status == "running" else None
+        silent = None if beat is None else round(seconds_between(beat, now()), 1)
+        failed = bool(latest) and latest[0].status in ("failed", "lost")
+        fresh = not failed and (silent is None or silent < job_table.LOST_AFTER_SECONDS)
+        ok = not settings.workers or fresh
+        told = {"ok": ok, "database": "ok", "sqlite": sqlite.IN_USE, "worker_silent_seconds": silent}
+        told["pages"] = "ready" if pages.ready else "starting"  # which keeps nobody from judging
+        return JSONResponse(told, 200 if ok else 503)
+
+    return health
+
+
+def latest_answering_job(db: Database) -> list[job_store.Job]:
+    """The job of the answering worker, if there ever was one. Raises UserError where the database can't be read."""
+    with explain_disk_errors(db.path):
+        return job_store.recent(db, ("generate",), 1)
+
+
+# ------------------------------------------------------------------------------------------------------------- serving
+def announce(settings: Settings, db: Database) -> None:
+    """Print where the program runs, and by which SQLite; on loopback open the owner's link where there is a display."""
+    shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{shown_host}:{settings.port}/"
+    print(f"Prefloop runs at {address}", flush=True)
+    if settings.space is not None:
+        print(f"People open {settings.space.address}", flush=True)
+    link = f"{address}signin?token={access.owner_link_token(db)}" if settings.on_loopback else ""
+    if link:
+        print(f"Sign in as the owner (this link works once): {link}", flush=True)
+    print(f"SQLite {sqlite.IN_USE}", flush=True)
+    if sqlite.PROBLEM:
+        print(sqlite.PROBLEM, file=sys.stderr, flush=True)
+    has_display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if link and settings.open_browser and has_display:
+        webbrowser.open(link)
+
+
+def not_an_open_page(record: logging.LogRecord) -> bool:
+    """Keeps the end of open pages' streams out of the log: it is no error that people have a page open at shutdown."""
+    cancelled = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cancelled and "timeout graceful shutdown exceeded" not in record.getMessage()
+
+
+def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
+    """Serve on the bound socket. Open pages keep a stream alive, so shutting down waits for them only so long."""
+    config = uvicorn.Config(
+        app,
+        workers=1,
+        timeout_graceful_shutdown=3,
+        http=connections.PunctualProtocol,
+        limit_concurrency=connections.MAXIMUM,
+        log_level="warning",
+        access_log=False,
+        # Without a proxy in front anybody could claim another address, and so dodge the throttle of the login.
+        proxy_headers=not settings.on_loopback,
+        forwarded_allow_ips=None if settings.space is None else list(PROXIES),
+    )
+    logging.getLogger("uvicorn.error").addFilter(not_an_open_page)
+    announce(settings, app.state.db)
+    server, pages = uvicorn.Server(config), app.state.pages
+    pages.on_failure = lambda: setattr(server, "should_exit", True)
+    server.run(sockets=[listener])
+    if pages.failure is not None:
+        raise pages.failure

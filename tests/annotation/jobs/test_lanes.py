@@ -1,0 +1,270 @@
+"""Jobs of the lanes that no device does: one doer each, progress, cancelled, left behind, done again after a kill."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import psutil
+import pytest
+
+from annotation import web_lane
+from annotation.database import Database, open_database
+from annotation.exports import export_files
+from annotation.exports.export_files import EXPORTS
+from annotation.exports.formats import ExportRequest, Filters
+from annotation.imports import import_process
+from annotation.imports.import_process import HERE, ImportData, Importer
+from annotation.jobs import job_table
+from annotation.jobs.attempt import Attempt, Stopped
+from annotation.jobs.job_queue import JobQueue, JobRequest, named
+from annotation.jobs.job_table import CANCELLED, Job, Lane
+from annotation.jobs.lane_runner import JobOutcome, LaneRunner
+from annotation.records import UserError
+from tests.annotation.exports.test_exports import judge_all
+from tests.machine_fixtures import ROOT, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+class Count(JobRequest):
+    """Something to do."""
+
+    kind: ClassVar[str] = "count"
+
+
+HUB, WEB = (JobQueue(lane, named(Count)) for lane in ("hub", "web"))
+QUEUES: list[JobQueue[Count]] = [HUB, WEB]
+
+
+def waits(attempt: Attempt, job: Job[Count]) -> JobOutcome:
+    """Work that goes on until it is to stop."""
+    attempt.report(1, 2, {}, "half")
+    while not attempt.stopped:
+        attempt.look()
+        time.sleep(0.01)
+    raise Stopped
+
+
+@pytest.fixture
+def started(data_dir: Path, db: Database) -> Iterator[list[LaneRunner[Any]]]:
+    """Runners that are stopped at the end of the test."""
+    runners: list[LaneRunner[Any]] = []
+    yield runners
+    for runner in runners:
+        runner.stop(30)
+
+
+def status_of(db: Database, job_id: int) -> str:
+    return str(db.value("SELECT status FROM job WHERE id = ?", (job_id,)))
+
+
+# -------------------------------------------------------------------------------------------------------------- claims
+def test_of_two_runners_one_gets_a_job(db: Database, data_dir: Path) -> None:
+    jobs = [WEB.enqueue(db, Count(), "kim") for _ in range(40)]
+    done: list[int] = []
+    together = threading.Barrier(4)
+
+    def note(attempt: Attempt, job: Job[Count]) -> JobOutcome:
+        done.append(job.id)
+        return JobOutcome("done")
+
+    def run() -> None:
+        own = open_database(data_dir)  # as another process would, with a lock of its own
+        runner = LaneRunner(data_dir, WEB, note)
+        together.wait()
+        while runner.run_next(own):
+            pass
+        own.close()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(done) == Counter(jobs)
+    assert {(job.status, job.attempt) for job in WEB.recent(db, 99)} == {("finished", 1)}
+
+
+def test_a_runner_does_its_own_lane_and_kinds_only(db: Database, data_dir: Path) -> None:
+    others = [HUB.enqueue(db, Count(), "kim"), HERE.enqueue(db, ImportData(("--",)), "kim")]
+    assert not LaneRunner(data_dir, WEB, waits).run_next(db)
+    assert [status_of(db, one) for one in others] == ["queued", "queued"]
+    with pytest.raises(UserError, match="There is no job"):
+        WEB.get(db, others[0])
+
+
+def test_who_was_thought_gone_changes_nothing_any_more(db: Database) -> None:
+    job_id = WEB.enqueue(db, Count(), "kim")
+    assert WEB.claim_next(db, "first") is not None
+    job_table.release(db, job_id, "first")
+    job_table.requeue_stale(db, "web", ("count",))
+    assert WEB.claim_next(db, "second") is not None
+    assert not job_table.finish(db, job_id, "first", {"by": "first"})
+    assert not job_table.beat(db, job_id, "first")
+    assert not job_table.is_wanted(db, job_id, "first")
+    assert job_table.is_wanted(db, job_id, "second")
+    assert job_table.finish(db, job_id, "second", {"by": "second"}, "There.")
+    ended = WEB.get(db, job_id)
+    assert (ended.result, ended.message, ended.attempt) == ({"by": "second"}, "There.", 2)
+
+
+def test_one_who_is_heard_of_keeps_its_job(db: Database) -> None:
+    job_id = HUB.enqueue(db, Count(), "kim")
+    assert HUB.claim_next(db, "w") is not None
+    job_table.requeue_stale(db, "hub", ("count",))
+    assert status_of(db, job_id) == "running"
+
+
+# -------------------------------------------------------------------------------------------------------------- cancel
+@pytest.mark.parametrize("queue", QUEUES, ids=["hub", "web"])
+def test_a_job_is_cancelled_while_it_waits_and_while_it_is_done(
+    db: Database, data_dir: Path, queue: JobQueue[Count], started: list[LaneRunner[Any]]
+) -> None:
+    waiting = queue.enqueue(db, Count(), "kim")
+    job_table.cancel(db, waiting)
+    assert queue.get(db, waiting).message == CANCELLED
+    at_work = queue.enqueue(db, Count(), "kim")
+    started.append(LaneRunner(data_dir, queue, waits))
+    started[0].start()
+    wait_until("its progress", lambda: queue.get(db, at_work).message == "half")
+    job_table.cancel(db, at_work)
+    wait_until("its end", lambda: not queue.get(db, at_work).is_open)
+    ended = queue.get(db, at_work)
+    assert (ended.status, ended.message, ended.step, ended.steps) == ("cancelled", CANCELLED, 1, 2)
+    for job_id in (waiting, at_work):
+        with pytest.raises(UserError, match="has ended already"):
+            job_table.cancel(db, job_id)
+
+
+def test_one_that_was_to_stop_when_its_runner_ended_is_cancelled(db: Database) -> None:
+    job_id = HUB.enqueue(db, Count(), "kim")
+    assert HUB.claim_next(db, "w") is not None
+    job_table.cancel(db, job_id)
+    job_table.release(db, job_id, "w")
+    job_table.requeue_stale(db, "hub", ("count",))
+    ended = HUB.get(db, job_id)
+    assert (ended.status, ended.message) == ("cancelled", CANCELLED)
+    assert ended.finished is not None
+
+
+@pytest.mark.parametrize("lane", ["hub", "web"])
+def test_a_runner_that_is_stopped_leaves_its_job_to_the_next(
+    db: Database, data_dir: Path, lane: Lane, started: list[LaneRunner[Any]]
+) -> None:
+    queue = JobQueue(lane, named(Count))
+    job_id = queue.enqueue(db, Count(), "kim")
+    first = LaneRunner(data_dir, queue, waits)
+    first.start()
+    wait_until("its progress", lambda: queue.get(db, job_id).message == "half")
+    first.stop(30)
+    assert status_of(db, job_id) == "running"
+    started.append(LaneRunner(data_dir, queue, lambda attempt, job: JobOutcome(f"at the attempt {job.attempt}")))
+    started[0].start()
+    wait_until("the next", lambda: queue.get(db, job_id).message == "at the attempt 2")
+
+
+# ------------------------------------------------------------------------------------------- the web server's own lane
+FILTERS = Filters(iterations=(0,), annotators=("ann",), since="2020-01-01", agreement=0.5, sources=("human",))
+
+
+def test_the_spec_of_an_export_comes_back_from_its_row(db: Database) -> None:
+    asked = export_files.WriteExport(ExportRequest("kto", "jsonl", FILTERS, True, "mit"), "kto.zip")
+    assert EXPORTS.get(db, EXPORTS.enqueue(db, asked, "kim")).spec == asked
+
+
+def test_an_export_is_cancelled_and_leaves_no_file(
+    db: Database, data_dir: Path, started: list[LaneRunner[Any]]
+) -> None:
+    judge_all(db)
+    export_files.start(db, ExportRequest(), "kim")
+    (job,) = EXPORTS.recent(db, 9)
+    started.append(LaneRunner(data_dir, EXPORTS, export_files.perform))
+    started[0].start()
+    wait_until("its process", lambda: writing(psutil.Process(), job.spec.file))
+    job_table.cancel(db, job.id)
+    wait_until("its end", lambda: status_of(db, job.id) == "cancelled")
+    assert export_files.files(data_dir) == []
+    export_files.start(db, ExportRequest("csv"), "kim")
+    wait_until("the next", lambda: EXPORTS.recent(db, 1)[0].status == "finished")
+
+
+def writing(parent: psutil.Process, file: str) -> psutil.Process | None:
+    """The process below another that writes an export."""
+    found = (one for one in parent.children(recursive=True) if file in " ".join(one.cmdline()))
+    return next(found, None)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends a process without a word")
+def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database, data_dir: Path) -> None:
+    judge_all(db)
+    export_files.start(db, ExportRequest(), "kim")
+    (job,) = EXPORTS.recent(db, 9)
+    code = "import sys, time, pathlib; from annotation import web_lane\n"
+    code += "for one in web_lane.runners(pathlib.Path(sys.argv[1])): one.start()\n"
+    code += "time.sleep(3600)"
+    with subprocess.Popen([sys.executable, "-c", code, str(data_dir)], cwd=ROOT) as program:
+        child = wait_until("the process", lambda: writing(psutil.Process(program.pid), job.spec.file))
+        program.send_signal(signal.SIGKILL)
+    assert status_of(db, job.id) == "running"
+    psutil.wait_procs([child])  # it ends with the program, by itself
+    (export, _) = web_lane.runners(data_dir)
+    assert not export.run_next(db), "it may still be done: its program was heard of"
+    with db.transaction() as connection:  # as time does
+        connection.execute("UPDATE job SET heartbeat = '2026-01-01' WHERE id = ?", (job.id,))
+    (export, _) = web_lane.runners(data_dir)
+    assert export.run_next(db)
+    ended = EXPORTS.get(db, job.id)
+    assert (ended.status, ended.attempt) == ("finished", 2), ended.message
+    assert ended.message.startswith(f"Wrote {job.spec.file}: ")
+    assert [entry.name for entry in export_files.files(data_dir)] == [job.spec.file]
+
+
+def test_an_export_that_was_there_when_its_program_was_killed_is_not_written_again(
+    db: Database, data_dir: Path
+) -> None:
+    export_files.start(db, ExportRequest(), "kim")
+    job = EXPORTS.claim_next(db, "w")
+    assert job is not None
+    (data_dir / "exports").mkdir()
+    (data_dir / "exports" / job.spec.file).write_bytes(b"whole")
+    job_table.release(db, job.id, "w")
+    assert LaneRunner(data_dir, EXPORTS, export_files.perform).run_next(db)
+    assert EXPORTS.get(db, job.id).message == f"Wrote {job.spec.file} just before Prefloop was stopped."
+    assert (data_dir / "exports" / job.spec.file).read_bytes() == b"whole"
+
+
+def test_an_import_ends_with_its_program_and_says_whether_it_is_there(db: Database, data_dir: Path) -> None:
+    importer = Importer(db)
+    for written, said in ((False, "Nothing was imported."), (True, "Just before, everything had been imported.")):
+        importer.start("import", ["--", "/uploads/gone.csv"], [])
+        job = HERE.claim_next(db, "w")
+        assert job is not None
+        if written:
+            with db.transaction():
+                row = {"name": "x", "sha256": "", "format": "csv", "counts": "{}", "requested_by": "kim"}
+                db.insert("import", {**row, "created": job.started})
+        job_table.release(db, job.id, "w")
+        assert LaneRunner(data_dir, HERE, import_process.perform).run_next(db)
+        state = importer.state
+        assert (state.status, state.number) == ("failed", job.id)
+        assert state.error == f"The run ended with Prefloop, which was stopped. {said}"
+
+
+def test_what_a_look_has_shown_is_forgotten_when_the_next_begins(db: Database, data_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "private.jsonl"
+    path.write_text('{"prompt": "a secret of ann"}\n', "utf-8")
+    importer = Importer(db)
+    importer.start("look", ["--", str(path)], [])
+    assert LaneRunner(data_dir, HERE, import_process.perform).run_next(db)
+    assert importer.state.status == "finished"
+    assert any("a secret of ann" in str(row) for row in db.rows("SELECT result FROM job"))
+    importer.start("look", ["--", "elsewhere.jsonl"], [])
+    assert not any("a secret of ann" in str(row) for row in db.rows("SELECT result FROM job"))

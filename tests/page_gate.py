@@ -1,0 +1,47 @@
+"""Holds the building of pages in processes of the program, so that a test can look at what is served meanwhile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tests.machine_fixtures import ROOT
+
+# Runs first in every process: one that loads Gradio writes its number down, and waits where the gate is closed.
+CODE = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "gradio":
+            sys.meta_path.remove(self)
+            with open({loaders!r}, "a") as loaders:
+                print(os.getpid(), file=loaders)
+            if os.path.exists({gate!r}):
+                open({gate!r}).close()
+
+sys.meta_path.insert(0, Watch())
+"""
+
+
+class PageGate:
+    """Open at first. `environment` is what the program has to be started with."""
+
+    def __init__(self, folder: Path) -> None:
+        self._gate, self._loaders, site = folder / "gate", folder / "loaders", folder / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(CODE.format(gate=str(self._gate), loaders=str(self._loaders)), "utf-8")
+        self.environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
+
+    def close(self) -> None:
+        """Hold who loads Gradio from now on."""
+        os.mkfifo(self._gate)
+
+    def open(self) -> None:
+        """Let the one that is held go on, as soon as there is one."""
+        self._gate.open("w").close()
+        self._gate.unlink()
+
+    def loaders(self) -> list[int]:
+        """The processes that have loaded Gradio, in order."""
+        return [int(line) for line in self._loaders.read_text("utf-8").splitlines()]

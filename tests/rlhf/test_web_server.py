@@ -1,0 +1,130 @@
+"""The web process while its pages are built: what is served, what is refused, what waits, and what a failure does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+
+from annotation.api import MAXIMUM_BODY
+from annotation.database import Database
+from annotation.web import access
+from annotation.web.deferred_app import DeferredApp
+from annotation.web.middleware import SECURITY_HEADERS
+from annotation.web.settings import Settings
+from rlhf import web_server
+from tests.conftest import act, judgement_count, seed_comparisons
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+
+PASSWORD = "a long enough password"
+BROWSER = {"accept": "text/html"}
+
+
+@dataclass(frozen=True)
+class Starting:
+    """The web process, whose pages nobody builds until a test has them opened."""
+
+    app: Starlette
+    db: Database
+    cookie: str
+
+    @property
+    def pages(self) -> DeferredApp:
+        pages: DeferredApp = self.app.state.pages
+        return pages
+
+    def client(self, name: str | None = "ann") -> httpx.AsyncClient:
+        """A browser of this person, or of a stranger."""
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://localhost")
+        if name is not None:
+            token = access.open_session(self.db, access.authorise(self.db, name, "annotator"))
+            client.cookies.set(self.cookie, token)
+        return client
+
+
+@pytest.fixture
+def starting(db: Database, data_dir: Path) -> Iterator[Starting]:
+    seed_comparisons(db, 6)
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    settings = Settings(data_dir=data_dir, workers=False)
+    app = web_server.build_app(settings)
+    yield Starting(app, db, settings.cookie)
+    app.state.db.close()
+
+
+def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) -> None:
+    async def judge() -> None:
+        async with starting.client(None) as client:
+            signed_in = await client.post("/login", data={"name": "ann", "password": PASSWORD})
+            assert signed_in.status_code == 303
+            card = (await client.post("/annotate/card", json={})).json()
+            done = await client.post("/annotate/judge", json={"nonce": card["nonce"], "act": act("left-clearly")})
+            assert done.json()["saved"]
+            health = (await client.get("/healthz")).json()
+            assert (health["ok"], health["pages"]) == (True, "starting")
+
+    asyncio.run(judge())
+    assert judgement_count(starting.db) == 1
+
+
+def test_the_guard_is_there_from_the_beginning(starting: Starting) -> None:
+    async def try_it() -> None:
+        async with starting.client(None) as stranger, starting.client() as ann:
+            refused = await stranger.post("/annotate/card", json={})
+            assert refused.status_code == 401
+            assert (await stranger.get("/config")).status_code == 401
+            assert (await stranger.get("/", headers=BROWSER)).headers["location"] == "/login"
+            foreign = await ann.post("/annotate/card", json={}, headers={"origin": "http://evil.test"})
+            assert foreign.status_code == 403
+            assert (await ann.post("/annotate/card", json={}, headers={"host": "evil.test"})).status_code == 403
+            large = await ann.post("/annotate/judge", json={"nonce": "x" * MAXIMUM_BODY})
+            assert large.status_code == 400
+            page = await ann.get("/", headers=BROWSER)
+            for answer in (refused, foreign, large, page):
+                assert {name: answer.headers[name] for name in SECURITY_HEADERS} == SECURITY_HEADERS
+            assert page.headers["cache-control"] == "no-store"
+
+    asyncio.run(try_it())
+    assert judgement_count(starting.db) == 0
+
+
+def test_a_browser_is_told_what_it_waits_for_and_everything_else_waits(starting: Starting) -> None:
+    async def wait() -> None:
+        async with starting.client() as ann:
+            page = await ann.get("/", headers=BROWSER)
+            assert page.status_code == 503
+            assert 'role="status"><p>Prefloop is starting.' in page.text
+            waiting = [asyncio.create_task(asked) for asked in (ann.get("/config"), ann.head("/", headers=BROWSER))]
+            assert (await ann.post("/annotate/card", json={})).status_code == 200
+            assert not any(task.done() for task in waiting)
+            starting.pages.open(PlainTextResponse("the pages"))
+            assert [(await task).status_code for task in waiting] == [200, 200]
+            assert (await ann.get("/", headers=BROWSER)).text == "the pages"
+
+    asyncio.run(wait())
+
+
+def test_pages_that_can_not_be_built_end_the_program_with_the_reason(db: Database, data_dir: Path) -> None:
+    (data_dir / "gradio.py").write_text("raise ImportError('no pages today')")
+    words = ["--no-workers", "--no-browser", "--port", "0", "--data", str(data_dir)]
+    done = subprocess.run(
+        [sys.executable, "app.py", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(data_dir)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("ImportError: no pages today\n")
