@@ -29,7 +29,7 @@ bench: $(VENV)/run-ready
 
 # Every sentence that is marked, for each translation: what is new stands there to be translated, what is gone goes.
 messages: $(VENV)/run-ready
-	@$(BIN)/pybabel -q extract -F pyproject.toml --add-location file --sort-by-file -o $(VENV)/messages.pot app.py annotation rlhf
+	@PYTHONPATH=. $(BIN)/pybabel -q extract -F pyproject.toml --add-location file --sort-by-file -o $(VENV)/messages.pot app.py annotation rlhf
 	@for file in annotation/translations/*.po; do \
 		$(BIN)/pybabel -q update --ignore-obsolete --no-fuzzy-matching --ignore-pot-creation-date \
 			-i $(VENV)/messages.pot -l $$(basename $$file .po) -o $$file; done

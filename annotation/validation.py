@@ -201,7 +201,7 @@ def bare(hint: Any) -> Any:
 
 def label_of(hint: Any) -> str:
     """The label of a field of this type; empty where it has none."""
-    return next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, str)), "")
+    return _(next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, str)), ""))
 
 
 def limits_of(hint: Any) -> dict[str, Any]:

@@ -25,7 +25,7 @@ MARKED = (
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
     *("the iterations", 'attachment; filename="job-{}.csv"', "OWNER/NAME, or OWNER/NAME@REVISION"),
-    *('attachment; filename="{}"', "not enough evidence", "said {}", "SQLite {}", "can't be read"),
+    *('attachment; filename="{}"', "not enough evidence", "no verdict", "said {}", "SQLite {}", "can't be read"),
     *("the import form", "An import ended with status %s: %s", "Gradio was mounted last"),
 }
 # What is typed as it stands.
@@ -41,6 +41,16 @@ SHOWN_KEYWORDS = {"label", "info", "placeholder"}
 SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}
 
 
+# What an error is called whose sentence is read by people.
+REFUSALS = {
+    *("UserError", "UnusableRow", "UnclearColumn", "DamagedBackup", "TemplateRefused", "EndpointError", "TooFewRows"),
+}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
 def files() -> list[Path]:
     paths = [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py"), ROOT / "app.py"]
     return sorted(paths)
@@ -52,7 +62,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def marked_files() -> list[Path]:
-    return [path for path in files() if path.relative_to(ROOT).as_posix().startswith(MARKED)]
+    return [path for path in files() if named(path).startswith(MARKED)]
 
 
 def name_of(call: ast.AST) -> str:
@@ -103,10 +113,23 @@ def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
     return bool(READS_LIKE_WORDS.search(plain)) and not SQL.match(text) and not STYLE.search(text)
 
 
-@pytest.mark.parametrize("path", marked_files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("path", marked_files(), ids=named)
 def test_every_sentence_is_marked(path: Path) -> None:
     found = [f"line {getattr(one, 'lineno', 0)}: {text!r}" for one, text, around in literals(tree_of(path))
              if around and is_for_people(one, text, around)]  # fmt: skip
+    assert found == []
+
+
+@pytest.mark.parametrize("path", files(), ids=named)
+def test_every_refusal_is_marked(path: Path) -> None:
+    raised = [node.exc for node in ast.walk(tree_of(path)) if isinstance(node, ast.Raise) and node.exc is not None]
+    found = [
+        f"line {getattr(one, 'lineno', 0)}: {text!r}"
+        for refusal in raised
+        if name_of(refusal) in REFUSALS
+        for one, text, around in literals(refusal)
+        if around and is_for_people(one, text, around)
+    ]
     assert found == []
 
 

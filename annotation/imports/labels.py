@@ -253,10 +253,10 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             raise UnusableRow(column, _("is {what}, neither true nor false").format(what=what))
         seen.add(number)
         if plain_name(column) in SCALES or number not in (0, 1, -1) or {0, -1} <= seen:
-            scale = _("The column '{column}' holds {numbers}: numbers of a scale, not labels. Nothing was imported.")
+            scale = _("The column '{column}' holds {numbers}: numbers of a scale, not labels.")
             numbers = ", ".join(f"{one:g}" for one in sorted(seen))
             said = scale.format(column=display_name(column), numbers=numbers)
-            raise UnclearColumn(f"{said} {HOW_RATINGS.format(display_name(column))}")
+            raise UnclearColumn(" ".join([said, HOW_RATINGS.format(display_name(column)), _("Nothing was imported.")]))
         return number == 1
 
     return read

@@ -46,4 +46,4 @@ class GenerateSpec(JobSpec):
 
     def facts(self) -> Facts:
         """How much it keeps in stock."""
-        return [("Buffer", str(self.buffer)), ("Seed", str(self.seed))]
+        return [(_("Buffer"), str(self.buffer)), (_("Seed"), str(self.seed))]

@@ -263,11 +263,20 @@ def ground_of(db: Database, config: Mapping[str, Any], found: HubRevision) -> Po
     for policy in reversed(registry.all_policies(db)):
         if policy.form == "full" and policy.deleted is None and (wanted, revision) in addresses(db, policy):
             return policy
-    raise UserError(
-        f"{found.source} lies on {wanted or 'a base that it does not name'}, and this data directory has "
-        f"{public_name(base)}: on other weights it would compute something else. Pull it into a data directory with "
-        "that base (--data DIR; `pull --base` sets one up), or pull the weights that it lies on first."
+    named, unnamed = (
+        _(
+            "{source} lies on {wanted}, and this data directory has {base}: on other weights it would compute "
+            "something else."
+        ),
+        _("{source} lies on a base that it does not name, and this data directory has {base}."),
     )
+    said = (named if wanted else unnamed).format(source=found.source, wanted=wanted, base=public_name(base))
+    mend = _(
+        "Pull it into a data directory with that base (--data DIR; `pull --base` sets one up), or pull the weights "
+        "that "
+        "it lies on first."
+    )
+    raise UserError(f"{said} {mend}")
 
 
 def is_base(wanted: str, base: str) -> bool:

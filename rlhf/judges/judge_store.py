@@ -132,7 +132,8 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
     if "model" in settings:
         policy = registry.by_revision(db, str(settings["model"]))
         if (policy.kind == "reward") != (backend == "reward-model"):
-            raise UserError(f"'{policy.revision}' is no {'policy' if backend == 'local' else 'reward model'}.")
+            other = _("'{revision}' is no policy.") if backend == "local" else _("'{revision}' is no reward model.")
+            raise UserError(other.format(revision=policy.revision))
         return {"model": policy.revision}
     return {"directory": str(settings["directory"])}
 

@@ -159,9 +159,11 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
     files = weight_files(directory)
     missing = [path.name for path in files if not path.is_file()]
     if missing:
+        named = ", ".join([*missing[:3], *(["…"] if missing[3:] else [])])
         raise UserError(
-            f"{directory} lacks {', '.join(missing[:3])}{' and more' if missing[3:] else ''} of its weights. Fetch the "
-            "whole model again."
+            _("{directory} lacks {missing} of its weights. Fetch the whole model again.").format(
+                directory=directory, missing=named
+            )
         )
     by_file = {path.name: read_header(path) for path in files}
     if files != [directory / WEIGHTS]:

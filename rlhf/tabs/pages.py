@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -16,12 +15,11 @@ from starlette.routing import Mount
 
 from annotation.records import Annotator
 from annotation.tabs import accounts, annotate, data, project, quality
-from annotation.tabs.components import QUIET
+from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
 from annotation.translation import _
 from annotation.ui import stylesheet
-from annotation.ui.markup import escape
 from annotation.web import middleware
 from annotation.web.deferred_app import Built
 from annotation.web.gradio_allowlist import Function, GradioGuard
@@ -97,18 +95,14 @@ def masthead(noticed: bool) -> str:
     return MASTHEAD.replace("<!--notice-->", link).replace("<!--out-->", in_template(_("Sign out")))
 
 
-def in_template(text: str) -> str:
-    """A text as it stands in a template of Gradio's, with nothing that it could take for code."""
-    return escape(re.sub(r"[`\\{}$]", "", text))
-
-
 def greeting(admin_parts: int) -> Callable[[Annotator], tuple[Any, ...]]:
     """The handler of a page that has been loaded; so many parts of it are for admins."""
 
     def greet(annotator: Annotator) -> tuple[Any, ...]:
         """Say who is signed in, and show an admin what is for admins."""
         shown = gr.update(visible=annotator.role == "admin")
-        return (f"{annotator.name} · {annotator.role}", *[shown] * admin_parts)
+        roles = {"admin": _("admin"), "annotator": _("annotator")}
+        return (f"{annotator.name} · {roles[annotator.role]}", *[shown] * admin_parts)
 
     return greet
 

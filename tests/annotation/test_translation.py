@@ -106,16 +106,12 @@ import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 import gradio as gr
-from annotation.api import AnnotationApi
+from annotation.api import AnnotationApi, RequestBody
 from annotation.database import open_database
-from annotation.records import Annotator
-from annotation.tabs import accounts, annotate, data, project, quality
 from annotation.tabs.guard import Context
 from annotation.web import access, sign_in_pages
 from rlhf.models import registry
-from rlhf.tabs.hub import hub_tab
-from rlhf.tabs.judges import judges_tab
-from rlhf.tabs.playground import playground_tab
+from rlhf.tabs.pages import build_pages
 
 def plain(value):
     return value.get_config() if hasattr(value, "get_config") else str(value)
@@ -123,15 +119,11 @@ def plain(value):
 db = open_database(Path(sys.argv[1]))
 registry.ensure_base(db, "a-model")
 context = Context(db, Path(sys.argv[1]), "a-model")
-with gr.Blocks() as pages:
-    for module in (annotate, data, project, quality, accounts):
-        module.build(pages, context)
-    for module in (judges_tab, playground_tab, hub_tab):
-        module.build(pages, context)
+pages = build_pages(context)
 shown = [{**component["props"], "type": component["type"]} for component in pages.get_config_file()["components"]]
 html = [sign_in_pages.login_page(), sign_in_pages.notice_page("⟦-⟧"), sign_in_pages.frame_page("-")]
 person = access.add_account(db, "ann", "admin", "a long enough password")
-card = AnnotationApi(db).undo(person, {})
+card = AnnotationApi(db).undo(person, RequestBody())
 answers = []
 for function in pages.fns.values():
     # As for a page that sent nothing: what can be shown is shown, and the rest is refused in a sentence.
@@ -139,7 +131,7 @@ for function in pages.fns.values():
         answers.append(function.fn(SimpleNamespace(username="ann"), *[None] * len(function.inputs)))
     except gr.Error as error:
         answers.append(error.message)
-    except AttributeError:
+    except (AttributeError, TypeError):
         pass  # it takes what its own page always sends
 print(json.dumps({"components": shown, "said": [card["notice"], *html], "answers": answers}, default=plain))
 """
@@ -150,7 +142,8 @@ SAYING = ("markdown", "html", "button")
 # What is stored is said as it was stored: the project's reasons, the rubric, policies and how they stand.
 DATA = re.compile(
     r"a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
-    r"Prefloop|Hugging Face|OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
+    r"Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
+    r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
     r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}",
     re.DOTALL,
 )

@@ -276,7 +276,10 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "requests": gr.update(value=requests_table(HUB_LANE.recent(db, SHOWN_REQUESTS))),
         "agreed": gr.update(visible=bool(agreed), label=agreed, value=False),
         "make": gr.update(interactive=bool(agreed)),
-        **{f"said {form}": gr.update(value=request_card(REQUESTS.newest(db, *kinds))) for form, kinds in FORMS.items()},
+        **{
+            _("said {form}").format(form=form): gr.update(value=request_card(REQUESTS.newest(db, *kinds)))
+            for form, kinds in FORMS.items()
+        },
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A tick is for the check that it was given for, even where another says the same.

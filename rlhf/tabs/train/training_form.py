@@ -196,7 +196,7 @@ def lay_out(form: Form) -> TrainingFormPage:
     parts["rate"] = html_box()
     parts["judged"] = html_box()
     for title, names in form.groups.items():
-        with gr.Accordion(_("More settings: {title}").format(title=title), open=False) as parts[title]:
+        with gr.Accordion(_("More settings: {title}").format(title=_(title)), open=False) as parts[title]:
             inputs |= field_inputs(form, names)
     parts["troubles"] = html_box()
     parts["accept"] = gr.Checkbox(label=_("Run it"), visible=False, elem_id=f"{form.name}-accept")
@@ -265,7 +265,7 @@ def shape(form: Form, name: str) -> str:
 def field_input(form: Form, name: str) -> Any:
     """The component that asks for a field; what it may be is checked when the form is read."""
     default, sentence = form.described[name]
-    common: dict[str, Any] = {"label": form.label(name), "info": sentence, "value": default, "min_width": 260}
+    common: dict[str, Any] = {"label": form.label(name), "info": _(sentence), "value": default, "min_width": 260}
     if isinstance(default, bool):
         return gr.Checkbox(**common)
     if isinstance(default, int | float):
