@@ -9,13 +9,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation import terminal
 from annotation.backup import backup_command
 from annotation.database import FILE_NAME, Database, existing_database, open_database
 from annotation.environment import keep_private
 from annotation.exports import export_command
 from annotation.imports import import_command
 from annotation.records import ROLES, UserError
+from annotation.ui import terminal
 from annotation.ui.invisible import visible
 from annotation.web import access
 

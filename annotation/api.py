@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from annotated_types import Interval
-from pydantic import AfterValidator, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -28,7 +28,7 @@ from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, Use
 from annotation.translation import _
 from annotation.ui import markdown_process
 from annotation.ui.invisible import visible
-from annotation.validation import read
+from annotation.validation import adapter
 from annotation.web.middleware import ANNOTATOR_KEY
 
 Card = dict[str, Any]
@@ -47,19 +47,8 @@ LISTED = (
 SHORT = 300
 
 
-def otherwise(default: Any) -> WrapValidator:
-    """Takes this for what can't be meant, where that is no reason to refuse a judgement."""
-
-    def checked(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return check(value)
-        except ValidationError:
-            return default
-
-    return WrapValidator(checked)
-
-
-Text = Annotated[str, AfterValidator(storable), otherwise("")]
+Text = Annotated[str, AfterValidator(storable)]
+Row = Annotated[int, Interval(ge=1, le=2**63 - 1)]  # what SQLite can hold
 Offset = Annotated[int, Interval(ge=-14 * 60, le=14 * 60)]
 
 
@@ -69,11 +58,27 @@ class RequestBody:
 
     __pydantic_config__: ClassVar = ConfigDict(strict=True)
     nonce: Text = ""
-    id: Annotated[int, Interval(ge=1, le=2**63 - 1)] = 0  # what SQLite can hold
+    id: Row = 0
     act: Any = None
     prompt: Text = ""
-    rendered: Annotated[bool | None, otherwise(None)] = None
-    utc_offset_minutes: Annotated[Offset | None, otherwise(None)] = None
+    rendered: bool | None = None
+    utc_offset_minutes: Offset = 0
+
+    @classmethod
+    def of(cls, sent: Mapping[str, Any]) -> RequestBody:
+        """What was sent, without what can't be meant: that alone is no reason to refuse a judgement."""
+        try:
+            return cast(RequestBody, adapter(cast(Any, cls)).validate_python(sent))
+        except ValidationError as error:
+            wrong = {found["loc"][0] for found in error.errors()}
+            return cls.of({name: value for name, value in sent.items() if name not in wrong})
+
+    @property
+    def row(self) -> int:
+        """The row that it is about. Raises UserError where it names none, or one that there can't be."""
+        if not self.id:
+            raise UserError(_("The request names no '{key}'. Reload the page.").format(key="id"))
+        return self.id
 
 
 def no_problem() -> str:
@@ -140,9 +145,9 @@ class AnnotationApi:
 
     def reopen(self, annotator: Annotator, asked: RequestBody) -> Card:
         """The comparison of an own judgement `id`, with what was done, to change it."""
-        claim, act = claims.reopen(self.db, annotator.id, asked.id)
+        claim, act = claims.reopen(self.db, annotator.id, asked.row)
         card = self.card_of(annotator, asked, claim, _("You are changing an earlier judgement."))
-        return {**card, "nonce": "", "revising": {"id": asked.id, "act": act}}
+        return {**card, "nonce": "", "revising": {"id": asked.row, "act": act}}
 
     def revise(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Replace the own judgement `id` by the one in `act`, and go back to the comparison in hand.
@@ -150,7 +155,7 @@ class AnnotationApi:
         `act` is about the answers as `nonce` showed them, if there is one. `saved` and `judged` as for `judge`.
         """
         try:
-            made = claims.revise(self.db, annotator.id, asked.id, asked.act, asked.nonce)
+            made = claims.revise(self.db, annotator.id, asked.row, asked.act, asked.nonce)
         except claims.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
         card = self.next_card(annotator, asked, _("The earlier judgement is kept in the record."))
@@ -294,12 +299,12 @@ def in_short(text: str) -> str:
     return spelt_out if len(spelt_out) <= SHORT else f"{spelt_out[:SHORT]} …"
 
 
-def day_start(utc_offset_minutes: int | None, moment: datetime | None = None) -> str:
+def day_start(utc_offset_minutes: int, moment: datetime | None = None) -> str:
     """Midnight before now, or before a moment, on the annotator's day, as `records.now` writes times.
 
     The browser knows its offset from UTC.
     """
-    offset = timedelta(minutes=utc_offset_minutes or 0)
+    offset = timedelta(minutes=utc_offset_minutes)
     local = (moment or datetime.now(UTC)) + offset
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0) - offset
     return midnight.isoformat(timespec="microseconds")
@@ -325,7 +330,7 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
         if sent is None:
             return JSONResponse({"error": _("This request is no JSON object, or too large.")}, 400)
         try:
-            asked = read(RequestBody, sent, _("The request"))
+            asked = RequestBody.of(sent)
             loop = asyncio.get_running_loop()
             answered = await loop.run_in_executor(API_THREAD, handler, annotator, asked)
             if has_source(answered):

@@ -6,13 +6,13 @@ later with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
 from reprlib import Repr
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from annotated_types import Ge, Gt, Interval
+from annotated_types import DocInfo, Ge, Gt, Interval
 
 from annotation.records import PERCENT, UserError
 from annotation.translation import _
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 # A whole number passes for any number; nothing else passes for what it is not.
-CONFIG: Final[ConfigDict] = {
-    "strict": True,
-    "extra": "forbid",
-    "allow_inf_nan": False,
-    "use_attribute_docstrings": True,
-}
+CONFIG: ConfigDict = {"strict": True, "extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
 # Numbers that no form means; where there is no other limit.
 ENDLESS: Final = 10**9
 SHORT: Final = Repr()
@@ -41,24 +36,6 @@ PositiveInt = Annotated[int, Gt(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeInt = Annotated[int, Ge(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
-
-
-@dataclass(frozen=True)
-class Must:
-    """Marks a type whose values have more to pass than limits; `be` is what a sentence says after 'must be'."""
-
-    passes: Callable[[Any], bool]
-    be: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        from pydantic import AfterValidator
-
-        return AfterValidator(self.passed).__get_pydantic_core_schema__(source, handler)
-
-    def passed(self, value: Any) -> Any:
-        if not self.passes(value):
-            raise ValueError(self.be)
-        return value
 
 
 class FromMapping:
@@ -135,11 +112,8 @@ def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
     subject = (_("{label}: it") if label else _("{whole}'s {field}")).format(label=label, whole=whole, field=field)
     if problem == "missing":
         return _("{subject} is missing.").format(subject=subject)
-    given = but_is(found["input"], hint)
-    if problem == "value_error":
-        return _("{subject} must be {what}{given}.").format(subject=subject, what=found["ctx"]["error"], given=given)
     must, values = demand(hint, problem)
-    return must.format(subject=subject, given=given, **values)
+    return must.format(subject=subject, given=but_is(found["input"], hint), **values)
 
 
 def demand(hint: Any, problem: str) -> tuple[str, Mapping[str, Any]]:
@@ -159,6 +133,9 @@ def demand(hint: Any, problem: str) -> tuple[str, Mapping[str, Any]]:
         return whole if kind is int else _("{subject} must be a number from {low} up{given}."), {"low": limits["ge"]}
     if problem.endswith("_type"):
         return _("{subject} must be of type {type}{given}."), {"type": kind.__name__}
+    if problem == "predicate_failed":
+        what = next(mark.documentation for mark in hint.__metadata__ if isinstance(mark, DocInfo))
+        return _("{subject} must be {what}{given}."), {"what": what}
     if problem == "less_than":
         return _("{subject} must be below {high}{given}."), {"high": limits["lt"]}
     positive = _("{subject} must be above zero{given}.")

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -25,12 +26,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from annotation import api, sqlite, store, web_lane
+from annotation import api, sqlite, store
 from annotation.backup import restoration, safe_copies, targets
 from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_data_directory, open_database
 from annotation.exports import export_files
-from annotation.imports import importing
+from annotation.imports import import_process, importing
 from annotation.jobs import job_table
+from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
 from annotation.translation import _
 from annotation.web import access, connections, middleware, oauth
@@ -74,7 +76,11 @@ def build_app(settings: Settings) -> Starlette:
     uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     pages = DeferredApp(partial(build_pages, opened, settings, uploads))
-    runners = web_lane.runners(settings.data_dir)
+    # Neither waits for the other.
+    runners: list[LaneRunner[Any]] = [
+        export_files.runner(settings.data_dir),
+        import_process.runner(settings.data_dir),
+    ]
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -28,7 +28,7 @@ from annotation.jobs.attempt import Attempt
 from annotation.jobs.job_process import REFUSED, ROOT, TIED, niced, run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
-from annotation.jobs.lane_runner import JobOutcome
+from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import Annotator, UserError
 from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -101,6 +101,11 @@ def cancel(db: Database) -> None:
     if latest is None or not latest.is_open:
         raise UserError(_("No export is being written."))
     job_table.cancel(db, latest.id)
+
+
+def runner(data_dir: Path) -> LaneRunner[WriteExport]:
+    """What writes exports in the web server, one at a time."""
+    return LaneRunner(data_dir, EXPORTS, perform)
 
 
 def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:

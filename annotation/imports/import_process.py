@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from annotation.database import Database
@@ -23,7 +24,7 @@ from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_process import REFUSED, TIED, run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import CANCELLED, Job
-from annotation.jobs.lane_runner import JobOutcome
+from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
 from annotation.translation import _
 
@@ -137,6 +138,11 @@ WAS_CANCELLED: Final = _("The run was cancelled. Nothing was imported.")
 
 
 # ----------------------------------------------------------------------------------------------------------- doing it
+def runner(data_dir: Path) -> LaneRunner[ImportData]:
+    """What imports files in the web server, one at a time."""
+    return LaneRunner(data_dir, HERE, perform)
+
+
 def perform(attempt: Attempt, job: Job[ImportData]) -> JobOutcome:
     """Run an import of the web server's lane. Raises UserError where it can't be done, or was."""
     if job.attempt > 1:  # what was uploaded is gone with the program

@@ -9,8 +9,9 @@ from itertools import pairwise
 from math import ceil, floor, log10
 
 from annotation.metrics.calibration import CONFIDENCES, Calibration
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import _, ngettext
-from annotation.ui.formatting import percent
+from annotation.ui.formatting import percent, percent_with_interval
 from annotation.ui.markup import escape
 
 Write = Callable[[float], str]
@@ -26,6 +27,11 @@ class ChartMark:
     high: float
     text: str
     """The figure in words, as it stands beside the mark."""
+
+
+def share_mark(label: str, share: Estimate) -> ChartMark:
+    """A share with its interval."""
+    return ChartMark(label, share.value, share.low, share.high, percent_with_interval(share))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 from annotation import hub_client as hubs
-from annotation import terminal
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.translation import _
+from annotation.ui import terminal
 from rlhf.data import held_out_sets
 from rlhf.hub import rental_client
 from rlhf.jobs import job_store, rental_store

@@ -7,10 +7,10 @@ import os
 import sys
 from typing import Any
 
-from annotation import terminal
 from annotation.hub_client import Hub, connect, token_here
 from annotation.records import UserError
 from annotation.translation import _
+from annotation.ui import terminal
 from rlhf.hub import space_upload
 from rlhf.hub.space_upload import GIVEN_TOKEN, SpacePlan
 

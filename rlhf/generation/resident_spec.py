@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+from annotated_types import Predicate, doc
+
 from annotation.records import MAXIMUM_ANSWERS, Sampling
 from annotation.translation import _
-from annotation.validation import Must, NonNegativeInt, PositiveInt
+from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
 
-COMPARABLE = Must(
-    lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS,
-    _("between 2 and {most}, or 0 for the project's").format(most=MAXIMUM_ANSWERS),
-)
+Comparable = Annotated[
+    NonNegativeInt,
+    Predicate(lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS),
+    doc(_("between 2 and {most}, or 0 for the project's").format(most=MAXIMUM_ANSWERS)),
+]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class GenerateSpec(JobSpec):
     """Start of the stream of seeds; each answer's own seed is stored with it."""
     buffer: PositiveInt = 24
     """Open comparisons by the serving policy to keep in stock, one in six of them on held-out prompts."""
-    answers: Annotated[NonNegativeInt, COMPARABLE] = 0
+    answers: Comparable = 0
     """Different answers in a comparison; 0 for as many as the project asks for."""
     spare: NonNegativeInt = 1
     """Answers drawn beyond those, in case some are empty or the same."""

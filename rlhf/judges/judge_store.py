@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from statistics import fmean
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from annotation import store
 from annotation.database import Database
@@ -22,13 +22,14 @@ from annotation.records import Feedback, Message, UserError, now
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.judges import openai_client
 from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
-from rlhf.judges.openai_client import Failure
 from rlhf.judges.rubrics import DEFAULT, Rubric
 from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, combine, ranking_of
 from rlhf.models import registry
 from rlhf.models.registry import Policy
+
+if TYPE_CHECKING:
+    from rlhf.judges.openai_client import Failure
 
 Backend = Literal["local", "reward-model", "endpoint"]
 Scope = Literal["open", "judged", "candidate"]
@@ -121,6 +122,9 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
 def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]) -> dict[str, Any]:
     """A judge's settings as they are kept, with defaults. Raises UserError naming what is unknown or can't be meant."""
     if backend == "endpoint":
+        # Late: it loads httpx, and every worker imports this module, because every kind of job is known by name.
+        from rlhf.judges import openai_client
+
         return asdict(openai_client.settings_of(settings))
     known = {"model", "directory"} if backend == "local" else {"model"}
     if len(settings) != 1 or not set(settings) <= known:

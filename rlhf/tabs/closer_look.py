@@ -27,6 +27,8 @@ STEP, VALUE, LINE = "step", "value", "line"
 KINDS = {STEP: "quantitative", VALUE: "quantitative", LINE: "nominal"}
 # No run has so many steps.
 MOST = 1e12
+# The ends of an axis that follows its data. Of None, Gradio would tell the browser nothing.
+ALL = [None, None]
 REFERENCE_HUE = HUES[-1]
 
 
@@ -113,8 +115,8 @@ def frame_of(curve: CurveData) -> dict[str, Any]:
         "color_map": colours,
         "x_title": curve.across,
         "y_title": curve.axes.axis,
-        "x_lim": None,
-        "y_lim": None if low is None and high is None else [low, high],
+        "x_lim": ALL,
+        "y_lim": [low, high],
     }
 
 
@@ -155,7 +157,7 @@ def wire(name: str, context: Context, components: Any) -> None:
 
     @guarded(context, "admin")
     def show_all(annotator: Annotator) -> Update:
-        return gr.update(x_lim=None)
+        return gr.update(x_lim=ALL)
 
     plot.select(show_part, None, plot, **QUIET)
     plot.double_click(show_all, None, plot, **QUIET)

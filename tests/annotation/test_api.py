@@ -16,7 +16,6 @@ from starlette.testclient import TestClient
 from annotation import api, claims, selection, store
 from annotation.database import Database
 from annotation.records import Kind, Prompt, Tag
-from annotation.validation import read
 from annotation.web import access
 from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
@@ -169,7 +168,7 @@ def test_the_day_begins_at_the_annotators_midnight() -> None:
     moments = [datetime(2026, 3, 29, hour, minute, tzinfo=UTC) for hour in range(24) for minute in (0, 59)]
     for offset, now in itertools.product((0, 120, -330, 14 * 60, "x", None, True, 10**9), moments):
         minutes = offset if type(offset) is int and abs(offset) <= 14 * 60 else 0
-        asked = read(api.RequestBody, {"utc_offset_minutes": offset}, "The request")
+        asked = api.RequestBody.of({"utc_offset_minutes": offset})
         start = datetime.fromisoformat(api.day_start(asked.utc_offset_minutes, now))
         local = start + timedelta(minutes=minutes)
         assert (local.hour, local.minute, local.second) == (0, 0, 0)

@@ -8,7 +8,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.tabs.quality_report import COIN, FEW
 from annotation.translation import _, ngettext
 from annotation.ui import charts, line_plots
-from annotation.ui.charts import ChartMark, Frame
+from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import card_title, paragraph, table
 from rlhf.judges.judge_agreement import Basis, Trust
@@ -157,7 +157,7 @@ def agreement_table(found: Trust) -> str:
 def agreement_plot(own: str, found: Trust, threshold: float) -> str:
     """Agreement with people beside that of people with each other, which is as much as can be asked of a judge."""
     sides = ((_("With people"), found.with_people), (_("People with each other"), found.each_other))
-    marks = [mark(label, side.share) for label, side in sides if side is not None]
+    marks = [charts.share_mark(label, side.share) for label, side in sides if side is not None]
     sentence = _(
         "Dashed: the {threshold} that the gate asks for at the lower end; one half is a coin. People's "
         "agreement with each other is as much as can be asked of a judge."
@@ -183,7 +183,7 @@ def position_plot(own: str, found: Trust) -> str:
         )
         return paragraph(tied.format(count=found.flips.n))
     return charts.intervals(
-        frame, [mark(_("Chose the first shown"), found.first_place)], _("share of its verdicts"), COIN
+        frame, [charts.share_mark(_("Chose the first shown"), found.first_place)], _("share of its verdicts"), COIN
     )
 
 
@@ -196,10 +196,8 @@ def length_plot(own: str, found: Trust) -> str:
         "often the longer as the shorter answer."
     )
     frame = Frame(f"{own}-length", _("Length"), sentence)
-    marks = [mark(_("The judge"), found.longer), mark(_("People, same pairs"), found.longer_people)]
+    marks = [
+        charts.share_mark(_("The judge"), found.longer),
+        charts.share_mark(_("People, same pairs"), found.longer_people),
+    ]
     return charts.intervals(frame, marks, _("share of preferences for the longer answer"), COIN)
-
-
-def mark(label: str, share: Estimate) -> ChartMark:
-    """A share with its interval, for a chart."""
-    return ChartMark(label, share.value, share.low, share.high, percent_with_interval(share))

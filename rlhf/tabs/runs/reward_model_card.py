@@ -9,8 +9,8 @@ from annotation.metrics.calibration import Calibration
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import _, ngettext
 from annotation.ui import charts, line_plots
-from annotation.ui.charts import ChartMark, Frame
-from annotation.ui.formatting import percent, percent_with_interval, short_number
+from annotation.ui.charts import Frame
+from annotation.ui.formatting import percent, short_number
 from annotation.ui.markup import card_title, paragraph
 from rlhf.models.reward_model_quality import FEWEST, REWARD_THRESHOLD, LengthFigures, RewardModelQuality, ScoreHistogram
 
@@ -142,7 +142,7 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
         (_("Rule: the shorter wins"), shorter),
         (_("On its training data"), None if quality.train_accuracy is None else quality.train_accuracy.estimate),
     )
-    marks = [mark(label, found) for label, found in known if found is not None]
+    marks = [charts.share_mark(label, found) for label, found in known if found is not None]
     if not marks:
         return ""
     sentence = _(
@@ -152,11 +152,6 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
     ).format(reward_threshold=percent(REWARD_THRESHOLD))
     frame = Frame(f"{name}-accuracy", _("Accuracy"), sentence)
     return charts.intervals(frame, marks, _("share of comparisons"), reference=REWARD_THRESHOLD)
-
-
-def mark(label: str, found: Estimate) -> ChartMark:
-    """A share with its interval, for a chart."""
-    return ChartMark(label, found.value, found.low, found.high, percent_with_interval(found))
 
 
 def calibration_plot(name: str, found: Calibration) -> str:

@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from annotation import web_lane
 from annotation.database import Database, open_database
 from annotation.exports import export_files
 from annotation.exports.export_files import EXPORTS
@@ -207,19 +206,19 @@ def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database,
     judge_all(db)
     export_files.start(db, ExportRequest(), "kim")
     (job,) = EXPORTS.recent(db, 9)
-    code = "import sys, time, pathlib; from annotation import web_lane\n"
-    code += "for one in web_lane.runners(pathlib.Path(sys.argv[1])): one.start()\n"
+    code = "import sys, time, pathlib; from annotation.exports import export_files\n"
+    code += "export_files.runner(pathlib.Path(sys.argv[1])).start()\n"
     code += "time.sleep(3600)"
     with subprocess.Popen([sys.executable, "-c", code, str(data_dir)], cwd=ROOT) as program:
         child = wait_until("the process", lambda: writing(psutil.Process(program.pid), job.spec.file))
         program.send_signal(signal.SIGKILL)
     assert status_of(db, job.id) == "running"
     psutil.wait_procs([child])  # it ends with the program, by itself
-    (export, _) = web_lane.runners(data_dir)
+    export = export_files.runner(data_dir)
     assert not export.run_next(db), "it may still be done: its program was heard of"
     with db.transaction() as connection:  # as time does
         connection.execute("UPDATE job SET heartbeat = '2026-01-01' WHERE id = ?", (job.id,))
-    (export, _) = web_lane.runners(data_dir)
+    export = export_files.runner(data_dir)
     assert export.run_next(db)
     ended = EXPORTS.get(db, job.id)
     assert (ended.status, ended.attempt) == ("finished", 2), ended.message

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from argon2 import PasswordHasher
 
-from annotation import terminal
 from annotation.__main__ import main
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.ui import terminal
 from annotation.web import access
 from annotation.web.access import LoginThrottle
 from tests.conftest import dump

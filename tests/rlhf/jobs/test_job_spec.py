@@ -199,7 +199,7 @@ def test_junk_in_any_field_is_refused_in_a_sentence_or_is_what_the_field_holds(k
     for name, junk in product([*(entry.name for entry in fields(spec)), *inside], JUNK):
         values = {"sampling": {name.removeprefix("sampling."): junk}} if name in inside else {name: junk}
         said = said_of(spec, values, "The spec")
-        assert_a_sentence(said, f"'{name}'")
+        assert_a_sentence(said, f"'{name}")
         if not said:
             made: Any = read(spec, values, "The spec")
             found, default = ((attrgetter(name)(one)) for one in (made, spec()))
