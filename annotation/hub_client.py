@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from annotation.records import UserError
+from annotation.translation import _
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -25,19 +26,25 @@ LONGEST_NAME: Final = 96
 TOKENS_PAGE: Final = "https://huggingface.co/settings/tokens"
 TOKEN: Final = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}(?:[\w.-]*\w)?|(?<=Bearer )[^\s.]+(?:\.[^\s.]+)*")
 REFUSED: Final[Mapping[int, str]] = {
-    401: "the Hub does not accept the token: it is wrong, has expired or was withdrawn. "
-    f"Make a new one on {TOKENS_PAGE} and set HF_TOKEN to it; a Prefloop that runs has it when it is started again.",
-    402: "the Hub asks for payment: what was asked for is not in this account's plan. "
-    "Choose something that is (free hardware, a private repository less), or change the plan.",
-    403: "the token has no right to do that. It must be one that may write ('write', or 'fine-grained' with write "
-    f"access to this repository), of somebody who may write there: {TOKENS_PAGE}.",
-    404: "there is no such repository, or the token may not see it. Check the name, and whose token HF_TOKEN is.",
-    409: "there is something of that name already. Choose another name.",
+    401: _(
+        "the Hub does not accept the token: it is wrong, has expired or was withdrawn. Make a new one on "
+        "{tokens_page} and set HF_TOKEN to it; a Prefloop that runs has it when it is started again."
+    ).format(tokens_page=TOKENS_PAGE),
+    402: _(
+        "the Hub asks for payment: what was asked for is not in this account's plan. "
+        "Choose something that is (free hardware, a private repository less), or change the plan."
+    ),
+    403: _(
+        "the token has no right to do that. It must be one that may write ('write', or 'fine-grained' with "
+        "write access to this repository), of somebody who may write there: {tokens_page}."
+    ).format(tokens_page=TOKENS_PAGE),
+    404: _("there is no such repository, or the token may not see it. Check the name, and whose token HF_TOKEN is."),
+    409: _("there is something of that name already. Choose another name."),
 }
-NO_TOKEN: Final = (
-    f"no token for the Hub is set. Make one that may write on {TOKENS_PAGE} and set the variable HF_TOKEN to it."
-)
-NO_CONNECTION: Final = (
+NO_TOKEN: Final = _(
+    "no token for the Hub is set. Make one that may write on {tokens_page} and set the variable HF_TOKEN to it."
+).format(tokens_page=TOKENS_PAGE)
+NO_CONNECTION: Final = _(
     "the connection to the Hub could not be made or was lost. What was not finished there has no effect: repeat it."
 )
 
@@ -132,7 +139,7 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         kind = Conflict if status_of(error) == 412 else UserError
-        raise kind(without_tokens(f"{doing} failed: {reason(error)}")) from error
+        raise kind(without_tokens(_("{doing} failed: {reason}").format(doing=doing, reason=reason(error)))) from error
 
 
 def reason(error: BaseException) -> str:
@@ -144,16 +151,16 @@ def reason(error: BaseException) -> str:
     if isinstance(error, errors.HFValidationError):
         return f"{first_line(error)} {NAME_RULE}"
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so that nothing may ask the Hub. Unset it."
+        return _("HF_HUB_OFFLINE is set, so that nothing may ask the Hub. Unset it.")
     if isinstance(error, errors.RevisionNotFoundError):
-        return "the repository has no such revision. Give a branch, a tag or a commit that it has."
+        return _("the repository has no such revision. Give a branch, a tag or a commit that it has.")
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return "the repository has no such file."
+        return _("the repository has no such file.")
     response = getattr(error, "response", None)
     if response is not None:
         return refusal(response, error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "the disk is full. Free some space, then repeat it."
+        return _("the disk is full. Free some space, then repeat it.")
     if is_connection(error):
         return NO_CONNECTION
     # The client wraps what went wrong with a file into an error that says only which file it was.
@@ -161,22 +168,28 @@ def reason(error: BaseException) -> str:
         return reason(error.__cause__)
     if isinstance(error, OSError):
         return f"{error.strerror or first_line(error)}."
-    return f"it could not be used ({' '.join(str(error).split())[:300] or type(error).__name__})."
+    return _("it could not be used ({what}).").format(what=" ".join(str(error).split())[:300] or type(error).__name__)
 
 
 def refusal(response: Any, error: BaseException) -> str:
     """What an error's status means."""
     status: int = response.status_code
     if status == 401 and "authorization" not in response.request.headers:
-        return f"{REFUSED[404]} Without a token only what is public can be seen: {NO_TOKEN}"
+        return _("{refused} Without a token only what is public can be seen: {no_token}").format(
+            refused=REFUSED[404], no_token=NO_TOKEN
+        )
     if status == 412:
-        return "somebody else has changed the repository meanwhile. Look at what is there, then repeat it."
+        return _("somebody else has changed the repository meanwhile. Look at what is there, then repeat it.")
     if status == 429:
         seconds = waiting_seconds(response.headers)
-        return f"the Hub's rate limit is reached. Repeat it {f'in {seconds} seconds' if seconds else 'later'}."
+        if not seconds:
+            return _("the Hub's rate limit is reached. Repeat it later.")
+        return _("the Hub's rate limit is reached. Repeat it in {seconds} seconds.").format(seconds=seconds)
     if status >= 500:
-        return f"the Hub has trouble of its own (status {status}). Repeat it later."
-    return REFUSED.get(status) or f"the Hub refuses it (status {status}: {first_line(error)})."
+        return _("the Hub has trouble of its own (status {status}). Repeat it later.").format(status=status)
+    return REFUSED.get(status) or _("the Hub refuses it (status {status}: {first_line}).").format(
+        status=status, first_line=first_line(error)
+    )
 
 
 def waiting_seconds(headers: Mapping[str, str]) -> int | None:
@@ -252,17 +265,21 @@ def to_front_matter(fields: Mapping[str, Any]) -> str:
 
 def split_address(address: str) -> tuple[str, str | None]:
     """OWNER/NAME and the revision of OWNER/NAME@REVISION, if it has one. Raises UserError for what can't be either."""
-    repo, _, revision = address.partition("@")
+    repo, _at, revision = address.partition("@")
     check_name(repo)
     if revision and not re.fullmatch(r"[\w./+-]{1,200}", revision, re.ASCII):
-        raise UserError(f"'{revision[:80]}' can't be a revision. Give a branch, a tag or a commit of {repo}.")
+        raise UserError(
+            _("'{revision}' can't be a revision. Give a branch, a tag or a commit of {repo}.").format(
+                revision=revision[:80], repo=repo
+            )
+        )
     return repo, revision or None
 
 
-NAME_RULE: Final = (
-    "A repository's name is OWNER/NAME, of letters, digits, '-', '_' and '.', neither beginning nor ending with '-' "
-    f"or '.', without '--' and '..', and of at most {LONGEST_NAME} characters."
-)
+NAME_RULE: Final = _(
+    "A repository's name is OWNER/NAME, of letters, digits, '-', '_' and '.', neither beginning nor ending "
+    "with '-' or '.', without '--' and '..', and of at most {longest_name} characters."
+).format(longest_name=LONGEST_NAME)
 
 
 def check_name(repo: str) -> None:
@@ -270,7 +287,9 @@ def check_name(repo: str) -> None:
     parts = repo.split("/")
     sound = len(parts) == 2 and all(NAME_PART.fullmatch(part) for part in parts) and len(repo) <= LONGEST_NAME
     if not sound or "--" in repo or ".." in repo or repo.endswith((".git", ".ipynb")):
-        raise UserError(f"'{repo[:120]}' can't be the name of a repository. {NAME_RULE}")
+        raise UserError(
+            _("'{repo}' can't be the name of a repository. {name_rule}").format(repo=repo[:120], name_rule=NAME_RULE)
+        )
 
 
 def hourly_price(hardware: Any) -> float:
@@ -284,24 +303,28 @@ def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
     What a fine-grained token may do shows only when it does it.
     """
     if hub.token is None:
-        raise UserError(f"This can't be done: {NO_TOKEN}")
-    with explained("Asking the Hub whose token it is"):
+        raise UserError(_("This can't be done: {no_token}").format(no_token=NO_TOKEN))
+    with explained(_("Asking the Hub whose token it is")):
         told = hub.api.whoami(cache=True)
     token = told.get("auth", {}).get("accessToken", {})
     organisations = tuple(one["name"] for one in told.get("orgs", []))
     who = TokenInfo(told["name"], token.get("role", "write"), organisations, bool(told.get("isPro")))
     if who.role == "read":
         raise UserError(
-            f"The token is {who.name}'s and may only read. Make one that may write on {TOKENS_PAGE} and set HF_TOKEN "
-            "to it; a Prefloop that runs has it when it is started again."
+            _(
+                "The token is {name}'s and may only read. Make one that may write on {tokens_page} and set "
+                "HF_TOKEN to it; a Prefloop that runs has it when it is started again."
+            ).format(name=who.name, tokens_page=TOKENS_PAGE)
         )
     if repo is not None:
         check_name(repo)
         owner = repo.split("/")[0]
         if owner not in (who.name, *who.organisations):
-            others = "".join(f" or {name}/…" for name in who.organisations)
+            places = ", ".join(f"{name}/…" for name in (who.name, *who.organisations))
             raise UserError(
-                f"The token is {who.name}'s, who has no right to write to {repo}. Use {who.name}/…{others}."
+                _("The token is {name}'s, who has no right to write to {repo}. Use {places}.").format(
+                    name=who.name, repo=repo, places=places
+                )
             )
     return who
 
@@ -317,14 +340,16 @@ def ensure_repo(
     last put something there, and may stay so.
     """
     check_name(repo)
-    with explained(f"Creating {repo}"):
+    with explained(_("Creating {repo}").format(repo=repo)):
         hub.api.create_repo(repo, repo_type=kind, private=private, exist_ok=True, **settings)
         is_private = bool(hub.api.repo_info(repo, repo_type=kind).private)
     if is_private != private and not (public_before and not is_private):
         there, wanted = ("private", "public") if is_private else ("public", "private")
         raise UserError(
-            f"{repo} is there and {there}, and this was to be {wanted}. Change that on its settings page on the Hub, "
-            f"choose another name, or ask for {there}."
+            _(
+                "{repo} is there and {there}, and this was to be {wanted}. Change that on its settings page on "
+                "the Hub, choose another name, or ask for {there}."
+            ).format(repo=repo, there=there, wanted=wanted)
         )
     return is_private
 
@@ -349,7 +374,7 @@ def commit(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     operations = [CommitOperationDelete(path) for path in gone]
-    with explained(f"Uploading to {repo}"):
+    with explained(_("Uploading to {repo}").format(repo=repo)):
         operations += [CommitOperationAdd(path, plain(content)) for path, content in files.items()]
         done = hub.api.create_commit(
             repo, operations, commit_message=message, repo_type=kind, revision=branch, parent_commit=parent

@@ -9,24 +9,25 @@ from string import ascii_lowercase
 from typing import Any, Final
 
 from annotation.records import MAXIMUM_SHARE, Kind, Project, Tag, UserError
+from annotation.translation import _, ngettext
 from annotation.validation import from_form, read, shown
 
 KINDS: Final[Mapping[Kind, str]] = {
-    "pair": "Two answers: which is better, and by how much",
-    "best": "Several answers: the best one",
-    "rank": "Several answers: a ranking",
+    "pair": _("Two answers: which is better, and by how much"),
+    "best": _("Several answers: the best one"),
+    "rank": _("Several answers: a ranking"),
 }
 RESERVED_KEYS: Final[Mapping[str, str]] = {
-    "s": "skip",
-    "u": "undo",
-    "e": "edit",
-    "n": "note",
-    "h": "flag as harmful",
-    "p": "flag personal data",
-    "b": "flag as broken",
-    "r": "rendered or literal",
-    "g": "guidelines",
-    "m": "my judgements",
+    "s": _("skip"),
+    "u": _("undo"),
+    "e": _("edit"),
+    "n": _("note"),
+    "h": _("flag as harmful"),
+    "p": _("flag personal data"),
+    "b": _("flag as broken"),
+    "r": _("rendered or literal"),
+    "g": _("guidelines"),
+    "m": _("my judgements"),
 }
 """Letters that the annotators' page uses itself."""
 FREE_KEYS: Final = tuple(letter for letter in ascii_lowercase if letter not in RESERVED_KEYS)
@@ -51,13 +52,14 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
         given["answers"] = 2
     if "tags" in given:
         given["tags"] = parse_tags(given["tags"])
-    project = read(Project, given, "A project")
+    project = read(Project, given, _("A project"))
     check_overlap(project.overlap, annotators)
     measuring = round(project.gold_share + project.re_ask_share, 9)
     if measuring > MAXIMUM_SHARE:
         raise UserError(
-            f"The shares of gold comparisons and of re-asks add up to {exact_percent(measuring)}: "
-            f"together they may be up to {exact_percent(MAXIMUM_SHARE)}."
+            _(
+                "The shares of gold comparisons and of re-asks add up to {sum}: together they may be up to {most}."
+            ).format(sum=exact_percent(measuring), most=exact_percent(MAXIMUM_SHARE))
         )
     return project
 
@@ -65,11 +67,14 @@ def check(values: Mapping[str, Any], annotators: int) -> Project:
 def check_overlap(overlap: int, annotators: int) -> None:
     """No more annotators for each comparison than there are, or it would never be judged in full."""
     if overlap > max(annotators, 1):
-        there_are = "is 1 active account" if annotators == 1 else f"are {annotators} active accounts"
-        raise UserError(
-            f"Annotators for each comparison: {shown(overlap)} are too many, because there {there_are} that can judge. "
-            "Lower the number, or add accounts first."
+        too_many = ngettext(
+            "Annotators for each comparison: {overlap} are too many, because there is {count} active account that can "
+            "judge. Lower the number, or add accounts first.",
+            "Annotators for each comparison: {overlap} are too many, because there are {count} active accounts that "
+            "can judge. Lower the number, or add accounts first.",
+            annotators,
         )
+        raise UserError(too_many.format(overlap=shown(overlap), count=annotators))
 
 
 def exact_percent(share: float) -> str:
@@ -85,17 +90,19 @@ def parse_tags(value: Any) -> tuple[Tag, ...]:
     Raises UserError naming the line.
     """
     if isinstance(value, str) and len(value) > MAXIMUM_TAGS_TEXT:
-        raise UserError(f"Reasons: the list may have up to {MAXIMUM_TAGS_TEXT:,} characters.")
+        raise UserError(_("Reasons: the list may have up to {most:,} characters.").format(most=MAXIMUM_TAGS_TEXT))
     lines = value.split("\n") if isinstance(value, str) else value
     if not isinstance(lines, Sequence) or isinstance(lines, bytes | bytearray):
-        raise UserError("Reasons: give one a line, as 'key: label'.")
+        raise UserError(_("Reasons: give one a line, as 'key: label'."))
     read = [parse_tag(line, number) for number, line in enumerate(lines, 1) if not is_blank(line)]
     if len(read) > MAXIMUM_TAGS:
         raise UserError(
-            f"Reasons: there can be up to {MAXIMUM_TAGS}, not {len(read)}, because each has a letter of its own."
+            _("Reasons: there can be up to {most}, not {count}, because each has a letter of its own.").format(
+                most=MAXIMUM_TAGS, count=len(read)
+            )
         )
-    refuse_repeated([tag.label.casefold() for tag in read], "label", read)
-    refuse_repeated([tag.key for tag in read if tag.key], "key", read)
+    refuse_repeated_labels(read)
+    refuse_repeated_keys(read)
     return give_keys(read)
 
 
@@ -113,7 +120,7 @@ def parse_tag(line: Any, number: int) -> Tag:
         assert found is not None
         key, label = found["key"] or "", found["label"]
     else:
-        raise UserError(f"Reasons, line {number}: give text, as 'key: label'.")
+        raise UserError(_("Reasons, line {number}: give text, as 'key: label'.").format(number=number))
     return Tag(check_key(key, number), check_label(label, number))
 
 
@@ -122,13 +129,16 @@ def check_key(key: Any, number: int) -> str:
     letter = key.strip(" ").lower() if isinstance(key, str) else None
     if letter is None or (letter and letter not in tuple(ascii_lowercase)):
         raise UserError(
-            f"Reasons, line {number}: what stands before the colon is the key, and must be one letter from a to z. "
-            "Begin the line with a colon to have one chosen."
+            _(
+                "Reasons, line {number}: what stands before the colon is the key, and must be one letter from a to z. "
+                "Begin the line with a colon to have one chosen."
+            ).format(number=number)
         )
     if letter in RESERVED_KEYS:
         raise UserError(
-            f"Reasons, line {number}: the key '{letter}' is taken by the page ({RESERVED_KEYS[letter]}). "
-            f"Free are {' '.join(FREE_KEYS)}."
+            _("Reasons, line {number}: the key '{key}' is taken by the page ({what}). Free are {free}.").format(
+                number=number, key=letter, what=RESERVED_KEYS[letter], free=" ".join(FREE_KEYS)
+            )
         )
     return letter
 
@@ -137,22 +147,37 @@ def check_label(label: Any, number: int) -> str:
     """A short text with nothing invisible in it."""
     trimmed = label.strip(" ") if isinstance(label, str) else ""
     if not trimmed or len(trimmed) > MAXIMUM_LABEL:
-        raise UserError(f"Reasons, line {number}: a label has 1 to {MAXIMUM_LABEL} characters.")
+        raise UserError(
+            _("Reasons, line {number}: a label has 1 to {most} characters.").format(number=number, most=MAXIMUM_LABEL)
+        )
     wrong = invisible(trimmed)
     if wrong:
-        raise UserError(f"Reasons, line {number}: the label has a character that can't be seen ({wrong}). Remove it.")
+        raise UserError(
+            _("Reasons, line {number}: the label has a character that can't be seen ({wrong}). Remove it.").format(
+                number=number, wrong=wrong
+            )
+        )
     if not trimmed.strip():
-        raise UserError(f"Reasons, line {number}: the label has only white space.")
+        raise UserError(_("Reasons, line {number}: the label has only white space.").format(number=number))
     return trimmed
 
 
-def refuse_repeated(words: Sequence[str], what: str, tags: Sequence[Tag]) -> None:
-    """Raises UserError for a word that is there twice."""
-    repeated = next((word for word in words if words.count(word) > 1), None)
-    if repeated is not None:
-        shown = next(tag.label for tag in tags if repeated in (tag.key, tag.label.casefold()))
-        name = f"'{repeated}'" if what == "key" else f"'{shown}'"
-        raise UserError(f"Reasons: the {what} {name} is there more than once. Change or remove one of them.")
+def refuse_repeated_labels(tags: Sequence[Tag]) -> None:
+    """Raises UserError for a label that is there twice, in whatever case."""
+    words = [tag.label.casefold() for tag in tags]
+    for tag, word in zip(tags, words, strict=True):
+        if words.count(word) > 1:
+            repeated = _("Reasons: the label '{label}' is there more than once. Change or remove one of them.")
+            raise UserError(repeated.format(label=tag.label))
+
+
+def refuse_repeated_keys(tags: Sequence[Tag]) -> None:
+    """Raises UserError for a key that is there twice."""
+    keys = [tag.key for tag in tags if tag.key]
+    for key in keys:
+        if keys.count(key) > 1:
+            repeated = _("Reasons: the key '{key}' is there more than once. Change or remove one of them.")
+            raise UserError(repeated.format(key=key))
 
 
 def give_keys(tags: Sequence[Tag]) -> tuple[Tag, ...]:
@@ -176,11 +201,15 @@ def tags_text(tags: Sequence[Tag]) -> str:
 def check_guidelines(text: Any) -> str:
     """Guidelines as they are stored. Raises UserError if they are too long or hold characters that can't be seen."""
     if not isinstance(text, str) or len(text) > MAXIMUM_GUIDELINES:
-        raise UserError(f"Guidelines may have up to {MAXIMUM_GUIDELINES:,} characters. Shorten them.")
+        raise UserError(
+            _("Guidelines may have up to {most:,} characters. Shorten them.").format(most=MAXIMUM_GUIDELINES)
+        )
     plain = text.replace("\r\n", "\n").strip()
     wrong = invisible(plain.translate({ord("\n"): " ", ord("\t"): " "}))
     if wrong:
-        raise UserError(f"The guidelines have a character that can't be seen ({wrong}). Remove it.")
+        raise UserError(
+            _("The guidelines have a character that can't be seen ({wrong}). Remove it.").format(wrong=wrong)
+        )
     return plain
 
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Interval, Unit
 
+from annotation.translation import N_, _
+
 Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
 Outcome = Literal["ranked", "all-bad", "skip", "undone"]
@@ -118,23 +120,23 @@ Share = Annotated[float, Interval(ge=0, le=MAXIMUM_SHARE), PERCENT]
 class Project:
     """What is asked of annotators, and of how many; kept as one setting, edited on the Project tab."""
 
-    kind: Annotated[Kind, "The kind of comparison"] = "pair"
+    kind: Annotated[Kind, N_("The kind of comparison")] = "pair"
     """Two answers with a strength, the best of several, or a ranking of several."""
-    answers: Annotated[int, Interval(ge=2, le=MAXIMUM_ANSWERS), "Number of answers"] = 2
+    answers: Annotated[int, Interval(ge=2, le=MAXIMUM_ANSWERS), N_("Number of answers")] = 2
     """Answers in a comparison; 2 for pairs, 2 to 8 for the others."""
-    overlap: Annotated[int, Ge(1), "Annotators for each comparison"] = 1
+    overlap: Annotated[int, Ge(1), N_("Annotators for each comparison")] = 1
     """Annotators for each comparison."""
-    claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), "Minutes to judge"] = 20
+    claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), N_("Minutes to judge")] = 20
     """Minutes until a comparison in somebody's hands returns to the pool."""
-    gold_share: Annotated[Share, "Share of gold comparisons"] = 0.05
+    gold_share: Annotated[Share, N_("Share of gold comparisons")] = 0.05
     """Share of comparisons with a known answer, as long as there are some that the annotator has not seen."""
-    re_ask_share: Annotated[Share, "Share of re-asks"] = 0.05
+    re_ask_share: Annotated[Share, N_("Share of re-asks")] = 0.05
     """Share of an annotator's own earlier comparisons, shown again in another order."""
-    candidate_share: Annotated[Share, "Share of candidate against serving"] = 0.2
+    candidate_share: Annotated[Share, N_("Share of candidate against serving")] = 0.2
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
-    rendered: Annotated[bool, "First view: rendered"] = False
+    rendered: Annotated[bool, N_("First view: rendered")] = False
     """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch."""
-    own_prompts: Annotated[bool, "Own prompts"] = True
+    own_prompts: Annotated[bool, N_("Own prompts")] = True
     """Whether annotators may write prompts of their own."""
     tags: tuple[Tag, ...] = (
         Tag("a", "accurate"),
@@ -227,17 +229,17 @@ def parse_act(value: Any, kind: Kind, size: int, tags: Sequence[str]) -> Act:
     Raises UserError that names the field at fault; ranks are made dense (1, 3, 3 becomes 1, 2, 2).
     """
     if not isinstance(value, dict) or value.get("outcome") not in ("ranked", "all-bad", "skip"):
-        raise UserError("A judgement has an outcome: 'ranked', 'all-bad' or 'skip'. Nothing was recorded.")
+        raise UserError(_("A judgement has an outcome: 'ranked', 'all-bad' or 'skip'. Nothing was recorded."))
     outcome = value["outcome"]
     ranks, strength = None, None
     if outcome == "ranked":
         ranks = parse_ranks(value.get("ranks"), size)
         strength = parse_strength(value.get("strength"), ranks) if kind == "pair" else None
         if kind == "best" and len(set(ranks)) > 2:
-            raise UserError("Only the best is asked for here, not a ranking. Nothing was recorded.")
+            raise UserError(_("Only the best is asked for here, not a ranking. Nothing was recorded."))
     flag = value.get("flag")
     if flag is not None and flag not in FLAGS:
-        raise UserError(f"'{flag}' is no flag. Choose one of: {', '.join(FLAGS)}.")
+        raise UserError(_("'{flag}' is no flag. Choose one of: {flags}.").format(flag=flag, flags=", ".join(FLAGS)))
     return Act(
         outcome, ranks, strength, parse_tags(value.get("tags", []), tags), parse_note(value.get("note", "")), flag,
         parse_edit(value.get("edit"), ranks, size),
@@ -248,7 +250,9 @@ def parse_ranks(value: Any, size: int) -> tuple[int, ...]:
     """One rank for each place, made dense."""
     sound = isinstance(value, list) and len(value) == size
     if not sound or any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in value):
-        raise UserError(f"A ranking needs one whole number from 1 up for each of the {size} answers.")
+        raise UserError(
+            _("A ranking needs one whole number from 1 up for each of the {size} answers.").format(size=size)
+        )
     levels = sorted(set(value))
     return tuple(levels.index(rank) + 1 for rank in value)
 
@@ -257,14 +261,14 @@ def parse_strength(value: Any, ranks: Sequence[int]) -> int:
     """How much better the better of two is: 0 for a tie, else 1 slightly, 2 clearly, 3 much."""
     tied = len(set(ranks)) == 1
     if isinstance(value, bool) or not isinstance(value, int) or value not in STRENGTHS or (value == 0) != tied:
-        raise UserError("The strength of a preference is 1 slightly, 2 clearly or 3 much, and 0 for a tie.")
+        raise UserError(_("The strength of a preference is 1 slightly, 2 clearly or 3 much, and 0 for a tie."))
     return value
 
 
 def parse_tags(value: Any, known: Sequence[str]) -> tuple[str, ...]:
     """The labels of known tags, each once, in the project's order."""
     if not isinstance(value, list) or any(tag not in known for tag in value):
-        raise UserError("A reason was given that this project does not have. Reload the page to see today's list.")
+        raise UserError(_("A reason was given that this project does not have. Reload the page to see today's list."))
     return tuple(tag for tag in known if tag in value)
 
 
@@ -275,7 +279,11 @@ def storable(text: str) -> str:
 
 def parse_note(value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAXIMUM_NOTE:
-        raise UserError(f"A note can have up to {MAXIMUM_NOTE:,} characters. Shorten it; nothing was recorded.")
+        raise UserError(
+            _("A note can have up to {maximum_note:,} characters. Shorten it; nothing was recorded.").format(
+                maximum_note=MAXIMUM_NOTE
+            )
+        )
     return storable(value).strip()
 
 
@@ -285,11 +293,17 @@ def parse_edit(value: Any, ranks: Sequence[int] | None, size: int) -> Edit | Non
         return None
     place, text = (value.get("place"), value.get("text")) if isinstance(value, dict) else (None, None)
     if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < size or not isinstance(text, str):
-        raise UserError("An edit names the place of an answer and its new text. Nothing was recorded.")
+        raise UserError(_("An edit names the place of an answer and its new text. Nothing was recorded."))
     if not text.strip() or len(text) > MAXIMUM_EDIT:
-        raise UserError(f"An edited answer has 1 to {MAXIMUM_EDIT:,} characters. Nothing was recorded.")
+        raise UserError(
+            _("An edited answer has 1 to {maximum_edit:,} characters. Nothing was recorded.").format(
+                maximum_edit=MAXIMUM_EDIT
+            )
+        )
     if ranks is None or ranks[place] != 1:
-        raise UserError("Edit the answer that you find best: the edit counts as better than it. Nothing was recorded.")
+        raise UserError(
+            _("Edit the answer that you find best: the edit counts as better than it. Nothing was recorded.")
+        )
     return Edit(place, storable(text).strip())
 
 

@@ -28,6 +28,7 @@ from annotation.records import (
     UserError,
     now,
 )
+from annotation.translation import _
 
 
 # ---------------------------------------------------------------------------------------------------------- prompts
@@ -191,11 +192,19 @@ def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
         if same:
             return same[0]
         if len(waiting) >= MOST_UNANSWERED:
-            raise UserError(f"{len(waiting)} of your prompts wait for their answers. Ask again when one is answered.")
+            raise UserError(
+                _("{count} of your prompts wait for their answers. Ask again when one is answered.").format(
+                    count=len(waiting)
+                )
+            )
         since = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="microseconds")
         today = db.value("SELECT count(*) FROM comparison WHERE asked_by = ? AND created > ?", (annotator_id, since))
         if today >= MOST_A_DAY:
-            raise UserError(f"You have asked {today} prompts in the last 24 hours. That is enough; ask again later.")
+            raise UserError(
+                _("You have asked {today} prompts in the last 24 hours. That is enough; ask again later.").format(
+                    today=today
+                )
+            )
         add_prompts(db, [Prompt(tuple(messages), "train", "own prompt")])
         prompt_id = db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint,))
         return insert_comparison(db, prompt_id, state="asked", asked_by=annotator_id)
@@ -506,7 +515,7 @@ def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
 def judged_comparisons(db: Database) -> Iterator[list[Judgement]]:
     """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed."""
     rows = db.connection.query(f"{JUDGEMENTS} ORDER BY j.comparison_id, j.id")
-    for _, group in groupby(rows, key=itemgetter("comparison_id")):
+    for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):
         yield [read_judgement(row) for row in group]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast,
 from annotated_types import DocInfo, Ge, Gt, Interval
 
 from annotation.records import PERCENT, UserError
+from annotation.translation import _
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -97,49 +98,65 @@ def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
     unknown = problem == "unexpected_keyword_argument"
     hint = hint_at(kind, path[:-1] if unknown else path)
     if unknown or (hint is kind and is_dataclass(hint)):
-        no = f"There is no field {shown('.'.join(path))}. " if unknown else ""
+        has = _("There is no field {field}. {whole} has these fields: {names}.")
         names = (".".join((*path[:-1], entry.name)) for entry in fields(bare(hint)))
-        return f"{no}{whole} has these fields: {', '.join(names)}."
-    label = label_of(hint)
+        return (has if unknown else _("{whole} has these fields: {names}.")).format(
+            field=shown(".".join(path)), whole=whole, names=", ".join(names)
+        )
+    label = _(label_of(hint))
     if label and bare(hint) is bool:
-        return f"{label}: choose yes or no."
+        return _("{label}: choose yes or no.").format(label=label)
     if label and get_origin(bare(hint)) is Literal:
-        return f"{label} must be one of: {', '.join(get_args(bare(hint)))}."
-    subject = f"{label}: it" if label else f"{whole}'s {quote}{'.'.join(path)}{quote}"
+        return _("{label} must be one of: {choices}.").format(label=label, choices=", ".join(get_args(bare(hint))))
+    field = f"{quote}{'.'.join(path)}{quote}"
+    subject = (_("{label}: it") if label else _("{whole}'s {field}")).format(label=label, whole=whole, field=field)
     if problem == "missing":
-        return f"{subject} is missing."
-    return f"{subject} must {demand(hint, problem)}{but_is(found['input'], hint)}."
+        return _("{subject} is missing.").format(subject=subject)
+    must, values = demand(hint, problem)
+    return must.format(subject=subject, given=but_is(found["input"], hint), **values)
 
 
-def demand(hint: Any, problem: str) -> str:
-    """What a value of a type has to be, after 'must'."""
-    kind, limits, number = bare(hint), limits_of(hint), "a whole number" if bare(hint) is int else "a number"
+def demand(hint: Any, problem: str) -> tuple[str, Mapping[str, Any]]:
+    """The sentence that says what a value of a type has to be, and what fills it in beside the field and the value."""
+    kind, limits = bare(hint), limits_of(hint)
     if get_origin(kind) is Literal:
-        return f"be one of {', '.join(map(str, get_args(kind)))}"
+        return _("{subject} must be one of {choices}{given}."), {"choices": ", ".join(map(str, get_args(kind)))}
     if is_dataclass(kind):
-        return "be an object"
+        return _("{subject} must be an object{given}."), {}
     if PERCENT in get_args(hint):
-        return f"be from {100 * limits['ge']:.4g} to {100 * limits['le']:.4g}%"
+        span = {"low": 100 * limits["ge"], "high": 100 * limits["le"]}
+        return _("{subject} must be from {low:.4g} to {high:.4g}%{given}."), span
     if "ge" in limits and "le" in limits:
-        span = "from {:g} to {:g}" if label_of(hint) else "between {:,} and {:,}"
-        return f"be {number} {span.format(limits['ge'], limits['le'])}"
+        return within(kind is int, bool(label_of(hint))), {"low": limits["ge"], "high": limits["le"]}
     if limits.get("ge"):
-        return f"be {number} from {limits['ge']} up"
+        whole = _("{subject} must be a whole number from {low} up{given}.")
+        return whole if kind is int else _("{subject} must be a number from {low} up{given}."), {"low": limits["ge"]}
     if problem.endswith("_type"):
-        return f"be of type {kind.__name__}"
+        return _("{subject} must be of type {type}{given}."), {"type": kind.__name__}
     if problem == "predicate_failed":
-        return next(mark.documentation for mark in hint.__metadata__ if isinstance(mark, DocInfo))
+        what = next(mark.documentation for mark in hint.__metadata__ if isinstance(mark, DocInfo))
+        return _("{subject} must be {what}{given}."), {"what": what}
     if problem == "less_than":
-        return f"be below {limits['lt']}"
-    return "be above zero" if "gt" in limits else "not be negative"
+        return _("{subject} must be below {high}{given}."), {"high": limits["lt"]}
+    positive = _("{subject} must be above zero{given}.")
+    return positive if "gt" in limits else _("{subject} must not be negative{given}."), {}
+
+
+def within(whole: bool, of_form: bool) -> str:
+    """The sentence for a number between two others; a form's field shows its limits as they are said here."""
+    if of_form:
+        from_to = _("{subject} must be a whole number from {low:g} to {high:g}{given}.")
+        return from_to if whole else _("{subject} must be a number from {low:g} to {high:g}{given}.")
+    between = _("{subject} must be a whole number between {low:,} and {high:,}{given}.")
+    return between if whole else _("{subject} must be a number between {low:,} and {high:,}{given}.")
 
 
 def but_is(value: Any, hint: Any) -> str:
     """What was given, for the end of a sentence, unless a field was left empty."""
     if PERCENT in get_args(hint):
         sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < ENDLESS
-        return f", not {100 * value:.4g}%" if sound else ""
-    return "" if value is None else f", not {shown(value)}"
+        return _(", not {given}").format(given=f"{100 * value:.4g}%") if sound else ""
+    return "" if value is None else _(", not {given}").format(given=shown(value))
 
 
 # ---------------------------------------------------------------------------------------------------------- the types
@@ -161,7 +178,7 @@ def bare(hint: Any) -> Any:
 
 def label_of(hint: Any) -> str:
     """The label of a field of this type; empty where it has none."""
-    return next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, str)), "")
+    return _(next((mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, str)), ""))
 
 
 def limits_of(hint: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from annotation.database import Database, existing_database, open_database
 from annotation.environment import keep_private
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.ui.invisible import visible
 from annotation.validation import describe
 from rlhf.cli import hub_command, rent_command, space_command
@@ -166,7 +167,7 @@ def promote(db: Database, options: argparse.Namespace) -> str:
     try:
         return gate_decisions.promote(db, options.data, options.revision, "the command line", options.why).sentence()
     except gate_decisions.PromotionAgainstRule as error:
-        raise UserError(f'{error} Give one with --why "…".') from error
+        raise UserError(_('{error} Give one with --why "…".').format(error=error)) from error
 
 
 def read_object(text: str) -> dict[str, Any]:
@@ -174,9 +175,9 @@ def read_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"The settings are not JSON: {error}.") from error
+        raise UserError(_("The settings are not JSON: {error}.").format(error=error)) from error
     if not isinstance(value, dict):
-        raise UserError("The settings must be a JSON object, with a name and a value for each.")
+        raise UserError(_("The settings must be a JSON object, with a name and a value for each."))
     return value
 
 
@@ -184,7 +185,11 @@ def gate_text(db: Database, revision: str | None) -> str:
     """The gate's decision on a candidate, with each criterion. Raises UserError where there is none to decide on."""
     pending = gate_decisions.pending(db)
     if revision is None and pending is None:
-        raise UserError(f"No candidate was checked against what serves now. {newest_candidate(db)}")
+        raise UserError(
+            _("No candidate was checked against what serves now. {newest_candidate}").format(
+                newest_candidate=newest_candidate(db)
+            )
+        )
     policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
     decision = gate_decisions.decision_on(db, policy)
     lines = [f"{policy.revision}: {decision.verdict}. {decision.sentence}"]
@@ -260,7 +265,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The spec file {path} can't be read: {error}.") from error
+        raise UserError(_("The spec file {path} can't be read: {error}.").format(path=path, error=error)) from error
 
 
 def print_spec(kind: str, explain: bool) -> int:

@@ -34,6 +34,7 @@ from annotation.imports import import_process, importing
 from annotation.jobs import job_table
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
+from annotation.translation import _
 from annotation.web import access, connections, middleware, oauth
 from annotation.web.deferred_app import Built, DeferredApp
 from annotation.web.settings import Settings
@@ -182,17 +183,17 @@ def answering_problem(db: Database) -> str:
     latest = latest_answering_job(db)
     if latest and latest[0].status in ("failed", "lost"):
         # Not the reason itself: it may name a policy or a path, which annotators are not to see.
-        return (
+        return _(
             "The model can't answer at the moment; it is tried again by itself. Admins find the reason in Iterations."
         )
     if latest and latest[0].message.startswith(job_store.TOO_FEW_ANSWERS):
-        return (
+        return _(
             "The model gives fewer different answers than a comparison needs; it is tried again by itself. "
             "Admins can ask for fewer on the Project tab."
         )
     beat = latest[0].heartbeat if latest and latest[0].status in ("running", "cancelling") else None
     if beat is None or seconds_between(beat, now()) > job_table.LOST_AFTER_SECONDS:
-        return "No model is writing answers at the moment. When one does, they appear here by themselves."
+        return _("No model is writing answers at the moment. When one does, they appear here by themselves.")
     return ""
 
 
@@ -202,12 +203,16 @@ def refuse_open_door(settings: Settings, db: Database) -> None:
         return
     if settings.space is not None:
         raise UserError(
-            f"Nobody could sign in to the Space {settings.space.id}: sign-in with Hugging Face is off. "
-            "Put `hf_oauth: true` between the lines `---` at the top of its README.md."
+            _(
+                "Nobody could sign in to the Space {space}: sign-in with Hugging Face is off. Put `hf_oauth: true` "
+                "between the lines `---` at the top of its README.md."
+            ).format(space=settings.space.id)
         )
     raise UserError(
-        f"Others can reach {settings.host}, and there is no account with a password yet. Make one first: "
-        f"python -m annotation accounts add NAME --role admin --data {settings.data_dir}"
+        _(
+            "Others can reach {host}, and there is no account with a password yet. Make one first: "
+            "python -m annotation accounts add NAME --role admin --data {directory}"
+        ).format(host=settings.host, directory=settings.data_dir)
     )
 
 
@@ -261,12 +266,12 @@ def announce(settings: Settings, db: Database) -> None:
     """Print where the program runs, and by which SQLite; on loopback open the owner's link where there is a display."""
     shown_host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{shown_host}:{settings.port}/"
-    print(f"Prefloop runs at {address}", flush=True)
+    print(_("Prefloop runs at {address}").format(address=address), flush=True)
     if settings.space is not None:
-        print(f"People open {settings.space.address}", flush=True)
+        print(_("People open {address}").format(address=settings.space.address), flush=True)
     link = f"{address}signin?token={access.owner_link_token(db)}" if settings.on_loopback else ""
     if link:
-        print(f"Sign in as the owner (this link works once): {link}", flush=True)
+        print(_("Sign in as the owner (this link works once): {link}").format(link=link), flush=True)
     print(f"SQLite {sqlite.IN_USE}", flush=True)
     if sqlite.PROBLEM:
         print(sqlite.PROBLEM, file=sys.stderr, flush=True)

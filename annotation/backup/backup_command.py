@@ -15,6 +15,7 @@ from annotation.backup import restoration, safe_copies
 from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBackup, copies_in, target_of
 from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
 from annotation.records import UserError
+from annotation.translation import _
 
 LISTED: Final = 50
 Topics = Any
@@ -45,8 +46,8 @@ def add_parsers(topics: Topics, shared: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do what the verb says and print what was done. Raises UserError."""
     if not options.place:
-        raise UserError("Say where the copies are: --place OWNER/NAME or a directory, or set PREFLOOP_COPIES.")
-    target = target_of(options.place, hub_client.connect(hub_client.token_here()))
+        raise UserError(_("Say where the copies are: --place OWNER/NAME or a directory, or set PREFLOOP_COPIES."))
+    target = target_of(options.target, hub_client.connect(hub_client.token_here()))
     match options.verb:
         case "list":
             show(target)
@@ -96,7 +97,9 @@ def refuse_to_replace(target: BackupTarget, data_dir: Path, versions: list[str])
     copied = "none" if wanted is None else str(wanted.judgements)
     older = "The copy is older. " if wanted is not None and wanted.judgements < there else ""
     raise UserError(
-        f"{data_dir} has a database with {there} judgements, and the copy has {copied}. {older}Nothing was changed. "
-        "Restore it into another directory with --data DIR, or add --aside to move what is there to "
-        f"{data_dir / restoration.ASIDE} first."
+        _(
+            "{data_dir} has a database with {there} judgements, and the copy has {copied}. {older}Nothing was "
+            "changed. Restore it into another directory with --data DIR, or add --aside to move what is there "
+            "to {aside} first."
+        ).format(data_dir=data_dir, there=there, copied=copied, older=older, aside=data_dir / restoration.ASIDE)
     )

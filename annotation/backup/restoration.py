@@ -20,6 +20,7 @@ from annotation.backup import safe_copies
 from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBackup, copies_in, digest_of
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
+from annotation.translation import _
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
 # A choice that begins so means what is in the data directory, be it nothing.
@@ -30,13 +31,13 @@ FOLDER: Final = ".restore-"
 PARTS: Final = ("-wal", "-shm", "")
 # Of runs by the database that is here; another one's runs may have the same numbers.
 CHECKPOINTS: Final = "checkpoints"
-LEFT_OUT: Final = (
+LEFT_OUT: Final = _(
     "The copy is without the files of {}: these count as deleted, and can be neither promoted nor trained from."
 )
-DAMAGED: Final = (
-    f"What only a damaged copy has is not here; to try one again, start with {VARIABLE}=VERSION, which moves what is "
-    "here aside."
-)
+DAMAGED: Final = _(
+    "What only a damaged copy has is not here; to try one again, start with {variable}=VERSION, which "
+    "moves what is here aside."
+).format(variable=VARIABLE)
 LOCK: Final = "prefloop.open.lock"
 # A program that has just been told to end may still have the database open.
 LOCK_SECONDS: Final = 1.5
@@ -114,8 +115,12 @@ def continue_here(data_dir: Path, target: BackupTarget, head: str, choice: str) 
         safe_copies.record_start(db, target.name, head, None)
     finally:
         db.close()
-    said = f"as {VARIABLE} says" if choice else f"there is no copy in {target.name} yet"
-    return StartState(f"Prefloop goes on with what is in {data_dir}: {said}.")
+    because = (
+        _("Prefloop goes on with what is in {data_dir}: as {variable} says.")
+        if choice
+        else _("Prefloop goes on with what is in {data_dir}: there is no copy in {place} yet.")
+    )
+    return StartState(because.format(data_dir=data_dir, variable=VARIABLE, target=target.name))
 
 
 def refuse_fork(target: BackupTarget, data_dir: Path, local: Database, version: str, manifest: BackupManifest) -> None:
@@ -123,24 +128,37 @@ def refuse_fork(target: BackupTarget, data_dir: Path, local: Database, version: 
     safe = safe_copies.last_safe(local, target.name)
     unsafe = safe_copies.judgements_after(local, safe.last_judgement_id if safe else 0)
     if unsafe or safe_copies.has_unsafe_work(local):
-        what = f"{unsafe} judgements" if unsafe else "accounts, imports, settings or decisions"
+        what = (
+            _("{unsafe} judgements").format(unsafe=unsafe) if unsafe else _("accounts, imports, settings or decisions")
+        )
         raise UserError(
-            f"{data_dir} has {what} that no copy in {target.name} has, and the newest copy there "
-            f"({manifest.judgements} judgements, {manifest.created[:16]} UTC) was made by another running copy of this "
-            f"project. Nothing was changed. To go on with what is here, start with {VARIABLE}={HERE}; to take the "
-            f"copy, start with {VARIABLE}={version}, which moves what is here aside."
+            _(
+                "{data_dir} has {what} that no copy in {name} has, and the newest copy there ({judgements} "
+                "judgements, {created} UTC) was made by another running copy of this project. Nothing was "
+                "changed. To go on with what is here, start with {variable}={here}; to take the copy, start "
+                "with {variable}={version}, which moves what is here aside."
+            ).format(
+                data_dir=data_dir,
+                what=what,
+                name=target.name,
+                judgements=manifest.judgements,
+                created=manifest.created[:16],
+                variable=VARIABLE,
+                here=HERE,
+                version=version,
+            )
         )
 
 
 # ----------------------------------------------------------------------------------------------------- who has it open
 def shared_lock(data_dir: Path) -> ReadWriteLock:
     """Keep others from moving the database away while this lock lives. Raises UserError while somebody does."""
-    return acquire_lock(data_dir, "read", "A safe copy is being restored into {}. Start again when that is done.")
+    return acquire_lock(data_dir, "read", _("A safe copy is being restored into {}. Start again when that is done."))
 
 
 def exclusive_lock(data_dir: Path) -> ReadWriteLock:
     """Keep others from opening the database while this lock lives. Raises UserError while somebody has it open."""
-    return acquire_lock(data_dir, "write", "A Prefloop that runs has the database in {} open. Stop it first.")
+    return acquire_lock(data_dir, "write", _("A Prefloop that runs has the database in {} open. Stop it first."))
 
 
 def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) -> ReadWriteLock:
@@ -154,8 +172,10 @@ def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) ->
         raise UserError(refusal.format(data_dir)) from error
     except OSError as error:
         raise UserError(
-            f"The data directory {data_dir} can't be written ({error.strerror or error}). "
-            "Make it writable, free disk space, or choose another one with --data DIR."
+            _(
+                "The data directory {data_dir} can't be written ({strerror}). Make it writable, free disk "
+                "space, or choose another one with --data DIR."
+            ).format(data_dir=data_dir, strerror=error.strerror or error)
         ) from error
     return lock
 
@@ -180,20 +200,27 @@ def restore(
                 local.close()  # its file is about to be moved
             gone = restore_version(target, version, manifest, data_dir, head, choice)
         except DamagedBackup as error:
-            counted = f" It has {manifest.judgements} judgements." if isinstance(manifest, BackupManifest) else ""
-            skipped.append(f"{error}{counted}")
+            skipped.append(str(error))
+            if isinstance(manifest, BackupManifest):
+                skipped.append(_("It has {judgements} judgements.").format(judgements=manifest.judgements))
             continue
-        said = f"Restored {manifest.judgements} judgements from {target.name} as of {manifest.created[:16]} UTC."
+        said = _("Restored {judgements} judgements from {name} as of {created} UTC.").format(
+            judgements=manifest.judgements, name=target.name, created=manifest.created[:16]
+        )
         left = [] if not gone else [LEFT_OUT.format(", ".join(gone))]
         newer = newer_than(target, manifest) if choice else []
         message = " ".join([said, *left, *newer, *skipped, *([DAMAGED] if skipped else [])])
         leave_notice(data_dir, message if left or newer or skipped else "")
         return StartState(message, manifest)
-    reasons = " ".join(skipped) or f"{target.name} has no copy '{', '.join(versions)}'."
+    reasons = " ".join(skipped) or _("{name} has no copy '{versions}'.").format(
+        name=target.name, versions=", ".join(versions)
+    )
     raise UserError(
-        f"No safe copy could be restored. {reasons} Nothing was changed. `python -m annotation copies list` shows what "
-        f"there is; the program starts with one of them if you set {VARIABLE}=VERSION, and with what is in {data_dir} "
-        f"if you set {VARIABLE}={HERE}."
+        _(
+            "No safe copy could be restored. {reasons} Nothing was changed. `python -m annotation copies list` "
+            "shows what there is; the program starts with one of them if you set {variable}=VERSION, and with "
+            "what is in {data_dir} if you set {variable}={here}."
+        ).format(reasons=reasons, variable=VARIABLE, data_dir=data_dir, here=HERE)
     )
 
 
@@ -203,11 +230,12 @@ def continue_from(
     """Go on with what is here, which has all that a copy has. What admins should know stays until a copy is made."""
     safe = safe_copies.last_safe(local, target.name)
     kept = safe_copies.start_notice(local) if safe is not None and safe.state == "begun" else ""
-    said = f"{data_dir} has all that the newest valid copy in {target.name} has."
+    said = _("{data_dir} has all that the newest valid copy in {name} has.").format(data_dir=data_dir, name=target.name)
     message = " ".join([said, *skipped])
     store.set_setting(local, safe_copies.BEGINNING, kept or (message if skipped else ""))
     safe_copies.record_start(local, target.name, head, manifest)
-    return StartState(f"Prefloop goes on with what is in {data_dir}. {kept}" if kept else message)
+    goes_on = _("Prefloop goes on with what is in {data_dir}.").format(data_dir=data_dir)
+    return StartState(f"{goes_on} {kept}" if kept else message)
 
 
 def newer_than(target: BackupTarget, manifest: BackupManifest) -> list[str]:
@@ -219,8 +247,10 @@ def newer_than(target: BackupTarget, manifest: BackupManifest) -> list[str]:
         return []
     version, copy = newest
     return [
-        f"A newer copy there has {copy.judgements} judgements ({copy.created[:16]} UTC): to take it, start with "
-        f"{VARIABLE}={version}, which moves what is here aside."
+        _(
+            "A newer copy there has {judgements} judgements ({created} UTC): to take it, start with "
+            "{variable}={version}, which moves what is here aside."
+        ).format(judgements=copy.judgements, created=copy.created[:16], variable=VARIABLE, version=version)
     ]
 
 
@@ -247,10 +277,18 @@ def restore_version(
             destination.parent.mkdir(parents=True, exist_ok=True)
             target.fetch(version, path, mark, destination)
             if digest_of(destination) != mark:
-                raise DamagedBackup(f"The copy {version} in {target.name} is damaged: {path} is not what it was.")
-        found = damage(stage / FILE_NAME) if FILE_NAME in manifest.files else "it is missing"
+                raise DamagedBackup(
+                    _("The copy {version} in {name} is damaged: {path} is not what it was.").format(
+                        version=version, name=target.name, path=path
+                    )
+                )
+        found = damage(stage / FILE_NAME) if FILE_NAME in manifest.files else _("it is missing")
         if found:
-            raise DamagedBackup(f"The copy {version} in {target.name} is damaged: in {FILE_NAME}, {found}.")
+            raise DamagedBackup(
+                _("The copy {version} in {name} is damaged: in {file_name}, {found}.").format(
+                    version=version, name=target.name, file_name=FILE_NAME, found=found
+                )
+            )
         gone = bring_up_to_date(stage, data_dir, target, head, manifest, choice or manifest.choice)
         for path in manifest.files:
             with (stage / path).open("rb") as handle:
@@ -281,8 +319,10 @@ def no_space(data_dir: Path, manifest: BackupManifest) -> UserError:
     """What is said where a copy finds no room."""
     free = shutil.disk_usage(data_dir).free
     return UserError(
-        f"The safe copy needs {manifest.size / 1e6:,.1f} MB in {data_dir}, and {free / 1e6:,.1f} MB are free or "
-        "allowed there. Nothing was changed. Free disk space, or choose another directory with --data DIR."
+        _(
+            "The safe copy needs {size:,.1f} MB in {data_dir}, and {free:,.1f} MB are free or allowed there. "
+            "Nothing was changed. Free disk space, or choose another directory with --data DIR."
+        ).format(size=manifest.size / 1000000.0, data_dir=data_dir, free=free / 1000000.0)
     )
 
 
@@ -297,8 +337,10 @@ def explained_disk(data_dir: Path, manifest: BackupManifest) -> Iterator[None]:
             raise no_space(data_dir, manifest) from error
         if isinstance(error, OSError):
             raise UserError(
-                f"{data_dir} can't be written ({error.strerror or error}). Nothing was changed. Make it writable, or "
-                "choose another directory with --data DIR."
+                _(
+                    "{data_dir} can't be written ({strerror}). Nothing was changed. Make it writable, or "
+                    "choose another directory with --data DIR."
+                ).format(data_dir=data_dir, strerror=error.strerror or error)
             ) from error
         raise
 

@@ -21,6 +21,7 @@ from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBacku
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
+from annotation.translation import _, ngettext
 from annotation.web import access
 
 CHOICE: Final = "restore_choice"
@@ -28,7 +29,7 @@ CHOICE: Final = "restore_choice"
 BEGINNING: Final = "beginning"
 # The setting that says what people had done when this database began or was last copied.
 SAFE_WORK: Final = "safe_work"
-NOT_COPIED: Final = (
+NOT_COPIED: Final = _(
     "Judgements are lost when this Space restarts: no place for safe copies is set (PREFLOOP_COPIES in its settings)."
 )
 KEPT_ROWS: Final = 50
@@ -36,7 +37,7 @@ RESTORED: Final = "Restored."
 FOLDER: Final = ".copy-"
 # An attempt that has not ended after so long was cut off.
 UNFINISHED_SECONDS: Final = 1800.0
-UNFINISHED: Final = "The latest attempt was cut off before it was finished. The log says why."
+UNFINISHED: Final = _("The latest attempt was cut off before it was finished. The log says why.")
 # Tables to which something is only ever added when somebody has done something, or a job has ended.
 WATCHED: Final = (
     *("judgement", "prompt", "response", "comparison", "model", "promotion", "import", "guidelines", "annotator"),
@@ -102,7 +103,9 @@ class Schedule:
             except ValueError:
                 values[name] = -1.0
             if not 0 <= values[name] < float("inf"):
-                raise UserError(f"{variable} is '{text}', and must be a number, 0 or more.")
+                raise UserError(
+                    _("{variable} is '{text}', and must be a number, 0 or more.").format(variable=variable, text=text)
+                )
         return cls(values["every"], int(values["after"]), values["apart"])
 
 
@@ -338,7 +341,9 @@ def explained_local(data_dir: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"The safe copy could not be made in {data_dir} ({error.strerror or error}). Free disk space there."
+            _("The safe copy could not be made in {data_dir} ({strerror}). Free disk space there.").format(
+                data_dir=data_dir, strerror=error.strerror or error
+            )
         ) from error
 
 
@@ -367,7 +372,9 @@ def known_head(db: Database, target: BackupTarget) -> str:
     if not ours:
         has = f"{newest.judgements} judgements, {newest.created[:16]} UTC" if newest else "damaged"
         raise Conflict(
-            f"Another running copy of this project has put a safe copy into {target.name} ({has}). Stop one of the two."
+            _(
+                "Another running copy of this project has put a safe copy into {name} ({has}). Stop one of the two."
+            ).format(name=target.name, has=has)
         )
     return head
 
@@ -468,22 +475,29 @@ def judgements_after(db: Database, judgement_id: int) -> int:
 
 def sentence(standing: BackupStatus, moment: str, role: Role) -> str:
     """What the page says; the reason of a trouble names places, which are the admins' business."""
-    count = f"{standing.judgements_since} judgement{'' if standing.judgements_since == 1 else 's'}"
+    count = standing.judgements_since
     if standing.copied is None:
-        said = f"No safe copy yet, {count} so far"
+        said = ngettext(
+            "No safe copy yet, {count} judgement so far.", "No safe copy yet, {count} judgements so far.", count
+        ).format(count=count)
     else:
-        said = f"Last safe copy: {ago(seconds_between(standing.copied, moment))}, {count} since"
+        said = ngettext(
+            "Last safe copy: {ago}, {count} judgement since.", "Last safe copy: {ago}, {count} judgements since.", count
+        ).format(ago=ago(seconds_between(standing.copied, moment)), count=count)
     if not standing.problem:
-        return f"{said}."
-    problem = "two copies of this project run" if standing.conflict else "the latest attempt failed and is repeated"
-    return f"{said}; {problem}." + (f" {standing.problem}" if role == "admin" else "")
+        return said
+    failed = _("The latest attempt failed and is repeated.")
+    sentences = [said, _("Two copies of this project run.") if standing.conflict else failed]
+    return " ".join([*sentences, standing.problem] if role == "admin" else sentences)
 
 
 def ago(seconds: float) -> str:
     """A time span as people say it."""
     span = timedelta(seconds=max(seconds, 0))
-    for name, unit in (("day", timedelta(days=1)), ("hour", timedelta(hours=1)), ("minute", timedelta(minutes=1))):
-        if span >= unit:
-            number = span // unit
-            return f"{number} {name}{'' if number == 1 else 's'} ago"
-    return "a moment ago"
+    if days := span // timedelta(days=1):
+        return ngettext("{number} day ago", "{number} days ago", days).format(number=days)
+    if hours := span // timedelta(hours=1):
+        return ngettext("{number} hour ago", "{number} hours ago", hours).format(number=hours)
+    if minutes := span // timedelta(minutes=1):
+        return ngettext("{number} minute ago", "{number} minutes ago", minutes).format(number=minutes)
+    return _("a moment ago")

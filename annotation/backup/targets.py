@@ -21,6 +21,7 @@ from typing import Final, Literal, Protocol
 
 from annotation.hub_client import Conflict, Hub, check_name, commit, ensure_repo, explained, is_missing_file
 from annotation.records import UserError
+from annotation.translation import _
 
 MANIFEST: Final = "manifest.json"
 FORMAT: Final = "prefloop copy"
@@ -86,15 +87,19 @@ def read_manifest(content: bytes, what: str) -> BackupManifest:
         if told.pop("format") != FORMAT:
             raise ValueError("another format")
         if told.pop("version") != 1:
-            raise UserError(f"{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.")
+            raise UserError(
+                _("{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.").format(what=what)
+            )
         marks = {path: FileDigest(str(mark["sha256"]), int(mark["size"])) for path, mark in told.pop("files").items()}
         manifest = BackupManifest(**told, files=marks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedBackup(f"{what} is damaged: its manifest can't be read ({error}).") from error
+        raise DamagedBackup(
+            _("{what} is damaged: its manifest can't be read ({error}).").format(what=what, error=error)
+        ) from error
     for path, mark in marks.items():
         inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
         if not inside or not re.fullmatch("[0-9a-f]{64}", mark.sha256):
-            raise DamagedBackup(f"{what} is damaged: its manifest names '{path}'.")
+            raise DamagedBackup(_("{what} is damaged: its manifest names '{path}'.").format(what=what, path=path))
     return manifest
 
 
@@ -159,14 +164,19 @@ def refuse_shared_fate(target: BackupTarget, data_dir: Path, on_space: bool) -> 
     where, data = target.path.resolve(), data_dir.resolve()
     if where.is_relative_to(data):
         raise UserError(
-            f"The directory for safe copies {where} is inside the data directory {data} and would be lost with it. "
-            "Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset (OWNER/NAME-copies)."
+            _(
+                "The directory for safe copies {where} is inside the data directory {data} and would be lost "
+                "with it. Set PREFLOOP_COPIES to a directory on another disk, or to a private dataset "
+                "(OWNER/NAME-copies)."
+            ).format(where=where, data=data)
         )
     if on_space and device_of(where) == device_of(data):
         raise UserError(
-            f"The directory for safe copies {where} is on the same disk as the data directory {data}, and a Space's "
-            "disk is empty after each restart. Attach a bucket there in the Space's settings, or set PREFLOOP_COPIES "
-            "to a private dataset (OWNER/NAME-copies)."
+            _(
+                "The directory for safe copies {where} is on the same disk as the data directory {data}, and a "
+                "Space's disk is empty after each restart. Attach a bucket there in the Space's settings, or "
+                "set PREFLOOP_COPIES to a private dataset (OWNER/NAME-copies)."
+            ).format(where=where, data=data)
         )
 
 
@@ -230,13 +240,17 @@ class DirectoryTarget:
             return None
         except OSError as error:
             raise unusable(self.path, error) from error
-        return read_manifest(content, f"The copy {version} in {self.path}")
+        return read_manifest(content, _("The copy {version} in {path}").format(version=version, path=self.path))
 
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
         """Copy a file out."""
         source = self.contents / mark.sha256
         if not source.is_file():
-            raise DamagedBackup(f"The copy {version} in {self.path} is damaged: {path} is missing.")
+            raise DamagedBackup(
+                _("The copy {version} in {path} is damaged: {missing} is missing.").format(
+                    version=version, path=self.path, missing=path
+                )
+            )
         with explained_directory(self.path):
             shutil.copyfile(source, target)
 
@@ -330,14 +344,16 @@ def explained_directory(path: Path) -> Iterator[None]:
 def unusable(path: Path, error: OSError) -> UserError:
     """What is said of a directory that the system refuses."""
     return UserError(
-        f"The directory for safe copies {path} can't be used ({error.strerror or error}). "
-        "Make it writable, free disk space there, or name another place."
+        _(
+            "The directory for safe copies {path} can't be used ({strerror}). Make it writable, free disk "
+            "space there, or name another place."
+        ).format(path=path, strerror=error.strerror or error)
     )
 
 
 def conflict(where: object) -> Conflict:
     """What is said where somebody else was quicker."""
-    return Conflict(f"There is a newer copy in {where} than the one that this program builds on.")
+    return Conflict(_("There is a newer copy in {where} than the one that this program builds on.").format(where=where))
 
 
 # ----------------------------------------------------------------------------------------------------------------- hub
@@ -358,43 +374,49 @@ class HubTarget:
         """Create the repository; a branch beside the main one begins where that is."""
         ensure_repo(self.hub, self.repo, "dataset", private=True)
         if self.branch != "main":
-            with explained(f"Making the branch {self.name}"):
+            with explained(_("Making the branch {name}").format(name=self.name)):
                 self.hub.api.create_branch(self.repo, branch=self.branch, repo_type="dataset", exist_ok=True)
 
     def head(self) -> str:
         """The branch's newest commit."""
-        with explained(f"Reading {self.name}"):
+        with explained(_("Reading {name}").format(name=self.name)):
             return str(self.hub.api.repo_info(self.repo, repo_type="dataset", revision=self.branch).sha)
 
     def versions(self) -> list[str]:
         """The branch's commits."""
-        with explained(f"Reading {self.name}"):
+        with explained(_("Reading {name}").format(name=self.name)):
             listed = self.hub.api.list_repo_commits(self.repo, repo_type="dataset", revision=self.branch)
         return [entry.commit_id for entry in listed]
 
     def manifest(self, version: str) -> BackupManifest | None:
         """The manifest in a commit."""
         try:
-            with explained(f"Reading {self.name}"):
+            with explained(_("Reading {name}").format(name=self.name)):
                 found = self.hub.api.hf_hub_download(self.repo, MANIFEST, repo_type="dataset", revision=version)
         except UserError as error:
             if is_missing_file(error):
                 return None
             raise
-        return read_manifest(Path(found).read_bytes(), f"The copy {version} in {self.name}")
+        return read_manifest(
+            Path(found).read_bytes(), _("The copy {version} in {name}").format(version=version, name=self.name)
+        )
 
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
         """Download a file."""
         beside = target.with_name(f"{target.name}.download")
         try:
-            with explained(f"Restoring {self.name}"):
+            with explained(_("Restoring {name}").format(name=self.name)):
                 found = self.hub.api.hf_hub_download(
                     self.repo, path, repo_type="dataset", revision=version, local_dir=beside
                 )
                 Path(found).replace(target)
         except UserError as error:
             if is_missing_file(error):
-                raise DamagedBackup(f"The copy {version} in {self.name} is damaged: {path} is missing.") from error
+                raise DamagedBackup(
+                    _("The copy {version} in {name} is damaged: {path} is missing.").format(
+                        version=version, name=self.name, path=path
+                    )
+                ) from error
             raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)

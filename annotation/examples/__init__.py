@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from annotation.records import Message, Split, UserError
+from annotation.translation import _
 
 EXAMPLES: Mapping[str, str] = {
     "financial-sentiment": "360 invented headlines about companies, to be called positive, negative or neutral",
@@ -35,7 +36,7 @@ def example_path(name: str) -> Path:
     """The file of an example set, as JSON Lines. Raises UserError for a name that is none."""
     if name not in EXAMPLES:
         known = " or ".join(f"'{known}'" for known in EXAMPLES)
-        raise UserError(f"There is no example data called '{name}'. Choose {known}.")
+        raise UserError(_("There is no example data called '{name}'. Choose {known}.").format(name=name, known=known))
     return Path(__file__).parent / f"{name.replace('-', '_')}.jsonl"
 
 

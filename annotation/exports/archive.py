@@ -21,6 +21,7 @@ from typing import IO, Any, Final
 from annotation import project, store
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
+from annotation.translation import _
 from annotation.web.access import NAME
 
 HEADER: Final = {"format": "prefloop archive", "version": 1}
@@ -162,7 +163,11 @@ def restore(db: Database, path: Path) -> dict[str, int]:
             counts = fill(db, file, path.name)
             check_whole(db, path.name)
     except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror or error}). Give the path of an archive.") from error
+        raise UserError(
+            _("{path} can't be read ({strerror}). Give the path of an archive.").format(
+                path=path, strerror=error.strerror or error
+            )
+        ) from error
     return counts
 
 
@@ -171,8 +176,10 @@ def refuse_used(db: Database) -> None:
     used = [f"{name} {rows:,}" for name, rows in count(db).items() if rows]
     if used:
         raise UserError(
-            f"The data directory {db.path.parent} is in use already ({', '.join(used)}). An archive goes into a fresh "
-            "one: choose another with --data DIR. Nothing was changed."
+            _(
+                "The data directory {parent} is in use already ({used}). An archive goes into a fresh one: "
+                "choose another with --data DIR. Nothing was changed."
+            ).format(parent=db.path.parent, used=", ".join(used))
         )
 
 
@@ -191,23 +198,27 @@ class Reader:
         raw = self.file.readline(MAXIMUM_LINE)
         self.number += 1
         if not raw:
-            self.refuse("the end is missing")
+            self.refuse(_("the end is missing"))
         if not raw.endswith(b"\n"):
-            self.refuse("the line is cut off or too long")
+            self.refuse(_("the line is cut off or too long"))
         try:
             value = json.loads(raw)
         except (ValueError, RecursionError):
-            self.refuse("it is no JSON")
+            self.refuse(_("it is no JSON"))
         if not isinstance(value, dict):
-            self.refuse("it is no JSON object")
+            self.refuse(_("it is no JSON object"))
         return raw, value
 
     def refuse(self, why: str) -> None:
         """Raise the error that says where the archive is wrong."""
-        raise UserError(f"{self.name}, line {self.number}: {why}. {ADVICE}")
+        raise UserError(
+            _("{name}, line {number}: {why}. {advice}").format(
+                name=self.name, number=self.number, why=why, advice=ADVICE
+            )
+        )
 
 
-ADVICE: Final = (
+ADVICE: Final = _(
     "An archive is made by `python -m annotation export --format raw`; this one is damaged or something else. "
     "Nothing was changed."
 )
@@ -218,7 +229,7 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
     reader = Reader(file, name)
     raw, value = reader.next()
     if value != HEADER:
-        reader.refuse("it is no archive of this version")
+        reader.refuse(_("it is no archive of this version"))
     insert = {table: insert_statement(table) for table in TABLES}
     types = {table: declared_types(db, table) for table in TABLES}
     counts: Counter[str] = Counter({table: 0 for table in TABLES})
@@ -231,17 +242,17 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
             break
         table = value.pop("table")
         if not isinstance(table, str) or table not in TABLES:
-            reader.refuse("it is no row of this version's tables")
+            reader.refuse(_("it is no row of this version's tables"))
         value = {**default_columns(table, value), **value}
         if set(value) != set(TABLES[table].columns):
-            reader.refuse("it is no row of this version's tables")
+            reader.refuse(_("it is no row of this version's tables"))
         check_row(reader, table, value, types[table])
-        with explain_bad_rows(f"{name}, line {reader.number}"):
+        with explain_bad_rows(_("{name}, line {number}").format(name=name, number=reader.number)):
             db.connection.execute(insert[table], {**value, **recomputed_columns(table, value)})
         counts[table] += 1
     end = {"end": True, "rows": sum(counts.values()), "sha256": reader.digest.hexdigest()}
     if value != end or file.read(1):
-        reader.refuse("the end does not fit what stands before it")
+        reader.refuse(_("the end does not fit what stands before it"))
     return dict(counts)
 
 
@@ -283,18 +294,18 @@ def check_row(reader: Reader, table: str, row: Row, types: Mapping[str, str]) ->
             continue
         fits = TYPES[types[column]]
         if isinstance(value, bool) or not isinstance(value, fits):
-            reader.refuse(f"the value of {column} has the wrong type")
+            reader.refuse(_("the value of {column} has the wrong type").format(column=column))
         if column == "id" and value < 1:
-            reader.refuse("the value of id is malformed")
+            reader.refuse(_("the value of id is malformed"))
         check = CHECKS.get(f"{table}.{column}")
         if check is not None and not check(value):
-            reader.refuse(f"the value of {column} is malformed")
+            reader.refuse(_("the value of {column} is malformed").format(column=column))
     if table == "prompt" and row["messages"] is not None:
         fingerprint, messages = store.fingerprint_of(json.loads(row["messages"]))
         if (row["fingerprint"], row["messages"]) != (fingerprint, messages):
-            reader.refuse("the fingerprint does not fit the messages")
+            reader.refuse(_("the fingerprint does not fit the messages"))
     if table == "annotator" and row["kind"] == "person" and not NAME.fullmatch(row["name"] or ""):
-        reader.refuse("the name can't be a person's")
+        reader.refuse(_("the name can't be a person's"))
 
 
 TYPES: Final[Mapping[str, type | tuple[type, ...]]] = {"TEXT": str, "INTEGER": int, "REAL": (int, float)}
@@ -417,7 +428,9 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
 def check_whole(db: Database, name: str) -> None:
     """Raises UserError where rows that were read do not fit each other, inside the caller's transaction."""
     if db.rows("PRAGMA foreign_key_check"):
-        raise UserError(f"{name}: some rows refer to others that are not there. {ADVICE}")
+        raise UserError(
+            _("{name}: some rows refer to others that are not there. {advice}").format(name=name, advice=ADVICE)
+        )
     for what, query in MISFITS:
         row = db.row(query)
         if row is not None:
@@ -426,12 +439,12 @@ def check_whole(db: Database, name: str) -> None:
 
 MISFITS: Final[Sequence[tuple[str, str]]] = (
     (
-        "comparison {id} has gaps between its answers, or too many",
+        _("comparison {id} has gaps between its answers, or too many"),
         f"""SELECT comparison_id AS id FROM comparison_response GROUP BY comparison_id
             HAVING min(position) != 0 OR max(position) != count(*) - 1 OR count(*) > {MAXIMUM_ANSWERS}""",
     ),
     (
-        "judgement {id} does not fit its comparison's answers",
+        _("judgement {id} does not fit its comparison's answers"),
         """SELECT j.id FROM judgement j
            WHERE json_array_length(j.shown_order)
                    != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = j.comparison_id)
@@ -439,31 +452,31 @@ MISFITS: Final[Sequence[tuple[str, str]]] = (
                OR (j.outcome = 'ranked') != (j.ranking IS NOT NULL)""",
     ),
     (
-        "claim {id} does not fit its comparison's answers",
+        _("claim {id} does not fit its comparison's answers"),
         """SELECT k.id FROM claim k WHERE json_array_length(k.shown_order)
                != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = k.comparison_id)""",
     ),
     (
-        "comparison {id} has an expected ranking that does not fit its answers",
+        _("comparison {id} has an expected ranking that does not fit its answers"),
         """SELECT c.id FROM comparison c WHERE json_array_length(c.expected)
                != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = c.id)""",
     ),
     (
-        "judgement {id} names an edit of an answer that its comparison does not have",
+        _("judgement {id} names an edit of an answer that its comparison does not have"),
         """SELECT j.id FROM judgement j LEFT JOIN response e ON e.id = j.edited_response_id
            WHERE j.edited_response_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM comparison_response r
                WHERE r.comparison_id = j.comparison_id AND r.response_id = e.edited_from)""",
     ),
     (
-        "judgement {id} supersedes one of another comparison or annotator",
+        _("judgement {id} supersedes one of another comparison or annotator"),
         """SELECT j.id FROM judgement j JOIN judgement s ON s.id = j.supersedes
            WHERE s.comparison_id != j.comparison_id OR s.annotator_id != j.annotator_id OR s.id >= j.id""",
     ),
     (
-        "verdict {id} is on answers that its comparison does not have",
+        _("verdict {id} is on answers that its comparison does not have"),
         """SELECT v.id FROM verdict v WHERE v.first = v.second OR min(v.first, v.second) < 0
                OR max(v.first, v.second)
                    >= (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = v.comparison_id)""",
     ),
-    ("there is more than one base model", "SELECT 1 AS id FROM model WHERE method = 'base' LIMIT 1 OFFSET 1"),
+    (_("there is more than one base model"), "SELECT 1 AS id FROM model WHERE method = 'base' LIMIT 1 OFFSET 1"),
 )

@@ -30,6 +30,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import Annotator, UserError
+from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
 
 DIRECTORY: Final = "exports"
@@ -64,7 +65,7 @@ def find(data_dir: Path, name: str) -> Path:
     """The path of a finished export. Raises UserError for a name that none has."""
     path = data_dir / DIRECTORY / name if NAME.fullmatch(name) else None
     if path is None or not path.is_file() or path.is_symlink():
-        raise UserError("There is no such export any more. Reload the page to see those that are there.")
+        raise UserError(_("There is no such export any more. Reload the page to see those that are there."))
     return path
 
 
@@ -90,7 +91,7 @@ def start(db: Database, request: ExportRequest, by: str) -> None:
     """Have an export written. Raises UserError while one is."""
     with db.transaction():
         if EXPORTS.open(db):
-            raise UserError("An export is being written already. Wait until it is there.")
+            raise UserError(_("An export is being written already. Wait until it is there."))
         EXPORTS.enqueue(db, WriteExport(request, file_name(request)), by)
 
 
@@ -98,7 +99,7 @@ def cancel(db: Database) -> None:
     """Have the export that is being written end without a file. Raises UserError where none is."""
     latest = EXPORTS.newest(db)
     if latest is None or not latest.is_open:
-        raise UserError("No export is being written.")
+        raise UserError(_("No export is being written."))
     job_table.cancel(db, latest.id)
 
 
@@ -114,20 +115,24 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
     remove_leftovers(directory)
     target = directory / job.spec.file
     if job.attempt > 1 and target.is_file():
-        return JobOutcome(f"Wrote {job.spec.file} just before Prefloop was stopped.")
+        return JobOutcome(_("Wrote {file} just before Prefloop was stopped.").format(file=job.spec.file))
     command = command_of(attempt.data_dir, job.spec.request, f"--to={target}", "--json-progress", TIED)
     ended = run_command(attempt, command, child_environment(), progress_of)
     if ended.status == 0:
-        return JobOutcome(f"Wrote {job.spec.file}: {ended.said['outcome']}")
+        return JobOutcome(_("Wrote {file}: {outcome}").format(file=job.spec.file, outcome=ended.said["outcome"]))
     attempt.raise_if_stopped()
     if ended.status == REFUSED:
         raise UserError(ended.last_word)
-    raise UserError(f"The export ended without finishing (status {ended.status}). {ended.last_word}".strip())
+    raise UserError(
+        _("The export ended without finishing (status {status}). {last_word}")
+        .format(status=ended.status, last_word=ended.last_word)
+        .strip()
+    )
 
 
 def progress_of(told: Any) -> tuple[int, int, str]:
     """How far an export is: what is done, of how many, in words."""
-    return told["done"], told["total"], f"{told['done']:,} of {told['total']:,} {told['unit']}"
+    return told["done"], told["total"], _("{done:,} of {total:,} {unit}").format(**told)
 
 
 def file_name(request: ExportRequest) -> str:
@@ -168,7 +173,9 @@ def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, i
         )
     except subprocess.TimeoutExpired as error:
         raise UserError(
-            f"Counting takes more than {COUNT_SECONDS:.0f} s. The export itself can still be made."
+            _("Counting takes more than {seconds:.0f} s. The export itself can still be made.").format(
+                seconds=COUNT_SECONDS
+            )
         ) from error
     if done.returncode == REFUSED:
         raise UserError(done.stderr.strip().splitlines()[-1])
@@ -192,7 +199,7 @@ class Downloads:
         """The file, to be saved and not shown. Who asks comes from the session, as everywhere."""
         annotator: Annotator | None = request.scope.get(ANNOTATOR_KEY)
         if annotator is None or annotator.role != "admin":
-            return PlainTextResponse("Only an admin may fetch exports.", 403)
+            return PlainTextResponse(_("Only an admin may fetch exports."), 403)
         name: Any = request.path_params["name"]
         try:
             path = await asyncio.to_thread(find, self.data_dir, name)

@@ -21,6 +21,7 @@ from annotation.records import (
     UserError,
     ancestors_of,
 )
+from annotation.translation import N_, _
 
 Source = Literal["human", "ai", "edited", "imported"]
 Column = Literal["text", "number", "whole", "truth", "texts", "messages"]
@@ -36,14 +37,14 @@ STRONGEST: Final = 3
 # Why an export has no row of something, in the words of the card; `consensus.REASONS` knows the others.
 LEFT_OUT: Final[Mapping[str, str]] = {
     **REASONS,
-    "other-annotator": "by another annotator than asked for",
-    "other-date": "made at another time than asked for",
-    "other-source": "from another source than asked for",
-    "other-policy": "on answers of another policy or iteration than asked for",
-    "low-agreement": "agreement below the minimum",
-    "middle": "answers better than some and worse than others",
-    "no-edit": "without an edited answer",
-    "transcript": "with a text that holds the marks of a transcript, whose turns nobody could tell apart",
+    "other-annotator": N_("by another annotator than asked for"),
+    "other-date": N_("made at another time than asked for"),
+    "other-source": N_("from another source than asked for"),
+    "other-policy": N_("on answers of another policy or iteration than asked for"),
+    "low-agreement": N_("agreement below the minimum"),
+    "middle": N_("answers better than some and worse than others"),
+    "no-edit": N_("without an edited answer"),
+    "transcript": N_("with a text that holds the marks of a transcript, whose turns nobody could tell apart"),
 }
 
 
@@ -89,9 +90,9 @@ class ExportRequest:
 
 
 CONTAINERS: Final[Mapping[str, str]] = {
-    "jsonl": "JSON lines: a file for each split",
-    "parquet": "Parquet: a file for each split",
-    "dataset": "datasets directory, as load_dataset reads it",
+    "jsonl": N_("JSON lines: a file for each split"),
+    "parquet": N_("Parquet: a file for each split"),
+    "dataset": N_("datasets directory, as load_dataset reads it"),
 }
 ONE_FILE: Final[Mapping[str, str]] = {"csv": ".csv", "raw": ".jsonl"}
 """Formats that come as one file, whatever the container, with its ending."""
@@ -114,11 +115,19 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
     """Raises UserError that names what was asked for and can't be had."""
     filters = request.filters
     if request.format not in (*FORMATS, "raw"):
-        raise UserError(f"There is no format '{request.format}'. Choose one of: {', '.join(FORMATS)}, raw.")
+        raise UserError(
+            _("There is no format '{format}'. Choose one of: {formats}, raw.").format(
+                format=request.format, formats=", ".join(FORMATS)
+            )
+        )
     if request.container not in CONTAINERS:
-        raise UserError(f"There is no container '{request.container}'. Choose one of: {', '.join(CONTAINERS)}.")
+        raise UserError(
+            _("There is no container '{container}'. Choose one of: {containers}.").format(
+                container=request.container, containers=", ".join(CONTAINERS)
+            )
+        )
     if request.format == "raw" and filters != Filters():
-        raise UserError("The raw archive holds everything, so it takes no filters. Remove them or choose a format.")
+        raise UserError(_("The raw archive holds everything, so it takes no filters. Remove them or choose a format."))
     refuse_unknown("policy", filters.policies, known.iterations)
     refuse_unknown("annotator", filters.annotators, known.names)
     refuse_unknown("iteration", filters.iterations, set(known.iterations.values()))
@@ -126,12 +135,18 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
     for day in (filters.since, filters.until):
         check_day(day)
     if filters.since and filters.until and filters.since > filters.until:
-        raise UserError(f"The first day, {filters.since}, is after the last day, {filters.until}. Swap them.")
+        raise UserError(
+            _("The first day, {since}, is after the last day, {until}. Swap them.").format(
+                since=filters.since, until=filters.until
+            )
+        )
     check_licence(request.licence)
     if not filters.sources:
-        raise UserError(f"Choose at least one source: {', '.join(SOURCES)}.")
+        raise UserError(_("Choose at least one source: {sources}.").format(sources=", ".join(SOURCES)))
     if not 0 <= filters.agreement <= 1:
-        raise UserError(f"The minimum agreement is a share from 0 to 1, not {filters.agreement}.")
+        raise UserError(
+            _("The minimum agreement is a share from 0 to 1, not {agreement}.").format(agreement=filters.agreement)
+        )
 
 
 # The Hub's words for the licences that data and models often have; it knows more.
@@ -141,7 +156,9 @@ LICENCES: Final = (*("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "od
 def check_licence(name: str) -> None:
     """Raises UserError for what can't be the Hub's word for a licence; none is none."""
     if name and not is_licence(name):
-        raise UserError(f"'{name[:80]}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.")
+        raise UserError(
+            _("'{name}' is no licence as the Hub names them. Say for example cc-by-4.0 or mit.").format(name=name[:80])
+        )
 
 
 def is_licence(name: str) -> bool:
@@ -154,7 +171,11 @@ def refuse_unknown(what: str, asked: Sequence[Any], there: Any) -> None:
     for value in asked:
         if value not in there:
             listed = ", ".join(str(entry) for entry in sorted(there)[:20]) or "none"
-            raise UserError(f"There is no {what} '{value}' here. There is: {listed}.")
+            raise UserError(
+                _("There is no {what} '{value}' here. There is: {listed}.").format(
+                    what=what, value=value, listed=listed
+                )
+            )
 
 
 def check_day(text: str) -> None:
@@ -165,7 +186,7 @@ def check_day(text: str) -> None:
     except ValueError:
         sound = False
     if not sound:
-        raise UserError(f"'{text}' is no day. Write days as 2026-01-31, or leave the field empty.")
+        raise UserError(_("'{text}' is no day. Write days as 2026-01-31, or leave the field empty.").format(text=text))
 
 
 def iterations_of(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -671,27 +692,27 @@ CSV_COLUMNS: Final[Mapping[str, Column]] = {
 }
 FORMATS: Final[Mapping[str, Format]] = {
     "preference": Format(
-        "TRL preference, conversational (DPO and others)",
+        N_("TRL preference, conversational (DPO and others)"),
         {"prompt": "messages", "chosen": "messages", "rejected": "messages", **PAIR_FACTS},
         preference,
     ),
     "preference-plain": Format(
-        "TRL preference, plain strings",
+        N_("TRL preference, plain strings"),
         {"prompt": "text", "chosen": "text", "rejected": "text", **PAIR_FACTS},
         preference_plain,
     ),
     "kto": Format(
-        "TRL unpaired preference (KTO)",
+        N_("TRL unpaired preference (KTO)"),
         {"prompt": "messages", "completion": "messages", "label": "truth", **ANSWER_FACTS},
         kto,
     ),
     "reward": Format(
-        "TRL reward model: whole conversations with a margin",
+        N_("TRL reward model: whole conversations with a margin"),
         {"chosen": "messages", "rejected": "messages", **PAIR_FACTS},
         reward,
     ),
     "sft": Format(
-        "TRL supervised fine-tuning: edited and imported answers",
+        N_("TRL supervised fine-tuning: edited and imported answers"),
         {
             "prompt": "messages",
             "completion": "messages",
@@ -704,7 +725,7 @@ FORMATS: Final[Mapping[str, Format]] = {
         },
         sft,
     ),
-    "csv": Format("CSV for a spreadsheet: a row for each judgement", CSV_COLUMNS, judgement_rows),
+    "csv": Format(N_("CSV for a spreadsheet: a row for each judgement"), CSV_COLUMNS, judgement_rows),
 }
 
 

@@ -40,6 +40,7 @@ from annotation.exports.formats import (
 )
 from annotation.metrics import quality
 from annotation.records import UserError
+from annotation.translation import _
 
 ROW_GROUP: Final = 1_000
 REPORT_SECONDS: Final = 0.5
@@ -299,7 +300,7 @@ def write_csv(db: Database, request: ExportRequest, known: ExportContext, path: 
     figures = CardStatistics()
     writer = Csv(path, columns)
     try:
-        for _, row in rows(db, request, known, figures, report):
+        for _split, row in rows(db, request, known, figures, report):
             writer.write(row)
     finally:
         writer.close()
@@ -310,8 +311,10 @@ def write_csv(db: Database, request: ExportRequest, known: ExportContext, path: 
 def refuse_nothing(figures: CardStatistics) -> None:
     """Raises UserError for an export without a row."""
     if not figures.total:
-        reasons = ", ".join(f"{LEFT_OUT[reason]} {number:,}" for reason, number in figures.left_out.most_common())
-        raise UserError(f"Nothing is left to export ({reasons or 'there are no judgements yet'}). Nothing was written.")
+        reasons = ", ".join(f"{_(LEFT_OUT[reason])} {number:,}" for reason, number in figures.left_out.most_common())
+        if not reasons:
+            raise UserError(_("Nothing is left to export: there are no judgements yet. Nothing was written."))
+        raise UserError(_("Nothing is left to export ({reasons}). Nothing was written.").format(reasons=reasons))
 
 
 def provenance(db: Database) -> Provenance:
@@ -361,7 +364,7 @@ def beside(target: Path) -> Path:
 def refuse_existing(target: Path) -> None:
     """Raises UserError where something would be overwritten. The directory above is made where it is missing."""
     if target.exists():
-        raise UserError(f"{target} is there already. Choose another name, or move it away.")
+        raise UserError(_("{target} is there already. Choose another name, or move it away.").format(target=target))
     target.parent.mkdir(parents=True, exist_ok=True)
 
 
@@ -372,7 +375,9 @@ def explain_refusal(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{target} can't be written ({error.strerror or error}). Free disk space or mend the rights, then repeat."
+            _("{target} can't be written ({strerror}). Free disk space or mend the rights, then repeat.").format(
+                target=target, strerror=error.strerror or error
+            )
         ) from error
 
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 from annotation import hub_client
 from annotation.imports.names import display_name, listed
 from annotation.records import UserError
+from annotation.translation import _
 
 DATA_ENDINGS: Final = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow")
 PACKED_ENDINGS: Final = (".gz", ".gzip")
@@ -63,8 +64,10 @@ def find_splits(directory: Path, config: str | None) -> SplitFiles:
     read = {path for paths in found.values() for path in paths}
     if not read:
         raise UserError(
-            f"The directory {name} holds no dataset: none of its files is of a format that is read "
-            f"({', '.join(DATA_ENDINGS)}; also packed as .gz)."
+            _(
+                "The directory {name} holds no dataset: none of its files is of a format that is read "
+                "({data_endings}; also packed as .gz)."
+            ).format(name=name, data_endings=", ".join(DATA_ENDINGS))
         )
     files = {split: [inside_of(directory, path, name) for path in paths] for split, paths in found.items()}
     return SplitFiles(files, tuple(path for path in data if path not in read))
@@ -78,7 +81,11 @@ def files_in(directory: Path) -> list[str]:
         place = Path(above).relative_to(directory)
         found += [(place / name).as_posix() for name in names if not hidden(name)]
         if len(found) > MAXIMUM_FILES:
-            raise UserError(f"The directory {display_name(directory.name)} holds more than {MAXIMUM_FILES:,} files.")
+            raise UserError(
+                _("The directory {display_name} holds more than {maximum_files:,} files.").format(
+                    display_name=display_name(directory.name), maximum_files=MAXIMUM_FILES
+                )
+            )
     return sorted(found)
 
 
@@ -149,12 +156,20 @@ def chosen_config(name: str, configs: Sequence[Mapping[str, Any]], wanted: str |
     known = {str(one.get("config_name", "default")): one for one in configs}
     if wanted is not None:
         if wanted not in known:
-            raise UserError(f"{name} has no configuration '{display_name(wanted)}'. There are: {listed(tuple(known))}.")
+            raise UserError(
+                _("{name} has no configuration '{display_name}'. There are: {listed}.").format(
+                    name=name, display_name=display_name(wanted), listed=listed(tuple(known))
+                )
+            )
         return known[wanted]
     default = [one for key, one in known.items() if one.get("default") is True or key == "default"]
     if default or len(known) <= 1:
         return next(iter([*default, *known.values()]), {})
-    raise UserError(f"{name} has several configurations. Choose one of {listed(tuple(known))} (--config).")
+    raise UserError(
+        _("{name} has several configurations. Choose one of {listed} (--config).").format(
+            name=name, listed=listed(tuple(known))
+        )
+    )
 
 
 def splits_told(name: str, told: Any, data_dir: Any, there: Sequence[str]) -> dict[str, list[str]]:
@@ -166,12 +181,18 @@ def splits_told(name: str, told: Any, data_dir: Any, there: Sequence[str]) -> di
         parts = [part for part, _ in groupby(wanted.split("/"))]
         matching = [path for path in there if path == wanted or matches(path.split("/"), parts)]
         if not matching:
-            raise UserError(f"The card of {name} names '{display_name(pattern)}', and there is no such file in it.")
+            raise UserError(
+                _("The card of {name} names '{display_name}', and there is no such file in it.").format(
+                    name=name, display_name=display_name(pattern)
+                )
+            )
         readable = [path for path in matching if is_data(path)]
         if not readable:
             raise UserError(
-                f"The card of {name} names {display_name(matching[0])}, which is of no format that is read: "
-                f"{', '.join(DATA_ENDINGS)}; also packed as .gz."
+                _(
+                    "The card of {name} names {display_name}, which is of no format that is read: "
+                    "{data_endings}; also packed as .gz."
+                ).format(name=name, display_name=display_name(matching[0]), data_endings=", ".join(DATA_ENDINGS))
             )
         kept = found.setdefault(split, [])
         kept += [path for path in readable if path not in kept]
@@ -184,20 +205,32 @@ def patterns_in(name: str, told: Any) -> Iterator[tuple[str, str]]:
         split, patterns = (entry.get("split"), entry.get("path")) if isinstance(entry, dict) else ("train", entry)
         for pattern in patterns if isinstance(patterns, list) else [patterns]:
             if not isinstance(split, str) or not isinstance(pattern, str) or not pattern:
-                raise UserError(f"The card of {name} has data_files that are no files of splits. Mend its README.md.")
+                raise UserError(
+                    _("The card of {name} has data_files that are no files of splits. Mend its README.md.").format(
+                        name=name
+                    )
+                )
             yield split, pattern
 
 
 def plain(name: str, pattern: Any) -> str:
     """A path or pattern inside the directory, as it is. Raises UserError for any other."""
     if not isinstance(pattern, str):
-        raise UserError(f"The card of {name} has a data_dir that is no path. Mend its README.md.")
+        raise UserError(_("The card of {name} has a data_dir that is no path. Mend its README.md.").format(name=name))
     shown = display_name(pattern)
     parts = PurePosixPath(pattern).parts
     if "://" in pattern or "::" in pattern:
-        raise UserError(f"The card of {name} names an address, {shown}. Only files inside the directory are read.")
+        raise UserError(
+            _("The card of {name} names an address, {shown}. Only files inside the directory are read.").format(
+                name=name, shown=shown
+            )
+        )
     if pattern.startswith(("/", "~")) or "\\" in pattern or re.match(r"[A-Za-z]:", pattern) or ".." in parts:
-        raise UserError(f"The card of {name} names {shown}, which leads out of the directory. Nothing was read.")
+        raise UserError(
+            _("The card of {name} names {shown}, which leads out of the directory. Nothing was read.").format(
+                name=name, shown=shown
+            )
+        )
     return PurePosixPath(pattern).as_posix()
 
 
@@ -218,7 +251,9 @@ def saved_splits(directory: Path) -> dict[str, list[Path]] | None:
     if (directory / "dataset_dict.json").exists():
         known = description(directory, "dataset_dict.json").get("splits")
         if not isinstance(known, list) or not all(isinstance(one, str) and one and is_plain(one) for one in known):
-            raise UserError(f"The directory {name} can't be read as a dataset: its splits are no names.")
+            raise UserError(
+                _("The directory {name} can't be read as a dataset: its splits are no names.").format(name=name)
+            )
         return {split: arrow_files(directory, f"{split}/") for split in known}
     return {"": arrow_files(directory, "")} if (directory / "state.json").exists() else None
 
@@ -230,9 +265,15 @@ def arrow_files(directory: Path, place: str) -> list[Path]:
     files = state.get("_data_files")
     named = [one.get("filename") if isinstance(one, dict) else None for one in files] if isinstance(files, list) else []
     if not named or not all(isinstance(one, str) and is_plain(one) for one in named):
-        raise UserError(f"The directory {name} can't be read as a dataset: its state names no files inside it.")
+        raise UserError(
+            _("The directory {name} can't be read as a dataset: its state names no files inside it.").format(name=name)
+        )
     if state.get("_indices_data_files") or state.get("_indices_files"):
-        raise UserError(f"The directory {name} was saved by too old a version of datasets. Load and save it again.")
+        raise UserError(
+            _("The directory {name} was saved by too old a version of datasets. Load and save it again.").format(
+                name=name
+            )
+        )
     return [inside_of(directory, f"{place}{one}", name) for one in named]
 
 
@@ -243,9 +284,15 @@ def description(directory: Path, path: str) -> Mapping[str, Any]:
         with inside_of(directory, path, name).open("rb") as file:
             found = json.loads(file.read(MAXIMUM_CARD))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"The directory {name} can't be read as a dataset: {path} is damaged ({error}).") from error
+        raise UserError(
+            _("The directory {name} can't be read as a dataset: {path} is damaged ({error}).").format(
+                name=name, path=path, error=error
+            )
+        ) from error
     if not isinstance(found, dict):
-        raise UserError(f"The directory {name} can't be read as a dataset: {path} is no JSON object.")
+        raise UserError(
+            _("The directory {name} can't be read as a dataset: {path} is no JSON object.").format(name=name, path=path)
+        )
     return found
 
 
@@ -265,12 +312,22 @@ def inside_of(directory: Path, path: str, name: str) -> Path:
     try:
         found = (directory / path).resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{name} has no readable file {display_name(path)} (or a link that leads nowhere).") from error
+        raise UserError(
+            _("{name} has no readable file {display_name} (or a link that leads nowhere).").format(
+                name=name, display_name=display_name(path)
+            )
+        ) from error
     if not any(found.is_relative_to(ground) for ground in grounds):
         raise UserError(
-            f"{display_name(path)} in {name} is a link that leads out of the directory. Put the file itself there if "
-            "it belongs to the dataset. Nothing was read."
+            _(
+                "{display_name} in {name} is a link that leads out of the directory. Put the file itself there "
+                "if it belongs to the dataset. Nothing was read."
+            ).format(display_name=display_name(path), name=name)
         )
     if not found.is_file():
-        raise UserError(f"{display_name(path)} in {name} is no ordinary file (a device or a pipe).")
+        raise UserError(
+            _("{display_name} in {name} is no ordinary file (a device or a pipe).").format(
+                display_name=display_name(path), name=name
+            )
+        )
     return directory / path

@@ -22,6 +22,7 @@ from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
 from annotation.imports.names import display_name, listed
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
+from annotation.translation import _
 from annotation.ui.invisible import visible
 
 PROGRAM: Final = ("-m", "annotation", "import")
@@ -93,7 +94,11 @@ def order_of(options: argparse.Namespace) -> ImportRequest:
     for entry in options.columns:
         role, equals, column = entry.partition("=")
         if not equals:
-            raise UserError(f"'{display_name(entry)}' names no column. Write it as --map prompt=question.")
+            raise UserError(
+                _("'{display_name}' names no column. Write it as --map prompt=question.").format(
+                    display_name=display_name(entry)
+                )
+            )
         columns[role.strip()] = column
     verdict: VerdictUse = "gold" if options.gold else "open" if options.open else "judged"
     first, last = rows_of(options.rows)
@@ -109,7 +114,9 @@ def split_of(text: str) -> Split | float:
         return float(text)
     except ValueError as error:
         raise UserError(
-            f"'{display_name(text)}' is no split. Use train, held-out, or the held-out share, as 0.1."
+            _("'{display_name}' is no split. Use train, held-out, or the held-out share, as 0.1.").format(
+                display_name=display_name(text)
+            )
         ) from error
 
 
@@ -120,7 +127,9 @@ def rows_of(text: str | None) -> tuple[int, int | None]:
     first, dash, last = text.replace(" ", "").partition("-")
     numbers = [first or "1", last or "0"] if dash else [first, first]
     if not all(number.isascii() and number.isdigit() and len(number) < 16 for number in numbers):
-        raise UserError(f"'{display_name(text)}' is no range of rows. Write it as 1-100000.")
+        raise UserError(
+            _("'{display_name}' is no range of rows. Write it as 1-100000.").format(display_name=display_name(text))
+        )
     return int(numbers[0]), int(numbers[1]) or None
 
 
@@ -161,8 +170,10 @@ def run(options: argparse.Namespace, db: Database) -> int:
             return NOTHING_USABLE if outcome.nothing_usable else 0
         except MemoryError as error:
             raise UserError(
-                f"{display_name(options.source)} needs more than {MEMORY_BYTES // 2**30} GB of memory to be "
-                "read. It is damaged, or has far too large rows. Nothing was imported."
+                _(
+                    "{display_name} needs more than {memory_bytes} GB of memory to be read. It is damaged, or "
+                    "has far too large rows. Nothing was imported."
+                ).format(display_name=display_name(options.source), memory_bytes=MEMORY_BYTES // 2**30)
             ) from error
 
 

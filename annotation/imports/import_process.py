@@ -26,6 +26,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import CANCELLED, Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
+from annotation.translation import _
 
 Kind = Literal["look", "check", "import"]
 KIND_ARGUMENTS: Final[Mapping[Kind, tuple[str, ...]]] = {"look": ("--look",), "check": ("--dry-run",), "import": ()}
@@ -101,7 +102,7 @@ class Importer:
         with self.db.transaction() as connection:
             latest = self.latest
             if latest is not None and latest.is_open:
-                raise UserError("An import is at work. Wait until it is done, or cancel it.")
+                raise UserError(_("An import is at work. Wait until it is done, or cancel it."))
             # First rows of somebody's data, which nobody looks at any more.
             connection.execute("UPDATE job SET result = NULL WHERE kind = ? AND result IS NOT NULL", (spec.kind,))
             queue = FROM_HUB if self.token_held and spec.is_on_hub else HERE
@@ -112,7 +113,7 @@ class Importer:
         """Ask the run to end; nothing of it stays. Raises UserError if none is at work."""
         latest = self.latest
         if latest is None or not latest.is_open:
-            raise UserError("No import is at work.")
+            raise UserError(_("No import is at work."))
         job_table.cancel(self.db, latest.id)
 
 
@@ -133,7 +134,7 @@ def state_of(job: Job[ImportData] | None) -> State:
     return State(job.id, job.spec.form, "failed", error=WAS_CANCELLED if cancelled else job.message)
 
 
-WAS_CANCELLED: Final = "The run was cancelled. Nothing was imported."
+WAS_CANCELLED: Final = _("The run was cancelled. Nothing was imported.")
 
 
 # ----------------------------------------------------------------------------------------------------------- doing it
@@ -145,7 +146,7 @@ def runner(data_dir: Path) -> LaneRunner[ImportData]:
 def perform(attempt: Attempt, job: Job[ImportData]) -> JobOutcome:
     """Run an import of the web server's lane. Raises UserError where it can't be done, or was."""
     if job.attempt > 1:  # what was uploaded is gone with the program
-        raise UserError(said_of(attempt.db, job, "ended with Prefloop, which was stopped"))
+        raise UserError(said_of(attempt.db, job, _("The run ended with Prefloop, which was stopped.")))
     command = [sys.executable, *PROGRAM, f"--data={attempt.data_dir}", TIED, *job.spec.arguments]
     return follow(attempt, job, command, child_environment())
 
@@ -158,23 +159,23 @@ def follow(
     if ended.status in (0, NOTHING_USABLE) and ("look" in ended.said or "outcome" in ended.said):
         return JobOutcome("", ended.said)
     if ended.status == REFUSED:
-        raise UserError(ended.last_word or "The import was refused.")
+        raise UserError(ended.last_word or _("The import was refused."))
     importing.clear_leftovers(attempt.db)
     if attempt.terminated.is_set():
         raise Stopped
     if ended.status in (-signal.SIGTERM, 128 + signal.SIGTERM):
         if has_imported_since(attempt.db, job.created):
-            raise UserError(said_of(attempt.db, job, "was cancelled"))
+            raise UserError(said_of(attempt.db, job, _("The run was cancelled.")))
         raise Stopped
     logger.error("An import ended with status %s: %s", ended.status, ended.words)
-    why = f"ended unexpectedly (status {ended.status}; the log has its last words)"
+    why = _("The run ended unexpectedly (status {status}; the log has its last words).").format(status=ended.status)
     raise UserError(said_of(attempt.db, job, why))
 
 
 def said_of(db: Database, job: Job[ImportData], why: str) -> str:
     """What became of an import that came to no end of its own."""
-    what = "Just before, everything had been imported."
-    return f"The run {why}. {what if has_imported_since(db, job.created) else 'Nothing was imported.'}"
+    imported = has_imported_since(db, job.created)
+    return f"{why} {_('Just before, everything had been imported.') if imported else _('Nothing was imported.')}"
 
 
 def progress_of(told: Any) -> tuple[int, int, str]:

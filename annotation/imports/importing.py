@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +26,7 @@ from annotation.imports.names import listed
 from annotation.imports.reading import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError
+from annotation.translation import _, ngettext
 
 STARTER_FILE = Path(__file__).parent.parent / "starter_prompts.jsonl"
 LOOKED_AT = 100
@@ -69,9 +70,13 @@ class ImportRequest:
     def check(self) -> None:
         """Raises UserError for what can't be meant."""
         if not isinstance(self.split, str) and not 0 <= self.split <= 1:
-            raise UserError(f"The share of held-out prompts is a number from 0 to 1, not {self.split}.")
+            raise UserError(
+                _("The share of held-out prompts is a number from 0 to 1, not {split}.").format(split=self.split)
+            )
         if self.first < 1 or (self.last is not None and self.last < self.first):
-            raise UserError("A range of rows goes from a first row to a last one that is not before it, as 1-100000.")
+            raise UserError(
+                _("A range of rows goes from a first row to a last one that is not before it, as 1-100000.")
+            )
 
 
 @dataclass(frozen=True)
@@ -130,9 +135,13 @@ def notes_on(
         met.see(row.values)
     telling, others = met.unused(plan.used)
     return [
-        *([f"Not used, though it may change what the rows mean: {listed(telling)}."] if telling else []),
-        *([f"Not used: {listed(others)}."] if others else []),
-        *([f"Files that are not read: {listed(source.unread)}."] if source.unread else []),
+        *(
+            [_("Not used, though it may change what the rows mean: {columns}.").format(columns=listed(telling))]
+            if telling
+            else []
+        ),
+        *([_("Not used: {columns}.").format(columns=listed(others))] if others else []),
+        *([_("Files that are not read: {files}.").format(files=listed(source.unread))] if source.unread else []),
     ]
 
 
@@ -141,11 +150,12 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
     raw = list(islice(source.rows(), LOOKED_AT))
     rows, bad = [row for row in raw if isinstance(row, SourceRow)], [row for row in raw if isinstance(row, BadRow)]
     if not raw:
-        raise UserError(f"{source.name} holds no rows. Nothing was imported.")
+        raise UserError(_("{name} holds no rows. Nothing was imported.").format(name=source.name))
     if not rows:
         raise UserError(
-            f"None of the first {len(bad)} rows of {source.name} can be read as {source.format}. "
-            f"Row {bad[0].number}: {bad[0].reason}."
+            _("None of the first {count} rows of {name} can be read as {format}. Row {number}: {reason}.").format(
+                count=len(bad), name=source.name, format=source.format, number=bad[0].number, reason=bad[0].reason
+            )
         )
     return rows, bad
 
@@ -270,7 +280,7 @@ def only_import(db: Database) -> Iterator[Path]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise UserError("Another import is at work in this data directory. Wait until it is done.") from error
+        raise UserError(_("Another import is at work in this data directory. Wait until it is done.")) from error
     try:
         for left in data_dir.glob(f"{SCRATCH}*/"):
             shutil.rmtree(left, ignore_errors=True)
@@ -278,7 +288,11 @@ def only_import(db: Database) -> Iterator[Path]:
         try:
             directory = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=data_dir))
         except OSError as error:
-            raise UserError(f"{data_dir} can't be written ({error.strerror}). Nothing was imported.") from error
+            raise UserError(
+                _("{data_dir} can't be written ({strerror}). Nothing was imported.").format(
+                    data_dir=data_dir, strerror=error.strerror
+                )
+            ) from error
         try:
             yield directory
         finally:
@@ -297,39 +311,65 @@ def clear_leftovers(db: Database) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- in sentences
-NAMES: Mapping[str, tuple[str, str]] = {
-    "prompts": ("new prompt", "new prompts"),
-    "judged": ("comparison with a verdict", "comparisons with their verdicts"),
-    "gold": ("gold comparison", "gold comparisons"),
-    "open": ("comparison to be judged by people", "comparisons to be judged by people"),
-    "demonstrations": ("demonstration", "demonstrations"),
-    "held_out": ("new prompt is held out", "new prompts are held out"),
-    "repeated": ("row repeats an earlier one", "rows repeat earlier ones"),
-    "known": ("is known already", "are known already"),
-    "skipped": ("row can't be used", "rows can't be used"),
-}
+def made(counts: Counts) -> list[str]:
+    """What an import makes, kind by kind, each with its number."""
+    found = (
+        (ngettext("{count:,} new prompt", "{count:,} new prompts", counts.prompts), counts.prompts),
+        (
+            ngettext("{count:,} comparison with a verdict", "{count:,} comparisons with their verdicts", counts.judged),
+            counts.judged,
+        ),
+        (ngettext("{count:,} gold comparison", "{count:,} gold comparisons", counts.gold), counts.gold),
+        (
+            ngettext(
+                "{count:,} comparison to be judged by people",
+                "{count:,} comparisons to be judged by people",
+                counts.open,
+            ),
+            counts.open,
+        ),
+        (
+            ngettext("{count:,} demonstration", "{count:,} demonstrations", counts.demonstrations),
+            counts.demonstrations,
+        ),
+    )
+    return [said.format(count=count) for said, count in found if count]
 
 
-def counted(name: str, count: int) -> str:
-    return f"{count:,} {NAMES[name][count != 1]}"
+def not_made(counts: Counts) -> list[str]:
+    """Which rows an import makes nothing of, in sentences."""
+    found = (
+        (
+            ngettext("{count:,} row repeats an earlier one.", "{count:,} rows repeat earlier ones.", counts.repeated),
+            counts.repeated,
+        ),
+        (ngettext("{count:,} is known already.", "{count:,} are known already.", counts.known), counts.known),
+        (ngettext("{count:,} row can't be used.", "{count:,} rows can't be used.", counts.skipped), counts.skipped),
+    )
+    return [said.format(count=count) for said, count in found if count]
 
 
 def summary(outcome: ImportResult) -> list[str]:
     """What an import did or would do, in sentences."""
     counts = outcome.counts
-    kinds = ("prompts", "judged", "gold", "open", "demonstrations")
-    new = [counted(name, getattr(counts, name)) for name in kinds if getattr(counts, name)]
-    verb = "Imported" if outcome.import_id is not None else "To import"
-    nothing = "None of them can be used." if outcome.nothing_usable else "Nothing new in them."
-    first = f"{verb}: {', '.join(new)}." if new else nothing
-    others = ("repeated", "known", "skipped")
-    rest = "; ".join(counted(name, getattr(counts, name)) for name in others if getattr(counts, name))
+    read = ngettext("{count:,} row read.", "{count:,} rows read.", counts.rows).format(count=counts.rows)
+    new = ", ".join(made(counts))
+    if new:
+        first = _("Imported: {new}.") if outcome.import_id is not None else _("To import: {new}.")
+    else:
+        first = _("None of them can be used.") if outcome.nothing_usable else _("Nothing new in them.")
+    rest = " ".join(not_made(counts))
     remarks = [f"{count:,} × {remark}." for remark, count in counts.remarks.items()]
     held_out = [held_out_sentence(counts)] if counts.prompts else []
-    return [f"{counts.rows:,} rows read. {first}", *([f"{rest}."] if rest else []), *held_out, *remarks, *outcome.notes]
+    return [f"{read} {first.format(new=new)}", *([rest] if rest else []), *held_out, *remarks, *outcome.notes]
 
 
 def held_out_sentence(counts: Counts) -> str:
     """How many of the new prompts can be checked with, and how that is changed."""
-    told = "Nothing is held out" if not counts.held_out else counted("held_out", counts.held_out)
-    return f"{told}, to check with (--split, “New prompts are” on the page, says how many)."
+    if not counts.held_out:
+        return _("Nothing is held out, to check with (--split, “New prompts are” on the page, says how many).")
+    return ngettext(
+        "{count:,} new prompt is held out, to check with (--split, “New prompts are” on the page, says how many).",
+        "{count:,} new prompts are held out, to check with (--split, “New prompts are” on the page, says how many).",
+        counts.held_out,
+    ).format(count=counts.held_out)

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from annotation.imports.names import display_name
 from annotation.imports.reading import finite, kind_of
 from annotation.records import UserError
+from annotation.translation import _
 
 Ranking = tuple[int, ...]
 ParsedVerdict = tuple[Literal["ranked", "all-bad"], Ranking | None]
@@ -32,7 +33,7 @@ GOOD: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("negative", "reject", "rejected", "unhelpful", "incorrect", "wrong", "fail"), False),
 }
 STRENGTH_WORDS: Final = {"slightly": 1, "clearly": 2, "better": 2, "much": 3, "significantly": 3}
-OTHER_MARGIN: Final = "strength or margin on another scale: imported without it"
+OTHER_MARGIN: Final = _("strength or margin on another scale: imported without it")
 
 # Columns whose numbers say with their sign which of two answers is better, below 0 the first (HelpSteer 2 and 3).
 SIGNED: Final = ("overall_preference", "preference_strength")
@@ -125,20 +126,26 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
                 raise unclear_number(column, value)
             return (FIRST, SECOND)[by_number[number]]
         if number is not None:
-            raise UnusableRow(column, f"is {shown(value)}: neither {names}. {HOW_NUMBERS.format(column)}")
+            raise UnusableRow(
+                column,
+                _("is {shown}: neither {names}. {format}").format(
+                    shown=shown(value), names=names, format=HOW_NUMBERS.format(column)
+                ),
+            )
         if isinstance(value, bool) or not isinstance(value, str):
-            raise UnusableRow(column, f"is {kind_of(value)}, which names no winner")
+            raise UnusableRow(column, _("is {kind_of}, which names no winner").format(kind_of=kind_of(value)))
         found = verdict_of(value, words)
         if found is None:
-            raise UnusableRow(column, f"is {shown(value)}: neither {names}")
+            raise UnusableRow(column, _("is {shown}: neither {names}").format(shown=shown(value), names=names))
         return found
 
     return read
 
 
-HOW_NUMBERS: Final = (
-    "If it is a number, say which: --map winner_from_0={0} (0 is the first answer, 1 the second), --map winner_from_1="
-    "{0} (1 is the first), or --map preference={0} (below 0 the first is better, above 0 the second)"
+HOW_NUMBERS: Final = _(
+    "If it is a number, say which: --map winner_from_0={0} (0 is the first answer, 1 the second), --map "
+    "winner_from_1={0} (1 is the first), or --map preference={0} (below 0 the first is better, above 0 the "
+    "second)"
 )
 
 
@@ -146,8 +153,10 @@ def unclear_number(column: str, value: Any) -> UnclearColumn:
     """The refusal of a column of numbers that name no answers."""
     name = display_name(column)
     return UnclearColumn(
-        f"The column '{name}' holds {shown(value)}, so its numbers are no names of the two answers. "
-        f"{HOW_NUMBERS.format(name)}. Nothing was imported."
+        _(
+            "The column '{name}' holds {shown}, so its numbers are no names of the two answers. {format}. "
+            "Nothing was imported."
+        ).format(name=name, shown=shown(value), format=HOW_NUMBERS.format(name))
     )
 
 
@@ -179,7 +188,7 @@ def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int |
         number = number_of(value)
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise UnusableRow(column, f"is {what}, not a number below, at or above 0")
+            raise UnusableRow(column, _("is {what}, not a number below, at or above 0").format(what=what))
         if number == 0:
             return TIED, 0, ""
         size = abs(number)
@@ -194,7 +203,12 @@ def index_of(value: Any, column: str, first: int, size: int) -> int:
     number = number_of(value)
     if number is None or has_sign(value) or number not in range(first, first + size):
         what = shown(value) if isinstance(value, (str, int, float)) else kind_of(value)
-        raise UnusableRow(column, f"is {what}, not a whole number from {first} to {first + size - 1}")
+        raise UnusableRow(
+            column,
+            _("is {what}, not a whole number from {first} to {last}").format(
+                what=what, first=first, last=first + size - 1
+            ),
+        )
     return int(number) - first
 
 
@@ -205,7 +219,7 @@ def compared(values: Mapping[str, Any], columns: Columns) -> ParsedVerdict | Non
         value = values.get(columns[role])
         number = number_of(int(value) if isinstance(value, bool) else value)
         if number is None and value not in (None, ""):
-            raise UnusableRow(columns[role], f"is {shown(value)}, not a number")
+            raise UnusableRow(columns[role], _("is {shown}, not a number").format(shown=shown(value)))
         found.append(number)
     if found[0] is None or found[1] is None:
         return None
@@ -236,21 +250,21 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             return good
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise UnusableRow(column, f"is {what}, neither true nor false")
+            raise UnusableRow(column, _("is {what}, neither true nor false").format(what=what))
         seen.add(number)
         if plain_name(column) in SCALES or number not in (0, 1, -1) or {0, -1} <= seen:
-            raise UnclearColumn(
-                f"The column '{display_name(column)}' holds {', '.join(f'{one:g}' for one in sorted(seen))}: numbers "
-                f"of a scale, not labels. {HOW_RATINGS.format(display_name(column))} Nothing was imported."
-            )
+            scale = _("The column '{column}' holds {numbers}: numbers of a scale, not labels.")
+            numbers = ", ".join(f"{one:g}" for one in sorted(seen))
+            said = scale.format(column=display_name(column), numbers=numbers)
+            raise UnclearColumn(" ".join([said, HOW_RATINGS.format(display_name(column)), _("Nothing was imported.")]))
         return number == 1
 
     return read
 
 
-HOW_RATINGS: Final = (
-    "Say from which number on an answer is good, for example --map rating={0} --good-from 3 (“Good from” on the page); "
-    "answers below it are bad ones."
+HOW_RATINGS: Final = _(
+    "Say from which number on an answer is good, for example --map rating={0} --good-from 3 (“Good from” "
+    "on the page); answers below it are bad ones."
 )
 
 
@@ -259,14 +273,16 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
     if good_from is None:
         name = display_name(column)
         raise UnclearColumn(
-            f"The column '{name}' rates the answers, and bad ones must not be learned. {HOW_RATINGS.format(name)} "
-            "Or leave it out (--map rating=) where all of them are good."
+            _(
+                "The column '{name}' rates the answers, and bad ones must not be learned. {format} Or leave it "
+                "out (--map rating=) where all of them are good."
+            ).format(name=name, format=HOW_RATINGS.format(name))
         )
 
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))
         if number is None:
-            raise UnusableRow(column, f"is {shown(values.get(column))}, not a number")
+            raise UnusableRow(column, _("is {shown}, not a number").format(shown=shown(values.get(column))))
         return number >= good_from
 
     return read
@@ -293,11 +309,11 @@ def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None
 def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
     """One number for each answer. Raises UnusableRow."""
     if len(found) != wanted:
-        raise UnusableRow(column, f"has {len(found)} numbers for {wanted} answers")
+        raise UnusableRow(column, _("has {count} numbers for {wanted} answers").format(count=len(found), wanted=wanted))
     read = [number_of(number) for number in found]
     wrong = [number for number, value in zip(found, read, strict=True) if value is None]
     if wrong:
-        raise UnusableRow(column, f"holds {kind_of(wrong[0])} where a finite number belongs")
+        raise UnusableRow(column, _("holds {kind_of} where a finite number belongs").format(kind_of=kind_of(wrong[0])))
     return [value for value in read if value is not None]
 
 

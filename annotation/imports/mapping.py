@@ -60,6 +60,7 @@ from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.names import display_name, listed
 from annotation.imports.reading import SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
+from annotation.translation import _
 
 Target = Literal["prompts", "demonstrations", "preferences"]
 VerdictUse = Literal["judged", "gold", "open"]
@@ -156,13 +157,13 @@ def make_plan(
         target if target != "auto" else likely_target(rows, columns), columns, verdict, good_from, tuple(paths)
     )
     if plan.target != "preferences" and verdict != "judged":
-        raise UserError("Only preference data (several answers to a prompt) can be gold or be judged by people.")
+        raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
     try:
         read = plan.reader
     except UnclearColumn:
         raise
     except UserError as error:
-        raise UserError(f"{error} The columns are: {listed(known)}.") from error
+        raise UserError(_("{error} The columns are: {listed}.").format(error=error, listed=listed(known))) from error
     for row in rows:
         with suppress(UnusableRow):
             read(row.values)
@@ -183,22 +184,29 @@ def check_meaning(plan: ImportPlan, rows: Sequence[SourceRow]) -> None:
     quality = label or plan.columns.get("rating", "")
     if quality in plan.used and is_turned_round(quality):
         raise UnclearColumn(
-            f"By its name, '{display_name(quality)}' is true or high for bad answers; a label or rating is so for good "
-            "ones. Turn it round in the file and give it another name. Nothing was imported."
+            _(
+                "By its name, '{display_name}' is true or high for bad answers; a label or rating is so for "
+                "good ones. Turn it round in the file and give it another name. Nothing was imported."
+            ).format(display_name=display_name(quality))
         )
     held = [row.values[label] for row in rows if row.values.get(label) not in EMPTY] if label in plan.used else []
     if held and all(says_good(value) is None and number_of(value) is None for value in held):
         raise UnclearColumn(
-            f"The column '{display_name(label)}' holds {shown(held[0])}, which says neither good nor bad, and bad "
-            "answers must not be learned. Write true and false into it, or leave it out (--map label=) where all of "
-            "them are good. Nothing was imported."
+            _(
+                "The column '{display_name}' holds {shown}, which says neither good nor bad, and bad answers "
+                "must not be learned. Write true and false into it, or leave it out (--map label=) where all "
+                "of them are good. Nothing was imported."
+            ).format(display_name=display_name(label), shown=shown(held[0]))
         )
     given = [number_of(row.values.get(preference)) for row in rows] if preference in plan.used else []
     numbers_given = [number for number in given if number is not None]
     if numbers_given and min(numbers_given) > 0 and max(numbers_given) > max(STRENGTHS):
         raise UnclearColumn(
-            f"The column '{display_name(preference)}' holds {max(numbers_given):g} and nothing up to 0, so its middle "
-            "is not 0, and which answer its numbers prefer can't be told. Subtract the middle. Nothing was imported."
+            _(
+                "The column '{display_name}' holds {numbers_given:g} and nothing up to 0, so its middle is not "
+                "0, and which answer its numbers prefer can't be told. Subtract the middle. Nothing was "
+                "imported."
+            ).format(display_name=display_name(preference), numbers_given=max(numbers_given))
         )
 
 
@@ -209,9 +217,12 @@ def refuse_unread(plan: ImportPlan, columns: Sequence[str]) -> None:
     doubtful = [name for name in columns if name not in plan.used and may_say_bad(name)]
     if doubtful:
         raise UnclearColumn(
-            f"By its name, {listed(doubtful[:1])} may say which answers are bad, and bad ones must not be learned. Say "
-            "which column does (--map label= or --map rating= with its name); or take bad answers out of the file, and "
-            "import the others --as demonstrations (“Import as” on the page). Nothing was imported."
+            _(
+                "By its name, {listed} may say which answers are bad, and bad ones must not be learned. Say "
+                "which column does (--map label= or --map rating= with its name); or take bad answers out of "
+                "the file, and import the others --as demonstrations (“Import as” on the page). Nothing was "
+                "imported."
+            ).format(listed=listed(doubtful[:1]))
         )
 
 
@@ -222,10 +233,18 @@ def with_overrides(
     columns, paths = dict(proposed), []
     for role, column in overrides.items():
         if role not in ROLES:
-            raise UserError(f"'{display_name(role)}' is no role of a column. There are: {', '.join(ROLES)}.")
+            raise UserError(
+                _("'{display_name}' is no role of a column. There are: {roles}.").format(
+                    display_name=display_name(role), roles=", ".join(ROLES)
+                )
+            )
         if column and column not in known:
             if all(at_path(row.values, column) is None for row in rows):
-                raise UserError(f"There is no column '{display_name(column)}'. There are: {listed(known)}.")
+                raise UserError(
+                    _("There is no column '{display_name}'. There are: {listed}.").format(
+                        display_name=display_name(column), listed=listed(known)
+                    )
+                )
             paths.append(column)
         columns.pop(role, None)
         if column:
@@ -238,7 +257,10 @@ def with_overrides(
     if plain_name(columns.get("winner", "")) in SIGNED:
         name = display_name(columns["winner"])
         raise UserError(
-            f"The numbers in '{name}' say by their sign which answer is better, and name none: --map preference={name}."
+            _(
+                "The numbers in '{name}' say by their sign which answer is better, and name none: --map "
+                "preference={name}."
+            ).format(name=name)
         )
     return columns, paths
 
@@ -265,11 +287,11 @@ def form_of(plan: ImportPlan) -> str:
             return "conversation"
         if {"chosen", "rejected"} <= roles:
             return "shared prompt"
-        raise UserError("No column with prompts was found: name one as 'prompt' or 'messages'.")
+        raise UserError(_("No column with prompts was found: name one as 'prompt' or 'messages'."))
     if plan.target == "demonstrations":
         if answered or "messages" in roles:
             return "answer" if answered else "last turn"
-        raise UserError("Demonstrations need the columns 'prompt' and 'completion', or 'messages'.")
+        raise UserError(_("Demonstrations need the columns 'prompt' and 'completion', or 'messages'."))
     return form_of_preferences(plan, answered)
 
 
@@ -281,19 +303,26 @@ def form_of_preferences(plan: ImportPlan, answered: bool) -> str:
     if {"a", "b"} <= roles:
         if plan.verdict != "open" and not roles & set(VERDICT_ROLES) and not {"score_a", "score_b"} <= roles:
             raise UserError(
-                "There are two answers but no column that says which is better: name it as 'winner' (or 'preference', "
-                "'winner_from_0', 'winner_from_1', or 'score_a' and 'score_b'), or have people judge them."
+                _(
+                    "There are two answers but no column that says which is better: name it as 'winner' (or "
+                    "'preference', 'winner_from_0', 'winner_from_1', or 'score_a' and 'score_b'), or have "
+                    "people judge them."
+                )
             )
         return "pair"
     if "responses" in roles:
         return "responses"
     if roles & {"label", "rating"} and (answered or "messages" in roles):
         if plan.verdict != "judged":
-            raise UserError("Single answers with a label are no comparisons: they can't be gold or judged by people.")
+            raise UserError(
+                _("Single answers with a label are no comparisons: they can't be gold or judged by people.")
+            )
         return "labelled answer" if answered else "labelled last turn"
     raise UserError(
-        "No preferences in these columns. They need 'chosen' and 'rejected'; or 'a', 'b' and 'winner'; or 'responses' "
-        "with 'scores' or 'ranks'; or 'prompt', 'completion' and 'label'."
+        _(
+            "No preferences in these columns. They need 'chosen' and 'rejected'; or 'a', 'b' and 'winner'; or "
+            "'responses' with 'scores' or 'ranks'; or 'prompt', 'completion' and 'label'."
+        )
     )
 
 
@@ -306,10 +335,13 @@ def read_prompt(plan: ImportPlan) -> Reader:
         said = cell(values, columns, "speaker")
         if isinstance(said, str) and SPEAKERS.get(said.strip().casefold(), said) != "user":
             raise UnusableRow(
-                columns["speaker"], f"says that this is a message of the {display_name(said[:40])}, no prompt"
+                columns["speaker"],
+                _("says that this is a message of the {display_name}, no prompt").format(
+                    display_name=display_name(said[:40])
+                ),
             )
         if cell(values, columns, "parent") not in (None, ""):
-            raise UnusableRow(columns["parent"], "names a message before this one, without which it is no prompt")
+            raise UnusableRow(columns["parent"], _("names a message before this one, without which it is no prompt"))
         return MappedRow(prompt_of(values, columns))
 
     return read
@@ -364,7 +396,7 @@ def label_of(plan: ImportPlan) -> Callable[[Mapping[str, Any]], bool]:
 def refuse_bad(plan: ImportPlan, good: bool) -> None:
     """Raises UnusableRow for a bad answer."""
     if not good:
-        raise UnusableRow(plan.columns.get("label") or plan.columns["rating"], "says that the answer is bad")
+        raise UnusableRow(plan.columns.get("label") or plan.columns["rating"], _("says that the answer is bad"))
 
 
 def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Message, ...], str]:
@@ -372,7 +404,7 @@ def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Mess
     column = columns["messages"]
     turns = with_system(turns_of(values, columns), values, columns)
     if turns[-1]["role"] != "assistant":
-        raise UnusableRow(column, "does not end with the assistant's turn")
+        raise UnusableRow(column, _("does not end with the assistant's turn"))
     return checked(turns[:-1], column), turns[-1]["content"]
 
 
@@ -407,10 +439,13 @@ def read_chosen(plan: ImportPlan) -> Reader:
             return MappedRow(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
         if verdict == SECOND:
             raise UnusableRow(
-                columns["score_a"], f"is lower than '{display_name(columns['score_b'])}': which is better?"
+                columns["score_a"],
+                _("is lower than '{display_name}': which is better?").format(
+                    display_name=display_name(columns["score_b"])
+                ),
             )
         if (number_of(cell(values, columns, "strength")) or 0) < 0:
-            raise UnusableRow(columns["strength"], "is below 0: which is better?")
+            raise UnusableRow(columns["strength"], _("is below 0: which is better?"))
         strength, remark = strength_of(values, columns)
         return MappedRow(messages, answers, *FIRST, strength, remark=remark)
 
@@ -448,7 +483,10 @@ def pair_verdict(columns: Columns) -> VerdictReader:
     def by_scores(values: Mapping[str, Any]) -> tuple[Said | None, int | None, str]:
         verdict = compared(values, columns)
         if verdict is None:
-            raise UnusableRow(columns["score_a"], f"or '{display_name(columns['score_b'])}' is empty")
+            raise UnusableRow(
+                columns["score_a"],
+                _("or '{display_name}' is empty").format(display_name=display_name(columns["score_b"])),
+            )
         return with_strength(verdict, values, columns, EQUAL_SCORES if verdict == TIED else "")
 
     return by_scores
@@ -472,11 +510,16 @@ def read_responses(plan: ImportPlan) -> Reader:
         column = columns["responses"]
         entries = list_of(values.get(column), column)
         if not 2 <= len(entries) <= MAXIMUM_ANSWERS:
-            raise UnusableRow(column, f"holds {len(entries)} answers, not 2 to {MAXIMUM_ANSWERS}")
+            raise UnusableRow(
+                column,
+                _("holds {count} answers, not 2 to {maximum_answers}").format(
+                    count=len(entries), maximum_answers=MAXIMUM_ANSWERS
+                ),
+            )
         messages, remark = with_shared_system(context_of(values, columns), entries)
         answers = tuple(answer_of(entry, column, messages) for entry in entries)
         if len(set(answers)) < len(answers):
-            raise UnusableRow(column, "holds the same answer twice")
+            raise UnusableRow(column, _("holds the same answer twice"))
         if plan.verdict == "open":
             return MappedRow(messages, answers, remark=remark)
         if cell(values, columns, "outcome") == "all-bad":
@@ -518,7 +561,7 @@ def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[An
         for key in keys:
             if all(isinstance(entry, dict) and key in entry for entry in entries):
                 return dense([sign * number for number in numbers([entry[key] for entry in entries], column, size)])
-    raise UnusableRow(column, "has answers without scores or ranks")
+    raise UnusableRow(column, _("has answers without scores or ranks"))
 
 
 RANKING_ROLES: Final = ("scores", "ranks", "outcome", "strength", "score_a", "score_b")
@@ -562,7 +605,7 @@ def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
         return record
     for column in values:
         if plain_name(str(column)) in PICTURES and values[column] not in (None, "", [], {}):
-            raise UnusableRow(column, "holds pictures or sound that the text is about; only text can be imported")
+            raise UnusableRow(column, _("holds pictures or sound that the text is about; only text can be imported"))
     return replace(record, remark="; ".join(filter(None, (record.remark, PICTURES_LEFT))))
 
 
@@ -576,7 +619,7 @@ def turns_of(values: Mapping[str, Any], columns: Columns) -> list[Message]:
     """The conversation in the column 'messages'."""
     turns = as_turns(values.get(columns["messages"]), columns["messages"])
     if turns is None:
-        raise UnusableRow(columns["messages"], "is plain text, not a conversation")
+        raise UnusableRow(columns["messages"], _("is plain text, not a conversation"))
     return turns
 
 
@@ -587,10 +630,13 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
     if turns is None:
         text = str(values[column])
         if text_lists([text]) is not None:
-            raise UnusableRow(column, "is a list of texts in JSON, maybe several turns: it is unclear who says them")
+            raise UnusableRow(column, _("is a list of texts in JSON, maybe several turns: it is unclear who says them"))
         if template_mark(text):
             raise UnusableRow(
-                column, f"has turns within its text, by the marks of a chat template ('{template_mark(text)}')"
+                column,
+                _("has turns within its text, by the marks of a chat template ('{template_mark}')").format(
+                    template_mark=template_mark(text)
+                ),
             )
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):
@@ -615,7 +661,7 @@ def context_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ..
         return prompt_of(values, columns)
     if "messages" in columns:
         return checked(with_system(turns_of(values, columns), values, columns), columns["messages"])
-    raise UnusableRow("", "there is no column with the prompt")
+    raise UnusableRow("", _("there is no column with the prompt"))
 
 
 def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
@@ -623,15 +669,17 @@ def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
     if isinstance(value, dict):
         key = next((key for key in TEXT_KEYS if key in value), None)
         if key is None:
-            raise UnusableRow(column, f"holds an object without a text ({', '.join(TEXT_KEYS)})")
+            raise UnusableRow(
+                column, _("holds an object without a text ({text_keys})").format(text_keys=", ".join(TEXT_KEYS))
+            )
         value = value[key]
     turns = as_turns(value, column)
     if turns is None:
         return str(value)
     if turns[-1]["role"] != "assistant":
-        raise UnusableRow(column, "does not end with the assistant's turn")
+        raise UnusableRow(column, _("does not end with the assistant's turn"))
     if len(turns) > 1 and without_system(turns[:-1]) != without_system(messages):
-        raise UnusableRow(column, "does not go on from the prompt")
+        raise UnusableRow(column, _("does not go on from the prompt"))
     return turns[-1]["content"]
 
 
@@ -649,13 +697,15 @@ def two_answers(
     one, other = answer_turns(values, columns, first), answer_turns(values, columns, second)
     if (one is None) != (other is None):
         kind = "plain text" if other is None else "a conversation"
-        raise UnusableRow(second, f"is {kind}, unlike '{display_name(first)}'")
+        raise UnusableRow(
+            second, _("is {kind}, unlike '{display_name}'").format(kind=kind, display_name=display_name(first))
+        )
     if one is None or other is None:
         messages, answers = plain_answers(values, columns, first, second)
     else:
         messages, answers = answers_of_conversations(values, columns, (one, first), (other, second))
     if answers[0].strip() == answers[1].strip():
-        raise UnusableRow(second, f"says the same as '{display_name(first)}'")
+        raise UnusableRow(second, _("says the same as '{display_name}'").format(display_name=display_name(first)))
     return messages, answers
 
 
@@ -701,7 +751,7 @@ def plain_answers(
     shared = shared_start(one, other)
     shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip()
     if not shared:
-        raise UnusableRow(first, "has no prompt beside it, and the two answers don't begin alike")
+        raise UnusableRow(first, _("has no prompt beside it, and the two answers don't begin alike"))
     prompt: list[Message] = [{"role": "user", "content": shared}]
     rest = text_of(one[len(shared) :].strip(), first), text_of(other[len(shared) :].strip(), second)
     return checked(with_system(prompt, values, columns), first), rest
@@ -713,16 +763,20 @@ def answers_of_conversations(
     """Two conversations: only an answer each, after the prompt beside them, or whole ones that share all but that."""
     for turns, column in (one, other):
         if turns[-1]["role"] != "assistant":
-            raise UnusableRow(column, "does not end with the assistant's turn")
+            raise UnusableRow(column, _("does not end with the assistant's turn"))
     answers = one[0][-1]["content"], other[0][-1]["content"]
     before, other_before = one[0][:-1], other[0][:-1]
     if before != other_before:
-        raise UnusableRow(other[1], f"parts from '{display_name(one[1])}' before the last answer")
+        raise UnusableRow(
+            other[1], _("parts from '{display_name}' before the last answer").format(display_name=display_name(one[1]))
+        )
     if not before:
         return context_of(values, columns), answers
     messages = checked(with_system(before, values, columns), one[1])
     if "prompt" in columns and not is_prompt_of(values.get(columns["prompt"]), columns["prompt"], messages):
-        raise UnusableRow(columns["prompt"], f"is not the question in '{display_name(one[1])}'")
+        raise UnusableRow(
+            columns["prompt"], _("is not the question in '{display_name}'").format(display_name=display_name(one[1]))
+        )
     return messages, answers
 
 

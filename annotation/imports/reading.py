@@ -20,6 +20,7 @@ from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports import directories
 from annotation.imports.names import display_name
 from annotation.records import UserError
+from annotation.translation import _
 
 MEGABYTE = 1024 * 1024
 # One line, one CSV field and one element of a JSON list may be this long; what is longer is never loaded.
@@ -33,22 +34,22 @@ BATCH_ROWS = 200
 CHUNK = MEGABYTE
 LARGEST_NUMBER = 1e300
 
-FORMATS = "CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of a dataset"
-RE_SAVE = "Save the file as UTF-8; no other encoding is guessed."
+FORMATS = _("CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of a dataset")
+RE_SAVE = _("Save the file as UTF-8; no other encoding is guessed.")
 # A CSV file with these columns is an export of ours, in which `formats.escape_cell` has defused formulas.
 OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
 GZIP = b"\x1f\x8b"
 ARROW = b"ARROW1"
 ARCHIVE = b'{"format":"prefloop archive"'
 UNPACKABLE = {
-    b"PK\x03\x04": "a ZIP archive (an .xlsx workbook is one, too)",
-    b"PK\x05\x06": "an empty ZIP archive",
-    b"\xfd7zXZ\x00": "an XZ archive",
+    b"PK\x03\x04": _("a ZIP archive (an .xlsx workbook is one, too)"),
+    b"PK\x05\x06": _("an empty ZIP archive"),
+    b"\xfd7zXZ\x00": _("an XZ archive"),
     b"BZh": "a BZIP2 archive",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"\x28\xb5\x2f\xfd": _("a Zstandard archive"),
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!": "a RAR archive",
-    b"SQLite format 3": "an SQLite database",
+    b"SQLite format 3": _("an SQLite database"),
     b"%PDF": "a PDF document",
 }
 # Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
@@ -99,29 +100,43 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
         if path.is_dir():
             return dataset_directory(path, name, split, config)
         if not path.exists():
-            raise UserError(f"There is no file {display_name(str(path))}. Check the path.")
+            raise UserError(
+                _("There is no file {display_name}. Check the path.").format(display_name=display_name(str(path)))
+            )
         if not path.is_file():
-            raise UserError(f"{name} is no ordinary file (a device or a pipe). Import a file: {FORMATS}.")
+            raise UserError(
+                _("{name} is no ordinary file (a device or a pipe). Import a file: {formats}.").format(
+                    name=name, formats=FORMATS
+                )
+            )
         with path.open("rb") as file:
             head = file.read(4 * 1024)
     except OSError as error:
-        raise UserError(f"{name} can't be read ({error.strerror}). Check the file and its permissions.") from error
+        raise UserError(
+            _("{name} can't be read ({strerror}). Check the file and its permissions.").format(
+                name=name, strerror=error.strerror
+            )
+        ) from error
     if not head:
-        raise UserError(f"{name} is empty: 0 bytes. Nothing was imported.")
+        raise UserError(_("{name} is empty: 0 bytes. Nothing was imported.").format(name=name))
     if head.startswith(b"PAR1"):
         return parquet_file(path, name)
     if head.startswith(ARROW) or path.suffix.lower() == ".arrow":
         return arrow_file(path, name)
     if head.startswith(ARCHIVE):
         raise UserError(
-            f"{name} is an archive of a whole Prefloop. It goes into a fresh data directory: "
-            "python -m annotation restore FILE --data DIR. Nothing was imported."
+            _(
+                "{name} is an archive of a whole Prefloop. It goes into a fresh data directory: python -m "
+                "annotation restore FILE --data DIR. Nothing was imported."
+            ).format(name=name)
         )
     if head.startswith(GZIP):
         with Stream(path, name) as stream:
             head = stream.read(4 * 1024)
         if head.startswith((GZIP, b"PAR1")):
-            raise UserError(f"{name} is packed twice. Unpack it first; only text is read from a .gz file.")
+            raise UserError(
+                _("{name} is packed twice. Unpack it first; only text is read from a .gz file.").format(name=name)
+            )
     refuse_other_formats(name, head)
     return text_file(path, name, head)
 
@@ -130,12 +145,24 @@ def refuse_other_formats(name: str, head: bytes) -> None:
     """Raises UserError for what is known not to be importable, by its first bytes."""
     for magic, description in UNPACKABLE.items():
         if head.startswith(magic):
-            raise UserError(f"{name} is {description}. Unpack or convert it first; this can be imported: {FORMATS}.")
+            raise UserError(
+                _("{name} is {description}. Unpack or convert it first; this can be imported: {formats}.").format(
+                    name=name, description=description, formats=FORMATS
+                )
+            )
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"{name} is UTF-16: it begins with the bytes {head[:2].hex(' ')}. {RE_SAVE}")
+        raise UserError(
+            _("{name} is UTF-16: it begins with the bytes {hex}. {re_save}").format(
+                name=name, hex=head[:2].hex(" "), re_save=RE_SAVE
+            )
+        )
     if b"\x00" in head:
         at = head.index(b"\x00")
-        raise UserError(f"{name} is no text: byte {at:,} is NUL. This can be imported: {FORMATS}.")
+        raise UserError(
+            _("{name} is no text: byte {at:,} is NUL. This can be imported: {formats}.").format(
+                name=name, at=at, formats=FORMATS
+            )
+        )
 
 
 def text_file(path: Path, name: str, head: bytes) -> ImportSource:
@@ -144,18 +171,24 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
     kind = next((suffix for suffix in reversed(suffixes) if suffix not in (".gz", ".gzip")), "")
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     if kind in (".csv", ".tsv", ".tab"):
-        return from_stream(path, name, "CSV", "rows, the header is row 1, as a spreadsheet counts", csv_rows)
+        return from_stream(path, name, "CSV", _("rows, the header is row 1, as a spreadsheet counts"), csv_rows)
     if kind in (".jsonl", ".ndjson"):
         return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
     if start == b"[":
-        return from_stream(path, name, "JSON", "elements of the list, from 1", json_rows)
+        return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
     if start == b"{":
         if holds_json_lines(path, name):
             return from_stream(path, name, "JSON lines", "lines", jsonl_rows)
-        return from_stream(path, name, "JSON", "elements of the list, from 1", json_rows)
+        return from_stream(path, name, "JSON", _("elements of the list, from 1"), json_rows)
     if kind == ".json":
-        raise UserError(f"{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.")
-    raise UserError(f"{name} is of no known format. Name it after its format; this can be imported: {FORMATS}.")
+        raise UserError(
+            _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.").format(name=name)
+        )
+    raise UserError(
+        _("{name} is of no known format. Name it after its format; this can be imported: {formats}.").format(
+            name=name, formats=FORMATS
+        )
+    )
 
 
 def from_stream(
@@ -204,7 +237,11 @@ def file_sha256(path: Path, name: str) -> str:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
     except OSError as error:
-        raise UserError(f"{name} can't be read any more ({error.strerror}). Nothing was imported.") from error
+        raise UserError(
+            _("{name} can't be read any more ({strerror}). Nothing was imported.").format(
+                name=name, strerror=error.strerror
+            )
+        ) from error
     return digest.hexdigest()
 
 
@@ -220,7 +257,9 @@ class Stream:
             self.size = os.fstat(self.file.fileno()).st_size
             packed = self.file.peek(2)[:2] == GZIP
         except OSError as error:
-            raise UserError(f"{name} can't be read ({error.strerror}).") from error
+            raise UserError(
+                _("{name} can't be read ({strerror}).").format(name=name, strerror=error.strerror)
+            ) from error
         self.bytes: IO[bytes] = gzip.GzipFile(fileobj=self.file) if packed else self.file  # type: ignore[assignment]
 
     def __enter__(self) -> Stream:
@@ -243,12 +282,18 @@ class Stream:
             chunk = read()
         except (EOFError, zlib.error, OSError) as error:
             raise UserError(
-                f"{self.name} is damaged after {self.given:,} bytes ({error}). Nothing was imported."
+                _("{name} is damaged after {given:,} bytes ({error}). Nothing was imported.").format(
+                    name=self.name, given=self.given, error=error
+                )
             ) from error
         self.given += len(chunk)
         if self.given > MAXIMUM_BYTES:
             limit = MAXIMUM_BYTES // (1024 * MEGABYTE)
-            raise UserError(f"{self.name} holds more than {limit} GB of text. Split it into smaller files.")
+            raise UserError(
+                _("{name} holds more than {limit} GB of text. Split it into smaller files.").format(
+                    name=self.name, limit=limit
+                )
+            )
         return chunk
 
     def lines(self) -> Iterator[tuple[int, bytes, bool]]:
@@ -269,7 +314,9 @@ class Stream:
 
 def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
     """Which byte is not UTF-8, counted from the start of the file."""
-    return f"byte 0x{error.object[error.start]:02X} at offset {start + error.start:,} of the file is not UTF-8"
+    return _("byte 0x{byte:02X} at offset {start:,} of the file is not UTF-8").format(
+        byte=error.object[error.start], start=start + error.start
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- JSON
@@ -286,11 +333,15 @@ def parse_json(text: str, what: str) -> Any:
     try:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{what}is not JSON: {error.msg.lower()} at character {error.pos + 1:,}") from error
+        raise UserError(
+            _("{what}is not JSON: {msg} at character {pos:,}").format(
+                what=what, msg=error.msg.lower(), pos=error.pos + 1
+            )
+        ) from error
     except RecursionError as error:
-        raise UserError(f"{what}is nested too deeply") from error
+        raise UserError(_("{what}is nested too deeply").format(what=what)) from error
     except ValueError as error:  # a constant that isn't JSON, or an integer of thousands of digits
-        raise UserError(f"{what}is not JSON: {str(error).split(';')[0]}") from error
+        raise UserError(_("{what}is not JSON: {split}").format(what=what, split=str(error).split(";")[0])) from error
 
 
 def as_row(number: int, value: Any) -> RawRow:
@@ -299,18 +350,18 @@ def as_row(number: int, value: Any) -> RawRow:
         return SourceRow(number, value)
     if isinstance(value, str):
         return SourceRow(number, {"text": value})
-    return BadRow(number, f"is {kind_of(value)}, not an object with columns")
+    return BadRow(number, _("is {kind_of}, not an object with columns").format(kind_of=kind_of(value)))
 
 
 def kind_of(value: Any) -> str:
     """What a value is, in words."""
     if value is None:
-        return "empty (null)"
+        return _("empty (null)")
     if isinstance(value, bool):
-        return "true or false"
+        return _("true or false")
     if isinstance(value, (int, float)):
         return "a number"
-    names: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+    names: dict[type, str] = {str: "text", list: "a list", dict: _("an object")}
     return names.get(type(value), f"of type {type(value).__name__}")
 
 
@@ -318,7 +369,9 @@ def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
     """A JSON object on each line; a bad line is one bad row."""
     for number, (start, line, whole) in enumerate(stream.lines(), 1):
         if not whole:
-            yield BadRow(number, f"the line is longer than {MAXIMUM_LINE // MEGABYTE} MB")
+            yield BadRow(
+                number, _("the line is longer than {maximum_line} MB").format(maximum_line=MAXIMUM_LINE // MEGABYTE)
+            )
             continue
         if start == 0:
             line = line.removeprefix(codecs.BOM_UTF8)
@@ -372,9 +425,13 @@ class Document:
         """Take one of the wanted characters. Raises UserError if there is another."""
         found = self.next()
         if not found or found not in wanted:
-            seen = f"'{display_name(found)}'" if found else "the end of the file"
+            seen = f"'{display_name(found)}'" if found else _("the end of the file")
             expected = " or ".join(f"'{character}'" for character in wanted)
-            raise UserError(f"{self.stream.name} is not JSON: {seen} {where}, where {expected} belongs.")
+            raise UserError(
+                _("{name} is not JSON: {seen} {where}, where {expected} belongs.").format(
+                    name=self.stream.name, seen=seen, where=where, expected=expected
+                )
+            )
         self.at += 1
         return found
 
@@ -389,26 +446,40 @@ class Document:
                     return value
             except json.JSONDecodeError as error:
                 if self.ended:
-                    raise UserError(f"{self.stream.name} is not JSON {where}: {error.msg.lower()}.") from error
+                    raise UserError(
+                        _("{name} is not JSON {where}: {msg}.").format(
+                            name=self.stream.name, where=where, msg=error.msg.lower()
+                        )
+                    ) from error
             except RecursionError as error:
-                raise UserError(f"{self.stream.name} is nested too deeply {where}.") from error
+                raise UserError(
+                    _("{name} is nested too deeply {where}.").format(name=self.stream.name, where=where)
+                ) from error
             except ValueError as error:
-                raise UserError(f"{self.stream.name} is not JSON {where}: {str(error).split(';')[0]}.") from error
+                raise UserError(
+                    _("{name} is not JSON {where}: {split}.").format(
+                        name=self.stream.name, where=where, split=str(error).split(";")[0]
+                    )
+                ) from error
             waiting = len(self.text) - self.at
             if waiting > MAXIMUM_LINE:
                 limit = MAXIMUM_LINE // MEGABYTE
-                raise UserError(f"{self.stream.name} is not JSON {where}, or goes on there for more than {limit} MB.")
+                raise UserError(
+                    _("{name} is not JSON {where}, or goes on there for more than {limit} MB.").format(
+                        name=self.stream.name, where=where, limit=limit
+                    )
+                )
             self.fill(max(CHUNK, waiting))
 
     def elements(self) -> Iterator[Any]:
         """The elements of the list that begins here."""
-        self.take("[", "at the start")
+        self.take("[", _("at the start"))
         if self.next() == "]":
             self.at += 1
             return
         for number in range(1, 2**62):
             yield self.value(f"at element {number:,}")
-            if self.take(",]", f"after element {number:,}") == "]":
+            if self.take(",]", _("after element {number:,}").format(number=number)) == "]":
                 return
 
 
@@ -420,19 +491,23 @@ def json_rows(stream: Stream) -> Iterator[RawRow]:
     else:
         yield from rows_of_object(document)
     if document.next():
-        raise UserError(f"{stream.name} goes on after the end of its list. If each line is an object, name it .jsonl.")
+        raise UserError(
+            _("{name} goes on after the end of its list. If each line is an object, name it .jsonl.").format(
+                name=stream.name
+            )
+        )
 
 
 def rows_of_object(document: Document) -> Iterator[RawRow]:
     """The elements of the one list that a JSON object holds."""
     name = document.stream.name
-    document.take("{", "at the start")
+    document.take("{", _("at the start"))
     list_at: str | None = None
     while document.next() != "}":
         key = document.value("at a key")
         if not isinstance(key, str):
-            raise UserError(f"{name} is not JSON: a key is {kind_of(key)}.")
-        document.take(":", f"after the key '{display_name(key)}'")
+            raise UserError(_("{name} is not JSON: a key is {kind_of}.").format(name=name, kind_of=kind_of(key)))
+        document.take(":", _("after the key '{display_name}'").format(display_name=display_name(key)))
         if document.next() != "[":
             document.value(f"at '{display_name(key)}'")
         elif list_at is None:
@@ -440,15 +515,21 @@ def rows_of_object(document: Document) -> Iterator[RawRow]:
             yield from (as_row(number, element) for number, element in enumerate(document.elements(), 1))
         else:
             raise UserError(
-                f"{name} holds several lists ('{display_name(list_at)}' and '{display_name(key)}'), so it is unclear "
-                "what its rows are. Keep one, or write one object a line (.jsonl)."
+                _(
+                    "{name} holds several lists ('{first}' and '{second}'), so it is unclear "
+                    "what its rows are. Keep one, or write one object a line (.jsonl)."
+                ).format(name=name, first=display_name(list_at), second=display_name(key))
             )
-        if document.take(",}", "after a value") == "}":
+        if document.take(",}", _("after a value")) == "}":
             break
     else:
-        document.take("}", "at the end")
+        document.take("}", _("at the end"))
     if list_at is None:
-        raise UserError(f"{name} is one JSON object and holds no list of rows. Write one object a line (.jsonl).")
+        raise UserError(
+            _("{name} is one JSON object and holds no list of rows. Write one object a line (.jsonl).").format(
+                name=name
+            )
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- CSV
@@ -464,8 +545,10 @@ class CsvLines:
             if not whole:
                 limit = MAXIMUM_LINE // MEGABYTE
                 raise UserError(
-                    f"{self.stream.name} has a line of more than {limit} MB at offset {start:,}. "
-                    "It is no CSV, or a quote is not closed. Nothing was imported."
+                    _(
+                        "{name} has a line of more than {limit} MB at offset {start:,}. It is no CSV, or a "
+                        "quote is not closed. Nothing was imported."
+                    ).format(name=self.stream.name, limit=limit, start=start)
                 )
             if start == 0:
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -501,11 +584,13 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
         except csv.Error as error:
             if reader.line_num > before + 1 or "end of data" in str(error):
                 raise UserError(
-                    f"{stream.name}: a quote that opens in row {number:,} (line {before + 1:,}) is not closed, "
-                    f"or its field is longer than {MAXIMUM_FIELD:,} characters. Nothing was imported."
+                    _(
+                        "{name}: a quote that opens in row {number:,} (line {before:,}) is not closed, or its "
+                        "field is longer than {maximum_field:,} characters. Nothing was imported."
+                    ).format(name=stream.name, number=number, before=before + 1, maximum_field=MAXIMUM_FIELD)
                 ) from error
             lines.wrong_byte()
-            yield BadRow(number, f"is not CSV: {error}")
+            yield BadRow(number, _("is not CSV: {error}").format(error=error))
             continue
         wrong = lines.wrong_byte()
         if wrong:
@@ -514,7 +599,10 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
             values = dict(zip(header, cells, strict=True))
             yield our_row(number, values) if ours else SourceRow(number, values)
         elif cells:
-            yield BadRow(number, f"has {len(cells)} fields, but the header has {len(header)}")
+            yield BadRow(
+                number,
+                _("has {count} fields, but the header has {heads}").format(count=len(cells), heads=len(header)),
+            )
 
 
 def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
@@ -522,7 +610,7 @@ def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
     try:
         return SourceRow(number, unflattened({name: unescape_cell(text) for name, text in cells.items()}))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return BadRow(number, "was changed since Prefloop exported it: a conversation, ranking or order is damaged")
+        return BadRow(number, _("was changed since Prefloop exported it: a conversation, ranking or order is damaged"))
 
 
 def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:
@@ -543,17 +631,27 @@ def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list
     try:
         header = [cell.strip() or f"column {place}" for place, cell in enumerate(next(reader, []), 1)]
     except csv.Error as error:
-        raise UserError(f"The header of {name} can't be read as CSV: {error}.") from error
+        raise UserError(
+            _("The header of {name} can't be read as CSV: {error}.").format(name=name, error=error)
+        ) from error
     wrong = lines.wrong_byte()
     if wrong:
         raise UserError(f"{name}: {wrong}. {RE_SAVE}")
     if not header:
-        raise UserError(f"{name} is empty: there is no header and no row. Nothing was imported.")
+        raise UserError(_("{name} is empty: there is no header and no row. Nothing was imported.").format(name=name))
     if len(header) > MAXIMUM_COLUMNS:
-        raise UserError(f"{name} has {len(header):,} columns; more than {MAXIMUM_COLUMNS:,} are not read.")
+        raise UserError(
+            _("{name} has {count:,} columns; more than {maximum_columns:,} are not read.").format(
+                name=name, count=len(header), maximum_columns=MAXIMUM_COLUMNS
+            )
+        )
     twice = next((column for column in header if header.count(column) > 1), None)
     if twice is not None:
-        raise UserError(f"{name} has two columns named '{display_name(twice)}'. Rename one.")
+        raise UserError(
+            _("{name} has two columns named '{display_name}'. Rename one.").format(
+                name=name, display_name=display_name(twice)
+            )
+        )
     return header
 
 
@@ -575,15 +673,25 @@ def parquet_file(path: Path, name: str) -> ImportSource:
         sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
         file.close()
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{name} is no readable Parquet file ({first_line(error)}).") from error
+        raise UserError(
+            _("{name} is no readable Parquet file ({first_line}).").format(name=name, first_line=first_line(error))
+        ) from error
     if any(size < 0 or size > MAXIMUM_ROW_GROUP for size in sizes) or sum(sizes) > MAXIMUM_BYTES:
         raise UserError(
-            f"{name} unpacks to {max(sizes) / MEGABYTE:,.0f} MB in one row group and {sum(sizes) / MEGABYTE:,.0f} MB "
-            f"in all; up to {MAXIMUM_ROW_GROUP // MEGABYTE:,} and {MAXIMUM_BYTES // MEGABYTE:,} MB are read."
+            _(
+                "{name} unpacks to {sizes:,.0f} MB in one row group and {total:,.0f} MB in all; up to "
+                "{maximum_row_group:,} and {maximum_bytes:,} MB are read."
+            ).format(
+                name=name,
+                sizes=max(sizes) / MEGABYTE,
+                total=sum(sizes) / MEGABYTE,
+                maximum_row_group=MAXIMUM_ROW_GROUP // MEGABYTE,
+                maximum_bytes=MAXIMUM_BYTES // MEGABYTE,
+            )
         )
     columns = readable_columns(schema)
     if not columns:
-        raise UserError(f"{name} has no column of text, numbers or lists. Nothing was imported.")
+        raise UserError(_("{name} has no column of text, numbers or lists. Nothing was imported.").format(name=name))
 
     def rows() -> Iterator[RawRow]:
         done[:] = [0, max(metadata.num_rows, 1)]
@@ -594,11 +702,13 @@ def parquet_file(path: Path, name: str) -> ImportSource:
                 done[0] += batch.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
-                f"{name} is damaged after row {done[0]:,} ({first_line(error)}). Nothing was imported."
+                _("{name} is damaged after row {done:,} ({first_line}). Nothing was imported.").format(
+                    name=name, done=done[0], first_line=first_line(error)
+                )
             ) from error
 
     return ImportSource(
-        name, "Parquet", "rows from 1", rows, lambda: done[0] / done[1], lambda: file_sha256(path, name)
+        name, "Parquet", _("rows from 1"), rows, lambda: done[0] / done[1], lambda: file_sha256(path, name)
     )
 
 
@@ -613,7 +723,9 @@ def arrow_rows(table: Any, columns: list[str], before: int) -> Iterator[RawRow]:
                 yield SourceRow(before + place + 1, table.slice(place, 1).to_pylist()[0])
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]
-                yield BadRow(before + place + 1, f"a text holds the byte 0x{byte:02X}, which is not UTF-8")
+                yield BadRow(
+                    before + place + 1, _("a text holds the byte 0x{byte:02X}, which is not UTF-8").format(byte=byte)
+                )
         return
     yield from (SourceRow(before + place, value) for place, value in enumerate(values, 1))
 
@@ -683,7 +795,7 @@ def in_turn(
             digest.update(f"{file.relative_to(directory).as_posix()} {file_sha256(file, name)}\n".encode())
         return digest.hexdigest()
 
-    counted = parts[0].counted if len(parts) == 1 else "rows from 1"
+    counted = parts[0].counted if len(parts) == 1 else _("rows from 1")
     return ImportSource(name, kind, counted, parts[0].rows if len(parts) == 1 else rows, share, checksum)
 
 
@@ -702,10 +814,12 @@ def arrow_file(path: Path, name: str) -> ImportSource:
                         number += part.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
-                f"{name} is damaged after row {number:,} ({first_line(error)}). Nothing was imported."
+                _("{name} is damaged after row {number:,} ({first_line}). Nothing was imported.").format(
+                    name=name, number=number, first_line=first_line(error)
+                )
             ) from error
 
-    return ImportSource(name, "Arrow", "rows from 1", rows, checksum=lambda: file_sha256(path, name))
+    return ImportSource(name, "Arrow", _("rows from 1"), rows, checksum=lambda: file_sha256(path, name))
 
 
 def batches(file: Any) -> Iterator[Any]:
@@ -726,8 +840,16 @@ def choose_split(name: str, known: list[str], wanted: str | None) -> str:
         return known[0]
     if wanted not in known:
         listed = ", ".join(f"'{display_name(split)}'" for split in known)
-        problem = "has several splits" if wanted is None else f"has no split '{display_name(wanted)}'"
-        raise UserError(f"{name} {problem}. Choose one of {listed} as the split to read (--source-split).")
+        problem = (
+            _("has several splits")
+            if wanted is None
+            else _("has no split '{display_name}'").format(display_name=display_name(wanted))
+        )
+        raise UserError(
+            _("{name} {problem}. Choose one of {listed} as the split to read (--source-split).").format(
+                name=name, problem=problem, listed=listed
+            )
+        )
     return wanted
 
 
@@ -737,11 +859,13 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
     Whichever commit that is now is the one that is read to the end, and the one that the source's name says. Raises
     UserError without a network, or where there is no such dataset.
     """
-    name, _, revision = repository.partition("@")
+    name, _at, revision = repository.partition("@")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.+/-]+)?", repository):
         raise UserError(
-            f"'{display_name(repository)}' is no name of a dataset on the Hub. Names look like owner/name, or "
-            "owner/name@revision."
+            _(
+                "'{display_name}' is no name of a dataset on the Hub. Names look like owner/name, or "
+                "owner/name@revision."
+            ).format(display_name=display_name(repository))
         )
 
     def explain(error: BaseException) -> str:
@@ -750,14 +874,14 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
     commit = commit_of(name, revision or None, explain)
     pinned = f"{name}@{commit}"
     return ImportSource(
-        pinned, "Hub dataset", "rows from 1", streamed_rows(pinned, name, config, split, explain, commit)
+        pinned, "Hub dataset", _("rows from 1"), streamed_rows(pinned, name, config, split, explain, commit)
     )
 
 
 def commit_of(name: str, revision: str | None, explain: Callable[[BaseException], str]) -> str:
     """The commit that a dataset's revision is now. Raises UserError."""
     try:
-        with hub_client.explained(f"Reading the dataset {name}"):
+        with hub_client.explained(_("Reading the dataset {name}").format(name=name)):
             return str(hub_client.connect(hub_client.token_here()).api.dataset_info(name, revision=revision).sha)
     except UserError as error:
         cause = error.__cause__
@@ -795,7 +919,11 @@ def streamed_rows(
         except MemoryError:
             raise
         except Exception as error:
-            raise UserError(f"Reading ended after row {number:,}. {explain(error)} Nothing was imported.") from error
+            raise UserError(
+                _("Reading ended after row {number:,}. {explain} Nothing was imported.").format(
+                    number=number, explain=explain(error)
+                )
+            ) from error
 
     return rows
 
@@ -803,15 +931,17 @@ def streamed_rows(
 def explain_hub_error(repository: str, error: BaseException) -> str:
     """Why a dataset can't be had, and what to do."""
     if hub_client.is_connection(error):
-        return (
-            f"The Hub can't be reached to read {repository}. Check the network, or download the dataset elsewhere and "
-            "import its files."
-        )
+        return _(
+            "The Hub can't be reached to read {repository}. Check the network, or download the dataset "
+            "elsewhere and import its files."
+        ).format(repository=repository)
     if type(error).__name__ == "DatasetNotFoundError":
-        return (
-            f"There is no dataset {repository} on the Hub, or it is private. Check the name and the token (HF_TOKEN)."
-        )
-    return f"The dataset {repository} can't be read from the Hub ({first_line(error)})."
+        return _(
+            "There is no dataset {repository} on the Hub, or it is private. Check the name and the token (HF_TOKEN)."
+        ).format(repository=repository)
+    return _("The dataset {repository} can't be read from the Hub ({first_line}).").format(
+        repository=repository, first_line=first_line(error)
+    )
 
 
 def finite(value: Any) -> bool:

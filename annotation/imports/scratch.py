@@ -16,6 +16,7 @@ from annotation.imports.labels import UnusableRow
 from annotation.imports.mapping import MappedRow, Target, VerdictUse
 from annotation.imports.names import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
+from annotation.translation import _
 
 # Comparisons, their places and judgements have to be written at once: that many rows take well under the time for which
 # others wait without failing (5 s); see benchmarks/data.py.
@@ -109,7 +110,7 @@ class Staging:
     def add(self, number: int, record: MappedRow) -> None:
         """Gather what a row says. Raises UnusableRow if it can't be gold; UserError if there is too much."""
         if self.verdict == "gold" and (record.ranking is None or len(set(record.ranking)) == 1):
-            raise UnusableRow("", "has no better answer, so it can't be gold")
+            raise UnusableRow("", _("has no better answer, so it can't be gold"))
         if record.remark:
             self.remarks[record.remark] += 1
         prompt, fingerprint, new = self.prompt_id(record)
@@ -201,9 +202,11 @@ class Staging:
         self.text += sum(len(text.encode()) for text in texts)
         if self.verdict_rows > MAXIMUM_VERDICT_ROWS:
             raise UserError(
-                f"This is too much for one import: the first {self.counts.rows:,} rows come to {self.verdict_rows:,} "
-                "rows of tables, and annotators would have to wait too long while they are written. Import it in parts "
-                "(a range of rows at a time, --rows). Nothing was imported."
+                _(
+                    "This is too much for one import: the first {rows:,} rows come to {verdict_rows:,} rows of "
+                    "tables, and annotators would have to wait too long while they are written. Import it in "
+                    "parts (a range of rows at a time, --rows). Nothing was imported."
+                ).format(rows=self.counts.rows, verdict_rows=self.verdict_rows)
             )
 
     def checksum(self) -> str:
@@ -229,9 +232,9 @@ class Staging:
     def pair_answers(self, prompt: int, fingerprint: str, singles: Sequence[tuple[int, bool, str]]) -> None:
         """Comparisons of the good and bad answers to one prompt, each of up to the largest size."""
         both = {text for _, good, text in singles if good} & {text for _, good, text in singles if not good}
-        for row, _, text in singles:
+        for row, _good, text in singles:
             if text in both:
-                self.skip(row, "", "the same answer is labelled good and bad")
+                self.skip(row, "", _("the same answer is labelled good and bad"))
         sound = [single for single in singles if single[2] not in both]
         goods, bads = [single for single in sound if single[1]], [single for single in sound if not single[1]]
         groups = min(len(goods), len(bads), -(-len(sound) // MAXIMUM_ANSWERS))
@@ -240,14 +243,21 @@ class Staging:
             answers = spread(chosen)[:MAXIMUM_ANSWERS]
             ranking = [1 if good else 2 for _, good, _ in answers]
             self.add_item("judged", prompt, fingerprint, [text for _, _, text in answers], "ranked", ranking)
-            for row, _, _ in spread(chosen)[MAXIMUM_ANSWERS:]:
-                self.skip(row, "", f"one of more than {MAXIMUM_ANSWERS} answers to the prompt that fit no comparison")
+            for row, _good, _text in spread(chosen)[MAXIMUM_ANSWERS:]:
+                self.skip(
+                    row,
+                    "",
+                    _("one of more than {maximum_answers} answers to the prompt that fit no comparison").format(
+                        maximum_answers=MAXIMUM_ANSWERS
+                    ),
+                )
         if not groups:
-            for _, _, text in goods:
-                self.remarks["good answer without a bad one to the same prompt: kept as a demonstration"] += 1
+            for _row, _good, text in goods:
+                remark = _("good answer without a bad one to the same prompt: kept as a demonstration")
+                self.remarks[remark] += 1
                 self.add_item("demonstration", prompt, fingerprint, [text])
-            for row, _, _ in bads:
-                self.skip(row, "", "a bad answer without a good one to the same prompt to compare it with")
+            for row, _good, _text in bads:
+                self.skip(row, "", _("a bad answer without a good one to the same prompt to compare it with"))
 
     def finish(self, db: Database, keep: int) -> None:
         """Pair what is left to pair, and drop what the database has already; it is read, not written.

@@ -12,6 +12,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import OPEN, PLACE, Job, Lane
 from annotation.records import UserError
+from annotation.translation import _
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class JobQueue(Generic[Kind]):
         """The job of an id. Raises UserError if there is none in this queue."""
         for job in self.select(db, "AND id = ?", job_id):
             return job
-        raise UserError(f"There is no job {job_id} here any more. Reload the page.")
+        raise UserError(_("There is no job {number} here any more. Reload the page.").format(number=job_id))
 
     def recent(self, db: Database, limit: int) -> list[Job[Kind]]:
         """The latest jobs, newest first."""

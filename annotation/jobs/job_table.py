@@ -14,6 +14,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from annotation.database import Database
 from annotation.records import UserError, now
+from annotation.translation import N_, _
 
 Lane = Literal["device", "hub", "web"]
 """Who does a job: a worker on this machine's devices, whoever holds the Hub's token, or the web server."""
@@ -30,8 +31,8 @@ PLACE: Final = "coalesce(position, id)"
 LAST_PLACE: Final = f"(SELECT coalesce(max({PLACE}), 0) + 1 FROM job)"
 # How often a job is begun again whose doer ended: it may be what ends it.
 MOST_REPETITIONS: Final = 2
-CANCELLED: Final = "It was cancelled."
-INTERRUPTED: Final = "It was interrupted each time that it was begun. Look at the log, then ask again."
+CANCELLED: Final = N_("It was cancelled.")
+INTERRUPTED: Final = N_("It was interrupted each time that it was begun. Look at the log, then ask again.")
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,7 @@ def cancel(db: Database, job_id: int) -> None:
     """End a job that waits; ask one that is at work to stop. Raises UserError where it has ended."""
     with db.transaction():
         if not take_out(db, job_id, CANCELLED) and not request_cancel(db, job_id):
-            raise UserError("That has ended already, so there is nothing to cancel.")
+            raise UserError(_("That has ended already, so there is nothing to cancel."))
 
 
 def stale_before(seconds: float = LOST_AFTER_SECONDS) -> str:

@@ -19,6 +19,7 @@ from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_queue import JobQueue, Kind
 from annotation.jobs.job_table import CANCELLED, Job
 from annotation.records import UserError
+from annotation.translation import _
 
 # Between two looks at the queue, and at jobs whose doer may be gone.
 LOOK_SECONDS: Final = 0.25
@@ -109,7 +110,9 @@ class LaneRunner(Generic[Kind]):
         except UserError as error:
             job_table.stop(attempt.db, job.id, attempt.worker, "failed", spoken(str(error)))
         except Exception as error:
-            said = f"An error of Prefloop's own ended it ({type(error).__name__}: {error}). The log has more."
+            said = _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
+                kind=type(error).__name__, error=error
+            )
             job_table.stop(attempt.db, job.id, attempt.worker, "failed", spoken(said))
             raise
         else:

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from annotation.records import Judgement
+from annotation.translation import N_
 
 # An annotator of whom nothing is known: 73% is how often InstructGPT's labellers agreed (Ouyang et al. 2022, 3.4).
 UNKNOWN_RELIABILITY = 0.73
@@ -18,22 +19,22 @@ RELIABILITY_RANGE = (0.5, 0.99)
 
 # Why judgements give no preference pair, in the words of the page.
 REASONS = {
-    "tie": "tie",
-    "all-bad": "all bad",
-    "skip": "skipped",
-    "identical": "identical answers",
-    "too-long": "too long",
-    "earlier": "already trained on",
-    "gold": "gold (known answer)",
-    "re-ask": "asked again",
-    "excluded": "annotator left out",
-    "flagged": "flagged",
-    "early": "judged before the answers ended",
-    "disagreement": "annotators disagree evenly",
-    "unreliable": "annotator no better than a coin",
-    "settled": "settled by an adjudicator",
-    "judge": "by an AI judge, beside people",
-    "template": "refused by the model's chat template",
+    "tie": N_("tie"),
+    "all-bad": N_("all bad"),
+    "skip": N_("skipped"),
+    "identical": N_("identical answers"),
+    "too-long": N_("too long"),
+    "earlier": N_("already trained on"),
+    "gold": N_("gold (known answer)"),
+    "re-ask": N_("asked again"),
+    "excluded": N_("annotator left out"),
+    "flagged": N_("flagged"),
+    "early": N_("judged before the answers ended"),
+    "disagreement": N_("annotators disagree evenly"),
+    "unreliable": N_("annotator no better than a coin"),
+    "settled": N_("settled by an adjudicator"),
+    "judge": N_("by an AI judge, beside people"),
+    "template": N_("refused by the model's chat template"),
 }
 
 

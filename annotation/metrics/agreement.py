@@ -24,6 +24,7 @@ from annotation.metrics.intervals_and_bias import (
     sign,
     wilson_interval,
 )
+from annotation.translation import _
 
 RESAMPLES = 1000
 SEED = 20_240_601
@@ -54,13 +55,15 @@ def agreements(votes: Iterable[Vote]) -> list[Agreement]:
     found: list[Agreement] = []
     for size in sorted({len(group[0].lengths) for group in groups}):
         sized = [group for group in groups if len(group[0].lengths) == size]
-        question = "Which of two is better, or neither" if size == 2 else f"Which of {size} is best"
+        question = (
+            _("Which of two is better, or neither") if size == 2 else _("Which of {size} is best").format(size=size)
+        )
         found.extend(measure(question, "nominal", [best_answers(group) for group in sized]))
         if size == 2:
-            found.extend(measure("How much better, from −3 to 3", "ordinal", [signed_strengths(g) for g in sized]))
+            found.extend(measure(_("How much better, from −3 to 3"), "ordinal", [signed_strengths(g) for g in sized]))
         else:
             rankings = [pairwise_orders(group, size) for group in sized]
-            found.extend(measure(f"Order of each two of {size}", "nominal", rankings))
+            found.extend(measure(_("Order of each two of {size}").format(size=size), "nominal", rankings))
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from annotation.records import Kind, Outcome, Purpose
+from annotation.translation import _
 
 Z_95 = 1.959963984540054
 Array = NDArray[np.float64]
@@ -181,7 +182,9 @@ class Bias:
 
 def position_biases(votes: Iterable[Vote]) -> list[Bias]:
     """Share of decisive choices of the answer shown on the left (two) or first (more), against 1 / K."""
-    return biases(choices_by_place(votes), first_shown, ("Chose the left of two", "Chose the first shown of several"))
+    return biases(
+        choices_by_place(votes), first_shown, (_("Chose the left of two"), _("Chose the first shown of several"))
+    )
 
 
 def choices_by_place(votes: Iterable[Vote]) -> list[Vote]:
@@ -196,7 +199,7 @@ def length_biases(votes: Iterable[Vote]) -> list[Bias]:
     Measuring judgements (gold, re-asks) and equal lengths are left out.
     """
     trained = [vote for vote in votes if vote.purpose not in ("gold", "re-ask")]
-    return biases(trained, longest, ("Chose the longer of two", "Chose the longest of several"))
+    return biases(trained, longest, (_("Chose the longer of two"), _("Chose the longest of several")))
 
 
 def first_shown(vote: Vote) -> int | None:

@@ -26,6 +26,7 @@ from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estima
 from annotation.metrics.reliability import Reliability
 from annotation.records import Claim, Message, UserError, now
 from annotation.store import excluded_annotators
+from annotation.translation import _
 
 MAXIMUM_REASON = 500
 SHOWN_CASES, SHOWN_FLAGS, SHOWN_DECISIONS = 50, 200, 50
@@ -294,11 +295,12 @@ def flagged_cases(db: Database) -> list[FlaggedCase]:
     return [FlaggedCase(prompt=json.loads(row.pop("messages"))[-1]["content"], **row) for row in rows]
 
 
+NOTHING_CHANGED = _("Nothing was changed.")
 DECIDED = {
-    "make": "made gold",
-    "retire": "gold no longer handed out",
-    "reinstate": "gold handed out again",
-    "release": "no longer gold",
+    "make": _("made gold"),
+    "retire": _("gold no longer handed out"),
+    "reinstate": _("gold handed out again"),
+    "release": _("no longer gold"),
 }
 
 
@@ -321,7 +323,7 @@ def leave_out(db: Database, name: str, reason: str, decided_by: str) -> None:
     Raises UserError for an unknown annotator, without a reason, or if they are left out already.
     """
     if not reason.strip():
-        raise UserError("Give a reason: it is kept with the decision, and others will want to know it.")
+        raise UserError(_("Give a reason: it is kept with the decision, and others will want to know it."))
     decide_on(db, name, True, reason, decided_by)
 
 
@@ -333,14 +335,19 @@ def take_back(db: Database, name: str, reason: str, decided_by: str) -> None:
 def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: str) -> None:
     """Record whether an annotator's judgements are left out of training."""
     if len(reason) > MAXIMUM_REASON:
-        raise UserError(f"A reason can have up to {MAXIMUM_REASON} characters. Shorten it; nothing was changed.")
+        raise UserError(
+            _("A reason can have up to {maximum_reason} characters. Shorten it; nothing was changed.").format(
+                maximum_reason=MAXIMUM_REASON
+            )
+        )
     with db.transaction():
         row = db.row("SELECT id, name FROM annotator WHERE name = ?", (name,))
         if row is None:
-            raise UserError("Choose an annotator from the list. Nothing was changed.")
+            raise UserError(_("Choose an annotator from the list. Nothing was changed."))
         if excluded == (row["name"] in excluded_annotators(db)):
-            state = "left out of training already" if excluded else "not left out of training"
-            raise UserError(f"{row['name']} is {state}. Nothing was changed.")
+            out, there = _("{name} is left out of training already."), _("{name} is not left out of training.")
+            said = (out if excluded else there).format(name=row["name"])
+            raise UserError(f"{said} {NOTHING_CHANGED}")
         db.insert(
             "exclusion",
             {
@@ -386,7 +393,11 @@ def review(db: Database, comparison_id: int) -> ComparisonReview:
         (comparison_id,),
     )
     if row is None:
-        raise UserError(f"There is no comparison {comparison_id}. Choose one from the list, or type another number.")
+        raise UserError(
+            _("There is no comparison {comparison_id}. Choose one from the list, or type another number.").format(
+                comparison_id=comparison_id
+            )
+        )
     answers = db.rows(
         """SELECT r.text FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? ORDER BY cr.position""",
@@ -434,17 +445,37 @@ def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> 
     """Raises UserError where a comparison can't become gold with this answer."""
     number = found.comparison_id
     if db.value("SELECT purpose FROM comparison WHERE id = ?", (number,)) == "gold":
-        raise UserError(f"Comparison {number} is gold already. To change its answer, make it no longer gold first.")
+        raise UserError(
+            _("Comparison {number} is gold already. To change its answer, make it no longer gold first.").format(
+                number=number
+            )
+        )
     if found.state not in ("ready", "closed"):
-        raise UserError(f"Comparison {number} is {found.state}: its answers are not complete. Choose another one.")
+        raise UserError(
+            _("Comparison {number} is {state}: its answers are not complete. Choose another one.").format(
+                number=number, state=found.state
+            )
+        )
     if not any(opinion.ranking for opinion in found.opinions):
-        raise UserError(f"Nobody has judged comparison {number} yet. Choose one that has been judged.")
+        raise UserError(
+            _("Nobody has judged comparison {number} yet. Choose one that has been judged.").format(number=number)
+        )
     if number in flagged_comparisons(db):
-        raise UserError(f"Comparison {number} is flagged. Choose one that is fit to measure people.")
+        raise UserError(
+            _("Comparison {number} is flagged. Choose one that is fit to measure people.").format(number=number)
+        )
     if known is None:
-        raise UserError(f"The annotators of comparison {number} agree on no best answer. Say which one is best.")
+        raise UserError(
+            _("The annotators of comparison {number} agree on no best answer. Say which one is best.").format(
+                number=number
+            )
+        )
     if not 0 <= known < len(found.answers):
-        raise UserError(f"Comparison {number} has {len(found.answers)} answers. Choose one of those as the best.")
+        raise UserError(
+            _("Comparison {number} has {count} answers. Choose one of those as the best.").format(
+                number=number, count=len(found.answers)
+            )
+        )
 
 
 def retire_gold(db: Database, comparison_id: int, decided_by: str) -> None:
@@ -462,8 +493,12 @@ def change_gold(db: Database, comparison_id: int, action: str, before: str, afte
     with db.transaction() as connection:
         row = gold_row(db, comparison_id)
         if row["state"] != before:
-            state = "handed out" if row["state"] == "ready" else "retired"
-            raise UserError(f"Comparison {comparison_id} is {state} already. Nothing was changed.")
+            said = (
+                _("Comparison {number} is handed out already.")
+                if row["state"] == "ready"
+                else _("Comparison {number} is retired already.")
+            )
+            raise UserError(f"{said.format(number=comparison_id)} {NOTHING_CHANGED}")
         connection.execute("UPDATE comparison SET state = ? WHERE id = ?", (after, comparison_id))
         record_gold(db, comparison_id, action, row["expected"], before, decided_by)
 
@@ -491,7 +526,7 @@ def gold_row(db: Database, comparison_id: int) -> dict[str, Any]:
     """A gold comparison's state and known answer. Raises UserError if it is none."""
     row = db.row("SELECT state, expected FROM comparison WHERE id = ? AND purpose = 'gold'", (comparison_id,))
     if row is None:
-        raise UserError("Choose a gold comparison from the list. Nothing was changed.")
+        raise UserError(_("Choose a gold comparison from the list. Nothing was changed."))
     return row
 
 
@@ -529,5 +564,5 @@ def settle_next(db: Database, annotator_id: int) -> Claim:
         busy = {row["comparison_id"] for row in rows}
         waiting = [dispute.comparison_id for dispute in disputed if dispute.comparison_id not in busy]
         if not waiting:
-            raise UserError("No comparison waits to be settled. Annotators contradict each other nowhere else.")
+            raise UserError(_("No comparison waits to be settled. Annotators contradict each other nowhere else."))
         return claims.adjudicate(db, annotator_id, waiting[0])

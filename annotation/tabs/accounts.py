@@ -11,10 +11,11 @@ from annotation.database import Database
 from annotation.records import ROLES, Annotator
 from annotation.tabs.components import QUEUED, QUIET, opening_of
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.web import access
 from annotation.web.access import Account
 
-HEADERS = ["Name", "Role", "State", "Signs in with", "Since"]
+HEADERS = [_("Name"), _("Role"), _("State"), _("Signs in with"), _("Since")]
 Rows = list[list[str]]
 
 
@@ -22,29 +23,29 @@ def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`."""
     db = context.db
     problem = gr.Markdown(visible=False)
-    table: Any = gr.Dataframe(headers=HEADERS, datatype="str", interactive=False, label="Accounts", wrap=True)
+    table: Any = gr.Dataframe(headers=HEADERS, datatype="str", interactive=False, label=_("Accounts"), wrap=True)
     with gr.Row():
         with gr.Column(min_width=320):
-            gr.Markdown("### Add someone")
-            name = gr.Textbox(label="Name", max_length=40)
-            role = gr.Radio(list(ROLES), value="annotator", label="Role")
+            gr.Markdown(_("### Add someone"))
+            name = gr.Textbox(label=_("Name"), max_length=40)
+            role = gr.Radio(list(ROLES), value="annotator", label=_("Role"))
             password = gr.Textbox(
-                label="Password",
+                label=_("Password"),
                 type="password",
-                placeholder="Leave empty to have one made",
+                placeholder=_("Leave empty to have one made"),
                 max_length=access.MAXIMUM_PASSWORD,
             )
-            add = gr.Button("Add account", variant="primary")
+            add = gr.Button(_("Add account"), variant="primary")
         with gr.Column(min_width=320):
-            gr.Markdown("### Change an account")
-            account = gr.Dropdown([], label="Account", allow_custom_value=True)
+            gr.Markdown(_("### Change an account"))
+            account = gr.Dropdown([], label=_("Account"), allow_custom_value=True)
             with gr.Row():
-                reset = gr.Button("Reset password", size="md", min_width=130)
-                make_admin = gr.Button("Make admin", size="md", min_width=130)
-                make_annotator = gr.Button("Make annotator", size="md", min_width=130)
-                shut_out = gr.Button("Deactivate", variant="stop", size="md", min_width=130)
-                let_in = gr.Button("Reactivate", size="md", min_width=130)
-    outcome = gr.Textbox(label="What was done (a new password is shown once)", interactive=False, buttons=["copy"])
+                reset = gr.Button(_("Reset password"), size="md", min_width=130)
+                make_admin = gr.Button(_("Make admin"), size="md", min_width=130)
+                make_annotator = gr.Button(_("Make annotator"), size="md", min_width=130)
+                shut_out = gr.Button(_("Deactivate"), variant="stop", size="md", min_width=130)
+                let_in = gr.Button(_("Reactivate"), size="md", min_width=130)
+    outcome = gr.Textbox(label=_("What was done (a new password is shown once)"), interactive=False, buttons=["copy"])
     page, admin = [table, account, outcome], guarded(context, "admin")
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
@@ -64,7 +65,7 @@ def page_of(db: Database, outcome: str = "", account: str | None = None) -> tupl
         [
             entry.name,
             entry.role,
-            "active" if entry.active else "deactivated",
+            _("active") if entry.active else _("deactivated"),
             signs_in_with(entry),
             entry.created[:10],
         ]
@@ -75,8 +76,8 @@ def page_of(db: Database, outcome: str = "", account: str | None = None) -> tupl
 
 def signs_in_with(entry: Account) -> str:
     """How the owner of an account proves to be that."""
-    ways = [word for word, there in (("Hugging Face", entry.on_hub), ("password", entry.has_password)) if there]
-    return ", ".join(ways) or "link in the terminal"
+    ways = [word for word, there in (("Hugging Face", entry.on_hub), (_("password"), entry.has_password)) if there]
+    return ", ".join(ways) or _("link in the terminal")
 
 
 def opening(db: Database) -> Any:
@@ -96,7 +97,11 @@ def adding(db: Database) -> Any:
         """Make an account."""
         chosen = password or access.generate_password()
         access.add_account(db, name.strip(), role, chosen)
-        said = f"Added {name.strip()}." if password else f"Added {name.strip()}. Password: {chosen}"
+        said = (
+            _("Added {name}.").format(name=name.strip())
+            if password
+            else _("Added {name}. Password: {chosen}").format(name=name.strip(), chosen=chosen)
+        )
         return page_of(db, said, name.strip())
 
     return add
@@ -109,7 +114,11 @@ def resetting(db: Database) -> Any:
         """Give an account a new password and sign it out everywhere."""
         password = access.generate_password()
         access.set_password(db, account or "", password)
-        return page_of(db, f"{account} was signed out. New password: {password}", account)
+        return page_of(
+            db,
+            _("{account} was signed out. New password: {password}").format(account=account, password=password),
+            account,
+        )
 
     return reset
 
@@ -120,10 +129,10 @@ def changing_role(db: Database, role: str) -> Any:
     def change_role(annotator: Annotator, account: str | None) -> Any:
         """Change a role."""
         access.set_role(db, account or "", role)
-        said = f"{account} is {role} now and has to sign in again."
-        if any(entry.name == account and entry.on_hub for entry in access.accounts(db)):
-            said += " With Hugging Face the Space's rules decide the role anew, at each sign-in."
-        return page_of(db, said, account)
+        said = _("{account} is {role} now and has to sign in again.").format(account=account, role=role)
+        on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))
+        rules = _("With Hugging Face the Space's rules decide the role anew, at each sign-in.")
+        return page_of(db, f"{said} {rules}" if on_hub else said, account)
 
     return change_role
 
@@ -133,7 +142,7 @@ def deactivating(db: Database) -> Any:
 
     def shut_out(annotator: Annotator, account: str | None) -> Any:
         access.deactivate(db, account or "")
-        return page_of(db, f"{account} can't sign in any more. Judgements stay.", account)
+        return page_of(db, _("{account} can't sign in any more. Judgements stay.").format(account=account), account)
 
     return shut_out
 
@@ -143,6 +152,6 @@ def activating(db: Database) -> Any:
 
     def let_in(annotator: Annotator, account: str | None) -> Any:
         access.activate(db, account or "")
-        return page_of(db, f"{account} can sign in again.", account)
+        return page_of(db, _("{account} can sign in again.").format(account=account), account)
 
     return let_in

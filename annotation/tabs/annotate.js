@@ -2,10 +2,14 @@
 // Gradio calls this once with `element`. What strangers wrote goes into text nodes; as HTML only what the server's
 // `markdown.to_html` in annotation/ui made of it (the `html` of a text).
 
+// Every sentence goes through `_`, which says it in the server's language; then `filled` fills its gaps in.
+const _ = (sentence) => props.sentences[sentence] ?? sentence;
+const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (gap, name) => values[name]);
+
 // A comparison that has only just appeared can't have been read: a press meant for the one before must not count.
 const UNREAD_MS = 300;
 const DEBOUNCE_MS = 250;
-const TOO_SOON = "Pressed too soon: not counted. Press again.";
+const TOO_SOON = _("Pressed too soon: not counted. Press again.");
 const WAITING_MS = 2000;
 const WRITING_MS = 400;
 const PATIENCE_MS = 15000;
@@ -14,15 +18,26 @@ const KEPT_DRAFTS_MS = 7 * 24 * 3600 * 1000;
 const TYPING = "input, textarea, select, [contenteditable], [role=listbox], [role=dialog]";
 const STORE = "prefloop.";
 
-const STRENGTHS = ["tie", "slightly", "clearly", "much"];
-const ROLES = { user: "User", assistant: "Assistant", system: "Instructions" };
+const ROLES = { user: _("User"), assistant: _("Assistant"), system: _("Instructions") };
 const QUESTIONS = {
-  pair: "Which answer is better, and by how much?",
-  best: "Which answer is the best?",
-  rank: "Rank the answers, best first.",
+  pair: _("Which answer is better, and by how much?"),
+  best: _("Which answer is the best?"),
+  rank: _("Rank the answers, best first."),
 };
-const STATES = { writing: "Still being written …", failed: "Could not be written to its end.", done: "" };
-const FLAGS = [["H", "harmful", "Harmful"], ["P", "personal-data", "Personal data"], ["B", "broken", "Broken"]];
+const STATES = { writing: _("Still being written …"), failed: _("Could not be written to its end."), done: "" };
+const FLAGS = [
+  ["H", "harmful", _("Harmful")], ["P", "personal-data", _("Personal data")], ["B", "broken", _("Broken")],
+];
+// The verdicts on a pair, by side and strength, as they stand within a sentence; and what is on their buttons.
+const BETTER = {
+  left: ["", _("left slightly better"), _("left clearly better"), _("left much better")],
+  right: ["", _("right slightly better"), _("right clearly better"), _("right much better")],
+};
+const DEGREES = {
+  left: ["", _("Left slightly"), _("Left clearly"), _("Left much")],
+  right: ["", _("Right slightly"), _("Right clearly"), _("Right much")],
+};
+const ORDINALS = [_("1st"), _("2nd"), _("3rd"), _("4th"), _("5th"), _("6th"), _("7th"), _("8th")];
 
 const find = (selector) => element.querySelector(selector);
 const judging = find(".judging");
@@ -137,7 +152,10 @@ class Problem extends Error {
   }
 }
 
-const UNHEARD = { TimeoutError: "the server does not answer.", SyntaxError: "the server's answer can't be read." };
+const UNHEARD = {
+  TimeoutError: _("The server does not answer."),
+  SyntaxError: _("The server's answer can't be read."),
+};
 
 async function ask(name, body = {}) {
   const terms = { rendered: kept("rendered"), utc_offset_minutes: -new Date().getTimezoneOffset() };
@@ -151,11 +169,12 @@ async function ask(name, body = {}) {
     });
     said = await answer.json().catch((error) => (answer.ok ? Promise.reject(error) : {}));
   } catch (error) {
-    throw new Problem(UNHEARD[error.name] || "the server can't be reached.", { again: true });
+    throw new Problem(UNHEARD[error.name] || _("The server can't be reached."), { again: true });
   }
   signedOut = answer.status === 401;
-  if (signedOut) throw new Problem("you are not signed in any more.", { signedOut });
-  if (!answer.ok) throw new Problem(said.error || `the server failed (${answer.status}).`, { again: !said.error });
+  if (signedOut) throw new Problem(_("You are not signed in any more."), { signedOut });
+  const failure = filled(_("The server failed ({status})."), answer);
+  if (!answer.ok) throw new Problem(said.error || failure, { again: !said.error });
   return said;
 }
 
@@ -171,7 +190,7 @@ async function attempt(name, body, failed) {
 }
 
 // A request that changes what is shown: one at a time.
-async function act(name, body, failed = "Not saved: ") {
+async function act(name, body, failed = NOT_SAVED) {
   if (busy) return null;
   busy = true;
   judging.setAttribute("aria-busy", "true");
@@ -197,11 +216,19 @@ function tellTooSoon() {
   if (!status.textContent.endsWith(TOO_SOON)) status.append(` ${TOO_SOON}`);
 }
 
-function complain(failed, error) {
-  // Where no answer came, the request may have been obeyed all the same; pressed again, it is obeyed once.
-  const sure = error.again ? failed.replace(/^Not (?=saved|undone|asked)/, "Perhaps not ") : failed;
-  say(`${sure}${error.message}${error.again ? " Press again." : " "}`, true);
-  if (error.signedOut) find(".status").append(make("a", { href: "login" }, "Sign in again"), "; your draft is kept.");
+// What is said of a request that failed. Where no answer came it may have been obeyed all the same: then `unsure` is
+// said; pressed again, it is obeyed once.
+const NOT_SAVED = { sure: _("Not saved."), unsure: _("Perhaps not saved.") };
+const NOT_UNDONE = { sure: _("Not undone."), unsure: _("Perhaps not undone.") };
+const NOT_ASKED = { sure: _("Not asked."), unsure: _("Perhaps not asked.") };
+const surely = (sentence) => ({ sure: sentence, unsure: sentence });
+
+function complain({ sure, unsure }, error) {
+  const sentences = [error.again ? unsure : sure, error.message, error.again ? _("Press again.") : ""];
+  say(sentences.filter(Boolean).join(" "), true);
+  if (!error.signedOut) return;
+  const link = make("a", { href: "login" }, _("Sign in again."));
+  find(".status").append(" ", _("Your draft is kept."), " ", link);
 }
 
 // ---------------------------------------------------------------------------------------------------------------- DOM
@@ -258,51 +285,63 @@ function textBox(label) {
 // -------------------------------------------------------------------------------------------------------- what it says
 const size = () => card.answers.length;
 const inHand = () => Boolean(card && card.answers);
-const answerName = (place) => (card.kind === "pair" ? ["Left", "Right"][place] : `Answer ${place + 1}`);
+const SIDES = [_("Left"), _("Right")];
+const answerName = (place) => about(place, ...SIDES, _("Answer {number}"));
+const capital = (words) => words[0].toUpperCase() + words.slice(1);
 
+// One of three sentences: about the left answer of a pair, the right one, or the answer {number} of several.
+function about(place, left, right, numbered) {
+  return card.kind === "pair" ? [left, right][place] : filled(numbered, { number: place + 1 });
+}
+
+// The verdict of a judgement, as it stands within a sentence; `capital` makes it stand alone.
 function inWords({ outcome, kind, ranks, strength, size: count }) {
-  if (outcome === "skip") return "Skipped";
-  if (outcome === "all-bad") return count === 2 ? "Both bad" : "All bad";
-  if (new Set(ranks).size === 1) return count === 2 ? "Tie" : "All equally good";
-  if (kind === "pair") return `${ranks[0] < ranks[1] ? "Left" : "Right"} ${STRENGTHS[strength]} better`;
+  if (outcome === "skip") return _("skipped");
+  if (outcome === "all-bad") return count === 2 ? _("both bad") : _("all bad");
+  if (new Set(ranks).size === 1) return count === 2 ? _("tie") : _("all equally good");
+  if (kind === "pair") return BETTER[ranks[0] < ranks[1] ? "left" : "right"][strength];
   const groups = [];
   ranks.forEach((rank, place) => (groups[rank] ||= []).push(place + 1));
   const inOrder = groups.filter(Boolean).map((group) => group.join(" = "));
-  return kind === "best" ? `Answer ${inOrder[0]} is best` : inOrder.join(" > ");
+  return kind === "best" ? filled(_("answer {number} is best"), { number: inOrder[0] }) : inOrder.join(" > ");
 }
 
 const flagName = (flag) => FLAGS.find(([, known]) => known === flag)[2];
 
 // The verdict of a judgement within a sentence, and what goes along with it.
 function inFull(done) {
-  const words = inWords(done);
-  const marks = [...done.tags, done.flag && flagName(done.flag), done.note && "note", done.edit && "edited"];
+  const marks = [...done.tags, done.flag && flagName(done.flag), done.note && _("note"), done.edit && _("edited")];
   const along = marks.filter(Boolean).join(", ");
-  return `${words[0].toLowerCase()}${words.slice(1)}${along && ` (${along})`}`;
+  return along ? filled(_("{verdict} ({marks})"), { verdict: inWords(done), marks: along }) : inWords(done);
 }
 
 // Why what was shown has given way to another comparison, if there is a reason to tell.
-const whyMoved = (next) => [next.judged ? `Judged already: ${inFull(next.judged)}.` : "", next.notice].join(" ").trim();
+function whyMoved(next) {
+  const already = next.judged ? filled(_("Judged already: {judgement}."), { judgement: inFull(next.judged) }) : "";
+  return `${already} ${next.notice}`.trim();
+}
 
 // What became of a judgement, as the server read it from the row that stands; if that is another one, the offer to
 // change it to what was `done` here, with the answers in the places in which `nonce` showed them.
 function tell(next, done, changed, nonce) {
-  if (next.saved) say(`${changed ? "Changed" : "Saved"}: ${inFull(next.judged)}. ${next.notice}`.trim());
+  const judgement = next.judged && inFull(next.judged);
+  const saved = changed ? _("Changed: {judgement}.") : _("Saved: {judgement}.");
+  if (next.saved) say(`${filled(saved, { judgement })} ${next.notice}`.trim());
   else if (!next.judged) say(next.notice, true);
   else {
-    say(`${next.notice} It says: ${inFull(next.judged)}. `, true);
+    say(`${next.notice} ${filled(_("It says: {judgement}."), { judgement })} `, true);
     const offered = change(next.judged, done, nonce);
     find(".status").append(button("Enter", offerOf(next.judged, done), offered, { class: "offer" }));
   }
 }
 
 function offerOf(stands, done) {
-  const words = inWords({ ...stands, ...done });
-  if (words !== inWords(stands)) return `Change it to: ${words[0].toLowerCase()}${words.slice(1)}`;
-  const parts = { tags: "reasons", note: "note", flag: "flag", edit: "edit" };
+  const verdict = inWords({ ...stands, ...done });
+  if (verdict !== inWords(stands)) return filled(_("Change it to: {verdict}"), { verdict });
+  const parts = { tags: _("reasons"), note: _("note"), flag: _("flag"), edit: _("edit") };
   const plain = (value) => JSON.stringify(Array.isArray(value) ? [...value].sort() : value ?? null);
   const other = Object.keys(parts).filter((key) => plain(stands[key]) !== plain(done[key]));
-  return `Change its ${other.map((key) => parts[key]).join(", ")}`;
+  return filled(_("Change its {parts}"), { parts: other.map((key) => parts[key]).join(", ") });
 }
 
 function change(stands, done, nonce) {
@@ -360,10 +399,10 @@ function lay() {
   saveDraft();
   const turns = card.messages.map((message, number) => {
     const last = number === card.messages.length - 1;
-    const name = last ? "Prompt" : ROLES[message.role] || message.role;
+    const name = last ? _("Prompt") : ROLES[message.role] || message.role;
     return make("section", { class: `turn ${message.role}`, "aria-label": name }, make("h2", {}, name), textBox(name));
   });
-  const conversation = make("div", { class: "conversation", role: "group", "aria-label": "Conversation" }, turns);
+  const conversation = make("div", { class: "conversation", role: "group", "aria-label": _("Conversation") }, turns);
   sizes.observe(conversation);
   const boxes = card.answers.map((_, place) => answerBox(place));
   const answers = make("div", { class: "answers", "data-size": size(), "data-many": size() > 3 }, boxes);
@@ -387,8 +426,8 @@ function draftOf({ tags, note, flag, edit, ranks }, { kind }) {
 function revisingNote() {
   const was = inWords({ ...card.revising.act, kind: card.kind, size: size() });
   return [
-    make("p", {}, "You are changing an earlier judgement: ", make("strong", {}, was), "."),
-    button("Escape", "Leave it as it is", leave),
+    make("p", {}, filled(_("You are changing an earlier judgement: {judgement}."), { judgement: was })),
+    button("Escape", _("Leave it as it is"), leave),
   ];
 }
 
@@ -397,14 +436,14 @@ function answerBox(place) {
   const name = answerName(place);
   const title = make("h2", { id: `answer-${place}` }, name);
   const head = [title];
-  const best = { class: "choose verdict", "aria-label": `${name} is the best` };
+  const best = { class: "choose verdict", "aria-label": filled(_("{answer} is the best"), { answer: name }) };
   const rank = make("span", { class: "rank" });
-  if (card.kind === "best") head.push(button(number, "Best", verdict(pick(place)), best));
+  if (card.kind === "best") head.push(button(number, _("Best"), verdict(pick(place)), best));
   if (card.kind === "rank") head.push(button(number, rank, toggleRank(place), { class: "choose" }));
   return make(
     "section", { class: "answer", "aria-labelledby": `answer-${place}`, "data-place": place },
     make("header", {}, head),
-    textBox(`${name}, text`),
+    textBox(filled(_("{answer}, text"), { answer: name })),
     make("p", { class: "state" }),
     make("div", { class: "editor", hidden: true }),
     make("div", { class: "foot" }, editButton(place)),
@@ -429,21 +468,21 @@ function refresh() {
   judging.dataset.state = state;
   find(".mine").hidden = !listing;
   find(".revising").hidden = listing || !card.revising;
-  const { today, yours, everyone } = card.progress;
-  find(".progress").textContent = `today ${today} · yours ${yours} · all ${everyone}`;
+  const progress = filled(_("today {today} · yours {yours} · all {everyone}"), card.progress);
+  find(".progress").textContent = progress;
   find(".waiting").textContent = waitingText();
   if (find(".unanswered").textContent !== card.unanswered) find(".unanswered").textContent = card.unanswered;
   find(".ask").hidden = !card.own_prompts || listing;
   setPressed(find(".tools [data-key=r]"), isRendered());
   setPressed(find(".tools [data-key=m]"), listing);
   if (inHand()) refreshComparison();
-  else find(".verdicts").replaceChildren(...(yours ? [row("others", "Other", [button("U", "Undo", takeBack)])] : []));
+  else find(".verdicts").replaceChildren(...(card.progress.yours ? [row("others", _("Other"), [undoButton()])] : []));
 }
 
 function waitingText() {
-  if (card.trouble) return card.asked ? `${card.trouble} Your prompt is kept till then.` : card.trouble;
-  if (card.asked) return "Your prompt is being answered. The answers appear here by themselves.";
-  return "The model is writing the next answers. They appear here by themselves.";
+  if (card.trouble) return card.asked ? `${card.trouble} ${_("Your prompt is kept till then.")}` : card.trouble;
+  if (card.asked) return _("Your prompt is being answered. The answers appear here by themselves.");
+  return _("The model is writing the next answers. They appear here by themselves.");
 }
 
 function refreshComparison() {
@@ -453,8 +492,8 @@ function refreshComparison() {
     control.disabled = failed && control.dataset.key !== "s";
   }
   find(".early").textContent = failed
-    ? "An answer could not be written to its end, so this comparison can only be skipped."
-    : states.includes("writing") ? "Answers are still being written: a judgement now is recorded as early." : "";
+    ? _("An answer could not be written to its end, so this comparison can only be skipped.")
+    : states.includes("writing") ? _("Answers are still being written: a judgement now is recorded as early.") : "";
   for (const tag of element.querySelectorAll(".tag")) setPressed(tag, draft.tags.includes(tag.dataset.label));
   for (const flag of element.querySelectorAll(".flag")) setPressed(flag, draft.flag === flag.dataset.flag);
   element.querySelectorAll(".answer").forEach(refreshAnswer);
@@ -489,10 +528,10 @@ function extras() {
   const note = make("textarea", field);
   note.value = draft.note;
   const key = make("kbd", { "aria-hidden": "true" }, "N");
-  const label = make("label", { class: "label", for: "judgement-note" }, "Note ", key);
+  const label = make("label", { class: "label", for: "judgement-note" }, _("Note"), " ", key);
   return make("div", { class: "extras" },
-    tags.length ? group("Reasons", tags) : [],
-    group("Flag", flags),
+    tags.length ? group(_("Reasons"), tags) : [],
+    group(_("Flag"), flags),
     make("div", { class: "note" }, label, note),
     make("p", { class: "early" }));
 }
@@ -523,11 +562,11 @@ function toggleFlag(flag) {
 }
 
 function editorParts(place) {
-  const name = answerName(place);
+  const name = filled(_("{answer}, as it should be. Judge this answer best."), { answer: answerName(place) });
   const field = make("textarea", { id: "answer-edit", rows: 8, maxlength: 20000, dir: "auto", input: onEdit });
   field.value = draft.edits[place];
-  return [make("label", { for: "answer-edit" }, `${name}, as it should be. Judge this answer best.`), field,
-    button("", "Drop the edit", dropEdit, { class: "quiet" })];
+  return [make("label", { for: "answer-edit" }, name), field,
+    button("", _("Drop the edit"), dropEdit, { class: "quiet" })];
 }
 
 function edit(place) {
@@ -552,15 +591,16 @@ function dropEdit() {
 
 function editButton(place) {
   const marks = [make("kbd", {}, "E"), make("kbd", {}, String(place + 1))];
-  const name = `Edit ${answerName(place).toLowerCase()}`;
+  const name = about(place, _("Edit left"), _("Edit right"), _("Edit answer {number}"));
   const named = { class: "quiet edit", "aria-label": name, "aria-keyshortcuts": "E" };
-  return button("", [make("span", { "aria-hidden": "true" }, marks), "Edit"], () => edit(place), named);
+  return button("", [make("span", { "aria-hidden": "true" }, marks), _("Edit")], () => edit(place), named);
 }
 
 function armEdit() {
   armed = true;
-  const numbers = card.kind === "pair" ? "1 is the left one, 2 the right one." : `Press its number, 1 to ${size()}.`;
-  say(`Edit which answer? ${numbers}`);
+  say(card.kind === "pair"
+    ? _("Edit which answer? 1 is the left one, 2 the right one.")
+    : filled(_("Edit which answer? Press its number, 1 to {last}."), { last: size() }));
 }
 
 // The edit that goes along, if something was changed.
@@ -578,26 +618,28 @@ const allEqual = () => ranked(card.answers.map(() => 1));
 
 function verdicts() {
   const common = { class: "verdict" };
-  const bad = button("0", size() === 2 ? "Both bad" : "All bad", verdict(() => ({ outcome: "all-bad" })), common);
-  const skip = button("S", "Skip", verdict(() => ({ outcome: "skip" })), common);
-  const others = [bad, skip, button("U", "Undo", takeBack)];
-  if (card.kind === "pair") return [row("scale", "Verdict", pairVerdicts()), row("others", "Other", others)];
-  const equal = button("=", size() === 2 ? "Equally good" : "All equally good", verdict(allEqual), common);
-  if (card.kind === "best") return [row("others", "Verdict", [equal, ...others])];
-  return [row("ranking", "Ranking", [
-    button("Enter", "Submit", verdict(ranking), { class: "verdict submit" }),
-    button("=", "Tie with the one before", tieNext, { class: "tie", "aria-pressed": "false" }),
-    button("Backspace", "Take the last back", takeOutLast),
-  ]), row("others", "Other", others)];
+  const two = size() === 2;
+  const bad = button("0", two ? _("Both bad") : _("All bad"), verdict(() => ({ outcome: "all-bad" })), common);
+  const skip = button("S", _("Skip"), verdict(() => ({ outcome: "skip" })), common);
+  const others = [bad, skip, undoButton()];
+  if (card.kind === "pair") return [row("scale", _("Verdict"), pairVerdicts()), row("others", _("Other"), others)];
+  const equal = button("=", two ? _("Equally good") : _("All equally good"), verdict(allEqual), common);
+  if (card.kind === "best") return [row("others", _("Verdict"), [equal, ...others])];
+  return [row("ranking", _("Ranking"), [
+    button("Enter", _("Submit"), verdict(ranking), { class: "verdict submit" }),
+    button("=", _("Tie with the one before"), tieNext, { class: "tie", "aria-pressed": "false" }),
+    button("Backspace", _("Take the last back"), takeOutLast),
+  ]), row("others", _("Other"), others)];
 }
 
+const undoButton = () => button("U", _("Undo"), takeBack);
 const row = (kind, name, controls) => make("div", { class: kind, role: "group", "aria-label": name }, controls);
 
 function pairVerdicts() {
-  const degrees = [["Left", 3], ["Left", 2], ["Left", 1], ["", 0], ["Right", 1], ["Right", 2], ["Right", 3]];
+  const degrees = [["left", 3], ["left", 2], ["left", 1], ["", 0], ["right", 1], ["right", 2], ["right", 3]];
   return degrees.map(([side, strength], number) => {
-    const ranks = { Left: [1, 2], Right: [2, 1], "": [1, 1] }[side];
-    const label = side ? [make("span", { class: "side" }, `${side} `), STRENGTHS[strength]] : "Tie";
+    const ranks = { left: [1, 2], right: [2, 1], "": [1, 1] }[side];
+    const label = side ? DEGREES[side][strength] : _("Tie");
     return button(String(number + 1), label, verdict(() => ranked(ranks, strength)), { class: "verdict" });
   });
 }
@@ -621,13 +663,18 @@ function verdict(decide) {
 async function judge(decided) {
   const mended = decided.outcome === "skip" ? null : edited();
   if (mended && (decided.outcome !== "ranked" || decided.ranks[mended.place] !== 1)) {
-    say(`You edited ${answerName(mended.place).toLowerCase()}: judge it the best, or drop the edit.`, true);
+    say(about(
+      mended.place,
+      _("You edited left: judge it the best, or drop the edit."),
+      _("You edited right: judge it the best, or drop the edit."),
+      _("You edited answer {number}: judge it the best, or drop the edit."),
+    ), true);
     return;
   }
   const of = card;
   const { tags, flag } = draft;
   const done = { ...decided, tags, note: draft.note.trim(), flag, edit: mended };
-  say("Saving …");
+  say(_("Saving …"));
   const next = of.revising
     ? await act("revise", { id: of.revising.id, act: done })
     : await act("judge", { nonce: of.nonce, act: done });
@@ -649,8 +696,8 @@ async function takeBack() {
     return;
   }
   pressedAt = time;
-  say("Undoing …");
-  const next = await act("undo", { nonce: card.nonce }, "Not undone: ");
+  say(_("Undoing …"));
+  const next = await act("undo", { nonce: card.nonce }, NOT_UNDONE);
   if (next === null) return;
   if (next.undone) next.begun = remembered(next) || draftOf(next.undone, next);
   if (next.undone) judged = null;
@@ -664,8 +711,9 @@ const remembered = (next) => (judged && next.me === me && judged.id === next.und
 // ------------------------------------------------------------------------------------------------------------- ranking
 const placed = () => draft.groups.flat();
 
-function ordinal(number) {
-  return `${number}${["th", "st", "nd", "rd"][number % 10 > 3 || Math.floor(number / 10) === 1 ? 0 : number % 10]}`;
+// The rank of an answer in the draft, and whether others share it.
+function rankName(rank, tied) {
+  return tied ? filled(_("{rank}, tied"), { rank: ORDINALS[rank - 1] }) : ORDINALS[rank - 1];
 }
 
 function toggleRank(place) {
@@ -683,15 +731,16 @@ function put(place) {
   const tied = draft.groups.at(-1).length > 1;
   draft.tie = false;
   changed();
-  const rank = `${ordinal(draft.groups.length)}${tied ? ", tied" : ""}`;
-  say(`${answerName(place)}: ${rank}.${size() - placed().length > 1 ? "" : " Enter submits."}`);
+  const rank = rankName(draft.groups.length, tied);
+  const said = filled(_("{answer}: {rank}."), { answer: answerName(place), rank });
+  say(size() - placed().length > 1 ? said : `${said} ${_("Enter submits.")}`);
 }
 
 function takeOut(place) {
   draft.groups = draft.groups.map((group) => group.filter((other) => other !== place)).filter((group) => group.length);
   draft.tie = false;
   changed();
-  say(`${answerName(place)}: not ranked.`);
+  say(filled(_("{answer}: not ranked."), { answer: answerName(place) }));
 }
 
 function takeOutLast() {
@@ -701,23 +750,24 @@ function takeOutLast() {
 
 function tieNext() {
   if (!draft.groups.length) {
-    say("Rank an answer first; then “=” ties the next one with it.");
+    say(_("Rank an answer first; then “=” ties the next one with it."));
     return;
   }
   draft.tie = !draft.tie;
   changed();
-  say(draft.tie ? `The next answer is tied with ${answerName(draft.groups.at(-1).at(-1)).toLowerCase()}.` : "");
+  const number = draft.groups.at(-1).at(-1) + 1;
+  say(draft.tie ? filled(_("The next answer is tied with answer {number}."), { number }) : "");
 }
 
 function refreshRanks() {
   element.querySelectorAll(".answer").forEach((box, place) => {
     const group = draft.groups.findIndex((members) => members.includes(place));
     const tied = group >= 0 && draft.groups[group].length > 1;
-    const words = group < 0 ? "not ranked" : `${ordinal(group + 1)}${tied ? ", tied" : ""}`;
+    const words = group < 0 ? _("not ranked") : rankName(group + 1, tied);
     const control = box.querySelector(".choose");
     setPressed(control, group >= 0);
-    control.setAttribute("aria-label", `${answerName(place)}: ${words}`);
-    control.querySelector(".rank").textContent = group < 0 ? "Rank" : words;
+    control.setAttribute("aria-label", filled(_("{answer}: {rank}"), { answer: answerName(place), rank: words }));
+    control.querySelector(".rank").textContent = group < 0 ? _("Rank") : words;
     box.classList.toggle("ranked", group >= 0);
   });
   setPressed(find(".tie"), draft.tie);
@@ -729,7 +779,8 @@ function refreshRanks() {
 function ranking() {
   const left = card.answers.map((_, place) => place).filter((place) => !placed().includes(place));
   if (left.length > 1) {
-    say(`${left.length} answers are not ranked yet: ${left.map((place) => place + 1).join(", ")}.`, true);
+    const values = { count: left.length, numbers: left.map((place) => place + 1).join(", ") };
+    say(filled(_("{count} answers are not ranked yet: {numbers}."), values), true);
     return null;
   }
   if (left.length) put(left[0]);
@@ -743,10 +794,10 @@ async function toggleMine() {
     refresh();
     return;
   }
-  const said = await attempt("latest", {}, "Your judgements can't be shown: ");
+  const said = await attempt("latest", {}, surely(_("Your judgements can't be shown.")));
   if (said === null) return;
   find(".mine ol").replaceChildren(...said.judgements.map(listed));
-  if (!said.judgements.length) find(".mine ol").append(make("li", {}, "You have not judged anything yet."));
+  if (!said.judgements.length) find(".mine ol").append(make("li", {}, _("You have not judged anything yet.")));
   listing = true;
   say("");
   refresh();
@@ -755,20 +806,21 @@ async function toggleMine() {
 
 function listed(row) {
   const when = new Date(row.created);
-  const words = inWords(row);
+  const words = capital(inWords(row));
+  const name = filled(_("Change: {judgement}"), { judgement: words });
   const time = when.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   const flag = row.flag && flagName(row.flag);
-  const marks = [...row.tags, flag, row.edited && "edited", row.changed && "changed"].filter(Boolean);
+  const marks = [...row.tags, flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
   return make("li", {},
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
     make("p", { class: "done" }, make("strong", {}, words), " ", make("time", { datetime: row.created }, time)),
     marks.length ? make("p", { class: "marks" }, marks.map((mark) => make("span", {}, mark))) : [],
     row.note ? make("p", { class: "note", dir: "auto" }, row.note) : [],
-    button("", "Change", () => reopen(row.id), { "aria-label": `Change: ${words}` }));
+    button("", _("Change"), () => reopen(row.id), { "aria-label": name }));
 }
 
 async function reopen(id) {
-  const next = await act("reopen", { id }, "Not opened: ");
+  const next = await act("reopen", { id }, surely(_("Not opened.")));
   if (next === null) return;
   listing = false;
   show(next);
@@ -777,11 +829,11 @@ async function reopen(id) {
 
 // From changing an earlier judgement back to the comparison in hand.
 async function leave() {
-  const next = await act("card", {}, "Not left: ");
+  const next = await act("card", {}, surely(_("Not left.")));
   if (next === null) return;
   keep(draftName(card), null);
   show(next);
-  say("The earlier judgement stays as it was.");
+  say(_("The earlier judgement stays as it was."));
 }
 
 // ------------------------------------------------------------------------------------ guidelines, own prompts, reading
@@ -798,7 +850,7 @@ async function loadGuidelines() {
   find(".guidelines .shown").innerHTML = said.html;
   const seen = kept("guidelines");
   panel.dataset.version = said.version;
-  find(".news").textContent = seen === null || seen === said.version ? "" : "changed since you last read them";
+  find(".news").textContent = seen === null || seen === said.version ? "" : _("changed since you last read them");
   if (seen === null) panel.open = true;
 }
 
@@ -817,19 +869,19 @@ function toggleGuidelines() {
 async function toggleRendered() {
   keep("rendered", !isRendered());
   const { revising, nonce } = card;
-  const next = await (revising ? act("reopen", { id: revising.id }, "") : act("card", { nonce }, ""));
+  const next = await (revising ? act("reopen", { id: revising.id }, surely("")) : act("card", { nonce }, surely("")));
   if (next === null) return;
   move(next);
-  if (!whyMoved(next)) say(isRendered() ? "Answers are shown rendered." : "Answers are shown literally.");
+  if (!whyMoved(next)) say(isRendered() ? _("Answers are shown rendered.") : _("Answers are shown literally."));
 }
 
 async function askOwn() {
   const field = find("#own-prompt");
   if (!field.value.trim()) {
-    say("Write a prompt first.", true);
+    say(_("Write a prompt first."), true);
     return;
   }
-  const next = await act("ask", { prompt: field.value }, "Not asked: ");
+  const next = await act("ask", { prompt: field.value }, NOT_ASKED);
   if (next === null) return;
   field.value = "";
   find(".ask").open = false;
@@ -921,8 +973,8 @@ async function poll() {
     if (!(error instanceof Problem)) throw error;
     unheard += 1;
     if (signal.aborted) return;
-    if (error.signedOut) complain("Nothing more can be shown: ", error);
-    else if (unheard > 1) say(`Waiting: ${error.message} It is tried again by itself.`, true);
+    if (error.signedOut) complain(surely(_("Nothing more can be shown.")), error);
+    else if (unheard > 1) say(`${_("Waiting.")} ${error.message} ${_("It is tried again by itself.")}`, true);
   } finally {
     polledAt = performance.now();
   }
@@ -930,14 +982,15 @@ async function poll() {
 
 // --------------------------------------------------------------------------------------------------------------- start
 // If Gradio builds the card anew, the listeners of the old one go.
+Object.assign(document.documentElement, props.language);
 if (window.prefloopAnnotate) window.prefloopAnnotate.abort();
 window.prefloopAnnotate = new AbortController();
 const signal = window.prefloopAnnotate.signal;
 find(".tools").append(
-  button("R", "Rendered", toggleRendered, { class: "toggle", "aria-pressed": "false" }),
-  button("M", "My judgements", toggleMine, { class: "toggle", "aria-pressed": "false" }),
+  button("R", _("Rendered"), toggleRendered, { class: "toggle", "aria-pressed": "false" }),
+  button("M", _("My judgements"), toggleMine, { class: "toggle", "aria-pressed": "false" }),
 );
-find(".ask").append(button("", "Ask", askOwn));
+find(".ask").append(button("", _("Ask"), askOwn));
 find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);
 document.addEventListener("keydown", onKey, { signal });

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import gradio as gr
 
+from annotation.tabs.components import in_template
 from annotation.tabs.guard import Context
+from annotation.translation import LANGUAGE, _
 
 # Only a skeleton, the same for everybody: the script asks `annotation.api` for what goes into it and sets it as
 # text nodes, or as HTML that `annotation.ui.markdown` made safe. Gradio evaluates a template with its values as a
@@ -15,28 +17,44 @@ SKELETON = """
 <div class="judging" data-state="loading">
   <div class="bar"><p class="progress"></p><div class="tools"></div></div>
   <details class="guidelines panel" hidden>
-    <summary><span class="name">Guidelines</span> <kbd aria-hidden="true">G</kbd> <span class="news"></span></summary>
+    <summary>
+      <span class="name">{guidelines}</span>
+      <kbd aria-hidden="true">G</kbd> <span class="news"></span>
+    </summary>
     <div class="shown rendered" dir="auto"></div>
   </details>
   <section class="mine panel" aria-labelledby="mine-title" hidden>
-    <h2 id="mine-title" tabindex="-1">My judgements</h2><ol></ol>
+    <h2 id="mine-title" tabindex="-1">{mine}</h2><ol></ol>
   </section>
   <div class="revising" hidden></div>
   <div class="comparison"></div>
   <p class="waiting"></p>
-  <p class="loading">Loading …</p>
+  <p class="loading">{loading}</p>
   <div class="desk"><div class="verdicts"></div><p class="status" role="status" aria-live="polite"></p></div>
   <p class="safety" hidden></p>
   <details class="ask panel" hidden>
-    <summary>Write a prompt of your own</summary>
-    <label for="own-prompt">Prompt</label>
+    <summary>{ask}</summary>
+    <label for="own-prompt">{prompt}</label>
     <textarea id="own-prompt" rows="3" maxlength="4000"></textarea>
   </details>
 </div>
-"""
+""".format(
+    guidelines=in_template(_("Guidelines")),
+    mine=in_template(_("My judgements")),
+    loading=in_template(_("Loading …")),
+    ask=in_template(_("Write a prompt of your own")),
+    prompt=in_template(_("Prompt")),
+)
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`; it has no listeners of Gradio's."""
-    gr.HTML(html_template=SKELETON, js_on_load=SCRIPT, apply_default_css=False, elem_id="comparison")
+    gr.HTML(
+        html_template=SKELETON,
+        js_on_load=SCRIPT,
+        apply_default_css=False,
+        elem_id="comparison",
+        language={"lang": LANGUAGE.code, "dir": LANGUAGE.direction},
+        sentences=dict(LANGUAGE.script),
+    )

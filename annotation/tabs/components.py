@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 
 from annotation.exports.formats import LICENCES
+from annotation.translation import _
+from annotation.ui.markup import escape
 
 # Listeners that never fail with a message for people: what follows a form, a pulse or the opening of a tab. Progress is
 # shown on nothing, not only hidden: at each event the browser walks the whole page for every component that ever had
@@ -30,13 +33,18 @@ def html_box(value: str = "") -> gr.HTML:
     return gr.HTML(value=value, elem_classes=["kit"])
 
 
+def in_template(sentence: str) -> str:
+    """A sentence as part of a template of Gradio's, which would run `${…}` and fill `{{…}}` in."""
+    return re.sub(r"[`\\${}]", lambda found: f"&#{ord(found[0])};", escape(sentence))
+
+
 def licence_choice(**options: Any) -> gr.Dropdown:
     """A choice of a licence, which may also be typed, as the Hub names it."""
     return gr.Dropdown(
-        [("Not chosen (the card says so)", ""), *((name, name) for name in LICENCES)],
+        [(_("Not chosen (the card says so)"), ""), *((name, name) for name in LICENCES)],
         value="",
-        label="Licence",
-        info="As the Hub names it; another can be typed.",
+        label=_("Licence"),
+        info=_("As the Hub names it; another can be typed."),
         allow_custom_value=True,
         min_width=240,
         **options,

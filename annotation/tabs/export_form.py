@@ -31,25 +31,27 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
+from annotation.translation import _, ngettext
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, progress_bar, status, table
 
 POLL_SECONDS = 1
-EXPLANATION = (
-    "Data sets to train on, with a card that says what is in them. Left out, and counted, is what training leaves out: "
-    "known answers, re-asks, early and flagged judgements, and annotators who are left out. **Raw** is everything, to "
-    "keep or to move: `python -m annotation restore FILE` fills a fresh data directory from it."
+EXPLANATION = _(
+    "Data sets to train on, with a card that says what is in them. Left out, and counted, is what training "
+    "leaves out: known answers, re-asks, early and flagged judgements, and annotators who are left out. "
+    "**Raw** is everything, to keep or to move: `python -m annotation restore FILE` fills a fresh data "
+    "directory from it."
 )
 FORMAT_CHOICES = [
-    *((entry.title, name) for name, entry in FORMATS.items()),
-    ("Raw: everything, lossless, also what was undone", "raw"),
+    *((_(entry.title), name) for name, entry in FORMATS.items()),
+    (_("Raw: everything, lossless, also what was undone"), "raw"),
 ]
-CONTAINER_CHOICES = [(title, name) for name, title in CONTAINERS.items()]
+CONTAINER_CHOICES = [(_(title), name) for name, title in CONTAINERS.items()]
 SOURCE_CHOICES = [
-    ("judged by people", "human"),
-    ("judged by AI", "ai"),
-    ("edited answers", "edited"),
-    ("imported", "imported"),
+    (_("judged by people"), "human"),
+    (_("judged by AI"), "ai"),
+    (_("edited answers"), "edited"),
+    (_("imported"), "imported"),
 ]
 
 
@@ -94,15 +96,23 @@ def number_of(value: Any) -> float:
 def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]]) -> str:
     """What would be exported, and what would not."""
     rows, left_out = counted["rows"], counted["left_out"]
-    unit = "rows of the tables" if request.format == "raw" else "rows"
+    total, raw = sum(rows.values()), request.format == "raw"
     parts = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in rows.items() if number)
-    headline = f"{sum(rows.values()):,} {unit} would be exported" + (f": {parts}." if parts else ".")
-    text = status(headline, "headline")
+    headline = (
+        ngettext(
+            "{total:,} row of the tables would be exported: {parts}.",
+            "{total:,} rows of the tables would be exported: {parts}.",
+            total,
+        )
+        if raw
+        else ngettext("{total:,} row would be exported: {parts}.", "{total:,} rows would be exported: {parts}.", total)
+    ).format(total=total, parts=parts)
+    text = status(headline if parts else _("0 rows would be exported."), "headline")
     if not left_out:
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
-    reasons = [(LEFT_OUT[reason], f"{number:,}") for reason, number in entries]
-    return text + table(("Left out (judgements, or pairs of answers)", "Number"), reasons, numbers=("Number",))
+    reasons = [(_(LEFT_OUT[reason]), f"{number:,}") for reason, number in entries]
+    return text + table((_("Left out (judgements, or pairs of answers)"), _("Number")), reasons, numbers=(_("Number"),))
 
 
 def progress_card(job: Job[WriteExport] | None) -> str:
@@ -110,16 +120,16 @@ def progress_card(job: Job[WriteExport] | None) -> str:
     if job is None:
         return ""
     if not job.is_open:
-        return status(job.message)
-    bar = progress_bar("Export", round(100 * job.step / job.steps) if job.steps else 0)
-    return status(f"{job.spec.file}: {job.message or 'Starting'}") + bar
+        return status(_(job.message))
+    bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
+    return status(f"{job.spec.file}: {job.message or _('Starting')}") + bar
 
 
 def files_card(context: Context) -> str:
     """The finished exports, each to be fetched."""
     found = export_files.files(context.data_dir)
     if not found:
-        return status("There are no exports yet.")
+        return status(_("There are no exports yet."))
     rows: list[Row] = [
         [
             Download(f"{DIRECTORY}/{entry.name}", entry.name),
@@ -128,7 +138,7 @@ def files_card(context: Context) -> str:
         ]
         for entry in found
     ]
-    return table(("File", "Made", "Size"), rows, numbers=("Size",))
+    return table((_("File"), _("Made"), _("Size")), rows, numbers=(_("Size"),))
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -160,32 +170,32 @@ class ExportFormPage:
 def build_form() -> dict[str, Any]:
     """The fields by name; choices that come from the database are filled when the tab is opened."""
     form: dict[str, Any] = {}
-    form["format"] = gr.Radio(FORMAT_CHOICES, value="preference", label="Format", elem_id="export-format")
+    form["format"] = gr.Radio(FORMAT_CHOICES, value="preference", label=_("Format"), elem_id="export-format")
     form["container"] = gr.Radio(
         CONTAINER_CHOICES,
         value="dataset",
-        label="Files",
-        info="Each comes as a zip with its card, train and held-out prompts apart. CSV and raw are single files.",
+        label=_("Files"),
+        info=_("Each comes as a zip with its card, train and held-out prompts apart. CSV and raw are single files."),
     )
-    with gr.Accordion("Filters", open=False):
+    with gr.Accordion(_("Filters"), open=False):
         with gr.Row():
-            form["policies"] = choices("Policies", "That wrote the answers; none chosen: all.")
-            form["iterations"] = choices("Iterations", "Of those policies; 0 is the base model.")
-            form["annotators"] = choices("Annotators", "Who judged; none chosen: all.")
-        form["sources"] = gr.CheckboxGroup(SOURCE_CHOICES, value=list(SOURCES), label="Sources")
+            form["policies"] = choices(_("Policies"), _("That wrote the answers; none chosen: all."))
+            form["iterations"] = choices(_("Iterations"), _("Of those policies; 0 is the base model."))
+            form["annotators"] = choices(_("Annotators"), _("Who judged; none chosen: all."))
+        form["sources"] = gr.CheckboxGroup(SOURCE_CHOICES, value=list(SOURCES), label=_("Sources"))
         with gr.Row():
-            form["since"] = day("First day", "export-since")
-            form["until"] = day("Last day", "export-until")
+            form["since"] = day(_("First day"), "export-since")
+            form["until"] = day(_("Last day"), "export-until")
             form["agreement"] = gr.Slider(
                 0,
                 1,
                 value=0,
                 step=0.05,
-                label="Minimum agreement",
-                info="Share of the annotators who preferred one of two answers that must agree.",
+                label=_("Minimum agreement"),
+                info=_("Share of the annotators who preferred one of two answers that must agree."),
                 min_width=240,
             )
-    form["names"] = gr.Checkbox(label="Name the annotators (otherwise each has a pseudonym)")
+    form["names"] = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
     form["licence"] = licence_choice(elem_id="export-licence")
     return form
 
@@ -200,7 +210,7 @@ def day(label: str, elem_id: str) -> gr.Textbox:
     """A day, or nothing."""
     return gr.Textbox(
         label=label,
-        info="UTC; empty: no limit.",
+        info=_("UTC; empty: no limit."),
         placeholder="2026-01-31",
         max_length=10,
         min_width=200,
@@ -210,18 +220,18 @@ def day(label: str, elem_id: str) -> gr.Textbox:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    gr.Markdown("### Export")
+    gr.Markdown(_("### Export"))
     gr.Markdown(EXPLANATION)
     form = build_form()
     count = html_box()
-    command = gr.Textbox(label="The same on the command line", interactive=False, buttons=["copy"], lines=2)
+    command = gr.Textbox(label=_("The same on the command line"), interactive=False, buttons=["copy"], lines=2)
     with gr.Row():
-        write = gr.Button("Write the export", variant="primary", scale=0, min_width=240, elem_id="export-write")
-        cancel = gr.Button("Cancel", variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel")
+        write = gr.Button(_("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write")
+        cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel")
     progress, files = html_box(), html_box()
-    with gr.Accordion("Delete an export", open=False), gr.Row():
-        chosen = gr.Dropdown([], label="Export", allow_custom_value=True, min_width=240)
-        delete = gr.Button("Delete", variant="stop", scale=0, min_width=160)
+    with gr.Accordion(_("Delete an export"), open=False), gr.Row():
+        chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
+        delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
     page = ExportFormPage(form, count, command, write, cancel, progress, files, chosen, delete, pulse())
     wire(page, context, opening_of(demo))
 

@@ -18,6 +18,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
+from annotation.translation import _, ngettext
 from annotation.ui.invisible import visible
 from annotation.ui.markup import progress_bar, status, table
 
@@ -26,16 +27,36 @@ MAXIMUM_UPLOAD = "500mb"
 SHOWN_CELL = 200
 SHOWN_SKIPPED = 50
 UPLOAD, SERVER, HUB = "upload", "server", "hub"
-SOURCES = [("Upload a file", UPLOAD), ("A file or directory on this server", SERVER), ("A dataset on the Hub", HUB)]
-TARGET_CHOICES = [("As the columns suggest", "auto"), *((target.capitalize(), target) for target in TARGETS)]
-VERDICT_CHOICES = [
-    ("Judgements, to train on", "judged"),
-    ("Known answers, to measure annotators (gold)", "gold"),
-    ("Left out: people are to judge", "open"),
+SOURCES = [
+    (_("Upload a file"), UPLOAD),
+    (_("A file or directory on this server"), SERVER),
+    (_("A dataset on the Hub"), HUB),
 ]
-SPLIT_CHOICES = [("To train on", "train"), ("Held out, to check with", "held-out"), ("A share held out", "share")]
-EXPLANATION = f"""Prompts, demonstrations and preferences from {FORMATS}; also packed with gzip.
-Look at the first rows, check what would be imported, then import. What is there already is not imported again."""
+TARGET_NAMES = [
+    (_("Prompts"), "prompts"),
+    (_("Demonstrations"), "demonstrations"),
+    (_("Preferences"), "preferences"),
+]
+TARGET_NAMES = [
+    (_("Prompts"), "prompts"),
+    (_("Demonstrations"), "demonstrations"),
+    (_("Preferences"), "preferences"),
+]
+TARGET_CHOICES = [(_("As the columns suggest"), "auto"), *TARGET_NAMES]
+VERDICT_CHOICES = [
+    (_("Judgements, to train on"), "judged"),
+    (_("Known answers, to measure annotators (gold)"), "gold"),
+    (_("Left out: people are to judge"), "open"),
+]
+SPLIT_CHOICES = [
+    (_("To train on"), "train"),
+    (_("Held out, to check with"), "held-out"),
+    (_("A share held out"), "share"),
+]
+EXPLANATION = _(
+    "Prompts, demonstrations and preferences from {formats}; also packed with gzip.\nLook at the first rows, "
+    "check what would be imported, then import. What is there already is not imported again."
+).format(formats=FORMATS)
 
 
 # ----------------------------------------------------------------------------------------------- form to command line
@@ -43,7 +64,7 @@ def source_of(kind: Any, upload: Any, path: Any, repository: Any, config: Any, s
     """What to import, as arguments. Raises UserError where nothing has been chosen."""
     chosen = {UPLOAD: upload, SERVER: text_in(path).strip(), HUB: text_in(repository).strip()}.get(text_in(kind))
     if not isinstance(chosen, str) or not chosen:
-        raise UserError("Choose what to import first: upload a file, or give a path or the name of a dataset.")
+        raise UserError(_("Choose what to import first: upload a file, or give a path or the name of a dataset."))
     arguments = [f"--source-split={text_in(split).strip()}"] if text_in(split).strip() else []
     if kind == HUB:
         arguments += ["--hub", *([f"--config={text_in(config).strip()}"] if text_in(config).strip() else [])]
@@ -56,7 +77,7 @@ def order_of(
     """The form as an order. Raises UserError for what can't be meant; the command checks the rest."""
     first, last = rows_of(text_in(rows).strip())
     if split == "share" and not is_number(share):
-        raise UserError("Give the share of prompts to hold out, in percent.")
+        raise UserError(_("Give the share of prompts to hold out, in percent."))
     wanted = ImportRequest(
         target if target in TARGETS else "auto",
         {role: text_in(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
@@ -82,10 +103,15 @@ def cut(text: str) -> str:
 def look_card(look: Mapping[str, Any]) -> str:
     """The first rows as they are."""
     columns = look["columns"]
-    heads = ["row", *columns]
+    heads = [_("row"), *columns]
     rows = [[str(row["number"]), *(cut(row["cells"].get(column, "")) for column in columns)] for row in look["rows"]]
-    bad = "".join(status(f"Row {entry['number']} can't be read: {entry['reason']}", "warning") for entry in look["bad"])
-    said = status(f"{look['name']}: {look['format']}. The first rows:", "headline")
+    bad = "".join(
+        status(
+            _("Row {number} can't be read: {reason}").format(number=entry["number"], reason=entry["reason"]), "warning"
+        )
+        for entry in look["bad"]
+    )
+    said = status(_("{name}: {format}. The first rows:").format(name=look["name"], format=look["format"]), "headline")
     return said + table(heads, rows, data=True) + bad
 
 
@@ -97,54 +123,72 @@ def meaning_card(look: Mapping[str, Any]) -> str:
     proposed = columns_line(look["proposed"])
     pairs = zip(look["rows"], look["records"], strict=True)
     rows = [[str(row["number"]), *record_cells(record)] for row, record in pairs]
-    headline = status(f"Read as {look['target']}, with {proposed}. They become:", "headline")
+    headline = status(
+        _("Read as {target}, with {proposed}. They become:").format(target=look["target"], proposed=proposed),
+        "headline",
+    )
     return headline + table(("row", "prompt", "answers"), rows, data=True) + notes
 
 
 def record_cells(record: Any) -> tuple[str, str]:
     """Prompt and answers of a record, or why there is none."""
     if isinstance(record, str):
-        return "can't be used", record
+        return _("can't be used"), record
     turns = record["messages"]
     spoken = [f"{turn['role']}: {turn['content']}" for turn in turns]
     prompt = "\n".join(spoken) if len(turns) > 1 else turns[0]["content"]
     ranks = record["ranking"] or [None] * len(record["answers"])
-    answers = [f"{rank_word(rank, record)}{cut(answer)}" for rank, answer in zip(ranks, record["answers"], strict=True)]
+    pairs = zip(ranks, record["answers"], strict=True)
+    answers = [verdict_on(rank, record).format(answer=cut(answer)) for rank, answer in pairs]
     return cut(prompt), "\n".join([*answers, *([f"({record['remark']})"] if record["remark"] else [])])
 
 
-def rank_word(rank: int | None, record: Mapping[str, Any]) -> str:
-    """What a verdict says of an answer, in front of it."""
+def verdict_on(rank: int | None, record: Mapping[str, Any]) -> str:
+    """What a verdict says of an answer, with a gap for it."""
     if record["label"] is not None:
-        return "good: " if record["label"] else "bad: "
-    return "all bad: " if record["outcome"] == "all-bad" else f"{rank}. " if rank is not None else ""
+        return _("good: {answer}") if record["label"] else _("bad: {answer}")
+    if record["outcome"] == "all-bad":
+        return _("all bad: {answer}")
+    return "{answer}" if rank is None else f"{rank}. {{answer}}"
 
 
 def progress_card(state: State) -> str:
     """How far a run is."""
     progress = state.progress
-    verb = {"look": "Looking", "check": "Checking", "import": "Importing"}[state.kind]
+    verb = {"look": _("Looking"), "check": _("Checking"), "import": _("Importing")}[state.kind]
     if not progress:
-        return status(f"{verb} …") + progress_bar("Import", None)
-    share, rows = progress["share"], f", {progress['rows']:,} rows" if progress["rows"] else ""
-    bar = progress_bar("Import", None if share is None else round(100 * share))
-    return status(f"{verb}: {progress['what']}{rows} …") + bar
+        return status(f"{verb} …") + progress_bar(_("Import"), None)
+    share, count = progress["share"], progress["rows"]
+    counted = ngettext("{count:,} row", "{count:,} rows", count).format(count=count) if count else ""
+    said = ", ".join(filter(None, (f"{verb}: {progress['what']}", counted)))
+    return status(f"{said} …") + progress_bar(_("Import"), None if share is None else round(100 * share))
 
 
 def outcome_card(outcome: Mapping[str, Any]) -> str:
     """What was imported, or would be, and what not and why."""
-    name = f"{outcome['name']}: {outcome['format']}, as {outcome['target']}, with {columns_line(outcome['columns'])}."
+    name = _("{name}: {format}, as {target}, with {columns_line}.").format(
+        name=outcome["name"],
+        format=outcome["format"],
+        target=outcome["target"],
+        columns_line=columns_line(outcome["columns"]),
+    )
     text = "".join(status(line, "" if place else "headline") for place, line in enumerate(outcome["summary"]))
     if outcome["dry_run"]:
-        text += status("This was a check: nothing has been written.")
+        text += status(_("This was a check: nothing has been written."))
     elif outcome["import_id"] is not None:
-        text += status(f"This is import {outcome['import_id']}; it took {outcome['seconds']:.1f} s.")
+        text += status(
+            _("This is import {import_id}; it took {seconds:.1f} s.").format(
+                import_id=outcome["import_id"], seconds=outcome["seconds"]
+            )
+        )
     if outcome["reasons"]:
         reasons = [(f"{count:,}", with_column(column, reason)) for column, reason, count in outcome["reasons"]]
-        text += table(("rows", "can't be used because"), reasons)
+        text += table((_("rows"), _("can't be used because")), reasons)
         shown = outcome["skipped"][:SHOWN_SKIPPED]
         rows = [(str(entry["row"]), entry["column"], entry["reason"]) for entry in shown]
-        text += status(f"The first of them ({outcome['counted']}):") + table(("row", "column", "reason"), rows)
+        text += status(_("The first of them ({counted}):").format(counted=outcome["counted"])) + table(
+            (_("row"), _("column"), _("reason")), rows
+        )
     return status(name) + text
 
 
@@ -172,73 +216,104 @@ class ImportFormPage:
     @property
     def followed(self) -> list[Any]:
         """The outputs that follow a run."""
-        return [self.standing, self.pulse, *self.buttons.values(), self.group, self.first_rows, self.meaning,
-                self.form["target"], *self.columns.values(), self.seen]  # fmt: skip
+        return [
+            self.standing,
+            self.pulse,
+            *self.buttons.values(),
+            self.group,
+            self.first_rows,
+            self.meaning,
+            self.form["target"],
+            *self.columns.values(),
+            self.seen,
+        ]
 
 
 def build_source() -> dict[str, Any]:
     """Where the data comes from."""
-    source: dict[str, Any] = {"kind": gr.Radio(SOURCES, value=UPLOAD, label="Source", elem_id="import-kind")}
-    source["upload"] = gr.File(label=f"File (up to {MAXIMUM_UPLOAD.upper()})", elem_id="import-file", height=140)
+    source: dict[str, Any] = {"kind": gr.Radio(SOURCES, value=UPLOAD, label=_("Source"), elem_id="import-kind")}
+    source["upload"] = gr.File(
+        label=_("File (up to {maximum_upload})").format(maximum_upload=MAXIMUM_UPLOAD.upper()),
+        elem_id="import-file",
+        height=140,
+    )
     source["path"] = gr.Textbox(
-        label="Path on this server", placeholder="/data/preferences.jsonl", visible=False, elem_id="import-path"
+        label=_("Path on this server"), placeholder="/data/preferences.jsonl", visible=False, elem_id="import-path"
     )
     with gr.Row():
-        source["repository"] = gr.Textbox(label="Dataset", placeholder="owner/name", visible=False, min_width=240)
-        source["config"] = gr.Textbox(label="Configuration", info="Where it has several.", visible=False, min_width=160)
-        source["split"] = gr.Textbox(label="Split to read", info="Where it has several.", visible=False, min_width=160)
+        source["repository"] = gr.Textbox(label=_("Dataset"), placeholder="owner/name", visible=False, min_width=240)
+        source["config"] = gr.Textbox(
+            label=_("Configuration"), info=_("Where it has several."), visible=False, min_width=160
+        )
+        source["split"] = gr.Textbox(
+            label=_("Split to read"), info=_("Where it has several."), visible=False, min_width=160
+        )
     return source
 
 
 def build_form() -> dict[str, Any]:
     """What to make of the rows."""
     form: dict[str, Any] = {}
-    form["target"] = gr.Radio(TARGET_CHOICES, value="auto", label="Import as", elem_id="import-target")
-    form["verdict"] = gr.Radio(VERDICT_CHOICES, value="judged", label="Verdicts of preferences become")
+    form["target"] = gr.Radio(TARGET_CHOICES, value="auto", label=_("Import as"), elem_id="import-target")
+    form["verdict"] = gr.Radio(VERDICT_CHOICES, value="judged", label=_("Verdicts of preferences become"))
     with gr.Row():
-        form["prompts"] = gr.Radio(SPLIT_CHOICES, value="share", label="New prompts are", min_width=320)
+        form["prompts"] = gr.Radio(SPLIT_CHOICES, value="share", label=_("New prompts are"), min_width=320)
         form["share"] = gr.Number(
-            100 * HELD_OUT_SHARE, label="Held-out share in percent",
-            info="Decided by each prompt's text: always the same ones.", min_width=240,
-        )  # fmt: skip
+            100 * HELD_OUT_SHARE,
+            label=_("Held-out share in percent"),
+            info=_("Decided by each prompt's text: always the same ones."),
+            min_width=240,
+        )
         form["rows"] = gr.Textbox(
-            label="Rows", info="Empty: all. A range as 1-100000.", max_length=40, min_width=200, elem_id="import-rows"
+            label=_("Rows"),
+            info=_("Empty: all. A range as 1-100000."),
+            max_length=40,
+            min_width=200,
+            elem_id="import-rows",
         )
         form["good_from"] = gr.Number(
-            None, label="Good from", info="With a rating: answers of at least this are good, the others bad.",
-            min_width=200, elem_id="import-good-from",
-        )  # fmt: skip
+            None,
+            label=_("Good from"),
+            info=_("With a rating: answers of at least this are good, the others bad."),
+            min_width=200,
+            elem_id="import-good-from",
+        )
     return form
 
 
 def build_columns() -> dict[str, gr.Dropdown]:
     """A choice of column for every role."""
-    with gr.Accordion("Columns", open=False, elem_id="import-columns"), gr.Row():
+    with gr.Accordion(_("Columns"), open=False, elem_id="import-columns"), gr.Row():
         return {
             role: gr.Dropdown(
                 # The columns come with a look; a choice that the app no longer knows is refused by the command.
-                [("–", "")], value="", label=role, info=meaning, allow_custom_value=True, min_width=260,
+                [("–", "")],
+                value="",
+                label=role,
+                info=meaning,
+                allow_custom_value=True,
+                min_width=260,
                 elem_id=f"import-column-{role}",
             )
-            for role, (meaning, _) in ROLES.items()
-        }  # fmt: skip
+            for role, (meaning, _names) in ROLES.items()
+        }
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    gr.Markdown("### Import")
+    gr.Markdown(_("### Import"))
     gr.Markdown(EXPLANATION)
     source = build_source()
-    look = gr.Button("Look at the first rows", variant="primary", scale=0, min_width=240, elem_id="import-look")
+    look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look")
     with gr.Column(visible=False) as group:
         first_rows, meaning = html_box(), html_box()
         form, columns = build_form(), build_columns()
         with gr.Row():
-            again = gr.Button("Read the first rows again so", min_width=200, elem_id="import-again")
-            check = gr.Button("Check all rows", min_width=200, elem_id="import-check")
-            bring = gr.Button("Import", variant="primary", min_width=200, elem_id="import-import")
+            again = gr.Button(_("Read the first rows again so"), min_width=200, elem_id="import-again")
+            check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
+            bring = gr.Button(_("Import"), variant="primary", min_width=200, elem_id="import-import")
     standing = html_box()
-    cancel = gr.Button("Cancel", variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
+    cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
     page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
                 pulse())  # fmt: skip
@@ -268,8 +343,13 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
 # ------------------------------------------------------------------------------------------------------------ handlers
 def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
     hub = kind == HUB
-    return [gr.update(visible=kind == UPLOAD), gr.update(visible=kind == SERVER), gr.update(visible=hub),
-            gr.update(visible=hub), gr.update(visible=kind in (SERVER, HUB))]  # fmt: skip
+    return [
+        gr.update(visible=kind == UPLOAD),
+        gr.update(visible=kind == SERVER),
+        gr.update(visible=hub),
+        gr.update(visible=hub),
+        gr.update(visible=kind in (SERVER, HUB)),
+    ]
 
 
 def choose_split(annotator: Annotator, split: Any) -> Any:
@@ -321,8 +401,9 @@ def follower(page: ImportFormPage, importer: Importer) -> Any:
 def standing_parts(page: ImportFormPage, state: State, seen: int) -> list[Any]:
     """What the page shows of a run; a finished look fills the form, once for each session."""
     running = state.status == "running"
-    buttons = [gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running)
-               for name in page.buttons]  # fmt: skip
+    buttons = [
+        gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running) for name in page.buttons
+    ]
     unchanged = [gr.skip() for _ in range(len(page.followed) - 2 - len(buttons))]
     rest = unchanged
     if state.status == "finished" and state.kind == "look" and state.number != seen:

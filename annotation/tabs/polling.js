@@ -1,5 +1,6 @@
 // The script of a pulse: triggers "beat" again and again, while its tab can be seen. There is one timer at most, either
 // of the next beat or of the answer to the last one; while the tab is hidden there is none.
+const _ = (sentence) => props.sentences[sentence] ?? sentence;
 const SLOWER = 1.25; // so a change is seen later by a quarter of the time before it in which nothing changed, at most
 const SLOWEST_MS = 15000;
 const PATIENCE_MS = 10000;
@@ -18,7 +19,10 @@ let due = Infinity;
 const notice = document.createElement("p");
 notice.className = "signed-out";
 notice.setAttribute("role", "alert");
-notice.innerHTML = 'You are not signed in any more; what is shown here stands still. <a href="login">Sign in again</a>';
+const signIn = document.createElement("a");
+signIn.href = "login";
+signIn.textContent = _("Sign in again.");
+notice.append(_("You are not signed in any more; what is shown here stands still."), " ", signIn);
 
 function next(act, ms) {
   rest();

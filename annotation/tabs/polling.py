@@ -13,6 +13,7 @@ import gradio as gr
 
 from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, Handler, guarded
+from annotation.translation import LANGUAGE
 
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 # Greater than before also after a restart, which open pages outlive.
@@ -25,7 +26,10 @@ def pulse(seconds: float | None = None) -> gr.HTML:
     At first every so many seconds; slower and slower while the answers stay the same. Without a number, the handlers
     that have the pulse among their outputs say when to ask again. No gr.Timer: that goes on after its tab was left.
     """
-    return gr.HTML("", html_template="", js_on_load=SCRIPT, elem_classes=["pulse"], seconds=seconds)
+    sentences = dict(LANGUAGE.script)
+    return gr.HTML(
+        "", html_template="", js_on_load=SCRIPT, elem_classes=["pulse"], seconds=seconds, sentences=sentences
+    )
 
 
 def poll(

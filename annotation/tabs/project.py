@@ -14,16 +14,19 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, Project
 from annotation.store import Guidelines
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui import markdown_process
 from annotation.ui.markup import paragraph, status
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
-FIRST_VIEW: Mapping[str, bool] = {"Literal text": False, "Rendered Markdown": True}
-EACH_CAN_SWITCH = "How answers are first shown; each annotator can switch."
-EXPLANATION = """What you save here holds for comparisons handed out from then on; what is in somebody's hands stays as
-it was shown. Comparisons already made keep their number of answers: with a new number, those that the model makes from
-then on have it."""
+FIRST_VIEW: Mapping[str, bool] = {_("Literal text"): False, _("Rendered Markdown"): True}
+EACH_CAN_SWITCH = _("How answers are first shown; each annotator can switch.")
+EXPLANATION = _(
+    "What you save here holds for comparisons handed out from then on; what is in somebody's hands stays as it "
+    "was shown. Comparisons already made keep their number of answers: with a new number, those that the model "
+    "makes from then on have it."
+)
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
 Values = dict[str, Any]
 
@@ -64,16 +67,20 @@ def share_of(value: Any) -> Any:
 def counts_card(db: Database) -> str:
     """Who can judge and what there is to judge, in a sentence each."""
     people, sizes, gold = access.active_people(db), claims.open_comparisons(db), claims.gold_comparisons(db)
-    by_size = ", ".join(f"{count:,} with {size} answers" for size, count in sizes.items()) or "none"
+    by_size = ", ".join(
+        _("{count:,} with {size} answers").format(count=count, size=size) for size, count in sizes.items()
+    ) or _("none")
     lines = [
-        f"Active accounts that can judge: {people}.",
-        f"Open comparisons, taken by fewer annotators than the project wants: {by_size}.",
-        f"Gold comparisons, whose answer is known: {gold:,}.",
+        _("Active accounts that can judge: {people}.").format(people=people),
+        _("Open comparisons, taken by fewer annotators than the project wants: {by_size}.").format(by_size=by_size),
+        _("Gold comparisons, whose answer is known: {gold:,}.").format(gold=gold),
     ]
     wanted = store.project(db).overlap
     if wanted > people:
         lines.append(
-            f"Each comparison waits for {wanted} annotators, and only {people} can judge: none gets its full number."
+            _(
+                "Each comparison waits for {wanted} annotators, and only {people} can judge: none gets its full number."
+            ).format(wanted=wanted, people=people)
         )
     return "".join(map(paragraph, lines))
 
@@ -84,18 +91,22 @@ def preview_of(text: Any) -> str:
     return (
         f'<div class="rendered guidelines-preview">{markdown_process.to_html(plain)}</div>'
         if plain
-        else status("There is no text yet.")
+        else status(_("There is no text yet."))
     )
 
 
 def title_of(version: Guidelines) -> str:
-    return f"Version {version.version} of {version.created[:10]} by {version.written_by}"
+    return _("Version {version} of {created} by {written_by}").format(
+        version=version.version, created=version.created[:10], written_by=version.written_by
+    )
 
 
 def standing(latest: Guidelines) -> str:
     if not latest.version:
-        return status("There are no guidelines yet. Annotators see none.")
-    return status(f"{title_of(latest)} holds. Each judgement records the version it was made under.")
+        return status(_("There are no guidelines yet. Annotators see none."))
+    return status(
+        _("{title_of} holds. Each judgement records the version it was made under.").format(title_of=title_of(latest))
+    )
 
 
 def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
@@ -139,23 +150,28 @@ class ProjectPage:
 def build_form() -> dict[str, Any]:
     """The project's fields by name; their values come from a guarded handler when the tab is opened."""
     form: dict[str, Any] = {}
-    form["kind"] = gr.Radio([(label, kind) for kind, label in project.KINDS.items()], label="What is asked")
+    form["kind"] = gr.Radio([(label, kind) for kind, label in project.KINDS.items()], label=_("What is asked"))
     with gr.Row():
-        form["answers"] = number("Number of answers", f"In a new comparison, 2 to {MAXIMUM_ANSWERS}; a pair has 2.")
-        form["overlap"] = number("Annotators for each comparison", "Up to the number of active accounts.")
-        form["claim_minutes"] = number("Minutes to judge", "Then a comparison in hand returns to the pool.")
-    with gr.Row():
-        form["gold_share"] = number("Gold comparisons, %", "Share with a known answer, to measure annotators.")
-        form["re_ask_share"] = number("Re-asks, %", "Share of one's own earlier ones, in another order.")
-        form["candidate_share"] = number(
-            "Candidate against serving, %", "Share that compares a new policy with the one it would replace."
+        form["answers"] = number(
+            _("Number of answers"),
+            _("In a new comparison, 2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
         )
-        form["rendered"] = gr.Radio(list(FIRST_VIEW), label="First view", info=EACH_CAN_SWITCH, min_width=240)
-    form["own_prompts"] = gr.Checkbox(label="Annotators may write prompts of their own")
+        form["overlap"] = number(_("Annotators for each comparison"), _("Up to the number of active accounts."))
+        form["claim_minutes"] = number(_("Minutes to judge"), _("Then a comparison in hand returns to the pool."))
+    with gr.Row():
+        form["gold_share"] = number(_("Gold comparisons, %"), _("Share with a known answer, to measure annotators."))
+        form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
+        form["candidate_share"] = number(
+            _("Candidate against serving, %"), _("Share that compares a new policy with the one it would replace.")
+        )
+        form["rendered"] = gr.Radio(list(FIRST_VIEW), label=_("First view"), info=EACH_CAN_SWITCH, min_width=240)
+    form["own_prompts"] = gr.Checkbox(label=_("Annotators may write prompts of their own"))
     taken = ", ".join(f"{letter} ({use})" for letter, use in project.RESERVED_KEYS.items())
     form["tags"] = gr.Textbox(
-        label="Reasons that can be given with a judgement",
-        info=f"One a line, as 'key: label'. A line without a key is given a free letter. Taken by the page: {taken}.",
+        label=_("Reasons that can be given with a judgement"),
+        info=_(
+            "One a line, as 'key: label'. A line without a key is given a free letter. Taken by the page: {taken}."
+        ).format(taken=taken),
         lines=6,
         max_lines=20,
         max_length=project.MAXIMUM_TAGS_TEXT,
@@ -171,14 +187,14 @@ def number(label: str, info: str) -> gr.Number:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
-    gr.Markdown("### What annotators are asked")
+    gr.Markdown(_("### What annotators are asked"))
     asked: dict[str, Any] = {"counts": html_box(), "form": build_form()}
     gr.Markdown(EXPLANATION)
     asked |= {
-        "save": gr.Button("Save the project", variant="primary", scale=0, min_width=240, elem_id="project-save"),
+        "save": gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save"),
         "saved": html_box(),
     }
-    gr.Markdown("### Guidelines")
+    gr.Markdown(_("### Guidelines"))
     page = ProjectPage(**asked, **build_guidelines(), sent=gr.State({}))
     wire(page, context, opening_of(demo))
 
@@ -187,22 +203,22 @@ def build_guidelines() -> dict[str, Any]:
     """The guidelines' editor and what was there before."""
     parts: dict[str, Any] = {"standing": html_box()}
     parts["text"] = gr.Textbox(
-        label="Text, in Markdown",
+        label=_("Text, in Markdown"),
         lines=10,
         max_lines=30,
         max_length=project.MAXIMUM_GUIDELINES,
         elem_id="guidelines-text",
     )
     with gr.Row():
-        parts["preview"] = gr.Button("Preview", scale=0, min_width=160, elem_id="guidelines-preview")
+        parts["preview"] = gr.Button(_("Preview"), scale=0, min_width=160, elem_id="guidelines-preview")
         parts["write"] = gr.Button(
-            "Save as a new version", variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
+            _("Save as a new version"), variant="primary", scale=0, min_width=240, elem_id="guidelines-save"
         )
     parts["preview_box"] = html_box()
-    with gr.Accordion("Every version", open=False):
+    with gr.Accordion(_("Every version"), open=False):
         # A choice made before the app was restarted must still be accepted after it.
-        parts["versions"] = gr.Dropdown([], label="Version", allow_custom_value=True, elem_id="guidelines-versions")
-        parts["earlier"] = gr.Textbox(label="Its text", interactive=False, lines=6, max_lines=30, buttons=["copy"])
+        parts["versions"] = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="guidelines-versions")
+        parts["earlier"] = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
     return parts
 
 
@@ -281,7 +297,9 @@ def saver(db: Database) -> Any:
         changed = asked != store.project(db)
         store.set_project(db, asked)
         form = form_of(asked)
-        told = "Saved. It holds for every comparison handed out from now on." if changed else "Nothing was changed."
+        told = (
+            _("Saved. It holds for every comparison handed out from now on.") if changed else _("Nothing was changed.")
+        )
         updates = [field_update(name, form) for name in FIELDS]
         return [counts_card(db), *updates, status(told), {**known(sent), **form}]
 
@@ -300,7 +318,9 @@ def writer(db: Database) -> Any:
         before = store.guidelines(db).version
         version = store.write_guidelines(db, project.check_guidelines(text), annotator.name)
         latest = store.guidelines(db)
-        told = status("This is the text that holds; no version was added.") if version == before else standing(latest)
+        told = (
+            status(_("This is the text that holds; no version was added.")) if version == before else standing(latest)
+        )
         shown = [told, *choose_version(db, version), preview_of(latest.text)]
         return [latest.text, *shown, {**known(sent), "text": latest.text}]
 

@@ -17,19 +17,30 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
 from annotation.tabs import quality_report
 from annotation.tabs.components import QUEUED, html_box, opening_of, row_number
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui.markup import paragraph, status
 
 Update = dict[str, Any]
-CONSENSUS = "What its annotators agree on"
-GOLD_EXPLANATION = """A gold comparison has a known answer. It is handed out now and then, looking like any other, to
-annotators who have not seen it (how often: Project tab). Judgements made before it became gold stay what they were and
-are trained on; those made from then on only measure, and training leaves them out. Nothing is deleted: a gold
-comparison can be retired, handed out again, or made an ordinary one again."""
-SETTLE_EXPLANATION = """Annotators contradict each other on these. "Settle the next one" puts the one with the most
-disagreement into your hands, blind and in a drawn order; what you hold now goes back to the pool. Open the Annotate tab
-and judge it: your judgement then stands for the comparison, and the others stay in the record."""
-EXCLUSION_EXPLANATION = """Leaving an annotator out takes their judgements out of training and out of the overall
-figures from now on; models trained before keep what they learned. Nothing is deleted, and you can take them back in."""
+NO_COMPARISON = _("Choose a comparison first, or type its number.")
+NO_GOLD = _("Choose a gold comparison first, or type its number.")
+NO_COMPARISON = _("Choose a comparison first, or type its number.")
+NO_GOLD = _("Choose a gold comparison first, or type its number.")
+CONSENSUS = _("What its annotators agree on")
+GOLD_EXPLANATION = _(
+    "A gold comparison has a known answer. It is handed out now and then, looking like any other, to "
+    "annotators who have not seen it (how often: Project tab). Judgements made before it became gold stay what "
+    "they were and are trained on; those made from then on only measure, and training leaves them out. Nothing "
+    "is deleted: a gold comparison can be retired, handed out again, or made an ordinary one again."
+)
+SETTLE_EXPLANATION = _(
+    'Annotators contradict each other on these. "Settle the next one" puts the one with the most disagreement '
+    "into your hands, blind and in a drawn order; what you hold now goes back to the pool. Open the Annotate "
+    "tab and judge it: your judgement then stands for the comparison, and the others stay in the record."
+)
+EXCLUSION_EXPLANATION = _(
+    "Leaving an annotator out takes their judgements out of training and out of the overall figures from now "
+    "on; models trained before keep what they learned. Nothing is deleted, and you can take them back in."
+)
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
@@ -63,15 +74,21 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
 
 def clear_label(found: ClearCase) -> str:
     """A comparison that would make good gold, without what a stranger wrote."""
-    degree = "" if found.strength is None else f", strength {found.strength:.1f} of 3"
-    return f"#{found.comparison_id}: answer {found.best + 1} for all {found.annotators}{degree}"
+    label = (
+        _("#{number}: answer {best} for all {annotators}")
+        if found.strength is None
+        else _("#{number}: answer {best} for all {annotators}, strength {strength:.1f} of 3")
+    )
+    return label.format(
+        number=found.comparison_id, best=found.best + 1, annotators=found.annotators, strength=found.strength
+    )
 
 
-def number_in(value: Any, what: str) -> int:
-    """The number of a chosen or typed comparison. Raises UserError if it is none."""
+def number_in(value: Any, otherwise: str) -> int:
+    """The number of a chosen or typed comparison. Raises UserError that says `otherwise` if it is none."""
     number = row_number(str(value).split(":")[0])
     if number is None:
-        raise UserError(f"Choose {what} first, or type its number.")
+        raise UserError(otherwise)
     return number
 
 
@@ -80,7 +97,7 @@ def best_in(choice: Any) -> int | None:
     return BEST.index(choice) - 1 if choice in BEST and choice != CONSENSUS else None
 
 
-BEST = [CONSENSUS, *(f"Answer {number}" for number in range(1, MAXIMUM_ANSWERS + 1))]
+BEST = [CONSENSUS, *(_("Answer {number}").format(number=number) for number in range(1, MAXIMUM_ANSWERS + 1))]
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -113,67 +130,71 @@ def lay_out() -> QualityPage:
     buttons: dict[str, gr.Button] = {}
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            parts["standing"] = html_box("<p>Reading the judgements …</p>")
-        buttons["refresh"] = gr.Button("Refresh", size="md", scale=1, min_width=120)
+            parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
+        buttons["refresh"] = gr.Button(_("Refresh"), size="md", scale=1, min_width=120)
 
-    gr.Markdown("### Annotators")
+    gr.Markdown(_("### Annotators"))
     parts["annotators"] = html_box()
     html_box(quality_report.reliability_explained() + paragraph(quality_report.TABLE_EXPLANATION, "quiet"))
     parts["reliability"] = html_box()
-    with gr.Accordion("Leave someone out of training, or take them back in", open=False):
+    with gr.Accordion(_("Leave someone out of training, or take them back in"), open=False):
         gr.Markdown(EXCLUSION_EXPLANATION)
         with gr.Row():
             # A choice made before the app was restarted must still be accepted after it.
-            parts["annotator"] = gr.Dropdown([], label="Annotator", allow_custom_value=True, min_width=160)
-            reason = gr.Textbox(label="Reason", max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
+            parts["annotator"] = gr.Dropdown([], label=_("Annotator"), allow_custom_value=True, min_width=160)
+            reason = gr.Textbox(label=_("Reason"), max_length=quality.MAXIMUM_REASON, scale=2, min_width=240)
         with gr.Row():
-            buttons["leave_out"] = gr.Button("Leave out of training", variant="stop", min_width=180)
-            buttons["take_back"] = gr.Button("Take back in", min_width=180)
+            buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop", min_width=180)
+            buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
         said["exclusion"] = html_box()
 
-    gr.Markdown("### Agreement")
+    gr.Markdown(_("### Agreement"))
     parts["agreement"] = html_box()
     parts["over_time"] = html_box()
-    gr.Markdown("### Biases")
+    gr.Markdown(_("### Biases"))
     parts["biases"] = html_box()
 
-    gr.Markdown("### To settle")
+    gr.Markdown(_("### To settle"))
     gr.Markdown(SETTLE_EXPLANATION)
     parts["disputes"] = html_box()
     with gr.Row():
-        parts["settle"] = gr.Button("Settle the next one", variant="primary", scale=0, min_width=240, interactive=False)
+        parts["settle"] = gr.Button(
+            _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False
+        )
     said["settle"] = html_box()
 
-    gr.Markdown("### Gold comparisons")
+    gr.Markdown(_("### Gold comparisons"))
     parts["golds"] = html_box()
-    with gr.Accordion("Make a comparison gold, or change one", open=False):
+    with gr.Accordion(_("Make a comparison gold, or change one"), open=False):
         gr.Markdown(GOLD_EXPLANATION)
         with gr.Row():
             parts["case"] = gr.Dropdown(
                 [],
-                label="Comparison",
-                info="Those on which all agree; or type a number.",
+                label=_("Comparison"),
+                info=_("Those on which all agree; or type a number."),
                 allow_custom_value=True,
                 min_width=240,
             )
-            best = gr.Dropdown(BEST, value=CONSENSUS, label="Best answer", info="Known from now on.", min_width=200)
+            best = gr.Dropdown(
+                BEST, value=CONSENSUS, label=_("Best answer"), info=_("Known from now on."), min_width=200
+            )
         with gr.Row():
-            buttons["look"] = gr.Button("Look at it", min_width=140)
-            buttons["make"] = gr.Button("Make it gold", variant="primary", min_width=140)
+            buttons["look"] = gr.Button(_("Look at it"), min_width=140)
+            buttons["make"] = gr.Button(_("Make it gold"), variant="primary", min_width=140)
         said["make"] = html_box()
         view = html_box()
-        parts["gold"] = gr.Dropdown([], label="Gold comparison", allow_custom_value=True, min_width=240)
+        parts["gold"] = gr.Dropdown([], label=_("Gold comparison"), allow_custom_value=True, min_width=240)
         with gr.Row():
-            buttons["retire"] = gr.Button("Retire", min_width=140)
-            buttons["reinstate"] = gr.Button("Hand out again", min_width=140)
-            buttons["release"] = gr.Button("No longer gold", variant="stop", min_width=140)
+            buttons["retire"] = gr.Button(_("Retire"), min_width=140)
+            buttons["reinstate"] = gr.Button(_("Hand out again"), min_width=140)
+            buttons["release"] = gr.Button(_("No longer gold"), variant="stop", min_width=140)
         said["gold"] = html_box()
 
-    gr.Markdown("### Policies")
+    gr.Markdown(_("### Policies"))
     parts["policies"] = html_box()
-    gr.Markdown("### Flagged")
+    gr.Markdown(_("### Flagged"))
     parts["flagged"] = html_box()
-    gr.Markdown("### Decisions")
+    gr.Markdown(_("### Decisions"))
     parts["decisions"] = html_box()
     return QualityPage(parts, said, reason, best, view, buttons)
 
@@ -201,7 +222,7 @@ def wire_views(page: QualityPage, context: Context, opening: Callable[..., Any])
 
     @guarded(context, "admin")
     def look_at_comparison(annotator: Annotator, number: Any) -> str:
-        return quality_report.case_view(quality.review(context.db, number_in(number, "a comparison")))
+        return quality_report.case_view(quality.review(context.db, number_in(number, NO_COMPARISON)))
 
     opening(open_quality, None, page.outputs, **QUEUED)
     page.buttons["refresh"].click(refresh_quality, None, page.outputs, **QUEUED)
@@ -215,12 +236,12 @@ def wire_exclusion(page: QualityPage, context: Context) -> None:
     @guarded(context, "admin")
     def leave_out_annotator(annotator: Annotator, name: Any, reason: Any) -> list[Any]:
         quality.leave_out(db, str(name or ""), str(reason or ""), annotator.name)
-        return page.sent(db, "exclusion", status(f"{name} is left out of training from now on."))
+        return page.sent(db, "exclusion", status(_("{name} is left out of training from now on.").format(name=name)))
 
     @guarded(context, "admin")
     def take_annotator_back(annotator: Annotator, name: Any, reason: Any) -> list[Any]:
         quality.take_back(db, str(name or ""), str(reason or ""), annotator.name)
-        return page.sent(db, "exclusion", status(f"{name} counts in training again."))
+        return page.sent(db, "exclusion", status(_("{name} counts in training again.").format(name=name)))
 
     for name, handler in (("leave_out", leave_out_annotator), ("take_back", take_annotator_back)):
         page.buttons[name].click(handler, [page.parts["annotator"], page.reason], page.outputs, **QUEUED)
@@ -243,28 +264,38 @@ def wire_gold(page: QualityPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def make_comparison_gold(annotator: Annotator, number: Any, best: Any) -> list[Any]:
-        comparison = number_in(number, "a comparison")
+        comparison = number_in(number, NO_COMPARISON)
         known = quality.make_gold(db, comparison, best_in(best), annotator.name)
-        sentence = f"Comparison {comparison} is gold now: answer {known + 1} is the known one."
+        sentence = _("Comparison {comparison} is gold now: answer {known} is the known one.").format(
+            comparison=comparison, known=known + 1
+        )
         return page.sent(db, "make", status(sentence))
 
     @guarded(context, "admin")
     def retire_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, "a gold comparison")
+        comparison = number_in(number, NO_GOLD)
         quality.retire_gold(db, comparison, annotator.name)
-        return page.sent(db, "gold", status(f"Comparison {comparison} is handed out to nobody any more."))
+        return page.sent(
+            db,
+            "gold",
+            status(_("Comparison {comparison} is handed out to nobody any more.").format(comparison=comparison)),
+        )
 
     @guarded(context, "admin")
     def reinstate_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, "a gold comparison")
+        comparison = number_in(number, NO_GOLD)
         quality.reinstate_gold(db, comparison, annotator.name)
-        return page.sent(db, "gold", status(f"Comparison {comparison} is handed out again."))
+        return page.sent(
+            db, "gold", status(_("Comparison {comparison} is handed out again.").format(comparison=comparison))
+        )
 
     @guarded(context, "admin")
     def release_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, "a gold comparison")
+        comparison = number_in(number, NO_GOLD)
         quality.release_gold(db, comparison, annotator.name)
-        return page.sent(db, "gold", status(f"Comparison {comparison} is an ordinary one again."))
+        return page.sent(
+            db, "gold", status(_("Comparison {comparison} is an ordinary one again.").format(comparison=comparison))
+        )
 
     page.buttons["make"].click(make_comparison_gold, [page.parts["case"], page.best], page.outputs, **QUEUED)
     changes = (

@@ -17,13 +17,26 @@ from annotation.metrics.quality import (
     ReviewedJudgement,
 )
 from annotation.metrics.reliability import Reliability
-from annotation.records import STRENGTHS, Project
+from annotation.records import Project
+from annotation.translation import _, ngettext
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
-from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval, some
+from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import Row, escape, paragraph, points, table, unfold
 
-NO_JUDGEMENTS = "Nobody has judged anything yet. Figures appear here with the first judgements."
+FLAG_NAMES: Mapping[str, str] = {
+    "harmful": _("harmful"),
+    "personal-data": _("personal data"),
+    "broken": _("broken"),
+}
+OUTCOME_NAMES: Mapping[str, str] = {
+    "ranked": _("ranked"),
+    "all-bad": _("all bad"),
+    "skip": _("skip"),
+    "undone": _("undone"),
+}
+DEGREES: Mapping[int, str] = {1: _("slightly"), 2: _("clearly"), 3: _("much")}
+NO_JUDGEMENTS = _("Nobody has judged anything yet. Figures appear here with the first judgements.")
 # Below so many comparisons an interval over them says little, and the page says so.
 FEW = 10
 COIN = 0.5
@@ -32,10 +45,9 @@ COIN = 0.5
 # ------------------------------------------------------------------------------------------------------------- pieces
 def in_hand(comparison_id: int) -> str:
     """Says that a comparison waits to be judged; the link loads the page anew, which opens on the Annotate tab."""
-    return (
-        f'<p role="status">Comparison {comparison_id} is in your hands, to settle. '
-        '<a href="./">Judge it on the Annotate tab</a>.</p>'
-    )
+    said = _("Comparison {number} is in your hands, to settle.").format(number=comparison_id)
+    link = _("Judge it on the Annotate tab.")
+    return f'<p role="status">{escape(said)} <a href="./">{escape(link)}</a></p>'
 
 
 # ----------------------------------------------------------------------------------------------------------- standing
@@ -44,41 +56,48 @@ def status_sentence(figures: QualityReport, project: Project) -> str:
     if not figures.annotators:
         return paragraph(NO_JUDGEMENTS, "headline")
     people = sum(1 for one in figures.annotators if one.judgements and one.name not in figures.excluded)
-    sentence = (
-        f"{some(figures.judgements, 'judgement')} by {some(people, 'annotator')} on "
-        f"{some(figures.comparisons, 'comparison')} can train the model. {agreement_sentence(figures)}"
-    )
-    looked = points(to_look_at(figures, project)) or paragraph("Nothing else calls for attention.")
+    trains = ngettext(
+        "{count:,} judgement can train the model (annotators: {people:,}; comparisons: {comparisons:,}).",
+        "{count:,} judgements can train the model (annotators: {people:,}; comparisons: {comparisons:,}).",
+        figures.judgements,
+    ).format(count=figures.judgements, people=people, comparisons=figures.comparisons)
+    sentence = f"{trains} {agreement_sentence(figures)}"
+    looked = points(to_look_at(figures, project)) or paragraph(_("Nothing else calls for attention."))
     return paragraph(sentence, "headline") + looked
 
 
 def agreement_sentence(figures: QualityReport) -> str:
     """How far annotators agree, with what that means."""
     if not figures.agreement:
-        return "How far annotators agree is not known: no two have judged the same comparison."
+        return _("How far annotators agree is not known: no two have judged the same comparison.")
     first = max((found for found in figures.agreement if found.level == "nominal"), key=lambda found: found.comparisons)
     if first.comparisons < FEW:
-        return (
-            f"Several have judged only {some(first.comparisons, 'comparison')} so far: too few to say how far they "
-            "agree."
-        )
-    said_alike = f"Where several judged the same comparison, they agree in {percent_with_interval(first.percent)}"
+        return ngettext(
+            "Several have judged only {count} comparison so far: too few to say how far they agree.",
+            "Several have judged only {count} comparisons so far: too few to say how far they agree.",
+            first.comparisons,
+        ).format(count=first.comparisons)
+    agreed = percent_with_interval(first.percent)
     if first.alpha is None:
-        return f"{said_alike}, always with the same answer."
-    return f"{said_alike}; Krippendorff's alpha is {number_with_interval(first.alpha)}: {meaning(first.alpha.value)}."
+        return _(
+            "Where several judged the same comparison, they agree in {agreed}, always with the same answer."
+        ).format(agreed=agreed)
+    alike = _("Where several judged the same comparison, they agree in {agreed}; Krippendorff's alpha is {alpha}.")
+    said = alike.format(agreed=agreed, alpha=number_with_interval(first.alpha))
+    return f"{said} {meaning(first.alpha.value)}"
 
 
 def meaning(alpha: float) -> str:
     """What an alpha is good for: the thresholds of Krippendorff 2004, and below them what preferences usually give."""
     if alpha >= 0.8:
-        return "as much as can be asked of careful measuring"
+        return _("That is as much as can be asked of careful measuring.")
     if alpha >= 0.667:
-        return "good for judgements of taste"
+        return _("That is good for judgements of taste.")
     if alpha >= 0.3:
-        return "usual where taste decides; more annotators for each comparison help"
+        return _("That is usual where taste decides; more annotators for each comparison help.")
     if alpha >= 0.1:
-        return "low; clearer guidelines help, and so do more annotators for each comparison"
-    return "hardly more than chance; look at the guidelines and at each annotator before you train"
+        return _("That is low; clearer guidelines help, and so do more annotators for each comparison.")
+    return _("That is hardly more than chance; look at the guidelines and at each annotator before you train.")
 
 
 def to_look_at(figures: QualityReport, project: Project) -> list[str]:
@@ -90,31 +109,56 @@ def to_look_at(figures: QualityReport, project: Project) -> list[str]:
     open_golds = [gold for gold in figures.golds if not gold.retired]
     biased = [bias for bias in (*figures.position, *figures.length) if clearly_biased(bias)]
     points = [
-        f"{', '.join(coins)}: hardly more reliable than a coin. Look at their judgements; you can leave them out of "
-        "training below."
-        if coins else "",
-        f"{some(len(figures.disputes), 'comparison waits', 'comparisons wait')} to be settled because annotators "
-        "contradict each other."
-        if figures.disputes else "",
+        _(
+            "{coins}: hardly more reliable than a coin. Look at their judgements; you can leave them out of "
+            "training below."
+        ).format(coins=", ".join(coins))
+        if coins
+        else "",
+        ngettext(
+            "{count:,} comparison waits to be settled because annotators contradict each other.",
+            "{count:,} comparisons wait to be settled because annotators contradict each other.",
+            len(figures.disputes),
+        ).format(count=len(figures.disputes))
+        if figures.disputes
+        else "",
         *(
-            f"{bias.name}: {percent_with_interval(bias.share)}, where {percent(bias.fair)} would be even."
+            _("{name}: {share}, where {fair} would be even.").format(
+                name=bias.name, share=percent_with_interval(bias.share), fair=percent(bias.fair)
+            )
             for bias in biased
         ),
-        f"{', '.join(hasty)}: more than one judgement in twenty was far too fast to have read the answers."
-        if hasty else "",
-        f"{some(len(wrong), 'gold comparison is', 'gold comparisons are')} judged wrong by most. Is the known answer "
-        "right?"
-        if wrong else "",
-        f"{some(len(figures.flagged), 'judgement carries', 'judgements carry')} a flag; their comparisons are not "
-        "trained on."
-        if figures.flagged else "",
-        "Each comparison is judged by one annotator, so agreement can't be measured. Set two or three on the Project "
-        "tab to learn how far the labels can be trusted."
-        if project.overlap == 1 and len(counted) > 1 else "",
-        f"{percent(project.gold_share)} of what annotators see is meant to be gold, but no comparison is. Make some "
-        "below."
-        if project.gold_share > 0 and not open_golds else "",
-    ]  # fmt: skip
+        _("{hasty}: more than one judgement in twenty was far too fast to have read the answers.").format(
+            hasty=", ".join(hasty)
+        )
+        if hasty
+        else "",
+        ngettext(
+            "{count:,} gold comparison is judged wrong by most. Is the known answer right?",
+            "{count:,} gold comparisons are judged wrong by most. Are the known answers right?",
+            len(wrong),
+        ).format(count=len(wrong))
+        if wrong
+        else "",
+        ngettext(
+            "{count:,} judgement carries a flag; its comparison is not trained on.",
+            "{count:,} judgements carry a flag; their comparisons are not trained on.",
+            len(figures.flagged),
+        ).format(count=len(figures.flagged))
+        if figures.flagged
+        else "",
+        _(
+            "Each comparison is judged by one annotator, so agreement can't be measured. Set two or three on "
+            "the Project tab to learn how far the labels can be trusted."
+        )
+        if project.overlap == 1 and len(counted) > 1
+        else "",
+        _("{gold_share} of what annotators see is meant to be gold, but no comparison is. Make some below.").format(
+            gold_share=percent(project.gold_share)
+        )
+        if project.gold_share > 0 and not open_golds
+        else "",
+    ]
     return [point for point in points if point]
 
 
@@ -125,8 +169,15 @@ def clearly_biased(bias: Bias) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- annotators
 ANNOTATOR_HEADERS = (
-    *("Annotator", "Reliability", "Judgements", "Right on gold", "Same when asked again", "Agrees with others"),
-    *("Chose left or first", "Ties, all bad", "Median time", "Far too fast", "Training"),
+    *(
+        _("Annotator"),
+        _("Reliability"),
+        _("Judgements"),
+        _("Right on gold"),
+        _("Same when asked again"),
+        _("Agrees with others"),
+    ),
+    *(_("Chose left or first"), _("Ties, all bad"), _("Median time"), _("Far too fast"), _("Training")),
 )
 
 
@@ -136,25 +187,31 @@ def annotators_table(figures: QualityReport) -> str:
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
     ]
-    return table(ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS, caption="Annotators, each share with its 95% interval")
+    return table(ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS, caption=_("Annotators, each share with its 95% interval"))
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
     """One annotator's figures as text."""
-    even = f", even {percent(one.fair)}" if one.first_place and one.fair != COIN else ""
-    interval = f"{percent(reliability.estimate)}\n{percent(reliability.low)} to {percent(reliability.high)}"
+    first_place = counted_share(one.first_place)
+    if one.first_place and one.fair != COIN:
+        first_place = _("{share}, even {fair}").format(share=first_place, fair=percent(one.fair))
+    interval = _("not measured")
+    if reliability.evidence:
+        interval = _("{value}\n{low} to {high}").format(
+            value=percent(reliability.estimate), low=percent(reliability.low), high=percent(reliability.high)
+        )
     return (
         one.name,
-        f"{interval if reliability.evidence else 'not measured'}\n{evidence_text(reliability)}",
+        f"{interval}\n{evidence_text(reliability)}",
         f"{one.judgements:,}",
         counted_share(one.gold),
         counted_share(one.consistency),
         counted_share(one.agreement),
-        counted_share(one.first_place) + even,
+        first_place,
         counted_share(one.undecided),
         NOTHING if one.seconds is None else f"{one.seconds:.1f} s",
         f"{one.hasty:,}",
-        "counts" if left_out is None else f"left out\n{left_out}",
+        _("counts") if left_out is None else _("left out\n{left_out}").format(left_out=left_out),
     )
 
 
@@ -162,55 +219,69 @@ def counted_share(figure: Estimate | None) -> str:
     """A share, and below it its interval and of how many."""
     if figure is None:
         return NOTHING
-    return f"{percent(figure.value)}\n{percent(figure.low)} to {percent(figure.high)}\nof {figure.n:,}"
+    return _("{value}\n{low} to {high}\nof {count:,}").format(
+        value=percent(figure.value), low=percent(figure.low), high=percent(figure.high), count=figure.n
+    )
 
 
 def reliability_text(reliability: Reliability) -> str:
     """The chance to be right, with its interval."""
-    return f"{percent(reliability.estimate)} ({percent(reliability.low)} to {percent(reliability.high)})"
+    return _("{value} ({low} to {high})").format(
+        value=percent(reliability.estimate), low=percent(reliability.low), high=percent(reliability.high)
+    )
 
 
 def evidence_text(reliability: Reliability) -> str:
     if not reliability.evidence:
-        return "no evidence yet"
-    return f"{reliability.overlap:,} shared, {reliability.known:,} gold, {reliability.repeats:,} again"
+        return _("no evidence yet")
+    return _("{overlap:,} shared, {known:,} gold, {repeats:,} again").format(
+        overlap=reliability.overlap, known=reliability.known, repeats=reliability.repeats
+    )
 
 
-TABLE_EXPLANATION = (
-    "Reliability rests on comparisons shared with others, gold ones, and own ones asked again. Right on gold: a tie "
-    "with the known answer in it counts half. Same when asked again: an own earlier comparison, shown in the opposite "
-    "order; a tie once and a preference once counts half. Agrees with others: names the same best answer, a tie being "
-    "an answer of its own. Far too fast: a judgement faster than both the annotator's own median and everybody's by "
-    "more than 3.5 robust standard deviations of the logarithm of seconds (Iglewicz and Hoaglin 1993)."
+TABLE_EXPLANATION = _(
+    "Reliability rests on comparisons shared with others, gold ones, and own ones asked again. Right on "
+    "gold: a tie with the known answer in it counts half. Same when asked again: an own earlier "
+    "comparison, shown in the opposite order; a tie once and a preference once counts half. Agrees with "
+    "others: names the same best answer, a tie being an answer of its own. Far too fast: a judgement "
+    "faster than both the annotator's own median and everybody's by more than 3.5 robust standard "
+    "deviations of the logarithm of seconds (Iglewicz and Hoaglin 1993)."
 )
 RELIABILITY_EXPLANATION = (
-    "The chance that this annotator, choosing between the better answer and another one, chooses the better. Nobody "
-    "knows which answer is better, so it is estimated from three things together: comparisons that others have judged "
-    "as well (the one-coin model of Dawid and Skene 1979: whoever agrees with reliable people is reliable), gold "
-    "comparisons, whose answer is known, and own comparisons asked again (somebody who often contradicts themself "
-    "can't be right often; somebody who never does may still be wrong every time, so consistency raises the number "
-    "only a little).",
-    "Without evidence no number is shown, and training assumes 73%, which is how often the labellers of InstructGPT "
-    "agreed with each other; the estimate begins there and moves away as evidence comes in, and the interval says how "
-    "sure it is. Ties and “all bad” "
-    "choose nothing and do not count. It measures agreement with what most reliable people here find better, so a "
-    "person with a taste of their own gets a lower number without being careless.",
-    "When a comparison is turned into training data, each vote weighs as much as its annotator is reliable, and each "
-    "preference carries the chance that it is the wrong way round: 27% after one annotator of whom nothing is known, "
-    "far less after three who agree. What training does with that chance is chosen on the Train tab: nothing (Ignore), "
-    "a smaller weight for unsure preferences (Weight), or a loss that expects some of them to be wrong (Smooth). "
-    "Nobody is believed to be worse than a coin or better than 99%.",
+    _(
+        "The chance that this annotator, choosing between the better answer and another one, chooses the "
+        "better. Nobody knows which answer is better, so it is estimated from three things together: "
+        "comparisons that others have judged as well (the one-coin model of Dawid and Skene 1979: whoever "
+        "agrees with reliable people is reliable), gold comparisons, whose answer is known, and own "
+        "comparisons asked again (somebody who often contradicts themself can't be right often; somebody who "
+        "never does may still be wrong every time, so consistency raises the number only a little)."
+    ),
+    _(
+        "Without evidence no number is shown, and training assumes 73%, which is how often the labellers of "
+        "InstructGPT agreed with each other; the estimate begins there and moves away as evidence comes in, "
+        "and the interval says how sure it is. Ties and “all bad” choose nothing and do not count. It measures "
+        "agreement with what most reliable people here find better, so a person with a taste of their own gets "
+        "a lower number without being careless."
+    ),
+    _(
+        "When a comparison is turned into training data, each vote weighs as much as its annotator is "
+        "reliable, and each preference carries the chance that it is the wrong way round: 27% after one "
+        "annotator of whom nothing is known, far less after three who agree. What training does with that "
+        "chance is chosen on the Train tab: nothing (Ignore), a smaller weight for unsure preferences "
+        "(Weight), or a loss that expects some of them to be wrong (Smooth). Nobody is believed to be worse "
+        "than a coin or better than 99%."
+    ),
 )
 
 
 def reliability_explained() -> str:
     words = "".join(paragraph(sentence) for sentence in RELIABILITY_EXPLANATION)
-    return unfold("What the reliability number means", words)
+    return unfold(_("What the reliability number means"), words)
 
 
-NO_EVIDENCE = (
-    "How reliable each annotator is appears here once there are comparisons that several have judged, gold ones, or "
-    "ones asked again."
+NO_EVIDENCE = _(
+    "How reliable each annotator is appears here once there are comparisons that several have judged, gold "
+    "ones, or ones asked again."
 )
 
 
@@ -224,22 +295,26 @@ def reliability_chart(figures: QualityReport) -> str:
     order = sorted(measured, key=lambda entry: -entry[1].estimate)
     marks = [
         ChartMark(
-            name + (" (left out)" if name in figures.excluded else ""), r.estimate, r.low, r.high, reliability_text(r)
+            _("{name} (left out)").format(name=name) if name in figures.excluded else name,
+            r.estimate,
+            r.low,
+            r.high,
+            reliability_text(r),
         )
         for name, r in order
     ]
     frame = Frame(
         "reliability",
-        "Reliability of each annotator",
-        "Further right is better. The dashed line is a coin: an interval that reaches it may be no better than one.",
+        _("Reliability of each annotator"),
+        _("Further right is better. The dashed line is a coin: an interval that reaches it may be no better than one."),
     )
-    return charts.intervals(frame, marks, "chance to choose the better of two answers", COIN)
+    return charts.intervals(frame, marks, _("chance to choose the better of two answers"), COIN)
 
 
 # ---------------------------------------------------------------------------------------------------------- agreement
-NO_OVERLAP = (
-    "No two annotators have judged the same comparison yet. Set two or three annotators for each comparison on the "
-    "Project tab; then this shows how far they agree."
+NO_OVERLAP = _(
+    "No two annotators have judged the same comparison yet. Set two or three annotators for each "
+    "comparison on the Project tab; then this shows how far they agree."
 )
 
 
@@ -248,22 +323,27 @@ def agreement_table(found: Sequence[Agreement]) -> str:
     rows = [
         (
             one.question,
-            f"{one.comparisons:,}\nwith {one.judgements:,} judgements",
+            _("{comparisons:,}\nwith {judgements:,} judgements").format(
+                comparisons=one.comparisons, judgements=one.judgements
+            ),
             percent_with_interval(one.percent)
-            + ("\nfew comparisons: hardly to be relied on" if one.comparisons < FEW else ""),
-            number_with_interval(one.alpha) if one.alpha else "not defined\nonly one answer was ever given",
+            + (_("\nfew comparisons: hardly to be relied on") if one.comparisons < FEW else ""),
+            number_with_interval(one.alpha) if one.alpha else _("not defined\nonly one answer was ever given"),
             one.level,
         )
         for one in found
     ]
-    headers = ("Question", "Comparisons", "Say the same", "Krippendorff's alpha", "Level")
+    headers = (_("Question"), _("Comparisons"), _("Say the same"), _("Krippendorff's alpha"), _("Level"))
     note = paragraph(
-        "Alpha is 1 where all agree and 0 where they agree as often as chance would have it. Intervals: 95%, over "
-        "resampled comparisons. Only independent judgements count: not gold, not asked again, not settled ones, not "
-        "“all bad”, none made before the answers were complete, none of annotators who are left out.",
+        _(
+            "Alpha is 1 where all agree and 0 where they agree as often as chance would have it. Intervals: "
+            "95%, over resampled comparisons. Only independent judgements count: not gold, not asked again, "
+            "not settled ones, not “all bad”, none made before the answers were complete, none of annotators "
+            "who are left out."
+        ),
         "quiet",
     )
-    return table(headers, rows, NO_OVERLAP, caption="Agreement between annotators") + (note if rows else "")
+    return table(headers, rows, NO_OVERLAP, caption=_("Agreement between annotators")) + (note if rows else "")
 
 
 def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:
@@ -275,55 +355,62 @@ def agreement_chart(periods: Sequence[Period]) -> str:
     """Agreement over time."""
     if len(periods) < 2:
         return paragraph(
-            "Agreement over time appears here once several annotators have judged the same 20 comparisons.", "quiet"
+            _("Agreement over time appears here once several annotators have judged the same 20 comparisons."), "quiet"
         )
     marks = [
         ChartMark(
-            period.last[:16], one.value, one.low, one.high, f"{percent_with_interval(one)} of {one.n:,} comparisons"
+            period.last[:16],
+            one.value,
+            one.low,
+            one.high,
+            _("{one} of {n:,} comparisons").format(one=percent_with_interval(one), n=one.n),
         )
         for period in periods
         for one in (period.percent,)
     ]
     frame = Frame(
         "agreement",
-        "Agreement over time",
-        "Each point is an equal number of comparisons. A fall means that the task became harder or less clear, or that "
-        "people tire.",
+        _("Agreement over time"),
+        _(
+            "Each point is an equal number of comparisons. A fall means that the task became harder or less "
+            "clear, or that people tire."
+        ),
     )
-    return charts.series(frame, marks, "judgements that say the same", "time of a group's last judgement (UTC)")
+    return charts.series(frame, marks, _("judgements that say the same"), _("time of a group's last judgement (UTC)"))
 
 
 # -------------------------------------------------------------------------------------------------------------- biases
 def bias_meters(position: Sequence[Bias], length: Sequence[Bias]) -> str:
     """Position and length bias as meters."""
     if not position and not length:
-        return paragraph("Biases appear here once somebody has preferred an answer.", "quiet")
+        return paragraph(_("Biases appear here once somebody has preferred an answer."), "quiet")
     parts = [
-        meter("position", "Position bias", position, POSITION_SENTENCE),
-        meter("length", "Length bias", length, LENGTH_SENTENCE),
+        meter("position", _("Position bias"), position, POSITION_SENTENCE),
+        meter("length", _("Length bias"), length, LENGTH_SENTENCE),
     ]
     return f'<div class="beside">{"".join(parts)}</div>'
 
 
-POSITION_SENTENCE = (
-    "Places are drawn by lot, so a choice should fall on each equally often (dashed). Off the line, people choose by "
-    "place."
+POSITION_SENTENCE = _(
+    "Places are drawn by lot, so a choice should fall on each equally often (dashed). Off the line, people "
+    "choose by place."
 )
-LENGTH_SENTENCE = (
-    "Choices of the longer answer, in characters; equal lengths are left out. Right of the line the model learns to "
-    "write more: it may be better answers, or just longer ones."
+LENGTH_SENTENCE = _(
+    "Choices of the longer answer, in characters; equal lengths are left out. Right of the line the model "
+    "learns to write more: it may be better answers, or just longer ones."
 )
 
 
 def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
     """A chart for each bias, so that the dashed line is true for all its marks."""
     if not biases:
-        return f"<div>{paragraph(f'{title}: nothing to tell it by. {sentence}', 'quiet')}</div>"
+        nothing = _("{title}: nothing to tell it by.").format(title=title)
+        return f"<div>{paragraph(f'{nothing} {sentence}', 'quiet')}</div>"
     return "".join(
         charts.intervals(
             Frame(f"{name}-{number}", title, sentence),
             [ChartMark(bias.name, bias.share.value, bias.share.low, bias.share.high, bias_text(bias))],
-            f"share of {bias.share.n:,} decisive choices (even: {percent(bias.fair)})",
+            _("share of {n:,} decisive choices (even: {fair})").format(n=bias.share.n, fair=percent(bias.fair)),
             bias.fair,
         )
         for number, bias in enumerate(biases)
@@ -348,31 +435,40 @@ def policies_chart(policies: Strengths) -> str:
             placed.estimate.value,
             placed.estimate.low,
             placed.estimate.high,
-            "the zero of the scale" if placed.policy == policies.reference else strength_text(placed.estimate),
+            _("the zero of the scale") if placed.policy == policies.reference else strength_text(placed.estimate),
         )
         for placed in policies.placed
     ]
     unplaced = (
         paragraph(
-            f"Not placed, because they have only won or only lost against these, or never met them: "
-            f"{', '.join(policies.unplaced)}.",
+            _(
+                "Not placed, because they have only won or only lost against these, or never met them: {unplaced}."
+            ).format(unplaced=", ".join(policies.unplaced)),
             "quiet",
         )
-        if policies.unplaced else ""
-    )  # fmt: skip
+        if policies.unplaced
+        else ""
+    )
     frame = Frame(
         "policies",
-        "Strength of the policies (Bradley–Terry)",
-        f"From {some(policies.comparisons, 'comparison')} of answers by different policies, a tie being half a win. "
-        f"Right of the dashed line a policy beats {policies.reference} more often than not.",
+        _("Strength of the policies (Bradley–Terry)"),
+        ngettext(
+            "From {count:,} comparison of answers by different policies, a tie being half a win. "
+            "Right of the dashed line a policy beats {reference} more often than not.",
+            "From {count:,} comparisons of answers by different policies, a tie being half a win. "
+            "Right of the dashed line a policy beats {reference} more often than not.",
+            policies.comparisons,
+        ).format(count=policies.comparisons, reference=policies.reference),
     )
-    axis = f"strength in log-odds; {policies.reference} is 0"
+    axis = _("strength in log-odds; {reference} is 0").format(reference=policies.reference)
     return charts.intervals(frame, marks, axis, 0.0, limits, lambda value: f"{value:g}") + unplaced
 
 
 def strength_text(strength: Estimate) -> str:
     """A strength in log-odds and as a chance to win."""
-    return f"{strength.value:+.2f} ({strength.low:+.2f} to {strength.high:+.2f}), {percent(won(strength.value))} wins"
+    return _("{value:+.2f} ({low:+.2f} to {high:+.2f}), {won} wins").format(
+        value=strength.value, low=strength.low, high=strength.high, won=percent(won(strength.value))
+    )
 
 
 def won(odds: float) -> float:
@@ -383,15 +479,19 @@ def won(odds: float) -> float:
 def no_strengths(policies: Strengths) -> str:
     """Why no strengths can be shown."""
     if not policies.comparisons:
-        return (
-            "No judgement compares answers of different policies: each comparison holds answers of the policy that "
-            "served when it was made. 'Let people compare' on the Iterations tab puts the answers of two policies "
-            "before annotators; strengths appear here once such comparisons have been judged."
+        return _(
+            "No judgement compares answers of different policies: each comparison holds answers of the "
+            "policy that served when it was made. 'Let people compare' on the Iterations tab puts the "
+            "answers of two policies before annotators; strengths appear here once such comparisons have "
+            "been judged."
         )
-    return (
-        f"{some(policies.comparisons, 'comparison')} of answers by different policies "
-        f"({', '.join(policies.unplaced)}) so far: not enough. It takes ten in which each policy has won and lost."
-    )
+    return ngettext(
+        "{count} comparison of answers by different policies ({policies}) so far: not enough. "
+        "It takes ten in which each policy has won and lost.",
+        "{count} comparisons of answers by different policies ({policies}) so far: not enough. "
+        "It takes ten in which each policy has won and lost.",
+        policies.comparisons,
+    ).format(count=policies.comparisons, policies=", ".join(policies.unplaced))
 
 
 # ------------------------------------------------------------------------------------------------------------ per day
@@ -401,9 +501,21 @@ def days_chart(per_day: Sequence[tuple[str, int]]) -> str:
         return ""
     total = sum(count for _, count in per_day)
     frame = Frame(
-        "days", "Judgements over time", f"{some(total, 'judgement')} on {some(len(per_day), 'day')}; skips don't count."
+        "days",
+        _("Judgements over time"),
+        ngettext(
+            "{count:,} judgement on {days:,} days; skips don't count.",
+            "{count:,} judgements on {days:,} days; skips don't count.",
+            total,
+        ).format(count=total, days=len(per_day))
+        if len(per_day) > 1
+        else ngettext(
+            "{count:,} judgement on one day; skips don't count.",
+            "{count:,} judgements on one day; skips don't count.",
+            total,
+        ).format(count=total),
     )
-    return charts.columns(frame, per_day, "judgements")
+    return charts.columns(frame, per_day, _("judgements"))
 
 
 # ------------------------------------------------------------------------------------------- settling, gold and flags
@@ -412,17 +524,18 @@ def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
     rows = [
         (
             f"#{dispute.comparison_id}",
-            some(dispute.annotators, "annotator"),
+            ngettext("{count} annotator", "{count} annotators", dispute.annotators).format(count=dispute.annotators),
             percent(dispute.disagreement),
             str(dispute.spread) if dispute.spread else NOTHING,
         )
         for dispute in disputes[:limit]
     ]
-    headers = ("Comparison", "Judged by", "Disagreement", "Widest gap in strength (of 6)")
+    headers = (_("Comparison"), _("Judged by"), _("Disagreement"), _("Widest gap in strength (of 6)"))
     more = len(disputes) - len(rows)
-    note = paragraph(f"And {some(more, 'more comparison')}.", "quiet") if more > 0 else ""
-    empty = "Nothing to settle: no two annotators contradict each other."
-    return table(headers, rows, empty, caption="Comparisons to settle, the most disagreement first") + note
+    others = ngettext("And {count:,} more comparison.", "And {count:,} more comparisons.", more).format(count=more)
+    note = paragraph(others, "quiet") if more > 0 else ""
+    empty = _("Nothing to settle: no two annotators contradict each other.")
+    return table(headers, rows, empty, caption=_("Comparisons to settle, the most disagreement first")) + note
 
 
 def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
@@ -430,40 +543,59 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
     rows = [
         (
             f"#{gold.comparison_id}",
-            "Answer " + " or ".join(str(position + 1) for position in gold.best),
-            NOTHING if gold.right is None else f"{percent_with_interval(gold.right)}\nof {gold.right.n:,}",
-            "retired" if gold.retired else "handed out",
+            known_answer(gold),
+            NOTHING if gold.right is None else share_of_count(gold.right),
+            _("retired") if gold.retired else _("handed out"),
             f"{gold.made_by}\n{moment(gold.made)}",
         )
         for gold in golds
     ]
-    headers = ("Comparison", "Known answer", "Judged right", "State", "Made gold by")
-    empty = (
-        "No gold comparison yet. Choose a clear one below and make it gold: annotators who have not seen it get it now "
-        "and then without knowing, and the table above shows who is right."
+    headers = (_("Comparison"), _("Known answer"), _("Judged right"), _("State"), _("Made gold by"))
+    empty = _(
+        "No gold comparison yet. Choose a clear one below and make it gold: annotators who have not seen "
+        "it get it now and then without knowing, and the table above shows who is right."
     )
-    over_all = "" if accuracy is None else f": {percent_with_interval(accuracy)} judged right"
-    return table(headers, rows, empty, caption=f"Gold comparisons{over_all}")
+    caption = _("Gold comparisons")
+    if accuracy is not None:
+        caption = _("Gold comparisons: {share} judged right").format(share=percent_with_interval(accuracy))
+    return table(headers, rows, empty, caption=caption)
+
+
+def known_answer(gold: Gold) -> str:
+    """Which answers a gold comparison counts as right, by their numbers."""
+    numbers = [str(position + 1) for position in gold.best]
+    return ngettext("Answer {numbers}", "One of the answers {numbers}", len(numbers)).format(numbers=", ".join(numbers))
+
+
+def share_of_count(figure: Estimate) -> str:
+    """A share with its interval, and below it of how many."""
+    return _("{share}\nof {count:,}").format(share=percent_with_interval(figure), count=figure.n)
 
 
 def flagged_table(cases: Sequence[FlaggedCase]) -> str:
     """What annotators flagged."""
     rows = [
-        (f"#{one.comparison_id}", one.flag.replace("-", " "), one.note or NOTHING, shortened(one.prompt), one.annotator,
-         moment(one.created))
+        (
+            f"#{one.comparison_id}",
+            FLAG_NAMES[one.flag],
+            one.note or NOTHING,
+            shortened(one.prompt),
+            one.annotator,
+            moment(one.created),
+        )
         for one in cases
-    ]  # fmt: skip
-    headers = ("Comparison", "Flag", "Note", "Prompt", "By", "When")
-    return table(headers, rows, "Nobody has flagged anything.", caption="Flagged; these comparisons are not trained on")
+    ]
+    headers = (_("Comparison"), _("Flag"), _("Note"), _("Prompt"), _("By"), _("When"))
+    return table(
+        headers, rows, _("Nobody has flagged anything."), caption=_("Flagged; these comparisons are not trained on")
+    )
 
 
 def decisions_table(decisions: Sequence[AdminDecision]) -> str:
     """What admins decided."""
-    rows = [
-        (one.about, one.what, one.reason or NOTHING, one.decided_by, moment(one.created)) for one in decisions
-    ]  # fmt: skip
-    headers = ("About", "Decision", "Reason", "By", "When")
-    return table(headers, rows, "No decision about annotators or gold comparisons yet.", caption="Decisions")
+    rows = [(one.about, one.what, one.reason or NOTHING, one.decided_by, moment(one.created)) for one in decisions]
+    headers = (_("About"), _("Decision"), _("Reason"), _("By"), _("When"))
+    return table(headers, rows, _("No decision about annotators or gold comparisons yet."), caption=_("Decisions"))
 
 
 def shortened(words: str, most: int = 200) -> str:
@@ -475,27 +607,32 @@ def case_view(case: ComparisonReview) -> str:
     """A comparison with what was said of it."""
     asked = "".join(f"<h4>{escape(m['role'])}</h4><pre>{escape(m['content'])}</pre>" for m in case.messages)
     answers = "".join(
-        f"<div><h4>Answer {number}{' · what the annotators agree on' if case.consensus == number - 1 else ''}</h4>"
-        f"<pre>{escape(answer)}</pre></div>"
+        f"<div><h4>{escape(answer_title(case, number))}</h4><pre>{escape(answer)}</pre></div>"
         for number, answer in enumerate(case.answers, 1)
     )
     rows = [(one.annotator, opinion_text(one), one.purpose) for one in case.opinions]
     said_of_it = table(
-        ("Annotator", "Judgement", "Purpose"),
+        (_("Annotator"), _("Judgement"), _("Purpose")),
         rows,
-        "Nobody has judged it yet.",
-        caption=f"Judgements on comparison {case.comparison_id}",
+        _("Nobody has judged it yet."),
+        caption=_("Judgements on comparison {comparison_id}").format(comparison_id=case.comparison_id),
     )
     return f'{asked}<div class="sides">{answers}</div>{said_of_it}'
+
+
+def answer_title(case: ComparisonReview, number: int) -> str:
+    """What stands above an answer."""
+    agreed = case.consensus == number - 1
+    title = _("Answer {number} · what the annotators agree on") if agreed else _("Answer {number}")
+    return title.format(number=number)
 
 
 def opinion_text(opinion: ReviewedJudgement) -> str:
     """A judgement in words, by the answers' numbers."""
     if opinion.ranking is None:
-        return opinion.outcome.replace("-", " ")
+        return OUTCOME_NAMES[opinion.outcome]
     levels: Mapping[int, list[str]] = {rank: [] for rank in sorted(set(opinion.ranking))}
     for number, rank in enumerate(opinion.ranking, 1):
         levels[rank].append(str(number))
     order = " > ".join(" = ".join(level) for level in levels.values())
-    degree = STRENGTHS.get(opinion.strength or 0)
-    return f"{order}, {degree}" if opinion.strength else order
+    return f"{order}, {DEGREES[opinion.strength]}" if opinion.strength else order

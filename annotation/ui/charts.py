@@ -10,7 +10,8 @@ from math import ceil, floor, log10
 
 from annotation.metrics.calibration import CONFIDENCES, Calibration
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.ui.formatting import percent, percent_with_interval, some
+from annotation.translation import _, ngettext
+from annotation.ui.formatting import percent, percent_with_interval
 from annotation.ui.markup import escape
 
 Write = Callable[[float], str]
@@ -150,15 +151,25 @@ def calibration(frame: Frame, found: Calibration, axis: str, across: str) -> str
     said = []
     for one in found.bins:
         x, observed = place(one.predicted), one.observed
-        words = f"sure to {percent(one.predicted)}, right on {percent(observed.value)} of {some(one.pairs, 'pair')}"
+        words = ngettext(
+            "sure to {sure}, right on {right} of {pairs:,} pair",
+            "sure to {sure}, right on {right} of {pairs:,} pairs",
+            one.pairs,
+        ).format(sure=percent(one.predicted), right=percent(observed.value), pairs=one.pairs)
         parts.append(line(x, height(observed.low), x, height(observed.high), "interval"))
         parts.append(dot(x, height(observed.value), words))
         middle = place((one.start + one.end) / 2)
         parts.append(text(middle, HEIGHT + 34, str(one.pairs), "middle", "small"))
         said.append(words)
-    under = f"{across}; number of pairs"
+    under = _("{across}; number of pairs").format(across=across)
     parts += [text(0, -8, axis, "start", "small"), text(50, HEIGHT + 54, under, "middle", "small")]
-    return figure(frame, "".join(parts), HEIGHT + 60, f"{axis} by {across}: {'; '.join(said)}.", "upright")
+    return figure(
+        frame,
+        "".join(parts),
+        HEIGHT + 60,
+        _("{axis} by {across}: {said}.").format(axis=axis, across=across, said="; ".join(said)),
+        "upright",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- over the days
@@ -183,16 +194,22 @@ def columns(frame: Frame, counts: Sequence[tuple[str, int]], axis: str) -> str:
     starts = [first + timedelta(days=days * number) for number in range(bins)]
     for number, (start, total) in enumerate(zip(starts, totals, strict=True)):
         y = height(total)
-        label = f"{start.isoformat()}: {total:,}" if days == 1 else f"week from {start.isoformat()}: {total:,}"
+        label = (
+            f"{start.isoformat()}: {total:,}"
+            if days == 1
+            else _("week from {isoformat}: {total:,}").format(isoformat=start.isoformat(), total=total)
+        )
         parts.append(
             f'<rect x="{width * number + width * 0.12:.2f}%" y="{y:.1f}" width="{width * 0.76:.2f}%" '
             f'height="{HEIGHT - y:.1f}" class="column"><title>{escape(label)}</title></rect>'
         )
     for number in spread(bins, 5):
         parts.append(text(width * (number + 0.5), HEIGHT + 17, short(starts[number]), "middle", "small"))
-    per = "each day (UTC)" if days == 1 else "each week (UTC)"
+    per = _("each day (UTC)") if days == 1 else _("each week (UTC)")
     parts += [text(0, -8, axis, "start", "small"), text(50, HEIGHT + 38, per, "middle", "small")]
-    described = f"{axis}, {per}, from {first} to {last}: {sum(totals):,} in all, {top:,} at most."
+    described = _("{axis}, {per}, from {first} to {last}: {total:,} in all, {top:,} at most.").format(
+        axis=axis, per=per, first=first, last=last, total=sum(totals), top=top
+    )
     return figure(frame, "".join(parts), HEIGHT + 44, described, "upright")
 
 

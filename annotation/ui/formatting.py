@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from annotation.metrics.intervals_and_bias import Estimate
+from annotation.translation import _
 
 NOTHING = "–"
-NOT_MEASURED = "not measured"
+NOT_MEASURED = _("not measured")
 
 
 def percent(share: float) -> str:
@@ -28,11 +29,6 @@ def number_with_interval(figure: Estimate) -> str:
 def moment(text: str | None) -> str:
     """A `records.now()` text to the minute; a dash where there is none."""
     return text[:16].replace("T", " ") if text else NOTHING
-
-
-def some(count: int, one: str, several: str = "") -> str:
-    """'1 comparison', '1,204 comparisons'."""
-    return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
 def short_number(value: float, digits: int = 4) -> str:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import floor
 from typing import Protocol
 
+from annotation.translation import _
 from annotation.ui import charts
 from annotation.ui.charts import HEIGHT, Frame
 from annotation.ui.formatting import percent, short_number, with_power
@@ -85,7 +86,7 @@ def plot(where: str, axes: Axes, lines: Sequence[Line], steps: int, across: str)
     parts += [charts.text(0, -8, axes.axis, "start", "small"), charts.text(50, HEIGHT + 36, across, "middle", "small")]
     said = "; ".join(f"{line.name}: {span(line)}" for _, line in hued)
     frame = Frame(f"{where}-{axes.name}", axes.label, axes.caption)
-    described = f"{axes.axis} along the {across}. {said}."
+    described = _("{axis} along the {across}. {said}.").format(axis=axes.axis, across=across, said=said)
     return f"<div>{charts.figure(frame, ''.join(parts), HEIGHT + 42, described, 'upright')}{last_values(hued)}</div>"
 
 
@@ -192,7 +193,9 @@ def legend(entries: Sequence[tuple[int, str]]) -> str:
 def span(line: Line) -> str:
     """A line in words, for those who can't see it."""
     first, last = line.points[0][1], line.points[-1][1]
-    return f"from {short_number(first)} to {short_number(last)} in {len(line.points)} points"
+    return _("from {short_number} to {short_number_2} in {count} points").format(
+        short_number=short_number(first), short_number_2=short_number(last), count=len(line.points)
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- histograms
@@ -208,10 +211,12 @@ def histograms(frame: Frame, edges: Sequence[float], sides: Mapping[str, Sequenc
         parts.append(charts.text(at, HEIGHT + 17, f"{tick:g}", charts.tick_anchor(at), "small"))
     parts += [charts.text(0, -8, of, "start", "small"), charts.text(50, HEIGHT + 36, across, "middle", "small")]
     means = {side: mean_of(edges, shares) for side, shares in sides.items()}
-    described = f"{of} by {across}. " + "; ".join(
-        f"{side}: about {short_number(value)} on average" for side, value in means.items()
+    averages = "; ".join(
+        _("{side}: about {mean} on average").format(side=side, mean=short_number(value))
+        for side, value in means.items()
     )
-    drawn = charts.figure(frame, "".join(parts), HEIGHT + 42, f"{described}.", "upright")
+    described = _("{of} by {across}. {averages}.").format(of=of, across=across, averages=averages)
+    drawn = charts.figure(frame, "".join(parts), HEIGHT + 42, described, "upright")
     return drawn + legend(list(enumerate(sides)))
 
 

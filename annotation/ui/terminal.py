@@ -6,6 +6,7 @@ import getpass
 import sys
 
 from annotation.records import UserError
+from annotation.translation import _
 
 
 def somebody_is_there() -> bool:
@@ -21,9 +22,9 @@ def new_password(asked: str) -> str:
         password = getpass.getpass(asked)
         again = getpass.getpass("Once more: ")
     except EOFError as error:
-        raise UserError("No password was given. Nothing was changed.") from error
+        raise UserError(_("No password was given. Nothing was changed.")) from error
     if again != password:
-        raise UserError("The two passwords differ. Nothing was changed.")
+        raise UserError(_("The two passwords differ. Nothing was changed."))
     return password
 
 
@@ -32,10 +33,12 @@ def piped_line() -> str:
     try:
         line = "" if sys.stdin is None else sys.stdin.readline()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The password on standard input can't be read ({error}). Nothing was changed.") from error
+        raise UserError(
+            _("The password on standard input can't be read ({error}). Nothing was changed.").format(error=error)
+        ) from error
     if not line:
         raise UserError(
-            "There is no terminal to ask for a password. Pipe it in as a line, or have one made with --generate."
+            _("There is no terminal to ask for a password. Pipe it in as a line, or have one made with --generate.")
         )
     return line.rstrip("\r\n")
 

@@ -21,6 +21,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from annotation import store
 from annotation.database import Database
 from annotation.records import ROLES, Annotator, Role, UserError, now
+from annotation.translation import _
 from annotation.web.space import HubUser
 
 OWNER = "owner"
@@ -58,11 +59,15 @@ class Account:
 def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
     """Make an account. Raises UserError for a bad name, role or password, or a name that is taken."""
     if not NAME.fullmatch(name):
-        raise UserError(f"'{name}' can't be a name: use 1 to 40 letters, digits, dots, dashes or underscores.")
+        raise UserError(
+            _("'{name}' can't be a name: use 1 to 40 letters, digits, dots, dashes or underscores.").format(name=name)
+        )
     checked_role, hashed = check_role(role), hash_password(name, password)
     with db.transaction():
         if find(db, name) is not None:
-            raise UserError(f"There is an account '{name}' already. Choose another name, or reset its password.")
+            raise UserError(
+                _("There is an account '{name}' already. Choose another name, or reset its password.").format(name=name)
+            )
         db.insert("annotator", {"name": name, "role": checked_role, "password_hash": hashed, "created": now()})
         return read_annotator(existing(db, name))
 
@@ -77,8 +82,10 @@ def set_password(db: Database, name: str, password: str) -> None:
         row = existing(db, name)
         if row["hub_id"] is not None:
             raise UserError(
-                f"'{row['name']}' signs in with Hugging Face and has no password here: the Space's rules decide who "
-                "may come in. Make an account of another name for one with a password."
+                _(
+                    "'{name}' signs in with Hugging Face and has no password here: the Space's rules decide "
+                    "who may come in. Make an account of another name for one with a password."
+                ).format(name=row["name"])
             )
         connection.execute("UPDATE annotator SET password_hash = ? WHERE id = ?", (hashed, row["id"]))
         end_sessions(db, row["id"])
@@ -151,7 +158,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
             db.insert("annotator", {"name": name, "role": role, "hub_id": user.id, "created": now()})
             return read_annotator(existing(db, name))
         if not row["active"]:
-            raise UserError("Your account here was deactivated. Ask one of the admins.")
+            raise UserError(_("Your account here was deactivated. Ask one of the admins."))
         if row["role"] != role:  # the last admin too: whom the rules make one can come in at any time
             connection.execute("UPDATE annotator SET role = ? WHERE id = ?", (role, row["id"]))
             end_sessions(db, row["id"])
@@ -176,9 +183,9 @@ def authorise(db: Database, username: str | None, role: Role) -> Annotator:
     """
     row = find(db, username or "")
     if row is None or not row["active"]:
-        raise UserError("Your account can't be used any more. Sign in again, or ask an admin.")
+        raise UserError(_("Your account can't be used any more. Sign in again, or ask an admin."))
     if role == "admin" and row["role"] != "admin":
-        raise UserError("Only an admin may do this. Ask one of them.")
+        raise UserError(_("Only an admin may do this. Ask one of them."))
     return read_annotator(row)
 
 
@@ -191,7 +198,9 @@ def existing(db: Database, name: str) -> dict[str, Any]:
     """The row of this name. Raises UserError if there is none."""
     row = find(db, name)
     if row is None:
-        raise UserError(f"There is no account '{name}'. `python -m annotation accounts list` lists them.")
+        raise UserError(
+            _("There is no account '{name}'. `python -m annotation accounts list` lists them.").format(name=name)
+        )
     return row
 
 
@@ -204,14 +213,16 @@ def check_role(role: str) -> Role:
     for known in ROLES:
         if role == known:
             return known
-    raise UserError(f"'{role}' is not a role. Choose one of: {', '.join(ROLES)}.")
+    raise UserError(_("'{role}' is not a role. Choose one of: {roles}.").format(role=role, roles=", ".join(ROLES)))
 
 
 def keep_an_admin(db: Database, row: dict[str, Any]) -> None:
     """Raises UserError if this is the last active admin."""
     others = db.value("SELECT count(*) FROM annotator WHERE active AND role = 'admin' AND id != ?", (row["id"],))
     if row["active"] and row["role"] == "admin" and not others:
-        raise UserError(f"'{row['name']}' is the last active admin. Make someone else an admin first.")
+        raise UserError(
+            _("'{name}' is the last active admin. Make someone else an admin first.").format(name=row["name"])
+        )
 
 
 # -------------------------------------------------------------------------------------------------------- passwords
@@ -230,22 +241,34 @@ def one_spelling(password: str) -> str:
 def check_new_password(name: str, password: str) -> None:
     """Raises UserError for a password that can be guessed, or not be typed. The name is its account's."""
     if len(password) < MINIMUM_PASSWORD:
-        raise UserError(f"The password is too short: use at least {MINIMUM_PASSWORD} characters.")
+        raise UserError(
+            _("The password is too short: use at least {minimum_password} characters.").format(
+                minimum_password=MINIMUM_PASSWORD
+            )
+        )
     if len(password) > MAXIMUM_PASSWORD:
-        raise UserError(f"The password is too long: use at most {MAXIMUM_PASSWORD:,} characters.")
+        raise UserError(
+            _("The password is too long: use at most {maximum_password:,} characters.").format(
+                maximum_password=MAXIMUM_PASSWORD
+            )
+        )
     try:
         password.encode()
     except UnicodeEncodeError as error:
-        raise UserError("The password has half a character in it, which can't be typed. Use another one.") from error
+        raise UserError(_("The password has half a character in it, which can't be typed. Use another one.")) from error
     folded = password.casefold()
     rest = {character for character in folded.replace(name.casefold(), "") if is_visible(character)}
     if len(rest) < DIFFERENT_CHARACTERS:
         raise UserError(
-            f"The password is too easy to guess: use at least {DIFFERENT_CHARACTERS} different characters, blanks and "
-            "the account's name not counted."
+            _(
+                "The password is too easy to guess: use at least {different_characters} different characters, "
+                "blanks and the account's name not counted."
+            ).format(different_characters=DIFFERENT_CHARACTERS)
         )
     if OBVIOUS.fullmatch(folded) or any(folded in row or folded in row[::-1] for row in ROWS):
-        raise UserError("The password is one of the first that somebody would try. Use several words, or make one up.")
+        raise UserError(
+            _("The password is one of the first that somebody would try. Use several words, or make one up.")
+        )
 
 
 def is_visible(character: str) -> bool:
@@ -363,7 +386,7 @@ def use_link(db: Database, token: str) -> Annotator:
             (digest(token),),
         )
         if not spent or row is None:
-            raise UserError("This link was used already or is too old. Restart Prefloop to get a new one.")
+            raise UserError(_("This link was used already or is too old. Restart Prefloop to get a new one."))
     return read_annotator(row)
 
 

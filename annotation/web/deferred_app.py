@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from annotation.translation import _
 from annotation.web.sign_in_pages import starting_page
 
 RETRY_SECONDS: Final = 2
@@ -56,7 +57,7 @@ class DeferredApp:
             await HTMLResponse(starting_page(), 503, headers)(scope, receive, send)
             return
         await self._settled.wait()
-        app = self._app or PlainTextResponse("Prefloop could not start. Its log says why.", 503)
+        app = self._app or PlainTextResponse(_("Prefloop could not start. Its log says why."), 503)
         await app(scope, receive, send)
 
     @asynccontextmanager

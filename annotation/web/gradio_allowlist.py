@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotation.records import Annotator, Role
+from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
 
 MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 8 * 1024 * 1024}
@@ -35,7 +36,7 @@ MAXIMUM_STREAMS: Final = 200
 SESSION: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 # A dict with one of these is a file to one part of Gradio or another; nothing else that a page sends has them.
 FILE_KEYS: Final = frozenset(("path", "url", "meta", "orig_name", "mime_type", "is_stream", "_type"))
-ADMINS_ONLY: Final = "Only an admin may do this. Ask one of them."
+ADMINS_ONLY: Final = _("Only an admin may do this. Ask one of them.")
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ class GradioGuard:
         try:
             annotator: Annotator | None = scope.get(ANNOTATOR_KEY)
             if annotator is None:
-                raise RequestRefused(401, "Sign in first.")
+                raise RequestRefused(401, _("Sign in first."))
             taken, found = find_route(scope, annotator)
             await GuardedRequest(self, annotator, taken, found, scope, receive, send).go()
         except RequestRefused as refused:
@@ -167,7 +168,7 @@ class GradioGuard:
         else:
             found = self.functions.get(number) if type(number) is int else None
         if found is None:
-            raise RequestRefused(404, "There is no such function. Reload the page.")
+            raise RequestRefused(404, _("There is no such function. Reload the page."))
         return found
 
 
@@ -176,7 +177,7 @@ def find_route(scope: Scope, annotator: Annotator) -> tuple[AllowedRoute, Mappin
 
     The path is taken as Gradio's router takes it, with %-escapes read; in any other spelling it is no path of ours.
     """
-    closed = RequestRefused(403, ADMINS_ONLY) if annotator.role != "admin" else RequestRefused(404, "Not found.")
+    closed = RequestRefused(403, ADMINS_ONLY) if annotator.role != "admin" else RequestRefused(404, _("Not found."))
     if scope.get("root_path"):
         raise closed
     for one in ALLOWED_ROUTES:
@@ -212,7 +213,7 @@ class GuardedRequest:
             case "result":
                 # Gradio takes an event that it does not know for the number of a page.
                 if self.door.pages.is_anothers(self.annotator.id, self.parts["event"] or ""):
-                    raise RequestRefused(404, "Not found.")
+                    raise RequestRefused(404, _("Not found."))
                 await self.stream({**self.scope, "query_string": b""})
             case "event" | "note":
                 await self.event()
@@ -230,20 +231,20 @@ class GuardedRequest:
     def own_page(self, session: Any) -> None:
         """Raises RequestRefused unless the page's number is this account's; a new one is from now on."""
         if not isinstance(session, str) or not SESSION.fullmatch(session):
-            raise RequestRefused(400, "This is no number of a page. Reload the page.")
+            raise RequestRefused(400, _("This is no number of a page. Reload the page."))
         if not self.door.pages.claim(session, self.annotator.id):
-            raise RequestRefused(403, "This page was opened by another account. Reload it.")
+            raise RequestRefused(403, _("This page was opened by another account. Reload it."))
 
     def known_page(self, sessions: Sequence[str]) -> None:
         """Raises RequestRefused unless one page of this account is asked for that has called something."""
         if len(sessions) != 1 or not self.door.pages.has(self.annotator.id, sessions[0]):
-            raise RequestRefused(404, "This page has asked for nothing. Reload it.")
+            raise RequestRefused(404, _("This page has asked for nothing. Reload it."))
 
     async def stream(self, scope: Scope) -> None:
         """Pass on what stays open. One account can't have all connections."""
         open_ones, account = self.door.streams, self.annotator.id
         if open_ones[account] >= MAXIMUM_STREAMS:
-            raise RequestRefused(429, "Too many pages are open. Close some.")
+            raise RequestRefused(429, _("Too many pages are open. Close some."))
         open_ones[account] += 1
         try:
             await self.door.app(scope, self.receive, self.send)
@@ -267,13 +268,13 @@ class GuardedRequest:
         headers = Headers(scope=self.scope)
         kind = headers.get("content-type", "").split(";")[0].strip().casefold()
         if kind != "application/json" or "content-encoding" in headers:
-            raise RequestRefused(415, "An event is JSON.")
+            raise RequestRefused(415, _("An event is JSON."))
         try:
             asked = json.loads((await self.read(MAXIMUM_EVENT[self.annotator.role])).decode())
         except (ValueError, RecursionError):
             asked = None
         if not isinstance(asked, dict):
-            raise RequestRefused(400, "An event is a JSON object.")
+            raise RequestRefused(400, _("An event is a JSON object."))
         return asked
 
     async def read(self, limit: int) -> bytes:
@@ -284,14 +285,14 @@ class GuardedRequest:
                 while True:
                     message = await self.receive()
                     if message["type"] == "http.disconnect":
-                        raise RequestRefused(400, "The request ended early.")
+                        raise RequestRefused(400, _("The request ended early."))
                     body += message.get("body", b"")
                     if len(body) > limit:
-                        raise RequestRefused(413, f"An event has at most {limit:,} bytes.")
+                        raise RequestRefused(413, _("An event has at most {limit:,} bytes.").format(limit=limit))
                     if not message.get("more_body"):
                         return bytes(body)
         except TimeoutError:
-            raise RequestRefused(408, "The request did not arrive.") from None
+            raise RequestRefused(408, _("The request did not arrive.")) from None
 
     async def pass_on(self, asked: Any) -> None:
         """Hand Gradio the event in our spelling, so that it can't read another one than we did."""
@@ -311,7 +312,7 @@ class GuardedRequest:
     def cleaned(self, value: Any, depth: int = 0) -> Any:
         """A part of an event in which each file is an own upload. Raises RequestRefused."""
         if depth > MAXIMUM_DEPTH:
-            raise RequestRefused(400, "This event is nested too deeply.")
+            raise RequestRefused(400, _("This event is nested too deeply."))
         if isinstance(value, list):
             return [self.cleaned(item, depth + 1) for item in value]
         if not isinstance(value, dict):
@@ -325,9 +326,9 @@ class GuardedRequest:
         """A file as Gradio describes it. Raises RequestRefused unless it is this account's upload and still there."""
         path, name = value.get("path"), value.get("orig_name")
         if not isinstance(path, str) or path not in self.door.uploads.get(self.annotator.id, ()):
-            raise RequestRefused(403, "This file is no upload of yours. Upload it again.")
+            raise RequestRefused(403, _("This file is no upload of yours. Upload it again."))
         if os.path.islink(path) or not os.path.isfile(path):
-            raise RequestRefused(403, "This file is no longer here. Upload it again.")
+            raise RequestRefused(403, _("This file is no longer here. Upload it again."))
         known = {"path": path, "size": os.path.getsize(path), "meta": {"_type": "gradio.FileData"}}
         return {**known, "orig_name": name if isinstance(name, str) else os.path.basename(path)}
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.translation import _
 from annotation.web import access, sign_in_pages
 from annotation.web.access import LoginThrottle
 from annotation.web.space import Space
@@ -94,7 +95,7 @@ class SecurityHeaders:
             await self.app(scope, receive, send_with_headers)
         except Exception:
             if not started:
-                answer = PlainTextResponse("Something went wrong in Prefloop. Its log says what.", 500)
+                answer = PlainTextResponse(_("Something went wrong in Prefloop. Its log says what."), 500)
                 await answer(scope, receive, send_with_headers)
             raise  # into the log
 
@@ -119,7 +120,11 @@ class KnownHost:
             # A request of HTTP/1.0 may have none.
             name = host_name(hosts[0]) if len(hosts) == 1 else "" if not hosts else None
             if name is None or (self.names and name not in self.names):
-                sentence = f"Prefloop answers only to {', '.join(self.names)}." if self.names else "This is no host."
+                sentence = (
+                    _("Prefloop answers only to {names}.").format(names=", ".join(self.names))
+                    if self.names
+                    else _("This is no host.")
+                )
                 await PlainTextResponse(sentence, 403 if self.names else 400)(scope, receive, send)
                 return
             scope = {**scope, "headers": [pair for pair in scope["headers"] if not is_claim(pair[0])]}
@@ -159,7 +164,7 @@ class SameOrigin:
             headers = Headers(scope=scope)
             own = self.hosts or (headers.get("host"),)
             if any((host_of(origin) or "no host") not in own for origin in headers.getlist("origin")):
-                await PlainTextResponse("This request came from another site.", 403)(scope, receive, send)
+                await PlainTextResponse(_("This request came from another site."), 403)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -210,7 +215,7 @@ class SignedIn:
             await self.app({**scope, ANNOTATOR_KEY: annotator}, receive, send)
             return
         wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-        refusal = RedirectResponse("/login", 303) if wants_page else JSONResponse({"error": "Sign in first."}, 401)
+        refusal = RedirectResponse("/login", 303) if wants_page else JSONResponse({"error": _("Sign in first.")}, 401)
         await refusal(scope, receive, send)
 
 
@@ -272,21 +277,21 @@ class SignIn:
         """Check a name and password; too many attempts have to wait."""
         form = await read_form(request)
         if form is None:
-            return self.page("This form is too large.", 413)
+            return self.page(_("This form is too large."), 413)
         name, password = form.get("name", ""), form.get("password", "")
         address = request.client.host if request.client else ""
         browser = access.known_browser(self.db, name, request.cookies.get(self.browser_cookie, ""))
         wait = self.throttle.attempt(address, name, browser)
         if wait:
             shown = f"{math.ceil(wait / 60)} min" if wait > 60 else f"{math.ceil(wait)} s"
-            page = self.page(f"Too many attempts. Wait {shown} and try again.", 429)
+            page = self.page(_("Too many attempts. Wait {shown} and try again.").format(shown=shown), 429)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
         turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())
         async with turn, self.hashing:
             annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
         if annotator is None:
-            return self.page("Name and password don't match.", 401)
+            return self.page(_("Name and password don't match."), 401)
         self.throttle.succeeded(address, name, browser)
         response = await self.welcome(request, annotator)
         self.set_cookie(

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.translation import _
 from annotation.web import access
 from annotation.web.access import LoginThrottle
 from annotation.web.middleware import SignIn
@@ -29,7 +30,7 @@ RETURN: Final = "/login/callback"
 COOKIE: Final = "prefloop-sign-in"
 MINUTES: Final = 10
 TIMEOUT_SECONDS: Final = 10.0
-AGAIN: Final = "Try again."
+AGAIN: Final = _("Try again.")
 
 logger = logging.getLogger(__name__)
 
@@ -111,15 +112,17 @@ class HubSignIn:
 
     async def come_back(self, request: Request) -> Response:
         """Let in whom the Hub has named, if the rules do; say in a sentence why not."""
-        state, _, verifier = request.cookies.get(COOKIE, "").partition(".")
+        state, _dot, verifier = request.cookies.get(COOKIE, "").partition(".")
         if not state or not secrets.compare_digest(state.encode(), request.query_params.get("state", "").encode()):
-            problem = f"This sign-in took longer than {MINUTES} minutes, or began in another browser. {AGAIN}"
+            problem = _("This sign-in took longer than {minutes} minutes, or began in another browser. {again}").format(
+                minutes=MINUTES, again=AGAIN
+            )
             return self.refuse(problem, 400)
         if "error" in request.query_params:
             return self.refuse(refusal(request.query_params["error"]), 403)
         address = request.client.host if request.client else ""
         if self.throttle.attempt(address, state):
-            return self.refuse("Too many attempts. Wait some minutes and try again.", 429)
+            return self.refuse(_("Too many attempts. Wait some minutes and try again."), 429)
         try:
             user = await self.whoever(request.query_params.get("code", ""), verifier)
             annotator = await asyncio.to_thread(self.let_in, user)
@@ -143,7 +146,11 @@ class HubSignIn:
         """The account of somebody whom the rules let in. Raises UserError."""
         role = self.space.role_of(user)
         if role is None:
-            raise UserError(f"{user.name} is not among those who may take part here. Ask {self.space.author}.")
+            raise UserError(
+                _("{name} is not among those who may take part here. Ask {author}.").format(
+                    name=user.name, author=self.space.author
+                )
+            )
         return access.hub_account(self.db, user, role)
 
     async def known_endpoints(self) -> Endpoints:
@@ -180,7 +187,11 @@ class HubSignIn:
             raise Unreachable from error
         if answer.is_client_error:
             logger.warning("%s refused (%d)", url, answer.status_code)
-            raise UserError(f"Hugging Face did not accept this sign-in, perhaps because it was used already. {AGAIN}")
+            raise UserError(
+                _("Hugging Face did not accept this sign-in, perhaps because it was used already. {again}").format(
+                    again=AGAIN
+                )
+            )
         if not isinstance(found, dict):
             raise Unreachable
         return found
@@ -190,7 +201,7 @@ class Unreachable(UserError):
     """The Hub gives no answer, or none that can be understood."""
 
     def __init__(self) -> None:
-        super().__init__("Hugging Face can't be asked who you are at the moment. Try again in a minute.")
+        super().__init__(_("Hugging Face can't be asked who you are at the moment. Try again in a minute."))
 
 
 def challenge(verifier: str) -> str:
@@ -201,8 +212,8 @@ def challenge(verifier: str) -> str:
 def refusal(error: str) -> str:
     """What the Hub's word for a refusal means."""
     if error == "access_denied":
-        return "You did not let Prefloop know who you are, so you are not signed in."
-    return f"Hugging Face did not sign you in ({error[:60]}). {AGAIN}"
+        return _("You did not let Prefloop know who you are, so you are not signed in.")
+    return _("Hugging Face did not sign you in ({error}). {again}").format(error=error[:60], again=AGAIN)
 
 
 def read_user(told: Mapping[str, Any]) -> HubUser:

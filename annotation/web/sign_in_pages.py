@@ -4,37 +4,32 @@ from __future__ import annotations
 
 from typing import Final
 
+from annotation.translation import LANGUAGE, _
 from annotation.ui import stylesheet
 from annotation.ui.markup import escape
 
 PASSWORD_FORM: Final = """<form method="post" action="/login">
-<label for="name">Name</label>
+<label for="name">{name}</label>
 <input id="name" name="name" autocomplete="username" required maxlength="40"{focus}>
-<label for="password">Password</label>
+<label for="password">{password}</label>
 <input id="password" name="password" type="password" autocomplete="current-password" required>
-<button>Sign in</button>
+<button>{button}</button>
 </form>"""
-OWNERS_HINT: Final = (
-    '<p class="hint">Is this your own machine? Open the link that Prefloop printed in the terminal when it started.</p>'
+TITLE: Final = _("What is recorded")
+RECORDED: Final = (
+    _("your name and number on Hugging Face; no password, no e-mail address"),
+    _("each of your judgements: what you chose, reasons, flags, notes, edited answers and prompts that you write"),
+    _("with each: when it was, the seconds it took, and in which order the answers were shown"),
 )
-HUB_LINK: Final = '<p><a class="button" href="/oauth/login">Sign in with Hugging Face</a></p>'
-RECORDED: Final = """<h2>What is recorded</h2>
-<ul>
-<li>your name and number on Hugging Face; no password, no e-mail address</li>
-<li>each of your judgements: what you chose, reasons, flags, notes, edited answers and prompts that you write</li>
-<li>with each: when it was, the seconds it took, and in which order the answers were shown</li>
-</ul>
-<p>A judgement that you undo or change stays in the record, marked as such. Your judgements train language models. The
-admins see them under your name; exported or published, they carry a pseudonym instead, unless an admin decides
-otherwise. One cookie keeps you signed in for a day. If you sign in with a password, another one tells your browser from
-those of people who guess at it, for half a year.</p>
-<p>{author} runs this Space and answers questions about it. Don't write anything here that is to stay private.</p>"""
+WHAT_FOR: Final = _(
+    "A judgement that you undo or change stays in the record, marked as such. Your judgements train language models. "
+    "The admins see them under your name; exported or published, they carry a pseudonym instead, unless an admin "
+    "decides otherwise. One cookie keeps you signed in for a day. If you sign in with a password, another one tells "
+    "your browser from those of people who guess at it, for half a year."
+)
 
 # The request that it makes is answered when the pages are there, and before that only where the line is dead.
-STARTING: Final = """<div role="status"><p>Prefloop is starting. Its pages open here by themselves in a few seconds.</p>
-<p class="hint">In a tab that is open already you can go on judging.</p></div>
-<p><a class="button" href="">Try again</a></p>
-<script>
+GO_ON: Final = """<script>
 async function goOn() {
   const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(() => null);
   if (answer && answer.status !== 503) location.reload();
@@ -50,48 +45,80 @@ def login_page(problem: str = "", author: str | None = None, hub: bool = False, 
     if problem:
         parts.append(f'<p role="alert">{escape(problem)}</p>')
     if hub:
-        parts.append(HUB_LINK)
+        parts.append(button("/oauth/login", _("Sign in with Hugging Face")))
     if passwords:
-        parts.append(PASSWORD_FORM.format(focus="" if hub else " autofocus"))
-    parts.append(OWNERS_HINT if author is None else recorded(author))
-    return page("Sign in", *parts)
+        parts.append(password_form(focused=not hub))
+    parts.append(owners_hint() if author is None else recorded(author))
+    return page(_("Sign in"), *parts)
+
+
+def password_form(focused: bool) -> str:
+    """The form for a name and its password."""
+    return PASSWORD_FORM.format(
+        name=escape(_("Name")),
+        password=escape(_("Password")),
+        button=escape(_("Sign in")),
+        focus=" autofocus" if focused else "",
+    )
+
+
+def owners_hint() -> str:
+    """What somebody does who started the program themself."""
+    hint = _("Is this your own machine? Open the link that Prefloop printed in the terminal when it started.")
+    return f'<p class="hint">{escape(hint)}</p>'
+
+
+def button(address: str, label: str, attributes: str = "") -> str:
+    """A link that looks like a button."""
+    return f'<p><a class="button" href="{escape(address)}"{attributes}>{escape(label)}</a></p>'
 
 
 def recorded(author: str) -> str:
     """The notice to annotators."""
-    return f'<section class="notice">{RECORDED.format(author=escape(author))}</section>'
+    items = "\n".join(f"<li>{escape(item)}</li>" for item in RECORDED)
+    runs = _(
+        "{author} runs this Space and answers questions about it. Don't write anything here that is to stay private."
+    ).format(author=author)
+    return (
+        f'<section class="notice"><h2>{escape(TITLE)}</h2>\n<ul>\n{items}\n</ul>\n'
+        f"<p>{escape(WHAT_FOR)}</p>\n<p>{escape(runs)}</p></section>"
+    )
 
 
 def notice_page(author: str) -> str:
     """The notice by itself, for those who are signed in."""
-    return page("What is recorded", "<h1>Prefloop</h1>", recorded(author), '<p><a href="/">Back to the program</a></p>')
+    back = _("Back to the program")
+    return page(TITLE, "<h1>Prefloop</h1>", recorded(author), f'<p><a href="/">{escape(back)}</a></p>')
 
 
 def starting_page() -> str:
     """What stands where the pages will be while they are built."""
-    return page("Starting", "<h1>Prefloop</h1>", STARTING)
+    starts = _("Prefloop is starting. Its pages open here by themselves in a few seconds.")
+    hint = _("In a tab that is open already you can go on judging.")
+    said = f'<div role="status"><p>{escape(starts)}</p>\n<p class="hint">{escape(hint)}</p></div>'
+    return page(_("Starting"), "<h1>Prefloop</h1>", said, button("", _("Try again")), GO_ON)
 
 
 def frame_page(address: str) -> str:
     """What the Space's page on the Hub shows in its frame, where browsers would keep the session's cookie away."""
-    return page(
-        "Prefloop",
-        "<h1>Prefloop</h1>",
-        "<p>People compare answers of a language model here, and their judgements train it. It opens in a tab of its "
-        "own, because browsers keep sign-ins out of frames.</p>",
-        f'<p><a class="button" href="{escape(address)}" target="_blank" rel="noopener">Open Prefloop</a></p>',
+    why = _(
+        "People compare answers of a language model here, and their judgements train it. It opens in a tab of its own, "
+        "because browsers keep sign-ins out of frames."
     )
+    opened = button(address, _("Open Prefloop"), ' target="_blank" rel="noopener"')
+    return page("Prefloop", "<h1>Prefloop</h1>", f"<p>{escape(why)}</p>", opened)
 
 
 def page(title: str, *parts: str) -> str:
     """A small page around these parts."""
     shown = title if title == "Prefloop" else f"{title} · Prefloop"
-    styled = PAGE.replace("<!--style-->", stylesheet.FOR_PLAIN_PAGES)
+    head = PAGE.replace("<!--language-->", f'lang="{LANGUAGE.code}" dir="{LANGUAGE.direction}"')
+    styled = head.replace("<!--style-->", stylesheet.FOR_PLAIN_PAGES)
     return styled.replace("<!--title-->", escape(shown)).replace("<!--parts-->", "\n".join(parts))
 
 
 PAGE: Final = """<!doctype html>
-<html lang="en">
+<html <!--language-->>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">

@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from annotation.records import Role, UserError
+from annotation.translation import _
 
 HUB: Final = "https://huggingface.co"
 # The embedded model's package must be installed without its dependencies, which a Space's requirements can't say.
@@ -20,12 +21,12 @@ HUB_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})")
 # Words of the two rules; anything else is a list of names.
 ADMINS: Final = ("owner", "org")
 ANNOTATORS: Final = ("everybody", "nobody", "owner", "org")
-ZERO_GPU_NOTICE: Final = (
-    "This Space has ZeroGPU: a GPU is lent for a minute to a function that a page calls, never to a process in the "
-    "background. Training, checks and AI judges are such processes, so here they have the processors alone and are "
-    "slow: choose paid hardware in the Space's settings, or rent some for one training, by “On rented hardware” in its "
-    "form. Nor are answers kept in stock, and the Playground does not answer, until “Write answers” has the lent GPU "
-    "write some."
+ZERO_GPU_NOTICE: Final = _(
+    "This Space has ZeroGPU: a GPU is lent for a minute to a function that a page calls, never to a "
+    "process in the background. Training, checks and AI judges are such processes, so here they have the "
+    "processors alone and are slow: choose paid hardware in the Space's settings, or rent some for one "
+    "training, by “On rented hardware” in its form. Nor are answers kept in stock, and the Playground does "
+    "not answer, until “Write answers” has the lent GPU write some."
 )
 
 
@@ -66,7 +67,7 @@ class Space:
             return None
         hosts = tuple(name.strip() for name in environment.get("SPACE_HOST", "").split(",") if name.strip())
         if not hosts:
-            raise UserError("SPACE_HOST is not set, so this Space does not know its own address. Restart the Space.")
+            raise UserError(_("SPACE_HOST is not set, so this Space does not know its own address. Restart the Space."))
         return cls(
             id=environment["SPACE_ID"],
             hosts=hosts,
@@ -138,7 +139,9 @@ def checked_rule(variable: str, rule: str, words: tuple[str, ...]) -> str:
     mistaken = [name for name in names if name in (*ADMINS, *ANNOTATORS) or not HUB_NAME.fullmatch(name)]
     if mistaken:
         raise UserError(
-            f"{variable} is '{rule}', where '{mistaken[0]}' can't stand. It takes {', '.join(words)}, or names of "
-            "users on the Hub with commas between."
+            _(
+                "{variable} is '{rule}', where '{mistaken}' can't stand. It takes {words}, or names of users "
+                "on the Hub with commas between."
+            ).format(variable=variable, rule=rule, mistaken=mistaken[0], words=", ".join(words))
         )
     return ",".join(names)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory, new_directory
 from rlhf.jobs.job_spec import TrainingSpec
@@ -112,9 +113,11 @@ def refuse_other_formats(checkpoints: Path) -> None:
     formats = {json.loads((one.path / MANIFEST).read_text("utf-8"))["format"] for one in whole(checkpoints)}
     if formats - {FORMAT} or any(checkpoints.glob(f"checkpoint-*/{EARLIER_MARK}")):
         raise UserError(
-            f"The checkpoints in checkpoints/{checkpoints.name} were written by another version of this program, "
-            "and this one can't go on from them. Delete them on the Runs tab, then resume: the run begins anew with "
-            "the same data."
+            _(
+                "The checkpoints in checkpoints/{name} were written by another version of this program, and "
+                "this one can't go on from them. Delete them on the Runs tab, then resume: the run begins anew "
+                "with the same data."
+            ).format(name=checkpoints.name)
         )
 
 

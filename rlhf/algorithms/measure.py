@@ -6,6 +6,7 @@ import shutil
 from typing import Any
 
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs.job_spec import TrainingSpec, from_row
@@ -21,7 +22,9 @@ def run(run: Run, spec: MeasureSpec) -> dict[str, Any]:
     """
     training = from_row(spec.training)
     if not isinstance(training, TrainingSpec):
-        raise UserError(f"Only training jobs can be measured, not one of the kind '{training.kind}'.")
+        raise UserError(
+            _("Only training jobs can be measured, not one of the kind '{kind}'.").format(kind=training.kind)
+        )
     run.measured_steps = spec.steps
     try:
         result = run_algorithm(run, training)

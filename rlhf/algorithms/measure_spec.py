@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from annotation.database import Database
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, to_json
@@ -33,11 +34,11 @@ class MeasureSpec(JobSpec):
     def about(self) -> str:
         """What is measured."""
         training = self.trains()
-        return self.title if training is None else f"measuring {training.about()}"
+        return self.title if training is None else _("measuring {about}").format(about=training.about())
 
     def facts(self) -> Facts:
         """How many steps."""
-        return [("Steps", str(self.steps))]
+        return [(_("Steps"), str(self.steps))]
 
     def trains(self) -> TrainingSpec | None:
         """The training whose first steps are measured."""
@@ -53,5 +54,5 @@ class MeasureSpec(JobSpec):
         """The spec with its training frozen. Raises UserError for what is no training, or can't be run."""
         measured = from_json(self.training)
         if not isinstance(measured, TrainingSpec):
-            raise UserError("Only training jobs can be measured.")
+            raise UserError(_("Only training jobs can be measured."))
         return replace(self, training=to_json(freeze_training(db, data_dir, measured)))

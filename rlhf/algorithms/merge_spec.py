@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from annotation.database import Database
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
@@ -31,11 +32,11 @@ class MergeSpec(JobSpec):
 
     def about(self) -> str:
         """Which adapter is merged."""
-        return f"merging {self.revision}"
+        return _("merging {revision}").format(revision=self.revision)
 
     def facts(self) -> Facts:
         """The adapter."""
-        return [("Adapter", self.revision)]
+        return [(_("Adapter"), self.revision)]
 
     def depends_on(self) -> tuple[str, ...]:
         """The adapter."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import STRENGTHS
+from annotation.translation import _
 from annotation.ui.formatting import percent
 from rlhf.jobs.descriptions import Facts
 
@@ -26,12 +27,12 @@ def places_of(rows: Sequence[PreferenceRow]) -> dict[int, int]:
 def strength_word(row: PreferenceRow) -> str:
     """How strongly the chosen answer was preferred, in the words that annotators see."""
     strength = row.strength
-    return "no strength given" if strength is None else STRENGTHS[round(strength)]
+    return _("no strength given") if strength is None else STRENGTHS[round(strength)]
 
 
 def pair_facts(row: PreferenceRow) -> Facts:
     """How strongly and how often a pair was preferred, and the chance that it is the wrong way round."""
-    return [("Preferred", strength_word(row)), ("Judgements", str(len(row.judgements))), *chance(row)]
+    return [(_("Preferred"), strength_word(row)), (_("Judgements"), str(len(row.judgements))), *chance(row)]
 
 
 def chance(row: PreferenceRow) -> Facts:
@@ -39,4 +40,5 @@ def chance(row: PreferenceRow) -> Facts:
     if row.flip is None:
         return []
     assumed = len(row.annotators) == 1 and abs(row.flip - (1 - UNKNOWN_RELIABILITY)) < SAME
-    return [("Chance of the wrong way round", f"{percent(row.flip)}{', assumed' if assumed else ''}")]
+    flip = _("{flip}, assumed") if assumed else "{flip}"
+    return [(_("Chance of the wrong way round"), flip.format(flip=percent(row.flip)))]

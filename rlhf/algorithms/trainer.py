@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from annotation.records import Prompt, Sampling, UserError
+from annotation.translation import _
 from rlhf.algorithms.checkpoints import (
     CheckpointManifest,
     checkpoints_of,
@@ -108,7 +109,7 @@ def diverged_sentence(what: str, step: int, checkpoints: Path) -> str:
 def refuse_missing_optimiser(spec: TrainingSpec) -> None:
     """Raises UserError for an optimiser that this machine has not."""
     if spec.optimiser == "adamw-8bit" and not torch.cuda.is_available():
-        raise UserError("The optimiser adamw-8bit needs a GPU, and there is none here. Use adamw.")
+        raise UserError(_("The optimiser adamw-8bit needs a GPU, and there is none here. Use adamw."))
 
 
 # ------------------------------------------------------------------------------------------------------------ one run

@@ -11,6 +11,7 @@ from pathlib import Path
 from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.ui import terminal
 from rlhf.data import held_out_sets
 from rlhf.hub import rental_client
@@ -52,7 +53,9 @@ def makes_policy(spec: JobSpec) -> bool:
 def agreed(terms: Terms) -> bool:
     """Whether somebody says yes. Raises UserError where nobody can be asked."""
     if not terminal.somebody_is_there():
-        raise UserError(f"This would spend {terms.sentence}. Repeat it with --yes if that is right.")
+        raise UserError(
+            _("This would spend {sentence}. Repeat it with --yes if that is right.").format(sentence=terms.sentence)
+        )
     return terminal.agreed(f"This spends {terms.sentence}. Go ahead?")
 
 

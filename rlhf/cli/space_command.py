@@ -9,6 +9,7 @@ from typing import Any
 
 from annotation.hub_client import Hub, connect, token_here
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.ui import terminal
 from rlhf.hub import space_upload
 from rlhf.hub.space_upload import GIVEN_TOKEN, SpacePlan
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         return 2 if errors else 0
     assert hub is not None
     if errors:
-        raise UserError(f"Nothing was uploaded. {len(errors)} errors have to be mended first.")
+        raise UserError(_("Nothing was uploaded. {count} errors have to be mended first.").format(count=len(errors)))
     if not options.yes:
         ask_before_spending(plan, hub)
     made = space_upload.create(plan, hub, os.environ.get(GIVEN_TOKEN, ""))
@@ -82,4 +83,4 @@ def ask_before_spending(plan: SpacePlan, hub: Hub) -> None:
     if not price:
         return
     if not terminal.agreed(f"{plan.hardware} costs ${price:.2f} an hour while the Space runs. Go on?"):
-        raise UserError("Nothing was uploaded or spent. Give --yes, or free hardware.")
+        raise UserError(_("Nothing was uploaded or spent. Give --yes, or free hardware."))

@@ -14,6 +14,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PromptRow
 from annotation.records import Prompt, UserError, now
+from annotation.translation import _
 from rlhf.data.snapshots import CountedRows, snapshot_counts, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
@@ -25,15 +26,15 @@ SETTING = "held_out_sets"
 # Below this an interval of a win rate spans more than two fifths of what is possible.
 FEW = 20
 SAMPLE_PROMPTS = 3
-NONE = "There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again."
+NONE = _("There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again.")
 
-NOTHING_TO_CHECK = (
-    "Nothing is held out: what comes of this run can't be checked on prompts it was not trained on. Import some with a "
-    "share that is held out before you start."
+NOTHING_TO_CHECK = _(
+    "Nothing is held out: what comes of this run can't be checked on prompts it was not trained on. Import "
+    "some with a share that is held out before you start."
 )
-NO_PAIRS_TO_CHECK = (
-    "No judged comparison is held out: how often the reward model is right can't be measured, and PPO asks for that. "
-    "Judge some answers to held-out prompts before you start."
+NO_PAIRS_TO_CHECK = _(
+    "No judged comparison is held out: how often the reward model is right can't be measured, and PPO asks "
+    "for that. Judge some answers to held-out prompts before you start."
 )
 
 

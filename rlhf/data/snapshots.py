@@ -17,6 +17,7 @@ from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
 from annotation.records import Split, UserError, now
+from annotation.translation import _, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import LeftOut, Rows
@@ -117,7 +118,7 @@ def demonstrations(db: Database, source: str) -> CountedRows:
             DemonstrationRow(row.split, row.messages, row.completion, "example", label=row.label) for row in shown
         )
     known = ", ".join(["demonstrations", *(f"example:{name}" for name in EXAMPLES)])
-    raise UserError(f"There is no data '{source}' to learn from. Known: {known}.")
+    raise UserError(_("There is no data '{source}' to learn from. Known: {known}.").format(source=source, known=known))
 
 
 def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
@@ -233,22 +234,22 @@ def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: str = "p
 
 
 MORE = {
-    "pairs": "Judge more comparisons first.",
-    "demonstrations": "Import some on the Data tab, mend answers while annotating, or choose an example set.",
-    "prompts": "Import prompts on the Data tab.",
+    "pairs": _("Judge more comparisons first."),
+    "demonstrations": _("Import some on the Data tab, mend answers while annotating, or choose an example set."),
+    "prompts": _("Import prompts on the Data tab."),
 }
 # What helps where there would be enough but for a reason, and what is said of rows that are all left out for it.
 CURES = {
-    "template": "Change what it refuses in the prompts, or start a data directory with another model.",
-    "too-long": "Raise max_length.",
-    "identical": "Answers differ more at a higher temperature, on the Project tab.",
-    "earlier": 'Train on all judgements (scope "all"), or judge more comparisons first.',
-    "excluded": "Let the annotators who are left out count again, on the Quality tab, or judge more comparisons.",
+    "template": _("Change what it refuses in the prompts, or start a data directory with another model."),
+    "too-long": _("Raise max_length."),
+    "identical": _("Answers differ more at a higher temperature, on the Project tab."),
+    "earlier": _('Train on all judgements (scope "all"), or judge more comparisons first.'),
+    "excluded": _("Let the annotators who are left out count again, on the Quality tab, or judge more comparisons."),
 }
 ALL_LEFT_OUT = {
-    "template": "All {count} {unit} were refused by the model's chat template: {refusal}",
-    "too-long": "All {count} {unit} are longer than max_length.",
-    "identical": "In all {count} {unit} the two answers are the same text.",
+    "template": _("All {count} {unit} were refused by the model's chat template: {refusal}"),
+    "too-long": _("All {count} {unit} are longer than max_length."),
+    "identical": _("In all {count} {unit} the two answers are the same text."),
 }
 
 
@@ -260,25 +261,42 @@ def shortage(unit: str, found: int, at_least: int, left_out: Mapping[str, int]) 
     enough_but_for = found + sum(left_out[reason] for reason in causes) >= at_least
     cures = " ".join(CURES[reason] for reason in causes) if enough_but_for else MORE[unit]
     if found or not enough_but_for or len(causes) > 1 or causes[0] not in ALL_LEFT_OUT:
-        return f"{too_few(unit, found, at_least)} {cures}{left_out_sentence(left_out)}"
+        return f"{too_few(unit, found, at_least)} {cures} {left_out_sentence(left_out)}".strip()
     count, refusal = left_out[causes[0]], ended(getattr(left_out, "refusal", ""))
     rest = {reason: number for reason, number in left_out.items() if reason != causes[0]}
     said = ALL_LEFT_OUT[causes[0]].format(count=count, unit=unit, refusal=refusal)
-    return f"{said} {cures}{left_out_sentence(rest)}"
+    return f"{said} {cures} {left_out_sentence(rest)}".strip()
 
 
 def too_few(unit: str, found: int, at_least: int) -> str:
     """How much there is, and how much is needed."""
-    name = "preference pairs" if unit == "pairs" else unit
-    return f"There are {found} {name} to train on, and at least {at_least} {'is' if at_least == 1 else 'are'} needed."
+    if unit == "pairs":
+        said = ngettext(
+            "There are {found} preference pairs to train on, and at least {least} is needed.",
+            "There are {found} preference pairs to train on, and at least {least} are needed.",
+            at_least,
+        )
+    elif unit == "prompts":
+        said = ngettext(
+            "There are {found} prompts to train on, and at least {least} is needed.",
+            "There are {found} prompts to train on, and at least {least} are needed.",
+            at_least,
+        )
+    else:
+        said = ngettext(
+            "There are {found} demonstrations to train on, and at least {least} is needed.",
+            "There are {found} demonstrations to train on, and at least {least} are needed.",
+            at_least,
+        )
+    return said.format(found=found, least=at_least)
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
-    """What is left out and why, after a blank; empty if nothing is."""
+    """What is left out and why; empty if nothing is."""
     reasons = ", ".join(
         f"{count} {reason_text(reason, left_out)}" for reason, count in sorted(left_out.items()) if count
     )
-    return f" Left out: {ended(reasons)}" if reasons else ""
+    return _("Left out: {reasons}").format(reasons=ended(reasons)) if reasons else ""
 
 
 def reason_text(reason: str, left_out: Mapping[str, int]) -> str:

@@ -23,6 +23,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
 from annotation.records import Prompt, UserError
+from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, WinRate
@@ -47,7 +48,7 @@ SCORING_BATCH = 4
 
 def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
-    run.report(0, 0, {}, "loading the model")
+    run.report(0, 0, {}, _("loading the model"))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     base = registry.by_revision(run.db, "base")
@@ -99,9 +100,10 @@ def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> Non
     leaked = held_out_sets.trained_on(run.db, run.data_dir, candidate, prompts)
     if leaked:
         raise UserError(
-            f"{candidate.revision} was trained on {len(leaked)} of the {len(prompts)} held-out prompts, for example "
-            f"{leaked[0].text[:80]!r}. Figures on them would say nothing: take them out of the training data and train "
-            "anew."
+            _(
+                "{revision} was trained on {count} of the {held_out} held-out prompts, for example {text!r}. "
+                "Figures on them would say nothing: take them out of the training data and train anew."
+            ).format(revision=candidate.revision, count=len(leaked), held_out=len(prompts), text=leaked[0].text[:80])
         )
 
 
@@ -115,9 +117,13 @@ def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: 
         except UserError as error:
             refused.append(str(error))
     if refused:
-        run.log(f"{len(refused)} of {len(prompts)} held-out prompts can't be answered, for example: {refused[0]}")
+        run.log(
+            _("{count} of {count_2} held-out prompts can't be answered, for example: {refused}").format(
+                count=len(refused), count_2=len(prompts), refused=refused[0]
+            )
+        )
     if not fed:
-        raise UserError("There is no held-out prompt that this model can answer. Add some, and check it again.")
+        raise UserError(_("There is no held-out prompt that this model can answer. Add some, and check it again."))
     return fed
 
 
@@ -153,15 +159,15 @@ def answer_prompts(
     known = {(row["prompt_id"], row["seed"]) for row in answers_of(run, spec, policy, prompts)}
     asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in fed]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
-    progress.advance(len(asked) - len(missing), f"{policy.revision} answers")
+    progress.advance(len(asked) - len(missing), _("{revision} answers").format(revision=policy.revision))
     for start in range(0, len(missing), spec.prompts_per_batch):
         batch = missing[start : start + spec.prompts_per_batch]
         texts = [fed[prompt.id] for prompt, _ in batch]
         draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
         run.raise_if_stopped()
-        for (prompt, _), text, (drawn,) in zip(batch, texts, draws, strict=True):
+        for (prompt, _seed), text, (drawn,) in zip(batch, texts, draws, strict=True):
             store.add_response(run.db, drawn.response(prompt, policy, text, spec.sampling), "evaluate")
-        progress.advance(len(batch), f"{policy.revision} answers")
+        progress.advance(len(batch), _("{revision} answers").format(revision=policy.revision))
 
 
 def score_answers(
@@ -180,7 +186,7 @@ def score_answers(
         for row, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
             store.add_score(db, row["id"], "kl_to_base", kl)
             store.add_score(db, row["id"], "nll_under_base", nll)
-        progress.advance(len(batch), f"scoring the answers of {policy.revision}")
+        progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
 @torch.no_grad()
@@ -236,7 +242,7 @@ def implicit_accuracy(
         chosen, rejected = (policy_2 - reference_2).tolist()
         right = 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
         scores.setdefault(pair["comparison"], []).append(right)
-        progress.advance(1, "implicit reward on held-out judgements")
+        progress.advance(1, _("implicit reward on held-out judgements"))
     total = sum(fmean(values) for values in scores.values())
     low, high = wilson_interval(total, len(scores))
     return ImplicitAccuracy(total / len(scores) if scores else None, low, high, len(scores), dict(left_out))
@@ -325,7 +331,7 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Jud
         if waiting:
 
             def progress(tally: Tally, name: str = judge.name, total: int = len(waiting)) -> None:
-                run.report(tally.judged, total, {}, f"{name} judges")
+                run.report(tally.judged, total, {}, _("{name} judges").format(name=name))
 
             try:
                 bench = backend_for(run, judge, rubric, spec.model, SCORING_BATCH)

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 
 from annotation.database import Database
 from annotation.records import Sampling
+from annotation.translation import _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs.descriptions import Facts
@@ -51,17 +52,17 @@ class EvaluateSpec(JobSpec):
 
     def about(self) -> str:
         """Which policy is checked."""
-        return f"check of {self.candidate}"
+        return _("check of {candidate}").format(candidate=self.candidate)
 
     def facts(self) -> Facts:
         """What is compared with what, and by whom."""
         return [
-            ("Candidate", self.candidate),
-            ("Against", self.against),
-            ("Held-out prompts", self.prompt_set[:12] or f"up to {self.prompts}"),
-            ("Judges", self.judges or "none"),
-            ("Data snapshot", self.snapshot[:12] or "frozen at the start"),
-            ("First seed", str(self.seed)),
+            (_("Candidate"), self.candidate),
+            (_("Against"), self.against),
+            (_("Held-out prompts"), self.prompt_set[:12] or _("up to {prompts}").format(prompts=self.prompts)),
+            (_("Judges"), self.judges or "none"),
+            (_("Data snapshot"), self.snapshot[:12] or _("frozen at the start")),
+            (_("First seed"), str(self.seed)),
         ]
 
     def depends_on(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from annotated_types import Interval
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import anytime_mean, more_needed
 from annotation.records import UserError
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, percent
 from annotation.validation import bare, from_form, hints_of, label_of, read
 
@@ -39,39 +40,39 @@ Ratio = Annotated[float, Interval(ge=1, le=10)]
 class Rule:
     """What a candidate must show. Limits are against the base model: past the last policy one could go step by step."""
 
-    mode: Annotated[Mode, "The gate's mode"] = "ask"
+    mode: Annotated[Mode, N_("The gate's mode")] = "ask"
     """What is done with a decision: 'ask' a person, who may decide otherwise; act on it ('automatic'); 'never' let the
     gate promote or reject anything. The decision itself is the same."""
-    alpha: Annotated[float, Interval(ge=0.001, le=0.2), "Share of wrong promotions"] = 0.05
+    alpha: Annotated[float, Interval(ge=0.001, le=0.2), N_("Share of wrong promotions")] = 0.05
     """Of candidates that are no better than the policy that serves, the share that may be promoted at most."""
-    people_least: Annotated[Count, "Fewest comparisons by people"] = 10
+    people_least: Annotated[Count, N_("Fewest comparisons by people")] = 10
     """People's comparisons before they can decide. The evidence holds with any number, and ten wins in a row are the
     fewest that are enough of it at an alpha of 0.05: raise this to hear more people."""
-    people_most: Annotated[Count, "Most comparisons by people"] = 200
+    people_most: Annotated[Count, N_("Most comparisons by people")] = 200
     """People's comparisons after which a candidate that is not shown to be better is rejected. Our choice: of
     candidates that win 60 of 100, a fifth of them ties, most are promoted by then (`python -m benchmarks.gate`)."""
-    judge_may_decide: Annotated[bool, "Whether a judge may decide"] = False
+    judge_may_decide: Annotated[bool, N_("Whether a judge may decide")] = False
     """Whether a trusted judge's comparisons decide while people's have not; off, because that has to be wanted."""
-    judge_trust: Annotated[float, Interval(ge=0.5, le=1), "Agreement of a judge with people"] = 0.6
+    judge_trust: Annotated[float, Interval(ge=0.5, le=1), N_("Agreement of a judge with people")] = 0.6
     """What the lower limit of a judge's agreement with people must reach. PPO asks as much of a reward model, though
     not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on open
     questions."""
-    judge_least: Annotated[Count, "Fewest comparisons by a judge"] = 30
+    judge_least: Annotated[Count, N_("Fewest comparisons by a judge")] = 30
     """A judge's comparisons before they can decide: they are cheap, and it takes some to tell what length does."""
-    judge_most: Annotated[Count, "Most comparisons by a judge"] = 400
+    judge_most: Annotated[Count, N_("Most comparisons by a judge")] = 400
     """A judge's comparisons after which it has nothing more to say; a candidate that people have not begun with by then
     is rejected."""
-    prompts_least: Annotated[Count, "Fewest held-out prompts"] = 20
+    prompts_least: Annotated[Count, N_("Fewest held-out prompts")] = 20
     """Held-out prompts that the figures must rest on; below it an interval of a win rate spans two fifths of all."""
-    kl_most: Annotated[float, Interval(ge=0.001, le=100), "KL to the base, nats a token"] = 0.5
+    kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to the base, nats a token")] = 0.5
     """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times what PPO aims at."""
-    nll_ratio_most: Annotated[Ratio, "Surprise to the base, ratio"] = 1.15
+    nll_ratio_most: Annotated[Ratio, N_("Surprise to the base, ratio")] = 1.15
     """How far its answers may surprise the base more than the base's own do; above it they stop being its language."""
-    distinct_ratio_least: Annotated[Share, "Distinct-2, ratio"] = 0.90
+    distinct_ratio_least: Annotated[Share, N_("Distinct-2, ratio")] = 0.90
     """Distinct-2 of its answers over the base's; below it they repeat themselves, or each other."""
-    truncated_more_most: Annotated[Share, "Answers cut off, more than the base's"] = 0.10
+    truncated_more_most: Annotated[Share, N_("Answers cut off, more than the base's")] = 0.10
     """Share of answers cut off at the length limit, less the base's. More of them has run away in length."""
-    perplexity_ratio_most: Annotated[Ratio, "Perplexity of the fixed text, ratio"] = 1.15
+    perplexity_ratio_most: Annotated[Ratio, N_("Perplexity of the fixed text, ratio")] = 1.15
     """Perplexity of a fixed text over the base's; above it the candidate forgets what it was not trained on."""
 
     def to_setting(self) -> dict[str, Any]:
@@ -81,18 +82,20 @@ class Rule:
     @classmethod
     def from_setting(cls, values: Any) -> Rule:
         """The rule that stored or given values describe; what is left out has its default. Raises UserError."""
-        rule = read(cls, from_form(values), "The gate's rule")
+        rule = read(cls, from_form(values), _("The gate's rule"))
         for most, least in (("people_most", "people_least"), ("judge_most", "judge_least")):
             if getattr(rule, most) < getattr(rule, least):
                 raise UserError(
-                    f"{COUNTS[most]}: {getattr(rule, most)} are fewer than the {getattr(rule, least)} before which "
-                    "nothing is decided. Raise the one or lower the other."
+                    _(
+                        "{field}: {most} are fewer than the {least} before which nothing is decided. Raise the one or "
+                        "lower the other."
+                    ).format(field=COUNTS[most], most=getattr(rule, most), least=getattr(rule, least))
                 )
         return rule
 
 
-COUNTS = {name: label_of(hint) for name, hint in hints_of(Rule).items() if bare(hint) is int}
-NUMBERS = {name: label_of(hint) for name, hint in hints_of(Rule).items() if bare(hint) is float}
+COUNTS = {name: _(label_of(hint)) for name, hint in hints_of(Rule).items() if bare(hint) is int}
+NUMBERS = {name: _(label_of(hint)) for name, hint in hints_of(Rule).items() if bare(hint) is float}
 
 
 # ----------------------------------------------------------------------------------------------------------- findings

@@ -14,6 +14,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
+from annotation.translation import _
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
@@ -122,7 +123,7 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
     return None if optimised_against(trained) else hacked
 
 
-LATER = "It was asked after the first check, which settles who may decide."
+LATER = _("It was asked after the first check, which settles who may decide.")
 
 
 def panel_findings(
@@ -144,10 +145,10 @@ def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy)
     """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none."""
     model = judge.settings.get("model")
     if judge.backend != "endpoint" and model == policy.revision:
-        return "It is the candidate itself."
+        return _("It is the candidate itself.")
     trained = registry.training_of(db, policy)
     if judge.backend == "reward-model" and trained is not None and model in optimised_against(trained):
-        return "It is the reward model that the candidate was trained to please."
+        return _("It is the reward model that the candidate was trained to please.")
     return ""
 
 
@@ -292,24 +293,33 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
     active = [one for one in every if one[0].is_open]
     ended = sorted((one for one in every if not one[0].is_open), key=lambda one: job_store.ended_at(one[0]))
     counting = [job for job, spec in ended if job.status == "finished" and against in (None, spec.against)]
-    before = f"The figures are those of the check before (job {counting[-1].id})." if counting else ""
-    counts = f"The gate counts checks against {against}, which serves now"
+    before = ""
+    if counting:
+        before = _("The figures are those of the check before (job {number}).").format(number=counting[-1].id)
     if active:
         job, spec = min(active, key=lambda one: (against not in (None, one[1].against), one[0].status == "queued"))
         other = against not in (None, spec.against)
-        beside = f"{counts}; this one is against {spec.against}." if other else ""
+        beside = _("The gate counts checks against {serving}, which serves now; this one is against {against}.").format(
+            serving=against, against=spec.against
+        )
+        beside = beside if other else ""
         return CheckStatus(" ".join(filter(None, (progress_of(db, job), beside, before))), not other)
     if not ended:
-        base = "It is what others are checked against." if policy.path is None else "It has not been checked yet."
+        base = _("It is what others are checked against.") if policy.path is None else _("It has not been checked yet.")
         return CheckStatus(base, False)
     job, spec = ended[-1]
     if job.status != "finished":
-        again = f"Check it again, or resume job {job.id}."
+        again = _("Check it again, or resume job {id}.").format(id=job.id)
         return CheckStatus(" ".join(filter(None, (failure_of(job), again, before))), False)
     if not counting:
-        return CheckStatus(f"{counts}; its check (job {job.id}) was against {spec.against}. Check it again.", False)
+        elsewhere = _(
+            "The gate counts checks against {serving}, which serves now; its check (job {number}) was against "
+            "{against}. "
+            "Check it again."
+        ).format(serving=against, number=job.id, against=spec.against)
+        return CheckStatus(elsewhere, False)
     left_out = policy.status == "candidate" and any(one.verdict == "missing" for one in limit_criteria(db, policy))
-    return CheckStatus("Its check left that out: check it again." if left_out else "", False)
+    return CheckStatus(_("Its check left that out: check it again.") if left_out else "", False)
 
 
 def limit_criteria(db: Database, policy: Policy) -> Sequence[Criterion]:
@@ -321,26 +331,42 @@ def limit_criteria(db: Database, policy: Policy) -> Sequence[Criterion]:
 def progress_of(db: Database, job: Job) -> str:
     """How far a check is that waits or runs, as a sentence."""
     if job.status == "cancelling":
-        return f"Job {job.id}, its check, is being cancelled."
+        return _("Job {id}, its check, is being cancelled.").format(id=job.id)
     if job.status == "running":
-        step = f": step {job.step} of {job.steps}" if job.steps else ""
-        return f"Job {job.id} is checking it{step}."
+        if not job.steps:
+            return _("Job {number} is checking it.").format(number=job.id)
+        return _("Job {number} is checking it: step {step} of {steps}.").format(
+            number=job.id, step=job.step, steps=job.steps
+        )
     place = next((number for number, other in enumerate(job_store.queue(db)) if other.id == job.id), 0)
-    ordinal = ORDINALS[place] if place < len(ORDINALS) else f"number {place + 1}"
     running = job_store.at_work(db) if place == 0 else []
-    behind = f", behind job {running[0].id}" if running else ""
-    return f"It waits for its check (job {job.id}, {ordinal} in the queue{behind})."
+    if running:
+        return _("It waits for its check (job {number}, first in the queue, behind job {running}).").format(
+            number=job.id, running=running[0].id
+        )
+    ordinal = ORDINALS[place] if place < len(ORDINALS) else _("number {place}").format(place=place + 1)
+    return _("It waits for its check (job {number}, {place} in the queue).").format(number=job.id, place=ordinal)
 
 
-ORDINALS = ("first", "second", "third", "fourth", "fifth")
-# How jobs end that come to nothing, in words.
-ENDINGS: Mapping[str, str] = {"failed": "failed", "lost": "was lost", "cancelled": "was cancelled"}
+ORDINALS = (_("first"), _("second"), _("third"), _("fourth"), _("fifth"))
+# How jobs end that come to nothing.
+ENDINGS: Mapping[str, str] = {
+    "failed": _("Its check (job {number}) failed."),
+    "lost": _("Its check (job {number}) was lost."),
+    "cancelled": _("Its check (job {number}) was cancelled."),
+}
+ENDINGS_WITH_MESSAGE: Mapping[str, str] = {
+    "failed": _("Its check (job {number}) failed: {message}."),
+    "lost": _("Its check (job {number}) was lost: {message}."),
+    "cancelled": _("Its check (job {number}) was cancelled: {message}."),
+}
 
 
 def failure_of(job: Job) -> str:
     """How a check ended that has measured nothing, as a sentence."""
-    said = " ".join(job.message.split()).rstrip(".") if job.status != "cancelled" else ""
-    return f"Its check (job {job.id}) {ENDINGS[job.status]}{f': {said}' if said else ''}."
+    message = " ".join(job.message.split()).rstrip(".") if job.status != "cancelled" else ""
+    ended = ENDINGS_WITH_MESSAGE if message else ENDINGS
+    return ended[job.status].format(number=job.id, message=message)
 
 
 # ------------------------------------------------------------------------------------------------- what people decide
@@ -373,7 +399,7 @@ def objection(db: Database, policy: Policy) -> str:
     decision = advice(db, policy)
     if decision is None or decision.verdict == "promote":
         return ""
-    return f"The rule says: {described(db, policy, decision)}"
+    return _("The rule says: {described}").format(described=described(db, policy, decision))
 
 
 def described(db: Database, policy: Policy, decision: GateDecision) -> str:
@@ -393,7 +419,8 @@ class Promotion:
 
     def sentence(self) -> str:
         """That it serves."""
-        return f"{self.revision} serves now{', against the rule' if self.against else ''}."
+        said = _("{revision} serves now, against the rule.") if self.against else _("{revision} serves now.")
+        return said.format(revision=self.revision)
 
 
 def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "") -> Promotion:
@@ -408,7 +435,11 @@ def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: s
         policy = registry.by_revision(db, revision)
         against = objection(db, policy)
         if against and not own:
-            raise PromotionAgainstRule(f"{policy.revision} was not promoted. {against} Against that it takes a reason.")
+            raise PromotionAgainstRule(
+                _("{revision} was not promoted. {against} Against that it takes a reason.").format(
+                    revision=policy.revision, against=against
+                )
+            )
         before = registry.serving(db).revision
         registry.promote(db, policy.revision, decided_by, reason(db, policy, own))
     return Promotion(policy.revision, before, bool(against))
@@ -426,7 +457,11 @@ def clean_reason(why: str) -> str:
     """A reason as it is kept: on one line, and nothing where there is nothing to be seen. Raises UserError."""
     said = " ".join(storable(why).replace("\0", " ").split())
     if len(said) > MOST_WHY:
-        raise UserError(f"Why (for the record): {len(said)} characters are too many. Say it in at most {MOST_WHY}.")
+        raise UserError(
+            _("Why (for the record): {count} characters are too many. Say it in at most {most_why}.").format(
+                count=len(said), most_why=MOST_WHY
+            )
+        )
     return said if any(category(one)[0] in "LNPS" and one not in BLANK_LETTERS for one in said) else ""
 
 
@@ -438,7 +473,11 @@ def reason(db: Database, policy: Policy, own: str) -> str:
     """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
     decision = advice(db, policy)
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
-    rule_said = objection(db, policy) if decision is None else f"The rule said: {described(db, policy, decision)}"
+    rule_said = (
+        objection(db, policy)
+        if decision is None
+        else _("The rule said: {described}").format(described=described(db, policy, decision))
+    )
     return f"{said} {rule_said}".strip() or NO_REASON
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from annotation.records import Prompt, UserError
+from annotation.translation import _
 from rlhf.generation import prompt_sets
 from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs.worker import Run
@@ -73,5 +74,9 @@ def what_to_feed(
     if refused:
         run.log(f"{len(refused)} of {len(prompts)} prompts can't be answered, for example: {refused[0]}")
     if not fed:
-        raise UserError(f"There is no prompt {prompt_sets.described(spec)} that this model can answer.")
+        raise UserError(
+            _("There is no prompt {described} that this model can answer.").format(
+                described=prompt_sets.described(spec)
+            )
+        )
     return fed

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import Message, Prompt, Response, Sampling, UserError, now, seconds_between, storable
+from annotation.translation import _
 
 State = Literal["asked", "writing", "stopping", "done", "failed"]
 FinishReason = Literal["stop", "length", "stopped"]
@@ -88,15 +89,17 @@ def next_turn(last: Chat | None, system: str, text: str) -> tuple[Message, ...]:
 
     The system prompt is as it stands now, in front, and not there when it is empty.
     """
-    parts = {"message": storable(text).strip(), "system prompt": storable(system).strip()}
-    for name, part in parts.items():
+    message, instruction = storable(text).strip(), storable(system).strip()
+    long_message = _("The message has {count:,} characters, and {most:,} are taken. Shorten it.")
+    long_instruction = _("The system prompt has {count:,} characters, and {most:,} are taken. Shorten it.")
+    for said, part in ((long_message, message), (long_instruction, instruction)):
         if len(part) > MAXIMUM_MESSAGE:
-            raise UserError(f"The {name} has {len(part):,} characters, and {MAXIMUM_MESSAGE:,} are taken. Shorten it.")
-    if not parts["message"]:
-        raise UserError("Write a message first.")
-    first = ({"role": "system", "content": parts["system prompt"]},) if parts["system prompt"] else ()
+            raise UserError(said.format(count=len(part), most=MAXIMUM_MESSAGE))
+    if not message:
+        raise UserError(_("Write a message first."))
+    first = ({"role": "system", "content": instruction},) if instruction else ()
     before = () if last is None else last.said
-    return (*first, *before, {"role": "user", "content": parts["message"]})
+    return (*first, *before, {"role": "user", "content": message})
 
 
 def ask(
@@ -156,7 +159,7 @@ def compare(db: Database, chat_ids: Sequence[int]) -> tuple[int, int]:
     """
     asked = with_ids(db, chat_ids)
     if any(chat.open for chat in asked):
-        raise UserError("Wait until every answer is written to its end.")
+        raise UserError(_("Wait until every answer is written to its end."))
     ended = {
         " ".join(chat.text.split()).casefold(): chat
         for chat in reversed(asked)  # of equal answers the first column's counts
@@ -165,18 +168,22 @@ def compare(db: Database, chat_ids: Sequence[int]) -> tuple[int, int]:
     answers = sorted(ended.values(), key=lambda chat: chat.id)
     if len(answers) < 2:
         raise UserError(
-            "A comparison needs two different answers that were written to their end, and there are not as many here. "
-            "Ask two policies, or ask them again with another seed."
+            _(
+                "A comparison needs two different answers that were written to their end, and there are not as many "
+                "here. Ask two policies, or ask them again with another seed."
+            )
         )
     if any(chat.messages != answers[0].messages for chat in answers):
         raise UserError(
-            "The columns' conversations differ before the last message, so these are no answers to the same prompt. "
-            "Start a new conversation, and send its first answers."
+            _(
+                "The columns' conversations differ before the last message, so these are no answers to the same "
+                "prompt. Start a new conversation, and send its first answers."
+            )
         )
     prompt = Prompt(answers[0].messages, "train", SOURCE)
     comparison_id = store.add_mixed_comparison(db, prompt, [response_of(chat) for chat in answers])
     if comparison_id is None:
-        raise UserError("These answers have been sent to annotation already.")
+        raise UserError(_("These answers have been sent to annotation already."))
     return comparison_id, len(answers)
 
 

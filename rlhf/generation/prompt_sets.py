@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, Split, UserError
+from annotation.translation import _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs.artifacts import explain_write_errors
 from rlhf.jobs.descriptions import Facts
@@ -71,16 +72,24 @@ class AnswerSpec(JobSpec):
         policy = registry.by_revision(db, self.revision)
         refuse_mute(policy)
         if not prompts_of(db, self):
-            raise UserError(f"There are no prompts {described(self)}. Import some, or choose others.")
+            raise UserError(
+                _("There are no prompts {described}. Import some, or choose others.").format(described=described(self))
+            )
         return replace(self, revision=policy.revision)
 
 
 def refuse_mute(policy: Policy) -> None:
     """Raises UserError for a model that can't give answers (any more)."""
     if policy.kind == "reward":
-        raise UserError(f"'{policy.revision}' is a reward model: it scores answers and can't give them.")
+        raise UserError(
+            _("'{revision}' is a reward model: it scores answers and can't give them.").format(revision=policy.revision)
+        )
     if policy.deleted:
-        raise UserError(f"The files of '{policy.revision}' were deleted on {policy.deleted[:10]}. Choose another.")
+        raise UserError(
+            _("The files of '{revision}' were deleted on {deleted}. Choose another.").format(
+                revision=policy.revision, deleted=policy.deleted[:10]
+            )
+        )
 
 
 def prompts_of(db: Database, spec: AnswerSpec) -> list[Prompt]:
@@ -174,5 +183,5 @@ def find(data_dir: Path, name: str) -> Path:
     """The file of this name. Raises UserError for a name that none has."""
     path = data_dir / DIRECTORY / name if NAME.fullmatch(name) else None
     if path is None or not path.is_file() or path.is_symlink():
-        raise UserError("There are no such answers (any more).")
+        raise UserError(_("There are no such answers (any more)."))
     return path

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Predicate, doc
 
 from annotation.records import MAXIMUM_ANSWERS, Sampling
+from annotation.translation import _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
@@ -15,7 +16,7 @@ from rlhf.jobs.job_spec import Drawing, JobSpec
 Comparable = Annotated[
     NonNegativeInt,
     Predicate(lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS),
-    doc(f"be between 2 and {MAXIMUM_ANSWERS}, or 0 for the project's"),
+    doc(_("between 2 and {most}, or 0 for the project's").format(most=MAXIMUM_ANSWERS)),
 ]
 
 
@@ -48,4 +49,4 @@ class GenerateSpec(JobSpec):
 
     def facts(self) -> Facts:
         """How much it keeps in stock."""
-        return [("Buffer", str(self.buffer)), ("Seed", str(self.seed))]
+        return [(_("Buffer"), str(self.buffer)), (_("Seed"), str(self.seed))]

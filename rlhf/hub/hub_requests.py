@@ -18,7 +18,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome
 from annotation.records import UserError
-from annotation.ui.formatting import some
+from annotation.translation import _, ngettext
 from rlhf.hub import pull_model, push_dataset, push_model, space_upload
 from rlhf.hub.space_upload import SpaceFinding
 from rlhf.models.registry import Weights
@@ -52,7 +52,7 @@ class PublishModel(JobRequest):
     def check(self) -> None:
         """Raises UserError for what can't be meant."""
         if not self.revision:
-            raise UserError("Choose a model to publish first.")
+            raise UserError(_("Choose a model to publish first."))
         hubs.check_name(self.repo)
         check_licence(self.licence)
 
@@ -138,7 +138,8 @@ def weights_of(text: str) -> Weights | None:
     """A precision, or None for none. Raises UserError for anything else."""
     found: Weights | None = next((one for one in get_args(Weights) if one == text), None)
     if text and found is None:
-        raise UserError(f"'{text[:40]}' is no precision. Choose one of: {', '.join(get_args(Weights))}.")
+        known = ", ".join(get_args(Weights))
+        raise UserError(_("'{text}' is no precision. Choose one of: {known}.").format(text=text[:40], known=known))
     return found
 
 
@@ -156,8 +157,9 @@ def perform(attempt: Attempt, job: Job[Request]) -> JobOutcome:
             return JobOutcome(push_model.described(made), asdict(made))
         case PullModel(address, weights):
             policy = pull_model.pull(hub, db, data_dir, address, weights_of(weights))
+            told = _("'{revision}' is in the registry, from {source}.")
             return JobOutcome(
-                f"'{policy.revision}' is in the registry, from {policy.source}.", {"revision": policy.revision}
+                told.format(revision=policy.revision, source=policy.source), {"revision": policy.revision}
             )
         case PushData(repo, _, private, names, licence, int(run)):
             made = push_dataset.push_snapshot(hub, db, data_dir, run, repo, private, names, licence, by)
@@ -174,14 +176,20 @@ def perform(attempt: Attempt, job: Job[Request]) -> JobOutcome:
 def check_token(hub: Hub) -> JobOutcome:
     """Whose token it is. Raises UserError where it may only read."""
     who = hubs.check_token(hub)
-    where = "where its settings on the Hub say so, at most to" if who.role == "fineGrained" else "to"
-    owners = " and ".join((who.name, *who.organisations))
-    return JobOutcome(f"The token is {who.name}'s. It may write {where} repositories of {owners}.", asdict(who))
+    if who.role == "fineGrained":
+        told = _(
+            "The token is {name}'s. It may write where its settings on the Hub say so, at most to repositories of "
+            "{owners}."
+        )
+    else:
+        told = _("The token is {name}'s. It may write to repositories of {owners}.")
+    owners = _(" and ").join((who.name, *who.organisations))
+    return JobOutcome(told.format(name=who.name, owners=owners), asdict(who))
 
 
 def ask_prices(hub: Hub) -> JobOutcome:
     """What the hardware of jobs costs."""
-    with hubs.explained("Asking the Hub for its hardware"):
+    with hubs.explained(_("Asking the Hub for its hardware")):
         listed = hub.api.list_jobs_hardware()
     found = [
         {
@@ -195,7 +203,7 @@ def ask_prices(hub: Hub) -> JobOutcome:
         }
         for one in listed
     ]
-    return JobOutcome(f"The Hub rents {len(found)} kinds of hardware.", {"flavors": found})
+    return JobOutcome(_("The Hub rents {count} kinds of hardware.").format(count=len(found)), {"flavors": found})
 
 
 @dataclass(frozen=True)
@@ -220,9 +228,10 @@ def check_space(hub: Hub, asked: CheckSpace) -> JobOutcome:
     found = space_upload.check(plan, hub)
     errors = len(errors_of(found))
     files = len(space_upload.contents(plan))
-    verdict = f"{some(errors, 'error')} to be mended first." if errors else "Nothing would fail."
+    mend = ngettext("{count} error to be mended first.", "{count} errors to be mended first.", errors)
+    verdict = mend.format(count=errors) if errors else _("Nothing would fail.")
     return JobOutcome(
-        f"{files} files would go to {plan.repo}. {verdict}",
+        _("{files} files would go to {repo}. {verdict}").format(files=files, repo=plan.repo, verdict=verdict),
         {
             "findings": [[one.level, one.text] for one in found],
             "errors": errors,
@@ -239,17 +248,24 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
     plan = asked.plan(hub)
     found = errors_of(space_upload.check(plan, hub))
     if found:
-        raise UserError(f"Nothing was uploaded. {' '.join(one.text for one in found)}")
+        raise UserError(_("Nothing was uploaded. {why}").format(why=" ".join(one.text for one in found)))
     price = price_of(hub, plan)
     if price > asked.price:
         raise UserError(
-            f"Nothing was uploaded or spent: {plan.hardware} costs ${price:.2f} an hour, and ${asked.price:.2f} was "
-            "agreed to. Check it again."
+            _(
+                "Nothing was uploaded or spent: {hardware} costs ${price:.2f} an hour, and ${agreed:.2f} was agreed "
+                "to. Check it again."
+            ).format(hardware=plan.hardware, price=price, agreed=asked.price)
         )
     made = space_upload.create(plan, hub, os.environ.get(SPACE_TOKEN, ""))
-    changed = f" Changed: {', '.join(made.changed)}." if made.changed else ""
-    state = "made" if made.new else "up to date"
-    return JobOutcome(f"{made.address} is {state} at {made.commit[:8]}; the Hub builds it.{changed}", asdict(made))
+    told = (
+        _("{address} is made at {commit}; the Hub builds it.")
+        if made.new
+        else _("{address} is up to date at {commit}; the Hub builds it.")
+    ).format(address=made.address, commit=made.commit[:8])
+    if made.changed:
+        told = f"{told} {_('Changed: {what}.').format(what=', '.join(made.changed))}"
+    return JobOutcome(told, asdict(made))
 
 
 def errors_of(found: Sequence[SpaceFinding]) -> list[SpaceFinding]:

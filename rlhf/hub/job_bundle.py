@@ -18,6 +18,7 @@ from typing import Any, Final
 from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Prompt, UserError, now
+from annotation.translation import _
 from rlhf.data.held_out_sets import sample_prompts
 from rlhf.hub import space_upload
 from rlhf.hub.push_model import WHOLE, Files
@@ -48,7 +49,7 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
     """The files of a job, by their path there. Raises UserError where one that it needs is gone or damaged."""
     spec = job.spec
     if not isinstance(spec, TrainingSpec):
-        raise UserError("Only trainings can be sent to rented hardware.")
+        raise UserError(_("Only trainings can be sent to rented hardware."))
     models = needed(db, spec)
     base = models[0]
     files: Files = {f"{CODE}/{path.as_posix()}": space_upload.ROOT / path for path in space_upload.files()}
@@ -60,7 +61,11 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         files |= policy_files(data_dir, policy)
     snapshot = db.row("SELECT * FROM snapshot WHERE sha256 = ?", (spec.snapshot,))
     if snapshot is None:
-        raise UserError(f"The frozen data {spec.snapshot[:12]} of job {job.id} is not known here. Start a new job.")
+        raise UserError(
+            _("The frozen data {snapshot} of job {id} is not known here. Start a new job.").format(
+                snapshot=spec.snapshot[:12], id=job.id
+            )
+        )
     files[f"{DATA}/snapshots/{spec.snapshot}.jsonl"] = data_dir / "snapshots" / f"{spec.snapshot}.jsonl"
     manifest = {
         "job": job.id,
@@ -96,7 +101,9 @@ def base_files(base: Policy) -> Files:
     paths = sorted(directory.iterdir()) if directory.is_dir() else []
     kept = [path for path in paths if any(fnmatch(path.name, pattern) for pattern in WHOLE)]
     if not any(path.suffix == ".safetensors" for path in kept):
-        raise UserError(f"The base model's weights are gone from {directory}. Restore them.")
+        raise UserError(
+            _("The base model's weights are gone from {directory}. Restore them.").format(directory=directory)
+        )
     return {f"{DATA}/{OWN_BASE}/{path.name}": path for path in kept}
 
 
@@ -158,7 +165,7 @@ def verify(source: Path, expected: Mapping[str, str]) -> None:
     for name, known in expected.items():
         path = source / PurePosixPath(name)
         if not path.is_file() or digest(path) != known:
-            raise UserError(f"{name} did not arrive as it was sent. Start the job again.")
+            raise UserError(_("{name} did not arrive as it was sent. Start the job again.").format(name=name))
 
 
 def fill(db: Database, manifest: Mapping[str, Any], base: str) -> None:

@@ -17,6 +17,7 @@ from annotation import hub_client as hubs
 from annotation.database import Database
 from annotation.hub_client import Hub
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.algorithms.model_card import BASE_SHA256, FACTS, public_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE, base_sha256
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
@@ -64,7 +65,9 @@ def pull_base(hub: Hub, data_dir: Path, address: str) -> BaseModel:
     found = look_up(hub, *hubs.split_address(address))
     refuse_code(hub, found, "config.json", "tokenizer_config.json")
     if not found.wanted(["*.safetensors"]):
-        raise UserError(f"{found.source} has no safetensors weights, and Prefloop loads no other kind.")
+        raise UserError(
+            _("{source} has no safetensors weights, and Prefloop loads no other kind.").format(source=found.source)
+        )
     return base_model.prepare(data_dir, found.source)
 
 
@@ -81,13 +84,19 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
         return known
     adapter = "adapter_config.json" in found.sizes
     if not adapter and "config.json" not in found.sizes:
-        raise UserError(f"{found.source} holds no model: neither adapter_config.json nor config.json is there.")
+        raise UserError(
+            _("{source} holds no model: neither adapter_config.json nor config.json is there.").format(
+                source=found.source
+            )
+        )
     refuse_code(hub, found, "adapter_config.json" if adapter else "config.json")
     names = found.wanted((*(ADAPTER if adapter else WHOLE), CARD))
     if not any(name.endswith(".safetensors") for name in names):
         raise UserError(
-            f"{found.source} has no safetensors weights, and Prefloop loads no other kind: other files can hold code "
-            "that runs when they are loaded. Ask its owner to convert it."
+            _(
+                "{source} has no safetensors weights, and Prefloop loads no other kind: other files can hold "
+                "code that runs when they are loaded. Ask its owner to convert it."
+            ).format(source=found.source)
         )
     refuse_too_large(data_dir, sum(found.sizes[name] for name in names))
     revision = name_for(db, found)
@@ -146,7 +155,11 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
     for name in names:
         if name in found.sizes:
             if found.sizes[name] > LARGEST_FILE:
-                raise UserError(f"{name} of {found.source} has {found.sizes[name]:,} bytes: it is no configuration.")
+                raise UserError(
+                    _("{name} of {source} has {sizes:,} bytes: it is no configuration.").format(
+                        name=name, source=found.source, sizes=found.sizes[name]
+                    )
+                )
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
                 with hubs.explained(f"Fetching {name} of {found.repo}"):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
@@ -154,8 +167,10 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
             named = [key for key in CODE if config.get(key)]
             if named:
                 raise UserError(
-                    f"{found.source} wants to run code of its own ({name} has {' and '.join(named)}), and Prefloop "
-                    "runs none that comes with a model. Choose one that transformers and PEFT know by themselves."
+                    _(
+                        "{source} wants to run code of its own ({name} has {named}), and Prefloop runs none "
+                        "that comes with a model. Choose one that transformers and PEFT know by themselves."
+                    ).format(source=found.source, name=name, named=" and ".join(named))
                 )
 
 
@@ -164,8 +179,10 @@ def refuse_too_large(data_dir: Path, size: int) -> None:
     free = shutil.disk_usage(data_dir).free
     if size + SPARE_BYTES > free:
         raise UserError(
-            f"{size / 1e9:.1f} GB are to be fetched and {free / 1e9:.1f} GB are free in {data_dir}. Free some space, "
-            "then repeat."
+            _(
+                "{size:.1f} GB are to be fetched and {free:.1f} GB are free in {data_dir}. Free some space, "
+                "then repeat."
+            ).format(size=size / 1000000000.0, free=free / 1000000000.0, data_dir=data_dir)
         )
 
 
@@ -189,7 +206,11 @@ def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -
         if whole and name in found.sha256:
             whole = file_sha256(path) == found.sha256[name]
         if not whole:
-            raise UserError(f"{name} of {found.source} came damaged. Nothing was kept; pull it again.")
+            raise UserError(
+                _("{name} of {source} came damaged. Nothing was kept; pull it again.").format(
+                    name=name, source=found.source
+                )
+            )
 
 
 # -------------------------------------------------------------------------------------------------------------- checks
@@ -199,8 +220,13 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
     form, kind = FORMS.get(str(config.get("peft_type"))), TASKS.get(str(config.get("task_type")))
     if form is None or kind is None:
         raise UserError(
-            f"{found.source} is an adapter of type {config.get('peft_type')} for {config.get('task_type')}; Prefloop "
-            f"uses {' and '.join(FORMS)} for {' and '.join(TASKS)}."
+            _("{source} is an adapter of type {kind} for {task}; Prefloop uses {forms} for {tasks}.").format(
+                source=found.source,
+                kind=config.get("peft_type"),
+                task=config.get("task_type"),
+                forms=" and ".join(FORMS),
+                tasks=" and ".join(TASKS),
+            )
         )
     if kind == "reward":
         check_reward(directory, found)
@@ -219,8 +245,11 @@ def check_reward(directory: Path, found: HubRevision) -> None:
     values = [figures.get(name) for name in ("mean", "std")]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values) or not values[1]:
         raise UserError(
-            f"{found.source} is a reward model without reward.json, which has the mean and standard deviation of its "
-            "scores, so they can't be used here. Only reward models that Prefloop has published can be pulled."
+            _(
+                "{source} is a reward model without reward.json, which has the mean and standard deviation of "
+                "its scores, so they can't be used here. Only reward models that Prefloop has published can be "
+                "pulled."
+            ).format(source=found.source)
         )
 
 
@@ -234,11 +263,20 @@ def ground_of(db: Database, config: Mapping[str, Any], found: HubRevision) -> Po
     for policy in reversed(registry.all_policies(db)):
         if policy.form == "full" and policy.deleted is None and (wanted, revision) in addresses(db, policy):
             return policy
-    raise UserError(
-        f"{found.source} lies on {wanted or 'a base that it does not name'}, and this data directory has "
-        f"{public_name(base)}: on other weights it would compute something else. Pull it into a data directory with "
-        "that base (--data DIR; `pull --base` sets one up), or pull the weights that it lies on first."
+    named, unnamed = (
+        _(
+            "{source} lies on {wanted}, and this data directory has {base}: on other weights it would compute "
+            "something else."
+        ),
+        _("{source} lies on a base that it does not name, and this data directory has {base}."),
     )
+    said = (named if wanted else unnamed).format(source=found.source, wanted=wanted, base=public_name(base))
+    mend = _(
+        "Pull it into a data directory with that base (--data DIR; `pull --base` sets one up), or pull the weights "
+        "that "
+        "it lies on first."
+    )
+    raise UserError(f"{said} {mend}")
 
 
 def is_base(wanted: str, base: str) -> bool:
@@ -264,7 +302,9 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
     """What whole weights are. Raises UserError where they are not whole, or not of the base's kind."""
     how = base_model.quantisation(directory)
     if how:
-        raise UserError(f"These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.")
+        raise UserError(
+            _("These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.").format(how=how)
+        )
     config, path = read_object(directory / CONFIG), base_path(db, data_dir)
     if path is not None:
         own = read_object(path / CONFIG)
@@ -273,8 +313,10 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
             told = ", ".join(f"{name} {config.get(name)} instead of {own.get(name)}" for name in differing)
             base = public_name(registry.by_revision(db, "base").base)
             raise UserError(
-                f"These weights are not those of a model that began as {base} ({told}). Use a data directory of their "
-                "own: `pull --base` with another --data DIR."
+                _(
+                    "These weights are not those of a model that began as {base} ({told}). Use a data "
+                    "directory of their own: `pull --base` with another --data DIR."
+                ).format(base=base, told=told)
             )
     check_architecture(directory)
     check_weights(directory)
@@ -293,9 +335,11 @@ def check_base(db: Database, data_dir: Path, told: object, found: HubRevision) -
     own = base_sha256(db, data_dir, base) if isinstance(told, str) else ""
     if own and told != own:
         raise UserError(
-            f"{found.source} lies on weights that are called {public_name(base)} but are not those of this data "
-            "directory (its card has another sha256 of them): on these it would compute something else. Pull it into "
-            "a data directory with its own base (--data DIR; `pull --base` sets one up)."
+            _(
+                "{source} lies on weights that are called {public_name} but are not those of this data "
+                "directory (its card has another sha256 of them): on these it would compute something else. "
+                "Pull it into a data directory with its own base (--data DIR; `pull --base` sets one up)."
+            ).format(source=found.source, public_name=public_name(base))
         )
 
 
@@ -365,8 +409,10 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found:
         if not fits:
             size = "×".join(map(str, shape[:8])) or "a single number"
             raise UserError(
-                f"{found.source} does not fit the weights that it names: {name[:200]} is {size}, and there is nothing "
-                "of that name and size under it. It was trained on others of the same name."
+                _(
+                    "{source} does not fit the weights that it names: {name} is {size}, and there is nothing "
+                    "of that name and size under it. It was trained on others of the same name."
+                ).format(source=found.source, name=name[:200], size=size)
             )
 
 

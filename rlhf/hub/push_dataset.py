@@ -17,6 +17,7 @@ from annotation.exports import writing
 from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, ExportRequest, check_licence, pseudonyms
 from annotation.hub_client import Hub
 from annotation.records import Split, UserError
+from annotation.translation import _
 from rlhf.algorithms.model_card import Address, public_name
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.hub import snapshot_card
@@ -70,9 +71,15 @@ def push_data(
 def check_publishable(name: str) -> None:
     """Raises UserError for a format of exports that is no dataset."""
     if name in ONE_FILE:
-        raise UserError(f"'{name}' is no dataset, and it names people. Choose another format to publish.")
+        raise UserError(
+            _("'{name}' is no dataset, and it names people. Choose another format to publish.").format(name=name)
+        )
     if name not in FORMATS:
-        raise UserError(f"There is no format '{name[:40]}'. Choose one of: {', '.join(FORMATS)}.")
+        raise UserError(
+            _("There is no format '{name}'. Choose one of: {formats}.").format(
+                name=name[:40], formats=", ".join(FORMATS)
+            )
+        )
 
 
 def send(hub: Hub, repo: str, files: Files, form: str, message: str) -> tuple[str, bool]:
@@ -100,7 +107,11 @@ class Snapshot:
     def spec(self) -> TrainingSpec:
         """The training that read it. Raises UserError for a job that was no training."""
         if not isinstance(self.job.spec, TrainingSpec) or not self.job.spec.snapshot:
-            raise UserError(f"Job {self.job.id} ({self.job.kind}) has no frozen data. Choose a training run.")
+            raise UserError(
+                _("Job {id} ({kind}) has no frozen data. Choose a training run.").format(
+                    id=self.job.id, kind=self.job.kind
+                )
+            )
         return self.job.spec
 
     @property
@@ -150,7 +161,9 @@ def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
     lines = snapshot_content(data_dir, spec.snapshot).splitlines()
     rows: Sequence[Mapping[str, Any]] = [json.loads(line) for line in lines]
     if pushed.names and unit != "pairs":
-        raise UserError(f"The frozen data of run {pushed.job.id} names no annotator. Leave the names out.")
+        raise UserError(
+            _("The frozen data of run {id} names no annotator. Leave the names out.").format(id=pushed.job.id)
+        )
     if not pushed.names:
         rows = list(without_names(rows, pseudonyms(store.annotators(db))))
     files: Files = {}

@@ -22,6 +22,7 @@ from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_t
 from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.algorithms.model_card import (
     EMBEDDED_HUB_NAME,
     Address,
@@ -105,8 +106,10 @@ def publish(
     differing = {name for name, content in files.items() if not same(there.get(name), content)}
     if there and any(name.endswith(".safetensors") for name in differing):
         raise UserError(
-            f"{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. Publish to "
-            "another repository, or delete that tag on the Hub. Nothing was changed."
+            _(
+                "{repo} has a tag '{tag}' already, with other weights: another data directory's, most likely. "
+                "Publish to another repository, or delete that tag on the Hub. Nothing was changed."
+            ).format(repo=repo, tag=tag)
         )
     fresh = known is None or bool(differing)
     sha = known
@@ -127,9 +130,17 @@ def files_to_publish(
     Raises UserError where there is nothing to publish, or files are damaged.
     """
     if policy.path is None or policy.sha256 is None:
-        raise UserError(f"'{policy.revision}' has no files of its own here: it is on the Hub already, or a directory.")
+        raise UserError(
+            _("'{revision}' has no files of its own here: it is on the Hub already, or a directory.").format(
+                revision=policy.revision
+            )
+        )
     if policy.deleted:
-        raise UserError(f"The files of '{policy.revision}' were deleted on {policy.deleted[:10]}. Publish another one.")
+        raise UserError(
+            _("The files of '{revision}' were deleted on {deleted}. Publish another one.").format(
+                revision=policy.revision, deleted=policy.deleted[:10]
+            )
+        )
     directory = data_dir / policy.path
     verify_directory(directory, policy.sha256, policy.revision)
     ground = ground_address(db, policy)
@@ -184,8 +195,10 @@ def ground_address(db: Database, policy: Policy) -> Address | None:
     found = address_of(db, ground)
     if found is None:
         raise UserError(
-            f"'{policy.revision}' lies on the weights of '{ground.revision}', which are not on the Hub: without them "
-            f"it is of no use. Publish '{ground.revision}' first, or merge the two."
+            _(
+                "'{revision}' lies on the weights of '{ground_revision}', which are not on the Hub: without "
+                "them it is of no use. Publish '{ground_revision}' first, or merge the two."
+            ).format(revision=policy.revision, ground_revision=ground.revision)
         )
     return found
 
@@ -330,14 +343,24 @@ def refuse_private(files: Mapping[str, Path | bytes], places: tuple[Path, ...], 
         text = readable_part(content)
         if host is not None and (found := host.search(text)) is not None:
             raise UserError(
-                f"{name} names this machine ({found[0]}). Nothing was published. Take the name out; where the word "
-                "means something else, publish from a machine of another name."
+                _(
+                    "{name} names this machine ({found}). Nothing was published. Take the name out; where the "
+                    "word means something else, publish from a machine of another name."
+                ).format(name=name, found=found[0])
             )
         found = paths.search(text)
         if found is not None:
-            raise UserError(f"{name} says where something lies on this machine ({found[0]}). Nothing was published.")
+            raise UserError(
+                _("{name} says where something lies on this machine ({found}). Nothing was published.").format(
+                    name=name, found=found[0]
+                )
+            )
         if hubs.TOKEN.search(text) or (token and token in text):
-            raise UserError(f"{name} holds what looks like a token for the Hub. Remove it; nothing was published.")
+            raise UserError(
+                _("{name} holds what looks like a token for the Hub. Remove it; nothing was published.").format(
+                    name=name
+                )
+            )
 
 
 def host_name() -> re.Pattern[str] | None:
@@ -394,15 +417,19 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
     tagged, marks = said.get("tags"), said.get(MARK)
     if not isinstance(tagged, list) or PROGRAM not in tagged:
         raise UserError(
-            f"The name {repo} is taken: what is there was not published by Prefloop, and stays as it is. Choose "
-            "another name."
+            _(
+                "The name {repo} is taken: what is there was not published by Prefloop, and stays as it is. "
+                "Choose another name."
+            ).format(repo=repo)
         )
     held = marks.get("format") if isinstance(marks, dict) else None
     if form and held != form:
         what = f"data of the format '{held}'" if held else "data of which its card does not say the format"
         raise UserError(
-            f"{repo} holds {what}, which '{form}' would replace: it stays as it is. Choose another name, or delete the "
-            "repository on the Hub."
+            _(
+                "{repo} holds {what}, which '{form}' would replace: it stays as it is. Choose another name, or "
+                "delete the repository on the Hub."
+            ).format(repo=repo, what=what, form=form)
         )
     return there
 

@@ -27,6 +27,7 @@ from annotation.hub_client import Hub
 from annotation.jobs import job_table
 from annotation.jobs.attempt import beating
 from annotation.records import UserError, now, seconds_between
+from annotation.translation import _
 from annotation.ui import formatting
 from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
@@ -294,9 +295,14 @@ class RentedRun:
         price = price_of(self.hub, self.job.flavor or "")
         if price > self.rental.price_per_hour + ROUNDING:
             raise UserError(
-                f"{self.job.flavor} costs {formatting.dollars(price)} an hour on the Hub, and "
-                f"{formatting.dollars(self.rental.price_per_hour)} was agreed to. Nothing was rented; start a new "
-                "run if that is not too much."
+                _(
+                    "{flavor} costs {dollars} an hour on the Hub, and {dollars_2} was agreed to. Nothing was "
+                    "rented; start a new run if that is not too much."
+                ).format(
+                    flavor=self.job.flavor,
+                    dollars=formatting.dollars(price),
+                    dollars_2=formatting.dollars(self.rental.price_per_hour),
+                )
             )
 
     # ---------------------------------------------------------------------------------------------------------- follow
@@ -400,7 +406,9 @@ class RentedRun:
         with new_directory(self.data_dir / relative) as directory:
             self.fetch(directory, ending.files)
             if directory_sha256(directory) != ending.sha256:
-                raise UserError("What the rented job made arrived damaged. Nothing was kept; Resume fetches it again.")
+                raise UserError(
+                    _("What the rented job made arrived damaged. Nothing was kept; Resume fetches it again.")
+                )
             for weights in directory.glob("*.safetensors"):
                 read_header(weights)
         parent = registry.by_revision(self.db, spec.parent)
@@ -430,7 +438,9 @@ class RentedRun:
                         self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
                     )
                 if digest(Path(path)) != known:
-                    raise UserError(f"{name} arrived damaged. Nothing was kept; Resume fetches it again.")
+                    raise UserError(
+                        _("{name} arrived damaged. Nothing was kept; Resume fetches it again.").format(name=name)
+                    )
                 Path(path).rename(directory / name)
 
     def see_it_leave(self) -> None:
@@ -497,7 +507,9 @@ class RentedRun:
             except UserError as error:
                 if not self.time_is_left():
                     raise Over(
-                        f"The rented machine could not be given back; its time is over. {error} See {self.rental.url}."
+                        _("The rented machine could not be given back; its time is over. {error} See {url}.").format(
+                            error=error, url=self.rental.url
+                        )
                     ) from error
                 self.warn(f"{error} If that goes on, end it by hand: {self.rental.url or 'on the Hub'}.")
             self.run.beat()
@@ -554,10 +566,16 @@ def checked_ending(told: Any) -> Ending:
             ending, result=result, sha256=text_of(told["model"]["sha256"]), weights=weights, files=files, batch=batch
         )
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise Over(f"What the rented job says of its end can't be read, so nothing was taken in. {ANEW}") from error
+        raise Over(
+            _("What the rented job says of its end can't be read, so nothing was taken in. {anew}").format(anew=ANEW)
+        ) from error
     odd = [name for name in files if not any(fnmatch(name, pattern) for pattern in MADE_FILES) or "/" in name]
     if odd:
-        raise Over(f"The rented job made files that no model has here ({', '.join(odd)[:200]}). Nothing was kept.")
+        raise Over(
+            _("The rented job made files that no model has here ({odd}). Nothing was kept.").format(
+                odd=", ".join(odd)[:200]
+            )
+        )
     return ending
 
 
@@ -601,7 +619,9 @@ def price_of(hub: Hub, flavor: str) -> float:
     if flavor not in prices:
         cheapest_first = sorted(prices.items(), key=lambda one: one[1])
         known = ", ".join(f"{name} ({formatting.dollars(cost)})" for name, cost in cheapest_first)
-        raise UserError(f"The Hub rents no '{flavor}'. It has, with prices per hour: {known}.")
+        raise UserError(
+            _("The Hub rents no '{flavor}'. It has, with prices per hour: {known}.").format(flavor=flavor, known=known)
+        )
     return prices[flavor]
 
 

@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from annotation.records import UserError
+from annotation.translation import _
 
 
 def write_lines(directory: Path, lines: Iterable[bytes], ending: str) -> str:
@@ -71,7 +72,9 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} can't be written ({error.strerror or error}). Free disk space or mend the rights, then repeat."
+            _("{path} can't be written ({strerror}). Free disk space or mend the rights, then repeat.").format(
+                path=path, strerror=error.strerror or error
+            )
         ) from error
 
 
@@ -87,11 +90,17 @@ def directory_sha256(path: Path) -> str:
 def verify_directory(path: Path, expected: str, what: str) -> None:
     """Raises UserError if the directory is gone or its content is not what was recorded."""
     if not path.is_dir():
-        raise UserError(f"The files of {what} are gone from {path}. Restore them, or roll back to another policy.")
+        raise UserError(
+            _("The files of {what} are gone from {path}. Restore them, or roll back to another policy.").format(
+                what=what, path=path
+            )
+        )
     if directory_sha256(path) != expected:
         raise UserError(
-            f"The files of {what} in {path} are damaged (their sha256 differs from the record). "
-            "Restore them from a copy, or roll back to another policy; nothing else is lost."
+            _(
+                "The files of {what} in {path} are damaged (their sha256 differs from the record). Restore "
+                "them from a copy, or roll back to another policy; nothing else is lost."
+            ).format(what=what, path=path)
         )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
+from annotation.translation import _
 from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     Confirmation,
@@ -45,9 +46,9 @@ Optimiser = Literal["adamw", "adamw-8bit"]
 Drawing = Annotated[Sampling, FromMapping()]
 
 # What the values that several kinds share mean on the page.
-REFERENCES = {"base": "the base model", "parent": "the parent adapter"}
-SCOPES = {"new": "judgements since the parent's data", "all": "all judgements"}
-NOISE = {"ignore": "ignored", "weight": "weighs pairs", "smooth": "smooths labels"}
+REFERENCES = {"base": _("the base model"), "parent": _("the parent adapter")}
+SCOPES = {"new": _("judgements since the parent's data"), "all": _("all judgements")}
+NOISE = {"ignore": "ignored", "weight": _("weighs pairs"), "smooth": _("smooths labels")}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -112,9 +113,9 @@ class TrainingSpec(JobSpec):
     """How what it made was trained, on a model's card: 'trained by …'."""
     last_step: ClassVar[Mapping[str, str]] = {}
     """Its metrics of the last step that belong on a model's card, with their names there."""
-    step_word: ClassVar[str] = "optimiser step"
+    step_word: ClassVar[str] = _("optimiser step")
     """What its steps are, on the axis of a plot."""
-    steps_word: ClassVar[str] = "optimiser steps"
+    steps_word: ClassVar[str] = _("optimiser steps")
     """What its steps are called in the plural."""
     automatic: ClassVar[str] = ""
     """How the loop would train by it without being asked, in words; empty where it does not."""
@@ -341,7 +342,7 @@ class TrainingSpec(JobSpec):
         return replace(self, batch_size=batch, **more)
 
 
-SHORT_METHODS = {"qlora": "QLoRA", "lora": "LoRA", "prompt": "prompt tuning", "full": "full"}
+SHORT_METHODS = {"qlora": "QLoRA", "lora": "LoRA", "prompt": _("prompt tuning"), "full": "full"}
 
 
 def largest_part(number: int) -> int:
@@ -372,28 +373,42 @@ def impossible_methods(spec: TrainingSpec) -> list[str]:
     lora = spec.method in ("lora", "qlora")
     if spec.method not in spec.methods:
         found.append(
-            f"A job of the kind '{spec.kind}' can't be trained with the method '{spec.method}': "
-            f"choose {' or '.join(spec.methods)}."
+            _("A job of the kind '{kind}' can't be trained with the method '{method}': choose {methods}.").format(
+                kind=spec.kind, method=spec.method, methods=" or ".join(spec.methods)
+            )
         )
     if spec.lora_init != "default" and not lora:
-        found.append(f"lora_init '{spec.lora_init}' belongs to LoRA; the method is '{spec.method}'.")
+        found.append(
+            _("lora_init '{lora_init}' belongs to LoRA; the method is '{method}'.").format(
+                lora_init=spec.lora_init, method=spec.method
+            )
+        )
     if (spec.dora or spec.rslora) and not lora:
-        found.append(f"dora and rslora belong to LoRA; the method is '{spec.method}'.")
+        found.append(_("dora and rslora belong to LoRA; the method is '{method}'.").format(method=spec.method))
     if spec.lora_init == "pissa" and spec.method == "qlora":
-        found.append("PiSSA takes directions out of the base weights, and 4-bit weights can't be changed: use lora.")
+        found.append(_("PiSSA takes directions out of the base weights, and 4-bit weights can't be changed: use lora."))
     if spec.lora_init == "pissa" and not spec.base_may_change:
         found.append(
-            "PiSSA changes the base weights, so switching the adapter off no longer gives the reference (or the base "
-            "that several adapters share). Use the default init here; PiSSA works for supervised fine-tuning."
+            _(
+                "PiSSA changes the base weights, so switching the adapter off no longer gives the reference "
+                "(or the base that several adapters share). Use the default init here; PiSSA works for "
+                "supervised fine-tuning."
+            )
         )
     if spec.lora_init == "pissa" and spec.dora:
-        found.append("PiSSA and DoRA can't be put together: choose one.")
+        found.append(_("PiSSA and DoRA can't be put together: choose one."))
     if spec.lora_targets == "named" and not target_layers(spec):
-        found.append("lora_targets 'named' needs the names: put them into lora_layers, say 'q_proj, v_proj'.")
+        found.append(_("lora_targets 'named' needs the names: put them into lora_layers, say 'q_proj, v_proj'."))
     if spec.lora_layers and spec.lora_targets != "named":
-        found.append(f"lora_layers are used with lora_targets 'named' only; it is '{spec.lora_targets}'.")
+        found.append(
+            _("lora_layers are used with lora_targets 'named' only; it is '{lora_targets}'.").format(
+                lora_targets=spec.lora_targets
+            )
+        )
     if spec.method == "prompt" and spec.virtual_init == "text" and not spec.virtual_text.strip():
-        found.append("virtual_text is empty: write what the virtual tokens start from, or set virtual_init to random.")
+        found.append(
+            _("virtual_text is empty: write what the virtual tokens start from, or set virtual_init to random.")
+        )
     return found
 
 
@@ -438,8 +453,10 @@ def from_json(text: str) -> JobSpec:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.") from error
+        raise UserError(
+            _("The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.").format(error=error)
+        ) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in kinds():
-        raise UserError(f'The spec needs a field "kind", one of: {", ".join(kinds())}.')
-    return read(kinds()[kind], values, "The spec")
+        raise UserError(_('The spec needs a field "kind", one of: {kinds}.').format(kinds=", ".join(kinds())))
+    return read(kinds()[kind], values, _("The spec"))

@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE
 from annotation.records import UserError, now
+from annotation.translation import _
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
@@ -86,7 +87,9 @@ def move(db: Database, job_id: int, up: bool) -> None:
         waiting = queue(db)
         place = next((number for number, job in enumerate(waiting) if job.id == job_id), None)
         if place is None:
-            raise UserError(f"Job {job_id} does not wait in the queue (any more), so it can't be moved.")
+            raise UserError(
+                _("Job {job_id} does not wait in the queue (any more), so it can't be moved.").format(job_id=job_id)
+            )
         other = place - 1 if up else place + 1
         if not 0 <= other < len(waiting):
             return
@@ -171,7 +174,7 @@ def cancel(db: Database, job_id: int) -> None:
     with db.transaction():
         known = bool(with_ids(db, [job_id]))
         if not known or not (take_out(db, job_id) or job_table.request_cancel(db, job_id, also=RENTED)):
-            raise UserError(f"Job {job_id} is not running, so there is nothing to cancel.")
+            raise UserError(_("Job {job_id} is not running, so there is nothing to cancel.").format(job_id=job_id))
 
 
 def take_out(db: Database, job_id: int) -> bool:
@@ -191,11 +194,19 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     with db.transaction() as connection:
         job = next(iter(with_ids(db, [job_id])), None)
         if job is None or job.status not in ("lost", "cancelled", "failed"):
-            raise UserError(f"Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.")
+            raise UserError(
+                _("Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.").format(
+                    job_id=job_id
+                )
+            )
         spec, message = job.spec, ""
         if job.flavor is not None:  # what is there is followed and fetched
             if half_batch:
-                raise UserError(f"Job {job_id} was for {job.flavor}. Start a new one there, with a smaller batch.")
+                raise UserError(
+                    _("Job {job_id} was for {flavor}. Start a new one there, with a smaller batch.").format(
+                        job_id=job_id, flavor=job.flavor
+                    )
+                )
         elif half_batch:
             spec, message = halved(job), SMALLER
         elif isinstance(spec, TrainingSpec) and diverged(job):
@@ -215,7 +226,7 @@ def halved(job: Job) -> JobSpec:
     """The spec of a job that goes on with half the batch. Raises UserError where there is nothing to halve."""
     spec = job.spec.halved()
     if spec is None:
-        raise UserError(f"Job {job.id} has no batch that could be halved.")
+        raise UserError(_("Job {id} has no batch that could be halved.").format(id=job.id))
     return spec
 
 
@@ -252,7 +263,7 @@ def get(db: Database, job_id: int) -> Job:
     """One job. Raises UserError if there is none."""
     for job in with_ids(db, [job_id]):
         return job
-    raise UserError(f"There is no job {job_id}. `python -m rlhf jobs` lists them.")
+    raise UserError(_("There is no job {job_id}. `python -m rlhf jobs` lists them.").format(job_id=job_id))
 
 
 def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:

@@ -15,6 +15,7 @@ from annotation.hub_client import check_name
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, stale_before
 from annotation.records import UserError, now
+from annotation.translation import _
 from annotation.ui.formatting import dollars, most_dollars
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
@@ -87,7 +88,7 @@ class Rental:
 def checked_terms(flavor: Any, price_per_hour: Any, hours: Any, namespace: Any = "") -> Terms:
     """Terms as somebody has typed them. Raises UserError for what can't be meant."""
     if not isinstance(flavor, str) or not FLAVOR.fullmatch(flavor.strip()):
-        raise UserError("Name the hardware as the Hub does, say a10g-small.")
+        raise UserError(_("Name the hardware as the Hub does, say a10g-small."))
     namespace = namespace.strip() if isinstance(namespace, str) else ""
     if namespace:
         check_name(f"{namespace}/x")
@@ -100,7 +101,7 @@ def number_within(value: Any, low: float, high: float, wanted: str) -> float:
     """A finite number between two others. Raises UserError."""
     sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not sound or not low <= value <= high:
-        raise UserError(f"{wanted}, from {low:g} to {high:g}.")
+        raise UserError(_("{wanted}, from {low:g} to {high:g}.").format(wanted=wanted, low=low, high=high))
     return float(value)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from annotation.database import Database
 from annotation.records import Message, UserError
+from annotation.translation import _
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store, rubrics
 from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
@@ -85,7 +86,9 @@ class LocalModel:
         forms = [{tuple(text_ids(tokenizer, text)) for text in (letter, f" {letter}")} for letter in LETTERS]
         self.letters = [[ids[0] for ids in form if len(ids) == 1] for form in forms]
         if not all(self.letters):
-            raise UserError("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
+            raise UserError(
+                _("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
+            )
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """The likelier letter, with its share of the two letters' probability."""
@@ -128,7 +131,11 @@ def checked_directory(directory: str) -> Path:
     """A local model's directory. Raises UserError if there is none that can be loaded."""
     path = Path(directory)
     if not (path / "config.json").is_file():
-        raise UserError(f"There is no model in {directory}: it needs a config.json. Give the judge another directory.")
+        raise UserError(
+            _("There is no model in {directory}: it needs a config.json. Give the judge another directory.").format(
+                directory=directory
+            )
+        )
     check_architecture(path)
     check_weights(path)
     return path
@@ -151,7 +158,11 @@ class RewardScorer:
         self.run = run
         policy = registry.by_revision(run.db, judge.settings["model"])
         if policy.kind != "reward":
-            raise UserError(f"'{policy.revision}' is no reward model. Choose one that a reward model training made.")
+            raise UserError(
+                _("'{revision}' is no reward model. Choose one that a reward model training made.").format(
+                    revision=policy.revision
+                )
+            )
         self.models = LoadedPolicies(run.db, run.data_dir, base_path)
         self.reward = read_reward_model(run, policy.revision)
         key = ground_key(policy)
@@ -216,10 +227,10 @@ class RemoteModel:
     @property
     def all_spent(self) -> str:
         """What is said where no job may ask it any more."""
-        return (
-            f"All {self.total:,} calls that {self.judge.name} may make are made. Switch it off, and make a judge with "
-            "a larger limit to go on."
-        )
+        return _(
+            "All {total:,} calls that {name} may make are made. Switch it off, and make a judge with a "
+            "larger limit to go on."
+        ).format(total=self.total, name=self.judge.name)
 
     @property
     def spent(self) -> str:
@@ -228,7 +239,9 @@ class RemoteModel:
             return ""
         if self.total and self.made >= self.total:
             return self.all_spent
-        return f"The budget of {self.endpoint.settings.calls:,} calls is spent; the next job goes on."
+        return _("The budget of {calls:,} calls is spent; the next job goes on.").format(
+            calls=self.endpoint.settings.calls
+        )
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """What is read from each reply; a reply that says nothing clear is a failure."""
@@ -254,7 +267,7 @@ def verdict_in(reply: Reply) -> Verdict | Failure:
     """What a reply says; a reply that gives no verdict has its cost all the same."""
     choice, tokens = parse_verdict(reply.text), (reply.prompt_tokens, reply.completion_tokens)
     if choice is None:
-        return Failure(judge_store.NO_VERDICT, "The judge's reply gives no verdict.", *tokens)
+        return Failure(judge_store.NO_VERDICT, _("The judge's reply gives no verdict."), *tokens)
     return Verdict(choice, None, shortened(reply.text), *tokens, reply.seconds)
 
 
@@ -281,8 +294,10 @@ def backend_for(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: 
     except (OSError, ValueError, SafetensorError, UserError) as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {shortened(str(error))}."
         raise UserError(
-            f"The model of the judge {judge.name} can't be loaded: {reason} "
-            "Mend its files, or make a judge with another model."
+            _(
+                "The model of the judge {name} can't be loaded: {reason} Mend its files, or make a judge with "
+                "another model."
+            ).format(name=judge.name, reason=reason)
         ) from error
 
 
@@ -335,9 +350,11 @@ def let_judge(
             tally.failed[verdict.reason] += 1
             in_a_row += verdict.reason != TOO_LONG  # which is the comparison's fault
             if tally.failed[verdict.reason] == 1:
-                run.log(f"comparison {request.comparison.id}: {verdict.sentence}")
+                run.log(_("comparison {id}: {sentence}").format(id=request.comparison.id, sentence=verdict.sentence))
             if in_a_row >= failures and not tally.gave_up:
-                tally.gave_up = f"{in_a_row} verdicts failed one after the other. {verdict.sentence}"
+                tally.gave_up = _("{in_a_row} verdicts failed one after the other. {sentence}").format(
+                    in_a_row=in_a_row, sentence=verdict.sentence
+                )
             continue
         in_a_row = 0
         judge_store.add_verdict(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import Tally, backend_for, let_judge
@@ -21,14 +22,19 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
     judge, rubric = judge_store.by_name(run.db, spec.judge), judge_store.rubric(run.db)
     candidate = registry.by_revision(run.db, spec.candidate).id if spec.scope == "candidate" else None
     waiting = judge_store.to_judge(run.db, judge, spec.scope, spec.comparisons, candidate)
-    run.report(0, len(waiting), {}, "loading the judge" if waiting else "nothing to judge")
+    run.report(0, len(waiting), {}, _("loading the judge") if waiting else _("nothing to judge"))
     tally = Tally()
     if waiting:
         asked = sum(len(comparison.missing) for comparison in waiting)
 
         def progress(tally: Tally) -> None:
             metrics = {"verdicts": float(tally.verdicts), "failed": float(tally.failed.total())}
-            run.report(tally.judged, len(waiting), metrics, f"{tally.verdicts} of {asked} verdicts")
+            run.report(
+                tally.judged,
+                len(waiting),
+                metrics,
+                _("{verdicts} of {asked} verdicts").format(verdicts=tally.verdicts, asked=asked),
+            )
 
         try:
             bench = backend_for(run, judge, rubric, spec.model, spec.batch_size)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from annotation.database import Database
+from annotation.translation import _
 from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec
@@ -43,12 +44,12 @@ class JudgeSpec(JobSpec):
 
     def about(self) -> str:
         """Who judges."""
-        return f"judging by {self.judge}"
+        return _("judging by {judge}").format(judge=self.judge)
 
     def facts(self) -> Facts:
         """Who judges what."""
-        judged = {"open": "open comparisons", "judged": "what people have judged", "candidate": self.candidate}
-        return [("Judge", self.judge), ("Judges", judged[self.scope]), ("At most", str(self.comparisons))]
+        judged = {"open": _("open comparisons"), "judged": _("what people have judged"), "candidate": self.candidate}
+        return [(_("Judge"), self.judge), (_("Judges"), judged[self.scope]), (_("At most"), str(self.comparisons))]
 
     def depends_on(self) -> tuple[str, ...]:
         """The candidate whose comparisons are judged."""

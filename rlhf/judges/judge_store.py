@@ -19,6 +19,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Feedback, Message, UserError, now
+from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
@@ -73,7 +74,9 @@ def by_name(db: Database, name: str) -> Judge:
     """The judge of this name. Raises UserError if there is none."""
     row = db.row(f"{JUDGES} WHERE a.name = ? COLLATE NOCASE", (name,))
     if row is None:
-        raise UserError(f"There is no judge '{name}'. Make one on the AI judges tab, or choose another.")
+        raise UserError(
+            _("There is no judge '{name}'. Make one on the AI judges tab, or choose another.").format(name=name)
+        )
     return read_judge(row)
 
 
@@ -86,12 +89,22 @@ def add(db: Database, name: str, backend: Backend, settings: Mapping[str, Any], 
     """Make a judge. Raises UserError for a name that is taken, empty, too long or a word for all judges."""
     name = " ".join(name.split())
     if name.casefold() == ACTIVE:
-        raise UserError(f"'{ACTIVE}' stands for all judges that are switched on. Choose another name for the judge.")
+        raise UserError(
+            _("'{active}' stands for all judges that are switched on. Choose another name for the judge.").format(
+                active=ACTIVE
+            )
+        )
     if not 0 < len(name) <= MAXIMUM_NAME or "," in name:
-        raise UserError(f"A judge has a name of 1 to {MAXIMUM_NAME} characters, without a comma.")
+        raise UserError(
+            _("A judge has a name of 1 to {maximum_name} characters, without a comma.").format(
+                maximum_name=MAXIMUM_NAME
+            )
+        )
     with db.transaction():
         if db.value("SELECT 1 FROM annotator WHERE name = ?", (name,)):
-            raise UserError(f"There is an annotator '{name}' already. Choose another name for the judge.")
+            raise UserError(
+                _("There is an annotator '{name}' already. Choose another name for the judge.").format(name=name)
+            )
         annotator_id = db.insert("annotator", {"name": name, "role": "annotator", "kind": "ai", "created": now()})
         db.insert(
             "judge",
@@ -115,11 +128,16 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
         return asdict(openai_client.settings_of(settings))
     known = {"model", "directory"} if backend == "local" else {"model"}
     if len(settings) != 1 or not set(settings) <= known:
-        raise UserError(f"A judge of the kind '{backend}' has one setting: {' or '.join(sorted(known))}.")
+        raise UserError(
+            _("A judge of the kind '{backend}' has one setting: {known}.").format(
+                backend=backend, known=" or ".join(sorted(known))
+            )
+        )
     if "model" in settings:
         policy = registry.by_revision(db, str(settings["model"]))
         if (policy.kind == "reward") != (backend == "reward-model"):
-            raise UserError(f"'{policy.revision}' is no {'policy' if backend == 'local' else 'reward model'}.")
+            other = _("'{revision}' is no policy.") if backend == "local" else _("'{revision}' is no reward model.")
+            raise UserError(other.format(revision=policy.revision))
         return {"model": policy.revision}
     return {"directory": str(settings["directory"])}
 
@@ -133,8 +151,9 @@ def set_active(db: Database, name: str, active: bool) -> None:
     model = model_of(db, judge)
     if active and model is not None and model.deleted:
         raise UserError(
-            f"{judge.name} judges with {model.revision}, whose files were deleted on {model.deleted[:10]}. Make a "
-            "judge with another model."
+            _(
+                "{name} judges with {revision}, whose files were deleted on {deleted}. Make a judge with another model."
+            ).format(name=judge.name, revision=model.revision, deleted=model.deleted[:10])
         )
     with db.transaction() as connection:
         connection.execute("UPDATE judge SET active = ? WHERE annotator_id = ?", (int(active), judge.id))

@@ -22,6 +22,7 @@ import httpx
 from annotated_types import Interval
 
 from annotation.records import Message, UserError, storable
+from annotation.translation import _
 from annotation.validation import read
 
 Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
@@ -84,15 +85,17 @@ class EndpointSettings:
 
 def settings_of(values: Mapping[str, Any]) -> EndpointSettings:
     """Given settings. Raises UserError where an endpoint can't work, or a secret would go where it should not."""
-    settings = read(EndpointSettings, values, "The endpoint", quote="")
+    settings = read(EndpointSettings, values, _("The endpoint"), quote="")
     check_address(settings.address, bool(settings.key_variable))
     if not 0 < len(settings.model.strip()) <= 200:
-        raise UserError("Name the model that the endpoint is to answer with, in up to 200 characters.")
+        raise UserError(_("Name the model that the endpoint is to answer with, in up to 200 characters."))
     if settings.key_variable and not KEY_VARIABLE.fullmatch(settings.key_variable):
         # Whoever may name an address could have any secret of this process sent to it.
         raise UserError(
-            "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that no other "
-            "secret can be sent to an endpoint. Give the variable's name here, never the key."
+            _(
+                "The key's environment variable must be OPENAI_API_KEY or begin with PREFLOOP_JUDGE_, so that "
+                "no other secret can be sent to an endpoint. Give the variable's name here, never the key."
+            )
         )
     return settings
 
@@ -109,16 +112,20 @@ def check_address(address: str, has_key: bool) -> None:
         parts, parsed = urlsplit(address), httpx.URL(address)
         port = parts.port
     except (ValueError, httpx.InvalidURL):
-        raise UserError(f"The endpoint's address can't be read. {example}") from None
+        raise UserError(_("The endpoint's address can't be read. {example}").format(example=example)) from None
     if parts.scheme not in ("http", "https") or not parsed.host or port == 0 or len(address) > 500:
-        raise UserError(f"The endpoint's address needs http:// or https:// and a host. {example}")
+        raise UserError(
+            _("The endpoint's address needs http:// or https:// and a host. {example}").format(example=example)
+        )
     # Not repeated in the sentences: it may hold a secret.
     if "@" in parts.netloc or "?" in address or "#" in address or re.search(r"\s", address):
         raise UserError(
-            f"The endpoint's address must hold no name, password, query or spaces: it is stored and shown. {example}"
+            _(
+                "The endpoint's address must hold no name, password, query or spaces: it is stored and shown. {example}"
+            ).format(example=example)
         )
     if has_key and parts.scheme == "http" and not is_near(parsed.host):
-        raise UserError(f"The key would go to {parsed.host} unencrypted. Use https://, or no key.")
+        raise UserError(_("The key would go to {host} unencrypted. Use https://, or no key.").format(host=parsed.host))
 
 
 def is_near(host: str) -> bool:
@@ -242,13 +249,13 @@ class Endpoint:
                 seconds = error.again + pause_before(attempt)
             attempt += 1
             sleep(min(seconds, LONGEST_WAIT), stopped)
-        raise Halted("The job was told to stop.")
+        raise Halted(_("The job was told to stop."))
 
     def _count(self) -> None:
         """Take a call from the budget. Raises Halted if none is left."""
         with self._counting:
             if self.exhausted:
-                raise Halted(f"The budget of {self.settings.calls:,} calls is spent.")
+                raise Halted(_("The budget of {calls:,} calls is spent.").format(calls=self.settings.calls))
             self.calls += 1
 
     def _call(self, client: httpx.Client, messages: Sequence[Message]) -> Reply:
@@ -323,10 +330,15 @@ def read_key(settings: EndpointSettings) -> str:
         return ""
     key = os.environ.get(name, "").strip()
     if not key:
-        raise EndpointError("refused", f"The environment variable {name} is not set where Prefloop runs. Set it there.")
+        raise EndpointError(
+            "refused",
+            _("The environment variable {name} is not set where Prefloop runs. Set it there.").format(name=name),
+        )
     if not re.fullmatch(r"[!-~]+", key):
         # The libraries' own errors would show it.
-        raise EndpointError("refused", f"The environment variable {name} holds characters that no key has. Mend it.")
+        raise EndpointError(
+            "refused", _("The environment variable {name} holds characters that no key has. Mend it.").format(name=name)
+        )
     return key
 
 
@@ -357,8 +369,12 @@ def read_reply(settings: EndpointSettings, body: bytes, key: str, seconds: float
     usage = found.get("usage")
     tokens = tokens_in(usage, "prompt_tokens"), tokens_in(usage, "completion_tokens")
     if not isinstance(text, str) or not text.strip():
-        why = "was cut off before it said anything: raise max_tokens" if finish == "length" else "holds no text"
-        raise EndpointError("no verdict", f"The reply of {settings.host} {why}.", tokens=tokens)
+        empty = (
+            _("The reply of {host} was cut off before it said anything: raise max_tokens.")
+            if finish == "length"
+            else _("The reply of {host} holds no text.")
+        )
+        raise EndpointError("no verdict", empty.format(host=settings.host), tokens=tokens)
     if len(key) >= SHORTEST_KEY:
         text = text.replace(key, "[key]")
     return Reply(storable(text), *tokens, seconds)

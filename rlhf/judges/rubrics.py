@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Literal
 
 from annotation.records import Message, UserError, storable
+from annotation.translation import _
 
 Style = Literal["letter", "line"]
 MAXIMUM_INSTRUCTION = 4_000
@@ -56,18 +57,34 @@ def parse_rubric(instruction: str, principles_text: str, drawn: int) -> Rubric:
     """
     instruction = storable(instruction).strip()
     if not instruction:
-        raise UserError("A rubric needs an instruction: say what the judge is to do.")
+        raise UserError(_("A rubric needs an instruction: say what the judge is to do."))
     if len(instruction) > MAXIMUM_INSTRUCTION:
-        raise UserError(f"The instruction has {len(instruction):,} characters; up to {MAXIMUM_INSTRUCTION:,} fit.")
+        raise UserError(
+            _("The instruction has {count:,} characters; up to {maximum_instruction:,} fit.").format(
+                count=len(instruction), maximum_instruction=MAXIMUM_INSTRUCTION
+            )
+        )
     lines = [line.strip().lstrip("-*•").strip() for line in storable(principles_text).splitlines()]
     principles = tuple(dict.fromkeys(line for line in lines if line))
     if len(principles) > MAXIMUM_PRINCIPLES:
-        raise UserError(f"There are {len(principles)} principles, one a line; up to {MAXIMUM_PRINCIPLES} can be kept.")
+        raise UserError(
+            _("There are {count} principles, one a line; up to {maximum_principles} can be kept.").format(
+                count=len(principles), maximum_principles=MAXIMUM_PRINCIPLES
+            )
+        )
     for number, principle in enumerate(principles, 1):
         if len(principle) > MAXIMUM_PRINCIPLE:
-            raise UserError(f"Principle {number} has more than {MAXIMUM_PRINCIPLE} characters. Say it in fewer words.")
+            raise UserError(
+                _("Principle {number} has more than {maximum_principle} characters. Say it in fewer words.").format(
+                    number=number, maximum_principle=MAXIMUM_PRINCIPLE
+                )
+            )
     if not 0 <= drawn <= len(principles):
-        raise UserError(f"{drawn} principles can't be drawn from {len(principles)}. Draw fewer, or 0 for all.")
+        raise UserError(
+            _("{drawn} principles can't be drawn from {count}. Draw fewer, or 0 for all.").format(
+                drawn=drawn, count=len(principles)
+            )
+        )
     return Rubric(instruction, principles, drawn)
 
 

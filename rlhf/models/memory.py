@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
@@ -53,7 +54,7 @@ LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
 # PPO draws so many times the answers of a pass together (rlhf.algorithms.ppo.train.DRAWN_TOGETHER).
 DRAWN_TOGETHER = 4
-CACHE = "Keys and values"
+CACHE = _("Keys and values")
 # The kind of job that runs a few steps of a training.
 MEASURING = "measure"
 # Python, torch, transformers, and the buffers of an idle process; more where a GPU has its own.
@@ -116,7 +117,7 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
     config = json.loads(config_file.read_text("utf-8"))
     text = {**config, **config.get("text_config", {})}
     tensors: dict[str, tuple[int, ...]] = {}
-    for file, _ in files:
+    for file, _size in files:
         tensors |= shapes_in(file)
     if text.get("tie_word_embeddings"):
         tensors = {
@@ -157,7 +158,7 @@ def first_of(config: Mapping[str, Any], *names: str) -> int:
     for name in names:
         if config.get(name):
             return int(config[name])
-    raise UserError(f"The model's config.json names no {names[0]}, so nothing can be estimated.")
+    raise UserError(_("The model's config.json names no {names}, so nothing can be estimated.").format(names=names[0]))
 
 
 # ---------------------------------------------------------------------------------------------------------- parameters
@@ -252,7 +253,9 @@ def this_machine() -> Machine:
     limit, used = container_limit()
     total = min(memory.total, limit)
     free = min(memory.available, max(0, limit - used))
-    return Machine(f"{psutil.cpu_count() or 1} processors", total, free, processor_has_bf16())
+    return Machine(
+        _("{cpu_count} processors").format(cpu_count=psutil.cpu_count() or 1), total, free, processor_has_bf16()
+    )
 
 
 def container_limit() -> tuple[int, int]:
@@ -311,13 +314,17 @@ def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload 
     trained = parameters(shapes, spec, load.reward).trainable
     per_state = ADAMW_8BIT_BYTES if spec.optimiser == "adamw-8bit" else ADAMW_BYTES
     found = [
-        Component("Libraries", LIBRARIES, "Python, torch and what a process keeps for itself"),
+        Component(_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself")),
         frozen_weights(shapes, spec, precision),
-        Component("Trained weights", trained * FP32_BYTES, f"{trained:,} in 32 bits"),
+        Component(_("Trained weights"), trained * FP32_BYTES, _("{trained:,} in 32 bits").format(trained=trained)),
         reward_model(shapes, spec, load),
         copies(shapes, spec, precision),
-        Component("Gradients", trained * FP32_BYTES, "one for each trained weight, in 32 bits"),
-        Component("Optimiser state", trained * per_state, f"{per_state:g} bytes for each trained weight"),
+        Component(_("Gradients"), trained * FP32_BYTES, _("one for each trained weight, in 32 bits")),
+        Component(
+            _("Optimiser state"),
+            trained * per_state,
+            _("{per_state:g} bytes for each trained weight").format(per_state=per_state),
+        ),
         activations(shapes, spec, machine, load),
         logits(shapes, spec, load),
     ]
@@ -327,13 +334,13 @@ def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload 
 def reward_model(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     """The reward model beside the policy that is trained against it."""
     weights = adapter_parameters(shapes, load.reward or spec) if "reward model" in spec.beside else 0
-    return Component("Reward model", weights * FP32_BYTES, "an adapter on the same base, in 32 bits")
+    return Component(_("Reward model"), weights * FP32_BYTES, _("an adapter on the same base, in 32 bits"))
 
 
 def copies(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
     """The copy of the weights in 16 bits that full fine-tuning computes with."""
     size = shapes.total * 2 if spec.method == "full" and precision == "bf16" else 0
-    return Component("Weights in 16 bits", size, "the copy that is computed with")
+    return Component(_("Weights in 16 bits"), size, _("the copy that is computed with"))
 
 
 def precision_of(spec: TrainingSpec, machine: Machine) -> str:
@@ -344,16 +351,22 @@ def precision_of(spec: TrainingSpec, machine: Machine) -> str:
 def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
     """The base under an adapter, in the precision that it is held in."""
     if spec.method == "full":
-        return Component("Frozen weights", 0, "")
+        return Component(_("Frozen weights"), 0, "")
     width = 2 if precision == "bf16" else FP32_BYTES
     if shapes.stored:
-        return Component("Frozen weights", shapes.stored, "as they are stored, quantised")
+        return Component(_("Frozen weights"), shapes.stored, _("as they are stored, quantised"))
     if spec.method != "qlora":
-        return Component("Frozen weights", shapes.total * width, f"{shapes.total:,} in {8 * width} bits")
+        return Component(
+            _("Frozen weights"),
+            shapes.total * width,
+            _("{total:,} in {width} bits").format(total=shapes.total, width=8 * width),
+        )
     packed = sum(outputs * inputs for outputs, inputs in shapes.linear.values())
     rest = shapes.total - packed
-    why = f"{packed:,} in 4 bits, the embeddings ({rest:,}) in {8 * width}"
-    return Component("Frozen weights", packed * NF4_BYTES + rest * width, why)
+    why = _("{packed:,} in 4 bits, the embeddings ({rest:,}) in {width}").format(
+        packed=packed, rest=rest, width=8 * width
+    )
+    return Component(_("Frozen weights"), packed * NF4_BYTES + rest * width, why)
 
 
 def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> Component:
@@ -373,8 +386,8 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Work
         drawn = DRAWN_TOGETHER * spec.batch_size
         cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
         if cache > size:
-            return Component(CACHE, cache, f"{drawn} answers drawn together")
-    return Component("Activations", size, f"up to {tokens:,} tokens in a forward pass")
+            return Component(CACHE, cache, _("{drawn} answers drawn together").format(drawn=drawn))
+    return Component(_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
 
 
 def trained_part(spec: TrainingSpec) -> str:
@@ -394,8 +407,10 @@ def batch_tokens(spec: TrainingSpec, load: Workload) -> int:
 def logits(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     """The part of the vocabulary's scores that is in memory at once; a reward model has none."""
     positions = 0 if spec.makes == "reward" else min(LOGIT_POSITIONS, batch_tokens(spec, load))
-    why = f"{positions} positions at a time, {shapes.vocabulary:,} tokens in the vocabulary"
-    return Component("Scores of the vocabulary", positions * shapes.vocabulary * LOGIT_BYTES, why)
+    why = _("{positions} positions at a time, {vocabulary:,} tokens in the vocabulary").format(
+        positions=positions, vocabulary=shapes.vocabulary
+    )
+    return Component(_("Scores of the vocabulary"), positions * shapes.vocabulary * LOGIT_BYTES, why)
 
 
 @dataclass(frozen=True)
@@ -414,31 +429,54 @@ def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = N
     components = memory(shapes, spec, machine, load)
     processes = 1 if machine.gpu else spec.processes
     total = processes * sum(component.size for component in components)
-    where = f"on {machine.name}" if machine.gpu else "on this machine"
-    need, free = f"{total / GB:.1f} GB", f"{machine.free / GB:.1f} GB"
-    if total * MARGIN <= machine.free:
-        return Fit(components, total, processes, True, f"It fits: about {need} of the {free} that are free {where}.")
-    verb = "may not fit" if total <= machine.free else "does not fit"
-    sentence = f"It {verb}: about {need}, and {free} are free {where}. {what_to_lower(components, spec)}"
-    return Fit(components, total, processes, False, sentence)
+    fits = total * MARGIN <= machine.free
+    fits_here, may_not, does_not = ON_GPU if machine.gpu else ON_PROCESSOR
+    said = (fits_here if fits else may_not if total <= machine.free else does_not).format(
+        need=f"{total / GB:.1f} GB", free=f"{machine.free / GB:.1f} GB", machine=machine.name
+    )
+    return Fit(components, total, processes, fits, said if fits else f"{said} {what_to_lower(components, spec)}")
+
+
+ON_GPU = (
+    _("It fits: about {need} of the {free} that are free on {machine}."),
+    _("It may not fit: about {need}, and {free} are free on {machine}."),
+    _("It does not fit: about {need}, and {free} are free on {machine}."),
+)
+ON_PROCESSOR = (
+    _("It fits: about {need} of the {free} that are free on this machine."),
+    _("It may not fit: about {need}, and {free} are free on this machine."),
+    _("It does not fit: about {need}, and {free} are free on this machine."),
+)
 
 
 def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
     """The settings that the largest component depends on, with what they are now."""
     largest = max((entry for entry in components if entry.name != "Libraries"), key=lambda entry: entry.size)
-    weights = ("Frozen weights", "Trained weights", "Weights in 16 bits", "Gradients", "Optimiser state")
+    weights = (_("Frozen weights"), _("Trained weights"), _("Weights in 16 bits"), _("Gradients"), _("Optimiser state"))
     if largest.name == CACHE:
-        lower = f"batch_size ({spec.batch_size}) or max_length ({spec.max_length})"
-        return f"Most of it is the answers that are drawn together: lower {lower}."
+        return _(
+            "Most of it is the answers that are drawn together: lower batch_size ({batch}) or max_length ({length})."
+        ).format(batch=spec.batch_size, length=spec.max_length)
     if largest.name not in weights:
-        batch = f"batch_size ({spec.batch_size}) or " if spec.batch_size > 1 else ""
-        raised = " and raise accumulation as much" if spec.batch_size > 1 and hasattr(spec, "accumulation") else ""
-        return f"Most of it is {largest.name.lower()}: lower {batch}max_length ({spec.max_length}){raised}."
+        lower = _("Most of it is {largest}: lower max_length ({length}).")
+        if spec.batch_size > 1:
+            lower = _("Most of it is {largest}: lower batch_size ({batch}) or max_length ({length}).")
+        if spec.batch_size > 1 and hasattr(spec, "accumulation"):
+            lower = _(
+                "Most of it is {largest}: lower batch_size ({batch}) or max_length ({length}) and raise accumulation "
+                "as "
+                "much."
+            )
+        return lower.format(largest=largest.name.lower(), batch=spec.batch_size, length=spec.max_length)
     if spec.method == "full":
-        return "Most of it is the weights with their gradients and optimiser: train an adapter (lora or qlora) instead."
+        return _(
+            "Most of it is the weights with their gradients and optimiser: train an adapter (lora or qlora) instead."
+        )
     if spec.method != "qlora" and "qlora" in spec.methods:
-        return "Most of it is the base's weights: use the method qlora, which holds them in 4 bits, or a smaller model."
-    return "Most of it is the base's weights: close other programs, or take a smaller base model."
+        return _(
+            "Most of it is the base's weights: use the method qlora, which holds them in 4 bits, or a smaller model."
+        )
+    return _("Most of it is the base's weights: close other programs, or take a smaller base model.")
 
 
 # ---------------------------------------------------------------------------------------------------------------- time

@@ -16,6 +16,7 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 
 from annotation.records import UserError
+from annotation.translation import _
 
 # More than any configuration or index has; vocabularies and weights are not read whole here.
 LARGEST_FILE: Final = 16_000_000
@@ -35,7 +36,9 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         said = str(error)[:LONGEST_NAME] or type(error).__name__
-        raise UserError(f"{path} can't be read ({said}). Restore it, or choose another model.") from error
+        raise UserError(
+            _("{path} can't be read ({said}). Restore it, or choose another model.").format(path=path, said=said)
+        ) from error
 
 
 def read_text(path: Path) -> str:
@@ -85,8 +88,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
         return found
     except (OSError, ValueError, struct.error, SafetensorError, RecursionError) as error:
         raise UserError(
-            f"{path.name} is no safetensors file that can be used: "
-            f"{str(error).removeprefix(DESERIALISING)[:LONGEST_NAME]}. Fetch it again."
+            _("{name} is no safetensors file that can be used: {error}. Fetch it again.").format(
+                name=path.name, error=str(error).removeprefix(DESERIALISING)[:LONGEST_NAME]
+            )
         ) from error
 
 
@@ -113,15 +117,19 @@ def weight_files(directory: Path) -> list[Path]:
     others = sorted(directory.glob("*.safetensors"))
     if others:
         raise UserError(
-            f"{directory} has {others[0].name}, and no {WEIGHTS} nor {INDEX}, by which weights are found. Fetch the "
-            "whole model again, or convert it with save_pretrained."
+            _(
+                "{directory} has {name}, and no {weights} nor {index}, by which weights are found. Fetch the "
+                "whole model again, or convert it with save_pretrained."
+            ).format(directory=directory, name=others[0].name, weights=WEIGHTS, index=INDEX)
         )
     gguf = next(iter(sorted(directory.glob("*.gguf"))), None)
     raise UserError(
         is_gguf(gguf)
         if gguf is not None
-        else f"{directory} has no safetensors weights, and Prefloop loads no other kind. "
-        "Convert the model with save_pretrained, or choose another one with --model."
+        else _(
+            "{directory} has no safetensors weights, and Prefloop loads no other kind. Convert the model with "
+            "save_pretrained, or choose another one with --model."
+        ).format(directory=directory)
     )
 
 
@@ -151,17 +159,20 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
     files = weight_files(directory)
     missing = [path.name for path in files if not path.is_file()]
     if missing:
+        named = ", ".join([*missing[:3], *(["…"] if missing[3:] else [])])
         raise UserError(
-            f"{directory} lacks {', '.join(missing[:3])}{' and more' if missing[3:] else ''} of its weights. Fetch the "
-            "whole model again."
+            _("{directory} lacks {missing} of its weights. Fetch the whole model again.").format(
+                directory=directory, missing=named
+            )
         )
     by_file = {path.name: read_header(path) for path in files}
     if files != [directory / WEIGHTS]:
         for tensor, name in read_index(directory).items():
             if tensor not in by_file[name]:
                 raise UserError(
-                    f"{directory / name} has no tensor {tensor[:LONGEST_NAME]}, which {INDEX} says is there. Fetch the "
-                    "whole model again."
+                    _(
+                        "{directory} has no tensor {tensor}, which {index} says is there. Fetch the whole model again."
+                    ).format(directory=directory / name, tensor=tensor[:LONGEST_NAME], index=INDEX)
                 )
     return {name: tensor for held in by_file.values() for name, tensor in held.items()}
 
@@ -172,12 +183,18 @@ def check_architecture(directory: Path) -> None:
     config = read_object(directory / CONFIG)
     kind, known = config.get("model_type"), causal_models()
     if not isinstance(kind, str) or not kind:
-        raise UserError(f"{directory / CONFIG} names no model_type, so nobody can tell what to load. Restore it.")
+        raise UserError(
+            _("{directory} names no model_type, so nobody can tell what to load. Restore it.").format(
+                directory=directory / CONFIG
+            )
+        )
     if known and kind not in known:
         own = "it needs code that comes with it, and Prefloop runs none" if config.get("auto_map") else "it has none"
         raise UserError(
-            f"The installed transformers can't load a '{kind[:80]}' model as a causal language model: {own}. Choose "
-            "another model with --model, or update Prefloop."
+            _(
+                "The installed transformers can't load a '{kind}' model as a causal language model: {own}. "
+                "Choose another model with --model, or update Prefloop."
+            ).format(kind=kind[:80], own=own)
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, ancestors_of, now
+from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.job_spec import TrainingSpec
@@ -66,8 +67,10 @@ def ensure_base(db: Database, base: str) -> Policy:
     assert row is not None
     if row["base"] != base:
         raise UserError(
-            f"This data directory belongs to the base model {row['base']}, not {base}: its adapters fit no other. "
-            f"Start with --model {row['base']}, or choose another directory with --data DIR."
+            _(
+                "This data directory belongs to the base model {base}, not {asked}: its adapters fit no "
+                "other. Start with --model {base}, or choose another directory with --data DIR."
+            ).format(base=row["base"], asked=base)
         )
     return Policy(**row)
 
@@ -133,7 +136,9 @@ def by_revision(db: Database, revision: str) -> Policy:
     if row is None and revision == "base":
         raise UserError(not_set_up(db))
     if row is None:
-        raise UserError(f"There is no policy '{revision}'. `python -m rlhf policies` lists them.")
+        raise UserError(
+            _("There is no policy '{revision}'. `python -m rlhf policies` lists them.").format(revision=revision)
+        )
     return Policy(**row)
 
 
@@ -216,11 +221,19 @@ def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> P
     with db.transaction() as connection:
         policy, current = by_revision(db, revision), serving(db)
         if policy.kind == "reward":
-            raise UserError(f"'{policy.revision}' is a reward model: it scores answers and can't give them.")
+            raise UserError(
+                _("'{revision}' is a reward model: it scores answers and can't give them.").format(
+                    revision=policy.revision
+                )
+            )
         if policy.deleted:
-            raise UserError(f"The files of '{policy.revision}' were deleted on {policy.deleted[:10]}.")
+            raise UserError(
+                _("The files of '{revision}' were deleted on {deleted}.").format(
+                    revision=policy.revision, deleted=policy.deleted[:10]
+                )
+            )
         if policy.id == current.id:
-            raise UserError(f"'{policy.revision}' serves already.")
+            raise UserError(_("'{revision}' serves already.").format(revision=policy.revision))
         action = "rollback" if policy.status == "retired" else "promote"
         connection.execute("UPDATE model SET status = 'retired' WHERE id = ?", (current.id,))
         connection.execute("UPDATE model SET status = 'serving' WHERE id = ?", (policy.id,))
@@ -235,7 +248,11 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
     with db.transaction() as connection:
         policy = by_revision(db, revision)
         if policy.status != "candidate":
-            raise UserError(f"'{policy.revision}' is not a candidate ({policy.status}), so it can't be rejected.")
+            raise UserError(
+                _("'{revision}' is not a candidate ({status}), so it can't be rejected.").format(
+                    revision=policy.revision, status=policy.status
+                )
+            )
         connection.execute("UPDATE model SET status = 'rejected' WHERE id = ?", (policy.id,))
         record_decision(db, policy.id, serving(db).id, "reject", decided_by, reason)
         store.withdraw_candidate(db, policy.id)

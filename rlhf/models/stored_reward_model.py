@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import verified
@@ -38,7 +39,11 @@ def read_reward_model(run: Run, revision: str) -> RewardModel:
     figures = json.loads((path / "reward.json").read_text("utf-8"))
     mean, std = figures["mean"], figures["std"]
     if not std > 0:
-        raise UserError(f"The reward model {revision} scores all answers alike. Train another one, on more judgements.")
+        raise UserError(
+            _("The reward model {revision} scores all answers alike. Train another one, on more judgements.").format(
+                revision=revision
+            )
+        )
     return RewardModel(as_causal(PeftConfig.from_pretrained(path)), weights, head_H / std, -mean / std)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow, PromptRow, Row, read_rows
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.job_spec import Noise
 from rlhf.models.template_process import TemplateRefused, conversation
@@ -25,10 +26,18 @@ def snapshot_content(data_dir: Path, sha256: str) -> bytes:
 
     path = snapshot_path(data_dir, sha256)
     if not path.is_file():
-        raise UserError(f"The frozen data {path} is gone. Restore it, or start a new run with the present judgements.")
+        raise UserError(
+            _("The frozen data {path} is gone. Restore it, or start a new run with the present judgements.").format(
+                path=path
+            )
+        )
     content = path.read_bytes()
     if hash_of(content).hexdigest() != sha256:
-        raise UserError(f"The frozen data {path} was changed (its sha256 differs). Restore it, or start a new run.")
+        raise UserError(
+            _("The frozen data {path} was changed (its sha256 differs). Restore it, or start a new run.").format(
+                path=path
+            )
+        )
     return content
 
 
@@ -104,7 +113,7 @@ def with_noise(pairs: Sequence[Mapping[str, Any]], noise: Noise, ai_weight: floa
     weights = [pair["weight"] * (ai_weight if by.get("ai") else 1.0) for pair, by in zip(made, pairs, strict=True)]
     mean = fmean(weights)
     if mean <= 0:
-        raise UserError("All pairs are AI judges', and ai_weight is 0, so nothing is left to train with.")
+        raise UserError(_("All pairs are AI judges', and ai_weight is 0, so nothing is left to train with."))
     return [{**pair, "weight": weight / mean} for pair, weight in zip(made, weights, strict=True)]
 
 
@@ -113,12 +122,12 @@ def noisy(pairs: Sequence[Mapping[str, Any]], noise: Noise) -> list[dict[str, An
     if noise == "ignore":
         return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]
     if any("flip" not in pair for pair in pairs):
-        raise UserError("This frozen data says nothing of annotators' reliability. Freeze it anew, in a new run.")
+        raise UserError(_("This frozen data says nothing of annotators' reliability. Freeze it anew, in a new run."))
     if noise == "smooth":
         return [{**pair, "weight": 1.0} for pair in pairs]
     mean = fmean(1 - 2 * pair["flip"] for pair in pairs)
     if mean <= 0:
-        raise UserError("By the annotators' reliability every pair is a coin's, so no weight is left to train with.")
+        raise UserError(_("By the annotators' reliability every pair is a coin's, so no weight is left to train with."))
     return [{**pair, "flip": 0.0, "weight": (1 - 2 * pair["flip"]) / mean} for pair in pairs]
 
 

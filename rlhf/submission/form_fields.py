@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from typing import Any, get_args
 
 from annotation.examples import EXAMPLES
+from annotation.translation import N_, _
 from annotation.validation import describe, hint_at, read
 from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import FormLayout
@@ -22,34 +23,36 @@ PROMPT = ("virtual_tokens", "virtual_init", "virtual_text")
 RUN = ("samples", "evaluate", "checkpoint_steps", "processes", "halve_batch")
 # Advanced fields in the order of the page; what is in no other group is about the optimisation.
 GROUPS: Mapping[str, Sequence[str]] = {
-    "Loss": (),  # those that the kind names
-    "LoRA": LORA,
-    "Prompt tuning": PROMPT,
-    "Optimisation": (),
-    "Run": RUN,
+    N_("Loss"): (),  # those that the kind names
+    N_("LoRA"): LORA,
+    N_("Prompt tuning"): PROMPT,
+    N_("Optimisation"): (),
+    N_("Run"): RUN,
 }
 LABELS = {
-    "lora_r": "LoRA rank (lora_r)",
-    "lora_alpha": "LoRA alpha",
-    "lora_targets": "LoRA targets",
-    "lora_layers": "LoRA layers",
-    "lora_init": "LoRA init",
+    "lora_r": _("LoRA rank (lora_r)"),
+    "lora_alpha": _("LoRA alpha"),
+    "lora_targets": _("LoRA targets"),
+    "lora_layers": _("LoRA layers"),
+    "lora_init": _("LoRA init"),
     "dora": "DoRA (dora)",
     "rslora": "rsLoRA (rslora)",
-    "ai_weight": "AI judges' weight",
-    "scope": "Data (scope)",
+    "ai_weight": _("AI judges' weight"),
+    "scope": _("Data (scope)"),
+    "sampling.temperature": _("Temperature"),
+    "sampling.max_new_tokens": _("Max new tokens"),
 }
 # What the values of a field mean on the page.
 WORDS: Mapping[str, Mapping[str, str]] = {
-    "method": {"qlora": "QLoRA", "lora": "LoRA", "prompt": "Prompt tuning", "full": "Full"},
-    "reference": {"base": "The weights under the adapter", "parent": "The parent"},
-    "scope": {"new": "New since the parent", "all": "All judgements"},
-    "annotator_noise": {"ignore": "Ignore", "weight": "Weight", "smooth": "Smooth"},
-    "precision": {"auto": "Automatic", "bf16": "bf16", "fp32": "fp32"},
-    "lora_targets": {"all-linear": "Every linear layer", "attention": "Attention only", "named": "Named ones"},
-    "lora_init": {"default": "Default", "pissa": "PiSSA"},
-    "virtual_init": {"text": "A text", "random": "Tokens drawn from the vocabulary"},
-    "optimiser": {"adamw": "AdamW", "adamw-8bit": "AdamW in 8 bits"},
+    "method": {"qlora": "QLoRA", "lora": "LoRA", "prompt": _("Prompt tuning"), "full": _("Full")},
+    "reference": {"base": _("The weights under the adapter"), "parent": _("The parent")},
+    "scope": {"new": _("New since the parent"), "all": _("All judgements")},
+    "annotator_noise": {"ignore": _("Ignore"), "weight": _("Weight"), "smooth": _("Smooth")},
+    "precision": {"auto": _("Automatic"), "bf16": "bf16", "fp32": "fp32"},
+    "lora_targets": {"all-linear": _("Every linear layer"), "attention": _("Attention only"), "named": _("Named ones")},
+    "lora_init": {"default": _("Default"), "pissa": "PiSSA"},
+    "virtual_init": {"text": _("A text"), "random": _("Tokens drawn from the vocabulary")},
+    "optimiser": {"adamw": "AdamW", "adamw-8bit": _("AdamW in 8 bits")},
 }
 # Fields that mean something only with some values of another, which has to mean something too.
 ONLY_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -134,15 +137,15 @@ class Form:
         values = self.methods if name == "method" else values
         default = self.described[name][0] if name in self.described else None
         words = {**WORDS, **self.spec_type.words}.get(name, {})
+        named = {value: _(words.get(value) or plain_words(value)) for value in values if isinstance(value, str)}
         return [
-            (words.get(value, plain_words(value)) + (" (default)" if value == default else ""), value)
-            for value in values
-            if isinstance(value, str)
+            (_("{choice} (default)").format(choice=name) if value == default else name, value)
+            for value, name in named.items()
         ]
 
     def label(self, name: str) -> str:
         """A field's name on the page; sentences about it use the name of the spec."""
-        return {**LABELS, **self.spec_type.labels}.get(name) or plain_words(name.removeprefix("sampling."))
+        return {**LABELS, **self.spec_type.labels}.get(name) or _(plain_words(name.removeprefix("sampling.")))
 
 
 def plain_words(name: str) -> str:
@@ -158,8 +161,8 @@ def forms() -> tuple[Form, ...]:
 
 
 SOURCES = [
-    ("Demonstrations: imported ones (each answer of a conversation) and mended answers", "demonstrations"),
-    *((f"Example: {about}", f"example:{name}") for name, about in EXAMPLES.items()),
+    (_("Demonstrations: imported ones (each answer of a conversation) and mended answers"), "demonstrations"),
+    *((_("Example: {about}").format(about=about), f"example:{name}") for name, about in EXAMPLES.items()),
 ]
 
 
@@ -183,7 +186,7 @@ def spec_of(form: Form, model: str, values: Values) -> TrainingSpec:
     drawn = {name.removeprefix("sampling."): value for name, value in asked.items() if name.startswith("sampling.")}
     plain = {name: value for name, value in asked.items() if not name.startswith("sampling.")}
     sampling = {"sampling": {**form.drawn, **drawn}} if form.drawn else {}
-    return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, "The spec")
+    return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, _("The spec"))
 
 
 def form_for(kind: str, method: str) -> Form:

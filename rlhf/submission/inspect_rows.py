@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PreferenceRow, PromptRow
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Split
+from annotation.translation import _
 from rlhf.jobs.descriptions import Facts, LeftOut, TokenSequence, token_span
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer
@@ -64,7 +65,11 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[Item]:
         return
     with db.reading():
         for number, row in enumerate(rows, 1):
-            name = f"Prompt {row.prompt_id}" if isinstance(row, PromptRow) else f"Demonstration {number}"
+            name = (
+                _("Prompt {prompt_id}").format(prompt_id=row.prompt_id)
+                if isinstance(row, PromptRow)
+                else _("Demonstration {number}").format(number=number)
+            )
             yield Item(name, row.split, [row], {}, question_of(row.messages))
 
 
@@ -74,7 +79,11 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
         for group in whole.comparisons:
             alone = replace(whole, comparisons=[group], counts=Counter(), left_out=Counter())
             rows = list(alone)
-            name, split, asked = f"Comparison {group[0].comparison_id}", group[0].split, question_of(group[0].messages)
+            name, split, asked = (
+                _("Comparison {comparison_id}").format(comparison_id=group[0].comparison_id),
+                group[0].split,
+                question_of(group[0].messages),
+            )
             whole_item = Item(name, split, rows, dict(alone.left_out), asked)
             if together or not rows:
                 yield whole_item
@@ -131,7 +140,7 @@ def unread(tokenizer: ChatTokenizer, item: Item, left_out: LeftOut) -> list[Toke
         return []
     rendered = item.rows[0].fed or render(tokenizer, item.rows[0].messages)
     ids = text_ids(tokenizer, rendered)
-    return [TokenSequence("Prompt", [token_span(tokenizer, "context", ids)])]
+    return [TokenSequence(_("Prompt"), [token_span(tokenizer, "context", ids)])]
 
 
 # -------------------------------------------------------------------------------------------------------------- survey

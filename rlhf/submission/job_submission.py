@@ -9,6 +9,7 @@ from pathlib import Path
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
 from rlhf.jobs import job_store, rental_store
@@ -61,7 +62,7 @@ def submit(db: Database, data_dir: Path, spec: JobSpec, requested_by: str, terms
     data, or settings that can't work.
     """
     if terms is not None and not isinstance(spec, TrainingSpec):
-        raise UserError("Only trainings can be sent to rented hardware.")
+        raise UserError(_("Only trainings can be sent to rented hardware."))
     spec = freeze(db, data_dir, spec, here=terms is None)
     return (
         job_store.enqueue(db, spec, requested_by)
@@ -77,7 +78,11 @@ def freeze(db: Database, data_dir: Path, spec: JobSpec, here: bool = True) -> Jo
     """
     base = registry.by_revision(db, "base")
     if spec.model not in ("base", base.base) and not (spec.model == EMBEDDED and base.base == EMBEDDED_NAME):
-        raise UserError(f"This data directory belongs to the base model {base.base}; the spec asks for {spec.model}.")
+        raise UserError(
+            _("This data directory belongs to the base model {base}; the spec asks for {model}.").format(
+                base=base.base, model=spec.model
+            )
+        )
     spec = replace(spec, model=base.base)
     if isinstance(spec, TrainingSpec):
         return freeze_training(db, data_dir, spec, here)

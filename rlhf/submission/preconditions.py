@@ -10,6 +10,7 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec
@@ -40,11 +41,17 @@ def machine_problem(spec: TrainingSpec) -> list[str]:
         return []  # without asking the driver, which takes a moment, on every change of a form
     found, gpus, processors = [], len(query_graphics()), os.cpu_count() or 1
     if spec.optimiser == "adamw-8bit" and not gpus:
-        found.append("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw.")
+        found.append(_("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw."))
     # Two processes can share one processor; each needs a GPU of its own where there are any.
     if spec.processes > (gpus or max(2, processors)):
-        has = f"GPUs ({gpus}), and each process takes one" if gpus else f"processors ({processors})"
-        found.append(f"{spec.processes} processes are more than this machine has {has}.")
+        has = (
+            _("GPUs ({gpus}), and each process takes one").format(gpus=gpus)
+            if gpus
+            else _("processors ({processors})").format(processors=processors)
+        )
+        found.append(
+            _("{processes} processes are more than this machine has {has}.").format(processes=spec.processes, has=has)
+        )
     return found
 
 
@@ -64,16 +71,20 @@ def ground_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
     if missing:
         layers = sorted({name.split(".")[-2] for name in shapes.linear})
         found.append(
-            f"lora_targets '{spec.lora_targets}' needs layers named {', '.join(missing)}, and this model has none: its "
-            f"linear layers are {', '.join(layers)}. Take lora_targets 'all-linear', or 'named' with some of these in "
-            "lora_layers."
+            _(
+                "lora_targets '{lora_targets}' needs layers named {missing}, and this model has none: its "
+                "linear layers are {layers}. Take lora_targets 'all-linear', or 'named' with some of these in "
+                "lora_layers."
+            ).format(lora_targets=spec.lora_targets, missing=", ".join(missing), layers=", ".join(layers))
         )
     if spec.lora_init == "pissa":
         sides = [min(shape) for shape in memory.targets(shapes, spec).values()]
         if sides and spec.lora_r > min(sides):
             found.append(
-                f"PiSSA takes lora_r {spec.lora_r} directions out of each layer, and the smallest here has "
-                f"{min(sides)}: lower lora_r, or use the default init."
+                _(
+                    "PiSSA takes lora_r {lora_r} directions out of each layer, and the smallest here has "
+                    "{sides}: lower lora_r, or use the default init."
+                ).format(lora_r=spec.lora_r, sides=min(sides))
             )
     return found
 
@@ -82,16 +93,38 @@ def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
     """Why a job can't be run on weights that are quantised already, and `how`; nothing if they are not."""
     if not how:
         return []
-    weights, found = f"The weights that it starts from are quantised already ({how})", []
+    found = []
     if spec.method == "full":
-        found.append(f"{weights}, and only those in 16 or 32 bits can be trained: train an adapter (lora or prompt).")
+        found.append(
+            _(
+                "The weights that it starts from are quantised already ({how}), and only those in 16 or 32 bits can be "
+                "trained: train an adapter (lora or prompt)."
+            )
+        )
     if spec.method == "qlora" and how != base_model.FOUR_BITS:
-        found.append(f"{weights}, and can't be held in 4 bits: use the method lora, which takes them as they are.")
+        found.append(
+            _(
+                "The weights that it starts from are quantised already ({how}), and can't be held in 4 bits: use the "
+                "method lora, which takes them as they are."
+            )
+        )
     if spec.lora_init == "pissa":
-        found.append(f"{weights}, and PiSSA takes directions out of them: use the default init.")
+        found.append(
+            _(
+                "The weights that it starts from are quantised already ({how}), and PiSSA takes directions out of "
+                "them: "
+                "use the default init."
+            )
+        )
     if spec.dora and how != base_model.FOUR_BITS:
-        found.append(f"{weights}, and DoRA needs them in 4, 16 or 32 bits: train without it.")
-    return found
+        found.append(
+            _(
+                "The weights that it starts from are quantised already ({how}), and DoRA needs them in 4, 16 or 32 "
+                "bits: "
+                "train without it."
+            )
+        )
+    return [one.format(how=how) for one in found]
 
 
 def ground_directory(db: Database, policy: Policy) -> Path | None:
@@ -107,36 +140,50 @@ def ground_directory(db: Database, policy: Policy) -> Path | None:
 def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]:
     """Why a job can't start from this parent."""
     if parent.deleted:
-        return [f"The files of the parent {parent.revision} were deleted on {parent.deleted[:10]}: choose another."]
-    if parent.kind == "reward" and spec.makes == "policy":
-        return [f"{parent.revision} is a reward model; choose a policy as the parent."]
-    if spec.makes == "reward" and parent.kind == "policy" and parent.form not in ("base", "full"):
         return [
-            f"A reward model grows on whole weights, and {parent.revision} is an adapter: {instead(db, spec, parent)}."
+            _("The files of the parent {revision} were deleted on {deleted}: choose another.").format(
+                revision=parent.revision, deleted=parent.deleted[:10]
+            )
         ]
+    if parent.kind == "reward" and spec.makes == "policy":
+        return [_("{revision} is a reward model; choose a policy as the parent.").format(revision=parent.revision)]
+    if spec.makes == "reward" and parent.kind == "policy" and parent.form not in ("base", "full"):
+        adapter = _("A reward model grows on whole weights, and {revision} is an adapter.").format(
+            revision=parent.revision
+        )
+        return [f"{adapter} {instead(db, spec, parent)}"]
     if parent.form in ("base", "full"):
         full_reference = spec.method == "full" and spec.implicit_reference() == "base"
         if full_reference and parent.form == "full":
             return [
-                f"Full fine-tuning from {parent.revision} keeps no copy of the base to be the reference: take the "
-                "parent as the reference."
+                _(
+                    "Full fine-tuning from {revision} keeps no copy of the base to be the reference: take the "
+                    "parent as the reference."
+                ).format(revision=parent.revision)
             ]
         return []
     if spec.method == "full":
-        return [
-            f"Full fine-tuning starts from whole weights, and {parent.revision} is an adapter: "
-            f"{instead(db, spec, parent)}."
-        ]
+        adapter = _("Full fine-tuning starts from whole weights, and {revision} is an adapter.").format(
+            revision=parent.revision
+        )
+        return [f"{adapter} {instead(db, spec, parent)}"]
     return shape_problem(db, spec, parent)
 
 
 def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
-    """What else can be done than what its parent's adapter does not let a job do."""
-    if parent.form == "prompt":
-        tokens = shape_of(db, parent).get("virtual_tokens", "as many")
-        going_on = f"continue with prompt tuning of {tokens}, or " if "prompt" in spec.methods else ""
-        return f"its virtual tokens can't be merged into weights, so {going_on}start from the base"
-    return f"{'' if merge_problem(db, parent) else 'merge it into 16-bit weights first, or '}start from the base"
+    """What else can be done than what its parent's adapter does not let a job do, in a sentence."""
+    if parent.form != "prompt":
+        return START if merge_problem(db, parent) else _("Merge it into 16-bit weights first, or start from the base.")
+    if "prompt" not in spec.methods:
+        return _("Its virtual tokens can't be merged into weights, so start from the base.")
+    return _(
+        "Its virtual tokens can't be merged into weights, so continue with prompt tuning of {tokens}, or start from "
+        "the "
+        "base."
+    ).format(tokens=shape_of(db, parent).get("virtual_tokens", _("as many")))
+
+
+START = _("Start from the base.")
 
 
 SHAPE = {
@@ -185,7 +232,9 @@ def configuration(db: Database, policy: Policy) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read ({error}). Restore it, or choose another parent.") from error
+        raise UserError(
+            _("{path} can't be read ({error}). Restore it, or choose another parent.").format(path=path, error=error)
+        ) from error
     return dict(found)
 
 
@@ -240,27 +289,31 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
     """Why the parent's adapter can't be continued: its weights would not fit, or would mean another policy."""
     made, shape = trained_as(db, parent), shape_of(db, parent)
     if spec.method != shape["method"] and {spec.method, shape["method"]} != {"lora", "qlora"}:
-        what = "was trained with" if made is not None else "is an adapter of the kind"
-        return [
-            f"The parent {parent.revision} {what} {shape['method']} and can't be continued with {spec.method}: "
-            f"{instead(db, spec, parent)}."
-        ]
+        what = (
+            _("The parent {revision} was trained with {shape} and can't be continued with {method}.")
+            if made is not None
+            else _("The parent {revision} is an adapter of the kind {shape} and can't be continued with {method}.")
+        ).format(revision=parent.revision, shape=shape["method"], method=spec.method)
+        return [f"{what} {instead(db, spec, parent)}"]
     if made is not None and made.lora_init == "pissa":
-        return [
-            f"The parent {parent.revision} began with PiSSA, and was stored as an adapter of twice the rank: "
-            f"{instead(db, spec, parent)}."
-        ]
+        began = _("The parent {revision} began with PiSSA, and was stored as an adapter of twice the rank.").format(
+            revision=parent.revision
+        )
+        return [f"{began} {instead(db, spec, parent)}"]
     unknown = beyond(db, parent) if made is None else []
     if unknown:
-        return [
-            f"The parent {parent.revision} has settings that training here has not ({', '.join(unknown)}), so it can't "
-            f"be continued: {instead(db, spec, parent)}."
-        ]
+        has = _("The parent {revision} has settings that training here has not ({settings}), so it can't be continued.")
+        said = has.format(revision=parent.revision, settings=", ".join(unknown))
+        return [f"{said} {instead(db, spec, parent)}"]
     differing = {name: value for name, value in shape.items() if not same_setting(name, value, spec)}
     if not differing:
         return []
     has = " and ".join(f"{name} {value}" for name, value in differing.items())
-    return [f"The parent {parent.revision} has {has}. Use the same to continue it, or start from the base."]
+    return [
+        _("The parent {revision} has {has}. Use the same to continue it, or start from the base.").format(
+            revision=parent.revision, has=has
+        )
+    ]
 
 
 def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:
@@ -277,10 +330,10 @@ def accuracy_of(db: Database, reward: Policy) -> float | None:
 
 
 NOT_MERGED: Mapping[str, str] = {
-    "base": "has no adapter that could be merged.",
-    "full": "is whole weights already: there is nothing to merge.",
-    "prompt": "is virtual tokens before the prompt, which change no weight, so they can't be merged into any.",
-    "reward": "is a reward model: it scores answers, and merging makes a policy, which gives them.",
+    "base": _("has no adapter that could be merged."),
+    "full": _("is whole weights already: there is nothing to merge."),
+    "prompt": _("is virtual tokens before the prompt, which change no weight, so they can't be merged into any."),
+    "reward": _("is a reward model: it scores answers, and merging makes a policy, which gives them."),
 }
 
 
@@ -288,37 +341,61 @@ def merge_problem(db: Database, policy: Policy) -> list[str]:
     """Why a policy can't be merged into 16-bit weights."""
     found = [f"{policy.revision} {NOT_MERGED[what]}" for what in (policy.kind, policy.form) if what in NOT_MERGED]
     if not found and policy.deleted:
-        found.append(f"The files of {policy.revision} were deleted on {policy.deleted[:10]}.")
+        found.append(
+            _("The files of {revision} were deleted on {deleted}.").format(
+                revision=policy.revision, deleted=policy.deleted[:10]
+            )
+        )
     ground = ground_directory(db, policy)
     how = base_model.quantisation(ground) if ground is not None and not found else ""
     if how:
-        found.append(f"{policy.revision} lies on weights that are quantised ({how}), and there are none in 16 bits.")
+        found.append(
+            _("{revision} lies on weights that are quantised ({how}), and there are none in 16 bits.").format(
+                revision=policy.revision, how=how
+            )
+        )
     return found
 
 
 def needed_by(db: Database, policy: Policy) -> list[str]:
     """Why a policy's files can't be deleted now, a sentence each."""
     if policy.path is None:
-        return ["The base model is not Prefloop's to delete."]
+        return [_("The base model is not Prefloop's to delete.")]
     if policy.deleted:
-        return [f"The files of {policy.revision} were deleted already."]
+        return [_("The files of {revision} were deleted already.").format(revision=policy.revision)]
     if policy.status == "serving":
-        return [f"{policy.revision} serves now: promote another policy first."]
+        return [_("{revision} serves now: promote another policy first.").format(revision=policy.revision)]
     grounded = [
         other.revision for other in registry.all_policies(db) if other.ground_id == policy.id and not other.deleted
     ]
     if grounded:
-        return [f"{', '.join(grounded)} lie on the weights of {policy.revision}: delete them first."]
+        return [
+            _("{grounded} lie on the weights of {revision}: delete them first.").format(
+                grounded=", ".join(grounded), revision=policy.revision
+            )
+        ]
     judged = [other.revision for other in registry.all_policies(db) if is_reference(db, policy, other)]
     if judged:
-        return [f"{judged[0]} is compared with {policy.revision}, its reference, in its check: decide on it first."]
+        return [
+            _("{judged} is compared with {revision}, its reference, in its check: decide on it first.").format(
+                judged=judged[0], revision=policy.revision
+            )
+        ]
     panel = [judge.name for judge in judge_store.judges(db, active=True) if judge_store.model_of(db, judge) == policy]
     if panel:
-        return [f"The judge {panel[0]} judges with {policy.revision}: put the judge aside first, on the AI judges tab."]
+        return [
+            _("The judge {panel} judges with {revision}: put the judge aside first, on the AI judges tab.").format(
+                panel=panel[0], revision=policy.revision
+            )
+        ]
     users = [
         job.id for job in job_store.active(db, job_store.waiting_kinds()) if policy.revision in job.spec.depends_on()
     ]
-    return [f"Job {users[0]} needs {policy.revision}: wait for it, or cancel it."] if users else []
+    return (
+        [_("Job {users} needs {revision}: wait for it, or cancel it.").format(users=users[0], revision=policy.revision)]
+        if users
+        else []
+    )
 
 
 def is_reference(db: Database, policy: Policy, candidate: Policy) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from annotation import store
 from annotation.database import Database
 from annotation.records import Split, UserError
+from annotation.translation import _
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import Training, TrainingSpec
@@ -246,7 +247,11 @@ def parents(db: Database, form: Form) -> Choices:
     """(words, revision) of what a form's job can start from, newest first, behind what serves and the base."""
     known = [policy for policy in registry.all_policies(db) if fits(form, policy)]
     serving = next((policy for policy in known if policy.status == "serving"), None)
-    first = [] if serving is None else [(f"What serves now: {description_of(db, serving)}", "serving")]
+    first = (
+        []
+        if serving is None
+        else [(_("What serves now: {description_of}").format(description_of=description_of(db, serving)), "serving")]
+    )
     return [*first, *((description_of(db, policy), policy.revision) for policy in [known[0], *reversed(known[1:])])]
 
 
@@ -271,12 +276,12 @@ def description_of(db: Database, policy: Policy) -> str:
     if policy.form == "base":
         return f"base · {policy.base}"
     made = preconditions.trained_as(db, policy)
-    others = "merged" if policy.source is None else "from the Hub"
+    others = _("merged") if policy.source is None else _("from the Hub")
     how = others if made is None else form_fields.WORDS["method"][made.method]
     accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward" else None
-    good = "" if accuracy is None else f" · right on {accuracy:.0%}"
-    state = f" · {policy.status}" if policy.kind == "policy" else ""
-    return f"{policy.revision} · {how}{good}{state} · {policy.created[:10]}"
+    good = None if accuracy is None else _("right on {accuracy:.0%}").format(accuracy=accuracy)
+    state = policy.status if policy.kind == "policy" else None
+    return " · ".join(filter(None, (policy.revision, how, good, state, policy.created[:10])))
 
 
 def continuing(db: Database, revision: str) -> tuple[Form, dict[str, Any]]:

@@ -11,6 +11,7 @@ import gradio as gr
 from annotation.records import Annotator
 from annotation.tabs.components import QUIET, html_box
 from annotation.tabs.guard import Context, guarded, guarded_event
+from annotation.translation import _
 from annotation.ui.formatting import NOTHING, short_number
 from annotation.ui.line_plots import HUES, Axes, Line, thinned
 from annotation.ui.markup import Download, links, paragraph, table, unfold
@@ -53,11 +54,11 @@ def lay_out(name: str, label: str) -> dict[str, Any]:
             choice = gr.Dropdown(
                 [],
                 label=label,
-                info="Point at it for its values; draw across it to see a part of it.",
+                info=_("Point at it for its values; draw across it to see a part of it."),
                 allow_custom_value=True,
                 elem_id=f"{name}-choice",
             )
-            whole = gr.Button("Show all of it", size="md", scale=0, min_width=160, elem_id=f"{name}-whole")
+            whole = gr.Button(_("Show all of it"), size="md", scale=0, min_width=160, elem_id=f"{name}-whole")
         plot = gr.LinePlot(
             x=STEP,
             y=VALUE,
@@ -142,7 +143,7 @@ def values_table(curve: CurveData) -> str:
     ]
     headers = (curve.across, *(line.name for line in curve.lines))
     caption = f"{curve.axes.label}: {curve.axes.axis}"
-    return unfold("The values as a table", table(headers, rows, "", headers, caption=caption))
+    return unfold(_("The values as a table"), table(headers, rows, "", headers, caption=caption))
 
 
 def wire(name: str, context: Context, components: Any) -> None:

@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
 from rlhf.generation import prompt_sets
 from rlhf.jobs import job_store
@@ -48,10 +49,10 @@ def directory_of(db: Database, data_dir: Path, revision: str) -> Path:
     """Where a policy's files lie. Raises UserError where it has none (any more)."""
     policy = registry.by_revision(db, revision)
     if policy.path is None:
-        raise UserError(f"'{revision}' has no files of its own here.")
+        raise UserError(_("'{revision}' has no files of its own here.").format(revision=revision))
     directory = data_dir / policy.path
     if policy.deleted or not directory.is_dir():
-        raise UserError(f"The files of '{revision}' are gone.")
+        raise UserError(_("The files of '{revision}' are gone.").format(revision=revision))
     return directory
 
 
@@ -128,11 +129,11 @@ class ModelDownloads:
     async def download(self, request: Request) -> Response:
         """The zip file, to be saved and not shown. Who asks comes from the session, as everywhere."""
         if not by_admin(request):
-            return PlainTextResponse("Only an admin may fetch models.", 403)
+            return PlainTextResponse(_("Only an admin may fetch models."), 403)
         name: Any = request.path_params["name"]
         named = NAME.fullmatch(name)
         if named is None:
-            return PlainTextResponse("There is no such model.", 404)
+            return PlainTextResponse(_("There is no such model."), 404)
         try:
             directory = await asyncio.to_thread(directory_of, self.db, self.data_dir, named[1])
         except UserError as error:
@@ -144,7 +145,7 @@ class ModelDownloads:
     async def download_answers(self, request: Request) -> Response:
         """The file of a job that answered a set of prompts, to be saved and not shown."""
         if not by_admin(request):
-            return PlainTextResponse("Only an admin may fetch answers.", 403)
+            return PlainTextResponse(_("Only an admin may fetch answers."), 403)
         name: Any = request.path_params["name"]
         try:
             path = await asyncio.to_thread(prompt_sets.find, self.data_dir, name)
@@ -156,11 +157,11 @@ class ModelDownloads:
     async def download_metrics(self, request: Request) -> Response:
         """What a job has reported at each step, as a table, to be saved and not shown."""
         if not by_admin(request):
-            return PlainTextResponse("Only an admin may fetch curves.", 403)
+            return PlainTextResponse(_("Only an admin may fetch curves."), 403)
         named = METRICS_NAME.fullmatch(request.path_params["name"])
         found = [] if named is None else await asyncio.to_thread(job_store.metrics, self.db, int(named[1]))
         if named is None or not found:
-            return PlainTextResponse("This job has reported nothing.", 404)
+            return PlainTextResponse(_("This job has reported nothing."), 404)
         headers = {"Content-Disposition": f'attachment; filename="job-{named[1]}.csv"', "Cache-Control": "no-store"}
         return Response(metrics_table(found), media_type="text/csv", headers=headers)
 

@@ -15,9 +15,10 @@ from starlette.routing import Mount
 
 from annotation.records import Annotator
 from annotation.tabs import accounts, annotate, data, project, quality
-from annotation.tabs.components import QUIET
+from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
+from annotation.translation import _
 from annotation.ui import stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import Built
@@ -31,22 +32,21 @@ from rlhf.tabs.playground import playground_tab
 from rlhf.tabs.train import train_tab
 
 ADMIN_TABS: dict[str, ModuleType] = {
-    "Train": train_tab,
-    "Iterations": iterations_tab,
-    "AI judges": judges_tab,
-    "Playground": playground_tab,
-    "Project": project,
-    "Quality": quality,
-    "Data": data,
-    "Hub": hub_tab,
-    "Accounts": accounts,
+    _("Train"): train_tab,
+    _("Iterations"): iterations_tab,
+    _("AI judges"): judges_tab,
+    _("Playground"): playground_tab,
+    _("Project"): project,
+    _("Quality"): quality,
+    _("Data"): data,
+    _("Hub"): hub_tab,
+    _("Accounts"): accounts,
 }
 MASTHEAD = """
 <header class="masthead"><h1>Prefloop</h1>
 <form method="post" action="/logout"><!--notice--><span>{{value}}</span>
-<button type="submit">Sign out</button></form></header>
+<button type="submit"><!--out--></button></form></header>
 """
-NOTICE_LINK = '<a href="/recorded">What is recorded</a> '
 
 
 def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
@@ -54,8 +54,12 @@ def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
     pages = gr.Blocks(title="Prefloop", analytics_enabled=False, delete_cache=(3600, 86400))
     with pages:
         # A name has no characters that Gradio's template could take for code: access.NAME.
-        masthead = MASTHEAD.replace("<!--notice-->", "" if here is None else NOTICE_LINK)
-        name = gr.HTML(html_template=masthead, js_on_load=None, apply_default_css=False, elem_id="masthead")
+        name = gr.HTML(
+            html_template=masthead(noticed=here is not None),
+            js_on_load=None,
+            apply_default_css=False,
+            elem_id="masthead",
+        )
         admin_parts: list[Any] = []
         if here is not None and here.zero_gpu:
             # Not at the top: off ZeroGPU the package that lends GPUs is not to be loaded, which would load torch.
@@ -65,7 +69,7 @@ def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
                 zero_gpu_notice.build(context)
             admin_parts.append(lent)
         with gr.Tabs():
-            with gr.Tab("Annotate"):
+            with gr.Tab(_("Annotate")):
                 annotate.build(pages, context)
             for label, module in ADMIN_TABS.items():
                 with gr.Tab(label, visible=False) as tab:
@@ -85,13 +89,20 @@ def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
     return pages
 
 
+def masthead(noticed: bool) -> str:
+    """What stands above the tabs, as Gradio's template: the name that the page fills in, and the way out."""
+    link = f'<a href="/recorded">{in_template(_("What is recorded"))}</a> ' if noticed else ""
+    return MASTHEAD.replace("<!--notice-->", link).replace("<!--out-->", in_template(_("Sign out")))
+
+
 def greeting(admin_parts: int) -> Callable[[Annotator], tuple[Any, ...]]:
     """The handler of a page that has been loaded; so many parts of it are for admins."""
 
     def greet(annotator: Annotator) -> tuple[Any, ...]:
         """Say who is signed in, and show an admin what is for admins."""
         shown = gr.update(visible=annotator.role == "admin")
-        return (f"{annotator.name} · {annotator.role}", *[shown] * admin_parts)
+        roles = {"admin": _("admin"), "annotator": _("annotator")}
+        return (f"{annotator.name} · {roles[annotator.role]}", *[shown] * admin_parts)
 
     return greet
 

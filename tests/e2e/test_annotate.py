@@ -443,12 +443,12 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
     shown = ann.texts()
     ann.page.route("**/annotate/judge", lambda route: route.abort())
     ann.press("2")
-    ann.wait_status("Perhaps not saved: the server can't be reached. Press again.")
+    ann.wait_status("Perhaps not saved. The server can't be reached. Press again.")
     ann.page.unroute("**/annotate/judge")
     ann.page.route("**/annotate/judge", lambda route: route.fulfill(status=500, body="oops"))
     ann.page.wait_for_timeout(300)
     ann.press("2")
-    ann.wait_status("Perhaps not saved: the server failed (500). Press again.")
+    ann.wait_status("Perhaps not saved. The server failed (500). Press again.")
     ann.page.unroute("**/annotate/judge")
     assert ann.texts() == shown
     judgement = ann.judge("2")
@@ -457,7 +457,7 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
     ann.ready()
     ann.page.context.clear_cookies()
     ann.press("2")
-    ann.wait_status("you are not signed in any more")
+    ann.wait_status("You are not signed in any more")
     assert ann.page.get_attribute(".status a", "href") == "login"
     assert len(ann.rows()) == 1
 
@@ -482,7 +482,7 @@ def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Sit
         ann.page.evaluate("fetch('healthz')")
     assert set(asked) == {"healthz"}
     ann.press("2")
-    ann.wait_status("you are not signed in any more")
+    ann.wait_status("You are not signed in any more")
 
 
 def test_two_tabs_judge_the_same_comparison_and_the_page_says_which_judgement_stands(site: Site) -> None:
@@ -570,7 +570,7 @@ def test_a_judgement_whose_answer_got_lost_is_told_as_it_was_stored(site: Site) 
     ann.ready()
     with lost_answers(ann, "judge"):
         ann.judge("a", "3", "1", "2", "Enter")
-        ann.wait_status("Perhaps not saved: the server can't be reached. Press again.")
+        ann.wait_status("Perhaps not saved. The server can't be reached. Press again.")
     ann.ready()
     ann.press("Enter")
     ann.wait_status("Saved: 3 > 1 > 2 (accurate).")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
+from annotation.translation import _
 from annotation.validation import NonNegativeFloat, PositiveInt
 from rlhf.algorithms.pair_facts import pair_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
@@ -29,37 +30,43 @@ from rlhf.models.tokenize import tokenise_pairs
 PreferenceLoss = Literal["sigmoid", "ipo", "robust", "length-normalised"]
 # Beta by loss, with its source. IPO's log-ratios are per token too, but its loss aims at 1 / (2 beta) of them.
 BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
-    "sigmoid": (0.1, "Rafailov et al. 2023, appendix B"),
-    "robust": (0.1, "as the sigmoid loss, which it estimates"),
-    "ipo": (0.1, "TRL's default, for log-ratios per token as here"),
-    "length-normalised": (5.0, "Lambert et al. 2024, Tülu 3, for log-ratios per token as here"),
+    "sigmoid": (0.1, _("Rafailov et al. 2023, appendix B")),
+    "robust": (0.1, _("as the sigmoid loss, which it estimates")),
+    "ipo": (0.1, _("TRL's default, for log-ratios per token as here")),
+    "length-normalised": (5.0, _("Lambert et al. 2024, Tülu 3, for log-ratios per token as here")),
 }
 # Our own (benchmarks/loop.py); full: Tunstall et al. 2023 (Zephyr).
-MEASURED = "our own measurements: much more costs language within two iterations"
+MEASURED = _("our own measurements: much more costs language within two iterations")
 CURVES = (
     Curve(
         "loss",
-        "Loss",
+        _("Loss"),
         "loss",
         {"loss": "loss"},
-        "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. It should "
-        "fall.",
+        _(
+            "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. "
+            "It should fall."
+        ),
     ),
     Curve(
         "margin",
-        "Reward margin",
-        "implicit reward",
+        _("Reward margin"),
+        _("implicit reward"),
         {"margin": "rewards/margins", "chosen answer": "rewards/chosen"},
-        "Margin: how much more the new policy favours the chosen answer than the reference does; it should rise. "
-        "The chosen answer's own reward should not sink far below zero.",
+        _(
+            "Margin: how much more the new policy favours the chosen answer than the reference does; it should "
+            "rise. The chosen answer's own reward should not sink far below zero."
+        ),
     ),
     Curve(
         "accuracy",
-        "Accuracy",
-        "share of pairs",
+        _("Accuracy"),
+        _("share of pairs"),
         {"accuracy": "rewards/accuracies"},
-        "Share of the step's training pairs in which the chosen answer has the higher reward; it starts near one half "
-        "and should rise. Near 1 for long means that the pairs are learnt by heart.",
+        _(
+            "Share of the step's training pairs in which the chosen answer has the higher reward; it starts "
+            "near one half and should rise. Near 1 for long means that the pairs are learnt by heart."
+        ),
         (0.0, 1.0),
     ),
 )
@@ -70,28 +77,33 @@ class DPOSpec(TrainingSpec):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     kind: ClassVar = "dpo"
-    title: ClassVar = "preference training (DPO)"
+    title: ClassVar = _("preference training (DPO)")
     short: ClassVar = "DPO"
     paper: ClassVar = "Rafailov et al. 2023"
     trained_by: ClassVar = "direct preference optimisation"
     last_step: ClassVar = {
         "loss": "loss",
-        "rewards/accuracies": "implicit accuracy",
-        "rewards/margins": "implicit margin",
+        "rewards/accuracies": _("implicit accuracy"),
+        "rewards/margins": _("implicit margin"),
     }
     automatic: ClassVar = "DPO"
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
         "qlora": LearningRate(7e-5, MEASURED),
         "lora": LearningRate(7e-5, MEASURED),
-        "prompt": LearningRate(3e-3, "a third of supervised prompt tuning's"),
-        "full": LearningRate(1e-6, "Tunstall et al. 2023 (Zephyr) take about as much"),
+        "prompt": LearningRate(3e-3, _("a third of supervised prompt tuning's")),
+        "full": LearningRate(1e-6, _("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
     answers_per_item: ClassVar = 2
     pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta")
-    labels: ClassVar = {"sft_weight": "SFT weight"}
+    labels: ClassVar = {"sft_weight": _("SFT weight")}
     words: ClassVar = {
-        "loss": {"sigmoid": "Sigmoid", "ipo": "IPO", "robust": "Robust", "length-normalised": "Length-normalised"}
+        "loss": {
+            "sigmoid": _("Sigmoid"),
+            "ipo": "IPO",
+            "robust": _("Robust"),
+            "length-normalised": _("Length-normalised"),
+        }
     }
     only_with: ClassVar = {"flip_rate": ("loss", ("robust",))}
     loss_fields: ClassVar = ("sft_weight", "flip_rate", "ai_weight")
@@ -99,15 +111,17 @@ class DPOSpec(TrainingSpec):
     forms: ClassVar = (
         FormLayout(
             "dpo",
-            "Preferences (DPO)",
+            _("Preferences (DPO)"),
             (
                 *("parent", "reference", "scope", "method", "loss", "beta", "annotator_noise", "epochs"),
                 *("learning_rate", "seed"),
             ),
-            "Train on preferences",
-            "Direct preference optimisation: from judged comparisons the policy learns to make preferred answers "
-            "likelier and the others less likely. Its adapter can then be checked, compared and put to use in the "
-            "loop.",
+            _("Train on preferences"),
+            _(
+                "Direct preference optimisation: from judged comparisons the policy learns to make preferred "
+                "answers likelier and the others less likely. Its adapter can then be checked, compared and "
+                "put to use in the loop."
+            ),
         ),
     )
 
@@ -144,14 +158,18 @@ class DPOSpec(TrainingSpec):
 
     def facts(self) -> Facts:
         """What it is tied to, what it learns from, and by which loss."""
-        loss = self.loss if not self.flip_rate else f"{self.loss}, flip rate {self.flip_rate:g}"
-        beta = f"{self.beta:g}" if self.beta else "the loss's default"
+        loss = (
+            self.loss
+            if not self.flip_rate
+            else _("{loss}, flip rate {flip_rate:g}").format(loss=self.loss, flip_rate=self.flip_rate)
+        )
+        beta = f"{self.beta:g}" if self.beta else _("the loss's default")
         return [
-            ("Reference", REFERENCES[self.reference]),
-            ("Data", SCOPES[self.scope]),
-            ("Loss", loss),
+            (_("Reference"), REFERENCES[self.reference]),
+            (_("Data"), SCOPES[self.scope]),
+            (_("Loss"), loss),
             ("β · SFT weight", f"{beta} · {self.sft_weight:g}"),
-            ("Annotator noise", NOISE[self.annotator_noise]),
+            (_("Annotator noise"), NOISE[self.annotator_noise]),
         ]
 
     def filled(self) -> Self:
@@ -163,25 +181,35 @@ class DPOSpec(TrainingSpec):
         if self.beta:
             return []
         beta, source = BETAS[self.loss]
-        return [f"A beta of 0 means {beta:g}, the default of the {self.loss} loss ({source})."]
+        return [
+            _("A beta of 0 means {beta:g}, the default of the {loss} loss ({source}).").format(
+                beta=beta, loss=self.loss, source=source
+            )
+        ]
 
     def impossible(self) -> list[str]:
         """Why its settings can't work together."""
         found = super().impossible()
         if self.annotator_noise == "smooth" and self.loss != "sigmoid":
             found.append(
-                f"annotator_noise 'smooth' is a form of the sigmoid loss; with '{self.loss}' use weight or ignore."
+                _("annotator_noise 'smooth' is a form of the sigmoid loss; with '{loss}' use weight or ignore.").format(
+                    loss=self.loss
+                )
             )
         if self.flip_rate >= 0.5:
-            found.append(f"flip_rate must be below 0.5, not {self.flip_rate}: at half the labels say nothing.")
+            found.append(
+                _("flip_rate must be below 0.5, not {flip_rate}: at half the labels say nothing.").format(
+                    flip_rate=self.flip_rate
+                )
+            )
         if self.flip_rate and self.loss != "robust":
-            found.append(f"flip_rate belongs to the robust loss; the loss is '{self.loss}'.")
+            found.append(_("flip_rate belongs to the robust loss; the loss is '{loss}'.").format(loss=self.loss))
         return found
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Where the plain loss starts."""
         plain = self.loss == "sigmoid" and not self.sft_weight
-        return {"loss": (0.693, "0.69: no preference")} if plain else {}
+        return {"loss": (0.693, _("0.69: no preference"))} if plain else {}
 
     def implicit_reference(self) -> Reference:
         """What its loss compares the policy with."""
@@ -204,8 +232,8 @@ class DPOSpec(TrainingSpec):
         """Two sequences: the chosen answer is made likelier, the rejected one less likely."""
         prompt = self.prompt_spans(tokenizer, item)
         return [
-            TokenSequence("Chosen", [*prompt, token_span(tokenizer, "raised", item["chosen_ids"])]),
-            TokenSequence("Rejected", [*prompt, token_span(tokenizer, "lowered", item["rejected_ids"])]),
+            TokenSequence(_("Chosen"), [*prompt, token_span(tokenizer, "raised", item["chosen_ids"])]),
+            TokenSequence(_("Rejected"), [*prompt, token_span(tokenizer, "lowered", item["rejected_ids"])]),
         ]
 
     def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from annotation.database import Database
 from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
+from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rlhf.data.snapshots import MIN_PROMPTS, CountedRows, prompt_rows
@@ -34,80 +35,95 @@ from rlhf.submission.preconditions import accuracy_of
 
 KLControl = Literal["adaptive", "fixed"]
 # Ten times and more the 3e-6 that Huang et al. 2024 take for full fine-tuning.
-HUANG = "over ten times the 3e-6 of Huang et al. 2024 for every weight"
+HUANG = _("over ten times the 3e-6 of Huang et al. 2024 for every weight")
 # What a confirmation stands for where the reward model's accuracy was not measured, or is 0.
 SOME_ACCURACY = 0.001
 CURVES = (
     Curve(
         "reward",
-        "Reward",
-        "reward of an answer",
+        _("Reward"),
+        _("reward of an answer"),
         {"reward": "reward"},
-        "What the reward model gives the round's answers, before the KL penalty. It should rise; read the samples, "
-        "because a policy can learn to please the model without being better.",
+        _(
+            "What the reward model gives the round's answers, before the KL penalty. It should rise; read the "
+            "samples, because a policy can learn to please the model without being better."
+        ),
     ),
     Curve(
         "kl",
-        "KL to the reference",
-        "nats an answer",
+        _("KL to the reference"),
+        _("nats an answer"),
         {"KL": "kl"},
-        "How far the policy has moved from its reference. With the adaptive penalty it should settle at the target; "
-        "far above it the language goes.",
+        _(
+            "How far the policy has moved from its reference. With the adaptive penalty it should settle at "
+            "the target; far above it the language goes."
+        ),
     ),
     Curve(
         "entropy",
-        "Entropy",
-        "nats a token",
+        _("Entropy"),
+        _("nats a token"),
         {"entropy": "entropy"},
-        "How undecided the policy is about the next token. A slow fall is learning; near zero it says one thing only.",
+        _(
+            "How undecided the policy is about the next token. A slow fall is learning; near zero it says one thing "
+            "only."
+        ),
     ),
     Curve(
         "value-loss",
-        "Value loss",
-        "squared reward",
+        _("Value loss"),
+        _("squared reward"),
         {"value loss": "loss/value"},
-        "How far the critic's forecasts are from what came. It should fall early on and stay low.",
+        _("How far the critic's forecasts are from what came. It should fall early on and stay low."),
     ),
     Curve(
         "length",
-        "Length",
-        "tokens an answer",
+        _("Length"),
+        _("tokens an answer"),
         {"length": "length"},
-        "Mean length of the round's answers. A climb together with the reward often means that length is what the "
-        "reward model likes.",
+        _(
+            "Mean length of the round's answers. A climb together with the reward often means that length is "
+            "what the reward model likes."
+        ),
     ),
     Curve(
         "policy-loss",
-        "Policy loss",
+        _("Policy loss"),
         "advantage",
         {"policy loss": "loss/policy"},
-        "The clipped objective, with its sign turned. It hovers about zero in a healthy run and tells little by "
-        "itself; spikes say that an update was too large.",
+        _(
+            "The clipped objective, with its sign turned. It hovers about zero in a healthy run and tells "
+            "little by itself; spikes say that an update was too large."
+        ),
     ),
     Curve(
         "shares",
-        "Ended, and clipped",
+        _("Ended, and clipped"),
         "share",
         {"ended by themselves": "ended_share", "clipped": "clip_share"},
-        "Share of answers that ended before the limit, which should be high; and share of tokens at which the clip "
-        "held the policy back: above about 0.3 the steps are too large.",
+        _(
+            "Share of answers that ended before the limit, which should be high; and share of tokens at which "
+            "the clip held the policy back: above about 0.3 the steps are too large."
+        ),
         (0.0, 1.0),
     ),
     Curve(
         "explained",
-        "Explained by the critic",
-        "share of variance",
+        _("Explained by the critic"),
+        _("share of variance"),
         {"explained": "value_explained"},
-        "How much of the returns' variance the critic foresees: 1 is all, 0 no more than their mean, below zero worse "
-        "than that (drawn down to -1).",
+        _(
+            "How much of the returns' variance the critic foresees: 1 is all, 0 no more than their mean, below "
+            "zero worse than that (drawn down to -1)."
+        ),
         (-1.0, 1.0),
     ),
     Curve(
         "coefficient",
-        "KL penalty",
-        "reward for a nat",
+        _("KL penalty"),
+        _("reward for a nat"),
         {"penalty": "kl_coefficient"},
-        "What a nat of KL costs now. The adaptive penalty rises while the KL is above its target.",
+        _("What a nat of KL costs now. The adaptive penalty rises while the KL is above its target."),
     ),
 )
 
@@ -126,12 +142,12 @@ class PPOSpec(TrainingSpec):
     trained_by: ClassVar = "proximal policy optimisation"
     last_step: ClassVar = {
         "reward": "reward",
-        "kl": "KL to the reference, nats an answer",
-        "length": "tokens of an answer",
+        "kl": _("KL to the reference, nats an answer"),
+        "length": _("tokens of an answer"),
     }
-    step_word: ClassVar = "round of answering and learning"
+    step_word: ClassVar = _("round of answering and learning")
     steps_word: ClassVar = "rounds"
-    automatic: ClassVar = "a reward model, then PPO"
+    automatic: ClassVar = _("a reward model, then PPO")
     unit: ClassVar[Unit] = "prompts"
     items: ClassVar = "prompts"
     at_least: ClassVar = MIN_PROMPTS
@@ -144,12 +160,12 @@ class PPOSpec(TrainingSpec):
     lists: ClassVar = {"reward_model": "reward"}
     unasked: ClassVar = ("accepted_accuracy",)
     labels: ClassVar = {
-        "kl_control": "KL control",
-        "kl_coefficient": "KL coefficient",
-        "kl_target": "KL target",
-        "lam": "Lambda (lam)",
+        "kl_control": _("KL control"),
+        "kl_coefficient": _("KL coefficient"),
+        "kl_target": _("KL target"),
+        "lam": _("Lambda (lam)"),
     }
-    words: ClassVar = {"kl_control": {"adaptive": "Adaptive", "fixed": "Fixed"}}
+    words: ClassVar = {"kl_control": {"adaptive": _("Adaptive"), "fixed": _("Fixed")}}
     only_with: ClassVar = {"kl_target": ("kl_control", ("adaptive",))}
     loss_fields: ClassVar = (
         *("kl_coefficient", "kl_target", "gamma", "lam", "clip", "value_clip", "value_weight", "whiten_rewards"),
@@ -157,8 +173,8 @@ class PPOSpec(TrainingSpec):
     )
     # min_p has to stay 0.
     sampling_fields: ClassVar = {
-        "temperature": "1 draws from the policy's own distribution; lower than that is safer and explores less.",
-        "max_new_tokens": "Tokens after which an answer is cut off.",
+        "temperature": _("1 draws from the policy's own distribution; lower than that is safer and explores less."),
+        "max_new_tokens": _("Tokens after which an answer is cut off."),
     }
     curves: ClassVar = CURVES
     forms: ClassVar = (
@@ -169,9 +185,12 @@ class PPOSpec(TrainingSpec):
                 *("reward_model", "parent", "reference", "method", "kl_control", "steps", "rollouts"),
                 *("learning_rate", "seed"),
             ),
-            "Train with PPO",
-            "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, and the "
-            "policy learns to score higher without going far from its reference. It takes the longest.",
+            _("Train with PPO"),
+            _(
+                "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, "
+                "and the policy learns to score higher without going far from its reference. It takes the "
+                "longest."
+            ),
         ),
     )
 
@@ -236,59 +255,84 @@ class PPOSpec(TrainingSpec):
 
     def facts(self) -> Facts:
         """What scores it, what it is tied to and how."""
-        target = f", target {self.kl_target:g} nats" if self.kl_control == "adaptive" else ""
+        penalty = (
+            _("{control}, from {coefficient:g}, target {target:g} nats")
+            if self.kl_control == "adaptive"
+            else _("{control}, from {coefficient:g}")
+        )
         return [
-            ("Reward model", self.reward_model or NOT_MEASURED),
-            ("Reference", REFERENCES[self.reference]),
-            ("KL penalty", f"{self.kl_control}, from {self.kl_coefficient:g}{target}"),
-            ("Clip: policy · value", f"{self.clip:g} · {self.value_clip:g}"),
+            (_("Reward model"), self.reward_model or NOT_MEASURED),
+            (_("Reference"), REFERENCES[self.reference]),
+            (
+                _("KL penalty"),
+                penalty.format(control=self.kl_control, coefficient=self.kl_coefficient, target=self.kl_target),
+            ),
+            (_("Clip: policy · value"), f"{self.clip:g} · {self.value_clip:g}"),
             ("γ · λ", f"{self.gamma:g} · {self.lam:g}"),
         ]
 
     def pace_fact(self) -> tuple[str, str]:
         """Its rounds, and how many answers each takes."""
-        return "Rounds · answers a round", f"{self.steps} · {self.rollouts}"
+        return _("Rounds · answers a round"), f"{self.steps} · {self.rollouts}"
 
     def impossible(self) -> list[str]:
         """Why its settings can't work together."""
         found = super().impossible()
         if self.rollouts % (self.minibatches * self.processes):
-            found.append(
-                f"rollouts ({self.rollouts}) must divide evenly into {self.minibatches} minibatches"
-                + (f" for each of {self.processes} processes." if self.processes > 1 else ".")
-            )
+            uneven = _("rollouts ({rollouts}) must divide evenly into {minibatches} minibatches.")
+            if self.processes > 1:
+                uneven = _(
+                    "rollouts ({rollouts}) must divide evenly into {minibatches} minibatches for each of {processes} "
+                    "processes."
+                )
+            found.append(uneven.format(rollouts=self.rollouts, minibatches=self.minibatches, processes=self.processes))
         if self.sampling.min_p:
             found.append(
-                "PPO learns from the policy's own probabilities, and min_p draws from others: set sampling.min_p to 0."
+                _(
+                    "PPO learns from the policy's own probabilities, and min_p draws from others: set sampling.min_p "
+                    "to 0."
+                )
             )
         if self.kl_control == "adaptive" and not self.kl_coefficient:
             found.append(
-                "kl_control 'adaptive' multiplies the coefficient, and kl_coefficient is 0, which stays 0: give it a "
-                "start (0.05), or set kl_control to fixed for no penalty at all."
+                _(
+                    "kl_control 'adaptive' multiplies the coefficient, and kl_coefficient is 0, which stays 0: "
+                    "give it a start (0.05), or set kl_control to fixed for no penalty at all."
+                )
             )
         if not self.gamma <= 1 or not self.lam <= 1:
-            found.append("gamma and lam must not be above 1.")
+            found.append(_("gamma and lam must not be above 1."))
         return found
 
     def refusals(self, db: Database) -> list[str]:
         """Why it can't be run against the reward model that it names, or not without a person's word."""
         if not self.reward_model:
-            return ["PPO needs a reward model: train one first, then choose it."]
+            return [_("PPO needs a reward model: train one first, then choose it.")]
         reward, parent = registry.by_revision(db, self.reward_model), registry.by_revision(db, self.parent)
         if reward.kind != "reward":
-            return [f"{reward.revision} is no reward model. Train one, then choose it."]
+            return [_("{revision} is no reward model. Train one, then choose it.").format(revision=reward.revision)]
         if reward.deleted:
-            return [f"The files of the reward model {reward.revision} were deleted on {reward.deleted[:10]}."]
+            return [
+                _("The files of the reward model {revision} were deleted on {deleted}.").format(
+                    revision=reward.revision, deleted=reward.deleted[:10]
+                )
+            ]
         if reward.lies_on != parent.lies_on:
             return [
-                f"The reward model {reward.revision} and the parent {parent.revision} lie on different weights, and "
-                "PPO holds one copy for both: train the reward model from the weights that the parent lies on."
+                _(
+                    "The reward model {revision} and the parent {parent_revision} lie on different weights, "
+                    "and PPO holds one copy for both: train the reward model from the weights that the parent "
+                    "lies on."
+                ).format(revision=reward.revision, parent_revision=parent.revision)
             ]
         if (reward.weights == "nf4") != (self.method == "qlora"):
-            return [
-                f"The reward model {reward.revision} was trained on {reward.weights} weights: use the method "
-                f"{'qlora' if reward.weights == 'nf4' else 'lora'} here, so that it judges with the weights it knows."
-            ]
+            other = _(
+                "The reward model {revision} was trained on {weights} weights: use the method {method} here, so that "
+                "it "
+                "judges with the weights it knows."
+            )
+            method = "qlora" if reward.weights == "nf4" else "lora"
+            return [other.format(revision=reward.revision, weights=reward.weights, method=method)]
         return self.doubts(reward, accuracy_of(db, reward))
 
     def doubts(self, reward: Policy, accuracy: float | None) -> list[str]:
@@ -299,9 +343,16 @@ class PPOSpec(TrainingSpec):
         if accuracy >= REWARD_THRESHOLD or accepted:
             return []
         return [
-            f"The reward model {reward.revision} is right on {accuracy:.1%} of held-out comparisons, and under "
-            f"{REWARD_THRESHOLD:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm that you "
-            f"accept it (accepted_accuracy {max(round(accuracy, 3), 0.001)})."
+            _(
+                "The reward model {revision} is right on {accuracy:.1%} of held-out comparisons, and under "
+                "{reward_threshold:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm "
+                "that you accept it (accepted_accuracy {accuracy_2})."
+            ).format(
+                revision=reward.revision,
+                accuracy=accuracy,
+                reward_threshold=REWARD_THRESHOLD,
+                accuracy_2=max(round(accuracy, 3), 0.001),
+            )
         ]
 
     def confirmation(self, db: Database) -> Confirmation | None:
@@ -323,7 +374,11 @@ class PPOSpec(TrainingSpec):
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """The KL that the adaptive penalty aims at."""
-        return {"kl": (self.kl_target, f"target {self.kl_target:g}")} if self.kl_control == "adaptive" else {}
+        return (
+            {"kl": (self.kl_target, _("target {kl_target:g}").format(kl_target=self.kl_target))}
+            if self.kl_control == "adaptive"
+            else {}
+        )
 
     def rows(self, db: Database) -> Rows:
         """Every prompt to train on; what is held out is asked in the check."""
@@ -339,7 +394,7 @@ class PPOSpec(TrainingSpec):
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """The prompt, which the policy answers."""
-        return [TokenSequence("Prompt as it is fed; the policy answers it", self.prompt_spans(tokenizer, item))]
+        return [TokenSequence(_("Prompt as it is fed; the policy answers it"), self.prompt_spans(tokenizer, item))]
 
     def drawn_tokens(self) -> int:
         """Its answers' limit."""
@@ -352,21 +407,24 @@ class PPOSpec(TrainingSpec):
 
 def unmeasured(reward: Policy) -> str:
     """That it is not known here how often a reward model is right, and what to do about that."""
-    learns = "PPO mostly learns the mistakes of one that is seldom right"
+    learns = _("PPO mostly learns the mistakes of one that is seldom right")
     if reward.source:
-        return (
-            f"The reward model {reward.revision} comes from {reward.source}, and how often it is right was not "
-            f"measured here: {learns}. Read on its card how often it was right on held-out comparisons; if that is "
-            "enough, confirm it (tick “Run it although …”, or give that share as accepted_accuracy, say 0.7)."
-        )
-    return (
-        f"Too few held-out comparisons tell how often the reward model {reward.revision} is right, and {learns}. "
+        return _(
+            "The reward model {revision} comes from {source}, and how often it is right was not measured "
+            "here: {learns}. Read on its card how often it was right on held-out comparisons; if that is "
+            "enough, confirm it (tick “Run it although …”, or give that share as accepted_accuracy, say "
+            "0.7)."
+        ).format(revision=reward.revision, source=reward.source, learns=learns)
+    return _(
+        "Too few held-out comparisons tell how often the reward model {revision} is right, and {learns}. "
         "Collect more judgements, or confirm that you accept it (any accepted_accuracy, say 0.01)."
-    )
+    ).format(revision=reward.revision, learns=learns)
 
 
 def accept_label(accuracy: float | None) -> str:
     """What a person confirms before PPO with a reward model that is not known to be good; it names the number."""
     if accuracy is None:
-        return "Run it although the reward model was never checked on held-out comparisons here"
-    return f"Run it although the reward model is right on only {100 * accuracy:.1f}% of held-out comparisons"
+        return _("Run it although the reward model was never checked on held-out comparisons here")
+    return _("Run it although the reward model is right on only {accuracy:.1f}% of held-out comparisons").format(
+        accuracy=100 * accuracy
+    )

@@ -62,6 +62,7 @@ from torch import Tensor, nn
 from annotation.exports.frozen_rows import PromptRow
 from annotation.jobs.attempt import Stopped
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.algorithms import losses
 from rlhf.algorithms.losses import AdaptiveKL
 from rlhf.algorithms.ppo.roles import TRAINED, Role, Roles, SampledResponse, load_roles
@@ -122,8 +123,10 @@ def read_data(run: Run, spec: PPOSpec, tokenizer: Any) -> tuple[list[Item], Left
         raise UserError(shortage("prompts", 0, 1, left_out))
     if not items:
         raise UserError(
-            f"None of {len(rows)} prompts can be answered in {spec.sampling.max_new_tokens} tokens within a max_length "
-            f"of {spec.max_length}. Add prompts, raise max_length, or lower sampling.max_new_tokens."
+            _(
+                "None of {count} prompts can be answered in {max_new_tokens} tokens within a max_length of "
+                "{max_length}. Add prompts, raise max_length, or lower sampling.max_new_tokens."
+            ).format(count=len(rows), max_new_tokens=spec.sampling.max_new_tokens, max_length=spec.max_length)
         )
     return items, left_out
 

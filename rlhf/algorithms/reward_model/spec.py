@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
+from annotation.translation import _
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import places_of, strength_word
 from rlhf.data.snapshots import MIN_PAIRS, collect
@@ -29,39 +30,45 @@ from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 
 # 64 comparisons twice: right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3.
-MEASURED = "our own measurements: a smaller one learns little from a few hundred comparisons"
+MEASURED = _("our own measurements: a smaller one learns little from a few hundred comparisons")
 CURVES = (
     Curve(
         "loss",
-        "Loss",
-        "nats a pair",
+        _("Loss"),
+        _("nats a pair"),
         {"loss": "loss"},
-        "What training minimises: 0.69 at the start, when it can't tell the answers apart; more with a margin. It "
-        "should fall.",
+        _(
+            "What training minimises: 0.69 at the start, when it can't tell the answers apart; more with a "
+            "margin. It should fall."
+        ),
     ),
     Curve(
         "accuracy",
-        "Accuracy",
-        "share of pairs",
+        _("Accuracy"),
+        _("share of pairs"),
         {"accuracy": "accuracy"},
-        "Share of the step's pairs in which the answer that people chose gets the higher reward; one half is a coin. "
-        "The health card says how it does on pairs that it was not trained on.",
+        _(
+            "Share of the step's pairs in which the answer that people chose gets the higher reward; one half "
+            "is a coin. The health card says how it does on pairs that it was not trained on."
+        ),
         (0.0, 1.0),
     ),
     Curve(
         "margin",
-        "Reward margin",
+        _("Reward margin"),
         "reward",
         {"margin": "margin"},
-        "How much more reward the chosen answer gets than the rejected one; it should rise from zero.",
+        _("How much more reward the chosen answer gets than the rejected one; it should rise from zero."),
     ),
     Curve(
         "score",
-        "Mean reward",
+        _("Mean reward"),
         "reward",
         {"mean reward": "score"},
-        "Of chosen and rejected answers together. Only differences between rewards mean anything; centring keeps their "
-        "mean about zero.",
+        _(
+            "Of chosen and rejected answers together. Only differences between rewards mean anything; centring "
+            "keeps their mean about zero."
+        ),
     ),
 )
 
@@ -72,7 +79,7 @@ class RewardModelSpec(TrainingSpec):
     2022, equation 1)."""
 
     kind: ClassVar = "reward_model"
-    title: ClassVar = "reward model training"
+    title: ClassVar = _("reward model training")
     paper: ClassVar = "Bradley and Terry 1952; Ouyang et al. 2022, equation 1"
     trained_by: ClassVar = "comparing answers (Bradley and Terry 1952)"
     last_step: ClassVar = {"loss": "loss", "accuracy": "accuracy"}
@@ -87,11 +94,14 @@ class RewardModelSpec(TrainingSpec):
     forms: ClassVar = (
         FormLayout(
             "reward_model",
-            "Reward model",
+            _("Reward model"),
             ("parent", "scope", "method", "annotator_noise", "epochs", "learning_rate", "seed"),
-            "Train a reward model",
-            "A reward model learns from judged comparisons to give preferred answers the higher score. PPO trains a "
-            "policy against it; its health card, shown when it is done, says whether it is good enough for that.",
+            _("Train a reward model"),
+            _(
+                "A reward model learns from judged comparisons to give preferred answers the higher score. PPO "
+                "trains a policy against it; its health card, shown when it is done, says whether it is good "
+                "enough for that."
+            ),
         ),
     )
 
@@ -129,10 +139,10 @@ class RewardModelSpec(TrainingSpec):
     def facts(self) -> Facts:
         """What it learns from, and what its loss makes of it."""
         return [
-            ("Data", SCOPES[self.scope]),
-            ("Margin by strength", "yes" if self.margin else "no"),
-            ("Centring weight", f"{self.centre:g}"),
-            ("Annotator noise", NOISE[self.annotator_noise]),
+            (_("Data"), SCOPES[self.scope]),
+            (_("Margin by strength"), "yes" if self.margin else "no"),
+            (_("Centring weight"), f"{self.centre:g}"),
+            (_("Annotator noise"), NOISE[self.annotator_noise]),
         ]
 
     def rows(self, db: Database) -> Rows:
@@ -153,7 +163,7 @@ class RewardModelSpec(TrainingSpec):
         prompt = self.prompt_spans(tokenizer, item)
         return [
             TokenSequence(
-                f"Answer {place}",
+                _("Answer {place}").format(place=place),
                 [*prompt, token_span(tokenizer, "context", ids[:-1]), token_span(tokenizer, "scored", ids[-1:])],
             )
             for place, ids in enumerate(item["answers"], 1)
@@ -162,5 +172,8 @@ class RewardModelSpec(TrainingSpec):
     def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:
         """Which answers are better than which, and how strongly."""
         places = places_of(rows)
-        orders = [f"{places[row.chosen.id]} over {places[row.rejected.id]}" for row in rows]
-        return [("Better", ", ".join(orders)), ("Preferred", ", ".join(map(strength_word, rows)))]
+        orders = [
+            _("{places} over {places_2}").format(places=places[row.chosen.id], places_2=places[row.rejected.id])
+            for row in rows
+        ]
+        return [(_("Better"), ", ".join(orders)), (_("Preferred"), ", ".join(map(strength_word, rows)))]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
+from annotation.translation import _
 from annotation.validation import PositiveInt
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
 from rlhf.jobs.descriptions import (
@@ -30,23 +31,25 @@ from rlhf.models.tokenize import tokenise_demonstrations
 # prompt tuning 53% at 1e-2, 43% at 3e-2, 45% at 1e-1: far larger steps than the others', as Lester et al. 2021 find,
 # who take 0.3 with Adafactor). A model of several billion weights wants a third or less (Schulman et al. 2025, "LoRA
 # Without Regret": less the wider a model is, and LoRA's is about ten times full fine-tuning's).
-MEASURED = "our own measurements with SmolLM2; take a third for a model of billions of weights"
-VIRTUAL = "our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021"
+MEASURED = _("our own measurements with SmolLM2; take a third for a model of billions of weights")
+VIRTUAL = _("our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021")
 CURVES = (
     Curve(
         "loss",
-        "Loss",
-        "nats a token",
+        _("Loss"),
+        _("nats a token"),
         {"loss": "loss"},
-        "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; near zero "
-        "means that they are learnt by heart.",
+        _(
+            "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; "
+            "near zero means that they are learnt by heart."
+        ),
     ),
     Curve(
         "token-accuracy",
-        "Token accuracy",
-        "share of tokens",
+        _("Token accuracy"),
+        _("share of tokens"),
         {"token accuracy": "token_accuracy"},
-        "How often the most likely next token is the demonstrated one. It should rise with the loss falling.",
+        _("How often the most likely next token is the demonstrated one. It should rise with the loss falling."),
         (0.0, 1.0),
     ),
 )
@@ -57,11 +60,11 @@ class SFTSpec(TrainingSpec):
     """Supervised fine-tuning: learn to give the demonstrated answers; the loss is on the answers only."""
 
     kind: ClassVar = "sft"
-    title: ClassVar = "supervised training"
+    title: ClassVar = _("supervised training")
     short: ClassVar = "SFT"
     paper: ClassVar = "Ouyang et al. 2022, section 3.5"
     trained_by: ClassVar = "supervised fine-tuning"
-    last_step: ClassVar = {"loss": "loss", "token_accuracy": "token accuracy"}
+    last_step: ClassVar = {"loss": "loss", "token_accuracy": _("token accuracy")}
     unit: ClassVar[Unit] = "demonstrations"
     items: ClassVar = "demonstrations"
     at_least: ClassVar = MIN_DEMONSTRATIONS
@@ -73,24 +76,28 @@ class SFTSpec(TrainingSpec):
     }
     base_may_change: ClassVar = True
     pace_free: ClassVar = (*TrainingSpec.pace_free, "source")
-    labels: ClassVar = {"source": "Data (source)"}
+    labels: ClassVar = {"source": _("Data (source)")}
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
             "sft",
-            "Supervised",
+            _("Supervised"),
             ("source", "parent", "method", "epochs", "learning_rate", "batch_size", "seed"),
-            "Train on demonstrations",
-            "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
-            "demonstrations: imported ones, answers that annotators have mended, or one of the example sets.",
+            _("Train on demonstrations"),
+            _(
+                "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
+                "demonstrations: imported ones, answers that annotators have mended, or one of the example sets."
+            ),
         ),
         FormLayout(
             "full",
-            "Full fine-tuning",
+            _("Full fine-tuning"),
             ("source", "parent", "precision", "epochs", "learning_rate", "batch_size", "seed"),
-            "Train every weight",
-            "Supervised fine-tuning of every weight, where the other forms train a small adapter. It takes the most "
-            "memory, and each run leaves a whole model on the disk instead of megabytes.",
+            _("Train every weight"),
+            _(
+                "Supervised fine-tuning of every weight, where the other forms train a small adapter. It takes "
+                "the most memory, and each run leaves a whole model on the disk instead of megabytes."
+            ),
             {"method": "full"},
         ),
     )
@@ -120,7 +127,7 @@ class SFTSpec(TrainingSpec):
 
     def facts(self) -> Facts:
         """What it learns from."""
-        return [("Data", self.source), ("Packing", "yes" if self.packing else "no")]
+        return [(_("Data"), self.source), (_("Packing"), "yes" if self.packing else "no")]
 
     def rows(self, db: Database) -> Rows:
         """Demonstrations of its source."""
@@ -141,10 +148,10 @@ class SFTSpec(TrainingSpec):
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """One sequence, whose answer is made likelier."""
         answer = token_span(tokenizer, "raised", item["completion_ids"])
-        return [TokenSequence("Demonstration", [*self.prompt_spans(tokenizer, item), answer])]
+        return [TokenSequence(_("Demonstration"), [*self.prompt_spans(tokenizer, item), answer])]
 
     def item_facts(self, rows: Sequence[DemonstrationRow]) -> Facts:
         """Where the demonstration comes from, and its label."""
         row = rows[0]
-        label = [] if row.label is None else [("Label", row.label)]
-        return [("Comes from", row.origin), *label]
+        label = [] if row.label is None else [(_("Label"), row.label)]
+        return [(_("Comes from"), row.origin), *label]

@@ -24,6 +24,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
+from annotation.translation import _
 from annotation.ui.formatting import moment
 from annotation.ui.markup import paragraph, status, table
 from rlhf.hub import space_upload
@@ -49,50 +50,50 @@ from rlhf.tabs.runs import job_cards
 # While something that was asked is not done, and while only the safe copies change.
 POLL_SECONDS, RESTING_SECONDS = 1, 15
 SHOWN_REQUESTS = 10
-NO_TOKEN = (
-    "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then start "
-    "Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” do the same as "
-    "this tab."
+NO_TOKEN = _(
+    "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then "
+    "start Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” "
+    "do the same as this tab."
 )
-EXPLANATION = (
-    "What is asked here is done by a process beside this web server, which alone has the token. Everything can be "
-    "repeated: what is on the Hub already is not sent again."
+EXPLANATION = _(
+    "What is asked here is done by a process beside this web server, which alone has the token. Everything "
+    "can be repeated: what is on the Hub already is not sent again."
 )
-PULL_NOTE = (
-    "An adapter, a reward model or whole weights that fit this data directory's base become a candidate; safetensors "
-    "only, no code. Another base model needs a data directory of its own: “python -m rlhf pull OWNER/NAME --base "
-    "--data DIR” on the command line."
+PULL_NOTE = _(
+    "An adapter, a reward model or whole weights that fit this data directory's base become a candidate; "
+    "safetensors only, no code. Another base model needs a data directory of its own: “python -m rlhf pull "
+    "OWNER/NAME --base --data DIR” on the command line."
 )
-PUSH_NOTE = (
-    "All judgements of a format, or what a run was trained on, exactly: its model's card, published after that, links "
-    "it. The command line also takes filters: “python -m rlhf push-data --help”."
+PUSH_NOTE = _(
+    "All judgements of a format, or what a run was trained on, exactly: its model's card, published after "
+    "that, links it. The command line also takes filters: “python -m rlhf push-data --help”."
 )
-JUDGEMENTS = ("All judgements of a format", "judgements")
-SPACE_NOTE = (
-    "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, no safe "
-    "copies. A private Space opens only for its owner, or the members of its organisation: for others it must be "
-    "public, where they still have to sign in. A check uploads nothing."
+JUDGEMENTS = (_("All judgements of a format"), "judgements")
+SPACE_NOTE = _(
+    "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, "
+    "no safe copies. A private Space opens only for its owner, or the members of its organisation: for "
+    "others it must be public, where they still have to sign in. A check uploads nothing."
 )
-CHECK_FIRST = "Check the Space as the form describes it now. What it costs and makes public is said then."
-STALE = "The form says something else than what was checked. Check it again first."
-UNAGREED = "Tick that you agree to what the check has found first."
+CHECK_FIRST = _("Check the Space as the form describes it now. What it costs and makes public is said then.")
+STALE = _("The form says something else than what was checked. Check it again first.")
+UNAGREED = _("Tick that you agree to what the check has found first.")
 NAMES: Mapping[str, str] = {
-    "token": "Check the token",
-    "prices": "Ask for prices",
-    "publish": "Publish a model",
-    "pull": "Pull a model",
-    "push-data": "Push data",
-    "check-space": "Check a Space",
-    "make-space": "Create or update a Space",
-    "import": "Import a dataset",
+    "token": _("Check the token"),
+    "prices": _("Ask for prices"),
+    "publish": _("Publish a model"),
+    "pull": _("Pull a model"),
+    "push-data": _("Push data"),
+    "check-space": _("Check a Space"),
+    "make-space": _("Create or update a Space"),
+    "import": _("Import a dataset"),
 }
 STATES: Mapping[str, str] = {
-    "queued": "waits",
-    "running": "at work",
-    "cancelling": "is to stop",
-    "finished": "done",
-    "failed": "failed",
-    "cancelled": "cancelled",
+    "queued": _("waits"),
+    "running": _("at work"),
+    "cancelling": _("is to stop"),
+    "finished": _("done"),
+    "failed": _("failed"),
+    "cancelled": _("cancelled"),
 }
 # Everything in the Hub's lane that is asked for on a page, imports of the Data tab too.
 HUB_LANE: JobQueue[JobRequest] = JobQueue("hub", {**REQUESTS.kinds, **FROM_HUB.kinds})
@@ -105,7 +106,7 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "push": ("push-data",),
     "space": ("check-space", "make-space"),
 }
-FORMAT_CHOICES = [(entry.title, name) for name, entry in FORMATS.items() if name not in ONE_FILE]
+FORMAT_CHOICES = [(_(entry.title), name) for name, entry in FORMATS.items() if name not in ONE_FILE]
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -116,11 +117,12 @@ def request_card(job: HubJob | None) -> str:
     if job is None:
         return ""
     if job.is_open:
-        state = "Waits for its turn" if job.status == "queued" else "At work"
-        return status(f"{state}: {about(job)} …")
-    said = status(job.message, "" if job.status == "finished" else "warning")
+        waits = job.status == "queued"
+        text = _("Waits for its turn: {what} …") if waits else _("At work: {what} …")
+        return status(text.format(what=about(job)))
+    said = status(_(job.message), "" if job.status == "finished" else "warning")
     found = (job.result or {}).get("findings", [])
-    return said + (table(("", "What the check found"), found) if found else "")
+    return said + (table(("", _("What the check found")), found) if found else "")
 
 
 def about(job: HubJob) -> str:
@@ -128,7 +130,7 @@ def about(job: HubJob) -> str:
     name = NAMES[job.kind]
     match job.spec:
         case PublishModel(revision, repo):
-            return f"{name}: {revision} to {repo}"
+            return _("{name}: {revision} to {repo}").format(name=name, revision=revision, repo=repo)
         case PullModel(address):
             return f"{name}: {address}"
         case PushData(repo) | CheckSpace(repo):
@@ -137,26 +139,26 @@ def about(job: HubJob) -> str:
 
 
 def requests_table(found: Sequence[HubJob]) -> str:
-    rows = [(moment(one.created), about(one), one.requested_by, STATES[one.status], one.message) for one in found]
-    headers = ("When (UTC)", "What", "Asked by", "State", "What came of it")
-    return table(headers, rows, "Nothing has been asked yet.")
+    rows = [(moment(one.created), about(one), one.requested_by, STATES[one.status], _(one.message)) for one in found]
+    headers = (_("When (UTC)"), _("What"), _("Asked by"), _("State"), _("What came of it"))
+    return table(headers, rows, _("Nothing has been asked yet."))
 
 
 def publications_table(found: Sequence[Publication], revisions: Mapping[int, str]) -> str:
     """What was put on the Hub from here; addresses are text, since a name on the Hub is anybody's."""
     rows = [
         (
-            revisions.get(one.model_id, "") if one.model_id else "frozen data" if one.tag else "judgements",
+            revisions.get(one.model_id, "") if one.model_id else _("frozen data") if one.tag else _("judgements"),
             f"{one.repo}{f'@{one.tag}' if one.tag else ''}",
             one.commit_sha[:12],
-            "private" if one.private else "public",
+            _("private") if one.private else _("public"),
             one.published_by,
             moment(one.created),
         )
         for one in found
     ]
-    headers = ("What", "Where on the Hub", "Commit", "Published as", "By", "When (UTC)")
-    return table(headers, rows, "Nothing has been published from here yet.")
+    headers = (_("What"), _("Where on the Hub"), _("Commit"), _("Published as"), _("By"), _("When (UTC)"))
+    return table(headers, rows, _("Nothing has been published from here yet."))
 
 
 def copies_card(db: Database, environment: Mapping[str, str]) -> str:
@@ -164,13 +166,17 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
     place = targets.target_name(environment.get(PLACE, "").strip())
     if not place:
         return paragraph(
-            f"No place for safe copies is set: {PLACE}=OWNER/NAME-copies (a private dataset, made by itself) or a "
-            "directory on another disk, then start Prefloop again."
+            _(
+                "No place for safe copies is set: {place}=OWNER/NAME-copies (a private dataset, made by "
+                "itself) or a directory on another disk, then start Prefloop again."
+            ).format(place=PLACE)
         )
     found = safe_copies.status(db, place)
-    said = "No copy has been begun yet." if found is None else safe_copies.sentence(found, now(), "admin")
+    said = _("No copy has been begun yet.") if found is None else safe_copies.sentence(found, now(), "admin")
     began = safe_copies.start_notice(db)
-    card = paragraph(f"To {place}. {said}", "warning" if found is not None and found.problem else "")
+    card = paragraph(
+        _("To {place}. {said}").format(place=place, said=said), "warning" if found is not None and found.problem else ""
+    )
     return card + (paragraph(began, "warning") if began else "")
 
 
@@ -181,9 +187,12 @@ def can_be_published(policy: Policy) -> bool:
 
 def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     """The models with files, newest first."""
-    names = {"policy": "", "reward": ", reward model"}
+    names = {
+        "policy": _("{revision} ({method}, {status})"),
+        "reward": _("{revision} ({method}, reward model, {status})"),
+    }
     return [
-        (f"{one.revision} ({one.method}{names[one.kind]}, {one.status})", one.revision)
+        (names[one.kind].format(revision=one.revision, method=one.method, status=one.status), one.revision)
         for one in reversed(known)
         if can_be_published(one)
     ]
@@ -192,7 +201,10 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
 def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
     """The training runs whose frozen data can be pushed, newest first."""
     return [
-        (f"The frozen data of run {one.id} ({one.kind}, {one.status})", str(one.id))
+        (
+            _("The frozen data of run {id} ({kind}, {status})").format(id=one.id, kind=one.kind, status=one.status),
+            str(one.id),
+        )
         for one in found
         if isinstance(one.spec, TrainingSpec) and one.spec.snapshot
     ]
@@ -206,13 +218,19 @@ def agreement(checked: HubJob | None) -> str:
     asked, found = checked.spec, checked.result
     assert isinstance(asked, CheckSpace)
     if found["public"]:
-        seen = f"{asked.repo} will be public: everybody can open it and read the program's files and settings"
+        seen = _("{repo} will be public: everybody can open it and read the program's files and settings.")
+    elif found.get("shuts_out"):
+        seen = _(
+            "{repo} will be private: only its owner, or the members of its organisation, can open it, though {setting} "
+            "lets others in."
+        )
     else:
-        seen = f"{asked.repo} will be private: only its owner, or the members of its organisation, can open it"
-        seen += f", though {found['shuts_out']} lets others in" if found.get("shuts_out") else ""
+        seen = _("{repo} will be private: only its owner, or the members of its organisation, can open it.")
     price = found["price"]
-    cost = f"{found['hardware']} costs ${price:.2f} an hour while it runs" if price else "no paid hardware is asked for"
-    return f"I agree: {seen}; {cost}."
+    cost = (
+        _("{hardware} costs ${price:.2f} an hour while it runs.") if price else _("No paid hardware is asked for.")
+    ).format(hardware=found["hardware"], price=price)
+    return " ".join([_("I agree."), seen.format(repo=asked.repo, setting=found.get("shuts_out")), cost])
 
 
 def valid_check(db: Database) -> HubJob | None:
@@ -258,7 +276,10 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "requests": gr.update(value=requests_table(HUB_LANE.recent(db, SHOWN_REQUESTS))),
         "agreed": gr.update(visible=bool(agreed), label=agreed, value=False),
         "make": gr.update(interactive=bool(agreed)),
-        **{f"said {form}": gr.update(value=request_card(REQUESTS.newest(db, *kinds))) for form, kinds in FORMS.items()},
+        **{
+            _("said {form}").format(form=form): gr.update(value=request_card(REQUESTS.newest(db, *kinds)))
+            for form, kinds in FORMS.items()
+        },
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A tick is for the check that it was given for, even where another says the same.
@@ -303,21 +324,21 @@ def lay_out() -> HubPage:
     parts["held"] = html_box()
     with gr.Column(visible=False) as parts["forms"]:
         html_box(paragraph(EXPLANATION, "quiet"))
-        buttons["token"] = button("Check the token", "hub-token")
+        buttons["token"] = button(_("Check the token"), "hub-token")
         forms["token"], parts["said token"] = [], html_box()
-        with gr.Accordion("Publish a model", open=False, elem_id="hub-publish"):
+        with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):
             lay_out_publish(parts, forms, buttons)
-        with gr.Accordion("Pull a model", open=False, elem_id="hub-pull"):
+        with gr.Accordion(_("Pull a model"), open=False, elem_id="hub-pull"):
             lay_out_pull(parts, forms, buttons)
-        with gr.Accordion("Push data", open=False, elem_id="hub-push"):
+        with gr.Accordion(_("Push data"), open=False, elem_id="hub-push"):
             lay_out_push(parts, forms, buttons)
-        with gr.Accordion("This program as a Space", open=False, elem_id="hub-space"):
+        with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
             lay_out_space(parts, forms, buttons)
-        gr.Markdown("### What was asked")
+        gr.Markdown(_("### What was asked"))
         parts["requests"] = html_box()
-    gr.Markdown("### Published from here")
+    gr.Markdown(_("### Published from here"))
     parts["published"] = html_box()
-    gr.Markdown("### Safe copies")
+    gr.Markdown(_("### Safe copies"))
     parts["copies"] = html_box()
     return HubPage(parts, forms, buttons, gr.State({}), pulse())
 
@@ -327,13 +348,20 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
     with gr.Row():
         # A choice made before the app was restarted must still be accepted after it.
         parts["revision"] = gr.Dropdown(
-            [], value=None, label="Model", info="With files of its own.", allow_custom_value=True, min_width=240,
+            [],
+            value=None,
+            label=_("Model"),
+            info=_("With files of its own."),
+            allow_custom_value=True,
+            min_width=240,
             elem_id="hub-model",
-        )  # fmt: skip
-        repo = address("Repository", "hub-publish-repo")
+        )
+        repo = address(_("Repository"), "hub-publish-repo")
         licence = licence_choice()
-    private = gr.Checkbox(True, label="Private", info="Of a repository that is there already this is never changed.")
-    buttons["publish"] = button("Publish", "hub-publish-go", "primary")
+    private = gr.Checkbox(
+        True, label=_("Private"), info=_("Of a repository that is there already this is never changed.")
+    )
+    buttons["publish"] = button(_("Publish"), "hub-publish-go", "primary")
     parts["said publish"] = html_box()
     forms["publish"] = [parts["revision"], repo, private, licence]
 
@@ -342,12 +370,14 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     """The form that pulls a model."""
     html_box(paragraph(PULL_NOTE, "quiet"))
     with gr.Row():
-        source = address("Repository", "hub-pull-repo", "OWNER/NAME, or OWNER/NAME@REVISION")
+        source = address(_("Repository"), "hub-pull-repo", "OWNER/NAME, or OWNER/NAME@REVISION")
         weights = gr.Radio(
-            [("as its card says", ""), *((name, name) for name in WEIGHTS)], value="", min_width=240,
-            label="Precision of the weights that an adapter lies on",
-        )  # fmt: skip
-    buttons["pull"] = button("Pull", "hub-pull-go", "primary")
+            [(_("as its card says"), ""), *((name, name) for name in WEIGHTS)],
+            value="",
+            min_width=240,
+            label=_("Precision of the weights that an adapter lies on"),
+        )
+    buttons["pull"] = button(_("Pull"), "hub-pull-go", "primary")
     parts["said pull"] = html_box()
     forms["pull"] = [source, weights]
 
@@ -356,15 +386,17 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     """The form that pushes data."""
     html_box(paragraph(PUSH_NOTE, "quiet"))
     parts["data"] = gr.Dropdown(
-        [JUDGEMENTS], value=JUDGEMENTS[1], label="What", allow_custom_value=True, elem_id="hub-push-what"
+        [JUDGEMENTS], value=JUDGEMENTS[1], label=_("What"), allow_custom_value=True, elem_id="hub-push-what"
     )
-    chosen = gr.Radio(FORMAT_CHOICES, value="preference", label="Format", info="Of judgements.")
+    chosen = gr.Radio(FORMAT_CHOICES, value="preference", label=_("Format"), info=_("Of judgements."))
     with gr.Row():
-        repo = address("Repository", "hub-push-repo")
+        repo = address(_("Repository"), "hub-push-repo")
         licence = licence_choice()
-    private = gr.Checkbox(True, label="Private", info="Of a repository that is there already this is never changed.")
-    names = gr.Checkbox(label="Name the annotators (otherwise each has a pseudonym)")
-    buttons["push"] = button("Push the data", "hub-push-go", "primary")
+    private = gr.Checkbox(
+        True, label=_("Private"), info=_("Of a repository that is there already this is never changed.")
+    )
+    names = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
+    buttons["push"] = button(_("Push the data"), "hub-push-go", "primary")
     parts["said push"] = html_box()
     forms["push"] = [parts["data"], repo, chosen, private, names, licence]
 
@@ -373,28 +405,36 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
     """The form that makes a Space."""
     html_box(paragraph(SPACE_NOTE, "quiet"))
     with gr.Row():
-        repo = address("Name of the Space", "hub-space-repo")
+        repo = address(_("Name of the Space"), "hub-space-repo")
         hardware = gr.Textbox(
-            label="Hardware", placeholder=space_upload.FREE, info="As the Hub names it, say cpu-upgrade.",
-            min_width=240, elem_id="hub-space-hardware",
-        )  # fmt: skip
+            label=_("Hardware"),
+            placeholder=space_upload.FREE,
+            info=_("As the Hub names it, say cpu-upgrade."),
+            min_width=240,
+            elem_id="hub-space-hardware",
+        )
         copies = gr.Textbox(
-            label="Safe copies go to", placeholder="OWNER/NAME-copies", min_width=240,
-            info="A private dataset, or a mounted directory; without it a restart loses everything.",
-        )  # fmt: skip
+            label=_("Safe copies go to"),
+            placeholder="OWNER/NAME-copies",
+            min_width=240,
+            info=_("A private dataset, or a mounted directory; without it a restart loses everything."),
+        )
     with gr.Row():
-        admins = gr.Textbox(label="Admins", placeholder="owner", info="owner, org, or names.", min_width=240)
+        admins = gr.Textbox(label=_("Admins"), placeholder="owner", info=_("owner, org, or names."), min_width=240)
         annotators = gr.Textbox(
-            label="Annotators", placeholder="everybody", info="everybody, nobody, owner, org, or names.", min_width=240
+            label=_("Annotators"),
+            placeholder="everybody",
+            info=_("everybody, nobody, owner, org, or names."),
+            min_width=240,
         )
         model = gr.Textbox(
-            label="Base model", placeholder="OWNER/NAME", info="A public chat model on the Hub.", min_width=240
+            label=_("Base model"), placeholder="OWNER/NAME", info=_("A public chat model on the Hub."), min_width=240
         )
-    public = gr.Checkbox(label="Public: everybody can open it")
-    buttons["check"] = button("Check", "hub-space-check", "primary")
+    public = gr.Checkbox(label=_("Public: everybody can open it"))
+    buttons["check"] = button(_("Check"), "hub-space-check", "primary")
     parts["said space"] = html_box()
-    parts["agreed"] = gr.Checkbox(label="I agree", visible=False, elem_id="hub-space-agreed")
-    parts["make"] = buttons["make"] = button("Create or update", "hub-space-make", interactive=False)
+    parts["agreed"] = gr.Checkbox(label=_("I agree"), visible=False, elem_id="hub-space-agreed")
+    parts["make"] = buttons["make"] = button(_("Create or update"), "hub-space-make", interactive=False)
     forms["space"] = [repo, hardware, admins, annotators, copies, model, public]
 
 
@@ -443,7 +483,7 @@ def asker(page: HubPage, context: Context, request_of: Callable[..., Request]) -
         request = request_of(*values)
         waiting = REQUESTS.newest(context.db, status="queued")
         if waiting is not None and waiting.spec == request:
-            raise UserError("That has been asked already, and waits for its turn.")
+            raise UserError(_("That has been asked already, and waits for its turn."))
         REQUESTS.enqueue(context.db, request, annotator.name)
         return page.sent(context, seen)
 
@@ -473,7 +513,9 @@ def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence
     """The form that pushes data. Raises UserError for data that is not in its list."""
     what = text_in(data).strip()
     if what != JUDGEMENTS[1] and row_number(what) is None:
-        raise UserError("Choose what to push from the list: all judgements of a format, or the frozen data of a run.")
+        raise UserError(
+            _("Choose what to push from the list: all judgements of a format, or the frozen data of a run.")
+        )
     return PushData(
         text_in(repo).strip(),
         text_in(chosen),

@@ -9,6 +9,7 @@ from typing import Any
 
 from annotation.records import Split, seconds_between
 from annotation.store import AnswerCounts
+from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
 from annotation.ui.markup import card_title, escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import FinishedCheck
@@ -30,16 +31,21 @@ def serving_card(
 ) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     return (
-        card_title(policy.revision, f"on {policy.base}")
+        card_title(policy.revision, _("on {base}").format(base=policy.base))
         + paragraph(worker_sentence(worker, at))
         + facts(
             (
-                ("Waiting to be judged", f"{buffer['train']} for training, {buffer['held-out']} held-out"),
-                ("Also waiting", f"{elsewhere} by earlier policies or imported"),
-                ("Answers drawn", str(counts.total)),
-                ("Ended by themselves", share(counts.ended_share) if counts.total else NOT_MEASURED),
-                ("Dropped: empty", str(counts.empty)),
-                ("Dropped: the same as another", str(counts.duplicate)),
+                (
+                    _("Waiting to be judged"),
+                    _("{train} for training, {held_out} held-out").format(
+                        train=buffer["train"], held_out=buffer["held-out"]
+                    ),
+                ),
+                (_("Also waiting"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
+                (_("Answers drawn"), str(counts.total)),
+                (_("Ended by themselves"), share(counts.ended_share) if counts.total else NOT_MEASURED),
+                (_("Dropped: empty"), str(counts.empty)),
+                (_("Dropped: the same as another"), str(counts.duplicate)),
             )
         )
     )
@@ -48,13 +54,21 @@ def serving_card(
 def worker_sentence(worker: Job | None, at: str) -> str:
     """Whether the answering worker lives, and what it says."""
     if worker is None:
-        return "The answering worker has not been started yet."
+        return _("The answering worker has not been started yet.")
     if worker.status == "running":
         heard = duration(seconds_between(worker.heartbeat or at, at))
-        return f"The answering worker runs (heard of {heard} ago). {worker.message}".strip()
+        return (
+            _("The answering worker runs (heard of {heard} ago). {message}")
+            .format(heard=heard, message=worker.message)
+            .strip()
+        )
     if worker.status == "queued":
-        return "The answering worker is starting."
-    return f"The answering worker does not run ({worker.status}). {worker.message}".strip()
+        return _("The answering worker is starting.")
+    return (
+        _("The answering worker does not run ({status}). {message}")
+        .format(status=worker.status, message=worker.message)
+        .strip()
+    )
 
 
 def held_out_accuracy(report: CheckReport | None) -> str:
@@ -62,14 +76,31 @@ def held_out_accuracy(report: CheckReport | None) -> str:
     accuracy = None if report is None else report.implicit_accuracy
     if accuracy is None or accuracy.value is None:
         return NOT_MEASURED
-    interval = f"{share(accuracy.value)} ({share(accuracy.low)} to {share(accuracy.high)}, n = {accuracy.n})"
-    return f"{interval}; too few held-out judgements to tell" if accuracy.n < FEW_HELD_OUT else interval
+    interval = _("{share} ({share_2} to {share_3}, n = {n})").format(
+        share=share(accuracy.value), share_2=share(accuracy.low), share_3=share(accuracy.high), n=accuracy.n
+    )
+    return (
+        _("{interval}; too few held-out judgements to tell").format(interval=interval)
+        if accuracy.n < FEW_HELD_OUT
+        else interval
+    )
 
 
 HISTORY = (
-    "Revision", "Method", "Parent", "Status", "Job", "Data snapshot", "Trained on", "Reference", "Final loss",
-    "Held-out accuracy", "KL per token", "Mean words", "Made (UTC)",
-)  # fmt: skip
+    _("Revision"),
+    _("Method"),
+    _("Parent"),
+    _("Status"),
+    _("Job"),
+    _("Data snapshot"),
+    _("Trained on"),
+    _("Reference"),
+    _("Final loss"),
+    _("Held-out accuracy"),
+    _("KL per token"),
+    _("Mean words"),
+    _("Made (UTC)"),
+)
 
 
 def history_table(policies: Sequence[Policy], training: Mapping[int, Job], checks: Mapping[str, FinishedCheck]) -> str:
@@ -79,7 +110,7 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
         history_row(policy, names, training.get(policy.job_id or 0), checks.get(policy.revision))
         for policy in reversed(policies)
     ]
-    return table(HISTORY, rows, "No policy yet.", ("Job", "Final loss", "KL per token", "Mean words"))
+    return table(HISTORY, rows, _("No policy yet."), (_("Job"), _("Final loss"), _("KL per token"), _("Mean words")))
 
 
 def history_row(
@@ -103,7 +134,7 @@ def history_row(
         policy.revision,
         job_spec.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
-        f"{policy.status}, files deleted" if policy.deleted else policy.status,
+        _("{status}, files deleted").format(status=policy.status) if policy.deleted else policy.status,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
         NOTHING if trained_on(result) is None else f"{trained_on(result)} {spec.unit if spec else 'pairs'}",
@@ -122,7 +153,11 @@ def decisions_table(decisions: Sequence[Mapping[str, Any]]) -> str:
         )
         for row in decisions
     ]
-    return table(("When (UTC)", "Decision", "Policy", "Served until then", "By", "Why"), rows, "No decision yet.")
+    return table(
+        (_("When (UTC)"), _("Decision"), _("Policy"), _("Served until then"), _("By"), _("Why")),
+        rows,
+        _("No decision yet."),
+    )
 
 
 def policy_order(policies: Sequence[Policy]) -> list[Policy]:
@@ -133,15 +168,15 @@ def policy_order(policies: Sequence[Policy]) -> list[Policy]:
 def promote_label(policy: Policy, against: bool = False) -> str:
     """What promoting this policy is called; `against`: the rule speaks against it."""
     if policy.status == "serving":
-        return "Serves now"
+        return _("Serves now")
     if policy.status == "retired":
-        return "Roll back to this one"
-    return "Promote against the rule" if against else "Promote: let it serve"
+        return _("Roll back to this one")
+    return _("Promote against the rule") if against else _("Promote: let it serve")
 
 
 def check_label(active: bool, checked: bool) -> str:
     """What having a policy checked is called, while a check is `active` and where there was one before."""
-    return "Being checked" if active else "Check it again" if checked else "Check it"
+    return _("Being checked") if active else _("Check it again") if checked else _("Check it")
 
 
 def can_serve(policy: Policy) -> bool:
@@ -161,34 +196,47 @@ class ReportRow:
 
 FIGURES = (
     ReportRow(
-        "Mean length", "mean_length", 1, "Words in an answer. A preference for short or long answers shows here."
+        _("Mean length"), "mean_length", 1, _("Words in an answer. A preference for short or long answers shows here.")
     ),
     ReportRow(
-        "KL per token",
+        _("KL per token"),
         "kl_to_base",
         3,
-        "How far the policy has moved from the base model, in nats a token; 0 is the base itself.",
+        _("How far the policy has moved from the base model, in nats a token; 0 is the base itself."),
     ),
     ReportRow(
-        "Surprise to the base",
+        _("Surprise to the base"),
         "nll_under_base",
         3,
-        "Negative log-likelihood of the answers under the base model, in nats a token. Far above the base's own figure "
-        "the answers stop being its language.",
+        _(
+            "Negative log-likelihood of the answers under the base model, in nats a token. Far above the "
+            "base's own figure the answers stop being its language."
+        ),
     ),
     ReportRow(
-        "Perplexity of plain text",
+        _("Perplexity of plain text"),
         "perplexity",
         2,
-        "Of a fixed English text that no policy is trained on. Far above the base's the policy forgets the language.",
+        _(
+            "Of a fixed English text that no policy is trained on. Far above the base's the policy forgets the "
+            "language."
+        ),
     ),
-    ReportRow("Distinct-1", "distinct_1", 3, "Different words as a share of all words. Falling means repetition."),
-    ReportRow("Distinct-2", "distinct_2", 3, "Different word pairs as a share of all pairs. Falling means repetition."),
+    ReportRow("Distinct-1", "distinct_1", 3, _("Different words as a share of all words. Falling means repetition.")),
     ReportRow(
-        "Repetition", "repetition", 3, "Share of an answer's groups of four words that it has said before; 0 is best."
+        "Distinct-2", "distinct_2", 3, _("Different word pairs as a share of all pairs. Falling means repetition.")
     ),
     ReportRow(
-        "Ended by itself", "ended_share", 2, "Share of answers that ended before the limit; the others are cut off."
+        _("Repetition"),
+        "repetition",
+        3,
+        _("Share of an answer's groups of four words that it has said before; 0 is best."),
+    ),
+    ReportRow(
+        _("Ended by itself"),
+        "ended_share",
+        2,
+        _("Share of answers that ended before the limit; the others are cut off."),
     ),
 )
 
@@ -201,20 +249,20 @@ def report_card(report: CheckReport | None, rule: Rule) -> str:
     if report is None:
         return ""  # why there is none, `gate_decisions.check_status` says
     sides = report_sides(report)
-    headers = ("Figure", *(name for name, _ in sides), "How to read it")
+    headers = (_("Figure"), *(name for name, _values in sides), _("How to read it"))
     rows = [
         (entry.label, *(figure(getattr(values, entry.key), entry.digits) for _, values in sides), entry.reading)
         for entry in FIGURES
     ]
     warned = "".join(paragraph(sentence, "warning") for sentence in warnings(report, rule))
+    accuracy = _("Accuracy on held-out judgements: {accuracy}.").format(accuracy=held_out_accuracy(report))
+    answered = _("{prompts} held-out prompts, the same seeds for every policy.")
+    accuracy = _("Accuracy on held-out judgements: {accuracy}.").format(accuracy=held_out_accuracy(report))
     return (
-        f"<p><b>Accuracy on held-out judgements: {escape(held_out_accuracy(report))}.</b> "
-        "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
-        "an interval that holds 50% says that it can't be told from a coin.</p>"
+        f"<p><b>{escape(accuracy)}</b> {escape(ACCURACY_NOTE)}</p>"
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}"
-        f"{table(headers, rows, '', tuple(name for name, _ in sides))}"
-        f'<p class="quiet">{report.prompts} held-out prompts, the same seeds for '
-        "every policy.</p>"
+        f"{table(headers, rows, '', tuple(name for name, _values in sides))}"
+        f"{paragraph(answered.format(prompts=report.prompts), 'quiet')}"
     )
 
 
@@ -222,12 +270,14 @@ def reward_sentence(found: RewardChange | None) -> str:
     """How much PPO's reward rose, and how it goes with length; nothing without PPO."""
     if found is None:
         return ""
-    rise = "can't be told from so few rounds" if found.rise is None else f"{found.rise:+.2f}"
-    length = "not measured" if found.length is None else f"{found.length:.2f}"
+    rise = _("can't be told from so few rounds") if found.rise is None else f"{found.rise:+.2f}"
+    length = _("not measured") if found.length is None else f"{found.length:.2f}"
     return paragraph(
-        f"Change of the reward in its PPO training: {rise}, in standard deviations of the reward model's scores; "
-        f"correlation of the reward with length: {length}. A reward that rises while nobody finds the answers better "
-        "is being hacked."
+        _(
+            "Change of the reward in its PPO training: {rise}, in standard deviations of the reward model's "
+            "scores; correlation of the reward with length: {length}. A reward that rises while nobody finds "
+            "the answers better is being hacked."
+        ).format(rise=rise, length=length)
     )
 
 
@@ -242,49 +292,73 @@ def win_rates(report: CheckReport) -> str:
                 found = percent_with_interval(rate.estimate)
                 rows.append((other, judge, found, at_equal, str(rate.n), str(rate.ties)))
     missing = "".join(
-        paragraph(f"{judge} left {calls.left_open} comparisons open. {calls.gave_up}", "warning")
+        paragraph(
+            _("{judge} left {left_open} comparisons open. {gave_up}").format(
+                judge=judge, left_open=calls.left_open, gave_up=calls.gave_up
+            ),
+            "warning",
+        )
         for judge, calls in report.judged.items()
         if calls.left_open
     )
-    headers = ("Against", "Judge", "Won (95%)", "Won at equal lengths (95%)", "Answers", "Ties")
-    none = "No AI judge has compared its answers with others: the AI judges tab has them."
-    return table(headers, rows, none, ("Answers", "Ties")) + missing
+    headers = (_("Against"), _("Judge"), _("Won (95%)"), _("Won at equal lengths (95%)"), _("Answers"), _("Ties"))
+    none = _("No AI judge has compared its answers with others: the AI judges tab has them.")
+    return table(headers, rows, none, (_("Answers"), _("Ties"))) + missing
 
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     """(column title, figures): candidate, the policy it was compared with, and the base, each named once."""
     base = report.base if report.base.revision else report.against
-    sides = [(f"{report.candidate.revision or 'candidate'} (this)", report.candidate)]
+    this = _("{revision} (this)").format(revision=report.candidate.revision or _("candidate"))
+    sides = [(this, report.candidate)]
     if report.against.revision not in ("", "base"):
-        sides.append((f"{report.against.revision} (compared with)", report.against))
+        sides.append((_("{revision} (compared with)").format(revision=report.against.revision), report.against))
     return [*sides, ("base", base)]
 
 
 # What is said of a figure that is past its limit, by the figure's name.
 WARNINGS: Mapping[str, str] = {
     "kl_per_token": (
-        "It has moved {value} nats a token from the base (more than {bound} is a bad sign). Read some of its answers "
-        "before you promote it."
+        _(
+            "It has moved {value} nats a token from the base (more than {bound} is a bad sign). Read some of "
+            "its answers before you promote it."
+        )
     ),
     "nll_ratio": (
-        "Its answers surprise the base model {value} more than the base's own do (more than {bound} is a bad sign). "
-        "Read some of them before you promote it."
+        _(
+            "Its answers surprise the base model {value} more than the base's own do (more than {bound} is a "
+            "bad sign). Read some of them before you promote it."
+        )
     ),
     "distinct_ratio": (
-        "Its answers repeat themselves: distinct-2 is {value} of the base's (under {bound} is a bad sign). Read some "
-        "of them before you promote it."
+        _(
+            "Its answers repeat themselves: distinct-2 is {value} of the base's (under {bound} is a bad sign). "
+            "Read some of them before you promote it."
+        )
     ),
     "truncated_more": (
-        "Its answers are cut off at the length limit {value} more often than the base's (more than {bound} is a bad "
-        "sign). Read some of them before you promote it."
+        _(
+            "Its answers are cut off at the length limit {value} more often than the base's (more than {bound} "
+            "is a bad sign). Read some of them before you promote it."
+        )
     ),
     "perplexity_ratio": (
-        "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad sign): it "
-        "forgets what it was not trained on. Read some of its answers before you promote it."
+        _(
+            "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad "
+            "sign): it forgets what it was not trained on. Read some of its answers before you promote it."
+        )
     ),
 }
 # Of whatever limit.
-NO_NUMBER = "{name}: not a number, so some of its answers could not be scored. Read them before you promote it."
+ACCURACY_NOTE = _(
+    "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: an "
+    "interval that holds 50% says that it can't be told from a coin."
+)
+ACCURACY_NOTE = _(
+    "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: an "
+    "interval that holds 50% says that it can't be told from a coin."
+)
+NO_NUMBER = _("{name}: not a number, so some of its answers could not be scored. Read them before you promote it.")
 
 
 def warnings(report: CheckReport, rule: Rule) -> list[str]:
@@ -339,7 +413,7 @@ def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple
     """One page of answers side by side, as literal text."""
     shown = pairs[page * size : (page + 1) * size]
     if not shown:
-        return paragraph("There are no answers of both policies to the same held-out prompts yet.", "quiet")
+        return paragraph(_("There are no answers of both policies to the same held-out prompts yet."), "quiet")
     return "".join(
         f'<div class="pair"><pre class="prompt">{escape(pair.prompt)}</pre><div class="sides">'
         f"{answer_box(names[0], pair.left)}{answer_box(names[1], pair.right)}</div></div>"
@@ -351,4 +425,6 @@ def page_label(total: int, page: int, size: int) -> str:
     """Which of the prompts are shown."""
     if not total:
         return ""
-    return f"Prompts {page * size + 1} to {min(total, (page + 1) * size)} of {total}"
+    return _("Prompts {page} to {total} of {total_2}").format(
+        page=page * size + 1, total=min(total, (page + 1) * size), total_2=total
+    )

@@ -11,6 +11,7 @@ import gradio as gr
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui import markup
 from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
@@ -18,41 +19,45 @@ from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, percentage
 
-PROMPTS = "Held-out prompts in a new version"
+PROMPTS = _("Held-out prompts in a new version")
 NAMES = tuple(field.name for field in fields(Rule))
 MODES = [
-    ("Ask: a person decides, with the rule's advice", "ask"),
-    ("Automatic: act on the rule's decision", "automatic"),
-    ("Never: decide nothing", "never"),
+    (_("Ask: a person decides, with the rule's advice"), "ask"),
+    (_("Automatic: act on the rule's decision"), "automatic"),
+    (_("Never: decide nothing"), "never"),
 ]
 
 
 def summary(rule: Rule) -> str:
     """The rule in a sentence."""
     judge = (
-        f"a trusted judge decides while people have not (trust: at least {percentage(rule.judge_trust, 6)} agreement)"
+        _("a trusted judge decides while people have not (trust: at least {percentage} agreement)").format(
+            percentage=percentage(rule.judge_trust, 6)
+        )
         if rule.judge_may_decide
-        else "AI judges inform and do not decide"
+        else _("AI judges inform and do not decide")
     )
     wrong = percentage(rule.alpha, 6)
-    return (
-        f"By this rule at most {wrong} of candidates that are no better are promoted. People decide from "
-        f"{rule.people_least} comparisons on, and after {rule.people_most} without evidence a candidate is rejected; "
-        f"{judge}."
-    )
+    return _(
+        "By this rule at most {wrong} of candidates that are no better are promoted. People decide from "
+        "{people_least} comparisons on, and after {people_most} without evidence a candidate is rejected; "
+        "{judge}."
+    ).format(wrong=wrong, people_least=rule.people_least, people_most=rule.people_most, judge=judge)
 
 
 def held_out_sentence(context: Context) -> str:
     """Which held-out prompts checks use."""
     made = held_out_sets.versions(context.db)
     if not made:
-        return "The first check fixes the held-out prompts that every later one uses."
+        return _("The first check fixes the held-out prompts that every later one uses.")
     last = made[-1]
-    few = f" Fewer than {held_out_sets.FEW} leave wide intervals." if last.prompts < held_out_sets.FEW else ""
-    return (
-        f"Checks use version {last.version} of the held-out prompts: {last.prompts} of them, {last.sha256[:12]}, fixed "
-        f"on {last.created[:10]}.{few}"
-    )
+    said = _(
+        "Checks use version {version} of the held-out prompts: {prompts} of them, {sha256}, fixed on {created}."
+    ).format(version=last.version, prompts=last.prompts, sha256=last.sha256[:12], created=last.created[:10])
+    if last.prompts >= held_out_sets.FEW:
+        return said
+    few = _("Fewer than {few} leave wide intervals.").format(few=held_out_sets.FEW)
+    return f"{said} {few}"
 
 
 def offered(context: Context) -> int:
@@ -63,11 +68,11 @@ def offered(context: Context) -> int:
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
-    with gr.Accordion("The gate's rule", open=False):
+    with gr.Accordion(_("The gate's rule"), open=False):
         said_of = html_box()
-        form: dict[str, Any] = {"mode": gr.Radio(MODES, label="What is done with a decision")}
+        form: dict[str, Any] = {"mode": gr.Radio(MODES, label=_("What is done with a decision"))}
         form["judge_may_decide"] = gr.Checkbox(
-            label="A trusted AI judge may decide", info="While people's comparisons have not decided."
+            label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")
         )
         with gr.Row(elem_classes=["fields", "typed"]):
             for name, label in COUNTS.items():
@@ -75,12 +80,13 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         with gr.Row(elem_classes=["fields", "typed"]):
             for name, label in NUMBERS.items():
                 limits = limits_of(hint_at(Rule, [name]))
-                form[name] = gr.Number(label=label, info=f"{limits['ge']:g} to {limits['le']:g}", min_width=220)
+                span = _("{low:g} to {high:g}").format(low=limits["ge"], high=limits["le"])
+                form[name] = gr.Number(label=label, info=span, min_width=220)
         with gr.Row():
-            save = gr.Button("Save the rule", size="md", scale=0, min_width=160, elem_id="gate-save")
+            save = gr.Button(_("Save the rule"), size="md", scale=0, min_width=160, elem_id="gate-save")
         with gr.Row(elem_classes=["fields", "typed"]):
             prompts = whole_number(PROMPTS, min_width=220)
-            renew = gr.Button("New version of the held-out prompts", size="md", scale=0, min_width=280)
+            renew = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
         said = html_box()
     shown = [form[name] for name in NAMES]
 
@@ -95,18 +101,22 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     @guarded(context, "admin")
     def save_rule(annotator: Annotator, *values: Any) -> list[Any]:
         given = dict(zip(NAMES, values, strict=True))
-        return [*filled(gate_decisions.set_rule(context.db, given)), markup.notice("The rule is saved.")]
+        return [*filled(gate_decisions.set_rule(context.db, given)), markup.notice(_("The rule is saved."))]
 
     @guarded(context, "admin")
     def renew_held_out(annotator: Annotator, number: Any) -> list[Any]:
         before = held_out_sets.versions(context.db)
         made = held_out_sets.renew(context.db, context.data_dir, whole(number, PROMPTS, 1, MOST))
         if before and before[-1] == made:
-            raise UserError(f"The first {made.prompts} held-out prompts are those of version {made.version} already.")
-        sentence = (
-            f"Version {made.version} has {made.prompts} prompts. Figures of earlier checks can't be compared with "
+            raise UserError(
+                _("The first {prompts} held-out prompts are those of version {version} already.").format(
+                    prompts=made.prompts, version=made.version
+                )
+            )
+        sentence = _(
+            "Version {version} has {prompts} prompts. Figures of earlier checks can't be compared with "
             "those to come: check again what you want to compare."
-        )
+        ).format(version=made.version, prompts=made.prompts)
         return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence)]
 
     filled_in = [said_of, *shown, prompts]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
+from annotation.translation import _
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
@@ -19,10 +20,10 @@ from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
 
 STAGES: Mapping[Stage, str] = {
-    "collecting": "Collecting judgements",
-    "training": "Training",
-    "checking": "Checking",
-    "deciding": "Decision",
+    "collecting": _("Collecting judgements"),
+    "training": _("Training"),
+    "checking": _("Checking"),
+    "deciding": _("Decision"),
 }
 
 
@@ -40,23 +41,25 @@ def status_card(standing: LoopStatus) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- gate
 VERDICTS = {
-    "pass": "✓ met",
-    "fail": "✗ not met",
-    "open": "… not enough yet",
-    "few": "… too few",
-    "missing": "– not measured",
-    "inapplicable": "– does not apply",
-    "informs": "· informs only",
+    "pass": _("✓ met"),
+    "fail": _("✗ not met"),
+    "open": _("… not enough yet"),
+    "few": _("… too few"),
+    "missing": _("– not measured"),
+    "inapplicable": _("– does not apply"),
+    "informs": _("· informs only"),
 }
 HEADINGS = {
-    "promote": "The rule says: promote.",
-    "reject": "The rule says: reject.",
-    "not enough evidence": "The rule says: not enough evidence yet.",
+    "promote": _("The rule says: promote."),
+    "reject": _("The rule says: reject."),
+    "not enough evidence": _("The rule says: not enough evidence yet."),
 }
 
 
-AS_IT_STANDS = "It was decided on against {}. These are its criteria, as the rule and the comparisons stand now."
-NOBODY_ADVISED = "The gate's mode is 'never', so nobody is advised. This is what was measured, for your own decision."
+AS_IT_STANDS = _("It was decided on against {}. These are its criteria, as the rule and the comparisons stand now.")
+NOBODY_ADVISED = _(
+    "The gate's mode is 'never', so nobody is advised. This is what was measured, for your own decision."
+)
 
 
 def decision_card(decision: GateDecision, mode: Mode, decided_against: str = "", checking: str = "") -> str:
@@ -67,7 +70,7 @@ def decision_card(decision: GateDecision, mode: Mode, decided_against: str = "",
     """
     check = checking_line(checking)
     rows = [(one.name, one.value, one.threshold, VERDICTS[one.verdict], one.why) for one in decision.criteria]
-    headers = ("Criterion", "Found", "Asked for", "Verdict", "Why")
+    headers = (_("Criterion"), _("Found"), _("Asked for"), _("Verdict"), _("Why"))
     if decided_against:
         return check + paragraph(AS_IT_STANDS.format(decided_against)) + table(headers, rows)
     if mode == "never":
@@ -82,12 +85,14 @@ def checking_line(sentence: str) -> str:
 
 RUNNING = Curve(
     "people",
-    "People on it against {}",
-    "share won, ties as half",
+    _("People on it against {}"),
+    _("share won, ties as half"),
     {},
-    "The running share that the candidate has won of people's blind comparisons, and an interval that holds at every "
-    "moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so that looking early is no "
-    "cheating.",
+    _(
+        "The running share that the candidate has won of people's blind comparisons, and an interval that "
+        "holds at every moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so "
+        "that looking early is no cheating."
+    ),
     (0.0, 1.0),
     (0.5, "even"),
 )
@@ -95,31 +100,33 @@ RUNNING = Curve(
 
 def level_sentence(alpha: float) -> str:
     """How sure the running interval is, and what of it decides."""
-    return (
-        f" Both limits hold together with {100 * (1 - 2 * alpha):.4g}%, the lower one by itself with "
-        f"{100 * (1 - alpha):.4g}%: once it is above one half, the candidate has passed the one-sided test at an alpha "
-        f"of {alpha:g}, which is what the rule asks of people's comparisons."
-    )
+    return _(
+        "Both limits hold together with {both:.4g}%, the lower one by itself with {lower:.4g}%: once it is above one "
+        "half, the candidate has passed the one-sided test at an alpha of {alpha:g}, which is what the rule asks of "
+        "people's comparisons."
+    ).format(both=100 * (1 - 2 * alpha), lower=100 * (1 - alpha), alpha=alpha)
 
 
 def running_chart(people: Sequence[float], rule: Rule, alpha: float, against: str) -> str:
     """People's running win rate `against` another policy, with the interval of their part `alpha`; or a sentence."""
     if not people:
-        return paragraph(f"No annotator has compared its answers with those of {against}.", "quiet")
+        return paragraph(
+            _("No annotator has compared its answers with those of {against}.").format(against=against), "quiet"
+        )
     ends = running_interval(people, 2 * alpha).tolist()
     shares = [sum(people[: count + 1]) / (count + 1) for count in range(len(people))]
     lines = [
         Line(name, [(float(place), value) for place, value in enumerate(values, 1)])
         for name, values in (
-            ("won so far", shares),
-            ("lower limit", [low for low, _ in ends]),
-            ("upper limit", [high for _, high in ends]),
+            (_("won so far"), shares),
+            (_("lower limit"), [low for low, _ in ends]),
+            (_("upper limit"), [high for _, high in ends]),
         )
     ]
     label = RUNNING.label.format(against)
-    curve = replace(RUNNING, label=label, caption=RUNNING.caption + level_sentence(alpha))
+    curve = replace(RUNNING, label=label, caption=f"{RUNNING.caption} {level_sentence(alpha)}")
     return line_plots.plots(
-        [line_plots.plot("gate", curve, lines, max(len(people), rule.people_least), "comparison by people")]
+        [line_plots.plot("gate", curve, lines, max(len(people), rule.people_least), _("comparison by people"))]
     )
 
 
@@ -144,15 +151,23 @@ class CheckedPolicy:
 
 
 OVER = (
-    Curve("kl", "KL to the base", "nats a token", {}, "How far each policy has moved from the base model."),
-    Curve("length", "Length", "words in an answer", {}, "Growing answers may please a judge without being better."),
+    Curve("kl", _("KL to the base"), _("nats a token"), {}, _("How far each policy has moved from the base model.")),
+    Curve(
+        "length",
+        _("Length"),
+        _("words in an answer"),
+        {},
+        _("Growing answers may please a judge without being better."),
+    ),
     Curve(
         "judgements",
-        "Judgements spent",
-        "comparisons, in all",
+        _("Judgements spent"),
+        _("comparisons, in all"),
         {},
-        "What people or judges had judged up to each policy, each comparison once: a step that costs much and gains "
-        "little is a reason to stop.",
+        _(
+            "What people or judges had judged up to each policy, each comparison once: a step that costs much "
+            "and gains little is a reason to stop."
+        ),
     ),
 )
 
@@ -160,7 +175,7 @@ OVER = (
 def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estimate | None]) -> str:
     """Charts over the policies that were checked, oldest first; `trust` is each judge's agreement with people."""
     if not checked:
-        return paragraph("No check has finished yet: after the first one this shows how policies compare.", "quiet")
+        return paragraph(_("No check has finished yet: after the first one this shows how policies compare."), "quiet")
     panel = most_trusted_first(checked, trust)
     drawn = [line_plots.plot("over", one.axes, one.lines, len(checked), one.across) for one in over_curves(checked)]
     return win_rates(checked, panel, trust) + line_plots.plots(drawn) + over_table(checked, panel)
@@ -179,7 +194,7 @@ def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
             (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
         ]
         if points:
-            found.append(CurveData(curve, [Line(curve.label, points)], "checked policy"))
+            found.append(CurveData(curve, [Line(curve.label, points)], _("checked policy")))
     return found
 
 
@@ -193,16 +208,16 @@ def most_trusted_first(checked: Sequence[CheckedPolicy], trust: Mapping[str, Est
     return sorted(dict.fromkeys(judge for one in checked for judge in one.rates), key=surely, reverse=True)
 
 
-NO_RATES = (
+NO_RATES = _(
     "Nobody has compared these policies with the base, so there is no win rate to show: the AI judges tab has judges."
 )
-BY_PEOPLE = (
-    "Blind comparisons: people are asked about a candidate only against what serves, so after the first promotion this "
-    "goes on only where 'Let people compare' puts the serving policy beside the base."
+BY_PEOPLE = _(
+    "Blind comparisons: people are asked about a candidate only against what serves, so after the first "
+    "promotion this goes on only where 'Let people compare' puts the serving policy beside the base."
 )
-INTERVALS = (
-    "Ties count half. Wilson's 95% intervals, each for a single look: the gate, which looks all the time, uses wider "
-    "ones. An interval that crosses the dashed line can't be told from the base."
+INTERVALS = _(
+    "Ties count half. Wilson's 95% intervals, each for a single look: the gate, which looks all the time, "
+    "uses wider ones. An interval that crosses the dashed line can't be told from the base."
 )
 
 
@@ -211,13 +226,14 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
     drawn = rates_chart("people", "people", BY_PEOPLE, [(one.revision, one.people) for one in checked])
     if panel:
         best, agreement = panel[0], trust.get(panel[0])
-        known = (
-            "was not compared with people"
-            if agreement is None
-            else f"agrees with people in {percent_with_interval(agreement)}"
-        )
-        others = " The table has the other judges." if len(panel) > 1 else ""
-        sentence = f"The judge {known}; on the held-out prompts.{others}"
+        sentence = _("The judge was not compared with people; on the held-out prompts.")
+        if agreement is not None:
+            sentence = _("The judge agrees with people in {agreement}; on the held-out prompts.").format(
+                agreement=percent_with_interval(agreement)
+            )
+        if len(panel) > 1:
+            others = _("The table has the other judges.")
+            sentence = f"{sentence} {others}"
         drawn += rates_chart("judge", best, sentence, [(one.revision, one.rates.get(best)) for one in checked])
     return drawn or paragraph(NO_RATES, "quiet")
 
@@ -225,17 +241,25 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
 def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
     """Win rates by one voice, with intervals; nothing without any."""
     marks = [
-        ChartMark(revision, rate.value, rate.low, rate.high, f"{percent_with_interval(rate)} of {rate.n}")
+        ChartMark(
+            revision,
+            rate.value,
+            rate.low,
+            rate.high,
+            _("{rate} of {n}").format(rate=percent_with_interval(rate), n=rate.n),
+        )
         for revision, rate in rates
         if rate is not None
     ]
-    frame = Frame(f"iterations-{name}", f"Win rate against the base, by {voice}", f"{sentence} {INTERVALS}")
-    return charts.intervals(frame, marks, "share of comparisons won", 0.5) if marks else ""
+    frame = Frame(
+        f"iterations-{name}", _("Win rate against the base, by {voice}").format(voice=voice), f"{sentence} {INTERVALS}"
+    )
+    return charts.intervals(frame, marks, _("share of comparisons won"), 0.5) if marks else ""
 
 
 def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
     """The same figures as a table, which names the policies that the charts number, with every judge's win rate."""
-    figures = ("KL per token", "Mean words", "Comparisons judged")
+    figures = (_("KL per token"), _("Mean words"), _("Comparisons judged"))
     rows = [
         (
             *(str(place), one.revision),
@@ -245,10 +269,16 @@ def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
         )
         for place, one in enumerate(checked, 1)
     ]
-    headers = ("", "Policy", "Won against the base, by people", *(f"by {judge}" for judge in panel), *figures)
+    headers = (
+        "",
+        _("Policy"),
+        _("Won against the base, by people"),
+        *(_("by {judge}").format(judge=judge) for judge in panel),
+        *figures,
+    )
     return table(headers, rows, "", ("", *figures))
 
 
 def rate_text(rate: Estimate | None) -> str:
     """A win rate with its interval and how many comparisons it rests on."""
-    return NOTHING if rate is None else f"{percent_with_interval(rate)} of {rate.n}"
+    return NOTHING if rate is None else _("{rate} of {n}").format(rate=percent_with_interval(rate), n=rate.n)

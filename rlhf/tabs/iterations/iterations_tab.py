@@ -15,6 +15,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
+from annotation.translation import _
 from annotation.ui import markup
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
@@ -41,6 +42,12 @@ ALL_JOBS = 1000
 
 Update = dict[str, Any]
 Seen = dict[str, Any]
+
+
+FILES_DELETED = _("files deleted")
+
+
+FILES_DELETED = _("files deleted")
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
@@ -152,7 +159,7 @@ def report_parts(
     pairs = check_report.answer_pairs(
         answers_in(db, data_dir, policy, check), answers_in(db, data_dir, registry.by_revision(db, against), check)
     )
-    names = (f"{policy.revision} (this)", against)
+    names = (_("{revision} (this)").format(revision=policy.revision), against)
     return {
         "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db))),
         "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
@@ -168,9 +175,9 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
     return None if decision is None else decision.verdict
 
 
-WHY, WHY_INFO = "Why (for the record)", "Kept with the decision to promote or reject; may be left empty."
-WHY_AGAINST = "Why (needed to promote it against the rule)"
-WHY_AGAINST_INFO = "Kept with the decision and with what the rule says."
+WHY, WHY_INFO = _("Why (for the record)"), _("Kept with the decision to promote or reject; may be left empty.")
+WHY_AGAINST = _("Why (needed to promote it against the rule)")
+WHY_AGAINST_INFO = _("Kept with the decision and with what the rule says.")
 
 
 def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) -> dict[str, Update]:
@@ -209,7 +216,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     policy = selected_policy(db, revision)
     check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
     listed = [
-        (f"{entry.revision} · {'files deleted' if entry.deleted else entry.status}", entry.revision)
+        (f"{entry.revision} · {FILES_DELETED if entry.deleted else entry.status}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
     ]
     over, look = over_parts(db, checked, seen.get(LOOK))
@@ -262,23 +269,28 @@ def ask_people(db: Database, revision: str | None) -> str:
     against = compared_with(newest_check(db, policy.revision))
     if against is None:
         raise UserError(
-            f"{policy.revision} has not been checked yet. Check it first: people compare the check's answers."
+            _("{revision} has not been checked yet. Check it first: people compare the check's answers.").format(
+                revision=policy.revision
+            )
         )
     made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id)
     if not made:
         raise UserError(
-            f"All answers of {policy.revision} and {against} that differ are in the annotators' queue already."
+            _("All answers of {revision} and {against} that differ are in the annotators' queue already.").format(
+                revision=policy.revision, against=against
+            )
         )
-    return (
-        f"{made} comparisons of {policy.revision} with {against} take turns with the others in the annotators' queue, "
-        "blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows who wins."
-    )
+    return _(
+        "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "
+        "queue, blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows "
+        "who wins."
+    ).format(made=made, revision=policy.revision, against=against)
 
 
 def chosen(revision: str | None) -> str:
     """The chosen policy's revision. Raises UserError when none is chosen."""
     if not revision:
-        raise UserError("Choose a policy first.")
+        raise UserError(_("Choose a policy first."))
     return revision
 
 
@@ -314,23 +326,23 @@ class IterationsPage:
 def lay_out() -> IterationsPage:
     """The components, top to bottom, without any value."""
     parts: dict[str, Any] = {}
-    gr.Markdown("### Where the iteration stands")
+    gr.Markdown(_("### Where the iteration stands"))
     parts["standing"] = html_box()
-    gr.Markdown("### Serving now")
+    gr.Markdown(_("### Serving now"))
     parts["serving"] = html_box()
-    gr.Markdown("### All policies")
+    gr.Markdown(_("### All policies"))
     parts["history"] = html_box()
-    gr.Markdown("### Check of one policy")
+    gr.Markdown(_("### Check of one policy"))
     # A choice made before the app was restarted must still be accepted after it.
-    parts["selector"] = gr.Dropdown([], label="Policy", allow_custom_value=True)
+    parts["selector"] = gr.Dropdown([], label=_("Policy"), allow_custom_value=True)
     parts["gate"] = html_box()
     parts["running"] = html_box()
     parts["report"] = html_box()
     with gr.Row():
-        parts["promote"] = gr.Button("Promote: let it serve", elem_id="promote", interactive=False, min_width=200)
-        parts["reject"] = gr.Button("Reject", elem_id="reject", interactive=False, min_width=200)
-        parts["check"] = gr.Button("Check it again", elem_id="check-again", interactive=False, min_width=200)
-        parts["ask"] = gr.Button("Let people compare", elem_id="ask-people", interactive=False, min_width=200)
+        parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", interactive=False, min_width=200)
+        parts["reject"] = gr.Button(_("Reject"), elem_id="reject", interactive=False, min_width=200)
+        parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", interactive=False, min_width=200)
+        parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", interactive=False, min_width=200)
     with gr.Row():
         parts["why"] = gr.Textbox(
             label=WHY,
@@ -341,8 +353,8 @@ def lay_out() -> IterationsPage:
         )
         parts["judges"] = gr.Dropdown(
             [],
-            label="Judges to ask in a check",
-            info="Without any, a check measures its answers and puts them before people alone.",
+            label=_("Judges to ask in a check"),
+            info=_("Without any, a check measures its answers and puts them before people alone."),
             multiselect=True,
             allow_custom_value=True,
             visible=False,
@@ -350,16 +362,16 @@ def lay_out() -> IterationsPage:
             min_width=300,
         )
     parts["said"] = html_box()
-    gr.Markdown("### Answers to held-out prompts, side by side")
+    gr.Markdown(_("### Answers to held-out prompts, side by side"))
     parts["answers"] = html_box()
     with gr.Row():
-        parts["previous"] = gr.Button("Previous", size="sm", interactive=False)
-        parts["next"] = gr.Button("Next", size="sm", interactive=False)
+        parts["previous"] = gr.Button(_("Previous"), size="sm", interactive=False)
+        parts["next"] = gr.Button(_("Next"), size="sm", interactive=False)
     parts["where"] = html_box()
-    gr.Markdown("### Over the iterations")
+    gr.Markdown(_("### Over the iterations"))
     parts["over"] = html_box()
-    parts |= closer_look.lay_out(LOOK, "Look closer")
-    gr.Markdown("### Decisions")
+    parts |= closer_look.lay_out(LOOK, _("Look closer"))
+    gr.Markdown(_("### Decisions"))
     parts["decisions"] = html_box()
     return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 

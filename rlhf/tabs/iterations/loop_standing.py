@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from annotation.translation import _
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.gate import Mode
-from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
+from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
@@ -50,56 +51,73 @@ def judges_rest(state: LoopState) -> str:
     waits = any(count >= JUDGE_AT_LEAST for count in state.waiting.values())
     if state.active or not waits or not enough_labels(state):
         return ""
-    return f"Judges label no more until the next training: {state.new} judgements wait for it already."
+    return _("Judges label no more until the next training: {new} judgements wait for it already.").format(
+        new=state.new
+    )
 
 
 def stage_of(state: LoopState) -> LoopStatus:
     """The stage that the iteration is in, what happens now, and what comes next."""
     known = (*state.active, *state.rented)
     at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
-    collected = f"{state.new} of {wanted(state)} new judgements"
+    collected = _("{new} of {wanted} new judgements").format(new=state.new, wanted=wanted(state))
     if at_work is not None:
         waits = at_work.status == "queued" and at_work.flavor is None
         if isinstance(at_work.spec, TrainingSpec):
-            where = f" on rented hardware ({at_work.flavor})" if at_work.flavor else ""
-            return LoopStatus(
-                "training", f"Job {at_work.id} {'waits to train' if waits else 'trains'}{where}.", made_of(at_work.spec)
-            )
+            now = _("Job {number} trains.")
+            if waits:
+                now = _("Job {number} waits to train.")
+            elif at_work.flavor:
+                now = _("Job {number} trains on rented hardware ({hardware}).")
+            said = now.format(number=at_work.id, hardware=at_work.flavor)
+            return LoopStatus("training", said, made_of(at_work.spec))
         if isinstance(at_work.spec, EvaluateSpec):
-            does = "waits to check" if waits else "checks"
-            now = f"Job {at_work.id} {does} {at_work.spec.candidate} on the held-out prompts."
-            return LoopStatus("checking", now, AFTER_CHECK[state.gate])
+            now = (
+                _("Job {number} waits to check {candidate} on the held-out prompts.")
+                if waits
+                else _("Job {number} checks {candidate} on the held-out prompts.")
+            )
+            said = now.format(number=at_work.id, candidate=at_work.spec.candidate)
+            return LoopStatus("checking", said, AFTER_CHECK[state.gate])
         if isinstance(at_work.spec, JudgeSpec):
-            does = "is to judge" if waits else "judges"
-            return LoopStatus("collecting", f"The judge {at_work.spec.judge} {does}: {collected}.", after(state))
+            now = (
+                _("The judge {judge} is to judge: {collected}.")
+                if waits
+                else _("The judge {judge} judges: {collected}.")
+            )
+            return LoopStatus("collecting", now.format(judge=at_work.spec.judge, collected=collected), after(state))
     if state.unchecked and checked_by_loop(state, state.unchecked):
-        then = f"The check starts {soon(state, state.unchecked)}."
-        return LoopStatus("checking", f"{state.unchecked} is to be checked.", then)
+        then = soon(state, state.unchecked)
+        return LoopStatus("checking", _("{unchecked} is to be checked.").format(unchecked=state.unchecked), then)
     if state.pending is not None:
         return LoopStatus("deciding", found_of(state, state.pending), consequence(state, state.pending))
-    return LoopStatus("collecting", f"Collecting: {collected}.", after(state))
+    return LoopStatus("collecting", _("Collecting: {collected}.").format(collected=collected), after(state))
 
 
 AFTER_CHECK: Mapping[Mode, str] = {
-    "ask": "Then the rule advises, once there are enough comparisons.",
-    "automatic": "Then the gate decides, once there are enough comparisons.",
-    "never": "Then what it measured is shown below: nobody is advised.",
+    "ask": _("Then the rule advises, once there are enough comparisons."),
+    "automatic": _("Then the gate decides, once there are enough comparisons."),
+    "never": _("Then what it measured is shown below: nobody is advised."),
 }
 
 
 def made_of(spec: TrainingSpec) -> str:
     """What follows a training."""
     if spec.makes == "reward":
-        return "It makes a reward model, which never serves."
+        return _("It makes a reward model, which never serves.")
     checked = getattr(spec, "evaluate", False)
-    return "When it ends, its candidate is checked." if checked else "Its candidate is not checked by itself."
+    return _("When it ends, its candidate is checked.") if checked else _("Its candidate is not checked by itself.")
 
 
 def soon(state: LoopState, revision: str) -> str:
     """When the loop checks a candidate."""
     if state.active:
-        return f"after job {state.active[0].id} ({job_words.about(state.active[0])})"
-    return "within seconds" if ready(state, revision) else f"within {RETRY_SECONDS / 60:.0f} minutes"
+        return _("The check starts after job {number} ({about}).").format(
+            number=state.active[0].id, about=job_words.about(state.active[0])
+        )
+    if ready(state, revision):
+        return _("The check starts within seconds.")
+    return _("The check starts within {minutes:.0f} minutes.").format(minutes=RETRY_SECONDS / 60)
 
 
 def problems(state: LoopState) -> tuple[str, ...]:
@@ -116,32 +134,51 @@ def problems(state: LoopState) -> tuple[str, ...]:
 def repair(job: Job) -> str:
     """What a person can do about a job that came to nothing; a check leaves no checkpoints."""
     if isinstance(job.spec, EvaluateSpec):
-        return f"The loop does not repeat it: check {job.spec.candidate} again below."
-    return "The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab."
+        return _("The loop does not repeat it: check {candidate} again below.").format(candidate=job.spec.candidate)
+    return _("The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab.")
 
 
 def check_problem(revision: str, fruitless: FailedCheck) -> str:
     """What came of a check that a candidate needs, and what follows."""
-    by_hand = f"Check {revision} again below, or reject it."
+    by_hand = _("Check {revision} again below, or reject it.").format(revision=revision)
     if fruitless.job.status == "cancelled":
-        cancelled = f"{revision} waits: its check was cancelled (job {fruitless.job.id})"
-        return f"{cancelled}, so the loop does not repeat it. {by_hand}"
+        cancelled = _(
+            "{revision} waits: its check was cancelled (job {number}), so the loop does not repeat it."
+        ).format(revision=revision, number=fruitless.job.id)
+        return f"{cancelled} {by_hand}"
     ended = how_it_ended(fruitless.job)
     if fruitless.to_be_repeated:
-        return f"{ended} The loop tries it once more, {RETRY_SECONDS / 60:.0f} minutes after that."
-    return f"{ended} {fruitless.failures} tries came to nothing, so the loop makes no further one. {by_hand}"
+        return _("{ended} The loop tries it once more, {retry_seconds:.0f} minutes after that.").format(
+            ended=ended, retry_seconds=RETRY_SECONDS / 60
+        )
+    return _("{ended} {failures} tries came to nothing, so the loop makes no further one. {by_hand}").format(
+        ended=ended, failures=fruitless.failures, by_hand=by_hand
+    )
+
+
+ENDINGS: Mapping[str, str] = {
+    "failed": _("Job {number} ({about}) failed."),
+    "lost": _("Job {number} ({about}) was lost."),
+    "cancelled": _("Job {number} ({about}) was cancelled."),
+}
+ENDINGS_WITH_MESSAGE: Mapping[str, str] = {
+    "failed": _("Job {number} ({about}) failed: {message}."),
+    "lost": _("Job {number} ({about}) was lost: {message}."),
+    "cancelled": _("Job {number} ({about}) was cancelled: {message}."),
+}
 
 
 def how_it_ended(job: Job) -> str:
     """How a job ended that came to nothing, with its message, as a sentence."""
     message = job.message.strip().rstrip(".")
-    return f"Job {job.id} ({job_words.about(job)}) {ENDINGS[job.status]}{f': {message}' if message else ''}."
+    ended = ENDINGS_WITH_MESSAGE if message else ENDINGS
+    return ended[job.status].format(number=job.id, about=job_words.about(job), message=message)
 
 
 def found_of(state: LoopState, pending: PendingDecision) -> str:
     """What the rule makes of a candidate that was checked; nothing where nobody is to be advised."""
     if state.gate == "never":
-        return f"{pending.policy.revision} was checked: what was measured is below."
+        return _("{revision} was checked: what was measured is below.").format(revision=pending.policy.revision)
     return pending.decision.sentence
 
 
@@ -150,23 +187,49 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
     if pending.exhausted:
         by_itself = state.gate == "automatic" and checked_by_loop(state, revision)
-        again = f"is checked again {soon(state, revision)}" if by_itself else "has to be checked again"
-        return f"Everything that there was has been compared: {revision} {again}, which draws new answers."
+        if not by_itself:
+            return _(
+                "Everything that there was has been compared: {revision} has to be checked again, which draws new "
+                "answers."
+            ).format(revision=revision)
+        again = _(
+            "Everything that there was has been compared: {revision} is checked again, which draws new answers."
+        ).format(revision=revision)
+        return f"{again} {soon(state, revision)}"
     if not decided:
-        waiting = " The next training waits for it." if state.gate == "automatic" and state.auto_train["on"] else ""
-        return f"People compare {revision} with what serves, blind, among their other comparisons.{waiting}"
+        said = _("People compare {revision} with what serves, blind, among their other comparisons.").format(
+            revision=revision
+        )
+        waiting = _("The next training waits for it.")
+        return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train["on"] else said
     if state.gate == "never":
-        return f"Whether {revision} serves is for you to decide. The gate's mode is 'never', so nobody is advised."
-    verb = "promote" if pending.decision.verdict == "promote" else "reject"
+        return _(
+            "Whether {revision} serves is for you to decide. The gate's mode is 'never', so nobody is advised."
+        ).format(revision=revision)
+    promote = pending.decision.verdict == "promote"
     if state.gate == "automatic":
-        return f"The gate will {verb} {revision} within seconds."
-    return f"The rule says: {verb} {revision}. It is for you to do so, because the gate's mode is 'ask'."
+        announced = (
+            _("The gate will promote {revision} within seconds.")
+            if promote
+            else _("The gate will reject {revision} within seconds.")
+        )
+        return announced.format(revision=revision)
+    advice = (
+        _("The rule says: promote {revision}. It is for you to do so, because the gate's mode is 'ask'.")
+        if promote
+        else _("The rule says: reject {revision}. It is for you to do so, because the gate's mode is 'ask'.")
+    )
+    return advice.format(revision=revision)
 
 
 def after(state: LoopState) -> str:
     """What collecting leads to."""
     if not state.auto_train["on"]:
-        return "Automatic training is off: a training starts when somebody starts it on the Train tab."
+        return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
     method = method_of(state).automatic
     missing = max(wanted(state) - state.new, 0)
-    return f"After {missing} more a training starts: {method}." if missing else f"A training is due: {method}."
+    return (
+        _("After {missing} more a training starts: {method}.").format(missing=missing, method=method)
+        if missing
+        else _("A training is due: {method}.").format(method=method)
+    )

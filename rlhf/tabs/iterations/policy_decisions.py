@@ -11,6 +11,7 @@ import gradio as gr
 
 from annotation.records import UserError
 from annotation.tabs.guard import Context
+from annotation.translation import _
 from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
@@ -28,12 +29,12 @@ def promote(context: Context, revision: str, decided_by: str, why: str = "") -> 
     try:
         made = gate_decisions.promote(context.db, context.data_dir, revision, decided_by, why)
     except gate_decisions.PromotionAgainstRule as error:
-        raise UserError(f"{error} Say why in the field below.") from error
-    return (
-        f"{made.sentence()} The answering worker switches within seconds, and its comparisons come first; those of "
-        f"earlier policies that wait are judged after them. To go back, choose {made.before} under “Policy” on the "
-        "Iterations tab: that needs no reason."
-    )
+        raise UserError(_("{error} Say why in the field below.").format(error=error)) from error
+    return _(
+        "{sentence} The answering worker switches within seconds, and its comparisons come first; those of "
+        "earlier policies that wait are judged after them. To go back, choose {before} under “Policy” on "
+        "the Iterations tab: that needs no reason."
+    ).format(sentence=made.sentence(), before=made.before)
 
 
 def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +45,9 @@ def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:
 def reject(context: Context, revision: str, decided_by: str, why: str = "") -> str:
     """Turn a candidate down; `why` is kept with what the rule says. Raises UserError where that can't be."""
     policy = gate_decisions.reject(context.db, revision, decided_by, why)
-    return f"{policy.revision} was rejected. It stays on disk and can still be promoted, with a reason."
+    return _("{revision} was rejected. It stays on disk and can still be promoted, with a reason.").format(
+        revision=policy.revision
+    )
 
 
 def check(context: Context, revision: str, requested_by: str, judges: str = EvaluateSpec.judges) -> str:
@@ -54,20 +57,26 @@ def check(context: Context, revision: str, requested_by: str, judges: str = Eval
     against = "base" if policy.status == "serving" else "serving"
     spec = replace(controller.check_spec(context.db, policy.revision, against), model=context.model, judges=judges)
     job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by=requested_by)
-    return f"Job {job_id} is to check {policy.revision}; Train → Runs shows how far it is."
+    return _("Job {job_id} is to check {revision}; Train → Runs shows how far it is.").format(
+        job_id=job_id, revision=policy.revision
+    )
 
 
 def merge(context: Context, revision: str, requested_by: str) -> str:
     """Queue the merging of an adapter into 16-bit weights. Raises UserError where that can't be."""
     spec = MergeSpec(model=context.model, revision=revision)
     job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by=requested_by)
-    return f"Job {job_id} is to merge {revision} into 16-bit weights; they become a policy of their own."
+    return _("Job {job_id} is to merge {revision} into 16-bit weights; they become a policy of their own.").format(
+        job_id=job_id, revision=revision
+    )
 
 
 def delete(context: Context, revision: str, decided_by: str) -> str:
     """Delete a policy's files. Raises UserError while something needs them."""
     freed = job_submission.delete_policy(context.db, context.data_dir, revision, decided_by)
-    return f"The files of {revision} are deleted; {formatting.size(freed)} are free again."
+    return _("The files of {revision} are deleted; {size} are free again.").format(
+        revision=revision, size=formatting.size(freed)
+    )
 
 
 def delete_checkpoints(context: Context, job_id: int) -> str:
@@ -75,8 +84,14 @@ def delete_checkpoints(context: Context, job_id: int) -> str:
     with context.db.transaction():  # nobody resumes it meanwhile
         job = job_store.get(context.db, job_id)
         if job.is_open:
-            raise UserError(f"Job {job_id} is {job.status} and needs its checkpoints: cancel it first.")
+            raise UserError(
+                _("Job {job_id} is {status} and needs its checkpoints: cancel it first.").format(
+                    job_id=job_id, status=job.status
+                )
+            )
         directory = checkpoints_directory(context.data_dir, job_id)
         freed = downloads.bytes_within(directory)
         shutil.rmtree(directory, ignore_errors=True)
-    return f"The checkpoints of job {job_id} are deleted; {formatting.size(freed)} are free again."
+    return _("The checkpoints of job {job_id} are deleted; {size} are free again.").format(
+        job_id=job_id, size=formatting.size(freed)
+    )

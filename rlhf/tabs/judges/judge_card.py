@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.tabs.quality_report import COIN, FEW
+from annotation.translation import _, ngettext
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
-from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval, some
+from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import card_title, paragraph, table
 from rlhf.judges.judge_agreement import Basis, Trust
 from rlhf.tabs.runs import reward_model_card
@@ -21,7 +23,7 @@ def card(name: str, found: Trust, threshold: float, basis: Basis = NO_RUBRIC, *,
     `may_decide`: whether the gate's rule lets trusted judges decide.
     """
     own = "trust-" + sha256(name.encode()).hexdigest()[:8]
-    said = card_title(f"Trust card of {name}.")
+    said = card_title(_("Trust card of {name}.").format(name=name))
     said += paragraph(verdict(name, found, threshold, may_decide, bool(basis.seen))) + basis_sentence(basis)
     if found.with_people is not None and found.picked:
         said += paragraph(picked_sentence(found.picked, found.with_people.share.n))
@@ -38,19 +40,30 @@ def basis_sentence(basis: Basis) -> str:
     """By which version of the rubric the judge is measured, and what is left out."""
     said = []
     if basis.version is not None:
-        said.append(f"These are its figures by version {basis.version} of the rubric.")
+        said.append(_("These are its figures by version {version} of the rubric.").format(version=basis.version))
         if basis.left_out:
-            said.append(
-                f"Left out: {some(basis.left_out, 'verdict')} by earlier versions, with which it was another judge. "
-                "Let it judge what people have judged, and it is measured anew."
+            left_out = ngettext(
+                "Left out: {count:,} verdict by earlier versions, with which it was another judge. "
+                "Let it judge what people have judged, and it is measured anew.",
+                "Left out: {count:,} verdicts by earlier versions, with which it was another judge. "
+                "Let it judge what people have judged, and it is measured anew.",
+                basis.left_out,
             )
+            said.append(left_out.format(count=basis.left_out))
     if basis.model:
         said.append(
-            f"Only what the model has not been trained on counts: of what people judged, comparisons on held-out "
-            f"prompts and those first judged after the data of {basis.model} were frozen ({moment(basis.frozen)})."
+            _(
+                "Only what the model has not been trained on counts: of what people judged, comparisons on "
+                "held-out prompts and those first judged after the data of {model} were frozen ({frozen})."
+            ).format(model=basis.model, frozen=moment(basis.frozen))
         )
         if basis.seen:
-            said.append(f"Left out: {some(basis.seen, 'comparison')} that it may have learnt from.")
+            seen = ngettext(
+                "Left out: {count:,} comparison that it may have learnt from.",
+                "Left out: {count:,} comparisons that it may have learnt from.",
+                basis.seen,
+            )
+            said.append(seen.format(count=basis.seen))
     return paragraph(" ".join(said), "quiet") if said else ""
 
 
@@ -60,45 +73,69 @@ def verdict(name: str, found: Trust, threshold: float, may_decide: bool = True, 
     `seen`: whether it was trained on some of what people have judged.
     """
     if found.with_people is None and seen:
-        return (
-            f"Nothing that counts has been judged both by {name} and by people, so nothing says how far it can be "
-            "trusted, and the gate does not go by it. Let people judge more, then let it judge the same."
-        )
+        return _(
+            "Nothing that counts has been judged both by {name} and by people, so nothing says how far it "
+            "can be trusted, and the gate does not go by it. Let people judge more, then let it judge the "
+            "same."
+        ).format(name=name)
     if found.with_people is None:
-        return (
-            f"No comparison has been judged both by {name} and by people, so nothing says how far it can be trusted, "
-            "and the gate does not go by it. Let it judge what people have judged."
-        )
+        return _(
+            "No comparison has been judged both by {name} and by people, so nothing says how far it can be "
+            "trusted, and the gate does not go by it. Let it judge what people have judged."
+        ).format(name=name)
     share = found.with_people.share
-    said = f"{name} agrees with people in {percent_with_interval(share)} of {some(share.n, 'comparison')}."
+    said = ngettext(
+        "{name} agrees with people in {share} of {count:,} comparison.",
+        "{name} agrees with people in {share} of {count:,} comparisons.",
+        share.n,
+    ).format(name=name, share=percent_with_interval(share), count=share.n)
     if found.each_other is not None:
         people = found.each_other.share
-        where = "the one" if people.n == 1 else f"the {people.n:,}"
-        said += f" On {where} that several people judged, they agree in {percent_with_interval(people)} themselves."
-    asked = f"the {percent(threshold)} that the gate asks for"
-    if share.low >= threshold and not may_decide:
-        return f"{said} Even the lower end reaches {asked}, but by its rule judges inform and do not decide."
+        themselves = ngettext(
+            "On the one that several people judged, they agree in {share} themselves.",
+            "On the {count:,} that several people judged, they agree in {share} themselves.",
+            people.n,
+        ).format(count=people.n, share=percent_with_interval(people))
+        said = f"{said} {themselves}"
+    return f"{said} {consequence(share, threshold, may_decide)}"
+
+
+def consequence(share: Estimate, threshold: float, may_decide: bool) -> str:
+    """Whether the gate goes by a judge who agrees so far with people."""
     if share.low >= threshold:
-        return f"{said} Even the lower end reaches {asked}, so the gate may go by it."
-    more = " With more comparisons the interval narrows." if share.value >= threshold else ""
-    return f"{said} The lower end is below {asked}, so the gate does not go by it.{more}"
+        reached = (
+            _("Even the lower end reaches the {threshold} that the gate asks for, so the gate may go by it.")
+            if may_decide
+            else _(
+                "Even the lower end reaches the {threshold} that the gate asks for, but by its rule judges inform "
+                "and do "
+                "not decide."
+            )
+        )
+        return reached.format(threshold=percent(threshold))
+    below = _("The lower end is below the {threshold} that the gate asks for, so the gate does not go by it.").format(
+        threshold=percent(threshold)
+    )
+    more = _("With more comparisons the interval narrows.")
+    return f"{below} {more}" if share.value >= threshold else below
 
 
 def picked_sentence(picked: int, count: int) -> str:
     """That the comparisons are harder than most, where people got what judges could not settle."""
-    return (
-        f"People were asked about {picked:,} of these {count:,} because judges contradicted themselves or each other, "
-        "or were unsure. Those are harder than most, so over all comparisons it is likely to agree more often."
-    )
+    return _(
+        "People were asked about {picked:,} of these {count:,} because judges contradicted themselves or "
+        "each other, or were unsure. Those are harder than most, so over all comparisons it is likely to "
+        "agree more often."
+    ).format(picked=picked, count=count)
 
 
 def agreement_table(found: Trust) -> str:
     """Agreement and kappa, beside those of people with each other."""
-    sides = (("With people", found.with_people), ("People with each other", found.each_other))
+    sides = ((_("With people"), found.with_people), (_("People with each other"), found.each_other))
     rows = [
         (
             label,
-            f"{side.share.n:,}" + (", few" if side.share.n < FEW else ""),
+            (_("{count:,}, few") if side.share.n < FEW else "{count:,}").format(count=side.share.n),
             percent_with_interval(side.share),
             NOTHING if side.kappa is None else number_with_interval(side.kappa),
         )
@@ -108,38 +145,45 @@ def agreement_table(found: Trust) -> str:
     if not rows:
         return ""
     note = paragraph(
-        "Agreement on which of two answers is better: a tie against a preference counts half. Kappa (Cohen 1960) is 0 "
-        "where they agree as often as chance would have it, 1 where always. Intervals: 95%.",
+        _(
+            "Agreement on which of two answers is better: a tie against a preference counts half. Kappa (Cohen "
+            "1960) is 0 where they agree as often as chance would have it, 1 where always. Intervals: 95%."
+        ),
         "quiet",
     )
-    return table(("Agreement", "Comparisons", "Same order", "Kappa"), rows, "", ("Comparisons",)) + note
+    return table((_("Agreement"), _("Comparisons"), _("Same order"), _("Kappa")), rows, "", (_("Comparisons"),)) + note
 
 
 def agreement_plot(own: str, found: Trust, threshold: float) -> str:
     """Agreement with people beside that of people with each other, which is as much as can be asked of a judge."""
-    sides = (("With people", found.with_people), ("People with each other", found.each_other))
+    sides = ((_("With people"), found.with_people), (_("People with each other"), found.each_other))
     marks = [charts.share_mark(label, side.share) for label, side in sides if side is not None]
-    sentence = (
-        f"Dashed: the {percent(threshold)} that the gate asks for at the lower end; one half is a coin. People's "
+    sentence = _(
+        "Dashed: the {threshold} that the gate asks for at the lower end; one half is a coin. People's "
         "agreement with each other is as much as can be asked of a judge."
-    )
-    frame = Frame(f"{own}-agreement", "Agreement", sentence)
-    return charts.intervals(frame, marks, "share of comparisons", threshold) if marks else ""
+    ).format(threshold=percent(threshold))
+    frame = Frame(f"{own}-agreement", _("Agreement"), sentence)
+    return charts.intervals(frame, marks, _("share of comparisons"), threshold) if marks else ""
 
 
 def position_plot(own: str, found: Trust) -> str:
     """How often it names the answer shown first, and how often it contradicts itself."""
     if found.flips is None:
         return ""
-    sentence = (
-        f"Asked in both orders, it contradicted itself on {percent_with_interval(found.flips)} of pairs; these are "
-        "taken for ties. Without a liking for a place it names the first answer as often as the second (dashed)."
-    )
-    frame = Frame(f"{own}-position", "Position", sentence)
+    sentence = _(
+        "Asked in both orders, it contradicted itself on {flips} of pairs; these are taken for ties. "
+        "Without a liking for a place it names the first answer as often as the second (dashed)."
+    ).format(flips=percent_with_interval(found.flips))
+    frame = Frame(f"{own}-position", _("Position"), sentence)
     if found.first_place is None:
-        return paragraph(f"Position: it has called everything a tie, over {some(found.flips.n, 'comparison')}.")
+        tied = ngettext(
+            "Position: it has called everything a tie, over {count:,} comparison.",
+            "Position: it has called everything a tie, over {count:,} comparisons.",
+            found.flips.n,
+        )
+        return paragraph(tied.format(count=found.flips.n))
     return charts.intervals(
-        frame, [charts.share_mark("Chose the first shown", found.first_place)], "share of its verdicts", COIN
+        frame, [charts.share_mark(_("Chose the first shown"), found.first_place)], _("share of its verdicts"), COIN
     )
 
 
@@ -147,10 +191,13 @@ def length_plot(own: str, found: Trust) -> str:
     """How often it prefers the longer answer, beside people on the same pairs."""
     if found.longer is None or found.longer_people is None:
         return ""
-    sentence = (
-        "Right of people it likes length for its own sake, left of them brevity. The dashed line is as often the "
-        "longer as the shorter answer."
+    sentence = _(
+        "Right of people it likes length for its own sake, left of them brevity. The dashed line is as "
+        "often the longer as the shorter answer."
     )
-    frame = Frame(f"{own}-length", "Length", sentence)
-    marks = [charts.share_mark("The judge", found.longer), charts.share_mark("People, same pairs", found.longer_people)]
-    return charts.intervals(frame, marks, "share of preferences for the longer answer", COIN)
+    frame = Frame(f"{own}-length", _("Length"), sentence)
+    marks = [
+        charts.share_mark(_("The judge"), found.longer),
+        charts.share_mark(_("People, same pairs"), found.longer_people),
+    ]
+    return charts.intervals(frame, marks, _("share of preferences for the longer answer"), COIN)

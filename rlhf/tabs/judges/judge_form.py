@@ -12,6 +12,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.tabs.components import text_in
+from annotation.translation import _
 from annotation.validation import from_form
 from rlhf.judges import judge_store, openai_client
 from rlhf.judges.judge_store import Backend, Judge
@@ -22,31 +23,31 @@ from rlhf.submission import preflight
 Values = Mapping[str, Any]
 
 BACKENDS: Mapping[Backend, str] = {
-    "local": "A chat model on this machine",
-    "reward-model": "A reward model",
-    "endpoint": "An endpoint",
+    "local": _("A chat model on this machine"),
+    "reward-model": _("A reward model"),
+    "endpoint": _("An endpoint"),
 }
 # Of an endpoint's settings those that are numbers, with their labels and what they mean.
 NUMBERS: Mapping[str, tuple[str, str]] = {
-    "timeout_seconds": ("Time-out, seconds", "For one call."),
-    "retries": ("Retries", "Of a call that failed for a reason that may pass."),
-    "concurrency": ("Calls at a time", "As many as the endpoint stands."),
-    "calls": ("Calls in a job, at most", "Repeated ones included."),
-    "total_calls": ("Calls in all jobs, at most", "Failed and repeated ones included; 0 for no limit."),
-    "max_tokens": ("Tokens of a reply, at most", "A model that thinks first needs thousands."),
-    "temperature": ("Temperature", "0 for the likeliest reply."),
-    "price_in": ("Price of a million tokens of prompts", "0 where it is not known."),
-    "price_out": ("Price of a million tokens of replies", "0 where it is not known."),
+    "timeout_seconds": (_("Time-out, seconds"), _("For one call.")),
+    "retries": (_("Retries"), _("Of a call that failed for a reason that may pass.")),
+    "concurrency": (_("Calls at a time"), _("As many as the endpoint stands.")),
+    "calls": (_("Calls in a job, at most"), _("Repeated ones included.")),
+    "total_calls": (_("Calls in all jobs, at most"), _("Failed and repeated ones included; 0 for no limit.")),
+    "max_tokens": (_("Tokens of a reply, at most"), _("A model that thinks first needs thousands.")),
+    "temperature": (_("Temperature"), _("0 for the likeliest reply.")),
+    "price_in": (_("Price of a million tokens of prompts"), _("0 where it is not known.")),
+    "price_out": (_("Price of a million tokens of replies"), _("0 where it is not known.")),
 }
 TEXTS = ("address", "endpoint_model", "key_variable")
 FIELDS = ("name", "backend", "model", "directory", "reward", *TEXTS, *NUMBERS)
-KEY_NOTE = (
-    "Name of the environment variable that holds the key where Prefloop runs: OPENAI_API_KEY, or one that begins with "
-    "PREFLOOP_JUDGE_. Never the key itself."
+KEY_NOTE = _(
+    "Name of the environment variable that holds the key where Prefloop runs: OPENAI_API_KEY, or one that "
+    "begins with PREFLOOP_JUDGE_. Never the key itself."
 )
-LOCAL_NOTE = (
-    "It is asked for one letter, and the probabilities of A and B are its chances. The base model is taken if none is "
-    "chosen."
+LOCAL_NOTE = _(
+    "It is asked for one letter, and the probabilities of A and B are its chances. The base model is taken "
+    "if none is chosen."
 )
 
 
@@ -64,10 +65,10 @@ def settings_of(db: Database, values: Values) -> tuple[Backend, dict[str, Any]]:
         return "endpoint", endpoint_settings(values)
     if backend == "reward-model":
         if not text_in(values["reward"]):
-            raise UserError("Choose a reward model. The Train tab makes them.")
+            raise UserError(_("Choose a reward model. The Train tab makes them."))
         return "reward-model", {"model": revision_of(db, values["reward"], "reward")}
     if backend != "local":
-        raise UserError("Choose what judges: a chat model, a reward model, or an endpoint.")
+        raise UserError(_("Choose what judges: a chat model, a reward model, or an endpoint."))
     directory = text_in(values["directory"]).strip()
     if directory:
         return "local", {"directory": str(checked_directory(directory))}
@@ -78,9 +79,18 @@ def revision_of(db: Database, revision: Any, kind: registry.Kind) -> str:
     """The revision of a model of this kind. Raises UserError for another kind, and where its files were deleted."""
     found = registry.by_revision(db, text_in(revision))
     if found.kind != kind:
-        raise UserError(f"'{found.revision}' is no {'reward model' if kind == 'reward' else 'policy'}. Choose another.")
+        other = (
+            _("'{revision}' is no reward model. Choose another.")
+            if kind == "reward"
+            else _("'{revision}' is no policy. Choose another.")
+        )
+        raise UserError(other.format(revision=found.revision))
     if found.deleted:
-        raise UserError(f"The files of '{found.revision}' were deleted on {found.deleted[:10]}. Choose another.")
+        raise UserError(
+            _("The files of '{revision}' were deleted on {deleted}. Choose another.").format(
+                revision=found.revision, deleted=found.deleted[:10]
+            )
+        )
     return found.revision
 
 
@@ -89,7 +99,10 @@ def checked_directory(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_absolute() or not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
         raise UserError(
-            f"There is no model in '{text}'. Give the full path of a directory with config.json and safetensors files."
+            _(
+                "There is no model in '{text}'. Give the full path of a directory with config.json and "
+                "safetensors files."
+            ).format(text=text)
         )
     return path
 
@@ -105,12 +118,20 @@ def what_it_is(judge: Judge) -> str:
     """A judge's backend and settings in a few words."""
     settings = judge.settings
     if judge.backend == "reward-model":
-        return f"reward model {settings['model']}"
+        return _("reward model {model}").format(model=settings["model"])
     if judge.backend == "local":
-        return f"model in {settings['directory']}" if settings.get("directory") else f"model {settings['model']}"
+        return (
+            _("model in {directory}").format(directory=settings["directory"])
+            if settings.get("directory")
+            else _("model {model}").format(model=settings["model"])
+        )
     known = EndpointSettings(**settings)
-    key = f"key from {known.key_variable}" if known.key_variable else "without a key"
-    return f"{known.model} at {known.host}, {key}"
+    key = (
+        _("key from {key_variable}").format(key_variable=known.key_variable)
+        if known.key_variable
+        else _("without a key")
+    )
+    return _("{model} at {host}, {key}").format(model=known.model, host=known.host, key=key)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -130,17 +151,17 @@ class JudgeFormPage:
 def lay_out() -> JudgeFormPage:
     """The components, top to bottom, without anything from the rows."""
     fields: dict[str, Any] = {}
-    fields["name"] = gr.Textbox(label="Name", max_length=judge_store.MAXIMUM_NAME, elem_id="judge-name")
+    fields["name"] = gr.Textbox(label=_("Name"), max_length=judge_store.MAXIMUM_NAME, elem_id="judge-name")
     backends = [(label, backend) for backend, label in BACKENDS.items()]
-    fields["backend"] = gr.Radio(backends, value="local", label="What judges", elem_id="judge-backend")
+    fields["backend"] = gr.Radio(backends, value="local", label=_("What judges"), elem_id="judge-backend")
     # A choice made before the app was restarted must still be accepted after it.
     with gr.Column() as local:
-        fields["model"] = gr.Dropdown([], label="Model", info=LOCAL_NOTE, allow_custom_value=True)
+        fields["model"] = gr.Dropdown([], label=_("Model"), info=LOCAL_NOTE, allow_custom_value=True)
         fields["directory"] = gr.Textbox(
-            label="Or a model's directory", info="Its full path where Prefloop runs.", max_length=500
+            label=_("Or a model's directory"), info=_("Its full path where Prefloop runs."), max_length=500
         )
     with gr.Column(visible=False) as reward:
-        fields["reward"] = gr.Dropdown([], label="Reward model", allow_custom_value=True)
+        fields["reward"] = gr.Dropdown([], label=_("Reward model"), allow_custom_value=True)
     with gr.Column(visible=False) as remote:
         fields |= lay_out_endpoint()
     return JudgeFormPage(fields, {"local": local, "reward-model": reward, "endpoint": remote})
@@ -150,13 +171,15 @@ def lay_out_endpoint() -> dict[str, Any]:
     """The fields of an endpoint."""
     fields: dict[str, Any] = {}
     fields["address"] = gr.Textbox(
-        label="Address", placeholder="https://api.openai.com/v1", max_length=500, elem_id="judge-address"
+        label=_("Address"), placeholder="https://api.openai.com/v1", max_length=500, elem_id="judge-address"
     )
     with gr.Row():
         fields["endpoint_model"] = gr.Textbox(
-            label="Its model", info="As the endpoint calls it.", max_length=200, min_width=240
+            label=_("Its model"), info=_("As the endpoint calls it."), max_length=200, min_width=240
         )
-        fields["key_variable"] = gr.Textbox(label="Variable of the key", info=KEY_NOTE, max_length=100, min_width=240)
+        fields["key_variable"] = gr.Textbox(
+            label=_("Variable of the key"), info=KEY_NOTE, max_length=100, min_width=240
+        )
     with gr.Row():
         for name, (label, info) in NUMBERS.items():
             fields[name] = gr.Number(getattr(EndpointSettings, name), label=label, info=info, min_width=220)

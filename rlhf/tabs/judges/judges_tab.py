@@ -15,8 +15,9 @@ from annotation.records import Annotator, Feedback, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
+from annotation.translation import _, ngettext
 from annotation.ui import markup
-from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval, some
+from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -39,39 +40,47 @@ Update = dict[str, Any]
 Seen = dict[str, Any]
 
 MODES: Mapping[str, tuple[str, str]] = {
-    "people": ("People only", "Every comparison goes to people. AI judges judge only what they are told to, below."),
+    "people": (
+        _("People only"),
+        _("Every comparison goes to people. AI judges judge only what they are told to, below."),
+    ),
     "ai": (
-        "AI only (RLAIF)",
-        "AI judges label the comparisons. People get only those that measure a candidate, and their own prompts.",
+        _("AI only (RLAIF)"),
+        _("AI judges label the comparisons. People get only those that measure a candidate, and their own prompts."),
     ),
     "mixed": (
-        "Mixed",
-        "AI judges come first. People get what a judge contradicts itself on, what judges disagree on or are unsure "
-        "of, and of the rest a share drawn by lot, which shows whether the judges can be trusted.",
+        _("Mixed"),
+        _(
+            "AI judges come first. People get what a judge contradicts itself on, what judges disagree on or "
+            "are unsure of, and of the rest a share drawn by lot, which shows whether the judges can be "
+            "trusted."
+        ),
     ),
 }
-NOBODY_DECIDES = (
-    "By the gate's rule judges inform and do not decide, so nothing is promoted by itself until people have compared a "
-    "candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge decide."
+NOBODY_DECIDES = _(
+    "By the gate's rule judges inform and do not decide, so nothing is promoted by itself until people "
+    "have compared a candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge "
+    "decide."
 )
-MODES_NOTE = (
-    "A change holds for comparisons that nobody has judged yet. Those that an annotator asked for go to people in "
-    "every mode."
+MODES_NOTE = _(
+    "A change holds for comparisons that nobody has judged yet. Those that an annotator asked for go to "
+    "people in every mode."
 )
 WHY: Mapping[str, str] = {
-    "flip": "a judge contradicted itself",
-    "disagreement": "judges disagree",
-    "unsure": "a judge was unsure or could not judge",
-    "audit": "they were drawn by lot",
+    "flip": _("a judge contradicted itself"),
+    "disagreement": _("judges disagree"),
+    "unsure": _("a judge was unsure or could not judge"),
+    "audit": _("they were drawn by lot"),
 }
 SCOPES: Mapping[str, str] = {
-    "open": "open comparisons",
-    "judged": "what people have judged",
-    "candidate": "the answers of",
+    "open": _("open comparisons"),
+    "judged": _("what people have judged"),
+    "candidate": _("the answers of"),
 }
-JUDGES_NOTE = (
-    "All judges that are switched on judge every open comparison, each two answers in both orders. What a judge is "
-    "never changes, so that its figures stay those of one judge; for other settings make another one."
+JUDGES_NOTE = _(
+    "All judges that are switched on judge every open comparison, each two answers in both orders. What a "
+    "judge is never changes, so that its figures stay those of one judge; for other settings make another "
+    "one."
 )
 
 
@@ -85,24 +94,38 @@ def status_card(
     if feedback.mode == "ai" and not judge_may_decide:
         lines.append(NOBODY_DECIDES)
     if feedback.mode != "people" and not active:
-        lines.append("No judge is switched on, so comparisons wait for judges in vain. Make one below.")
+        lines.append(_("No judge is switched on, so comparisons wait for judges in vain. Make one below."))
     lines.append(
-        f"Waiting for AI judges: {found.judges:,}. Waiting for people: {found.people + sum(found.why.values()):,}. "
-        f"Settled by judges alone: {found.settled:,}."
+        _(
+            "Waiting for AI judges: {judges:,}. Waiting for people: {people:,}. Settled by judges alone: {settled:,}."
+        ).format(judges=found.judges, people=found.people + sum(found.why.values()), settled=found.settled)
     )
-    why = [f"{found.why[reason]:,} because {words}" for reason, words in WHY.items() if found.why.get(reason)]
+    why = [
+        _("{why:,} because {words}").format(why=found.why[reason], words=words)
+        for reason, words in WHY.items()
+        if found.why.get(reason)
+    ]
     if why:
         lines.append(
-            f"Of those that wait for people, judges have judged {sum(found.why.values()):,}: {', '.join(why)}."
+            _("Of those that wait for people, judges have judged {total:,}: {why}.").format(
+                total=sum(found.why.values()), why=", ".join(why)
+            )
         )
     if found.given_up:
         lines.append(
-            f"Given up: {found.given_up:,}, because judges failed on each in {judge_store.MOST_FAILED_JOBS} jobs. "
-            "Nobody is asked about them."
+            _(
+                "Given up: {given_up:,}, because judges failed on each in {most_failed_jobs} jobs. Nobody is "
+                "asked about them."
+            ).format(given_up=found.given_up, most_failed_jobs=judge_store.MOST_FAILED_JOBS)
         )
     warnings = [
-        f"{some(count, 'comparison')} {'waits' if count == 1 else 'wait'} for {name}, whose last job failed. Mend what "
-        "it says below, or switch the judge off."
+        ngettext(
+            "{count:,} comparison waits for {name}, whose last job failed. Mend what it says below, or switch the "
+            "judge off.",
+            "{count:,} comparisons wait for {name}, whose last job failed. Mend what it says below, or switch the "
+            "judge off.",
+            count,
+        ).format(count=count, name=name)
         for name, count in in_vain.items()
     ]
     said = "".join(map(paragraph, lines)) + "".join(paragraph(warning, "warning") for warning in warnings)
@@ -112,15 +135,15 @@ def status_card(
 def feedback_of(mode: Any, audit: Any, unsure: Any) -> Feedback:
     """Who judges, from the form's fields. Raises UserError naming the one at fault."""
     if text_in(mode) not in MODES:
-        raise UserError("Choose who judges: people only, AI only, or mixed.")
-    audited = share_of(audit, "The audit share", 0)
-    return Feedback(mode, audited, share_of(unsure, "The chance below which a judge is unsure", 50))
+        raise UserError(_("Choose who judges: people only, AI only, or mixed."))
+    audited = share_of(audit, _("The audit share"), 0)
+    return Feedback(mode, audited, share_of(unsure, _("The chance below which a judge is unsure"), 50))
 
 
 def share_of(value: Any, what: str, least: float) -> float:
     """A percentage as a share. Raises UserError if it is none, or below `least` percent."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 100:
-        raise UserError(f"{what} must be between {least:g} and 100 percent.")
+        raise UserError(_("{what} must be between {least:g} and 100 percent.").format(what=what, least=least))
     return round(value / 100, 8)
 
 
@@ -132,10 +155,17 @@ def form_of(feedback: Feedback) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------- the judges
 HEADERS = (
-    *("Judge", "What it is", "Switched", "Agrees with people", "Contradicts itself", "Chose the first shown"),
-    *("Verdicts", "Tokens in · out", "Cost"),
+    *(
+        _("Judge"),
+        _("What it is"),
+        _("Switched"),
+        _("Agrees with people"),
+        _("Contradicts itself"),
+        _("Chose the first shown"),
+    ),
+    *(_("Verdicts"), _("Tokens in · out"), _("Cost")),
 )
-NUMBERS = ("Verdicts", "Tokens in · out", "Cost")
+NUMBERS = (_("Verdicts"), _("Tokens in · out"), _("Cost"))
 
 
 def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
@@ -143,11 +173,13 @@ def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
     rows = [
         (
             judge.name,
-            judge_form.what_it_is(judge) + calls_text(judge, spent),
-            "on" if judge.active else "off",
+            what_it_is(judge, spent),
+            _("on") if judge.active else _("off"),
             NOTHING
             if found.with_people is None
-            else f"{share_text(found.with_people.share)} of {found.with_people.share.n:,}",
+            else _("{share_text} of {n:,}").format(
+                share_text=share_text(found.with_people.share), n=found.with_people.share.n
+            ),
             share_text(found.flips),
             share_text(found.first_place),
             f"{spent.verdicts:,}",
@@ -156,17 +188,19 @@ def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
         )
         for judge, found, spent in known
     ]
-    return table(HEADERS, rows, "There is no AI judge yet. Make one below.", NUMBERS)
+    return table(HEADERS, rows, _("There is no AI judge yet. Make one below."), NUMBERS)
 
 
 def share_text(share: Estimate | None) -> str:
     return NOTHING if share is None else percent_with_interval(share)
 
 
-def calls_text(judge: Judge, spent: JudgeUsage) -> str:
-    """How many of the calls that it may make are made, where there is a limit over all jobs."""
-    total = judge.settings.get("total_calls")
-    return f", {spent.calls:,} of {total:,} calls made" if total else ""
+def what_it_is(judge: Judge, spent: JudgeUsage) -> str:
+    """What a judge is, and how many of its calls are made, where there is a limit over all jobs."""
+    is_what, total = judge_form.what_it_is(judge), judge.settings.get("total_calls")
+    if not total:
+        return is_what
+    return _("{what}, {calls:,} of {total:,} calls made").format(what=is_what, calls=spent.calls, total=total)
 
 
 def tokens_text(spent: JudgeUsage) -> str:
@@ -179,7 +213,9 @@ def verdicts_table(found: Sequence[VerdictView]) -> str:
         (
             f"#{one.comparison_id}",
             f"{one.first + 1}, {one.second + 1}",
-            "tie" if one.choice == "tie" else f"answer {(one.first if one.choice == 'first' else one.second) + 1}",
+            "tie"
+            if one.choice == "tie"
+            else _("answer {first}").format(first=(one.first if one.choice == "first" else one.second) + 1),
             NOTHING if one.chance is None else percent(one.chance),
             one.reply or NOTHING,
             str(one.rubric_version or 0),
@@ -187,19 +223,31 @@ def verdicts_table(found: Sequence[VerdictView]) -> str:
         )
         for one in found
     ]
-    headers = ("Comparison", "Answers as shown", "Chose", "Chance of the first shown", "Reply", "Rubric", "When (UTC)")
-    return table(headers, rows, "It has given no verdict yet.")
+    headers = (
+        _("Comparison"),
+        _("Answers as shown"),
+        _("Chose"),
+        _("Chance of the first shown"),
+        _("Reply"),
+        _("Rubric"),
+        _("When (UTC)"),
+    )
+    return table(headers, rows, _("It has given no verdict yet."))
 
 
 # ------------------------------------------------------------------------------------------------- jobs that judge
 def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: str, candidate: str = "") -> int:
     """Queue a job that lets a judge judge. Raises UserError while one like it waits or runs."""
     if isinstance(most, bool) or not isinstance(most, int | float) or not 1 <= most < 1e6 or most != int(most):
-        raise UserError("The number of comparisons must be a whole number of at least 1.")
+        raise UserError(_("The number of comparisons must be a whole number of at least 1."))
     for job in job_store.active(context.db, ("judge",)):
         spec = job.spec
         if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
-            raise UserError(f"{judge.name} is at that already: job {job.id} is {job.status}.")
+            raise UserError(
+                _("{name} is at that already: job {id} is {status}.").format(
+                    name=judge.name, id=job.id, status=job.status
+                )
+            )
     spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=int(most))
     return job_submission.submit(context.db, context.data_dir, spec, requested_by)
 
@@ -208,22 +256,27 @@ def judge_open(context: Context, most: Any, requested_by: str) -> str:
     """Let every judge that is switched on judge the open comparisons, and say so. Raises UserError where none wait."""
     active = judge_store.judges(context.db, active=True)
     if not active:
-        raise UserError("No judge is switched on. Make one, or switch one on.")
+        raise UserError(_("No judge is switched on. Make one, or switch one on."))
     waiting = [judge for judge in active if judge_store.to_judge(context.db, judge, "open", 1)]
     if not waiting:
         raise UserError(
-            "No comparison waits for AI judges. With “AI only” or “Mixed” they do, as soon as the model has answered."
+            _(
+                "No comparison waits for AI judges. With “AI only” or “Mixed” they do, as soon as the model has "
+                "answered."
+            )
         )
     with context.db.transaction():  # all of them or none
         made = [submit(context, judge, "open", most, requested_by) for judge in waiting]
-    return f"{some(len(made), 'job')} queued: {', '.join(map(str, made))}."
+    queued = ngettext("{count} job queued: {numbers}.", "{count} jobs queued: {numbers}.", len(made))
+    return queued.format(count=len(made), numbers=", ".join(map(str, made)))
 
 
 def judge_judged(context: Context, judge: Judge, most: Any, requested_by: str) -> str:
     """Let a judge judge what people have judged, and say so. Raises UserError where there is nothing."""
     if not judge_store.to_judge(context.db, judge, "judged", 1):
-        raise UserError(f"There is nothing that people have judged and {judge.name} has not.")
-    return f"Job {submit(context, judge, 'judged', most, requested_by)} is queued."
+        raise UserError(_("There is nothing that people have judged and {name} has not.").format(name=judge.name))
+    number = submit(context, judge, "judged", most, requested_by)
+    return _("Job {number} is queued.").format(number=number)
 
 
 def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, requested_by: str) -> str:
@@ -232,11 +285,16 @@ def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, re
     A check does so too, with answers of its own; this one goes on where a judge gave up, and draws none.
     """
     if not text_in(revision):
-        raise UserError("Choose the candidate whose answers are to be judged.")
+        raise UserError(_("Choose the candidate whose answers are to be judged."))
     policy = registry.by_revision(context.db, text_in(revision))
     if not judge_store.to_judge(context.db, judge, "candidate", 1, policy.id):
-        raise UserError(f"There is no comparison of {policy.revision} that {judge.name} has not judged.")
-    return f"Job {submit(context, judge, 'candidate', most, requested_by, policy.revision)} is queued."
+        raise UserError(
+            _("There is no comparison of {revision} that {name} has not judged.").format(
+                revision=policy.revision, name=judge.name
+            )
+        )
+    number = submit(context, judge, "candidate", most, requested_by, policy.revision)
+    return _("Job {number} is queued.").format(number=number)
 
 
 def job_to_show(db: Database) -> Job | None:
@@ -260,20 +318,24 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     """A judging in words, with its progress, what it has cost so far, and what failed."""
     assert isinstance(job.spec, JudgeSpec)
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
-    told = [("Judge", job.spec.judge), ("What", f"{SCOPES[job.spec.scope]} {job.spec.candidate}".strip())]
+    told = [(_("Judge"), job.spec.judge), (_("What"), f"{SCOPES[job.spec.scope]} {job.spec.candidate}".strip())]
     judge = next((one for one in known if one.name == job.spec.judge), None)
     if judge is not None:
         spent = judge_history.usage(db, judge, job.id)
         told += [
-            ("Verdicts", f"{spent.verdicts:,}"),
-            ("Tokens in · out", tokens_text(spent)),
-            ("Cost", money(spent.cost)),
+            (_("Verdicts"), f"{spent.verdicts:,}"),
+            (_("Tokens in · out"), tokens_text(spent)),
+            (_("Cost"), money(spent.cost)),
         ]
     result = job.result or {}
     failed = ", ".join(f"{count:,} {reason}" for reason, count in sorted((result.get("failed") or {}).items()))
-    told += [("Failed verdicts", failed)] if failed else []
-    told += [("Comparisons left open", f"{result['left_open']:,}")] if result.get("left_open") else []
-    gave_up = paragraph(f"It gave up. {result['gave_up']}", "warning") if result.get("gave_up") else ""
+    told += [(_("Failed verdicts"), failed)] if failed else []
+    told += [(_("Comparisons left open"), f"{result['left_open']:,}")] if result.get("left_open") else []
+    gave_up = (
+        paragraph(_("It gave up. {gave_up}").format(gave_up=result["gave_up"]), "warning")
+        if result.get("gave_up")
+        else ""
+    )
     return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told)
 
 
@@ -281,9 +343,9 @@ def cancel(db: Database, seen: Any) -> str:
     """Cancel the judging that this session was shown, and say so. Raises UserError where none is."""
     job_id = seen.get("shown_job") if isinstance(seen, dict) else None
     if not isinstance(job_id, int):
-        raise UserError("No job is shown; reload the page.")
+        raise UserError(_("No job is shown; reload the page."))
     job_store.cancel(db, job_id)
-    return f"Job {job_id} was asked to stop. Its verdicts stay, and are not asked for again."
+    return _("Job {job_id} was asked to stop. Its verdicts stay, and are not asked for again.").format(job_id=job_id)
 
 
 # ----------------------------------------------------------------------------------------------- what the page shows
@@ -296,13 +358,13 @@ def the_judge(db: Database, selected: Any) -> Judge:
     """The judge to look at. Raises UserError where there is none."""
     judge = chosen_judge(judge_store.judges(db), selected)
     if judge is None:
-        raise UserError("There is no judge yet. Make one first.")
+        raise UserError(_("There is no judge yet. Make one first."))
     return judge
 
 
 def judge_parts(known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
     """The choice of a judge, and what can be done with it."""
-    switch = "Switch it off" if judge is not None and judge.active else "Switch it on"
+    switch = _("Switch it off") if judge is not None and judge.active else _("Switch it on")
     return {
         "selector": gr.update(choices=[one.name for one in known], value=None if judge is None else judge.name),
         "switch": gr.update(value=switch, interactive=judge is not None),
@@ -415,34 +477,36 @@ def lay_out() -> JudgesPage:
     """The components down to the rubric; nothing of the rows is in them."""
     parts: dict[str, Any] = {}
     said: dict[str, Any] = {}
-    gr.Markdown("### Who judges")
+    gr.Markdown(_("### Who judges"))
     parts["standing"] = html_box()
     feedback = lay_out_feedback()
-    save = button("Save who judges", "judges-save", "primary")
+    save = button(_("Save who judges"), "judges-save", "primary")
     said["save"] = html_box()
-    gr.Markdown("### The judges")
+    gr.Markdown(_("### The judges"))
     parts["judges"] = html_box()
     html_box(paragraph(JUDGES_NOTE, "quiet"))
-    with gr.Accordion("Make a judge", open=False):
+    with gr.Accordion(_("Make a judge"), open=False):
         form = judge_form.lay_out()
-        add = button("Make this judge", "judge-add", "primary")
+        add = button(_("Make this judge"), "judge-add", "primary")
         said["add"] = html_box()
     parts |= {name: form.fields[name] for name in ("model", "reward")}
     # A choice made before the app was restarted must still be accepted after it.
-    parts["selector"] = gr.Dropdown([], label="Judge to look at", allow_custom_value=True, elem_id="judge-selector")
-    most = whole_number("Comparisons to judge, at most", JudgeSpec.comparisons)
+    parts["selector"] = gr.Dropdown([], label=_("Judge to look at"), allow_custom_value=True, elem_id="judge-selector")
+    most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
     with gr.Row():
-        parts["judge_open"] = button("Judge the open comparisons now", "judge-open", "primary", interactive=False)
-        parts["judge_judged"] = button("Judge what people have judged", "judge-judged", interactive=False)
-        parts["switch"] = button("Switch it on", "judge-switch", interactive=False)
+        parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", interactive=False)
+        parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", interactive=False)
+        parts["switch"] = button(_("Switch it on"), "judge-switch", interactive=False)
     with gr.Row():
-        parts["candidate"] = gr.Dropdown([], label="Candidate", allow_custom_value=True, elem_id="judge-candidate-of")
-        parts["judge_candidate"] = button("Judge the candidate's answers", "judge-candidate", interactive=False)
+        parts["candidate"] = gr.Dropdown(
+            [], label=_("Candidate"), allow_custom_value=True, elem_id="judge-candidate-of"
+        )
+        parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", interactive=False)
     said["jobs"] = html_box()
     parts["job"] = html_box()
-    parts["cancel"] = button("Cancel", "judge-cancel", "stop", visible=False)
+    parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
     parts["card"] = html_box()
-    gr.Markdown("### Its latest verdicts")
+    gr.Markdown(_("### Its latest verdicts"))
     parts["verdicts"] = html_box()
     return JudgesPage(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
 
@@ -455,14 +519,14 @@ def button(label: str, name: str, variant: Any = "secondary", **options: Any) ->
 def lay_out_feedback() -> dict[str, Any]:
     """The fields that say who judges."""
     modes = [(label, mode) for mode, (label, _) in MODES.items()]
-    fields: dict[str, Any] = {"mode": gr.Radio(modes, label="Who judges", elem_id="judges-mode")}
+    fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), elem_id="judges-mode")}
     with gr.Row():
         fields["audit"] = gr.Number(
-            label="Audit share, %", info="Mixed: of what judges settle, how much people judge too.", min_width=240
+            label=_("Audit share, %"), info=_("Mixed: of what judges settle, how much people judge too."), min_width=240
         )
         fields["unsure"] = gr.Number(
-            label="Unsure below, %",
-            info="Mixed: a judge whose chance for its choice is lower is unsure. Endpoints give no chances.",
+            label=_("Unsure below, %"),
+            info=_("Mixed: a judge whose chance for its choice is lower is unsure. Endpoints give no chances."),
             min_width=240,
         )
     return fields
@@ -493,7 +557,7 @@ def wire_views(page: JudgesPage, context: Context, opening: Callable[..., Any]) 
         feedback = feedback_of(*values)
         store.set_feedback(context.db, feedback)
         changed, seen = view(context, selected, was)
-        said = f"Saved. {MODES[feedback.mode][1]}"
+        said = _("Saved. {modes}").format(modes=MODES[feedback.mode][1])
         return page.sent(changed, {**seen, "sent": form_of(feedback)}, "save", said)
 
     opening(open_judges, [*page.looked, *fields], [*page.followed, *fields], **QUIET)
@@ -513,16 +577,16 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
     @admin
     def add_judge(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
         judge = judge_form.add(context.db, dict(zip(judge_form.FIELDS, values, strict=True)), annotator.name)
-        said = (
-            f"{judge.name} is there and switched on. Let it judge what people have judged, to see how far to trust it."
-        )
+        said = _(
+            "{name} is there and switched on. Let it judge what people have judged, to see how far to trust it."
+        ).format(name=judge.name)
         return page.sent(*view(context, judge.name, was), "add", said)
 
     @admin
     def switch_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
         judge = the_judge(context.db, selected)
         judge_store.set_active(context.db, judge.name, not judge.active)
-        said = f"{judge.name} is switched {'off' if judge.active else 'on'}."
+        said = (_("{name} is switched off.") if judge.active else _("{name} is switched on.")).format(name=judge.name)
         return page.sent(*view(context, judge.name, was), "jobs", said)
 
     backend = page.form.fields["backend"]

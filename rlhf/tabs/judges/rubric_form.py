@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui.markup import label, log, paragraph, status
 from rlhf.judges import judge_history, judge_store, rubrics
 from rlhf.judges.judge_history import PromptComparison
@@ -30,12 +31,19 @@ Values = dict[str, Any]
 # ------------------------------------------------------------------------------------------------------- the versions
 def title_of(found: Rubric) -> str:
     if not found.version:
-        return "Version 0, which ships with Prefloop"
-    return f"Version {found.version} of {found.created[:10]} by {found.written_by}"
+        return _("Version 0, which ships with Prefloop")
+    return _("Version {version} of {created} by {written_by}").format(
+        version=found.version, created=found.created[:10], written_by=found.written_by
+    )
+
+
+FIRST = _("Answer {number} first")
 
 
 def text_of(found: Rubric) -> str:
-    drawn = f"Drawn for each comparison: {found.drawn or 'all'}"
+    drawn = _("Drawn for each comparison: all")
+    if found.drawn:
+        drawn = _("Drawn for each comparison: {drawn}").format(drawn=found.drawn)
     return "\n\n".join([found.instruction, "\n".join(f"- {line}" for line in found.principles), drawn])
 
 
@@ -53,13 +61,15 @@ def write(db: Database, values: Mapping[str, Any], written_by: str) -> str:
     """Add a version, and say so. Raises UserError naming what can't be meant."""
     drawn = values["drawn"]
     if isinstance(drawn, bool) or not isinstance(drawn, int | float) or not 0 <= drawn < 1e6 or drawn != int(drawn):
-        raise UserError("The number of principles drawn must be a whole number; 0 for all of them.")
+        raise UserError(_("The number of principles drawn must be a whole number; 0 for all of them."))
     asked = rubrics.parse_rubric(text_in(values["instruction"]), text_in(values["principles"]), int(drawn))
     before = judge_store.rubric(db).version
     version = judge_store.write_rubric(db, asked.instruction, asked.principles, asked.drawn, written_by)
     if version == before:
-        return "This is the rubric that holds; no version was added."
-    return f"Version {version} holds from now on. Verdicts that are there stay; each says by which version it was made."
+        return _("This is the rubric that holds; no version was added.")
+    return _(
+        "Version {version} holds from now on. Verdicts that are there stay; each says by which version it was made."
+    ).format(version=version)
 
 
 # --------------------------------------------------------------------------------------------------------- the prompt
@@ -71,28 +81,38 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     """What a judge is sent about two answers of a comparison, in both orders, letter for letter. Raises UserError."""
     db = context.db
     if judge is not None and judge.backend == "reward-model":
-        return status(f"{judge.name} is a reward model: it is sent no prompt, and scores each answer by itself.")
+        return status(
+            _("{name} is a reward model: it is sent no prompt, and scores each answer by itself.").format(
+                name=judge.name
+            )
+        )
     found, rubric = comparison_in(db, number), judge_store.rubric(db)
     tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
     boxes = "".join(
-        f"<div>{label(f'Answer {pair[0] + 1} first')}{log(prompt_of(rubric, found, pair, tokenizer))}</div>"
+        f"<div>{label(FIRST.format(number=pair[0] + 1))}{log(prompt_of(rubric, found, pair, tokenizer))}</div>"
         for pair in ((0, 1), (1, 0))
     )
-    every = "" if len(found.answers) == 2 else " Every two of its answers are asked about; these are 1 and 2."
-    reader = "an endpoint" if judge is None else judge.name
-    template = "" if tokenizer is None else " Its chat template and special tokens stand around it."
-    said = f"Comparison {found.id} by version {rubric.version} of the rubric, as {reader} is sent it.{template}{every}"
-    return paragraph(said, "quiet") + f'<div class="sides">{boxes}</div>'
+    sent = (
+        _("Comparison {number} by version {version} of the rubric, as an endpoint is sent it.")
+        if judge is None
+        else _("Comparison {number} by version {version} of the rubric, as {judge} is sent it.")
+    )
+    sentences = [
+        sent.format(number=found.id, version=rubric.version, judge="" if judge is None else judge.name),
+        _("Its chat template and special tokens stand around it.") if tokenizer is not None else "",
+        _("Every two of its answers are asked about; these are 1 and 2.") if len(found.answers) > 2 else "",
+    ]
+    return paragraph(" ".join(filter(None, sentences)), "quiet") + f'<div class="sides">{boxes}</div>'
 
 
 def comparison_in(db: Database, number: Any) -> PromptComparison:
     """The comparison that was typed, or the latest. Raises UserError if there is none."""
     typed = text_in(number).strip()
     if typed and row_number(typed) is None:
-        raise UserError("Type the number of a comparison, or leave it empty for the latest.")
+        raise UserError(_("Type the number of a comparison, or leave it empty for the latest."))
     found = judge_history.comparison(db, row_number(typed))
     if found is None:
-        raise UserError("There is no such comparison with complete answers. Leave the number empty for the latest.")
+        raise UserError(_("There is no such comparison with complete answers. Leave the number empty for the latest."))
     return found
 
 
@@ -155,33 +175,40 @@ def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) 
 
 def lay_out() -> RubricFormPage:
     """The components, top to bottom, without any value."""
-    gr.Markdown("### The rubric")
+    gr.Markdown(_("### The rubric"))
     holding = html_box()
     form: dict[str, Any] = {}
     form["instruction"] = gr.Textbox(
-        label="Instruction", lines=3, max_lines=12, max_length=rubrics.MAXIMUM_INSTRUCTION, elem_id="rubric-instruction"
+        label=_("Instruction"),
+        lines=3,
+        max_lines=12,
+        max_length=rubrics.MAXIMUM_INSTRUCTION,
+        elem_id="rubric-instruction",
     )
     form["principles"] = gr.Textbox(
-        label="Principles, one a line",
+        label=_("Principles, one a line"),
         lines=7,
         max_lines=30,
         max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
         elem_id="rubric-principles",
     )
-    form["drawn"] = whole_number("Principles drawn", info="By lot for each comparison; 0 for all.")
+    form["drawn"] = whole_number(_("Principles drawn"), info=_("By lot for each comparison; 0 for all."))
     save = gr.Button(
-        "Save as a new version", variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
+        _("Save as a new version"), variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
     )
     said = html_box()
-    with gr.Accordion("Every version", open=False):
+    with gr.Accordion(_("Every version"), open=False):
         # A choice made before the app was restarted must still be accepted after it.
-        chosen = gr.Dropdown([], label="Version", allow_custom_value=True, elem_id="rubric-versions")
-        earlier = gr.Textbox(label="Its text", interactive=False, lines=6, max_lines=30, buttons=["copy"])
-    with gr.Accordion("The prompt as sent", open=False):
+        chosen = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="rubric-versions")
+        earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
+    with gr.Accordion(_("The prompt as sent"), open=False):
         number = gr.Textbox(
-            label="Comparison", info="Its number; empty for the latest.", max_length=20, elem_id="rubric-comparison"
+            label=_("Comparison"),
+            info=_("Its number; empty for the latest."),
+            max_length=20,
+            elem_id="rubric-comparison",
         )
-        show = gr.Button("Show the prompt", size="md", scale=0, min_width=200, elem_id="rubric-prompt")
+        show = gr.Button(_("Show the prompt"), size="md", scale=0, min_width=200, elem_id="rubric-prompt")
         prompt = html_box()
     return RubricFormPage(holding, form, save, said, chosen, earlier, number, show, prompt, gr.State({}))
 
@@ -189,7 +216,10 @@ def lay_out() -> RubricFormPage:
 def held(db: Database) -> list[Any]:
     """Which version holds, and the choice of versions."""
     choices = [(title_of(one), one.version) for one in versions(db)]
-    return [status(f"{title_of(judge_store.rubric(db))} holds.", "quiet"), gr.update(choices=choices)]
+    return [
+        status(_("{title_of} holds.").format(title_of=title_of(judge_store.rubric(db))), "quiet"),
+        gr.update(choices=choices),
+    ]
 
 
 def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:

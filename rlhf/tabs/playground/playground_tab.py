@@ -15,6 +15,7 @@ from annotation.records import Annotator, Sampling, UserError, now, seconds_betw
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
+from annotation.translation import _
 from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
 from annotation.ui.markup import escape, label, paragraph
@@ -30,13 +31,14 @@ WRITING_SECONDS, RESTING_SECONDS = 0.25, 15
 # Whoever waits longer than this is told what keeps the answer from coming.
 PATIENCE_SECONDS = 3.0
 FIRST = Sampling(max_new_tokens=256)
-MODES = {"Literal text": False, "Rendered Markdown": True}
+LITERAL, RENDERED = _("Literal text"), _("Rendered Markdown")
+MODES = {LITERAL: False, RENDERED: True}
 WHO_JUDGES = {
-    "people": "It is in the annotators' queue.",
-    "ai": "AI judges judge it, and people do not.",
-    "mixed": "AI judges judge it first, and people where these don't settle it or a lot is drawn.",
+    "people": _("It is in the annotators' queue."),
+    "ai": _("AI judges judge it, and people do not."),
+    "mixed": _("AI judges judge it first, and people where these don't settle it or a lot is drawn."),
 }
-ROLES = {"system": "System prompt", "user": "User", "assistant": "Answer"}
+ROLES = {"system": _("System prompt"), "user": _("User"), "assistant": _("Answer")}
 Update = dict[str, Any]
 
 
@@ -44,7 +46,7 @@ Update = dict[str, Any]
 def columns(asked: Sequence[Chat], rendered: bool, problem: str) -> str:
     """The conversations beside each other; `problem` is what keeps the answering worker from answering."""
     if not asked:
-        return paragraph("Choose one or more models and write a message. All of them answer it with the same seed.")
+        return paragraph(_("Choose one or more models and write a message. All of them answer it with the same seed."))
     return f'<div class="talks">{"".join(column(chat, rendered, problem) for chat in asked)}</div>'
 
 
@@ -67,7 +69,7 @@ def turn(role: str, text: str, rendered: bool) -> str:
     return f'<div class="turn {escape(role)}">{said}</div>'
 
 
-ENDS = {"stop": "", "length": "cut off at the limit", "stopped": "stopped"}
+ENDS = {"stop": "", "length": _("cut off at the limit"), "stopped": _("stopped")}
 
 
 def status_sentence(chat: Chat, problem: str) -> str:
@@ -75,13 +77,19 @@ def status_sentence(chat: Chat, problem: str) -> str:
     if chat.state == "failed":
         return chat.message
     if chat.state == "asked":
-        return problem or "Waits for its turn …"
+        return problem or _("Waits for its turn …")
     first = chat.first_token_seconds
-    known = [] if first is None else [f"first token after {first:.2f} s"]
+    known = [] if first is None else [_("first token after {first:.2f} s").format(first=first)]
     if chat.open:
-        word = "Stopping …" if chat.state == "stopping" else "Reads the conversation …" if first is None else "Writes …"
+        word = (
+            _("Stopping …")
+            if chat.state == "stopping"
+            else _("Reads the conversation …")
+            if first is None
+            else _("Writes …")
+        )
         return " · ".join([word, *known])
-    count = [] if chat.tokens is None else [f"{chat.tokens} tokens"]
+    count = [] if chat.tokens is None else [_("{tokens} tokens").format(tokens=chat.tokens)]
     return " · ".join(filter(None, [*count, *known, ENDS.get(chat.finish_reason or "", "")]))
 
 
@@ -121,7 +129,7 @@ def chosen(db: Database, revisions: Any) -> list[Policy]:
     names = [name for name in revisions if isinstance(name, str)] if isinstance(revisions, list) else []
     found = {policy.id: policy for policy in (registry.by_revision(db, name) for name in names)}
     if not 1 <= len(found) <= playground_store.COLUMNS:
-        raise UserError(f"Choose one to {playground_store.COLUMNS} models.")
+        raise UserError(_("Choose one to {columns} models.").format(columns=playground_store.COLUMNS))
     for policy in found.values():
         prompt_sets.refuse_mute(policy)
     return list(found.values())
@@ -136,7 +144,7 @@ def send(
     """
     asked = chosen(db, form["models"])
     if any(chat.open for chat in before):
-        raise UserError("Wait until the answers are written, or stop them.")
+        raise UserError(_("Wait until the answers are written, or stop them."))
     sampling = prompt_set_form.sampling_of(form)
     last = {chat.model_id: chat for chat in before}
     system, text = text_in(form["system"]), text_in(message)
@@ -200,35 +208,35 @@ def lay_out() -> PlaygroundPage:
         [],
         multiselect=True,
         max_choices=playground_store.COLUMNS,
-        label="Models",
+        label=_("Models"),
         allow_custom_value=True,
         elem_id="chat-models",
     )
-    with gr.Accordion("System prompt, sampling and seed", open=False):
+    with gr.Accordion(_("System prompt, sampling and seed"), open=False):
         parts["system"] = gr.Textbox(
-            label="System prompt", lines=2, max_lines=8, max_length=playground_store.MAXIMUM_MESSAGE
+            label=_("System prompt"), lines=2, max_lines=8, max_length=playground_store.MAXIMUM_MESSAGE
         )
         with gr.Row():
-            parts["temperature"] = gr.Number(FIRST.temperature, label="Temperature", step=0.1, min_width=120)
+            parts["temperature"] = gr.Number(FIRST.temperature, label=_("Temperature"), step=0.1, min_width=120)
             parts["min_p"] = gr.Number(FIRST.min_p, label="min_p", step=0.05, min_width=120)
-            parts["tokens"] = whole_number("Tokens at most", FIRST.max_new_tokens, min_width=120)
-            parts["seed"] = whole_number("Seed", 0, min_width=120)
-        parts["fresh"] = gr.Checkbox(True, label="New seed each time")
+            parts["tokens"] = whole_number(_("Tokens at most"), FIRST.max_new_tokens, min_width=120)
+            parts["seed"] = whole_number(_("Seed"), 0, min_width=120)
+        parts["fresh"] = gr.Checkbox(True, label=_("New seed each time"))
     parts["columns"] = html_box()
     parts["message"] = gr.Textbox(
-        label="Message",
-        info="Enter sends it, Shift and Enter make a new line.",
+        label=_("Message"),
+        info=_("Enter sends it, Shift and Enter make a new line."),
         lines=1,
         max_lines=10,
         max_length=playground_store.MAXIMUM_MESSAGE,
         elem_id="chat-message",
     )
     with gr.Row():
-        parts["send"] = button("Send", "send", 110, "primary")
-        parts["stop"] = button("Stop", "stop", 110, "stop")
-        parts["new"] = button("New conversation", "new", 180)
-        parts["compare"] = button("Send to annotation", "compare", 190)
-        parts["mode"] = gr.Radio(list(MODES), value="Literal text", show_label=False, container=False, min_width=280)
+        parts["send"] = button(_("Send"), "send", 110, "primary")
+        parts["stop"] = button(_("Stop"), "stop", 110, "stop")
+        parts["new"] = button(_("New conversation"), "new", 180)
+        parts["compare"] = button(_("Send to annotation"), "compare", 190)
+        parts["mode"] = gr.Radio(list(MODES), value=LITERAL, show_label=False, container=False, min_width=280)
     parts["said"] = html_box()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
@@ -302,8 +310,10 @@ def wire_talk(page: PlaygroundPage, context: Context) -> None:
         asked = conversation(db, annotator, talk)
         number, count = playground_store.compare(db, [chat.id for chat in asked])
         return markup.notice(
-            f"{count} answers are comparison {number}, blind. {WHO_JUDGES[store.feedback(db).mode]} Their prompt joins "
-            "those to train on, unless it is held out already."
+            _(
+                "{count} answers are comparison {number}, blind. {who_judges} Their prompt joins those to "
+                "train on, unless it is held out already."
+            ).format(count=count, number=number, who_judges=WHO_JUDGES[store.feedback(db).mode])
         )
 
     inputs = [page.talk, page.parts["mode"], page.seen]

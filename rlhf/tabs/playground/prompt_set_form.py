@@ -12,6 +12,7 @@ from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError
 from annotation.tabs.components import QUEUED, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui import markup
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
@@ -23,7 +24,11 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import check_report
 
-SPLITS: Mapping[str, str] = {"held-out": "Held-out prompts", "train": "Prompts to train on", "all": "All prompts"}
+SPLITS: Mapping[str, str] = {
+    "held-out": _("Held-out prompts"),
+    "train": _("Prompts to train on"),
+    "all": _("All prompts"),
+}
 LISTED_FILES = 20
 MAXIMUM_EACH = 16
 Variant = Literal["primary", "secondary", "stop"]
@@ -43,14 +48,17 @@ def files_table(context: Context) -> str:
             fetched = Download(prompt_sets.address(job.id), f"job-{job.id}.jsonl")
             prompts = f"{result['prompts']} {prompt_sets.described(spec)}"
             rows.append((str(job.id), spec.revision, prompts, str(result["answers"]), moment(job.finished), fetched))
-    headers = ("Job", "Policy", "Prompts", "Answers", "Finished (UTC)", "File")
-    return table(headers, rows, "", ("Answers",)) if rows else ""
+    headers = (_("Job"), _("Policy"), _("Prompts"), _("Answers"), _("Finished (UTC)"), _("File"))
+    return table(headers, rows, "", (_("Answers"),)) if rows else ""
 
 
 def sources(db: Database) -> list[tuple[str, str]]:
     """Where prompts have come from, to choose from."""
     found = store.prompt_sources(db)
-    return [("Whatever source", ""), *((f"{visible(name)} ({count:,})", name) for name, count in sorted(found.items()))]
+    return [
+        (_("Whatever source"), ""),
+        *((f"{visible(name)} ({count:,})", name) for name, count in sorted(found.items())),
+    ]
 
 
 def choices(db: Database) -> list[tuple[str, str]]:
@@ -63,7 +71,7 @@ def number_in(value: Any, low: float, high: float, label: str) -> float:
     """A number within its limits. Raises UserError naming the field at fault."""
     sound = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
     if not sound:
-        raise UserError(f"{label} must be a number from {low:,} to {high:,}.")
+        raise UserError(_("{label} must be a number from {low:,} to {high:,}.").format(label=label, low=low, high=high))
     return float(value)
 
 
@@ -71,34 +79,36 @@ def whole_in(value: Any, low: int, high: int, label: str) -> int:
     """A whole number within its limits. Raises UserError naming the field at fault."""
     number = number_in(value, low, high, label)
     if number != int(number):
-        raise UserError(f"{label} must be a whole number from {low:,} to {high:,}.")
+        raise UserError(
+            _("{label} must be a whole number from {low:,} to {high:,}.").format(label=label, low=low, high=high)
+        )
     return int(number)
 
 
 def sampling_of(form: Mapping[str, Any]) -> Sampling:
     """How answers are to be drawn. Raises UserError naming the field at fault."""
     return Sampling(
-        number_in(form["temperature"], 0.01, 10, "Temperature"),
+        number_in(form["temperature"], 0.01, 10, _("Temperature")),
         number_in(form["min_p"], 0, 0.99, "min_p"),
-        whole_in(form["tokens"], 1, playground_store.MAXIMUM_TOKENS, "Tokens at most"),
+        whole_in(form["tokens"], 1, playground_store.MAXIMUM_TOKENS, _("Tokens at most")),
     )
 
 
 def seed_of(form: Mapping[str, Any]) -> int:
     """The seed in the form. Raises UserError where there is none."""
-    return whole_in(form["seed"], 0, playground_store.SEEDS - 1, "Seed")
+    return whole_in(form["seed"], 0, playground_store.SEEDS - 1, _("Seed"))
 
 
 def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
     """Queue a job that answers the chosen prompts; returns its id. Raises UserError for a form that can't be meant."""
     if form["split"] not in SPLITS:
-        raise UserError("Choose which prompts are to be answered.")
+        raise UserError(_("Choose which prompts are to be answered."))
     spec = AnswerSpec(
         model=context.model,
         revision=text_in(form["revision"]) or "serving",
         split=form["split"],
         source=text_in(form["source"]),
-        each=whole_in(form["each"], 1, MAXIMUM_EACH, "Answers to each"),
+        each=whole_in(form["each"], 1, MAXIMUM_EACH, _("Answers to each")),
         seed=seed_of(form),
         sampling=sampling_of(form),
     )
@@ -109,20 +119,28 @@ def submit(context: Context, form: Mapping[str, Any], requested_by: str) -> int:
 def lay_out() -> dict[str, Any]:
     """The components, without anything from the rows."""
     parts: dict[str, Any] = {}
-    with gr.Accordion("Let a policy answer a set of prompts", open=False):
+    with gr.Accordion(_("Let a policy answer a set of prompts"), open=False):
         with gr.Row():
             parts["revision"] = gr.Dropdown(
-                [], label="Policy", info="Nothing chosen: the one that serves.", allow_custom_value=True, min_width=200
+                [],
+                label=_("Policy"),
+                info=_("Nothing chosen: the one that serves."),
+                allow_custom_value=True,
+                min_width=200,
             )
             parts["split"] = gr.Dropdown(
-                [(label, split) for split, label in SPLITS.items()], value="held-out", label="Prompts", min_width=200
+                [(label, split) for split, label in SPLITS.items()], value="held-out", label=_("Prompts"), min_width=200
             )
             parts["source"] = gr.Dropdown(
-                [], label="Source", info="Nothing chosen: whatever source.", allow_custom_value=True, min_width=200
+                [],
+                label=_("Source"),
+                info=_("Nothing chosen: whatever source."),
+                allow_custom_value=True,
+                min_width=200,
             )
-            parts["each"] = whole_number("Answers to each", 1, min_width=140)
-        html_box(paragraph("It draws with the sampling and the seed above, and waits in the queue like a training."))
-        parts["answer"] = gr.Button("Answer them", size="md", scale=0, min_width=150, elem_id="answer-start")
+            parts["each"] = whole_number(_("Answers to each"), 1, min_width=140)
+        html_box(paragraph(_("It draws with the sampling and the seed above, and waits in the queue like a training.")))
+        parts["answer"] = gr.Button(_("Answer them"), size="md", scale=0, min_width=150, elem_id="answer-start")
         parts["queued"] = html_box()
         parts["files"] = html_box()
     return parts
@@ -140,7 +158,10 @@ def wire(parts: Mapping[str, Any], context: Context) -> None:
     def start_answers(annotator: Annotator, *sent: Any) -> str:
         job_id = submit(context, dict(zip(ASKED, sent, strict=True)), annotator.name)
         return markup.notice(
-            f"Job {job_id} is queued; Train → Runs shows how far it is. Its file can be fetched here when it is done."
+            _(
+                "Job {job_id} is queued; Train → Runs shows how far it is. Its file can be fetched here when "
+                "it is done."
+            ).format(job_id=job_id)
         )
 
     inputs = [parts[name] for name in ASKED]

@@ -9,6 +9,7 @@ import gradio as gr
 from annotation.records import Annotator
 from annotation.tabs.components import QUEUED
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.web.space import ZERO_GPU_NOTICE
 from rlhf.loop import zero_gpu
 
@@ -17,8 +18,8 @@ def build(context: Context) -> None:
     """Lay it out inside the caller's block."""
     gr.Markdown(ZERO_GPU_NOTICE, elem_id="zero-gpu")
     with gr.Row():
-        write = gr.Button("Write answers", size="md", min_width=130, scale=0)
-        outcome: Any = gr.Textbox(label="What was written", interactive=False)
+        write = gr.Button(_("Write answers"), size="md", min_width=130, scale=0)
+        outcome: Any = gr.Textbox(label=_("What was written"), interactive=False)
     # A GPU is lent to events that go through the queue.
     write.click(guarded(context, "admin")(writing(context)), outputs=outcome, api_name="write-answers", **QUEUED)
 
@@ -30,7 +31,9 @@ def writing(context: Context) -> Any:
         """Fill the stock of comparisons on the lent GPU."""
         job = zero_gpu.write_answers(context.db, context.data_dir, annotator.name)
         if job.status == "finished" and job.result is not None:
-            return f"{job.result['comparisons']} comparisons in {job.result['seconds']:.0f} s."
-        return job.message or f"The answers are {job.status}."
+            return _("{comparisons} comparisons in {seconds:.0f} s.").format(
+                comparisons=job.result["comparisons"], seconds=job.result["seconds"]
+            )
+        return job.message or _("The answers are {status}.").format(status=job.status)
 
     return write_answers

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from annotation.translation import _
 from annotation.ui.formatting import NOTHING, short_number, size
 from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
@@ -19,10 +20,12 @@ from rlhf.tabs.runs.curves import along, line_of, plots_of
 from rlhf.tabs.runs.job_words import about, final_figures
 
 FEWEST = 2
-CHOOSE = "Choose two or more runs above: the settings that differ, the curves that they share and their figures follow."
-SAME_SETTINGS = "These runs have the same settings."
-NO_SHARED_CURVES = "No two of these runs have reported the same metric."
-OTHER_LOSSES = "These runs minimise different losses: compare the shapes of the curves, not their heights."
+CHOOSE = _(
+    "Choose two or more runs above: the settings that differ, the curves that they share and their figures follow."
+)
+SAME_SETTINGS = _("These runs have the same settings.")
+NO_SHARED_CURVES = _("No two of these runs have reported the same metric.")
+OTHER_LOSSES = _("These runs minimise different losses: compare the shapes of the curves, not their heights.")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def settings_table(runs: Sequence[RunSummary]) -> str:
         (name.replace("_", " "), *(setting(name, value) for value in values))
         for name, values in differing([run.job.spec for run in runs])
     ]
-    return table(("Setting", *(run.name for run in runs)), rows, SAME_SETTINGS)
+    return table((_("Setting"), *(run.name for run in runs)), rows, SAME_SETTINGS)
 
 
 def setting(name: str, value: Any) -> str:
@@ -78,7 +81,7 @@ def setting(name: str, value: Any) -> str:
     if value is None or value == "":
         return NOTHING
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return _("yes") if value else _("no")
     if isinstance(value, float):
         return short_number(value)
     return str(value)[:12] if name == "snapshot" else str(value)
@@ -133,14 +136,18 @@ def figures_table(runs: Sequence[RunSummary]) -> str:
     known = [name for name in ORDER if any(name in column for column in columns)]
     rows = [(name, *(column.get(name, NOTHING) for column in columns)) for name in known]
     headers = tuple(run.name for run in runs)
-    return table(("Figure", *headers), rows, "No figures yet.", headers)
+    return table((_("Figure"), *headers), rows, _("No figures yet."), headers)
 
 
 def figures(run: RunSummary) -> dict[str, str]:
     """A run's figures in words, by name."""
     known = metric_curves()
     final = final_figures(run.metrics)
-    found = {f"Final {lower_first(known[name].label)}": short_number(final[name]) for name in known if name in final}
+    found = {
+        _("Final {lower_first}").format(lower_first=lower_first(known[name].label)): short_number(final[name])
+        for name in known
+        if name in final
+    }
     return found | held_out(run) | costs(run)
 
 
@@ -157,14 +164,14 @@ def held_out(run: RunSummary) -> dict[str, str]:
     accuracy = None if check is None else check.implicit_accuracy
     own = AnswerFigures() if check is None else check.candidate
     numbers = {
-        "Held-out loss": measured.get("loss"),
-        "Held-out perplexity": measured.get("perplexity"),
-        "Held-out token accuracy": measured.get("token_accuracy"),
-        "Held-out accuracy of the reward model": None if quality is None else quality.accuracy.value,
-        "Held-out accuracy (check)": None if accuracy is None else accuracy.value,
-        "KL to the base, nats a token (check)": own.kl_to_base,
-        "Mean words of an answer (check)": own.mean_length,
-        "Distinct-2 (check)": own.distinct_2,
+        _("Held-out loss"): measured.get("loss"),
+        _("Held-out perplexity"): measured.get("perplexity"),
+        _("Held-out token accuracy"): measured.get("token_accuracy"),
+        _("Held-out accuracy of the reward model"): None if quality is None else quality.accuracy.value,
+        _("Held-out accuracy (check)"): None if accuracy is None else accuracy.value,
+        _("KL to the base, nats a token (check)"): own.kl_to_base,
+        _("Mean words of an answer (check)"): own.mean_length,
+        _("Distinct-2 (check)"): own.distinct_2,
     }
     return {name: short_number(value) for name, value in numbers.items() if value is not None}
 
@@ -176,22 +183,24 @@ def costs(run: RunSummary) -> dict[str, str]:
 
 
 COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "Trainable parameters": ("trainable", lambda count: f"{count:,}"),
-    "Trainable, % of all": ("trainable_percent", lambda percent: f"{percent:.3g}%"),
-    "Seconds a step": ("seconds_per_step", lambda seconds: f"{seconds:.2f}"),
-    "Peak memory": ("peak_rss_mb", lambda megabytes: size(1e6 * megabytes)),
-    "Size on disk": ("checkpoint_bytes", size),
-    "Seconds in all": ("seconds", lambda seconds: f"{seconds:.0f}"),
+    _("Trainable parameters"): ("trainable", lambda count: f"{count:,}"),
+    _("Trainable, % of all"): ("trainable_percent", lambda percent: f"{percent:.3g}%"),
+    _("Seconds a step"): ("seconds_per_step", lambda seconds: f"{seconds:.2f}"),
+    _("Peak memory"): ("peak_rss_mb", lambda megabytes: size(1e6 * megabytes)),
+    _("Size on disk"): ("checkpoint_bytes", size),
+    _("Seconds in all"): ("seconds", lambda seconds: f"{seconds:.0f}"),
 }
 ORDER = (
-    *dict.fromkeys(f"Final {lower_first(curve.label)}" for curve in metric_curves().values()),
-    "Held-out loss",
-    "Held-out perplexity",
-    "Held-out token accuracy",
-    "Held-out accuracy of the reward model",
-    "Held-out accuracy (check)",
-    "KL to the base, nats a token (check)",
-    "Mean words of an answer (check)",
+    *dict.fromkeys(
+        _("Final {lower_first}").format(lower_first=lower_first(curve.label)) for curve in metric_curves().values()
+    ),
+    _("Held-out loss"),
+    _("Held-out perplexity"),
+    _("Held-out token accuracy"),
+    _("Held-out accuracy of the reward model"),
+    _("Held-out accuracy (check)"),
+    _("KL to the base, nats a token (check)"),
+    _("Mean words of an answer (check)"),
     "Distinct-2 (check)",
     *COSTS,
 )

@@ -9,6 +9,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.tabs.components import html_box, row_number
+from annotation.translation import _
 from annotation.ui import line_plots
 from annotation.ui.markup import Download
 from rlhf.evaluation.finished_checks import newest_check
@@ -29,12 +30,12 @@ MOST = len(line_plots.HUES)
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    gr.Markdown("### Compare runs")
+    gr.Markdown(_("### Compare runs"))
     return {
         "compared": gr.Dropdown(
             [],
-            label="Runs to compare",
-            info=f"Two or more, up to {MOST}.",
+            label=_("Runs to compare"),
+            info=_("Two or more, up to {most}.").format(most=MOST),
             multiselect=True,
             max_choices=MOST,
             allow_custom_value=True,
@@ -42,7 +43,7 @@ def lay_out() -> dict[str, Any]:
         ),
         "settings": html_box(),
         "overlaid": html_box(),
-        **closer_look.lay_out(LOOK, "Compare closely"),
+        **closer_look.lay_out(LOOK, _("Compare closely")),
         "figures": html_box(),
     }
 
@@ -88,7 +89,10 @@ def look_at(db: Database, chosen: Sequence[Job], look: Any, name: str) -> tuple[
 
 def looks_at(runs: Sequence[RunSummary], look: Any, name: str | None = None) -> tuple[dict[str, Update], Look]:
     """One of the plots that runs share, closely, and where all their values are fetched."""
-    files = [Download(downloads.metrics_address(run.job.id), f"All values of {run.name} (CSV)") for run in runs]
+    files = [
+        Download(downloads.metrics_address(run.job.id), _("All values of {name} (CSV)").format(name=run.name))
+        for run in runs
+    ]
     return closer_look.updates(LOOK, compare_runs.shared(runs), files, look, name)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any
 
+from annotation.translation import _
 from annotation.ui.line_plots import Line, plot, plots
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
@@ -15,27 +16,29 @@ from rlhf.tabs.closer_look import CurveData
 # ----------------------------------------------------------------------------------------------- what each kind shows
 RATE = Curve(
     "rate",
-    "Learning rate",
-    "step size",
-    {"learning rate": "learning_rate"},
-    "The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one.",
+    _("Learning rate"),
+    _("step size"),
+    {_("learning rate"): "learning_rate"},
+    _("The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one."),
     (0.0, None),
 )
 NORM = Curve(
     "norm",
-    "Gradient norm",
-    "norm before clipping",
-    {"norm": "grad_norm"},
-    "How hard each step pulls. A level that stays about the same is healthy; a growing one, or spikes far above the "
-    "rest, ask for a lower learning rate.",
+    _("Gradient norm"),
+    _("norm before clipping"),
+    {_("norm"): "grad_norm"},
+    _(
+        "How hard each step pulls. A level that stays about the same is healthy; a growing one, or spikes far "
+        "above the rest, ask for a lower learning rate."
+    ),
     (0.0, None),
 )
 MEMORY = Curve(
     "memory",
-    "Memory",
+    _("Memory"),
     "GB",
-    {"memory": "memory_gb"},
-    "What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run.",
+    {_("memory"): "memory_gb"},
+    _("What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run."),
     (0.0, None),
 )
 COMMON = (RATE, NORM, MEMORY)

@@ -9,12 +9,13 @@ from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
+from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, dollars, duration, moment, most_dollars, percent
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs.job_words import about, data_facts, result_facts, spec_facts, spec_text
+from rlhf.tabs.runs.job_words import SIZE_ON_DISK, about, data_facts, result_facts, spec_facts, spec_text
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
@@ -49,8 +50,8 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
 
 # How a job for rented hardware stands that does not run yet, or is to end.
 RENTED: Mapping[str, str] = {
-    "queued": "It is sent to the Hub, or looked for there, within seconds, if Prefloop has a token.",
-    "cancelling": "Cancelling: the rented machine is given back.",
+    "queued": _("It is sent to the Hub, or looked for there, within seconds, if Prefloop has a token."),
+    "cancelling": _("Cancelling: the rented machine is given back."),
 }
 
 
@@ -59,17 +60,21 @@ def headline(job: Job, at: str) -> str:
     if job.flavor is not None and job.status in RENTED:
         return f"{RENTED[job.status]} {job.message}".strip()
     if job.status == "queued":
-        return f"Queued; it starts when it is first in the queue and its device is free. {job.message}".strip()
+        return (
+            _("Queued; it starts when it is first in the queue and its device is free. {message}")
+            .format(message=job.message)
+            .strip()
+        )
     if job.status == "running":
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
-            return f"Running, but the worker has said nothing for {duration(silent)}."
-        return f"Running: {job.message}." if job.message else "Running."
+            return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
+        return _("Running: {message}.").format(message=job.message) if job.message else _("Running.")
     if job.status == "cancelling":
-        return "Cancelling: it stops within seconds and keeps a checkpoint."
+        return _("Cancelling: it stops within seconds and keeps a checkpoint.")
     if job.status == "finished":
-        return f"Finished in {duration(seconds_taken(job, at))}."
-    word = {"lost": "Lost", "failed": "Failed", "cancelled": "Cancelled"}[job.status]
+        return _("Finished in {duration}.").format(duration=duration(seconds_taken(job, at)))
+    word = {"lost": _("Lost"), "failed": _("Failed"), "cancelled": _("Cancelled")}[job.status]
     return job.message if job.message.startswith(word) else f"{word}. {job.message}".strip()
 
 
@@ -82,20 +87,33 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
     """Percent, step, time so far and time left."""
     if job.status == "queued":
         waited = duration(seconds_between(job.created, at))
-        return f"It waits to go on after step {job.step}." if job.attempt else f"Waiting for {waited}."
+        return (
+            _("It waits to go on after step {step}.").format(step=job.step)
+            if job.attempt
+            else _("Waiting for {waited}.").format(waited=waited)
+        )
     if not job.steps:
-        return f"Preparing for {duration(seconds_taken(job, at))}." if job.status == "running" else ""
-    pieces = [f"{100 * job.step // job.steps}%", f"step {job.step} of {job.steps}"]
+        return (
+            _("Preparing for {duration}.").format(duration=duration(seconds_taken(job, at)))
+            if job.status == "running"
+            else ""
+        )
+    pieces = [f"{100 * job.step // job.steps}%", _("step {step} of {steps}").format(step=job.step, steps=job.steps)]
     if job.status == "running":
-        pieces.append(f"{duration(seconds_taken(job, at))} so far")
-        pieces.append("time left: not known yet" if left is None else f"about {duration(left)} left")
+        pieces.append(_("{duration} so far").format(duration=duration(seconds_taken(job, at))))
+        pieces.append(
+            _("time left: not known yet")
+            if left is None
+            else _("about {duration} left").format(duration=duration(left))
+        )
     return " · ".join(pieces)
 
 
 def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries: Sequence[str] = ()) -> str:
     """One job's state in words, how far it is, what it has made, and what was made smaller for want of memory."""
     sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
-    said = f'<p class="headline" role="status"><b>Job {job.id}, {escape(about(job))}.</b> {escape(sentence)}</p>'
+    title = _("Job {number}, {about}.").format(number=job.id, about=about(job))
+    said = f'<p class="headline" role="status"><b>{escape(title)}</b> {escape(sentence)}</p>'
     shrunk = "".join(paragraph(retry, "warning") for retry in retries if retry != job.message)
     return said + shrunk + job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
 
@@ -105,18 +123,18 @@ def made_sentence(made: Policy | None) -> str:
     if made is None:
         return ""
     if made.deleted:
-        return f"It made {made.revision}, whose files were deleted."
+        return _("It made {revision}, whose files were deleted.").format(revision=made.revision)
     if made.kind == "reward":
-        return f"It made the reward model {made.revision}."
-    return f"It made the policy {made.revision} ({made.status})."
+        return _("It made the reward model {revision}.").format(revision=made.revision)
+    return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status)
 
 
 def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
     """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts, and where."""
-    asked = [("Requested by", job.requested_by), *([("Attempt", str(job.attempt))] if job.attempt > 1 else [])]
+    asked = [(_("Requested by"), job.requested_by), *([(_("Attempt"), str(job.attempt))] if job.attempt > 1 else [])]
     asked += [] if rental is None else rental_facts(job, rental)
     return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + unfold(
-        "Every setting, as JSON", log(spec_text(job.spec))
+        _("Every setting, as JSON"), log(spec_text(job.spec))
     )
 
 
@@ -126,46 +144,67 @@ ENDED_THERE = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 
 def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     """The rented hardware of a job, what it has cost, and where it is watched on the Hub."""
-    most = f"{dollars(rental.cost)} of at most {most_dollars(rental.price_per_hour * rental.hours)}"
-    word = "ended" if rental.stage in ENDED_THERE else rental.stage.lower()
-    state = f", {word} for {duration(rental.seconds)}" if rental.stage else ""
-    where = [("On the Hub", rental.url)] if rental.url else []
+    most = _("about {spent} of at most {most}").format(
+        spent=dollars(rental.cost), most=most_dollars(rental.price_per_hour * rental.hours)
+    )
+    if not rental.stage:
+        rented = _("{hardware} at {price} an hour")
+    elif rental.stage in ENDED_THERE:
+        rented = _("{hardware} at {price} an hour, ended for {duration}")
+    else:
+        rented = _("{hardware} at {price} an hour, {stage} for {duration}")
+    where = [(_("On the Hub"), rental.url)] if rental.url else []
+    filled = rented.format(
+        hardware=job.flavor,
+        price=dollars(rental.price_per_hour),
+        stage=rental.stage.lower(),
+        duration=duration(rental.seconds),
+    )
     return [
-        ("Rented", f"{job.flavor} at {dollars(rental.price_per_hour)} an hour{state}"),
-        ("Spent", f"about {most}" if rental.hub_job else "nothing yet"),
+        (_("Rented"), filled),
+        (_("Spent"), most if rental.hub_job else _("nothing yet")),
         *where,
     ]
 
 
 def job_bar(job: Job) -> str:
     """How far a job is."""
-    return progress_bar(f"Progress of job {job.id}", 100 * job.step // job.steps if job.steps else 0)
+    return progress_bar(_("Progress of job {id}").format(id=job.id), 100 * job.step // job.steps if job.steps else 0)
 
 
 def log_box(lines: Sequence[str]) -> str:
     """The log's tail, literally."""
-    text = escape("\n".join(lines)) if lines else "The log is empty so far."
-    return f'<p class="label">Log (times in UTC)</p><pre class="log tail" tabindex="0"><span>{text}</span></pre>'
+    text = escape("\n".join(lines)) if lines else _("The log is empty so far.")
+    label = _("Log (times in UTC)")
+    return f'<p class="label">{escape(label)}</p><pre class="log tail" tabindex="0"><span>{text}</span></pre>'
 
 
 # -------------------------------------------------------------------------------------------------------- the queue
 def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhere: Sequence[Job] = ()) -> str:
     """Who waits for what, in the order in which it starts, behind what runs now; beside it what runs elsewhere."""
     if not running and not waiting and not elsewhere:
-        return paragraph("Nothing runs and nothing waits.", "quiet")
-    rows = [("now", *queue_row(job, f"{job.status} for {duration(seconds_taken(job, at))}")) for job in running]
+        return paragraph(_("Nothing runs and nothing waits."), "quiet")
+    rows = [
+        (
+            "now",
+            *queue_row(
+                job, _("{status} for {duration}").format(status=job.status, duration=duration(seconds_taken(job, at)))
+            ),
+        )
+        for job in running
+    ]
     for place, job in enumerate(waiting, start=1):
-        state = "waits to go on" if job.attempt else f"since {moment(job.created)} UTC"
+        state = _("waits to go on") if job.attempt else _("since {created} UTC").format(created=moment(job.created))
         rows.append((str(place), *queue_row(job, state)))
     rows += [("rented", *queue_row(job, rented_state(job, at))) for job in elsewhere]
-    return table(("Order", "Job", "What", "Asked for by", "State"), rows)
+    return table((_("Order"), _("Job"), _("What"), _("Asked for by"), _("State")), rows)
 
 
 def rented_state(job: Job, at: str) -> str:
     """How a job for rented hardware stands, which waits for nothing here but for somebody with a token."""
     if job.status != "queued":
-        return f"{job.status} for {duration(seconds_taken(job, at))}"
-    return "is sent within seconds, if Prefloop has a token for the Hub"
+        return _("{status} for {duration}").format(status=job.status, duration=duration(seconds_taken(job, at)))
+    return _("is sent within seconds, if Prefloop has a token for the Hub")
 
 
 def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
@@ -174,9 +213,9 @@ def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
 
 
 # ------------------------------------------------------------------------------------------------------ after the run
-SAMPLES = (
-    "The same prompts, answered with the same random numbers at each of these steps: what differs, training has "
-    "changed."
+SAMPLES = _(
+    "The same prompts, answered with the same random numbers at each of these steps: what differs, "
+    "training has changed."
 )
 
 
@@ -187,19 +226,26 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     rows = "".join(
         f'<div class="pair"><pre class="prompt">{escape(prompt)}</pre><div class="sides strip" tabindex="0">'
         + "".join(
-            answer_box(f"step {step}" if step else "before training", {**answer, "text": answer["answer"]})
+            answer_box(
+                _("step {step}").format(step=step) if step else _("before training"),
+                {**answer, "text": answer["answer"]},
+            )
             for step, answer in by_step.items()
         )
         + "</div></div>"
         for prompt, by_step in samples.items()
     )
-    return card_title("Sample answers") + paragraph(SAMPLES, "quiet") + rows
+    return card_title(_("Sample answers")) + paragraph(SAMPLES, "quiet") + rows
 
 
 def answer_box(name: str, answer: Mapping[str, Any]) -> str:
     """One answer, literally, with its length and whether it was cut off."""
-    cut = ", cut off at the limit" if answer["finish_reason"] == "length" else ""
-    above = label(f"{name} · {answer['tokens']} tokens{cut}")
+    length = (
+        _("{name} · {tokens} tokens, cut off at the limit")
+        if answer["finish_reason"] == "length"
+        else _("{name} · {tokens} tokens")
+    )
+    above = label(length.format(name=name, tokens=answer["tokens"]))
     return f"<div>{above}<pre>{escape(answer['text'])}</pre></div>"
 
 
@@ -209,20 +255,30 @@ def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:
         return ""
     entries = result_facts(job.result)
     if made is not None:
-        entries = [*policy_facts(made, size_on_disk), *(entry for entry in entries if entry[0] != "Size on disk")]
+        entries = [
+            *policy_facts(made, size_on_disk),
+            *(entry for entry in entries if entry[0] != SIZE_ON_DISK),
+        ]
     return (facts(entries) if entries else "") + held_out_table(job.result)
 
 
 HELD_OUT: Sequence[tuple[str, str, Callable[[float], str], str]] = (
     (
-        "Loss, nats a token",
+        _("Loss, nats a token"),
         "loss",
         "{:.3f}".format,
-        "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the run learnt its "
-        "data by heart.",
+        _(
+            "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the run "
+            "learnt its data by heart."
+        ),
     ),
-    ("Perplexity", "perplexity", "{:.2f}".format, "The same as a number of equally likely next tokens."),
-    ("Token accuracy", "token_accuracy", percent, "How often the most likely next token is the demonstrated one."),
+    (_("Perplexity"), "perplexity", "{:.2f}".format, _("The same as a number of equally likely next tokens.")),
+    (
+        _("Token accuracy"),
+        "token_accuracy",
+        percent,
+        _("How often the most likely next token is the demonstrated one."),
+    ),
 )
 
 
@@ -232,35 +288,43 @@ def held_out_table(result: Mapping[str, Any]) -> str:
     if after is None:
         return ""
     if not after.get("n"):
-        return paragraph("There were no held-out demonstrations to check it with.", "quiet")
+        return paragraph(_("There were no held-out demonstrations to check it with."), "quiet")
     rows = [
         (label, *(NOT_MEASURED if side.get(key) is None else write(side[key]) for side in (before, after)), reading)
         for label, key, write, reading in HELD_OUT
     ]
-    headers = (f"On {after['n']} held-out demonstrations", "Before", "After", "How to read it")
-    why = "" if before else paragraph("Not scored before training: that would have cost over a tenth of it.", "quiet")
-    return table(headers, rows, "", ("Before", "After")) + why
+    headers = (_("On {n} held-out demonstrations").format(n=after["n"]), _("Before"), _("After"), _("How to read it"))
+    why = (
+        "" if before else paragraph(_("Not scored before training: that would have cost over a tenth of it."), "quiet")
+    )
+    return table(headers, rows, "", (_("Before"), _("After"))) + why
 
 
-ADAPTERS = {"lora": "LoRA adapter", "prompt": "virtual tokens"}
-WEIGHTS = {"nf4": "4-bit (NF4)", "bf16": "bf16", "fp32": "fp32"}
+ADAPTERS = {"lora": "LoRA adapter", "prompt": _("virtual tokens")}
+WEIGHTS = {"nf4": _("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
     """What a policy or reward model is, and how large it is on disk."""
     precision = WEIGHTS[policy.weights]
-    form = f"whole weights, {precision}" if policy.form == "full" else f"{ADAPTERS[policy.form]} on {precision} weights"
-    state = f"files deleted on {policy.deleted[:10]}" if policy.deleted else policy.status
+    form = (
+        _("whole weights, {precision}").format(precision=precision)
+        if policy.form == "full"
+        else _("{adapters} on {precision} weights").format(adapters=ADAPTERS[policy.form], precision=precision)
+    )
+    state = _("files deleted on {deleted}").format(deleted=policy.deleted[:10]) if policy.deleted else policy.status
     # A reward model never serves, so it is no candidate either.
-    told = [("State", state)] if policy.kind == "policy" or policy.deleted else []
-    return [("Made", policy.revision), ("Form", form), *told, ("Size on disk", size_on_disk)]
+    told = [(_("State"), state)] if policy.kind == "policy" or policy.deleted else []
+    return [(_("Made"), policy.revision), (_("Form"), form), *told, (SIZE_ON_DISK, size_on_disk)]
 
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:
     """What is asked before files are deleted."""
     return paragraph(
-        f"Delete {policy.revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
-        "weights can't be brought back.",
+        _(
+            "Delete {revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
+            "weights can't be brought back."
+        ).format(revision=policy.revision, size_on_disk=size_on_disk),
         "warning",
     )
 
@@ -268,8 +332,10 @@ def delete_question(policy: Policy, size_on_disk: str) -> str:
 def checkpoints_question(job: Job, size_on_disk: str) -> str:
     """What is asked before the checkpoints of a run that ended early are deleted."""
     return paragraph(
-        f"Delete the checkpoints of job {job.id} ({size_on_disk})? Its row, its figures and its curves stay; resumed, "
-        "it would begin anew.",
+        _(
+            "Delete the checkpoints of job {id} ({size_on_disk})? Its row, its figures and its curves stay; "
+            "resumed, it would begin anew."
+        ).format(id=job.id, size_on_disk=size_on_disk),
         "warning",
     )
 
@@ -288,5 +354,5 @@ def jobs_table(jobs: Sequence[Job], at: str) -> str:
         )
         for job in jobs
     ]
-    headers = ("Job", "What", "Status", "Requested by", "Started (UTC)", "Minutes", "Message")
-    return table(headers, rows, "No job has been started yet.", ("Minutes",))
+    headers = (_("Job"), _("What"), _("Status"), _("Requested by"), _("Started (UTC)"), _("Minutes"), _("Message"))
+    return table(headers, rows, _("No job has been started yet."), (_("Minutes"),))

@@ -8,22 +8,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.metrics.aggregation import REASONS
+from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
 
 METHOD_WORDS = {
-    "qlora": "QLoRA (adapter on 4-bit weights)",
+    "qlora": _("QLoRA (adapter on 4-bit weights)"),
     "lora": "LoRA (adapter)",
-    "prompt": "prompt tuning (virtual tokens)",
-    "full": "full (every weight)",
+    "prompt": _("prompt tuning (virtual tokens)"),
+    "full": _("full (every weight)"),
 }
 
 
 def about(job: Job) -> str:
     """What a job does and with which method or policy, for lists: 'preference training (DPO), QLoRA'."""
-    return f"{job.spec.about()}, on rented {job.flavor}" if job.flavor else job.spec.about()
+    return (
+        _("{about}, on rented {flavor}").format(about=job.spec.about(), flavor=job.flavor)
+        if job.flavor
+        else job.spec.about()
+    )
 
 
 def title(job: Job) -> str:
@@ -43,26 +48,33 @@ def spec_facts(spec: JobSpec) -> Facts:
 def origin_facts(spec: TrainingSpec) -> Facts:
     """Where a training starts and what it changes."""
     return [
-        ("Method", METHOD_WORDS[spec.method]),
-        ("Parent", spec.parent),
-        ("Data snapshot", spec.snapshot[:12] or "frozen at the start"),
-        ("Seed", str(spec.seed)),
+        (_("Method"), METHOD_WORDS[spec.method]),
+        (_("Parent"), spec.parent),
+        (_("Data snapshot"), spec.snapshot[:12] or _("frozen at the start")),
+        (_("Seed"), str(spec.seed)),
     ]
 
 
 def pace_facts(spec: TrainingSpec) -> Facts:
     """How fast a training goes, and in what precision."""
-    rate = short_number(spec.learning_rate) if spec.learning_rate else "the method's default"
-    found = [("Learning rate", rate), spec.pace_fact()]
+    rate = short_number(spec.learning_rate) if spec.learning_rate else _("the method's default")
+    found = [(_("Learning rate"), rate), spec.pace_fact()]
     if spec.precision != "auto":
-        found.append(("Precision", spec.precision))
-    return [*found, ("Processes", str(spec.processes))] if spec.processes > 1 else found
+        found.append((_("Precision"), spec.precision))
+    return [*found, (_("Processes"), str(spec.processes))] if spec.processes > 1 else found
 
 
 def adapter_facts(spec: TrainingSpec) -> Facts:
     """The shape of what is trained, where it is an adapter."""
     if spec.method == "prompt":
-        return [("Virtual tokens", f"{spec.virtual_tokens}, from {spec.virtual_init}")]
+        return [
+            (
+                _("Virtual tokens"),
+                _("{virtual_tokens}, from {virtual_init}").format(
+                    virtual_tokens=spec.virtual_tokens, virtual_init=spec.virtual_init
+                ),
+            )
+        ]
     if spec.method == "full":
         return []
     more = [name for name, on in (("DoRA", spec.dora), ("rsLoRA", spec.rslora)) if on]
@@ -74,7 +86,7 @@ def adapter_facts(spec: TrainingSpec) -> Facts:
 
 def measured_facts(training: TrainingSpec) -> Facts:
     """What is measured, for the page."""
-    return [("Of", training.title), ("Method", METHOD_WORDS[training.method])]
+    return [(_("Of"), training.title), (_("Method"), METHOD_WORDS[training.method])]
 
 
 def spec_text(spec: JobSpec) -> str:
@@ -92,14 +104,17 @@ def data_facts(job: Job, data: Mapping[str, Any]) -> Facts:
         return []
     result = job.result or {}
     left_out = Counter(data.get("left_out", {})) + Counter(result.get("left_out", {}))
-    named = ", ".join(f"{count} {REASONS.get(reason, reason)}" for reason, count in sorted(left_out.items()))
+    named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
     trained = trained_on(result)
     counted = str(data.get("train", NOT_MEASURED) if trained is None else trained)
     if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
-        counted += f" to train, {data.get('held-out', NOT_MEASURED)} held-out"
-    return [(job.spec.unit.capitalize(), counted), ("Left out", named or "nothing")]
+        counted = _("{train} to train, {held_out} held-out").format(
+            train=counted, held_out=data.get("held-out", NOT_MEASURED)
+        )
+    return [(job.spec.unit.capitalize(), counted), (_("Left out"), named or _("nothing"))]
 
 
+SIZE_ON_DISK = _("Size on disk")
 # The name under which each kind of training says how much it was trained on.
 TRAINED_ON = ("train_pairs", "train_items", "train_prompts")
 
@@ -114,14 +129,16 @@ def result_facts(result: Mapping[str, Any]) -> Facts:
     found: Facts = []
     if result.get("trainable"):
         share = result.get("trainable_percent")
-        of_all = "" if share is None else f" ({share:.3g}% of all)"
-        found.append(("Trainable parameters", f"{result['trainable']:,}{of_all}"))
+        count = f"{result['trainable']:,}"
+        if share is not None:
+            count = _("{count} ({share:.3g}% of all)").format(count=count, share=share)
+        found.append((_("Trainable parameters"), count))
     if result.get("seconds_per_step") is not None:
-        found.append(("Time for a step", f"{result['seconds_per_step']:.2f} s"))
+        found.append((_("Time for a step"), f"{result['seconds_per_step']:.2f} s"))
     if result.get("peak_rss_mb") is not None:
-        found.append(("Peak memory", size(1e6 * result["peak_rss_mb"])))
+        found.append((_("Peak memory"), size(1e6 * result["peak_rss_mb"])))
     if result.get("checkpoint_bytes") is not None:
-        found.append(("Size on disk", size(result["checkpoint_bytes"])))
+        found.append((SIZE_ON_DISK, size(result["checkpoint_bytes"])))
     return found
 
 

@@ -10,6 +10,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.tabs.components import html_box
+from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.tabs.runs import job_cards, job_words
@@ -20,14 +21,14 @@ BUTTONS = ("up", "down", "take_out")
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    gr.Markdown("### Queue")
+    gr.Markdown(_("### Queue"))
     parts: dict[str, Any] = {"queue": html_box()}
     with gr.Column(visible=False) as choice:
-        parts["queued"] = gr.Dropdown([], label="A waiting job", allow_custom_value=True, elem_id="queue-job")
+        parts["queued"] = gr.Dropdown([], label=_("A waiting job"), allow_custom_value=True, elem_id="queue-job")
         with gr.Row():
-            parts["up"] = button("Move up", "queue-up")
-            parts["down"] = button("Move down", "queue-down")
-            parts["take_out"] = button("Take it out", "queue-take-out")
+            parts["up"] = button(_("Move up"), "queue-up")
+            parts["down"] = button(_("Move down"), "queue-down")
+            parts["take_out"] = button(_("Take it out"), "queue-take-out")
     parts["queue_choice"] = choice
     parts["queue_said"] = html_box()
     return parts
@@ -73,10 +74,14 @@ def change(db: Database, chosen: Any, action: str) -> str:
     """Move the chosen job or take it out, and say so. Raises UserError where it does not wait any more."""
     job = next((job for job in job_store.queue(db) if str(job.id) == str(chosen)), None)
     if job is None:
-        raise UserError("Choose a job that waits; this one has begun or is gone.")
+        raise UserError(_("Choose a job that waits; this one has begun or is gone."))
     if action == "take_out":
         job_store.cancel(db, job.id)
-        return f"Job {job.id} is out of the queue. Resume puts it back."
+        return _("Job {id} is out of the queue. Resume puts it back.").format(id=job.id)
     job_store.move(db, job.id, up=action == "up")
     place = place_of(job_store.queue(db), job.id)
-    return f"Job {job.id} has begun." if place is None else f"Job {job.id} is number {place + 1} in the queue."
+    return (
+        _("Job {id} has begun.").format(id=job.id)
+        if place is None
+        else _("Job {id} is number {place} in the queue.").format(id=job.id, place=place + 1)
+    )

@@ -9,6 +9,7 @@ import gradio as gr
 
 from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
+from annotation.translation import _
 from annotation.ui import formatting
 from annotation.ui.markup import download_button, paragraph
 from rlhf.evaluation import gate_decisions
@@ -25,9 +26,9 @@ from rlhf.tabs.runs import job_cards, reward_model_card
 
 Update = dict[str, Any]
 Variant = Literal["primary", "secondary", "stop"]
-NEW_RUN_SENTENCE = (
-    "“Start a new run” fills in a form with this as the parent: a job of its own, with data, settings and a result of "
-    "its own."
+NEW_RUN_SENTENCE = _(
+    "“Start a new run” fills in a form with this as the parent: a job of its own, with data, settings and "
+    "a result of its own."
 )
 
 
@@ -36,15 +37,15 @@ def lay_out() -> dict[str, Any]:
     parts: dict[str, Any] = {"outcome": html_box(), "health": html_box(), "report": html_box()}
     with gr.Column(visible=False) as actions:
         with gr.Row():
-            parts["promote"] = button("Use it in the loop", "promote", 180, "primary")
-            parts["check"] = button("Check it now", "check", 140)
-            parts["new_run"] = button("Start a new run from this adapter", "new_run", 300)
-            parts["merge"] = button("Merge into 16-bit weights", "merge", 240)
-            parts["delete"] = button("Delete with its files", "delete", 210, "stop")
+            parts["promote"] = button(_("Use it in the loop"), "promote", 180, "primary")
+            parts["check"] = button(_("Check it now"), "check", 140)
+            parts["new_run"] = button(_("Start a new run from this adapter"), "new_run", 300)
+            parts["merge"] = button(_("Merge into 16-bit weights"), "merge", 240)
+            parts["delete"] = button(_("Delete with its files"), "delete", 210, "stop")
         parts["objection"] = html_box()
         parts["why"] = gr.Textbox(
-            label="Why (needed to use it against the rule)",
-            info="Kept with the decision and with what the rule says.",
+            label=_("Why (needed to use it against the rule)"),
+            info=_("Kept with the decision and with what the rule says."),
             max_length=gate_decisions.MOST_WHY,
             visible=False,
             elem_id="run-why",
@@ -54,8 +55,8 @@ def lay_out() -> dict[str, Any]:
         with gr.Column(visible=False) as confirm:
             parts["question"] = html_box()
             with gr.Row():
-                parts["really"] = button("Yes, delete the files", "really", 190, "stop")
-                parts["keep"] = button("No, keep them", "keep", 150)
+                parts["really"] = button(_("Yes, delete the files"), "really", 190, "stop")
+                parts["keep"] = button(_("No, keep them"), "keep", 150)
         parts["confirm"] = confirm
     parts["actions"] = actions
     return parts
@@ -96,7 +97,7 @@ def files_of(context: Context, job: Job | None, subject: Policy | None) -> RunFi
         return None
     count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
     size = formatting.size(count)
-    return RunFiles(f"job {job.id}", job_cards.checkpoints_question(job, size), size) if count else None
+    return RunFiles(_("job {id}").format(id=job.id), job_cards.checkpoints_question(job, size), size) if count else None
 
 
 def parts_of(
@@ -104,7 +105,7 @@ def parts_of(
 ) -> dict[str, Update]:
     """What a job measured and made, its check or health card, and the buttons that make sense now."""
     quality = quality_in(None if job is None else job.result)
-    on_disk = "nothing" if files is None else files.size
+    on_disk = _("nothing") if files is None else files.size
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
     against = gate_decisions.objection(context.db, subject) if subject is not None else ""
@@ -122,7 +123,7 @@ def parts_of(
         "objection": gr.update(value=paragraph(against, "quiet") if against else ""),
         "why": gr.update(visible=bool(against)),
         "delete": gr.update(
-            value="Delete with its files" if subject is not None else "Delete its checkpoints",
+            value=_("Delete with its files") if subject is not None else _("Delete its checkpoints"),
             interactive=files is not None,
         ),
     }
@@ -145,13 +146,15 @@ def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
     if subject is None:
         return {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
     there, answers = subject.deleted is None, subject.kind == "policy"
-    use = "Use it against the rule" if against else "Use it in the loop"
+    use = _("Use it against the rule") if against else _("Use it in the loop")
     label = use if subject.status in ("candidate", "rejected") else check_report.promote_label(subject)
     start = "adapter" if subject.form in ("lora", "prompt") else "model"
     return {
         "promote": gr.update(value=label, visible=answers, interactive=check_report.can_serve(subject)),
         "check": gr.update(visible=answers, interactive=there),
-        "new_run": gr.update(value=f"Start a new run from this {start}", visible=True, interactive=there),
+        "new_run": gr.update(
+            value=_("Start a new run from this {start}").format(start=start), visible=True, interactive=there
+        ),
         "merge": gr.update(visible=answers and subject.form == "lora", interactive=there),
     }
 
@@ -160,8 +163,14 @@ def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
     """The link that fetches the files, what they need (the weights of `ground`), and what a new run is."""
     if subject.deleted:
         return ""
-    words = f"Download {subject.revision} ({on_disk}, zip)"
+    words = _("Download {revision} ({on_disk}, zip)").format(revision=subject.revision, on_disk=on_disk)
     link = download_button(downloads.address(subject.revision), words)
     alone = ground.path is None or ground.id == subject.id
-    below = "" if alone else f"It lies on the weights of {ground.revision}: whoever uses it elsewhere needs those too."
+    below = (
+        ""
+        if alone
+        else _("It lies on the weights of {revision}: whoever uses it elsewhere needs those too.").format(
+            revision=ground.revision
+        )
+    )
     return link + (paragraph(below, "quiet") if below else "") + paragraph(NEW_RUN_SENTENCE, "quiet")

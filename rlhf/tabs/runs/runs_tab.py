@@ -13,6 +13,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
+from annotation.translation import _
 from annotation.ui import markup
 from annotation.ui.markup import Download, paragraph
 from rlhf.data import snapshots
@@ -36,17 +37,17 @@ LISTED_JOBS = 50
 TABLE_JOBS = 15
 LOG_LINES = 200
 POLL_SECONDS = 2
-RESUME_SENTENCE = (
-    "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the same data and "
-    "settings, to the end that it was given."
+RESUME_SENTENCE = _(
+    "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the "
+    "same data and settings, to the end that it was given."
 )
-RENTED_SENTENCE = (
-    "“Resume this run” looks for the job on the Hub, follows it and fetches what it has made. Only one that was never "
-    "started there is rented now, on the terms that were agreed to."
+RENTED_SENTENCE = _(
+    "“Resume this run” looks for the job on the Hub, follows it and fetches what it has made. Only one "
+    "that was never started there is rented now, on the terms that were agreed to."
 )
-SLOWER_SENTENCE = " Because its loss was no number any more, it goes on with half the learning rate."
-HALF_SENTENCE = (
-    " “Go on with half the batch” does so with half as many items in a forward pass and twice the passes in a step: "
+SLOWER_SENTENCE = _("Because its loss was no number any more, it goes on with half the learning rate.")
+HALF_SENTENCE = _(
+    "“Go on with half the batch” does so with half as many items in a forward pass and twice the passes in a step: "
     "that takes less memory and learns the same."
 )
 CANCELLABLE, RESUMABLE = ("queued", "running"), ("lost", "cancelled", "failed")
@@ -96,13 +97,14 @@ def resume_sentence(job: Job) -> str:
     if job.flavor is not None:
         return RENTED_SENTENCE
     slower = SLOWER_SENTENCE if job_store.diverged(job) else ""
-    return RESUME_SENTENCE + slower + (HALF_SENTENCE if job_store.can_be_halved(job) else "")
+    half = HALF_SENTENCE if job_store.can_be_halved(job) else ""
+    return " ".join(filter(None, (RESUME_SENTENCE, slower, half)))
 
 
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
     """The job in words, with its progress."""
     if job is None:
-        return markup.notice("Nothing has been run yet. Start a run on one of the other pages of this tab.")
+        return markup.notice(_("Nothing has been run yet. Start a run on one of the other pages of this tab."))
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
     return job_cards.job_card(job, left, made if job.status == "finished" else None, at, job_store.retries(db, job.id))
 
@@ -116,7 +118,7 @@ def job_facts(db: Database, job: Job) -> str:
 def list_parts(db: Database, at: str) -> dict[str, Update]:
     """The table of the last jobs and the choice among them."""
     recent = job_store.recent(db, job_store.waiting_kinds(), LISTED_JOBS)
-    choices = [("What runs, or the latest", LATEST), *((job_words.title(job), str(job.id)) for job in recent)]
+    choices = [(_("What runs, or the latest"), LATEST), *((job_words.title(job), str(job.id)) for job in recent)]
     return {
         "jobs": gr.update(value=job_cards.jobs_table(recent[:TABLE_JOBS], at)),
         "selector": gr.update(choices=choices),
@@ -127,7 +129,9 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) ->
     """The curves, samples and log of a job: costly, and the same until it reports again; and what is looked at."""
     metrics = [] if drawn is None else job_store.metrics(db, drawn.id)
     other = drawn is not None and job is not None and drawn.id != job.id and bool(metrics)
-    heading = f"Curves and samples of job {drawn.id}, which made it" if drawn is not None and other else ""
+    heading = (
+        _("Curves and samples of job {id}, which made it").format(id=drawn.id) if drawn is not None and other else ""
+    )
     close, look = closer_look.nothing(LOOK) if drawn is None else look_at(drawn, metrics, look)
     return {
         "heading": gr.update(value=markup.notice(heading)),
@@ -140,7 +144,7 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) ->
 
 def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], Look]:
     """One plot of a run closely, and where all its values are fetched."""
-    files = [Download(downloads.metrics_address(drawn.id), f"All values of job {drawn.id} (CSV)")]
+    files = [Download(downloads.metrics_address(drawn.id), _("All values of job {id} (CSV)").format(id=drawn.id))]
     return closer_look.updates(LOOK, curves.curve_data_of(drawn.spec, metrics), files, look, chosen)
 
 
@@ -213,9 +217,11 @@ def cancel_shown(db: Database, seen: Any) -> str:
     job_id = shown_job(seen)
     job_store.cancel(db, job_id)
     kept = (
-        "its last checkpoint stays" if job_store.get(db, job_id).flavor is None else "the rented machine is given back"
+        _("its last checkpoint stays")
+        if job_store.get(db, job_id).flavor is None
+        else _("the rented machine is given back")
     )
-    return f"Job {job_id} was asked to stop; {kept}."
+    return _("Job {job_id} was asked to stop; {kept}.").format(job_id=job_id, kept=kept)
 
 
 def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
@@ -223,28 +229,32 @@ def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
     job_id = shown_job(seen)
     changed = job_store.resume(db, job_id, half_batch)
     if job_store.get(db, job_id).flavor is not None:
-        return f"Job {job_id} is looked for on the Hub again."
-    return f"Job {job_id} is queued again and goes on from its last checkpoint. {changed}".strip()
+        return _("Job {job_id} is looked for on the Hub again.").format(job_id=job_id)
+    return (
+        _("Job {job_id} is queued again and goes on from its last checkpoint. {changed}")
+        .format(job_id=job_id, changed=changed)
+        .strip()
+    )
 
 
 def shown_job(seen: Any) -> int:
     """The id of the job on the page. Raises UserError when there is none."""
     if not isinstance(seen, dict) or not isinstance(seen.get("job"), int):
-        raise UserError("No job is shown; reload the page.")
+        raise UserError(_("No job is shown; reload the page."))
     return int(seen["job"])
 
 
 def shown_revision(seen: Any) -> str:
     """The revision that the job on the page made or checks. Raises UserError when there is none."""
     if not isinstance(seen, dict) or not isinstance(seen.get("revision"), str):
-        raise UserError("This job has made nothing that could be used (any more).")
+        raise UserError(_("This job has made nothing that could be used (any more)."))
     return str(seen["revision"])
 
 
 def asked_about(context: Context, seen: Any) -> str:
     """The files that a person is to be asked about. Raises UserError while they can't be deleted."""
     if not isinstance(seen, dict) or not isinstance(seen.get("files"), str):
-        raise UserError("This job has left no files that could be deleted.")
+        raise UserError(_("This job has left no files that could be deleted."))
     if seen["revision"] is not None:
         for sentence in preconditions.needed_by(context.db, registry.by_revision(context.db, seen["revision"])):
             raise UserError(sentence)
@@ -254,7 +264,7 @@ def asked_about(context: Context, seen: Any) -> str:
 def delete_confirmed(context: Context, seen: Any, decided_by: str) -> str:
     """Delete what the question named, if it is still what is shown."""
     if asked_about(context, seen) != seen.get("confirming"):
-        raise UserError("Press “Delete” first; the question names what would be deleted.")
+        raise UserError(_("Press “Delete” first; the question names what would be deleted."))
     if seen["revision"] is None:
         return policy_decisions.delete_checkpoints(context, shown_job(seen))
     return policy_decisions.delete(context, seen["revision"], decided_by)
@@ -304,28 +314,28 @@ class RunsPage:
 def lay_out() -> RunsPage:
     """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
-    with gr.Accordion("The last jobs", open=False):
+    with gr.Accordion(_("The last jobs"), open=False):
         parts["jobs"] = html_box()
-    gr.Markdown("### One run")
+    gr.Markdown(_("### One run"))
     parts["selector"] = gr.Dropdown(
         # A choice made before the app was restarted must still be accepted after it.
-        [("What runs, or the latest", LATEST)],
+        [(_("What runs, or the latest"), LATEST)],
         value=LATEST,
-        label="Job",
+        label=_("Job"),
         allow_custom_value=True,
         elem_id="run-job",
     )
     parts["card"] = html_box()
     with gr.Row():
-        parts["cancel"] = run_outcome.button("Cancel", "cancel", 130, "stop", visible=False)
-        parts["resume"] = run_outcome.button("Resume this run", "resume", 180, visible=False)
-        parts["half"] = run_outcome.button("Go on with half the batch", "half", 220, visible=False)
+        parts["cancel"] = run_outcome.button(_("Cancel"), "cancel", 130, "stop", visible=False)
+        parts["resume"] = run_outcome.button(_("Resume this run"), "resume", 180, visible=False)
+        parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
     parts["resume_note"] = html_box()
     parts["said"] = html_box()
     parts["facts"] = html_box()
     parts |= run_outcome.lay_out()
     parts |= {"heading": html_box(), "plots": html_box()}
-    parts |= closer_look.lay_out(LOOK, "Look closer")
+    parts |= closer_look.lay_out(LOOK, _("Look closer"))
     parts |= {"samples": html_box(), "log": html_box()}
     parts |= comparison_form.lay_out()
     return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS))

@@ -12,42 +12,49 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui import markup
 from annotation.validation import whole
 from rlhf.loop import controller
 
-EVERY = "After so many new judgements"
+EVERY = _("After so many new judgements")
 
 
 def sentence(db: Database, setting: Mapping[str, Any]) -> str:
     """What the stored setting does, and what keeps it from being done now."""
     if not setting["on"]:
-        return "Off: an iteration starts only when someone starts it."
+        return _("Off: an iteration starts only when someone starts it.")
     problem = controller.automatic_problems(db)
-    stopped = f" At the moment none can start. {' '.join(problem)}" if problem else ""
     how = controller.automatic_kinds()[setting["method"]].automatic
-    return f"On: an iteration ({how}, by the defaults) starts after every {setting['every']} new judgements.{stopped}"
+    said = _("On: an iteration ({how}, by the defaults) starts after every {every} new judgements.").format(
+        how=how, every=setting["every"]
+    )
+    return " ".join([said, _("At the moment none can start."), *problem]) if problem else said
 
 
 def save(db: Database, on: bool, every: float | None, method: str) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
     number = whole(every, EVERY, 1)
     if method not in controller.automatic_kinds():
-        known = ", or ".join(f"by {spec.automatic}" for spec in controller.automatic_kinds().values())
-        raise UserError(f"Choose how to train: {known}.")
+        known = ", or ".join(
+            _("by {automatic}").format(automatic=spec.automatic) for spec in controller.automatic_kinds().values()
+        )
+        raise UserError(_("Choose how to train: {known}.").format(known=known))
     setting = {"on": bool(on), "every": number, "method": method}
     store.set_setting(db, "auto_train", setting)
-    return f"Saved. {sentence(db, setting)}"
+    return _("Saved. {sentence}").format(sentence=sentence(db, setting))
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
-    gr.Markdown("### Automatic training")
+    gr.Markdown(_("### Automatic training"))
     with gr.Row(elem_classes=["fields", "typed"]):
-        on = gr.Checkbox(label="Train automatically", info="With the default settings, while the program runs.")
+        on = gr.Checkbox(label=_("Train automatically"), info=_("With the default settings, while the program runs."))
         every = whole_number(EVERY)
-        method = gr.Radio([(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label="How")
-    button = gr.Button("Save", size="md", scale=0, min_width=140, elem_id="auto-save")
+        method = gr.Radio(
+            [(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label=_("How")
+        )
+    button = gr.Button(_("Save"), size="md", scale=0, min_width=140, elem_id="auto-save")
     said = html_box()
 
     @guarded(context, "admin")

@@ -9,6 +9,7 @@ from typing import Any
 
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import Split
+from annotation.translation import _, ngettext
 from annotation.ui import invisible, markup
 from annotation.ui.formatting import duration, moment, percent, share, short_number, size
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
@@ -25,21 +26,21 @@ from rlhf.tabs.runs.job_words import spec_text
 # The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
 # has the box: what is typed stands in line, choices have room for their sentences, nothing is stretched over the page.
 
-MEASURING = (
-    "“Measure a step” runs three steps of exactly this and keeps nothing but their time and memory, from which the "
-    "time below is worked out."
+MEASURING = _(
+    "“Measure a step” runs three steps of exactly this and keeps nothing but their time and memory, from "
+    "which the time below is worked out."
 )
-THROUGH = "“Look through all rows” names those that would be left out, with the reason, and finds the longest."
+THROUGH = _("“Look through all rows” names those that would be left out, with the reason, and finds the longest.")
 LEGEND: Mapping[Part, str] = {
-    "context": "read, not trained on",
-    "raised": "trained on: made likelier",
-    "lowered": "trained on: made less likely",
-    "scored": "the token whose state gives the score",
-    "virtual": "virtual tokens, which are what is trained",
+    "context": _("read, not trained on"),
+    "raised": _("trained on: made likelier"),
+    "lowered": _("trained on: made less likely"),
+    "scored": _("the token whose state gives the score"),
+    "virtual": _("virtual tokens, which are what is trained"),
 }
-PAIRS_SENTENCE = (
-    "A comparison gives a pair for every two of its answers of which one is found better. What several annotators say "
-    "of them is one pair, the surer the more they agree."
+PAIRS_SENTENCE = _(
+    "A comparison gives a pair for every two of its answers of which one is found better. What several "
+    "annotators say of them is one pair, the surer the more they agree."
 )
 
 
@@ -47,15 +48,15 @@ PAIRS_SENTENCE = (
 def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     """What a run would learn from, and what of the judgements is left out and why."""
     unit, found, items = spec.items, data.found, data.items
-    numbers = [("Parent", found.parent), (f"{unit.capitalize()} to train on", f"{items:,}")]
+    numbers = [(_("Parent"), found.parent), (_("{unit} to train on").format(unit=unit.capitalize()), f"{items:,}")]
     if items != found.train:
-        numbers.append(("Pairs in them", f"{found.train:,}"))
+        numbers.append((_("Pairs in them"), f"{found.train:,}"))
     if found.noise is not None and found.noise.share is not None:
-        numbers.append(("Labelled wrong, estimated", share(found.noise.share)))
+        numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
     if spec.unit != "prompts":
         held_out = unit if items == found.train else found.unit
-        numbers.append((f"Held-out {held_out} to check with", f"{found.held_out:,}"))
-    known = facts(numbers, "facts figures") + (paragraph(data.unchecked, "warning") if data.unchecked else "")
+        numbers.append((_("Held-out {held_out} to check with").format(held_out=held_out), f"{found.held_out:,}"))
+    known = facts(numbers, _("facts figures")) + (paragraph(data.unchecked, "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")
     explained = paragraph(f"{PAIRS_SENTENCE} {noise_sentence(found.noise)}".strip(), "quiet")
@@ -68,50 +69,63 @@ def noise_sentence(noise: Noise | None) -> str:
         return ""
     evidence = noise.evidence
     if noise.share is None:
-        return (
-            f"How many are labelled wrong is not known: of nobody who judged them are there {FEWEST_EVIDENCE} "
-            "comparisons that others judged too, gold ones or ones asked again. Where a training goes by it, it "
-            f"assumes {percent(1 - UNKNOWN_RELIABILITY)} after one annotator of whom nothing is known."
-        )
+        return _(
+            "How many are labelled wrong is not known: of nobody who judged them are there "
+            "{fewest_evidence} comparisons that others judged too, gold ones or ones asked again. Where a "
+            "training goes by it, it assumes {unknown_reliability} after one annotator of whom nothing is "
+            "known."
+        ).format(fewest_evidence=FEWEST_EVIDENCE, unknown_reliability=percent(1 - UNKNOWN_RELIABILITY))
     rest = noise.pairs - noise.measured
-    others = f" for {noise.measured:,} of the {noise.pairs:,} pairs; too little is known of who judged the rest"
-    return (
-        f"How many are labelled wrong is estimated from {evidence.shared:,} judgements of comparisons that others "
-        f"judged too, {evidence.known:,} of gold ones and {evidence.repeats:,} asked again{others if rest else ''}."
+    said = _(
+        "How many are labelled wrong is estimated from {shared:,} judgements of comparisons that others "
+        "judged too, {known:,} of gold ones and {repeats:,} asked again."
+    ).format(shared=evidence.shared, known=evidence.known, repeats=evidence.repeats)
+    if not rest:
+        return said
+    others = _("That is for {measured:,} of the {pairs:,} pairs; too little is known of who judged the rest.").format(
+        measured=noise.measured, pairs=noise.pairs
     )
+    return f"{said} {others}"
 
 
 def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
     """What is left out of the data, by reason; what is no judgement is of this unit."""
     rows = [
-        (reason_text(reason, left_out), f"{count:,}", unit if reason in PAIR_REASONS else "judgements")
+        (reason_text(reason, left_out), f"{count:,}", unit if reason in PAIR_REASONS else _("judgements"))
         for reason, count in sorted(left_out.items())
         if count
     ]
-    return table(("Left out, because", "How many", "Of what"), rows, "Nothing is left out.", ("How many",))
+    return table(
+        (_("Left out, because"), _("How many"), _("Of what")), rows, _("Nothing is left out."), (_("How many"),)
+    )
 
 
 def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
     """All rows looked at: how long they are, and what is left out and why, with examples."""
     unit = spec.items
-    answered = " with an answer at the limit" if spec.drawn_tokens() else ""
+    longest, average = _("Tokens of the longest"), _("Tokens on average")
+    if spec.drawn_tokens():
+        longest = _("Tokens of the longest with an answer at the limit")
+        average = _("Tokens on average with an answer at the limit")
     numbers = [
-        (f"{unit.capitalize()} to train on", f"{found.items['train']:,}"),
-        *([] if spec.unit == "prompts" else [("Held-out", f"{found.items['held-out']:,}")]),
-        (f"Tokens of the longest{answered}", f"{found.largest:,}"),
-        (f"Tokens on average{answered}", f"{found.mean_tokens:.0f}"),
+        (_("{unit} to train on").format(unit=unit.capitalize()), f"{found.items['train']:,}"),
+        *([] if spec.unit == "prompts" else [(_("Held-out"), f"{found.items['held-out']:,}")]),
+        (longest, f"{found.largest:,}"),
+        (average, f"{found.mean_tokens:.0f}"),
     ]
-    some = f"Lengths, and what is left out for them, are those of the first {TOKENISED_ITEMS:,} of {found.seen:,}."
+    some = _("Lengths, and what is left out for them, are those of the first {tokenised_items:,} of {seen:,}.").format(
+        tokenised_items=TOKENISED_ITEMS, seen=found.seen
+    )
     rows = [
         (reason_text(reason, found.left_out), f"{count:,}", examples_of(found, reason))
         for reason, count in sorted(found.left_out.items())
         if count
     ]
-    headers = ("Left out, because", "How many", "For example")
+    headers = (_("Left out, because"), _("How many"), _("For example"))
     return (
-        facts(numbers, "facts figures")
+        facts(numbers, _("facts figures"))
         + (paragraph(some, "quiet") if found.seen > TOKENISED_ITEMS else "")
-        + table(headers, rows, "Nothing is left out.", ("How many",))
+        + table(headers, rows, _("Nothing is left out."), (_("How many"),))
     )
 
 
@@ -129,10 +143,14 @@ def beginning(text: str, length: int = 60) -> str:
 # ------------------------------------------------------------------------------------------------------------ one item
 def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) -> str:
     """One item as it would be trained on: every token, with its part in the loss."""
-    where = "to train on" if split == "train" else "held out"
+    where = _("to train on") if split == "train" else _("held out")
     if shown is None:
-        return notice(f"There are no {spec.items} {where}, so there is nothing to show.")
-    headline = f"Row {shown.number:,} of {shown.total:,} {where} · {shown.item.name}"
+        return notice(
+            _("There are no {items} {where}, so there is nothing to show.").format(items=spec.items, where=where)
+        )
+    headline = _("Row {number:,} of {total:,} {where} · {name}").format(
+        number=shown.number, total=shown.total, where=where, name=shown.item.name
+    )
     head = f'<p class="headline" role="status"><b>{escape(headline)}</b></p>'
     problem = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
     known = facts(shown.facts) if shown.facts else ""
@@ -142,7 +160,7 @@ def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) ->
 
 def left_out_sentences(shown: InspectedItem) -> list[str]:
     """What of an item would be left out."""
-    what = "Of this, left out" if shown.used else "This would be left out"
+    what = _("Of this, left out") if shown.used else _("This would be left out")
     return [f"{what}: {reason_text(reason, shown.left_out)} ({count})." for reason, count in shown.left_out.items()]
 
 
@@ -160,8 +178,12 @@ def legend(sequences: Sequence[TokenSequence]) -> str:
 def sequence_box(sequence: TokenSequence) -> str:
     """One sequence, token by token."""
     trained = sum(span.tokens for span in sequence.spans if span.part in ("raised", "lowered"))
-    counts = f"{sequence.tokens:,} tokens" + (f", {trained:,} of them trained on" if trained else "")
-    label = f"{sequence.title} · {counts}"
+    titled = (
+        _("{title} · {tokens:,} tokens, {trained:,} of them trained on")
+        if trained
+        else _("{title} · {tokens:,} tokens")
+    )
+    label = titled.format(title=sequence.title, tokens=sequence.tokens, trained=trained)
     body = "".join(span_html(span) for span in sequence.spans)
     return (
         f'{markup.label(label)}<pre class="tokens" tabindex="0" role="group" aria-label="{escape(label)}">{body}</pre>'
@@ -171,7 +193,8 @@ def sequence_box(sequence: TokenSequence) -> str:
 def span_html(span: TokenSpan) -> str:
     """Successive tokens, each in a box of its own, literally."""
     if span.part == "virtual":
-        return f'<span class="virtual">[{span.tokens} virtual tokens]</span>'
+        virtual = _("[{tokens} virtual tokens]").format(tokens=span.tokens)
+        return f'<span class="virtual">{escape(virtual)}</span>'
     return "".join(
         f"<span{class_of(span.part)}{several(tokens)}>{escape(visible(text))}</span>" for text, tokens in span.pieces
     )
@@ -179,7 +202,8 @@ def span_html(span: TokenSpan) -> str:
 
 def several(tokens: int) -> str:
     """Says of a character that it takes several tokens."""
-    return f' title="{tokens} tokens"' if tokens > 1 else ""
+    title = _("{tokens} tokens").format(tokens=tokens)
+    return f' title="{escape(title)}"' if tokens > 1 else ""
 
 
 def visible(text: str) -> str:
@@ -192,15 +216,20 @@ def cost_card(cost: CostEstimate) -> str:
     """What is trained, how long it takes, and its memory by component against what the machine has."""
     fit, machine, counted, pace = cost.fit, cost.machine, cost.counted, cost.pace
     numbers = [
-        ("Trainable parameters", f"{counted.trainable:,} ({counted.percent:.3g}% of {counted.total:,})"),
-        ("Memory, estimated", size(fit.total)),
-        ("Free now", f"{size(machine.free)} of {size(machine.total)}"),
-        ("Machine", machine.name),
+        (
+            _("Trainable parameters"),
+            _("{trainable:,} ({percent:.3g}% of {total:,})").format(
+                trainable=counted.trainable, percent=counted.percent, total=counted.total
+            ),
+        ),
+        (_("Memory, estimated"), size(fit.total)),
+        (_("Free now"), _("{size} of {size_2}").format(size=size(machine.free), size_2=size(machine.total))),
+        (_("Machine"), machine.name),
     ]
     if pace is not None and pace.peak_rss_mb:
-        numbers.append(("Peak of memory, measured", size(pace.peak_rss_mb * 1e6)))
+        numbers.append((_("Peak of memory, measured"), size(pace.peak_rss_mb * 1e6)))
     if fit.processes > 1:
-        numbers.append(("Processes, each with all of it", str(fit.processes)))
+        numbers.append((_("Processes, each with all of it"), str(fit.processes)))
     fits = paragraph(fit.sentence, "" if fit.fits else "warning") + paragraph(length_sentence(cost), "quiet")
     return facts(numbers, "facts") + paragraph(time_sentence(cost)) + fits + memory_table(fit, machine)
 
@@ -208,38 +237,53 @@ def cost_card(cost: CostEstimate) -> str:
 def length_sentence(cost: CostEstimate) -> str:
     """What length the rows are taken to have."""
     if cost.longest:
-        return f"Estimated as if every row were as long as the longest, which has {cost.longest:,} tokens."
-    return "Estimated as if every row were as long as max_length allows. Looking through all rows finds the longest."
+        return _("Estimated as if every row were as long as the longest, which has {longest:,} tokens.").format(
+            longest=cost.longest
+        )
+    return _("Estimated as if every row were as long as max_length allows. Looking through all rows finds the longest.")
 
 
-MEMORY = ("Part", "Memory", "Of what is free", "What it is")
+MEMORY = (_("Part"), _("Memory"), _("Of what is free"), _("What it is"))
 
 
 def memory_table(fit: Fit, machine: Machine) -> str:
     """The components of a run's memory with a bar each, as long as their share of what is free."""
     rows = [(part.name, part.size * fit.processes, part.why) for part in fit.components]
     body = [memory_row(name, amount, why, machine.free) for name, amount, why in rows]
-    body.append(memory_row("Together", fit.total, "estimated; what is free is the whole bar", machine.free))
+    body.append(memory_row(_("Together"), fit.total, _("estimated; what is free is the whole bar"), machine.free))
     return f'<div class="memory">{table(MEMORY, body, "", MEMORY[1:2])}</div>'
 
 
 def memory_row(name: str, amount: float, why: str, free: float) -> Row:
     """One component."""
     part = amount / free if free else 1.0
-    return (name, f"{amount / GB:.2f} GB", Bar(part, f"{part:.0%} of what is free"), why)
+    return (name, f"{amount / GB:.2f} GB", Bar(part, _("{part:.0%} of what is free").format(part=part)), why)
 
 
 def time_sentence(cost: CostEstimate) -> str:
     """How long a run would take, from a measured step."""
     pace, steps, waiting = cost.pace, cost.steps, cost.waiting
     if not steps:
-        return "Time: none, because there is nothing to train on."
+        return _("Time: none, because there is nothing to train on.")
     named = f"{steps:,} {cost.unit if steps != 1 else cost.unit[:-1]}"
-    queue = f" {waiting} {'job runs or waits' if waiting == 1 else 'jobs run or wait'} before it." if waiting else ""
     if pace is None:
-        return f"Time: {named}. How long a step takes with these settings has not been measured yet.{queue}"
-    when = f"{pace.seconds_per_step:.2g} s each, measured on {moment(pace.measured)} UTC by job {pace.job_id}"
-    return f"Time: about {duration(pace.seconds_per_step * steps)} for {named} ({when}).{queue}"
+        said = _("Time: {named}. How long a step takes with these settings has not been measured yet.").format(
+            named=named
+        )
+    else:
+        said = _(
+            "Time: about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job {number})."
+        ).format(
+            duration=duration(pace.seconds_per_step * steps),
+            named=named,
+            seconds=pace.seconds_per_step,
+            measured=moment(pace.measured),
+            number=pace.job_id,
+        )
+    before = ngettext("{count} job runs or waits before it.", "{count} jobs run or wait before it.", waiting).format(
+        count=waiting
+    )
+    return f"{said} {before}" if waiting else said
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
@@ -250,7 +294,9 @@ def rate_note(spec: TrainingSpec) -> str:
     if not spec.learning_rate and rate is not None:
         method = SHORT_METHODS[spec.method]
         said.append(
-            f"A learning rate of 0 means {short_number(rate.value)}, the default for {method} here ({rate.source})."
+            _("A learning rate of 0 means {short_number}, the default for {method} here ({source}).").format(
+                short_number=short_number(rate.value), method=method, source=rate.source
+            )
         )
     said += spec.default_notes()
     return "".join(paragraph(sentence, "quiet") for sentence in said)
@@ -260,19 +306,24 @@ def problem_box(sentences: Sequence[str]) -> str:
     """Why a run can't be started with these settings; nothing if it can."""
     if not sentences:
         return ""
-    return f'<div class="warning" role="status">{paragraph("This can’t be run:")}{points(sentences)}</div>'
+    said = paragraph(_("This can’t be run:"))
+    return f'<div class="warning" role="status">{said}{points(sentences)}</div>'
 
 
 def command_text(spec: JobSpec, data_dir: Path) -> str:
     """The commands that run the very same spec without the page."""
-    return (
-        f"cat > spec.json <<'SPEC'\n{spec_text(spec)}\nSPEC\n"
-        f"python -m rlhf --data {shlex.quote(str(data_dir))} run spec.json"
-    )
+    run = f"python -m rlhf --data {shlex.quote(str(data_dir))} run spec.json"
+    return f"cat > spec.json <<'SPEC'\n{spec_text(spec)}\nSPEC\n{run}"
 
 
 def reward_intro(revision: str, result: Mapping[str, Any] | None) -> str:
     """What is known of a chosen reward model, where it has no health card."""
     if result is None:
-        return notice(f"{revision} has no finished training here, so nothing is known of how good it is.")
-    return notice(f"{revision} was not checked on held-out comparisons when it was trained.")
+        return notice(
+            _("{revision} has no finished training here, so nothing is known of how good it is.").format(
+                revision=revision
+            )
+        )
+    return notice(
+        _("{revision} was not checked on held-out comparisons when it was trained.").format(revision=revision)
+    )

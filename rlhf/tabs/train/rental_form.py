@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, text_in
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui import formatting, markup
 from annotation.ui.markup import paragraph
 from rlhf.hub import hub_requests
@@ -20,16 +21,17 @@ from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import rental_store
 from rlhf.jobs.rental_store import Terms
 
-EXPLANATION = (
-    "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the same spec "
-    "and data. They go there, and what it makes comes back, through a private dataset that is deleted afterwards; its "
-    "progress is on the Runs page. Prefloop's token goes along as a secret of the job."
+EXPLANATION = _(
+    "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the "
+    "same spec and data. They go there, and what it makes comes back, through a private dataset that is "
+    "deleted afterwards; its progress is on the Runs page. Prefloop's token goes along as a secret of the "
+    "job."
 )
-NO_TOKEN = (
-    "Nobody has a token for the Hub here, so nothing can be rented. Set HF_TOKEN to one that may write and start jobs, "
-    "then start Prefloop again."
+NO_TOKEN = _(
+    "Nobody has a token for the Hub here, so nothing can be rented. Set HF_TOKEN to one that may write and "
+    "start jobs, then start Prefloop again."
 )
-ASKING = "The Hub was asked: open the list again in a few seconds."
+ASKING = _("The Hub was asked: open the list again in a few seconds.")
 Update = dict[str, Any]
 Begin = Callable[..., tuple[int, Sequence[Any]]]
 
@@ -55,45 +57,47 @@ class RentalFormPage:
 
 def lay_out(name: str) -> RentalFormPage:
     """The components, without any value from the rows."""
-    with gr.Accordion("On rented hardware", open=False) as section:
+    with gr.Accordion(_("On rented hardware"), open=False) as section:
         html_box(paragraph(EXPLANATION, "quiet"))
         if HELD not in os.environ:
             html_box(paragraph(NO_TOKEN, "warning"))
         with gr.Row():
             flavor = gr.Dropdown(
                 [],
-                label="Hardware",
-                info="As the Hub names it; the list is what it has told.",
+                label=_("Hardware"),
+                info=_("As the Hub names it; the list is what it has told."),
                 allow_custom_value=True,
                 min_width=220,
                 elem_id=f"{name}-flavor",
             )
             price = gr.Number(
-                label="Dollars an hour",
-                info="Filled in from the list. If the Hub asks for more, nothing is rented.",
+                label=_("Dollars an hour"),
+                info=_("Filled in from the list. If the Hub asks for more, nothing is rented."),
                 min_width=160,
                 elem_id=f"{name}-price",
             )
             hours = gr.Number(
                 1,
-                label="Hours at most",
-                info="Then it is ended, with nothing kept. Installing takes the first few minutes.",
+                label=_("Hours at most"),
+                info=_("Then it is ended, with nothing kept. Installing takes the first few minutes."),
                 min_width=160,
                 elem_id=f"{name}-hours",
             )
             payer = gr.Textbox(
-                label="Who pays",
-                info="An organisation's name on the Hub, or empty for whose token it is.",
+                label=_("Who pays"),
+                info=_("An organisation's name on the Hub, or empty for whose token it is."),
                 max_length=96,
                 min_width=160,
             )
         with gr.Row():
-            prices = gr.Button("Ask the Hub for its prices", size="md", scale=0, min_width=270)
-            rent = gr.Button("Rent and train", size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
+            prices = gr.Button(_("Ask the Hub for its prices"), size="md", scale=0, min_width=270)
+            rent = gr.Button(_("Rent and train"), size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
         question = html_box()
         with gr.Row(visible=False) as answers:
-            yes = gr.Button("Spend it", variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend")
-            no = gr.Button("Don't", size="md", scale=0, min_width=100)
+            yes = gr.Button(
+                _("Spend it"), variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend"
+            )
+            no = gr.Button(_("Don't"), size="md", scale=0, min_width=100)
         said = html_box()
     return RentalFormPage(
         flavor, price, hours, payer, prices, rent, question, answers, yes, no, said, gr.State(None), section
@@ -103,7 +107,15 @@ def lay_out(name: str) -> RentalFormPage:
 def choices(db: Database) -> list[tuple[str, str]]:
     """What the Hub rents, cheapest first, as it said last."""
     known = sorted(hub_requests.prices(db), key=lambda one: one.price_per_hour)
-    return [(f"{one.label} ({one.name}): {formatting.dollars(one.price_per_hour)} an hour", one.name) for one in known]
+    return [
+        (
+            _("{label} ({name}): {dollars} an hour").format(
+                label=one.label, name=one.name, dollars=formatting.dollars(one.price_per_hour)
+            ),
+            one.name,
+        )
+        for one in known
+    ]
 
 
 def price_known(db: Database, flavor: Any) -> float | None:
@@ -113,7 +125,12 @@ def price_known(db: Database, flavor: Any) -> float | None:
 
 def question_about(terms: Terms) -> str:
     """What is asked before anything is spent."""
-    return paragraph(f"This spends {terms.sentence}. It is billed by the minute while it runs. Go ahead?", "warning")
+    return paragraph(
+        _("This spends {sentence}. It is billed by the minute while it runs. Go ahead?").format(
+            sentence=terms.sentence
+        ),
+        "warning",
+    )
 
 
 def wire(
@@ -146,7 +163,9 @@ def wire(
         if HELD not in os.environ:
             raise UserError(NO_TOKEN)
         terms = rental_store.checked_terms(flavor, price, hours, text_in(payer))
-        spend = gr.update(value=f"Spend up to {formatting.most_dollars(terms.most)}")
+        spend = gr.update(
+            value=_("Spend up to {most_dollars}").format(most_dollars=formatting.most_dollars(terms.most))
+        )
         return [question_about(terms), gr.update(visible=True), spend, asdict(terms), ""]
 
     def refuse(annotator: Annotator) -> list[Any]:
@@ -154,7 +173,9 @@ def wire(
 
     def spend(annotator: Annotator, agreed: Any, *values: Any) -> list[Any]:
         job_id, then = begin(annotator.name, agreed_terms(agreed), *values)
-        said = markup.notice(f"Job {job_id} is for rented hardware. It is sent there within seconds.")
+        said = markup.notice(
+            _("Job {job_id} is for rented hardware. It is sent there within seconds.").format(job_id=job_id)
+        )
         return [*no_question(), said, *then]
 
     for handler, verb in ((opened, "list"), (chosen, "price"), (ask_prices, "ask_prices"), (ask, "ask_to_rent")):
@@ -173,5 +194,5 @@ def wire(
 def agreed_terms(agreed: Any) -> Terms:
     """The terms that were shown. Raises UserError where none were."""
     if not isinstance(agreed, Mapping):
-        raise UserError("Nothing was agreed to yet. Press “Rent and train” and read what it costs first.")
+        raise UserError(_("Nothing was agreed to yet. Press “Rent and train” and read what it costs first."))
     return Terms(**agreed)

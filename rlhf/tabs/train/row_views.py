@@ -11,6 +11,7 @@ import gradio as gr
 from annotation.records import Annotator, Split
 from annotation.tabs.components import QUEUED, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui.markup import paragraph
 from annotation.validation import whole
 from rlhf.submission import form_fields
@@ -18,10 +19,10 @@ from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Preflight
 from rlhf.tabs.train import plan_card
 
-SPLITS: Sequence[tuple[str, Split]] = (("To train on", "train"), ("Held out", "held-out"))
-NUMBER = "Number of the row"
+SPLITS: Sequence[tuple[str, Split]] = ((_("To train on"), "train"), (_("Held out"), "held-out"))
+NUMBER = _("Number of the row")
 # What each button adds to the number of the row.
-TURNS: Mapping[str, int] = {"Previous": -1, "Show": 0, "Next": 1}
+TURNS: Mapping[str, tuple[str, int]] = {"previous": (_("Previous"), -1), "show": (_("Show"), 0), "next": (_("Next"), 1)}
 
 Values = Callable[[Sequence[Any]], dict[str, Any]]
 
@@ -59,18 +60,18 @@ class RowsPage:
 def lay_out(form: Form) -> RowsPage:
     """The components, top to bottom, without anything from the rows."""
     splits = SPLITS[:1] if form.spec_type.unit == "prompts" else SPLITS
-    with gr.Accordion("Show a row, token by token", open=False) as accordion:
+    with gr.Accordion(_("Show a row, token by token"), open=False) as accordion:
         with gr.Row():
-            split = gr.Radio(list(splits), value="train", label="Rows", min_width=240, visible=len(splits) > 1)
+            split = gr.Radio(list(splits), value="train", label=_("Rows"), min_width=240, visible=len(splits) > 1)
             number = whole_number(NUMBER, 1, min_width=140, elem_id=f"{form.name}-number")
         with gr.Row():
             turns = {
-                label: gr.Button(label, scale=0, min_width=86, size="md", elem_id=f"{form.name}-{label.lower()}")
-                for label in TURNS
+                name: gr.Button(label, scale=0, min_width=86, size="md", elem_id=f"{form.name}-{name}")
+                for name, (label, _step) in TURNS.items()
             }
         row = html_box()
     html_box(paragraph(plan_card.THROUGH, "quiet"))
-    through = gr.Button("Look through all rows", scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
+    through = gr.Button(_("Look through all rows"), scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
     return RowsPage(accordion, split, number, turns, row, through, html_box())
 
 
@@ -82,21 +83,21 @@ def wire(page: RowsPage, form: Form, context: Context, prospects: Preflight, inp
     admin = guarded(context, "admin")
     looked, shown = [page.split, page.number, *inputs], [page.number, page.row]
 
-    def turner(label: str) -> Callable[..., list[Any]]:
+    def turner(name: str) -> Callable[..., list[Any]]:
         def show_row(annotator: Annotator, split: Any, number: Any, *sent: Any) -> list[Any]:
             values = dict(zip(form.names, sent, strict=True))
-            return show(form, prospects, values, split, number, TURNS[label])
+            return show(form, prospects, values, split, number, TURNS[name][1])
 
-        show_row.__name__ = f"{label.lower()}_{form.name}"
+        show_row.__name__ = f"{name}_{form.name}"
         return admin(show_row)
 
     def look_through(annotator: Annotator, *sent: Any) -> str:
         return survey(form, prospects, dict(zip(form.names, sent, strict=True)))
 
     look_through.__name__ = f"through_{form.name}"
-    turners = {label: turner(label) for label in TURNS}
-    for label, button in page.turns.items():
-        button.click(turners[label], looked, shown, **QUEUED)
+    turners = {name: turner(name) for name in TURNS}
+    for name, button in page.turns.items():
+        button.click(turners[name], looked, shown, **QUEUED)
     for again in (page.accordion.expand, page.split.input, page.number.submit):
-        again(turners["Show"], looked, shown, **QUEUED)
+        again(turners["show"], looked, shown, **QUEUED)
     return page.through.click(admin(look_through), [*inputs], page.found, **QUEUED)

@@ -10,6 +10,7 @@ import gradio as gr
 from annotation.records import Annotator
 from annotation.tabs.components import QUEUED, opening_of
 from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
 from annotation.ui import markup
 from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
@@ -35,7 +36,7 @@ def build(demo: gr.Blocks, context: Context) -> list[TrainingFormPage]:
                 pages.append(training_form.lay_out(form))
                 if form is forms()[0]:
                     automatic_training.build(context, opening_of(demo))
-        with gr.Tab("Runs", id=RUNS):
+        with gr.Tab(_("Runs"), id=RUNS):
             runs_page = runs_tab.build(demo, context)
     for page, opening in zip(pages, openings, strict=True):
         training_form.wire(page, context, known, opening)
@@ -49,7 +50,9 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, tabs:
 
     def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         job_id = training_form.begin(page, known, annotator.name, ticked, seen, sent)
-        said = markup.notice(f"Job {job_id} is queued. It starts in its turn, when its device is free.")
+        said = markup.notice(
+            _("Job {job_id} is queued. It starts in its turn, when its device is free.").format(job_id=job_id)
+        )
         return [said, said, gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
 
     start.__name__ = f"start_{page.form.name}"

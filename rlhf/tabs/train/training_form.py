@@ -13,6 +13,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
+from annotation.translation import _
 from annotation.ui import markup
 from annotation.ui.markup import paragraph
 from rlhf.algorithms.measure_spec import MeasureSpec
@@ -195,29 +196,29 @@ def lay_out(form: Form) -> TrainingFormPage:
     parts["rate"] = html_box()
     parts["judged"] = html_box()
     for title, names in form.groups.items():
-        with gr.Accordion(f"More settings: {title}", open=False) as parts[title]:
+        with gr.Accordion(_("More settings: {title}").format(title=_(title)), open=False) as parts[title]:
             inputs |= field_inputs(form, names)
     parts["troubles"] = html_box()
-    parts["accept"] = gr.Checkbox(label="Run it", visible=False, elem_id=f"{form.name}-accept")
+    parts["accept"] = gr.Checkbox(label=_("Run it"), visible=False, elem_id=f"{form.name}-accept")
     with gr.Row():
         start = f"{form.name}-start"
         parts["start"] = gr.Button(
             form.layout.start, variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
         )
         measure = f"{form.name}-measure"
-        parts["measure"] = gr.Button("Measure a step", interactive=False, elem_id=measure, scale=0, min_width=200)
+        parts["measure"] = gr.Button(_("Measure a step"), interactive=False, elem_id=measure, scale=0, min_width=200)
     html_box(paragraph(plan_card.MEASURING, "quiet"))
     said = html_box()
     rented = rental_form.lay_out(form.name)
-    gr.Markdown("### What it would learn from")
+    gr.Markdown(_("### What it would learn from"))
     parts["data"] = html_box()
     rows = row_views.lay_out(form)
     parts |= {"row": rows.row, "rows_found": rows.found}
-    gr.Markdown("### What it would take")
+    gr.Markdown(_("### What it would take"))
     parts["cost"] = html_box()
-    with gr.Accordion("As JSON, and on the command line", open=False):
-        parts["spec"] = to_copy("Spec", f"{form.name}-spec")
-        parts["command"] = to_copy("Commands that run it without the page", f"{form.name}-command")
+    with gr.Accordion(_("As JSON, and on the command line"), open=False):
+        parts["spec"] = to_copy(_("Spec"), f"{form.name}-spec")
+        parts["command"] = to_copy(_("Commands that run it without the page"), f"{form.name}-command")
     parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional)}
     ordered = {name: inputs[name] for name in form.names}
     return TrainingFormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
@@ -264,7 +265,7 @@ def shape(form: Form, name: str) -> str:
 def field_input(form: Form, name: str) -> Any:
     """The component that asks for a field; what it may be is checked when the form is read."""
     default, sentence = form.described[name]
-    common: dict[str, Any] = {"label": form.label(name), "info": sentence, "value": default, "min_width": 260}
+    common: dict[str, Any] = {"label": form.label(name), "info": _(sentence), "value": default, "min_width": 260}
     if isinstance(default, bool):
         return gr.Checkbox(**common)
     if isinstance(default, int | float):
@@ -327,7 +328,7 @@ def begin_measuring(
     spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
     measuring = MeasureSpec(training=to_json(spec))
     job_id = job_submission.submit(known.db, known.data_dir, measuring, by)
-    return (
-        f"Job {job_id} is queued: it runs {measuring.steps} steps and keeps nothing but their time and memory, which "
+    return _(
+        "Job {job_id} is queued: it runs {steps} steps and keeps nothing but their time and memory, which "
         "are shown below when it has ended."
-    )
+    ).format(job_id=job_id, steps=measuring.steps)

@@ -76,18 +76,18 @@ def test_the_schedule_comes_from_the_environment() -> None:
         (
             BackupStatus(TEN_TO, 4, "The token /x may only read."),
             "annotator",
-            "Last safe copy: 10 minutes ago, 4 judgements since; the latest attempt failed and is repeated.",
+            "Last safe copy: 10 minutes ago, 4 judgements since. The latest attempt failed and is repeated.",
         ),
         (
             BackupStatus(TEN_TO, 4, "The token may only read."),
             "admin",
-            "Last safe copy: 10 minutes ago, 4 judgements since; the latest attempt failed and is repeated. "
+            "Last safe copy: 10 minutes ago, 4 judgements since. The latest attempt failed and is repeated. "
             "The token may only read.",
         ),
         (
             BackupStatus(TEN_TO, 0, "Stop one.", conflict=True),
             "admin",
-            "Last safe copy: 10 minutes ago, 0 judgements since; two copies of this project run. Stop one.",
+            "Last safe copy: 10 minutes ago, 0 judgements since. Two copies of this project run. Stop one.",
         ),
     ],
 )

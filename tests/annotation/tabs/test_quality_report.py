@@ -61,9 +61,9 @@ def words(html: str) -> str:
 def test_the_page_starts_with_how_the_labels_stand() -> None:
     said = words(quality_report.status_sentence(GOOD, SHARED))
     assert said == (
-        "1,204 judgements by 2 annotators on 430 comparisons can train the model. Where several judged the same "
-        "comparison, they agree in 74% (71% to 77%); Krippendorff&#x27;s alpha is 0.48 (0.43 to 0.54): usual where "
-        "taste decides; more annotators for each comparison help. Nothing else calls for attention."
+        "1,204 judgements can train the model (annotators: 2; comparisons: 430). Where several judged the same "
+        "comparison, they agree in 74% (71% to 77%); Krippendorff&#x27;s alpha is 0.48 (0.43 to 0.54). That is usual "
+        "where taste decides; more annotators for each comparison help. Nothing else calls for attention."
     )
 
 

@@ -243,4 +243,4 @@ def test_what_a_plan_warns_of() -> None:
 def test_the_notice_of_zero_gpu_names_the_section_of_a_form_that_trains_elsewhere() -> None:
     section = "On rented hardware"
     assert f"“{section}”" in ZERO_GPU_NOTICE
-    assert f'gr.Accordion("{section}"' in (ROOT / "rlhf/tabs/train/rental_form.py").read_text("utf-8")
+    assert f'gr.Accordion(_("{section}")' in (ROOT / "rlhf/tabs/train/rental_form.py").read_text("utf-8")

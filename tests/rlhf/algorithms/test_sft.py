@@ -377,7 +377,7 @@ def test_a_dpo_adapter_is_continued_and_one_of_another_shape_is_refused(taught: 
     assert made_by(taught, job).parent_id == parent.id
     with pytest.raises(UserError, match="has lora_r 4"):
         taught.submit(replace(QUICK, parent=parent.revision, lora_r=8))
-    with pytest.raises(UserError, match="merge it into 16-bit weights first"):
+    with pytest.raises(UserError, match="Merge it into 16-bit weights first"):
         taught.submit(replace(QUICK, parent=parent.revision, method="full"))
 
 

@@ -294,7 +294,7 @@ def test_a_second_program_on_the_same_copies_steps_aside_and_both_pages_say_so(
             wait_until("four to be safe", lambda: told_safe(second.safety(), 4) == 4, every=0.3)
             first.judge(1)
             line = wait_until("the conflict", lambda: "two copies" in first.safety() and first.safety(), every=0.3)
-            assert "two copies of this project run" in line
+            assert "Two copies of this project run" in line
             wait_until("two to be safe, aside", lambda: told_safe(first.safety(), 2) == 2, every=0.3)
     branches = hub.repos["dataset", REPO].branches
     assert len(branches) == 2
@@ -402,7 +402,7 @@ def test_a_failing_copy_is_on_the_page_and_its_reason_only_for_admins(
         hub.tokens[TOKEN] = ("ann", "read")
         page.judge(2)
         line = wait_until("the failure", lambda: "failed" in page.safety() and page.safety(), every=0.3)
-        assert line.endswith("2 judgements since; the latest attempt failed and is repeated.")
+        assert line.endswith("2 judgements since. The latest attempt failed and is repeated.")
         with httpx.Client(base_url=program.address, timeout=PATIENCE_SECONDS) as admin:
             admin.post("/login", data={"name": "kim", "password": PASSWORD})
             assert "the token has no right to do that" in admin.post("/annotate/safety", json={}).json()["text"]

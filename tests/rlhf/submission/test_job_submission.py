@@ -365,7 +365,7 @@ def test_a_parent_is_continued_with_its_own_rank_and_scale(db: Database, data_di
         (DPOSpec(rslora=True), "has rslora False"),
         (DPOSpec(method="lora"), "has method qlora"),
         (DPOSpec(method="prompt"), "can't be continued with prompt"),
-        (DPOSpec(method="full"), "merge it into 16-bit weights first"),
+        (DPOSpec(method="full"), "Merge it into 16-bit weights first"),
     ):
         with pytest.raises(UserError, match=has):
             submit(db, data_dir, other, "ann")

@@ -220,7 +220,7 @@ def test_it_is_the_weights_under_the_parent_that_count(
     with pytest.raises(UserError, match="none in 16 bits"):
         job_submission.submit(judged, known.data_dir, MergeSpec(revision=on_base.revision), "ann")
     said = refusal(judged, RewardModelSpec(parent=on_base.revision))
-    assert said.endswith("is an adapter: start from the base."), "nobody is sent to merge what can't be merged"
+    assert said.endswith("is an adapter. Start from the base."), "nobody is sent to merge what can't be merged"
 
 
 def test_a_configuration_that_cannot_be_read_is_named(
@@ -276,7 +276,7 @@ def test_no_more_processes_than_there_are_gpus(
 def test_nobody_is_told_to_merge_virtual_tokens(judged: Database, spec: TrainingSpec) -> None:
     tuned = made(judged, SFTSpec(method="prompt", virtual_tokens=6), form="prompt")
     said = refusal(judged, replace(spec, parent=tuned.revision))
-    assert "its virtual tokens can't be merged into weights" in said
+    assert "Its virtual tokens can't be merged into weights" in said
     assert "start from the base" in said
     assert "merge it" not in said
     assert ("continue with prompt tuning of 6, or" in said) == (spec.kind in ("sft", "dpo"))

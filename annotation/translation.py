@@ -1,0 +1,119 @@
+"""The language that people read: a sentence goes through `_`, and one file per language says what it is in there.
+
+The sentences in the code are English, and are their own keys. The language is one for the whole server and all that it
+starts, chosen before anything is imported, so that sentences of modules can be constants.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from gettext import GNUTranslations, NullTranslations
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from babel.messages.catalog import Message
+
+DIRECTORY: Final = Path(__file__).with_name("translations")
+VARIABLE: Final = "PREFLOOP_LANGUAGE"
+# What is filled in: a name, perhaps with how it is written.
+FIELD: Final = re.compile(r"\{\w+(?:[!:][^{}]*)?\}")
+DOUBLED: Final = re.compile(r"\{\{|\}\}")
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language as it is read from its file; without one, English as it stands in the code."""
+
+    code: str = "en"
+    direction: Literal["ltr", "rtl"] = "ltr"
+    sentences: NullTranslations = field(default_factory=NullTranslations)
+    script: Mapping[str, str] = field(default_factory=dict)
+    """The sentences that stand in the pages' scripts."""
+
+
+def chosen(wanted: str) -> Language:
+    """The language of this code, or of this .po file. Ends the program where there is no such file, or a wrong one."""
+    if wanted in ("", "en"):
+        return Language()
+    path = Path(wanted) if wanted.endswith(".po") else DIRECTORY / f"{wanted}.po"
+    if not path.is_file() or not (wanted.endswith(".po") or re.fullmatch(r"\w+", wanted)):
+        there = ", ".join(["en", *sorted(file.stem for file in DIRECTORY.glob("*.po"))])
+        raise SystemExit(
+            f"{VARIABLE} is '{wanted}', and there is no such translation. Choose one of: {there}; "
+            "or give the path of a .po file."
+        )
+    return read(path)
+
+
+def read(path: Path) -> Language:
+    """The language of a .po file. Ends the program where a sentence could not be filled in, naming its line."""
+    from babel import Locale
+    from babel.messages.mofile import write_mo
+    from babel.messages.pofile import PoFileError, read_po
+
+    try:
+        with path.open("rb") as file:
+            catalog = read_po(file, abort_invalid=True)
+    except (PoFileError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path} can't be read: {error}") from error
+    messages = [message for message in catalog if message.id and not message.fuzzy]
+    for message in messages:
+        for reason in faults(message):
+            raise SystemExit(f"{path}, line {message.lineno}: {reason}")
+    compiled = BytesIO()
+    write_mo(compiled, catalog)
+    compiled.seek(0)
+    locale = catalog.locale or Locale.parse(path.stem)
+    return Language(
+        str(locale).replace("_", "-"),
+        "rtl" if locale.text_direction == "rtl" else "ltr",
+        GNUTranslations(compiled),
+        {str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
+    )
+
+
+def of_script(message: Message) -> bool:
+    """Whether a sentence stands in a script of the pages, by where `make messages` found it."""
+    return any(place.endswith(".js") for place, _ in message.locations)
+
+
+def faults(message: Message) -> Iterator[str]:
+    """What would fail when a translation's gaps are filled in."""
+    gaps = {gap for original in forms(message.id) for gap in FIELD.findall(original)}
+    for text in forms(message.string):
+        if unknown := sorted(set(FIELD.findall(text)) - gaps):
+            there = ", ".join(sorted(gaps)) or "no gaps"
+            yield f"{', '.join(unknown)} is not in the English sentence, which has {there}."
+        elif gaps and re.search("[{}]", FIELD.sub("", DOUBLED.sub("", text))):
+            yield "a brace stands alone. Write {{ or }} for one that is to be seen."
+
+
+def forms(text: str | Sequence[str] | None) -> Sequence[str]:
+    """A sentence, or its singular and plurals."""
+    return [text] if isinstance(text, str) else text or ()
+
+
+LANGUAGE: Final = chosen(os.environ.get(VARIABLE, "").strip())
+
+
+def translate(sentence: str) -> str:
+    """A sentence in the language of this server; with gaps like {name}, to be filled in by `str.format` afterwards."""
+    return LANGUAGE.sentences.gettext(sentence) if sentence else ""
+
+
+def ngettext(one: str, several: str, count: int) -> str:
+    """The sentence that goes with this count, its gaps still to be filled in."""
+    return LANGUAGE.sentences.ngettext(one, several, count)
+
+
+def noted(sentence: str) -> str:
+    """A sentence that goes through `_` where it is shown: in English it is stored, compared or published."""
+    return sentence
+
+
+_, N_ = translate, noted

@@ -1,0 +1,211 @@
+"""Translations: one file per language, refused where it could not be filled in; and nothing on a page is left out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po
+
+from annotation import translation
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+from tests.sentences import extracted, write_marked
+
+FILES = sorted(translation.DIRECTORY.glob("*.po"))
+HEAD = 'msgid ""\nmsgstr "Language: de\\nContent-Type: text/plain; charset=utf-8\\n"\n\n'
+
+
+def file_of(directory: Path, text: str) -> Path:
+    path = directory / "de.po"
+    path.write_text(HEAD + text, "utf-8")
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(SystemExit) as refused:
+        translation.chosen(str(path))
+    return str(refused.value)
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+def test_without_a_choice_it_is_english_and_no_file_is_read() -> None:
+    for wanted in ("", "en"):
+        english = translation.chosen(wanted)
+        assert (english.code, english.direction, english.script) == ("en", "ltr", {})
+        assert english.sentences.gettext("A {gap}.") == "A {gap}."
+    assert translation.translate("") == ""
+
+
+@pytest.mark.parametrize("wanted", ["xx", "../de", "de.mo", "nowhere.po"])
+def test_a_language_that_is_not_there_is_refused_with_those_that_are(wanted: str) -> None:
+    with pytest.raises(SystemExit, match=rf"PREFLOOP_LANGUAGE is '{re.escape(wanted)}'.*en, de"):
+        translation.chosen(wanted)
+
+
+def test_a_file_is_a_language(tmp_path: Path) -> None:
+    path = file_of(
+        tmp_path,
+        '#: pages/page.js\nmsgid "Skip"\nmsgstr "Weiter"\n\n'
+        'msgid "{count} day"\nmsgid_plural "{count} days"\nmsgstr[0] "{count} Tag"\nmsgstr[1] "{count} Tage"\n\n'
+        '#, fuzzy\nmsgid "Unsure"\nmsgstr "Unsicher {so}"\n',
+    )
+    german = translation.chosen(str(path))
+    assert (german.code, german.direction, german.script) == ("de", "ltr", {"Skip": "Weiter"})
+    assert german.sentences.gettext("Skip") == "Weiter"
+    assert german.sentences.gettext("Unsure") == "Unsure"
+    assert [german.sentences.ngettext("{count} day", "{count} days", n) for n in (1, 2)] == [
+        "{count} Tag",
+        "{count} Tage",
+    ]
+
+
+def test_a_right_to_left_language_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "ar.po"
+    path.write_text(HEAD.replace("de", "ar") + 'msgid "Skip"\nmsgstr "تخطي"\n', "utf-8")
+    assert translation.chosen(str(path)).direction == "rtl"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('msgid "Of {count}."\nmsgstr "Von {zahl}."\n', r"line 4: \{zahl\} is not in the English sentence.*\{count\}"),
+        ('msgid "Of {n:,}."\nmsgstr "Von {n:x}."\n', r"\{n:x\} is not in the English sentence"),
+        ('msgid "Of {count}."\nmsgstr "Von {count."\n', "a brace stands alone"),
+        ('msgid "Plain."\nmsgstr "Glatt {x}."\n', "has no gaps"),
+        ('msgid "{n} a"\nmsgid_plural "{n} b"\nmsgstr[0] "{n} c"\nmsgstr[1] "{m} d"\n', r"\{m\} is not in"),
+        ('msgid "Open\n', "can't be read"),
+    ],
+)
+def test_what_could_not_be_filled_in_is_refused_with_its_line(tmp_path: Path, text: str, reason: str) -> None:
+    said = refusal(file_of(tmp_path, text))
+    assert str(tmp_path) in said
+    assert re.search(reason, said)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_translation_is_about_sentences_that_there_are(path: Path) -> None:
+    assert translation.read(path).code == path.stem
+    with path.open("rb") as file:
+        catalog: Catalog = read_po(file)
+    assert not catalog.obsolete
+    unknown = [message.id for message in catalog if message.id and message.id not in extracted()]
+    assert unknown == []
+
+
+# -------------------------------------------------------------------------------------------------------------- pages
+PAGES = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+import gradio as gr
+from annotation.api import AnnotationApi, RequestBody
+from annotation.database import open_database
+from annotation.tabs.guard import Context
+from annotation.web import access, sign_in_pages
+from rlhf.models import registry
+from rlhf.tabs.pages import build_pages
+
+def plain(value):
+    return value.get_config() if hasattr(value, "get_config") else str(value)
+
+db = open_database(Path(sys.argv[1]))
+registry.ensure_base(db, "a-model")
+context = Context(db, Path(sys.argv[1]), "a-model")
+pages = build_pages(context)
+shown = [{**component["props"], "type": component["type"]} for component in pages.get_config_file()["components"]]
+html = [sign_in_pages.login_page(), sign_in_pages.notice_page("⟦-⟧"), sign_in_pages.frame_page("-")]
+person = access.add_account(db, "ann", "admin", "a long enough password")
+card = AnnotationApi(db).undo(person, RequestBody())
+answers = []
+for function in pages.fns.values():
+    # As for a page that sent nothing: what can be shown is shown, and the rest is refused in a sentence.
+    try:
+        answers.append(function.fn(SimpleNamespace(username="ann"), *[None] * len(function.inputs)))
+    except gr.Error as error:
+        answers.append(error.message)
+    except (AttributeError, TypeError):
+        pass  # it takes what its own page always sends
+print(json.dumps({"components": shown, "said": [card["notice"], *html], "answers": answers}, default=plain))
+"""
+SHOWN = ("label", "info", "placeholder", "headers", "html_template")
+# Of other components the value is what somebody has chosen or written.
+SAYING = ("markdown", "html", "button")
+# What no translation says otherwise: names, what is typed as it stands, and rows of the database.
+# What is stored is said as it was stored: the project's reasons, the rubric, policies and how they stand.
+DATA = re.compile(
+    r"a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
+    r"Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
+    r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
+    r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}",
+    re.DOTALL,
+)
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the pages show in a language in which every marked sentence stands in brackets."""
+    directory = tmp_path_factory.mktemp("language")
+    write_marked(directory / "marked.po")
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES, str(directory / "data")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        env={**os.environ, "PREFLOOP_LANGUAGE": str(directory / "marked.po")},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """The texts in a component's property: choices are shown by their first half."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            yield from texts_of(entry)
+    elif isinstance(value, dict):
+        yield from texts_of([value.get(name) for name in ("value", "label", "info", "placeholder")])
+
+
+def unmarked(text: str) -> str:
+    """What is left of a text without what stands in brackets, markup, and data."""
+    text = re.sub(r"<style>.*?</style>|<[^>]*>|&\w+;", " ", text, flags=re.DOTALL)
+    while (less := re.sub(r"⟦[^⟦⟧]*⟧", " ", text)) != text:
+        text = less
+    return DATA.sub(" ", text)
+
+
+def test_every_sentence_of_a_page_is_translated(shown: dict[str, Any]) -> None:
+    texts = [text for props in shown["components"] for text in texts_of([props.get(name) for name in SHOWN])]
+    texts += [choice[0] for props in shown["components"] for choice in props.get("choices") or []]
+    texts += [str(props.get("value") or "") for props in shown["components"] if props["type"] in SAYING]
+    assert sum("⟦" in text for text in texts) > 100
+    left = {text for text in (*texts, *shown["said"]) if re.search("[A-Za-z]{3}", unmarked(text))}
+    assert left == set()
+
+
+def test_what_handlers_answer_is_translated(shown: dict[str, Any]) -> None:
+    texts = list(texts_of(shown["answers"]))
+    assert sum("⟦" in text for text in texts) > 50
+    left = {unmarked(text).strip() for text in texts if re.search("[A-Za-z]{3}", unmarked(text))}
+    assert left == set()
+
+
+def test_the_scripts_get_their_sentences(shown: dict[str, Any]) -> None:
+    given = [props["props"] for props in shown["components"] if props["type"] == "html"]
+    sentences = next(props["sentences"] for props in given if "language" in props)
+    source = (ROOT / "annotation" / "tabs" / "annotate.js").read_text("utf-8")
+    marked = re.findall(r'\b_\("([^"]+)"\)', source)
+    assert len(marked) > 100
+    assert {sentence: sentences.get(sentence) for sentence in marked} == {one: f"⟦{one}⟧" for one in marked}

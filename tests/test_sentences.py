@@ -1,0 +1,155 @@
+"""Sentences for people are whole and marked for translation, and are found by what makes the translations' files."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from annotation.translation import FIELD
+from tests.machine_fixtures import ROOT
+from tests.sentences import extracted
+
+MARKS = {"_", "N_", "ngettext"}
+# What is marked wholly so far, and what may stay as it is in there.
+MARKED = (
+    *("annotation/tabs", "annotation/claims.py", "annotation/project.py", "annotation/validation.py"),
+    *("annotation/exports/export_files.py", "annotation/imports/import_process.py", "annotation/jobs/job_queue.py"),
+    *("annotation/web/sign_in_pages.py", "annotation/web/deferred_app.py"),
+    *("app.py", "rlhf/tabs", "rlhf/web_server.py", "rlhf/hub/hub_requests.py", "rlhf/generation/playground_store.py"),
+)
+NO_SENTENCES = {
+    *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
+    *("the iterations", 'attachment; filename="job-{}.csv"', "OWNER/NAME, or OWNER/NAME@REVISION"),
+    *('attachment; filename="{}"', "not enough evidence", "no verdict", "said {}", "SQLite {}", "can't be read"),
+    *("the import form", "An import ended with status %s: %s", "Gradio was mounted last"),
+}
+# What is typed as it stands.
+NO_WORDS = {
+    *("/data/preferences.jsonl", "owner/name", "2026-01-31", "OWNER/NAME", "OWNER/NAME-copies", "owner", "everybody"),
+    *("https://api.openai.com/v1", "min_p"),
+}
+# Two words beside each other, or a word beside a gap.
+READS_LIKE_WORDS = re.compile(r"[A-Za-z][a-z]+[,;:.)]? +\(?([A-Za-z0-9#]|\{\})|\{\}[,;:.)]? +[a-z]{2,}")
+SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|FROM|WHERE|AND|NOT EXISTS|ORDER|JOIN)\b")
+STYLE = re.compile(r"\{\s*[a-z-]+\s*:|;\s*$")
+SHOWN_KEYWORDS = {"label", "info", "placeholder"}
+SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}
+
+
+# What an error is called whose sentence is read by people.
+REFUSALS = {
+    *("UserError", "UnusableRow", "UnclearColumn", "DamagedBackup", "TemplateRefused", "EndpointError", "TooFewRows"),
+}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def files() -> list[Path]:
+    paths = [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py"), ROOT / "app.py"]
+    return sorted(paths)
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def marked_files() -> list[Path]:
+    return [path for path in files() if named(path).startswith(MARKED)]
+
+
+def name_of(call: ast.AST) -> str:
+    """What a call calls, without what it is an attribute of."""
+    function = call.func if isinstance(call, ast.Call) else None
+    return (
+        function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+    )
+
+
+def calls(tree: ast.AST, names: set[str]) -> Iterator[ast.Call]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+            yield node
+
+
+def literals(node: ast.AST) -> Iterator[tuple[ast.AST, str, list[ast.AST]]]:
+    """Every string that is written in here and not marked, gaps as {}, with what it stands in, innermost first."""
+
+    def within(node: ast.AST, around: list[ast.AST]) -> Iterator[tuple[ast.AST, str, list[ast.AST]]]:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MARKS:
+            return
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node, node.value, around
+        if isinstance(node, ast.JoinedStr):
+            yield node, "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values), around
+        children = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.JoinedStr):
+            children = [part.value for part in node.values if isinstance(part, ast.FormattedValue)]
+        if isinstance(node, ast.AnnAssign):
+            children = [node.value] if node.value else []
+        for child in children:
+            yield from within(child, [node, *around])
+
+    yield from within(node, [])
+
+
+def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
+    """Whether a string is shown: by how it reads, and by what it is given to."""
+    outside = around[0]
+    if isinstance(outside, ast.Expr | ast.Compare | ast.Subscript) or text in NO_SENTENCES | NO_WORDS:
+        return False
+    if isinstance(outside, ast.keyword) and outside.arg in SHOWN_KEYWORDS:
+        return bool(re.search("[A-Za-z]", text))
+    if name_of(outside) in SHOWN_FIRST and isinstance(outside, ast.Call) and outside.args[0] is literal:
+        return bool(re.search("[A-Za-z]", text))
+    plain = re.sub(r"<[^>]*>", "", text)
+    return bool(READS_LIKE_WORDS.search(plain)) and not SQL.match(text) and not STYLE.search(text)
+
+
+@pytest.mark.parametrize("path", marked_files(), ids=named)
+def test_every_sentence_is_marked(path: Path) -> None:
+    found = [f"line {getattr(one, 'lineno', 0)}: {text!r}" for one, text, around in literals(tree_of(path))
+             if around and is_for_people(one, text, around)]  # fmt: skip
+    assert found == []
+
+
+@pytest.mark.parametrize("path", files(), ids=named)
+def test_every_refusal_is_marked(path: Path) -> None:
+    raised = [node.exc for node in ast.walk(tree_of(path)) if isinstance(node, ast.Raise) and node.exc is not None]
+    found = [
+        f"line {getattr(one, 'lineno', 0)}: {text!r}"
+        for refusal in raised
+        if name_of(refusal) in REFUSALS
+        for one, text, around in literals(refusal)
+        if around and is_for_people(one, text, around)
+    ]
+    assert found == []
+
+
+def test_marked_sentences_are_found_by_babel() -> None:
+    """What stands in an f-string is found by newer versions of Python only; what is no literal, by nobody."""
+    known = {part for message in extracted() for part in ([message] if isinstance(message, str) else message)}
+    for path in files():
+        for call in calls(tree_of(path), MARKS):
+            for argument in call.args[: 2 if name_of(call) == "ngettext" else 1]:
+                if isinstance(argument, ast.Constant):
+                    assert argument.value in known, f"{path}:{call.lineno} {argument.value}"
+
+
+def test_gaps_have_the_names_of_what_fills_them() -> None:
+    for path in files():
+        for node in ast.walk(tree_of(path)):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format"):
+                continue
+            sentence = node.func.value
+            if isinstance(sentence, ast.Call) and isinstance(sentence.func, ast.Name) and sentence.func.id in MARKS:
+                texts = [one.value for one in sentence.args[:2] if isinstance(one, ast.Constant)]
+                gaps = {re.split("[!:}]", gap[1:])[0] for text in texts for gap in FIELD.findall(text)}
+                assert gaps == {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno} {texts[0]}"
