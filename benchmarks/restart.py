@@ -192,16 +192,7 @@ def report(restarts: Sequence[Restart]) -> str:
         columns = ("judged", "pages", "meanwhile_p50_ms", "meanwhile_max_ms", *CPU)
         figures = [sorted(getattr(one, column) for one in own) for column in columns]
         rows.append([program, len(own), *(f"{median(values):.2f} ({values[0]}–{values[-1]})" for values in figures)])
-    headers = (
-        "program",
-        "kills",
-        "judged s",
-        "pages s",
-        "p50 ms",
-        "max ms",
-        "web CPU s",
-        "launcher CPU s",
-    )
+    headers = ("program", "kills", "judged s", "pages s", "p50 ms", "max ms", "web CPU s", "launcher CPU s")
     found = {"restarts": [asdict(one) for one in restarts], "machine": driver.machine()}
     return "\n".join([driver.table(headers, rows), driver.describe_machine(found["machine"]), json.dumps(found)])
 
