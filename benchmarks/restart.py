@@ -6,8 +6,8 @@ judgement of the comparison in hand is then sent until it is acknowledged, and o
 
 How to read it. `judged` and `pages` are seconds from the kill to the first acknowledged judgement and to the answer of
 Gradio's configuration; `meanwhile` is how long judgements took between the two, in milliseconds. `web CPU` and
-`launcher CPU` are the processor seconds of either process up to the first judgement, which say the same on a busy
-machine. `--program DIR` measures another version of the program, one start of each by turns.
+`launcher CPU` are the processor seconds of either process up to the first judgement, which a busy machine leaves alone.
+`--program DIR` measures another version of the program, one start of each by turns.
 """
 
 from __future__ import annotations
@@ -191,17 +191,8 @@ def report(restarts: Sequence[Restart]) -> str:
         own = [one for one in restarts if one.program == program]
         columns = ("judged", "pages", "meanwhile_p50_ms", "meanwhile_max_ms", *CPU)
         figures = [sorted(getattr(one, column) for one in own) for column in columns]
-        rows.append([program, len(own), *(f"{median(values)} ({values[0]}–{values[-1]})" for values in figures)])
-    headers = (
-        "program",
-        "kills",
-        "judged s",
-        "pages s",
-        "meanwhile p50 ms",
-        "meanwhile max ms",
-        "web CPU s",
-        "launcher CPU s",
-    )
+        rows.append([program, len(own), *(f"{median(values):.2f} ({values[0]}–{values[-1]})" for values in figures)])
+    headers = ("program", "kills", "judged s", "pages s", "p50 ms", "max ms", "web CPU s", "launcher CPU s")
     found = {"restarts": [asdict(one) for one in restarts], "machine": driver.machine()}
     return "\n".join([driver.table(headers, rows), driver.describe_machine(found["machine"]), json.dumps(found)])
 
