@@ -149,7 +149,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(run: int, open_runs: Callab
     page = open_runs(viewport={"width": 1280, "height": 1000})
     page.set_viewport_size({"width": 390, "height": 844})
     page.locator(PLOT).scroll_into_view_if_needed()
-    wait_for(page, "the narrow plot", lambda: ends_within(page, f"{PLOT} svg", 390))
+    wait_for(page, "the narrow plot", lambda: ends_within(page, f"{PLOT} svg.marks", 390))
     assert ends_within(page, ".plots", 390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
