@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from annotation.ui import line_plots, stylesheet
+from annotation.ui.formatting import short_number
 from annotation.ui.line_plots import Line
 from rlhf.jobs.descriptions import Curve
 from tests.rlhf.tabs.test_curves import points_of
@@ -100,7 +101,7 @@ def test_names_are_shown_literally() -> None:
     ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
-    assert formatting.short_number(value) == text
+    assert short_number(value) == text
 
 
 def test_there_is_a_hue_for_every_line() -> None:
