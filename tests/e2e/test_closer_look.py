@@ -36,13 +36,14 @@ def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[
 
 
 @pytest.fixture
-def run(running: tuple[Database, str]) -> int:
-    """A run that has made some of its steps."""
+def run(running: tuple[Database, str]) -> Iterator[int]:
+    """A run that has made some of its steps, the only one that runs."""
     db = running[0]
     job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
     assert job_store.claim(db, job_id, "w") is not None
     report(db, job_id, range(1, STEPS + 1))
-    return job_id
+    yield job_id
+    assert job_store.finish(db, job_id, "w", {})
 
 
 def report(db: Database, job_id: int, steps: range) -> None:
@@ -149,7 +150,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(run: int, open_runs: Callab
     page = open_runs(viewport={"width": 1280, "height": 1000})
     page.set_viewport_size({"width": 390, "height": 844})
     page.locator(PLOT).scroll_into_view_if_needed()
-    wait_for(page, "the narrow plot", lambda: ends_within(page, f"{PLOT} svg", 390))
+    wait_for(page, "the narrow plot", lambda: ends_within(page, f"{PLOT} svg.marks", 390))
     assert ends_within(page, ".plots", 390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

@@ -29,7 +29,7 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import closer_look
-from rlhf.tabs.closer_look import CurveData, Look
+from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.runs import job_cards
@@ -124,17 +124,13 @@ def decided_against(db: Database, policy: Policy) -> str:
     return "" if found is None else found.revision
 
 
-def over_parts(
-    db: Database, checked: Mapping[str, FinishedCheck], look: Any, name: str | None = None
-) -> tuple[dict[str, Update], Look]:
-    """Figures over the policies that were checked, and one of them closely."""
-    drawn, over = gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
-    close, look = closer_look.updates(LOOK, over, (), look, name)
-    return {"over": gr.update(value=drawn), **close}, look
+def over_view(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
+    """Figures over the policies that were checked, drawn, and to be looked at closely."""
+    return gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
 
 
 def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
-    """The same, drawn, and to be looked at closely."""
+    """The same, from the rows."""
     base = registry.by_revision(db, "base")
     rows = [
         CheckedPolicy(
@@ -219,7 +215,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         (f"{entry.revision} · {FILES_DELETED if entry.deleted else entry.status}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
     ]
-    over, look = over_parts(db, checked, seen.get(LOOK))
+    over, curves = over_view(db, checked)
     parts = {
         "standing": standing_part(db),
         "serving": serving_part(db),
@@ -230,7 +226,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "ask": gr.update(interactive=can_be_asked(db, policy, check)),
         "judges": judges_part(db),
         **gate_parts(db, policy, stands),
-        **over,
+        "over": gr.update(value=over),
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
@@ -238,6 +234,10 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != drawn:
         changed |= report_parts(db, context.data_dir, policy, check, page)
+    look = seen.get(LOOK)
+    if "over" in changed:
+        close, look = closer_look.updates(LOOK, curves, (), look)
+        changed |= close
     return changed, {**marks, "drawn": drawn, "page": page, LOOK: look}
 
 
@@ -424,8 +424,9 @@ def wire_look(page: IterationsPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def choose_figure(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
-        changed, look = over_parts(context.db, newest_checks(context.db), was.get(LOOK), text_in(choice))
-        return page.sent(changed, {**was, LOOK: look})
+        _, curves = over_view(context.db, newest_checks(context.db))
+        close, look = closer_look.updates(LOOK, curves, (), was.get(LOOK), text_in(choice))
+        return page.sent(close, {**was, LOOK: look})
 
     choice = page.parts[f"{LOOK}_choice"]
     choice.input(choose_figure, [choice, page.seen], page.followed, **QUIET)

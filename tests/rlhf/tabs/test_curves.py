@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from annotation.ui import formatting, line_plots, stylesheet
+from annotation.ui import line_plots
 from annotation.ui.line_plots import Line
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -80,70 +80,6 @@ def test_what_lies_beyond_known_limits_is_drawn_at_the_edge() -> None:
     assert [y for _, y in points] == [150.0, 75.0, 0.0]
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-6, -3.5, 1e12])
-def test_a_line_that_stays_the_same_lies_within_the_plot(value: float) -> None:
-    html = line_plots.plot("run", PLAIN, [Line("loss", [(1.0, value), (2.0, value)])], 2, "step")
-    (points,) = points_of(html)
-    assert all(0 <= y <= 150 for _, y in points)
-    words = re.findall(r'text-anchor="end" class="small">([^<]*)</text>', html)
-    assert len(set(words)) == len(words) >= 2
-
-
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [
-        (0.0, 1.0),
-        (2.9, 4.61),
-        (-0.4, 0.31),
-        (1.6005, 1.6013),
-        (1e-7, 2e-5),
-        (0.0, 5e29),
-        (-700.0, -3.0),
-        (1e-13, 3e-12),
-    ],
-)
-@pytest.mark.parametrize("limits", [(None, None), (0.0, None), (0.0, 1.0)])
-def test_an_axis_begins_at_a_round_number_below_its_data(low: float, high: float, limits: Any) -> None:
-    ticks, top = line_plots.upright([low, high], replace(PLAIN, limits=limits))
-    assert 2 <= len(ticks) <= 6
-    assert ticks == sorted(ticks)
-    assert limits[0] is not None or ticks[0] <= low
-    assert limits[1] is not None or top >= high
-    assert ticks[-1] <= top * (1 + 1e-9)
-    assert ticks[-1] + (ticks[1] - ticks[0]) * 1.001 >= top, "the whole axis has numbers"
-    words = line_plots.tick_words(ticks)
-    assert len(set(words)) == len(words)
-    assert max(map(len, words)) <= 8
-
-
-def test_numbers_on_an_axis_are_written_alike() -> None:
-    assert line_plots.tick_words([0.0, 5e-5, 1e-4, 1.5e-4, 2e-4]) == ["0", "5e-5", "1e-4", "1.5e-4", "2e-4"]
-    assert line_plots.tick_words([0.0, 0.5, 1.0]) == ["0", "0.5", "1"]
-    assert line_plots.tick_words([5e5, 1e6]) == ["5e5", "1e6"]
-
-
-def test_a_long_curve_is_thinned_and_no_spike_is_lost() -> None:
-    points = [(float(step), 1.0) for step in range(5000)]
-    points[3210], points[77] = (3210.0, 9.0), (77.0, -4.0)
-    kept = line_plots.thinned(points)
-    assert len(kept) <= line_plots.MOST_POINTS + 2
-    assert {(3210.0, 9.0), (77.0, -4.0)} <= set(kept)
-    assert kept == sorted(kept)
-    assert line_plots.thinned(points[:50]) == points[:50]
-
-
-def test_some_points_tell_their_figure_and_the_last_one_always_does() -> None:
-    line = Line("loss", [(float(step), step / 100) for step in range(1, 101)])
-    html = line_plots.plot("run", PLAIN, [line], 100, "step")
-    assert html.count("<circle") <= line_plots.MOST_PLACES
-    assert html.count('class="place"') <= line_plots.MOST_PLACES
-    said = html.split('<g class="said">')[-1]
-    assert ">step 100<" in said
-    assert ">loss: 1<" in said
-    assert '<i class="hue0"></i>loss: 1<' in html, "the legend has the last value"
-    assert "loss: from 0.01 to 1 in 100 points" in html, "and those who can't see it are told"
-
-
 def test_the_kl_target_and_the_start_of_the_plain_loss_are_drawn() -> None:
     def reference(spec: Any, name: str) -> Any:
         return next(curve.reference for curve in curves.curves_of(spec) if curve.name == name)
@@ -157,36 +93,3 @@ def test_the_kl_target_and_the_start_of_the_plain_loss_are_drawn() -> None:
     assert ">target 4.5<" in html
     (points,) = points_of(html)
     assert all(y > 0 for _, y in points), "the target is on the axis, above the line"
-
-
-def test_names_are_shown_literally() -> None:
-    line = Line("<b>&7</b>", [(1.0, 1.0), (2.0, 2.0)])
-    html = line_plots.plot("compare", PLAIN, [line], 2, "step")
-    assert "<b>&7" not in html
-    assert html.count("&lt;b&gt;&amp;7&lt;/b&gt;") == 4
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.123456, "0.1235"),
-        (12.3, "12.3"),
-        (7e-5, "7e-5"),
-        (0, "0"),
-        (1234.56, "1235"),
-        (2.5e-10, "2.5e-10"),
-        (5e29, "5e29"),
-    ],
-)
-def test_numbers_are_short(value: float, text: str) -> None:
-    assert formatting.short_number(value) == text
-
-
-def test_there_is_a_hue_for_every_line() -> None:
-    """More lines than hues begin again, which the comparison does not let happen."""
-    lines = [Line(str(number), [(1.0, 1.0)]) for number in range(len(line_plots.HUES))]
-    html = line_plots.plot("compare", PLAIN, lines, 2, "step")
-    for number in range(len(line_plots.HUES)):
-        assert f'<i class="hue{number}"></i>' in html
-        assert f".hue{number} {{ --hue: var(--hue-{number})" in stylesheet.SHEET
-        assert f"--hue-{number}: {line_plots.HUES[number]};" in stylesheet.TOKENS

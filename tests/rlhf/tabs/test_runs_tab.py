@@ -751,3 +751,33 @@ def test_there_is_a_hue_for_every_run_that_can_be_compared(place: Context) -> No
     assert [job.id for job in chosen] == made[: len(line_plots.HUES)]
     check = job_store.enqueue(place.db, EvaluateSpec(candidate="x"), OWNER)
     assert [job.id for job in comparison_form.chosen_jobs(place.db, [str(check), str(made[1])])] == [made[1]]
+
+
+# ---------------------------------------------------------------------------------------------------- the closer look
+def handler_named(browser: Browser, name: str) -> Any:
+    """A registered handler of the page."""
+    return next(handler_of(block) for block in browser.demo.fns.values() if handler_of(block).__name__ == name)
+
+
+def test_the_curve_that_is_looked_at_closely_grows_and_what_is_in_view_of_it_stays(
+    browser: Browser, place: Context
+) -> None:
+    job_id = begin(place, steps=3)
+    browser.open()
+    assert browser.shown["closer_choice"]["value"] == "loss"
+    assert f"metrics/{job_id}.csv" in browser.text("closer_values")
+    request = gr.Request(username=OWNER)
+    *_, browser.seen = handler_named(browser, "choose_plot")(request, "norm", browser.seen)
+    assert job_store.report(place.db, job_id, "w", 4, 20, {"loss": 0.1, "grad_norm": 0.7}, "training")
+    sent = browser.do("poll_runs")
+    assert set(sent["closer_plot"]) == {"value", "__type__"}, "the frame would begin the plot anew"
+    assert sent["closer_plot"]["value"]["data"][-1] == [4.0, 0.7, "norm"]
+    begin(place, steps=2)
+    assert browser.do("poll_runs").get("closer_plot") is None, "the run that is shown is the same"
+
+
+def test_only_an_admin_draws_out_a_part(browser: Browser) -> None:
+    show_part, drawn = handler_named(browser, "show_part"), gr.EventData(None, {"index": [1, 3]})
+    assert show_part(gr.Request(username=OWNER), drawn)["x_lim"] == [1, 3]
+    with pytest.raises(gr.Error, match="Only an admin"):
+        show_part(gr.Request(username="bob"), drawn)
