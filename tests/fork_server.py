@@ -273,7 +273,7 @@ def main() -> None:
     """Load the libraries and serve; a fork comes out of `become` as a program, which ends as others end."""
     number = fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 100)
     os.close(int(sys.argv[1]))
-    loaded = Loaded(sys.argv[2].split(","), dict(os.environ), list(sys.path))
+    loaded = Loaded(tuple(sys.argv[2].split(",")), dict(os.environ), list(sys.path))
     for library in loaded.libraries:
         import_module(library)
     if sum(name.read_text("utf-8").strip() != STARTED_AGAIN for name in THREADS.glob("*/comm")) > 1:
