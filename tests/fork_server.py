@@ -29,6 +29,7 @@ import threading
 import time
 from _posixsubprocess import fork_exec
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -273,22 +274,25 @@ def main() -> None:
     """Load the libraries and serve; a fork comes out of `become` as a program, which ends as others end."""
     number = fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 100)
     os.close(int(sys.argv[1]))
-    loaded = Loaded(sys.argv[2].split(","), dict(os.environ), list(sys.path))
+    loaded = Loaded(tuple(sys.argv[2].split(",")), dict(os.environ), list(sys.path))
     for library in loaded.libraries:
         import_module(library)
     if sum(name.read_text("utf-8").strip() != STARTED_AGAIN for name in THREADS.glob("*/comm")) > 1:
         os._exit(1)
     gc.collect()
     gc.freeze()
-    connection: socket.socket | None = socket.socket(fileno=number)
-    while connection is not None:
+    connection: socket.socket | int = socket.socket(fileno=number)
+    while isinstance(connection, socket.socket):
         program, streams = serve(connection)
         connection = become(program, streams, connection, loaded)
     status = run(program)
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os.kill(connection, signal.SIGKILL)
+    os.waitpid(connection, 0)
     os._exit(status)  # taking all the libraries down would cost half a second
 
 
@@ -345,7 +349,8 @@ def become(program: Program, streams: Sequence[int], connection: socket.socket, 
     os.umask(program.umask)
     os.setpriority(os.PRIO_PROCESS, 0, program.nice)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if not os.fork():
+    server = os.fork()
+    if not server:
         connection.close()
         ours.close()
         for stream in streams:
@@ -360,7 +365,7 @@ def become(program: Program, streams: Sequence[int], connection: socket.socket, 
     take_words(program, loaded)
     starter = Starter([Client(ours, loaded.libraries, loaded.environment)], serving=False)
     subprocess._fork_exec = starter.fork_exec  # type: ignore[attr-defined]
-    return None
+    return server
 
 
 def take_streams(streams: Sequence[int], unbuffered: bool) -> None:

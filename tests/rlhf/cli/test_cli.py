@@ -338,6 +338,7 @@ def test_stopped_while_it_waits_a_run_is_taken_out_of_the_queue(machine: Machine
     assert job_store.get(machine.db, ahead).status == "running"
 
 
+@pytest.mark.own_start
 def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Machine) -> None:
     with running(machine, "run", quick_spec(machine, epochs=500)) as (process, printed):
         wait_until("the second step", lambda: [job for job in job_store.at_work(machine.db) if job.step >= 2])
