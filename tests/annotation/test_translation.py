@@ -144,7 +144,7 @@ DATA = re.compile(
     r"a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
     r"Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
     r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
-    r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}",
+    r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}|\{\{value\}\}",
     re.DOTALL,
 )
 
