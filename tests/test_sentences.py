@@ -20,7 +20,12 @@ MARKED = (
     *("annotation/tabs", "annotation/claims.py", "annotation/project.py", "annotation/validation.py"),
     *("annotation/exports/export_files.py", "annotation/imports/import_process.py", "annotation/jobs/job_queue.py"),
     *("annotation/web/sign_in_pages.py", "annotation/web/deferred_app.py"),
-    *("app.py", "rlhf/tabs", "rlhf/web_server.py", "rlhf/hub/hub_requests.py", "rlhf/generation/playground_store.py"),
+    *(
+        "app.py",
+        "rlhf/tabs",
+        "rlhf/web_server.py",
+        "rlhf/hub/hub_requests.py",
+    ),
 )
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
@@ -134,9 +139,13 @@ def test_every_refusal_is_marked(path: Path) -> None:
 
 
 def test_marked_sentences_are_found_by_babel() -> None:
-    """What stands in an f-string is found by newer versions of Python only; what is no literal, by nobody."""
+    """What stands in an f-string is found by newer versions of Python only."""
     known = {part for message in extracted() for part in ([message] if isinstance(message, str) else message)}
     for path in files():
+        within = {
+            call for node in ast.walk(tree_of(path)) if isinstance(node, ast.JoinedStr) for call in calls(node, MARKS)
+        }
+        assert {call.lineno for call in within if isinstance(call.args[0], ast.Constant)} == set(), path
         for call in calls(tree_of(path), MARKS):
             for argument in call.args[: 2 if name_of(call) == "ngettext" else 1]:
                 if isinstance(argument, ast.Constant):

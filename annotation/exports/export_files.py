@@ -132,7 +132,11 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
 
 def progress_of(told: Any) -> tuple[int, int, str]:
     """How far an export is: what is done, of how many, in words."""
-    return told["done"], told["total"], _("{done:,} of {total:,} {unit}").format(**told)
+    return (
+        told["done"],
+        told["total"],
+        _("{done:,} of {total:,} {unit}").format(done=told["done"], total=told["total"], unit=told["unit"]),
+    )
 
 
 def file_name(request: ExportRequest) -> str:

@@ -175,7 +175,8 @@ def follow(
 def said_of(db: Database, job: Job[ImportData], why: str) -> str:
     """What became of an import that came to no end of its own."""
     imported = has_imported_since(db, job.created)
-    return f"{why} {_('Just before, everything had been imported.') if imported else _('Nothing was imported.')}"
+    came_of_it = _("Just before, everything had been imported.") if imported else _("Nothing was imported.")
+    return f"{why} {came_of_it}"
 
 
 def progress_of(told: Any) -> tuple[int, int, str]:

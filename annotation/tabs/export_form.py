@@ -122,7 +122,8 @@ def progress_card(job: Job[WriteExport] | None) -> str:
     if not job.is_open:
         return status(_(job.message))
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
-    return status(f"{job.spec.file}: {job.message or _('Starting')}") + bar
+    doing = job.message or _("Starting")
+    return status(f"{job.spec.file}: {doing}") + bar
 
 
 def files_card(context: Context) -> str:

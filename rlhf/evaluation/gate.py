@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from math import isnan
 from typing import Annotated, Any, Literal, Protocol, cast
 
@@ -19,7 +20,7 @@ from annotated_types import Interval
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import anytime_mean, more_needed
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import NOT_MEASURED, percent
 from annotation.validation import bare, from_form, hints_of, label_of, read
 
@@ -194,7 +195,9 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
 
 def given_up(decision: GateDecision, checks: int) -> GateDecision:
     """A rejection in place of waiting for comparisons that no check will make any more."""
-    sentence = f"Nothing is left to compare after {checks} checks. {decision.sentence}"
+    sentence = _("Nothing is left to compare after {checks} checks. {sentence}").format(
+        checks=checks, sentence=decision.sentence
+    )
     return GateDecision("reject", sentence, decision.criteria)
 
 
@@ -226,10 +229,9 @@ class EvidenceSource:
     likely: bool
     """Whether that number is an estimate, because the candidate is clearly ahead."""
 
-    @property
-    def name(self) -> str:
-        """Within a sentence: 'people', or 'the judge X'."""
-        return "people" if self.judge is None else f"the judge {self.judge}"
+    def whose(self, people: str, judge: str) -> str:
+        """One of two sentences: about people's comparisons, or about those of the {judge}."""
+        return people if self.judge is None else judge
 
     @property
     def count(self) -> int:
@@ -245,33 +247,44 @@ class EvidenceSource:
     def score(self) -> str:
         """The win rate in words, with its interval."""
         if self.found is None:
-            return "no comparison yet"
+            return _("no comparison yet")
         value, low, high = (beside(end, 0.5, percentage) for end in (self.found.value, self.found.low, self.found.high))
-        return f"{value} of {self.found.n} ({low} to {high})"
+        return _("{value} of {n} ({low} to {high})").format(value=value, n=self.found.n, low=low, high=high)
 
     def needs(self) -> str:
         """How many more comparisons it takes, in words."""
-        comparisons = f"{self.more} more comparison{'' if self.more == 1 else 's'} by {self.name}"
+        comparisons = self.whose(
+            ngettext("{count} more comparison by people", "{count} more comparisons by people", self.more),
+            ngettext(
+                "{count} more comparison by the judge {judge}",
+                "{count} more comparisons by the judge {judge}",
+                self.more,
+            ),
+        ).format(count=self.more, judge=self.judge)
         if self.likely:
-            return f"about {comparisons} (if they go on as they have)"
+            return _("about {comparisons} (if they go on as they have)").format(comparisons=comparisons)
         if self.count < self.least:
-            return f"at least {comparisons}"
-        return f"at most {comparisons} (it is not clearly ahead so far)"
+            return _("at least {comparisons}").format(comparisons=comparisons)
+        return _("at most {comparisons} (it is not clearly ahead so far)").format(comparisons=comparisons)
 
     def criterion(self) -> Criterion:
         """Whether they prefer the candidate."""
         sure = f"{100 * (1 - self.alpha):.4g}%"
         whys = {
-            "better": "The whole interval is above 50%.",
-            "worse": "The whole interval is below 50%.",
-            "spent": f"After {self.most} comparisons it is not shown to be better.",
-            "open": "Not yet enough to tell.",
+            "better": _("The whole interval is above 50%."),
+            "worse": _("The whole interval is below 50%."),
+            "spent": _("After {most} comparisons it is not shown to be better.").format(most=self.most),
+            "open": _("Not yet enough to tell."),
         }
         verdicts: Mapping[EvidenceState, Passed] = {"better": "pass", "worse": "fail", "spent": "fail", "open": "open"}
-        name, threshold = f"Preferred by {self.name}", f"all above 50%, from {self.least} comparisons on"
+        name, threshold = (
+            self.whose(_("Preferred by people"), _("Preferred by the judge {judge}")).format(judge=self.judge),
+            _("all above 50%, from {least} comparisons on").format(least=self.least),
+        )
         if self.found is None:
-            return Criterion(name, self.score(), threshold, "missing", "It has not been compared with what serves.")
-        why = f"{whys[self.standing]} Each end of it holds with {sure} however often one looks."
+            return Criterion(name, self.score(), threshold, "missing", _("It has not been compared with what serves."))
+        held = _("Each end of it holds with {sure} however often one looks.").format(sure=sure)
+        why = f"{whys[self.standing]} {held}"
         return Criterion(name, self.score(), threshold, verdicts[self.standing], why)
 
 
@@ -314,7 +327,8 @@ class JudgeEvidence:
         if self.says is not None:
             return ""
         at_fault = self.equal_lengths if self.trust.verdict == "pass" else self.trust
-        return f"{upper_first(self.source.name)} can't decide: {lower_first(at_fault.why)}"
+        cant = _("The judge {judge} can't decide.").format(judge=self.source.judge)
+        return f"{cant} {at_fault.why}"
 
 
 def judge_evidence(rule: Rule, judge: JudgeFindings, alpha: float) -> JudgeEvidence:
@@ -326,31 +340,39 @@ def judge_evidence(rule: Rule, judge: JudgeFindings, alpha: float) -> JudgeEvide
 def informing(judge: JudgeFindings) -> Criterion:
     """What a judge finds that must not decide."""
     count = len(judge.outcomes)
-    value = f"{percentage(sum(judge.outcomes) / count, 2)} of {count}" if count else "no comparison yet"
-    return Criterion(f"Preferred by the judge {judge.name}", value, "nothing", "informs", judge.informs)
+    value = (
+        _("{percentage} of {count}").format(percentage=percentage(sum(judge.outcomes) / count, 2), count=count)
+        if count
+        else _("no comparison yet")
+    )
+    return Criterion(
+        _("Preferred by the judge {name}").format(name=judge.name), value, _("nothing"), "informs", judge.informs
+    )
 
 
 def trusted(rule: Rule, judge: JudgeFindings) -> Criterion:
     """Whether a judge agrees with people often enough."""
-    name, wanted = f"Trust in the judge {judge.name}", percentage(rule.judge_trust, 6)
-    threshold = f"agrees with people in at least {wanted}"
+    name, wanted = _("Trust in the judge {name}").format(name=judge.name), percentage(rule.judge_trust, 6)
+    threshold = _("agrees with people in at least {wanted}").format(wanted=wanted)
     if judge.trust is None:
-        why = "It has not been compared with people: let it judge comparisons that they have judged."
+        why = _("It has not been compared with people: let it judge comparisons that they have judged.")
         return Criterion(name, NOT_MEASURED, threshold, "missing", why)
     low = judge.trust.low
     passed = low >= rule.judge_trust
-    value = f"at least {beside(low, rule.judge_trust, percentage)} ({percent(judge.trust.value)} of {judge.trust.n})"
-    why = "It speaks for people often enough." if passed else "It may not speak for people often enough."
+    value = _("at least {beside} ({value} of {n})").format(
+        beside=beside(low, rule.judge_trust, percentage), value=percent(judge.trust.value), n=judge.trust.n
+    )
+    why = _("It speaks for people often enough.") if passed else _("It may not speak for people often enough.")
     return Criterion(name, value, threshold, "pass" if passed else "fail", why)
 
 
 def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
     """Whether a judge would prefer the candidate if its answers were as long as the others: judges like length."""
-    name, threshold = f"Preferred by the judge {judge.name} at equal lengths", "above 50%"
+    name, threshold = _("Preferred by the judge {name} at equal lengths").format(name=judge.name), _("above 50%")
     if judge.length_controlled is None:
-        return Criterion(name, NOT_MEASURED, threshold, "missing", "Its win rate at equal lengths was not measured.")
+        return Criterion(name, NOT_MEASURED, threshold, "missing", _("Its win rate at equal lengths was not measured."))
     rate = judge.length_controlled.value
-    why = "It is not the length that it prefers." if rate > 0.5 else "At equal lengths it does not prefer it."
+    why = _("It is not the length that it prefers.") if rate > 0.5 else _("At equal lengths it does not prefer it.")
     return Criterion(name, beside(rate, 0.5, percentage), threshold, "pass" if rate > 0.5 else "fail", why)
 
 
@@ -377,24 +399,24 @@ class MetricLimit:
 
 
 LIMITS = (
-    MetricLimit("KL to the base, nats a token", "kl_per_token", "kl_most", "How far it has moved from the base."),
+    MetricLimit(_("KL to the base, nats a token"), "kl_per_token", "kl_most", _("How far it has moved from the base.")),
     MetricLimit(
-        "Surprise to the base, ratio", "nll_ratio", "nll_ratio_most", "Whether its answers are still language."
+        _("Surprise to the base, ratio"), "nll_ratio", "nll_ratio_most", _("Whether its answers are still language.")
     ),
     MetricLimit(
-        "Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", "Whether its answers repeat themselves."
+        "Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", _("Whether its answers repeat themselves.")
     ),
     MetricLimit(
-        "Answers cut off, more than the base's",
+        _("Answers cut off, more than the base's"),
         "truncated_more",
         "truncated_more_most",
-        "Whether its answers still come to an end.",
+        _("Whether its answers still come to an end."),
     ),
     MetricLimit(
-        "Perplexity of the fixed text, ratio",
+        _("Perplexity of the fixed text, ratio"),
         "perplexity_ratio",
         "perplexity_ratio_most",
-        "Whether it still knows what it was not trained on.",
+        _("Whether it still knows what it was not trained on."),
     ),
 )
 
@@ -430,11 +452,11 @@ def within_limits(rule: Rule, measured: Measured) -> list[Criterion]:
     found = []
     for limit in LIMITS:
         value, bound = getattr(measured, limit.figure), getattr(rule, limit.bound)
-        threshold = f"{'at least' if limit.least else 'at most'} {number(bound, 6)}"
+        threshold = (_("at least {bound}") if limit.least else _("at most {bound}")).format(bound=number(bound, 6))
         if value is None:
             found.append(Criterion(limit.name, NOT_MEASURED, threshold, "missing", limit.why))
             continue
-        shown = "not a number" if isnan(value) else beside(value, bound, number)
+        shown = _("not a number") if isnan(value) else beside(value, bound, number)
         verdict: Passed = "pass" if limit.holds(value, bound) else "fail"
         found.append(Criterion(limit.name, shown, threshold, verdict, limit.why))
     return found
@@ -442,45 +464,51 @@ def within_limits(rule: Rule, measured: Measured) -> list[Criterion]:
 
 def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
     """Whether the figures rest on enough held-out prompts; too few are as if nothing had been measured."""
-    name, threshold = "Held-out prompts", f"at least {rule.prompts_least}"
+    name, threshold = _("Held-out prompts"), _("at least {prompts_least}").format(prompts_least=rule.prompts_least)
     if findings.prompts is None:
-        return Criterion(name, NOT_MEASURED, threshold, "missing", "What the figures rest on.")
+        return Criterion(name, NOT_MEASURED, threshold, "missing", _("What the figures rest on."))
     passed = findings.prompts >= rule.prompts_least
-    why = "Enough to tell." if passed else f"Too few to tell: {MORE_PROMPTS}"
+    few = _("Too few to tell.")
+    why = _("Enough to tell.") if passed else f"{few} {MORE_PROMPTS}"
     return Criterion(name, str(findings.prompts), threshold, "pass" if passed else "few", why)
 
 
-MORE_PROMPTS = "import more, and make a new version of the held-out set."
+MORE_PROMPTS = _("Import more, and make a new version of the held-out set.")
+
+
+YES = _("yes")
 
 
 def differs(findings: Findings) -> Criterion:
     """Whether there is anything to promote."""
-    name, same = "Different from what serves", findings.identical_to_serving
-    return yes_or_no(name, same, "Whether promoting it would change anything.")
+    name, same = _("Different from what serves"), findings.identical_to_serving
+    return yes_or_no(name, same, _("Whether promoting it would change anything."))
 
 
 REWARDLESS: Mapping[Rewardless, str] = {
-    "no reward": f"{NOT_MEASURED}: no reward took part",
-    "made elsewhere": f"{NOT_MEASURED}: it was not trained here",
+    "no reward": _("{not_measured}: no reward took part").format(not_measured=NOT_MEASURED),
+    "made elsewhere": _("{not_measured}: it was not trained here").format(not_measured=NOT_MEASURED),
 }
 
 
 def no_hacking(findings: Findings) -> Criterion:
     """Whether the reward that it was trained for still means something."""
-    name, why = "No reward hacking", "Whether its reward went up and its win rate with it."
+    name, why = _("No reward hacking"), _("Whether its reward went up and its win rate with it.")
     hacked = findings.reward_hacking
     if hacked == "no reward" or hacked == "made elsewhere":
-        return Criterion(name, REWARDLESS[hacked], "yes", "inapplicable", why)
+        return Criterion(name, REWARDLESS[hacked], YES, "inapplicable", why)
     if hacked == "open":
-        return Criterion(name, "can't be told yet", "yes", "open", f"{why} It takes more comparisons to tell.")
+        return Criterion(
+            name, _("can't be told yet"), YES, "open", _("{why} It takes more comparisons to tell.").format(why=why)
+        )
     return yes_or_no(name, hacked, why)
 
 
 def yes_or_no(name: str, problem: bool | None, why: str) -> Criterion:
     """A criterion that is met where there is no trouble."""
     if problem is None:
-        return Criterion(name, NOT_MEASURED, "yes", "missing", why)
-    return Criterion(name, "no" if problem else "yes", "yes", "fail" if problem else "pass", why)
+        return Criterion(name, NOT_MEASURED, YES, "missing", why)
+    return Criterion(name, _("no") if problem else YES, YES, "fail" if problem else "pass", why)
 
 
 # ----------------------------------------------------------------------------------------------------------- settling
@@ -495,9 +523,14 @@ def ruling(rule: Rule, people: EvidenceSource, panel: Sequence[JudgeEvidence], l
     if people.standing == "worse":
         return "reject", preferred(people, "worse"), None
     if failed:
-        listed = "; ".join(f"{one.name}: {one.value}, asked for: {one.threshold}" for one in failed)
-        although = " People find it better all the same." if people.standing == "better" else ""
-        return "reject", f"It is past a limit. {listed}.{although}", None
+        listed = "; ".join(
+            _("{name}: {value}, asked for: {threshold}").format(name=one.name, value=one.value, threshold=one.threshold)
+            for one in failed
+        )
+        sentences = [_("It is past a limit. {listed}.").format(listed=listed)]
+        if people.standing == "better":
+            sentences.append(_("People find it better all the same."))
+        return "reject", " ".join(sentences), None
     if people.standing == "better":
         return promoted(people, people, limits)
     if better and not worse and people.leaning != "worse":
@@ -516,54 +549,67 @@ def promoted(source: EvidenceSource, people: EvidenceSource, limits: Sequence[Cr
     """Promotion, unless something was not measured, or more comparisons by people have to tell it."""
     missing, untold = unmeasured(limits), [one for one in limits if one.verdict == "open"]
     if missing:
-        return "not enough evidence", f"{preferred(source, 'better')} But {missing}", None
+        return "not enough evidence", f"{preferred(source, 'better')} {missing}", None
     if untold:
-        sentence = f"{preferred(source, 'better')} But it takes more comparisons to tell: {untold[0].name}."
+        tell = _("But it takes more comparisons to tell: {criterion}.").format(criterion=untold[0].name)
+        sentence = f"{preferred(source, 'better')} {tell}"
         return "not enough evidence", sentence, replace(people, more=max(people.more, 1))
-    return "promote", f"{preferred(source, 'better')} It keeps within every limit.", None
+    within = _("It keeps within every limit.")
+    return "promote", f"{preferred(source, 'better')} {within}", None
 
 
 def preferred(source: EvidenceSource, word: str) -> str:
     """That they find it better or worse, as a sentence with the figures."""
-    finds = "find" if source.judge is None else "finds"
-    return f"{upper_first(source.name)} {finds} it {word}: it won {source.score()}."
+    better = source.whose(
+        _("People find it better: it won {score}."), _("The judge {judge} finds it better: it won {score}.")
+    )
+    worse = source.whose(
+        _("People find it worse: it won {score}."), _("The judge {judge} finds it worse: it won {score}.")
+    )
+    return (better if word == "better" else worse).format(judge=source.judge, score=source.score())
 
 
 def enough_shown(source: EvidenceSource) -> str:
     """That there were enough comparisons to show it, as a sentence."""
-    return f"{source.count} comparisons by {source.name} do not show that it is better: it won {source.score()}."
+    return source.whose(
+        _("{count} comparisons by people do not show that it is better: it won {score}."),
+        _("{count} comparisons by the judge {judge} do not show that it is better: it won {score}."),
+    ).format(count=source.count, judge=source.judge, score=source.score())
 
 
 def unmeasured(limits: Sequence[Criterion]) -> str:
-    """What is missing or rests on too little, for the end of a sentence; empty where nothing is."""
+    """What is missing or rests on too little, in sentences; empty where nothing is."""
     missing = [one.name for one in limits if one.verdict == "missing"]
-    few = [one for one in limits if one.verdict == "few"]
     said = []
-    if missing:
-        everything = len(missing) == sum(one.verdict != "inapplicable" for one in limits)
-        what = "nothing" if everything else "not everything"
-        which = "of its answers" if everything else f"({'; '.join(missing)})"
-        said.append(f"{what} was measured {which}, and what is missing never passes.")
-    said += [
-        f"{one.value} {lower_first(one.name)} are too few to tell (asked for: {one.threshold}): {MORE_PROMPTS}"
-        for one in few
-    ]
-    return " ".join([*said[:1], *map(upper_first, said[1:])])
+    if missing and len(missing) == sum(one.verdict != "inapplicable" for one in limits):
+        said.append(_("Nothing was measured of its answers, and what is missing never passes."))
+    elif missing:
+        not_all = _("Not everything was measured ({missing}), and what is missing never passes.")
+        said.append(not_all.format(missing="; ".join(missing)))
+    few = _("{count} held-out prompts are too few to tell (asked for: {wanted}).")
+    found = [one for one in limits if one.verdict == "few"]
+    said += [f"{few.format(count=one.value, wanted=one.threshold)} {MORE_PROMPTS}" for one in found]
+    return " ".join(said)
 
 
 def waiting(people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
     """Why nothing is decided, and what it takes."""
     sources = [people, *(voter.source for voter in panel if voter.says == "open")]
-    sentences = [f"Not enough evidence: it takes {', or '.join(source.needs() for source in sources)}."]
+    needs = reduce(
+        lambda first, second: _("{first}, or {second}").format(first=first, second=second),
+        (source.needs() for source in sources),
+    )
+    sentences = [_("Not enough evidence: it takes {needs}.").format(needs=needs)]
     decided = [voter.source for voter in panel if voter.says in ("better", "worse")]
     if decided:
-        said = " and ".join(f"{source.name} finds it {source.standing}" for source in decided)
-        others = "each other" if len({source.standing for source in decided}) > 1 else "what people find so far"
-        sentences.append(f"{upper_first(said)}, against {others}.")
+        finds = {"better": _("The judge {judge} finds it better."), "worse": _("The judge {judge} finds it worse.")}
+        sentences += [finds[source.standing].format(judge=source.judge) for source in decided]
+        apart = len({source.standing for source in decided}) > 1
+        sentences.append(_("They are against each other.") if apart else _("That is against what people find so far."))
     sentences += [objection for objection in (voter.objection() for voter in panel) if objection]
     missing = unmeasured(limits)
     if missing:
-        sentences.append(upper_first(missing))
+        sentences.append(missing)
     # An estimate before a mere bound.
     return "not enough evidence", " ".join(sentences), min(sources, key=lambda one: (not one.likely, one.more))
 
@@ -585,13 +631,3 @@ def beside(value: float, bound: float, write: Callable[[float, int], str]) -> st
         if write(value, digits) != write(bound, digits):
             break
     return write(value, digits)
-
-
-def upper_first(text: str) -> str:
-    """A sentence from its middle part."""
-    return text[:1].upper() + text[1:]
-
-
-def lower_first(text: str) -> str:
-    """A sentence as a part of another one."""
-    return text[:1].lower() + text[1:]

@@ -264,7 +264,8 @@ def make_space(hub: Hub, asked: MakeSpace) -> JobOutcome:
         else _("{address} is up to date at {commit}; the Hub builds it.")
     ).format(address=made.address, commit=made.commit[:8])
     if made.changed:
-        told = f"{told} {_('Changed: {what}.').format(what=', '.join(made.changed))}"
+        changed = _("Changed: {what}.").format(what=", ".join(made.changed))
+        told = f"{told} {changed}"
     return JobOutcome(told, asdict(made))
 
 

@@ -91,7 +91,8 @@ def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
 
 def masthead(noticed: bool) -> str:
     """What stands above the tabs, as Gradio's template: the name that the page fills in, and the way out."""
-    link = f'<a href="/recorded">{in_template(_("What is recorded"))}</a> ' if noticed else ""
+    recorded = in_template(_("What is recorded"))
+    link = f'<a href="/recorded">{recorded}</a> ' if noticed else ""
     return MASTHEAD.replace("<!--notice-->", link).replace("<!--out-->", in_template(_("Sign out")))
 
 

@@ -149,7 +149,7 @@ def test_nothing_is_promoted_on_a_judge_that_is_not_trusted(trust: Estimate | No
     for says in (outcomes(400, 0), outcomes(0, 400)):
         decision = decide(WITH_JUDGE, found(FEW, judge(says, trust=trust)))
         assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
-        assert "The judge Ada can't decide: it " in decision.sentence
+        assert "The judge Ada can't decide. " in decision.sentence
         assert criterion(decision, "Trust in the judge Ada").verdict == ("fail" if trust else "missing")
 
 
@@ -161,7 +161,7 @@ def test_trust_is_its_lower_limit_at_or_above_the_threshold() -> None:
 def test_a_judge_that_may_only_prefer_length_promotes_nothing(rate: Estimate | None) -> None:
     decision = decide(WITH_JUDGE, found(FEW, judge(length_controlled=rate)))
     assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
-    assert "The judge Ada can't decide: " in decision.sentence
+    assert "The judge Ada can't decide. " in decision.sentence
     # What it finds worse is worse whatever the lengths, and people are not bound by lengths.
     assert decide(WITH_JUDGE, found(FEW, judge(WORSE, length_controlled=rate))).verdict == "reject"
     assert decide(WITH_JUDGE, found(outcomes(60, 20), judge(length_controlled=rate))).verdict == "promote"
@@ -170,7 +170,7 @@ def test_a_judge_that_may_only_prefer_length_promotes_nothing(rate: Estimate | N
 def test_a_judge_does_not_decide_against_what_people_lean_to() -> None:
     decision = decide(WITH_JUDGE, found(outcomes(20, 25), judge()))
     assert decision.verdict == "not enough evidence"
-    assert "The judge Ada finds it better, against what people find so far." in decision.sentence
+    assert "The judge Ada finds it better. That is against what people find so far." in decision.sentence
     assert decide(WITH_JUDGE, found(outcomes(25, 20), judge())).verdict == "promote"
     assert decide(WITH_JUDGE, found(outcomes(25, 20), judge(WORSE))).verdict == "not enough evidence"
     assert decide(WITH_JUDGE, found(outcomes(3, 6), judge())).verdict == "promote"
@@ -180,7 +180,9 @@ def test_judges_that_contradict_each_other_decide_nothing() -> None:
     other = judge(WORSE, name="Bob")
     decision = decide(WITH_JUDGE, found(FEW, judge(outcomes(60, 20)), other))
     assert decision.verdict == "not enough evidence"
-    assert "The judge Ada finds it better and the judge Bob finds it worse, against each other." in decision.sentence
+    assert (
+        "The judge Ada finds it better. The judge Bob finds it worse. They are against each other." in decision.sentence
+    )
     untrusted = replace(other, trust=None)
     assert decide(WITH_JUDGE, found(FEW, judge(outcomes(60, 20)), untrusted)).verdict == "promote"
 
@@ -285,7 +287,7 @@ def test_a_missing_number_never_passes(figure: str) -> None:
         assert (decision.verdict, decision.more) == ("not enough evidence", None)
         missing = [one for one in decision.criteria if one.verdict == "missing"]
         assert [one.value for one in missing] == ["not measured"]
-        assert f"But not everything was measured ({missing[0].name}), and what is missing never" in decision.sentence
+        assert f"Not everything was measured ({missing[0].name}), and what is missing never" in decision.sentence
         assert "check it again" not in decision.sentence, "a check may be running: who asks the rows says what to do"
     undecided = decide(ASKED, found(OPEN, **{figure: None}))
     assert "Not everything was measured" in undecided.sentence
@@ -347,7 +349,7 @@ def test_too_few_prompts_are_said_to_be_few_and_not_to_be_missing() -> None:
     assert (decision.verdict, decision.more) == ("not enough evidence", None)
     one = criterion(decision, "Held-out prompts")
     assert (one.value, one.verdict) == ("12", "few")
-    assert "12 held-out prompts are too few to tell (asked for: at least 20): import more" in decision.sentence
+    assert "12 held-out prompts are too few to tell (asked for: at least 20). Import more" in decision.sentence
     assert "not everything was measured" not in decision.sentence.lower()
 
 
