@@ -5,9 +5,9 @@ again, as whatever looks after it would; with `--launcher` under the launcher, w
 judgement of the comparison in hand is then sent until it is acknowledged, and others after it until pages are there.
 
 How to read it. `judged` and `pages` are seconds from the kill to the first acknowledged judgement and to the answer of
-Gradio's configuration; `meanwhile` is how long judgements took between the two, in milliseconds; `launcher CPU` the
-processor seconds of the process that was started, which under the launcher is the launcher. `--program DIR` measures
-another version of the program, one start of each by turns.
+Gradio's configuration; `meanwhile` is how long judgements took between the two, in milliseconds. `web CPU` and
+`launcher CPU` are the processor seconds of either process up to the first judgement, which say the same on a busy
+machine. `--program DIR` measures another version of the program, one start of each by turns.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from rlhf.models import registry
 
 COMPARISONS = 2_000
 RETRY_SECONDS = 0.01
+CPU = ("web_cpu_seconds", "launcher_cpu_seconds")
 PATIENCE_SECONDS = 240.0
 
 
@@ -51,8 +52,8 @@ class Restart:
     pages: float
     meanwhile_p50_ms: float
     meanwhile_max_ms: float
-    cpu_seconds: float
-    """Of the process that was started, without its children."""
+    web_cpu_seconds: float
+    launcher_cpu_seconds: float
 
 
 def fill(db: Database, model: str) -> str:
@@ -108,15 +109,15 @@ class Bench:
             with self.client() as client:
                 card = sent(client, process, "/annotate/judge", {"nonce": nonce, "act": act_of("left-clearly")})
                 judged = time.monotonic() - began
+                web, launcher = cpu_seconds(process)
                 if not card["saved"]:
                     raise BenchmarkError(f"The judgement was not saved: {card['notice']}")
                 meanwhile, pages = self.judge_until_pages(process, str(card["nonce"]), began)
-            times = psutil.Process(process.pid).cpu_times()
         finally:
             kill(process)
         latency = latency_of(meanwhile)
         found = (0.0, 0.0) if latency is None else (latency.p50_ms, latency.max_ms)
-        return Restart(str(program), round(judged, 2), round(pages, 2), *found, round(times.user + times.system, 2))
+        return Restart(str(program), round(judged, 2), round(pages, 2), *found, web, launcher)
 
     def judge_until_pages(
         self, process: subprocess.Popen[bytes], nonce: str, began: float
@@ -166,6 +167,14 @@ def wait_for_pages(client: httpx.Client, process: subprocess.Popen[bytes]) -> No
         raise BenchmarkError(f"The pages were answered with {answer.status_code}: {answer.text[:500]}")
 
 
+def cpu_seconds(process: subprocess.Popen[bytes]) -> tuple[float, float]:
+    """Processor seconds of the process that serves, and of its launcher where it has one."""
+    started = psutil.Process(process.pid)
+    web = next((child for child in started.children() if any("app.py" in word for word in child.cmdline())), None)
+    used = [0.0 if one is None else sum(one.cpu_times()[:2]) for one in (web, started)]
+    return (round(used[1], 2), 0.0) if web is None else (round(used[0], 2), round(used[1], 2))
+
+
 def kill(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL the program and all that it started."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
@@ -180,10 +189,19 @@ def report(restarts: Sequence[Restart]) -> str:
     rows = []
     for program in dict.fromkeys(one.program for one in restarts):
         own = [one for one in restarts if one.program == program]
-        columns = ("judged", "pages", "meanwhile_p50_ms", "meanwhile_max_ms", "cpu_seconds")
+        columns = ("judged", "pages", "meanwhile_p50_ms", "meanwhile_max_ms", *CPU)
         figures = [sorted(getattr(one, column) for one in own) for column in columns]
         rows.append([program, len(own), *(f"{median(values)} ({values[0]}–{values[-1]})" for values in figures)])
-    headers = ("program", "kills", "judged s", "pages s", "meanwhile p50 ms", "meanwhile max ms", "launcher CPU s")
+    headers = (
+        "program",
+        "kills",
+        "judged s",
+        "pages s",
+        "meanwhile p50 ms",
+        "meanwhile max ms",
+        "web CPU s",
+        "launcher CPU s",
+    )
     found = {"restarts": [asdict(one) for one in restarts], "machine": driver.machine()}
     return "\n".join([driver.table(headers, rows), driver.describe_machine(found["machine"]), json.dumps(found)])
 

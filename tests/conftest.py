@@ -7,8 +7,10 @@ What every test here keeps to, so that the suite says the same on any machine:
 - What has to happen in the middle of something happens from inside: `Pace` holds draws at a token, `kill_worker` at a
   step, `run_beforehand` puts code into workers. A job that a test has claimed is kept alive by `stay_alive`.
 - Warnings are errors. A library's own that can't be avoided is named in pyproject.toml, by message and module.
-- Importing torch costs six seconds of a processor: use a process of its own only where the process is the subject, and
-  share applications and finished runs within a module.
+- Importing torch costs six seconds of a processor. A job that needs no process of its own runs in the test's
+  (`Machine.perform`); the programs that a test starts are forked from one that has imported already (`fork_server`),
+  except in tests marked `own_start`: those about how a program starts, dies, or uses memory. Applications and finished
+  runs are shared within a module.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.records import Annotator, Prompt, Response, Sampling, Split
 from rlhf.models import registry
+from tests import fork_server
 from tests.fakes.hub_server import HubServer
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: files run side by side, on two cores
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in rlhf.jobs.worker.prepare_process; before torch, too
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled; what would do it takes a second to import
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # a Hub on loopback speaks the older protocol
 
@@ -40,6 +44,19 @@ settings.load_profile("unhurried")
 
 BASE_NAME = "SmolLM2-135M-Instruct"
 pytest_plugins = ["tests.machine_fixtures"]
+starter = fork_server.install()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Decide whether this test's programs, and those of fixtures that it is the first to use, are forked."""
+    if starter is not None:
+        starter.wanted = item.get_closest_marker("own_start") is None
+
+
+def pytest_unconfigure() -> None:
+    if starter is not None:
+        starter.close()
 
 
 @pytest.fixture

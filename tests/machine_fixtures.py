@@ -35,9 +35,6 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.conftest import act, judgement_count, measure_nobody
 
-# As in rlhf.jobs.worker.prepare_process; it must be set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 ROOT = Path(__file__).parent.parent
 # After this a test takes what it waits for for hanging. No test has a time of its own: how long things take says
 # nothing but how fast the machine is.
@@ -180,8 +177,8 @@ class Machine:
 
         `beforehand` is Python that it runs first, as to kill itself at a certain point.
         """
-        code = f"import sys\n{beforehand}\nfrom rlhf.jobs import worker\nsys.exit(worker.main())"
-        command = [sys.executable, "-c", code, "--data", str(self.data_dir), "--job", str(job_id)]
+        program = worker_program(self.data_dir / f"worker-{job_id}.py", beforehand)
+        command = [sys.executable, str(program), "--data", str(self.data_dir), "--job", str(job_id)]
         with (self.data_dir / f"worker-{job_id}.log").open("ab") as log:
             return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
@@ -218,6 +215,13 @@ class Machine:
         path = registry.by_revision(self.db, revision).path
         assert path is not None
         return dict(load_file(self.data_dir / path / "adapter_model.safetensors"))
+
+
+def worker_program(path: Path, beforehand: str) -> Path:
+    """Write a program that is a worker once it has run this Python; returns its path."""
+    worker = "from rlhf.jobs import worker\nsys.exit(worker.main())"
+    path.write_text(f"import os, sys\nsys.path.insert(0, os.getcwd())\n{beforehand}\n{worker}\n", "utf-8")
+    return path
 
 
 @pytest.fixture

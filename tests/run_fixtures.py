@@ -15,7 +15,7 @@ from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
 from rlhf.jobs import job_store
 from rlhf.jobs.worker_process import worker_command
-from tests.machine_fixtures import Machine
+from tests.machine_fixtures import Machine, worker_program
 
 # Six optimiser steps.
 QUICK_SFT = SFTSpec(
@@ -90,9 +90,7 @@ def hold(monkeypatch: pytest.MonkeyPatch, directory: Path, kind: str) -> Path:
 
 def run_beforehand(monkeypatch: pytest.MonkeyPatch, directory: Path, code: str) -> None:
     """From now on workers run this Python first."""
-    script = directory / "beforehand.py"
-    worker = "from rlhf.jobs import worker\nsys.exit(worker.main())"
-    script.write_text(f"import os, sys\nsys.path.insert(0, os.getcwd())\n{code}\n{worker}\n", "utf-8")
+    script = worker_program(directory / "beforehand.py", code)
 
     def command(*arguments: Any) -> list[str]:
         made = worker_command(*arguments)

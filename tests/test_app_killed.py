@@ -63,6 +63,7 @@ def judge_until_the_line_is_dead(annotator: SimulatedAnnotator, judged: Callable
     return False
 
 
+@pytest.mark.own_start
 def test_a_killed_app_has_every_acknowledged_judgement_once_and_goes_on(
     data_dir: Path, db: Database, sessions: dict[str, str], ledger: Ledger
 ) -> None:

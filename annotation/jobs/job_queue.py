@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import TypeAdapter
-
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import OPEN, PLACE, Job, Lane
@@ -48,8 +46,10 @@ class JobQueue(Generic[Kind]):
         return job_table.enqueue(db, self.lane, spec.kind, json.dumps({"kind": spec.kind, **asdict(spec)}), by)
 
     @cached_property
-    def readers(self) -> Mapping[str, TypeAdapter[Any]]:
+    def readers(self) -> Mapping[str, Any]:
         """What makes a record of its JSON, for each kind; building them takes milliseconds."""
+        from pydantic import TypeAdapter  # not at the top: it is slow to load, and a web server starts without jobs
+
         return {name: TypeAdapter(kind) for name, kind in self.kinds.items()}
 
     def read(self, row: Mapping[str, Any]) -> Job[Kind]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from math import ceil
 from pathlib import Path
@@ -440,11 +440,12 @@ def to_json(spec: JobSpec) -> str:
 def from_row(text: str) -> JobSpec:
     """The spec in a job's row, as `to_json` wrote it; where its kind has changed since, `from_json` says how."""
     values = json.loads(text)
-    spec_type = kinds().get(values.pop("kind"))
-    if "sampling" in values:
-        values["sampling"] = Sampling(**values["sampling"])
-    known = {entry.name for entry in fields(spec_type)} if spec_type else set()
-    return spec_type(**values) if spec_type and values.keys() <= known else from_json(text)
+    try:
+        if "sampling" in values:
+            values["sampling"] = Sampling(**values["sampling"])
+        return kinds()[values.pop("kind")](**values)
+    except (KeyError, TypeError):
+        return from_json(text)
 
 
 def from_json(text: str) -> JobSpec:

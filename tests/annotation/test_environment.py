@@ -63,6 +63,7 @@ def test_one_that_others_could_read_is_shut_and_so_is_what_goes_elsewhere(wide: 
     assert open_to_others(copies) == []
 
 
+@pytest.mark.own_start
 def test_the_running_program_makes_nothing_that_others_can_read(wide: Path) -> None:
     words = ["app.py", "--no-workers", "--no-browser", "--port", "0", "--data", str(wide)]
     environment = {name: value for name, value in os.environ.items() if name not in ("HF_TOKEN", "PREFLOOP_COPIES")}

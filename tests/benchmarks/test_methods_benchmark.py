@@ -184,6 +184,7 @@ def rows_for(machine: Machine) -> list[DemonstrationRow]:
     return [DemonstrationRow("train", messages, "word " * n, "written") for n in range(1, 13)]
 
 
+@pytest.mark.own_start
 def test_a_job_that_fails_is_an_error_with_the_end_of_its_log(machine: Machine) -> None:
     snapshot = store_snapshot(machine.db, machine.data_dir, CountedRows(rows_for(machine)))
     lab = Laboratory(machine.data_dir, str(machine.model), {}, {"job": 1.0})

@@ -13,6 +13,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -622,10 +623,11 @@ def test_an_export_that_failed_says_why_on_the_page(context: Context, monkeypatc
     assert "is there already" in progress
 
 
+@pytest.mark.own_start
 def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context) -> None:
     export_files.start(context.db, ExportRequest(), "kim")
     writing_ = wait_until("its start", lambda: (job := newest(context)) and job.status == "running" and job)
-    wait_until("its process", lambda: child_writing(writing_.spec.file)).kill()
+    wait_until("its process", lambda: process_writing(psutil.Process(), writing_.spec.file)).kill()
     ended = wait_until("its end", lambda: (job := newest(context)) and not job.is_open and job)
     assert ended.status == "failed"
     assert "ended without finishing" in ended.message
@@ -639,9 +641,13 @@ def test_a_killed_export_leaves_no_file_and_the_next_one_works(context: Context)
     assert [entry.name[:4] for entry in export_files.files(context.data_dir)] == ["csv-"]
 
 
-def child_writing(file: str) -> psutil.Process | None:
-    """The process of this one that writes an export."""
-    return next((one for one in psutil.Process().children() if file in " ".join(one.cmdline())), None)
+def process_writing(parent: psutil.Process, file: str) -> psutil.Process | None:
+    """The process below another that writes an export."""
+    for child in parent.children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if file in " ".join(child.cmdline()):
+                return child
+    return None
 
 
 def newest(context: Context) -> Job[WriteExport] | None:

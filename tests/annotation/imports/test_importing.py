@@ -757,6 +757,7 @@ def test_without_the_hub_there_is_a_sentence(db: Database) -> None:
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.own_start
 def test_a_parquet_bomb_ends_in_a_sentence(db: Database, tmp_path: Path) -> None:
     """A text of 60 MB that 300 rows refer to: small on the disk, 18 GB in memory."""
     import pyarrow as pa
@@ -831,6 +832,7 @@ def test_a_run_can_be_cancelled(db: Database, importer: Importer, tmp_path: Path
     assert ended(importer).status == "finished"
 
 
+@pytest.mark.own_start
 def test_a_process_that_dies_is_told(db: Database, importer: Importer, tmp_path: Path) -> None:
     path = str(write(tmp_path, [{"prompt": f"question {number}?"} for number in range(400_000)]))
     importer.start("import", ["--", path], [])

@@ -685,6 +685,7 @@ def test_a_data_directory_that_can_not_be_used_is_one_sentence(
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.own_start
 def test_the_program_starts_prints_its_link_and_stops_on_a_signal(db: Database, data_dir: Path) -> None:
     temporary = data_dir.parent / "temporary"
     temporary.mkdir()

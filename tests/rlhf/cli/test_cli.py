@@ -257,6 +257,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     assert "base serves now." in run("promote", "base")
 
 
+@pytest.mark.own_start
 def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp_path: Path) -> None:
     """A model directory is set up, and its buffer filled, in a data directory that no page has ever opened."""
     data = str(tmp_path / "data")

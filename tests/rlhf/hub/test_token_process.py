@@ -185,6 +185,7 @@ def test_what_the_page_called_safe_is_there_after_everything_was_killed_and_the_
         assert stored(last) == safe + 1, "the last copy is made after the last judgement"
 
 
+@pytest.mark.own_start
 def test_the_last_copy_is_made_at_the_end_and_a_directory_needs_no_token(project: Path, tmp_path: Path) -> None:
     told = {"HF_TOKEN": "", PLACE: str(tmp_path / "bucket"), **ONLY_AT_THE_ENDS}
     with running(project, told) as program, program.page() as page:
@@ -205,6 +206,7 @@ def environment_of(process: psutil.Process) -> bytes:
     return Path(f"/proc/{process.pid}/environ").read_bytes()
 
 
+@pytest.mark.own_start
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_only_the_launcher_and_the_keeper_hold_the_token(project: Path, hub: HubServer) -> None:
     told = {**hub.environment(TOKEN), PLACE: REPO, **OFTEN}
@@ -427,6 +429,7 @@ def test_a_process_can_keep_others_from_reading_its_environment() -> None:
     assert done.stdout.strip() == "0"
 
 
+@pytest.mark.own_start
 def test_without_a_token_and_copies_there_is_one_process_only(project: Path, tmp_path: Path) -> None:
     environment = {"HF_TOKEN": "", "HF_HOME": str(tmp_path), PLACE: ""}
     with running(project, environment, as_typed=True) as program, program.page() as page:

@@ -230,6 +230,8 @@ def assert_a_sentence(said: str, name: str) -> None:
 def test_a_row_of_another_version_says_what_is_not_known_of_it() -> None:
     with pytest.raises(UserError, match="There is no field 'gone'"):
         from_row('{"kind": "dpo", "gone": 1}')
+    with pytest.raises(UserError, match=r"There is no field 'sampling\.gone'"):
+        from_row('{"kind": "generate", "sampling": {"gone": 1}}')
     with pytest.raises(UserError, match='needs a field "kind", one of: generate'):
         from_row('{"kind": "gone"}')
     assert from_row('{"kind": "generate", "sampling": {"min_p": 0.2}}') == GenerateSpec(sampling=Sampling(min_p=0.2))

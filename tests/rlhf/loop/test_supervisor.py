@@ -309,6 +309,7 @@ def test_a_job_that_its_own_worker_queued_again_is_not_given_up(db: Database, su
     assert job_store.get(db, job).status == "queued"
 
 
+@pytest.mark.own_start
 def test_all_processes_of_a_job_end_together_and_one_killed_is_noticed(db: Database, supervisor: Supervisor) -> None:
     """A real launcher with two processes: the system kills one of them, the launcher ends the other."""
     job = queue(db, SFTSpec(batch_size=8, halve_batch=True, processes=2))
@@ -331,6 +332,7 @@ def test_all_processes_of_a_job_end_together_and_one_killed_is_noticed(db: Datab
     assert row.spec == SFTSpec(batch_size=4, accumulation=2, halve_batch=True, processes=2)
 
 
+@pytest.mark.own_start
 def test_stopping_reaches_every_process_of_a_job(db: Database, supervisor: Supervisor) -> None:
     job = queue(db, SFTSpec(processes=2))
     supervisor.start_next()
@@ -402,6 +404,7 @@ def test_memory_that_runs_out_in_the_second_process_halves_the_batch_where_that_
     assert any("resuming from checkpoint-2" in line for line in job_store.log_tail(machine.db, job_id))
 
 
+@pytest.mark.own_start
 def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_queued_again(
     machine: Machine, at_machine: Supervisor
 ) -> None:

@@ -1,0 +1,395 @@
+"""Starts the Python programs of tests as forks of a process that has imported the libraries already.
+
+A worker's imports cost six seconds of a processor, and the suite starts some hundred programs. `subprocess` asks here
+instead of the system (see `Client.start`): a server, started once for a process that starts programs, forks itself, and
+the fork becomes the program. It has the arguments, environment, directory, descriptors, session, umask and priority
+that a program of its own would have, and it is a child of the process that asked, which signals it and waits for it as
+for any other. Each fork has a server of its own, so programs that it starts begin as quickly.
+
+What differs is its memory, which is full of libraries, and which modules are loaded. Tests whose subject that is, or
+how a program starts and dies, are marked `own_start`; those start programs as users do, and so do all where there is
+no Linux, or a GPU, whose driver can't be forked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import fcntl
+import gc
+import io
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from _posixsubprocess import fork_exec
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+# In the order in which they need each other. What needs huggingface_hub has read the variables of the Hub for good.
+FREE_OF_THE_HUB = (
+    *("numpy", "pandas", "pyarrow.parquet", "torch", "fsspec", "httpx", "jinja2", "pydantic", "fastapi", "uvicorn"),
+    *("PIL.Image", "psutil", "pygments.lexers", "yaml"),
+)
+ALL = (
+    *FREE_OF_THE_HUB,
+    *("huggingface_hub", "datasets", "tokenizers", "safetensors.torch", "transformers.models.auto", "accelerate"),
+    *("transformers.trainer", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"),
+    *("trl.trainer.reward_trainer", "gradio"),
+)
+# They limit their own memory.
+OWN_MEMORY = ("rlhf.models.template_process", "annotation.ui.markdown_process")
+# What libraries, Python and the C library read once, when they are loaded: beginnings of names.
+READ_ONCE = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "OMP_", "MKL_", "CUDA_", "TORCH_", "TORCHDYNAMO_")
+READ_ONCE_OF_THE_HUB = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "GRADIO_", "TQDM_", "XDG_", "HOME")
+READ_EACH_TIME = ("PYTHONPATH", "PYTHONUNBUFFERED", "HF_TOKEN", "HF_HUB_DISABLE_TELEMETRY")
+READ_EACH_TIME += ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "TQDM_DISABLE")
+OFFLINE = "HF_HUB_OFFLINE"
+"""Commands have it set, other programs don't: one server for each."""
+THREADS = Path("/proc/self/task")
+# A fork lacks all threads but the one that forks, which is Python's; pyarrow's allocator starts this one again.
+STARTED_AGAIN = "jemalloc_bg_thd"
+PR_SET_CHILD_SUBREAPER = 36
+LONGEST = 1 << 20
+ROOM = 1 << 15
+"""For the words and variables of a program, in bytes, where those who look from outside find them."""
+PATIENCE_SECONDS = 600.0
+
+
+# ------------------------------------------------------------------------------------------------------- what is asked
+@dataclass(frozen=True)
+class Program:
+    """What to become."""
+
+    parent: int
+    command: Sequence[str]
+    """As it was given; the part before `python` may be `nice`."""
+    path: Sequence[str]
+    """What comes before the libraries on sys.path."""
+    kind: str
+    """'-m', or '' for a file."""
+    name: str
+    arguments: Sequence[str]
+    directory: str
+    environment: Mapping[str, str]
+    new_session: bool
+    umask: int
+    nice: int
+    unbuffered: bool
+
+
+def program_of(command: Sequence[str], directory: str, environment: Mapping[str, str], **how: Any) -> Program | None:
+    """What Python is asked to run by this command line; None for another program and for what is not forked."""
+    words, nice = list(command), os.getpriority(os.PRIO_PROCESS, 0)
+    if words[:2] == ["nice", "-n"]:
+        nice, words = nice + int(words[2]), words[3:]
+    if not words or words.pop(0) != sys.executable:
+        return None
+    flags = set()
+    while words and words[0] in ("-P", "-u"):
+        flags.add(words.pop(0))
+    kind = words.pop(0) if words[:1] == ["-m"] else ""
+    if not words or words[0].startswith("-") or words[0] in OWN_MEMORY:
+        return None
+    name, *arguments = words
+    first = [] if "-P" in flags else [directory if kind else str((Path(directory) / name).resolve().parent)]
+    further = [part for part in environment.get("PYTHONPATH", "").split(os.pathsep) if part]
+    return Program(
+        parent=os.getpid(),
+        command=command,
+        path=[*first, *further],
+        kind=kind,
+        name=name,
+        arguments=arguments,
+        directory=directory,
+        environment=environment,
+        nice=nice,
+        unbuffered="-u" in flags or bool(environment.get("PYTHONUNBUFFERED")),
+        **how,
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ the asking side
+@dataclass(frozen=True)
+class Client:
+    """A server of this process."""
+
+    connection: socket.socket
+    libraries: Sequence[str]
+    environment: Mapping[str, str]
+    """In which it has loaded them."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def fits(self, environment: Mapping[str, str]) -> bool:
+        """Whether the libraries that the server has loaded would be the same in a process with this environment."""
+        return read_once(environment, self.libraries) == read_once(self.environment, self.libraries)
+
+    def start(self, program: Program, streams: Sequence[int]) -> int | None:
+        """Have a program started with these standard streams; its process number, or None where the server is gone."""
+        try:
+            socket.send_fds(self.connection, [json.dumps(asdict(program)).encode()], streams)
+            number = int(self.connection.recv(64) or 0)
+            # The process between the server and the program ends now, which makes the program a child of this one.
+            adopt(True)
+            self.connection.send(b"adopted")
+            self.connection.recv(64)
+            return number or None
+        except OSError:
+            return None
+        finally:
+            adopt(False)
+
+    def close(self) -> None:
+        """End the server."""
+        self.connection.close()
+        if self.process is not None:
+            self.process.wait(PATIENCE_SECONDS)
+
+
+def read_once(environment: Mapping[str, str], libraries: Sequence[str]) -> dict[str, str]:
+    """The variables that matter to a library that is loaded already."""
+    names = READ_ONCE if libraries == FREE_OF_THE_HUB else (*READ_ONCE, *READ_ONCE_OF_THE_HUB)
+    return {name: value for name, value in environment.items() if name.startswith(names) and name not in READ_EACH_TIME}
+
+
+def adopt(whether: bool) -> None:
+    """Whether processes below this one whose parent has ended become children of this one."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(whether), 0, 0, 0)
+
+
+class Starter:
+    """In the place of `subprocess._fork_exec`: has programs forked where that is wanted and possible."""
+
+    def __init__(self, clients: list[Client], *, serving: bool) -> None:
+        self.clients, self.serving, self.usual = clients, serving, dict(os.environ)
+        self.wanted, self.owner = True, os.getpid()
+        self.lock = threading.Lock()
+
+    def fork_exec(
+        self,
+        command: Sequence[Any],
+        executables: Sequence[bytes],
+        close: bool,
+        kept: Sequence[int],
+        directory: Any,
+        environment: Sequence[bytes] | None,
+        *rest: Any,
+    ) -> int:
+        """As _posixsubprocess.fork_exec, which is called where the program is not to be forked."""
+        stdin, _, _, stdout, _, stderr, _, report, _, session, group, gid, gids, uid, umask, before = rest[:16]
+        own = self.wanted and self.owner == os.getpid()
+        if own and close and list(kept) == [report] and (group, gid, gids, uid, before) == (-1, *[None] * 4):
+            there = os.path.realpath(os.fsdecode(directory or os.getcwd()))
+            variables = dict(os.environ) if environment is None else variables_of(environment)
+            mask = current_umask() if umask < 0 else umask
+            words = [os.fsdecode(word) for word in command]
+            program = program_of(words, there, variables, new_session=bool(session), umask=mask)
+            if program is not None and os.path.isdir(there):
+                streams = [given if given >= 0 else usual for usual, given in enumerate((stdin, stdout, stderr))]
+                number = self.start(program, streams)
+                if number is not None:
+                    return number
+        return fork_exec(command, executables, close, kept, directory, environment, *rest)
+
+    def start(self, program: Program, streams: Sequence[int]) -> int | None:
+        """Have a program started by a server that has loaded what it would load; None where there is no such server."""
+        with self.lock:
+            libraries = self.libraries_for(program.environment) if self.serving else self.clients[0].libraries
+            fitting = (one for one in self.clients if one.libraries == libraries and one.fits(program.environment))
+            client = next(fitting, None)
+            if client is None and self.serving and libraries:
+                client = start_server(libraries, program.environment)
+                self.clients.append(client)
+            return None if client is None else client.start(program, streams)
+
+    def libraries_for(self, environment: Mapping[str, str]) -> Sequence[str]:
+        """What a server for this environment has loaded; nothing where there are to be none."""
+        offline = {OFFLINE: environment.get(OFFLINE, "")}
+        for libraries in (ALL, FREE_OF_THE_HUB):
+            if read_once({**environment, **offline}, libraries) == read_once({**self.usual, **offline}, libraries):
+                return libraries
+        return ()
+
+    def close(self) -> None:
+        """End the servers; from now on programs start as usual."""
+        while self.clients:
+            self.clients.pop().close()
+        subprocess._fork_exec = fork_exec  # type: ignore[attr-defined]
+
+
+def variables_of(environment: Sequence[bytes]) -> dict[str, str]:
+    pairs = (os.fsdecode(entry).partition("=") for entry in environment)
+    return {name: value for name, _, value in pairs}
+
+
+def current_umask() -> int:
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+
+
+def start_server(libraries: Sequence[str], environment: Mapping[str, str]) -> Client:
+    """A server for programs whose environment is like this one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    given = {**environment, "TQDM_DISABLE": "1", "OPENBLAS_NUM_THREADS": "1", "ROOM": "-" * ROOM}
+    given.pop("PYTHONPATH", None)
+    command = [sys.executable, "-P", __file__, str(theirs.fileno()), ",".join(libraries), "-" * ROOM]
+    with theirs:
+        nothing = subprocess.DEVNULL
+        process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], env=given, stdin=nothing, stdout=nothing, stderr=nothing
+        )
+    ours.settimeout(PATIENCE_SECONDS)
+    return Client(ours, libraries, environment, process)
+
+
+def install() -> Starter | None:
+    """From now on programs are forked, where that is possible."""
+    if sys.platform != "linux" or Path("/dev/nvidiactl").exists():
+        return None
+    starter = Starter([], serving=True)
+    subprocess._fork_exec = starter.fork_exec  # type: ignore[attr-defined]
+    return starter
+
+
+# ---------------------------------------------------------------------------------------------------- the serving side
+@dataclass(frozen=True)
+class Loaded:
+    """What a server's forks start with."""
+
+    libraries: Sequence[str]
+    environment: Mapping[str, str]
+    path: Sequence[str]
+
+
+def main() -> None:
+    """Load the libraries and serve; a fork comes out of `become` as a program, which ends as others end."""
+    number = fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 100)
+    os.close(int(sys.argv[1]))
+    loaded = Loaded(sys.argv[2].split(","), dict(os.environ), list(sys.path))
+    for library in loaded.libraries:
+        import_module(library)
+    if sum(name.read_text("utf-8").strip() != STARTED_AGAIN for name in THREADS.glob("*/comm")) > 1:
+        os._exit(1)
+    gc.collect()
+    gc.freeze()
+    connection: socket.socket | None = socket.socket(fileno=number)
+    while connection is not None:
+        program, streams = serve(connection)
+        connection = become(program, streams, connection, loaded)
+    status = run(program)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)  # taking all the libraries down would cost half a second
+
+
+def run(program: Program) -> int:
+    """Run a program in this process; returns its exit status."""
+    try:
+        if program.kind:
+            runpy.run_module(program.name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(program.name, run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return (end.code or 0) & 0xFF
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        return 1
+    return 0
+
+
+def serve(connection: socket.socket) -> tuple[Program, list[int]]:
+    """Fork a process for each program that is asked for; returns in these forks alone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        asked, streams, _, _ = socket.recv_fds(connection, LONGEST, 3)
+        if not asked:
+            os._exit(0)  # whoever could ask is gone
+        between = os.fork()
+        if not between:
+            if os.fork():
+                signal.pause()
+            return Program(**json.loads(asked)), streams
+        for stream in streams:
+            os.close(stream)
+        connection.recv(64)
+        os.kill(between, signal.SIGKILL)
+        os.waitpid(between, 0)
+        connection.send(b"done")
+
+
+def become(program: Program, streams: Sequence[int], connection: socket.socket, loaded: Loaded) -> socket.socket | None:
+    """Make this process what the program's would be. In a further fork, which serves it, returns what it asks over."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if program.new_session:
+        os.setsid()
+    os.chdir(program.directory)
+    os.umask(program.umask)
+    os.setpriority(os.PRIO_PROCESS, 0, program.nice)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not os.fork():
+        connection.close()
+        ours.close()
+        for stream in streams:
+            os.close(stream)
+        return theirs
+    theirs.close()
+    connection.send(str(os.getpid()).encode())
+    while os.getppid() != program.parent:
+        time.sleep(0.001)
+    connection.close()
+    take_streams(streams, program.unbuffered)
+    take_words(program, loaded)
+    starter = Starter([Client(ours, loaded.libraries, loaded.environment)], serving=False)
+    subprocess._fork_exec = starter.fork_exec  # type: ignore[attr-defined]
+    return None
+
+
+def take_streams(streams: Sequence[int], unbuffered: bool) -> None:
+    """The program's standard streams, as Python opens them."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors=sys.stdin.errors, closefd=False)  # noqa: SIM115
+    for number, name, errors in ((1, "stdout", sys.stdout.errors), (2, "stderr", "backslashreplace")):
+        raw = open(number, "wb", 0 if unbuffered else -1, closefd=False)  # noqa: SIM115 - for as long as the program runs
+        lines = not unbuffered and (number == 2 or os.isatty(number))
+        made = io.TextIOWrapper(raw, "utf-8", errors, line_buffering=lines, write_through=unbuffered)
+        setattr(sys, name, made)
+        setattr(sys, f"__{name}__", made)
+
+
+def take_words(program: Program, loaded: Loaded) -> None:
+    """The program's arguments and environment, here and for those who look at this process from outside."""
+    os.environ.clear()
+    os.environ.update(program.environment)
+    sys.argv = [program.name, *program.arguments]
+    sys.path[:] = [*program.path, *loaded.path]
+    fields = Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()
+    command, variables = program.command, [f"{name}={value}" for name, value in program.environment.items()]
+    for words, start, end in ((command, *fields[45:47]), (variables, *fields[47:49])):
+        said = b"".join(os.fsencode(word) + b"\0" for word in words)
+        room = int(end) - int(start)
+        ctypes.memmove(int(start), said[: room - 1].ljust(room, b"\0"), room)
+
+
+if __name__ == "__main__":
+    main()
