@@ -20,12 +20,7 @@ MARKED = (
     *("annotation/tabs", "annotation/claims.py", "annotation/project.py", "annotation/validation.py"),
     *("annotation/exports/export_files.py", "annotation/imports/import_process.py", "annotation/jobs/job_queue.py"),
     *("annotation/web/sign_in_pages.py", "annotation/web/deferred_app.py"),
-    *(
-        "app.py",
-        "rlhf/tabs",
-        "rlhf/web_server.py",
-        "rlhf/hub/hub_requests.py",
-    ),
+    *("app.py", "rlhf/tabs", "rlhf/web_server.py", "rlhf/hub/hub_requests.py"),
 )
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
