@@ -120,7 +120,7 @@ def continue_here(data_dir: Path, target: BackupTarget, head: str, choice: str) 
         if choice
         else _("Prefloop goes on with what is in {data_dir}: there is no copy in {place} yet.")
     )
-    return StartState(because.format(data_dir=data_dir, variable=VARIABLE, target=target.name))
+    return StartState(because.format(data_dir=data_dir, variable=VARIABLE, place=target.name))
 
 
 def refuse_fork(target: BackupTarget, data_dir: Path, local: Database, version: str, manifest: BackupManifest) -> None:
