@@ -172,8 +172,7 @@ def give_up(db: Database, job_id: int, attempt: int, message: str) -> None:
 def cancel(db: Database, job_id: int) -> None:
     """Ask a running job to stop, or take a queued one out. Raises UserError if it has ended."""
     with db.transaction():
-        known = bool(with_ids(db, [job_id]))
-        if not known or not (take_out(db, job_id) or job_table.request_cancel(db, job_id, also=RENTED)):
+        if find(db, job_id) is None or not (take_out(db, job_id) or job_table.request_cancel(db, job_id, also=RENTED)):
             raise UserError(_("Job {job_id} is not running, so there is nothing to cancel.").format(job_id=job_id))
 
 
@@ -192,7 +191,7 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
     was never started there is rented now.
     """
     with db.transaction() as connection:
-        job = next(iter(with_ids(db, [job_id])), None)
+        job = find(db, job_id)
         if job is None or job.status not in ("lost", "cancelled", "failed"):
             raise UserError(
                 _("Job {job_id} can't be resumed: only one that was lost, cancelled or failed can.").format(
@@ -259,11 +258,18 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
     return [row["id"] for row in rows]
 
 
+def find(db: Database, job_id: int) -> Job | None:
+    """One of these jobs, if it is there. Raises UserError for a number that no job can have."""
+    row = db.row("SELECT * FROM job WHERE id = ?", (job_id,))
+    return None if row is None or row["kind"] not in kinds() else read_job(row)
+
+
 def get(db: Database, job_id: int) -> Job:
     """One job. Raises UserError if there is none."""
-    for job in with_ids(db, [job_id]):
-        return job
-    raise UserError(_("There is no job {job_id}. `python -m rlhf jobs` lists them.").format(job_id=job_id))
+    job = find(db, job_id)
+    if job is None:
+        raise UserError(_("There is no job {job_id}. `python -m rlhf jobs` lists them.").format(job_id=job_id))
+    return job
 
 
 def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
