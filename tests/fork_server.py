@@ -46,8 +46,8 @@ ALL = (
     *("transformers.trainer", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"),
     *("trl.trainer.reward_trainer", "gradio"),
 )
-# They limit their own memory.
-OWN_MEMORY = ("rlhf.models.template_process", "annotation.ui.markdown_process")
+# Two limit their own memory, and pytest wants to be the first to import what it looks into.
+NOT_FORKED = ("rlhf.models.template_process", "annotation.ui.markdown_process", "pytest")
 # What libraries, Python and the C library read once, when they are loaded: beginnings of names.
 READ_ONCE = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "OMP_", "MKL_", "CUDA_", "TORCH_", "TORCHDYNAMO_")
 READ_ONCE_OF_THE_HUB = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "GRADIO_", "TQDM_", "XDG_", "HOME")
@@ -98,7 +98,7 @@ def program_of(command: Sequence[str], directory: str, environment: Mapping[str,
     while words and words[0] in ("-P", "-u"):
         flags.add(words.pop(0))
     kind = words.pop(0) if words[:1] == ["-m"] else ""
-    if not words or words[0].startswith("-") or words[0] in OWN_MEMORY:
+    if not words or words[0].startswith("-") or words[0] in NOT_FORKED:
         return None
     name, *arguments = words
     first = [] if "-P" in flags else [directory if kind else str((Path(directory) / name).resolve().parent)]

@@ -21,7 +21,7 @@ from tests.e2e.conftest import wait_for
 from tests.fakes.hub_sign_in import SECRET, SpaceHub, uploaded
 from tests.machine_fixtures import PATIENCE_SECONDS, free_port, wait_until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.own_start]
 SEEDED = 5
 TOKEN = "hf_write_ann"
 

@@ -292,6 +292,7 @@ def finished(importer: Importer) -> State:
     return importer.state
 
 
+@pytest.mark.own_start
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it_has_no_token(
     project: Path, db: Database, hub: SpaceHub
@@ -348,6 +349,7 @@ def children_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int
     return seen
 
 
+@pytest.mark.own_start
 @pytest.mark.skipif(sys.platform != "linux", reason="a Linux call")
 def test_what_runs_an_import_with_the_token_keeps_others_from_reading_it(db: Database, data_dir: Path) -> None:
     code = "import ctypes, sys; from rlhf.hub import token_process; from annotation import __main__ as own"
