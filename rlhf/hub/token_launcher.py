@@ -1,7 +1,7 @@
-"""Who holds the Hub's token: this small process starts the keeper, which gets it, and the web server, which does not.
+"""The launcher, which holds the Hub's token: it starts the token process, which gets it, and the web server without it.
 
 It restores the newest safe copy before the first request, keeps both alive, and at the end lets the web server finish
-before the keeper makes the last copy. Nothing but the standard library, so that it costs little to have around.
+before the token process makes the last copy. Nothing but the standard library, so that it costs little to have around.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLACE: Final = "PREFLOOP_COPIES"
 LAUNCHER: Final = "PREFLOOP_LAUNCHER"
 # Tells the web server that somebody with a token does the jobs of the Hub's lane.
 HELD: Final = "PREFLOOP_TOKEN_HELD"
-# How the keeper says that a later attempt may succeed, and that there is a newer copy to begin from.
+# How the token process says that a later attempt may succeed, and that there is a newer copy to begin from.
 TRY_AGAIN: Final = 75
 BEGIN_AGAIN: Final = 76
 # How often that may happen: programs that run side by side must not restart each other without end.
@@ -130,7 +130,7 @@ def was_killed(process: subprocess.Popen[bytes]) -> bool:
 
 
 class Launcher:
-    """The keeper and the web server, as processes of this one."""
+    """The token process and the web server, as processes of this one."""
 
     def __init__(self, data_dir: Path, model: str, arguments: Sequence[str]) -> None:
         self.data_dir, self.model, self.arguments = data_dir, model, arguments
@@ -138,8 +138,8 @@ class Launcher:
         """The signal that asked this program to end."""
         self.hurried: float | None = None
         """When it was asked again."""
-        self.keeper: subprocess.Popen[bytes] | None = None
-        self.pause, self.keeper_not_before = 1.0, 0.0
+        self.token_process: subprocess.Popen[bytes] | None = None
+        self.pause, self.token_process_not_before = 1.0, 0.0
         self.web: subprocess.Popen[bytes] | None = None
         self.web_pause, self.web_not_before = 1.0, 0.0
         self.left_behind, self.beginnings = False, BEGINNINGS
@@ -166,19 +166,19 @@ class Launcher:
             self.beginnings -= 1
 
     def serve(self) -> int:
-        """Keep the web server and the keeper until either has a reason to end; the exit status."""
-        self.left_behind, self.keeper, self.web = False, None, None
-        self.keep_keeper()
+        """Keep the web server and the token process until either has a reason to end; the exit status."""
+        self.left_behind, self.token_process, self.web = False, None, None
+        self.keep_token_process()
         web = self.keep_web()
         try:
             while (web.poll() is None or was_killed(web)) and self.told is None and not self.left_behind:
-                self.keep_keeper()
+                self.keep_token_process()
                 web = self.keep_web()
                 time.sleep(POLL_SECONDS)
             return self.end_web(web)
         finally:
             if not self.left_behind:
-                self.end_keeper()
+                self.end_token_process()
 
     def on_signal(self, number: int, frame: object) -> None:
         """Remember that this program is to end, and whether somebody has no patience."""
@@ -193,7 +193,7 @@ class Launcher:
             return 0
         deadline = time.monotonic() + (PATIENCE_SECONDS if copies else 0.0)
         while True:
-            status = self.begun(self.start_keeper("--begin", "--model", self.model))
+            status = self.begun(self.start_token_process("--begin", "--model", self.model))
             if status != TRY_AGAIN or self.told is not None or time.monotonic() > deadline:
                 return status if self.told is None else 0
             time.sleep(RETRY_SECONDS)
@@ -212,25 +212,25 @@ class Launcher:
             time.sleep(POLL_SECONDS)
         return process.returncode
 
-    def start_keeper(self, *flags: str) -> subprocess.Popen[bytes]:
+    def start_token_process(self, *flags: str) -> subprocess.Popen[bytes]:
         """Start the process that has the token. It is in a session of its own: Ctrl+C must not cut the last copy."""
         command = [*module("rlhf.hub.token_process"), "--data", str(self.data_dir), *flags]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
-    def keep_keeper(self) -> None:
-        """Start the keeper, and again if it dies, after longer and longer pauses.
+    def keep_token_process(self) -> None:
+        """Start the token process, and again if it dies, after longer and longer pauses.
 
         Without a token or copies to make it has nothing to do.
         """
         if not os.environ.get(PLACE) and not holds_token(os.environ):
             return
-        ended = None if self.keeper is None else self.keeper.poll()
+        ended = None if self.token_process is None else self.token_process.poll()
         if ended == BEGIN_AGAIN:
             self.left_behind = True
-        elif (self.keeper is None or ended is not None) and time.monotonic() >= self.keeper_not_before:
-            flags = {"--first": self.keeper is None, "--follow": self.beginnings > 0}
-            self.keeper = self.start_keeper(*(name for name, given in flags.items() if given))
-            self.keeper_not_before = time.monotonic() + self.pause
+        elif (self.token_process is None or ended is not None) and time.monotonic() >= self.token_process_not_before:
+            flags = {"--first": self.token_process is None, "--follow": self.beginnings > 0}
+            self.token_process = self.start_token_process(*(name for name, given in flags.items() if given))
+            self.token_process_not_before = time.monotonic() + self.pause
             self.pause = min(self.pause * 2, LONGEST_PAUSE_SECONDS)
 
     def keep_web(self) -> subprocess.Popen[bytes]:
@@ -253,8 +253,8 @@ class Launcher:
         """
         if web.poll() is None:
             web.send_signal(signal.SIGINT if self.told == signal.SIGINT else signal.SIGTERM)
-            if self.keeper is not None and self.keeper.poll() is None:
-                self.keeper.send_signal(signal.SIGUSR1)
+            if self.token_process is not None and self.token_process.poll() is None:
+                self.token_process.send_signal(signal.SIGUSR1)
         self.wait_for(web, time.monotonic() + WEB_SECONDS)
         return 0 if self.told is not None else web.returncode
 
@@ -268,16 +268,16 @@ class Launcher:
             time.sleep(SHORT_POLL_SECONDS)
         return process.returncode
 
-    def end_keeper(self) -> None:
+    def end_token_process(self) -> None:
         """Have the last copy made; a Hub that does not answer is not waited for without end."""
-        if self.keeper is None:
+        if self.token_process is None:
             return
         deadline = time.monotonic() + LAST_COPY_SECONDS
-        self.keeper.terminate()
-        if self.wait_for(self.keeper, deadline) == 0 or not os.environ.get(PLACE):
+        self.token_process.terminate()
+        if self.wait_for(self.token_process, deadline) == 0 or not os.environ.get(PLACE):
             return
         # It died, or had only just been started and did not know yet what to do about a signal.
-        if self.wait_for(self.start_keeper("--last"), deadline) != 0:
+        if self.wait_for(self.start_token_process("--last"), deadline) != 0:
             print("The last safe copy was not finished.", file=sys.stderr, flush=True)
 
 

@@ -128,7 +128,7 @@ def died(db: Database, job_id: int, worker: str, message: str) -> bool:
 
 
 def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool:
-    """JobQueue a job again with half the batch after memory ran out, where its spec asks for that (`halve_batch`).
+    """Queue a job again with half the batch after memory ran out, where its spec asks for that (`halve_batch`).
 
     False, and nothing is written, where it does not, the batch is 1 already, or the job is no longer this worker's.
     It keeps its place and goes on from its last checkpoint; the new spec is in its row and the change in its log.

@@ -106,7 +106,7 @@ def number_within(value: Any, low: float, high: float, wanted: str) -> float:
 
 
 def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int:
-    """JobQueue a job for rented hardware on these terms; returns its id."""
+    """Queue a job for rented hardware on these terms; returns its id."""
     with db.transaction():
         job_id = job_store.enqueue(db, spec, requested_by, terms.flavor)
         db.insert(

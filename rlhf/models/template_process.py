@@ -40,7 +40,7 @@ LONGEST = 1 << 20
 PATIENCE_SECONDS = 600.0
 LONGEST_REASON = 300
 STOPPED_KEPT = 16
-# A token is nobody's business but the keeper's; the names are what Python and the clock need.
+# A token is nobody's business but the token process's; the names are what Python and the clock need.
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 
 

@@ -63,8 +63,8 @@ SCHEMA = """# Schema
 
 One SQLite file, `prefloop.db` in the data directory; `sqlite-utils` and Datasette open it. `current_judgement` is what
 counts: judgements that no later one supersedes. A ranking is stored by the answers' positions, with the order in which
-they were shown beside it. JSON columns hold what the class of the same name in the code says. Migrations are an
-append-only list of named steps in `annotation/schema.py`; what follows is what they come to."""
+they were shown beside it. Text that is JSON is read by the module that stores it.
+Migrations are an append-only list of named steps in `annotation/schema.py`; what follows is what they come to."""
 
 
 def schema() -> str:

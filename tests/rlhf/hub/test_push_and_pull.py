@@ -560,7 +560,7 @@ def test_what_can_not_be_used_is_refused_and_leaves_nothing(
     ],
 )
 def test_a_tensors_name_is_taken_apart_however_long_it_is(name: str, part: tuple[str, str] | None) -> None:
-    """What is quadratic in a name would keep the keeper from its copies for hours."""
+    """What is quadratic in a name would keep the token process from its copies for hours."""
     assert pull_model.part_of(f"base_model.model.{name}") == part
     assert pull_model.part_of(f"other.{name}") is None
 

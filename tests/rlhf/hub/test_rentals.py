@@ -69,7 +69,7 @@ def api(hub: JobHub, token: str = TOKEN) -> Hub:
 
 
 def follow(hub: JobHub, machine: Machine, job_id: int, ended: threading.Event | None = None) -> job_store.Job:
-    """Follow a job to its end, as the keeper does."""
+    """Follow a job to its end, as the token process does."""
     rental_client.follow(api(hub), machine.db, machine.data_dir, job_id, ended or threading.Event(), POLL)
     return job_store.get(machine.db, job_id)
 
@@ -158,9 +158,9 @@ def test_who_follows_it_may_end_and_answers_may_be_lost_or_damaged_yet_nothing_i
     job_id = rent(judged)
     command = [*module("rlhf.hub.token_process"), "--data", str(judged.data_dir)]
     environment = {**os.environ, **hub.environment(TOKEN), "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, env=environment) as keeper:
+    with subprocess.Popen(command, env=environment) as holder:
         wait_until("a report", lambda: rental_store.get(judged.db, job_id).batches)
-        keeper.terminate()
+        holder.terminate()
     assert any("Renting the hardware is tried again" in line for line in job_store.log_tail(judged.db, job_id, 40))
     # It goes on there, whatever becomes of who follows it.
     assert job_store.get(judged.db, job_id).status == "running"

@@ -1,4 +1,4 @@
-"""The launcher, the keeper and the web server as processes: what survives their death, and who holds the token."""
+"""Launcher, token process and web server as processes: what survives their death, and who holds the token."""
 
 from __future__ import annotations
 
@@ -208,17 +208,17 @@ def environment_of(process: psutil.Process) -> bytes:
 
 @pytest.mark.own_start
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_only_the_launcher_and_the_keeper_hold_the_token(project: Path, hub: HubServer) -> None:
+def test_only_the_launcher_and_the_token_process_hold_the_token(project: Path, hub: HubServer) -> None:
     told = {**hub.environment(TOKEN), PLACE: REPO, **OFTEN}
     with running(project, told) as program, program.page() as page:
         page.judge(2)
         wait_until("a safe copy", lambda: told_safe(page.safety(), 2) == 2, every=0.3)
-        keeper, web = program.part("rlhf.hub.token_process"), program.part("app.py")
-        assert TOKEN.encode() in environment_of(keeper)
+        holder, web = program.part("rlhf.hub.token_process"), program.part("app.py")
+        assert TOKEN.encode() in environment_of(holder)
         assert TOKEN.encode() not in environment_of(web)
         assert b"HF_HUB_DISABLE_IMPLICIT_TOKEN=1" in environment_of(web)
         assert TOKEN not in program.log.read_text()
-        assert not any(TOKEN in part for process in (keeper, web) for part in process.cmdline())
+        assert not any(TOKEN in part for process in (holder, web) for part in process.cmdline())
         for path in project.rglob("*"):
             assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
 
@@ -239,7 +239,9 @@ def test_a_private_base_model_is_fetched_for_the_processes_without_a_token(
     assert (Path(found.stdout.strip()) / "model.safetensors").read_bytes() == b"weights"
 
 
-def test_a_keeper_that_dies_is_started_again_and_goes_on_from_what_is_safe(project: Path, hub: HubServer) -> None:
+def test_a_token_process_that_dies_is_started_again_and_goes_on_from_what_is_safe(
+    project: Path, hub: HubServer
+) -> None:
     told = {**hub.environment(TOKEN), PLACE: REPO, **OFTEN}
     with running(project, told) as program, program.page() as page:
         wait_until("the first copy", lambda: "Last safe copy" in page.safety(), every=0.3)
