@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
     """Do what the verb says and print what was done. Raises UserError."""
     if not options.place:
         raise UserError(_("Say where the copies are: --place OWNER/NAME or a directory, or set PREFLOOP_COPIES."))
-    target = target_of(options.target, hub_client.connect(hub_client.token_here()))
+    target = target_of(options.place, hub_client.connect(hub_client.token_here()))
     match options.verb:
         case "list":
             show(target)
