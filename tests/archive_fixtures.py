@@ -57,7 +57,14 @@ def add_judge(db: Database) -> None:
     judge_store.write_rubric(db, "Judge.", ["Be kind.", "Be brief."], 1, "kim")
     for comparison in judge_store.to_judge(db, judge, "judged", 3):
         for pair in comparison.missing:
-            verdict = Verdict("first" if pair[0] < pair[1] else "second", None, "Verdict: A", 100, 4, 0.25)
+            verdict = Verdict(
+                choice="first" if pair[0] < pair[1] else "second",
+                chance=None,
+                reply="Verdict: A",
+                prompt_tokens=100,
+                completion_tokens=4,
+                seconds=0.25,
+            )
             judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 1, (0,), 1)
         assert judge_store.judge_comparison(db, judge, comparison)
 

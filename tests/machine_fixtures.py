@@ -156,7 +156,13 @@ class Machine:
         policy = registry.by_revision(self.db, parent)
         ground = ground_path(self.db, self.data_dir, self.model, policy.lies_on)
         adapter = verified(self.data_dir, policy) if policy.form in ("lora", "prompt") else None
-        return Start(BaseModel(str(self.model), self.model), policy, ground, policy.lies_on, adapter)
+        return Start(
+            base=BaseModel(str(self.model), self.model),
+            parent=policy,
+            ground=ground,
+            ground_id=policy.lies_on,
+            adapter=adapter,
+        )
 
     def submit(self, spec: JobSpec) -> int:
         """Freeze and queue a job."""

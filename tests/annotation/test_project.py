@@ -42,7 +42,16 @@ def test_every_field_reaches_the_project() -> None:
     }
     assert set(given_values) == set(FIELDS)
     assert project.check(given_values, 3) == Project(
-        "rank", 5, 3, 45, 0.1, 0.4, 0.3, True, False, (Tag("a", "accurate"), Tag("x", "exact"))
+        kind="rank",
+        answers=5,
+        overlap=3,
+        claim_minutes=45,
+        gold_share=0.1,
+        re_ask_share=0.4,
+        candidate_share=0.3,
+        rendered=True,
+        own_prompts=False,
+        tags=(Tag("a", "accurate"), Tag("x", "exact")),
     )
 
 

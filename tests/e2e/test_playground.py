@@ -126,7 +126,13 @@ def test_an_answer_is_watched_and_stopped_and_the_page_found_again(
         page.fill("#chat-message textarea", "a draft")
         page.click("#chat-stop:not([disabled])")
         wait_for(page, "that it is to stop", lambda: talk.asked[0].state == "stopping")
-        playground_store.finish(machine.db, chat.id, FinishedAnswer("La la, and so on", "", 1, 5, "stopped"))
+        playground_store.finish(
+            machine.db,
+            chat.id,
+            FinishedAnswer(
+                text="La la, and so on", rendered_prompt="", prompt_tokens=1, tokens=5, finish_reason="stopped"
+            ),
+        )
         talk.wait("done", 1)
         assert page.input_value("#chat-message textarea") == "a draft", "what is being typed stays"
         page.reload()
@@ -155,7 +161,11 @@ def test_on_a_phone_columns_stack_and_hostile_answers_do_nothing(
         for chat in talk.asked:
             playground_store.begin(machine.db, [chat.id])
             hostile = f"{HOSTILE} ${{window.ran = 1}} {{{{value}}}} `${{window.ran = 1}}`"
-            playground_store.finish(machine.db, chat.id, FinishedAnswer(hostile, "", 1, 3, "stop"))
+            playground_store.finish(
+                machine.db,
+                chat.id,
+                FinishedAnswer(text=hostile, rendered_prompt="", prompt_tokens=1, tokens=3, finish_reason="stop"),
+            )
         talk.wait("done", 2)
         boxes = [page.locator(".talk").nth(place).bounding_box() for place in range(2)]
         assert boxes[1]["y"] >= boxes[0]["y"] + boxes[0]["height"], "stacked"

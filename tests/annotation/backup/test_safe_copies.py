@@ -106,7 +106,15 @@ def test_times_ago() -> None:
     assert [ago(seconds) for seconds, _ in spans] == [words for _, words in spans]
 
 
-MANIFEST = BackupManifest("a" * 32, 4, NOON, 17, 16, "here", {"prefloop.db": FileDigest("0" * 64, 12)})
+MANIFEST = BackupManifest(
+    run="a" * 32,
+    number=4,
+    created=NOON,
+    last_judgement_id=17,
+    judgements=16,
+    choice="here",
+    files={"prefloop.db": FileDigest("0" * 64, 12)},
+)
 
 
 def test_a_manifest_comes_back_as_it_was() -> None:

@@ -14,18 +14,18 @@ from annotation.exports.frozen_rows import (
 
 ASKED = ({"role": "user", "content": "Why?"},)
 PREFERENCE = PreferenceRow(
-    "train",
-    ASKED,
-    3,
-    7,
-    FrozenAnswer(1, "So.", "stop", 2, 5),
-    FrozenAnswer(2, "Nö."),
-    "<user>Why?",
-    (4,),
-    ("ann",),
-    2.0,
-    1.0,
-    0.1,
+    split="train",
+    messages=ASKED,
+    comparison=3,
+    prompt_id=7,
+    chosen=FrozenAnswer(id=1, text="So.", finish_reason="stop", tokens=2, model_id=5),
+    rejected=FrozenAnswer(2, "Nö."),
+    rendered_prompt="<user>Why?",
+    judgements=(4,),
+    annotators=("ann",),
+    strength=2.0,
+    agreement=1.0,
+    flip=0.1,
 )
 SIDES = (
     '"chosen": {"finish_reason": "stop", "id": 1, "model_id": 5, "origin": "policy", "text": "So.", "tokens": 2}',
@@ -43,7 +43,7 @@ def test_lines_are_byte_for_byte_those_that_earlier_versions_froze() -> None:
     )
     shown = DemonstrationRow("held-out", ASKED, "So.", "example")
     assert line_of(shown).decode() == f'{{{messages}, "origin": "example", "split": "held-out", "text": "So."}}\n'
-    known = DemonstrationRow("train", ASKED, "So.", "import", 9, "1")
+    known = DemonstrationRow(split="train", messages=ASKED, text="So.", origin="import", response=9, label="1")
     assert line_of(known).decode() == (
         f'{{"label": "1", {messages}, "origin": "import", "response": 9, "split": "train", "text": "So."}}\n'
     )
@@ -51,7 +51,11 @@ def test_lines_are_byte_for_byte_those_that_earlier_versions_froze() -> None:
 
 
 def test_what_every_row_says_is_read_of_any_and_each_as_it_was() -> None:
-    rows = (PREFERENCE, DemonstrationRow("train", ASKED, "So.", "import", 9, "1"), PromptRow("held-out", ASKED, 7))
+    rows = (
+        PREFERENCE,
+        DemonstrationRow(split="train", messages=ASKED, text="So.", origin="import", response=9, label="1"),
+        PromptRow("held-out", ASKED, 7),
+    )
     for row in rows:
         content = line_of(row)
         assert read_rows(content, type(row)) == [row]

@@ -103,9 +103,17 @@ def pairs(judgement: Judgement, strength: bool = True) -> list[MappedRow]:
     """What the pairs of a judgement are as records, as the import has them."""
     ranks, texts = judgement.ranking or (), [response["text"] for response in judgement.responses]
     return [
-        MappedRow(judgement.messages, (texts[one], texts[other]), "ranked", (1, 2), judgement.strength)
-        for one in range(len(ranks)) for other in range(len(ranks)) if ranks[one] < ranks[other]
-    ]  # fmt: skip
+        MappedRow(
+            messages=judgement.messages,
+            answers=(texts[one], texts[other]),
+            outcome="ranked",
+            ranking=(1, 2),
+            strength=judgement.strength,
+        )
+        for one in range(len(ranks))
+        for other in range(len(ranks))
+        if ranks[one] < ranks[other]
+    ]
 
 
 def expected(judgement: Judgement, name: str) -> list[MappedRow]:
@@ -115,7 +123,15 @@ def expected(judgement: Judgement, name: str) -> list[MappedRow]:
     if name == "sft":
         return [MappedRow(messages, (judgement.edited["text"],))] if judgement.edited else []
     if name == "csv":
-        return [MappedRow(messages, tuple(texts), judgement.outcome, ranks, judgement.strength)]  # type: ignore[arg-type]
+        return [
+            MappedRow(
+                messages=messages,
+                answers=tuple(texts),
+                outcome=judgement.outcome,
+                ranking=ranks,
+                strength=judgement.strength,
+            )
+        ]  # type: ignore[arg-type]
     if name == "kto":
         best, worst = (min(ranks), max(ranks)) if ranks else (0, 1)
         return [

@@ -175,7 +175,9 @@ FILTERS = Filters(iterations=(0,), annotators=("ann",), since="2020-01-01", agre
 
 
 def test_the_spec_of_an_export_comes_back_from_its_row(db: Database) -> None:
-    asked = export_files.WriteExport(ExportRequest("kto", "jsonl", FILTERS, True, "mit"), "kto.zip")
+    asked = export_files.WriteExport(
+        ExportRequest(format="kto", container="jsonl", filters=FILTERS, names=True, licence="mit"), "kto.zip"
+    )
     assert EXPORTS.get(db, EXPORTS.enqueue(db, asked, "kim")).spec == asked
 
 

@@ -122,7 +122,18 @@ def test_the_page_that_everyone_is_sent_holds_nothing_of_the_project(context: Co
 
 # ------------------------------------------------------------------------------------------------------------ the form
 def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.Blocks) -> None:
-    wanted = Project("best", 4, 2, 30, 0.125, 0.07, 0.25, True, False, (Tag("a", "accurate"), Tag("c", "clear")))
+    wanted = Project(
+        kind="best",
+        answers=4,
+        overlap=2,
+        claim_minutes=30,
+        gold_share=0.125,
+        re_ask_share=0.07,
+        candidate_share=0.25,
+        rendered=True,
+        own_prompts=False,
+        tags=(Tag("a", "accurate"), Tag("c", "clear")),
+    )
     store.set_project(context.db, wanted)
     admin = Admin(pages)
     admin.open()
@@ -279,7 +290,21 @@ def test_the_preview_writes_nothing_and_escapes(context: Context, admin: Admin) 
 
 
 def test_forms_of_a_project_are_read_back(context: Context) -> None:
-    for asked in (Project(), Project("rank", 8, 3, 1440, 0.5, 0.0, 0.5, True, False, ())):
+    for asked in (
+        Project(),
+        Project(
+            kind="rank",
+            answers=8,
+            overlap=3,
+            claim_minutes=1440,
+            gold_share=0.5,
+            re_ask_share=0.0,
+            candidate_share=0.5,
+            rendered=True,
+            own_prompts=False,
+            tags=(),
+        ),
+    ):
         assert tab.project_of(tab.form_of(asked), 3) == asked
     with pytest.raises(UserError, match="First view"):
         tab.project_of({**tab.form_of(Project()), "rendered": ["x"]}, 3)

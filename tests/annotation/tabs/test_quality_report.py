@@ -29,7 +29,18 @@ SHARED = Project(overlap=3, gold_share=0.0)
 
 def annotator(name: str, **changes: object) -> AnnotatorFigures:
     share = Estimate(0.5, 0.4, 0.6, 100)
-    plain = AnnotatorFigures(name, 100, share, share, share, 0.5, 9.1, 0, share, share)
+    plain = AnnotatorFigures(
+        name=name,
+        judgements=100,
+        gold=share,
+        consistency=share,
+        first_place=share,
+        fair=0.5,
+        seconds=9.1,
+        hasty=0,
+        undecided=share,
+        agreement=share,
+    )
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 
@@ -44,13 +55,29 @@ GOOD = replace(
     comparisons=430,
     shared=400,
     annotators=(annotator("ann"), annotator("bob")),
-    reliabilities={"ann": Reliability(0.85, 0.8, 0.9, 90, 5, 4), "bob": Reliability(0.8, 0.7, 0.9, 90, 5, 4)},
+    reliabilities={
+        "ann": Reliability(estimate=0.85, low=0.8, high=0.9, overlap=90, known=5, repeats=4),
+        "bob": Reliability(estimate=0.8, low=0.7, high=0.9, overlap=90, known=5, repeats=4),
+    },
     agreement=(
-        Agreement("Which of two is better, or neither", "nominal", 400, 1200, Estimate(0.74, 0.71, 0.77, 400),
-                  Estimate(0.48, 0.43, 0.54, 400)),
-        Agreement("How much better, from −3 to 3", "ordinal", 400, 1200, Estimate(0.3, 0.2, 0.4, 400), None),
+        Agreement(
+            question="Which of two is better, or neither",
+            level="nominal",
+            comparisons=400,
+            judgements=1200,
+            percent=Estimate(0.74, 0.71, 0.77, 400),
+            alpha=Estimate(0.48, 0.43, 0.54, 400),
+        ),
+        Agreement(
+            question="How much better, from −3 to 3",
+            level="ordinal",
+            comparisons=400,
+            judgements=1200,
+            percent=Estimate(0.3, 0.2, 0.4, 400),
+            alpha=None,
+        ),
     ),
-)  # fmt: skip
+)
 
 
 def words(html: str) -> str:
@@ -91,7 +118,12 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
     ("changes", "project", "expected"),
     [
         (
-            {"reliabilities": {**GOOD.reliabilities, "bob": Reliability(0.4, 0.3, 0.55, 9, 0, 0)}},
+            {
+                "reliabilities": {
+                    **GOOD.reliabilities,
+                    "bob": Reliability(estimate=0.4, low=0.3, high=0.55, overlap=9, known=0, repeats=0),
+                }
+            },
             SHARED,
             "bob: hardly more reliable than a coin",
         ),
@@ -107,8 +139,31 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
             "Chose the left of two: 40%",
         ),
         ({"annotators": (annotator("ann", hasty=6), annotator("bob"))}, SHARED, "ann: more than one judgement in"),
-        ({"golds": (Gold(7, (0,), False, Estimate(0.1, 0.0, 0.4, 8), "o", ""),)}, SHARED, "Is the known answer right?"),
-        ({"flagged": (FlaggedCase(1, "broken", "", "ann", "", ""),)}, SHARED, "1 judgement carries a flag"),
+        (
+            {
+                "golds": (
+                    Gold(
+                        comparison_id=7,
+                        best=(0,),
+                        retired=False,
+                        right=Estimate(0.1, 0.0, 0.4, 8),
+                        made_by="o",
+                        made="",
+                    ),
+                )
+            },
+            SHARED,
+            "Is the known answer right?",
+        ),
+        (
+            {
+                "flagged": (
+                    FlaggedCase(comparison_id=1, flag="broken", note="", annotator="ann", created="", prompt=""),
+                )
+            },
+            SHARED,
+            "1 judgement carries a flag",
+        ),
         ({}, replace(SHARED, overlap=1), "judged by one annotator"),
         ({}, replace(SHARED, gold_share=0.05), "5% of what annotators see is meant to be gold"),
     ],
@@ -124,10 +179,15 @@ def test_what_is_well_calls_for_nothing() -> None:
     fine = replace(
         GOOD,
         position=(Bias("Chose the left of two", Estimate(0.52, 0.49, 0.55, 900), 0.5),),
-        golds=(Gold(7, (0,), True, Estimate(0.1, 0.0, 0.4, 8), "o", ""),),  # retired: nobody gets it
+        golds=(
+            Gold(comparison_id=7, best=(0,), retired=True, right=Estimate(0.1, 0.0, 0.4, 8), made_by="o", made=""),
+        ),  # retired: nobody gets it
         excluded={"eve": "clicks"},
         annotators=(*GOOD.annotators, annotator("eve", hasty=50)),
-        reliabilities={**GOOD.reliabilities, "eve": Reliability(0.3, 0.2, 0.4, 90, 0, 0)},
+        reliabilities={
+            **GOOD.reliabilities,
+            "eve": Reliability(estimate=0.3, low=0.2, high=0.4, overlap=90, known=0, repeats=0),
+        },
     )
     assert quality_report.to_look_at(fine, SHARED) == []
 
@@ -150,11 +210,25 @@ def test_an_annotator_has_a_row_with_intervals_and_evidence() -> None:
     assert table.count("<tr>") == 3
     assert 'scope="row">ann<' in table
     three = annotator("cat", first_place=Estimate(0.4, 0.3, 0.5, 50), fair=1 / 3, gold=None, seconds=None)
-    row = quality_report.annotator_row(three, Reliability(0.73, 0.4, 0.9, 0, 0, 0), None)
+    row = quality_report.annotator_row(
+        three, Reliability(estimate=0.73, low=0.4, high=0.9, overlap=0, known=0, repeats=0), None
+    )
     assert row[1] == "not measured\nno evidence yet"
-    nobody = replace(GOOD, reliabilities={name: Reliability(0.73, 0.4, 0.9, 0, 0, 0) for name in ("ann", "bob")})
+    nobody = replace(
+        GOOD,
+        reliabilities={
+            name: Reliability(estimate=0.73, low=0.4, high=0.9, overlap=0, known=0, repeats=0)
+            for name in ("ann", "bob")
+        },
+    )
     assert words(quality_report.reliability_chart(nobody)) == quality_report.NO_EVIDENCE
-    one = replace(GOOD, reliabilities={**GOOD.reliabilities, "bob": Reliability(0.73, 0.4, 0.9, 0, 0, 0)})
+    one = replace(
+        GOOD,
+        reliabilities={
+            **GOOD.reliabilities,
+            "bob": Reliability(estimate=0.73, low=0.4, high=0.9, overlap=0, known=0, repeats=0),
+        },
+    )
     assert "ann" in quality_report.reliability_chart(one)
     assert "bob" not in quality_report.reliability_chart(one)
     assert row[3] == "–"
@@ -164,14 +238,38 @@ def test_an_annotator_has_a_row_with_intervals_and_evidence() -> None:
 
 def test_strangers_text_stays_text() -> None:
     case = ComparisonReview(
-        7, "preference", "ready", ({"role": "user", "content": HOSTILE},), (HOSTILE, "B"),
-        (ReviewedJudgement("ann", "own", "ranked", (1, 2), 3),), 0,
-    )  # fmt: skip
+        comparison_id=7,
+        purpose="preference",
+        state="ready",
+        messages=({"role": "user", "content": HOSTILE},),
+        answers=(HOSTILE, "B"),
+        opinions=(ReviewedJudgement(annotator="ann", purpose="own", outcome="ranked", ranking=(1, 2), strength=3),),
+        consensus=0,
+    )
     pages = [
         quality_report.case_view(case),
-        quality_report.flagged_table([FlaggedCase(7, "harmful", HOSTILE, "ann", "2026-11-01T10:00", HOSTILE)]),
+        quality_report.flagged_table(
+            [
+                FlaggedCase(
+                    comparison_id=7,
+                    flag="harmful",
+                    note=HOSTILE,
+                    annotator="ann",
+                    created="2026-11-01T10:00",
+                    prompt=HOSTILE,
+                )
+            ]
+        ),
         quality_report.decisions_table(
-            [AdminDecision("left out of training", "ann", HOSTILE, "owner", "2026-11-01T10:00")]
+            [
+                AdminDecision(
+                    what="left out of training",
+                    about="ann",
+                    reason=HOSTILE,
+                    decided_by="owner",
+                    created="2026-11-01T10:00",
+                )
+            ]
         ),
         quality_report.annotators_table(replace(GOOD, excluded={"ann": HOSTILE})),
     ]
@@ -184,7 +282,9 @@ def test_strangers_text_stays_text() -> None:
 
 def test_rankings_are_written_by_the_answers_numbers() -> None:
     def text(ranking: tuple[int, ...] | None, strength: int | None = None, outcome: str = "ranked") -> str:
-        return quality_report.opinion_text(ReviewedJudgement("ann", "own", outcome, ranking, strength))
+        return quality_report.opinion_text(
+            ReviewedJudgement(annotator="ann", purpose="own", outcome=outcome, ranking=ranking, strength=strength)
+        )
 
     assert text((2, 1, 2)) == "2 > 1 = 3"
     assert text((2, 1), 1) == "2 > 1, slightly"

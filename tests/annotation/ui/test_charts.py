@@ -23,7 +23,7 @@ def attributes(html: str, tag: str, style: str, name: str) -> list[float]:
 
 
 def mark(label: str, value: float, low: float, high: float) -> ChartMark:
-    return ChartMark(label, value, low, high, f"{value} ({low} to {high})")
+    return ChartMark(label=label, value=value, low=low, high=high, text=f"{value} ({low} to {high})")
 
 
 def test_intervals_lie_where_their_numbers_are() -> None:
@@ -81,11 +81,23 @@ def test_long_words_stand_below_each_other_instead_of_on_each_other() -> None:
     assert below[0] != below[1]
 
 
-@pytest.mark.parametrize("chart", [
-    intervals(Frame("a", HOSTILE, HOSTILE), [ChartMark(HOSTILE, 0.5, 0.4, 0.6, HOSTILE)], HOSTILE),
-    series(Frame("b", HOSTILE, HOSTILE), [ChartMark("2026-11-01", 0.5, 0.4, 0.6, HOSTILE)], HOSTILE, HOSTILE),
-    columns(Frame("c", HOSTILE, HOSTILE), [("2026-11-01", 1)], HOSTILE),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "chart",
+    [
+        intervals(
+            Frame("a", HOSTILE, HOSTILE),
+            [ChartMark(label=HOSTILE, value=0.5, low=0.4, high=0.6, text=HOSTILE)],
+            HOSTILE,
+        ),
+        series(
+            Frame("b", HOSTILE, HOSTILE),
+            [ChartMark(label="2026-11-01", value=0.5, low=0.4, high=0.6, text=HOSTILE)],
+            HOSTILE,
+            HOSTILE,
+        ),
+        columns(Frame("c", HOSTILE, HOSTILE), [("2026-11-01", 1)], HOSTILE),
+    ],
+)
 def test_strangers_words_stay_words(chart: str) -> None:
     tree = drawn(chart)
     assert {element.tag for element in tree.iter()} <= {

@@ -14,7 +14,7 @@ from annotation.ui.line_plots import Line
 from rlhf.jobs.descriptions import Curve
 from tests.rlhf.tabs.test_curves import points_of
 
-PLAIN = Curve("loss", "Loss", "nats a token", {"loss": "loss"}, "It should fall.")
+PLAIN = Curve(name="loss", label="Loss", axis="nats a token", series={"loss": "loss"}, caption="It should fall.")
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-6, -3.5, 1e12])

@@ -73,14 +73,24 @@ LOOK = {
     "records": [{"messages": [SAID, SAID], "answers": [HIDING], "ranking": None, "label": None, "outcome": "ranked",
                  "remark": HIDING}],
 }  # fmt: skip
-OPINION = ReviewedJudgement(HIDING, "own", "ranked", (1, 2), 1)
+OPINION = ReviewedJudgement(annotator=HIDING, purpose="own", outcome="ranked", ranking=(1, 2), strength=1)
 PLACES = {
     "quality, one comparison": lambda: quality_report.case_view(
-        ComparisonReview(1, "preference", "ready", (SAID,), (HIDING, HIDING), (OPINION,), 0)
+        ComparisonReview(
+            comparison_id=1,
+            purpose="preference",
+            state="ready",
+            messages=(SAID,),
+            answers=(HIDING, HIDING),
+            opinions=(OPINION,),
+            consensus=0,
+        )
     ),
-    "quality, flags": lambda: quality_report.flagged_table([FlaggedCase(1, "harmful", HIDING, HIDING, MOMENT, HIDING)]),
+    "quality, flags": lambda: quality_report.flagged_table(
+        [FlaggedCase(comparison_id=1, flag="harmful", note=HIDING, annotator=HIDING, created=MOMENT, prompt=HIDING)]
+    ),
     "quality, decisions": lambda: quality_report.decisions_table(
-        [AdminDecision(HIDING, HIDING, HIDING, HIDING, MOMENT)]
+        [AdminDecision(what=HIDING, about=HIDING, reason=HIDING, decided_by=HIDING, created=MOMENT)]
     ),
     "iterations, side by side": lambda: check_report.answers_page(
         [AnswerPair(HIDING, 1, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)

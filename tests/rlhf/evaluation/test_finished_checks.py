@@ -16,14 +16,34 @@ from rlhf.evaluation.finished_checks import finished_checks, newest_check, newes
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, RewardChange, WinRate
 from rlhf.jobs import job_store
 
-OWN = AnswerFigures("dpo-7", 20.0, 0.3, 0.8, 0.1, 1.5, 0.7, 0.02, 12.0)
-BASE = AnswerFigures("base", 25.0, 0.4, 1.0, 0.0, 1.2, 0.9, 0.01, 10.0)
+OWN = AnswerFigures(
+    revision="dpo-7",
+    mean_length=20.0,
+    distinct_1=0.3,
+    distinct_2=0.8,
+    kl_to_base=0.1,
+    nll_under_base=1.5,
+    ended_share=0.7,
+    repetition=0.02,
+    perplexity=12.0,
+)
+BASE = AnswerFigures(
+    revision="base",
+    mean_length=25.0,
+    distinct_1=0.4,
+    distinct_2=1.0,
+    kl_to_base=0.0,
+    nll_under_base=1.2,
+    ended_share=0.9,
+    repetition=0.01,
+    perplexity=10.0,
+)
 REPORT = CheckReport(
     candidate=OWN,
     against=BASE,
     base=BASE,
     prompts=60,
-    implicit_accuracy=ImplicitAccuracy(0.66, 0.5, 0.8, 40, {"too-long": 2}),
+    implicit_accuracy=ImplicitAccuracy(value=0.66, low=0.5, high=0.8, n=40, left_out={"too-long": 2}),
     win_rates={"base": {"j": WinRate(0.6, 0.5, 0.7, 60, ties=3, length_controlled=Estimate(0.55, 0.4, 0.7, 50))}},
     judged={"j": JudgeCalls(50, 2, {"timeout": 2}, "It is gone.")},
     same_answers=3,

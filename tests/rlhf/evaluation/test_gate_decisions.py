@@ -188,7 +188,7 @@ def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, d
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     for comparison in judge_store.to_judge(db, judge, "candidate", 100, made.id):
         for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
-            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
             judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
         judge_store.judge_comparison(db, judge, comparison)
     controlled = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
@@ -216,7 +216,7 @@ def agreeing_people(db: Database, judge: judge_store.Judge, count: int) -> None:
         claims.judge(db, bob.id, claim.nonce, act("left-clearly" if left else "right-clearly"))
     for comparison in judge_store.to_judge(db, judge, "judged", count):
         for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
-            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
             judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
         judge_store.judge_comparison(db, judge, comparison)
 
@@ -330,7 +330,7 @@ def judge_says(db: Database, judge: judge_store.Judge, policy: Policy) -> None:
     """A judge prefers every answer of a candidate."""
     for comparison in judge_store.to_judge(db, judge, "candidate", 1000, policy.id):
         for pair, choice in (((0, 1), "first"), ((1, 0), "second")):
-            verdict = Verdict(choice, None, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            verdict = Verdict(choice=choice, chance=None, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
             judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
         judge_store.judge_comparison(db, judge, comparison)
 

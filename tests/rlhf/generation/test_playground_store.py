@@ -40,7 +40,9 @@ def asked(
 
 def ended(text: str, reason: playground_store.FinishReason = "stop") -> FinishedAnswer:
     """An answer as the worker would record it."""
-    return FinishedAnswer(text, "<user> …", 12, len(text.split()) + 1, reason)
+    return FinishedAnswer(
+        text=text, rendered_prompt="<user> …", prompt_tokens=12, tokens=len(text.split()) + 1, finish_reason=reason
+    )
 
 
 def answer(db: Database, chat_id: int, text: str, reason: playground_store.FinishReason = "stop") -> None:

@@ -106,8 +106,10 @@ EVERY_KIND = [
     AskPrices(),
     PublishModel("dpo-7", "ann/x", False, "mit"),
     PullModel("ann/x@main", "nf4"),
-    PushData("ann/x", "sft", False, True, "cc-by-4.0"),
-    CheckSpace("ann/loop", "cpu-upgrade", "ann", "nobody", "ann/copies", True),
+    PushData(repo="ann/x", format="sft", private=False, names=True, licence="cc-by-4.0"),
+    CheckSpace(
+        repo="ann/loop", hardware="cpu-upgrade", admins="ann", annotators="nobody", copies="ann/copies", public=True
+    ),
     MakeSpace("ann/loop", price=0.03),
 ]
 

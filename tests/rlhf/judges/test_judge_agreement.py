@@ -113,7 +113,9 @@ def test_kappa_is_none_where_nothing_tells_it(group: tuple[int, Any, Any]) -> No
 def test_a_best_of_several_says_nothing_about_the_others() -> None:
     """Answer 1 is best of three: two orders are told. The judge has one of them right and ties the other."""
     opinion = PersonRanking("ann", (1, 2, 2), "best")
-    found = trust([JudgedComparison(1, (1, 1, 2), (opinion,), {}, (10, 10, 10))])
+    found = trust(
+        [JudgedComparison(comparison_id=1, judged=(1, 1, 2), people=(opinion,), chances={}, lengths=(10, 10, 10))]
+    )
     assert found.with_people is not None
     assert found.with_people.share.value == pytest.approx(1.5 / 2)
     ranked = trust([case(1, (1, 1, 2), (1, 2, 2))])  # the same numbers, but meant as a tie of the last two
@@ -242,7 +244,7 @@ def test_the_card_says_which_verdicts_it_rests_on(basis: Basis, words: str) -> N
 
 
 def test_the_card_says_that_what_the_model_was_trained_on_does_not_count() -> None:
-    basis = Basis(None, 0, "dpo-1", "2026-05-04T03:02:01.000000+00:00", 12)
+    basis = Basis(version=None, left_out=0, model="dpo-1", frozen="2026-05-04T03:02:01.000000+00:00", seen=12)
     said = card("tester", full(), 0.6, basis)
     assert "Only what the model has not been trained on counts" in said
     assert "after the data of dpo-1 were frozen (2026-05-04 03:02). Left out: 12 comparisons" in said

@@ -53,7 +53,9 @@ def say(
     """Let a judge say this of a comparison that it is to judge; whether that makes a judgement."""
     found = [one for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
     for pair, (choice, chance) in said.items():
-        verdict = Verdict(choice, chance, "because", 10, 1, 0.5)  # type: ignore[arg-type]
+        verdict = Verdict(
+            choice=choice, chance=chance, reply="because", prompt_tokens=10, completion_tokens=1, seconds=0.5
+        )  # type: ignore[arg-type]
         judge_store.add_verdict(db, judge, comparison_id, pair, verdict, version, (), None)
     return judge_store.judge_comparison(db, judge, found[0])
 
@@ -138,7 +140,7 @@ def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
     assert not say(db, judge, comparison, {(1, 0): ("second", 0.2)}, version=1), "two rubrics make no judgement"
     assert list(store.judgements(db)) == []
     assert say(db, judge, comparison, {(0, 1): ("second", 0.3), (1, 0): ("first", 0.6)}, version=1)
-    late = Verdict("first", 0.9, "", 1, 1, 0.5)
+    late = Verdict(choice="first", chance=0.9, reply="", prompt_tokens=1, completion_tokens=1, seconds=0.5)
     judge_store.add_verdict(db, judge, comparison, (0, 1), late, 0, (), None)
     assert {(one.choice, one.rubric_version) for one in judge_store.verdicts_on(db, judge, comparison)} == {
         ("second", 1),
@@ -157,7 +159,7 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     duel(db, [("new", "old")])
     (dueled,) = judge_store.to_judge(db, judge, "candidate", 10, 2)
     for pair, (choice, chance) in FIRST_BETTER.items():
-        verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
+        verdict = Verdict(choice=choice, chance=chance, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
         judge_store.add_verdict(db, judge, dueled.id, pair, verdict, 0, (), None)
     assert judge_store.judge_comparison(db, judge, dueled)
     assert [one.outcome for one in judge_store.pair_outcomes(db, 2, 1, judge.id)] == [1.0]
@@ -196,9 +198,27 @@ def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Data
         job_store.enqueue(db, JudgeSpec(judge="j"), "owner"),
         job_store.enqueue(db, JudgeSpec(judge="j"), "owner"),
     )
-    judge_store.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "before", 10, 1, 0.5), 0, (), old)
+    judge_store.add_verdict(
+        db,
+        judge,
+        comparison,
+        (0, 1),
+        Verdict(choice="tie", chance=0.5, reply="before", prompt_tokens=10, completion_tokens=1, seconds=0.5),
+        0,
+        (),
+        old,
+    )
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
-    judge_store.add_verdict(db, judge, comparison, (0, 1), Verdict("tie", 0.5, "after", 20, 2, 0.5), 1, (), new)
+    judge_store.add_verdict(
+        db,
+        judge,
+        comparison,
+        (0, 1),
+        Verdict(choice="tie", chance=0.5, reply="after", prompt_tokens=20, completion_tokens=2, seconds=0.5),
+        1,
+        (),
+        new,
+    )
     assert [judge_history.usage(db, judge, job).prompt_tokens for job in (old, new, None)] == [10, 20, 30]
     assert "before" in db.value("SELECT data FROM event WHERE job_id = ?", (old,))
     assert not judge_store.fails_on(db, judge, comparison)
@@ -208,7 +228,16 @@ def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Data
 def fail(db: Database, judge: Judge, comparison: int, times: int, reason: str = "no verdict") -> None:
     """A judge that gave verdicts before fails on a comparison in so many jobs."""
     (other,) = seed_comparisons(db, 1)
-    judge_store.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), None)
+    judge_store.add_verdict(
+        db,
+        judge,
+        other,
+        (0, 1),
+        Verdict(choice="first", chance=0.9, reply="", prompt_tokens=1, completion_tokens=1, seconds=0.5),
+        0,
+        (),
+        None,
+    )
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (other,))
     for _ in range(times):
@@ -262,7 +291,16 @@ def test_a_refusal_is_the_comparisons_fault_only_where_the_service_answered_othe
     assert asks(db, refused) == ("judges", None)
     for job, other in zip(job_store.recent(db, ("judge",)), fine, strict=True):  # each gave a verdict on another one
         assert asks(db, refused) == ("judges", None)
-        judge_store.add_verdict(db, judge, other, (0, 1), Verdict("first", 0.9, "", 1, 1, 0.5), 0, (), job.id)
+        judge_store.add_verdict(
+            db,
+            judge,
+            other,
+            (0, 1),
+            Verdict(choice="first", chance=0.9, reply="", prompt_tokens=1, completion_tokens=1, seconds=0.5),
+            0,
+            (),
+            job.id,
+        )
         judge_store.pass_over(db, [refused])
     assert asks(db, refused) == ("people", "unsure")
 
@@ -297,7 +335,7 @@ def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Dat
 def test_sureness_is_that_of_both_orders_together() -> None:
     def of(said: Said_of) -> float | None:
         return judge_store.sureness(
-            StoredVerdict(a, b, choice, chance, 0.0)  # type: ignore[arg-type]
+            StoredVerdict(first=a, second=b, choice=choice, chance=chance, seconds=0.0)  # type: ignore[arg-type]
             for (a, b), (choice, chance) in said.items()
         )
 
@@ -305,7 +343,12 @@ def test_sureness_is_that_of_both_orders_together() -> None:
     assert of(FLIPPED) == pytest.approx(0.5)
     assert of(SECOND_BETTER) == pytest.approx(0.8)
     assert (
-        judge_store.sureness([StoredVerdict(0, 1, "first", None, 0.0), StoredVerdict(1, 0, "second", None, 0.0)])
+        judge_store.sureness(
+            [
+                StoredVerdict(first=0, second=1, choice="first", chance=None, seconds=0.0),
+                StoredVerdict(first=1, second=0, choice="second", chance=None, seconds=0.0),
+            ]
+        )
         is None
     )
 
@@ -496,7 +539,7 @@ def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Datab
     claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
     for comparison in judge_store.to_judge(db, judge, "candidate", 10, 2):
         for pair, (choice, chance) in FIRST_BETTER.items():
-            verdict = Verdict(choice, chance, "", 0, 0, 0.0)  # type: ignore[arg-type]
+            verdict = Verdict(choice=choice, chance=chance, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)  # type: ignore[arg-type]
             judge_store.add_verdict(db, judge, comparison.id, pair, verdict, 0, (), None)
         assert judge_store.judge_comparison(db, judge, comparison)
     seed_comparisons(db, 1, "held-out")

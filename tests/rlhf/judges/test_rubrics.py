@@ -281,7 +281,10 @@ def test_obedience_to_a_letter_shows_in_one_order_and_a_win_needs_both(
     as_a: Choice, as_b: Choice, chosen: float, won: float
 ) -> None:
     """The wrong answer has position 1: as A it is chosen by 'first', as B by 'second'."""
-    said = [StoredVerdict(0, 1, as_b, None, 0.0), StoredVerdict(1, 0, as_a, None, 0.0)]
+    said = [
+        StoredVerdict(first=0, second=1, choice=as_b, chance=None, seconds=0.0),
+        StoredVerdict(first=1, second=0, choice=as_a, chance=None, seconds=0.0),
+    ]
     assert (chosen_as_a(said), wins(said)) == (chosen, won)
 
 

@@ -21,14 +21,40 @@ from rlhf.loop.controller import FailedCheck, LoopState, Step, next_step
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations.loop_standing import loop_status
 
-QUIET = LoopState({"on": False, "every": 20, "method": "dpo"}, 0, (), None, {}, None, "ask", None, False)
+QUIET = LoopState(
+    auto_train={"on": False, "every": 20, "method": "dpo"},
+    new=0,
+    active=(),
+    unchecked=None,
+    waiting={},
+    pending=None,
+    gate="ask",
+    reward_model=None,
+    reward_tried=False,
+)
 ON = {"on": True, "every": 20, "method": "dpo"}
 PPO = {**ON, "method": "ppo"}
 
 
 def candidate(verdict: Any, sentence: str = "People find it so.") -> PendingDecision:
     """A candidate with a decision."""
-    policy = Policy(2, "dpo-7", "dpo", "b", 1, 7, "x", "x", "candidate", "", "policy", "lora", "nf4", None, None)
+    policy = Policy(
+        id=2,
+        revision="dpo-7",
+        method="dpo",
+        base="b",
+        parent_id=1,
+        job_id=7,
+        path="x",
+        sha256="x",
+        status="candidate",
+        created="",
+        kind="policy",
+        form="lora",
+        weights="nf4",
+        ground_id=None,
+        deleted=None,
+    )
     return PendingDecision(policy, GateDecision(verdict, sentence, ()))
 
 
@@ -39,7 +65,23 @@ def exhausted() -> PendingDecision:
 
 def job(spec: JobSpec, status: str = "running") -> Job:
     """A job that waits or runs."""
-    return Job(9, spec.kind, spec, status, 1, "w", "ann", "", "", "", None, 0, 0, "", None)
+    return Job(
+        id=9,
+        kind=spec.kind,
+        spec=spec,
+        status=status,
+        attempt=1,
+        worker="w",
+        requested_by="ann",
+        created="",
+        started="",
+        heartbeat="",
+        finished=None,
+        step=0,
+        steps=0,
+        message="",
+        result=None,
+    )
 
 
 def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCheck]:

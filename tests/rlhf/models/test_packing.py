@@ -27,7 +27,16 @@ RENDERED = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
 def row(chosen: str, rejected: str, finish_reason: str | None = "stop", **changes: Any) -> PreferenceRow:
     """A snapshot row as far as tokenising reads it."""
     better, worse = FrozenAnswer(1, chosen, finish_reason), FrozenAnswer(2, rejected, finish_reason)
-    made = PreferenceRow("train", ({"role": "user", "content": "Why?"},), 3, 7, better, worse, RENDERED, flip=0.27)
+    made = PreferenceRow(
+        split="train",
+        messages=({"role": "user", "content": "Why?"},),
+        comparison=3,
+        prompt_id=7,
+        chosen=better,
+        rejected=worse,
+        rendered_prompt=RENDERED,
+        flip=0.27,
+    )
     return replace(made, **changes)
 
 

@@ -77,7 +77,14 @@ def slow_draw(model: Any, tokenizer: Any, prompt: str, seed: int, sampling: Samp
             answer.append(token)
     text = tokenizer.decode(answer, skip_special_tokens=True)
     ids = (*answer, *([tokenizer.eos_token_id] if ended else []))
-    return Draw(text, seed, len(answer) + ended, len(prompt_ids), "stop" if ended else "length", ids)
+    return Draw(
+        text=text,
+        seed=seed,
+        tokens=len(answer) + ended,
+        prompt_tokens=len(prompt_ids),
+        finish_reason="stop" if ended else "length",
+        ids=ids,
+    )
 
 
 def test_shared_prefill_padding_and_batching_change_nothing(model: Any, tokenizer: Any, prompts: list[str]) -> None:
@@ -173,10 +180,14 @@ def test_a_row_is_cut_at_its_first_end_token(tokenizer: Any) -> None:
     """What follows it in a batch is padding, or the answer of another row going on."""
     word = tokenizer("sun rain")["input_ids"]
     end = tokenizer.eos_token_id
-    whole = Draw("sun rain", 3, len(word) + 1, 7, "stop", (*word, end))
+    whole = Draw(text="sun rain", seed=3, tokens=len(word) + 1, prompt_tokens=7, finish_reason="stop", ids=(*word, end))
     assert read_draw(tokenizer, [*word, end, *word, end], 3, 7, {end}) == whole
-    assert read_draw(tokenizer, word, 3, 7, {end}) == Draw("sun rain", 3, len(word), 7, "length", tuple(word))
-    assert read_draw(tokenizer, [end], 3, 7, {end}) == Draw("", 3, 1, 7, "stop", (end,))
+    assert read_draw(tokenizer, word, 3, 7, {end}) == Draw(
+        text="sun rain", seed=3, tokens=len(word), prompt_tokens=7, finish_reason="length", ids=tuple(word)
+    )
+    assert read_draw(tokenizer, [end], 3, 7, {end}) == Draw(
+        text="", seed=3, tokens=1, prompt_tokens=7, finish_reason="stop", ids=(end,)
+    )
 
 
 def test_a_model_may_have_several_end_tokens(model: Any, tokenizer: Any) -> None:

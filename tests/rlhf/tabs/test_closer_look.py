@@ -12,8 +12,16 @@ from rlhf.jobs.descriptions import Curve
 from rlhf.tabs import closer_look
 from rlhf.tabs.closer_look import CurveData
 
-LOSS = Curve("loss", "Loss", "nats a token", {"loss": "loss"}, "It should fall.")
-SHARE = Curve("share", "Share", "share", {"a": "a", "b": "b"}, "It should rise.", (0.0, 1.0), (0.5, "even"))
+LOSS = Curve(name="loss", label="Loss", axis="nats a token", series={"loss": "loss"}, caption="It should fall.")
+SHARE = Curve(
+    name="share",
+    label="Share",
+    axis="share",
+    series={"a": "a", "b": "b"},
+    caption="It should rise.",
+    limits=(0.0, 1.0),
+    reference=(0.5, "even"),
+)
 FILES = [Download("metrics/1.csv", "All values")]
 
 

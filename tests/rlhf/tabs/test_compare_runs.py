@@ -131,11 +131,11 @@ def test_every_figure_has_its_place_in_the_order() -> None:
             **dict.fromkeys(key for key, _ in compare_runs.COSTS.values()),
         },
         check=CheckReport(
-            AnswerFigures("dpo-1", mean_length=1, distinct_2=1, kl_to_base=0),
-            AnswerFigures(),
-            AnswerFigures(),
-            20,
-            ImplicitAccuracy(0.5, 0.4, 0.6, 20),
+            candidate=AnswerFigures("dpo-1", mean_length=1, distinct_2=1, kl_to_base=0),
+            against=AnswerFigures(),
+            base=AnswerFigures(),
+            prompts=20,
+            implicit_accuracy=ImplicitAccuracy(0.5, 0.4, 0.6, 20),
         ),
     )
     assert set(compare_runs.figures(everything)) <= set(compare_runs.ORDER)

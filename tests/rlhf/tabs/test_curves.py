@@ -19,7 +19,7 @@ from rlhf.jobs.descriptions import Curve
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.curves import plots_of
 
-PLAIN = Curve("loss", "Loss", "nats a token", {"loss": "loss"}, "It should fall.")
+PLAIN = Curve(name="loss", label="Loss", axis="nats a token", series={"loss": "loss"}, caption="It should fall.")
 
 
 def metrics(steps: int, **values: Any) -> list[dict[str, Any]]:

@@ -24,7 +24,12 @@ def checked(
     own = AnswerFigures(revision, kl_to_base=0.05, mean_length=20.0)
     rates = {"base": dict.fromkeys(judges, rate)}
     base = AnswerFigures("base")
-    return CheckedPolicy(revision, CheckReport(own, base, base, 60, None, rates), people, judged)
+    return CheckedPolicy(
+        revision,
+        CheckReport(candidate=own, against=base, base=base, prompts=60, implicit_accuracy=None, win_rates=rates),
+        people,
+        judged,
+    )
 
 
 def test_what_went_wrong_is_shown_and_escaped() -> None:
@@ -68,7 +73,10 @@ def test_the_chart_by_people_says_why_it_ends() -> None:
 
 
 def test_the_criteria_of_what_was_decided_on_are_shown_without_advice() -> None:
-    criteria = (Criterion("KL", "0.1", "at most 0.5", "pass", "Near."), Criterion("J", "1", "nothing", "informs", "."))
+    criteria = (
+        Criterion(name="KL", value="0.1", threshold="at most 0.5", verdict="pass", why="Near."),
+        Criterion(name="J", value="1", threshold="nothing", verdict="informs", why="."),
+    )
     card = iteration_card.decision_card(GateDecision("promote", "Better.", criteria), "ask", "sft-<1>")
     assert "decided on against sft-&lt;1&gt;. These are its criteria, as the rule and the comparisons stand now" in card
     assert "at most 0.5" in card

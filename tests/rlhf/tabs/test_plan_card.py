@@ -33,7 +33,7 @@ from rlhf.submission.preflight import CostEstimate, TrainingData
 from rlhf.tabs.train import plan_card
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
-ITEM = Item("Comparison 7", "train", [FrozenRow("train", ())], {}, "Why?")
+ITEM = Item(name="Comparison 7", split="train", rows=[FrozenRow("train", ())], left_out={}, asked="Why?")
 
 
 class Text(HTMLParser):
@@ -63,7 +63,15 @@ class Text(HTMLParser):
 
 def shown(*sequences: TokenSequence, left_out: dict[str, int] | None = None, used: bool = True) -> InspectedItem:
     """An item."""
-    return InspectedItem(ITEM, 2, 30, [("Preferred", "clearly")], sequences, left_out or {}, used)
+    return InspectedItem(
+        item=ITEM,
+        number=2,
+        total=30,
+        facts=[("Preferred", "clearly")],
+        sequences=sequences,
+        left_out=left_out or {},
+        used=used,
+    )
 
 
 PAIR = (
@@ -77,7 +85,14 @@ PAIR = (
 # ---------------------------------------------------------------------------------------------------------------- data
 def preview(unit: str = "pairs", train: int = 1200, **values: object) -> TrainingPreview:
     """Counts."""
-    found = TrainingPreview(train, 9, {"tie": 3, "skip": 2, "flagged": 0}, "dpo-3", unit, Noise(train))
+    found = TrainingPreview(
+        train=train,
+        held_out=9,
+        left_out={"tie": 3, "skip": 2, "flagged": 0},
+        parent="dpo-3",
+        unit=unit,
+        noise=Noise(train),
+    )
     return replace(found, **values)  # type: ignore[arg-type]
 
 
@@ -198,7 +213,7 @@ MACHINE = Machine("8 processors", 16_000_000_000, 10_000_000_000, bf16=True)
 PARTS = [Component("Frozen weights", 2e9, "they stay"), Component("Activations", 13e9, "many")]
 COST = CostEstimate(
     counted=Parameters(4_884_480, 139_399_488),
-    fit=Fit(PARTS, 15e9, 1, False, "It does not fit."),
+    fit=Fit(components=PARTS, total=15e9, processes=1, fits=False, sentence="It does not fit."),
     machine=MACHINE,
     pace=Pace(2.5, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
     steps=1200,

@@ -123,7 +123,9 @@ def answer(context: Context, texts: dict[str, str], reason: playground_store.Fin
     while waiting := playground_store.next_asked(context.db):
         for chat in waiting:
             playground_store.begin(context.db, [chat.id])
-            answered = FinishedAnswer(texts[chat.revision], "<user> …", 9, 5, reason)
+            answered = FinishedAnswer(
+                text=texts[chat.revision], rendered_prompt="<user> …", prompt_tokens=9, tokens=5, finish_reason=reason
+            )
             playground_store.finish(context.db, chat.id, answered)
 
 
@@ -192,7 +194,13 @@ def test_an_answer_is_seen_to_grow_and_how_it_ended(context: Context, admin: Adm
     admin.poll()
     assert "It sc</pre>" in admin.shown
     assert "Writes … · first token after 0." in admin.shown
-    playground_store.finish(context.db, number, FinishedAnswer("It scatters.", "<user> …", 9, 5, "length"))
+    playground_store.finish(
+        context.db,
+        number,
+        FinishedAnswer(
+            text="It scatters.", rendered_prompt="<user> …", prompt_tokens=9, tokens=5, finish_reason="length"
+        ),
+    )
     admin.poll()
     assert "It scatters.</pre>" in admin.shown
     assert "5 tokens · first token after 0." in admin.shown
@@ -248,7 +256,11 @@ def test_stopping_leaves_what_was_seen(context: Context, admin: Admin) -> None:
     admin.stop()
     assert playground_store.states(context.db, [first, second]) == {first: "stopping", second: "done"}
     assert "Stopping …" in admin.shown
-    playground_store.finish(context.db, first, FinishedAnswer("It sc", "<user> …", 9, 2, "stopped"))
+    playground_store.finish(
+        context.db,
+        first,
+        FinishedAnswer(text="It sc", rendered_prompt="<user> …", prompt_tokens=9, tokens=2, finish_reason="stopped"),
+    )
     admin.poll()
     assert "2 tokens" in admin.shown
     assert admin.shown.count("stopped</p>") == 2
@@ -377,7 +389,15 @@ def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(conte
     admin.asked |= {"revision": "base", "each": 2, "source": "test"}
     assert "Job 1 is queued" in admin.start_answers()
     spec = job_store.get(context.db, 1).spec
-    wanted = AnswerSpec(BASE_NAME, "base", "held-out", "test", 2, 9, sampling=Sampling(0.5, 0.1, 12))
+    wanted = AnswerSpec(
+        model=BASE_NAME,
+        revision="base",
+        split="held-out",
+        source="test",
+        each=2,
+        seed=9,
+        sampling=Sampling(0.5, 0.1, 12),
+    )
     assert spec == wanted
     job_store.claim(context.db, 1, "w")
     admin.poll()
