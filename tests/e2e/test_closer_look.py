@@ -11,6 +11,7 @@ import pytest
 
 import app
 from annotation.database import Database, open_database
+from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
@@ -43,14 +44,14 @@ def run(running: tuple[Database, str]) -> Iterator[int]:
     assert job_store.claim(db, job_id, "w") is not None
     report(db, job_id, range(1, STEPS + 1))
     yield job_id
-    assert job_store.finish(db, job_id, "w", {})
+    assert job_table.finish(db, job_id, "w", {})
 
 
 def report(db: Database, job_id: int, steps: range) -> None:
     """More steps of the run: its loss is one over the step."""
     for step in steps:
         metrics = {"loss": 1 / step, "grad_norm": 0.5 + step / 100}
-        assert job_store.report(db, job_id, "w", step, 2 * STEPS, metrics, "training")
+        assert job_table.report(db, job_id, "w", step, 2 * STEPS, metrics, "training")
 
 
 @pytest.fixture

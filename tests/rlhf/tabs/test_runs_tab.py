@@ -768,7 +768,7 @@ def test_the_curve_that_is_looked_at_closely_grows_and_what_is_in_view_of_it_sta
     assert f"metrics/{job_id}.csv" in browser.text("closer_values")
     request = gr.Request(username=OWNER)
     *_, browser.seen = handler_named(browser, "choose_plot")(request, "norm", browser.seen)
-    assert job_store.report(place.db, job_id, "w", 4, 20, {"loss": 0.1, "grad_norm": 0.7}, "training")
+    assert job_table.report(place.db, job_id, "w", 4, 20, {"loss": 0.1, "grad_norm": 0.7}, "training")
     sent = browser.do("poll_runs")
     assert set(sent["closer_plot"]) == {"value", "__type__"}, "the frame would begin the plot anew"
     assert sent["closer_plot"]["value"]["data"][-1] == [4.0, 0.7, "norm"]
