@@ -29,7 +29,7 @@ from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import comparison_form
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import Machine
-from tests.rlhf.tabs.test_training_form import Session, filled, opened
+from tests.rlhf.tabs.train.test_training_form import Session, filled, opened
 
 KIND = "unpaired"
 QUICK = {"method": "lora", "lora_r": 4, "epochs": 2, "batch_size": 4, "checkpoint_steps": 1, "learning_rate": 5e-3}
