@@ -36,7 +36,7 @@ from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
 from annotation.translation import _
 from annotation.web import access, connections, middleware, oauth
-from annotation.web.deferred_app import Built, DeferredApp
+from annotation.web.deferred_app import BuiltApp, DeferredApp
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
 from rlhf.hub import token_launcher
@@ -53,7 +53,7 @@ LEAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Opened:
+class DataDirectory:
     """The data directory, ready to be worked on."""
 
     db: Database
@@ -102,7 +102,7 @@ def build_app(settings: Settings) -> Starlette:
     return app
 
 
-def open_data(settings: Settings) -> Opened:
+def open_data(settings: Settings) -> DataDirectory:
     """Take the data directory and get ready what is in it. Raises UserError for what a person has to mend first."""
     fresh = not (settings.data_dir / FILE_NAME).is_file()
     if fresh and not settings.workers:
@@ -120,10 +120,10 @@ def open_data(settings: Settings) -> Opened:
     model = prepare_model(settings, db, known=fresh)
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
-    return Opened(db, model, (in_use, lock))
+    return DataDirectory(db, model, (in_use, lock))
 
 
-def build_pages(opened: Opened, settings: Settings, uploads: Path) -> Built:
+def build_pages(opened: DataDirectory, settings: Settings, uploads: Path) -> BuiltApp:
     """What admins and annotators see, made while judgements are taken already."""
     # Not at the top: Gradio takes seconds to load, and whoever judges does not need it.
     from annotation.tabs.guard import Context
@@ -292,7 +292,7 @@ def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
         app,
         workers=1,
         timeout_graceful_shutdown=3,
-        http=connections.PunctualProtocol,
+        http=connections.TimeoutProtocol,
         limit_concurrency=connections.MAXIMUM,
         log_level="warning",
         access_log=False,

@@ -22,7 +22,7 @@ class FrozenRow:
     messages: tuple[Message, ...]
 
     @property
-    def fed(self) -> str | None:
+    def rendered_prompt(self) -> str | None:
         """The conversation as a policy was fed it; None where no policy was, or it was not kept."""
         return None
 
@@ -79,11 +79,6 @@ class PreferenceRow(FrozenRow):
     """Estimated chance of being the wrong way round; None in data from before annotators were measured."""
     ai: bool = False
     """Whether AI judges alone say so."""
-
-    @property
-    def fed(self) -> str | None:
-        """The prompt as a policy was fed it; None where no policy was."""
-        return self.rendered_prompt
 
     @property
     def sides(self) -> tuple[FrozenAnswer, FrozenAnswer]:

@@ -87,7 +87,7 @@ class RenderableRows:
         """The rows, once."""
         for row in self.rows:
             try:
-                if not row.fed:
+                if not row.rendered_prompt:
                     render(self.chat, row.messages)
             except TemplateRefused as error:
                 self.refused.refused(error)

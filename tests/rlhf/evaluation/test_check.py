@@ -240,7 +240,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     prompts = store.prompts(machine.db, "held-out")
     ids = {row["id"] for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
     everything = judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)
-    faced = [one for one in everything if one.response_id in ids]
+    paired = [one for one in everything if one.response_id in ids]
     own, other = (
         [row["text"].strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
         for number in (candidate.id, 1)
@@ -251,7 +251,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
         for one, two in zip(own, other, strict=True)
         if one == two or not (one and two)
     ]
-    outcomes = [one.outcome for one in faced] + unasked
+    outcomes = [one.outcome for one in paired] + unasked
     assert (rate["n"], rate["value"]) == (6, pytest.approx(fmean(outcomes)))
     assert report["judged"]["letters"] == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
     again = check(machine, replace(CHECK, judges="letters"))
