@@ -26,9 +26,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from annotation import api, sqlite, store
+from annotation import api, store
 from annotation.backup import restoration, safe_copies, targets
-from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_data_directory, open_database
+from annotation.database import (
+    FILE_NAME,
+    SQLITE_IN_USE,
+    SQLITE_PROBLEM,
+    Database,
+    explain_disk_errors,
+    hold_data_directory,
+    open_database,
+)
 from annotation.exports import export_files
 from annotation.imports import import_process, importing
 from annotation.jobs import job_table
@@ -248,7 +256,7 @@ def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callab
         failed = bool(latest) and latest[0].status in ("failed", "lost")
         fresh = not failed and (silent is None or silent < job_table.LOST_AFTER_SECONDS)
         ok = not settings.workers or fresh
-        told = {"ok": ok, "database": "ok", "sqlite": sqlite.IN_USE, "worker_silent_seconds": silent}
+        told = {"ok": ok, "database": "ok", "sqlite": SQLITE_IN_USE, "worker_silent_seconds": silent}
         told["pages"] = "ready" if pages.ready else "starting"  # which keeps nobody from judging
         return JSONResponse(told, 200 if ok else 503)
 
@@ -272,9 +280,9 @@ def announce(settings: Settings, db: Database) -> None:
     link = f"{address}signin?token={access.owner_link_token(db)}" if settings.on_loopback else ""
     if link:
         print(_("Sign in as the owner (this link works once): {link}").format(link=link), flush=True)
-    print(f"SQLite {sqlite.IN_USE}", flush=True)
-    if sqlite.PROBLEM:
-        print(sqlite.PROBLEM, file=sys.stderr, flush=True)
+    print(f"SQLite {SQLITE_IN_USE}", flush=True)
+    if SQLITE_PROBLEM:
+        print(SQLITE_PROBLEM, file=sys.stderr, flush=True)
     has_display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if link and settings.open_browser and has_display:
         webbrowser.open(link)

@@ -6,8 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import sqlite
-from annotation.database import Database
+from annotation.database import SQLITE_PROBLEM, Database
 from annotation.records import ROLES, Annotator
 from annotation.tabs.components import QUEUED, QUIET, opening_of
 from annotation.tabs.guard import Context, guarded
@@ -85,7 +84,7 @@ def opening(db: Database) -> Any:
 
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
-        return (*page_of(db), gr.Markdown(f"**{sqlite.PROBLEM}**", visible=bool(sqlite.PROBLEM)))
+        return (*page_of(db), gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM)))
 
     return open_page
 

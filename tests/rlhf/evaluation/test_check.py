@@ -30,6 +30,7 @@ from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_quantised
 from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
+from tests.conftest import shown_texts
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -306,7 +307,7 @@ def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:
     assert store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 3) is not None
     claim = claims.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
-    ranks = [texts.index(text) + 1 for text in claim.shown_texts]
+    ranks = [texts.index(text) + 1 for text in shown_texts(claim)]
     claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
     accuracy = check(machine, CHECK)["implicit_accuracy"]
