@@ -86,7 +86,6 @@ class PreferenceRow(FrozenRow):
         return self.chosen, self.rejected
 
     def to_json(self) -> dict[str, Any]:
-        """The row as it is stored."""
         return {
             **super().to_json(),
             "comparison": self.comparison,
@@ -135,14 +134,12 @@ class DemonstrationRow(FrozenRow):
     """What an example set says of it."""
 
     def to_json(self) -> dict[str, Any]:
-        """The row as it is stored."""
         beside = {"response": self.response, "label": self.label}
         known = {name: value for name, value in beside.items() if value is not None}
         return {**super().to_json(), "text": self.text, "origin": self.origin, **known}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DemonstrationRow:
-        """A stored row."""
         beside = {name: values[name] for name in ("origin", "response", "label") if name in values}
         return cls(**shared(values), text=values["text"], **beside)
 
@@ -154,12 +151,10 @@ class PromptRow(FrozenRow):
     prompt_id: int
 
     def to_json(self) -> dict[str, Any]:
-        """The row as it is stored."""
         return {**super().to_json(), "prompt_id": self.prompt_id}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PromptRow:
-        """A stored row."""
         return cls(**shared(values), prompt_id=values["prompt_id"])
 
 

@@ -93,7 +93,6 @@ def adding(db: Database) -> Any:
     """The handler of "Add account"."""
 
     def add(annotator: Annotator, name: str, role: str, password: str) -> Any:
-        """Make an account."""
         chosen = password or access.generate_password()
         access.add_account(db, name.strip(), role, chosen)
         said = (
@@ -126,7 +125,6 @@ def changing_role(db: Database, role: str) -> Any:
     """The handler of "Make admin" and "Make annotator"."""
 
     def change_role(annotator: Annotator, account: str | None) -> Any:
-        """Change a role."""
         access.set_role(db, account or "", role)
         said = _("{account} is {role} now and has to sign in again.").format(account=account, role=role)
         on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))
