@@ -1,4 +1,4 @@
-# make run · make test · make check · make bench · make messages · make clean
+# make run · make test · make check · make format · make docs; now and then make bench · make messages · make clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -10,16 +10,19 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from annotation.records import UserError
 from annotation.schema import migrations
-from annotation.sqlite import OperationalErrors, sqlite3, sqlite_utils
+from annotation.sqlite import IN_USE, PROBLEM, OperationalErrors, sqlite3, sqlite_utils
 from annotation.translation import _
 
 FILE_NAME = "prefloop.db"
+# What people are told of the SQLite in use, and of what is wrong with it.
+SQLITE_IN_USE: Final = IN_USE
+SQLITE_PROBLEM: Final = PROBLEM
 OTHERS = 0o077
 # More than there are: once its cache is full, pysqlite3 prepares every new statement again each time.
 CACHED_STATEMENTS = 500

@@ -188,10 +188,6 @@ class Claim:
     def shown(self) -> tuple[ShownAnswer, ...]:
         return tuple(self.answers[position] for position in self.shown_order)
 
-    @property
-    def shown_texts(self) -> tuple[str, ...]:
-        return tuple(answer.text for answer in self.shown)
-
 
 @dataclass(frozen=True)
 class Edit:

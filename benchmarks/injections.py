@@ -26,7 +26,7 @@ from statistics import fmean
 from typing import Any
 
 from annotation import store
-from annotation.examples import read_example
+from annotation.examples.example_sets import read_example
 from annotation.records import Feedback, Prompt, Response, Sampling, UserError
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from annotation.examples import read_example
+from annotation.examples.example_sets import read_example
 from benchmarks.driver import say
 from benchmarks.laboratory import Laboratory
 from benchmarks.sentiment import EXAMPLE, NAMES, WEIGHTS, Sizes, answers_to, graded, revision_of, spec_of

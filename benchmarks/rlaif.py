@@ -125,7 +125,7 @@ def people_judge(lab: Laboratory, most: int) -> None:
         claim = claims.claim_next(lab.db, person.id)
         if claim is None:
             return
-        claims.judge(lab.db, person.id, claim.nonce, act_of(taste(*claim.shown_texts)))
+        claims.judge(lab.db, person.id, claim.nonce, act_of(taste(*(answer.text for answer in claim.shown))))
 
 
 def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, most: int) -> None:

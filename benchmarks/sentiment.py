@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from annotation.examples import label_of, read_example
+from annotation.examples.example_sets import label_of, read_example
 from benchmarks.driver import say
 from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory

@@ -26,9 +26,17 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from annotation import api, sqlite, store
+from annotation import api, store
 from annotation.backup import restoration, safe_copies, targets
-from annotation.database import FILE_NAME, Database, explain_disk_errors, hold_data_directory, open_database
+from annotation.database import (
+    FILE_NAME,
+    SQLITE_IN_USE,
+    SQLITE_PROBLEM,
+    Database,
+    explain_disk_errors,
+    hold_data_directory,
+    open_database,
+)
 from annotation.exports import export_files
 from annotation.imports import import_process, importing
 from annotation.jobs import job_table
@@ -36,7 +44,7 @@ from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
 from annotation.translation import _
 from annotation.web import access, connections, middleware, oauth
-from annotation.web.deferred_app import Built, DeferredApp
+from annotation.web.deferred_app import BuiltApp, DeferredApp
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
 from rlhf.hub import token_launcher
@@ -53,7 +61,7 @@ LEAVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Opened:
+class DataDirectory:
     """The data directory, ready to be worked on."""
 
     db: Database
@@ -102,7 +110,7 @@ def build_app(settings: Settings) -> Starlette:
     return app
 
 
-def open_data(settings: Settings) -> Opened:
+def open_data(settings: Settings) -> DataDirectory:
     """Take the data directory and get ready what is in it. Raises UserError for what a person has to mend first."""
     fresh = not (settings.data_dir / FILE_NAME).is_file()
     if fresh and not settings.workers:
@@ -120,10 +128,10 @@ def open_data(settings: Settings) -> Opened:
     model = prepare_model(settings, db, known=fresh)
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
-    return Opened(db, model, (in_use, lock))
+    return DataDirectory(db, model, (in_use, lock))
 
 
-def build_pages(opened: Opened, settings: Settings, uploads: Path) -> Built:
+def build_pages(opened: DataDirectory, settings: Settings, uploads: Path) -> BuiltApp:
     """What admins and annotators see, made while judgements are taken already."""
     # Not at the top: Gradio takes seconds to load, and whoever judges does not need it.
     from annotation.tabs.guard import Context
@@ -248,7 +256,7 @@ def health_route(settings: Settings, db: Database, pages: DeferredApp) -> Callab
         failed = bool(latest) and latest[0].status in ("failed", "lost")
         fresh = not failed and (silent is None or silent < job_table.LOST_AFTER_SECONDS)
         ok = not settings.workers or fresh
-        told = {"ok": ok, "database": "ok", "sqlite": sqlite.IN_USE, "worker_silent_seconds": silent}
+        told = {"ok": ok, "database": "ok", "sqlite": SQLITE_IN_USE, "worker_silent_seconds": silent}
         told["pages"] = "ready" if pages.ready else "starting"  # which keeps nobody from judging
         return JSONResponse(told, 200 if ok else 503)
 
@@ -272,9 +280,9 @@ def announce(settings: Settings, db: Database) -> None:
     link = f"{address}signin?token={access.owner_link_token(db)}" if settings.on_loopback else ""
     if link:
         print(_("Sign in as the owner (this link works once): {link}").format(link=link), flush=True)
-    print(f"SQLite {sqlite.IN_USE}", flush=True)
-    if sqlite.PROBLEM:
-        print(sqlite.PROBLEM, file=sys.stderr, flush=True)
+    print(f"SQLite {SQLITE_IN_USE}", flush=True)
+    if SQLITE_PROBLEM:
+        print(SQLITE_PROBLEM, file=sys.stderr, flush=True)
     has_display = sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if link and settings.open_browser and has_display:
         webbrowser.open(link)
@@ -292,7 +300,7 @@ def serve(app: Starlette, settings: Settings, listener: socket.socket) -> None:
         app,
         workers=1,
         timeout_graceful_shutdown=3,
-        http=connections.PunctualProtocol,
+        http=connections.TimeoutProtocol,
         limit_concurrency=connections.MAXIMUM,
         log_level="warning",
         access_log=False,

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, settings
 
 from annotation import store
 from annotation.database import Database, open_database
-from annotation.records import Annotator, Prompt, Response, Sampling, Split
+from annotation.records import Annotator, Claim, Prompt, Response, Sampling, Split
 from rlhf.models import registry
 from tests import fork_server
 from tests.fakes.hub_server import HubServer
@@ -138,6 +138,11 @@ def act(word: str, **extras: Any) -> dict[str, Any]:
         return {"outcome": "ranked", "ranks": [1, 1], "strength": 0, **extras}
     side, degree = word.split("-")
     return {"outcome": "ranked", "ranks": LEFT_TO_RIGHT[side], "strength": STRENGTH[degree], **extras}
+
+
+def shown_texts(claim: Claim) -> tuple[str, ...]:
+    """The answers as their annotator sees them, from left to right."""
+    return tuple(answer.text for answer in claim.shown)
 
 
 def judgement_count(db: Database, annotator: Annotator | None = None) -> int:

@@ -33,7 +33,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from tests.conftest import act, judgement_count, measure_nobody
+from tests.conftest import act, judgement_count, measure_nobody, shown_texts
 
 ROOT = Path(__file__).parent.parent
 # After this a test takes what it waits for for hanging. No test has a time of its own: how long things take says
@@ -104,7 +104,7 @@ class Machine:
             assert made is not None
             claim = claims.claim_next(self.db, annotator.id)
             assert claim is not None
-            left, right = claim.shown_texts
+            left, right = shown_texts(claim)
             shorter, longer = ("left-clearly", "right-clearly")[:: 1 if len(left) < len(right) else -1]
             claims.judge(
                 self.db, annotator.id, claim.nonce, act({"shorter": shorter, "longer": longer}.get(word, word))

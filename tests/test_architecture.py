@@ -69,7 +69,19 @@ def test_packages_hold_what_one_can_grasp() -> None:
     for package in (ROOT / "annotation", ROOT / "rlhf"):
         for directory in {path.parent for path in package.rglob("*.py")}:
             assert len([path for path in directory.glob("*.py") if path.name != "__init__.py"]) <= 14, directory
-            assert (directory / "__init__.py").exists(), directory
+            described = ast.get_docstring(ast.parse((directory / "__init__.py").read_text("utf-8"))) or ""
+            assert re.search(r"^Not here: .+|\. Not here: .+", described, re.MULTILINE), directory
+
+
+def test_a_package_is_described_by_a_docstring_and_holds_code_in_modules() -> None:
+    """The registry of algorithms apart, which is the package's one question."""
+    with_code = [
+        path.parent.relative_to(ROOT).as_posix()
+        for package in (ROOT / "annotation", ROOT / "rlhf")
+        for path in package.rglob("__init__.py")
+        if len(ast.parse(path.read_text("utf-8")).body) > 1
+    ]
+    assert with_code == ["rlhf/algorithms"]
 
 
 def test_modules_load_in_an_order() -> None:

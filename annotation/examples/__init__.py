@@ -1,53 +1,5 @@
-"""Example data that ships with Prefloop: sentiment of financial news, and careful answers to questions on health."""
+"""Example data that ships with Prefloop: sentiment of financial news, and careful answers to questions on health.
 
-from __future__ import annotations
-
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-
-from annotation.records import Message, Split, UserError
-from annotation.translation import _
-
-EXAMPLES: Mapping[str, str] = {
-    "financial-sentiment": "360 invented headlines about companies, to be called positive, negative or neutral",
-    "medical-answers": "120 lay questions on general health with short, careful answers",
-}
-LABELS = ("positive", "negative", "neutral")
-
-# A word with its inner hyphens and apostrophes, so that "non-negative" is not the word "negative".
-WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
-
-
-@dataclass(frozen=True)
-class ExampleRow:
-    """A conversation that ends with the user's turn, and the answer to learn."""
-
-    messages: tuple[Message, ...]
-    completion: str
-    split: Split
-    label: str | None
-    """The class that a classification row belongs to; None where the answer is free text."""
-
-
-def example_path(name: str) -> Path:
-    """The file of an example set, as JSON Lines. Raises UserError for a name that is none."""
-    if name not in EXAMPLES:
-        known = " or ".join(f"'{known}'" for known in EXAMPLES)
-        raise UserError(_("There is no example data called '{name}'. Choose {known}.").format(name=name, known=known))
-    return Path(__file__).parent / f"{name.replace('-', '_')}.jsonl"
-
-
-def read_example(name: str) -> list[ExampleRow]:
-    """The rows of an example set in the order of its file. Raises UserError for a name that is none."""
-    with example_path(name).open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [ExampleRow(tuple(row["messages"]), row["completion"], row["split"], row.get("label")) for row in rows]
-
-
-def label_of(answer: str) -> str | None:
-    """The label that an answer gives, in any case and punctuation; None if it gives none, or more than one."""
-    found = {word for word in WORD.findall(answer.lower()) if word in LABELS}
-    return found.pop() if len(found) == 1 else None
+Not here: the prompts that a new data directory begins with (`annotation.imports`), and freezing examples for a training
+(`rlhf.data`).
+"""

@@ -22,7 +22,7 @@ class FrozenRow:
     messages: tuple[Message, ...]
 
     @property
-    def fed(self) -> str | None:
+    def rendered_prompt(self) -> str | None:
         """The conversation as a policy was fed it; None where no policy was, or it was not kept."""
         return None
 
@@ -81,17 +81,11 @@ class PreferenceRow(FrozenRow):
     """Whether AI judges alone say so."""
 
     @property
-    def fed(self) -> str | None:
-        """The prompt as a policy was fed it; None where no policy was."""
-        return self.rendered_prompt
-
-    @property
     def sides(self) -> tuple[FrozenAnswer, FrozenAnswer]:
         """Both answers, the better one first."""
         return self.chosen, self.rejected
 
     def to_json(self) -> dict[str, Any]:
-        """The row as it is stored."""
         return {
             **super().to_json(),
             "comparison": self.comparison,
@@ -140,14 +134,12 @@ class DemonstrationRow(FrozenRow):
     """What an example set says of it."""
 
     def to_json(self) -> dict[str, Any]:
-        """The row as it is stored."""
         beside = {"response": self.response, "label": self.label}
         known = {name: value for name, value in beside.items() if value is not None}
         return {**super().to_json(), "text": self.text, "origin": self.origin, **known}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> DemonstrationRow:
-        """A stored row."""
         beside = {name: values[name] for name in ("origin", "response", "label") if name in values}
         return cls(**shared(values), text=values["text"], **beside)
 
@@ -159,12 +151,10 @@ class PromptRow(FrozenRow):
     prompt_id: int
 
     def to_json(self) -> dict[str, Any]:
-        """The row as it is stored."""
         return {**super().to_json(), "prompt_id": self.prompt_id}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PromptRow:
-        """A stored row."""
         return cls(**shared(values), prompt_id=values["prompt_id"])
 
 

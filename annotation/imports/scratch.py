@@ -141,7 +141,7 @@ class Staging:
             (fingerprint, messages, split_of(fingerprint, self.split)),
         ).fetchone()
         if added is not None:
-            self.grow(0, messages)
+            self.count_size(0, messages)
             return int(added[0]), fingerprint, True
         row = self.sql.execute("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint,)).fetchone()
         return int(row[0]), fingerprint, False
@@ -176,7 +176,7 @@ class Staging:
             "INSERT INTO answer (item, position, text) VALUES (?, ?, ?)",
             [(added.lastrowid, position, text) for position, text in enumerate(answers)],
         )
-        self.grow(0 if form == "demonstration" else 2 + len(answers), *answers)
+        self.count_size(0 if form == "demonstration" else 2 + len(answers), *answers)
         return True
 
     def add_labelled(self, row: int, prompt: int, fingerprint: str, text: str, good: bool) -> None:
@@ -193,9 +193,9 @@ class Staging:
             },
         )
         self.counts.repeated += not added.rowcount
-        self.grow(0, text)
+        self.count_size(0, text)
 
-    def grow(self, verdict_rows: int, *texts: str) -> None:
+    def count_size(self, verdict_rows: int, *texts: str) -> None:
         """Keep count of what is to be written. Raises UserError where it gets too much for one import."""
         self.verdict_rows += verdict_rows
         self.text_rows += len(texts)

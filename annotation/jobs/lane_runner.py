@@ -108,15 +108,15 @@ class LaneRunner(Generic[Kind]):
             else:
                 job_table.stop(attempt.db, job.id, attempt.worker, "cancelled", CANCELLED)
         except UserError as error:
-            job_table.stop(attempt.db, job.id, attempt.worker, "failed", spoken(str(error)))
+            job_table.stop(attempt.db, job.id, attempt.worker, "failed", without_token(str(error)))
         except Exception as error:
             said = _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
                 kind=type(error).__name__, error=error
             )
-            job_table.stop(attempt.db, job.id, attempt.worker, "failed", spoken(said))
+            job_table.stop(attempt.db, job.id, attempt.worker, "failed", without_token(said))
             raise
         else:
-            job_table.finish(attempt.db, job.id, attempt.worker, outcome.result, spoken(outcome.message))
+            job_table.finish(attempt.db, job.id, attempt.worker, outcome.result, without_token(outcome.message))
 
 
 def release(attempt: Attempt) -> None:
@@ -124,7 +124,7 @@ def release(attempt: Attempt) -> None:
     job_table.release(attempt.db, attempt.job_id, attempt.worker)
 
 
-def spoken(message: str) -> str:
+def without_token(message: str) -> str:
     """A message in which no token can be."""
     token = hub_client.token_here()
     return hub_client.without_tokens(message.replace(token, "[token]") if token else message)

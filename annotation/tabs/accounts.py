@@ -6,8 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation import sqlite
-from annotation.database import Database
+from annotation.database import SQLITE_PROBLEM, Database
 from annotation.records import ROLES, Annotator
 from annotation.tabs.components import QUEUED, QUIET, opening_of
 from annotation.tabs.guard import Context, guarded
@@ -85,7 +84,7 @@ def opening(db: Database) -> Any:
 
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
-        return (*page_of(db), gr.Markdown(f"**{sqlite.PROBLEM}**", visible=bool(sqlite.PROBLEM)))
+        return (*page_of(db), gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM)))
 
     return open_page
 
@@ -94,7 +93,6 @@ def adding(db: Database) -> Any:
     """The handler of "Add account"."""
 
     def add(annotator: Annotator, name: str, role: str, password: str) -> Any:
-        """Make an account."""
         chosen = password or access.generate_password()
         access.add_account(db, name.strip(), role, chosen)
         said = (
@@ -127,7 +125,6 @@ def changing_role(db: Database, role: str) -> Any:
     """The handler of "Make admin" and "Make annotator"."""
 
     def change_role(annotator: Annotator, account: str | None) -> Any:
-        """Change a role."""
         access.set_role(db, account or "", role)
         said = _("{account} is {role} now and has to sign in again.").format(account=account, role=role)
         on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))

@@ -30,7 +30,7 @@ SKELETON = """
   <div class="comparison"></div>
   <p class="waiting"></p>
   <p class="loading">{loading}</p>
-  <div class="desk"><div class="verdicts"></div><p class="status" role="status" aria-live="polite"></p></div>
+  <div class="verdict-bar"><div class="verdicts"></div><p class="status" role="status" aria-live="polite"></p></div>
   <p class="safety" hidden></p>
   <details class="ask panel" hidden>
     <summary>{ask}</summary>

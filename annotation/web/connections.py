@@ -16,7 +16,7 @@ HEAD_SECONDS: Final = 30.0
 PART_SECONDS: Final = 60.0
 
 
-class PunctualProtocol(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """HTTP/1.1 that closes a connection on which a request has begun and does not arrive.
 
     A stream of answers may stay open for as long as it likes, and so may a connection on which an answer is prepared.

@@ -19,7 +19,7 @@ RETRY_SECONDS: Final = 2
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltApp:
     """An app, and what has to be entered before its first request and left after its last."""
 
     app: ASGIApp
@@ -32,7 +32,7 @@ class DeferredApp:
     Until then a browser that opens a page gets one that says so and goes on by itself; every other request waits.
     """
 
-    def __init__(self, build: Callable[[], Built]) -> None:
+    def __init__(self, build: Callable[[], BuiltApp]) -> None:
         self.build = build
         """Makes the app, in a thread beside that of the requests."""
         self.failure: Exception | None = None

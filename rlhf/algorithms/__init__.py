@@ -2,6 +2,9 @@
 
 Algorithms never import each other, and nobody outside names one: what others ask they ask of `ALGORITHMS`. Beside them
 stands what they share (losses, the trainer, checkpoints), and jobs on what they make (measure, merge).
+
+Not here: models themselves (`rlhf.models`), what is learnt from (`rlhf.data`), and which model is better
+(`rlhf.evaluation`).
 """
 
 from __future__ import annotations

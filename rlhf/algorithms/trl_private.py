@@ -28,7 +28,7 @@ class WithoutPreparation:
 
 
 @dataclass(frozen=True)
-class Reliance:
+class PrivateDependency:
     """A private method of a library's class that `WithoutPreparation` has in its place, and where it is called."""
 
     owner: type
@@ -40,17 +40,17 @@ class Reliance:
 
 TOKENISES = "it tokenises the rows once more, and gives answers that were cut off an end that they never had"
 RELIED_ON = (
-    Reliance(SFTTrainer, "_prepare_dataset", "__init__", TOKENISES),
-    Reliance(RewardTrainer, "_prepare_dataset", "__init__", TOKENISES),
-    Reliance(DPOTrainer, "_prepare_dataset", "__init__", TOKENISES),
-    Reliance(
+    PrivateDependency(SFTTrainer, "_prepare_dataset", "__init__", TOKENISES),
+    PrivateDependency(RewardTrainer, "_prepare_dataset", "__init__", TOKENISES),
+    PrivateDependency(DPOTrainer, "_prepare_dataset", "__init__", TOKENISES),
+    PrivateDependency(
         DPOTrainer,
         "_precompute_ref_logps",
         "__init__",
         "it computes the reference in its constructor, before the parent's weights are in the adapter, and keeps it in "
         "a file that further processes can't find",
     ),
-    Reliance(
+    PrivateDependency(
         Trainer,
         "_load_from_checkpoint",
         "train",

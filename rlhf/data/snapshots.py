@@ -11,7 +11,7 @@ from typing import Any
 
 from annotation import store
 from annotation.database import Database
-from annotation.examples import EXAMPLES, read_example
+from annotation.examples.example_sets import EXAMPLES, read_example
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenRow, PromptRow, line_of
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
@@ -87,7 +87,7 @@ class RenderableRows:
         """The rows, once."""
         for row in self.rows:
             try:
-                if not row.fed:
+                if not row.rendered_prompt:
                     render(self.chat, row.messages)
             except TemplateRefused as error:
                 self.refused.refused(error)

@@ -32,7 +32,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
-from rlhf.judges.backends import Tally, backend_for, let_judge
+from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, logps_of
@@ -54,12 +54,12 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     base = registry.by_revision(run.db, "base")
     prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
     refuse_leaked(run, candidate, prompts)
-    fed = what_to_feed(run, spec, models, prompts)
+    rendered = what_to_feed(run, spec, models, prompts)
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    progress = CheckProgress(run, len(compared) * len(fed) * 2 + len(held_out))
+    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + len(held_out))
     for policy in compared:
-        answer_prompts(progress, spec, models, policy, prompts, fed)
+        answer_prompts(progress, spec, models, policy, prompts, rendered)
         score_answers(progress, spec, models, policy, base, prompts)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
@@ -75,11 +75,11 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         candidate=figures[candidate.revision],
         against=figures[against.revision],
         base=figures[base.revision],
-        prompts=len(fed),
+        prompts=len(rendered),
         implicit_accuracy=accuracy,
         win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
         judged=judged,
-        same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(fed),
+        same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
     )
@@ -109,11 +109,11 @@ def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> Non
 
 def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: Sequence[Prompt]) -> dict[int, str]:
     """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
-    fed: dict[int, str] = {}
+    rendered: dict[int, str] = {}
     refused: list[str] = []
     for prompt in prompts:
         try:
-            fed[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens)
+            rendered[prompt.id] = models.feed(prompt.messages, spec.sampling.max_new_tokens)
         except UserError as error:
             refused.append(str(error))
     if refused:
@@ -122,9 +122,9 @@ def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: 
                 count=len(refused), count_2=len(prompts), refused=refused[0]
             )
         )
-    if not fed:
+    if not rendered:
         raise UserError(_("There is no held-out prompt that this model can answer. Add some, and check it again."))
-    return fed
+    return rendered
 
 
 class CheckProgress:
@@ -151,18 +151,18 @@ def answer_prompts(
     models: LoadedPolicies,
     policy: Policy,
     prompts: Sequence[Prompt],
-    fed: Mapping[int, str],
+    rendered: Mapping[int, str],
 ) -> None:
     """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
     known = {(row["prompt_id"], row["seed"]) for row in answers_of(run, spec, policy, prompts)}
-    asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in fed]
+    asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
     progress.advance(len(asked) - len(missing), _("{revision} answers").format(revision=policy.revision))
     for start in range(0, len(missing), spec.prompts_per_batch):
         batch = missing[start : start + spec.prompts_per_batch]
-        texts = [fed[prompt.id] for prompt, _ in batch]
+        texts = [rendered[prompt.id] for prompt, _ in batch]
         draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
         run.raise_if_stopped()
         for (prompt, _seed), text, (drawn,) in zip(batch, texts, draws, strict=True):
@@ -327,19 +327,19 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Jud
     rubric, found = judge_store.rubric(run.db), dict[str, JudgeCalls]()
     for judge in judge_store.judges_named(run.db, spec.judges):
         waiting = judge_store.to_judge(run.db, judge, "candidate", 100_000, candidate.id)
-        tally = Tally()
+        counts = JudgingCounts()
         if waiting:
 
-            def progress(tally: Tally, name: str = judge.name, total: int = len(waiting)) -> None:
-                run.report(tally.judged, total, {}, _("{name} judges").format(name=name))
+            def progress(counts: JudgingCounts, name: str = judge.name, total: int = len(waiting)) -> None:
+                run.report(counts.judged, total, {}, _("{name} judges").format(name=name))
 
             try:
                 bench = backend_for(run, judge, rubric, spec.model, SCORING_BATCH)
-                tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+                counts = run_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
             except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
-                tally.gave_up = str(error)
-        left_open = len(waiting) - tally.judged
-        found[judge.name] = JudgeCalls(tally.judged, left_open, dict(tally.failed), tally.gave_up)
+                counts.gave_up = str(error)
+        left_open = len(waiting) - counts.judged
+        found[judge.name] = JudgeCalls(counts.judged, left_open, dict(counts.failed), counts.gave_up)
     return found
 
 

@@ -49,9 +49,9 @@ class PairedOutcomes:
     @property
     def at_equal_lengths(self) -> Estimate | None:
         """The win rate if the answers that were compared had been of equal lengths (Dubois et al. 2024)."""
-        faced = self.compared
+        paired = self.compared
         return length_controlled(
-            [one.outcome for one in faced], [one.length for one in faced], [one.other_length for one in faced]
+            [one.outcome for one in paired], [one.length for one in paired], [one.other_length for one in paired]
         )
 
     def rate(self) -> WinRate:
@@ -69,9 +69,9 @@ def outcomes_by(
     wanted = [
         pair for pair in store.paired_answers(db, policy.id, other.id) if responses is None or pair.first in responses
     ]
-    faced = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
+    paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     return PairedOutcomes(
-        tuple(one for one in faced if responses is None or one.response_id in responses),
+        tuple(one for one in paired if responses is None or one.response_id in responses),
         tuple(pair.settled for pair in wanted if pair.settled is not None and not pair.compared),
         len(wanted),
     )

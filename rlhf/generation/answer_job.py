@@ -24,16 +24,16 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
     """
     run.report(0, 0, {}, "loading the model")
     policy = registry.by_revision(run.db, spec.revision)
-    prompt_sets.refuse_mute(policy)
+    prompt_sets.require_generator(policy)
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     prompts = prompt_sets.prompts_of(run.db, spec)
-    fed = what_to_feed(run, spec, models, prompts)
+    rendered = what_to_feed(run, spec, models, prompts)
     draft = prompt_sets.draft_of(run.data_dir, run.job_id)
     drawn = prompt_sets.read_draft(draft)
-    missing = [entry for entry in fed if not drawn.keys() >= set(prompt_sets.seeds_of(spec, entry[0]))]
+    missing = [entry for entry in rendered if not drawn.keys() >= set(prompt_sets.seeds_of(spec, entry[0]))]
     model = models.use(policy)
     for start in range(0, len(missing), spec.prompts_per_batch):
-        run.report(len(fed) - len(missing) + start, len(fed), {}, f"{policy.revision} answers")
+        run.report(len(rendered) - len(missing) + start, len(rendered), {}, f"{policy.revision} answers")
         run.raise_if_stopped()
         batch = missing[start : start + spec.prompts_per_batch]
         seeds = [prompt_sets.seeds_of(spec, prompt) for prompt, _ in batch]
@@ -46,13 +46,13 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
         ]
         prompt_sets.add_to_draft(draft, rows)
         drawn |= {row["seed"]: row for row in rows}
-    wanted = [seed for prompt, _ in fed for seed in prompt_sets.seeds_of(spec, prompt)]
+    wanted = [seed for prompt, _ in rendered for seed in prompt_sets.seeds_of(spec, prompt)]
     digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for seed in wanted])
-    run.report(len(fed), len(fed), {}, "written")
+    run.report(len(rendered), len(rendered), {}, "written")
     return {
         "revision": policy.revision,
-        "prompts": len(fed),
-        "left_out": len(prompts) - len(fed),
+        "prompts": len(rendered),
+        "left_out": len(prompts) - len(rendered),
         "answers": len(wanted),
         "file": prompt_sets.address(run.job_id),
         "sha256": digest,
@@ -64,19 +64,19 @@ def what_to_feed(
     run: Run, spec: AnswerSpec, models: LoadedPolicies, prompts: Sequence[Prompt]
 ) -> list[tuple[Prompt, str]]:
     """The prompts that the model takes, each with the text to feed. Raises UserError if it takes none of them."""
-    fed: list[tuple[Prompt, str]] = []
+    rendered: list[tuple[Prompt, str]] = []
     refused: list[str] = []
     for prompt in prompts:
         try:
-            fed.append((prompt, models.feed(prompt.messages, spec.sampling.max_new_tokens)))
+            rendered.append((prompt, models.feed(prompt.messages, spec.sampling.max_new_tokens)))
         except UserError as error:
             refused.append(str(error))
     if refused:
         run.log(f"{len(refused)} of {len(prompts)} prompts can't be answered, for example: {refused[0]}")
-    if not fed:
+    if not rendered:
         raise UserError(
             _("There is no prompt {described} that this model can answer.").format(
                 described=prompt_sets.described(spec)
             )
         )
-    return fed
+    return rendered

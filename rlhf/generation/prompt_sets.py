@@ -70,7 +70,7 @@ class AnswerSpec(JobSpec):
     def frozen(self, db: Database, data_dir: Path) -> Self:
         """The spec with a revision for a name. Raises UserError for what answers nothing, or where nothing is asked."""
         policy = registry.by_revision(db, self.revision)
-        refuse_mute(policy)
+        require_generator(policy)
         if not prompts_of(db, self):
             raise UserError(
                 _("There are no prompts {described}. Import some, or choose others.").format(described=described(self))
@@ -78,7 +78,7 @@ class AnswerSpec(JobSpec):
         return replace(self, revision=policy.revision)
 
 
-def refuse_mute(policy: Policy) -> None:
+def require_generator(policy: Policy) -> None:
     """Raises UserError for a model that can't give answers (any more)."""
     if policy.kind == "reward":
         raise UserError(

@@ -194,9 +194,10 @@ class Resident:
             return
         try:
             model = self.use_lately(waiting[0].model_id)
-            fed = [entry for chat in waiting if chat.id in taken and (entry := self.fed(chat)) is not None]
-            if fed:
-                self.chat(model, fed)
+            begun = [chat for chat in waiting if chat.id in taken]
+            rendered = [entry for chat in begun if (entry := self.rendered(chat)) is not None]
+            if rendered:
+                self.chat(model, rendered)
         except UserError as error:
             playground_store.fail(self.db, taken, str(error))
         finally:
@@ -210,7 +211,7 @@ class Resident:
         self.make_room([policy, *(other for other in self._lately if other.id != policy.id)])
         return self.models.use(policy)
 
-    def fed(self, chat: Chat) -> tuple[Chat, str] | None:
+    def rendered(self, chat: Chat) -> tuple[Chat, str] | None:
         """A chat with the text to feed; None where the model can't be given it, which is said in its row."""
         try:
             return chat, self.models.feed(chat.messages, chat.sampling.max_new_tokens)
@@ -218,20 +219,20 @@ class Resident:
             playground_store.fail(self.db, [chat.id], str(error))
             return None
 
-    def chat(self, model: Any, fed: Sequence[tuple[Chat, str]]) -> None:
+    def chat(self, model: Any, rendered: Sequence[tuple[Chat, str]]) -> None:
         """Draw the answers before people's eyes, each until it ends or somebody stops it."""
-        watched = ActiveChats(self.run, self.models.tokenizer, fed)
+        watched = ActiveChats(self.run, self.models.tokenizer, rendered)
         draws = draw(
             model,
             self.models.tokenizer,
-            [text for _, text in fed],
-            [[chat.seed] for chat, _ in fed],
-            fed[0][0].sampling,
+            [text for _, text in rendered],
+            [[chat.seed] for chat, _ in rendered],
+            rendered[0][0].sampling,
             watched.ended,
             watched.show,
             CHAT_SECONDS,
         )
-        for (chat, text), (drawn,) in zip(fed, draws, strict=False):  # none where nobody waits any more
+        for (chat, text), (drawn,) in zip(rendered, draws, strict=False):  # none where nobody waits any more
             answer = FinishedAnswer(drawn.text, text, drawn.prompt_tokens, drawn.tokens, drawn.finish_reason)
             playground_store.finish(self.db, chat.id, answer)
 
@@ -350,21 +351,21 @@ class Resident:
 class ActiveChats:
     """Chats that are being answered: what is written of them is shown, and those that people stop are ended."""
 
-    def __init__(self, run: Run, tokenizer: Any, fed: Sequence[tuple[Chat, str]]) -> None:
+    def __init__(self, run: Run, tokenizer: Any, rendered: Sequence[tuple[Chat, str]]) -> None:
         self.run, self.db, self.tokenizer = run, run.db, tokenizer
-        self.fed = {chat.id: text for chat, text in fed}
-        self.texts = dict.fromkeys(self.fed, "")
+        self.rendered = {chat.id: text for chat, text in rendered}
+        self.texts = dict.fromkeys(self.rendered, "")
 
     def show(self, texts: Sequence[Sequence[str]]) -> None:
         """Store what has been written so far."""
-        self.texts = {chat_id: text for chat_id, (text,) in zip(self.fed, texts, strict=True)}
+        self.texts = {chat_id: text for chat_id, (text,) in zip(self.rendered, texts, strict=True)}
         playground_store.show(self.db, self.texts)
 
     def ended(self) -> bool:
         """Between two tokens: end the chats that people have stopped, as they saw them; whether no more is wanted."""
-        states = playground_store.states(self.db, list(self.fed))
+        states = playground_store.states(self.db, list(self.rendered))
         for chat_id in (chat_id for chat_id, state in states.items() if state == "stopping"):
-            written, text = self.texts[chat_id], self.fed[chat_id]
+            written, text = self.texts[chat_id], self.rendered[chat_id]
             tokens, prompt_tokens = (len(text_ids(self.tokenizer, part)) for part in (written, text))
             playground_store.finish(self.db, chat_id, FinishedAnswer(written, text, prompt_tokens, tokens, "stopped"))
         return self.run.stopped or "writing" not in states.values()

@@ -86,7 +86,7 @@ ROUNDING: Final = 1e-6
 logger = logging.getLogger(__name__)
 
 
-class Left(Exception):
+class FollowerStopped(Exception):
     """Whoever follows the job is to end; the job goes on."""
 
 
@@ -94,7 +94,7 @@ class Cancelled(Exception):
     """Somebody wanted the job to end, and it has."""
 
 
-class Over(UserError):
+class RentalEnded(UserError):
     """The job has ended on the Hub, and nothing is to be waited for."""
 
 
@@ -183,7 +183,7 @@ def see_through(rented: RentedRun, changed: Callable[[], None]) -> None:
     try:
         job_table.finish(db, job_id, worker, rented.result())
         changed()
-    except Left:
+    except FollowerStopped:
         job_table.release(db, job_id, worker)
     except Cancelled:
         job_table.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
@@ -216,15 +216,15 @@ class RentedRun:
         self.warned, self.pause = "", min(FIRST_POLL_SECONDS, poll_seconds)
 
     def result(self) -> dict[str, Any]:
-        """The job's result. Raises Left, Cancelled, or UserError where it came to nothing."""
+        """The job's result. Raises FollowerStopped, Cancelled, or UserError where it came to nothing."""
         if self.rental.hub_job is None:
             self.start()
         ending = checked_ending(self.wait())
         self.see_it_leave()
         if ending.status != "finished":
             clear(self.hub, self.db, self.rental)
-            raise Over(f"{ending.message} {ANEW}")
-        self.persist("Taking in what was made", lambda: self.take_in(ending))
+            raise RentalEnded(f"{ending.message} {ANEW}")
+        self.retry("Taking in what was made", lambda: self.take_in(ending))
         dollars = formatting.dollars(self.rental.cost)
         cost = f"{self.rental.seconds / 60:.0f} minutes on {self.job.flavor}, about {dollars}"
         self.run.log(f"What was made is here: {cost}.")
@@ -236,18 +236,18 @@ class RentedRun:
     # ----------------------------------------------------------------------------------------------------------- start
     def start(self) -> None:
         """Send the files and start the job, unless an earlier follower had started it without saying so."""
-        who = self.persist("Asking whose token it is", lambda: hubs.check_token(self.hub))
+        who = self.retry("Asking whose token it is", lambda: hubs.check_token(self.hub))
         payer = self.rental.namespace or who.name
         hubs.check_token(self.hub, f"{payer}/x")  # what was told is remembered
         self.rental = rental_store.record_payer(self.db, self.job.id, payer)
-        started = self.persist("Looking for the job", self.started_before)
+        started = self.retry("Looking for the job", self.started_before)
         if started is None:
-            self.persist("Asking for the price", self.check_price)
+            self.retry("Asking for the price", self.check_price)
             self.run.report(0, 0, {}, "sending the files to the Hub")
-            sha = self.persist("Sending the files", self.send)
+            sha = self.retry("Sending the files", self.send)
             self.raise_if_ended()
             # An answer may be lost although the job was started: it is looked for before it is started again.
-            started = self.persist("Renting the hardware", lambda: self.started_before() or self.rent(sha))
+            started = self.retry("Renting the hardware", lambda: self.started_before() or self.rent(sha))
         self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
         terms = Terms(self.job.flavor or "", self.rental.price_per_hour, self.rental.hours, payer)
         self.run.log(f"Rented {terms.sentence}: {started.url}")
@@ -307,17 +307,17 @@ class RentedRun:
 
     # ---------------------------------------------------------------------------------------------------------- follow
     def wait(self) -> Any:
-        """How the job ended there, its reports being recorded on the way. Raises Left, Cancelled, UserError."""
+        """How the job ended there; reports are recorded on the way. Raises FollowerStopped, Cancelled, UserError."""
         while True:
             self.raise_if_ended()
-            ending = self.persist("Following the job", self.look, patient=True)
+            ending = self.retry("Following the job", self.look, patient=True)
             if ending is not None:
                 return ending
             self.ended.wait(self.pause)
             self.pause = min(SLOWER * self.pause, self.poll_seconds)
 
     def look(self) -> Any:
-        """Record what is new; how the job ended, if it has. Raises Over where it ended without a word."""
+        """Record what is new; how the job ended, if it has. Raises RentalEnded where it ended without a word."""
         ending = self.read_reports()
         if ending is not None:
             return ending
@@ -326,7 +326,7 @@ class RentedRun:
             time.sleep(min(SETTLING_SECONDS, self.poll_seconds))
             ending = self.read_reports()
             if ending is None:
-                raise Over(self.obituary(stage, message))
+                raise RentalEnded(self.failure_message(stage, message))
         return ending
 
     def stage(self) -> tuple[str, str]:
@@ -368,7 +368,7 @@ class RentedRun:
             except (ValueError, RecursionError):
                 return {}
 
-    def obituary(self, stage: str, message: str) -> str:
+    def failure_message(self, stage: str, message: str) -> str:
         """Why a job ended that could not say so itself."""
         said = f" ({message})" if message else ""
         parts = [f"The rented job ended without a result: {stage.lower()}{said}."]
@@ -457,7 +457,7 @@ class RentedRun:
             self.run.log(f"{error} See {self.rental.url}.")
 
     # ------------------------------------------------------------------------------------------------------------ both
-    def persist(self, doing: str, act: Callable[[], Made], patient: bool = False) -> Made:
+    def retry(self, doing: str, act: Callable[[], Made], patient: bool = False) -> Made:
         """Do what may fail for a passing reason again and again: what runs there runs on meanwhile.
 
         `patient`: for any reason, until its time is over for sure, because not to know of it does not end it.
@@ -465,7 +465,7 @@ class RentedRun:
         while True:
             try:
                 return act()
-            except Over:
+            except RentalEnded:
                 raise
             except UserError as error:
                 if not hubs.is_passing(error) and not (patient and self.time_is_left()):
@@ -485,28 +485,31 @@ class RentedRun:
         return seconds_between(self.job.started or now(), now()) < self.rental.hours * 3600 + GRACE_SECONDS
 
     def raise_if_ended(self) -> None:
-        """Raises Left where the follower is to end, Cancelled once the job on the Hub has ended because it was to."""
+        """Raises FollowerStopped where it is to end, Cancelled once the job on the Hub has ended because it was to."""
         if self.ended.is_set():
-            raise Left
+            raise FollowerStopped
         self.run.beat()
         if not self.run.stopped:
             return
         if job_store.get(self.db, self.job.id).worker != self.run.worker:
-            raise Left  # another follower has it
+            raise FollowerStopped  # another follower has it
         if self.rental.namespace:
             self.give_back()
             clear(self.hub, self.db, self.rental)
         raise Cancelled
 
     def give_back(self) -> None:
-        """Have the job on the Hub end, however often that must be tried: it costs money. Raises Left, Over."""
+        """Have the job on the Hub end, however often that must be tried: it costs money.
+
+        Raises FollowerStopped, RentalEnded.
+        """
         while not self.ended.is_set():
             try:
                 if not self.cancel():
                     return
             except UserError as error:
                 if not self.time_is_left():
-                    raise Over(
+                    raise RentalEnded(
                         _("The rented machine could not be given back; its time is over. {error} See {url}.").format(
                             error=error, url=self.rental.url
                         )
@@ -514,7 +517,7 @@ class RentedRun:
                 self.warn(f"{error} If that goes on, end it by hand: {self.rental.url or 'on the Hub'}.")
             self.run.beat()
             self.ended.wait(self.poll_seconds)
-        raise Left
+        raise FollowerStopped
 
     def cancel(self) -> bool:
         """Tell the job on the Hub to end; whether it has not ended yet. Raises UserError."""
@@ -554,7 +557,7 @@ class Ending:
 
 
 def checked_ending(told: Any) -> Ending:
-    """What a job says of its end. Raises Over for what can't be meant."""
+    """What a job says of its end. Raises RentalEnded for what can't be meant."""
     try:
         ending = Ending(text_of(told["status"]), text_of(told["message"]))
         if ending.status != "finished":
@@ -566,12 +569,12 @@ def checked_ending(told: Any) -> Ending:
             ending, result=result, sha256=text_of(told["model"]["sha256"]), weights=weights, files=files, batch=batch
         )
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise Over(
+        raise RentalEnded(
             _("What the rented job says of its end can't be read, so nothing was taken in. {anew}").format(anew=ANEW)
         ) from error
     odd = [name for name in files if not any(fnmatch(name, pattern) for pattern in MADE_FILES) or "/" in name]
     if odd:
-        raise Over(
+        raise RentalEnded(
             _("The rented job made files that no model has here ({odd}). Nothing was kept.").format(
                 odd=", ".join(odd)[:200]
             )

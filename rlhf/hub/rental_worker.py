@@ -103,12 +103,12 @@ class Reporter:
         `end` is when the machine is taken away, as `time.time` says it. Raises UserError shortly before.
         """
         if self.unsent is not None:
-            persist(self.send, end)
+            retry(self.send, end)
         files: Files = {**self.files(), **made, RESULT: json.dumps(ending, indent=1).encode()}
-        persist(lambda: hubs.commit(self.hub, self.repo, "dataset", files, "The end"), end)
+        retry(lambda: hubs.commit(self.hub, self.repo, "dataset", files, "The end"), end)
 
 
-def persist(act: Callable[[], object], end: float) -> None:
+def retry(act: Callable[[], object], end: float) -> None:
     """Repeat what fails: with the machine all would be lost. Raises UserError shortly before `end`.
 
     What the Hub refuses plainly is not repeated for so long, for the time is paid for.
@@ -179,7 +179,7 @@ def run(
         refuse_machine(job.spec)
     except UserError as error:
         ending = json.dumps({"status": "failed", "message": str(error)}).encode()
-        persist(lambda: hubs.commit(hub, repo, "dataset", {RESULT: ending}, "The end"), end)
+        retry(lambda: hubs.commit(hub, repo, "dataset", {RESULT: ending}, "The end"), end)
         return 1
     os.environ["HF_HUB_OFFLINE"] = "1"  # for the worker, which has no token: the model is here
     told: list[int] = []

@@ -46,7 +46,7 @@ LEAVE_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-class LeftBehind(Exception):
+class StaleCopy(Exception):
     """Another running copy of this program was quicker, and nothing has been done here: begin again from its copy."""
 
 
@@ -82,7 +82,7 @@ class BackupLoop:
         self.kept_mark = safe_copies.state_mark(db) if as_safe else ""
 
     def watch(self) -> None:
-        """Make copies until told to end, then the last one. Raises LeftBehind."""
+        """Make copies until told to end, then the last one. Raises StaleCopy."""
         while not self.ended.wait(POLL_SECONDS):
             self.look_for_newer()
             pending = self.pending()
@@ -110,7 +110,7 @@ class BackupLoop:
             safe_copies.back_up(self.db, self.data_dir, self.place, self.run, self.alone)
         except hub_client.Conflict as error:
             if self.may_begin_again():
-                raise LeftBehind(str(error)) from error
+                raise StaleCopy(str(error)) from error
             logger.error("%s From now on copies of this one go to %s.", error, self.step_aside())
             self.back_up()
             return
@@ -136,7 +136,7 @@ class BackupLoop:
         try:
             safe_copies.known_head(self.db, self.place)
         except hub_client.Conflict as error:
-            raise LeftBehind(str(error)) from error
+            raise StaleCopy(str(error)) from error
         except UserError as error:
             logger.warning("%s", error)
 
@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             with closing(restoration.shared_lock(options.data)):
                 work(options, place, schedule)
-    except LeftBehind as error:
+    except StaleCopy as error:
         print(f"{error} Nobody has done anything here, so Prefloop begins again from that copy.", file=sys.stderr)
         return BEGIN_AGAIN
     except UserError as error:
@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def work(options: argparse.Namespace, place: BackupTarget | None, schedule: Schedule) -> None:
-    """Work until told to end; a copy in hand is finished first. Raises LeftBehind, UserError."""
+    """Work until told to end; a copy in hand is finished first. Raises StaleCopy, UserError."""
     ended, hurried = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
     signal.signal(signal.SIGUSR1, lambda number, frame: hurried.set())

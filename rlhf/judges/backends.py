@@ -302,7 +302,7 @@ def backend_for(run: Run, judge: Judge, rubric: Rubric, model: str, batch_size: 
 
 
 @dataclass
-class Tally:
+class JudgingCounts:
     """How far a judge has come in a job."""
 
     judged: int = 0
@@ -317,21 +317,21 @@ class Tally:
     """Why it ended before all was judged."""
 
 
-def let_judge(
+def run_judge(
     run: Run,
     judge: Judge,
     rubric: Rubric,
     bench: JudgeBackend,
     comparisons: Sequence[Comparison],
     failures: int,
-    progress: Callable[[Tally], None],
-) -> Tally:
+    progress: Callable[[JudgingCounts], None],
+) -> JudgingCounts:
     """Ask a judge about comparisons, and keep each verdict as it comes; stops after so many failures in a row.
 
     Verdicts that are there are not asked for again. Raises Stopped when the job is told to stop; what was under way
     then, or when the judge was given up, is kept first.
     """
-    tally, in_a_row = Tally(), 0
+    counts, in_a_row = JudgingCounts(), 0
     failed: set[int] = set()
     # In an order of this job's own: some that always fail must not stand before all others each time.
     comparisons = random.Random(run.job_id).sample(comparisons, len(comparisons))
@@ -340,19 +340,19 @@ def let_judge(
         for comparison in comparisons
         for pair in comparison.missing
     ]
-    tally.judged += sum(finish(run.db, judge, one) for one in comparisons if not one.missing)
-    for request, verdict in bench.verdicts(requests, lambda: run.stopped or bool(tally.gave_up)):
-        tally.prompt_tokens += verdict.prompt_tokens
-        tally.completion_tokens += verdict.completion_tokens
+    counts.judged += sum(finish(run.db, judge, one) for one in comparisons if not one.missing)
+    for request, verdict in bench.verdicts(requests, lambda: run.stopped or bool(counts.gave_up)):
+        counts.prompt_tokens += verdict.prompt_tokens
+        counts.completion_tokens += verdict.completion_tokens
         if isinstance(verdict, Failure):
             judge_store.add_failure(run.db, judge, request.comparison.id, verdict, run.job_id)
             failed.add(request.comparison.id)
-            tally.failed[verdict.reason] += 1
+            counts.failed[verdict.reason] += 1
             in_a_row += verdict.reason != TOO_LONG  # which is the comparison's fault
-            if tally.failed[verdict.reason] == 1:
+            if counts.failed[verdict.reason] == 1:
                 run.log(_("comparison {id}: {sentence}").format(id=request.comparison.id, sentence=verdict.sentence))
-            if in_a_row >= failures and not tally.gave_up:
-                tally.gave_up = _("{in_a_row} verdicts failed one after the other. {sentence}").format(
+            if in_a_row >= failures and not counts.gave_up:
+                counts.gave_up = _("{in_a_row} verdicts failed one after the other. {sentence}").format(
                     in_a_row=in_a_row, sentence=verdict.sentence
                 )
             continue
@@ -360,13 +360,13 @@ def let_judge(
         judge_store.add_verdict(
             run.db, judge, request.comparison.id, request.pair, verdict, rubric.version, request.principles, run.job_id
         )
-        tally.verdicts += 1
-        tally.judged += finish(run.db, judge, request.comparison)
-        progress(tally)
+        counts.verdicts += 1
+        counts.judged += finish(run.db, judge, request.comparison)
+        progress(counts)
     run.raise_if_stopped()
     judge_store.pass_over(run.db, failed)
-    tally.gave_up = tally.gave_up or bench.spent
-    return tally
+    counts.gave_up = counts.gave_up or bench.spent
+    return counts
 
 
 def finish(db: Database, judge: Judge, comparison: Comparison) -> bool:

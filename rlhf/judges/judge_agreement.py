@@ -63,7 +63,7 @@ class JudgedComparison:
 
 
 @dataclass(frozen=True)
-class Swapped:
+class VerdictPair:
     """What a judge said of two answers in both orders."""
 
     comparison_id: int
@@ -122,7 +122,7 @@ class Trust:
         return None if self.with_people is None else self.with_people.share.low
 
 
-def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[Swapped] = ()) -> Trust:
+def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[VerdictPair] = ()) -> Trust:
     """How far a judge can be trusted, from what people have judged too, and from all its verdicts in both orders."""
     longer = [longer_chosen(case) for case in cases]
     flips, firsts = by_place(verdicts)
@@ -232,7 +232,7 @@ def log_odds(chance: float) -> float:
     return log(kept / (1 - kept))
 
 
-def by_place(verdicts: Iterable[Swapped]) -> tuple[list[list[float]], list[list[float]]]:
+def by_place(verdicts: Iterable[VerdictPair]) -> tuple[list[list[float]], list[list[float]]]:
     """For each comparison: which of its pairs were flipped, and which of its single verdicts named the first shown."""
     flips: dict[int, list[float]] = defaultdict(list)
     firsts: dict[int, list[float]] = defaultdict(list)
@@ -258,7 +258,7 @@ def longer_chosen(case: JudgedComparison) -> tuple[list[float], list[float]]:
 
 # -------------------------------------------------------------------------------------------------------------- basis
 @dataclass(frozen=True)
-class Basis:
+class TrustBasis:
     """Which of a judge's verdicts its figures rest on."""
 
     version: int | None

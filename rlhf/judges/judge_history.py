@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from annotation.database import Database
 from annotation.records import Message
 from rlhf.judges import judge_store
-from rlhf.judges.judge_agreement import Basis, Swapped, Trust, trust
+from rlhf.judges.judge_agreement import Trust, TrustBasis, VerdictPair, trust
 from rlhf.judges.judge_store import EARLIER, IN_VAIN, JUDGED_BY_PEOPLE, RANKED, UNSEEN, Judge
 from rlhf.judges.verdicts import Choice
 
 
 def trust_in(db: Database, judge: Judge) -> Trust:
     """How far a judge can be trusted, from all that there is now."""
-    return trust(judge_store.jointly_judged(db, judge), swapped(db, judge))
+    return trust(judge_store.jointly_judged(db, judge), verdict_pairs(db, judge))
 
 
-def swapped(db: Database, judge: Judge) -> list[Swapped]:
+def verdict_pairs(db: Database, judge: Judge) -> list[VerdictPair]:
     """What a judge said, by the present rubric, of each two answers that it was asked about in both orders."""
     rows = db.rows(
         f"""WITH said AS (SELECT * FROM verdict v WHERE v.annotator_id = ? AND NOT {EARLIER})
@@ -28,20 +28,20 @@ def swapped(db: Database, judge: Judge) -> list[Swapped]:
             WHERE f.first < f.second ORDER BY f.comparison_id, f.first, f.second""",
         (judge.id,),
     )
-    return [Swapped(**row) for row in rows]
+    return [VerdictPair(**row) for row in rows]
 
 
-def basis(db: Database, judge: Judge) -> Basis:
+def basis(db: Database, judge: Judge) -> TrustBasis:
     """Which of a judge's verdicts its trust rests on."""
     left_out = db.value(f"SELECT count(*) FROM verdict v WHERE v.annotator_id = ? AND {EARLIER}", (judge.id,))
     version = None if judge.backend == "reward-model" else judge_store.rubric(db).version
     frozen, model = judge_store.frozen_before(db, judge), judge_store.model_of(db, judge)
     if model is None or frozen is None:
-        return Basis(version, int(left_out))
+        return TrustBasis(version, int(left_out))
     seen = db.value(
         f"SELECT count(*) {RANKED} AND {JUDGED_BY_PEOPLE} AND NOT {UNSEEN}", {"judge": judge.id, "frozen": frozen}
     )
-    return Basis(version, int(left_out), model.revision, frozen, int(seen))
+    return TrustBasis(version, int(left_out), model.revision, frozen, int(seen))
 
 
 @dataclass(frozen=True)

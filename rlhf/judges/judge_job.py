@@ -12,7 +12,7 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
-from rlhf.judges.backends import Tally, backend_for, let_judge
+from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 
@@ -23,37 +23,37 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
     candidate = registry.by_revision(run.db, spec.candidate).id if spec.scope == "candidate" else None
     waiting = judge_store.to_judge(run.db, judge, spec.scope, spec.comparisons, candidate)
     run.report(0, len(waiting), {}, _("loading the judge") if waiting else _("nothing to judge"))
-    tally = Tally()
+    counts = JudgingCounts()
     if waiting:
         asked = sum(len(comparison.missing) for comparison in waiting)
 
-        def progress(tally: Tally) -> None:
-            metrics = {"verdicts": float(tally.verdicts), "failed": float(tally.failed.total())}
+        def progress(counts: JudgingCounts) -> None:
+            metrics = {"verdicts": float(counts.verdicts), "failed": float(counts.failed.total())}
             run.report(
-                tally.judged,
+                counts.judged,
                 len(waiting),
                 metrics,
-                _("{verdicts} of {asked} verdicts").format(verdicts=tally.verdicts, asked=asked),
+                _("{verdicts} of {asked} verdicts").format(verdicts=counts.verdicts, asked=asked),
             )
 
         try:
             bench = backend_for(run, judge, rubric, spec.model, spec.batch_size)
-            tally = let_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
+            counts = run_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
         except UserError as error:
-            tally.gave_up = str(error)
-    if tally.gave_up and not tally.verdicts:
+            counts.gave_up = str(error)
+    if counts.gave_up and not counts.verdicts:
         judge_store.ask_people_instead(run.db, judge)
-        raise UserError(tally.gave_up)
+        raise UserError(counts.gave_up)
     return {
         "judge": judge.name,
-        "comparisons": tally.judged,
-        "left_open": len(waiting) - tally.judged,
-        "verdicts": tally.verdicts,
-        "failed": dict(tally.failed),
-        "gave_up": tally.gave_up,
-        "prompt_tokens": tally.prompt_tokens,
-        "completion_tokens": tally.completion_tokens,
-        "cost": judge_store.cost(judge, tally.prompt_tokens, tally.completion_tokens),
+        "comparisons": counts.judged,
+        "left_open": len(waiting) - counts.judged,
+        "verdicts": counts.verdicts,
+        "failed": dict(counts.failed),
+        "gave_up": counts.gave_up,
+        "prompt_tokens": counts.prompt_tokens,
+        "completion_tokens": counts.completion_tokens,
+        "cost": judge_store.cost(judge, counts.prompt_tokens, counts.completion_tokens),
         "rubric_version": rubric.version,
         "seconds": run.seconds(),
     }

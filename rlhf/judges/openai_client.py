@@ -159,7 +159,7 @@ class EndpointError(UserError):
         self.again = again
 
 
-class Halted(UserError):
+class RequestsStopped(UserError):
     """Nothing more is asked: the budget of calls is spent, or the job was told to stop."""
 
 
@@ -193,7 +193,7 @@ class Endpoint:
         return self.calls >= self.settings.calls
 
     def ask(self, messages: Sequence[Message]) -> Reply:
-        """One reply. Raises EndpointError when there is none after all retries, and Halted when it may not ask."""
+        """One reply. Raises EndpointError when there is none after all retries, RequestsStopped when it may not ask."""
         with self._connected() as client:
             return self._ask(client, messages, self.stopped)
 
@@ -249,13 +249,13 @@ class Endpoint:
                 seconds = error.again + pause_before(attempt)
             attempt += 1
             sleep(min(seconds, LONGEST_WAIT), stopped)
-        raise Halted(_("The job was told to stop."))
+        raise RequestsStopped(_("The job was told to stop."))
 
     def _count(self) -> None:
-        """Take a call from the budget. Raises Halted if none is left."""
+        """Take a call from the budget. Raises RequestsStopped if none is left."""
         with self._counting:
             if self.exhausted:
-                raise Halted(_("The budget of {calls:,} calls is spent.").format(calls=self.settings.calls))
+                raise RequestsStopped(_("The budget of {calls:,} calls is spent.").format(calls=self.settings.calls))
             self.calls += 1
 
     def _call(self, client: httpx.Client, messages: Sequence[Message]) -> Reply:
@@ -307,7 +307,7 @@ def outcome_of(future: Future[Reply]) -> Reply | Failure | None:
         return future.result()
     except EndpointError as error:
         return error.failure
-    except Halted:
+    except RequestsStopped:
         return None
 
 

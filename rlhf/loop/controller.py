@@ -77,7 +77,7 @@ class LoopState:
     """A reward model that was trained since the last training of a policy."""
     reward_tried: bool
     """Whether one was to be trained since, and as many judgements have not come after it."""
-    fruitless: Mapping[str, FailedCheck] = field(default_factory=dict)
+    failed_checks: Mapping[str, FailedCheck] = field(default_factory=dict)
     """By candidate, what came of a check that came to nothing."""
     broken: tuple[Job, ...] = ()
     """The newest training, and the newest check of a candidate, if they failed, were lost or were cancelled."""
@@ -93,18 +93,18 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     every = max(int(auto_train["every"]), snapshots.MIN_PAIRS)
     checks = job_store.checks(db)
-    fruitless = failed_checks(checks)
+    failed = failed_checks(checks)
     return LoopState(
         auto_train,
         store.new_to_train_on(db, since) if counted else 0,
         (*job_store.at_work(db), *job_store.queue(db)),
-        unchecked_candidate(db, checks, fruitless),
+        unchecked_candidate(db, checks, failed),
         waiting_judges(db),
         gate_decisions.pending(db),
         gate_decisions.rule(db).mode,
         fresh_reward_model(db, since),
         tried is not None and store.new_to_train_on(db, tried) < every,
-        fruitless,
+        failed,
         broken_jobs(db, checks),
         tuple(job_store.rented_jobs(db)),
     )
@@ -138,7 +138,7 @@ def seconds_since(job: Job) -> float:
     return seconds_between(job.finished or job.created, now())
 
 
-def unchecked_candidate(db: Database, checks: Sequence[Job], fruitless: Mapping[str, FailedCheck]) -> str | None:
+def unchecked_candidate(db: Database, checks: Sequence[Job], failed: Mapping[str, FailedCheck]) -> str | None:
     """The oldest candidate whose training asked for a check and which has had none; first one that can be checked."""
     had = {candidate_of(check) for check in checks if check.status not in ENDINGS}
     found = [
@@ -147,7 +147,7 @@ def unchecked_candidate(db: Database, checks: Sequence[Job], fruitless: Mapping[
         if policy.status == "candidate" and policy.kind == "policy" and not policy.deleted
         if policy.revision not in had and asked_for_check(db, policy)
     ]
-    able = [revision for revision in found if revision not in fruitless or fruitless[revision].to_be_repeated]
+    able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
     return next(iter([*able, *found]), None)
 
 
@@ -193,8 +193,8 @@ def failed_lately(job: Job | None) -> bool:
     if job is None:
         return False
     result = job.result or {}
-    fruitless = bool(result.get("gave_up")) or (not result.get("verdicts") and bool(result.get("left_open")))
-    return (job.status != "finished" or fruitless) and seconds_since(job) < RETRY_SECONDS
+    empty = bool(result.get("gave_up")) or (not result.get("verdicts") and bool(result.get("left_open")))
+    return (job.status != "finished" or empty) and seconds_since(job) < RETRY_SECONDS
 
 
 # ------------------------------------------------------------------------------------------------------ the next step
@@ -258,12 +258,14 @@ def next_step(state: LoopState) -> Step | None:
 
 def checked_by_loop(state: LoopState, revision: str) -> bool:
     """Whether the loop will check a candidate that needs it, now or after a while; otherwise it takes a person."""
-    return revision not in state.fruitless or state.fruitless[revision].to_be_repeated
+    return revision not in state.failed_checks or state.failed_checks[revision].to_be_repeated
 
 
 def ready(state: LoopState, revision: str) -> bool:
     """Whether the loop checks a candidate that needs it now."""
-    return checked_by_loop(state, revision) and (revision not in state.fruitless or state.fruitless[revision].rested)
+    return checked_by_loop(state, revision) and (
+        revision not in state.failed_checks or state.failed_checks[revision].rested
+    )
 
 
 def due(state: LoopState) -> bool:
@@ -292,7 +294,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None
     if step.action == "evaluate":
         return job_submission.submit(
-            db, data_dir, next_check(db, step.subject, state.fruitless.get(step.subject)), THE_LOOP
+            db, data_dir, next_check(db, step.subject, state.failed_checks.get(step.subject)), THE_LOOP
         )
     if step.action == "decide":
         gate_decisions.act(db, data_dir)

@@ -206,7 +206,7 @@ def load_for_answering(path: Path, weights: Weights = "nf4") -> Any:
 
 
 @dataclass
-class Ground:
+class LoadedWeights:
     """Weights in memory, and the adapters that have been loaded onto them."""
 
     model: Any
@@ -265,7 +265,7 @@ class LoadedPolicies:
     def __init__(self, db: Database, data_dir: Path, base_path: Path) -> None:
         self.db, self.data_dir, self.base_path = db, data_dir, base_path
         self.tokenizer = load_tokenizer(base_path)
-        self.grounds: dict[tuple[int | None, Weights], Ground] = {}
+        self.grounds: dict[tuple[int | None, Weights], LoadedWeights] = {}
         config = json.loads((base_path / "config.json").read_text("utf-8"))
         self.context = config.get("max_position_embeddings") or math.inf
 
@@ -278,12 +278,12 @@ class LoadedPolicies:
             ground.attach(verified(self.data_dir, policy), policy.revision)
         return ground.with_prompt(policy.revision) if policy.form == "prompt" else ground.with_lora(policy.revision)
 
-    def ground_of(self, policy: Policy) -> Ground:
+    def ground_of(self, policy: Policy) -> LoadedWeights:
         """The weights under this policy, loaded when they are first needed."""
         key = ground_key(policy)
         if key not in self.grounds:
             path = ground_path(self.db, self.data_dir, self.base_path, key[0])
-            self.grounds[key] = Ground(load_for_answering(path, key[1]))
+            self.grounds[key] = LoadedWeights(load_for_answering(path, key[1]))
         return self.grounds[key]
 
     def feed(self, messages: Sequence[Message], room: int) -> str:

@@ -481,7 +481,7 @@ def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------- time
 @dataclass(frozen=True)
-class Pace:
+class StepTime:
     """Seconds a step, as a job measured them, and when; its peak of memory where it says."""
 
     seconds_per_step: float
@@ -490,7 +490,7 @@ class Pace:
     peak_rss_mb: float | None
 
 
-def pace_of(spec: TrainingSpec, finished: Sequence[Job]) -> Pace | None:
+def step_time_of(spec: TrainingSpec, finished: Sequence[Job]) -> StepTime | None:
     """The newest pace measured with these settings: by a measurement, else by a run. `finished` has newest first."""
     wanted = spec.comparable()
     like = [job for job in finished if (own := job.spec.trains()) is not None and own.comparable() == wanted]
@@ -498,7 +498,7 @@ def pace_of(spec: TrainingSpec, finished: Sequence[Job]) -> Pace | None:
     for job in (*measured, *(job for job in like if job.kind == spec.kind)):
         result = job.result or {}
         if job.status == "finished" and result.get("seconds_per_step"):
-            return Pace(
+            return StepTime(
                 float(result["seconds_per_step"]), job.finished or job.created, job.id, result.get("peak_rss_mb")
             )
     return None

@@ -132,7 +132,7 @@ class StopWhen(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.asked(), dtype=torch.bool, device=input_ids.device)
 
 
-class Show(StoppingCriteria):
+class StreamCallback(StoppingCriteria):
     """Tells the caller what has been written: the first token, then at most every `seconds`. Never stops anything."""
 
     def __init__(
@@ -205,7 +205,7 @@ def draw(
     flat_seeds = [seed for row in seeds for seed in row]
     criteria: list[Any] = [StopWhen(stop)]
     if written is not None:
-        criteria.append(Show(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
+        criteria.append(StreamCallback(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
     output_BT = causal.generate(
         input_ids=ids_BT,
         attention_mask=mask_BT,

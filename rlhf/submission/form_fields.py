@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from typing import Any, get_args
 
-from annotation.examples import EXAMPLES
+from annotation.examples.example_sets import EXAMPLES
 from annotation.translation import N_, _
 from annotation.validation import describe, hint_at, read
 from rlhf.jobs import job_spec

@@ -138,7 +138,7 @@ def unread(tokenizer: ChatTokenizer, item: Item, left_out: LeftOut) -> list[Toke
     """The prompt of an item that is too long, to see why; nothing where the template refuses it."""
     if "template" in left_out:
         return []
-    rendered = item.rows[0].fed or render(tokenizer, item.rows[0].messages)
+    rendered = item.rows[0].rendered_prompt or render(tokenizer, item.rows[0].messages)
     ids = text_ids(tokenizer, rendered)
     return [TokenSequence(_("Prompt"), [token_span(tokenizer, "context", ids)])]
 

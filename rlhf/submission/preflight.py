@@ -22,7 +22,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import Training, TrainingSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.memory import Fit, Machine, Pace, Parameters, Shapes, Workload
+from rlhf.models.memory import Fit, Machine, Parameters, Shapes, StepTime, Workload
 from rlhf.models.registry import Kind, Policy
 from rlhf.submission import form_fields, inspect_rows, job_submission, preconditions
 from rlhf.submission.form_fields import Form
@@ -59,7 +59,7 @@ class CostEstimate:
     counted: Parameters
     fit: Fit
     machine: Machine
-    pace: Pace | None
+    step_time: StepTime | None
     steps: int
     unit: str
     """What a step is called, in the plural."""
@@ -157,7 +157,7 @@ class Preflight:
             memory.parameters(shapes, spec, reward),
             memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
             machine,
-            memory.pace_of(spec, self.finished_jobs(spec)),
+            memory.step_time_of(spec, self.finished_jobs(spec)),
             spec.steps_over(items),
             spec.steps_word,
             len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),

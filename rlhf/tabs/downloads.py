@@ -75,7 +75,7 @@ def bytes_within(directory: Path) -> int:
         return 0
 
 
-class Pieces:
+class ZipChunks:
     """A file to write to that can't be read or rewound; what was written is taken away piece by piece."""
 
     def __init__(self) -> None:
@@ -96,19 +96,19 @@ class Pieces:
         return taken
 
 
-def zip_pieces(folder: str, files: Sequence[Path]) -> Iterator[bytes]:
+def zip_chunks(folder: str, files: Sequence[Path]) -> Iterator[bytes]:
     """A zip file of these files within a folder, piece by piece, stored as they are: weights don't compress."""
-    pieces = Pieces()
-    with zipfile.ZipFile(pieces, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
+    chunks = ZipChunks()
+    with zipfile.ZipFile(chunks, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
         for path in files:
             # The entry's size tells whether zip64 is needed.
             entry = zipfile.ZipInfo.from_file(path, f"{folder}/{path.name}", strict_timestamps=False)
             with path.open("rb") as source, archive.open(entry, "w") as target:
                 while data := source.read(CHUNK):
                     target.write(data)
-                    yield pieces.take()
-            yield pieces.take()
-    yield pieces.take()
+                    yield chunks.take()
+            yield chunks.take()
+    yield chunks.take()
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class ModelDownloads:
             return PlainTextResponse(str(error), 404)
         files = await asyncio.to_thread(files_of, directory)
         headers = {"Content-Disposition": f'attachment; filename="{named[0]}"', "Cache-Control": "no-store"}
-        return StreamingResponse(zip_pieces(named[1], files), media_type="application/zip", headers=headers)
+        return StreamingResponse(zip_chunks(named[1], files), media_type="application/zip", headers=headers)
 
     async def download_answers(self, request: Request) -> Response:
         """The file of a job that answered a set of prompts, to be saved and not shown."""

@@ -21,7 +21,7 @@ from annotation.tabs.import_form import MAXIMUM_UPLOAD
 from annotation.translation import _
 from annotation.ui import stylesheet
 from annotation.web import middleware
-from annotation.web.deferred_app import Built
+from annotation.web.deferred_app import BuiltApp
 from annotation.web.gradio_allowlist import Function, GradioGuard
 from annotation.web.settings import Settings
 from annotation.web.space import Space
@@ -115,7 +115,7 @@ def theme() -> gr.themes.Base:
     return fonts.set(**readable)
 
 
-def build(context: Context, settings: Settings, uploads: Path) -> Built:
+def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
     """The pages behind their door, with everything off that would call out, keep inputs in browsers or show errors'
     insides."""
     pages = build_pages(context, settings.space)
@@ -146,7 +146,7 @@ def build(context: Context, settings: Settings, uploads: Path) -> Built:
     pages.has_launched = True
     route = host.routes[-1]
     assert isinstance(route, Mount), "Gradio was mounted last"
-    return Built(GradioGuard(route.app, functions_of(pages)), host.router.lifespan_context(host))
+    return BuiltApp(GradioGuard(route.app, functions_of(pages)), host.router.lifespan_context(host))
 
 
 def functions_of(pages: gr.Blocks) -> list[Function]:

@@ -661,7 +661,7 @@ def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: C
     assert ann("card")["unanswered"] == ""
 
 
-def test_a_desk_without_a_look_at_the_workers_knows_of_no_trouble(db: Database) -> None:
+def test_without_a_look_at_the_workers_no_trouble_is_known(db: Database) -> None:
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
     card = api.AnnotationApi(db).card(ann, api.RequestBody())
     assert (card["trouble"], card["me"]) == ("", "ann")

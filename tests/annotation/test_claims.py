@@ -19,7 +19,7 @@ from annotation.records import Annotator, Claim, UserError
 from annotation.sqlite import sqlite3
 from annotation.web import access
 from rlhf.models import registry
-from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts
+from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts, shown_texts
 
 pytestmark = pytest.mark.slow
 
@@ -166,7 +166,7 @@ def test_the_answer_that_was_seen_as_better_wins(db: Database, ann: Annotator, w
         judged = list(store.judgements(db))[-1]
         assert judged.ranking is not None
         winner = judged.responses[judged.ranking.index(1)]["text"]
-        assert winner == claim.shown_texts[0 if word.startswith("left") else 1]
+        assert winner == shown_texts(claim)[0 if word.startswith("left") else 1]
     orders = {row["shown_order"] for row in judgements(db)}
     assert orders == {"[0, 1]", "[1, 0]"}
 
@@ -244,7 +244,7 @@ def test_undo_brings_the_comparison_back_as_it_was_shown(db: Database, ann: Anno
     first = in_hand(db, ann)
     claims.judge(db, ann.id, first.nonce, act("left-clearly"))
     again = claims.undo(db, ann.id, in_hand(db, ann).nonce)
-    assert (again.comparison_id, again.shown_texts) == (first.comparison_id, first.shown_texts)
+    assert (again.comparison_id, shown_texts(again)) == (first.comparison_id, shown_texts(first))
     assert judgement_count(db, ann) == 0
     claims.judge(db, ann.id, again.nonce, act("right-clearly"))
     assert [row["outcome"] for row in judgements(db)] == ["ranked", "undone", "ranked"]
@@ -476,7 +476,7 @@ def test_a_ranking_is_recorded_by_position(db: Database, ann: Annotator) -> None
     (judged,) = store.judgements(db)
     assert judged.ranking is not None
     by_text = {response["text"]: rank for response, rank in zip(judged.responses, judged.ranking, strict=True)}
-    assert [by_text[text] for text in claim.shown_texts] == [2, 1, 3, 2]
+    assert [by_text[text] for text in shown_texts(claim)] == [2, 1, 3, 2]
     assert (judged.kind, judged.strength) == ("rank", None)
 
 
@@ -546,7 +546,7 @@ def test_an_edit_that_changes_nothing_is_refused(db: Database, ann: Annotator) -
     seed_comparisons(db, 1)
     claim = in_hand(db, ann)
     with pytest.raises(UserError, match="same as before"):
-        claims.judge(db, ann.id, claim.nonce, act("left-much", edit={"place": 0, "text": claim.shown_texts[0]}))
+        claims.judge(db, ann.id, claim.nonce, act("left-much", edit={"place": 0, "text": shown_texts(claim)[0]}))
     assert judgements(db) == []
 
 
@@ -563,7 +563,7 @@ def test_a_change_supersedes_and_nothing_is_deleted(db: Database, ann: Annotator
     _, again = claims.reopen(db, ann.id, second)
     assert again["ranks"] == [2, 1]
     assert again["edit"] == {"place": 1, "text": "Mended."}
-    assert shown.shown_texts == claims.reopen(db, ann.id, second)[0].shown_texts
+    assert shown_texts(shown) == shown_texts(claims.reopen(db, ann.id, second)[0])
     with pytest.raises(UserError, match="changed or taken back"):
         claims.revise(db, bob.id, second, act("tie"))
     with pytest.raises(claims.JudgementConflict) as refused:
@@ -613,7 +613,7 @@ def test_answers_can_be_watched_and_a_judgement_before_their_end_is_recorded_as_
     claim = in_hand(db, ann)
     assert [answer.state for answer in claim.answers] == ["writing", "writing"]
     store.update_answers(db, {ids[0]: "It is", ids[1]: "Well,"})
-    assert sorted(in_hand(db, ann).shown_texts) == ["It is", "Well,"]
+    assert sorted(shown_texts(in_hand(db, ann))) == ["It is", "Well,"]
     claims.judge(db, ann.id, claim.nonce, act("left-much"))
     (judged,) = store.judgements(db)
     assert judged.early

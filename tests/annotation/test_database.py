@@ -14,7 +14,7 @@ from annotation.database import FILE_NAME, Database, copy_database, migrate, ope
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
-from tests.conftest import act, judgement_count, seed_comparisons
+from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     assert [row["taken"] for row in db.rows("SELECT taken FROM comparison ORDER BY id")] == [1, 0, 1, 0]
     held = claims.claim_next(db, 1)
     assert held is not None
-    assert (held.nonce, held.kind, held.shown_texts) == ("n3", "pair", ("3.1", "3.0"))
+    assert (held.nonce, held.kind, shown_texts(held)) == ("n3", "pair", ("3.1", "3.0"))
     claims.judge(db, 1, held.nonce, act("left-much"))
     assert judgement_count(db) == 2
     last = claims.claim_next(db, 1)

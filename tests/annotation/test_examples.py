@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from annotation.examples import EXAMPLES, LABELS, ExampleRow, example_path, label_of, read_example
+from annotation.examples.example_sets import EXAMPLES, LABELS, ExampleRow, example_path, label_of, read_example
 from annotation.records import UserError
 
 COUNTS = {"financial-sentiment": {"train": 240, "held-out": 120}, "medical-answers": {"train": 96, "held-out": 24}}

@@ -10,7 +10,7 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.records import Annotator
 from annotation.web import access
-from tests.conftest import act, make_response, seed_prompts
+from tests.conftest import act, make_response, seed_prompts, shown_texts
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def test_empty_and_repeated_answers_are_kept_marked_and_never_offered(db: Databa
     assert store.add_comparison(db, [make_response(prompt, text) for text in texts]) is not None
     claim = claims.claim_next(db, ann.id)
     assert claim is not None
-    assert sorted(claim.shown_texts) == ["Blue  light scatters.", "It scatters."]
+    assert sorted(shown_texts(claim)) == ["Blue  light scatters.", "It scatters."]
     counts = store.answer_counts(db)
     assert (counts.total, counts.empty, counts.duplicate) == (4, 1, 1)
 
@@ -62,7 +62,7 @@ def test_what_two_policies_answered_in_a_check_is_compared_once(db: Database, an
     assert store.compare_policies(db, 2, 1) == store.compare_policies(db, 1, 2) == 0
     claim = claims.claim_next(db, ann.id)
     assert claim is not None
-    assert sorted(claim.shown_texts) in (["base one", "dpo one"], ["base two", "dpo two"])  # in no telling order
+    assert sorted(shown_texts(claim)) in (["base one", "dpo one"], ["base two", "dpo two"])  # in no telling order
     claims.judge(db, ann.id, claim.nonce, act("left-much"))
     judged = next(store.judgements(db))
     assert (judged.split, {response["revision"] for response in judged.responses}) == ("held-out", {"base", "dpo-1"})

@@ -401,7 +401,7 @@ ODD_ACTS: tuple[Any, ...] = (
 )
 
 
-def desk(target: Target) -> Iterator[Try]:
+def others_work(target: Target) -> Iterator[Try]:
     """Nobody judges, changes or reads what is in another's hands, or learns which policy wrote an answer."""
     with target.client("ann") as ann, target.client("bob") as bob:
         mine, theirs = show(ann), show(bob)
@@ -502,6 +502,7 @@ def what_the_log_has(target: Target) -> Iterator[Try]:
 
 SECTIONS: tuple[Callable[[Target], Iterator[Try]], ...] = (
     *(strangers_paths, annotators_routes, annotators_functions, files_in_events, pages_of_others, uploads),
-    *(hosts_and_origins, forwarded_headers, other_sites, headers_of_answers, paths_of_files, desk, bodies, framing),
+    *(hosts_and_origins, forwarded_headers, other_sites, headers_of_answers, paths_of_files, others_work, bodies),
+    framing,
     what_the_log_has,
 )

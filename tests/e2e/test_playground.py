@@ -15,7 +15,7 @@ from rlhf.generation.playground_store import Chat, FinishedAnswer
 from tests.e2e.conftest import running_app, wait_for
 from tests.machine_fixtures import Machine, make_machine, wait_until
 from tests.rlhf.generation.test_playground import register
-from tests.rlhf.tabs.test_playground_tab import HOSTILE
+from tests.rlhf.tabs.playground.test_playground_tab import HOSTILE
 from tests.tiny_model import build
 
 pytestmark = pytest.mark.browser

@@ -1,1 +1,4 @@
-"""A reward model: learn to score answers as people prefer them."""
+"""A reward model: learn to score answers as people prefer them.
+
+Not here: a trained one that scores and how good it is (`rlhf.models`), and its use as a judge (`rlhf.judges`).
+"""

@@ -125,10 +125,10 @@ def problems(state: LoopState) -> tuple[str, ...]:
     needed = [state.unchecked] if state.unchecked else []
     if state.pending is not None and state.pending.exhausted and state.gate == "automatic":
         needed.append(state.pending.policy.revision)
-    held_up = {revision: state.fruitless[revision] for revision in needed if revision in state.fruitless}
-    told = {fruitless.job.id for fruitless in held_up.values()}
+    held_up = {revision: state.failed_checks[revision] for revision in needed if revision in state.failed_checks}
+    told = {failed.job.id for failed in held_up.values()}
     others = [f"{how_it_ended(job)} {repair(job)}" for job in state.broken if job.id not in told]
-    return (*(check_problem(revision, fruitless) for revision, fruitless in held_up.items()), *others)
+    return (*(check_problem(revision, failed) for revision, failed in held_up.items()), *others)
 
 
 def repair(job: Job) -> str:
@@ -138,21 +138,21 @@ def repair(job: Job) -> str:
     return _("The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab.")
 
 
-def check_problem(revision: str, fruitless: FailedCheck) -> str:
+def check_problem(revision: str, failed: FailedCheck) -> str:
     """What came of a check that a candidate needs, and what follows."""
     by_hand = _("Check {revision} again below, or reject it.").format(revision=revision)
-    if fruitless.job.status == "cancelled":
+    if failed.job.status == "cancelled":
         cancelled = _(
             "{revision} waits: its check was cancelled (job {number}), so the loop does not repeat it."
-        ).format(revision=revision, number=fruitless.job.id)
+        ).format(revision=revision, number=failed.job.id)
         return f"{cancelled} {by_hand}"
-    ended = how_it_ended(fruitless.job)
-    if fruitless.to_be_repeated:
+    ended = how_it_ended(failed.job)
+    if failed.to_be_repeated:
         return _("{ended} The loop tries it once more, {retry_seconds:.0f} minutes after that.").format(
             ended=ended, retry_seconds=RETRY_SECONDS / 60
         )
     return _("{ended} {failures} tries came to nothing, so the loop makes no further one. {by_hand}").format(
-        ended=ended, failures=fruitless.failures, by_hand=by_hand
+        ended=ended, failures=failed.failures, by_hand=by_hand
     )
 
 

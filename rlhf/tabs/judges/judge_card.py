@@ -11,13 +11,13 @@ from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import card_title, paragraph, table
-from rlhf.judges.judge_agreement import Basis, Trust
+from rlhf.judges.judge_agreement import Trust, TrustBasis
 from rlhf.tabs.runs import reward_model_card
 
-NO_RUBRIC = Basis(None, 0)
+NO_RUBRIC = TrustBasis(None, 0)
 
 
-def card(name: str, found: Trust, threshold: float, basis: Basis = NO_RUBRIC, *, may_decide: bool = True) -> str:
+def card(name: str, found: Trust, threshold: float, basis: TrustBasis = NO_RUBRIC, *, may_decide: bool = True) -> str:
     """How far a judge can be trusted, in words and plots.
 
     `may_decide`: whether the gate's rule lets trusted judges decide.
@@ -36,7 +36,7 @@ def card(name: str, found: Trust, threshold: float, basis: Basis = NO_RUBRIC, *,
     return said + agreement_table(found) + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
 
 
-def basis_sentence(basis: Basis) -> str:
+def basis_sentence(basis: TrustBasis) -> str:
     """By which version of the rubric the judge is measured, and what is left out."""
     said = []
     if basis.version is not None:

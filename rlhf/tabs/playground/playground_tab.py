@@ -131,7 +131,7 @@ def chosen(db: Database, revisions: Any) -> list[Policy]:
     if not 1 <= len(found) <= playground_store.COLUMNS:
         raise UserError(_("Choose one to {columns} models.").format(columns=playground_store.COLUMNS))
     for policy in found.values():
-        prompt_sets.refuse_mute(policy)
+        prompt_sets.require_generator(policy)
     return list(found.values())
 
 

@@ -214,7 +214,7 @@ def visible(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------ memory and time
 def cost_card(cost: CostEstimate) -> str:
     """What is trained, how long it takes, and its memory by component against what the machine has."""
-    fit, machine, counted, pace = cost.fit, cost.machine, cost.counted, cost.pace
+    fit, machine, counted, step_time = cost.fit, cost.machine, cost.counted, cost.step_time
     numbers = [
         (
             _("Trainable parameters"),
@@ -226,8 +226,8 @@ def cost_card(cost: CostEstimate) -> str:
         (_("Free now"), _("{size} of {size_2}").format(size=size(machine.free), size_2=size(machine.total))),
         (_("Machine"), machine.name),
     ]
-    if pace is not None and pace.peak_rss_mb:
-        numbers.append((_("Peak of memory, measured"), size(pace.peak_rss_mb * 1e6)))
+    if step_time is not None and step_time.peak_rss_mb:
+        numbers.append((_("Peak of memory, measured"), size(step_time.peak_rss_mb * 1e6)))
     if fit.processes > 1:
         numbers.append((_("Processes, each with all of it"), str(fit.processes)))
     fits = paragraph(fit.sentence, "" if fit.fits else "warning") + paragraph(length_sentence(cost), "quiet")
@@ -262,11 +262,11 @@ def memory_row(name: str, amount: float, why: str, free: float) -> Row:
 
 def time_sentence(cost: CostEstimate) -> str:
     """How long a run would take, from a measured step."""
-    pace, steps, waiting = cost.pace, cost.steps, cost.waiting
+    step_time, steps, waiting = cost.step_time, cost.steps, cost.waiting
     if not steps:
         return _("Time: none, because there is nothing to train on.")
     named = f"{steps:,} {cost.unit if steps != 1 else cost.unit[:-1]}"
-    if pace is None:
+    if step_time is None:
         said = _("Time: {named}. How long a step takes with these settings has not been measured yet.").format(
             named=named
         )
@@ -274,11 +274,11 @@ def time_sentence(cost: CostEstimate) -> str:
         said = _(
             "Time: about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job {number})."
         ).format(
-            duration=duration(pace.seconds_per_step * steps),
+            duration=duration(step_time.seconds_per_step * steps),
             named=named,
-            seconds=pace.seconds_per_step,
-            measured=moment(pace.measured),
-            number=pace.job_id,
+            seconds=step_time.seconds_per_step,
+            measured=moment(step_time.measured),
+            number=step_time.job_id,
         )
     before = ngettext("{count} job runs or waits before it.", "{count} jobs run or wait before it.", waiting).format(
         count=waiting

@@ -28,19 +28,19 @@ Values = Callable[[Sequence[Any]], dict[str, Any]]
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
-def show(form: Form, prospects: Preflight, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
+def show(form: Form, preflight: Preflight, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:
     """The number of the row that is shown, and the row with its loss mask. Raises UserError where none can be shown."""
     chosen: Split = "held-out" if split == "held-out" else "train"
     wanted = 1 if number is None else whole(number, NUMBER, 1)
-    spec = form_fields.spec_of(form, prospects.model, values)
-    shown = prospects.show(spec, chosen, wanted + turn)
+    spec = form_fields.spec_of(form, preflight.model, values)
+    shown = preflight.show(spec, chosen, wanted + turn)
     return [1 if shown is None else shown.number, plan_card.shown_card(shown, spec, chosen)]
 
 
-def survey(form: Form, prospects: Preflight, values: Mapping[str, Any]) -> str:
+def survey(form: Form, preflight: Preflight, values: Mapping[str, Any]) -> str:
     """All rows looked through. Raises UserError where there are none to look at."""
-    spec = form_fields.spec_of(form, prospects.model, values)
-    return plan_card.survey_card(prospects.survey(spec), spec)
+    spec = form_fields.spec_of(form, preflight.model, values)
+    return plan_card.survey_card(preflight.survey(spec), spec)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -75,7 +75,7 @@ def lay_out(form: Form) -> RowsPage:
     return RowsPage(accordion, split, number, turns, row, through, html_box())
 
 
-def wire(page: RowsPage, form: Form, context: Context, prospects: Preflight, inputs: Sequence[Any]) -> Any:
+def wire(page: RowsPage, form: Form, context: Context, preflight: Preflight, inputs: Sequence[Any]) -> Any:
     """Show rows of what the form says; `inputs` are its fields in the order of their names.
 
     Returns the event of looking through them, after which more is known of what a run takes.
@@ -86,13 +86,13 @@ def wire(page: RowsPage, form: Form, context: Context, prospects: Preflight, inp
     def turner(name: str) -> Callable[..., list[Any]]:
         def show_row(annotator: Annotator, split: Any, number: Any, *sent: Any) -> list[Any]:
             values = dict(zip(form.names, sent, strict=True))
-            return show(form, prospects, values, split, number, TURNS[name][1])
+            return show(form, preflight, values, split, number, TURNS[name][1])
 
         show_row.__name__ = f"{name}_{form.name}"
         return admin(show_row)
 
     def look_through(annotator: Annotator, *sent: Any) -> str:
-        return survey(form, prospects, dict(zip(form.names, sent, strict=True)))
+        return survey(form, preflight, dict(zip(form.names, sent, strict=True)))
 
     look_through.__name__ = f"through_{form.name}"
     turners = {name: turner(name) for name in TURNS}

@@ -79,7 +79,7 @@ def live(form: Form, known: Preflight, values: Values, ticked: Any, seen: Any) -
         spec = spec_asked_for(form, known, values, accepted)
         run = known.of(spec)
         rows = [*preflight.what_decides_lengths(run.spec)]
-        parts |= {"accept": accept_part(known.db, spec), **prospect_parts(known, run)}
+        parts |= {"accept": accept_part(known.db, spec), **planned_parts(known, run)}
     except UserError as error:
         parts |= refused_parts(str(error))
     if ticked and not accepted:
@@ -111,10 +111,10 @@ def accept_part(db: Database, spec: TrainingSpec) -> Update:
     return gr.update(visible=False) if wanted is None else gr.update(visible=True, label=wanted.label)
 
 
-def prospect_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
+def planned_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
     """All that is known of a run before it."""
     return {
-        "troubles": gr.update(value=plan_card.problem_box(run.problems)),
+        "problems": gr.update(value=plan_card.problem_box(run.problems)),
         "rate": gr.update(value=plan_card.rate_note(run.asked)),
         "judged": gr.update(value=reward_card(known.db, run.spec)),
         "data": gr.update(value=plan_card.data_card(run.data, run.spec) if run.data else ""),
@@ -130,7 +130,7 @@ def refused_parts(sentence: str) -> dict[str, Update]:
     """A form that makes no spec."""
     return {
         "accept": gr.update(visible=False),
-        "troubles": gr.update(value=plan_card.problem_box([sentence])),
+        "problems": gr.update(value=plan_card.problem_box([sentence])),
         "rate": gr.update(value=""),
         "spec": gr.update(value=""),
         "command": gr.update(value=""),
@@ -198,7 +198,7 @@ def lay_out(form: Form) -> TrainingFormPage:
     for title, names in form.groups.items():
         with gr.Accordion(_("More settings: {title}").format(title=_(title)), open=False) as parts[title]:
             inputs |= field_inputs(form, names)
-    parts["troubles"] = html_box()
+    parts["problems"] = html_box()
     parts["accept"] = gr.Checkbox(label=_("Run it"), visible=False, elem_id=f"{form.name}-accept")
     with gr.Row():
         start = f"{form.name}-start"

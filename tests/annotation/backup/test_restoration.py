@@ -606,11 +606,11 @@ def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
     assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found.message
     assert f"PREFLOOP_RESTORE={newer}" in found.message
     back = open_database(tmp_path / "new")
-    desk = AnnotationApi(back, copies=place.name)
-    told = desk.safety(access.add_account(back, "kim", "admin", "a long enough password"), {})
+    annotation_api = AnnotationApi(back, copies=place.name)
+    told = annotation_api.safety(access.add_account(back, "kim", "admin", "a long enough password"), {})
     assert found.message in told["text"]
     assert told["trouble"]
-    assert "newer" not in desk.safety(ann, {})["text"]
+    assert "newer" not in annotation_api.safety(ann, {})["text"]
     assert restoration.begin(place, tmp_path / "new", newer).manifest is not None
     assert judgements(tmp_path / "new") == 3
     with closing(open_database(tmp_path / "new")) as taken:

@@ -37,7 +37,7 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import populate
-from tests.conftest import BASE_NAME, act, make_response, measure_nobody
+from tests.conftest import BASE_NAME, act, make_response, measure_nobody, shown_texts
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def judge_all(db: Database) -> None:
     for name in ("ann", "bob", "zoe"):
         annotator = access.add_account(db, name, "annotator", "a long enough password")
         while (claim := claims.claim_next(db, annotator.id, random.Random(1))) is not None:
-            short = "left" if claim.shown_texts[0].startswith("=") else "right"
+            short = "left" if shown_texts(claim)[0].startswith("=") else "right"
             long = "right" if short == "left" else "left"
             number = int(claim.messages[0]["content"].split()[1].rstrip(","))
             side = long if name == "zoe" and number % 2 else short

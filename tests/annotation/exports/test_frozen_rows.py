@@ -60,7 +60,7 @@ def test_what_every_row_says_is_read_of_any_and_each_as_it_was() -> None:
         content = line_of(row)
         assert read_rows(content, type(row)) == [row]
         assert read_rows(content, FrozenRow) == [FrozenRow(row.split, ASKED)]
-    assert [row.fed for row in rows] == ["<user>Why?", None, None]
+    assert [row.rendered_prompt for row in rows] == ["<user>Why?", None, None]
 
 
 def test_rows_of_the_first_versions_lack_what_came_later() -> None:

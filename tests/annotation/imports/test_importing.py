@@ -32,7 +32,7 @@ from annotation.tabs import import_form as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.models import registry
-from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody
+from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, shown_texts
 from tests.freezing import freeze
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
@@ -207,7 +207,7 @@ def test_open_comparisons_are_judged_by_people(db: Database, bring: Callable[...
     annotator = person(db)
     claim = claims.claim_next(db, annotator)
     assert claim is not None
-    assert sorted(claim.shown_texts) == ["a", "b"]
+    assert sorted(shown_texts(claim)) == ["a", "b"]
     claims.judge(db, annotator, claim.nonce, act("left-much"))
     assert [j.annotator for j in store.judgements(db)] == ["ann"]
 
@@ -282,7 +282,7 @@ def test_what_people_have_judged_is_known(db: Database, bring: Callable[..., Imp
     annotator = person(db)
     claim = claims.claim_next(db, annotator)
     assert claim is not None
-    claims.judge(db, annotator, claim.nonce, act("left-much" if claim.shown_texts[0] == "good 0" else "right-much"))
+    claims.judge(db, annotator, claim.nonce, act("left-much" if shown_texts(claim)[0] == "good 0" else "right-much"))
     assert counts(bring(PAIRS[:2])) == {"prompts": 1, "judged": 1, "known": 1}
 
 

@@ -12,7 +12,7 @@ from annotation.ui import line_plots, stylesheet
 from annotation.ui.formatting import short_number
 from annotation.ui.line_plots import Line
 from rlhf.jobs.descriptions import Curve
-from tests.rlhf.tabs.test_curves import points_of
+from tests.rlhf.tabs.runs.test_curves import points_of
 
 PLAIN = Curve(name="loss", label="Loss", axis="nats a token", series={"loss": "loss"}, caption="It should fall.")
 

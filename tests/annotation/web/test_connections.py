@@ -53,7 +53,7 @@ def address(program: Program, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(connections, "PART_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(program, http=connections.PunctualProtocol, lifespan="off", log_config=None)
+        config = uvicorn.Config(program, http=connections.TimeoutProtocol, lifespan="off", log_config=None)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

@@ -22,9 +22,9 @@ from starlette.applications import Starlette
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app
-from annotation import sqlite, store
+from annotation import store
 from annotation.api import AnnotationApi
-from annotation.database import FILE_NAME, Database, open_database
+from annotation.database import FILE_NAME, SQLITE_IN_USE, Database, open_database
 from annotation.records import ROLES
 from annotation.tabs.guard import Context
 from annotation.web import access
@@ -415,7 +415,7 @@ def test_pages_redirect_strangers_and_carry_the_security_headers(site: Site) -> 
         page = stranger.get("/", headers={"accept": "text/html"})
         login = stranger.get("/login")
         health = stranger.get("/healthz")
-        assert health.json()["sqlite"] == sqlite.IN_USE
+        assert health.json()["sqlite"] == SQLITE_IN_USE
     assert (page.status_code, page.headers["location"]) == (303, "/login")
     assert login.status_code == health.status_code == 200
     assert health.json()["ok"] is True

@@ -29,7 +29,7 @@ from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import comparison_form
 from tests.fakes.hub_server import HubServer
 from tests.machine_fixtures import Machine
-from tests.rlhf.tabs.test_training_form import Session, filled, opened
+from tests.rlhf.tabs.train.test_training_form import Session, filled, opened
 
 KIND = "unpaired"
 QUICK = {"method": "lora", "lora_r": 4, "epochs": 2, "batch_size": 4, "checkpoint_steps": 1, "learning_rate": 5e-3}
@@ -58,7 +58,7 @@ def first_run(place: Machine) -> job_store.Job:
 
 def test_it_is_the_last_in_the_menus_and_its_form_makes_its_spec(form: Session) -> None:
     assert [*ALGORITHMS][-1] == KIND
-    assert form.can_start, form.text("troubles")
+    assert form.can_start, form.text("problems")
     spec = form.spec()
     assert spec.kind == KIND
     assert (spec.lora_r, spec.learning_rate) == (4, 5e-3)
@@ -138,7 +138,7 @@ def test_it_is_exported(place: Machine) -> None:
     made = registry.of_job(place.db, job.id)
     assert made is not None
     directory = downloads.directory_of(place.db, place.data_dir, made.revision)
-    packed = b"".join(downloads.zip_pieces(made.revision, downloads.files_of(directory)))
+    packed = b"".join(downloads.zip_chunks(made.revision, downloads.files_of(directory)))
     assert f"{made.revision}/adapter_model.safetensors" in zipfile.ZipFile(BytesIO(packed)).namelist()
     manifest = json.loads(job_bundle.pack(place.db, place.data_dir, job)[job_bundle.MANIFEST])
     assert manifest["spec"]["kind"] == KIND

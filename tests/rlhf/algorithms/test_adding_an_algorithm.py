@@ -25,7 +25,6 @@ def follow(page: str, root: Path) -> list[str]:
     files = re.findall(r"^`(rlhf/[^`]+)`:\n\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (package,) = {Path(name).parent for name, _ in files}
     (root / package).mkdir()
-    (root / package / "__init__.py").touch()
     for name, text in files:
         (root / name).write_text(text, "utf-8")
     ((tuple_name, registry, line),) = re.findall(
@@ -38,13 +37,13 @@ def follow(page: str, root: Path) -> list[str]:
     return [*(name for name, _ in files), registry]
 
 
-def test_two_files_and_one_line_add_an_algorithm(tmp_path: Path) -> None:
+def test_two_files_a_docstring_and_one_line_add_an_algorithm(tmp_path: Path) -> None:
     for source in ROOT.iterdir():
         if source.name in COPIED:
             shutil.copytree(source, tmp_path / source.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.is_file():
             shutil.copy(source, tmp_path / source.name)
-    assert len(follow(PAGE.read_text("utf-8"), tmp_path)) == 3
+    assert len(follow(PAGE.read_text("utf-8"), tmp_path)) == 4
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", JOURNEY],
         cwd=tmp_path,

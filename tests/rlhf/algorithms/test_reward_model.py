@@ -35,6 +35,7 @@ from rlhf.models.loading import load_for_training
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
+from tests.conftest import shown_texts
 from tests.machine_fixtures import WORDS, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,7 @@ def rank(machine: Machine, count: int) -> None:
         assert store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 4) is not None
         claim = claims.claim_next(machine.db, machine.annotator.id)
         assert claim is not None
-        ranks = [min(len(text.split()) // 2, 3) for text in claim.shown_texts]
+        ranks = [min(len(text.split()) // 2, 3) for text in shown_texts(claim)]
         claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
 

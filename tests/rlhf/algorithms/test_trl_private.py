@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-from rlhf.algorithms.trl_private import RELIED_ON, Reliance, WithoutPreparation
+from rlhf.algorithms.trl_private import RELIED_ON, PrivateDependency, WithoutPreparation
 
 
 def calls_in(function: object) -> set[str]:
@@ -23,13 +23,13 @@ def calls_in(function: object) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("reliance", RELIED_ON, ids=lambda one: f"{one.owner.__name__}.{one.method}")
-def test_the_libraries_still_ask_what_we_have_put_in_place_of_theirs(reliance: Reliance) -> None:
-    library = reliance.owner.__module__.partition(".")[0]
-    asked = f"{reliance.owner.__name__}.{reliance.caller} asks self.{reliance.method}"
-    assert reliance.method in calls_in(getattr(reliance.owner, reliance.caller)), (
+@pytest.mark.parametrize("dependency", RELIED_ON, ids=lambda one: f"{one.owner.__name__}.{one.method}")
+def test_the_libraries_still_ask_what_we_have_put_in_place_of_theirs(dependency: PrivateDependency) -> None:
+    library = dependency.owner.__module__.partition(".")[0]
+    asked = f"{dependency.owner.__name__}.{dependency.caller} asks self.{dependency.method}"
+    assert dependency.method in calls_in(getattr(dependency.owner, dependency.caller)), (
         f"{library} {version(library)} is not the version that rlhf/algorithms/trl_private.py was written for: there "
-        f"{asked}. Where it does not, {reliance.otherwise}. Find what it asks now, put that in its place there, and "
+        f"{asked}. Where it does not, {dependency.otherwise}. Find what it asks now, put that in its place there, and "
         "change RELIED_ON; until then hold requirements.txt to the version before."
     )
 

@@ -30,6 +30,7 @@ from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_quantised
 from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
+from tests.conftest import shown_texts
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -240,7 +241,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     prompts = store.prompts(machine.db, "held-out")
     ids = {row["id"] for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
     everything = judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)
-    faced = [one for one in everything if one.response_id in ids]
+    paired = [one for one in everything if one.response_id in ids]
     own, other = (
         [row["text"].strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
         for number in (candidate.id, 1)
@@ -251,7 +252,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
         for one, two in zip(own, other, strict=True)
         if one == two or not (one and two)
     ]
-    outcomes = [one.outcome for one in faced] + unasked
+    outcomes = [one.outcome for one in paired] + unasked
     assert (rate["n"], rate["value"]) == (6, pytest.approx(fmean(outcomes)))
     assert report["judged"]["letters"] == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
     again = check(machine, replace(CHECK, judges="letters"))
@@ -306,7 +307,7 @@ def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:
     assert store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 3) is not None
     claim = claims.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
-    ranks = [texts.index(text) + 1 for text in claim.shown_texts]
+    ranks = [texts.index(text) + 1 for text in shown_texts(claim)]
     claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
 
     accuracy = check(machine, CHECK)["implicit_accuracy"]

@@ -245,7 +245,7 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
     db: Database, data_dir: Path
 ) -> None:
     """The example set's first question is held out as well, under another source."""
-    from annotation.examples import read_example
+    from annotation.examples.example_sets import read_example
     from rlhf.data.snapshots import demonstrations, store_snapshot
 
     shown = next(row for row in read_example("medical-answers") if row.split == "train")

@@ -14,7 +14,7 @@ from annotation.records import Message, Sampling, UserError
 from annotation.web import access
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat, FinishedAnswer
-from tests.conftest import seed_prompts
+from tests.conftest import seed_prompts, shown_texts
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 QUESTION: list[Message] = [{"role": "user", "content": "Why is the sky blue?"}]
@@ -249,7 +249,7 @@ def test_answers_of_two_policies_become_a_comparison_of_no_single_one(two: Datab
     ann = access.add_account(two, "ann", "annotator", "ann's password")
     claim = claims.claim_next(two, ann.id)
     assert claim is not None
-    assert (claim.comparison_id, sorted(claim.shown_texts)) == (number, ["It is the sea.", "It scatters."])
+    assert (claim.comparison_id, sorted(shown_texts(claim))) == (number, ["It is the sea.", "It scatters."])
 
 
 def test_a_held_out_prompt_stays_held_out(two: Database) -> None:

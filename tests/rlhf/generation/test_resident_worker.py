@@ -36,7 +36,7 @@ from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
 from rlhf.models.loading import load_quantised
 from rlhf.web_server import answering_problem
-from tests.conftest import act
+from tests.conftest import act, shown_texts
 from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, Pace, make_machine, wait_until
 from tests.run_fixtures import hold
 
@@ -130,7 +130,7 @@ def test_a_buffer_is_filled_once_and_topped_up_with_new_answers(stocked: Machine
     for _ in range(judged):
         claim = claims.claim_next(stocked.db, stocked.annotator.id)
         assert claim is not None
-        assert len({text.strip().casefold() for text in claim.shown_texts}) == 2
+        assert len({text.strip().casefold() for text in shown_texts(claim)}) == 2
         claims.judge(stocked.db, stocked.annotator.id, claim.nonce, act("tie"))
     job = stocked.perform(stocked.submit(once))
     assert job.result is not None
@@ -302,8 +302,8 @@ def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_ey
         whole = claims.claim_next(long.db, long.annotator.id)
     assert whole is not None
     assert {claim.nonce for claim in shown} == {whole.nonce}
-    for place, text in enumerate(whole.shown_texts):
-        texts = [claim.shown_texts[place] for claim in shown]
+    for place, text in enumerate(shown_texts(whole)):
+        texts = [shown_texts(claim)[place] for claim in shown]
         assert 0 < len(texts[0]) < len(texts[1]) < len(texts[2]) < len(text), "it is seen to grow"
         assert all(later.startswith(earlier) for earlier, later in pairwise([*texts, text]))
     for row in answers_of(long, whole.comparison_id):

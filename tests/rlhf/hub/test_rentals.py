@@ -302,11 +302,11 @@ def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are
     for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
         assert "is left out" in rental_store.readable(bad, 3)["events"][0]["data"]
     for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
-        with pytest.raises(rental_client.Over, match="can't be read"):
+        with pytest.raises(rental_client.RentalEnded, match="can't be read"):
             rental_client.checked_ending(bad)
     files = {"../x.safetensors": "0", "training_args.bin": "0"}
     told = {"status": "finished", "message": "", "result": {}, "spec": {"batch_size": 2}, "files": files}
-    with pytest.raises(rental_client.Over, match="no model has here"):
+    with pytest.raises(rental_client.RentalEnded, match="no model has here"):
         rental_client.checked_ending({**told, "model": {"weights": "nf4", "sha256": "0"}})
     # Nothing is left on the Hub, once a safe copy, where such are made, has what was made.
     with judged.db.transaction() as connection:

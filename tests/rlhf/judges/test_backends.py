@@ -227,11 +227,9 @@ def test_a_reward_model_never_flips_and_labels_comparisons(machine: Machine, rew
     job = work(machine, reward_judge, scope="judged")
     assert job.status == "finished", job.message
     assert (job.result or {})["comparisons"] == 10
-    swapped = judge_history.swapped(machine.db, reward_judge)
-    assert len(swapped) == 10
-    assert all(
-        {one.forward, one.backward} != {"first"} and {one.forward, one.backward} != {"second"} for one in swapped
-    )
+    pairs = judge_history.verdict_pairs(machine.db, reward_judge)
+    assert len(pairs) == 10
+    assert all({one.forward, one.backward} != {"first"} and {one.forward, one.backward} != {"second"} for one in pairs)
 
 
 # --------------------------------------------------------------------------------------------------------- an endpoint

@@ -17,7 +17,15 @@ from scipy import stats
 
 from annotation.metrics.intervals_and_bias import Z_95
 from annotation.metrics.sequential_test import kappas
-from rlhf.judges.judge_agreement import Basis, JudgedComparison, PersonRanking, Swapped, Trust, both_orders, trust
+from rlhf.judges.judge_agreement import (
+    JudgedComparison,
+    PersonRanking,
+    Trust,
+    TrustBasis,
+    VerdictPair,
+    both_orders,
+    trust,
+)
 from rlhf.tabs.judges.judge_card import card
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
@@ -132,7 +140,7 @@ def test_people_are_compared_with_each_other_on_the_same_comparisons() -> None:
 
 
 def test_nothing_judged_by_people_leaves_no_figures_of_trust() -> None:
-    found = trust([], [Swapped(1, "first", "second")])
+    found = trust([], [VerdictPair(1, "first", "second")])
     assert (found.with_people, found.each_other, found.calibration, found.longer, found.lower) == (None,) * 5
     assert found.flips is not None
 
@@ -166,8 +174,8 @@ def test_chances_of_one_and_nought_do_not_overflow() -> None:
 # -------------------------------------------------------------------------------------------------- position and length
 def test_flips_and_first_places_by_hand() -> None:
     """A judge that names the first twice flips; the two places together are named five times of six, ties apart."""
-    verdicts = [Swapped(1, "first", "first"), Swapped(2, "first", "first"), Swapped(3, "first", "tie")]
-    found = trust([], [*verdicts, Swapped(4, "tie", "tie"), Swapped(5, "second", "first")])
+    verdicts = [VerdictPair(1, "first", "first"), VerdictPair(2, "first", "first"), VerdictPair(3, "first", "tie")]
+    found = trust([], [*verdicts, VerdictPair(4, "tie", "tie"), VerdictPair(5, "second", "first")])
     assert found.flips is not None
     assert found.first_place is not None
     assert (found.flips.value, found.flips.n) == (pytest.approx(2 / 5), 5)
@@ -175,8 +183,8 @@ def test_flips_and_first_places_by_hand() -> None:
 
 
 def test_many_pairs_of_one_comparison_do_not_shorten_the_interval() -> None:
-    several = trust([], [Swapped(1, "first", "first") for _ in combinations(range(8), 2)])
-    assert several.flips == trust([], [Swapped(1, "first", "first")]).flips
+    several = trust([], [VerdictPair(1, "first", "first") for _ in combinations(range(8), 2)])
+    assert several.flips == trust([], [VerdictPair(1, "first", "first")]).flips
 
 
 def test_the_longer_answer_is_counted_on_the_same_pairs_for_judge_and_people() -> None:
@@ -204,7 +212,7 @@ def full() -> Trust:
         case(number, judged, said, said, chances={(0, 1): chance}, lengths=lengths, picked=number < 4)
         for number, (judged, said, chance, lengths) in enumerate(rows)
     ]
-    return trust(known, [Swapped(number, "first", "second" if number % 4 else "first") for number in range(40)])
+    return trust(known, [VerdictPair(number, "first", "second" if number % 4 else "first") for number in range(40)])
 
 
 @pytest.mark.parametrize(
@@ -231,20 +239,20 @@ def test_the_card_does_not_say_that_the_gate_goes_by_a_judge_where_its_rule_lets
 @pytest.mark.parametrize(
     ("basis", "words"),
     [
-        (Basis(0, 0), "These are its figures by version 0 of the rubric.</p>"),
-        (Basis(3, 1), "by version 3 of the rubric. Left out: 1 verdict by earlier versions"),
-        (Basis(3, 2000), "Left out: 2,000 verdicts by earlier versions"),
-        (Basis(None, 0), ""),
+        (TrustBasis(0, 0), "These are its figures by version 0 of the rubric.</p>"),
+        (TrustBasis(3, 1), "by version 3 of the rubric. Left out: 1 verdict by earlier versions"),
+        (TrustBasis(3, 2000), "Left out: 2,000 verdicts by earlier versions"),
+        (TrustBasis(None, 0), ""),
     ],
 )
-def test_the_card_says_which_verdicts_it_rests_on(basis: Basis, words: str) -> None:
+def test_the_card_says_which_verdicts_it_rests_on(basis: TrustBasis, words: str) -> None:
     said = card("tester", full(), 0.6, basis)
     assert words in said
     assert ("of the rubric" in said) == (basis.version is not None)
 
 
 def test_the_card_says_that_what_the_model_was_trained_on_does_not_count() -> None:
-    basis = Basis(version=None, left_out=0, model="dpo-1", frozen="2026-05-04T03:02:01.000000+00:00", seen=12)
+    basis = TrustBasis(version=None, left_out=0, model="dpo-1", frozen="2026-05-04T03:02:01.000000+00:00", seen=12)
     said = card("tester", full(), 0.6, basis)
     assert "Only what the model has not been trained on counts" in said
     assert "after the data of dpo-1 were frozen (2026-05-04 03:02). Left out: 12 comparisons" in said
@@ -269,7 +277,7 @@ def test_the_card_shows_people_beside_the_judge_and_says_when_comparisons_are_ha
 
 
 def test_a_judge_that_ties_everything_has_no_position() -> None:
-    said = card("tester", trust(cases((3, TIE, FIRST)), [Swapped(1, "tie", "tie")]), 0.6)
+    said = card("tester", trust(cases((3, TIE, FIRST)), [VerdictPair(1, "tie", "tie")]), 0.6)
     assert "it has called everything a tie, over 1 comparison" in said
 
 

@@ -19,7 +19,7 @@ from annotation.web import access
 from rlhf.__main__ import main as command_line
 from rlhf.jobs import job_store
 from rlhf.judges import judge_history, judge_store
-from rlhf.judges.judge_agreement import Basis
+from rlhf.judges.judge_agreement import TrustBasis
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, StoredVerdict
 from rlhf.judges.openai_client import Failure
@@ -164,17 +164,17 @@ def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database
     assert judge_store.judge_comparison(db, judge, dueled)
     assert [one.outcome for one in judge_store.pair_outcomes(db, 2, 1, judge.id)] == [1.0]
     assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(1, 2)]
-    assert len(judge_history.swapped(db, judge)) == 2
+    assert len(judge_history.verdict_pairs(db, judge)) == 2
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
-    assert judge_store.jointly_judged(db, judge) == judge_history.swapped(db, judge) == []
+    assert judge_store.jointly_judged(db, judge) == judge_history.verdict_pairs(db, judge) == []
     assert judge_store.pair_outcomes(db, 2, 1, judge.id) == []
-    assert judge_history.basis(db, judge) == Basis(1, 4)
+    assert judge_history.basis(db, judge) == TrustBasis(1, 4)
     assert say(db, judge, comparison, SECOND_BETTER, "judged", 1)
     assert [case.judged for case in judge_store.jointly_judged(db, judge)] == [(2, 1)]
     assert [one.id for one in judge_store.to_judge(db, judge, "candidate", 10, 2)] == [dueled.id]
     outcomes = db.rows("SELECT outcome FROM judgement WHERE purpose = 'judge' AND comparison_id = ?", (comparison,))
     assert [row["outcome"] for row in outcomes] == ["ranked", "undone", "ranked"]
-    assert judge_history.basis(db, judge) == Basis(1, 2)
+    assert judge_history.basis(db, judge) == TrustBasis(1, 2)
 
 
 def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
@@ -186,8 +186,8 @@ def test_a_reward_model_goes_by_no_rubric(db: Database, ann: Annotator) -> None:
     assert not say(db, judge, comparison, {(0, 1): ("first", 0.9)}, "judged")
     judge_store.write_rubric(db, "Judge.", [], 0, "owner")
     assert say(db, judge, comparison, {(1, 0): ("second", 0.1)}, "judged", 1)
-    assert len(judge_store.jointly_judged(db, judge)) == len(judge_history.swapped(db, judge)) == 1
-    assert judge_history.basis(db, judge) == Basis(None, 0)
+    assert len(judge_store.jointly_judged(db, judge)) == len(judge_history.verdict_pairs(db, judge)) == 1
+    assert judge_history.basis(db, judge) == TrustBasis(None, 0)
 
 
 def test_what_made_room_for_another_verdict_keeps_its_text_and_its_cost(db: Database) -> None:

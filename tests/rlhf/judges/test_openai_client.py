@@ -22,8 +22,8 @@ from rlhf.judges.openai_client import (
     EndpointError,
     EndpointSettings,
     Failure,
-    Halted,
     Reply,
+    RequestsStopped,
     check,
     settings_of,
 )
@@ -248,7 +248,7 @@ def test_the_budget_counts_every_attempt_and_ends_the_asking(model: ChatModel) -
         replies = dict(asked.ask_many([HELLO] * 20))
         assert len(server.bodies) == asked.calls == 7
         assert asked.exhausted
-        with pytest.raises(Halted, match="budget of 7 calls"):
+        with pytest.raises(RequestsStopped, match="budget of 7 calls"):
             asked.ask(HELLO)
         assert len(server.bodies) == 7
     assert sorted(replies) == list(range(6))
@@ -279,7 +279,7 @@ def test_told_to_stop_it_gives_out_what_is_under_way_and_asks_no_more(model: Cha
             replies.append(reply)
             stop.set()
         assert len(replies) == len(server.bodies) <= 4
-        with pytest.raises(Halted, match="told to stop"):
+        with pytest.raises(RequestsStopped, match="told to stop"):
             asked.ask(HELLO)
 
 

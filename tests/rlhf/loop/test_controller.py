@@ -102,14 +102,14 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
         ({"unchecked": "dpo-3", "active": (job(DPOSpec()),)}, None),
         # a check that came to nothing
-        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1)}, Step("evaluate", "dpo-7")),
-        ({"unchecked": "dpo-7", "fruitless": tried("lost", 1)}, Step("evaluate", "dpo-7")),
-        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1, rested=False)}, None),
-        ({"unchecked": "dpo-7", "fruitless": tried("failed", 2)}, None),
-        ({"unchecked": "dpo-7", "fruitless": tried("cancelled", 0)}, None),
-        ({"unchecked": "dpo-7", "fruitless": tried("cancelled", 0), "auto_train": ON, "new": 20}, Step("train")),
+        ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1)}, Step("evaluate", "dpo-7")),
+        ({"unchecked": "dpo-7", "failed_checks": tried("lost", 1)}, Step("evaluate", "dpo-7")),
+        ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1, rested=False)}, None),
+        ({"unchecked": "dpo-7", "failed_checks": tried("failed", 2)}, None),
+        ({"unchecked": "dpo-7", "failed_checks": tried("cancelled", 0)}, None),
+        ({"unchecked": "dpo-7", "failed_checks": tried("cancelled", 0), "auto_train": ON, "new": 20}, Step("train")),
         (
-            {"unchecked": "dpo-7", "fruitless": tried("failed", 1, rested=False), "auto_train": ON, "new": 20}
+            {"unchecked": "dpo-7", "failed_checks": tried("failed", 1, rested=False), "auto_train": ON, "new": 20}
             | {"gate": "automatic"},
             None,
         ),
@@ -134,8 +134,8 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"pending": candidate("promote"), "gate": "never"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic"}, None),
         ({"pending": exhausted(), "gate": "automatic"}, Step("evaluate", "dpo-7")),
-        ({"pending": exhausted(), "gate": "automatic", "fruitless": tried("failed", 2)}, None),
-        ({"pending": exhausted(), "gate": "automatic", "fruitless": tried("cancelled", 0)}, None),
+        ({"pending": exhausted(), "gate": "automatic", "failed_checks": tried("failed", 2)}, None),
+        ({"pending": exhausted(), "gate": "automatic", "failed_checks": tried("cancelled", 0)}, None),
         ({"pending": exhausted(), "gate": "ask"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
         ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
@@ -191,10 +191,10 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             ("Judges label no more until the next training: 40 judgements wait for it already.",),
         ),
         ({"pending": candidate("promote"), "gate": "never"}, "deciding", ("what was measured", "nobody is advised")),
-        ({"unchecked": "dpo-7", "fruitless": tried("failed", 1, False)}, "checking", ("starts within 5 minutes",)),
-        ({"unchecked": "dpo-7", "fruitless": tried("failed", 2)}, "collecting", ("Collecting",)),
+        ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1, False)}, "checking", ("starts within 5 minutes",)),
+        ({"unchecked": "dpo-7", "failed_checks": tried("failed", 2)}, "collecting", ("Collecting",)),
         (
-            {"pending": exhausted(), "gate": "automatic", "fruitless": tried("cancelled", 0)},
+            {"pending": exhausted(), "gate": "automatic", "failed_checks": tried("cancelled", 0)},
             "deciding",
             ("dpo-7 has to be checked again",),
         ),
@@ -232,24 +232,24 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
             ),
         ),
         (
-            {"unchecked": "dpo-7", "fruitless": tried("failed", 1), "broken": (tried("failed", 1)["dpo-7"].job,)},
+            {"unchecked": "dpo-7", "failed_checks": tried("failed", 1), "broken": (tried("failed", 1)["dpo-7"].job,)},
             ("Job 9 (check of dpo-7) failed: Memory ran out. The loop tries it once more, 5 minutes after that.",),
         ),
         (
-            {"unchecked": "dpo-7", "fruitless": tried("lost", 2)},
+            {"unchecked": "dpo-7", "failed_checks": tried("lost", 2)},
             (
                 "Job 9 (check of dpo-7) was lost: Memory ran out. 2 tries came to nothing, so the loop makes no "
                 "further one. Check dpo-7 again below, or reject it.",
             ),
         ),
         (
-            {"unchecked": "dpo-7", "fruitless": tried("cancelled", 0)},
+            {"unchecked": "dpo-7", "failed_checks": tried("cancelled", 0)},
             (
                 "dpo-7 waits: its check was cancelled (job 9), so the loop does not repeat it. Check dpo-7 again "
                 "below, or reject it.",
             ),
         ),
-        ({"pending": exhausted(), "gate": "ask", "fruitless": tried("failed", 1)}, ()),
+        ({"pending": exhausted(), "gate": "ask", "failed_checks": tried("failed", 1)}, ()),
     ],
 )
 def test_what_went_wrong_is_named_with_what_follows(changed: dict[str, Any], said: tuple[str, ...]) -> None:

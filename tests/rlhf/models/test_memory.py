@@ -418,32 +418,32 @@ def finish(db: Database, spec: JobSpec, result: dict[str, Any]) -> int:
     return job_id
 
 
-def pace(db: Database, spec: TrainingSpec) -> memory.Pace | None:
+def step_time(db: Database, spec: TrainingSpec) -> memory.StepTime | None:
     """What is known of the pace of a training."""
-    return memory.pace_of(spec, memory.finished_jobs(db, spec))
+    return memory.step_time_of(spec, memory.finished_jobs(db, spec))
 
 
 def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database) -> None:
     spec = DPOSpec(seed=3, scope="all")
-    assert pace(db, spec) is None
+    assert step_time(db, spec) is None
     finish(db, DPOSpec(batch_size=4), {"seconds_per_step": 9.0})
     finish(db, SFTSpec(), {"seconds_per_step": 8.0})
-    assert pace(db, spec) is None, "other settings say nothing"
+    assert step_time(db, spec) is None, "other settings say nothing"
     run = finish(db, DPOSpec(parent="base", snapshot="a" * 64, epochs=7, learning_rate=7e-5), {"seconds_per_step": 2.0})
-    by_run = pace(db, spec)
+    by_run = step_time(db, spec)
     assert by_run is not None
     assert (by_run.seconds_per_step, by_run.job_id, by_run.peak_rss_mb) == (2.0, run, None)
     measure = MeasureSpec(training=to_json(DPOSpec(parent="base", snapshot="b" * 64)))
     finish(db, measure, {"seconds_per_step": 1.5, "peak_rss_mb": 900.0})
     finish(db, DPOSpec(), {"seconds_per_step": 3.0})
     finish(db, EvaluateSpec(), {"seconds": 3.0})
-    found = pace(db, spec)
+    found = step_time(db, spec)
     assert found is not None
     assert (found.seconds_per_step, found.peak_rss_mb) == (1.5, 900.0), "a measurement goes before a run"
     assert found.measured.startswith("20")
     job_store.enqueue(db, measure, "a test")
-    assert pace(db, spec) == found, "one that has not ended says nothing yet"
-    assert pace(db, replace(spec, lora_r=32)) is None
+    assert step_time(db, spec) == found, "one that has not ended says nothing yet"
+    assert step_time(db, replace(spec, lora_r=32)) is None
 
 
 def test_a_method_changes_the_pace_and_data_does_not() -> None:

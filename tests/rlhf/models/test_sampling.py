@@ -19,8 +19,9 @@ from annotation import claims, store
 from annotation.records import Response, Sampling
 from rlhf.models import registry
 from rlhf.models.loading import load_for_answering, load_tokenizer
-from rlhf.models.sampling import Draw, SeededSampler, Show, draw, end_token_ids, read_draw
+from rlhf.models.sampling import Draw, SeededSampler, StreamCallback, draw, end_token_ids, read_draw
 from rlhf.models.tokenize import render
+from tests.conftest import shown_texts
 from tests.machine_fixtures import Machine
 
 pytestmark = pytest.mark.slow
@@ -237,7 +238,7 @@ def test_a_character_is_shown_when_its_last_byte_has_come(tokenizer: Any) -> Non
     assert len(ids) == 2 + 1 + 3 + 1 + 4
     assert "\ufffd" in tokenizer.decode(ids[:1])
     seen: list[str] = []
-    show = Show(tokenizer, 2, {tokenizer.eos_token_id}, 1, lambda texts: seen.append(texts[0][0]), 0.0)
+    show = StreamCallback(tokenizer, 2, {tokenizer.eos_token_id}, 1, lambda texts: seen.append(texts[0][0]), 0.0)
     for end in range(1, len(ids) + 1):
         assert not show(torch.tensor([[5, 6, *ids[:end]]]), None).any()
     assert seen == ["", "é", "é ", "é ", "é ", "é 語", "é 語 ", "é 語 ", "é 語 ", "é 語 ", "é 語 😀"]
@@ -302,7 +303,7 @@ def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine
     assert store.answer_counts(machine.db) == store.AnswerCounts(total=4, ended=3, empty=1, duplicate=1)
     claim = claims.claim_next(machine.db, machine.annotator.id)
     assert claim is not None
-    assert sorted(claim.shown_texts) == sorted([ended[0].text, cut.text])
+    assert sorted(shown_texts(claim)) == sorted([ended[0].text, cut.text])
     # With nothing left to compare, no comparison is made, and the answers are still counted.
     assert store.add_comparison(machine.db, responses[:3]) is None
     assert store.answer_counts(machine.db).total == 7

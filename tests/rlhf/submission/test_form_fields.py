@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from annotation.examples import EXAMPLES
+from annotation.examples.example_sets import EXAMPLES
 from annotation.records import UserError
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import DPOSpec

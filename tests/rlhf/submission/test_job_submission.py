@@ -32,7 +32,7 @@ from rlhf.models.registry import Form
 from rlhf.models.tokenize import load_snapshot
 from rlhf.submission import job_submission
 from rlhf.submission.job_submission import preview, submit
-from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 
 Judge = Callable[..., None]
 
@@ -161,7 +161,7 @@ def test_what_overlap_tells_of_the_annotators_goes_into_the_frozen_pairs(db: Dat
             claim = claims.claim_next(db, people[name].id)
             assert claim is not None
             better = "A" if name != "eve" else "B"
-            side = "left" if claim.shown_texts[0].startswith(f"Answer {better}") else "right"
+            side = "left" if shown_texts(claim)[0].startswith(f"Answer {better}") else "right"
             claims.judge(db, people[name].id, claim.nonce, act(f"{side}-clearly"))
 
     judge_all(20, ("ann", "bob", "eve"))
@@ -194,7 +194,7 @@ def test_what_is_only_assumed_of_the_annotators_is_no_estimate(db: Database, dat
         for name, _ in itertools.product(names, range(count)):
             claim = claims.claim_next(db, people[name])
             assert claim is not None
-            side = "left" if claim.shown_texts[0].startswith("Answer A") else "right"
+            side = "left" if shown_texts(claim)[0].startswith("Answer A") else "right"
             claims.judge(db, people[name], claim.nonce, act(f"{side}-clearly"))
 
     for count, names, measured in ((MIN_PAIRS, ("ann",), 0), (9, ("ann", "bob"), 0), (1, ("ann", "bob"), 18)):

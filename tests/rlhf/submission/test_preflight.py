@@ -296,13 +296,13 @@ def test_few_pairs_are_refused_with_their_count_until_there_are_enough(known: Pr
 # ---------------------------------------------------------------------------------------------------------------- cost
 def test_the_spec_is_the_one_that_would_be_queued(known: Preflight, judged: Database) -> None:
     for asked in (DPOSpec(model=BASE_NAME), SFTSpec(model=BASE_NAME, source="example:financial-sentiment")):
-        prospect = known.of(asked)
+        planned = known.of(asked)
         queued = job_store.get(judged, job_submission.submit(judged, known.data_dir, asked, "ann")).spec
         assert isinstance(queued, TrainingSpec)
-        assert replace(queued, snapshot="") == prospect.spec
-        assert prospect.asked == asked
-        assert prospect.spec.learning_rate > 0
-        assert getattr(prospect.spec, "beta", 0.1) == 0.1
+        assert replace(queued, snapshot="") == planned.spec
+        assert planned.asked == asked
+        assert planned.spec.learning_rate > 0
+        assert getattr(planned.spec, "beta", 0.1) == 0.1
 
 
 def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Preflight, judged: Database) -> None:
@@ -324,13 +324,13 @@ def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Preflight,
 def test_steps_time_and_the_queue_are_known(known: Preflight, judged: Database) -> None:
     fresh = known.of(DPOSpec()).cost
     assert fresh is not None
-    assert (fresh.steps, fresh.unit, fresh.pace, fresh.waiting) == (9, "optimiser steps", None, 0)
+    assert (fresh.steps, fresh.unit, fresh.step_time, fresh.waiting) == (9, "optimiser steps", None, 0)
     made(judged, replace(known.of(DPOSpec()).spec, epochs=1), {"seconds_per_step": 1.5})
     job_store.enqueue(judged, SFTSpec(), "ann")
     now_known = Preflight(judged, known.data_dir, known.model).of(DPOSpec()).cost
     assert now_known is not None
-    assert now_known.pace is not None
-    assert (now_known.pace.seconds_per_step, now_known.waiting) == (1.5, 1)
+    assert now_known.step_time is not None
+    assert (now_known.step_time.seconds_per_step, now_known.waiting) == (1.5, 1)
 
 
 def test_looking_through_all_rows_sharpens_the_memory(known: Preflight) -> None:
@@ -347,10 +347,10 @@ def test_looking_through_all_rows_sharpens_the_memory(known: Preflight) -> None:
 
 
 def test_without_the_models_files_the_cost_is_unknown_and_the_data_is_not(judged: Database, data_dir: Path) -> None:
-    prospect = Preflight(judged, data_dir, BASE_NAME).of(DPOSpec())
-    assert prospect.data is not None
-    assert prospect.cost is None
-    assert "no safetensors weights" in prospect.unknown
+    planned = Preflight(judged, data_dir, BASE_NAME).of(DPOSpec())
+    assert planned.data is not None
+    assert planned.cost is None
+    assert "no safetensors weights" in planned.unknown
 
 
 def test_the_weights_under_a_parent_are_the_ones_that_are_measured(

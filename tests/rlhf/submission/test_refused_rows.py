@@ -67,16 +67,16 @@ def test_pairs_that_are_all_refused_are_counted_and_named_before_the_freeze(
     bring(strict, 16, system=True)
     found = job_submission.preview(strict.db, strict.data_dir, DPOSpec())
     assert (found.train, found.left_out, found.left_out.refusal) == (0, {"template": 16}, "System role not supported")
-    prospects = Preflight(strict.db, strict.data_dir, str(strict.model))
+    preflight = Preflight(strict.db, strict.data_dir, str(strict.model))
     for spec in (DPOSpec(), RewardModelSpec()):
         with pytest.raises(UserError) as raised:
             strict.submit(spec)
         assert str(raised.value).startswith(ALL_PAIRS)
         assert "judge" not in str(raised.value).lower(), "more judgements would be refused as well"
-        prospect = prospects.of(spec)
-        assert str(raised.value) in prospect.problems
-        assert prospect.data is not None
-        card = plan_card.data_card(prospect.data, spec)
+        planned = preflight.of(spec)
+        assert str(raised.value) in planned.problems
+        assert planned.data is not None
+        card = plan_card.data_card(planned.data, spec)
         assert "refused by the model&#x27;s chat template (System role not supported)" in card
     capsys.readouterr()
     assert rlhf_main(["--data", str(strict.data_dir), "run", str(write_spec(tmp_path / "s", {"kind": "dpo"}))]) == 2

@@ -214,7 +214,7 @@ def test_a_large_model_is_sent_in_pieces_and_never_held_whole(tmp_path: Path) ->
     target = tmp_path / "sent.zip"
     tracemalloc.start()
     with target.open("wb") as sent:
-        for piece in downloads.zip_pieces("model", downloads.files_of(tmp_path)):
+        for piece in downloads.zip_chunks("model", downloads.files_of(tmp_path)):
             assert len(piece) < 2 * downloads.CHUNK
             sent.write(piece)
     _, peak = tracemalloc.get_traced_memory()

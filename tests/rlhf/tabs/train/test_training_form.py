@@ -206,7 +206,7 @@ def test_an_opened_form_says_what_it_would_learn_from_and_take(ready: Machine, n
     session = opened(ready, name)
     session.change(QUICK[name], ticked=True)
     assert session.can_start
-    assert session.text("troubles") == ""
+    assert session.text("problems") == ""
     count = {"sft": 16, "full": 16, "ppo": 16}.get(name, 12)
     assert f"<dd>{count}</dd>" in session.text("data")
     for words in ("Trainable parameters", "Activations", "Together", "has not been measured yet"):
@@ -229,7 +229,7 @@ def test_only_what_changed_is_sent_again(ready: Machine) -> None:
 def test_a_session_that_the_server_has_forgotten_is_sent_everything(ready: Machine) -> None:
     session = opened(ready, "sft")
     session.seen = None
-    assert {"troubles", "data", "cost", "spec", "start", "parent"} <= session.change().keys()
+    assert {"problems", "data", "cost", "spec", "start", "parent"} <= session.change().keys()
 
 
 def test_fields_without_meaning_are_not_there(ready: Machine) -> None:
@@ -244,7 +244,7 @@ def test_fields_without_meaning_are_not_there(ready: Machine) -> None:
     changed = session.change({"method": "prompt", "loss": "robust"})
     assert [changed[name]["visible"] for name in ("virtual_tokens", "Prompt tuning", "flip_rate")] == [True] * 3
     assert not session.there("LoRA")
-    assert "virtual_tokens" not in session.text("troubles")
+    assert "virtual_tokens" not in session.text("problems")
     session.change({"virtual_tokens": 9})
     assert session.spec() == replace(
         DPOSpec(method="prompt", loss="robust", virtual_tokens=9), model=str(ready.model), parent="base",
@@ -264,7 +264,7 @@ def test_the_preview_follows_judgements_and_who_is_left_out(machine: Machine) ->
     session.change()
     assert "<td>annotator left out</td>" in session.text("data")
     assert not session.can_start
-    assert "There are 0 preference pairs to train on, and at least 8 are needed" in session.text("troubles")
+    assert "There are 0 preference pairs to train on, and at least 8 are needed" in session.text("problems")
 
 
 def test_what_a_parent_has_seen_is_not_new_to_it(machine: Machine) -> None:
@@ -324,7 +324,7 @@ def test_what_cannot_work_is_said_and_the_start_is_off(
 ) -> None:
     session = opened(ready, name)
     session.change(QUICK[name] | values, ticked=True)
-    assert reason in unescape(session.text("troubles"))
+    assert reason in unescape(session.text("problems"))
     assert not session.can_start
     assert not session.shown["measure"]["interactive"]
     before = job_store.recent(ready.db, job_store.waiting_kinds())
@@ -348,13 +348,13 @@ def test_a_reward_model_grows_on_whole_weights_only(machine: Machine) -> None:
     session = opened(machine, "reward_model")
     assert [revision for _, revision in session.shown["parent"]["choices"]] == ["serving", "base"]
     session.change({"parent": adapter})
-    assert "merge it into 16-bit weights" in session.text("troubles")
+    assert "merge it into 16-bit weights" in session.text("problems")
 
 
 # ------------------------------------------------------------------------------------------------------------------ ppo
 def test_ppo_without_a_reward_model_waits_for_one(machine: Machine) -> None:
     session = opened(machine, "ppo")
-    assert "train one first" in session.text("troubles")
+    assert "train one first" in session.text("problems")
     assert not session.can_start
     assert not session.there("accept")
     good = add_reward(machine, 0.71)
@@ -373,7 +373,7 @@ def test_a_doubtful_reward_model_needs_a_confirmation_that_names_its_accuracy(ma
     session.change({"method": "lora", "reward_model": bad.revision})
     assert session.there("accept")
     assert "only 55.3%" in session.shown["accept"]["label"]
-    assert "is right on 55.3% of held-out comparisons" in session.text("troubles")
+    assert "is right on 55.3% of held-out comparisons" in session.text("problems")
     assert "55.3% of 40 held-out comparisons" in session.text("judged")
     assert not session.can_start
     with pytest.raises(gr.Error, match="accepted_accuracy"):
@@ -502,7 +502,7 @@ def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machin
     assert {form for form, _ in filled} == {"sft"}
     session.values |= {name: value for (_, name), value in filled.items()}
     session.open()
-    assert session.can_start, session.text("troubles")
+    assert session.can_start, session.text("problems")
     assert (session.spec().parent, session.spec().lora_r, session.spec().lora_targets) == (revision, 4, "attention")
     with pytest.raises(gr.Error, match="could be used"):
         session.call("start_from", {"job": job.id, "revision": None})

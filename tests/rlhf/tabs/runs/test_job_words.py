@@ -20,7 +20,7 @@ from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec, from_json, to_json
 from rlhf.kinds import KINDS
 from rlhf.tabs.runs import job_words
-from tests.rlhf.tabs.test_job_cards import JOB
+from tests.rlhf.tabs.runs.test_job_cards import JOB
 
 # What a spec by default leaves to whoever submits it.
 UNNAMED = ("Adapter", "Candidate", "Judge")

@@ -19,7 +19,7 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.tabs.iterations import check_report
-from tests.rlhf.tabs.test_job_cards import ADAPTER, AT, BASE, JOB
+from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, AT, BASE, JOB
 
 FIGURES = AnswerFigures(
     "base", mean_length=20.0, distinct_1=0.3, distinct_2=0.8, kl_to_base=0.1, nll_under_base=1.2, ended_share=0.9

@@ -26,7 +26,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.label_noise import Noise, NoiseEvidence
 from rlhf.jobs.descriptions import TokenSequence, TokenSpan
 from rlhf.jobs.job_spec import SHORT_METHODS, from_json
-from rlhf.models.memory import Component, Fit, Machine, Pace, Parameters
+from rlhf.models.memory import Component, Fit, Machine, Parameters, StepTime
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem, Item
 from rlhf.submission.job_submission import TrainingPreview
 from rlhf.submission.preflight import CostEstimate, TrainingData
@@ -215,7 +215,7 @@ COST = CostEstimate(
     counted=Parameters(4_884_480, 139_399_488),
     fit=Fit(components=PARTS, total=15e9, processes=1, fits=False, sentence="It does not fit."),
     machine=MACHINE,
-    pace=Pace(2.5, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
+    step_time=StepTime(2.5, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
     steps=1200,
     unit="optimiser steps",
     waiting=2,
@@ -247,7 +247,7 @@ def test_the_time_comes_from_a_measured_step() -> None:
         "Time: about 50 min for 1,200 optimiser steps (2.5 s each, measured on 2026-03-01 10:00 UTC by job 7). "
         "2 jobs run or wait before it."
     )
-    unmeasured = replace(COST, pace=None, steps=1, unit="rounds", waiting=0)
+    unmeasured = replace(COST, step_time=None, steps=1, unit="rounds", waiting=0)
     assert plan_card.time_sentence(unmeasured) == (
         "Time: 1 round. How long a step takes with these settings has not been measured yet."
     )

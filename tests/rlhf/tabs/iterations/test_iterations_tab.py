@@ -29,7 +29,7 @@ from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import gate_form, iterations_tab
 from rlhf.tabs.train import automatic_training, train_tab
-from tests.conftest import BASE_NAME, act, make_response, seed_comparisons
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, shown_texts
 
 pytestmark = pytest.mark.slow
 
@@ -397,7 +397,7 @@ def test_people_are_asked_to_compare_a_checks_answers_and_their_verdicts_give_st
     owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
     judged = 0
     while (claim := claims.claim_next(context.db, owner)) is not None:
-        by_policy = [policy.revision in text for text in claim.shown_texts]
+        by_policy = [policy.revision in text for text in shown_texts(claim)]
         wins = judged % 3 != 0
         judged += any(by_policy)
         claims.judge(context.db, owner, claim.nonce, act("left-much" if by_policy[0] == wins else "right-much"))
