@@ -186,14 +186,14 @@ def see_through(rented: RentedRun, changed: Callable[[], None]) -> None:
     except Left:
         job_table.release(db, job_id, worker)
     except Cancelled:
-        job_table.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
+        job_table.stop(db, job_id, worker, "cancelled", "The rented machine was given back.")
     except UserError as error:
         run.log(str(error))
         job_table.stop(db, job_id, worker, "failed", str(error))
     except Exception as error:
         traceback.print_exception(error)
         rented.try_to_give_back()
-        told = hubs.without_tokens(f"Failed ({type(error).__name__}: {error}).")
+        told = hubs.without_tokens(f"An error of Prefloop's own ended it ({type(error).__name__}: {error}).")
         job_table.stop(db, job_id, worker, "failed", f"{told} Resume looks for it on the Hub again.")
 
 

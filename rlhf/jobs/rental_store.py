@@ -164,7 +164,7 @@ def give_up(db: Database) -> None:
     """Mark jobs lost that nobody here has followed for longer than they can have run."""
     with db.transaction() as connection:
         connection.execute(
-            f"""UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?
+            f"""UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?, reason = NULL
                WHERE {AT_WORK} AND flavor IS NOT NULL AND EXISTS (
                    SELECT 1 FROM rental WHERE job_id = job.id
                        AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + ?) / 24
@@ -224,7 +224,7 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[s
     batch = readable(batch, number)
     with db.transaction() as connection:
         mine = connection.execute(
-            f"""UPDATE job SET step = :step, steps = :steps, message = :message, heartbeat = :now
+            f"""UPDATE job SET step = :step, steps = :steps, message = :message, reason = NULL, heartbeat = :now
                WHERE id = :id AND worker = :worker AND {AT_WORK}
                    AND EXISTS (SELECT 1 FROM rental WHERE job_id = job.id AND batches = :before)""",
             {
@@ -279,6 +279,7 @@ def is_sample(data: Any) -> bool:
 # What an event's data must be, by its kind.
 SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "log": lambda data: isinstance(data, str),
+    "change": lambda data: isinstance(data, str),
     "metric": lambda data: isinstance(data, dict) and all(isinstance(one, int | float) for one in data.values()),
     "sample": is_sample,
 }

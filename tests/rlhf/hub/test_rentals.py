@@ -194,7 +194,7 @@ def test_cancelling_gives_the_machine_back(judged: Machine, hub: JobHub) -> None
     job_store.cancel(judged.db, job_id)
     thread.join(PATIENCE_SECONDS)
     job = job_store.get(judged.db, job_id)
-    assert (job.status, job.message) == ("cancelled", "Cancelled, and the rented machine was given back.")
+    assert (job.status, job.message) == ("cancelled", "The rented machine was given back.")
     assert only_job(hub).stage == "CANCELED"
     assert not hub.repos
     assert registry.of_job(judged.db, job_id) is None
@@ -336,7 +336,7 @@ def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: 
     hub.fail("POST", "/cancel$", 403, times=2)
     cancelled = rlhf_command("--data", str(judged.data_dir), "cancel", str(job_id), **hub.environment(TOKEN))
     assert cancelled.returncode == 1
-    assert f"job {job_id} cancelled. Cancelled, and the rented machine was given back." in cancelled.stdout
+    assert f"job {job_id} cancelled. The rented machine was given back." in cancelled.stdout
     assert only_job(hub).stage == "CANCELED"
     assert any("end it by hand: http" in line for line in job_store.log_tail(judged.db, job_id, 40))
     assert not hub.repos
