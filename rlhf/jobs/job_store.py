@@ -23,7 +23,8 @@ Job: TypeAlias = job_table.Job[JobSpec]
 # A job that waits to be followed again, for which a machine may have been rented.
 RENTED = "(status = 'queued' AND EXISTS (SELECT 1 FROM rental WHERE rental.job_id = job.id AND rental.namespace != ''))"
 # How the record of a job says that it goes on with other settings.
-SMALLER, SLOWER = "Queued again with a smaller batch", "Queued again with half the learning rate"
+SMALLER = _("Queued again with a smaller batch: {changes}.")
+SLOWER = _("Queued again with half the learning rate: {changes}.")
 
 
 class Diverged(UserError):
@@ -105,8 +106,11 @@ def claim(db: Database, job_id: int, worker: str) -> Job | None:
 
 def ended_with_program(spec: JobSpec, saved: bool) -> str:
     """What is said of a job that ended because the program did; `saved` where its worker could save how far it was."""
-    resumed = "Resume goes on from where it was." if saved else "Resume goes on from the last checkpoint."
-    return f"Prefloop was stopped while this ran. {resumed if spec.waits else 'It starts anew with Prefloop.'}"
+    if not spec.waits:
+        return _("Prefloop was stopped while this ran. It starts anew with Prefloop.")
+    if saved:
+        return _("Prefloop was stopped while this ran. Resume goes on from where it was.")
+    return _("Prefloop was stopped while this ran. Resume goes on from the last checkpoint.")
 
 
 def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | None = None) -> bool:
@@ -141,7 +145,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out
         if old is None or new is None:
             return False
         said = MEMORY_RAN_OUT if reason == "out-of-memory" else KILLED
-        message = f"{said} {SMALLER}: {difference(old, new)}."
+        message = f"{said} {SMALLER.format(changes=difference(old, new))}"
         connection.execute(
             """UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = ?
                WHERE id = ?""",
@@ -176,7 +180,7 @@ def cancel(db: Database, job_id: int) -> None:
 
 def take_out(db: Database, job_id: int) -> bool:
     """Take a job out of the queue; False if it does not wait there (any more), or may have a machine on the Hub."""
-    return job_table.take_out(db, job_id, "It had not begun.", unless=RENTED)
+    return job_table.take_out(db, job_id, _("It had not begun."), unless=RENTED)
 
 
 def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
@@ -209,7 +213,7 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
         elif isinstance(spec, TrainingSpec) and diverged(job):
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
         if message:
-            message = f"{message}: {difference(job.spec, spec)}."
+            message = message.format(changes=difference(job.spec, spec))
             job_table.add_event(db, job_id, "change", 0, message)
         connection.execute(
             f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = NULL,
@@ -238,6 +242,9 @@ def can_be_halved(job: Job) -> bool:
     return ran_out and job.flavor is None and job.spec.halved() is not None
 
 
+SILENT = _("The worker stopped without a word. Resume goes on from the last checkpoint.")
+
+
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:
     """Mark running jobs lost whose worker has not been heard of; return their ids.
 
@@ -248,10 +255,9 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
             connection.query(
                 f"""UPDATE job SET finished = ?, worker = NULL,
                         status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                        message = 'The worker stopped without a word. Resume goes on from the last checkpoint.',
-                        reason = NULL
+                        message = ?, reason = NULL
                     WHERE {AT_WORK} AND heartbeat < ? AND lane = 'device' RETURNING id""",
-                (now(), job_table.stale_before(silent_seconds)),
+                (now(), SILENT, job_table.stale_before(silent_seconds)),
             )
         )
     return [row["id"] for row in rows]

@@ -23,6 +23,7 @@ from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_table import Reason
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
@@ -30,7 +31,7 @@ from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
 
 # How long a process may take to save and end once the program that started it is gone.
 GRACE_SECONDS = 300.0
-LEFT_ALONE = "One of its processes ended, and the others with it. Resume goes on from the last checkpoint."
+LEFT_ALONE = _("One of its processes ended, and the others with it. Resume goes on from the last checkpoint.")
 
 
 class Run(Attempt):
@@ -157,7 +158,7 @@ def perform(run: Run, spec: JobSpec) -> int:
         if run.terminated.is_set():
             job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec, saved=True))
         else:
-            job_table.stop(run.db, run.job_id, run.worker, "cancelled", "Resume goes on from the last checkpoint.")
+            job_table.stop(run.db, run.job_id, run.worker, "cancelled", _("Resume goes on from the last checkpoint."))
         return 0
     except BaseException as error:
         return record_failure(run, spec, error)
@@ -209,10 +210,12 @@ def disk_full(error: BaseException) -> bool:
 def sentence_for(error: BaseException, spec: JobSpec) -> str:
     """What a library's error means for a person: a full disk, too little memory, or a bug."""
     if disk_full(error):
-        return "The disk is full, so nothing more could be saved. Free some space, then resume this run."
+        return _("The disk is full, so nothing more could be saved. Free some space, then resume this run.")
     if out_of_memory(error):
         return f"{MEMORY_RAN_OUT} {advice(spec)}"
-    return f"An error of Prefloop's own ended it ({type(error).__name__}: {error}). The log has the details."
+    return _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
+        kind=type(error).__name__, error=error
+    )
 
 
 def prepare_process() -> None:
