@@ -301,6 +301,11 @@ def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are
     rental = rental_store.get(judged.db, job_id)
     for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
         assert "is left out" in rental_store.readable(bad, 3)["events"][0]["data"]
+    changed = {"kind": "change", "step": 0, "data": "Half the batch.", "created": "2026-01-01"}
+    report = {"step": 0, "steps": 0, "message": "", "events": [changed]}
+    assert rental_store.readable(report, 3)["events"] == [changed]
+    wrong = {**report, "events": [{**changed, "data": {"batch_size": 2}}]}
+    assert "is left out" in rental_store.readable(wrong, 3)["events"][0]["data"]
     for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
         with pytest.raises(rental_client.Over, match="can't be read"):
             rental_client.checked_ending(bad)
