@@ -65,6 +65,13 @@ def m008_lanes(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m009_reasons(db: sqlite_utils.Database) -> None:
+    """Why a job ended or does not get on is data, and so is a change of its settings; messages are for people only."""
+    for statement in REASONS:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -441,4 +448,36 @@ LANES = (
     """UPDATE rental SET stage = 'COMPLETED',
             cleared = (SELECT coalesce(finished, created) FROM job WHERE job.id = rental.job_id)
         WHERE stage = 'CLEARED'""",
+)
+
+
+REASONS = (
+    # What the program goes by where it decides whether a job goes on, and how; none where nothing depends on it.
+    """ALTER TABLE job ADD COLUMN reason TEXT
+        CHECK (reason IN ('out-of-memory', 'killed', 'not-a-number', 'too-few-answers'))""",
+    """UPDATE job SET reason = CASE
+            WHEN message LIKE 'Memory ran out.%' THEN 'out-of-memory'
+            WHEN message LIKE 'The worker was killed, often because memory ran out.%' THEN 'killed'
+            WHEN message LIKE '%became not a number%' THEN 'not-a-number'
+            WHEN message LIKE 'Too few different answers%' THEN 'too-few-answers' END""",
+    # Pages put the status before the message, which began with it in some jobs.
+    """UPDATE job SET message = CASE
+            WHEN message = 'Cancelled before it began.' THEN 'It had not begun.'
+            WHEN message = 'Cancelled, and the rented machine was given back.' THEN 'The rented machine was given back.'
+            WHEN message LIKE 'Cancelled.%' THEN substr(message, length('Cancelled. ') + 1)
+            ELSE message END
+        WHERE status = 'cancelled'""",
+    """UPDATE job SET message = 'An error of Prefloop''s own ended it ' || substr(message, length('Failed ') + 1)
+        WHERE status = 'failed' AND message LIKE 'Failed (%'""",
+    # 'change': a log line that says with what other settings a job was queued again.
+    """CREATE TABLE new_event (
+        id INTEGER PRIMARY KEY, job_id INTEGER NOT NULL REFERENCES job, kind TEXT NOT NULL
+            CHECK (kind IN ('metric', 'log', 'change', 'sample')), step INTEGER NOT NULL, data TEXT NOT NULL,
+        created TEXT NOT NULL)""",
+    """INSERT INTO new_event
+        SELECT id, job_id, iif(kind = 'log' AND data LIKE '%Queued again with%', 'change', kind), step, data, created
+        FROM event""",
+    "DROP TABLE event",
+    "ALTER TABLE new_event RENAME TO event",
+    "CREATE INDEX event_by_job ON event (job_id, kind, id)",
 )

@@ -194,7 +194,7 @@ def answering_problem(db: Database) -> str:
         return _(
             "The model can't answer at the moment; it is tried again by itself. Admins find the reason in Iterations."
         )
-    if latest and latest[0].message.startswith(job_store.TOO_FEW_ANSWERS):
+    if latest and latest[0].reason == "too-few-answers":
         return _(
             "The model gives fewer different answers than a comparison needs; it is tried again by itself. "
             "Admins can ask for fewer on the Project tab."

@@ -21,12 +21,17 @@ MARKED = (
     *("annotation/exports/export_files.py", "annotation/imports/import_process.py", "annotation/jobs/job_queue.py"),
     *("annotation/web/sign_in_pages.py", "annotation/web/deferred_app.py"),
     *("app.py", "rlhf/tabs", "rlhf/web_server.py", "rlhf/hub/hub_requests.py"),
+    *("annotation/ui/formatting.py", "annotation/ui/charts.py", "rlhf/generation/playground_store.py"),
+    *("rlhf/jobs/job_store.py", "rlhf/jobs/out_of_memory.py", "rlhf/jobs/rental_store.py"),
+    *("rlhf/jobs/worker_process.py", "rlhf/judges/openai_client.py"),
 )
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
     *("the iterations", 'attachment; filename="job-{}.csv"', "OWNER/NAME, or OWNER/NAME@REVISION"),
     *('attachment; filename="{}"', "not enough evidence", "no verdict", "said {}", "SQLite {}", "can't be read"),
+    *("{} is no number of steps", "{} is no event", "rate limit", "server error", "Bearer {}"),
     *("the import form", "An import ended with status %s: %s", "Gradio was mounted last"),
+    "a step of twice the next power of ten is always large enough",
 }
 # What is typed as it stands.
 NO_WORDS = {
@@ -35,7 +40,10 @@ NO_WORDS = {
 }
 # Two words beside each other, or a word beside a gap.
 READS_LIKE_WORDS = re.compile(r"[A-Za-z][a-z]+[,;:.)]? +\(?([A-Za-z0-9#]|\{\})|\{\}[,;:.)]? +[a-z]{2,}")
-SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|FROM|WHERE|AND|NOT EXISTS|ORDER|JOIN)\b")
+SQL = re.compile(
+    r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|FROM|WHERE|AND|NOT EXISTS|ORDER|JOIN|\{\} WHERE)\b"
+    r"|\(?[a-z.]+ (=|IN) [('?]"
+)
 STYLE = re.compile(r"\{\s*[a-z-]+\s*:|;\s*$")
 SHOWN_KEYWORDS = {"label", "info", "placeholder"}
 SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}

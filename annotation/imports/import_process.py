@@ -23,7 +23,7 @@ from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_process import REFUSED, TIED, run_command
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
-from annotation.jobs.job_table import CANCELLED, Job
+from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
 from annotation.translation import _
@@ -130,8 +130,7 @@ def state_of(job: Job[ImportData] | None) -> State:
         return State(job.id, job.spec.form, "finished", result=result)
     if job.status == "finished":  # what it found was cleared, since somebody has begun another
         return State()
-    cancelled = job.status == "cancelled" and job.message == CANCELLED
-    return State(job.id, job.spec.form, "failed", error=WAS_CANCELLED if cancelled else job.message)
+    return State(job.id, job.spec.form, "failed", error=WAS_CANCELLED if job.status == "cancelled" else job.message)
 
 
 WAS_CANCELLED: Final = _("The run was cancelled. Nothing was imported.")

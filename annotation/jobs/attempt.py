@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.jobs.job_table import Job
+from annotation.jobs.job_table import Job, Reason
 
 BEAT_SECONDS: Final = 3.0
 
@@ -51,6 +51,10 @@ class Attempt:
         """Write progress and metrics to the job's row."""
         if not job_table.report(self.db, self.job_id, self.worker, step, steps, metrics, message):
             self._cancelled.set()
+
+    def explain(self, reason: Reason, message: str) -> None:
+        """Say why the job does not get on, as data and in words."""
+        job_table.explain(self.db, self.job_id, self.worker, reason, message)
 
     def beat(self) -> None:
         """Say that this worker lives, and learn whether the job was cancelled."""

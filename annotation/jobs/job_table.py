@@ -19,6 +19,8 @@ from annotation.translation import N_, _
 Lane = Literal["device", "hub", "web"]
 """Who does a job: a worker on this machine's devices, whoever holds the Hub's token, or the web server."""
 Status = Literal["queued", "running", "cancelling", "cancelled", "finished", "failed", "lost"]
+Reason = Literal["out-of-memory", "killed", "not-a-number", "too-few-answers"]
+"""Why a job ended or does not get on, where the program goes by it. Its message is for people."""
 Spec = TypeVar("Spec")
 
 # Who does a job beats every 3 s; one silent for this long is gone.
@@ -59,6 +61,7 @@ class Job(Generic[Spec]):
     flavor: str | None = None
     """The rented hardware that it is for; None for this machine."""
     lane: str = "device"
+    reason: Reason | None = None
 
     @property
     def is_open(self) -> bool:
@@ -96,7 +99,7 @@ def claim(db: Database, job_id: int, worker: str) -> dict[str, Any] | None:
     with db.transaction():
         return db.row(
             """UPDATE job SET status = 'running', worker = :worker, attempt = attempt + 1, started = :now,
-                   heartbeat = :now, finished = NULL, message = ''
+                   heartbeat = :now, finished = NULL, message = '', reason = NULL
                WHERE id = :id AND status = 'queued' RETURNING *""",
             {"worker": worker, "now": now(), "id": job_id},
         )
@@ -127,13 +130,22 @@ def report(
     with db.transaction():
         row = db.row(
             f"""UPDATE job SET heartbeat = :now, step = :step, steps = :steps,
-                    message = coalesce(nullif(:message, ''), message)
+                    message = coalesce(nullif(:message, ''), message), reason = iif(:message = '', reason, NULL)
                 WHERE id = :id AND worker = :worker AND {AT_WORK} RETURNING status""",
             {"now": now(), "step": step, "steps": steps, "message": message, "id": job_id, "worker": worker},
         )
         if row is not None and metrics:
             add_event(db, job_id, "metric", step, dict(metrics))
     return row is not None and row["status"] == "running"
+
+
+def explain(db: Database, job_id: int, worker: str, reason: Reason, message: str) -> None:
+    """Record why a job that is at work does not get on, until it next reports a message."""
+    with db.transaction() as connection:
+        connection.execute(
+            f"UPDATE job SET reason = ?, message = ? WHERE id = ? AND worker = ? AND {AT_WORK}",
+            (reason, message, job_id, worker),
+        )
 
 
 def log(db: Database, job_id: int, text: str) -> None:
@@ -153,21 +165,28 @@ def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any], me
         return (
             connection.execute(
                 f"""UPDATE job SET status = 'finished', finished = :now, step = steps, result = :result,
-                        message = :message WHERE id = :id AND worker = :worker AND {AT_WORK}""",
+                        message = :message, reason = NULL WHERE id = :id AND worker = :worker AND {AT_WORK}""",
                 {"now": now(), "result": json.dumps(result), "message": message, "id": job_id, "worker": worker},
             ).rowcount
             == 1
         )
 
 
-def stop(db: Database, job_id: int, worker: str, status: Status, message: str) -> bool:
+def stop(db: Database, job_id: int, worker: str, status: Status, message: str, reason: Reason | None = None) -> bool:
     """End a job otherwise: 'cancelled', 'failed' or 'lost', with a sentence for people."""
     with db.transaction() as connection:
         return (
             connection.execute(
-                f"""UPDATE job SET status = :status, finished = :now, message = :message
+                f"""UPDATE job SET status = :status, finished = :now, message = :message, reason = :reason
                     WHERE id = :id AND worker = :worker AND {AT_WORK}""",
-                {"status": status, "now": now(), "message": message, "id": job_id, "worker": worker},
+                {
+                    "status": status,
+                    "now": now(),
+                    "message": message,
+                    "reason": reason,
+                    "id": job_id,
+                    "worker": worker,
+                },
             ).rowcount
             == 1
         )
@@ -179,7 +198,7 @@ def take_out(db: Database, job_id: int, message: str, unless: str = "0") -> bool
     with db.transaction() as connection:
         return (
             connection.execute(
-                f"""UPDATE job SET status = 'cancelled', finished = ?, message = ?
+                f"""UPDATE job SET status = 'cancelled', finished = ?, message = ?, reason = NULL
                     WHERE id = ? AND status = 'queued' AND NOT {unless}""",
                 (now(), message, job_id),
             ).rowcount
@@ -252,10 +271,12 @@ def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:
         connection.execute(
             f"""UPDATE job SET worker = NULL, finished = :now,
                     status = iif(status = 'cancelling', 'cancelled', 'failed'),
-                    message = iif(status = 'cancelling', :cancelled, :interrupted)
+                    message = iif(status = 'cancelling', :cancelled, :interrupted), reason = NULL
                 WHERE {gone} AND (status = 'cancelling' OR attempt > :most)""",
             values,
         )
         connection.execute(
-            f"UPDATE job SET status = 'queued', worker = NULL, step = 0, steps = 0, message = '' WHERE {gone}", values
+            f"""UPDATE job SET status = 'queued', worker = NULL, step = 0, steps = 0, message = '', reason = NULL
+                WHERE {gone}""",
+            values,
         )

@@ -259,5 +259,10 @@ def spread(count: int, most: int) -> range:
 
 def short(day: date) -> str:
     """A day as people write it on an axis: '24 Nov'."""
-    months = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-    return f"{day.day} {months[day.month - 1]}"
+    return _("{day} {month}").format(day=day.day, month=MONTHS[day.month - 1])
+
+
+MONTHS = (
+    *(_("Jan"), _("Feb"), _("Mar"), _("Apr"), _("May"), _("Jun")),
+    *(_("Jul"), _("Aug"), _("Sep"), _("Oct"), _("Nov"), _("Dec")),
+)

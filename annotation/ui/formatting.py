@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import _
+from annotation.translation import _, ngettext
 
 NOTHING = "–"
 NOT_MEASURED = _("not measured")
@@ -18,12 +18,16 @@ def percent(share: float) -> str:
 
 def percent_with_interval(share: Estimate) -> str:
     """A share with its interval: '83% (74% to 90%)'."""
-    return f"{percent(share.value)} ({percent(share.low)} to {percent(share.high)})"
+    return _("{value} ({low} to {high})").format(
+        value=percent(share.value), low=percent(share.low), high=percent(share.high)
+    )
 
 
 def number_with_interval(figure: Estimate) -> str:
     """A number with its interval: '0.48 (0.43 to 0.54)'."""
-    return f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+    return _("{value} ({low} to {high})").format(
+        value=f"{figure.value:.2f}", low=f"{figure.low:.2f}", high=f"{figure.high:.2f}"
+    )
 
 
 def moment(text: str | None) -> str:
@@ -57,10 +61,13 @@ def duration(seconds: float) -> str:
     """A span of time as people say it: '45 s', '3 min 20 s', '1 h 5 min'."""
     whole = max(0, round(seconds))
     if whole < 60:
-        return f"{whole} s"
+        return _("{seconds} s").format(seconds=whole)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        minutes, rest = divmod(whole, 60)
+        if not rest:
+            return _("{minutes} min").format(minutes=minutes)
+        return _("{minutes} min {seconds} s").format(minutes=minutes, seconds=rest)
+    return _("{hours} h {minutes} min").format(hours=whole // 3600, minutes=whole % 3600 // 60)
 
 
 def size(count: float) -> str:
@@ -68,7 +75,7 @@ def size(count: float) -> str:
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor / (2 if unit == "GB" else 1):
             return f"{count / factor:.{2 if unit == 'GB' else 1}f} {unit}"
-    return f"{count:.0f} bytes"
+    return ngettext("{count:.0f} byte", "{count:.0f} bytes", round(count)).format(count=count)
 
 
 def dollars(amount: float) -> str:

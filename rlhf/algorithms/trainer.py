@@ -75,10 +75,6 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients
-class Diverged(UserError):
-    """The loss or a gradient is no number any more."""
-
-
 def average_gradients(accelerator: Any, parameters: Iterable[torch.nn.Parameter]) -> None:
     """Average gradients over the processes.
 
@@ -101,7 +97,7 @@ def diverged_sentence(what: str, step: int, checkpoints: Path) -> str:
     else:
         kept = f"The last good checkpoint, {last.path.name}, is kept: Resume goes on from it"
     return (
-        f"The {what} {job_store.NO_NUMBER} at step {step + 1}, so the run was stopped. {kept} with half the "
+        f"The {what} became not a number at step {step + 1}, so the run was stopped. {kept} with half the "
         "learning_rate. Or start a new run with a lower learning_rate (a third is a good try), or with precision fp32."
     )
 

@@ -28,7 +28,6 @@ from transformers import TrainerCallback, TrainerState
 from annotation.records import Prompt
 from rlhf.algorithms.checkpoints import Checkpoint
 from rlhf.algorithms.trainer import (
-    Diverged,
     RunCost,
     Start,
     TrainingProgress,
@@ -39,6 +38,7 @@ from rlhf.algorithms.trainer import (
 )
 from rlhf.algorithms.trl_private import WithoutPreparation
 from rlhf.jobs.job_spec import TrainingSpec
+from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.worker import Run
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter
 

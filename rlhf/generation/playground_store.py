@@ -27,7 +27,7 @@ MAXIMUM_MESSAGE = 20_000
 MAXIMUM_TOKENS = 2_048
 SEEDS = 2**31
 SOURCE = "playground"
-BROKEN_OFF = "The writing of this answer broke off, because the answering worker ended. Send the message again."
+BROKEN_OFF = _("The writing of this answer broke off, because the answering worker ended. Send the message again.")
 # In this form SQLite uses the index of open chats.
 OPEN = "c.state IN ('asked', 'writing', 'stopping')"
 

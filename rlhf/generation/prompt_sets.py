@@ -100,8 +100,8 @@ def prompts_of(db: Database, spec: AnswerSpec) -> list[Prompt]:
 
 def described(spec: AnswerSpec) -> str:
     """Which prompts those are, in words."""
-    split = {"all": "of both splits", "train": "to train on", "held-out": "held out"}[spec.split]
-    return f"{split} from '{spec.source}'" if spec.source else split
+    split = {"all": _("of both splits"), "train": _("to train on"), "held-out": _("held out")}[spec.split]
+    return _("{split} from '{source}'").format(split=split, source=spec.source) if spec.source else split
 
 
 def seeds_of(spec: AnswerSpec, prompt: Prompt) -> list[int]:

@@ -129,8 +129,10 @@ class Resident:
         new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch)
         self.made += new
         self._fruitless = not new
-        too_few = f"{job_store.TOO_FEW_ANSWERS}: {self.answers()} are wanted for each prompt."
-        self.run.report(self.made, 0, {}, f"{self.stock()} comparisons in stock" if new or watched else too_few)
+        self.run.report(self.made, 0, {}, f"{self.stock()} comparisons in stock" if new or watched else "")
+        if not (new or watched):
+            too_few = f"Too few different answers: {self.answers()} are wanted for each prompt."
+            self.run.explain("too-few-answers", too_few)
         if self._fruitless and not watched:
             # Nothing but empty or equal answers: a policy that has collapsed must not take all the processors.
             self.rest(NO_PROGRESS_SECONDS)

@@ -27,7 +27,7 @@ from annotation.hub_client import Hub
 from annotation.jobs import job_table
 from annotation.jobs.attempt import beating
 from annotation.records import UserError, now, seconds_between
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.ui import formatting
 from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
@@ -70,8 +70,8 @@ CLEAR_SECONDS: Final = 60.0
 # How long the Hub may say that a job has ended before what it sent last can be read.
 SETTLING_SECONDS: Final = 10.0
 WAITING: Final[Mapping[str, str]] = {
-    "SCHEDULING": "waiting for the rented machine",
-    "RUNNING": "the rented machine installs what it needs",
+    "SCHEDULING": _("waiting for the rented machine"),
+    "RUNNING": _("the rented machine installs what it needs"),
 }
 # For how long after the agreed time the Hub is asked about a job, should it refuse to tell.
 GRACE_SECONDS: Final = 3600.0
@@ -80,7 +80,7 @@ LEAVING_SECONDS: Final = 60.0
 ENDED: Final = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 MADE_FILES: Final = (*ADAPTER, *WHOLE, CARD, "prefloop.json")
 LAST_LINES: Final = 5
-ANEW: Final = "Nothing of it can be resumed: start a new run."
+ANEW: Final = _("Nothing of it can be resumed: start a new run.")
 ROUNDING: Final = 1e-6
 
 logger = logging.getLogger(__name__)
@@ -186,15 +186,17 @@ def see_through(rented: RentedRun, changed: Callable[[], None]) -> None:
     except FollowerStopped:
         job_table.release(db, job_id, worker)
     except Cancelled:
-        job_table.stop(db, job_id, worker, "cancelled", "Cancelled, and the rented machine was given back.")
+        job_table.stop(db, job_id, worker, "cancelled", _("The rented machine was given back."))
     except UserError as error:
         run.log(str(error))
         job_table.stop(db, job_id, worker, "failed", str(error))
     except Exception as error:
         traceback.print_exception(error)
         rented.try_to_give_back()
-        told = hubs.without_tokens(f"Failed ({type(error).__name__}: {error}).")
-        job_table.stop(db, job_id, worker, "failed", f"{told} Resume looks for it on the Hub again.")
+        told = _("An error of Prefloop's own ended it ({kind}: {error}). Resume looks for it on the Hub again.").format(
+            kind=type(error).__name__, error=error
+        )
+        job_table.stop(db, job_id, worker, "failed", hubs.without_tokens(told))
 
 
 class RentedRun:
@@ -224,10 +226,16 @@ class RentedRun:
         if ending.status != "finished":
             clear(self.hub, self.db, self.rental)
             raise RentalEnded(f"{ending.message} {ANEW}")
-        self.retry("Taking in what was made", lambda: self.take_in(ending))
+        self.retry(_("Taking in what was made"), lambda: self.take_in(ending))
         dollars = formatting.dollars(self.rental.cost)
-        cost = f"{self.rental.seconds / 60:.0f} minutes on {self.job.flavor}, about {dollars}"
-        self.run.log(f"What was made is here: {cost}.")
+        minutes = round(self.rental.seconds / 60)
+        self.run.log(
+            ngettext(
+                "What was made is here: {minutes} minute on {flavor}, about {dollars}.",
+                "What was made is here: {minutes} minutes on {flavor}, about {dollars}.",
+                minutes,
+            ).format(minutes=minutes, flavor=self.job.flavor, dollars=dollars)
+        )
         return {
             **(ending.result or {}),
             "rented": {"flavor": self.job.flavor, "cost_usd": round(self.rental.cost, 4)},
@@ -236,21 +244,21 @@ class RentedRun:
     # ----------------------------------------------------------------------------------------------------------- start
     def start(self) -> None:
         """Send the files and start the job, unless an earlier follower had started it without saying so."""
-        who = self.retry("Asking whose token it is", lambda: hubs.check_token(self.hub))
+        who = self.retry(_("Asking whose token it is"), lambda: hubs.check_token(self.hub))
         payer = self.rental.namespace or who.name
         hubs.check_token(self.hub, f"{payer}/x")  # what was told is remembered
         self.rental = rental_store.record_payer(self.db, self.job.id, payer)
-        started = self.retry("Looking for the job", self.started_before)
+        started = self.retry(_("Looking for the job"), self.started_before)
         if started is None:
-            self.retry("Asking for the price", self.check_price)
-            self.run.report(0, 0, {}, "sending the files to the Hub")
-            sha = self.retry("Sending the files", self.send)
+            self.retry(_("Asking for the price"), self.check_price)
+            self.run.report(0, 0, {}, _("sending the files to the Hub"))
+            sha = self.retry(_("Sending the files"), self.send)
             self.raise_if_ended()
             # An answer may be lost although the job was started: it is looked for before it is started again.
-            started = self.retry("Renting the hardware", lambda: self.started_before() or self.rent(sha))
+            started = self.retry(_("Renting the hardware"), lambda: self.started_before() or self.rent(sha))
         self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
         terms = Terms(self.job.flavor or "", self.rental.price_per_hour, self.rental.hours, payer)
-        self.run.log(f"Rented {terms.sentence}: {started.url}")
+        self.run.log(_("Rented {terms}: {url}").format(terms=terms.sentence, url=started.url))
         self.changed()
 
     def send(self) -> str:
@@ -262,7 +270,7 @@ class RentedRun:
 
     def rent(self, sha: str) -> Any:
         """Start the job on the Hub with the files of this commit. Raises UserError."""
-        with hubs.explained("Renting the hardware"):
+        with hubs.explained(_("Renting the hardware")):
             return self.hub.api.run_job(
                 image=IMAGE,
                 command=["bash", "-c", SCRIPT],
@@ -286,7 +294,7 @@ class RentedRun:
 
     def started_before(self) -> Any:
         """The job on the Hub that has this one's mark; None where there is none."""
-        with hubs.explained("Looking for the job on the Hub"):
+        with hubs.explained(_("Looking for the job on the Hub")):
             known = self.hub.api.list_jobs(labels={LABEL: self.rental.mark}, namespace=self.rental.namespace)
             return next(iter(known), None)
 
@@ -310,7 +318,7 @@ class RentedRun:
         """How the job ended there; reports are recorded on the way. Raises FollowerStopped, Cancelled, UserError."""
         while True:
             self.raise_if_ended()
-            ending = self.retry("Following the job", self.look, patient=True)
+            ending = self.retry(_("Following the job"), self.look, patient=True)
             if ending is not None:
                 return ending
             self.ended.wait(self.pause)
@@ -333,11 +341,11 @@ class RentedRun:
         """The stage that the Hub says the job is in, and why."""
         assert self.rental.hub_job is not None
         try:
-            with hubs.explained(f"Asking the Hub for the job {self.rental.hub_job}"):
+            with hubs.explained(_("Asking the Hub for the job {job}").format(job=self.rental.hub_job)):
                 info = self.hub.api.inspect_job(job_id=self.rental.hub_job, namespace=self.rental.namespace)
         except UserError as error:
             if error.__cause__ is not None and hubs.status_of(error.__cause__) == 404:
-                return "DELETED", "the Hub knows it no more"
+                return "DELETED", _("the Hub knows it no more")
             raise
         seconds = float((info.durations.running_secs if info.durations else None) or 0)
         before = self.rental.stage
@@ -348,7 +356,7 @@ class RentedRun:
 
     def read_reports(self) -> Any:
         """Add the reports to the record that are not in it yet; how the job ended, if it has said so."""
-        with hubs.explained("Reading the job's reports"):
+        with hubs.explained(_("Reading the job's reports")):
             names = set(self.hub.api.list_repo_files(self.rental.repo, repo_type="dataset"))
         while (name := report_name(self.rental.batches + 1)) in names:
             batch = self.read(name)
@@ -359,7 +367,7 @@ class RentedRun:
     def read(self, name: str) -> Any:
         """What a JSON file of the job's holds; an empty object where it holds nothing that can be read."""
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-            with hubs.explained(f"Fetching {name}"):
+            with hubs.explained(_("Fetching {name}").format(name=name)):
                 path = self.hub.api.hf_hub_download(
                     self.rental.repo, name, repo_type="dataset", local_dir=directory, force_download=True
                 )
@@ -370,18 +378,24 @@ class RentedRun:
 
     def failure_message(self, stage: str, message: str) -> str:
         """Why a job ended that could not say so itself."""
-        said = f" ({message})" if message else ""
-        parts = [f"The rented job ended without a result: {stage.lower()}{said}."]
+        ended = stage.lower()
+        if message:
+            parts = [
+                _("The rented job ended without a result: {ended} ({message}).").format(ended=ended, message=message)
+            ]
+        else:
+            parts = [_("The rented job ended without a result: {ended}.").format(ended=ended)]
         lines = self.last_lines()
         if lines:
-            parts.append(f"Its last words: {' / '.join(lines)}.")
-        spent = f" About {formatting.dollars(self.rental.cost)} was spent." if self.rental.seconds else ""
-        return f"{' '.join(parts)}{spent} Its log: {self.rental.url}. {ANEW}"
+            parts.append(_("Its last words: {words}.").format(words=" / ".join(lines)))
+        if self.rental.seconds:
+            parts.append(_("About {dollars} was spent.").format(dollars=formatting.dollars(self.rental.cost)))
+        return " ".join([*parts, _("Its log: {url}.").format(url=self.rental.url), ANEW])
 
     def last_lines(self) -> list[str]:
         """The end of the job's log; nothing where the Hub does not give it."""
         try:
-            with hubs.explained("Reading the job's log"):
+            with hubs.explained(_("Reading the job's log")):
                 lines = list(
                     self.hub.api.fetch_job_logs(
                         job_id=str(self.rental.hub_job), namespace=self.rental.namespace, tail=LAST_LINES
@@ -399,7 +413,7 @@ class RentedRun:
         spec = self.job.spec
         assert isinstance(spec, TrainingSpec)
         steps = job_store.get(self.db, self.job.id).steps
-        self.run.report(steps, steps, {}, "fetching what was made")
+        self.run.report(steps, steps, {}, _("fetching what was made"))
         revision = f"{self.job.kind.replace('_', '-')}-{self.job.id}"
         relative = f"adapters/{revision}"
         (self.data_dir / "adapters").mkdir(exist_ok=True)
@@ -433,7 +447,7 @@ class RentedRun:
         """The files of a directory, each compared with its sha256. Raises UserError."""
         with tempfile.TemporaryDirectory(prefix=".fetched-", dir=directory.parent) as there:
             for name, known in expected.items():
-                with hubs.explained(f"Fetching {name}"):
+                with hubs.explained(_("Fetching {name}").format(name=name)):
                     path = self.hub.api.hf_hub_download(
                         self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
                     )
@@ -454,7 +468,7 @@ class RentedRun:
                 self.raise_if_ended()
                 self.ended.wait(self.pause)
         except UserError as error:
-            self.run.log(f"{error} See {self.rental.url}.")
+            self.run.log(_("{error} See {url}.").format(error=error, url=self.rental.url))
 
     # ------------------------------------------------------------------------------------------------------------ both
     def retry(self, doing: str, act: Callable[[], Made], patient: bool = False) -> Made:
@@ -470,7 +484,7 @@ class RentedRun:
             except UserError as error:
                 if not hubs.is_passing(error) and not (patient and self.time_is_left()):
                     raise
-                self.warn(f"{doing} is tried again: {error}")
+                self.warn(_("{doing} is tried again: {error}").format(doing=doing, error=error))
             self.raise_if_ended()
             self.ended.wait(self.poll_seconds)
 
@@ -514,7 +528,12 @@ class RentedRun:
                             error=error, url=self.rental.url
                         )
                     ) from error
-                self.warn(f"{error} If that goes on, end it by hand: {self.rental.url or 'on the Hub'}.")
+                by_hand = (
+                    _("{error} If that goes on, end it by hand: {url}.")
+                    if self.rental.url
+                    else _("{error} If that goes on, end it by hand on the Hub.")
+                )
+                self.warn(by_hand.format(error=error, url=self.rental.url))
             self.run.beat()
             self.ended.wait(self.poll_seconds)
         raise FollowerStopped
@@ -528,7 +547,7 @@ class RentedRun:
             self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
         if self.stage()[0] in ENDED:
             return False
-        with hubs.explained("Giving the rented machine back"):
+        with hubs.explained(_("Giving the rented machine back")):
             self.hub.api.cancel_job(job_id=str(self.rental.hub_job), namespace=self.rental.namespace)
         return self.stage()[0] not in ENDED
 
@@ -538,7 +557,7 @@ class RentedRun:
             if self.rental.namespace:
                 self.cancel()
         except UserError as error:
-            self.run.log(f"{error} See {self.rental.url}.")
+            self.run.log(_("{error} See {url}.").format(error=error, url=self.rental.url))
 
 
 # -------------------------------------------------------------------------------------------------------------- the end
@@ -606,18 +625,18 @@ def clear_up(hub: Hub, db: Database) -> None:
 def clear(hub: Hub, db: Database, rental: Rental) -> None:
     """Delete what was sent and has come back. What can't be deleted is no reason to fail."""
     try:
-        with hubs.explained(f"Deleting {rental.repo}"):
+        with hubs.explained(_("Deleting {repo}").format(repo=rental.repo)):
             hub.api.delete_repo(rental.repo, repo_type="dataset", missing_ok=True)
     except UserError as error:
         if hubs.is_passing(error):
             return  # the next look tries again
-        job_table.log(db, rental.job_id, f"{error} It is private, and no use any more.")
+        job_table.log(db, rental.job_id, _("{error} It is private, and no use any more.").format(error=error))
     rental_store.cleared(db, rental.job_id)
 
 
 def price_of(hub: Hub, flavor: str) -> float:
     """What hardware for jobs costs now, in dollars an hour. Raises UserError where the Hub has no such hardware."""
-    with hubs.explained("Asking the Hub for its prices"):
+    with hubs.explained(_("Asking the Hub for its prices")):
         prices = {one.name: hubs.hourly_price(one) for one in hub.api.list_jobs_hardware()}
     if flavor not in prices:
         cheapest_first = sorted(prices.items(), key=lambda one: one[1])

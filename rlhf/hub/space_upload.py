@@ -31,6 +31,7 @@ from annotation.hub_client import (
     to_front_matter,
 )
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.web.space import ADMINS, ANNOTATORS, SPACE_MODEL, checked_rule
 from rlhf.models.base_model import EMBEDDED, EMBEDDED_NAME, memory_needed
 from rlhf.models.chat_template import TOKENIZERS, has_template
@@ -165,7 +166,7 @@ def settings_there(hub: Hub, repo: str) -> tuple[dict[str, str], bool]:
     there = space_info(hub, repo)
     if there is None:
         return {}, False
-    with explained(f"Reading the settings of {repo}"):
+    with explained(_("Reading the settings of {repo}").format(repo=repo)):
         return {key: one.value for key, one in hub.api.get_space_variables(repo).items()}, not there.private
 
 
@@ -262,7 +263,7 @@ def check(plan: SpacePlan, hub: Hub | None, root: Path = ROOT) -> list[SpaceFind
     """What would fail, or surprise, before anything is uploaded. Without a hub only what can be seen from here."""
     found = [*check_plan(plan), *check_files(root)]
     if hub is None:
-        return [*found, SpaceFinding("note", "The Hub was not asked: what depends on the account is not known.")]
+        return [*found, SpaceFinding("note", _("The Hub was not asked: what depends on the account is not known."))]
     looks = [partial(check_hardware, plan, hub), partial(check_model, plan, hub)]
     try:
         if plan.problem:
@@ -299,29 +300,42 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
     if plan.model in (EMBEDDED, EMBEDDED_NAME) or Path(plan.model).expanduser().is_dir() or "/" not in plan.model:
         yield SpaceFinding(
             "error",
-            f"The model '{plan.model}' is on this machine only. Name a public chat model, such as {SPACE_MODEL}.",
+            _("The model '{model}' is on this machine only. Name a public chat model, such as {example}.").format(
+                model=plan.model, example=SPACE_MODEL
+            ),
         )
     if plan.shuts_out:
         yield SpaceFinding(
             "warning",
-            f"{plan.repo} is private, so on the Hub only its owner, or the members of its organisation, can open it, "
-            f"and {plan.shuts_out} is '{plan.annotators if 'ANNOT' in plan.shuts_out else plan.admins}'. Ask for a "
-            "public one (--public), where people still have to sign in, or let nobody else in by that setting.",
+            _(
+                "{repo} is private, so on the Hub only its owner, or the members of its organisation, "
+                "can open it, and {variable} is '{people}'. Ask for a public one (--public), where people "
+                "still have to sign in, or let nobody else in by that setting."
+            ).format(
+                repo=plan.repo,
+                variable=plan.shuts_out,
+                people=plan.annotators if "ANNOT" in plan.shuts_out else plan.admins,
+            ),
         )
     if not plan.copies:
         yield SpaceFinding(
             "warning",
-            "No safe copies: a Space's disk is empty after each restart, and all judgements with it. Name a "
-            f"place for them (--copies): {plan.repo}-copies (a private dataset, made by itself) or the directory of a "
-            "mounted bucket.",
+            _(
+                "No safe copies: a Space's disk is empty after each restart, and all judgements with it. "
+                "Name a place for them (--copies): {repo}-copies (a private dataset, made by itself) or "
+                "the directory of a mounted bucket."
+            ).format(repo=plan.repo),
         )
     elif plan.copies == plan.repo:
-        yield SpaceFinding("error", "The safe copies can't have the Space's own name. Choose another.")
+        yield SpaceFinding("error", _("The safe copies can't have the Space's own name. Choose another."))
     if plan.zero_gpu:
         yield SpaceFinding(
             "warning",
-            "ZeroGPU lends a GPU to functions of a page, not to processes in the background: training there has only "
-            f"the processors. And it has {ZERO_TORCH}, with which this program is not tested.",
+            _(
+                "ZeroGPU lends a GPU to functions of a page, not to processes in the background: "
+                "training there has only the processors. And it has {torch}, with which this "
+                "program is not tested."
+            ).format(torch=ZERO_TORCH),
         )
 
 
@@ -330,15 +344,22 @@ def check_files(root: Path) -> Iterator[SpaceFinding]:
     for path in files(root):
         whole = root / path
         if not whole.is_file():
-            yield SpaceFinding("error", f"{path} is missing. Take the program anew from where it came.")
+            yield SpaceFinding(
+                "error", _("{path} is missing. Take the program anew from where it came.").format(path=path)
+            )
             continue
         content = whole.read_bytes()
         if len(content) > LARGEST:
             yield SpaceFinding(
-                "error", f"{path} has {len(content) / 1e6:.0f} MB, and the Hub takes 10. Is it yours? Move it away."
+                "error",
+                _("{path} has {size:.0f} MB, and the Hub takes 10. Is it yours? Move it away.").format(
+                    path=path, size=len(content) / 1e6
+                ),
             )
         if TOKEN.search(content):
-            yield SpaceFinding("error", f"{path} holds what looks like a token. Take it out before it is uploaded.")
+            yield SpaceFinding(
+                "error", _("{path} holds what looks like a token. Take it out before it is uploaded.").format(path=path)
+            )
     yield from check_versions(root)
 
 
@@ -349,13 +370,19 @@ def check_versions(root: Path) -> Iterator[SpaceFinding]:
     here = version("gradio")
     if "gradio" in wanted and here not in wanted["gradio"]:
         yield SpaceFinding(
-            "error", f"Gradio {here} is installed, and requirements.txt has gradio{wanted['gradio']}. Install that."
+            "error",
+            _("Gradio {here} is installed, and requirements.txt has gradio{wanted}. Install that.").format(
+                here=here, wanted=wanted["gradio"]
+            ),
         )
     project = root / "pyproject.toml"
     if project.is_file():
         needed = tomllib.loads(project.read_text("utf-8"))["project"]["requires-python"]
         if PYTHON not in Requirement(f"python{needed}").specifier:
-            yield SpaceFinding("error", f"A Space has Python {PYTHON}, and this program needs {needed}.")
+            yield SpaceFinding(
+                "error",
+                _("A Space has Python {python}, and this program needs {needed}.").format(python=PYTHON, needed=needed),
+            )
 
 
 def requirement_lines(text: str) -> list[str]:
@@ -367,12 +394,17 @@ def check_account(plan: SpacePlan, who: TokenInfo) -> Iterator[SpaceFinding]:
     """What the account may do."""
     if plan.asks_organisations and plan.owner == who.name:
         yield SpaceFinding(
-            "error", f"'org' means the members of an organisation, and {plan.owner} is a person. Name them instead."
+            "error",
+            _("'org' means the members of an organisation, and {owner} is a person. Name them instead.").format(
+                owner=plan.owner
+            ),
         )
     if plan.owner == who.name and not who.pays and not plan.zero_gpu:
         yield SpaceFinding(
             "warning",
-            f"{who.name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU).",
+            _(
+                "{name} has no paid plan that the Hub tells of; making a Gradio Space may need one (but on ZeroGPU)."
+            ).format(name=who.name),
         )
 
 
@@ -380,26 +412,40 @@ def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """What is there under the name, and what it lacks."""
     there = space_info(hub, plan.repo)
     if there is None:
-        yield SpaceFinding("note", f"{plan.repo} will be new.")
+        yield SpaceFinding("note", _("{repo} will be new.").format(repo=plan.repo))
         if plan.copies_in_directory:
             yield SpaceFinding(
                 "warning",
-                f"A new Space has no bucket, and without one at {plan.copies} it does not start. Attach one in its "
-                f"settings as soon as it is made, or name a private dataset for the safe copies ({plan.repo}-copies).",
+                _(
+                    "A new Space has no bucket, and without one at {copies} it does not start. Attach one in "
+                    "its settings as soon as it is made, or name a private dataset for the safe copies "
+                    "({repo}-copies)."
+                ).format(copies=plan.copies, repo=plan.repo),
             )
         secrets: set[str] = set()
     else:
-        yield SpaceFinding("note", f"{plan.repo} is there and will be updated.")
+        yield SpaceFinding("note", _("{repo} is there and will be updated.").format(repo=plan.repo))
         if there.sdk not in (None, "gradio"):
-            yield SpaceFinding("error", f"{plan.repo} is a Space of another kind ({there.sdk}). Choose another name.")
-        if there.private is plan.public:
-            word, other = ("private", "public") if there.private else ("public", "private")
             yield SpaceFinding(
                 "error",
-                f"{plan.repo} is there and {word}, and this was to be {other}. Change that on its settings page on the "
-                f"Hub first, or ask for {word}.",
+                _("{repo} is a Space of another kind ({kind}). Choose another name.").format(
+                    repo=plan.repo, kind=there.sdk
+                ),
             )
-        with explained(f"Reading the settings of {plan.repo}"):
+        if there.private is plan.public:
+            differs = (
+                _(
+                    "{repo} is there and private, and this was to be public. Change that on its settings page on the "
+                    "Hub first, or ask for private."
+                )
+                if there.private
+                else _(
+                    "{repo} is there and public, and this was to be private. Change that on its settings page on the "
+                    "Hub first, or ask for public."
+                )
+            )
+            yield SpaceFinding("error", differs.format(repo=plan.repo))
+        with explained(_("Reading the settings of {repo}").format(repo=plan.repo)):
             secrets = set(hub.api.get_space_secrets(plan.repo))
             variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
             runtime = hub.api.get_space_runtime(plan.repo)
@@ -407,22 +453,29 @@ def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         if plan.copies_in_directory and not [one for one in mounted(runtime, plan.copies) if is_persistent(one)]:
             yield SpaceFinding(
                 "error",
-                f"No bucket that can be written is mounted at {plan.copies} in {plan.repo}, and the Space's own disk "
-                "is empty after each restart. Attach one in the Space's settings first, or name a private dataset for "
-                f"the safe copies ({plan.repo}-copies).",
+                _(
+                    "No bucket that can be written is mounted at {copies} in {repo}, and the Space's own "
+                    "disk is empty after each restart. Attach one in the Space's settings first, or name a "
+                    "private dataset for the safe copies ({repo}-copies)."
+                ).format(copies=plan.copies, repo=plan.repo),
             )
         if mounted(runtime, variables.get("PREFLOOP_DATA", "")):
             data = variables["PREFLOOP_DATA"]
             yield SpaceFinding(
                 "error",
-                f"The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not survive. "
-                "Delete that variable; PREFLOOP_COPIES may be there.",
+                _(
+                    "The Space's PREFLOOP_DATA is {data}, a mounted bucket, which a live database does not "
+                    "survive. Delete that variable; PREFLOOP_COPIES may be there."
+                ).format(data=data),
             )
     if plan.copies and "HF_TOKEN" not in secrets and not os.environ.get(GIVEN_TOKEN) and not plan.copies_in_directory:
         yield SpaceFinding(
             "warning",
-            f"The Space has no token to make safe copies with. Set {GIVEN_TOKEN} here to one that may write to "
-            f"{plan.copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its settings page.",
+            _(
+                "The Space has no token to make safe copies with. Set {variable} here to one that may "
+                "write to {copies} (it becomes the Space's secret HF_TOKEN), or add that secret on its "
+                "settings page."
+            ).format(variable=GIVEN_TOKEN, copies=plan.copies),
         )
 
 
@@ -441,14 +494,23 @@ def changes(plan: SpacePlan, variables: Mapping[str, str], runtime: Any) -> Iter
     """What would be different on a Space that is there."""
     for key, value in plan.variables.items():
         if key not in variables:
-            yield SpaceFinding("note", f"{key} will be set to '{value}'.")
+            yield SpaceFinding("note", _("{key} will be set to '{value}'.").format(key=key, value=value))
         elif variables[key] != value:
-            yield SpaceFinding("note", f"{key} will change from '{variables[key]}' to '{value}'.")
+            yield SpaceFinding(
+                "note",
+                _("{key} will change from '{before}' to '{value}'.").format(
+                    key=key, before=variables[key], value=value
+                ),
+            )
     has = runtime.requested_hardware or runtime.hardware
     if plan.hardware and plan.hardware not in (runtime.requested_hardware, runtime.hardware):
-        yield SpaceFinding("note", f"The hardware will change from {has} to {plan.hardware}.")
+        yield SpaceFinding(
+            "note", _("The hardware will change from {has} to {hardware}.").format(has=has, hardware=plan.hardware)
+        )
     if os.environ.get(GIVEN_TOKEN):
-        yield SpaceFinding("note", f"The secret HF_TOKEN will be set to the token of {GIVEN_TOKEN}.")
+        yield SpaceFinding(
+            "note", _("The secret HF_TOKEN will be set to the token of {variable}.").format(variable=GIVEN_TOKEN)
+        )
 
 
 def check_hardware(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
@@ -457,9 +519,19 @@ def check_hardware(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
         return
     prices = hourly_prices(hub)
     if plan.hardware not in prices:
-        yield SpaceFinding("error", f"The Hub has no hardware '{plan.hardware}'. It has: {', '.join(prices)}.")
+        yield SpaceFinding(
+            "error",
+            _("The Hub has no hardware '{hardware}'. It has: {known}.").format(
+                hardware=plan.hardware, known=", ".join(prices)
+            ),
+        )
     elif prices[plan.hardware]:
-        yield SpaceFinding("note", f"{plan.hardware} costs ${prices[plan.hardware]:.2f} an hour while the Space runs.")
+        yield SpaceFinding(
+            "note",
+            _("{hardware} costs ${price:.2f} an hour while the Space runs.").format(
+                hardware=plan.hardware, price=prices[plan.hardware]
+            ),
+        )
 
 
 def hourly_prices(hub: Hub) -> dict[str, float]:
@@ -469,30 +541,41 @@ def hourly_prices(hub: Hub) -> dict[str, float]:
 
 def listed_hardware(hub: Hub) -> list[Any]:
     """The hardware of Spaces. Raises UserError."""
-    with explained("Asking the Hub for its hardware"):
+    with explained(_("Asking the Hub for its hardware")):
         return list(hub.api.list_spaces_hardware())
 
 
 def check_model(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """Whether the Space can have its base model: the processes that load it have no token."""
     repo, revision = split_address(plan.model)
-    with explained(f"Looking for the model {plan.model}"):
+    with explained(_("Looking for the model {model}").format(model=plan.model)):
         model = hub.api.model_info(repo, revision=revision, files_metadata=True)
     if model.private or model.gated:
         yield SpaceFinding(
-            "error", f"{plan.model} is not open to everybody, and the Space loads it without a token. Choose another."
+            "error",
+            _("{model} is not open to everybody, and the Space loads it without a token. Choose another.").format(
+                model=plan.model
+            ),
         )
         return
     sizes = {one.rfilename: one.size or 0 for one in model.siblings or () if "/" not in one.rfilename}
     weights = [size for name, size in sizes.items() if name.endswith(".safetensors")]
     if not weights:
-        yield SpaceFinding("error", f"{plan.model} has no safetensors weights, and Prefloop loads no other kind.")
+        yield SpaceFinding(
+            "error", _("{model} has no safetensors weights, and Prefloop loads no other kind.").format(model=plan.model)
+        )
         return
     if not any(name in sizes for name in TOKENIZERS):
-        yield SpaceFinding("error", f"{plan.model} has no tokenizer, so no text can be given to it. Choose another.")
+        yield SpaceFinding(
+            "error",
+            _("{model} has no tokenizer, so no text can be given to it. Choose another.").format(model=plan.model),
+        )
     elif not is_chat_model(hub, repo, str(model.sha), sizes):
         yield SpaceFinding(
-            "error", f"{plan.model} has no chat template, so it is no chat model. Choose an instruct model."
+            "error",
+            _("{model} has no chat template, so it is no chat model. Choose an instruct model.").format(
+                model=plan.model
+            ),
         )
     yield from check_memory(plan, hub, sum(weights))
 
@@ -504,7 +587,7 @@ def is_chat_model(hub: Hub, repo: str, sha: str, sizes: Mapping[str, int]) -> bo
     if TOKENIZER_CONFIG not in sizes:
         return False
     with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-        with explained(f"Fetching {TOKENIZER_CONFIG} of {repo}"):
+        with explained(_("Fetching {name} of {repo}").format(name=TOKENIZER_CONFIG, repo=repo)):
             hub.api.hf_hub_download(repo, TOKENIZER_CONFIG, revision=sha, local_dir=directory)
         return has_template(Path(directory))
 
@@ -517,8 +600,10 @@ def check_memory(plan: SpacePlan, hub: Hub, weights: int) -> Iterator[SpaceFindi
     if held is not None and need > held:
         yield SpaceFinding(
             "warning",
-            f"{plan.model} needs about {need / 1e9:.1f} GB of memory, and {hardware} has {held / 1e9:.0f}. Choose a "
-            "smaller model, or other hardware.",
+            _(
+                "{model} needs about {need:.1f} GB of memory, and {hardware} has {held:.0f}. Choose a "
+                "smaller model, or other hardware."
+            ).format(model=plan.model, need=need / 1e9, hardware=hardware, held=held / 1e9),
         )
 
 
@@ -532,7 +617,7 @@ def hardware_of(plan: SpacePlan, hub: Hub) -> str:
     """The hardware that is asked for, else what the Space has, else the free one. Raises UserError."""
     if plan.hardware or plan.problem or space_info(hub, plan.repo) is None:
         return plan.hardware or FREE
-    with explained(f"Reading the hardware of {plan.repo}"):
+    with explained(_("Reading the hardware of {repo}").format(repo=plan.repo)):
         runtime = hub.api.get_space_runtime(plan.repo)
     return runtime.requested_hardware or runtime.hardware or FREE
 
@@ -542,18 +627,21 @@ def check_copies(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     if not plan.copies or plan.copies_in_directory:
         return
     check_token(hub, plan.copies)
-    with explained(f"Looking at {plan.copies}"):
+    with explained(_("Looking at {copies}").format(copies=plan.copies)):
         exists = hub.api.repo_exists(plan.copies, repo_type="dataset")
         open_to_all = exists and not hub.api.repo_info(plan.copies, repo_type="dataset").private
     if open_to_all:
         yield SpaceFinding(
-            "error", f"{plan.copies} is public, and safe copies hold accounts. Make it private, or name another."
+            "error",
+            _("{copies} is public, and safe copies hold accounts. Make it private, or name another.").format(
+                copies=plan.copies
+            ),
         )
 
 
 def space_info(hub: Hub, repo: str) -> Any:
     """What the Hub says of a Space; None where there is none that the token may see. Raises UserError."""
-    with explained(f"Looking at {repo}"):
+    with explained(_("Looking at {repo}").format(repo=repo)):
         return hub.api.space_info(repo) if hub.api.repo_exists(repo, repo_type="space") else None
 
 
@@ -580,7 +668,7 @@ def create(plan: SpacePlan, hub: Hub, token_of_space: str = "", root: Path = ROO
         space_secrets=[{"key": key, "value": value} for key, value in secrets.items()],
     )
     changed = apply_settings(plan, hub, secrets) if there is not None else ()
-    with explained(f"Reading {plan.repo}"):
+    with explained(_("Reading {repo}").format(repo=plan.repo)):
         head = hub.api.space_info(plan.repo)
     held = contents(with_current_settings(plan, hub), root)
     gone = [path for path in (one.rfilename for one in head.siblings or ()) if is_ours(path) and path not in held]
@@ -599,7 +687,7 @@ def with_current_settings(plan: SpacePlan, hub: Hub) -> SpacePlan:
 def apply_settings(plan: SpacePlan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:
     """Set what differs on a Space that is there: each change restarts it. Returns the names. Raises UserError."""
     changed: list[str] = []
-    with explained(f"Changing the settings of {plan.repo}"):
+    with explained(_("Changing the settings of {repo}").format(repo=plan.repo)):
         known = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
         for key, value in plan.variables.items():
             if known.get(key) != value:

@@ -9,11 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE
+from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
 from annotation.translation import _
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
@@ -22,13 +22,13 @@ from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 Job: TypeAlias = job_table.Job[JobSpec]
 # A job that waits to be followed again, for which a machine may have been rented.
 RENTED = "(status = 'queued' AND EXISTS (SELECT 1 FROM rental WHERE rental.job_id = job.id AND rental.namespace != ''))"
-# How the answering worker begins its message while the policy can't fill comparisons; the pages look for it.
-TOO_FEW_ANSWERS = "Too few different answers"
-# What the log says of a job that goes on with other settings; the Runs page looks for how it begins.
-AGAIN = "Queued again with"
-SMALLER, SLOWER = f"{AGAIN} a smaller batch", f"{AGAIN} half the learning rate"
-# How a run says that it ended because its loss or a gradient was none any more.
-NO_NUMBER = "became not a number"
+# How the record of a job says that it goes on with other settings.
+SMALLER = _("Queued again with a smaller batch: {changes}.")
+SLOWER = _("Queued again with half the learning rate: {changes}.")
+
+
+class Diverged(UserError):
+    """The loss or a gradient is no number any more."""
 
 
 def read_job(row: Mapping[str, Any]) -> Job:
@@ -106,11 +106,14 @@ def claim(db: Database, job_id: int, worker: str) -> Job | None:
 
 def ended_with_program(spec: JobSpec, saved: bool) -> str:
     """What is said of a job that ended because the program did; `saved` where its worker could save how far it was."""
-    resumed = "Resume goes on from where it was." if saved else "Resume goes on from the last checkpoint."
-    return f"Prefloop was stopped while this ran. {resumed if spec.waits else 'It starts anew with Prefloop.'}"
+    if not spec.waits:
+        return _("Prefloop was stopped while this ran. It starts anew with Prefloop.")
+    if saved:
+        return _("Prefloop was stopped while this ran. Resume goes on from where it was.")
+    return _("Prefloop was stopped while this ran. Resume goes on from the last checkpoint.")
 
 
-def died(db: Database, job_id: int, worker: str, message: str) -> bool:
+def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | None = None) -> bool:
     """Mark a job lost whose worker has died, if it was this worker's to the end; one that was to stop is cancelled.
 
     Of several processes that share a job the survivors may have said that it was lost, without knowing why.
@@ -119,15 +122,15 @@ def died(db: Database, job_id: int, worker: str, message: str) -> bool:
         return (
             connection.execute(
                 """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                       finished = :now, message = :message
+                       finished = :now, message = :message, reason = :reason
                    WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling', 'lost')""",
-                {"now": now(), "message": message, "id": job_id, "worker": worker},
+                {"now": now(), "message": message, "reason": reason, "id": job_id, "worker": worker},
             ).rowcount
             == 1
         )
 
 
-def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool:
+def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out-of-memory", "killed"]) -> bool:
     """Queue a job again with half the batch after memory ran out, where its spec asks for that (`halve_batch`).
 
     False, and nothing is written, where it does not, the batch is 1 already, or the job is no longer this worker's.
@@ -141,31 +144,30 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: str) -> bool
         new = old.halved() if isinstance(old, TrainingSpec) and old.halve_batch else None
         if old is None or new is None:
             return False
-        message = f"{reason} {SMALLER}: {difference(old, new)}."
+        said = MEMORY_RAN_OUT if reason == "out-of-memory" else KILLED
+        message = f"{said} {SMALLER.format(changes=difference(old, new))}"
         connection.execute(
-            "UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ? WHERE id = ?",
-            (to_json(new), message, job_id),
+            """UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = ?
+               WHERE id = ?""",
+            (to_json(new), message, reason, job_id),
         )
-        job_table.add_event(db, job_id, "log", 0, message)
+        job_table.add_event(db, job_id, "change", 0, message)
         return True
 
 
 def retries(db: Database, job_id: int) -> list[str]:
     """What was changed each time that a job was queued again with other settings, oldest first."""
-    rows = db.rows(
-        "SELECT data FROM event WHERE job_id = ? AND kind = 'log' AND data LIKE ? ORDER BY id",
-        (job_id, f"%{AGAIN}%"),
-    )
+    rows = db.rows("SELECT data FROM event WHERE job_id = ? AND kind = 'change' ORDER BY id", (job_id,))
     return [json.loads(row["data"]) for row in rows]
 
 
-def give_up(db: Database, job_id: int, attempt: int, message: str) -> None:
+def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reason | None = None) -> None:
     """Mark a queued job failed whose worker could not even begin: nobody has claimed it since its `attempt`."""
     with db.transaction() as connection:
         connection.execute(
-            """UPDATE job SET status = 'failed', finished = :now, message = :message
+            """UPDATE job SET status = 'failed', finished = :now, message = :message, reason = :reason
                WHERE id = :id AND status = 'queued' AND attempt = :attempt""",
-            {"now": now(), "message": message, "id": job_id, "attempt": attempt},
+            {"now": now(), "message": message, "reason": reason, "id": job_id, "attempt": attempt},
         )
 
 
@@ -178,7 +180,7 @@ def cancel(db: Database, job_id: int) -> None:
 
 def take_out(db: Database, job_id: int) -> bool:
     """Take a job out of the queue; False if it does not wait there (any more), or may have a machine on the Hub."""
-    return job_table.take_out(db, job_id, "Cancelled before it began.", unless=RENTED)
+    return job_table.take_out(db, job_id, _("It had not begun."), unless=RENTED)
 
 
 def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
@@ -211,10 +213,10 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
         elif isinstance(spec, TrainingSpec) and diverged(job):
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
         if message:
-            message = f"{message}: {difference(job.spec, spec)}."
-            job_table.add_event(db, job_id, "log", 0, message)
+            message = message.format(changes=difference(job.spec, spec))
+            job_table.add_event(db, job_id, "change", 0, message)
         connection.execute(
-            f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?,
+            f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = NULL,
                     position = {LAST_PLACE} WHERE id = ?""",
             (to_json(spec), message, job_id),
         )
@@ -231,13 +233,16 @@ def halved(job: Job) -> JobSpec:
 
 def diverged(job: Job) -> bool:
     """Whether a job ended because its loss or a gradient was no number any more."""
-    return job.status == "failed" and NO_NUMBER in job.message and job.flavor is None
+    return job.status == "failed" and job.reason == "not-a-number" and job.flavor is None
 
 
 def can_be_halved(job: Job) -> bool:
     """Whether a job ended because memory ran out, and could go on with half the batch."""
-    ran_out = job.status in ("failed", "lost") and job.message.startswith((MEMORY_RAN_OUT, KILLED))
+    ran_out = job.status in ("failed", "lost") and job.reason in ("out-of-memory", "killed")
     return ran_out and job.flavor is None and job.spec.halved() is not None
+
+
+SILENT = _("The worker stopped without a word. Resume goes on from the last checkpoint.")
 
 
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:
@@ -250,9 +255,9 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
             connection.query(
                 f"""UPDATE job SET finished = ?, worker = NULL,
                         status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                        message = 'The worker stopped without a word. Resume goes on from the last checkpoint.'
+                        message = ?, reason = NULL
                     WHERE {AT_WORK} AND heartbeat < ? AND lane = 'device' RETURNING id""",
-                (now(), job_table.stale_before(silent_seconds)),
+                (now(), SILENT, job_table.stale_before(silent_seconds)),
             )
         )
     return [row["id"] for row in rows]
@@ -356,6 +361,7 @@ def step_times(db: Database, job: Job) -> list[tuple[int, str]]:
 def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:
     """The last lines of a job's log, oldest first, each with its time of day in UTC."""
     rows = db.rows(
-        "SELECT data, created FROM event WHERE job_id = ? AND kind = 'log' ORDER BY id DESC LIMIT ?", (job_id, lines)
+        """SELECT data, created FROM event WHERE job_id = ? AND kind IN ('log', 'change') ORDER BY id DESC LIMIT ?""",
+        (job_id, lines),
     )
     return [f"{row['created'][11:19]}  {json.loads(row['data'])}" for row in reversed(rows)]

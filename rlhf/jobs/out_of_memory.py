@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from annotation.translation import _
 from rlhf.jobs.job_spec import JobSpec
 
 # How a job that ended for want of memory says so.
-MEMORY_RAN_OUT = "Memory ran out."
-KILLED = "The worker was killed, often because memory ran out."
+MEMORY_RAN_OUT = _("Memory ran out.")
+KILLED = _("The worker was killed, often because memory ran out.")
 
 
 def difference(old: JobSpec, new: JobSpec) -> str:
@@ -20,16 +21,21 @@ def advice(job: JobSpec) -> str:
     """What to lower in a job that ran out of memory, as a sentence that names the fields and what they are now."""
     spec = job.trains()
     if spec is None:
-        return "Close other programs, or take a smaller base model."
-    choices = [f"a batch_size below {spec.batch_size}"] if spec.batch_size > 1 else []
-    choices.append(f"a max_length below {spec.max_length}")
+        return _("Close other programs, or take a smaller base model.")
+    choices = [_("a batch_size below {size}").format(size=spec.batch_size)] if spec.batch_size > 1 else []
+    choices.append(_("a max_length below {length}").format(length=spec.max_length))
     if spec.drawn_tokens():
-        choices.append(f"a sampling.max_new_tokens below {spec.drawn_tokens()}")
+        choices.append(_("a sampling.max_new_tokens below {tokens}").format(tokens=spec.drawn_tokens()))
     if spec.method != "qlora" and "qlora" in spec.methods:
-        choices.append("the method qlora, which holds the base in 4 bits")
+        choices.append(_("the method qlora, which holds the base in 4 bits"))
     if spec.method in ("lora", "qlora") and spec.lora_targets == "all-linear":
-        choices.append("adapters on fewer layers (lora_targets)")
-    sentence = f"Close other programs, or start it anew with {', '.join(choices[:-1])} or {choices[-1]}."
-    if not spec.halve_batch and spec.batch_size > 1:
-        sentence += " With halve_batch a run does the first of these by itself."
-    return sentence
+        choices.append(_("adapters on fewer layers (lora_targets)"))
+    one_of = choices[0]
+    if len(choices) > 1:
+        one_of = _("{choices} or {last}").format(choices=", ".join(choices[:-1]), last=choices[-1])
+    if spec.halve_batch or spec.batch_size == 1:
+        return _("Close other programs, or start it anew with {one_of}.").format(one_of=one_of)
+    return _(
+        "Close other programs, or start it anew with {one_of}. With halve_batch a run does the first of these by "
+        "itself."
+    ).format(one_of=one_of)

@@ -15,7 +15,7 @@ from annotation.hub_client import check_name
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, stale_before
 from annotation.records import UserError, now
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.ui.formatting import dollars, most_dollars
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
@@ -47,11 +47,21 @@ class Terms:
     @property
     def sentence(self) -> str:
         """What is agreed to."""
-        payer = f", paid by {self.namespace}" if self.namespace else ""
-        return (
-            f"up to {most_dollars(self.most)}: {self.flavor} at {dollars(self.price_per_hour)} an hour, ended after "
-            f"{self.hours:g} hour{'' if self.hours == 1 else 's'} at the latest{payer}"
-        )
+        count = 1 if self.hours == 1 else max(2, math.ceil(self.hours))  # "0.5 hours"
+        if self.namespace:
+            agreed = ngettext(
+                "up to {most}: {flavor} at {price} an hour, ended after {hours:g} hour at the latest, paid by {payer}",
+                "up to {most}: {flavor} at {price} an hour, ended after {hours:g} hours at the latest, paid by {payer}",
+                count,
+            )
+        else:
+            agreed = ngettext(
+                "up to {most}: {flavor} at {price} an hour, ended after {hours:g} hour at the latest",
+                "up to {most}: {flavor} at {price} an hour, ended after {hours:g} hours at the latest",
+                count,
+            )
+        price, most = dollars(self.price_per_hour), most_dollars(self.most)
+        return agreed.format(most=most, flavor=self.flavor, price=price, hours=self.hours, payer=self.namespace)
 
 
 @dataclass(frozen=True)
@@ -92,16 +102,20 @@ def checked_terms(flavor: Any, price_per_hour: Any, hours: Any, namespace: Any =
     namespace = namespace.strip() if isinstance(namespace, str) else ""
     if namespace:
         check_name(f"{namespace}/x")
-    price = number_within(price_per_hour, 0.0, HIGHEST_PRICE, "The price must be in dollars an hour")
-    time = number_within(hours, SHORTEST_HOURS, LONGEST_HOURS, "The time must be in hours")
+    price = number_within(
+        price_per_hour, 0.0, HIGHEST_PRICE, _("The price must be in dollars an hour, from {low:g} to {high:g}.")
+    )
+    time = number_within(
+        hours, SHORTEST_HOURS, LONGEST_HOURS, _("The time must be in hours, from {low:g} to {high:g}.")
+    )
     return Terms(flavor.strip(), price, time, namespace)
 
 
 def number_within(value: Any, low: float, high: float, wanted: str) -> float:
-    """A finite number between two others. Raises UserError."""
+    """A finite number between two others. Raises UserError with the sentence `wanted`, which has gaps for the two."""
     sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not sound or not low <= value <= high:
-        raise UserError(_("{wanted}, from {low:g} to {high:g}.").format(wanted=wanted, low=low, high=high))
+        raise UserError(wanted.format(low=low, high=high))
     return float(value)
 
 
@@ -164,7 +178,7 @@ def give_up(db: Database) -> None:
     """Mark jobs lost that nobody here has followed for longer than they can have run."""
     with db.transaction() as connection:
         connection.execute(
-            f"""UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?
+            f"""UPDATE job SET status = 'lost', worker = NULL, finished = ?, message = ?, reason = NULL
                WHERE {AT_WORK} AND flavor IS NOT NULL AND EXISTS (
                    SELECT 1 FROM rental WHERE job_id = job.id
                        AND julianday(coalesce(nullif(heartbeat, ''), started)) + (hours + ?) / 24
@@ -173,7 +187,7 @@ def give_up(db: Database) -> None:
         )
 
 
-UNFOLLOWED = (
+UNFOLLOWED = _(
     "Nobody here has followed it, since Prefloop has no token for the Hub, and its time is over. Resume looks for what "
     "it has made, once there is one."
 )
@@ -224,7 +238,7 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[s
     batch = readable(batch, number)
     with db.transaction() as connection:
         mine = connection.execute(
-            f"""UPDATE job SET step = :step, steps = :steps, message = :message, heartbeat = :now
+            f"""UPDATE job SET step = :step, steps = :steps, message = :message, reason = NULL, heartbeat = :now
                WHERE id = :id AND worker = :worker AND {AT_WORK}
                    AND EXISTS (SELECT 1 FROM rental WHERE job_id = job.id AND batches = :before)""",
             {
@@ -250,7 +264,7 @@ def readable(batch: Any, number: int) -> Mapping[str, Any]:
         progress = {"step": count(batch["step"]), "steps": count(batch["steps"]), "message": str(batch["message"])}
         return {**progress, "events": [readable_event(event) for event in batch["events"]]}
     except (KeyError, TypeError, ValueError):
-        told = f"Report {number} can't be read and is left out."
+        told = _("Report {number} can't be read and is left out.").format(number=number)
         left_out = {"kind": "log", "step": 0, "data": told, "created": now()}
         return {"step": 0, "steps": 0, "message": "", "events": [left_out]}
 
@@ -279,6 +293,7 @@ def is_sample(data: Any) -> bool:
 # What an event's data must be, by its kind.
 SHAPES: Mapping[str, Callable[[Any], bool]] = {
     "log": lambda data: isinstance(data, str),
+    "change": lambda data: isinstance(data, str),
     "metric": lambda data: isinstance(data, dict) and all(isinstance(one, int | float) for one in data.values()),
     "sample": is_sample,
 }

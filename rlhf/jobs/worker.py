@@ -21,7 +21,9 @@ from annotation.database import Database, open_database
 from annotation.environment import keep_private
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped, beating
+from annotation.jobs.job_table import Reason
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
@@ -29,7 +31,7 @@ from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
 
 # How long a process may take to save and end once the program that started it is gone.
 GRACE_SECONDS = 300.0
-LEFT_ALONE = "One of its processes ended, and the others with it. Resume goes on from the last checkpoint."
+LEFT_ALONE = _("One of its processes ended, and the others with it. Resume goes on from the last checkpoint.")
 
 
 class Run(Attempt):
@@ -156,9 +158,7 @@ def perform(run: Run, spec: JobSpec) -> int:
         if run.terminated.is_set():
             job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec, saved=True))
         else:
-            job_table.stop(
-                run.db, run.job_id, run.worker, "cancelled", "Cancelled. Resume goes on from the last checkpoint."
-            )
+            job_table.stop(run.db, run.job_id, run.worker, "cancelled", _("Resume goes on from the last checkpoint."))
         return 0
     except BaseException as error:
         return record_failure(run, spec, error)
@@ -170,18 +170,21 @@ def record_failure(run: Run, spec: JobSpec, error: BaseException) -> int:
     Whichever of several processes fails first says it, and no other can change it. The code is an error even where the
     job is queued again, so that a launcher ends the others, which wait for this one.
     """
+    reason: Reason | None = None
     if isinstance(error, UserError):
         run.log(str(error))
-        job_table.stop(run.db, run.job_id, run.worker, "failed", str(error))
+        reason = "not-a-number" if isinstance(error, job_store.Diverged) else None
+        job_table.stop(run.db, run.job_id, run.worker, "failed", str(error), reason)
         return 1
     # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
     traceback.print_exception(error)
-    if out_of_memory(error) and job_store.requeue_smaller(run.db, run.job_id, run.worker, MEMORY_RAN_OUT):
+    if out_of_memory(error) and job_store.requeue_smaller(run.db, run.job_id, run.worker, "out-of-memory"):
         return 1
     if left_alone(error):  # not failed: whoever started the processes knows better why the other one ended
         job_table.stop(run.db, run.job_id, run.worker, "lost", LEFT_ALONE)
         return 1
-    if job_table.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec)):
+    reason = "out-of-memory" if out_of_memory(error) and not disk_full(error) else None
+    if job_table.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec), reason):
         job_table.log(run.db, run.job_id, "".join(traceback.format_exception(error, limit=-3)))
     return 1
 
@@ -198,14 +201,21 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
+def disk_full(error: BaseException) -> bool:
+    """Whether a library says that there is no room left on the disk."""
+    signs = ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")
+    return any(sign in str(error) for sign in signs)
+
+
 def sentence_for(error: BaseException, spec: JobSpec) -> str:
     """What a library's error means for a person: a full disk, too little memory, or a bug."""
-    text = str(error)
-    if any(sign in text for sign in ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")):
-        return "The disk is full, so nothing more could be saved. Free some space, then resume this run."
+    if disk_full(error):
+        return _("The disk is full, so nothing more could be saved. Free some space, then resume this run.")
     if out_of_memory(error):
         return f"{MEMORY_RAN_OUT} {advice(spec)}"
-    return f"Failed ({type(error).__name__}: {text}). The log has the details."
+    return _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
+        kind=type(error).__name__, error=error
+    )
 
 
 def prepare_process() -> None:

@@ -18,6 +18,8 @@ import psutil
 from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.jobs.job_process import life_line
+from annotation.jobs.job_table import Reason
+from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import TrainingSpec
@@ -106,16 +108,17 @@ def start_worker(
 
 def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed: bool, see: str) -> None:
     """Say in a job's row how its worker ended. Rows that it ended well, or that another holds, stay as they are."""
-    if killed and job_store.requeue_smaller(db, job.id, child.worker, KILLED):
+    if killed and job_store.requeue_smaller(db, job.id, child.worker, "killed"):
         return
-    cause = KILLED if killed else f"The worker died (exit code {code})."
-    said = f"{cause} Resume goes on from the last checkpoint."
+    reason: Reason | None = "killed" if killed else None
+    cause = KILLED if killed else _("The worker died (exit code {code}).").format(code=code)
+    said = [cause, _("Resume goes on from the last checkpoint.")]
     if killed:
-        said += f" If it is killed again: {advice(job.spec)}"
+        said.append(_("If it is killed again: {advice}").format(advice=advice(job.spec)))
     if code or job.status != "lost":  # one that was told to stop has said why by itself
-        job_store.died(db, job.id, child.worker, said)
+        job_store.died(db, job.id, child.worker, " ".join(said), reason)
     if code:
-        job_store.give_up(db, job.id, child.attempt, f"{cause} {see}".strip())
+        job_store.give_up(db, job.id, child.attempt, f"{cause} {see}".strip(), reason)
 
 
 def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[[], bool] = lambda: False) -> None:
@@ -135,4 +138,4 @@ def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    record_death(db, job_store.get(db, job.id), child, code, code == -signal.SIGKILL, "What it printed is above.")
+    record_death(db, job_store.get(db, job.id), child, code, code == -signal.SIGKILL, _("What it printed is above."))

@@ -22,7 +22,7 @@ import httpx
 from annotated_types import Interval
 
 from annotation.records import Message, UserError, storable
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.validation import read
 
 Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
@@ -107,7 +107,7 @@ def check(settings: EndpointSettings) -> None:
 
 def check_address(address: str, has_key: bool) -> None:
     """Raises UserError unless an address is http(s) with a host and nothing besides a path."""
-    example = "It looks like https://api.openai.com/v1 or http://127.0.0.1:8000/v1."
+    example = _("It looks like https://api.openai.com/v1 or http://127.0.0.1:8000/v1.")
     try:
         parts, parsed = urlsplit(address), httpx.URL(address)
         port = parts.port
@@ -297,7 +297,11 @@ class Endpoint:
         unsupported = {"max_tokens", "temperature"} & {error.get("param")}
         if response.status_code == 400 and unsupported:
             self._unsupported |= unsupported
-            return EndpointError("refused", f"{self.settings.host} does not take {unsupported.pop()}.", again=0.0)
+            return EndpointError(
+                "refused",
+                _("{host} does not take {name}.").format(host=self.settings.host, name=unsupported.pop()),
+                again=0.0,
+            )
         return status_failure(self.settings, response, error)
 
 
@@ -390,16 +394,16 @@ def unreadable(settings: EndpointSettings, body: bytes) -> str:
     """What was received instead of a chat completion, by its kind only."""
     start = body[:500].lstrip().lower()
     if not start:
-        kind = "nothing"
+        sentence = _("{host} answered with nothing instead of a chat completion. Check the address.")
     elif len(body) > MOST_BYTES:
-        kind = f"more than {MOST_BYTES:,} bytes"
+        sentence = _("{host} answered with more than {most:,} bytes instead of a chat completion. Check the address.")
     elif start.startswith((b"<!doctype html", b"<html")):
-        kind = "an HTML page"
+        sentence = _("{host} answered with an HTML page instead of a chat completion. Check the address.")
     elif start.startswith((b"{", b"[")):
-        kind = "JSON of another shape"
+        sentence = _("{host} answered with JSON of another shape instead of a chat completion. Check the address.")
     else:
-        kind = "something that is no JSON"
-    return f"{settings.host} answered with {kind} instead of a chat completion. Check the address."
+        sentence = _("{host} answered with something that is no JSON instead of a chat completion. Check the address.")
+    return sentence.format(host=settings.host, most=MOST_BYTES)
 
 
 def error_of(body: bytes) -> dict[str, Any]:
@@ -415,43 +419,67 @@ def connection_failure(settings: EndpointSettings, error: httpx.HTTPError) -> En
     """The error for a call to which there was no whole response."""
     host = settings.host
     if isinstance(error, httpx.TimeoutException):
-        limit = f"{settings.timeout_seconds:g} seconds"
-        sentence = f"{host} did not answer within {limit}. Raise the time-out, or lower the concurrency."
+        limit = settings.timeout_seconds
+        sentence = ngettext(
+            "{host} did not answer within {limit:g} second. Raise the time-out, or lower the concurrency.",
+            "{host} did not answer within {limit:g} seconds. Raise the time-out, or lower the concurrency.",
+            1 if limit == 1 else max(2, round(limit)),
+        ).format(host=host, limit=limit)
         return EndpointError("timeout", sentence, again=0.0)
     if isinstance(error, httpx.DecodingError):
-        return EndpointError("unreadable", f"{host} answered with bytes that can't be unpacked. Check the address.")
+        return EndpointError(
+            "unreadable", _("{host} answered with bytes that can't be unpacked. Check the address.").format(host=host)
+        )
     # Only these errors' texts are the system's own; others quote what was received.
-    said = f" ({error})" if isinstance(error, httpx.ConnectError) and str(error) else ""
-    sentence = f"{host} can't be reached, or broke off{said}. Check the address, and whether the server runs."
-    return EndpointError("unreachable", sentence, again=0.0)
+    if isinstance(error, httpx.ConnectError) and str(error):
+        sentence = _("{host} can't be reached, or broke off ({error}). Check the address, and whether the server runs.")
+    else:
+        sentence = _("{host} can't be reached, or broke off. Check the address, and whether the server runs.")
+    return EndpointError("unreachable", sentence.format(host=host, error=error), again=0.0)
 
 
 def status_failure(settings: EndpointSettings, response: httpx.Response, error: Mapping[str, Any]) -> EndpointError:
     """The error for a status, with what to mend."""
     status, host = response.status_code, settings.host
     if status == 429 and "insufficient_quota" in (error.get("code"), error.get("type")):
-        return EndpointError("refused", f"The account at {host} has no quota left ({status}). Top it up.")
+        return EndpointError(
+            "refused",
+            _("The account at {host} has no quota left ({status}). Top it up.").format(host=host, status=status),
+        )
     if status == 429:
-        sentence = f"{host} is asked more often than it allows ({status}). Lower the concurrency, or go on later."
+        sentence = _(
+            "{host} is asked more often than it allows ({status}). Lower the concurrency, or go on later."
+        ).format(host=host, status=status)
         return EndpointError("rate limit", sentence, again=retry_after(response))
     if status == 408:
-        return EndpointError("timeout", f"{host} took too long ({status}). Go on later.", again=retry_after(response))
+        return EndpointError(
+            "timeout",
+            _("{host} took too long ({status}). Go on later.").format(host=host, status=status),
+            again=retry_after(response),
+        )
     if status == 409 or status >= 500:
-        sentence = f"{host} failed by itself ({status}). Go on later."
+        sentence = _("{host} failed by itself ({status}). Go on later.").format(host=host, status=status)
         return EndpointError("server error", sentence, again=retry_after(response))
     if status in (401, 403) and settings.key_variable:
-        mend = f"refuses the key in {settings.key_variable}. Put one there that is valid for this model"
+        mend = _("{host} refuses the key in {variable}. Put one there that is valid for this model ({status}).")
     elif status in (401, 403):
-        mend = "wants a key. Put one into an environment variable, and give the judge that variable's name"
+        mend = _(
+            "{host} wants a key. Put one into an environment variable, and give the judge that variable's name "
+            "({status})."
+        )
     elif status == 404:
-        mend = f"does not know the address or the model '{settings.model}'. Check both"
+        mend = _("{host} does not know the address or the model '{model}'. Check both ({status}).")
     elif status == 413:
-        mend = "finds the request too large"
+        mend = _("{host} finds the request too large ({status}).")
     elif response.has_redirect_location:
-        mend = "wants to redirect, which is not followed. Give the address at which it answers"
+        mend = _("{host} wants to redirect, which is not followed. Give the address at which it answers ({status}).")
     else:
-        mend = f"does not take the request. Check the model '{settings.model}', and whether the texts fit its context"
-    return EndpointError("refused", f"{host} {mend} ({status}).")
+        mend = _(
+            "{host} does not take the request. Check the model '{model}', and whether the texts fit its context "
+            "({status})."
+        )
+    told = mend.format(host=host, variable=settings.key_variable, model=settings.model, status=status)
+    return EndpointError("refused", told)
 
 
 def retry_after(response: httpx.Response) -> float:

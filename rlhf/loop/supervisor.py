@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
+from annotation.translation import _
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
@@ -130,7 +131,7 @@ class Supervisor:
     def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
         """Say how a worker ended that could not say so itself."""
         killed = code == -signal.SIGKILL or (code != 0 and KILLED_MARK in self.words_of(job.id, child))
-        record_death(self.db, job, child, code, killed, f"See {self.log_file(job.id)}.")
+        record_death(self.db, job, child, code, killed, _("See {file}.").format(file=self.log_file(job.id)))
 
     def words_of(self, job_id: int, child: WorkerProcess) -> bytes:
         """What a worker has printed; nothing where its log file is gone."""

@@ -187,6 +187,45 @@ def test_what_was_asked_of_the_token_holder_and_rented_jobs_come_into_the_lane_o
     assert db.value("SELECT count(*) FROM sqlite_master WHERE name LIKE 'errand%'") == 0
 
 
+def test_why_jobs_ended_is_read_once_from_what_earlier_versions_said_of_them(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m009_reasons")
+    job = {"kind": "dpo", "spec": "{}", "requested_by": "kim", "created": "1"}
+    said = [
+        ("failed", "Memory ran out. Close other programs."),
+        ("lost", "The worker was killed, often because memory ran out. Resume goes on from the last checkpoint."),
+        ("failed", "The loss became not a number at step 3, so the run was stopped."),
+        ("running", "Too few different answers: 2 are wanted for each prompt."),
+        ("finished", ""),
+        ("cancelled", "Cancelled before it began."),
+        ("cancelled", "Cancelled. Resume goes on from the last checkpoint."),
+        ("cancelled", "Cancelled, and the rented machine was given back."),
+        ("cancelled", "It was cancelled."),
+        ("failed", "Failed (KeyError: 'x'). The log has the details."),
+    ]
+    old["job"].insert_all({**job, "status": status, "message": message} for status, message in said)
+    event = {"job_id": 1, "step": 0, "created": "2"}
+    lines = ["Memory ran out. Queued again with a smaller batch: batch_size 4 → 2.", "Loading."]
+    logged = [{**event, "kind": "log", "data": json.dumps(line)} for line in lines]
+    old["event"].insert_all([*logged, {**event, "kind": "metric", "data": "{}"}])
+    old.close()
+    db = open_database(data_dir)
+    assert [row["reason"] for row in db.rows("SELECT reason FROM job ORDER BY id")] == [
+        *("out-of-memory", "killed", "not-a-number", "too-few-answers"),
+        *[None] * 6,
+    ]
+    assert [row["message"] for row in db.rows("SELECT message FROM job ORDER BY id")] == [
+        *(message for _, message in said[:5]),
+        "It had not begun.",
+        "Resume goes on from the last checkpoint.",
+        "The rented machine was given back.",
+        "It was cancelled.",
+        "An error of Prefloop's own ended it (KeyError: 'x'). The log has the details.",
+    ]
+    assert [row["kind"] for row in db.rows("SELECT kind FROM event ORDER BY id")] == ["change", "log", "metric"]
+
+
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:
     failures: list[BaseException] = []
 

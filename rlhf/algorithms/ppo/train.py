@@ -68,7 +68,6 @@ from rlhf.algorithms.losses import AdaptiveKL
 from rlhf.algorithms.ppo.roles import TRAINED, Role, Roles, SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import (
-    Diverged,
     RunCost,
     Start,
     TrainingProgress,
@@ -82,6 +81,7 @@ from rlhf.algorithms.trainer import (
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.worker import Run
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps

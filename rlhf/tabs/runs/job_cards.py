@@ -75,7 +75,7 @@ def headline(job: Job, at: str) -> str:
     if job.status == "finished":
         return _("Finished in {duration}.").format(duration=duration(seconds_taken(job, at)))
     word = {"lost": _("Lost"), "failed": _("Failed"), "cancelled": _("Cancelled")}[job.status]
-    return job.message if job.message.startswith(word) else f"{word}. {job.message}".strip()
+    return f"{word}. {job.message}".strip()
 
 
 def seconds_taken(job: Job, at: str) -> float:

@@ -334,7 +334,7 @@ def test_stopped_while_it_waits_a_run_is_taken_out_of_the_queue(machine: Machine
     assert job_store.queue(machine.db) == []
     job = job_store.recent(machine.db, ("sft",), 1)[0]
     assert job.status == "cancelled"
-    assert printed.read_text().splitlines()[-1] == f"job {job.id} cancelled. Cancelled before it began."
+    assert printed.read_text().splitlines()[-1] == f"job {job.id} cancelled. It had not begun."
     assert job_store.get(machine.db, ahead).status == "running"
 
 

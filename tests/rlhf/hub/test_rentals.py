@@ -194,7 +194,7 @@ def test_cancelling_gives_the_machine_back(judged: Machine, hub: JobHub) -> None
     job_store.cancel(judged.db, job_id)
     thread.join(PATIENCE_SECONDS)
     job = job_store.get(judged.db, job_id)
-    assert (job.status, job.message) == ("cancelled", "Cancelled, and the rented machine was given back.")
+    assert (job.status, job.message) == ("cancelled", "The rented machine was given back.")
     assert only_job(hub).stage == "CANCELED"
     assert not hub.repos
     assert registry.of_job(judged.db, job_id) is None
@@ -301,6 +301,11 @@ def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are
     rental = rental_store.get(judged.db, job_id)
     for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
         assert "is left out" in rental_store.readable(bad, 3)["events"][0]["data"]
+    changed = {"kind": "change", "step": 0, "data": "Half the batch.", "created": "2026-01-01"}
+    report = {"step": 0, "steps": 0, "message": "", "events": [changed]}
+    assert rental_store.readable(report, 3)["events"] == [changed]
+    wrong = {**report, "events": [{**changed, "data": {"batch_size": 2}}]}
+    assert "is left out" in rental_store.readable(wrong, 3)["events"][0]["data"]
     for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
         with pytest.raises(rental_client.RentalEnded, match="can't be read"):
             rental_client.checked_ending(bad)
@@ -336,7 +341,7 @@ def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: 
     hub.fail("POST", "/cancel$", 403, times=2)
     cancelled = rlhf_command("--data", str(judged.data_dir), "cancel", str(job_id), **hub.environment(TOKEN))
     assert cancelled.returncode == 1
-    assert f"job {job_id} cancelled. Cancelled, and the rented machine was given back." in cancelled.stdout
+    assert f"job {job_id} cancelled. The rented machine was given back." in cancelled.stdout
     assert only_job(hub).stage == "CANCELED"
     assert any("end it by hand: http" in line for line in job_store.log_tail(judged.db, job_id, 40))
     assert not hub.repos

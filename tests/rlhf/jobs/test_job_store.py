@@ -12,6 +12,7 @@ import pytest
 
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
+from annotation.jobs.job_table import Reason, Status
 from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -21,7 +22,6 @@ from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
-from rlhf.jobs.out_of_memory import KILLED
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 
@@ -223,7 +223,7 @@ def test_after_memory_ran_out_a_job_waits_with_half_the_batch_and_its_log_says_s
     later = job_store.enqueue(db, SFTSpec(), "bob")
     job_store.claim(db, job, "w")
     job_table.report(db, job, "w", 3, 9, {"loss": 0.5})
-    assert job_store.requeue_smaller(db, job, "w", "Memory ran out.")
+    assert job_store.requeue_smaller(db, job, "w", "out-of-memory")
     row = job_store.get(db, job)
     assert row.spec == replace(BIG, batch_size=4, accumulation=4)
     assert (row.status, row.worker, row.step, row.requested_by) == ("queued", None, 3, "ann")
@@ -231,10 +231,9 @@ def test_after_memory_ran_out_a_job_waits_with_half_the_batch_and_its_log_says_s
     (line,) = job_store.log_tail(db, job)
     assert line.endswith("Memory ran out. Queued again with a smaller batch: batch_size 8 → 4, accumulation 2 → 4.")
     assert row.message in line
+    assert row.reason == "out-of-memory"
     assert job_store.retries(db, job) == [row.message]
-    assert not job_store.requeue_smaller(db, job, "w", "Memory ran out."), (
-        "the second of two processes has lost the job"
-    )
+    assert not job_store.requeue_smaller(db, job, "w", "out-of-memory"), "the second of two processes has lost the job"
     assert job_store.get(db, job).spec == row.spec
 
 
@@ -243,7 +242,7 @@ def test_without_being_told_to_a_job_is_not_changed(db: Database, spec: JobSpec)
     job = job_store.enqueue(db, spec, "ann")
     job_store.claim(db, job, "w")
     before = job_store.get(db, job)
-    assert not job_store.requeue_smaller(db, job, "w", "Memory ran out.")
+    assert not job_store.requeue_smaller(db, job, "w", "out-of-memory")
     assert job_store.get(db, job) == before
     assert job_store.log_tail(db, job) == job_store.retries(db, job) == []
 
@@ -251,48 +250,49 @@ def test_without_being_told_to_a_job_is_not_changed(db: Database, spec: JobSpec)
 def test_a_stale_worker_or_a_cancelled_job_is_not_queued_again(db: Database) -> None:
     job = job_store.enqueue(db, BIG, "ann")
     job_store.claim(db, job, "w")
-    assert not job_store.requeue_smaller(db, job, "stale", "Memory ran out.")
+    assert not job_store.requeue_smaller(db, job, "stale", "out-of-memory")
     job_store.cancel(db, job)
-    assert not job_store.requeue_smaller(db, job, "w", "Memory ran out.")
+    assert not job_store.requeue_smaller(db, job, "w", "out-of-memory")
     assert job_store.get(db, job).status == "cancelling"
 
 
 @pytest.mark.parametrize("status", ["failed", "lost"])
-@pytest.mark.parametrize("said", ["Memory ran out. Lower this.", f"{KILLED} Resume goes on."])
+@pytest.mark.parametrize("reason", ["out-of-memory", "killed"])
 def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_when_asked(
-    db: Database, status: str, said: str
+    db: Database, status: Status, reason: Reason
 ) -> None:
     job, later = job_store.enqueue(db, DPOSpec(batch_size=8), "ann"), job_store.enqueue(db, SFTSpec(), "bob")
     assert not job_store.can_be_halved(job_store.get(db, job)), "it waits"
     job_store.claim(db, job, "w")
     assert not job_store.can_be_halved(job_store.get(db, job)), "it runs"
-    job_table.stop(db, job, "w", status, said)
+    job_table.stop(db, job, "w", status, "In whatever words.", reason)
     assert job_store.can_be_halved(job_store.get(db, job))
     changed = job_store.resume(db, job, half_batch=True)
     assert changed == "Queued again with a smaller batch: batch_size 8 → 4, accumulation 2 → 4."
     row = job_store.get(db, job)
-    assert (row.status, row.worker, row.message) == ("queued", None, changed)
+    assert (row.status, row.worker, row.message, row.reason) == ("queued", None, changed, None)
     assert row.spec == DPOSpec(batch_size=4, accumulation=4), "and nobody told it to halve it by itself"
     assert job_store.retries(db, job) == [changed]
     assert waiting(db) == [later, job]
 
 
 @pytest.mark.parametrize(
-    ("spec", "status", "said"),
+    ("spec", "status", "reason"),
     [
-        (DPOSpec(batch_size=8), "failed", "The disk is full."),
-        (DPOSpec(batch_size=8), "lost", "The worker died (exit code 1). Resume goes on from the last checkpoint."),
-        (DPOSpec(batch_size=8), "cancelled", "Cancelled."),
-        (DPOSpec(batch_size=1), "failed", "Memory ran out."),
-        (EvaluateSpec(), "failed", "Memory ran out."),
+        (DPOSpec(batch_size=8), "failed", None),
+        (DPOSpec(batch_size=8), "failed", "not-a-number"),
+        (DPOSpec(batch_size=8), "lost", None),
+        (DPOSpec(batch_size=8), "cancelled", "killed"),
+        (DPOSpec(batch_size=1), "failed", "out-of-memory"),
+        (EvaluateSpec(), "failed", "out-of-memory"),
     ],
 )
 def test_what_did_not_end_for_memory_or_has_no_batch_is_not_offered_to_be_halved(
-    db: Database, spec: JobSpec, status: str, said: str
+    db: Database, spec: JobSpec, status: Status, reason: Reason | None
 ) -> None:
     job = job_store.enqueue(db, spec, "ann")
     job_store.claim(db, job, "w")
-    job_table.stop(db, job, "w", status, said)
+    job_table.stop(db, job, "w", status, "Memory ran out.", reason)
     assert not job_store.can_be_halved(job_store.get(db, job))
     if spec.halved() is None:
         with pytest.raises(UserError, match="no batch that could be halved"):
@@ -304,14 +304,14 @@ def test_a_run_whose_loss_was_no_number_goes_on_with_half_the_learning_rate(db: 
     job = job_store.enqueue(db, DPOSpec(learning_rate=2e-4), "ann")
     for rate, before in ((1e-4, "0.0002 → 0.0001"), (5e-5, "0.0001 → 5e-05")):
         job_store.claim(db, job, "w")
-        job_table.stop(db, job, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
+        job_table.stop(db, job, "w", "failed", "In whatever words.", "not-a-number")
         changed = job_store.resume(db, job)
         assert changed == f"Queued again with half the learning rate: learning_rate {before}."
         assert job_store.get(db, job).spec == DPOSpec(learning_rate=rate)
         assert job_store.get(db, job).message == changed
     assert len(job_store.retries(db, job)) == 2
     job_store.claim(db, job, "w")
-    job_table.stop(db, job, "w", "failed", "The disk is full.")
+    job_table.stop(db, job, "w", "failed", "The loss became not a number: that the words say so does not count.")
     assert job_store.resume(db, job) == ""
     assert job_store.get(db, job).spec == DPOSpec(learning_rate=5e-5)
 
@@ -320,8 +320,9 @@ def test_the_death_of_a_worker_is_told_of_what_it_held_to_the_end(db: Database, 
     job_store.claim(db, job, "w")
     assert not job_store.died(db, job, "other", "It died.")
     assert job_table.stop(db, job, "w", "lost", "Prefloop was stopped.")
-    assert job_store.died(db, job, "w", "It was killed."), "a survivor did not know why"
-    assert (job_store.get(db, job).status, job_store.get(db, job).message) == ("lost", "It was killed.")
+    assert job_store.died(db, job, "w", "It was killed.", "killed"), "a survivor did not know why"
+    row = job_store.get(db, job)
+    assert (row.status, row.message, row.reason) == ("lost", "It was killed.", "killed")
     job_store.resume(db, job)
     assert not job_store.died(db, job, "w", "It died."), "it is somebody else's turn now"
     job_store.claim(db, job, "w2")
@@ -333,8 +334,21 @@ def test_the_death_of_a_worker_is_told_of_what_it_held_to_the_end(db: Database, 
 def test_only_a_job_that_nobody_has_claimed_since_is_given_up(db: Database, job: int) -> None:
     job_store.give_up(db, job, 1, "It could not begin.")
     assert job_store.get(db, job).status == "queued"
-    job_store.give_up(db, job, 0, "It could not begin.")
-    assert job_store.get(db, job).status == "failed"
+    job_store.give_up(db, job, 0, "It could not begin.", "killed")
+    assert (job_store.get(db, job).status, job_store.get(db, job).reason) == ("failed", "killed")
+
+
+def test_why_a_job_does_not_get_on_is_said_until_it_reports_something_else(db: Database, job: int) -> None:
+    job_store.claim(db, job, "w")
+    job_table.explain(db, job, "w", "too-few-answers", "All the same.")
+    job_table.explain(db, job, "other", "killed", "It is not its job.")
+    job_table.report(db, job, "w", 0, 0, {})
+    assert (job_store.get(db, job).reason, job_store.get(db, job).message) == ("too-few-answers", "All the same.")
+    job_table.report(db, job, "w", 1, 0, {}, "1 comparison in stock")
+    assert job_store.get(db, job).reason is None
+    job_table.explain(db, job, "w", "too-few-answers", "All the same.")
+    job_table.finish(db, job, "w", {})
+    assert job_store.get(db, job).reason is None
 
 
 # ------------------------------------------------------------------------------------------------------------ progress

@@ -302,7 +302,7 @@ def test_a_job_that_its_own_worker_queued_again_is_not_given_up(db: Database, su
     supervisor.start_next()
     child = supervisor.children[job]
     assert job_store.claim(db, job, child.worker) is not None
-    assert job_store.requeue_smaller(db, job, child.worker, "Memory ran out.")
+    assert job_store.requeue_smaller(db, job, child.worker, "out-of-memory")
     child.process.terminate()
     child.process.wait(PATIENCE_SECONDS)
     supervisor.reap()

@@ -110,7 +110,7 @@ def test_time_left_is_never_negative() -> None:
         ({"status": "lost", "message": "The worker stopped without a word."}, "Lost. The worker stopped"),
         ({"status": "failed", "message": "No memory."}, "Failed. No memory."),
         ({"status": "cancelled"}, "Cancelled."),
-        ({"status": "cancelled", "message": "Cancelled before it began."}, "Cancelled before it began."),
+        ({"status": "cancelled", "message": "It had not begun."}, "Cancelled. It had not begun."),
         ({"status": "finished", "finished": AT}, "Finished in 10 min."),
     ],
 )

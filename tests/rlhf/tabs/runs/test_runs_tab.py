@@ -403,7 +403,7 @@ def test_cancel_and_resume_act_on_the_job_that_was_shown(browser: Browser, place
     browser.do("run_cancel")
     assert f"Job {job_id} was asked to stop" in browser.text("said")
     assert [job_store.get(place.db, number).status for number in (job_id, waiting)] == ["cancelling", "queued"]
-    job_table.stop(place.db, job_id, "w", "cancelled", "Cancelled. Resume goes on from the last checkpoint.")
+    job_table.stop(place.db, job_id, "w", "cancelled", "Resume goes on from the last checkpoint.")
     browser.do("poll_runs")
     assert browser.text("said") == "", "it is not so any more"
     browser.look_at(job_id)
@@ -472,7 +472,7 @@ def test_time_left_counts_only_this_attempt(browser: Browser, place: Context) ->
 def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Browser, place: Context) -> None:
     spec = replace(QUICK_SFT, batch_size=4, halve_batch=True)
     job_id = begin(place, spec, steps=2)
-    assert job_store.requeue_smaller(place.db, job_id, "w", "Memory ran out.")
+    assert job_store.requeue_smaller(place.db, job_id, "w", "out-of-memory")
     assert job_store.claim(place.db, job_id, "w2") is not None
     browser.open()
     assert "Queued again with a smaller batch: batch_size 4 → 2, accumulation 1 → 2." in browser.text("card")
@@ -482,7 +482,7 @@ def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Br
 def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(browser: Browser, place: Context) -> None:
     job_id = begin(place, replace(QUICK_SFT, batch_size=4), steps=2)
     assert browser.open().can("half") is False
-    job_table.stop(place.db, job_id, "w", "failed", "Memory ran out. Close other programs.")
+    job_table.stop(place.db, job_id, "w", "failed", "Close other programs.", "out-of-memory")
     browser.do("poll_runs")
     assert (browser.can("resume"), browser.can("half")) == (True, True)
     assert "half as many items in a forward pass" in browser.text("resume_note")
@@ -505,7 +505,7 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(bro
 
 def test_a_run_that_diverged_says_that_it_would_go_on_more_slowly(browser: Browser, place: Context) -> None:
     job_id = begin(place, steps=2)
-    job_table.stop(place.db, job_id, "w", "failed", "The loss became not a number at step 3, so the run was stopped.")
+    job_table.stop(place.db, job_id, "w", "failed", "The run was stopped.", "not-a-number")
     assert "goes on with half the learning rate" in browser.open().text("resume_note")
     browser.do("run_resume")
     assert "learning_rate 0.005 → 0.0025" in browser.text("said")
