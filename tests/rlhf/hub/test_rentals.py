@@ -25,7 +25,7 @@ from annotation.records import UserError, now
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.hub import job_bundle, rental_client, rental_worker
 from rlhf.hub.token_launcher import module
-from rlhf.jobs import job_store, rental_store
+from rlhf.jobs import job_store, rental_reports, rental_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.rental_store import Terms
 from rlhf.loop import controller
@@ -300,7 +300,7 @@ def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are
     # What can be shown of a report is shown; what can't breaks no page.
     rental = rental_store.get(judged.db, job_id)
     for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
-        assert "is left out" in rental_store.readable(bad, 3)["events"][0]["data"]
+        assert "is left out" in str(rental_reports.readable(bad, 3).events[0].data)
     for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
         with pytest.raises(rental_client.Over, match="can't be read"):
             rental_client.checked_ending(bad)
