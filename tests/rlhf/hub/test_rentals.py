@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -389,3 +390,19 @@ def test_terms_that_can_not_be_meant_are_refused() -> None:
         rental_store.checked_terms("x", 1, 1, "no/name")
     said = rental_store.checked_terms("a10g-small", 1.0, 1.5, "acme").sentence
     assert said == "up to $1.50: a10g-small at $1.00 an hour, ended after 1.5 hours at the latest, paid by acme"
+
+
+def test_of_a_report_all_is_read_that_is_known_here_and_nothing_where_a_part_can_not_be_shown() -> None:
+    said = {"id": 3, "kind": "log", "step": 0, "data": "begins", "created": "2026-01-01"}
+    measured = {**said, "kind": "metric", "step": 1, "data": {"loss": math.nan, "lines": 2}}
+    answer = {"prompt": "Why?", "answer": "So.", "finish_reason": "stop", "tokens": 2}
+    answered = {**said, "kind": "sample", "data": {**answer, "of": "another version"}}
+    sent = {"step": 1, "steps": 9, "message": "trains", "events": [said, measured, answered], "of": "another version"}
+    report = rental_reports.readable(sent, 3)
+    assert (report.step, report.steps, report.message) == (1, 9, "trains")
+    assert [event.kind for event in report.events] == ["log", "metric", "sample"]
+    assert asdict(report.events[2])["data"] == answer
+    for event in ({**said, "kind": "other"}, {**said, "data": 1}, {**said, "step": -1}, {**said, "created": None},
+                  {**measured, "data": {"loss": "1"}}, {**answered, "data": {"prompt": "Why?"}}):  # fmt: skip
+        left_out = rental_reports.readable({**sent, "events": [said, event]}, 3)
+        assert [one.data for one in left_out.events] == ["Report 3 can't be read and is left out."]
