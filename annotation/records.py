@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -92,6 +92,24 @@ class Response:
     tokens: int
     finish_reason: Literal["stop", "length"]
     id: int = 0
+
+
+@dataclass(frozen=True)
+class CheckedAnswer(Response):
+    """An answer to a held-out prompt, with that prompt and what scorers say, from which a check takes its figures."""
+
+    messages: tuple[Message, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def kl_to_base(self) -> float:
+        """Of the policy, in nats a token."""
+        return self.scores["kl_to_base"]
+
+    @property
+    def nll_under_base(self) -> float:
+        """Negative log-likelihood under the base, nats a token."""
+        return self.scores["nll_under_base"]
 
 
 @dataclass(frozen=True)

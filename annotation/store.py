@@ -15,6 +15,7 @@ from typing import Any
 from annotation.database import Database
 from annotation.records import (
     Asks,
+    CheckedAnswer,
     Demonstration,
     Feedback,
     Judgement,
@@ -398,27 +399,38 @@ def withdraw_candidate(db: Database, candidate_id: int) -> None:
         )
 
 
-def evaluation_responses(db: Database, model_id: int) -> list[dict[str, Any]]:
-    """A policy's answers to the held-out prompts, a row each with prompt and scores, in prompt and seed order."""
+def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
+    """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order."""
     rows = db.rows(
-        """SELECT r.*, p.messages,
+        """SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
+               r.tokens, r.finish_reason, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores
            FROM response r JOIN prompt p ON p.id = r.prompt_id
            WHERE r.model_id = ? AND r.purpose = 'evaluate' ORDER BY r.prompt_id, r.seed""",
         (model_id,),
     )
-    return [{**row, "messages": json.loads(row["messages"]), "scores": json.loads(row["scores"])} for row in rows]
+    return [
+        CheckedAnswer(
+            **{
+                **row,
+                "sampling": Sampling(**json.loads(row["sampling"])),
+                "messages": tuple(json.loads(row["messages"])),
+                "scores": json.loads(row["scores"]),
+            }
+        )
+        for row in rows
+    ]
 
 
 def answers_of_check(
     db: Database, model_id: int, prompts: Sequence[Prompt], seed: int, sampling: Sampling
-) -> list[dict[str, Any]]:
+) -> list[CheckedAnswer]:
     """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms."""
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
-        row
-        for row in evaluation_responses(db, model_id)
-        if (row["prompt_id"], row["seed"]) in wanted and json.loads(row["sampling"]) == asdict(sampling)
+        answer
+        for answer in evaluation_responses(db, model_id)
+        if (answer.prompt_id, answer.seed) in wanted and answer.sampling == sampling
     ]
 
 

@@ -391,7 +391,7 @@ def rounded(value: float | None, digits: int) -> float:
 def gold_win_rate(db: Database, rule: str, revision: str) -> tuple[float, float, float]:
     """How often a policy beats the base on held-out prompts with the same seeds, with Wilson's interval."""
     ours, theirs = (
-        {(row["prompt_id"], row["seed"]): row["text"] for row in store.evaluation_responses(db, policy.id)}
+        {(answer.prompt_id, answer.seed): answer.text for answer in store.evaluation_responses(db, policy.id)}
         for policy in (registry.by_revision(db, revision), registry.by_revision(db, "base"))
     )
     wins = [win_of(rule, text, theirs[key]) for key, text in ours.items() if key in theirs]

@@ -99,12 +99,12 @@ class Importer:
     def start(self, kind: Kind, source: Sequence[str], arguments: Sequence[str], by: str = "the import form") -> State:
         """Begin. `source` is what to import with what belongs to it. Raises UserError while another run is at work."""
         spec = ImportData(("--json-progress", *KIND_ARGUMENTS[kind], *arguments, *source))
-        with self.db.transaction() as connection:
+        with self.db.transaction():
             latest = self.latest
             if latest is not None and latest.is_open:
                 raise UserError(_("An import is at work. Wait until it is done, or cancel it."))
             # First rows of somebody's data, which nobody looks at any more.
-            connection.execute("UPDATE job SET result = NULL WHERE kind = ? AND result IS NOT NULL", (spec.kind,))
+            job_table.clear_results(self.db, spec.kind)
             queue = FROM_HUB if self.token_held and spec.is_on_hub else HERE
             queue.enqueue(self.db, spec, by)
         return self.state

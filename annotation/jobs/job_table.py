@@ -192,6 +192,12 @@ def stop(db: Database, job_id: int, worker: str, status: Status, message: str, r
         )
 
 
+def clear_results(db: Database, kind: str) -> None:
+    """Forget what jobs of a kind found."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET result = NULL WHERE kind = ? AND result IS NOT NULL", (kind,))
+
+
 # ------------------------------------------------------------------------------------------------- ended from outside
 def take_out(db: Database, job_id: int, message: str, unless: str = "0") -> bool:
     """Take a job out of its queue; False if it does not wait there (any more). `unless`, in SQL, keeps it there."""

@@ -11,7 +11,7 @@ It goes on where it was broken off: answers, scores and verdicts are kept one by
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,7 +22,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
-from annotation.records import Prompt, UserError
+from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -70,7 +70,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     del models  # a judge may need the memory
     others = [policy for policy in compared if policy.id != candidate.id]
     put_before_people(run.db, candidate, others)
-    judged, own = ask_judges(run, spec, candidate), {row["id"] for row in answers[candidate.revision]}
+    judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
     report = CheckReport(
         candidate=figures[candidate.revision],
         against=figures[against.revision],
@@ -140,7 +140,7 @@ class CheckProgress:
         self.run.raise_if_stopped()
 
 
-def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[CheckedAnswer]:
     """The policy's answers on the terms of this check."""
     return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling)
 
@@ -156,7 +156,7 @@ def answer_prompts(
     """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
-    known = {(row["prompt_id"], row["seed"]) for row in answers_of(run, spec, policy, prompts)}
+    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts)}
     asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
     progress.advance(len(asked) - len(missing), _("{revision} answers").format(revision=policy.revision))
@@ -180,26 +180,27 @@ def score_answers(
 ) -> None:
     """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
     db = progress.run.db
-    rows = [row for row in answers_of(progress.run, spec, policy, prompts) if "nll_under_base" not in row["scores"]]
-    for start in range(0, len(rows), SCORING_BATCH):
-        batch = rows[start : start + SCORING_BATCH]
-        for row, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
-            store.add_score(db, row["id"], "kl_to_base", kl)
-            store.add_score(db, row["id"], "nll_under_base", nll)
+    answers = answers_of(progress.run, spec, policy, prompts)
+    unscored = [answer for answer in answers if "nll_under_base" not in answer.scores]
+    for start in range(0, len(unscored), SCORING_BATCH):
+        batch = unscored[start : start + SCORING_BATCH]
+        for answer, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
+            store.add_score(db, answer.id, "kl_to_base", kl)
+            store.add_score(db, answer.id, "nll_under_base", nll)
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
 @torch.no_grad()
 def score(
-    models: LoadedPolicies, policy: Policy, base: Policy, rows: Sequence[Mapping[str, Any]]
+    models: LoadedPolicies, policy: Policy, base: Policy, answers: Sequence[CheckedAnswer]
 ) -> list[tuple[float, float]]:
     """(KL per token, NLL per token under the base) of each answer, in nats."""
     sequences = [
         (
-            models.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, row["text"], row["finish_reason"]),
+            models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
+            answer_ids(models.tokenizer, answer.text, answer.finish_reason),
         )
-        for row in rows
+        for answer in answers
     ]
     base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
     policy_logits_NV = base_logits_NV
@@ -207,8 +208,8 @@ def score(
         policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
     nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
     rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
-    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(rows)) / tokens_B
-    nll_B = sum_by_row(nll_N, rows_N, len(rows)) / tokens_B
+    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(answers)) / tokens_B
+    nll_B = sum_by_row(nll_N, rows_N, len(answers)) / tokens_B
     return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
 
 
@@ -271,14 +272,14 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     return reference, spec.max_length
 
 
-def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]], perplexity: float) -> AnswerFigures:
+def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
     """The figures of one policy's answers, with its perplexity on the fixed text."""
-    texts = [row["text"] for row in rows]
-    weights = [max(row["tokens"], 1) for row in rows]
+    texts = [answer.text for answer in answers]
+    weights = [max(answer.tokens, 1) for answer in answers]
 
-    def per_token(scorer: str) -> float:
-        total = sum(row["scores"][scorer] * weight for row, weight in zip(rows, weights, strict=True))
-        return float(total / sum(weights))
+    def per_token(values: Iterable[float]) -> float:
+        total = sum(value * weight for value, weight in zip(values, weights, strict=True))
+        return total / sum(weights)
 
     return AnswerFigures(
         revision=policy.revision,
@@ -286,10 +287,10 @@ def summarise(policy: Policy, rows: Sequence[Mapping[str, Any]], perplexity: flo
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
         distinct_2=distinct_n(texts, 2) or None,
-        kl_to_base=per_token("kl_to_base"),
-        nll_under_base=per_token("nll_under_base"),
+        kl_to_base=per_token(answer.kl_to_base for answer in answers),
+        nll_under_base=per_token(answer.nll_under_base for answer in answers),
         # An empty answer has not ended well, however it ended.
-        ended_share=fmean(row["finish_reason"] == "stop" and bool(row["text"].strip()) for row in rows),
+        ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
         repetition=fmean(repetition(text) for text in texts),
         perplexity=perplexity,
     )

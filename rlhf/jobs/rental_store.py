@@ -6,9 +6,10 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, cast
+
+from annotated_types import Interval
 
 from annotation.database import Database
 from annotation.hub_client import check_name
@@ -17,9 +18,11 @@ from annotation.jobs.job_table import AT_WORK, stale_before
 from annotation.records import UserError, now
 from annotation.translation import _, ngettext
 from annotation.ui.formatting import dollars, most_dollars
+from annotation.validation import adapter
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.job_store import Job
+from rlhf.jobs.rental_reports import readable
 
 FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0
@@ -113,10 +116,10 @@ def checked_terms(flavor: Any, price_per_hour: Any, hours: Any, namespace: Any =
 
 def number_within(value: Any, low: float, high: float, wanted: str) -> float:
     """A finite number between two others. Raises UserError with the sentence `wanted`, which has gaps for the two."""
-    sound = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not sound or not low <= value <= high:
-        raise UserError(wanted.format(low=low, high=high))
-    return float(value)
+    try:
+        return cast(float, adapter(Annotated[float, Interval(ge=low, le=high)]).validate_python(value))
+    except ValueError:
+        raise UserError(wanted.format(low=low, high=high)) from None
 
 
 def enqueue(db: Database, spec: JobSpec, requested_by: str, terms: Terms) -> int:
@@ -230,21 +233,21 @@ def cleared(db: Database, job_id: int) -> None:
         connection.execute("UPDATE rental SET cleared = ? WHERE job_id = ?", (now(), job_id))
 
 
-def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[str, Any]) -> Rental:
+def replay(db: Database, job_id: int, worker: str, number: int, batch: Any) -> Rental:
     """Add a report from there to the job's record, in one transaction with its number, so that none is added twice.
 
     Nothing is written where the job is no longer this worker's, or the report is there already.
     """
-    batch = readable(batch, number)
+    report = readable(batch, number)
     with db.transaction() as connection:
         mine = connection.execute(
             f"""UPDATE job SET step = :step, steps = :steps, message = :message, reason = NULL, heartbeat = :now
                WHERE id = :id AND worker = :worker AND {AT_WORK}
                    AND EXISTS (SELECT 1 FROM rental WHERE job_id = job.id AND batches = :before)""",
             {
-                "step": batch["step"],
-                "steps": batch["steps"],
-                "message": batch["message"],
+                "step": report.step,
+                "steps": report.steps,
+                "message": report.message,
                 "now": now(),
                 "id": job_id,
                 "worker": worker,
@@ -253,50 +256,10 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Mapping[s
         ).rowcount
         if mine:
             connection.execute("UPDATE rental SET batches = ? WHERE job_id = ?", (number, job_id))
-            for event in batch["events"]:
-                db.insert("event", {**event, "job_id": job_id, "data": json.dumps(event["data"])})
+            for event in report.events:
+                row = asdict(event)
+                db.insert("event", {**row, "job_id": job_id, "data": json.dumps(row["data"])})
     return get(db, job_id)
-
-
-def readable(batch: Any, number: int) -> Mapping[str, Any]:
-    """A report as the pages can show it; in place of one that they can't, a line in the log that says so."""
-    try:
-        progress = {"step": count(batch["step"]), "steps": count(batch["steps"]), "message": str(batch["message"])}
-        return {**progress, "events": [readable_event(event) for event in batch["events"]]}
-    except (KeyError, TypeError, ValueError):
-        told = _("Report {number} can't be read and is left out.").format(number=number)
-        left_out = {"kind": "log", "step": 0, "data": told, "created": now()}
-        return {"step": 0, "steps": 0, "message": "", "events": [left_out]}
-
-
-def count(value: Any) -> int:
-    """A number of steps. Raises ValueError for anything else."""
-    if not isinstance(value, int) or not 0 <= value < 2**31:
-        raise ValueError(f"{value!r} is no number of steps")
-    return value
-
-
-def readable_event(event: Any) -> dict[str, Any]:
-    """One event of a report. Raises KeyError, TypeError, ValueError for what the pages can't show."""
-    kind, data, created = event["kind"], event["data"], event["created"]
-    if kind not in SHAPES or not SHAPES[kind](data) or not isinstance(created, str):
-        raise ValueError(f"{kind!r} is no event")
-    return {"kind": kind, "step": count(event["step"]), "data": data, "created": created}
-
-
-def is_sample(data: Any) -> bool:
-    """Whether something is what a model answered during a run."""
-    texts = isinstance(data, dict) and all(isinstance(data.get(name), str) for name in ("prompt", "answer"))
-    return texts and isinstance(data.get("tokens"), int) and isinstance(data.get("finish_reason"), str)
-
-
-# What an event's data must be, by its kind.
-SHAPES: Mapping[str, Callable[[Any], bool]] = {
-    "log": lambda data: isinstance(data, str),
-    "change": lambda data: isinstance(data, str),
-    "metric": lambda data: isinstance(data, dict) and all(isinstance(one, int | float) for one in data.values()),
-    "sample": is_sample,
-}
 
 
 def trained_with(db: Database, job_id: int, spec: JobSpec) -> None:

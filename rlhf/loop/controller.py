@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,11 +57,26 @@ class FailedCheck:
 
 
 @dataclass(frozen=True)
+class AutomaticTraining:
+    """Whether, how often and how the loop trains without being asked; kept as one setting, edited on the Train tab."""
+
+    on: bool
+    every: int
+    """So many new judgements."""
+    method: str
+    """A kind of training."""
+
+    @property
+    def wanted(self) -> int:
+        """How many new judgements start a training."""
+        return max(self.every, snapshots.MIN_PAIRS)
+
+
+@dataclass(frozen=True)
 class LoopState:
     """What the next step depends on."""
 
-    auto_train: Mapping[str, Any]
-    """'on', 'every' so many new judgements, and by which 'method', a kind of training."""
+    auto_train: AutomaticTraining
     new: int
     """Judgements since the last training."""
     active: tuple[Job, ...]
@@ -87,11 +102,10 @@ class LoopState:
 
 def state_of(db: Database, counted: bool = True) -> LoopState:
     """What the rows say now; judgements need not be `counted` where nothing starts by them."""
-    auto_train = auto_train_setting(db)
+    auto_train = automatic_training(db)
     latest = next(iter(job_store.recent(db, tuple(automatic_kinds()), 1)), None)
     since = latest.created if latest else ""
     tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
-    every = max(int(auto_train["every"]), snapshots.MIN_PAIRS)
     checks = job_store.checks(db)
     failed = failed_checks(checks)
     return LoopState(
@@ -103,7 +117,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         gate_decisions.pending(db),
         gate_decisions.rule(db).mode,
         fresh_reward_model(db, since),
-        tried is not None and store.new_to_train_on(db, tried) < every,
+        tried is not None and store.new_to_train_on(db, tried) < auto_train.wanted,
         failed,
         broken_jobs(db, checks),
         tuple(job_store.rented_jobs(db)),
@@ -216,15 +230,20 @@ def reward_kind() -> type[TrainingSpec]:
     return next(spec for spec in job_spec.trainings().values() if spec.makes == "reward")
 
 
-def auto_train_setting(db: Database) -> Mapping[str, Any]:
+def automatic_training(db: Database) -> AutomaticTraining:
     """Whether, how often and by which kind of training the loop trains without being asked."""
     usual = {"on": False, "every": 60, "method": next(iter(automatic_kinds()))}
-    return {**usual, **store.setting(db, "auto_train", {})}
+    return AutomaticTraining(**{**usual, **store.setting(db, "auto_train", {})})
+
+
+def save_automatic_training(db: Database, setting: AutomaticTraining) -> None:
+    """Go by this from now on."""
+    store.set_setting(db, "auto_train", asdict(setting))
 
 
 def method_of(state: LoopState) -> type[TrainingSpec]:
     """The kind of training that is started without being asked."""
-    return automatic_kinds()[state.auto_train["method"]]
+    return automatic_kinds()[state.auto_train.method]
 
 
 def next_step(state: LoopState) -> Step | None:
@@ -270,24 +289,19 @@ def ready(state: LoopState, revision: str) -> bool:
 
 def due(state: LoopState) -> bool:
     """Whether enough was judged for a training that nobody asks for."""
-    return bool(state.auto_train["on"]) and state.new >= wanted(state)
+    return state.auto_train.on and state.new >= state.auto_train.wanted
 
 
 def enough_labels(state: LoopState) -> bool:
     """Whether automatic training has twice what it wants: more labels than trainings use are not bought."""
-    return bool(state.auto_train["on"]) and state.new >= 2 * wanted(state)
-
-
-def wanted(state: LoopState) -> int:
-    """How many new judgements start a training."""
-    return max(int(state.auto_train["every"]), snapshots.MIN_PAIRS)
+    return state.auto_train.on and state.new >= 2 * state.auto_train.wanted
 
 
 def advance(db: Database, data_dir: Path) -> int | None:
     """Do the step that is due, if any; returns the id of the job that it made, if it made one."""
     if job_store.at_work(db) or job_store.queue(db):  # the common case, without reading the rest
         return None
-    counted = auto_train_setting(db)["on"] or store.feedback(db).mode != "people"
+    counted = automatic_training(db).on or store.feedback(db).mode != "people"
     state = state_of(db, counted)
     step = next_step(state)
     if step is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
-from annotation.records import Split, seconds_between
+from annotation.records import CheckedAnswer, Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.translation import _
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
@@ -387,17 +387,17 @@ class AnswerPair:
 
     prompt: str
     seed: int
-    left: Mapping[str, Any]
-    right: Mapping[str, Any]
+    left: CheckedAnswer
+    right: CheckedAnswer
 
 
-def answer_pairs(left: Sequence[Mapping[str, Any]], right: Sequence[Mapping[str, Any]]) -> list[AnswerPair]:
+def answer_pairs(left: Sequence[CheckedAnswer], right: Sequence[CheckedAnswer]) -> list[AnswerPair]:
     """Answers to the same prompt with the same seed side by side; of a repeated check the newest answers count."""
-    newest_right = {(row["prompt_id"], row["seed"]): row for row in right}
-    newest_left = {(row["prompt_id"], row["seed"]): row for row in left}
+    newest_right = {(answer.prompt_id, answer.seed): answer for answer in right}
+    newest_left = {(answer.prompt_id, answer.seed): answer for answer in left}
     return [
-        AnswerPair(conversation(row["messages"]), row["seed"], row, newest_right[key])
-        for key, row in newest_left.items()
+        AnswerPair(conversation(answer.messages), answer.seed, answer, newest_right[key])
+        for key, answer in newest_left.items()
         if key in newest_right
     ]
 
@@ -416,9 +416,14 @@ def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple
         return paragraph(_("There are no answers of both policies to the same held-out prompts yet."), "quiet")
     return "".join(
         f'<div class="pair"><pre class="prompt">{escape(pair.prompt)}</pre><div class="sides">'
-        f"{answer_box(names[0], pair.left)}{answer_box(names[1], pair.right)}</div></div>"
+        f"{checked_box(names[0], pair.left)}{checked_box(names[1], pair.right)}</div></div>"
         for pair in shown
     )
+
+
+def checked_box(name: str, answer: CheckedAnswer) -> str:
+    """One side of a pair."""
+    return answer_box(name, answer.text, answer.tokens, answer.finish_reason)
 
 
 def page_label(total: int, page: int, size: int) -> str:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from annotation import store
 from annotation.database import Database
-from annotation.records import Annotator, UserError, now
+from annotation.records import Annotator, CheckedAnswer, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
@@ -86,7 +86,7 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     return first if first.status == "candidate" else serving
 
 
-def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedCheck | None) -> list[dict[str, Any]]:
+def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedCheck | None) -> list[CheckedAnswer]:
     """A policy's answers to the held-out prompts of a check; none without a check."""
     if check is None:
         return []

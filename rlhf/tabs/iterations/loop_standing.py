@@ -22,7 +22,6 @@ from rlhf.loop.controller import (
     enough_labels,
     method_of,
     ready,
-    wanted,
 )
 from rlhf.tabs.runs import job_words
 
@@ -60,7 +59,7 @@ def stage_of(state: LoopState) -> LoopStatus:
     """The stage that the iteration is in, what happens now, and what comes next."""
     known = (*state.active, *state.rented)
     at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
-    collected = _("{new} of {wanted} new judgements").format(new=state.new, wanted=wanted(state))
+    collected = _("{new} of {wanted} new judgements").format(new=state.new, wanted=state.auto_train.wanted)
     if at_work is not None:
         waits = at_work.status == "queued" and at_work.flavor is None
         if isinstance(at_work.spec, TrainingSpec):
@@ -201,7 +200,7 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
             revision=revision
         )
         waiting = _("The next training waits for it.")
-        return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train["on"] else said
+        return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train.on else said
     if state.gate == "never":
         return _(
             "Whether {revision} serves is for you to decide. The gate's mode is 'never', so nobody is advised."
@@ -224,10 +223,10 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
 
 def after(state: LoopState) -> str:
     """What collecting leads to."""
-    if not state.auto_train["on"]:
+    if not state.auto_train.on:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
     method = method_of(state).automatic
-    missing = max(wanted(state) - state.new, 0)
+    missing = max(state.auto_train.wanted - state.new, 0)
     return (
         _("After {missing} more a training starts: {method}.").format(missing=missing, method=method)
         if missing

@@ -228,7 +228,9 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         + "".join(
             answer_box(
                 _("step {step}").format(step=step) if step else _("before training"),
-                {**answer, "text": answer["answer"]},
+                answer["answer"],
+                answer["tokens"],
+                answer["finish_reason"],
             )
             for step, answer in by_step.items()
         )
@@ -238,15 +240,15 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     return card_title(_("Sample answers")) + paragraph(SAMPLES, "quiet") + rows
 
 
-def answer_box(name: str, answer: Mapping[str, Any]) -> str:
+def answer_box(name: str, text: str, tokens: int, finish_reason: str) -> str:
     """One answer, literally, with its length and whether it was cut off."""
     length = (
         _("{name} · {tokens} tokens, cut off at the limit")
-        if answer["finish_reason"] == "length"
+        if finish_reason == "length"
         else _("{name} · {tokens} tokens")
     )
-    above = label(length.format(name=name, tokens=answer["tokens"]))
-    return f"<div>{above}<pre>{escape(answer['text'])}</pre></div>"
+    above = label(length.format(name=name, tokens=tokens))
+    return f"<div>{above}<pre>{escape(text)}</pre></div>"
 
 
 def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:

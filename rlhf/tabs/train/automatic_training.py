@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
-from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
@@ -16,18 +15,19 @@ from annotation.translation import _
 from annotation.ui import markup
 from annotation.validation import whole
 from rlhf.loop import controller
+from rlhf.loop.controller import AutomaticTraining
 
 EVERY = _("After so many new judgements")
 
 
-def sentence(db: Database, setting: Mapping[str, Any]) -> str:
+def sentence(db: Database, setting: AutomaticTraining) -> str:
     """What the stored setting does, and what keeps it from being done now."""
-    if not setting["on"]:
+    if not setting.on:
         return _("Off: an iteration starts only when someone starts it.")
     problem = controller.automatic_problems(db)
-    how = controller.automatic_kinds()[setting["method"]].automatic
+    how = controller.automatic_kinds()[setting.method].automatic
     said = _("On: an iteration ({how}, by the defaults) starts after every {every} new judgements.").format(
-        how=how, every=setting["every"]
+        how=how, every=setting.every
     )
     return " ".join([said, _("At the moment none can start."), *problem]) if problem else said
 
@@ -40,8 +40,8 @@ def save(db: Database, on: bool, every: float | None, method: str) -> str:
             _("by {automatic}").format(automatic=spec.automatic) for spec in controller.automatic_kinds().values()
         )
         raise UserError(_("Choose how to train: {known}.").format(known=known))
-    setting = {"on": bool(on), "every": number, "method": method}
-    store.set_setting(db, "auto_train", setting)
+    setting = AutomaticTraining(bool(on), number, method)
+    controller.save_automatic_training(db, setting)
     return _("Saved. {sentence}").format(sentence=sentence(db, setting))
 
 
@@ -59,8 +59,8 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:
-        setting = controller.auto_train_setting(context.db)
-        return [setting["on"], setting["every"], setting["method"], markup.notice(sentence(context.db, setting))]
+        setting = controller.automatic_training(context.db)
+        return [setting.on, setting.every, setting.method, markup.notice(sentence(context.db, setting))]
 
     @guarded(context, "admin")
     def save_auto_train(annotator: Annotator, wanted: bool, number: float | None, how: str) -> str:

@@ -10,6 +10,7 @@ from html import unescape
 import pytest
 
 from annotation.metrics.quality import AdminDecision, ComparisonReview, FlaggedCase, ReviewedJudgement
+from annotation.records import CheckedAnswer, Sampling
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
 from annotation.ui.markup import Download, progress_bar, table
@@ -65,7 +66,8 @@ def test_a_finished_file_can_be_fetched() -> None:
 # ------------------------------------------------------------------------------------------------------- what is unseen
 HIDING = "pay\u202eyap\u200b\U000e0041\ufe0f\u2028\u3164end"
 SAID = {"role": HIDING, "content": HIDING}
-ANSWER = {"text": HIDING, "answer": HIDING, "tokens": 3, "finish_reason": "stop", "cut": False}
+SAMPLE = {"answer": HIDING, "tokens": 3, "finish_reason": "stop"}
+ANSWER = CheckedAnswer(1, 1, HIDING, Sampling(), 1, HIDING, 2, 3, "stop")
 LOOK = {
     "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {},
     "notes": [HIDING],
@@ -95,7 +97,7 @@ PLACES = {
     "iterations, side by side": lambda: check_report.answers_page(
         [AnswerPair(HIDING, 1, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)
     ),
-    "runs, samples": lambda: job_cards.samples_box({HIDING: {0: ANSWER}}),
+    "runs, samples": lambda: job_cards.samples_box({HIDING: {0: SAMPLE}}),
     "runs, log": lambda: job_cards.log_box([HIDING]),
     "train, rows": lambda: plan_card.sequence_box(TokenSequence(HIDING, [TokenSpan("raised", [(HIDING, 2)])])),
     "playground, literal": lambda: playground_tab.turn(HIDING, HIDING, False),

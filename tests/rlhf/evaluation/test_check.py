@@ -18,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from annotation import claims, store
 from annotation.exports.frozen_rows import PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
-from annotation.records import Prompt, Sampling
+from annotation.records import CheckedAnswer, Prompt, Sampling
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation.check_spec import EvaluateSpec
@@ -72,7 +72,7 @@ def check(machine: Machine, spec: EvaluateSpec) -> dict[str, Any]:
     return dict(job.result or {})
 
 
-def answers(machine: Machine, revision: str) -> list[dict[str, Any]]:
+def answers(machine: Machine, revision: str) -> list[CheckedAnswer]:
     """A policy's answers to held-out prompts."""
     return store.evaluation_responses(machine.db, registry.by_revision(machine.db, revision).id)
 
@@ -98,8 +98,8 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
     assert report["base"]["kl_to_base"] == 0.0
     assert report["candidate"]["kl_to_base"] > 0.01
     rows = answers(checked.machine, "dpo-1")
-    assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row["text"].split()) for row in rows))
-    assert report["candidate"]["ended_share"] == pytest.approx(fmean(row["finish_reason"] == "stop" for row in rows))
+    assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row.text.split()) for row in rows))
+    assert report["candidate"]["ended_share"] == pytest.approx(fmean(row.finish_reason == "stop" for row in rows))
 
 
 def test_every_policy_answers_every_held_out_prompt_with_the_same_seed(checked: Checked) -> None:
@@ -107,9 +107,9 @@ def test_every_policy_answers_every_held_out_prompt_with_the_same_seed(checked: 
     expected = [(prompt_id, CHECK.seed + number) for number, prompt_id in enumerate(prompts)]
     for revision in ("dpo-1", "base"):
         rows = answers(checked.machine, revision)
-        assert [(row["prompt_id"], row["seed"]) for row in rows] == expected
-        assert all(json.loads(row["sampling"])["max_new_tokens"] == 16 for row in rows)
-    texts = [[row["text"] for row in answers(checked.machine, revision)] for revision in ("dpo-1", "base")]
+        assert [(row.prompt_id, row.seed) for row in rows] == expected
+        assert all(row.sampling.max_new_tokens == 16 for row in rows)
+    texts = [[row.text for row in answers(checked.machine, revision)] for revision in ("dpo-1", "base")]
     assert texts[0] != texts[1], "the candidate answers like the base, so the comparison would prove nothing"
 
 
@@ -127,15 +127,15 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     rows = answers(machine, "dpo-1")
     for row in rows:
-        prompt = machine.tokenizer(row["rendered_prompt"], add_special_tokens=False)["input_ids"]
-        answer = answer_ids(machine.tokenizer, row["text"], row["finish_reason"])
+        prompt = machine.tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"]
+        answer = answer_ids(machine.tokenizer, row.text, row.finish_reason)
         ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
         kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
         nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
-        assert row["scores"]["kl_to_base"] == pytest.approx(kl, rel=0.03, abs=2e-3)
-        assert row["scores"]["nll_under_base"] == pytest.approx(nll, rel=0.01)
+        assert row.kl_to_base == pytest.approx(kl, rel=0.03, abs=2e-3)
+        assert row.nll_under_base == pytest.approx(nll, rel=0.01)
     # In the report each answer weighs as much as it has tokens.
-    weighted = sum(row["scores"]["kl_to_base"] * row["tokens"] for row in rows) / sum(row["tokens"] for row in rows)
+    weighted = sum(row.kl_to_base * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_base"] == pytest.approx(weighted)
 
 
@@ -167,9 +167,9 @@ def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_rig
 
 # ------------------------------------------------------------------------------------------------------ checked again
 def test_a_second_check_uses_the_answers_of_the_first(checked: Checked) -> None:
-    before = [row["id"] for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)]
+    before = [row.id for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)]
     report = check(checked.machine, CHECK)
-    assert [row["id"] for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)] == before
+    assert [row.id for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)] == before
     assert {**report, "seconds": 0} == {**checked.report, "seconds": 0}
 
 
@@ -178,7 +178,7 @@ def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: 
     machine = checked.machine
     add_fresh_adapter(machine, "untouched")
     report = check(machine, replace(CHECK, candidate="untouched"))
-    assert [row["text"] for row in answers(machine, "untouched")] == [row["text"] for row in answers(machine, "base")]
+    assert [row.text for row in answers(machine, "untouched")] == [row.text for row in answers(machine, "base")]
     assert report["candidate"]["kl_to_base"] == 0.0
     assert {**report["candidate"], "revision": ""} == pytest.approx({**report["base"], "revision": ""})
 
@@ -197,13 +197,12 @@ def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, c
     own = [
         row
         for row in answers(checked.machine, "dpo-1")
-        if (row["prompt_id"], row["seed"]) in wanted
-        and json.loads(row["sampling"])["max_new_tokens"] == spec.sampling.max_new_tokens
+        if (row.prompt_id, row.seed) in wanted and row.sampling.max_new_tokens == spec.sampling.max_new_tokens
     ]
     assert len(own) == len(prompts)
-    assert all(row["tokens"] <= spec.sampling.max_new_tokens for row in own)
+    assert all(row.tokens <= spec.sampling.max_new_tokens for row in own)
     assert report["prompts"] == len(prompts)
-    weighted = sum(row["scores"]["nll_under_base"] * row["tokens"] for row in own) / sum(row["tokens"] for row in own)
+    weighted = sum(row.nll_under_base * row.tokens for row in own) / sum(row.tokens for row in own)
     assert report["candidate"]["nll_under_base"] == pytest.approx(weighted)
 
 
@@ -239,11 +238,11 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     rate = report["win_rates"]["base"]["letters"]
     candidate, judge = registry.by_revision(machine.db, "dpo-1"), judge_store.by_name(machine.db, "letters")
     prompts = store.prompts(machine.db, "held-out")
-    ids = {row["id"] for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
+    ids = {row.id for row in store.answers_of_check(machine.db, candidate.id, prompts, CHECK.seed, SAMPLING)}
     everything = judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)
     paired = [one for one in everything if one.response_id in ids]
     own, other = (
-        [row["text"].strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
+        [row.text.strip() for row in store.answers_of_check(machine.db, number, prompts, CHECK.seed, SAMPLING)]
         for number in (candidate.id, 1)
     )
     # Of an answer and none the answer is better, without asking anybody.
@@ -287,11 +286,11 @@ def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Chec
     run.report = report_then_cancel  # type: ignore[method-assign]
     perform(run, job.spec)
     assert job_store.get(machine.db, job_id).status == "cancelled"
-    drawn = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
+    drawn = [row.id for row in answers(machine, "dpo-1") if row.seed in range(500, 506)]
     assert 0 < len(drawn) < 6
     job_store.resume(machine.db, job_id)
     assert machine.perform(job_id).status == "finished"
-    after = [row["id"] for row in answers(machine, "dpo-1") if row["seed"] in range(500, 506)]
+    after = [row.id for row in answers(machine, "dpo-1") if row.seed in range(500, 506)]
     assert after[: len(drawn)] == drawn
     assert len(after) == 6
 
@@ -336,7 +335,7 @@ def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logge
     spec = replace(CHECK, candidate="base", against="base")
     report = check(machine, spec)
     assert report["prompts"] == 1
-    assert [(row["prompt_id"], row["seed"]) for row in answers(machine, "base")] == [(2, spec.seed + 1)]
+    assert [(row.prompt_id, row.seed) for row in answers(machine, "base")] == [(2, spec.seed + 1)]
     assert any("1 of 2 held-out prompts can't be answered" in line for line in job_store.log_tail(machine.db, 1))
 
     with machine.db.transaction() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from annotation.records import UserError, now
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.hub import job_bundle, rental_client, rental_worker
 from rlhf.hub.token_launcher import module
-from rlhf.jobs import job_store, rental_store
+from rlhf.jobs import job_store, rental_reports, rental_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.rental_store import Terms
 from rlhf.loop import controller
@@ -300,12 +301,12 @@ def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are
     # What can be shown of a report is shown; what can't breaks no page.
     rental = rental_store.get(judged.db, job_id)
     for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
-        assert "is left out" in rental_store.readable(bad, 3)["events"][0]["data"]
+        assert "is left out" in str(rental_reports.readable(bad, 3).events[0].data)
     changed = {"kind": "change", "step": 0, "data": "Half the batch.", "created": "2026-01-01"}
     report = {"step": 0, "steps": 0, "message": "", "events": [changed]}
-    assert rental_store.readable(report, 3)["events"] == [changed]
+    assert [asdict(event) for event in rental_reports.readable(report, 3).events] == [changed]
     wrong = {**report, "events": [{**changed, "data": {"batch_size": 2}}]}
-    assert "is left out" in rental_store.readable(wrong, 3)["events"][0]["data"]
+    assert "is left out" in str(rental_reports.readable(wrong, 3).events[0].data)
     for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
         with pytest.raises(rental_client.RentalEnded, match="can't be read"):
             rental_client.checked_ending(bad)
@@ -394,3 +395,19 @@ def test_terms_that_can_not_be_meant_are_refused() -> None:
         rental_store.checked_terms("x", 1, 1, "no/name")
     said = rental_store.checked_terms("a10g-small", 1.0, 1.5, "acme").sentence
     assert said == "up to $1.50: a10g-small at $1.00 an hour, ended after 1.5 hours at the latest, paid by acme"
+
+
+def test_of_a_report_all_is_read_that_is_known_here_and_nothing_where_a_part_can_not_be_shown() -> None:
+    said = {"id": 3, "kind": "log", "step": 0, "data": "begins", "created": "2026-01-01"}
+    measured = {**said, "kind": "metric", "step": 1, "data": {"loss": math.nan, "lines": 2}}
+    answer = {"prompt": "Why?", "answer": "So.", "finish_reason": "stop", "tokens": 2}
+    answered = {**said, "kind": "sample", "data": {**answer, "of": "another version"}}
+    sent = {"step": 1, "steps": 9, "message": "trains", "events": [said, measured, answered], "of": "another version"}
+    report = rental_reports.readable(sent, 3)
+    assert (report.step, report.steps, report.message) == (1, 9, "trains")
+    assert [event.kind for event in report.events] == ["log", "metric", "sample"]
+    assert asdict(report.events[2])["data"] == answer
+    for event in ({**said, "kind": "other"}, {**said, "data": 1}, {**said, "step": -1}, {**said, "created": None},
+                  {**measured, "data": {"loss": "1"}}, {**answered, "data": {"prompt": "Why?"}}):  # fmt: skip
+        left_out = rental_reports.readable({**sent, "events": [said, event]}, 3)
+        assert [one.data for one in left_out.events] == ["Report 3 can't be read and is left out."]

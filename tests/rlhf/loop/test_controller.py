@@ -17,12 +17,12 @@ from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.loop.controller import FailedCheck, LoopState, Step, next_step
+from rlhf.loop.controller import AutomaticTraining, FailedCheck, LoopState, Step, next_step
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations.loop_standing import loop_status
 
 QUIET = LoopState(
-    auto_train={"on": False, "every": 20, "method": "dpo"},
+    auto_train=AutomaticTraining(on=False, every=20, method="dpo"),
     new=0,
     active=(),
     unchecked=None,
@@ -32,8 +32,8 @@ QUIET = LoopState(
     reward_model=None,
     reward_tried=False,
 )
-ON = {"on": True, "every": 20, "method": "dpo"}
-PPO = {**ON, "method": "ppo"}
+ON = AutomaticTraining(on=True, every=20, method="dpo")
+PPO = replace(ON, method="ppo")
 
 
 def candidate(verdict: Any, sentence: str = "People find it so.") -> PendingDecision:
@@ -113,8 +113,8 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
             | {"gate": "automatic"},
             None,
         ),
-        ({"auto_train": {**ON, "every": 1}, "new": MIN_PAIRS - 1}, None),
-        ({"auto_train": {**ON, "every": 1}, "new": MIN_PAIRS}, Step("train")),
+        ({"auto_train": replace(ON, every=1), "new": MIN_PAIRS - 1}, None),
+        ({"auto_train": replace(ON, every=1), "new": MIN_PAIRS}, Step("train")),
         # judges
         ({"waiting": {"j": 7}}, None),
         ({"waiting": {"i": 7, "j": 8}}, Step("judge", "j")),
@@ -153,7 +153,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
 @pytest.mark.parametrize(
     ("changed", "stage", "said"),
     [
-        ({"auto_train": {**ON, "every": 100}, "new": 37}, "collecting", ("37 of 100", "After 63 more")),
+        ({"auto_train": replace(ON, every=100), "new": 37}, "collecting", ("37 of 100", "After 63 more")),
         ({"new": 37}, "collecting", ("37 of 20", "Automatic training is off")),
         ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
         ({"active": (job(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),

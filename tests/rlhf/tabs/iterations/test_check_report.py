@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from annotation.records import CheckedAnswer
 from annotation.store import AnswerCounts
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
@@ -19,7 +20,7 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
 from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.tabs.iterations import check_report
-from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, AT, BASE, JOB
+from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB
 
 FIGURES = AnswerFigures(
     "base", mean_length=20.0, distinct_1=0.3, distinct_2=0.8, kl_to_base=0.1, nll_under_base=1.2, ended_share=0.9
@@ -140,20 +141,13 @@ def test_candidates_come_first_and_promotion_is_called_what_it_is() -> None:
 
 
 def test_answers_are_paired_by_prompt_and_seed_and_the_newest_count() -> None:
-    def row(prompt_id: int, seed: int, text: str) -> dict[str, Any]:
+    def row(prompt_id: int, seed: int, text: str) -> CheckedAnswer:
         message = {"role": "user", "content": f"prompt {prompt_id}"}
-        return {
-            "prompt_id": prompt_id,
-            "seed": seed,
-            "text": text,
-            "messages": [message],
-            "tokens": 1,
-            "finish_reason": "stop",
-        }
+        return replace(ANSWER, prompt_id=prompt_id, seed=seed, text=text, messages=(message,))
 
     left = [row(1, 10, "old"), row(1, 10, "new"), row(2, 11, "alone"), row(3, 12, "third")]
     pairs = check_report.answer_pairs(left, [row(1, 10, "base 1"), row(3, 12, "base 3"), row(3, 13, "other seed")])
-    assert [(pair.prompt, pair.left["text"], pair.right["text"]) for pair in pairs] == [
+    assert [(pair.prompt, pair.left.text, pair.right.text) for pair in pairs] == [
         ("prompt 1", "new", "base 1"),
         ("prompt 3", "third", "base 3"),
     ]

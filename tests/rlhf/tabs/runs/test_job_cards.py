@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from annotation.metrics.aggregation import REASONS
+from annotation.records import CheckedAnswer, Sampling
 from annotation.ui import formatting
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
@@ -35,6 +36,17 @@ JOB = Job(
     steps=10,
     message="",
     result=None,
+)
+ANSWER = CheckedAnswer(
+    prompt_id=1,
+    model_id=2,
+    text="So.",
+    sampling=Sampling(),
+    seed=5,
+    rendered_prompt="Why?",
+    prompt_tokens=2,
+    tokens=3,
+    finish_reason="stop",
 )
 BASE = Policy(
     id=1,
@@ -249,12 +261,13 @@ def test_samples_stand_side_by_side_over_the_steps() -> None:
 
 def test_whatever_was_written_is_shown_literally() -> None:
     nasty = "<img src=x onerror=alert(1)> <think>hm</think> ${alert(1)} {{value}}"
-    row = {"text": nasty, "answer": nasty, "tokens": 3, "finish_reason": "length", "prompt_id": 1, "seed": 5}
-    pair = check_report.AnswerPair(nasty, 5, row, row)
+    sample = {"answer": nasty, "tokens": 3, "finish_reason": "length"}
+    answer = replace(ANSWER, text=nasty, finish_reason="length")
+    pair = check_report.AnswerPair(nasty, 5, answer, answer)
     spec = DPOSpec(virtual_text=nasty)
     for html in (
         job_cards.log_box([nasty]),
-        job_cards.samples_box({nasty: {3: row}}),
+        job_cards.samples_box({nasty: {3: sample}}),
         check_report.answers_page([pair], 0, 10, (nasty, nasty)),
         job_cards.jobs_table([replace(JOB, message=nasty)], AT),
         job_cards.queue_table([], [replace(JOB, requested_by=nasty)], AT),
