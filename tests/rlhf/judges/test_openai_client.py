@@ -214,7 +214,7 @@ def test_a_server_that_does_not_finish_is_given_up(model: ChatModel, trouble: st
         failure = reason_of(server, timeout_seconds=1, retries=1)
         wait_until("both calls", lambda: len(server.bodies) == 2)
     assert failure.reason == "timeout"
-    assert "within 1 seconds" in failure.sentence
+    assert "within 1 second." in failure.sentence
 
 
 def test_a_port_on_which_nobody_listens_is_unreachable() -> None:
