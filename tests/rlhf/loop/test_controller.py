@@ -183,7 +183,11 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             "deciding",
             ("People compare dpo-7", "The next training waits"),
         ),
-        ({"pending": exhausted(), "gate": "automatic"}, "deciding", ("is checked again within seconds",)),
+        (
+            {"pending": exhausted(), "gate": "automatic"},
+            "deciding",
+            ("dpo-7 is checked again", "starts within seconds"),
+        ),
         (
             {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 40}
             | {"waiting": {"j": 8}},
