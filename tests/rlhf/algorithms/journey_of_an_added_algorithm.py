@@ -114,7 +114,7 @@ def test_it_is_compared_with_another_run(place: Machine) -> None:
     job = first_run(place)
     other = place.perform(place.submit(replace(job.spec, learning_rate=1e-3, snapshot="")))
     assert other.status == "finished", other.message
-    shown = comparison_form.parts_of(place.db, [job, other])
+    shown, _ = comparison_form.parts_of(place.db, [job, other])
     assert "0.005" in shown["settings"]["value"]
     assert "Likelihood of answers: preferred" in shown["overlaid"]["value"]
 
