@@ -430,7 +430,10 @@ SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q
         ),
         ({"target_modules": "all-linear"}, "has lora_targets all-linear"),
         ({"target_modules": r".*\.q_proj"}, r"has settings that training here has not \(target_modules\)"),
-        ({"rank_pattern": {"q_proj": 8}, "bias": "all"}, r"\(rank_pattern, bias\), so it can't be continued: merge it"),
+        (
+            {"rank_pattern": {"q_proj": 8}, "bias": "all"},
+            r"\(rank_pattern, bias\), so it can't be continued\. Merge it",
+        ),
         ({"modules_to_save": ["embed_tokens"]}, r"\(modules_to_save\)"),
         (
             {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 7},

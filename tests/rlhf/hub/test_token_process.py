@@ -253,6 +253,7 @@ def test_a_token_process_that_dies_is_started_again_and_goes_on_from_what_is_saf
         assert "two copies" not in page.safety()
 
 
+@pytest.mark.own_start
 def test_a_killed_web_server_is_started_again_and_takes_judgements_before_it_has_pages(
     project: Path, tmp_path: Path
 ) -> None:
