@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 
 T = TypeVar("T")
+# What pydantic says of a field that a dataclass does not have.
+UNKNOWN: Final = "unexpected_keyword_argument"
 # A whole number passes for any number; nothing else passes for what it is not.
 CONFIG: ConfigDict = {"strict": True, "extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
 # Numbers that no form means; where there is no other limit.
@@ -93,9 +95,10 @@ def from_form(values: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------- the sentence
 def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
     """The first thing that is wrong: which field, what it must be, and what was given, escaped and shortened."""
-    found = error.errors(include_url=False)[0]
+    # An unknown field first: it is what was meant where another one is missing.
+    found = min(error.errors(include_url=False), key=lambda one: one["type"] != UNKNOWN)
     problem, path = found["type"], [str(part) for part in found["loc"]]
-    unknown = problem == "unexpected_keyword_argument"
+    unknown = problem == UNKNOWN
     hint = hint_at(kind, path[:-1] if unknown else path)
     if unknown or (hint is kind and is_dataclass(hint)):
         has = _("There is no field {field}. {whole} has these fields: {names}.")

@@ -143,8 +143,9 @@ def explain(db: Database, job_id: int, worker: str, reason: Reason, message: str
     """Record why a job that is at work does not get on, until it next reports a message."""
     with db.transaction() as connection:
         connection.execute(
-            f"UPDATE job SET reason = ?, message = ? WHERE id = ? AND worker = ? AND {AT_WORK}",
-            (reason, message, job_id, worker),
+            f"""UPDATE job SET reason = :reason, message = :message
+                WHERE id = :id AND worker = :worker AND {AT_WORK}""",
+            {"reason": reason, "message": message, "id": job_id, "worker": worker},
         )
 
 

@@ -147,9 +147,9 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out
         said = MEMORY_RAN_OUT if reason == "out-of-memory" else KILLED
         message = f"{said} {SMALLER.format(changes=difference(old, new))}"
         connection.execute(
-            """UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = ?
-               WHERE id = ?""",
-            (to_json(new), message, reason, job_id),
+            """UPDATE job SET spec = :spec, status = 'queued', worker = NULL, finished = NULL, message = :message,
+                   reason = :reason WHERE id = :id""",
+            {"spec": to_json(new), "message": message, "reason": reason, "id": job_id},
         )
         job_table.add_event(db, job_id, "change", 0, message)
         return True
