@@ -34,6 +34,7 @@ from rlhf.tabs.runs.curves import plots_of
 from rlhf.tabs.runs.runs_tab import RunsPage
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
+from tests.rlhf.tabs.requests import asked_by
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run
 
 pytestmark = pytest.mark.slow
@@ -216,7 +217,7 @@ def test_every_listener_is_for_admins_only(browser: Browser, place: Context) -> 
         assert handler.required_role == "admin"
         for person in ("bob", None, "nobody"):
             with pytest.raises(gr.Error, match=r"Only an admin|Sign in"):
-                handler(gr.Request(username=person), *(None for _ in block.inputs))
+                handler(*asked_by(person, handler), *(None for _ in block.inputs))
     assert (place.data_dir / str(made.path)).is_dir()
     assert job_store.active(place.db, job_store.waiting_kinds()) == []
 
