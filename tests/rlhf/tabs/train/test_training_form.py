@@ -348,7 +348,7 @@ def test_a_reward_model_grows_on_whole_weights_only(machine: Machine) -> None:
     session = opened(machine, "reward_model")
     assert [revision for _, revision in session.shown["parent"]["choices"]] == ["serving", "base"]
     session.change({"parent": adapter})
-    assert "merge it into 16-bit weights" in session.text("problems")
+    assert "Merge it into 16-bit weights" in session.text("problems")
 
 
 # ------------------------------------------------------------------------------------------------------------------ ppo
