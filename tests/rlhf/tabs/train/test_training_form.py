@@ -37,6 +37,7 @@ from rlhf.tabs.train import automatic_training, train_tab
 from rlhf.tabs.train.training_form import TrainingFormPage
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
+from tests.rlhf.tabs.requests import asked_by
 
 pytestmark = pytest.mark.slow
 
@@ -581,7 +582,7 @@ def test_annotators_are_refused_and_the_page_they_are_sent_tells_nothing(ready: 
     before = job_store.recent(ready.db, job_store.waiting_kinds())
     for block in session.demo.fns.values():
         with pytest.raises(gr.Error, match="Only an admin"):
-            handler_of(block)(gr.Request(username="ann"), *(None for _ in block.inputs))
+            handler_of(block)(*asked_by("ann", handler_of(block)), *(None for _ in block.inputs))
     assert job_store.recent(ready.db, job_store.waiting_kinds()) == before
     sent = str(session.demo.get_config_file())
     judge = preflight.models_of(ready.db, "reward")[0][1]
