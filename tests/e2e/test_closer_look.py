@@ -144,7 +144,7 @@ def test_the_small_plots_say_their_values_too(run: int, open_runs: Callable[...,
     assert not place.locator("text").first.is_visible()
     place.locator("rect").hover()
     assert place.locator("text").first.is_visible()
-    assert place.locator("text").all_inner_texts() == [f"optimiser step {STEPS}", f"loss: {1 / STEPS:.4g}"]
+    assert place.locator("text").all_text_contents() == [f"optimiser step {STEPS}", f"loss: {1 / STEPS:.4g}"]
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen(run: int, open_runs: Callable[..., Any]) -> None:
