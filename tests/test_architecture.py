@@ -261,3 +261,16 @@ def test_every_row_names_its_columns() -> None:
     assert [found for found in statements if found[1].count("?") > 3] == []
     nameless = r"(INSERT|REPLACE) (OR \w+ )?(INTO )?[\w.]+ (VALUES|SELECT)"
     assert [found for found in statements if re.match(nameless, found[1])] == []
+
+
+def test_no_module_gives_one_name_two_meanings() -> None:
+    """The second one would silently take the first one's place."""
+    for path in SOURCE:
+        names = [
+            target.id
+            for node in ast.parse(path.read_text("utf-8")).body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        ]
+        assert [name for name in names if names.count(name) > 1] == [], path

@@ -37,11 +37,6 @@ TARGET_NAMES = [
     (_("Demonstrations"), "demonstrations"),
     (_("Preferences"), "preferences"),
 ]
-TARGET_NAMES = [
-    (_("Prompts"), "prompts"),
-    (_("Demonstrations"), "demonstrations"),
-    (_("Preferences"), "preferences"),
-]
 TARGET_CHOICES = [(_("As the columns suggest"), "auto"), *TARGET_NAMES]
 VERDICT_CHOICES = [
     (_("Judgements, to train on"), "judged"),

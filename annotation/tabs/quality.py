@@ -23,8 +23,6 @@ from annotation.ui.markup import paragraph, status
 Update = dict[str, Any]
 NO_COMPARISON = _("Choose a comparison first, or type its number.")
 NO_GOLD = _("Choose a gold comparison first, or type its number.")
-NO_COMPARISON = _("Choose a comparison first, or type its number.")
-NO_GOLD = _("Choose a gold comparison first, or type its number.")
 CONSENSUS = _("What its annotators agree on")
 GOLD_EXPLANATION = _(
     "A gold comparison has a known answer. It is handed out now and then, looking like any other, to "

@@ -354,10 +354,6 @@ ACCURACY_NOTE = _(
     "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: an "
     "interval that holds 50% says that it can't be told from a coin."
 )
-ACCURACY_NOTE = _(
-    "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: an "
-    "interval that holds 50% says that it can't be told from a coin."
-)
 NO_NUMBER = _("{name}: not a number, so some of its answers could not be scored. Read them before you promote it.")
 
 

@@ -47,9 +47,6 @@ Seen = dict[str, Any]
 FILES_DELETED = _("files deleted")
 
 
-FILES_DELETED = _("files deleted")
-
-
 # ------------------------------------------------------------------------------------------------ what the page shows
 def serving_part(db: Database) -> Update:
     """The serving policy and the worker that answers with it."""

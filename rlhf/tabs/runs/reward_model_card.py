@@ -107,18 +107,6 @@ FALLS = (
 )
 
 
-RISES = (
-    _("Its scores hardly rise with an answer's length."),
-    _("Its scores somewhat rise with an answer's length."),
-    _("Its scores strongly rise with an answer's length."),
-)
-FALLS = (
-    _("Its scores hardly fall with an answer's length."),
-    _("Its scores somewhat fall with an answer's length."),
-    _("Its scores strongly fall with an answer's length."),
-)
-
-
 def correlation_sentence(length: LengthFigures) -> str:
     """The correlations of score and length in words."""
     spearman, pearson = length.spearman, length.pearson
