@@ -15,6 +15,7 @@ from typing import Any
 from annotation import store
 from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
+from annotation.translation import ngettext
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat, FinishedAnswer
 from rlhf.generation.resident_spec import GenerateSpec
@@ -92,6 +93,11 @@ class Resident:
         """Whether answers of this policy are no longer wanted: another serves, or the worker is to stop."""
         return self.run.stopped or registry.serving(self.db).id != self.serving.id
 
+    def stock_sentence(self) -> str:
+        """What waits to be judged, for people."""
+        count = self.stock()
+        return ngettext("{count:,} comparison in stock", "{count:,} comparisons in stock", count).format(count=count)
+
     def stock(self) -> int:
         """Comparisons by the serving policy that nobody has judged or holds."""
         return sum(store.buffer_sizes(self.db, self.serving.id).values())
@@ -129,7 +135,7 @@ class Resident:
         new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch)
         self.made += new
         self._fruitless = not new
-        self.run.report(self.made, 0, {}, f"{self.stock()} comparisons in stock" if new or watched else "")
+        self.run.report(self.made, 0, {}, self.stock_sentence() if new or watched else "")
         if not (new or watched):
             too_few = f"Too few different answers: {self.answers()} are wanted for each prompt."
             self.run.explain("too-few-answers", too_few)
