@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
-from tests.machine_fixtures import ROOT
+from tests.machine_fixtures import ROOT, wait_until
 
 # Runs first in every process: one that loads Gradio writes its number down, and waits where the gate is closed.
 CODE = """
@@ -38,9 +39,18 @@ class PageGate:
         os.mkfifo(self._gate)
 
     def open(self) -> None:
-        """Let the one that is held go on, as soon as there is one."""
-        self._gate.open("w").close()
+        """Let the one that is held go on, as soon as there is one: none is forked from one that has loaded Gradio."""
+        wait_until("a process that waits at the gate (is the test marked `own_start`?)", self._opened)
         self._gate.unlink()
+
+    def _opened(self) -> bool:
+        try:
+            os.close(os.open(self._gate, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return False
+        return True
 
     def loaders(self) -> list[int]:
         """The processes that have loaded Gradio, in order."""

@@ -11,7 +11,7 @@ from annotation.database import Database
 from tests.e2e.conftest import running_app
 from tests.page_gate import PageGate
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.own_start]
 
 
 def test_a_page_that_is_opened_early_says_that_the_program_starts_and_goes_on_by_itself(
