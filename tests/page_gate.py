@@ -8,18 +8,27 @@ from pathlib import Path
 
 from tests.machine_fixtures import ROOT, wait_until
 
-# Runs first in every process: one that loads Gradio writes its number down, and waits where the gate is closed.
+# Runs first in every process: one that loads Gradio writes its number down, and waits where the gate is closed. It does
+# so in the loader: a finder is asked under the lock of all imports, which would hold every other thread that imports.
 CODE = """
 import os, sys
+from importlib.machinery import PathFinder
 
 class Watch:
     def find_spec(self, name, path=None, target=None):
-        if name == "gradio":
-            sys.meta_path.remove(self)
+        if name != "gradio":
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+        def wait_and_load(module):
             with open({loaders!r}, "a") as loaders:
                 print(os.getpid(), file=loaders)
             if os.path.exists({gate!r}):
                 open({gate!r}).close()
+            load(module)
+        spec.loader.exec_module = wait_and_load
+        return spec
 
 sys.meta_path.insert(0, Watch())
 """
