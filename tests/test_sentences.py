@@ -23,7 +23,9 @@ MARKED = (
     *("app.py", "rlhf/tabs", "rlhf/web_server.py", "rlhf/hub/hub_requests.py"),
     *("annotation/ui/formatting.py", "annotation/ui/charts.py", "rlhf/generation/playground_store.py"),
     *("rlhf/jobs/job_store.py", "rlhf/jobs/out_of_memory.py", "rlhf/jobs/rental_store.py"),
-    *("rlhf/jobs/worker_process.py", "rlhf/judges/openai_client.py"),
+    *("rlhf/jobs/worker.py", "rlhf/jobs/worker_process.py", "rlhf/judges/openai_client.py"),
+    *("rlhf/generation/prompt_sets.py", "rlhf/generation/resident_spec.py", "rlhf/generation/resident_worker.py"),
+    *("rlhf/generation/answer_job.py", "rlhf/data/snapshots.py"),
 )
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
@@ -32,6 +34,13 @@ NO_SENTENCES = {
     *("{} is no number of steps", "{} is no event", "rate limit", "server error", "Bearer {}"),
     *("the import form", "An import ended with status %s: %s", "Gradio was mounted last"),
     "a step of twice the next power of ten is always large enough",
+    # Logs, and what tells a library's errors apart.
+    *("[process {}] {}", "life line", "Job {} is not queued, or Prefloop was stopped; nothing to do."),
+    *("answering as {}", "prompts that can't be answered: {}, the last is {}: {}"),
+    *("{} of {} prompts can't be answered, for example: {}", "Connection closed by peer", "Connection reset by peer"),
+    *("remote process exited", "allocate memory", "out of memory", "not enough memory", "No space left"),
+    *("os error 28", "file write failed", "the data directory", "the id under which to claim the job"),
+    *("the queued job to run", "end with whoever holds the other end of standard input"),
 }
 # What is typed as it stands.
 NO_WORDS = {

@@ -25,7 +25,7 @@ class GenerateSpec(JobSpec):
     """Keep a buffer of comparisons ahead of the annotators (the resident worker), or fill it once and end."""
 
     kind: ClassVar = "generate"
-    title: ClassVar = "answering"
+    title: ClassVar = _("answering")
     waits: ClassVar = False
     seed: NonNegativeInt = 0
     """Start of the stream of seeds; each answer's own seed is stored with it."""

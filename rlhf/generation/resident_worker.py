@@ -15,7 +15,7 @@ from typing import Any
 from annotation import store
 from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
-from annotation.translation import ngettext
+from annotation.translation import _, ngettext
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat, FinishedAnswer
 from rlhf.generation.resident_spec import GenerateSpec
@@ -137,7 +137,7 @@ class Resident:
         self._fruitless = not new
         self.run.report(self.made, 0, {}, self.stock_sentence() if new or watched else "")
         if not (new or watched):
-            too_few = f"Too few different answers: {self.answers()} are wanted for each prompt."
+            too_few = _("Too few different answers: {wanted} are wanted for each prompt.").format(wanted=self.answers())
             self.run.explain("too-few-answers", too_few)
         if self._fruitless and not watched:
             # Nothing but empty or equal answers: a policy that has collapsed must not take all the processors.
@@ -267,7 +267,7 @@ class Resident:
             store.refuse_asked(self.db, comparison_id)
             return
         states = self.write([task], self.stopped_after_chats)
-        for _ in range(REDRAWS):
+        for _redraw in range(REDRAWS):
             if states != ["withdrawn"]:
                 break
             comparison_id = store.ask_again(self.db, comparison_id)
@@ -397,7 +397,7 @@ def training(run: Run) -> bool:
 def next_splits(made: Mapping[Split, int], count: int) -> dict[Split, int]:
     """How many of the next `count` comparisons go to each split that has prompts: one in six of all is held out."""
     so_far = dict(made)
-    for _ in range(count if made else 0):
+    for _place in range(count if made else 0):
         total = sum(so_far.values()) + 1
         held_out_due = so_far.get("held-out", total) < int(total * HELD_OUT_SHARE)
         split: Split = "held-out" if held_out_due or "train" not in so_far else "train"
