@@ -25,7 +25,10 @@ MARKED = (
     *("rlhf/jobs/job_store.py", "rlhf/jobs/out_of_memory.py", "rlhf/jobs/rental_store.py"),
     *("rlhf/jobs/worker.py", "rlhf/jobs/worker_process.py", "rlhf/judges/openai_client.py"),
     *("rlhf/generation/prompt_sets.py", "rlhf/generation/resident_spec.py", "rlhf/generation/resident_worker.py"),
-    *("rlhf/generation/answer_job.py", "rlhf/data/snapshots.py"),
+    *("rlhf/generation/answer_job.py", "rlhf/data/snapshots.py", "rlhf/hub/pull_model.py", "rlhf/hub/push_model.py"),
+    *("rlhf/hub/rental_client.py", "rlhf/hub/space_upload.py", "annotation/hub_client.py"),
+    *("rlhf/models/model_files.py", "rlhf/models/template_process.py", "rlhf/models/loading.py"),
+    "rlhf/models/registry.py",
 )
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
@@ -40,8 +43,16 @@ NO_SENTENCES = {
     *("{} of {} prompts can't be answered, for example: {}", "Connection closed by peer", "Connection reset by peer"),
     *("remote process exited", "allocate memory", "out of memory", "not enough memory", "No space left"),
     *("os error 28", "file write failed", "the data directory", "the id under which to claim the job"),
-    *("the queued job to run", "end with whoever holds the other end of standard input"),
+    *("the queued job to run", "end with whoever holds the other end of standard input", "rented jobs"),
+    *("rented jobs could not be looked for", "rented job {}", "Job {}: {}", "{} is no text", "the command line"),
+    *(
+        "the AI judge {}",
+        "Error while deserializing header: ",
+        "--extra-index-url https://download.pytorch.org/whl/cpu",
+    ),
 }
+# Cards, which are in English, and commands.
+NO_PAGES = {"readme", "front_matter", "VARIABLES", "SCRIPT"}
 # What is typed as it stands.
 NO_WORDS = {
     *("/data/preferences.jsonl", "owner/name", "2026-01-31", "OWNER/NAME", "OWNER/NAME-copies", "owner", "everybody"),
@@ -117,9 +128,16 @@ def literals(node: ast.AST) -> Iterator[tuple[ast.AST, str, list[ast.AST]]]:
     yield from within(node, [])
 
 
+def assigned(node: ast.AST) -> str:
+    """The constant that a statement makes; empty for others."""
+    return node.target.id if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else ""
+
+
 def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
     """Whether a string is shown: by how it reads, and by what it is given to."""
     outside = around[0]
+    if NO_PAGES & {what.name if isinstance(what, ast.FunctionDef) else assigned(what) for what in around}:
+        return False
     if isinstance(outside, ast.Expr | ast.Compare | ast.Subscript) or text in NO_SENTENCES | NO_WORDS:
         return False
     if isinstance(outside, ast.keyword) and outside.arg in SHOWN_KEYWORDS:
