@@ -19,6 +19,8 @@ MARKS = {"_", "N_", "ngettext"}
 MARKED = (
     *("annotation/tabs", "annotation/claims.py", "annotation/project.py", "annotation/validation.py"),
     *("annotation/exports/export_files.py", "annotation/imports/import_process.py", "annotation/jobs/job_queue.py"),
+    *(f"annotation/imports/{name}.py" for name in ("columns", "commit", "conversations", "directories", "importing")),
+    *(f"annotation/imports/{name}.py" for name in ("labels", "mapping", "names", "reading", "scratch")),
     *("annotation/web/sign_in_pages.py", "annotation/web/deferred_app.py"),
     *("app.py", "rlhf/tabs", "rlhf/web_server.py", "rlhf/hub/hub_requests.py"),
     *("annotation/ui/formatting.py", "annotation/ui/charts.py", "rlhf/generation/playground_store.py"),
@@ -50,6 +52,11 @@ NO_SENTENCES = {
         "Error while deserializing header: ",
         "--extra-index-url https://download.pytorch.org/whl/cpu",
     ),
+}
+# Keys, and what stands in the database: where a prompt is from, and what was imported.
+NO_SENTENCES |= {
+    *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
+    *("saved dataset", "dataset directory", "Hub dataset"),
 }
 # Cards, which are in English, and commands.
 NO_PAGES = {"readme", "front_matter", "VARIABLES", "SCRIPT"}
