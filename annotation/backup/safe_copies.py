@@ -328,7 +328,8 @@ def back_up(db: Database, data_dir: Path, target: BackupTarget, run: str, alone:
         raise
     except Exception as error:
         said = without_tokens(f"{type(error).__name__}: {error}")
-        record_failure(db, row_id, "failed", f"An error of Prefloop's own ended it ({said}). The log has more.")
+        ended = _("An error of Prefloop's own ended it ({error}). The log has more.").format(error=said)
+        record_failure(db, row_id, "failed", ended)
         raise
     record_safe(db, row_id, version, copy)
     return version
@@ -370,11 +371,20 @@ def known_head(db: Database, target: BackupTarget) -> str:
     else:
         ours = newest is None or knows(db, target.name, head, newest)
     if not ours:
-        has = f"{newest.judgements} judgements, {newest.created[:16]} UTC" if newest else "damaged"
-        raise Conflict(
+        damaged, whole = (
             _(
-                "Another running copy of this project has put a safe copy into {name} ({has}). Stop one of the two."
-            ).format(name=target.name, has=has)
+                "Another running copy of this project has put a safe copy into {name}, which is damaged. Stop one of "
+                "the two."
+            ),
+            _(
+                "Another running copy of this project has put a safe copy into {name} ({judgements} judgements, "
+                "{created} UTC). Stop one of the two."
+            ),
+        )
+        raise Conflict(
+            damaged.format(name=target.name)
+            if newest is None
+            else whole.format(name=target.name, judgements=newest.judgements, created=newest.created[:16])
         )
     return head
 
