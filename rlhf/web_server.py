@@ -27,7 +27,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
 from annotation import api, store
-from annotation.backup import restoration, safe_copies, targets
+from annotation.copies import restoration, safe_copies, targets
 from annotation.database import (
     FILE_NAME,
     SQLITE_IN_USE,

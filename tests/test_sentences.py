@@ -30,7 +30,7 @@ MARKED = (
     *("rlhf/generation/answer_job.py", "rlhf/data/snapshots.py", "rlhf/hub/pull_model.py", "rlhf/hub/push_model.py"),
     *("rlhf/hub/rental_client.py", "rlhf/hub/space_upload.py", "annotation/hub_client.py"),
     *("rlhf/models/model_files.py", "rlhf/models/template_process.py", "rlhf/models/loading.py"),
-    *("rlhf/models/registry.py", "annotation/sqlite.py", "annotation/backup/safe_copies.py"),
+    *("rlhf/models/registry.py", "annotation/sqlite.py", "annotation/copies/safe_copies.py"),
 )
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
@@ -78,7 +78,7 @@ SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}
 
 # What an error is called whose sentence is read by people.
 REFUSALS = {
-    *("UserError", "UnusableRow", "UnclearColumn", "DamagedBackup", "TemplateRefused", "EndpointError", "TooFewRows"),
+    *("UserError", "UnusableRow", "UnclearColumn", "DamagedCopy", "TemplateRefused", "EndpointError", "TooFewRows"),
 }
 
 
