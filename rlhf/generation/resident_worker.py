@@ -43,7 +43,7 @@ REDRAWS = 2
 
 
 def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
-    """Fill the buffer, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
+    """Fill the stock, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
     store.fail_answers(run.db)  # what a worker that died was writing
     playground_store.fail_all(run.db)
     resident = Resident(run, spec)
@@ -100,7 +100,7 @@ class Resident:
 
     def stock(self) -> int:
         """Comparisons by the serving policy that nobody has judged or holds."""
-        return sum(store.buffer_sizes(self.db, self.serving.id).values())
+        return sum(store.stock_sizes(self.db, self.serving.id).values())
 
     def answers(self) -> int:
         """How many answers a comparison needs, as the project has it now."""
@@ -109,7 +109,7 @@ class Resident:
 
     # ------------------------------------------------------------------------------------------------ what comes next
     def work(self) -> None:
-        """Answer what is asked, keep the buffer full, and follow promotions until told to stop."""
+        """Answer what is asked, keep the stock full, and follow promotions until told to stop."""
         filling = True
         while not self.run.stopped:
             if self.outdated():

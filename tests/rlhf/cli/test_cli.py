@@ -259,7 +259,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
 
 @pytest.mark.own_start
 def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp_path: Path) -> None:
-    """A model directory is set up, and its buffer filled, in a data directory that no page has ever opened."""
+    """A model directory is set up, and its stock filled, in a data directory that no page has ever opened."""
     data = str(tmp_path / "data")
     ready = rlhf_command("--data", data, "prepare", "--model", str(tiny_model))
     assert ready.returncode == 0, ready.stderr
@@ -274,7 +274,7 @@ def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp
     done = rlhf_command("--data", data, "run", str(tmp_path / "spec.json"))
     assert done.returncode == 0, done.stderr
     assert "job 1 finished." in done.stdout
-    assert store.buffer_sizes(db, 1) == {"train": 5, "held-out": 1}
+    assert store.stock_sizes(db, 1) == {"train": 5, "held-out": 1}
     db.close()
 
 

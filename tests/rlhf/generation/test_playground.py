@@ -243,7 +243,7 @@ def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_
         assert begun(drawing)
         assert sum(stock(long).values()) < 12, "the batch is being drawn"
         pace.go_on()
-        wait_until("a full buffer", lambda: sum(stock(long).values()) >= 12)
+        wait_until("a full stock", lambda: sum(stock(long).values()) >= 12)
         assert not one(long, drawing).open
         pace.hold(2)
         (resting,) = ask_chats(long, "base")

@@ -73,7 +73,7 @@ def add_adapter(machine: Machine, revision: str) -> registry.Policy:
 
 def stock(machine: Machine, revision: str = "base") -> dict[Split, int]:
     """Comparisons by a policy that wait for a judgement."""
-    return store.buffer_sizes(machine.db, registry.by_revision(machine.db, revision).id)
+    return store.stock_sizes(machine.db, registry.by_revision(machine.db, revision).id)
 
 
 def responses(machine: Machine, revision: str) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def test_seeds_of_a_stream_never_meet(stocked: Machine) -> None:
     assert len(seeds) == 2 * 59 * 30
 
 
-def test_a_buffer_is_filled_once_and_topped_up_with_new_answers(stocked: Machine) -> None:
+def test_a_stock_is_filled_once_and_topped_up_with_new_answers(stocked: Machine) -> None:
     """Comparisons of answers that differ, five to one by split, and no answer drawn twice."""
     once = replace(RESIDENT, until_full=True)
     job = stocked.perform(stocked.submit(once))
@@ -312,9 +312,9 @@ def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_ey
     assert store.answer_counts(long.db).total >= 2
 
 
-def test_what_an_annotator_asks_is_answered_while_the_buffer_is_full(stocked: Machine) -> None:
+def test_what_an_annotator_asks_is_answered_while_the_stock_is_full(stocked: Machine) -> None:
     with resident(stocked, RESIDENT):
-        wait_until("a full buffer", lambda: sum(stock(stocked).values()) == 12)
+        wait_until("a full stock", lambda: sum(stock(stocked).values()) == 12)
         asked = ask(stocked, "What is a riddle?")
         wait_until("its answers", lambda: state_of(stocked, asked) == "ready")
         claim = claims.claim_next(stocked.db, stocked.annotator.id)
@@ -433,14 +433,14 @@ def test_the_resident_worker_fills_swaps_and_ends_when_told(stocked: Machine) ->
     job_id = stocked.submit(RESIDENT)
     with stocked.start_worker(job_id) as worker:
         try:
-            wait_until("a full buffer", lambda: stock(stocked) == {"train": 10, "held-out": 2})
+            wait_until("a full stock", lambda: stock(stocked) == {"train": 10, "held-out": 2})
             assert {row["split"] for row in responses(stocked, "base")} == {"train", "held-out"}
 
             add_adapter(stocked, "next")
             assert responses(stocked, "next") == []
             registry.promote(stocked.db, "next", "ann")
             wait_until("an answer by the promoted policy", lambda: responses(stocked, "next"))
-            wait_until("a buffer by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2})
+            wait_until("a stock by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2})
             by_base = len(responses(stocked, "base"))
 
             registry.promote(stocked.db, "base", "ann")
