@@ -77,7 +77,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
         "--good-from", type=float, metavar="N", help="with a rating: answers of at least N are good, the others bad"
     )
     verdicts = command.add_mutually_exclusive_group()
-    verdicts.add_argument("--gold", action="store_true", help="comparisons with a known answer, to measure annotators")
+    verdicts.add_argument("--gold", action="store_true", help="gold comparisons, to measure annotators")
     verdicts.add_argument("--open", action="store_true", help="leave verdicts out: people are to judge the comparisons")
     command.add_argument("--rows", metavar="FIRST-LAST", help="only these rows, as 1-100000")
     only = command.add_mutually_exclusive_group()

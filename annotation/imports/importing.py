@@ -57,7 +57,7 @@ class ImportRequest:
     columns: Columns = field(default_factory=dict)
     """Columns by role where the proposed ones are not right; '' leaves a role out."""
     verdict: VerdictUse = "judged"
-    """What becomes of verdicts: judgements, the known answers of gold comparisons, or nothing: people are to judge."""
+    """What becomes of verdicts: judgements, the answers of gold comparisons, or nothing: people are to judge."""
     split: Split | float = HELD_OUT_SHARE
     """The split of new prompts, or the share of them that is held out."""
     first: int = 1

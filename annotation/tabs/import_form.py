@@ -41,7 +41,7 @@ TARGET_NAMES = [
 TARGET_CHOICES = [(_("As the columns suggest"), "auto"), *TARGET_NAMES]
 VERDICT_CHOICES = [
     (_("Judgements, to train on"), "judged"),
-    (_("Known answers, to measure annotators (gold)"), "gold"),
+    (_("Gold comparisons, to measure annotators"), "gold"),
     (_("Left out: people are to judge"), "open"),
 ]
 SPLIT_CHOICES = [
