@@ -27,8 +27,8 @@ from annotation.records import UserError, seconds_between
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, Page, say
 from rlhf.generation import playground_store
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.playground_store import Chat
-from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.models import base_model, registry
 from rlhf.tabs.playground.playground_tab import WRITING_SECONDS
 

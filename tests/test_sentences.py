@@ -26,7 +26,7 @@ MARKED = (
     *("annotation/ui/formatting.py", "annotation/ui/charts.py", "rlhf/generation/playground_store.py"),
     *("rlhf/jobs/job_store.py", "rlhf/jobs/out_of_memory.py", "rlhf/jobs/rental_store.py"),
     *("rlhf/jobs/worker.py", "rlhf/jobs/worker_process.py", "rlhf/judges/openai_client.py"),
-    *("rlhf/generation/prompt_sets.py", "rlhf/generation/resident_spec.py", "rlhf/generation/resident_worker.py"),
+    *("rlhf/generation/prompt_sets.py", "rlhf/generation/answering_spec.py", "rlhf/generation/answering_worker.py"),
     *("rlhf/generation/answer_job.py", "rlhf/data/snapshots.py", "rlhf/hub/pull_model.py", "rlhf/hub/push_model.py"),
     *("rlhf/hub/rental_client.py", "rlhf/hub/space_upload.py", "annotation/hub_client.py"),
     *("rlhf/models/model_files.py", "rlhf/models/template_process.py", "rlhf/models/loading.py"),

@@ -24,7 +24,7 @@ from annotation.jobs import job_table
 from annotation.records import UserError
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import from_json, to_json
@@ -305,7 +305,7 @@ def quick_spec(machine: Machine, **changes: object) -> str:
 
 def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) -> None:
     first, second = machine.submit(GENERATE_ONCE), job_store.enqueue(machine.db, QUICK_SFT, "ann")
-    assert job_store.claim(machine.db, first, "resident") is not None, "the answering worker keeps nobody waiting"
+    assert job_store.claim(machine.db, first, "answers") is not None, "the answering worker keeps nobody waiting"
     before = job_store.enqueue(machine.db, QUICK_SFT, "bob")
     assert job_store.claim(machine.db, second, "w") is not None
     stay_alive(machine.db, second)

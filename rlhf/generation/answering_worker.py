@@ -1,4 +1,4 @@
-"""The resident worker: keeps comparisons by the serving policy ahead of the annotators; swaps policies in seconds.
+"""The answering worker: keeps comparisons by the serving policy ahead of the annotators; swaps policies in seconds.
 
 What people wait for is written before their eyes: chats of the playground, by whatever policy they ask, before all
 else, then prompts that annotators ask, and the first comparisons while there is nothing to judge. The rest is drawn
@@ -17,8 +17,8 @@ from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
 from annotation.translation import _, ngettext
 from rlhf.generation import playground_store
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.playground_store import Chat, FinishedAnswer
-from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
@@ -46,10 +46,10 @@ def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
     """Fill the stock, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
     store.fail_answers(run.db)  # what a worker that died was writing
     playground_store.fail_all(run.db)
-    resident = Resident(run, spec)
-    resident.work()
+    worker = AnsweringWorker(run, spec)
+    worker.work()
     run.raise_if_stopped()
-    return {"comparisons": resident.made, "seconds": run.seconds()}
+    return {"comparisons": worker.made, "seconds": run.seconds()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Task:
     """The comparison that waits for these answers, if an annotator has asked."""
 
 
-class Resident:
+class AnsweringWorker:
     """The serving policy in memory, and what is drawn from it."""
 
     def __init__(self, run: Run, spec: GenerateSpec) -> None:

@@ -1,4 +1,4 @@
-"""The job that answers for annotators, described; `resident_worker` does it. Torch-free."""
+"""The job that answers for annotators, described; `answering_worker` does it. Torch-free."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class GenerateSpec(JobSpec):
     @classmethod
     def runner(cls) -> str:
         """The worker that stays."""
-        return "rlhf.generation.resident_worker"
+        return "rlhf.generation.answering_worker"
 
     def facts(self) -> Facts:
         """How much it keeps in stock."""
