@@ -197,5 +197,20 @@ def test_gaps_have_the_names_of_what_fills_them() -> None:
             sentence = node.func.value
             if isinstance(sentence, ast.Call) and isinstance(sentence.func, ast.Name) and sentence.func.id in MARKS:
                 texts = [one.value for one in sentence.args[:2] if isinstance(one, ast.Constant)]
-                gaps = {re.split("[!:}]", gap[1:])[0] for text in texts for gap in FIELD.findall(text)}
-                assert gaps == {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno} {texts[0]}"
+                assert gaps_of(*texts) == {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno} {texts[0]}"
+
+
+def test_what_is_asked_of_the_hub_has_a_sentence_for_its_failure_with_a_gap_for_the_reason() -> None:
+    for path in files():
+        for node in ast.walk(tree_of(path)):
+            if not (isinstance(node, ast.Call) and name_of(node) == "explained"):
+                continue
+            for sentence in calls(ast.Tuple(node.args), MARKS):
+                assert isinstance(sentence.args[0], ast.Constant)
+                filled = {"reason", *(keyword.arg for keyword in node.keywords)}
+                assert gaps_of(str(sentence.args[0].value)) == filled, f"{path}:{node.lineno}"
+
+
+def gaps_of(*texts: str) -> set[str]:
+    """The names of what fills in a sentence's forms."""
+    return {re.split("[!:}]", gap[1:])[0] for text in texts for gap in FIELD.findall(text)}

@@ -880,7 +880,7 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
 def commit_of(name: str, revision: str | None, explain: Callable[[BaseException], str]) -> str:
     """The commit that a dataset's revision is now. Raises UserError."""
     try:
-        with hub_client.explained(_("Reading the dataset {name}").format(name=name)):
+        with hub_client.explained(_("Reading the dataset {name} failed: {reason}"), name=name):
             return str(hub_client.connect(hub_client.token_here()).api.dataset_info(name, revision=revision).sha)
     except UserError as error:
         cause = error.__cause__
