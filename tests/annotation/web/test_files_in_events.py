@@ -65,7 +65,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     door = asgi.state.pages.build().app
     assert isinstance(door, GradioGuard)
     asgi.state.pages.open(door)
-    pages: gr.Blocks = door.app.get_blocks()  # type: ignore[attr-defined]
+    pages: gr.Blocks = door.app.apps["admin"].get_blocks()  # type: ignore[attr-defined]
     functions = [
         {"id": number, "api_name": block.api_name, "inputs": block.inputs} for number, block in pages.fns.items()
     ]
