@@ -230,9 +230,11 @@ def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Che
     assert checked.report["candidate"]["perplexity"] != checked.report["base"]["perplexity"]
 
 
-def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(checked: Checked) -> None:
+def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(
+    checked: Checked, tiny_judge: Path
+) -> None:
     machine = checked.machine
-    judge_store.add(machine.db, "letters", "local", {"model": "base"}, "owner")
+    judge_store.add(machine.db, "letters", "local", {"directory": str(tiny_judge)}, "owner")
     judge_store.write_rubric(machine.db, "Which is better?", ("Shorter is better.",), 0, "owner")
     report = check(machine, replace(CHECK, judges="letters"))
     rate = report["win_rates"]["base"]["letters"]
