@@ -338,13 +338,14 @@ class PairedAnswers:
 
 
 def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
-    """What two policies answered to the same held-out prompts with the same seeds, by prompt and seed."""
+    """What two policies answered to the same text of held-out prompts with the same seeds, by prompt and seed."""
     rows = db.rows(
         """SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
                EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
                    ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
            FROM response a JOIN response b
                ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+                   AND b.rendered_prompt = a.rendered_prompt
            WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
@@ -423,14 +424,25 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
 
 
 def answers_of_check(
-    db: Database, model_id: int, prompts: Sequence[Prompt], seed: int, sampling: Sampling
+    db: Database,
+    model_id: int,
+    prompts: Sequence[Prompt],
+    seed: int,
+    sampling: Sampling,
+    rendered: Mapping[int, str] | None = None,
 ) -> list[CheckedAnswer]:
-    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms."""
+    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms.
+
+    With `rendered`, the text that is fed today by prompt id, only answers to that very text: a template may write the
+    date into it, and may have been told something else before.
+    """
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
         answer
         for answer in evaluation_responses(db, model_id)
-        if (answer.prompt_id, answer.seed) in wanted and answer.sampling == sampling
+        if (answer.prompt_id, answer.seed) in wanted
+        and answer.sampling == sampling
+        and (rendered is None or rendered.get(answer.prompt_id) == answer.rendered_prompt)
     ]
 
 

@@ -53,7 +53,7 @@ def chat_of(db: Database, data_dir: Path) -> ChatFormat | None:
     """
     base = on_this_machine(data_dir, registry.by_revision(db, "base").base)
     try:
-        return None if base is None else read_format(base)
+        return None if base is None else read_format(base, registry.no_thinking(db))
     except UserError:
         return None
 

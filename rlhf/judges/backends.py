@@ -86,7 +86,9 @@ class LocalModel:
     def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
         directory = judge.settings.get("directory", "")
-        self.models = LoadedPolicies(run.db, run.data_dir, checked_directory(directory) if directory else base_path)
+        path = checked_directory(directory) if directory else base_path
+        # What it thought would stand where its letter is read.
+        self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         revision = "base" if directory else judge.settings.get("model", "base")
         self.model = self.models.use(registry.by_revision(run.db, revision))
         tokenizer = self.models.tokenizer

@@ -47,6 +47,7 @@ from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
+from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
@@ -61,7 +62,7 @@ MUCH = 3
 def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     """Train a reward model on frozen comparisons and register it. Returns the job's result, with its health."""
     start = start_of(run, spec)
-    tokenizer = load_tokenizer(start.base.path)
+    tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, held_out, left_out = read_data(run, spec, tokenizer)
     pairs = sum(len(item["better"]) for item in items)
     run.log(

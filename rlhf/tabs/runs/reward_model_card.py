@@ -29,11 +29,8 @@ def card(quality: RewardModelQuality) -> str:
     said = card_title(_("Health of the reward model.")) + paragraph(verdict(quality))
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
-    return (
-        said
-        + paragraph(temperature_sentence(quality.temperature))
-        + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
-    )
+    said += paragraph(temperature_sentence(quality.temperature))
+    return said + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
 
 
 def verdict(quality: RewardModelQuality) -> str:
