@@ -201,7 +201,7 @@ def score(
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, answer.text, answer.finish_reason),
+            answer_ids(models.tokenizer, answer.text, answer.finish_reason, answer.token_ids),
         )
         for answer in answers
     ]

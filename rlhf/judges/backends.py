@@ -244,9 +244,10 @@ class RewardScorer:
         """The raw score of each answer; PPO sees them shifted and scaled, which would change the chances."""
         tokenizer = self.models.tokenizer
         prompt = text_ids(tokenizer, self.models.feed(comparison.messages, 1))
+        drawn = comparison.token_ids or (None,) * len(comparison.answers)
         answers = [
-            answer_ids(tokenizer, text, reason)
-            for text, reason in zip(comparison.answers, comparison.finish_reasons, strict=True)
+            answer_ids(tokenizer, *answer)
+            for answer in zip(comparison.answers, comparison.finish_reasons, drawn, strict=True)
         ]
         device = inner_model(self.model).device
         padded = pad([(prompt, ids) for ids in answers], tokenizer.pad_token_id)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +115,10 @@ class ChatTokenizer:
         """The text of token ids."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id, under transformers' name."""
+        return dict(self.backend.get_vocab(with_added_tokens=True))
+
     def get_chat_template(self) -> str:
         """The template, under transformers' name."""
         return self.format.template
@@ -147,6 +154,15 @@ def can_be_told(directory: Path) -> bool:
     """Whether a model's template can be told that its model is not to think. Raises UserError where it has none."""
     as_it_is, told = (conversation(read_format(directory, no_thinking), [ASKED], True) for no_thinking in (False, True))
     return as_it_is != told
+
+
+def vocabulary_of(tokenizer: Any) -> str:
+    """A hash of a tokenizer's vocabulary, ours or transformers': what token ids mean goes by it. Made once for each."""
+    known: str | None = getattr(tokenizer, "vocabulary", None)
+    if known is None:
+        tokens = sorted(tokenizer.get_vocab().items(), key=itemgetter(1))
+        known = tokenizer.vocabulary = sha256(json.dumps(tokens).encode()).hexdigest()[:16]
+    return known
 
 
 def end_of_turn(tokenizer: Any) -> str:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from annotation import store
-from annotation.records import Feedback
+from annotation.records import Feedback, TokenIds
 from annotation.ui.formatting import percent
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
@@ -27,6 +27,7 @@ from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Comparison, Judge
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.models import registry
+from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.tokenize import answer_ids, render, text_ids
 from tests.fakes.chat_server import ChatModel, serving
@@ -247,6 +248,23 @@ def test_a_reward_models_chance_is_the_logistic_of_the_difference_of_raw_scores(
             scores.append(float(hidden @ head))
         expected = 1 / (1 + torch.tensor((scores[1] - scores[0]) / (temperature or 1.0)).exp())
         assert verdict.chance == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_a_reward_model_scores_the_tokens_that_were_drawn(machine: Machine, reward_judge: Judge) -> None:
+    """An answer letter by letter has another score than the same text as the tokenizer would write it."""
+    tokenizer = machine.tokenizer
+    drawn = TokenIds(vocabulary_of(tokenizer), (*(tokenizer(letter)["input_ids"][0] for letter in "sun rain"), 0))
+    prompt = store.prompts(machine.db, "train")[0]
+    made = [machine.response(prompt, text) for text in ("sun rain", "rain and the sun")]
+    made[0] = replace(made[0], token_ids=drawn)
+    number = store.add_comparison(machine.db, made)
+    waiting = judge_store.to_judge(machine.db, reward_judge, "open", 1000)
+    comparison = next(one for one in waiting if one.id == number)
+    assert comparison.token_ids == (drawn, None)
+    bench = RewardScorer(run_of(machine), reward_judge, machine.model)
+    own, other = bench.scores(comparison)
+    again = bench.scores(replace(comparison, token_ids=()))
+    assert (own == pytest.approx(again[0], abs=1e-6), other == pytest.approx(again[1], abs=1e-6)) == (False, True)
 
 
 def test_a_reward_model_never_flips_and_labels_comparisons(machine: Machine, reward_judge: Judge) -> None:
