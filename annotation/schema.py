@@ -498,4 +498,7 @@ TOKEN_IDS = (
     # Of the base: 'off', its template is told that the model is not to think, or 'template', it has it as it likes.
     # None in data directories from before there was a choice, which is as 'template'.
     "ALTER TABLE model ADD COLUMN thinking TEXT CHECK (thinking IN ('off', 'template'))",
+    # Earlier versions took a reward model's chance from scores on PPO's scale: what its own would have been is unknown.
+    """UPDATE verdict SET chance = NULL
+        WHERE annotator_id IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model')""",
 )

@@ -38,6 +38,8 @@ from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import answer_ids, text_ids
 
 LETTERS = ("A", "B")
+# How vocabularies write that a token begins with a space: not at all, as byte-level BPE, and as SentencePiece.
+SPACES = ("", " ", "Ġ", "▁")
 # A judge whose next token is something else than a letter more often than not says nothing by its letters.
 LEAST_LETTERS = 0.5
 
@@ -93,9 +95,11 @@ class LocalModel:
         self.model = self.models.use(registry.by_revision(run.db, revision))
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        # Some tokenizers write a word's first letter with a space before it.
-        forms = [{tuple(text_ids(tokenizer, text)) for text in (letter, f" {letter}")} for letter in LETTERS]
-        self.letters = [[ids[0] for ids in form if len(ids) == 1] for form in forms]
+        # A word's first letter has a space before it in some tokenizers, and in some places: it is the same word.
+        vocabulary = tokenizer.get_vocab()
+        self.letters = [
+            sorted(vocabulary[space + letter] for space in SPACES if space + letter in vocabulary) for letter in LETTERS
+        ]
         if not all(self.letters):
             raise UserError(
                 _("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
@@ -136,7 +140,17 @@ class LocalModel:
                     yield request, Failure(judge_store.NO_VERDICT, no_letter(first + second), tokens, 1)
                     continue
                 chance = first / (first + second)
-                yield request, Verdict(choice_of(chance), chance, "", tokens, 1, seconds)
+                yield (
+                    request,
+                    Verdict(
+                        choice=choice_of(chance),
+                        chance=chance,
+                        reply="",
+                        prompt_tokens=tokens,
+                        completion_tokens=1,
+                        seconds=seconds,
+                    ),
+                )
 
     @torch.no_grad()
     def letter_chances(self, texts: Sequence[str]) -> Tensor:
@@ -243,7 +257,7 @@ class RewardScorer:
     def scores(self, comparison: Comparison) -> list[float]:
         """The raw score of each answer; PPO sees them shifted and scaled, which would change the chances."""
         tokenizer = self.models.tokenizer
-        prompt = text_ids(tokenizer, self.models.feed(comparison.messages, 1))
+        prompt = text_ids(tokenizer, comparison.rendered_prompt or self.models.feed(comparison.messages, 1))
         drawn = comparison.token_ids or (None,) * len(comparison.answers)
         answers = [
             answer_ids(tokenizer, *answer)

@@ -69,7 +69,7 @@ def letter_by_letter(text: str, end: int) -> TokenIds:
 
 
 def test_an_answer_is_the_tokens_that_were_drawn_and_ends_as_it_ended() -> None:
-    """Not those that its text would be made of, nor the template's end where the model ended with another of its own."""
+    """Not those that its text would be made of, nor the template's end where the model ended with another."""
     other_end = TOKENIZER.pad_token_id
     assert other_end != END
     drawn = letter_by_letter("sun rain", other_end)
@@ -87,7 +87,7 @@ def test_an_answer_is_the_tokens_that_were_drawn_and_ends_as_it_ended() -> None:
 
 
 def test_token_ids_are_never_used_with_another_tokenizer(tmp_path: Path) -> None:
-    """With one token more the numbers may mean something else; ours and transformers' of the same files are the same."""
+    """With one token more the numbers may mean something else; ours and transformers' of one file are the same."""
     drawn = letter_by_letter("sun rain", END)
     TOKENIZER.save_pretrained(tmp_path)
     ours = ChatTokenizer(tmp_path)
