@@ -77,7 +77,7 @@ def test_an_answer_is_the_tokens_that_were_drawn_and_ends_as_it_ended() -> None:
     assert TOKENIZER.decode(drawn.ids[:-1]) == "sun rain" == TOKENIZER.decode(encoded[:-1])
     assert list(drawn.ids) != encoded
     answers = FrozenAnswer(1, "sun rain", "stop", token_ids=drawn), FrozenAnswer(2, "sun rain", "stop")
-    frozen = row("", "", chosen=answers[0], rejected=answers[1])
+    frozen = replace(row("", ""), chosen=answers[0], rejected=answers[1])
     (stored,) = read_rows(line_of(frozen), PreferenceRow)
     assert stored == frozen
     ((pair,), _) = tokenise_pairs(TOKENIZER, [stored], 100)
