@@ -21,7 +21,8 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
-from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE
+from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told
+from rlhf.models.chat_template import NO_THINKING
 from rlhf.models.registry import Form, Kind, Policy, Weights
 from rlhf.models.reward_model_quality import quality_in
 
@@ -113,6 +114,8 @@ class Subject:
     """The adapter that it was merged from."""
     source: str | None = None
     """Where on the Hub it comes from, if it was not made here."""
+    no_thinking: bool = False
+    """Whether its prompts told it not to think."""
 
     @property
     def adapter(self) -> bool:
@@ -149,6 +152,7 @@ def subject_of(
         counts=snapshot_counts(db, training.snapshot) if training is not None else {},
         merged=merged,
         source=source,
+        no_thinking=registry.no_thinking(db) and can_be_told(db.path.parent, made.base),
     )
 
 
@@ -322,6 +326,9 @@ def loading(about: Subject, record: PublishedFacts | None = None) -> str:
         revision = f', revision="{own.revision}"' if own.revision else ""
         beside = f'hf_hub_download("{own.repo}", "reward.json"{revision})'
     use = SCORING.format(figures=beside) if reward else ANSWERING
+    if about.no_thinking:
+        told = ", ".join(f"{name}={value}" for name, value in NO_THINKING.items())
+        use = use.replace("add_generation_prompt=True,", f"add_generation_prompt=True, {told},")
     return "\n".join([*lines, use])
 
 

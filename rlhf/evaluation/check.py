@@ -60,9 +60,9 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     progress = CheckProgress(run, len(compared) * len(rendered) * 2 + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, base, prompts)
+        score_answers(progress, spec, models, policy, base, prompts, rendered)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
+    answers = {policy.revision: answers_of(run, spec, policy, prompts, rendered) for policy in compared}
     figures = {
         policy.revision: summarise(policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer))
         for policy in compared
@@ -140,9 +140,11 @@ class CheckProgress:
         self.run.raise_if_stopped()
 
 
-def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[CheckedAnswer]:
-    """The policy's answers on the terms of this check."""
-    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling)
+def answers_of(
+    run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
+) -> list[CheckedAnswer]:
+    """The policy's answers on the terms of this check, to the very text that it feeds."""
+    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling, rendered)
 
 
 def answer_prompts(
@@ -156,7 +158,7 @@ def answer_prompts(
     """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
-    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts)}
+    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts, rendered)}
     asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
     progress.advance(len(asked) - len(missing), _("{revision} answers").format(revision=policy.revision))
@@ -177,10 +179,11 @@ def score_answers(
     policy: Policy,
     base: Policy,
     prompts: Sequence[Prompt],
+    rendered: Mapping[int, str],
 ) -> None:
     """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
     db = progress.run.db
-    answers = answers_of(progress.run, spec, policy, prompts)
+    answers = answers_of(progress.run, spec, policy, prompts, rendered)
     unscored = [answer for answer in answers if "nll_under_base" not in answer.scores]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
@@ -198,7 +201,7 @@ def score(
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, answer.text, answer.finish_reason),
+            answer_ids(models.tokenizer, answer.text, answer.finish_reason, answer.token_ids),
         )
         for answer in answers
     ]

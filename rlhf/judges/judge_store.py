@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import Feedback, Message, UserError, now
+from annotation.records import Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -238,6 +238,10 @@ class Comparison:
     finish_reasons: tuple[str | None, ...]
     asked: frozenset[tuple[int, int]]
     """Pairs of positions, in the order shown, of which this judge's verdict by the present rubric is there already."""
+    token_ids: tuple[TokenIds | None, ...] = ()
+    """Of the answers; empty where none are known."""
+    rendered_prompt: str | None = None
+    """The conversation as the policy was fed it; None where none was."""
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -285,7 +289,8 @@ def to_judge(db: Database, judge: Judge, scope: Scope, limit: int, candidate_id:
 def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Comparison:
     """A row with id and messages, with its answers and what the judge has said of them."""
     answers = db.rows(
-        """SELECT r.text, r.finish_reason FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+        """SELECT r.text, r.finish_reason, r.token_ids, r.rendered_prompt
+           FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? ORDER BY cr.position""",
         (row["id"],),
     )
@@ -294,11 +299,13 @@ def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Compa
         (judge.id, row["id"]),
     )
     return Comparison(
-        row["id"],
-        tuple(json.loads(row["messages"])),
-        tuple(answer["text"] for answer in answers),
-        tuple(answer["finish_reason"] for answer in answers),
-        frozenset((one["first"], one["second"]) for one in said),
+        id=row["id"],
+        messages=tuple(json.loads(row["messages"])),
+        answers=tuple(answer["text"] for answer in answers),
+        finish_reasons=tuple(answer["finish_reason"] for answer in answers),
+        asked=frozenset((one["first"], one["second"]) for one in said),
+        token_ids=tuple(read_token_ids(answer["token_ids"]) for answer in answers),
+        rendered_prompt=next((answer["rendered_prompt"] for answer in answers if answer["rendered_prompt"]), None),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from annotation.records import Prompt, Response, Sampling
+from annotation.records import Prompt, Response, Sampling, TokenIds
+from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import embed, inner_model, virtual_ids, virtual_tokens
 from rlhf.models.registry import Policy
 
@@ -40,6 +41,13 @@ class Draw:
     finish_reason: Literal["stop", "length"]
     ids: tuple[int, ...] = ()
     """The generated tokens, the end-of-text token included."""
+    vocabulary: str = field(default="", compare=False)
+    """Of the tokenizer that they belong to."""
+
+    @property
+    def token_ids(self) -> TokenIds | None:
+        """What is kept of them; None where nothing has been drawn yet."""
+        return TokenIds(self.vocabulary, self.ids) if self.vocabulary else None
 
     def response(self, prompt: Prompt, policy: Policy, rendered_prompt: str, sampling: Sampling) -> Response:
         """The record of this answer: everything needed to draw it again."""
@@ -53,6 +61,7 @@ class Draw:
             prompt_tokens=self.prompt_tokens,
             tokens=self.tokens,
             finish_reason=self.finish_reason,
+            token_ids=self.token_ids,
         )
 
 
@@ -252,6 +261,7 @@ def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, end
         prompt_tokens=prompt_tokens,
         finish_reason="length" if end is None else "stop",
         ids=tuple(ids if end is None else ids[: end + 1]),
+        vocabulary=vocabulary_of(tokenizer),
     )
 
 

@@ -125,15 +125,18 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     machine = checked.machine
     models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
-    rows = answers(machine, "dpo-1")
+    rows, retokenised = answers(machine, "dpo-1"), 0
     for row in rows:
         prompt = machine.tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"]
-        answer = answer_ids(machine.tokenizer, row.text, row.finish_reason)
+        assert row.token_ids is not None
+        answer = list(row.token_ids.ids)
+        retokenised += answer != answer_ids(machine.tokenizer, row.text, row.finish_reason)
         ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
         kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
         nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
         assert row.kl_to_base == pytest.approx(kl, rel=0.03, abs=2e-3)
         assert row.nll_under_base == pytest.approx(nll, rel=0.01)
+    assert retokenised, "no text would be made of other tokens, so these might not be those that were drawn"
     # In the report each answer weighs as much as it has tokens.
     weighted = sum(row.kl_to_base * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_base"] == pytest.approx(weighted)
@@ -151,7 +154,7 @@ def pairs_right(machine: Machine) -> dict[int, list[bool]]:
         prompt = machine.tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"]
         gained = []
         for side in row.sides:
-            ids = answer_ids(machine.tokenizer, side.text, side.finish_reason)
+            ids = answer_ids(machine.tokenizer, side.text, side.finish_reason, side.token_ids)
             logps = [plain_logps(models, policy, prompt, ids) for policy in (candidate, base)]
             gained.append(sum((logps[0][at, token] - logps[1][at, token]).item() for at, token in enumerate(ids)))
         right.setdefault(row.comparison, []).append(gained[0] > gained[1])
@@ -230,9 +233,11 @@ def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Che
     assert checked.report["candidate"]["perplexity"] != checked.report["base"]["perplexity"]
 
 
-def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(checked: Checked) -> None:
+def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(
+    checked: Checked, tiny_judge: Path
+) -> None:
     machine = checked.machine
-    judge_store.add(machine.db, "letters", "local", {"model": "base"}, "owner")
+    judge_store.add(machine.db, "letters", "local", {"directory": str(tiny_judge)}, "owner")
     judge_store.write_rubric(machine.db, "Which is better?", ("Shorter is better.",), 0, "owner")
     report = check(machine, replace(CHECK, judges="letters"))
     rate = report["win_rates"]["base"]["letters"]
