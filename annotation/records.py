@@ -56,7 +56,7 @@ def seconds_between(earlier: str, later: str) -> float:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation that ends with the user's turn. A prompt stays in its split for ever."""
+    """A conversation that ends with the user's turn. What was used once stays in its split for ever."""
 
     messages: tuple[Message, ...]
     split: Split

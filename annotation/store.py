@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -65,6 +65,30 @@ def prompts(db: Database, split: Split) -> list[Prompt]:
     return [read_prompt(row) for row in db.rows("SELECT * FROM prompt WHERE split = ? ORDER BY id", (split,))]
 
 
+# Of a prompt `p`: that the gate has it for itself now.
+RESERVED = "coalesce(p.held_for > 0 AND p.held_for = (SELECT max(held_for) FROM prompt), 0)"
+# Of a prompt `p` to train on: that no answer, comparison or demonstration has been made of it.
+UNUSED = """(p.split = 'train' AND p.source != 'own prompt'
+    AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id)
+    AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id))"""
+
+
+def reserved_prompts(db: Database, version: int | None = None) -> list[Prompt]:
+    """The prompts of the gate's own set as it is now, or of a version of it, oldest first."""
+    wanted = RESERVED if version is None else "p.held_for = :version"
+    rows = db.rows(f"SELECT * FROM prompt p WHERE {wanted} ORDER BY id", {"version": version})
+    return [read_prompt(row) for row in rows]
+
+
+def hold_for(db: Database, prompt_ids: Iterable[int], version: int) -> None:
+    """Note that prompts were drawn into what reports speak of (0), or into a version of the gate's own set."""
+    with db.transaction() as connection:
+        connection.conn.executemany(
+            "UPDATE prompt SET held_for = :version WHERE id = :id AND (held_for IS NULL OR :version > 0)",
+            [{"id": prompt_id, "version": version} for prompt_id in prompt_ids],
+        )
+
+
 def prompt_sources(db: Database) -> dict[str, int]:
     """How many prompts there are of each source, by name."""
     return {row["source"]: row["n"] for row in db.rows("SELECT source, count(*) AS n FROM prompt GROUP BY source")}
@@ -73,13 +97,15 @@ def prompt_sources(db: Database) -> dict[str, int]:
 def prompts_to_answer(db: Database, model_id: int, split: Split, limit: int) -> list[tuple[Prompt, int]]:
     """Prompts of a split with the number of answers this model has drawn to each for comparisons.
 
-    Prompts compared least often under any policy come first, ties in random order: judgements spread evenly.
+    Prompts compared least often under any policy come first, ties in random order: judgements spread evenly. Not those
+    that are the gate's own.
     """
     rows = db.rows(
-        """SELECT prompt.*, (SELECT count(*) FROM comparison c WHERE c.prompt_id = prompt.id) AS compared,
-               (SELECT count(*) FROM response r WHERE r.prompt_id = prompt.id AND r.model_id = :model
+        f"""SELECT p.*, (SELECT count(*) FROM comparison c WHERE c.prompt_id = p.id) AS compared,
+               (SELECT count(*) FROM response r WHERE r.prompt_id = p.id AND r.model_id = :model
                    AND r.purpose = 'compare') AS attempts
-           FROM prompt WHERE split = :split ORDER BY compared, attempts, random() LIMIT :limit""",
+           FROM prompt p WHERE split = :split AND NOT {RESERVED}
+           ORDER BY compared, attempts, random() LIMIT :limit""",
         {"model": model_id, "split": split, "limit": limit},
     )
     return [(read_prompt(row), row["attempts"]) for row in rows]
@@ -355,37 +381,45 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
     ]
 
 
-def compare_policies(db: Database, candidate_id: int, against_id: int, asks: Asks = "people") -> int:
+def compare_policies(
+    db: Database, candidate_id: int, against_id: int, asks: Asks = "people", on: Collection[int] | None = None
+) -> int:
     """Put what two policies answered to the same held-out prompts with the same seeds before people or judges, blind.
 
     Each pair of answers that differ and have not been compared yet makes a comparison, in an order that says nothing
-    about the prompts, so that the first results stand for all; returns how many.
+    about the prompts, so that the first results stand for all; returns how many. Where people are asked, they are asked
+    `on` these prompts only.
     """
     with db.transaction():
         answered = paired_answers(db, candidate_id, against_id)
         pairs = [pair for pair in answered if pair.settled is None and not pair.compared]
         random.Random(candidate_id).shuffle(pairs)
         for pair in pairs:
+            asked = asks if on is None or pair.prompt_id in on else "nobody"
             comparison_id = insert_comparison(
-                db, pair.prompt_id, candidate_id=candidate_id, against_id=against_id, asks=asks
+                db, pair.prompt_id, candidate_id=candidate_id, against_id=against_id, asks=asked
             )
             place_responses(db, comparison_id, [pair.first, pair.second])
     return len(pairs)
 
 
-def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int) -> int:
+def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 
-    Returns how many nobody had judged or been asked about.
+    All, or those `on` these prompts. Returns how many nobody had judged or been asked about.
     """
     with db.transaction() as connection:
-        made = compare_policies(db, candidate_id, against_id)
-        asked = connection.execute(
-            """UPDATE comparison SET asks = 'people' WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-                 AND taken = 0""",
-            (candidate_id, against_id),
+        compare_policies(db, candidate_id, against_id, "nobody")
+        return connection.execute(
+            """UPDATE comparison SET asks = 'people' WHERE candidate_id = :candidate AND against_id = :against
+                 AND asks = 'nobody' AND taken = 0
+                 AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
+            {
+                "candidate": candidate_id,
+                "against": against_id,
+                "on": None if on is None else json.dumps(sorted(on)),
+            },
         ).rowcount
-    return made + asked
 
 
 def withdraw_candidate(db: Database, candidate_id: int) -> None:
@@ -524,9 +558,13 @@ def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
         yield read_judgement(row)
 
 
-def judged_comparisons(db: Database) -> Iterator[list[Judgement]]:
-    """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed."""
-    rows = db.connection.query(f"{JUDGEMENTS} ORDER BY j.comparison_id, j.id")
+def judged_comparisons(db: Database, reserved: bool = True) -> Iterator[list[Judgement]]:
+    """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed.
+
+    With those on prompts that are the gate's own, unless they are not wanted.
+    """
+    wanted = "" if reserved else f"WHERE NOT {RESERVED}"
+    rows = db.connection.query(f"{JUDGEMENTS} {wanted} ORDER BY j.comparison_id, j.id")
     for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):
         yield [read_judgement(row) for row in group]
 

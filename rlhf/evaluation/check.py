@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -52,15 +53,17 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     base = registry.by_revision(run.db, "base")
-    prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
-    refuse_leaked(run, candidate, prompts)
-    rendered = what_to_feed(run, spec, models, prompts)
+    prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
+    refuse_leaked(run, candidate, [*prompts, *apart])
+    rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + len(held_out))
+    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, rendered)
         score_answers(progress, spec, models, policy, base, prompts)
+        if policy.id in (candidate.id, against.id):
+            answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
     figures = {
@@ -69,7 +72,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     }
     del models  # a judge may need the memory
     others = [policy for policy in compared if policy.id != candidate.id]
-    put_before_people(run.db, candidate, others)
+    put_before_people(run.db, candidate, others, spec.gate_set)
     judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
     report = CheckReport(
         candidate=figures[candidate.revision],
@@ -86,13 +89,27 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     return report.to_json()
 
 
-def put_before_people(db: Database, candidate: Policy, others: Sequence[Policy]) -> None:
-    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all."""
+def compared_apart(run: Run, spec: EvaluateSpec) -> list[Prompt]:
+    """The prompts on which the policies are compared beside those of the report."""
+    return held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
+
+
+def on_compared(spec: EvaluateSpec) -> EvaluateSpec:
+    """The terms of the answers that are compared."""
+    return replace(spec, seed=spec.compared_seed)
+
+
+def put_before_people(db: Database, candidate: Policy, others: Sequence[Policy], gate_set: int) -> None:
+    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all.
+
+    Of a `gate_set` people get only its prompts: what they say of others decides nothing.
+    """
+    on = held_out_sets.that_count(db, gate_set)
     with db.transaction():  # nobody decides meanwhile
         pending = registry.by_id(db, candidate.id).status == "candidate"
         for other in others:
             wanted = pending and other.id == registry.serving(db).id
-            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody")
+            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on)
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:
@@ -122,7 +139,7 @@ def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: 
                 count=len(refused), count_2=len(prompts), refused=refused[0]
             )
         )
-    if not rendered:
+    if refused and not rendered:
         raise UserError(_("There is no held-out prompt that this model can answer. Add some, and check it again."))
     return rendered
 

@@ -63,8 +63,8 @@ class Rule:
     judge_most: Annotated[Count, N_("Most comparisons by a judge")] = 400
     """A judge's comparisons after which it has nothing more to say; a candidate that people have not begun with by then
     is rejected."""
-    prompts_least: Annotated[Count, N_("Fewest held-out prompts")] = 20
-    """Held-out prompts that the figures must rest on; below it an interval of a win rate spans two fifths of all."""
+    prompts_least: Annotated[Count, N_("Fewest held-out prompts")] = 60
+    """Held-out prompts that the figures must rest on: with fewer it decides too much which ones were drawn."""
     kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to the base, nats a token")] = 0.5
     """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times what PPO aims at."""
     nll_ratio_most: Annotated[Ratio, N_("Surprise to the base, ratio")] = 1.15

@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
 from annotation.translation import _
+from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
@@ -73,7 +74,9 @@ def findings(db: Database, policy: Policy) -> Findings:
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
     against, checks = opponent(db, policy), checks_of(db, policy)
-    people = tuple(one.outcome for one in judge_store.pair_outcomes(db, policy.id, against.id))
+    on = prompts_that_count(db, checks)
+    outcomes = judge_store.pair_outcomes(db, policy.id, against.id)
+    people = tuple(one.outcome for one in outcomes if on is None or one.prompt_id in on)
     if not checks:
         return Findings(people)
     report, heard = checks[0].report, panel_findings(db, policy, against, checks)
@@ -89,6 +92,11 @@ def findings(db: Database, policy: Policy) -> Findings:
         reward_hacking=rewarded(db, policy, hacking(report, people, heard)),
         identical_to_serving=report.identical,
     )
+
+
+def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
+    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
+    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
 
 
 def hacking(report: CheckReport, people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
@@ -161,7 +169,7 @@ def judge_findings(
     db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: str = ""
 ) -> JudgeFindings:
     """What a judge says of a policy; its agreement with people is that of today."""
-    found = win_rates.outcomes_by(db, judge, policy, against)
+    found = win_rates.outcomes_by(db, judge, policy, against, on=prompts_that_count(db, checks_of(db, policy)))
     return JudgeFindings(judge.name, found.values, agreement_of(db, judge), found.at_equal_lengths, informs)
 
 

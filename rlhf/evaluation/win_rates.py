@@ -63,15 +63,25 @@ class PairedOutcomes:
 
 
 def outcomes_by(
-    db: Database, judge: Judge, policy: Policy, other: Policy, responses: Collection[int] | None = None
+    db: Database,
+    judge: Judge,
+    policy: Policy,
+    other: Policy,
+    responses: Collection[int] | None = None,
+    on: Collection[int] | None = None,
 ) -> PairedOutcomes:
-    """What came of a policy's answers beside another's, by an AI judge; of all, or of these `responses` of its own."""
-    wanted = [
-        pair for pair in store.paired_answers(db, policy.id, other.id) if responses is None or pair.first in responses
-    ]
+    """What came of a policy's answers beside another's, by an AI judge.
+
+    Of all, or of these `responses` of its own, or of those `on` these prompts.
+    """
+
+    def counts(response_id: int, prompt_id: int) -> bool:
+        return (responses is None or response_id in responses) and (on is None or prompt_id in on)
+
+    wanted = [pair for pair in store.paired_answers(db, policy.id, other.id) if counts(pair.first, pair.prompt_id)]
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     return PairedOutcomes(
-        tuple(one for one in paired if responses is None or one.response_id in responses),
+        tuple(one for one in paired if counts(one.response_id, one.prompt_id)),
         tuple(pair.settled for pair in wanted if pair.settled is not None and not pair.compared),
         len(wanted),
     )
@@ -110,15 +120,14 @@ def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
     )
 
 
-def left_to_judges(db: Database, policy: Policy, other: Policy) -> int:
-    """How many comparisons of a policy with another people have not been asked, which they could be."""
-    return int(
-        db.value(
-            """SELECT count(*) FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-                 AND taken = 0""",
-            (policy.id, other.id),
-        )
+def left_to_judges(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> int:
+    """How many comparisons of a policy with another, `on` these prompts, people have not been asked but could be."""
+    rows = db.rows(
+        """SELECT prompt_id FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
+             AND taken = 0""",
+        (policy.id, other.id),
     )
+    return sum(on is None or row["prompt_id"] in on for row in rows)
 
 
 def judged_for(db: Database, policy: Policy) -> int:

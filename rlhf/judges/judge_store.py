@@ -606,6 +606,7 @@ class PairOutcome:
     """What came of a candidate's answer beside another policy's to the same prompt."""
 
     comparison_id: int
+    prompt_id: int
     response_id: int
     """Of the candidate's answer."""
     outcome: float
@@ -613,6 +614,8 @@ class PairOutcome:
     length: int
     """Characters of the candidate's answer."""
     other_length: int
+    people_chance: float | None
+    """The chance with which people were to get it (`annotation.selection`); None where that was not noted."""
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
@@ -622,7 +625,7 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     answers were complete.
     """
     rows = db.rows(
-        f"""SELECT c.id, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
+        f"""SELECT c.id, c.prompt_id, c.people_chance, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                    WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides
@@ -631,7 +634,6 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
                   OR c.candidate_id = :against AND c.against_id = :candidate)
              AND j.outcome != 'skip' AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
-             AND NOT EXISTS (SELECT 1 FROM current_judgement f WHERE f.comparison_id = c.id AND f.flag IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
@@ -639,6 +641,7 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     )
     outcomes: dict[int, list[float]] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
+    asked: dict[int, tuple[int, float | None]] = {}
     for row in rows:
         ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad: neither is better
         answers = json.loads(row["sides"])
@@ -649,9 +652,17 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
             outcomes[row["id"]] = [outcome]  # which settles it
         else:
             outcomes.setdefault(row["id"], []).append(outcome)
-        sides[row["id"]] = answers
+        sides[row["id"]], asked[row["id"]] = answers, (row["prompt_id"], row["people_chance"])
     return [
-        PairOutcome(number, sides[number][0][0], fmean(values), sides[number][0][1], sides[number][1][1])
+        PairOutcome(
+            comparison_id=number,
+            prompt_id=asked[number][0],
+            response_id=sides[number][0][0],
+            outcome=fmean(values),
+            length=sides[number][0][1],
+            other_length=sides[number][1][1],
+            people_chance=asked[number][1],
+        )
         for number, values in outcomes.items()
     ]
 

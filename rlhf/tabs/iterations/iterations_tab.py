@@ -252,9 +252,10 @@ def compared_with(check: FinishedCheck | None) -> str | None:
 def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
     against = compared_with(check)
-    if against is None or policy.status not in ("candidate", "serving"):
+    if check is None or against is None or policy.status not in ("candidate", "serving"):
         return False
-    return win_rates.left_to_judges(db, policy, registry.by_revision(db, against)) > 0
+    on = held_out_sets.that_count(db, check.spec.gate_set)
+    return win_rates.left_to_judges(db, policy, registry.by_revision(db, against), on) > 0
 
 
 def ask_people(db: Database, revision: str | None) -> str:
@@ -263,14 +264,16 @@ def ask_people(db: Database, revision: str | None) -> str:
     Raises UserError where there is no check, or nothing new to compare.
     """
     policy = registry.by_revision(db, chosen(revision))
-    against = compared_with(newest_check(db, policy.revision))
-    if against is None:
+    check = newest_check(db, policy.revision)
+    against = compared_with(check)
+    if check is None or against is None:
         raise UserError(
             _("{revision} has not been checked yet. Check it first: people compare the check's answers.").format(
                 revision=policy.revision
             )
         )
-    made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id)
+    on = held_out_sets.that_count(db, check.spec.gate_set)
+    made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id, on)
     if not made:
         raise UserError(
             _("All answers of {revision} and {against} that differ are in the annotators' queue already.").format(
