@@ -88,6 +88,8 @@ class ComparedSet:
     """What is added to the check's first seed: answers to prompts that are asked again are drawn anew."""
     gate_set: int = 0
     """The version of the gate's own prompts that they are of; 0 where gate and reports share one set."""
+    repeated: bool = False
+    """Whether none is left on which the two have not been compared."""
 
 
 # ----------------------------------------------------------------------------------------------- what reports speak of
@@ -292,9 +294,14 @@ def to_compare(
     pool = store.reserved_prompts(db, version) if version else open_prompts(db)
     order = sorted(pool, key=lambda prompt: prompt.id)
     random.Random(candidate.id).shuffle(order)  # the same again for a check that is repeated because it failed
-    chosen = [prompt for prompt in order if not asked[prompt.id]] or sorted(order, key=lambda one: asked[one.id])
-    chosen = sorted(chosen[:most], key=lambda prompt: prompt.id)
-    return ComparedSet(freeze(db, data_dir, chosen) if chosen else "", SEEDS_APART * checks, version)
+    fresh = [prompt for prompt in order if not asked[prompt.id]]
+    chosen = (fresh or sorted(order, key=lambda one: asked[one.id]))[:most]
+    return ComparedSet(
+        sha256=freeze(db, data_dir, sorted(chosen, key=lambda prompt: prompt.id)) if chosen else "",
+        seeds=SEEDS_APART * checks,
+        gate_set=version,
+        repeated=not fresh,
+    )
 
 
 def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter[int]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
+from annotated_types import Interval
+
+from annotation import store
 from annotation.database import Database
 from annotation.records import Sampling
 from annotation.translation import _
+from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data import held_out_sets, snapshots
+from rlhf.generation.prompt_sets import require_generator
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
@@ -39,6 +44,9 @@ class EvaluateSpec(JobSpec):
     """Start of the seeds of the answers that are compared; prompt i draws with compared_seed + i."""
     gate_set: NonNegativeInt = 0
     """The version of the gate's own prompts that these are of; 0 where the gate and the reports share one set."""
+    people_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """The share of these comparisons that people get, drawn by lot; 0 for the project's share, and for all where no
+    judge compares them or no new prompts are left."""
     prompts: PositiveInt = held_out_sets.LEAST
     """How many held-out prompts the first check draws for the reports, and each check for the comparison."""
     judges: str = "active"
@@ -69,6 +77,7 @@ class EvaluateSpec(JobSpec):
             (_("Against"), self.against),
             (_("Held-out prompts"), self.prompt_set[:12] or _("up to {prompts}").format(prompts=self.prompts)),
             (_("Compared on"), self.compared_on()),
+            (_("Of that by people"), percent(self.people_share) if self.people_share else _("set at the start")),
             (_("Judges"), self.judges or "none"),
             (_("Data snapshot"), self.snapshot[:12] or _("frozen at the start")),
             (_("First seed"), str(self.seed)),
@@ -89,8 +98,13 @@ class EvaluateSpec(JobSpec):
         return self.candidate, self.against
 
     def frozen(self, db: Database, data_dir: Path) -> Self:
-        """The spec with names for what stands for them, and its data's sha256. Raises UserError for unknown ones."""
+        """The spec with names for what stands for them, and its data's sha256.
+
+        Raises UserError for unknown ones, and for a policy that can't answer (any more).
+        """
         candidate, against = registry.by_revision(db, self.candidate), registry.by_revision(db, self.against)
+        for policy in (candidate, against):
+            require_generator(policy)
         snapshot = self.snapshot or snapshots.store_snapshot(
             db, data_dir, snapshots.collect(db, candidate, "new", 100_000, judges_too=False)
         )
@@ -105,6 +119,7 @@ class EvaluateSpec(JobSpec):
             against=against.revision,
             snapshot=snapshot,
             judges=", ".join(judge.name for judge in panel),
+            people_share=self.people_share or (store.feedback(db).check_share if panel else 1.0),
         )
         return named if self.prompt_set else named.with_prompts(db, data_dir, candidate, against)
 
@@ -117,6 +132,7 @@ class EvaluateSpec(JobSpec):
         return replace(
             self,
             prompt_set=prompt_set,
+            people_share=1.0 if found.repeated else self.people_share,
             compared_set=found.sha256,
             compared_seed=self.seed + found.seeds,
             gate_set=found.gate_set,

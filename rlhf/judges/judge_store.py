@@ -573,9 +573,16 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
     said = [verdicts_on(db, judge, comparison_id) for judge in answered]
     rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
     why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
+    asked, by_lot = why is not None and feedback.mode == "mixed", why in (None, "audit")
     db.connection.execute(
-        "UPDATE comparison SET asks = ?, asks_why = ? WHERE id = ?",
-        ("people" if why and feedback.mode == "mixed" else "nobody", why, comparison_id),
+        "UPDATE comparison SET asks = ?, asks_why = ?, people_chance = ?, people_drawn = ? WHERE id = ?",
+        (
+            "people" if asked else "nobody",
+            why,
+            0.0 if feedback.mode != "mixed" else feedback.audit_share if by_lot else 1.0,
+            int(asked),
+            comparison_id,
+        ),
     )
 
 
@@ -616,6 +623,8 @@ class PairOutcome:
     other_length: int
     people_chance: float | None
     """The chance with which people were to get it (`annotation.selection`); None where that was not noted."""
+    people_drawn: bool | None
+    """Whether that draw gave it to people."""
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
@@ -625,7 +634,8 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     answers were complete.
     """
     rows = db.rows(
-        f"""SELECT c.id, c.prompt_id, c.people_chance, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
+        f"""SELECT c.id, c.prompt_id, c.people_chance, c.people_drawn, j.ranking, j.purpose,
+               c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                    WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides
@@ -641,7 +651,7 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     )
     outcomes: dict[int, list[float]] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
-    asked: dict[int, tuple[int, float | None]] = {}
+    asked: dict[int, Mapping[str, Any]] = {}
     for row in rows:
         ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad: neither is better
         answers = json.loads(row["sides"])
@@ -652,16 +662,17 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
             outcomes[row["id"]] = [outcome]  # which settles it
         else:
             outcomes.setdefault(row["id"], []).append(outcome)
-        sides[row["id"]], asked[row["id"]] = answers, (row["prompt_id"], row["people_chance"])
+        sides[row["id"]], asked[row["id"]] = answers, row
     return [
         PairOutcome(
             comparison_id=number,
-            prompt_id=asked[number][0],
+            prompt_id=asked[number]["prompt_id"],
             response_id=sides[number][0][0],
             outcome=fmean(values),
             length=sides[number][0][1],
             other_length=sides[number][1][1],
-            people_chance=asked[number][1],
+            people_chance=asked[number]["people_chance"],
+            people_drawn=None if asked[number]["people_drawn"] is None else bool(asked[number]["people_drawn"]),
         )
         for number, values in outcomes.items()
     ]

@@ -107,11 +107,12 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     rule = gate_decisions.rule(db)
     found, decision = gate_decisions.decided(db, policy)
     alpha, _ = alphas(rule, len(found.panel))
+    other = gate_decisions.opponent(db, policy)
+    running = iteration_card.running_chart(found.people, rule, alpha, other.revision)
+    unknown = sum(one.people_chance is None for one in judge_store.pair_outcomes(db, policy.id, other.id))
     return {
         "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
-        "running": gr.update(
-            value=iteration_card.running_chart(found.people, rule, alpha, gate_decisions.opponent(db, policy).revision)
-        ),
+        "running": gr.update(value=running + iteration_card.unknown_chances(unknown)),
     }
 
 

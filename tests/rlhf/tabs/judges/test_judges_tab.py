@@ -158,8 +158,8 @@ def test_without_judges_the_page_says_what_is_missing(context: Context) -> None:
 def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.Blocks, context: Context) -> None:
     seed_comparisons(context.db, 3)
     assert "Waiting for people: 3." in tab.view(context, None, {})[0]["standing"]["value"]
-    said = str(press(pages, "save_feedback", None, {}, "mixed", 12.5, 70))
-    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7)
+    said = str(press(pages, "save_feedback", None, {}, "mixed", 12.5, 70, 40))
+    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
     assert "Saved. AI judges come first." in said
     assert "Waiting for AI judges: 3. Waiting for people: 0." in said
 
@@ -167,12 +167,13 @@ def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.B
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (("everyone", 10, 60), "Choose who judges"),
-        (("mixed", 101, 60), "The audit share must be between 0 and 100"),
-        (("mixed", None, 60), "The audit share must be between 0 and 100"),
-        (("mixed", 10, 49), "unsure must be between 50 and 100"),
-        (("mixed", 10, float("nan")), "unsure must be between 50 and 100"),
-        (([], 10, 60), "Choose who judges"),
+        (("everyone", 10, 60, 25), "Choose who judges"),
+        (("mixed", 101, 60, 25), "The audit share must be between 0 and 100"),
+        (("mixed", None, 60, 25), "The audit share must be between 0 and 100"),
+        (("mixed", 10, 49, 25), "unsure must be between 50 and 100"),
+        (("mixed", 10, float("nan"), 25), "unsure must be between 50 and 100"),
+        (([], 10, 60, 25), "Choose who judges"),
+        (("mixed", 10, 60, 0), "People's share of a check must be between 1 and 100"),
     ],
 )
 def test_who_judges_is_refused_where_it_means_nothing(
