@@ -200,10 +200,11 @@ def gate_set(db: Database) -> GateSet | None:
     Drawn once there are `LEAST` prompts beside those of the reports, half of them if that is more, and anew when it has
     carried `MOST_DECISIONS` and there are as many that no version has had.
     """
-    made = gate_sets(db)
-    if made and decisions(db, made[-1].version) < MOST_DECISIONS:
-        return made[-1]
-    return reserve(db) or (made[-1] if made else None)
+    with db.transaction():  # two checks asked for at once go by the same version
+        made = gate_sets(db)
+        if made and decisions(db, made[-1].version) < MOST_DECISIONS:
+            return made[-1]
+        return reserve(db) or (made[-1] if made else None)
 
 
 def reserve(db: Database) -> GateSet | None:
