@@ -131,13 +131,13 @@ def choose_from_pool(db: Database, annotator_id: int, overlap: int, source: rand
     begun go first, so that they get their full number of annotators; then `selection.pick` spreads judgements over the
     prompts. Finished answers go before those still being written.
     """
-    serving, *older = (row["id"] for row in db.rows("SELECT id FROM model ORDER BY status = 'serving' DESC, id DESC"))
+    models = [row["id"] for row in db.rows("SELECT id FROM model ORDER BY status = 'serving' DESC, id DESC")]
     for state in ("ready", "writing"):
-        first = [open_of(db, annotator_id, overlap, state, model_id) for model_id in (None, serving)]
+        first = [open_of(db, annotator_id, overlap, state, model_id) for model_id in (None, *models[:1])]
         waiting = [comparison_id for comparison_id in first if comparison_id is not None]
         if waiting:
             return source.choice(waiting), 1 / len(waiting)
-        for model_id in older:
+        for model_id in models[1:]:
             found = open_of(db, annotator_id, overlap, state, model_id)
             if found is not None:
                 return found, 1.0

@@ -575,14 +575,15 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
     why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
     asked, by_lot = why is not None and feedback.mode == "mixed", why in (None, "audit")
     db.connection.execute(
-        "UPDATE comparison SET asks = ?, asks_why = ?, people_chance = ?, people_drawn = ? WHERE id = ?",
-        (
-            "people" if asked else "nobody",
-            why,
-            0.0 if feedback.mode != "mixed" else feedback.audit_share if by_lot else 1.0,
-            int(asked),
-            comparison_id,
-        ),
+        """UPDATE comparison SET asks = :asks, asks_why = :why, people_chance = :chance, people_drawn = :drawn
+           WHERE id = :id""",
+        {
+            "asks": "people" if asked else "nobody",
+            "why": why,
+            "chance": 0.0 if feedback.mode != "mixed" else feedback.audit_share if by_lot else 1.0,
+            "drawn": int(asked),
+            "id": comparison_id,
+        },
     )
 
 

@@ -11,7 +11,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
-from annotation.records import UserError
+from annotation.records import Feedback, UserError
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
 from rlhf.data.held_out_sets import LEAST, MOST_DECISIONS
@@ -69,11 +69,12 @@ def checked(db: Database, data_dir: Path, made: Policy, against: str = "serving"
 
 def answer(db: Database, sides: Sequence[Policy], prompt_ids: Sequence[int], seed: int) -> None:
     """Both policies answer, each prompt with its seed, what they have not answered with it before."""
-    known = {(row["prompt_id"], row["seed"]) for row in db.rows("SELECT prompt_id, seed FROM response")}
+    rows = db.rows("SELECT model_id, prompt_id, seed FROM response")
+    known = {(row["model_id"], row["prompt_id"], row["seed"]) for row in rows}
     prompts = {prompt.id: prompt for prompt in store.prompts(db, "held-out")}
     for place, prompt_id in enumerate(prompt_ids):
-        if (prompt_id, seed + place) not in known:
-            for side in sides:
+        for side in sides:
+            if (side.id, prompt_id, seed + place) not in known:
                 text = f"{side.revision} answers {prompt_id} by {seed + place}"
                 store.add_response(db, make_response(prompts[prompt_id], text, side.id, seed + place), "evaluate")
 
@@ -294,6 +295,28 @@ def test_a_check_against_another_policy_leaves_the_gates_own_prompts_alone(db: D
     assert [spec.gate_set for spec in specs] == [0, 0]
     assert store.reserved_prompts(db) == []
     assert set(compared_prompts(data_dir, specs[0])).isdisjoint(compared_prompts(data_dir, specs[1]))
+
+
+def test_a_policy_whose_files_are_deleted_is_not_checked(db: Database, data_dir: Path) -> None:
+    seed_prompts(db, 60, "held-out")
+    made = candidate(db)
+    registry.mark_deleted(db, made, "ann")
+    with pytest.raises(UserError, match=f"The files of '{made.revision}' were deleted"):
+        job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    assert held_out_sets.versions(db) == [], "nothing was drawn for it"
+
+
+def test_people_get_their_share_where_judges_compare_and_all_where_none_does_or_nothing_is_left(
+    db: Database, data_dir: Path
+) -> None:
+    seed_prompts(db, 60, "held-out")
+    made = candidate(db)
+    store.set_feedback(db, Feedback(check_share=0.4))
+    assert checked(db, data_dir, made).people_share == 1, "no judge"
+    other = candidate(db, 2)
+    judge_store.add(db, "j", "local", {"model": "base"}, "ann")
+    specs = [checked(db, data_dir, other) for _ in range(2)]
+    assert [spec.people_share for spec in specs] == [0.4, 1.0], "the second repeats prompts"
 
 
 def test_held_out_prompts_that_are_gone_from_the_disk_are_said_to_be(db: Database, data_dir: Path) -> None:

@@ -349,7 +349,7 @@ def test_too_few_prompts_are_said_to_be_few_and_not_to_be_missing() -> None:
     assert (decision.verdict, decision.more) == ("not enough evidence", None)
     one = criterion(decision, "Held-out prompts")
     assert (one.value, one.verdict) == ("12", "few")
-    assert "12 held-out prompts are too few to tell (asked for: at least 20). Import more" in decision.sentence
+    assert "12 held-out prompts are too few to tell (asked for: at least 60). Import more" in decision.sentence
     assert "not everything was measured" not in decision.sentence.lower()
 
 

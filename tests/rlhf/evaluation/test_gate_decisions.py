@@ -90,7 +90,7 @@ def finish_job(db: Database, job_id: int, **changed: Any) -> None:
         "same_answers": 0,
         "judged": {},
         "reward_hacking": None,
-        "prompts": 40,
+        "prompts": 60,
         **changed,
     }
     job_table.finish(db, job_id, "w", result)
@@ -273,7 +273,7 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
 
 def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
-    finish_check(db, data_dir, made, prompts=24)
+    finish_check(db, data_dir, made, prompts=60)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     pending = gate_decisions.pending(db)
@@ -416,7 +416,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     made = make_candidate(db, data_dir, number=12)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     for _ in range(gate_decisions.MOST_CHECKS):
-        finish_check(db, data_dir, made, prompts=24)
+        finish_check(db, data_dir, made, prompts=60)
     people_say(db, 6, "candidate")
     assert gate_decisions.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
@@ -440,7 +440,7 @@ def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Databas
     for number in range(1, gate_decisions.MOST_CHECKS + 1):
         pending = gate_decisions.pending(db)
         assert pending is None or pending.exhausted, number
-        finish_check(db, data_dir, made, "j", prompts=24, judged=said)
+        finish_check(db, data_dir, made, "j", prompts=60, judged=said)
     pending = gate_decisions.pending(db)
     assert pending is not None
     assert pending.decision.verdict == "reject", "nobody has begun to compare it"
@@ -524,7 +524,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
 
 def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
-    finish_check(db, data_dir, made, prompts=24)
+    finish_check(db, data_dir, made, prompts=60)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     people_say(db, 6, "serving")

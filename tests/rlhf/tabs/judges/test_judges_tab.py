@@ -567,12 +567,12 @@ def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: C
     again = press(pages, "open_rubric", sent, "My draft", principles, drawn)
     assert again[2] == gr.skip()
     assert again[3:5] == [principles, drawn]
-    opened = press(pages, "open_judges", None, {}, None, None, None)
-    assert opened[-3:] == ["people", 10.0, 60.0]
-    seen = opened[-4]
-    drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0)
-    assert drafted[-3:] == ["people", gr.skip(), 60.0]
-    assert press(pages, "open_judges", None, drafted[-4], "people", 33.0, 60.0)[-3:] == drafted[-3:]
+    opened = press(pages, "open_judges", None, {}, None, None, None, None)
+    assert opened[-4:] == ["people", 10.0, 60.0, 25.0]
+    seen = opened[-5]
+    drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0, 25.0)
+    assert drafted[-4:] == ["people", gr.skip(), 60.0, 25.0]
+    assert press(pages, "open_judges", None, drafted[-5], "people", 33.0, 60.0, 25.0)[-4:] == drafted[-4:]
     assert instruction == rubrics.DEFAULT.instruction
 
 
