@@ -356,6 +356,27 @@ def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logge
     machine.db.close()
 
 
+def test_the_gates_own_prompts_are_answered_by_the_two_and_no_figure_is_of_them(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = checked.machine
+    monkeypatch.setattr(held_out_sets, "LEAST", 4)
+    store.add_prompts(
+        machine.db, [Prompt(({"role": "user", "content": f"Why {n}?"},), "held-out", "import") for n in range(8)]
+    )
+    add_fresh_adapter(machine, "apart")
+    report = check(machine, replace(CHECK, candidate="apart"))
+    own = {prompt.id for prompt in store.reserved_prompts(machine.db)}
+    assert (len(own), report["compared_apart"], report["prompts"]) == (4, 4, 6)
+    apart = [[row for row in answers(machine, name) if row.prompt_id in own] for name in ("apart", "base")]
+    assert [{(row.prompt_id, row.text) for row in rows} for rows in apart] == [
+        {(row.prompt_id, row.text) for row in apart[0]}
+    ] * 2
+    assert [len(rows) for rows in apart] == [4, 4]
+    assert all(row.scores == {} for rows in apart for row in rows)
+    assert report["candidate"]["mean_length"] == checked.report["base"]["mean_length"], "of the same prompts as ever"
+
+
 @pytest.mark.parametrize(("judged", "asked"), [((0, 0), 2), ((0, 3), 0)])
 def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judged: tuple[int, int], asked: int) -> None:
     """Two that broke off at once; of two of whom one has judged something, people keep their share."""
