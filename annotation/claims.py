@@ -165,7 +165,7 @@ def open_of(db: Database, annotator_id: int, overlap: int, state: str, model_id:
 
 
 def choose_gold(db: Database, annotator_id: int, source: random.Random) -> ChosenComparison | None:
-    """A comparison with a known answer that this annotator has not seen."""
+    """A gold comparison that this annotator has not seen."""
     row = db.row(
         f"""SELECT c.id FROM comparison c WHERE c.purpose = 'gold' AND c.state = 'ready' AND {UNSEEN}
             ORDER BY c.id LIMIT 1""",
@@ -722,5 +722,5 @@ def open_comparisons(db: Database) -> dict[int, int]:
 
 
 def gold_comparisons(db: Database) -> int:
-    """How many comparisons have a known answer."""
+    """How many gold comparisons there are to hand out."""
     return int(db.value("SELECT count(*) FROM comparison WHERE purpose = 'gold' AND state = 'ready'"))
