@@ -606,6 +606,7 @@ class PairOutcome:
     """What came of a candidate's answer beside another policy's to the same prompt."""
 
     comparison_id: int
+    prompt_id: int
     response_id: int
     """Of the candidate's answer."""
     outcome: float
@@ -613,25 +614,28 @@ class PairOutcome:
     length: int
     """Characters of the candidate's answer."""
     other_length: int
+    at: int
+    """The first judgement on it."""
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
     """How a candidate's answers did against another policy's, in the order of the first judgements.
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
-    answers were complete.
+    answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
+    flag that ranks nothing does not say which answer it means, and counts as a tie.
     """
     rows = db.rows(
-        f"""SELECT c.id, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
+        f"""SELECT c.id, c.prompt_id, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
+               c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                    WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides
            FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
            WHERE (c.candidate_id = :candidate AND c.against_id = :against
                   OR c.candidate_id = :against AND c.against_id = :candidate)
-             AND j.outcome != 'skip' AND NOT j.early
+             AND (j.outcome != 'skip' OR j.flag NOT NULL) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
-             AND NOT EXISTS (SELECT 1 FROM current_judgement f WHERE f.comparison_id = c.id AND f.flag IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
@@ -639,21 +643,42 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     )
     outcomes: dict[int, list[float]] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
+    prompts: dict[int, int] = {row["id"]: row["prompt_id"] for row in rows}
+    first: dict[int, int] = {row["id"]: row["judgement_id"] for row in reversed(rows)}
     for row in rows:
-        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad: neither is better
+        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
         answers = json.loads(row["sides"])
         if not row["ours"]:  # it was measured the other way round
             ranks, answers = ranks[::-1], answers[::-1]
         outcome = 0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2
-        if row["purpose"] == "adjudication":
+        if row["purpose"] == "adjudication" and row["outcome"] != "skip":
             outcomes[row["id"]] = [outcome]  # which settles it
         else:
             outcomes.setdefault(row["id"], []).append(outcome)
         sides[row["id"]] = answers
     return [
-        PairOutcome(number, sides[number][0][0], fmean(values), sides[number][0][1], sides[number][1][1])
+        PairOutcome(
+            comparison_id=number,
+            prompt_id=prompts[number],
+            response_id=sides[number][0][0],
+            outcome=fmean(values),
+            length=sides[number][0][1],
+            other_length=sides[number][1][1],
+            at=first[number],
+        )
         for number, values in outcomes.items()
     ]
+
+
+def left_to_judges(db: Database, candidate_id: int, against_id: int) -> tuple[int, ...]:
+    """The prompts of two policies' comparisons that people were not given, in the drawn order of the comparisons."""
+    rows = db.rows(
+        """SELECT min(c.id) AS id, c.prompt_id FROM comparison c
+           WHERE c.candidate_id = :candidate AND c.against_id = :against
+           GROUP BY c.prompt_id HAVING sum(c.asks = 'people') = 0 AND sum(c.taken) = 0 ORDER BY 1""",
+        {"candidate": candidate_id, "against": against_id},
+    )
+    return tuple(row["prompt_id"] for row in rows)
 
 
 # -------------------------------------------------------------------------------------------------------------- trust

@@ -8,8 +8,10 @@ import random
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from annotation.metrics.evidence import DecidedOutcome, by_prompt
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError
 from benchmarks import gate as benchmark
@@ -20,7 +22,7 @@ SOUND = benchmark.SOUND
 ASKED = Rule()
 WITH_JUDGE = Rule(judge_may_decide=True)
 TRUSTED = Estimate(0.8, 0.7, 0.88, 100)
-AT_EQUAL_LENGTHS = Estimate(0.6, 0.5, 0.7, 60)
+AT_EQUAL_LENGTHS = Estimate(0.6, 0.52, 0.7, 60)
 
 
 def outcomes(won: int, lost: int, tied: int = 0) -> tuple[float, ...]:
@@ -32,14 +34,19 @@ BETTER, WORSE, OPEN, FEW = outcomes(40, 15, 10), outcomes(15, 40, 10), outcomes(
 FIGURES = ("kl_per_token", "nll_ratio", "distinct_ratio", "truncated_more", "perplexity_ratio")
 
 
+def each(says: tuple[float, ...], by: str | None = None) -> tuple[DecidedOutcome, ...]:
+    """These outcomes, each on a prompt of its own."""
+    return tuple(DecidedOutcome(prompt, outcome, by) for prompt, outcome in enumerate(says))
+
+
 def judge(says: tuple[float, ...] = BETTER, **changed: Any) -> JudgeFindings:
     """A trusted judge."""
-    return replace(JudgeFindings("Ada", says, TRUSTED, AT_EQUAL_LENGTHS), **changed)
+    return replace(JudgeFindings("Ada", each(says, "Ada"), TRUSTED, AT_EQUAL_LENGTHS), **changed)
 
 
 def found(people: tuple[float, ...] = (), *judges: JudgeFindings, **changed: Any) -> Findings:
     """A candidate with which all is in order."""
-    return replace(SOUND, people=people, judges=judges, **changed)
+    return replace(SOUND, people=each(people), judges=judges, **changed)
 
 
 def criterion(decision: GateDecision, name: str) -> Criterion:
@@ -52,7 +59,7 @@ def test_what_people_find_better_is_promoted() -> None:
     decision = decide(ASKED, found(BETTER))
     assert decision.verdict == "promote"
     assert (decision.more, decision.more_by) == (None, None)
-    assert decision.sentence.startswith("People find it better: it won 69% of 65 (")
+    assert decision.sentence.startswith("People find it better: it won 69% on 65 prompts (")
     assert {one.verdict for one in decision.criteria} == {"pass"}
 
 
@@ -60,7 +67,7 @@ def test_what_people_find_worse_is_rejected_whatever_judges_say() -> None:
     for rule in (ASKED, WITH_JUDGE):
         decision = decide(rule, found(WORSE, judge(outcomes(200, 10))))
         assert decision.verdict == "reject"
-        assert decision.sentence.startswith("People find it worse: it won 31% of 65 (")
+        assert decision.sentence.startswith("People find it worse: it won 31% on 65 prompts (")
 
 
 def test_what_people_find_better_no_judge_can_stop() -> None:
@@ -92,7 +99,7 @@ def test_after_the_most_comparisons_a_candidate_not_shown_to_be_better_is_reject
     assert decide(ASKED, found(outcomes(105, 94))).verdict == "not enough evidence"
     decision = decide(ASKED, found(outcomes(105, 95)))
     assert decision.verdict == "reject"
-    assert decision.sentence.startswith("200 comparisons by people do not show that it is better")
+    assert decision.sentence.startswith("People's comparisons do not show that it is better: it won 52% on 200 ")
     assert criterion(decision, "Preferred by people").verdict == "fail"
 
 
@@ -102,19 +109,20 @@ def test_without_enough_evidence_the_number_that_is_missing_is_named() -> None:
     assert ahead.verdict == "not enough evidence"
     assert ahead.more is not None
     assert ahead.sentence == (
-        f"Not enough evidence: it takes about {ahead.more} more comparisons by people (if they go on as they have)."
+        f"Not enough evidence: it takes about {ahead.more} more prompts compared by people "
+        "(if they go on as they have)."
     )
     # With so many more of the same it is shown, and the estimate is careful: it is not shown before half of them.
     later = outcomes(20 + round(ahead.more * 20 / 28), 8 + round(ahead.more * 8 / 28))
     assert decide(ASKED, found(later)).verdict == "promote"
     behind = decide(ASKED, found(outcomes(15, 17)))
     assert behind.sentence == (
-        "Not enough evidence: it takes at most 168 more comparisons by people (it is not clearly ahead so far)."
+        "Not enough evidence: it takes at most 168 more prompts compared by people (it is not clearly ahead so far)."
     )
     none = decide(ASKED, found())
     assert (none.more, criterion(none, "Preferred by people").verdict) == (10, "missing")
-    assert none.sentence == "Not enough evidence: it takes at least 10 more comparisons by people."
-    assert "1 more comparison by people" in decide(ASKED, found(outcomes(100, 99))).sentence
+    assert none.sentence == "Not enough evidence: it takes at least 10 more prompts compared by people."
+    assert "1 more prompt compared by people" in decide(ASKED, found(outcomes(100, 99))).sentence
 
 
 def test_more_than_the_rule_allows_is_never_asked_for() -> None:
@@ -127,8 +135,64 @@ def test_the_shorter_way_to_a_decision_is_named_first() -> None:
     decision = decide(WITH_JUDGE, found(outcomes(11, 9), judge(outcomes(25, 8))))
     assert decision.verdict == "not enough evidence"
     assert decision.more_by == "Ada"
-    assert f"or about {decision.more} more comparisons by the judge Ada" in decision.sentence
+    assert f"or about {decision.more} more prompts compared by the judge Ada" in decision.sentence
     assert decide(WITH_JUDGE, found((), judge(outcomes(20, 20)))).more_by is None
+
+
+# ------------------------------------------------------------------------------------------------------------ prompts
+def test_more_seeds_of_the_same_prompts_are_no_more_evidence() -> None:
+    """Twelve wins on three prompts are three wins; the win rate shows them all."""
+    again = each((1.0, 1.0, 0.5) * 4, None)
+    repeated = tuple(replace(one, prompt_id=one.prompt_id % 3) for one in again)
+    assert decide(ASKED, found(outcomes(10, 0))).verdict == "promote"
+    decision = decide(ASKED, replace(SOUND, people=repeated))
+    assert (decision.verdict, criterion(decision, "Preferred by people").verdict) == ("not enough evidence", "open")
+    assert " on 3 prompts (" in criterion(decision, "Preferred by people").value
+    by_judge = decide(WITH_JUDGE, found(FEW, judge(outcomes=tuple(replace(one, by="Ada") for one in repeated * 20))))
+    assert by_judge.verdict == "not enough evidence"
+
+
+def test_what_comes_later_on_a_prompt_changes_the_win_rate_and_not_the_evidence() -> None:
+    first = each(BETTER)
+    later = tuple(replace(one, outcome=0.0) for one in first[:20])
+    before, after = decide(ASKED, found(BETTER)), decide(ASKED, replace(SOUND, people=(*first, *later)))
+    assert before.verdict == after.verdict == "promote"
+    shown = [criterion(one, "Preferred by people").value for one in (before, after)]
+    assert shown[0].startswith("69% on 65 prompts (")
+    # It is not shown outside of the interval that decides.
+    assert shown[1].startswith("57% on 65 prompts (57%")
+    assert shown[0].partition("(")[2].partition(" to ")[2] == shown[1].partition("(")[2].partition(" to ")[2]
+
+
+@pytest.mark.parametrize("prompts", [20, 60])
+def test_at_most_alpha_is_promoted_with_the_same_winner_for_every_seed(prompts: int) -> None:
+    """Every further check puts the same prompts; looked at after each comparison."""
+    source, promoted, candidates = random.Random(prompts), 0, 300
+    for _ in range(candidates):
+        winners = [source.choice((0.0, 1.0)) for _ in range(prompts)]
+        stream = [DecidedOutcome(one, winners[one]) for _ in range(3) for one in source.sample(range(prompts), prompts)]
+        entered = [one.entered for one in by_prompt(stream)]
+        assert len(entered) == prompts
+        promoted += bool(np.any(evidence_for(entered)[ASKED.people_least - 1 :] >= 1 / ASKED.alpha))
+    assert promoted / candidates <= ASKED.alpha
+
+
+def test_ties_alone_are_said_to_be_ties() -> None:
+    for count, verdict in ((30, "not enough evidence"), (200, "reject")):
+        decision = decide(ASKED, found((0.5,) * count))
+        assert decision.verdict == verdict
+        assert "Every prompt was a tie." in criterion(decision, "Preferred by people").why
+
+
+def test_a_judge_that_failed_midway_does_not_decide_and_it_is_said_why() -> None:
+    stopped = judge(left_open=40, gave_up="The endpoint does not answer.")
+    decision = decide(WITH_JUDGE, found(FEW, stopped))
+    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    assert "The judge Ada can't decide. It failed on the others" in decision.sentence
+    one = criterion(decision, "Judged by the judge Ada")
+    assert (one.value, one.threshold, one.verdict) == ("65 of 105", "at least 90%", "few")
+    assert one.why.endswith("The endpoint does not answer.")
+    assert decide(WITH_JUDGE, found(FEW, judge(left_open=7))).verdict == "promote"
 
 
 # ------------------------------------------------------------------------------------------------------------- judges
@@ -136,7 +200,7 @@ def test_a_trusted_judge_decides_where_it_may_and_people_have_not() -> None:
     better, worse = found(FEW, judge()), found(FEW, judge(WORSE))
     decision = decide(WITH_JUDGE, better)
     assert decision.verdict == "promote"
-    assert decision.sentence.startswith("The judge Ada finds it better: it won 69% of 65 (")
+    assert decision.sentence.startswith("The judge Ada finds it better: it won 69% on 65 prompts (")
     assert decide(WITH_JUDGE, worse).verdict == "reject"
     for findings in (better, worse):
         decision = decide(ASKED, findings)
@@ -157,7 +221,7 @@ def test_trust_is_its_lower_limit_at_or_above_the_threshold() -> None:
     assert decide(WITH_JUDGE, found(FEW, judge(trust=Estimate(0.7, 0.6, 0.8, 99)))).verdict == "promote"
 
 
-@pytest.mark.parametrize("rate", [None, Estimate(0.5, 0.4, 0.6, 60), Estimate(0.45, 0.3, 0.6, 60)])
+@pytest.mark.parametrize("rate", [None, Estimate(0.6, 0.5, 0.7, 60), Estimate(0.45, 0.3, 0.6, 60)])
 def test_a_judge_that_may_only_prefer_length_promotes_nothing(rate: Estimate | None) -> None:
     decision = decide(WITH_JUDGE, found(FEW, judge(length_controlled=rate)))
     assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
@@ -217,8 +281,8 @@ def test_a_judge_that_informs_decides_nothing_and_takes_no_part_of_alpha() -> No
     decision = decide(WITH_JUDGE, found(FEW, aside))
     assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
     one = criterion(decision, "Preferred by the judge Bob")
-    assert (one.value, one.verdict, one.why) == ("100% of 400", "informs", "It is the candidate itself.")
-    worse = replace(aside, outcomes=outcomes(0, 400))
+    assert (one.value, one.verdict, one.why) == ("100% on 400 prompts", "informs", "It is the candidate itself.")
+    worse = replace(aside, outcomes=each(outcomes(0, 400)))
     alone = decide(WITH_JUDGE, found(FEW, judge()))
     beside = decide(WITH_JUDGE, found(FEW, judge(), worse))
     assert (beside.verdict, beside.sentence) == (alone.verdict, alone.sentence) == ("promote", alone.sentence)
@@ -349,7 +413,7 @@ def test_too_few_prompts_are_said_to_be_few_and_not_to_be_missing() -> None:
     assert (decision.verdict, decision.more) == ("not enough evidence", None)
     one = criterion(decision, "Held-out prompts")
     assert (one.value, one.verdict) == ("12", "few")
-    assert "12 held-out prompts are too few to tell (asked for: at least 20). Import more" in decision.sentence
+    assert "12 held-out prompts are too few to tell (asked for: at least 60). Import more" in decision.sentence
     assert "not everything was measured" not in decision.sentence.lower()
 
 
@@ -376,6 +440,15 @@ def test_a_rule_comes_back_from_the_settings_as_it_was() -> None:
     assert Rule.from_setting({"people_most": 30.0, "kl_most": 1}) == Rule(people_most=30, kl_most=1.0)
 
 
+def test_a_stored_rule_that_asked_for_fewer_prompts_is_read_and_asks_for_sixty() -> None:
+    old = {**Rule(mode="automatic", kl_most=2.0).to_setting(), "prompts_least": 20}
+    assert Rule.stored(old) == Rule(mode="automatic", kl_most=2.0)
+    assert Rule.stored({}) == Rule()
+    assert Rule.stored({"prompts_least": 90}).prompts_least == 90
+    with pytest.raises(UserError, match="Fewest held-out prompts"):
+        Rule.stored({"prompts_least": "few"})
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -387,12 +460,13 @@ def test_a_rule_comes_back_from_the_settings_as_it_was() -> None:
         ({"kl_most": True}, "KL to the base"),
         ({"kl_most": None}, "KL to the base"),
         ({"judge_may_decide": 1}, "choose yes or no"),
-        ({"people_least": 0}, "Fewest comparisons by people: it must be a whole number from 1 to 10000, not 0"),
-        ({"people_most": 20.5}, "Most comparisons by people"),
-        ({"people_least": 50, "people_most": 20}, "Most comparisons by people: 20 are fewer than the 50"),
-        ({"judge_least": 500}, "Most comparisons by a judge: 400 are fewer than the 500"),
+        ({"people_least": 0}, "Fewest prompts compared by people: it must be a whole number from 1 to 10000, not 0"),
+        ({"people_most": 20.5}, "Most prompts compared by people"),
+        ({"people_least": 50, "people_most": 20}, "Most prompts compared by people: 20 are fewer than the 50"),
+        ({"judge_least": 500}, "Most prompts compared by a judge: 400 are fewer than the 500"),
         ({"judge_trust": 0.4}, "Agreement of a judge with people"),
         ({"nll_ratio": 1.2}, "The gate's rule has these fields: mode, alpha, "),
+        ({"prompts_least": 59}, "Fewest held-out prompts: it must be a whole number from 60 to 10000, not 59"),
         ([], "The gate's rule has these fields"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from annotation import claims, store
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
 from annotation.web import access
@@ -90,7 +91,7 @@ def finish_job(db: Database, job_id: int, **changed: Any) -> None:
         "same_answers": 0,
         "judged": {},
         "reward_hacking": None,
-        "prompts": 40,
+        "prompts": 60,
         **changed,
     }
     job_table.finish(db, job_id, "w", result)
@@ -122,7 +123,7 @@ def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: 
     assert registry.serving(db).revision == "sft-1"
     (record,) = registry.decisions(db)
     assert (record["action"], record["decided_by"]) == ("promote", "the gate")
-    assert record["reason"].startswith("People find it better: it won 100% of 15")
+    assert record["reason"].startswith("People find it better: it won 100% on 15 prompts")
     assert gate_decisions.pending(db) is None
 
 
@@ -273,7 +274,7 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
 
 def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
-    finish_check(db, data_dir, made, prompts=24)
+    finish_check(db, data_dir, made)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     pending = gate_decisions.pending(db)
@@ -286,6 +287,11 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     spec = job_store.get(db, job_id).spec
     assert isinstance(spec, EvaluateSpec)
     assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed + controller.SEEDS_APART)
+
+
+def each(outcomes: tuple[float, ...]) -> tuple[DecidedOutcome, ...]:
+    """These outcomes, each on a prompt of its own."""
+    return tuple(DecidedOutcome(prompt, outcome) for prompt, outcome in enumerate(outcomes))
 
 
 def rewarded(rise: float | None) -> CheckReport:
@@ -308,14 +314,14 @@ def rewarded(rise: float | None) -> CheckReport:
 def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
     rise: float | None, people: tuple[float, ...], expected: bool | str | None
 ) -> None:
-    assert gate_decisions.hacking(rewarded(rise), people, ()) is expected
-    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None}), people, ()) == "no reward"
-    assert gate_decisions.hacking(CheckReport.from_json({}), people, ()) is None
-    assert gate_decisions.hacking(rewarded(math.nan), people, ()) is None, "nothing was measured"
+    assert gate_decisions.hacking(rewarded(rise), each(people), ()) is expected
+    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None}), each(people), ()) == "no reward"
+    assert gate_decisions.hacking(CheckReport.from_json({}), each(people), ()) is None
+    assert gate_decisions.hacking(rewarded(math.nan), each(people), ()) is None, "nothing was measured"
 
 
 def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_with_them_most() -> None:
-    hacked, better, worse = rewarded(0.5), (1.0,) * 20, (0.0,) * 20
+    hacked, better, worse = rewarded(0.5), each((1.0,) * 20), each((0.0,) * 20)
     best = JudgeFindings("best", worse, Estimate(0.8, 0.7, 0.9, 60))
     lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
     assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
@@ -415,7 +421,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     made = make_candidate(db, data_dir, number=12)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     for _ in range(gate_decisions.MOST_CHECKS):
-        finish_check(db, data_dir, made, prompts=24)
+        finish_check(db, data_dir, made)
     people_say(db, 6, "candidate")
     assert gate_decisions.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
@@ -439,7 +445,7 @@ def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Databas
     for number in range(1, gate_decisions.MOST_CHECKS + 1):
         pending = gate_decisions.pending(db)
         assert pending is None or pending.exhausted, number
-        finish_check(db, data_dir, made, "j", prompts=24, judged=said)
+        finish_check(db, data_dir, made, "j", judged=said)
     pending = gate_decisions.pending(db)
     assert pending is not None
     assert pending.decision.verdict == "reject", "nobody has begun to compare it"
@@ -523,7 +529,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
 
 def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
-    finish_check(db, data_dir, made, prompts=24)
+    finish_check(db, data_dir, made)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     people_say(db, 6, "serving")
