@@ -18,7 +18,7 @@ from annotation.records import UserError, storable
 from annotation.translation import _
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.finished_checks import FinishedCheck, check_of, finished_checks
+from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import (
     Criterion,
     Findings,
@@ -101,7 +101,7 @@ def place_of(db: Database, policy: Policy) -> int:
 
     Deleted ones count: the chance to be wrong about them was spent.
     """
-    ended = sorted((job for job in job_store.checks(db) if check_of(job) is not None), key=job_store.ended_at)
+    ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
     known = list(dict.fromkeys(job.spec.candidate for job in ended if isinstance(job.spec, EvaluateSpec)))
     return known.index(policy.revision) + 1 if policy.revision in known else len(known) + 1
 

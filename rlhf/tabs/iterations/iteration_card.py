@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from annotation.metrics.evidence import DecidedOutcome, by_prompt
+from annotation.metrics.evidence import CorrectedPrompts
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.metrics.sequential_test import Stakes, running_interval
+from annotation.metrics.sequential_test import running_interval
 from annotation.translation import _
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
 from annotation.ui.line_plots import Line
 from annotation.ui.markup import escape, paragraph, table
-from rlhf.evaluation.gate import GateDecision, Mode, Rule
+from rlhf.evaluation.gate import GateDecision, Mode, Rule, stakes_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
 from rlhf.tabs.closer_look import CurveData
@@ -109,14 +109,14 @@ def level_sentence(alpha: float) -> str:
     ).format(both=100 * (1 - 2 * alpha), lower=100 * (1 - alpha), alpha=alpha)
 
 
-def running_chart(people: Sequence[DecidedOutcome], rule: Rule, alpha: float, against: str) -> str:
+def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: str) -> str:
     """People's running win rate `against` another policy, with the interval of their part `alpha`; or a sentence."""
-    if not people:
+    if not people.outcomes:
         return paragraph(
             _("No annotator has compared its answers with those of {against}.").format(against=against), "quiet"
         )
-    entered = [one.entered for one in by_prompt(people)]
-    ends = running_interval(Stakes.of(entered), 2 * alpha).tolist()
+    entered = [one.value for one in people.outcomes]
+    ends = running_interval(stakes_of(people), 2 * alpha).tolist()
     shares = [sum(entered[: count + 1]) / (count + 1) for count in range(len(entered))]
     lines = [
         Line(name, [(float(place), value) for place, value in enumerate(values, 1)])

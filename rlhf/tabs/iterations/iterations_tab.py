@@ -21,7 +21,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
-from rlhf.evaluation.gate import GateVerdict, alphas
+from rlhf.evaluation.gate import GateVerdict, alphas, corrected_by_judges
 from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
@@ -106,11 +106,13 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
         return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
     rule = gate_decisions.rule(db)
     found, decision = gate_decisions.decided(db, policy)
-    alpha, _ = alphas(rule, len(found.panel))
+    alpha, _ = alphas(rule, len(found.panel), found.number)
     return {
         "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
         "running": gr.update(
-            value=iteration_card.running_chart(found.people, rule, alpha, gate_decisions.opponent(db, policy).revision)
+            value=iteration_card.running_chart(
+                corrected_by_judges(found), rule, alpha, gate_decisions.opponent(db, policy).revision
+            )
         ),
     }
 
