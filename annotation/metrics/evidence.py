@@ -23,6 +23,7 @@ weights: a share for "no judge" would cost every candidate what it holds back, t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import log
@@ -230,29 +231,49 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
     all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are.
     """
     predictions, moments = Predictions(panel), Moments.of(panel)
-    compared = {one.prompt_id: one.at for one in prompts}
-    waiting, spent, due = list(panel.left), set[int](), 0.0
+    waiting = WaitingPrompts(panel.left, predictions, {one.prompt_id: one.at for one in prompts})
     entered: list[CorrectedOutcome] = []
     counted: list[PromptOutcome] = []
+    due = 0.0
     for one in prompts:
-        if one.prompt_id in spent:
+        if one.prompt_id in waiting.spent:
             continue
         due += (1 / one.probability - 1) if one.probability else 0.0
-        guess, others = predictions.of(one.prompt_id, one.at), []
-        for other in waiting[:] if guess is not None and due >= 1 else ():
-            said = predictions.of(other, one.at)
-            if said is not None and other != one.prompt_id and compared.get(other, one.at) >= one.at:
-                others.append(said)
-                spent.add(other)
-                waiting.remove(other)
-            if len(others) >= int(due):
-                break
+        guess = predictions.of(one.prompt_id, one.at)
+        others = [] if guess is None else waiting.next(int(due), one)
         due -= len(others)
         entered.append(correct(one.entered, guess, others, moments))
         counted.append(one)
         if guess is not None:
             moments.note(one.entered, guess)
-    return CorrectedPrompts(tuple(entered), tuple(counted), moments.explained, len(spent))
+    return CorrectedPrompts(tuple(entered), tuple(counted), moments.explained, len(waiting.spent))
+
+
+class WaitingPrompts:
+    """Prompts that were left to judges and have corrected none yet."""
+
+    def __init__(self, left: Iterable[int], predictions: Predictions, compared: Mapping[int, int]) -> None:
+        self.left, self.predictions, self.compared = deque(left), predictions, compared
+        self.spent: set[int] = set()
+
+    def next(self, number: int, wanted_by: PromptOutcome) -> list[float]:
+        """What judges had said of up to so many, before people compared this one; each is used once.
+
+        One that people were asked about later and had compared by then is no use any more: it counts by itself.
+        """
+        found, passed = list[float](), list[int]()
+        while self.left and len(found) < number:
+            other = self.left.popleft()
+            if other == wanted_by.prompt_id or self.compared.get(other, wanted_by.at) < wanted_by.at:
+                continue
+            said = self.predictions.of(other, wanted_by.at)
+            if said is None:
+                passed.append(other)
+            else:
+                found.append(said)
+                self.spent.add(other)
+        self.left.extendleft(reversed(passed))
+        return found
 
 
 def correct(people: float, judges: float | None, others: Sequence[float], moments: Moments) -> CorrectedOutcome:
@@ -266,8 +287,8 @@ def correct(people: float, judges: float | None, others: Sequence[float], moment
 
 # ------------------------------------------------------------------------------------------------- how many people get
 # What a candidate worth waiting for is ahead of a half, and the least part of a check that people get.
-WORTH_WAITING = 0.11
-LEAST_SHARE = 0.25
+WORTH_WAITING = 0.12
+LEAST_SHARE = 0.3
 # Below this part of the variance explained, prompts left to judges are mostly lost.
 WORTH_ASKING = 0.4
 
@@ -275,7 +296,7 @@ WORTH_ASKING = 0.4
 def share_for_people(log_capital: float, alpha: float, explained: float, prompts_left: int) -> float:
     """The part of the next check's prompts that people are to get, the others being left to judges.
 
-    The smallest with which the prompts that are left can still be expected to show a candidate that wins 61 of 100:
+    The smallest with which the prompts that are left can still be expected to show a candidate that wins 62 of 100:
     few where judges explain much of what people say and prompts are plenty, all where they explain nothing. From what
     is known before the check only, so that the bets stay fair.
     """

@@ -59,7 +59,8 @@ class Stakes:
         assert np.all(inside), "outcomes lie in [0, 1], or beyond it by their weight"
         kinds_V3, places_N = np.unique(rows_N3, axis=0, return_inverse=True)
         counts_NV: Array = np.cumsum(np.eye(len(kinds_V3))[places_N.reshape(-1)], axis=0)
-        return cls(*kinds_V3.T, counts_NV)
+        values_V, weights_V, spreads_V = kinds_V3.T
+        return cls(values_V, weights_V, spreads_V, counts_NV)
 
     @property
     def mirrored(self) -> Stakes:

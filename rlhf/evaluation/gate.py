@@ -138,14 +138,14 @@ class JudgeFindings:
     """Candidate against the policy that serves: 1 won, 0 lost, 1/2 a tie or a verdict that flipped with the order."""
     trust: Estimate | None = None
     """Its agreement with people on comparisons that they have judged too."""
-    trust_before: Estimate | None = None
-    """The same on comparisons that are older than the candidate's, which is what people's evidence may know of it."""
     length_controlled: Estimate | None = None
     """Its win rate for the candidate at equal lengths, with a 90% interval clustered by prompt."""
     left_open: int = 0
     """Comparisons that it was asked about and has not judged."""
     gave_up: str = ""
     """Why it gave up, as a sentence; empty where it did not."""
+    trust_before: Estimate | None = None
+    """Its agreement with people on comparisons older than the candidate's: what people's evidence may know of it."""
     informs: str = ""
     """Why it informs only, whatever the rule allows, as a sentence; empty where it may decide."""
 
@@ -274,7 +274,10 @@ def alpha_of(rule: Rule, number: int) -> float:
 
 
 def risk_so_far(rule: Rule, number: int) -> float:
-    """The chance that any of so many candidates, all useless, was promoted, at most, had this rule decided on each."""
+    """The chance that any of so many candidates is promoted if all are useless and this rule decides on each.
+
+    At most that where one alpha holds for all; else as if each had its own, whatever the others do.
+    """
     if over_project(rule):
         return sum(alpha_of(rule, one) for one in range(1, number + 1))
     return float(1 - (1 - rule.alpha) ** number)
@@ -283,7 +286,9 @@ def risk_so_far(rule: Rule, number: int) -> float:
 def risk(rule: Rule, findings: Findings) -> Criterion:
     """What the chance of a wrong promotion has come to over the project's candidates; nothing hangs on it."""
     number = findings.number
-    value = ngettext("at most {share} over {number} candidate", "at most {share} over {number} candidates", number)
+    most = ngettext("at most {share} over {number} candidate", "at most {share} over {number} candidates", number)
+    about = ngettext("about {share} over {number} candidate", "about {share} over {number} candidates", number)
+    value = most if over_project(rule) else about
     asked = _("{alpha} over all candidates") if over_project(rule) else _("{alpha} for each candidate")
     own = _("This one has to show it with an alpha of {own}.").format(own=f"{alpha_of(rule, number):.2g}")
     each = _("Of many candidates that are no better, one will be promoted by chance.")

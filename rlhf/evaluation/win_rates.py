@@ -50,7 +50,8 @@ class PairedOutcomes:
         """
         if not self.compared and len(self.settled) < self.answered:
             return ()
-        ordered = sorted((*self.compared, *self.settled), key=lambda one: one.response_id)
+        every: list[PairOutcome | SettledPair] = [*self.compared, *self.settled]
+        ordered = sorted(every, key=lambda one: one.response_id)
         return tuple(
             DecidedOutcome(one.prompt_id, one.outcome, self.judge, at=one.at if isinstance(one, PairOutcome) else 0)
             for one in ordered

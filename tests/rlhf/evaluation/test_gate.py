@@ -11,14 +11,36 @@ from typing import Any
 import numpy as np
 import pytest
 
-from annotation.metrics.evidence import DecidedOutcome, by_prompt
-from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
+from annotation.metrics.evidence import DecidedOutcome
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import UserError
 from benchmarks import gate as benchmark
-from rlhf.evaluation.gate import Criterion, Findings, GateDecision, JudgeFindings, Rule, alphas, decide, given_up
+from rlhf.evaluation.gate import (
+    Criterion,
+    Findings,
+    GateDecision,
+    JudgeFindings,
+    Rule,
+    alpha_of,
+    alphas,
+    decide,
+    given_up,
+    people_share,
+    risk_so_far,
+)
 from tests.e_values import evidence_for
 
-SOUND = benchmark.SOUND
+# Whatever else is asked for is in order.
+SOUND = Findings(
+    kl_per_token=0.1,
+    prompts=60,
+    nll_ratio=1.0,
+    distinct_ratio=1.0,
+    truncated_more=0.0,
+    perplexity_ratio=1.0,
+    reward_hacking=False,
+    identical_to_serving=False,
+)
 ASKED = Rule()
 WITH_JUDGE = Rule(judge_may_decide=True)
 TRUSTED = Estimate(0.8, 0.7, 0.88, 100)
@@ -60,7 +82,7 @@ def test_what_people_find_better_is_promoted() -> None:
     assert decision.verdict == "promote"
     assert (decision.more, decision.more_by) == (None, None)
     assert decision.sentence.startswith("People find it better: it won 69% on 65 prompts (")
-    assert {one.verdict for one in decision.criteria} == {"pass"}
+    assert {one.verdict for one in decision.criteria} == {"pass", "informs"}
 
 
 def test_what_people_find_worse_is_rejected_whatever_judges_say() -> None:
@@ -162,19 +184,6 @@ def test_what_comes_later_on_a_prompt_changes_the_win_rate_and_not_the_evidence(
     # It is not shown outside of the interval that decides.
     assert shown[1].startswith("57% on 65 prompts (57%")
     assert shown[0].partition("(")[2].partition(" to ")[2] == shown[1].partition("(")[2].partition(" to ")[2]
-
-
-@pytest.mark.parametrize("prompts", [20, 60])
-def test_at_most_alpha_is_promoted_with_the_same_winner_for_every_seed(prompts: int) -> None:
-    """Every further check puts the same prompts; looked at after each comparison."""
-    source, promoted, candidates = random.Random(prompts), 0, 300
-    for _ in range(candidates):
-        winners = [source.choice((0.0, 1.0)) for _ in range(prompts)]
-        stream = [DecidedOutcome(one, winners[one]) for _ in range(3) for one in source.sample(range(prompts), prompts)]
-        entered = [one.entered for one in by_prompt(stream)]
-        assert len(entered) == prompts
-        promoted += bool(np.any(evidence_for(entered)[ASKED.people_least - 1 :] >= 1 / ASKED.alpha))
-    assert promoted / candidates <= ASKED.alpha
 
 
 def test_ties_alone_are_said_to_be_ties() -> None:
@@ -282,7 +291,7 @@ def test_a_judge_that_informs_decides_nothing_and_takes_no_part_of_alpha() -> No
     assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
     one = criterion(decision, "Preferred by the judge Bob")
     assert (one.value, one.verdict, one.why) == ("100% on 400 prompts", "informs", "It is the candidate itself.")
-    worse = replace(aside, outcomes=each(outcomes(0, 400)))
+    worse = replace(aside, outcomes=each(outcomes(0, 400), "Bob"))
     alone = decide(WITH_JUDGE, found(FEW, judge()))
     beside = decide(WITH_JUDGE, found(FEW, judge(), worse))
     assert (beside.verdict, beside.sentence) == (alone.verdict, alone.sentence) == ("promote", alone.sentence)
@@ -370,7 +379,7 @@ def test_reward_hacking_that_can_not_be_told_yet_waits_for_comparisons() -> None
 def test_findings_without_anything_in_them_decide_nothing_and_say_so_once() -> None:
     decision = decide(WITH_JUDGE, Findings())
     assert decision.verdict == "not enough evidence"
-    assert {one.verdict for one in decision.criteria} == {"missing"}
+    assert {one.verdict for one in decision.criteria} == {"missing", "informs"}
     assert decision.sentence.endswith("Nothing was measured of its answers, and what is missing never passes.")
     assert not any("missing never passes" in one.why for one in decision.criteria)
 
@@ -389,7 +398,7 @@ NOTHING_FOUND = {
 
 def test_of_each_criterion_without_anything_measured_it_is_said_that_it_was_not() -> None:
     """Neither yes nor no nor a number, and it never passes."""
-    every = {one.name for one in decide(WITH_JUDGE, found((), judge())).criteria}
+    every = {one.name for one in decide(WITH_JUDGE, found((), judge())).criteria if one.verdict != "informs"}
     assert every == set(NOTHING_FOUND)
     for name, (nothing, said) in NOTHING_FOUND.items():
         one = criterion(decide(WITH_JUDGE, nothing), name)
@@ -428,8 +437,101 @@ def test_reward_hacking_and_a_copy_of_what_serves_are_rejected() -> None:
 
 def test_the_mode_is_for_who_acts_on_the_decision() -> None:
     for findings in (found(BETTER), found(WORSE), found(OPEN)):
-        decisions = {decide(Rule(mode=mode), findings) for mode in ("ask", "automatic", "never")}
+        rules = [Rule(mode=mode, alpha_holds="candidate") for mode in ("ask", "automatic", "never")]
+        decisions = {decide(rule, findings) for rule in rules}
         assert len(decisions) == 1
+
+
+# ----------------------------------------------------------------------------------------------- many candidates
+def test_one_alpha_for_a_project_is_spent_over_all_its_candidates() -> None:
+    over, each = Rule(alpha_holds="project"), Rule()
+    parts = [alpha_of(over, number) for number in range(1, 2000)]
+    assert parts == sorted(parts, reverse=True)
+    assert 0.045 < sum(parts) < over.alpha
+    assert risk_so_far(over, 50) == pytest.approx(sum(parts[:50]))
+    assert {alpha_of(each, number) for number in (1, 9)} == {each.alpha}
+    assert risk_so_far(each, 20) == pytest.approx(0.64, abs=0.005)
+    # The later, the more it takes.
+    assert decide(over, found(outcomes(40, 10), number=2)).verdict == "promote"
+    late = decide(over, found(outcomes(40, 15), number=60))
+    assert late.verdict == "not enough evidence"
+    assert late.more is not None
+
+
+def test_what_the_chance_of_a_wrong_promotion_has_come_to_is_said() -> None:
+    name = "Chance that a wrong one was promoted"
+    one = criterion(decide(ASKED, found(BETTER, number=20)), name)
+    assert (one.value, one.threshold, one.verdict) == (
+        "about 64% over 20 candidates",
+        "5% for each candidate",
+        "informs",
+    )
+    one = criterion(decide(Rule(mode="automatic"), found(BETTER)), name)
+    assert (one.value, one.threshold) == ("at most 2.2% over 1 candidate", "5% over all candidates")
+    assert "an alpha of 0.022" in one.why
+
+
+# ------------------------------------------------------------------------------------------------ people and judges
+def helped(people: tuple[float, ...], agreed: float = 1.0, **changed: Any) -> Findings:
+    """People compared every third prompt, and the judge Ada all, who says the same as they do of so many."""
+    left = tuple(range(len(people), 3 * len(people)))
+    source = random.Random(5)
+    says = [one if source.random() < agreed else 0.5 for one in people] + [
+        source.choice(people) for _ in left
+    ]  # fmt: skip
+    given = tuple(DecidedOutcome(place, one, probability=1 / 3, at=1000 + place) for place, one in enumerate(people))
+    ada = JudgeFindings(
+        "Ada", tuple(DecidedOutcome(place, one, "Ada", at=1) for place, one in enumerate(says)),
+        trust_before=Estimate(0.9, 0.8, 0.95, 100), **changed,
+    )  # fmt: skip
+    return replace(SOUND, people=given, judges=(ada,), left_to_judges=left)
+
+
+MIXED = tuple(float(one) for one in random.Random(3).choices((1.0, 0.5, 0.0), (58, 20, 22), k=40))
+
+
+def test_a_good_judge_makes_what_people_say_tell_more_and_it_is_still_what_people_say() -> None:
+    alone = decide(ASKED, found(MIXED))
+    assert alone.verdict == "not enough evidence"
+    decision = decide(ASKED, helped(MIXED))
+    assert decision.verdict == "promote"
+    assert decision.sentence.startswith("People find it better: it won ")
+    one = criterion(decision, "Preferred by people")
+    assert " on 40 prompts (" in one.value
+    assert "It is what people say; 80 prompts that judges alone compared helped to tell." in one.why
+
+
+def test_a_judge_that_may_not_decide_helps_all_the_same() -> None:
+    conflicted = helped(MIXED, informs="The candidate was trained on its labels.")
+    for rule in (ASKED, WITH_JUDGE):
+        decision = decide(rule, conflicted)
+        assert "helped to tell" in criterion(decision, "Preferred by people").why
+    alone = replace(conflicted, people=(), left_to_judges=tuple(range(120)))
+    assert decide(WITH_JUDGE, alone).verdict == "not enough evidence"
+
+
+def test_without_a_recorded_chance_judges_do_not_help_and_it_is_said() -> None:
+    old = helped(MIXED)
+    unknown = replace(old, people=tuple(replace(one, probability=None) for one in old.people))
+    decision = decide(ASKED, unknown)
+    one = criterion(decision, "Preferred by people")
+    assert "by which chance people got these prompts was not recorded" in one.why
+    assert (decision.verdict, one.value) == (
+        "not enough evidence", criterion(decide(ASKED, found(MIXED)), "Preferred by people").value
+    )  # fmt: skip
+
+
+def test_what_no_person_has_compared_is_called_a_judges_promotion() -> None:
+    assert "No person has compared it" in decide(WITH_JUDGE, found((), judge())).sentence
+    assert "No person" not in decide(WITH_JUDGE, found(FEW, judge())).sentence
+
+
+def test_people_get_all_without_a_judge_worth_hearing_and_less_with_a_good_one() -> None:
+    coin, good = (replace(JudgeFindings("Ada"), trust_before=Estimate(share, 0.4, 1, 100)) for share in (0.5, 0.9))
+    assert people_share(ASKED, Findings(judges=(coin,)), 200) == 1.0
+    assert people_share(ASKED, Findings(), 200) == 1.0
+    assert people_share(ASKED, Findings(judges=(good,)), 200) < 0.6
+    assert people_share(ASKED, Findings(judges=(good,)), 60) > people_share(ASKED, Findings(judges=(good,)), 400)
 
 
 # --------------------------------------------------------------------------------------------------------------- rule
@@ -479,6 +581,7 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
     """Each default, changed, turns some decision over."""
     cases: dict[str, tuple[Any, Findings]] = {
         "alpha": (0.001, found(BETTER)),
+        "alpha_holds": ("project", found(BETTER, number=40)),
         "people_least": (66, found(BETTER)),
         "people_most": (65, found(OPEN)),
         "judge_may_decide": (True, found(FEW, judge())),
@@ -500,37 +603,55 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- benchmark
-def test_the_benchmarks_shortcut_says_what_the_gate_says() -> None:
-    source = random.Random(2)
-    streams = [tuple(source.choices((0.0, 0.5, 1.0), (3, 2, 5), k=70)) for _ in range(4)]
-    for people, judged in zip(streams[:2], streams[2:], strict=True):
-        with benchmark.Remembered():
-            quick = [benchmark.decide(WITH_JUDGE, people[:count], judged[: 2 * count]) for count in range(1, 36)]
-        plain = [
-            decide(WITH_JUDGE, found(people[:count], judge(judged[: 2 * count]))).verdict for count in range(1, 36)
-        ]
-        assert quick == plain
-        assert len(set(plain)) > 1 or plain[0] == "not enough evidence"
+def test_the_benchmark_promotes_when_the_gate_does() -> None:
+    """It looks at all courses at once, the gate at one comparison more each time."""
+    verdicts = set()
+    for seed in range(8):
+        cell = benchmark.Cell(0.6, 60, judge="85" if seed % 2 else "none", clusters="beta")
+        findings = benchmark.checked(
+            Findings(judges=(JudgeFindings("85"),) if seed % 2 else ()), cell, np.full(60, 0.75), np.arange(60), 0.5, 0,
+            np.random.default_rng(seed),
+        )  # fmt: skip
+        looked = benchmark.look(ASKED, findings)
+        decisions = [
+            decide(ASKED, replace(SOUND, people=findings.people[:count], judges=findings.judges,
+                                  left_to_judges=findings.left_to_judges)).verdict
+            for count in range(1, len(findings.people) + 1)
+        ]  # fmt: skip
+        first = next((count for count, verdict in enumerate(decisions, 1) if verdict != "not enough evidence"), None)
+        promoted = first if first is not None and decisions[first - 1] == "promote" else None
+        assert (looked.promoted_after, looked.decided) == (promoted, first is not None)
+        verdicts |= set(decisions)
+    assert "promote" in verdicts
 
 
-def test_the_benchmark_counts_what_is_right_at_each_win_rate() -> None:
-    decided = [("promote", 20), ("promote", 40), ("reject", 200), ("promote", 60)]
-    above, below = benchmark.summary(0.6, decided), benchmark.summary(0.5, decided)  # type: ignore[arg-type]
-    assert (above["promoted"], above["rejected"]) == (0.75, 0.25)
-    assert above["promoted_interval"] == pytest.approx(wilson_interval(3, 4), abs=1e-4)
-    assert (above["median_comparisons"], below["median_comparisons"]) == (40, 200)
-    assert above["median_to_any_decision"] == 50
+@pytest.mark.parametrize("judge", ["none", "trained-in", "85"])
+def test_at_most_alpha_is_promoted_with_the_same_winner_for_every_seed(judge: benchmark.Panel) -> None:
+    """Twenty prompts again and again, which is where counting comparisons promoted a quarter; and with judges."""
+    cell = benchmark.Cell(0.5, 20 if judge == "none" else 120, "same winner", judge, repeats=3 * (judge == "none"))
+    found, _courses = benchmark.measure(ASKED, cell, 150)
+    assert found["promoted"] <= ASKED.alpha
 
 
-def test_the_benchmark_draws_the_win_rate_that_it_names() -> None:
-    for rate in benchmark.WIN_RATES:
-        drawn = [outcome for row in benchmark.drawn(rate, 200, 200, 0) for outcome in row]
-        assert sum(drawn) / len(drawn) == pytest.approx(rate, abs=4 * 0.45 / 200)
-        assert drawn.count(0.5) / len(drawn) == pytest.approx(benchmark.TIES, abs=0.01)
+def test_the_benchmark_draws_what_it_names() -> None:
+    source = np.random.default_rng(1)
+    for clusters in benchmark.CLUSTERED:
+        cell = benchmark.Cell(0.6, 4000, clusters)
+        says = benchmark.compared(cell, benchmark.chances(cell, source), source)
+        assert float(says.mean()) == pytest.approx(0.6, abs=0.03)
+    agreed = benchmark.judged("85", says, source) == says
+    assert float(agreed.mean()) == pytest.approx(0.85, abs=0.02)
+    assert float(benchmark.judged("biased", says, source).mean()) == pytest.approx(0.6, abs=0.03)
 
 
-def test_the_naive_look_believes_the_first_interval_that_leaves_a_half() -> None:
-    people = outcomes(0, 5) + (1.0,) * 40
-    first = next(count for count in range(10, 46) if wilson_interval(count - 5, count)[0] > 0.5)
-    assert benchmark.look_at_wilson(ASKED, people) == ("promote", first)
-    assert benchmark.look_at_wilson(ASKED, (0.5,) * 200) == ("reject", 200)
+def test_the_benchmark_says_what_it_misses() -> None:
+    cell = {"name": "c", "win_rate": 0.5, "promoted": 0.09, "promoted_interval": [0.07, 0.11]}
+    found = {"nominal": 0.05, "cells": [cell], "people_median": {"none": 90, "coin": 96, "85": 46, "75": None}}
+    assert benchmark.missed(found) == [
+        "c: 9.0% promoted, more than 5%",
+        "judge of 85%: 46 comparisons by people, more than 45",
+        "judge of 75%: None comparisons by people, more than 60",
+        "coin: 96 comparisons by people, more than 1.05 times 90",
+    ]
+    fine = {"nominal": 0.05, "cells": [], "people_median": {"none": 90, "coin": 94, "85": 45, "75": 60}}
+    assert benchmark.missed(fine) == []
