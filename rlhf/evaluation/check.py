@@ -21,12 +21,19 @@ import torch
 from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
+from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, WinRate
+from rlhf.evaluation.report import (
+    RULE_VERSION,
+    AnswerFigures,
+    CheckReport,
+    ImplicitAccuracy,
+    JudgeCalls,
+    WinRate,
+)
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -82,6 +89,8 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
+        equal_length_distinct=equal_length_distinct(run, spec, candidate, base, prompts),
+        rule=RULE_VERSION,
     )
     return report.to_json()
 
@@ -294,6 +303,18 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
         repetition=fmean(repetition(text) for text in texts),
         perplexity=perplexity,
     )
+
+
+def equal_length_distinct(
+    run: Run, spec: EvaluateSpec, policy: Policy, other: Policy, prompts: Sequence[Prompt]
+) -> float | None:
+    """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
+    own, others = (
+        {(answer.prompt_id, answer.seed): answer.text for answer in answers_of(run, spec, one, prompts)}
+        for one in (policy, other)
+    )
+    both = [place for place in own if place in others]
+    return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
 
 
 def repetition(text: str) -> float:

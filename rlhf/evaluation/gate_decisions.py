@@ -167,6 +167,8 @@ def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy)
     trained = registry.training_of(db, policy)
     if judge.backend == "reward-model" and trained is not None and model in optimised_against(trained):
         return _("It is the reward model that the candidate was trained to please.")
+    if judge_store.labels_until(db, judge, win_rates.learnt_until(db, policy)):
+        return _("The candidate was trained on its labels. It helps people's verdict, and does not decide alone.")
     return ""
 
 

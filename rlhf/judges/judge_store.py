@@ -681,6 +681,21 @@ def left_to_judges(db: Database, candidate_id: int, against_id: int) -> tuple[in
     return tuple(row["prompt_id"] for row in rows)
 
 
+def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:
+    """How many comparisons to train on a judge had labelled alone, without a person, up to a judgement."""
+    return int(
+        db.value(
+            """SELECT count(DISTINCT c.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
+                   JOIN prompt p ON p.id = c.prompt_id
+               WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.id <= :until AND p.split = 'train'
+                 AND c.candidate_id IS NULL AND NOT EXISTS (SELECT 1 FROM judgement o JOIN annotator a
+                     ON a.id = o.annotator_id WHERE o.comparison_id = c.id AND a.kind != 'ai' AND o.id <= :until
+                     AND o.outcome NOT IN ('skip', 'undone'))""",
+            {"judge": judge.id, "until": judgement_id},
+        )
+    )
+
+
 # -------------------------------------------------------------------------------------------------------------- trust
 JUDGED_TOO = "IN (SELECT comparison_id FROM current_judgement WHERE annotator_id = :judge AND purpose = 'judge')"
 OPINIONS = f"""SELECT j.comparison_id, a.name, j.ranking, j.kind
