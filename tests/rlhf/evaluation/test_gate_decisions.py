@@ -371,6 +371,57 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
 
 
+def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db: Database, data_dir: Path) -> None:
+    teacher, other = (judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in ("teacher", "other"))
+    (prompt,) = seed_prompts(db, 1)
+    labelled = store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    with db.transaction():
+        db.insert(
+            "judgement",
+            {
+                "comparison_id": labelled, "annotator_id": teacher.id, "purpose": "judge", "kind": "pair",
+                "outcome": "ranked", "ranking": "[1, 2]", "shown_order": "[0, 1]", "seconds": 0.0, "created": "",
+            },
+        )  # fmt: skip
+    made = make_candidate(db, data_dir)
+    for judge in (teacher, other):
+        judge_says(db, judge, made)
+    finish_check(db, data_dir, made, "teacher, other")
+    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == ["", ""]
+    with db.transaction() as connection:  # as if it had learnt from what there was
+        connection["snapshot"].insert(
+            {"sha256": "s", "path": "p", "rows": 1, "counts": "{}", "last_judgement_id": 1, "created": ""}
+        )
+        spec = to_json(DPOSpec(snapshot="s"))
+        connection.execute("UPDATE job SET kind = 'dpo', spec = ? WHERE id = ?", (spec, made.job_id))
+    told = {judge.name: judge.informs for judge in gate_decisions.findings(db, made).judges}
+    assert told["teacher"].startswith("The candidate was trained on its labels.")
+    assert told["other"] == ""
+
+
+def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
+    """A candidate's harmful answers are its worst: without them it would seem better than it is."""
+    made, ann = make_candidate(db, data_dir, number=3), access.add_account(db, "ann", "annotator", "ann's password")
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    worse = "right-much" if claim.shown_order[0] == 0 else "left-much"
+    claims.judge(db, ann.id, claim.nonce, act(worse, flag="harmful"))
+    for word in ("all-bad", "skip"):  # of which answer, nobody says
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act(word, flag="broken"))
+    assert [one.outcome for one in gate_decisions.findings(db, made).people] == [0.0, 0.5, 0.5]
+
+
+def test_a_candidates_place_in_the_project_is_that_of_its_first_check(db: Database, data_dir: Path) -> None:
+    first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    assert gate_decisions.findings(db, second).number == 1
+    for policy in (first, second, first):
+        finish_check(db, data_dir, policy)
+    third = make_candidate(db, data_dir, "sft-3")
+    assert [gate_decisions.findings(db, one).number for one in (first, second, third)] == [1, 2, 3]
+
+
 def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     early, late = (judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in ("early", "late"))
