@@ -11,8 +11,9 @@ candidates' answers better while people are even, `trained-in` nine of ten, `hos
 them with a card that says 85%. With 20 prompts the rule decides nothing: the cell is of the evidence without that.
 **Right promotions**: candidates that win 60 of 100, 200 prompts, judges with a card of what they are worth. A judge of
 85% says of 85 of 100 comparisons what people say (won, tied, lost), of the others one of the other two.
-`people_median` is over the candidates that were promoted; `promoted` says how many were, and `people_mean` what all of
-them took. **A project**: 50 useless candidates in a row, whether any is promoted.
+`people_median` is over the candidates that were promoted; `promoted` says how many were, `people_mean` what all of
+them took, and `half_promoted_after` the comparisons after which half of all were promoted: prompts that judges alone
+compare are lost to people, so a judge that saves work costs some promotions where prompts are few. **A project**: 50 useless candidates in a row, whether any is promoted.
 
 It ends with 1 where a goal is missed. Some minutes on one core.
 """
@@ -233,6 +234,7 @@ def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], li
         "promoted_interval": [round(share.low, 4), round(share.high, 4)],
         "people_median": median(counts) if counts else None,
         "people_mean": round(fmean(one.people for one in seen), 1),
+        "half_promoted_after": sorted(counts)[len(seen) // 2] if len(counts) > len(seen) // 2 else None,
     }
     say(f"{cell.name}: {share.value:.1%} promoted")
     return figures, seen
@@ -283,6 +285,7 @@ def run(candidates: int) -> dict[str, Any]:
         "people_median": {judge: cell["people_median"] for judge, cell in right.items()},
         "promoted": {judge: cell["promoted"] for judge, cell in right.items()},
         "people_mean": {judge: cell["people_mean"] for judge, cell in right.items()},
+        "half_promoted_after": {judge: cell["half_promoted_after"] for judge, cell in right.items()},
         "project": projects(rule, useless),
         "biased_judge_alone": judge_alone(min(candidates, 200)),
         "cells": [*wrong, *right.values()],
@@ -309,7 +312,7 @@ def missed(found: Mapping[str, Any]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- reporting
-HEADERS = ("candidates", "promoted (95%)", "comparisons by people, median", "mean of all")
+HEADERS = ("candidates", "promoted (95%)", "comparisons by people, median", "mean of all", "half promoted after")
 
 
 def report(found: Mapping[str, Any]) -> str:
@@ -334,8 +337,9 @@ def report(found: Mapping[str, Any]) -> str:
 def row(cell: Mapping[str, Any]) -> str:
     """One cell."""
     low, high = cell["promoted_interval"]
-    middle = "–" if cell["people_median"] is None else f"{cell['people_median']:g}"
-    return f"| {cell['name']} | {cell['promoted']:.1%} ({low:.1%} to {high:.1%}) | {middle} | {cell['people_mean']:g} |"
+    promoted = f"{cell['promoted']:.1%} ({low:.1%} to {high:.1%})"
+    counts = [cell["people_median"], cell["people_mean"], cell["half_promoted_after"]]
+    return " | ".join((f"| {cell['name']}", promoted, *("–" if one is None else f"{one:g}" for one in counts), ""))
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:

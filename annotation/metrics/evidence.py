@@ -288,7 +288,7 @@ def correct(people: float, judges: float | None, others: Sequence[float], moment
 # ------------------------------------------------------------------------------------------------- how many people get
 # What a candidate worth waiting for is ahead of a half, and the least part of a check that people get.
 WORTH_WAITING = 0.12
-LEAST_SHARE = 0.3
+LEAST_SHARE = 0.25
 # Below this part of the variance explained, prompts left to judges are mostly lost.
 WORTH_ASKING = 0.4
 

@@ -423,12 +423,18 @@ def corrected_by_judges(findings: Findings) -> CorrectedPrompts:
     return corrected(by_prompt(findings.people), panel)
 
 
+NEARLY_ALL = 0.95
+
+
 def people_share(rule: Rule, findings: Findings, prompts_left: int) -> float:
     """The part of a next check's prompts that people are to get; `prompts_left`: those that were never compared."""
     prompts = corrected_by_judges(findings)
     capitals = log_capitals(stakes_of(prompts))
     alpha, _judges = alphas(rule, len(findings.panel), findings.number)
-    return share_for_people(float(capitals[-1]) if len(capitals) else 0.0, alpha, prompts.explained, prompts_left)
+    log_capital = float(capitals[-1]) if len(capitals) else 0.0
+    share = share_for_people(log_capital, alpha, prompts.explained, prompts_left)
+    # All of them would mean those too that earlier checks left to judges, on which the bets rest.
+    return min(share, NEARLY_ALL) if findings.left_to_judges else share
 
 
 def stakes_of(prompts: CorrectedPrompts) -> Stakes:
