@@ -440,23 +440,22 @@ def compare_policies(
 def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 
-    All, or those `on` these prompts; so the chance with which people get each of them is 1 from now on. Returns how
-    many nobody had judged or been asked about.
+    All, or those `on` these prompts. What was drawn stays in the record: only what had no chance to be given to people
+    is given to them for certain now. Returns how many nobody had judged or been asked about.
     """
-    chosen = """candidate_id = :candidate AND against_id = :against
-        AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))"""
-    told = {"candidate": candidate_id, "against": against_id, "on": None if on is None else json.dumps(sorted(on))}
     with db.transaction() as connection:
         compare_policies(db, candidate_id, against_id, "nobody")
-        asked = connection.execute(
-            f"UPDATE comparison SET asks = 'people' WHERE {chosen} AND asks = 'nobody' AND taken = 0", told
+        return connection.execute(
+            """UPDATE comparison SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
+                   people_drawn = iif(people_chance = 0, 1, people_drawn)
+               WHERE candidate_id = :candidate AND against_id = :against AND asks = 'nobody' AND taken = 0
+                 AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
+            {
+                "candidate": candidate_id,
+                "against": against_id,
+                "on": None if on is None else json.dumps(sorted(on)),
+            },
         ).rowcount
-        if asked:  # of one whose chance is unknown it stays so: whether it was asked by lot can't be told any more
-            connection.execute(
-                f"UPDATE comparison SET people_chance = 1, people_drawn = 1 WHERE {chosen} AND people_chance NOT NULL",
-                told,
-            )
-    return asked
 
 
 def withdraw_candidate(db: Database, candidate_id: int) -> None:

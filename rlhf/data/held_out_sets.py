@@ -305,6 +305,13 @@ def to_compare(
     )
 
 
+def never_compared(db: Database, candidate: Policy, against: Policy, version: int) -> list[Prompt]:
+    """The prompts, of a version of the gate's own set or of all, on which two policies have not been compared."""
+    asked = compared_before(db, candidate, against)
+    pool = store.reserved_prompts(db, version) if version else open_prompts(db)
+    return [prompt for prompt in pool if not asked[prompt.id]]
+
+
 def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter[int]:
     """How often two policies were compared on each prompt, in whoever's eyes; answers that are alike count."""
     pairs = store.paired_answers(db, candidate.id, against.id)

@@ -22,12 +22,20 @@ import torch
 from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
+from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.translation import _
 from rlhf.data import held_out_sets
+from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, WinRate
+from rlhf.evaluation.report import (
+    RULE_VERSION,
+    AnswerFigures,
+    CheckReport,
+    ImplicitAccuracy,
+    JudgeCalls,
+    WinRate,
+)
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -89,6 +97,8 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
+        equal_length_distinct=equal_length_distinct(run, spec, candidate, base, prompts),
+        rule=RULE_VERSION,
     )
     return report.to_json()
 
@@ -109,15 +119,16 @@ def put_before_people(db: Database, spec: EvaluateSpec, candidate: Policy, other
     People get the check's share of them, drawn by lot; all of them, earlier checks' too, where that is 1. Of the gate's
     own set they get only its prompts: what they say of others decides nothing.
     """
-    on = held_out_sets.that_count(db, spec.gate_set)
+    on, share = held_out_sets.that_count(db, spec.gate_set), spec.people_share
+    if not share:
+        left = held_out_sets.never_compared(db, candidate, registry.by_revision(db, spec.against), spec.gate_set)
+        share = gate_decisions.share_for_people(db, candidate, judge_store.judges_named(db, spec.judges), len(left))
     with db.transaction():  # nobody decides meanwhile
         pending = registry.by_id(db, candidate.id).status == "candidate"
         for other in others:
             wanted = pending and other.id == registry.serving(db).id
-            store.compare_policies(
-                db, candidate.id, other.id, "people" if wanted else "nobody", on, spec.people_share or 1.0
-            )
-            if wanted and spec.people_share == 1:
+            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
+            if wanted and share == 1:
                 store.ask_people_of_candidate(db, candidate.id, other.id, on)
 
 
@@ -320,6 +331,18 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
         repetition=fmean(repetition(text) for text in texts),
         perplexity=perplexity,
     )
+
+
+def equal_length_distinct(
+    run: Run, spec: EvaluateSpec, policy: Policy, other: Policy, prompts: Sequence[Prompt]
+) -> float | None:
+    """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
+    own, others = (
+        {(answer.prompt_id, answer.seed): answer.text for answer in answers_of(run, spec, one, prompts)}
+        for one in (policy, other)
+    )
+    both = [place for place in own if place in others]
+    return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
 
 
 def repetition(text: str) -> float:

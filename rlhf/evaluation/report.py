@@ -119,6 +119,10 @@ class CheckReport:
     reward_known: bool = True
     """Whether the check looked for a reward at all."""
     seconds: float | None = None
+    equal_length_distinct: float | None = None
+    """Distinct-2 of its answers over the base's at equal lengths; None of a version that did not cut the longer."""
+    rule: int | None = None
+    """The version of the gate's rule that the check was made for; None of one that counted comparisons, not prompts."""
 
     # What the gate's limits bound: ratios are to the base's own figures, so that no step is too small to be seen.
     @property
@@ -133,7 +137,9 @@ class CheckReport:
 
     @property
     def distinct_ratio(self) -> float | None:
-        """Distinct-2 of its answers, over the base's."""
+        """Distinct-2 of its answers, over the base's, at equal lengths where they were measured so."""
+        if self.equal_length_distinct is not None:
+            return self.equal_length_distinct
         return ratio(self.candidate.distinct_2, self.base.distinct_2)
 
     @property
@@ -179,9 +185,13 @@ class CheckReport:
             reward=None if reward is None else RewardChange(reward["rise"], reward["length"]),
             reward_known="reward_hacking" in values,
             seconds=values.get("seconds"),
+            equal_length_distinct=values.get("equal_length_distinct"),
+            rule=values.get("rule"),
         )
 
 
+# 2: evidence counts prompts, and distinct-2 is compared at equal lengths.
+RULE_VERSION = 2
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from statistics import fmean
@@ -622,20 +622,21 @@ class PairOutcome:
     length: int
     """Characters of the candidate's answer."""
     other_length: int
+    at: int
+    """The first judgement on it."""
     people_chance: float | None
     """The chance with which people were to get it (`annotation.selection`); None where that was not noted."""
-    people_drawn: bool | None
-    """Whether that draw gave it to people."""
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
     """How a candidate's answers did against another policy's, in the order of the first judgements.
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
-    answers were complete.
+    answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
+    flag that ranks nothing does not say which answer it means, and counts as a tie.
     """
     rows = db.rows(
-        f"""SELECT c.id, c.prompt_id, c.people_chance, c.people_drawn, j.ranking, j.purpose,
+        f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
                c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
@@ -643,7 +644,7 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
            FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
            WHERE (c.candidate_id = :candidate AND c.against_id = :against
                   OR c.candidate_id = :against AND c.against_id = :candidate)
-             AND j.outcome != 'skip' AND NOT j.early
+             AND (j.outcome != 'skip' OR j.flag NOT NULL) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
@@ -652,31 +653,64 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     )
     outcomes: dict[int, list[float]] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
-    asked: dict[int, Mapping[str, Any]] = {}
+    first = {row["id"]: row for row in reversed(rows)}
     for row in rows:
-        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad: neither is better
+        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
         answers = json.loads(row["sides"])
         if not row["ours"]:  # it was measured the other way round
             ranks, answers = ranks[::-1], answers[::-1]
         outcome = 0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2
-        if row["purpose"] == "adjudication":
+        if row["purpose"] == "adjudication" and row["outcome"] != "skip":
             outcomes[row["id"]] = [outcome]  # which settles it
         else:
             outcomes.setdefault(row["id"], []).append(outcome)
-        sides[row["id"]], asked[row["id"]] = answers, row
+        sides[row["id"]] = answers
     return [
         PairOutcome(
             comparison_id=number,
-            prompt_id=asked[number]["prompt_id"],
+            prompt_id=first[number]["prompt_id"],
             response_id=sides[number][0][0],
             outcome=fmean(values),
             length=sides[number][0][1],
             other_length=sides[number][1][1],
-            people_chance=asked[number]["people_chance"],
-            people_drawn=None if asked[number]["people_drawn"] is None else bool(asked[number]["people_drawn"]),
+            at=first[number]["judgement_id"],
+            people_chance=first[number]["people_chance"],
         )
         for number, values in outcomes.items()
     ]
+
+
+def left_to_judges(
+    db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None
+) -> tuple[int, ...]:
+    """The prompts of two policies' comparisons that the draw did not give to people, in the comparisons' drawn order.
+
+    Of all, or of those `on` these prompts. Those count too that somebody had people compare later; where no draw was
+    noted, those that people were not asked about.
+    """
+    rows = db.rows(
+        """SELECT min(c.id) AS id, c.prompt_id FROM comparison c
+           WHERE c.candidate_id = :candidate AND c.against_id = :against
+           GROUP BY c.prompt_id HAVING max(coalesce(c.people_drawn, c.asks = 'people' OR c.taken > 0)) = 0
+           ORDER BY 1""",
+        {"candidate": candidate_id, "against": against_id},
+    )
+    return tuple(row["prompt_id"] for row in rows if on is None or row["prompt_id"] in on)
+
+
+def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:
+    """How many comparisons to train on a judge had labelled alone, without a person, up to a judgement."""
+    return int(
+        db.value(
+            """SELECT count(DISTINCT c.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
+                   JOIN prompt p ON p.id = c.prompt_id
+               WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.id <= :until AND p.split = 'train'
+                 AND c.candidate_id IS NULL AND NOT EXISTS (SELECT 1 FROM judgement o JOIN annotator a
+                     ON a.id = o.annotator_id WHERE o.comparison_id = c.id AND a.kind != 'ai' AND o.id <= :until
+                     AND o.outcome NOT IN ('skip', 'undone'))""",
+            {"judge": judge.id, "until": judgement_id},
+        )
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- trust

@@ -126,10 +126,13 @@ def test_people_get_a_share_of_a_check_drawn_by_lot_until_all_is_asked_of_them(d
     assert [row["people_chance"] for row in rows] == [0.25] * 200 + [0.0] * 100
     assert all((row["asks"] == "people") == row["people_drawn"] for row in rows)
     assert abs(sum(row["people_drawn"] for row in rows) - 50) < 5 * math.sqrt(200 * 0.25 * 0.75)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET people_chance = NULL WHERE prompt_id = ?", (on[0],))
-    drawn = sum(row["people_drawn"] for row in rows)
-    assert store.ask_people_of_candidate(db, 2, 1, on) == 200 - drawn
-    rows = db.rows("SELECT * FROM comparison ORDER BY prompt_id")
-    assert [row["people_chance"] for row in rows] == [None] + [1.0] * 199 + [0.0] * 100
-    assert [row["asks"] for row in rows] == ["people"] * 200 + ["nobody"] * 100
+    drawn = [row["people_drawn"] for row in rows]
+    assert store.ask_people_of_candidate(db, 2, 1, on) == 200 - sum(drawn)
+    after = db.rows("SELECT * FROM comparison ORDER BY prompt_id")
+    assert [row["asks"] for row in after] == ["people"] * 200 + ["nobody"] * 100
+    assert [(row["people_chance"], row["people_drawn"]) for row in after] == [
+        (row["people_chance"], row["people_drawn"]) for row in rows
+    ], "what was drawn stays known"
+    assert store.ask_people_of_candidate(db, 2, 1) == 100
+    after = db.rows("SELECT * FROM comparison ORDER BY prompt_id")
+    assert {(row["people_chance"], row["people_drawn"]) for row in after[200:]} == {(1.0, 1)}

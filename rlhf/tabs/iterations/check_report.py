@@ -265,7 +265,14 @@ def report_card(report: CheckReport | None, rule: Rule) -> str:
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}"
         f"{table(headers, rows, '', tuple(name for name, _values in sides))}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
+        f"{paragraph(EARLIER_RULE, 'quiet') if report.rule is None else ''}"
     )
+
+
+EARLIER_RULE = _(
+    "Made for the earlier rule, which counted every comparison by itself, also several of one prompt, and compared "
+    "distinct-2 whatever the lengths."
+)
 
 
 def reward_sentence(found: RewardChange | None) -> str:

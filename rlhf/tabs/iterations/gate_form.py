@@ -17,9 +17,14 @@ from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, percentage
+from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project, percentage
 
 PROMPTS = _("Held-out prompts in a new version")
+HOLDS = [
+    (_("By mode: over the whole project where the gate acts by itself, else for each candidate"), "mode"),
+    (_("Over the whole project: later candidates have to show more"), "project"),
+    (_("For each candidate: of many useless ones some are promoted"), "candidate"),
+]
 NAMES = tuple(field.name for field in fields(Rule))
 MODES = [
     (_("Ask: a person decides, with the rule's advice"), "ask"),
@@ -38,11 +43,16 @@ def summary(rule: Rule) -> str:
         else _("AI judges inform and do not decide")
     )
     wrong = percentage(rule.alpha, 6)
-    return _(
-        "By this rule at most {wrong} of candidates that are no better are promoted. People decide from "
-        "{people_least} comparisons on, and after {people_most} without evidence a candidate is rejected; "
-        "{judge}."
-    ).format(wrong=wrong, people_least=rule.people_least, people_most=rule.people_most, judge=judge)
+    promise = (
+        _("By this rule the chance that any candidate is promoted that is no better is at most {wrong}.")
+        if over_project(rule)
+        else _("By this rule at most {wrong} of candidates that are no better are promoted.")
+    )
+    counted = _(
+        "People decide from {people_least} prompts on, and after {people_most} without evidence a candidate is "
+        "rejected; {judge}."
+    ).format(people_least=rule.people_least, people_most=rule.people_most, judge=judge)
+    return f"{promise.format(wrong=wrong)} {counted}"
 
 
 def held_out_sentence(context: Context) -> str:
@@ -71,6 +81,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     with gr.Accordion(_("The gate's rule"), open=False):
         said_of = html_box()
         form: dict[str, Any] = {"mode": gr.Radio(MODES, label=_("What is done with a decision"))}
+        form["alpha_holds"] = gr.Radio(HOLDS, label=_("The share of wrong promotions holds"))
         form["judge_may_decide"] = gr.Checkbox(
             label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")
         )

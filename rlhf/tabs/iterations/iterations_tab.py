@@ -21,7 +21,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
-from rlhf.evaluation.gate import GateVerdict, alphas
+from rlhf.evaluation.gate import GateVerdict, alphas, corrected_by_judges
 from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
@@ -106,10 +106,10 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
         return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
     rule = gate_decisions.rule(db)
     found, decision = gate_decisions.decided(db, policy)
-    alpha, _ = alphas(rule, len(found.panel))
-    other = gate_decisions.opponent(db, policy)
-    running = iteration_card.running_chart(found.people, rule, alpha, other.revision)
-    unknown = sum(one.people_chance is None for one in judge_store.pair_outcomes(db, policy.id, other.id))
+    alpha, _ = alphas(rule, len(found.panel), found.number)
+    against_now = gate_decisions.opponent(db, policy).revision
+    running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
+    unknown = sum(one.probability is None for one in found.people)
     return {
         "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
         "running": gr.update(value=running + iteration_card.unknown_chances(unknown)),

@@ -140,7 +140,7 @@ def feedback_of(mode: Any, audit: Any, unsure: Any, check: Any) -> Feedback:
         mode,
         audit_share=share_of(audit, _("The audit share"), 0),
         unsure_below=share_of(unsure, _("The chance below which a judge is unsure"), 50),
-        check_share=share_of(check, _("People's share of a check"), 1),
+        check_share=share_of(check, _("People's share of a check"), 0),
     )
 
 
@@ -535,7 +535,7 @@ def lay_out_feedback() -> dict[str, Any]:
         )
         fields["check"] = gr.Number(
             label=_("People's share of a check, %"),
-            info=_("By lot, where judges compare a candidate's answers too. Without judges people get all."),
+            info=_("By lot, where judges compare a candidate's answers too; 0: as much as the evidence asks for."),
             min_width=240,
         )
     return fields

@@ -13,6 +13,7 @@ import pytest
 from annotation import claims, store
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
 from annotation.web import access
@@ -122,7 +123,7 @@ def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: 
     assert registry.serving(db).revision == "sft-1"
     (record,) = registry.decisions(db)
     assert (record["action"], record["decided_by"]) == ("promote", "the gate")
-    assert record["reason"].startswith("People find it better: it won 100% of 15")
+    assert record["reason"].startswith("People find it better: it won 100% on 15 prompts")
     assert gate_decisions.pending(db) is None
 
 
@@ -273,7 +274,7 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
 
 def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
-    finish_check(db, data_dir, made, prompts=60)
+    finish_check(db, data_dir, made)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     pending = gate_decisions.pending(db)
@@ -287,6 +288,11 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     assert isinstance(spec, EvaluateSpec)
     assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed)
     assert spec.compared_seed == EvaluateSpec.seed + held_out_sets.SEEDS_APART, "no other prompt is held out"
+
+
+def each(outcomes: tuple[float, ...]) -> tuple[DecidedOutcome, ...]:
+    """These outcomes, each on a prompt of its own."""
+    return tuple(DecidedOutcome(prompt, outcome) for prompt, outcome in enumerate(outcomes))
 
 
 def rewarded(rise: float | None) -> CheckReport:
@@ -309,14 +315,14 @@ def rewarded(rise: float | None) -> CheckReport:
 def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
     rise: float | None, people: tuple[float, ...], expected: bool | str | None
 ) -> None:
-    assert gate_decisions.hacking(rewarded(rise), people, ()) is expected
-    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None}), people, ()) == "no reward"
-    assert gate_decisions.hacking(CheckReport.from_json({}), people, ()) is None
-    assert gate_decisions.hacking(rewarded(math.nan), people, ()) is None, "nothing was measured"
+    assert gate_decisions.hacking(rewarded(rise), each(people), ()) is expected
+    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None}), each(people), ()) == "no reward"
+    assert gate_decisions.hacking(CheckReport.from_json({}), each(people), ()) is None
+    assert gate_decisions.hacking(rewarded(math.nan), each(people), ()) is None, "nothing was measured"
 
 
 def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_with_them_most() -> None:
-    hacked, better, worse = rewarded(0.5), (1.0,) * 20, (0.0,) * 20
+    hacked, better, worse = rewarded(0.5), each((1.0,) * 20), each((0.0,) * 20)
     best = JudgeFindings("best", worse, Estimate(0.8, 0.7, 0.9, 60))
     lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
     assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
@@ -364,6 +370,57 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
     gate_decisions.set_rule(db, {"judge_may_decide": True})
     assert gate_decisions.findings(db, made).reward_hacking == "open"
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+
+
+def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db: Database, data_dir: Path) -> None:
+    teacher, other = (judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in ("teacher", "other"))
+    (prompt,) = seed_prompts(db, 1)
+    labelled = store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    with db.transaction():
+        db.insert(
+            "judgement",
+            {
+                "comparison_id": labelled, "annotator_id": teacher.id, "purpose": "judge", "kind": "pair",
+                "outcome": "ranked", "ranking": "[1, 2]", "shown_order": "[0, 1]", "seconds": 0.0, "created": "",
+            },
+        )  # fmt: skip
+    made = make_candidate(db, data_dir)
+    for judge in (teacher, other):
+        judge_says(db, judge, made)
+    finish_check(db, data_dir, made, "teacher, other")
+    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == ["", ""]
+    with db.transaction() as connection:  # as if it had learnt from what there was
+        connection["snapshot"].insert(
+            {"sha256": "s", "path": "p", "rows": 1, "counts": "{}", "last_judgement_id": 1, "created": ""}
+        )
+        spec = to_json(DPOSpec(snapshot="s"))
+        connection.execute("UPDATE job SET kind = 'dpo', spec = ? WHERE id = ?", (spec, made.job_id))
+    told = {judge.name: judge.informs for judge in gate_decisions.findings(db, made).judges}
+    assert told["teacher"].startswith("The candidate was trained on its labels.")
+    assert told["other"] == ""
+
+
+def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
+    """A candidate's harmful answers are its worst: without them it would seem better than it is."""
+    made, ann = make_candidate(db, data_dir, number=3), access.add_account(db, "ann", "annotator", "ann's password")
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    worse = "right-much" if claim.shown_order[0] == 0 else "left-much"
+    claims.judge(db, ann.id, claim.nonce, act(worse, flag="harmful"))
+    for word in ("all-bad", "skip"):  # of which answer, nobody says
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act(word, flag="broken"))
+    assert [one.outcome for one in gate_decisions.findings(db, made).people] == [0.0, 0.5, 0.5]
+
+
+def test_a_candidates_place_in_the_project_is_that_of_its_first_check(db: Database, data_dir: Path) -> None:
+    first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    assert gate_decisions.findings(db, second).number == 1
+    for policy in (first, second, first):
+        finish_check(db, data_dir, policy)
+    third = make_candidate(db, data_dir, "sft-3")
+    assert [gate_decisions.findings(db, one).number for one in (first, second, third)] == [1, 2, 3]
 
 
 def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Path) -> None:
@@ -416,7 +473,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     made = make_candidate(db, data_dir, number=12)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     for _ in range(gate_decisions.MOST_CHECKS):
-        finish_check(db, data_dir, made, prompts=60)
+        finish_check(db, data_dir, made)
     people_say(db, 6, "candidate")
     assert gate_decisions.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
@@ -440,7 +497,7 @@ def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Databas
     for number in range(1, gate_decisions.MOST_CHECKS + 1):
         pending = gate_decisions.pending(db)
         assert pending is None or pending.exhausted, number
-        finish_check(db, data_dir, made, "j", prompts=60, judged=said)
+        finish_check(db, data_dir, made, "j", judged=said)
     pending = gate_decisions.pending(db)
     assert pending is not None
     assert pending.decision.verdict == "reject", "nobody has begun to compare it"
@@ -524,7 +581,7 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
 
 def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
-    finish_check(db, data_dir, made, prompts=60)
+    finish_check(db, data_dir, made)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     people_say(db, 6, "serving")
