@@ -13,7 +13,8 @@ them with a card that says 85%. With 20 prompts the rule decides nothing: the ce
 85% says of 85 of 100 comparisons what people say (won, tied, lost), of the others one of the other two.
 `people_median` is over the candidates that were promoted; `promoted` says how many were, `people_mean` what all of
 them took, and `half_promoted_after` the comparisons after which half of all were promoted: prompts that judges alone
-compare are lost to people, so a judge that saves work costs some promotions where prompts are few. **A project**: 50 useless candidates in a row, whether any is promoted.
+compare are lost to people, so a judge that saves work costs some promotions where prompts are few. **A project**: 50
+useless candidates in a row, whether any is promoted.
 
 It ends with 1 where a goal is missed. Some minutes on one core.
 """
