@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -59,15 +60,19 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     base = registry.by_revision(run.db, "base")
-    prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
-    refuse_leaked(run, candidate, prompts)
-    rendered = what_to_feed(run, spec, models, prompts)
+    if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
+        run.log(said)
+    prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
+    refuse_leaked(run, candidate, [*prompts, *apart])
+    rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + len(held_out))
+    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, rendered)
         score_answers(progress, spec, models, policy, base, prompts)
+        if policy.id in (candidate.id, against.id):
+            answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
     figures = {
@@ -76,13 +81,15 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     }
     del models  # a judge may need the memory
     others = [policy for policy in compared if policy.id != candidate.id]
-    put_before_people(run.db, candidate, others)
+    put_before_people(run.db, spec, candidate, others)
     judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
+    ask_people_instead(run, spec, candidate, judged)
     report = CheckReport(
         candidate=figures[candidate.revision],
         against=figures[against.revision],
         base=figures[base.revision],
         prompts=len(rendered),
+        compared_apart=len(rendered_apart),
         implicit_accuracy=accuracy,
         win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
         judged=judged,
@@ -95,13 +102,32 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     return report.to_json()
 
 
-def put_before_people(db: Database, candidate: Policy, others: Sequence[Policy]) -> None:
-    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all."""
+def compared_apart(run: Run, spec: EvaluateSpec) -> list[Prompt]:
+    """The prompts on which the policies are compared beside those of the report."""
+    return held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
+
+
+def on_compared(spec: EvaluateSpec) -> EvaluateSpec:
+    """The terms of the answers that are compared."""
+    return replace(spec, seed=spec.compared_seed)
+
+
+def put_before_people(db: Database, spec: EvaluateSpec, candidate: Policy, others: Sequence[Policy]) -> None:
+    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all.
+
+    People get the check's share of them, drawn by lot; all of them, earlier checks' too, where that is 1. Of the gate's
+    own set they get only its prompts: what they say of others decides nothing.
+    """
+    on = held_out_sets.that_count(db, spec.gate_set)
     with db.transaction():  # nobody decides meanwhile
         pending = registry.by_id(db, candidate.id).status == "candidate"
         for other in others:
             wanted = pending and other.id == registry.serving(db).id
-            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody")
+            store.compare_policies(
+                db, candidate.id, other.id, "people" if wanted else "nobody", on, spec.people_share or 1.0
+            )
+            if wanted and spec.people_share == 1:
+                store.ask_people_of_candidate(db, candidate.id, other.id, on)
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:
@@ -131,7 +157,7 @@ def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: 
                 count=len(refused), count_2=len(prompts), refused=refused[0]
             )
         )
-    if not rendered:
+    if refused and not rendered:
         raise UserError(_("There is no held-out prompt that this model can answer. Add some, and check it again."))
     return rendered
 
@@ -363,6 +389,20 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Jud
         left_open = len(waiting) - counts.judged
         found[judge.name] = JudgeCalls(counts.judged, left_open, dict(counts.failed), counts.gave_up)
     return found
+
+
+def ask_people_instead(run: Run, spec: EvaluateSpec, candidate: Policy, judged: Mapping[str, JudgeCalls]) -> None:
+    """Where no judge has given any verdict, give people what the judges were to spare them."""
+    unheard = (
+        bool(judged)
+        and not any(one.judged for one in judged.values())
+        and any(one.left_open for one in judged.values())
+    )
+    against = registry.by_revision(run.db, spec.against)
+    if unheard and registry.by_id(run.db, candidate.id).status == "candidate" and against.status == "serving":
+        on = held_out_sets.that_count(run.db, spec.gate_set)
+        count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on)
+        run.log(_("No judge has compared anything, so people get {count} comparisons more.").format(count=count))
 
 
 def win_rates(

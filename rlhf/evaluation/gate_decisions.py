@@ -16,6 +16,7 @@ from annotation.metrics.evidence import DecidedOutcome, by_prompt
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
 from annotation.translation import _
+from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
@@ -75,7 +76,8 @@ def findings(db: Database, policy: Policy) -> Findings:
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
     against, checks = opponent(db, policy), checks_of(db, policy)
-    people = win_rates.people_outcomes(db, policy, against)
+    on = prompts_that_count(db, checks)
+    people = win_rates.people_outcomes(db, policy, against, on)
     number = place_of(db, policy)
     if not checks:
         return Findings(people, number=number)
@@ -104,6 +106,11 @@ def place_of(db: Database, policy: Policy) -> int:
     ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
     known = list(dict.fromkeys(job.spec.candidate for job in ended if isinstance(job.spec, EvaluateSpec)))
     return known.index(policy.revision) + 1 if policy.revision in known else len(known) + 1
+
+
+def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
+    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
+    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
 
 
 def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequence[JudgeFindings]) -> Hacked:
@@ -185,7 +192,7 @@ def judge_findings(
     db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: str = ""
 ) -> JudgeFindings:
     """What a judge says of a policy; its agreement with people is that of today."""
-    found = win_rates.outcomes_by(db, judge, policy, against)
+    found = win_rates.outcomes_by(db, judge, policy, against, on=prompts_that_count(db, checks_of(db, policy)))
     return JudgeFindings(
         name=judge.name,
         outcomes=found.decided,

@@ -106,6 +106,8 @@ class CheckReport:
     base: AnswerFigures
     prompts: int
     """Held-out prompts that were answered."""
+    compared_apart: int = 0
+    """Other prompts, on which the two policies were compared; nothing here is of their answers."""
     implicit_accuracy: ImplicitAccuracy | None = None
     win_rates: Mapping[str, Mapping[str, WinRate]] | None = None
     """By the other policy's revision, then by judge; None of a version that asked no judges."""
@@ -175,6 +177,7 @@ class CheckReport:
             against=AnswerFigures.from_json(against),
             base=AnswerFigures.from_json(base),
             prompts=values.get("prompts", 0),
+            compared_apart=values.get("compared_apart", 0),
             implicit_accuracy=read_accuracy(values.get("implicit_accuracy")),
             win_rates=read_rates(values["win_rates"]) if "win_rates" in values else None,
             judged={name: JudgeCalls(**calls) for name, calls in values.get("judged", {}).items()},

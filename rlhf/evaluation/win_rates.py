@@ -95,16 +95,26 @@ def at_equal_lengths(compared: Sequence[PairOutcome], level: float) -> Estimate 
 
 
 def outcomes_by(
-    db: Database, judge: Judge, policy: Policy, other: Policy, responses: Collection[int] | None = None
+    db: Database,
+    judge: Judge,
+    policy: Policy,
+    other: Policy,
+    responses: Collection[int] | None = None,
+    on: Collection[int] | None = None,
 ) -> PairedOutcomes:
-    """What came of a policy's answers beside another's, by an AI judge; of all, or of these `responses` of its own."""
-    wanted = [
-        pair for pair in store.paired_answers(db, policy.id, other.id) if responses is None or pair.first in responses
-    ]
+    """What came of a policy's answers beside another's, by an AI judge.
+
+    Of all, or of these `responses` of its own, or of those `on` these prompts.
+    """
+
+    def counts(response_id: int, prompt_id: int) -> bool:
+        return (responses is None or response_id in responses) and (on is None or prompt_id in on)
+
+    wanted = [pair for pair in store.paired_answers(db, policy.id, other.id) if counts(pair.first, pair.prompt_id)]
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     return PairedOutcomes(
         judge.name,
-        tuple(one for one in paired if responses is None or one.response_id in responses),
+        tuple(one for one in paired if counts(one.response_id, one.prompt_id)),
         tuple(
             SettledPair(pair.prompt_id, pair.first, pair.settled)
             for pair in wanted
@@ -124,10 +134,19 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
     return share_of(sum(one.mean for one in found), len(found))
 
 
-def people_outcomes(db: Database, policy: Policy, other: Policy) -> tuple[DecidedOutcome, ...]:
-    """What people have said of a policy's answers beside another's, in the order in which they said it."""
+def people_outcomes(
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
+) -> tuple[DecidedOutcome, ...]:
+    """What people have said of a policy's answers beside another's, in the order in which they said it.
+
+    Of all, or of those `on` these prompts.
+    """
     found = judge_store.pair_outcomes(db, policy.id, other.id)
-    return tuple(DecidedOutcome(one.prompt_id, one.outcome, at=one.at) for one in found)
+    return tuple(
+        DecidedOutcome(one.prompt_id, one.outcome, probability=one.people_chance, at=one.at)
+        for one in found
+        if on is None or one.prompt_id in on
+    )
 
 
 # Rounds whose mean reward is called that of its start and of its end.
@@ -153,15 +172,14 @@ def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
     )
 
 
-def left_to_judges(db: Database, policy: Policy, other: Policy) -> int:
-    """How many comparisons of a policy with another people have not been asked, which they could be."""
-    return int(
-        db.value(
-            """SELECT count(*) FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-                 AND taken = 0""",
-            (policy.id, other.id),
-        )
+def left_to_judges(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> int:
+    """How many comparisons of a policy with another, `on` these prompts, people have not been asked but could be."""
+    rows = db.rows(
+        """SELECT prompt_id FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
+             AND taken = 0""",
+        (policy.id, other.id),
     )
+    return sum(on is None or row["prompt_id"] in on for row in rows)
 
 
 def judged_for(db: Database, policy: Policy) -> int:

@@ -573,9 +573,17 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
     said = [verdicts_on(db, judge, comparison_id) for judge in answered]
     rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
     why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
+    asked, by_lot = why is not None and feedback.mode == "mixed", why in (None, "audit")
     db.connection.execute(
-        "UPDATE comparison SET asks = ?, asks_why = ? WHERE id = ?",
-        ("people" if why and feedback.mode == "mixed" else "nobody", why, comparison_id),
+        """UPDATE comparison SET asks = :asks, asks_why = :why, people_chance = :chance, people_drawn = :drawn
+           WHERE id = :id""",
+        {
+            "asks": "people" if asked else "nobody",
+            "why": why,
+            "chance": 0.0 if feedback.mode != "mixed" else feedback.audit_share if by_lot else 1.0,
+            "drawn": int(asked),
+            "id": comparison_id,
+        },
     )
 
 
@@ -616,6 +624,10 @@ class PairOutcome:
     other_length: int
     at: int
     """The first judgement on it."""
+    people_chance: float | None
+    """The chance with which people were to get it (`annotation.selection`); None where that was not noted."""
+    people_drawn: bool | None
+    """Whether that draw gave it to people."""
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
@@ -626,7 +638,8 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     flag that ranks nothing does not say which answer it means, and counts as a tie.
     """
     rows = db.rows(
-        f"""SELECT c.id, c.prompt_id, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
+        f"""SELECT c.id, c.prompt_id, c.people_chance, c.people_drawn, j.id AS judgement_id, j.ranking, j.purpose,
+               j.outcome,
                c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
@@ -643,39 +656,44 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     )
     outcomes: dict[int, list[float]] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
-    prompts: dict[int, int] = {row["id"]: row["prompt_id"] for row in rows}
+    asked: dict[int, Mapping[str, Any]] = {}
     first: dict[int, int] = {row["id"]: row["judgement_id"] for row in reversed(rows)}
+    ranked = {row["id"] for row in rows if row["outcome"] != "skip"}
     for row in rows:
+        if row["outcome"] == "skip" and row["id"] in ranked:
+            continue  # its flag tells nothing of who is better, and somebody else has
         ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
         answers = json.loads(row["sides"])
         if not row["ours"]:  # it was measured the other way round
             ranks, answers = ranks[::-1], answers[::-1]
         outcome = 0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2
-        if row["purpose"] == "adjudication" and row["outcome"] != "skip":
+        if row["purpose"] == "adjudication":
             outcomes[row["id"]] = [outcome]  # which settles it
         else:
             outcomes.setdefault(row["id"], []).append(outcome)
-        sides[row["id"]] = answers
+        sides[row["id"]], asked[row["id"]] = answers, row
     return [
         PairOutcome(
             comparison_id=number,
-            prompt_id=prompts[number],
+            prompt_id=asked[number]["prompt_id"],
             response_id=sides[number][0][0],
             outcome=fmean(values),
             length=sides[number][0][1],
             other_length=sides[number][1][1],
             at=first[number],
+            people_chance=asked[number]["people_chance"],
+            people_drawn=None if asked[number]["people_drawn"] is None else bool(asked[number]["people_drawn"]),
         )
         for number, values in outcomes.items()
     ]
 
 
 def left_to_judges(db: Database, candidate_id: int, against_id: int) -> tuple[int, ...]:
-    """The prompts of two policies' comparisons that people were not given, in the drawn order of the comparisons."""
+    """The prompts that a draw left to judges and not to people, in the drawn order of the comparisons."""
     rows = db.rows(
         """SELECT min(c.id) AS id, c.prompt_id FROM comparison c
            WHERE c.candidate_id = :candidate AND c.against_id = :against
-           GROUP BY c.prompt_id HAVING sum(c.asks = 'people') = 0 AND sum(c.taken) = 0 ORDER BY 1""",
+           GROUP BY c.prompt_id HAVING sum(c.people_drawn = 0 AND c.people_chance > 0) = count(*) ORDER BY 1""",
         {"candidate": candidate_id, "against": against_id},
     )
     return tuple(row["prompt_id"] for row in rows)

@@ -56,18 +56,18 @@ def summary(rule: Rule) -> str:
 
 
 def held_out_sentence(context: Context) -> str:
-    """Which held-out prompts checks use."""
+    """Which held-out prompts checks use, and which the gate goes by."""
     made = held_out_sets.versions(context.db)
     if not made:
-        return _("The first check fixes the held-out prompts that every later one uses.")
+        return _("The first check draws the held-out prompts that every later one uses.")
     last = made[-1]
     said = _(
-        "Checks use version {version} of the held-out prompts: {prompts} of them, {sha256}, fixed on {created}."
+        "Reports are of version {version} of the held-out prompts: {prompts} of them, {sha256}, drawn on {created}."
     ).format(version=last.version, prompts=last.prompts, sha256=last.sha256[:12], created=last.created[:10])
-    if last.prompts >= held_out_sets.FEW:
-        return said
-    few = _("Fewer than {few} leave wide intervals.").format(few=held_out_sets.FEW)
-    return f"{said} {few}"
+    few = _("Fewer than {least} are too few to decide by: import more.").format(least=held_out_sets.LEAST)
+    first = _("They were the first ones: a new version draws them at random.")
+    remarks = (few if last.prompts < held_out_sets.LEAST else "", first if last.seed is None else "")
+    return " ".join(filter(None, (said, *remarks, held_out_sets.gate_sentence(context.db))))
 
 
 def offered(context: Context) -> int:
@@ -120,7 +120,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         made = held_out_sets.renew(context.db, context.data_dir, whole(number, PROMPTS, 1, MOST))
         if before and before[-1] == made:
             raise UserError(
-                _("The first {prompts} held-out prompts are those of version {version} already.").format(
+                _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.").format(
                     prompts=made.prompts, version=made.version
                 )
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from annotation.metrics.evidence import CorrectedPrompts
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
@@ -131,6 +131,18 @@ def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: s
     return line_plots.plots(
         [line_plots.plot("gate", curve, lines, max(len(entered), rule.people_least), _("prompt compared by people"))]
     )
+
+
+def unknown_chances(count: int) -> str:
+    """That so many of people's comparisons came about in a way that nobody noted; nothing where it was of all."""
+    if not count:
+        return ""
+    said = ngettext(
+        "With what chance people got {count} of these comparisons is unknown: an earlier version made it.",
+        "With what chance people got {count} of these comparisons is unknown: an earlier version made them.",
+        count,
+    )
+    return paragraph(said.format(count=count), "quiet")
 
 
 # ----------------------------------------------------------------------------------------------------- over iterations

@@ -227,12 +227,12 @@ def test_the_held_out_set_stays_what_it_was_until_a_new_version_is_made(db: Data
     with pytest.raises(UserError, match="no held-out prompt"):
         held_out_sets.current(db, data_dir, 5)
     seed_prompts(db, 3, "held-out")
-    first = held_out_sets.current(db, data_dir, 5)
+    first = held_out_sets.current(db, data_dir, 3)
     seed_prompts(db, 4, "held-out")
     assert held_out_sets.current(db, data_dir, 5) == first
-    second = held_out_sets.renew(db, data_dir, 5)
-    assert (first.version, first.prompts, second.version, second.prompts) == (1, 3, 2, 5)
-    assert held_out_sets.renew(db, data_dir, 5) == second == held_out_sets.current(db, data_dir, 5)
+    second = held_out_sets.renew(db, data_dir, 7)
+    assert (first.version, first.prompts, second.version, second.prompts) == (1, 3, 2, 7)
+    assert held_out_sets.renew(db, data_dir, 8) == second == held_out_sets.current(db, data_dir, 5)
     assert [prompt.id for prompt in held_out_sets.prompts_of(data_dir, first.sha256)] == [
         prompt.id for prompt in store.prompts(db, "held-out")[:3]
     ]
@@ -286,7 +286,8 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     assert job_id is not None
     spec = job_store.get(db, job_id).spec
     assert isinstance(spec, EvaluateSpec)
-    assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed + controller.SEEDS_APART)
+    assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed)
+    assert spec.compared_seed == EvaluateSpec.seed + held_out_sets.SEEDS_APART, "no other prompt is held out"
 
 
 def each(outcomes: tuple[float, ...]) -> tuple[DecidedOutcome, ...]:
@@ -449,7 +450,7 @@ def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles
     found = gate_decisions.findings(db, made)
     assert found.kl_per_token == SOUND["kl_to_base"]
     assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
-    job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
     assert f"The figures are those of the check before (job {resumed})." in said_of(db, made)
 
 
@@ -667,7 +668,7 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
     finish_check(db, data_dir, made)
     (old,) = gate_decisions.checks_of(db, made)
     assert said_of(db, made) == ""
-    again = job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    again = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
     job_store.claim(db, again, "w")
     before = f"The figures are those of the check before (job {old.job_id})."
     assert said_of(db, made) == f"Job {again} is checking it. {before}"
@@ -683,7 +684,7 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
 def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Database, data_dir: Path) -> None:
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, second)
-    running = job_submission.submit(db, data_dir, controller.check_spec(db, second.revision), "ann")
+    running = job_submission.submit(db, data_dir, EvaluateSpec(candidate=second.revision), "ann")
     registry.promote(db, first.revision, "ann")
     counts = f"The gate counts checks against {first.revision}, which serves now"
     assert said_of(db, second) == (
@@ -700,7 +701,7 @@ def test_a_check_that_left_something_out_is_to_be_repeated_unless_one_runs(db: D
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
     assert said_of(db, made) == "Its check left that out: check it again."
-    job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
     assert "heck it again" not in said_of(db, made)
 
 
