@@ -86,6 +86,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         people,
         heard,
         number=number,
+        carried=held_out_sets.decisions(db, checks[-1].spec.gate_set),
         left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
@@ -229,7 +230,7 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
     """
     against = opponent(db, policy)
     known = Findings(
-        people=win_rates.people_outcomes(db, policy, against),
+        people=win_rates.people_outcomes(db, policy, against, prompts_that_count(db, checks_of(db, policy))),
         judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
         number=place_of(db, policy),
         left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
@@ -272,11 +273,17 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
         found, terms = findings(db, policy), rule(db)
         decision, checks = decide(terms, found), checks_of(db, policy)
         begun = len(by_prompt(found.people)) >= terms.people_least
-        if len(checks) >= MOST_CHECKS and needs_another_check(db, policy, decision, checks, begun):
-            decision = given_up(decision, len(checks))
+        used_up = bool(checks) and not prompts_left(db, policy, checks)
+        if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
+            decision = given_up(decision, len(checks), used_up)
         return found, decision
 
     return cached(db, ("decision", policy.revision), look)
+
+
+def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:
+    """On how many prompts a policy was not compared with its rival yet: more seeds of the others are no evidence."""
+    return held_out_sets.never_compared(db, policy, opponent(db, policy), checks[-1].spec.gate_set)
 
 
 def decision_on(db: Database, policy: Policy) -> GateDecision:
