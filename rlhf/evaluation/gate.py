@@ -247,9 +247,7 @@ def given_up(decision: GateDecision, checks: int, used_up: bool = False) -> Gate
     `used_up`: every held-out prompt has been compared.
     """
     said = (
-        _(
-            "Every held-out prompt has been compared, and other answers to the same ones would show no more: import more."
-        )
+        _("Every held-out prompt has been compared, and other answers to the same ones show no more. Import more.")
         if used_up
         else _("Nothing is left to compare after {checks} checks.").format(checks=checks)
     )

@@ -253,7 +253,8 @@ def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> C
                (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'evaluate')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
-               (SELECT max(version) FROM rubric) AS rubric"""
+               (SELECT max(version) FROM rubric) AS rubric,
+               (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:
@@ -273,7 +274,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
         found, terms = findings(db, policy), rule(db)
         decision, checks = decide(terms, found), checks_of(db, policy)
         begun = len(by_prompt(found.people)) >= terms.people_least
-        used_up = bool(checks) and not prompts_left(db, policy, checks)
+        used_up = bool(checks) and decision.more is not None and not prompts_left(db, policy, checks)
         if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
             decision = given_up(decision, len(checks), used_up)
         return found, decision
