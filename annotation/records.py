@@ -176,9 +176,8 @@ class Feedback:
     """Of what judges settle when mixed, the share that people judge too, to see whether the judges can be trusted."""
     unsure_below: float = 0.6
     """A judge whose probability for its choice is lower is unsure."""
-    check_share: float = 0.0
-    """Of what a check compares for the gate, the share that people get, by lot, where judges compare all of it; 0 for
-    as much as the evidence asks for."""
+    check_share: float = 0.25
+    """Of what a check compares for the gate, the least share that people get, by lot, where judges compare it all."""
 
 
 # -------------------------------------------------------------------------------------------------- claims, judgements

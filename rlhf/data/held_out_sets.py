@@ -292,7 +292,7 @@ def to_compare(
     if not version and not checks:
         return ComparedSet()
     asked = compared_before(db, candidate, against) if checks else Counter[int]()
-    pool = store.reserved_prompts(db, version) if version else open_prompts(db)
+    pool = pool_of(db, version)
     order = sorted(pool, key=lambda prompt: prompt.id)
     random.Random(candidate.id).shuffle(order)  # the same again for a check that is repeated because it failed
     fresh = [prompt for prompt in order if not asked[prompt.id]]
@@ -305,11 +305,15 @@ def to_compare(
     )
 
 
-def never_compared(db: Database, candidate: Policy, against: Policy, version: int) -> list[Prompt]:
-    """The prompts, of a version of the gate's own set or of all, on which two policies have not been compared."""
+def pool_of(db: Database, version: int) -> list[Prompt]:
+    """The prompts that decide: of a version of the gate's own set, or those that it shares with the reports (0)."""
+    return store.reserved_prompts(db, version) if version else open_prompts(db)
+
+
+def never_compared(db: Database, candidate: Policy, against: Policy, version: int) -> int:
+    """On how many of the prompts that decide two policies have never been compared."""
     asked = compared_before(db, candidate, against)
-    pool = store.reserved_prompts(db, version) if version else open_prompts(db)
-    return [prompt for prompt in pool if not asked[prompt.id]]
+    return sum(not asked[prompt.id] for prompt in pool_of(db, version))
 
 
 def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter[int]:

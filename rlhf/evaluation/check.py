@@ -116,20 +116,28 @@ def on_compared(spec: EvaluateSpec) -> EvaluateSpec:
 def put_before_people(db: Database, spec: EvaluateSpec, candidate: Policy, others: Sequence[Policy]) -> None:
     """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all.
 
-    People get the check's share of them, drawn by lot; all of them, earlier checks' too, where that is 1. Of the gate's
-    own set they get only its prompts: what they say of others decides nothing.
+    People get the check's share of them, drawn by lot, or more where it takes more to tell; all of them, earlier
+    checks' too, where that is 1. Of the gate's own set they get only its prompts: what they say of others decides
+    nothing.
     """
-    on, share = held_out_sets.that_count(db, spec.gate_set), spec.people_share
-    if not share:
-        left = held_out_sets.never_compared(db, candidate, registry.by_revision(db, spec.against), spec.gate_set)
-        share = gate_decisions.share_for_people(db, candidate, judge_store.judges_named(db, spec.judges), len(left))
+    on = held_out_sets.that_count(db, spec.gate_set)
     with db.transaction():  # nobody decides meanwhile
         pending = registry.by_id(db, candidate.id).status == "candidate"
         for other in others:
             wanted = pending and other.id == registry.serving(db).id
+            share = people_share(db, spec, candidate, other) if wanted else 1.0
             store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
-            if wanted and share == 1:
+            if wanted and spec.people_share == 1:
                 store.ask_people_of_candidate(db, candidate.id, other.id, on)
+
+
+def people_share(db: Database, spec: EvaluateSpec, candidate: Policy, other: Policy) -> float:
+    """The share of this check's comparisons that people get: what it asks for, and as much as the evidence takes."""
+    if spec.people_share in (0.0, 1.0):
+        return 1.0
+    judges = judge_store.judges_named(db, spec.judges)
+    left = held_out_sets.never_compared(db, candidate, other, spec.gate_set)
+    return max(spec.people_share, gate_decisions.share_for_people(db, candidate, judges, left))
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:

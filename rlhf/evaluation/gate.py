@@ -161,6 +161,8 @@ class Findings:
     """Every judge that was asked about this candidate. Who of them may decide is settled before any has answered."""
     number: int = 1
     """Its place among the project's candidates, in the order in which they were first checked; the first is 1."""
+    carried: int | None = None
+    """Candidates that were decided on by the same held-out prompts before; None where that is not known."""
     left_to_judges: tuple[int, ...] = ()
     """Prompts that were compared and not given to people, in an order that says nothing about them."""
     prompts: int | None = None
@@ -232,17 +234,24 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
             *others,
             *limits,
             risk(rule, findings),
+            *worn(findings),
         ),
         needed.more if needed else None,
         needed.judge if needed else None,
     )
 
 
-def given_up(decision: GateDecision, checks: int) -> GateDecision:
-    """A rejection in place of waiting for comparisons that no check will make any more."""
-    sentence = _("Nothing is left to compare after {checks} checks. {sentence}").format(
-        checks=checks, sentence=decision.sentence
+def given_up(decision: GateDecision, checks: int, used_up: bool = False) -> GateDecision:
+    """A rejection in place of waiting for comparisons that no check will make any more.
+
+    `used_up`: every held-out prompt has been compared.
+    """
+    said = (
+        _("Every held-out prompt has been compared, and other answers to the same ones show no more. Import more.")
+        if used_up
+        else _("Nothing is left to compare after {checks} checks.").format(checks=checks)
     )
+    sentence = f"{said} {decision.sentence}"
     return GateDecision("reject", sentence, decision.criteria)
 
 
@@ -299,6 +308,15 @@ def risk(rule: Rule, findings: Findings) -> Criterion:
         "informs",
         own if over_project(rule) else each,
     )
+
+
+def worn(findings: Findings) -> list[Criterion]:
+    """How many decisions the held-out prompts have carried; nothing hangs on it."""
+    if findings.carried is None:
+        return []
+    value = ngettext("{count} candidate", "{count} candidates", findings.carried).format(count=findings.carried)
+    why = _("Each decision tells whoever trains a little of these prompts.")
+    return [Criterion(_("Decided on these prompts before"), value, _("nothing"), "informs", why)]
 
 
 # ----------------------------------------------------------------------------------------------------------- evidence

@@ -76,8 +76,9 @@ def findings(db: Database, policy: Policy) -> Findings:
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
     against, checks = opponent(db, policy), checks_of(db, policy)
-    on, number = prompts_that_count(db, checks), place_of(db, policy)
+    on = prompts_that_count(db, checks)
     people = win_rates.people_outcomes(db, policy, against, on)
+    number = place_of(db, policy)
     if not checks:
         return Findings(people, number=number)
     report, heard = checks[0].report, panel_findings(db, policy, against, checks)
@@ -85,7 +86,8 @@ def findings(db: Database, policy: Policy) -> Findings:
         people,
         heard,
         number=number,
-        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id, on),
+        carried=held_out_sets.decisions(db, checks[-1].spec.gate_set),
+        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
         nll_ratio=report.nll_ratio,
@@ -97,11 +99,6 @@ def findings(db: Database, policy: Policy) -> Findings:
     )
 
 
-def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
-    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
-    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
-
-
 def place_of(db: Database, policy: Policy) -> int:
     """A policy's place among those that were checked, in the order of their first check's end; the next one if none.
 
@@ -110,6 +107,11 @@ def place_of(db: Database, policy: Policy) -> int:
     ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
     known = list(dict.fromkeys(job.spec.candidate for job in ended if isinstance(job.spec, EvaluateSpec)))
     return known.index(policy.revision) + 1 if policy.revision in known else len(known) + 1
+
+
+def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
+    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
+    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
 
 
 def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequence[JudgeFindings]) -> Hacked:
@@ -227,12 +229,11 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
     Asked before the check puts anything before anybody; `prompts_left` were never compared, the check's own among them.
     """
     against = opponent(db, policy)
-    on = prompts_that_count(db, checks_of(db, policy))
     known = Findings(
-        people=win_rates.people_outcomes(db, policy, against, on),
+        people=win_rates.people_outcomes(db, policy, against, prompts_that_count(db, checks_of(db, policy))),
         judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
         number=place_of(db, policy),
-        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id, on),
+        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
     )
     return people_share(rule(db), known, prompts_left)
 
@@ -252,7 +253,8 @@ def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> C
                (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'evaluate')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
-               (SELECT max(version) FROM rubric) AS rubric"""
+               (SELECT max(version) FROM rubric) AS rubric,
+               (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:
@@ -272,11 +274,17 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
         found, terms = findings(db, policy), rule(db)
         decision, checks = decide(terms, found), checks_of(db, policy)
         begun = len(by_prompt(found.people)) >= terms.people_least
-        if len(checks) >= MOST_CHECKS and needs_another_check(db, policy, decision, checks, begun):
-            decision = given_up(decision, len(checks))
+        used_up = bool(checks) and decision.more is not None and not prompts_left(db, policy, checks)
+        if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
+            decision = given_up(decision, len(checks), used_up)
         return found, decision
 
     return cached(db, ("decision", policy.revision), look)
+
+
+def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:
+    """On how many prompts a policy was not compared with its rival yet: more seeds of the others are no evidence."""
+    return held_out_sets.never_compared(db, policy, opponent(db, policy), checks[-1].spec.gate_set)
 
 
 def decision_on(db: Database, policy: Policy) -> GateDecision:

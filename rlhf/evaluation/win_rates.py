@@ -137,7 +137,10 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
 def people_outcomes(
     db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
 ) -> tuple[DecidedOutcome, ...]:
-    """What people have said of a policy's answers beside another's (`on` these prompts), in the order of saying it."""
+    """What people have said of a policy's answers beside another's, in the order in which they said it.
+
+    Of all, or of those `on` these prompts.
+    """
     found = judge_store.pair_outcomes(db, policy.id, other.id)
     return tuple(
         DecidedOutcome(one.prompt_id, one.outcome, probability=one.people_chance, at=one.at)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
 from statistics import fmean
@@ -654,13 +654,16 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     outcomes: dict[int, list[float]] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
     first = {row["id"]: row for row in reversed(rows)}
+    ranked = {row["id"] for row in rows if row["outcome"] != "skip"}
     for row in rows:
+        if row["outcome"] == "skip" and row["id"] in ranked:
+            continue  # its flag tells nothing of who is better, and somebody else has
         ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
         answers = json.loads(row["sides"])
         if not row["ours"]:  # it was measured the other way round
             ranks, answers = ranks[::-1], answers[::-1]
         outcome = 0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2
-        if row["purpose"] == "adjudication" and row["outcome"] != "skip":
+        if row["purpose"] == "adjudication":
             outcomes[row["id"]] = [outcome]  # which settles it
         else:
             outcomes.setdefault(row["id"], []).append(outcome)
@@ -680,22 +683,19 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     ]
 
 
-def left_to_judges(
-    db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None
-) -> tuple[int, ...]:
-    """The prompts of two policies' comparisons that the draw did not give to people, in the comparisons' drawn order.
+def left_to_judges(db: Database, candidate_id: int, against_id: int) -> tuple[int, ...]:
+    """The prompts that a draw left to judges and not to people, in the drawn order of the comparisons.
 
-    Of all, or of those `on` these prompts. Those count too that somebody had people compare later; where no draw was
-    noted, those that people were not asked about.
+    By the first draw of each prompt: what people compare of it later changes no bet that was made with it.
     """
     rows = db.rows(
-        """SELECT min(c.id) AS id, c.prompt_id FROM comparison c
-           WHERE c.candidate_id = :candidate AND c.against_id = :against
-           GROUP BY c.prompt_id HAVING max(coalesce(c.people_drawn, c.asks = 'people' OR c.taken > 0)) = 0
-           ORDER BY 1""",
+        """SELECT c.prompt_id FROM comparison c
+           WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
+               WHERE f.candidate_id = :candidate AND f.against_id = :against GROUP BY f.prompt_id)
+           ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )
-    return tuple(row["prompt_id"] for row in rows if on is None or row["prompt_id"] in on)
+    return tuple(row["prompt_id"] for row in rows)
 
 
 def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:

@@ -140,7 +140,7 @@ def feedback_of(mode: Any, audit: Any, unsure: Any, check: Any) -> Feedback:
         mode,
         audit_share=share_of(audit, _("The audit share"), 0),
         unsure_below=share_of(unsure, _("The chance below which a judge is unsure"), 50),
-        check_share=share_of(check, _("People's share of a check"), 0),
+        check_share=share_of(check, _("People's share of a check"), 1),
     )
 
 
@@ -534,8 +534,10 @@ def lay_out_feedback() -> dict[str, Any]:
             min_width=240,
         )
         fields["check"] = gr.Number(
-            label=_("People's share of a check, %"),
-            info=_("By lot, where judges compare a candidate's answers too; 0: as much as the evidence asks for."),
+            label=_("People's least share of a check, %"),
+            info=_(
+                "By lot, where judges compare a candidate's answers too. They get more where it takes more to tell."
+            ),
             min_width=240,
         )
     return fields

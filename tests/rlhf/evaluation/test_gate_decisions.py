@@ -25,7 +25,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.gate import JudgeFindings
+from rlhf.evaluation.gate import JudgeFindings, corrected_by_judges
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -45,7 +45,13 @@ SOUND = {"kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_sh
 
 
 def make_candidate(
-    db: Database, data_dir: Path, revision: str = "sft-1", number: int = 40, *, checked: bool = False
+    db: Database,
+    data_dir: Path,
+    revision: str = "sft-1",
+    number: int = 40,
+    *,
+    checked: bool = False,
+    share: float = 1.0,
 ) -> Policy:
     """A candidate of a finished training, and its and the base's answers to as many held-out prompts.
 
@@ -65,7 +71,7 @@ def make_candidate(
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
             store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
-    store.compare_policies(db, made.id, registry.serving(db).id)
+    store.compare_policies(db, made.id, registry.serving(db).id, share=share)
     store.set_project(db, replace(store.project(db), candidate_share=0.5))
     return made
 
@@ -398,6 +404,44 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     told = {judge.name: judge.informs for judge in gate_decisions.findings(db, made).judges}
     assert told["teacher"].startswith("The candidate was trained on its labels.")
     assert told["other"] == ""
+
+
+def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(db: Database, data_dir: Path) -> None:
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    made = make_candidate(db, data_dir, number=40, share=0.4)
+    judge_says(db, judge, made)
+    drawn = judge_store.open_to_people(db, made.id, 1)
+    people_say(db, drawn, "candidate")
+    finish_check(db, data_dir, made, "j")
+    found = gate_decisions.findings(db, made)
+    assert {one.probability for one in found.people} == {0.4}
+    assert len(found.left_to_judges) == 40 - drawn
+    assert not {one.prompt_id for one in found.people} & set(found.left_to_judges)
+    prompts = corrected_by_judges(found)
+    assert min(prompts.helped, 1) == min(drawn, 40 - drawn, 1)
+    assert len(prompts.outcomes) == drawn
+    # Who has people compare the rest has their verdicts alone.
+    store.ask_people_of_candidate(db, made.id, 1)
+    later = gate_decisions.findings(db, made)
+    assert ({one.probability for one in later.people}, later.left_to_judges) == ({1.0}, ())
+    assert corrected_by_judges(later).helped == 0
+
+
+def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, data_dir: Path) -> None:
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    made = make_candidate(db, data_dir)
+    assert gate_decisions.share_for_people(db, made, [], 200) == 1.0
+    known = gate_decisions.share_for_people(db, made, [judge], 200)
+    assert known < 0.6
+    # What both say of the candidate itself is no part of it.
+    judge_says(db, judge, made)
+    assert gate_decisions.agreement_before(db, judge, made) == gate_decisions.agreement_of(db, judge)
+    people_say(db, 5, "serving")
+    before, now = gate_decisions.agreement_before(db, judge, made), gate_decisions.agreement_of(db, judge)
+    assert before is not None
+    assert now is not None
+    assert (before.n, now.n) == (30, 35)
 
 
 def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:

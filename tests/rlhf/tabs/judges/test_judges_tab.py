@@ -173,7 +173,7 @@ def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.B
         (("mixed", 10, 49, 25), "unsure must be between 50 and 100"),
         (("mixed", 10, float("nan"), 25), "unsure must be between 50 and 100"),
         (([], 10, 60, 25), "Choose who judges"),
-        (("mixed", 10, 60, -1), "People's share of a check must be between 0 and 100"),
+        (("mixed", 10, 60, 0), "People's share of a check must be between 1 and 100"),
     ],
 )
 def test_who_judges_is_refused_where_it_means_nothing(
@@ -568,11 +568,11 @@ def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: C
     assert again[2] == gr.skip()
     assert again[3:5] == [principles, drawn]
     opened = press(pages, "open_judges", None, {}, None, None, None, None)
-    assert opened[-4:] == ["people", 10.0, 60.0, 0.0]
+    assert opened[-4:] == ["people", 10.0, 60.0, 25.0]
     seen = opened[-5]
-    drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0, 0.0)
-    assert drafted[-4:] == ["people", gr.skip(), 60.0, 0.0]
-    assert press(pages, "open_judges", None, drafted[-5], "people", 33.0, 60.0, 0.0)[-4:] == drafted[-4:]
+    drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0, 25.0)
+    assert drafted[-4:] == ["people", gr.skip(), 60.0, 25.0]
+    assert press(pages, "open_judges", None, drafted[-5], "people", 33.0, 60.0, 25.0)[-4:] == drafted[-4:]
     assert instruction == rubrics.DEFAULT.instruction
 
 
