@@ -57,7 +57,7 @@ def seconds_between(earlier: str, later: str) -> float:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation that ends with the user's turn. A prompt stays in its split for ever."""
+    """A conversation that ends with the user's turn. What was used once stays in its split for ever."""
 
     messages: tuple[Message, ...]
     split: Split
@@ -206,6 +206,8 @@ class Feedback:
     """Of what judges settle when mixed, the share that people judge too, to see whether the judges can be trusted."""
     unsure_below: float = 0.6
     """A judge whose probability for its choice is lower is unsure."""
+    check_share: float = 0.25
+    """Of what a check compares for the gate, the least share that people get, by lot, where judges compare it all."""
 
 
 # -------------------------------------------------------------------------------------------------- claims, judgements
@@ -380,6 +382,11 @@ class Judgement:
     guidelines_version: int | None
     seconds: float | None
     created: str
+    formed_chance: float | None = None
+    """The chances of `annotation.selection`: of its comparison, that it was made, and that people were to get it; and
+    that this annotator was shown it then. None is unknown."""
+    people_chance: float | None = None
+    shown_chance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judg
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
     Each has its chance of error by its annotators' reliability as it is estimated today; an AI judge's is its agreement
-    with people. Without `judges_too`, and where people alone are to judge, what AI judges say is left out.
+    with people. Without `judges_too`, and where people alone are to judge, what AI judges say is left out. No accuracy
+    is measured on prompts that are the gate's own, so they have no rows.
     """
     until = trained_until(db, parent) if scope == "new" else 0
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
@@ -162,7 +163,7 @@ def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judg
     }
     judges_too = judges_too and store.feedback(db).mode != "people"
     excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
-    judged = store.judged_comparisons(db, token_ids=True)
+    judged = store.judged_comparisons(db, reserved=False, token_ids=True)
     return PreferenceRows(judged, max_length, until, reliability, excluded)
 
 

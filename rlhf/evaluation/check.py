@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,12 +22,20 @@ import torch
 from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
+from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.translation import _
 from rlhf.data import held_out_sets
+from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, WinRate
+from rlhf.evaluation.report import (
+    RULE_VERSION,
+    AnswerFigures,
+    CheckReport,
+    ImplicitAccuracy,
+    JudgeCalls,
+    WinRate,
+)
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -52,15 +61,19 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     base = registry.by_revision(run.db, "base")
-    prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
-    refuse_leaked(run, candidate, prompts)
-    rendered = what_to_feed(run, spec, models, prompts)
+    if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
+        run.log(said)
+    prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
+    refuse_leaked(run, candidate, [*prompts, *apart])
+    rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
     compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + len(held_out))
+    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, rendered)
         score_answers(progress, spec, models, policy, base, prompts, rendered)
+        if policy.id in (candidate.id, against.id):
+            answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     answers = {policy.revision: answers_of(run, spec, policy, prompts, rendered) for policy in compared}
     figures = {
@@ -69,30 +82,62 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     }
     del models  # a judge may need the memory
     others = [policy for policy in compared if policy.id != candidate.id]
-    put_before_people(run.db, candidate, others)
+    put_before_people(run.db, spec, candidate, others)
     judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
+    ask_people_instead(run, spec, candidate, judged)
     report = CheckReport(
         candidate=figures[candidate.revision],
         against=figures[against.revision],
         base=figures[base.revision],
         prompts=len(rendered),
+        compared_apart=len(rendered_apart),
         implicit_accuracy=accuracy,
         win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
         judged=judged,
         same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
+        equal_length_distinct=equal_length_distinct(answers[candidate.revision], answers[base.revision]),
+        rule=RULE_VERSION,
     )
     return report.to_json()
 
 
-def put_before_people(db: Database, candidate: Policy, others: Sequence[Policy]) -> None:
-    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all."""
+def compared_apart(run: Run, spec: EvaluateSpec) -> list[Prompt]:
+    """The prompts on which the policies are compared beside those of the report."""
+    return held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
+
+
+def on_compared(spec: EvaluateSpec) -> EvaluateSpec:
+    """The terms of the answers that are compared."""
+    return replace(spec, seed=spec.compared_seed)
+
+
+def put_before_people(db: Database, spec: EvaluateSpec, candidate: Policy, others: Sequence[Policy]) -> None:
+    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all.
+
+    People get the check's share of them, drawn by lot, or more where it takes more to tell; all of them, earlier
+    checks' too, where that is 1. Of the gate's own set they get only its prompts: what they say of others decides
+    nothing.
+    """
+    on = held_out_sets.that_count(db, spec.gate_set)
     with db.transaction():  # nobody decides meanwhile
         pending = registry.by_id(db, candidate.id).status == "candidate"
         for other in others:
             wanted = pending and other.id == registry.serving(db).id
-            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody")
+            share = people_share(db, spec, candidate, other) if wanted else 1.0
+            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
+            if wanted and spec.people_share == 1:
+                store.ask_people_of_candidate(db, candidate.id, other.id, on)
+
+
+def people_share(db: Database, spec: EvaluateSpec, candidate: Policy, other: Policy) -> float:
+    """The share of this check's comparisons that people get: what it asks for, and as much as the evidence takes."""
+    if spec.people_share in (0.0, 1.0):
+        return 1.0
+    judges = judge_store.judges_named(db, spec.judges)
+    left = held_out_sets.never_compared(db, candidate, other, spec.gate_set)
+    return max(spec.people_share, gate_decisions.share_for_people(db, candidate, judges, left))
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:
@@ -122,7 +167,7 @@ def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: 
                 count=len(refused), count_2=len(prompts), refused=refused[0]
             )
         )
-    if not rendered:
+    if refused and not rendered:
         raise UserError(_("There is no held-out prompt that this model can answer. Add some, and check it again."))
     return rendered
 
@@ -299,6 +344,13 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
     )
 
 
+def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]) -> float | None:
+    """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
+    own, others = ({(one.prompt_id, one.seed): one.text for one in side} for side in (answers, of_other))
+    both = [place for place in own if place in others]
+    return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
+
+
 def repetition(text: str) -> float:
     """Share of an answer's groups of four words that it has said before (seq-rep-4 of Welleck et al. 2020)."""
     return 1 - distinct_n([text], 4) if len(text.split()) >= 4 else 0.0
@@ -345,6 +397,20 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Jud
         left_open = len(waiting) - counts.judged
         found[judge.name] = JudgeCalls(counts.judged, left_open, dict(counts.failed), counts.gave_up)
     return found
+
+
+def ask_people_instead(run: Run, spec: EvaluateSpec, candidate: Policy, judged: Mapping[str, JudgeCalls]) -> None:
+    """Where no judge has given any verdict, give people what the judges were to spare them."""
+    unheard = (
+        bool(judged)
+        and not any(one.judged for one in judged.values())
+        and any(one.left_open for one in judged.values())
+    )
+    against = registry.by_revision(run.db, spec.against)
+    if unheard and registry.by_id(run.db, candidate.id).status == "candidate" and against.status == "serving":
+        on = held_out_sets.that_count(run.db, spec.gate_set)
+        count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on)
+        run.log(_("No judge has compared anything, so people get {count} comparisons more.").format(count=count))
 
 
 def win_rates(

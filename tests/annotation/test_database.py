@@ -107,6 +107,7 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     assert (judged.purpose, judged.kind, judged.ranking, judged.strength) == ("own", "pair", (2, 1), 2)
     assert [response["text"] for response in judged.responses] == ["1.0", "1.1"]
     assert (skipped.outcome, skipped.seconds) == ("skip", 4.5)
+    assert (judged.formed_chance, judged.people_chance, judged.shown_chance) == (None, None, None), "unknown"
     assert [row["taken"] for row in db.rows("SELECT taken FROM comparison ORDER BY id")] == [1, 0, 1, 0]
     held = claims.claim_next(db, 1)
     assert held is not None
@@ -145,6 +146,22 @@ def test_comparisons_of_a_checked_policy_with_another_keep_which_is_the_candidat
         (5, 2, 1, "people"),
         (6, None, None, "people"),
     ]
+
+
+def test_the_prompts_that_earlier_reports_spoke_of_are_known_and_chances_are_not(data_dir: Path) -> None:
+    old_file(data_dir)
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m012_held_out_sets_and_chances")
+    old.execute("UPDATE prompt SET split = 'held-out' WHERE id > 1")
+    made = [{"version": 1, "prompts": 1}, {"version": 2, "prompts": 2}]
+    old["setting"].insert({"key": "held_out_sets", "value": json.dumps(made)})
+    old.close()
+    db = open_database(data_dir)
+    rows = db.rows("SELECT id, held_for FROM prompt ORDER BY id")
+    assert [row["held_for"] for row in rows] == [None, 0, 0, None], "the first ones that were held out"
+    chances = db.rows("SELECT DISTINCT formed_chance, people_chance, people_drawn FROM comparison")
+    assert [tuple(row.values()) for row in chances] == [(None, None, None)]
+    assert db.value("SELECT count(*) FROM claim WHERE chance NOT NULL") == 0
 
 
 def test_what_was_asked_of_the_token_holder_and_rented_jobs_come_into_the_lane_of_the_hub(data_dir: Path) -> None:

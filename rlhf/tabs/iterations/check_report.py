@@ -256,14 +256,23 @@ def report_card(report: CheckReport | None, rule: Rule) -> str:
     ]
     warned = "".join(paragraph(sentence, "warning") for sentence in warnings(report, rule))
     accuracy = _("Accuracy on held-out judgements: {accuracy}.").format(accuracy=held_out_accuracy(report))
-    answered = _("{prompts} held-out prompts, the same seeds for every policy.")
+    answered = _("{prompts} held-out prompts, the same seeds for every policy.").format(prompts=report.prompts)
+    apart = _("People and judges have compared answers to {count} others, which are not shown.")
+    apart = apart.format(count=report.compared_apart) if report.compared_apart else ""
     accuracy = _("Accuracy on held-out judgements: {accuracy}.").format(accuracy=held_out_accuracy(report))
     return (
         f"<p><b>{escape(accuracy)}</b> {escape(ACCURACY_NOTE)}</p>"
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}"
         f"{table(headers, rows, '', tuple(name for name, _values in sides))}"
-        f"{paragraph(answered.format(prompts=report.prompts), 'quiet')}"
+        f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
+        f"{paragraph(EARLIER_RULE, 'quiet') if report.rule is None else ''}"
     )
+
+
+EARLIER_RULE = _(
+    "Made for the earlier rule, which counted every comparison by itself, also several of one prompt, and compared "
+    "distinct-2 whatever the lengths."
+)
 
 
 def reward_sentence(found: RewardChange | None) -> str:

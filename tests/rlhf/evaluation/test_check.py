@@ -6,22 +6,25 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
+from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
+from rlhf.evaluation.check import ask_people_instead
 from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.report import JudgeCalls
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
@@ -30,7 +33,7 @@ from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_quantised
 from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
-from tests.conftest import shown_texts
+from tests.conftest import BASE_NAME, make_response, seed_prompts, shown_texts
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -169,11 +172,15 @@ def test_implicit_accuracy_counts_the_held_out_pairs_that_the_candidate_gets_rig
 
 
 # ------------------------------------------------------------------------------------------------------ checked again
-def test_a_second_check_uses_the_answers_of_the_first(checked: Checked) -> None:
-    before = [row.id for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)]
+def test_a_second_check_reports_on_the_answers_of_the_first_and_compares_new_ones(checked: Checked) -> None:
+    before = [{row.id for row in answers(checked.machine, revision)} for revision in ("dpo-1", "base")]
     report = check(checked.machine, CHECK)
-    assert [row.id for revision in ("dpo-1", "base") for row in answers(checked.machine, revision)] == before
-    assert {**report, "seconds": 0} == {**checked.report, "seconds": 0}
+    after = [{row.id for row in answers(checked.machine, revision)} for revision in ("dpo-1", "base")]
+    assert all(early <= late for early, late in zip(before, after, strict=True))
+    assert [len(ids) for ids in after] == [12, 12], "no other prompt is held out: each is answered anew"
+    own = {"seconds": 0, "compared_apart": 0}
+    assert {**report, **own} == {**checked.report, **own}
+    assert (checked.report["compared_apart"], report["compared_apart"]) == (0, 6)
 
 
 def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: Checked) -> None:
@@ -181,7 +188,8 @@ def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: 
     machine = checked.machine
     add_fresh_adapter(machine, "untouched")
     report = check(machine, replace(CHECK, candidate="untouched"))
-    assert [row.text for row in answers(machine, "untouched")] == [row.text for row in answers(machine, "base")]
+    texts = [{(row.prompt_id, row.seed): row.text for row in answers(machine, name)} for name in ("untouched", "base")]
+    assert texts[0].items() <= texts[1].items()
     assert report["candidate"]["kl_to_base"] == 0.0
     assert {**report["candidate"], "revision": ""} == pytest.approx({**report["base"], "revision": ""})
 
@@ -260,8 +268,9 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     assert (rate["n"], rate["value"]) == (6, pytest.approx(fmean(outcomes)))
     assert report["judged"]["letters"] == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
     again = check(machine, replace(CHECK, judges="letters"))
-    assert again["win_rates"] == report["win_rates"]
-    assert again["judged"]["letters"]["judged"] == 0
+    assert again["win_rates"] == report["win_rates"], "the report is of the same answers"
+    judged = len(judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)) - len(everything)
+    assert again["judged"]["letters"]["judged"] == judged > 0
 
 
 def test_a_candidate_that_was_trained_on_held_out_prompts_is_not_measured(checked: Checked) -> None:
@@ -350,6 +359,56 @@ def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logge
     assert job.status == "failed"
     assert "no held-out prompt that this model can answer" in job.message
     machine.db.close()
+
+
+def test_the_gates_own_prompts_are_answered_by_the_two_and_no_figure_is_of_them(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = checked.machine
+    monkeypatch.setattr(held_out_sets, "LEAST", 4)
+    store.add_prompts(
+        machine.db, [Prompt(({"role": "user", "content": f"Why {n}?"},), "held-out", "import") for n in range(8)]
+    )
+    add_fresh_adapter(machine, "apart")
+    report = check(machine, replace(CHECK, candidate="apart"))
+    own = {prompt.id for prompt in store.reserved_prompts(machine.db)}
+    assert (len(own), report["compared_apart"], report["prompts"]) == (4, 4, 6)
+    apart = [[row for row in answers(machine, name) if row.prompt_id in own] for name in ("apart", "base")]
+    assert [{(row.prompt_id, row.text) for row in rows} for rows in apart] == [
+        {(row.prompt_id, row.text) for row in apart[0]}
+    ] * 2
+    assert [len(rows) for rows in apart] == [4, 4]
+    assert all(row.scores == {} for rows in apart for row in rows)
+    assert report["candidate"]["mean_length"] == checked.report["base"]["mean_length"], "of the same prompts as ever"
+
+
+@pytest.mark.parametrize(("judged", "asked"), [((0, 0), 2), ((0, 3), 0)])
+def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judged: tuple[int, int], asked: int) -> None:
+    """Two that broke off at once; of two of whom one has judged something, people keep their share."""
+    made = registry.add(
+        db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=None, path="x", sha256="x"
+    )
+    for prompt in seed_prompts(db, 2, "held-out"):
+        for model_id in (1, made.id):
+            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "evaluate")
+    store.compare_policies(db, made.id, 1, "people", share=1e-9)
+    calls = {str(place): JudgeCalls(count, 5, {}, "It can't be reached.") for place, count in enumerate(judged)}
+    run = LoggedRun(db)
+    spec = EvaluateSpec(candidate="dpo-1", against="base", people_share=1e-9)
+    ask_people_instead(cast(Run, run), spec, made, calls)
+    assert judge_store.open_to_people(db, made.id, 1) == asked
+    assert run.lines == (["No judge has compared anything, so people get 2 comparisons more."] if asked else [])
+
+
+@dataclass
+class LoggedRun:
+    """What of a run that asks people is looked at."""
+
+    db: Database
+    lines: list[str] = field(default_factory=list)
+
+    def log(self, line: str) -> None:
+        self.lines.append(line)
 
 
 def add_fresh_adapter(machine: Machine, revision: str) -> None:
