@@ -51,6 +51,7 @@ SOUND = Findings(
     distinct_ratio=1.0,
     truncated_more=0.0,
     perplexity_ratio=1.0,
+    probes_fall=0.0,
     reward_hacking=False,
     identical_to_serving=False,
 )

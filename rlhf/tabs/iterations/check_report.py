@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.translation import _
@@ -14,6 +15,7 @@ from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, mo
 from annotation.ui.markup import card_title, escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import MetricLimit, Rule, past_limits
+from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
@@ -261,8 +263,39 @@ def report_card(report: CheckReport | None, rule: Rule) -> str:
     return (
         f"<p><b>{escape(accuracy)}</b> {escape(ACCURACY_NOTE)}</p>"
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}"
-        f"{table(headers, rows, '', tuple(name for name, _values in sides))}"
+        f"{table(headers, rows, '', tuple(name for name, _values in sides))}{probe_table(report, sides)}"
         f"{paragraph(answered.format(prompts=report.prompts), 'quiet')}"
+    )
+
+
+PROBES: Mapping[str, tuple[str, str]] = {
+    ALL: (_("Probes: all"), _("Short fixed questions; 1 is best. A figure is the mean chance of what is right.")),
+    "knowledge": (_("Probes: knowledge"), _("Plain questions with several answers.")),
+    "arithmetic": (_("Probes: arithmetic"), _("Small sums, against near misses.")),
+    "format": (_("Probes: format"), _("Which of two answers has the form that was asked for.")),
+    "refusals": (_("Probes: no refusal"), _("Harmless requests: the chance that the answer is no refusal.")),
+}
+
+
+def probe_table(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) -> str:
+    """What chance each policy gives to what is right on the probes, and what the candidate has lost to the base."""
+    asked = [(name, values.probes) for name, values in sides]
+    if report.candidate.probes is None:
+        return ""  # a check of an earlier version
+    lost = _("Lost to the base (interval)")
+    rows = []
+    for family, (label, reading) in PROBES.items():
+        fall = report.probe_falls.get(family)
+        means = (figure(None if probes is None else probes.mean(family), 3) for _name, probes in asked)
+        rows.append((label, *means, NOT_MEASURED if fall is None else with_interval(fall), reading))
+    headers = (_("Chance of what is right"), *(name for name, _probes in asked), lost, _("How to read it"))
+    return table(headers, rows, "", (*(name for name, _probes in asked), lost))
+
+
+def with_interval(fall: Estimate) -> str:
+    """A difference of chances with its interval."""
+    return _("{value} ({low} to {high})").format(
+        value=f"{fall.value:+.3f}", low=f"{fall.low:+.3f}", high=f"{fall.high:+.3f}"
     )
 
 
@@ -346,6 +379,12 @@ WARNINGS: Mapping[str, str] = {
         _(
             "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad "
             "sign): it forgets what it was not trained on. Read some of its answers before you promote it."
+        )
+    ),
+    "probes_fall": (
+        _(
+            "On the probes it gives what is right surely {value} less chance than the base does (more than {bound} is "
+            "a bad sign): it has lost something that it could do. See what, below, before you promote it."
         )
     ),
 }
