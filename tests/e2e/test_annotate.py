@@ -620,7 +620,7 @@ def test_an_answer_that_is_no_card_is_a_problem_and_no_error_of_the_page(site: S
         ann.page.evaluate("document.querySelector('.status').textContent = ''")  # what was said before
         ann.page.route(f"**/annotate/{endpoint}", lambda route: route.fulfill(**answer))
         ann.press(key)
-        ann.page.wait_for_selector(".status.bad:not(:empty)")
+        ann.wait(ann.page.locator(".status.bad:not(:empty)").count, f"the problem of {endpoint}")
         ann.page.unroute(f"**/annotate/{endpoint}")
         assert ann.texts() == shown
         ann.ready()  # not while that is still being asked
