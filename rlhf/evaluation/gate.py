@@ -75,7 +75,7 @@ class Rule:
     """Share of answers cut off at the length limit, less the base's. More of them has run away in length."""
     perplexity_ratio_most: Annotated[Ratio, N_("Perplexity of the fixed text, ratio")] = 1.15
     """Perplexity of a fixed text over the base's; above it the candidate forgets what it was not trained on."""
-    probes_fall_most: Annotated[Share, N_("Lost on the probes")] = 0.05
+    probes_fall_most: Annotated[Share, N_("Lost on the probes")] = 0.02
     """How much less chance than the base it may give to what is right on the probes, over all and in each family. What
     counts is what it has surely lost: the lower end of the interval of the fall."""
 

@@ -248,7 +248,7 @@ BOUNDS = {
     "distinct_ratio": 0.9,
     "truncated_more": 0.1,
     "perplexity_ratio": 1.15,
-    "probes_fall": 0.05,
+    "probes_fall": 0.02,
 }
 
 
@@ -416,7 +416,7 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
         "distinct_ratio_least": (1.0, found(BETTER, distinct_ratio=0.95)),
         "truncated_more_most": (0.0, found(BETTER, truncated_more=0.05)),
         "perplexity_ratio_most": (1.05, found(BETTER, perplexity_ratio=1.1)),
-        "probes_fall_most": (0.01, found(BETTER, probes_fall=0.03)),
+        "probes_fall_most": (0.01, found(BETTER, probes_fall=0.015)),
         "judge_trust": (0.75, found(FEW, judge())),
         "judge_least": (66, found(FEW, judge())),
         "judge_most": (65, found(FEW, judge(OPEN))),
