@@ -17,8 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from annotation.backup import safe_copies
-from annotation.backup.targets import DirectoryTarget, FileDigest, create_whole
+from annotation.copies import safe_copies
+from annotation.copies.targets import DirectoryTarget, FileDigest, create_whole
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.web import access
 from rlhf.hub import token_launcher
@@ -334,7 +334,7 @@ def test_where_it_can_not_begin_again_a_program_goes_on_with_what_is_here(
 ) -> None:
     place = DirectoryTarget(tmp_path / "bucket")
     told = {"HF_TOKEN": "", PLACE: place.name, **OFTEN}
-    safe_copies.back_up(db, project, place, "a" * 32)
+    safe_copies.make_copy(db, project, place, "a" * 32)
     other = tmp_path / "other" / "data"
     other.parent.mkdir()
     with running(other, told) as program:
@@ -420,8 +420,8 @@ def test_the_launcher_loads_next_to_nothing() -> None:
         )
         == []
     )
-    assert loaded_by("rlhf.hub.token_process", ("gradio", "torch", "annotation.backup.targets")) == [
-        "annotation.backup.targets"
+    assert loaded_by("rlhf.hub.token_process", ("gradio", "torch", "annotation.copies.targets")) == [
+        "annotation.copies.targets"
     ]
 
 
