@@ -447,12 +447,26 @@ def check_rows(check: CheckReport) -> list[list[str]]:
         ("KL to the base, nats a token", None if check.kl_per_token is None else f"{check.kl_per_token:.4f}"),
         ("how much its answers surprise the base, by the base's own", times(check.nll_ratio)),
         ("perplexity of a plain text, by the base's", times(check.perplexity_ratio)),
+        *probe_rows(check),
         (
             f"implicit accuracy on {0 if accuracy is None else accuracy.n:,} held-out comparisons (95% interval)",
             None if accuracy is None else percent_with_interval(accuracy),
         ),
     ]
     return [[name, value] for name, value in known if value is not None]
+
+
+def probe_rows(check: CheckReport) -> list[tuple[str, str | None]]:
+    """The chance that it gives to what is right on the probes, by family, with that of the base."""
+    own, base = check.candidate.probes, check.base.probes
+    if own is None or base is None:
+        return []
+    means = [(family, own.mean(family), base.mean(family)) for family in own.chances]
+    return [
+        (f"chance of what is right, probes of {family} (the base's)", f"{mean:.2f} ({anchor:.2f})")
+        for family, mean, anchor in means
+        if mean is not None and anchor is not None
+    ]
 
 
 def times(ratio: float | None) -> str | None:

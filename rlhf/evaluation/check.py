@@ -2,8 +2,9 @@
 
 Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
 on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per token over the policy's own answers,
-their likelihood under the base, the perplexity of a fixed text, and what the answers are like: length, share cut off,
-distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers are then before people and judges, blind.
+their likelihood under the base, the perplexity of a fixed text, fixed probes of what it should not have lost, and what
+the answers are like: length, share cut off, distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers
+are then before people and judges, blind.
 
 It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
@@ -28,6 +29,7 @@ from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.probe_scores import probe_figures, tokenise_probes
 from rlhf.evaluation.report import (
     RULE_VERSION,
     AnswerFigures,
@@ -80,6 +82,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         policy.revision: summarise(policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer))
         for policy in compared
     }
+    figures = with_probes(progress, models, compared, figures)
     del models  # a judge may need the memory
     others = [policy for policy in compared if policy.id != candidate.id]
     put_before_people(run.db, spec, candidate, others)
@@ -375,6 +378,24 @@ def perplexity(model: Any, tokenizer: Any) -> float:
         total -= float(logps_of(model, states).sum())
         tokens += len(sequence[1])
     return math.exp(total / tokens)
+
+
+def with_probes(
+    progress: CheckProgress,
+    models: LoadedPolicies,
+    compared: Sequence[Policy],
+    figures: Mapping[str, AnswerFigures],
+) -> dict[str, AnswerFigures]:
+    """The figures of each policy with its chances on the probes."""
+    probes, found = tokenise_probes(models), dict[str, AnswerFigures]()
+    for policy in compared:
+
+        def between(revision: str = policy.revision) -> None:
+            progress.advance(0, _("probes of {revision}").format(revision=revision))
+
+        asked = probe_figures(progress.run.db, models, policy, probes, between)
+        found[policy.revision] = replace(figures[policy.revision], probes=asked)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- who is found better
