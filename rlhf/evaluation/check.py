@@ -35,9 +35,9 @@ from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.hidden_states import completions, inner_model, logps_of
+from rlhf.models.hidden_states import completions, head_of, inner_model
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.log_probabilities import exact_kl, sum_by_row
+from rlhf.models.log_probabilities import exact_kl, sum_by_row, token_logps
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
@@ -206,7 +206,7 @@ def score(
     policy_logits_NV = base_logits_NV
     if policy.id != base.id:
         policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
-    nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
+    nll_N = -base_logits_NV.log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
     rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
     kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(answers)) / tokens_B
     nll_B = sum_by_row(nll_N, rows_N, len(answers)) / tokens_B
@@ -222,7 +222,7 @@ def completion_logits(
         part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
     )
     states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-    return inner_model(model).get_output_embeddings()(states.before_NH), states.labels_N, completion_BT[:, 1:].bool()
+    return head_of(model, float32=True).logits(states.before_NH), states.labels_N, completion_BT[:, 1:].bool()
 
 
 def implicit_accuracy(
@@ -255,7 +255,7 @@ def summed_logps(
 ) -> torch.Tensor:
     """log pi(completion | prompt) of each sequence, (B,)."""
     logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
-    logps_N = logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
+    logps_N = logits_NV.log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
     return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
 
 
@@ -317,7 +317,7 @@ def perplexity(model: Any, tokenizer: Any) -> float:
         padded = pad([sequence], tokenizer.pad_token_id)
         ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in padded)
         states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-        total -= float(logps_of(model, states).sum())
+        total -= float(token_logps(states.before_NH, head_of(model, float32=True), states.labels_N).sum())
         tokens += len(sequence[1])
     return math.exp(total / tokens)
 
