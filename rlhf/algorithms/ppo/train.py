@@ -387,8 +387,8 @@ class Learner:
         Returns the loss, summed over tokens, how many of them the clip cut, and the largest distance of log-ratios
         from 0.
         """
-        states = self.roles.states("policy", [rollouts.answers[row] for row in rows])
         head, temperature = self.roles.head("policy"), self.spec.sampling.temperature
+        states = self.roles.states("policy", [rollouts.answers[row] for row in rows])
         logps_N = token_logps(states.before_NH, head, states.labels_N, temperature=temperature)
         log_ratio_N = logps_N - rollouts.tokens(rollouts.logps_BT, rows)
         loss_N, cut_N = losses.clipped_policy_loss(

@@ -67,16 +67,16 @@ def try_loaded(model: Any) -> SelfTestResult:
     sequences = random_sequences(min(model.get_input_embeddings().weight.shape[0], head_of(model).words or math.inf))
     with narrow_window(model.config.get_text_config()):
         own_B = reckoned(lambda: torch.stack([own_logp(model, *sequence) for sequence in sequences]))
-        again_B = reckoned(lambda: torch.stack([own_logp(model, *sequence) for sequence in sequences]))
-        demand(model, own_B, again_B, _("in training it computes something else each time."))
+        again_B = torch.stack([own_logp(model, *sequence) for sequence in sequences])
+        demand(model, own_B, again_B, _("In training it computes something else each time."))
         alone_B = torch.cat([summed_logps(model, *pad([one], 0), float32=True) for one in sequences])
-        demand(model, own_B, alone_B, _("its logits are not made of its hidden states in a way that Prefloop knows."))
+        demand(model, own_B, alone_B, _("Its logits are not made of its hidden states in a way that Prefloop knows."))
         padded_B = summed_logps(model, *pad(sequences, 0), packed=False, float32=True)
-        demand(model, own_B, padded_B, _("beside a longer answer it computes something else of an answer than alone."))
+        demand(model, own_B, padded_B, _("Beside a longer answer it computes something else of an answer than alone."))
         packs = packable(model)
         model.eval()
         answering_B = torch.stack([own_logp(model, *sequence) for sequence in sequences])
-        demand(model, own_B, answering_B, _("when it answers it computes something else than in training."))
+        demand(model, own_B, answering_B, _("When it answers it computes something else than in training."))
         reckoned(lambda: demand_drawn(model, [prompt for prompt, _ in sequences[1:]]))
     return SelfTestResult(packs, shares_prompts(model))
 
@@ -123,7 +123,7 @@ def demand_drawn(model: Any, prompts: Sequence[Ids]) -> None:
             for token, logits_V in zip(drawn.ids, logits_TV, strict=True):
                 scores_V = sampler(torch.tensor([[]]), logits_V[None])[0]
                 if not scores_V.max() - scores_V[token] <= TOLERANCE.get(model.dtype, 0.1):
-                    raise unusable(_("what it draws with a cache is not what it says without."))
+                    raise unusable(_("What it draws with a cache is not what it says without."))
 
 
 class Numbers:
@@ -147,13 +147,13 @@ def reckoned(compute: Callable[[], T]) -> T:
         raise
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise unusable(_("it fails ({said}).").format(said=said)) from error
+        raise unusable(_("It fails ({said}).").format(said=said)) from error
 
 
 def unusable(reason: str) -> UserError:
     """Why a model can't be used."""
     return UserError(
-        _("This model can't be computed rightly here: {reason} Choose another one with --model.").format(reason=reason)
+        _("This model can't be computed rightly here. {reason} Choose another one with --model.").format(reason=reason)
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.models.hidden_states import packable, summed_logps
+from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import leave_nothing_to_chance
 from rlhf.models.packing import pad
 from rlhf.models.self_test.trial import try_loaded
@@ -46,12 +46,6 @@ def test_log_probabilities_are_those_of_the_models_own_logits(family: str) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_whether_sequences_are_packed_is_found_out(family: str) -> None:
-    """What reads the row in its order, or has windows of its own, is padded."""
-    assert packable(built(family)) == (family not in PADDED)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
 def test_two_calls_in_train_mode_agree_with_each_other_and_with_eval_mode(family: str) -> None:
     """In values and in gradients: no dropout, no jitter, no expert is drawn, whatever a model calls it."""
     ids_BT = torch.tensor([[*prompt, *answer] for prompt, answer in sequences()[:1]])
@@ -72,6 +66,7 @@ def test_two_calls_in_train_mode_agree_with_each_other_and_with_eval_mode(family
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_each_family_passes_its_self_test(family: str) -> None:
+    """Packed are those that neither read a row in its order nor have windows of their own."""
     model = built(family)
     leave_nothing_to_chance(model.train())
     assert try_loaded(model).packs == (family not in PADDED)

@@ -42,14 +42,20 @@ def failing(*_: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda module, ids, keywords, states: states + torch.randn_like(states), "in training it computes something"),
-        (lambda module, ids, keywords, states: states * (2 - module.training), "when it answers it computes something"),
-        (lambda module, ids, keywords, states: states * (1 + (len(ids) > 1)), "beside a longer answer it computes"),
+        (
+            lambda module, ids, keywords, states: states + torch.randn_like(states),
+            "In training it computes something else each time",
+        ),
+        (
+            lambda module, ids, keywords, states: states * (2 - module.training),
+            "When it answers it computes something else",
+        ),
+        (lambda module, ids, keywords, states: states * (1 + (len(ids) > 1)), "Beside a longer answer it computes"),
         (
             lambda module, ids, keywords, states: states + 9 * (keywords.get("past_key_values") is not None),
-            "what it draws with a cache is not what it says without",
+            "What it draws with a cache is not what it says without",
         ),
-        (failing, r"it fails \(no kernel of this kind\)"),
+        (failing, r"It fails \(no kernel of this kind\)"),
     ],
 )
 def test_what_is_computed_in_another_way_is_refused(change: Change, said: str) -> None:
@@ -67,7 +73,7 @@ def test_what_happens_behind_the_output_matrix_unknown_to_us_is_refused() -> Non
         return output
 
     model.forward = doubled
-    with pytest.raises(UserError, match="its logits are not made of its hidden states in a way that Prefloop knows"):
+    with pytest.raises(UserError, match="Its logits are not made of its hidden states in a way that Prefloop knows"):
         try_loaded(model.train())
 
 
@@ -96,6 +102,6 @@ def test_a_model_is_tried_once_and_again_when_its_files_change(tmp_path: Path, m
 def test_a_model_that_cannot_be_computed_rightly_is_refused_when_it_is_set_up(tmp_path: Path) -> None:
     """BERT as a language model: layers stand between its hidden states and its output matrix."""
     model = saved(tmp_path / "model", "bert", is_decoder=True)
-    with pytest.raises(UserError, match="This model can't be computed rightly here: its logits are not made"):
+    with pytest.raises(UserError, match=r"This model can't be computed rightly here\. Its logits are not made"):
         base_model.prepare(tmp_path / "data", str(model))
     assert not (tmp_path / "data" / DIRECTORY).exists()
