@@ -31,6 +31,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 # How far states of the same tokens may lie apart for being computed in another order, of their length. A wrong mask
 # moves them by tenths.
 AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+# How configurations name the ids of tokens that are no words.
+MEANINGS = ("_token_id", "_token_index")
 # What models raise that take no mask, or no cache, of the form that they are given.
 FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 # Tokens in a packed row. Its attention looks at every pair of them, also at those that the mask forbids: on a CPU eight
@@ -84,12 +86,9 @@ def packing_agrees(causal: Any) -> bool:
     config, device = causal.config.get_text_config(), causal.device
     if causal.config._attn_implementation not in ("sdpa", "eager") or own_windows(config):
         return False
-    random = torch.Generator().manual_seed(0)
-    words = causal.get_input_embeddings().weight.shape[0]
-    prompts = [torch.randint(words, (length,), generator=random).tolist() for length in (7, 4)]
-    answers = [torch.randint(words, (length,), generator=random).tolist() for length in (5, 9, 6)]
+    one, other, *answers = random_ids(causal, (7, 4, 5, 9, 6))
     group_B = (0, 0, 1)
-    padded = pad([(prompts[group], answer) for group, answer in zip(group_B, answers, strict=True)], 0)
+    padded = pad(list(zip((one, one, other), answers, strict=True)), 0)
     ids_BT, attention_BT, completion_BT = (part.to(device) for part in padded)
     with torch.autocast(device.type, enabled=False), narrow_window(config):
         padded_NH = padded_states(causal, None, ids_BT, attention_BT, completion_BT).before_NH.float()
@@ -98,6 +97,18 @@ def packing_agrees(causal: Any) -> bool:
         except FAILURES:
             return False  # it takes no mask of this form
     return bool((packed_NH - padded_NH).norm() <= AGREEMENT.get(causal.dtype, 0.05) * padded_NH.norm())
+
+
+def random_ids(causal: Any, lengths: Sequence[int]) -> list[list[int]]:
+    """Ids of random words, always the same for a model; none that its configuration gives a meaning, as of an image."""
+    configs = (causal.config, causal.config.get_text_config())
+    named = [value for config in configs for name, value in vars(config).items() if name.endswith(MEANINGS)]
+    special = torch.tensor([value for value in named if isinstance(value, int)], dtype=torch.long)
+    words = getattr(configs[1], "unpadded_vocab_size", None) or causal.get_input_embeddings().weight.shape[0]
+    allowed = torch.arange(words)
+    allowed = allowed[~torch.isin(allowed, special)]
+    random = torch.Generator().manual_seed(0)
+    return [allowed[torch.randint(len(allowed), (length,), generator=random)].tolist() for length in lengths]
 
 
 def own_windows(config: Any) -> bool:

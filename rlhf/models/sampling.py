@@ -30,6 +30,7 @@ from rlhf.models.hidden_states import (
     embed,
     inner_model,
     narrow_window,
+    random_ids,
     virtual_ids,
     virtual_tokens,
 )
@@ -257,10 +258,7 @@ def sharing_agrees(causal: Any) -> bool:
     """
     if "past_key_values" not in signature(causal.forward).parameters:
         return False
-    random = torch.Generator().manual_seed(0)
-    words = causal.get_input_embeddings().weight.shape[0]
-    prompts = [torch.randint(words, (length,), generator=random).tolist() for length in (9, 5)]
-    ids_PT, mask_PT = padded_left(prompts, 0, causal.device)
+    ids_PT, mask_PT = padded_left(random_ids(causal, (9, 5)), 0, causal.device)
     ids_BT, mask_BT = ids_PT.repeat_interleave(2, 0), mask_PT.repeat_interleave(2, 0)
     settings = GenerationConfig(
         max_new_tokens=3, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True

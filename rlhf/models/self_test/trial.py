@@ -9,7 +9,6 @@ would see it. Random tokens show it; sliding windows are made narrow, so that a 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,15 +24,15 @@ from annotation.environment import keep_private
 from annotation.records import Sampling, UserError
 from annotation.translation import _
 from rlhf.models import base_model
-from rlhf.models.hidden_states import head_of, narrow_window, packable, summed_logps
+from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps
 from rlhf.models.loading import leave_nothing_to_chance, load_whole
 from rlhf.models.model_files import check_weights
 from rlhf.models.packing import pad
 from rlhf.models.sampling import SeededSampler, draw, shares_prompts
 from rlhf.models.self_test.kept_results import SelfTestResult
 
-# (prompt, answer) lengths in tokens; the first two share their prompt.
-LENGTHS: Final = ((9, 5), (9, 12), (4, 8))
+# How many tokens the answers have that are computed in every way.
+ANSWERS: Final = (5, 12, 8)
 # How far two ways of computing a token's log-probability may lie apart, in nats, and how far below the largest a drawn
 # token's score.
 TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -64,7 +63,8 @@ def load_for_trial(directory: Path) -> Any:
 @torch.no_grad()
 def try_loaded(model: Any) -> SelfTestResult:
     """What is true of a model in train mode that leaves nothing to chance. Raises UserError saying what is wrong."""
-    sequences = random_sequences(min(model.get_input_embeddings().weight.shape[0], head_of(model).words or math.inf))
+    one, other, *answers = random_ids(model, (9, 4, *ANSWERS))
+    sequences = list(zip((one, one, other), answers, strict=True))
     with narrow_window(model.config.get_text_config()):
         own_B = reckoned(lambda: torch.stack([own_logp(model, *sequence) for sequence in sequences]))
         again_B = torch.stack([own_logp(model, *sequence) for sequence in sequences])
@@ -77,16 +77,8 @@ def try_loaded(model: Any) -> SelfTestResult:
         model.eval()
         answering_B = torch.stack([own_logp(model, *sequence) for sequence in sequences])
         demand(model, own_B, answering_B, _("When it answers it computes something else than in training."))
-        reckoned(lambda: demand_drawn(model, [prompt for prompt, _ in sequences[1:]]))
+        reckoned(lambda: demand_drawn(model, [one, other]))
     return SelfTestResult(packs, shares_prompts(model))
-
-
-def random_sequences(words: float) -> list[tuple[list[int], list[int]]]:
-    """(prompt, answer) ids of random tokens, always the same."""
-    random = torch.Generator().manual_seed(7)
-    drawn = [torch.randint(int(words), (2, 12), generator=random).tolist() for _ in LENGTHS]
-    drawn[1][0] = drawn[0][0]
-    return [(prompt[:first], answer[:then]) for (prompt, answer), (first, then) in zip(drawn, LENGTHS, strict=True)]
 
 
 def own_logits(model: Any, ids: Ids) -> Tensor:
@@ -103,7 +95,7 @@ def own_logp(model: Any, prompt: Ids, answer: Ids) -> Tensor:
 
 def demand(model: Any, expected_B: Tensor, found_B: Tensor, otherwise: str) -> None:
     """Raises UserError where the log-probabilities of answers lie apart."""
-    tokens_B = torch.tensor([answer for _, answer in LENGTHS], device=found_B.device)
+    tokens_B = torch.tensor(ANSWERS, device=found_B.device)
     apart = float(((found_B - expected_B).abs() / tokens_B).max())
     if not apart <= TOLERANCE.get(model.dtype, 0.1):
         raise unusable(

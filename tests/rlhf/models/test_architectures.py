@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from rlhf.models.hidden_states import summed_logps
-from rlhf.models.loading import leave_nothing_to_chance
+from rlhf.models.loading import context_of, leave_nothing_to_chance
 from rlhf.models.packing import pad
 from rlhf.models.self_test.trial import try_loaded
 from tests.architectures import SETTINGS, VOCABULARY, built, tiny
@@ -70,3 +75,22 @@ def test_a_model_of_each_family_passes_its_self_test(family: str) -> None:
     model = built(family)
     leave_nothing_to_chance(model.train())
     assert try_loaded(model).packs == (family not in PADDED)
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        ({"model_type": "llama", "max_position_embeddings": 77}, 77),
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "max_position_embeddings": 77}}, 77),
+        # Nested, and left out because it is the architecture's usual one.
+        ({"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}, 131_072),
+        ({"model_type": "gpt2", "n_positions": 77}, 77),
+        ({"model_type": "mpt", "max_seq_len": 77}, 77),
+        ({"model_type": "mamba"}, math.inf),
+    ],
+)
+def test_a_models_context_is_found_however_its_configuration_says_it(
+    tmp_path: Path, config: dict[str, Any], context: float
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    assert context_of(tmp_path) == context
