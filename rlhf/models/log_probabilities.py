@@ -143,6 +143,15 @@ def exact_kl(policy_logits_NV: Tensor, base_logits_NV: Tensor) -> Tensor:
     return (policy_NV.exp() * (policy_NV - base_NV)).sum(-1)
 
 
+def kl_of_states(policy_NH: Tensor, policy_head: Head, base_NH: Tensor, base_head: Head, chunk: int = CHUNK) -> Tensor:
+    """`exact_kl` at each position from the last hidden states of both, chunk by chunk. Returns (N,)."""
+    parts = [
+        exact_kl(policy_head.logits(policy_NH[i : i + chunk]), base_head.logits(base_NH[i : i + chunk]))
+        for i in range(0, max(len(policy_NH), 1), chunk)
+    ]
+    return torch.cat(parts)
+
+
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy of the softmax of N rows of logits, in nats. Returns (N,)."""
     logps_NV = logits_NV.float().log_softmax(-1)
