@@ -46,9 +46,9 @@ from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.hidden_states import completions, inner_model, logps_of
+from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.log_probabilities import exact_kl, sum_by_row
+from rlhf.models.log_probabilities import Head, kl_of_states, sum_by_row, token_logps
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
@@ -253,27 +253,26 @@ def score(
         )
         for answer in answers
     ]
-    base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
-    policy_logits_NV = base_logits_NV
+    under, base_head = completion_states(models, base, sequences)
+    own, policy_head = under, base_head
     if policy.id != base.id:
-        policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
-    nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
-    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(answers)) / tokens_B
-    nll_B = sum_by_row(nll_N, rows_N, len(answers)) / tokens_B
+        own, policy_head = completion_states(models, policy, sequences)
+    kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, base_head)
+    nll_N = -token_logps(under.before_NH, base_head, under.labels_N)
+    tokens_B = sum_by_row(torch.ones_like(nll_N), under.rows_N, len(answers)).clamp(min=1)
+    kl_B, nll_B = (sum_by_row(values_N, under.rows_N, len(answers)) / tokens_B for values_N in (kl_N, nll_N))
     return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
 
 
-def completion_logits(
+def completion_states(
     models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids; their (B, T-1) mask."""
+) -> tuple[Completions, Head]:
+    """The states of the completions of (prompt, completion) ids, and what makes logits of them, in float32."""
     model = models.use(policy)
     ids_BT, attention_BT, completion_BT = (
         part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
     )
-    states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-    return inner_model(model).get_output_embeddings()(states.before_NH), states.labels_N, completion_BT[:, 1:].bool()
+    return completions(model, ids_BT, attention_BT, completion_BT, packed=False), head_of(model, float32=True)
 
 
 def implicit_accuracy(
@@ -305,9 +304,8 @@ def summed_logps(
     models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> torch.Tensor:
     """log pi(completion | prompt) of each sequence, (B,)."""
-    logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
-    logps_N = logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
+    states, head = completion_states(models, policy, sequences)
+    return sum_by_row(token_logps(states.before_NH, head, states.labels_N), states.rows_N, len(sequences))
 
 
 def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int]:
@@ -375,7 +373,7 @@ def perplexity(model: Any, tokenizer: Any) -> float:
         padded = pad([sequence], tokenizer.pad_token_id)
         ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in padded)
         states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-        total -= float(logps_of(model, states).sum())
+        total -= float(token_logps(states.before_NH, head_of(model, float32=True), states.labels_N).sum())
         tokens += len(sequence[1])
     return math.exp(total / tokens)
 

@@ -324,7 +324,7 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
             )
     check_architecture(directory)
     check_weights(directory)
-    base_model.try_loading(directory)
+    base_model.self_test(directory)
     return RegistryEntry("policy", "full")
 
 

@@ -28,7 +28,7 @@ from rlhf.judges.rubrics import Rubric
 from rlhf.judges.verdicts import Choice, Verdict, parse_verdict, shortened
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.hidden_states import completions, embed, inner_model, virtual_ids, virtual_tokens
+from rlhf.models.hidden_states import backbone, completions, embed, head_of, inner_model, virtual_ids, virtual_tokens
 from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering
 from rlhf.models.model_files import check_architecture, check_weights
 from rlhf.models.packing import pad
@@ -157,14 +157,13 @@ class LocalModel:
         """The probability of each letter as the next token after each text, (B, 2)."""
         causal, virtual_KH = inner_model(self.model), virtual_tokens(self.model)
         ids_BT, mask_BT = left_padded(self.models.tokenizer, texts, virtual_ids(causal, virtual_KH), causal.device)
-        last_BH = causal.base_model(
+        last_BH = backbone(causal)(
             **embed(causal, ids_BT, virtual_KH),
             attention_mask=mask_BT,
             position_ids=(mask_BT.cumsum(-1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state[:, -1]
-        logits_BV = causal.get_output_embeddings()(last_BH).float()
-        logps_BV = logits_BV.log_softmax(-1)
+        logps_BV = head_of(self.model, float32=True).logits(last_BH).log_softmax(-1)
         return torch.stack([logps_BV[:, ids].logsumexp(-1).exp() for ids in self.letters], dim=-1)
 
 

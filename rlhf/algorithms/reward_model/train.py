@@ -145,7 +145,7 @@ def build_trainer(
 ) -> ComparisonTrainer:
     """The trainer with its adapter and head, which hold the parent's weights where it is a reward model."""
     head = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
-    model = load_for_training(start.ground, spec, AutoModelForSequenceClassification, **head)
+    model = load_for_training(start.ground, spec, AutoModelForSequenceClassification, tried=start.tried, **head)
     torch.nn.init.zeros_(model.score.weight)
     trainer = ComparisonTrainer(
         spec,
