@@ -276,7 +276,7 @@ EARLIER_RULE = _(
 )
 
 
-PROBES: Mapping[str, tuple[str, str]] = {
+PROBE_ROWS: Mapping[str, tuple[str, str]] = {
     ALL: (_("Probes: all"), _("Short fixed questions; 1 is best. A figure is the mean chance of what is right.")),
     "knowledge": (_("Probes: knowledge"), _("Plain questions with several answers.")),
     "arithmetic": (_("Probes: arithmetic"), _("Small sums, against near misses.")),
@@ -292,7 +292,7 @@ def probe_table(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]])
         return ""  # a check of an earlier version
     lost = _("Lost to the base (interval)")
     rows = []
-    for family, (label, reading) in PROBES.items():
+    for family, (label, reading) in PROBE_ROWS.items():
         fall = report.probe_falls.get(family)
         means = (figure(None if probes is None else probes.mean(family), 3) for _name, probes in asked)
         rows.append((label, *means, NOT_MEASURED if fall is None else with_interval(fall), reading))

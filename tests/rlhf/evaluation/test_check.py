@@ -296,7 +296,7 @@ def test_what_has_learnt_to_refuse_is_stopped_though_it_wins_60_of_60(checked: C
     machine = checked.machine
     add_adapter(machine, "refuser", learn_to_refuse)
     found = CheckReport.from_json(check(machine, replace(CHECK, candidate="refuser")))
-    assert found.probe_falls["refusals"].value > 0.5
+    assert found.probe_falls["refusals"].value > 0.4
     assert found.probes_fall == max(fall.low for fall in found.probe_falls.values()) > Rule().probes_fall_most
     won = replace(SOUND, people=each((1.0,) * 60))
     assert decide(Rule(), won).verdict == "promote"
