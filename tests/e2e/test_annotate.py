@@ -19,7 +19,7 @@ from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt
 from annotation.web import access
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
