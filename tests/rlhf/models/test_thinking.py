@@ -12,7 +12,7 @@ import pytest
 
 from annotation import store
 from rlhf.data import snapshots
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.judges import judge_store
 from rlhf.judges.backends import LocalModel
 from rlhf.judges.rubrics import DEFAULT
