@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rlhf.generation.resident_spec import GenerateSpec
 
 from annotation import store
 from rlhf.data import snapshots
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.judges import judge_store
 from rlhf.judges.backends import LocalModel
 from rlhf.judges.rubrics import DEFAULT
