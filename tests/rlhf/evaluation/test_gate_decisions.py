@@ -458,6 +458,20 @@ def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Pa
     assert [one.outcome for one in gate_decisions.findings(db, made).people] == [0.0, 0.5, 0.5]
 
 
+def test_limits_are_against_the_anchor_that_the_rule_names(db: Database, data_dir: Path) -> None:
+    style, made = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
+    finish_check(db, data_dir, made)
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_base"]
+    gate_decisions.set_rule(db, {"anchor": style.revision})
+    assert gate_decisions.findings(db, made).kl_per_token is None, "it was measured against the base"
+    finish_check(db, data_dir, made)
+    (check, _) = gate_decisions.checks_of(db, made)
+    assert check.spec.anchor == "sft-1"
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_base"]
+    with pytest.raises(UserError, match="nobody"):
+        gate_decisions.set_rule(db, {"anchor": "nobody"})
+
+
 def test_a_candidates_place_in_the_project_is_that_of_its_first_check(db: Database, data_dir: Path) -> None:
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
     assert gate_decisions.findings(db, second).number == 1
