@@ -611,7 +611,7 @@ def test_the_benchmark_promotes_when_the_gate_does() -> None:
         cell = benchmark.Cell(0.6, 60, judge="85" if seed % 2 else "none", clusters="beta")
         findings = benchmark.checked(
             Findings(judges=(JudgeFindings("85"),) if seed % 2 else ()), cell, np.full(60, 0.75), np.arange(60), 0.5, 0,
-            np.random.default_rng(seed),
+            benchmark.Luck.of(cell, seed),
         )  # fmt: skip
         looked = benchmark.look(ASKED, findings)
         decisions = [
