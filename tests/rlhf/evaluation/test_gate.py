@@ -630,7 +630,7 @@ def test_the_benchmark_promotes_when_the_gate_does() -> None:
 def test_at_most_alpha_is_promoted_with_the_same_winner_for_every_seed(judge: benchmark.Panel) -> None:
     """Twenty prompts again and again, which is where counting comparisons promoted a quarter; and with judges."""
     cell = benchmark.Cell(0.5, 20 if judge == "none" else 120, "same winner", judge, repeats=3 * (judge == "none"))
-    found, _courses = benchmark.measure(ASKED, cell, 150)
+    found, _courses = benchmark.measure(ASKED, cell, 80)
     assert found["promoted"] <= ASKED.alpha
 
 
