@@ -72,6 +72,13 @@ def m009_reasons(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m010_precisions(db: sqlite_utils.Database) -> None:
+    """The precision of the weights that drew an answer: one policy's weights can be held in several."""
+    for statement in PRECISIONS:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -480,4 +487,12 @@ REASONS = (
     "DROP TABLE event",
     "ALTER TABLE new_event RENAME TO event",
     "CREATE INDEX event_by_job ON event (job_id, kind, id)",
+)
+
+
+PRECISIONS = (
+    # None of answers that no policy drew.
+    "ALTER TABLE response ADD COLUMN weights TEXT CHECK (weights IN ('nf4', 'bf16', 'fp32'))",
+    # Until now each policy answered in its own precision only, which never changed.
+    "UPDATE response SET weights = (SELECT weights FROM model WHERE model.id = response.model_id)",
 )

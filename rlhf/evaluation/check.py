@@ -1,9 +1,10 @@
-"""Check a candidate: candidate, serving policy and base answer the held-out prompts with the same seeds.
+"""Check a candidate: it, the serving policy, the base and its ground answer the held-out prompts with the same seeds.
 
 Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
-on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per token over the policy's own answers,
-their likelihood under the base, the perplexity of a fixed text, and what the answers are like: length, share cut off,
-distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers are then before people and judges, blind.
+on held-out judgements with Wilson's interval (Wilson 1927), the KL to its ground per token over the policy's own
+answers, their likelihood under the ground, the perplexity of a fixed text, and what the answers are like: length, share
+cut off, distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers are then before people and judges,
+blind. The ground (`registry.own_ground`) is what a policy hangs on, in the policy's own precision.
 
 It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -51,30 +53,32 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     run.report(0, 0, {}, _("loading the model"))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
-    base = registry.by_revision(run.db, "base")
+    base, ground = registry.by_revision(run.db, "base"), registry.own_ground(run.db, candidate)
     prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
     refuse_leaked(run, candidate, prompts)
     rendered = what_to_feed(run, spec, models, prompts)
-    compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
+    compared = list({version_of(policy): policy for policy in (candidate, ground, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     progress = CheckProgress(run, len(compared) * len(rendered) * 2 + len(held_out))
+    figures: dict[tuple[int, str], AnswerFigures] = {}
     for policy in compared:
+        hangs_on = registry.own_ground(run.db, policy)
+        models.keep_only(policy, hangs_on)  # those in another precision may be as large
         answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, base, prompts)
+        score_answers(progress, spec, models, policy, hangs_on, prompts)
+        answers = answers_of(run, spec, policy, prompts)
+        figures[version_of(policy)] = summarise(policy, answers, perplexity(models.use(policy), models.tokenizer))
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
-    figures = {
-        policy.revision: summarise(policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer))
-        for policy in compared
-    }
     del models  # a judge may need the memory
-    others = [policy for policy in compared if policy.id != candidate.id]
+    # Only what serves, or could, is compared with: not the ground in a precision of the candidate's.
+    others = [policy for policy in compared if policy in (against, base) and policy.id != candidate.id]
     put_before_people(run.db, candidate, others)
-    judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
+    judged = ask_judges(run, spec, candidate)
+    own = {answer.id for answer in answers_of(run, spec, candidate, prompts)}
     report = CheckReport(
-        candidate=figures[candidate.revision],
-        against=figures[against.revision],
-        base=figures[base.revision],
+        candidate=figures[version_of(candidate)],
+        against=figures[version_of(against)],
+        base=figures[version_of(ground)],
         prompts=len(rendered),
         implicit_accuracy=accuracy,
         win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
@@ -84,6 +88,11 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         seconds=run.seconds(),
     )
     return report.to_json()
+
+
+def version_of(policy: Policy) -> tuple[int, str]:
+    """What tells answers apart: whose they are, and the precision of the weights that drew them."""
+    return policy.id, policy.weights
 
 
 def put_before_people(db: Database, candidate: Policy, others: Sequence[Policy]) -> None:
@@ -141,8 +150,8 @@ class CheckProgress:
 
 
 def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[CheckedAnswer]:
-    """The policy's answers on the terms of this check."""
-    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling)
+    """The policy's answers on the terms of this check, in its precision."""
+    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling, policy.weights)
 
 
 def answer_prompts(
@@ -175,26 +184,26 @@ def score_answers(
     spec: EvaluateSpec,
     models: LoadedPolicies,
     policy: Policy,
-    base: Policy,
+    ground: Policy,
     prompts: Sequence[Prompt],
 ) -> None:
-    """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
+    """Store each answer's KL to the ground per token and its negative log-likelihood per token under the ground."""
     db = progress.run.db
     answers = answers_of(progress.run, spec, policy, prompts)
-    unscored = [answer for answer in answers if "nll_under_base" not in answer.scores]
+    unscored = [answer for answer in answers if "nll_under_ground" not in answer.scores]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
-        for answer, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
-            store.add_score(db, answer.id, "kl_to_base", kl)
-            store.add_score(db, answer.id, "nll_under_base", nll)
+        for answer, (kl, nll) in zip(batch, score(models, policy, ground, batch), strict=True):
+            store.add_score(db, answer.id, "kl_to_ground", kl)
+            store.add_score(db, answer.id, "nll_under_ground", nll)
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
 @torch.no_grad()
 def score(
-    models: LoadedPolicies, policy: Policy, base: Policy, answers: Sequence[CheckedAnswer]
+    models: LoadedPolicies, policy: Policy, ground: Policy, answers: Sequence[CheckedAnswer]
 ) -> list[tuple[float, float]]:
-    """(KL per token, NLL per token under the base) of each answer, in nats."""
+    """(KL per token, NLL per token under the ground) of each answer, in nats."""
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
@@ -202,13 +211,13 @@ def score(
         )
         for answer in answers
     ]
-    base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
-    policy_logits_NV = base_logits_NV
-    if policy.id != base.id:
+    ground_logits_NV, labels_N, mask_BT = completion_logits(models, ground, sequences)
+    policy_logits_NV = ground_logits_NV
+    if policy.id != ground.id:
         policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
-    nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
+    nll_N = -ground_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
     rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
-    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(answers)) / tokens_B
+    kl_B = sum_by_row(exact_kl(policy_logits_NV, ground_logits_NV), rows_N, len(answers)) / tokens_B
     nll_B = sum_by_row(nll_N, rows_N, len(answers)) / tokens_B
     return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
 
@@ -260,16 +269,16 @@ def summed_logps(
 
 
 def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int]:
-    """The reference policy and length limit that the candidate was trained with."""
+    """The reference policy, in the candidate's precision, and the length limit that the candidate was trained with."""
     db = progress.run.db
-    base = registry.by_revision(db, "base")
+    ground = registry.own_ground(db, candidate)
     spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
     to = spec.implicit_reference() if isinstance(spec, TrainingSpec) else None
     if not isinstance(spec, TrainingSpec) or to is None:
-        return base, TrainingSpec.max_length
-    from_parent = to == "parent" or spec.method == "full"
-    reference = registry.by_revision(db, spec.parent) if from_parent else registry.ground(db, candidate)
-    return reference, spec.max_length
+        return ground, TrainingSpec.max_length
+    if to == "parent" or spec.method == "full":
+        return replace(registry.by_revision(db, spec.parent), weights=candidate.weights), spec.max_length
+    return ground, spec.max_length
 
 
 def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
@@ -283,12 +292,13 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
 
     return AnswerFigures(
         revision=policy.revision,
+        weights=policy.weights,
         mean_length=fmean(len(text.split()) for text in texts),
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
         distinct_2=distinct_n(texts, 2) or None,
-        kl_to_base=per_token(answer.kl_to_base for answer in answers),
-        nll_under_base=per_token(answer.nll_under_base for answer in answers),
+        kl_to_base=per_token(answer.kl_to_ground for answer in answers),
+        nll_under_base=per_token(answer.nll_under_ground for answer in answers),
         # An empty answer has not ended well, however it ended.
         ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
         repetition=fmean(repetition(text) for text in texts),

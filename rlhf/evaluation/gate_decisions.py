@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -29,7 +29,7 @@ from rlhf.evaluation.gate import (
     given_up,
     limits_of,
 )
-from rlhf.evaluation.report import CheckReport
+from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -76,7 +76,7 @@ def findings(db: Database, policy: Policy) -> Findings:
     people = tuple(one.outcome for one in judge_store.pair_outcomes(db, policy.id, against.id))
     if not checks:
         return Findings(people)
-    report, heard = checks[0].report, panel_findings(db, policy, against, checks)
+    report, heard = measured_in_one_precision(checks[0].report, policy), panel_findings(db, policy, against, checks)
     return Findings(
         people,
         heard,
@@ -89,6 +89,13 @@ def findings(db: Database, policy: Policy) -> Findings:
         reward_hacking=rewarded(db, policy, hacking(report, people, heard)),
         identical_to_serving=report.identical,
     )
+
+
+def measured_in_one_precision(report: CheckReport, policy: Policy) -> CheckReport:
+    """A report without the figures that an earlier version took of a policy and of its ground in two precisions."""
+    if report.in_one_precision(policy.weights):
+        return report
+    return replace(report, candidate=AnswerFigures(report.candidate.revision))
 
 
 def hacking(report: CheckReport, people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,6 +164,16 @@ def of_job(db: Database, job_id: int) -> Policy | None:
 def ground(db: Database, policy: Policy) -> Policy:
     """The policy whose weights this one lies on, or is."""
     return by_revision(db, "base") if policy.lies_on is None else by_id(db, policy.lies_on)
+
+
+def own_ground(db: Database, policy: Policy) -> Policy:
+    """What a policy is measured against: the weights that it hangs on, its adapter off, in its own precision.
+
+    Whole weights hang on none but the base. In two precisions the same weights are two policies, and a difference
+    between them would be taken for one that training has made.
+    """
+    under = by_revision(db, "base") if policy.form == "full" or policy.lies_on is None else by_id(db, policy.lies_on)
+    return replace(under, weights=policy.weights)
 
 
 def ancestors(db: Database, policy: Policy) -> list[Policy]:

@@ -53,6 +53,7 @@ class Draw:
             prompt_tokens=self.prompt_tokens,
             tokens=self.tokens,
             finish_reason=self.finish_reason,
+            weights=policy.weights,
         )
 
 
