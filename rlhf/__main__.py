@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare(data_dir: Path, model: str) -> int:
     """Set up a base model; a database is begun once the model is there."""
     base = base_model.prepare(data_dir, model)
-    registry.ensure_base(open_database(data_dir), base.name)
+    base_model.register(open_database(data_dir), base)
     print(f"The base model {base.name} is ready in {base.path}.{base.remark}")
     return 0
 

@@ -232,7 +232,7 @@ def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     base = find_model(settings, known or recorded)
     if base.remark:
         print(f"{base.name}:{base.remark}", flush=True)
-    return registry.ensure_base(db, base.name).base
+    return base_model.register(db, base).base
 
 
 def find_model(settings: Settings, known: bool = False) -> BaseModel:

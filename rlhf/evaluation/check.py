@@ -57,7 +57,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
     refuse_leaked(run, candidate, prompts)
     rendered = what_to_feed(run, spec, models, prompts)
-    compared = list({version_of(policy): policy for policy in (candidate, ground, against, base)}.values())
+    compared = list({policy.version: policy for policy in (candidate, ground, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     progress = CheckProgress(run, len(compared) * len(rendered) * 2 + len(held_out))
     figures: dict[tuple[int, str], AnswerFigures] = {}
@@ -67,7 +67,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         answer_prompts(progress, spec, models, policy, prompts, rendered)
         score_answers(progress, spec, models, policy, hangs_on, prompts)
         answers = answers_of(run, spec, policy, prompts)
-        figures[version_of(policy)] = summarise(policy, answers, perplexity(models.use(policy), models.tokenizer))
+        figures[policy.version] = summarise(policy, answers, perplexity(models.use(policy), models.tokenizer))
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     del models  # a judge may need the memory
     # Only what serves, or could, is compared with: not the ground in a precision of the candidate's.
@@ -76,9 +76,9 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     judged = ask_judges(run, spec, candidate)
     own = {answer.id for answer in answers_of(run, spec, candidate, prompts)}
     report = CheckReport(
-        candidate=figures[version_of(candidate)],
-        against=figures[version_of(against)],
-        base=figures[version_of(ground)],
+        candidate=figures[candidate.version],
+        against=figures[against.version],
+        base=figures[ground.version],
         prompts=len(rendered),
         implicit_accuracy=accuracy,
         win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
@@ -88,11 +88,6 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         seconds=run.seconds(),
     )
     return report.to_json()
-
-
-def version_of(policy: Policy) -> tuple[int, str]:
-    """What tells answers apart: whose they are, and the precision of the weights that drew them."""
-    return policy.id, policy.weights
 
 
 def put_before_people(db: Database, candidate: Policy, others: Sequence[Policy]) -> None:

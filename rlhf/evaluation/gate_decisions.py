@@ -62,9 +62,18 @@ def opponent(db: Database, policy: Policy) -> Policy:
 
 
 def checks_of(db: Database, policy: Policy) -> list[FinishedCheck]:
-    """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion."""
-    against = opponent(db, policy).revision
-    return [check for check in finished_checks(db, policy.revision) if check.spec.against == against]
+    """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion.
+
+    Nor do those of when the rival answered in another precision.
+    """
+    against = opponent(db, policy)
+    found = [check for check in finished_checks(db, policy.revision) if check.spec.against == against.revision]
+    return [check for check in found if rival_weights(check, against) == against.weights]
+
+
+def rival_weights(check: FinishedCheck, against: Policy) -> str:
+    """The precision in which a check's rival answered; earlier versions held the base in NF4."""
+    return check.report.against.weights or ("nf4" if against.form == "base" else against.weights)
 
 
 def findings(db: Database, policy: Policy) -> Findings:
@@ -193,7 +202,8 @@ def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> C
                (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'evaluate')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
-               (SELECT max(version) FROM rubric) AS rubric"""
+               (SELECT max(version) FROM rubric) AS rubric,
+               (SELECT weights FROM model WHERE method = 'base') AS precision"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:

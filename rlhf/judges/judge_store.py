@@ -619,7 +619,7 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     """How a candidate's answers did against another policy's, in the order of the first judgements.
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
-    answers were complete.
+    answers were complete. Answers in another precision than the policy has now are another policy's.
     """
     rows = db.rows(
         f"""SELECT c.id, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
@@ -632,6 +632,8 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
              AND j.outcome != 'skip' AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM current_judgement f WHERE f.comparison_id = c.id AND f.flag IS NOT NULL)
+             AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+                 JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id AND r.weights IS NOT m.weights)
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",

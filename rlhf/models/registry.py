@@ -55,14 +55,22 @@ class Policy:
         """Whose weights it computes with when its adapter is off: its own where they are whole; None for the base's."""
         return self.id if self.form == "full" else self.ground_id
 
+    @property
+    def version(self) -> tuple[int, Weights]:
+        """What tells its answers from others: whose they are, and the precision of the weights that drew them."""
+        return self.id, self.weights
 
-def ensure_base(db: Database, base: str) -> Policy:
-    """The row of the base model; on first use it is made and serves. Raises UserError if the file has another base."""
+
+def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
+    """The row of the base model; on first use it is made, is held in this precision, and serves.
+
+    Raises UserError if the file has another base.
+    """
     with db.transaction():
         row = db.row("SELECT * FROM model WHERE method = 'base'")
         if row is None:
             named = dict.fromkeys(("revision", "method", "form"), "base")
-            db.insert("model", {**named, "base": base, "status": "serving", "created": now()})
+            db.insert("model", {**named, "base": base, "weights": weights, "status": "serving", "created": now()})
             row = db.row("SELECT * FROM model WHERE method = 'base'")
     assert row is not None
     if row["base"] != base:
@@ -73,6 +81,27 @@ def ensure_base(db: Database, base: str) -> Policy:
             ).format(base=row["base"], asked=base)
         )
     return Policy(**row)
+
+
+PRECISION_SETTING = "precision"
+
+
+def set_precision(db: Database, weights: Weights, decided_by: str) -> Policy:
+    """Hold the base in this precision from now on: it answers as another policy, so nobody is asked any more about a
+    candidate against what it was. Adapters stay on the weights that they were trained on."""
+    with db.transaction() as connection:
+        base = by_revision(db, "base")
+        if base.weights != weights:
+            connection.execute("UPDATE model SET weights = ? WHERE id = ?", (weights, base.id))
+            store.set_setting(db, PRECISION_SETTING, {"by": decided_by, "at": now()})
+            store.withdraw_candidate(db, base.id)
+    return by_revision(db, "base")
+
+
+def precision_set(db: Database) -> tuple[str, str] | None:
+    """Who last set the precision of the base, and when; None where it is as it was when the base was registered."""
+    found = store.setting(db, PRECISION_SETTING, None)
+    return None if found is None else (found["by"], found["at"])
 
 
 def add(
