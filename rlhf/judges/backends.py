@@ -78,8 +78,9 @@ class LocalModel:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
         directory = judge.settings.get("directory", "")
         self.models = LoadedPolicies(run.db, run.data_dir, checked_directory(directory) if directory else base_path)
-        revision = "base" if directory else judge.settings.get("model", "base")
-        self.model = self.models.use(registry.by_revision(run.db, revision))
+        policy = registry.by_revision(run.db, "base" if directory else judge.settings.get("model", "base"))
+        # A model from elsewhere is always held in 4 bits: what it says is to stay comparable with what it has said.
+        self.model = self.models.use(replace(policy, weights="nf4") if directory else policy)
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         # Some tokenizers write a word's first letter with a space before it.

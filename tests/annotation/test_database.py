@@ -226,6 +226,22 @@ def test_why_jobs_ended_is_read_once_from_what_earlier_versions_said_of_them(dat
     assert [row["kind"] for row in db.rows("SELECT kind FROM event ORDER BY id")] == ["change", "log", "metric"]
 
 
+def test_answers_of_earlier_versions_are_in_the_precision_of_their_policy(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m010_precisions")
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", "created": "1"})
+    policy = {"method": "dpo", "base": "b", "status": "candidate", "created": "1"}
+    old["model"].insert_all([{**policy, "revision": "base", "weights": "nf4"}, {**policy, "revision": "sft-1"}])
+    old.execute("UPDATE model SET weights = 'bf16' WHERE revision = 'sft-1'")
+    answer = {"prompt_id": 1, "text": "x", "created": "1"}
+    drawn = [{**answer, "origin": "policy", "model_id": number, "purpose": "evaluate"} for number in (1, 2)]
+    old["response"].insert_all([*drawn, {**answer, "origin": "import", "model_id": None, "purpose": "compare"}])
+    old.close()
+    db = open_database(data_dir)
+    assert [row["weights"] for row in db.rows("SELECT weights FROM response ORDER BY id")] == ["nf4", "bf16", None]
+
+
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:
     failures: list[BaseException] = []
 
