@@ -1,19 +1,20 @@
-"""All tabs as one page of Gradio's, mounted behind its allow-list."""
+"""The pages of annotators and of admins, each one page of Gradio's, mounted behind the allow-list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from annotation.records import Annotator
+from annotation.records import Annotator, Role
 from annotation.tabs import accounts, annotate, data, quality
 from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
@@ -32,7 +33,8 @@ from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.playground import playground_tab
 from rlhf.tabs.train import train_tab
 
-ADMIN_TABS: dict[str, ModuleType] = {
+TABS: dict[str, ModuleType] = {
+    _("Annotate"): annotate,
     _("Train"): train_tab,
     _("Iterations"): iterations_tab,
     _("AI judges"): judges_tab,
@@ -50,9 +52,11 @@ MASTHEAD = """
 """
 
 
-def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
-    """All tabs. What only admins may see is hidden here, filled by guarded handlers alone, and guarded there."""
-    pages = gr.Blocks(title="Prefloop", analytics_enabled=False, delete_cache=(3600, 86400))
+def build_pages(context: Context, here: Space | None = None, role: Role = "admin") -> gr.Blocks:
+    """All tabs that this role has. What is on those of admins is filled by guarded handlers alone."""
+    # Annotators' pages have no files.
+    cache = (3600, 86400) if role == "admin" else None
+    pages = gr.Blocks(title="Prefloop", analytics_enabled=False, delete_cache=cache)
     with pages:
         # A name has no characters that Gradio's template could take for code: access.NAME.
         name = gr.HTML(
@@ -61,33 +65,31 @@ def build_pages(context: Context, here: Space | None = None) -> gr.Blocks:
             apply_default_css=False,
             elem_id="masthead",
         )
-        admin_parts: list[Any] = []
-        if here is not None and here.zero_gpu:
-            # Not at the top: off ZeroGPU the package that lends GPUs is not to be loaded, which would load torch.
-            from rlhf.tabs.playground import zero_gpu_notice
-
-            with gr.Column(visible=False) as lent:
-                zero_gpu_notice.build(context)
-            admin_parts.append(lent)
-        with gr.Tabs():
-            with gr.Tab(_("Annotate")):
-                annotate.build(pages, context)
-            for label, module in ADMIN_TABS.items():
-                with gr.Tab(label, visible=False) as tab:
-                    module.build(pages, context)
-                admin_parts.append(tab)
-        pages.load(
-            guarded(context, "annotator")(greeting(len(admin_parts))),
-            outputs=[name, *admin_parts],
-            api_name="greet",
-            **QUIET,
-        )
+        # The first listener, so that it has the same number on the pages of both roles.
+        pages.load(guarded(context, "annotator")(greet), outputs=name, api_name="greet", **QUIET)
+        if role == "admin":
+            build_tabs(pages, context, here)
+        else:
+            annotate.build(pages, context)
     # A session (each load of the page) keeps about half a megabyte; what a forgotten one loses is a draft on an admin's
     # tab, since judging needs none.
     pages.state_session_capacity = 150
     pages.max_threads = 40
     pages.queue(default_concurrency_limit=8, max_size=200)
     return pages
+
+
+def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
+    """What an admin sees below the masthead."""
+    if here is not None and here.zero_gpu:
+        # Not at the top: off ZeroGPU the package that lends GPUs is not to be loaded, which would load torch.
+        from rlhf.tabs.playground import zero_gpu_notice
+
+        zero_gpu_notice.build(context)
+    with gr.Tabs():
+        for label, module in TABS.items():
+            with gr.Tab(label):
+                module.build(pages, context)
 
 
 def masthead(noticed: bool) -> str:
@@ -97,16 +99,10 @@ def masthead(noticed: bool) -> str:
     return MASTHEAD.replace("<!--notice-->", link).replace("<!--out-->", in_template(_("Sign out")))
 
 
-def greeting(admin_parts: int) -> Callable[[Annotator], tuple[Any, ...]]:
-    """The handler of a page that has been loaded; so many parts of it are for admins."""
-
-    def greet(annotator: Annotator) -> tuple[Any, ...]:
-        """Say who is signed in, and show an admin what is for admins."""
-        shown = gr.update(visible=annotator.role == "admin")
-        roles = {"admin": _("admin"), "annotator": _("annotator")}
-        return (f"{annotator.name} · {roles[annotator.role]}", *[shown] * admin_parts)
-
-    return greet
+def greet(annotator: Annotator) -> str:
+    """Who is signed in."""
+    roles = {"admin": _("admin"), "annotator": _("annotator")}
+    return f"{annotator.name} · {roles[annotator.role]}"
 
 
 def theme() -> gr.themes.Base:
@@ -116,10 +112,42 @@ def theme() -> gr.themes.Base:
     return fonts.set(**readable)
 
 
+class ByRole:
+    """Gradio's apps for annotators and for admins: whoever asks gets their own, whatever they ask for.
+
+    Annotators' browsers so load a tenth of the components, and what only admins do is not there to be called.
+    """
+
+    def __init__(self, apps: Mapping[Role, ASGIApp]) -> None:
+        self.apps = apps
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        annotator: Annotator = scope[middleware.ANNOTATOR_KEY]  # `GradioGuard` lets nobody else through
+        await self.apps[annotator.role](scope, receive, send)
+
+
 def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
-    """The pages behind their door, with everything off that would call out, keep inputs in browsers or show errors'
-    insides."""
-    pages = build_pages(context, settings.space)
+    """The pages of both roles behind their door."""
+    pages: dict[Role, gr.Blocks] = {role: build_pages(context, settings.space, role) for role in ("annotator", "admin")}
+    hosts = {role: hosted(blocks, settings, uploads) for role, blocks in pages.items()}
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            for host in hosts.values():
+                await stack.enter_async_context(host.router.lifespan_context(host))
+            yield
+
+    mounts = {role: host.routes[-1] for role, host in hosts.items()}
+    apps = {role: mount.app for role, mount in mounts.items() if isinstance(mount, Mount)}
+    assert len(apps) == len(pages), "Gradio was mounted last"
+    return BuiltApp(GradioGuard(ByRole(apps), functions_of(pages["admin"])), lifespan())
+
+
+def hosted(pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:
+    """Where Gradio is mounted, with everything off that would call out, keep inputs in browsers or show errors'
+    insides.
+    """
     # It is not served: Gradio leaves its own start and end with it, and sees by its middleware that CORS is seen to.
     host = FastAPI(openapi_url=None, middleware=[Middleware(CORSMiddleware)])
     gr.mount_gradio_app(
@@ -145,9 +173,7 @@ def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
     )
     # Only launch() says so, and Gradio takes files from anywhere on this machine until it is said.
     pages.has_launched = True
-    route = host.routes[-1]
-    assert isinstance(route, Mount), "Gradio was mounted last"
-    return BuiltApp(GradioGuard(route.app, functions_of(pages)), host.router.lifespan_context(host))
+    return host
 
 
 def functions_of(pages: gr.Blocks) -> list[Function]:

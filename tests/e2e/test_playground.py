@@ -113,7 +113,8 @@ def test_an_answer_is_watched_and_stopped_and_the_page_found_again(
     machine = make_machine(tmp_path / "data", tiny_model)
     with opened(machine, browser, "--no-workers") as talk:
         page = talk.page
-        page.get_by_text("System prompt, sampling and seed").click()
+        with page.expect_response("**/gradio_api/**"):  # by the next beat, what was folded has been drawn as it is
+            page.get_by_text("System prompt, sampling and seed").click()
         page.get_by_label("Tokens at most").fill("900")
         page.get_by_label("Tokens at most").press("Tab")
         talk.send("Sing a very long song.")

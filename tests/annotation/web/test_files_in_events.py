@@ -65,7 +65,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     door = asgi.state.pages.build().app
     assert isinstance(door, GradioGuard)
     asgi.state.pages.open(door)
-    pages: gr.Blocks = door.app.get_blocks()  # type: ignore[attr-defined]
+    pages: gr.Blocks = door.app.apps["admin"].get_blocks()  # type: ignore[attr-defined]
     functions = [
         {"id": number, "api_name": block.api_name, "inputs": block.inputs} for number, block in pages.fns.items()
     ]
@@ -175,7 +175,7 @@ def test_of_gradios_own_routes_only_those_that_pages_need_are_open(
     """A newer Gradio's routes stay closed, and each of today's is looked at here."""
     # FastAPI keeps the routes of a router that was included in there.
     routes: list[Any] = []
-    for route in program.door.app.routes:  # type: ignore[attr-defined]
+    for route in program.door.app.apps["admin"].routes:  # type: ignore[attr-defined]
         routes += route.original_router.routes if hasattr(route, "original_router") else [route]
     page = f"page-of-{name}"
     parts = {"session_hash": page, "api_name": "greet", "event_id": "0" * 32, "path_or_url": "/x", "path": "x.js"}

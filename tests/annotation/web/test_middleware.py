@@ -225,6 +225,15 @@ def test_an_annotator_is_refused_every_function_of_admins(site: Site) -> None:
     assert everything_stored(site.db) == before
 
 
+def test_an_annotators_page_has_nothing_of_admins(site: Site) -> None:
+    with site.client("ann") as annotator, site.client("kim") as admin:
+        own, all_of_it = annotator.get("/config").json(), admin.get("/config").json()
+        assert [entry["api_name"] for entry in own["dependencies"]] == ["greet"]
+        assert own["dependencies"][0]["id"] == all_of_it["dependencies"][0]["id"], "the door reads numbers as admins'"
+        assert not [entry for entry in own["components"] if entry["type"] in ("tab", "button", "file", "textbox")]
+        assert len(own["components"]) < len(all_of_it["components"]) / 50
+
+
 def test_what_an_annotators_page_calls_is_answered_at_once_and_by_the_queue(site: Site) -> None:
     allowed = [function for function in site.functions if function["role"] == "annotator"]
     assert [function["api_name"] for function in allowed] == ["greet"], "what annotators may call of Gradio's functions"
