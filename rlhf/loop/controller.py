@@ -347,7 +347,7 @@ def automatic_spec(db: Database, step: Step, method: type[TrainingSpec]) -> Trai
     if step.action == "train the reward model":
         return reward_kind()(parent=registry.ground(db, serving).revision).on_weights(serving.weights)
     scored_by: dict[str, Any] = dict.fromkeys(method.lists, step.subject)
-    return replace(method(**scored_by), **preconditions.shape_of(db, serving))
+    return replace(method(**scored_by), **preconditions.shape_of(db, serving)).on_weights(serving.weights)
 
 
 def automatic_problems(db: Database) -> list[str]:

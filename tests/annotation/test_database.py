@@ -232,8 +232,8 @@ def test_answers_of_earlier_versions_are_in_the_precision_of_their_policy(data_d
     migrations.apply(old, stop_before="m010_precisions")
     old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", "created": "1"})
     policy = {"method": "dpo", "base": "b", "status": "candidate", "created": "1"}
-    old["model"].insert_all([{**policy, "revision": "base", "weights": "nf4"}, {**policy, "revision": "sft-1"}])
-    old.execute("UPDATE model SET weights = 'bf16' WHERE revision = 'sft-1'")
+    named = {"base": "nf4", "sft-1": "bf16"}
+    old["model"].insert_all({**policy, "revision": name, "weights": weights} for name, weights in named.items())
     answer = {"prompt_id": 1, "text": "x", "created": "1"}
     drawn = [{**answer, "origin": "policy", "model_id": number, "purpose": "evaluate"} for number in (1, 2)]
     old["response"].insert_all([*drawn, {**answer, "origin": "import", "model_id": None, "purpose": "compare"}])

@@ -316,15 +316,10 @@ def crossing_note(found: Crossing | None) -> str:
     """What it costs to train in another precision than the parent answers in; nothing where a run does not."""
     if found is None:
         return ""
-    between = {
-        "revision": found.parent.revision,
-        "held_in": WEIGHTS[found.held_in],
-        "weights": WEIGHTS[found.parent.weights],
-    }
     said = _(
         "This holds the weights of {revision} in {held_in}, and {revision} answers in {weights}: another policy before "
         "the first step."
-    ).format(**between)
+    ).format(revision=found.parent.revision, held_in=WEIGHTS[found.held_in], weights=WEIGHTS[found.parent.weights])
     gap = found.gap
     if gap is not None:
         apart = _(

@@ -224,8 +224,10 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     assert report.implicit_accuracy.value == pytest.approx(0.5, abs=0.5 if how == "dora" else 0)
     gate_decisions.set_rule(machine.db, {"prompts_least": 6})
     decision = gate_decisions.decision_on(machine.db, policy)
-    assert decision.verdict == "not enough evidence"
-    assert all(one.verdict in ("pass", "open", "inapplicable", "informs") for one in decision.criteria), decision
+    assert decision.verdict == ("reject" if report.identical else "not enough evidence")
+    assert ("does not differ" in decision.sentence) == report.identical, decision.sentence
+    limits = gate_decisions.limit_criteria(machine.db, policy)
+    assert {one.name: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")} == {}
 
 
 def test_the_base_answers_anew_in_another_precision_and_what_it_has_answered_is_kept(checked: Checked) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 from annotation import claims, store
 from annotation.database import Database, open_database
@@ -31,7 +32,7 @@ def with_memory(total: float, bf16: bool = True) -> Machine:
 @pytest.fixture
 def bytes_in_16_bits(tiny_model: Path) -> int:
     """What the tiny model's weights take in 16 bits, counted one by one."""
-    return 2 * sum(weight.size for weight in load_file(tiny_model / "model.safetensors").values())
+    return 2 * sum(weight.numel() for weight in load_file(tiny_model / "model.safetensors").values())
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,7 @@ def candidate_of(db: Database) -> Policy:
 def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
     """What people said against it as it was is about that, and nobody is asked any more; it comes back with it."""
     candidate = candidate_of(db)
+    store.set_project(db, replace(store.project(db), candidate_share=0.5))
     prompts = seed_prompts(db, 4, "held-out")
     for prompt in prompts:
         for model_id in (1, candidate.id):
