@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from annotation.backup import backup_command
+from annotation.copies import copies_command
 from annotation.database import FILE_NAME, Database, existing_database, open_database
 from annotation.environment import keep_private
 from annotation.exports import export_command
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.topic == "copies":  # these may be asked for where there is no database, or a broken one
-            backup_command.run(options)
+            copies_command.run(options)
         elif getattr(options, "look", False) or getattr(options, "dry_run", False):
             return try_out(options)
         else:
@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("activate", parents=[named], help="let a deactivated account in again")
     export_command.add_parsers(topics, shared)
     import_command.add_parser(topics, shared)
-    backup_command.add_parsers(topics, shared)
+    copies_command.add_parsers(topics, shared)
     return top
 
 

@@ -142,7 +142,7 @@ def choose_from_pool(db: Database, annotator_id: int, overlap: int, source: rand
 
 
 def choose_gold(db: Database, annotator_id: int, source: random.Random) -> ChosenComparison | None:
-    """A comparison with a known answer that this annotator has not seen."""
+    """A gold comparison that this annotator has not seen."""
     row = db.row(
         f"""SELECT c.id FROM comparison c WHERE c.purpose = 'gold' AND c.state = 'ready' AND {UNSEEN}
             ORDER BY c.id LIMIT 1""",
@@ -693,5 +693,5 @@ def open_comparisons(db: Database) -> dict[int, int]:
 
 
 def gold_comparisons(db: Database) -> int:
-    """How many comparisons have a known answer."""
+    """How many gold comparisons there are to hand out."""
     return int(db.value("SELECT count(*) FROM comparison WHERE purpose = 'gold' AND state = 'ready'"))

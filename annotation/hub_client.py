@@ -128,8 +128,8 @@ def limit_waiting() -> None:
 
 # ---------------------------------------------------------------------------------------------------------- sentences
 @contextmanager
-def explained(doing: str) -> Iterator[None]:
-    """Whatever the client raises becomes one sentence, '`doing` failed: why, and how to mend it'.
+def explained(sentence: str, **gaps: object) -> Iterator[None]:
+    """Whatever the client raises becomes this sentence, whose {reason} says why, and how to mend it.
 
     Raises Conflict where somebody else was quicker, UserError for all else.
     """
@@ -139,7 +139,7 @@ def explained(doing: str) -> Iterator[None]:
         yield
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         kind = Conflict if status_of(error) == 412 else UserError
-        raise kind(without_tokens(_("{doing} failed: {reason}").format(doing=doing, reason=reason(error)))) from error
+        raise kind(without_tokens(sentence.format(reason=reason(error), **gaps))) from error
 
 
 def reason(error: BaseException) -> str:
@@ -304,7 +304,7 @@ def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
     """
     if hub.token is None:
         raise UserError(_("This can't be done: {no_token}").format(no_token=NO_TOKEN))
-    with explained(_("Asking the Hub whose token it is")):
+    with explained(_("Asking the Hub whose token it is failed: {reason}")):
         told = hub.api.whoami(cache=True)
     token = told.get("auth", {}).get("accessToken", {})
     organisations = tuple(one["name"] for one in told.get("orgs", []))
@@ -340,7 +340,7 @@ def ensure_repo(
     last put something there, and may stay so.
     """
     check_name(repo)
-    with explained(_("Creating {repo}").format(repo=repo)):
+    with explained(_("Creating {repo} failed: {reason}"), repo=repo):
         hub.api.create_repo(repo, repo_type=kind, private=private, exist_ok=True, **settings)
         is_private = bool(hub.api.repo_info(repo, repo_type=kind).private)
     if is_private != private and not (public_before and not is_private):
@@ -374,7 +374,7 @@ def commit(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     operations = [CommitOperationDelete(path) for path in gone]
-    with explained(_("Uploading to {repo}").format(repo=repo)):
+    with explained(_("Uploading to {repo} failed: {reason}"), repo=repo):
         operations += [CommitOperationAdd(path, plain(content)) for path, content in files.items()]
         done = hub.api.create_commit(
             repo, operations, commit_message=message, repo_type=kind, revision=branch, parent_commit=parent

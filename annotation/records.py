@@ -149,7 +149,7 @@ class Project:
     claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), N_("Minutes to judge")] = 20
     """Minutes until a comparison in somebody's hands returns to the pool."""
     gold_share: Annotated[Share, N_("Share of gold comparisons")] = 0.05
-    """Share of comparisons with a known answer, as long as there are some that the annotator has not seen."""
+    """Share of gold comparisons (with a known answer), as long as there are some that the annotator has not seen."""
     re_ask_share: Annotated[Share, N_("Share of re-asks")] = 0.05
     """Share of an annotator's own earlier comparisons, shown again in another order."""
     candidate_share: Annotated[Share, N_("Share of candidate against serving")] = 0.2

@@ -8,6 +8,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
+from annotation.translation import _
+
 # Before these, two connections that checkpoint and reset the log of a file in WAL mode at the same moment can lose
 # commits or damage the file (https://sqlite.org/wal.html, "The WAL-Reset Bug"): the newest, and two older branches.
 FIXED_IN: Final = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
@@ -66,11 +68,11 @@ def problem_with(module: ModuleType) -> str:
     """What is to be done about a SQLite that may lose what was committed; empty for one that is fixed."""
     if is_fixed(module.sqlite_version_info):
         return ""
-    return (
-        f"SQLite {name_of(module)} can lose judgements or damage the database when two processes write at the same "
-        f"moment. Install {OTHER} (python -m pip install {OTHER}) or a Python whose SQLite is "
-        f"{'.'.join(map(str, FIXED_IN[0]))} or newer, and start again. Keep safe copies until then."
-    )
+    return _(
+        "SQLite {version} can lose judgements or damage the database when two processes write at the same moment. "
+        "Install {other} (python -m pip install {other}) or a Python whose SQLite is {fixed} or newer, and start "
+        "again. Keep safe copies until then."
+    ).format(version=name_of(module), other=OTHER, fixed=".".join(map(str, FIXED_IN[0])))
 
 
 IN_USE: Final = name_of(sqlite3)

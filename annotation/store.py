@@ -459,7 +459,7 @@ def add_score(db: Database, response_id: int, scorer: str, value: float) -> None
         )
 
 
-def buffer_sizes(db: Database, model_id: int) -> dict[Split, int]:
+def stock_sizes(db: Database, model_id: int) -> dict[Split, int]:
     """How many comparisons by this policy nobody has judged or holds yet, by split."""
     rows = db.rows(
         # One that somebody skipped is still there for others, but nobody may be left who would judge it.

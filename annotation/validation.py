@@ -115,51 +115,83 @@ def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
     subject = (_("{label}: it") if label else _("{whole}'s {field}")).format(label=label, whole=whole, field=field)
     if problem == "missing":
         return _("{subject} is missing.").format(subject=subject)
-    must, values = demand(hint, problem)
-    return must.format(subject=subject, given=but_is(found["input"], hint), **values)
+    demanded, values = demand(hint, problem)
+    given = shown_value(found["input"], hint)
+    return DEMANDS[demanded][bool(given)].format(subject=subject, given=given, **values)
+
+
+# What a value has to be: alone, and beside what was given.
+DEMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "choice": (_("{subject} must be one of {choices}."), _("{subject} must be one of {choices}, not {given}.")),
+    "object": (_("{subject} must be an object."), _("{subject} must be an object, not {given}.")),
+    "type": (_("{subject} must be of type {type}."), _("{subject} must be of type {type}, not {given}.")),
+    "described": (_("{subject} must be {what}."), _("{subject} must be {what}, not {given}.")),
+    "below": (_("{subject} must be below {high}."), _("{subject} must be below {high}, not {given}.")),
+    "positive": (_("{subject} must be above zero."), _("{subject} must be above zero, not {given}.")),
+    "not-negative": (_("{subject} must not be negative."), _("{subject} must not be negative, not {given}.")),
+    "percentage": (
+        _("{subject} must be from {low:.4g} to {high:.4g}%."),
+        _("{subject} must be from {low:.4g} to {high:.4g}%, not {given}."),
+    ),
+    "whole-from": (
+        _("{subject} must be a whole number from {low} up."),
+        _("{subject} must be a whole number from {low} up, not {given}."),
+    ),
+    "from": (
+        _("{subject} must be a number from {low} up."),
+        _("{subject} must be a number from {low} up, not {given}."),
+    ),
+    # A form's field shows its limits as they are said here.
+    "whole-form": (
+        _("{subject} must be a whole number from {low:g} to {high:g}."),
+        _("{subject} must be a whole number from {low:g} to {high:g}, not {given}."),
+    ),
+    "form": (
+        _("{subject} must be a number from {low:g} to {high:g}."),
+        _("{subject} must be a number from {low:g} to {high:g}, not {given}."),
+    ),
+    "whole-between": (
+        _("{subject} must be a whole number between {low:,} and {high:,}."),
+        _("{subject} must be a whole number between {low:,} and {high:,}, not {given}."),
+    ),
+    "between": (
+        _("{subject} must be a number between {low:,} and {high:,}."),
+        _("{subject} must be a number between {low:,} and {high:,}, not {given}."),
+    ),
+}
 
 
 def demand(hint: Any, problem: str) -> tuple[str, Mapping[str, Any]]:
-    """The sentence that says what a value of a type has to be, and what fills it in beside the field and the value."""
+    """Which of DEMANDS says what a value of a type has to be, and what fills it in beside the field and the value."""
     kind, limits = bare(hint), limits_of(hint)
+    whole = "whole-" if kind is int else ""
     if get_origin(kind) is Literal:
-        return _("{subject} must be one of {choices}{given}."), {"choices": ", ".join(map(str, get_args(kind)))}
+        return "choice", {"choices": ", ".join(map(str, get_args(kind)))}
     if is_dataclass(kind):
-        return _("{subject} must be an object{given}."), {}
+        return "object", {}
     if PERCENT in get_args(hint):
-        span = {"low": 100 * limits["ge"], "high": 100 * limits["le"]}
-        return _("{subject} must be from {low:.4g} to {high:.4g}%{given}."), span
+        return "percentage", {"low": 100 * limits["ge"], "high": 100 * limits["le"]}
     if "ge" in limits and "le" in limits:
-        return within(kind is int, bool(label_of(hint))), {"low": limits["ge"], "high": limits["le"]}
+        span = {"low": limits["ge"], "high": limits["le"]}
+        return f"{whole}form" if label_of(hint) else f"{whole}between", span
     if limits.get("ge"):
-        whole = _("{subject} must be a whole number from {low} up{given}.")
-        return whole if kind is int else _("{subject} must be a number from {low} up{given}."), {"low": limits["ge"]}
+        return f"{whole}from", {"low": limits["ge"]}
     if problem.endswith("_type"):
-        return _("{subject} must be of type {type}{given}."), {"type": kind.__name__}
+        return "type", {"type": kind.__name__}
     if problem == "predicate_failed":
         what = next(mark.documentation for mark in hint.__metadata__ if isinstance(mark, DocInfo))
-        return _("{subject} must be {what}{given}."), {"what": what}
+        return "described", {"what": what}
     if problem == "less_than":
-        return _("{subject} must be below {high}{given}."), {"high": limits["lt"]}
-    positive = _("{subject} must be above zero{given}.")
-    return positive if "gt" in limits else _("{subject} must not be negative{given}."), {}
+        return "below", {"high": limits["lt"]}
+    return "positive" if "gt" in limits else "not-negative", {}
 
 
-def within(whole: bool, of_form: bool) -> str:
-    """The sentence for a number between two others; a form's field shows its limits as they are said here."""
-    if of_form:
-        from_to = _("{subject} must be a whole number from {low:g} to {high:g}{given}.")
-        return from_to if whole else _("{subject} must be a number from {low:g} to {high:g}{given}.")
-    between = _("{subject} must be a whole number between {low:,} and {high:,}{given}.")
-    return between if whole else _("{subject} must be a number between {low:,} and {high:,}{given}.")
-
-
-def but_is(value: Any, hint: Any) -> str:
-    """What was given, for the end of a sentence, unless a field was left empty."""
+def shown_value(value: Any, hint: Any) -> str:
+    """What was given, as a sentence shows it; empty where a field was left empty."""
     if PERCENT in get_args(hint):
         sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < ENDLESS
-        return _(", not {given}").format(given=f"{100 * value:.4g}%") if sound else ""
-    return "" if value is None else _(", not {given}").format(given=shown(value))
+        return f"{100 * value:.4g}%" if sound else ""
+    return "" if value is None else shown(value)
 
 
 # ---------------------------------------------------------------------------------------------------------- the types

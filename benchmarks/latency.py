@@ -143,11 +143,11 @@ def watched(page: Page) -> Iterator[None]:
 
 
 def wait_for_answering_worker(app: App) -> None:
-    """Wait until the resident worker has loaded the model, so that this is over before anything is measured."""
+    """Wait until the answering worker has loaded the model, so that this is over before anything is measured."""
     db, began = app.database, time.monotonic()
     while time.monotonic() - began < JOB_SECONDS:
-        resident = job_store.active(db, ("generate",))
-        if resident and job_store.log_tail(db, resident[-1].id):
+        answering = job_store.active(db, ("generate",))
+        if answering and job_store.log_tail(db, answering[-1].id):
             return
         time.sleep(0.5)
     raise BenchmarkError(f"The answering worker was not ready after {JOB_SECONDS:.0f} s:\n{app.output()}")

@@ -27,8 +27,8 @@ from annotation.records import UserError, seconds_between
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, Page, say
 from rlhf.generation import playground_store
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.playground_store import Chat
-from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.models import base_model, registry
 from rlhf.tabs.playground.playground_tab import WRITING_SECONDS
 
@@ -148,7 +148,7 @@ def wait_for_stock(app: App, wanted: int) -> None:
     """Wait until so many comparisons are in the buffer."""
     db, began = app.database, time.monotonic()
     serving = registry.serving(db).id
-    while sum(store.buffer_sizes(db, serving).values()) < wanted:
+    while sum(store.stock_sizes(db, serving).values()) < wanted:
         if time.monotonic() - began > FILL_SECONDS:
             raise BenchmarkError(f"The buffer was not full after {FILL_SECONDS:.0f} s:\n{app.output()}")
         time.sleep(0.5)

@@ -46,7 +46,7 @@ from benchmarks.intervals import crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import TooFewRows
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge

@@ -6,8 +6,8 @@ from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.prompt_sets import AnswerSpec
-from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.submission.precisions_spec import PrecisionsSpec

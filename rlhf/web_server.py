@@ -27,7 +27,7 @@ from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
 from annotation import api, store
-from annotation.backup import restoration, safe_copies, targets
+from annotation.copies import restoration, safe_copies, targets
 from annotation.database import (
     FILE_NAME,
     SQLITE_IN_USE,
@@ -79,7 +79,7 @@ def build_app(settings: Settings) -> Starlette:
     if lent_gpu:
         os.environ[VISIBLE] = ""  # workers must not look for the GPU that the driver knows of
     # With a lent GPU nothing keeps answers in stock: the page has a button for that.
-    supervisor = Supervisor(db, settings.data_dir, opened.model, resident=not lent_gpu) if settings.workers else None
+    supervisor = Supervisor(db, settings.data_dir, opened.model, answering=not lent_gpu) if settings.workers else None
     # Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
     uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)

@@ -19,11 +19,18 @@ MARKS = {"_", "N_", "ngettext"}
 MARKED = (
     *("annotation/tabs", "annotation/claims.py", "annotation/project.py", "annotation/validation.py"),
     *("annotation/exports/export_files.py", "annotation/imports/import_process.py", "annotation/jobs/job_queue.py"),
+    *(f"annotation/imports/{name}.py" for name in ("columns", "commit", "conversations", "directories", "importing")),
+    *(f"annotation/imports/{name}.py" for name in ("labels", "mapping", "names", "reading", "scratch")),
     *("annotation/web/sign_in_pages.py", "annotation/web/deferred_app.py"),
     *("app.py", "rlhf/tabs", "rlhf/web_server.py", "rlhf/hub/hub_requests.py"),
     *("annotation/ui/formatting.py", "annotation/ui/charts.py", "rlhf/generation/playground_store.py"),
     *("rlhf/jobs/job_store.py", "rlhf/jobs/out_of_memory.py", "rlhf/jobs/rental_store.py"),
-    *("rlhf/jobs/worker_process.py", "rlhf/judges/openai_client.py"),
+    *("rlhf/jobs/worker.py", "rlhf/jobs/worker_process.py", "rlhf/judges/openai_client.py"),
+    *("rlhf/generation/prompt_sets.py", "rlhf/generation/answering_spec.py", "rlhf/generation/answering_worker.py"),
+    *("rlhf/generation/answer_job.py", "rlhf/data/snapshots.py", "rlhf/hub/pull_model.py", "rlhf/hub/push_model.py"),
+    *("rlhf/hub/rental_client.py", "rlhf/hub/space_upload.py", "annotation/hub_client.py"),
+    *("rlhf/models/model_files.py", "rlhf/models/template_process.py", "rlhf/models/loading.py"),
+    *("rlhf/models/registry.py", "annotation/sqlite.py", "annotation/copies/safe_copies.py"),
 )
 NO_SENTENCES = {
     *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
@@ -32,7 +39,27 @@ NO_SENTENCES = {
     *("{} is no number of steps", "{} is no event", "rate limit", "server error", "Bearer {}"),
     *("the import form", "An import ended with status %s: %s", "Gradio was mounted last"),
     "a step of twice the next power of ten is always large enough",
+    # Logs, and what tells a library's errors apart.
+    *("[process {}] {}", "life line", "Job {} is not queued, or Prefloop was stopped; nothing to do."),
+    *("answering as {}", "prompts that can't be answered: {}, the last is {}: {}"),
+    *("{} of {} prompts can't be answered, for example: {}", "Connection closed by peer", "Connection reset by peer"),
+    *("remote process exited", "allocate memory", "out of memory", "not enough memory", "No space left"),
+    *("os error 28", "file write failed", "the data directory", "the id under which to claim the job"),
+    *("the queued job to run", "end with whoever holds the other end of standard input", "rented jobs"),
+    *("rented jobs could not be looked for", "rented job {}", "Job {}: {}", "{} is no text", "the command line"),
+    *(
+        "the AI judge {}",
+        "Error while deserializing header: ",
+        "--extra-index-url https://download.pytorch.org/whl/cpu",
+    ),
 }
+# Keys, and what stands in the database: where a prompt is from, and what was imported.
+NO_SENTENCES |= {
+    *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
+    *("saved dataset", "dataset directory", "Hub dataset"),
+}
+# Cards, which are in English, and commands.
+NO_PAGES = {"readme", "front_matter", "VARIABLES", "SCRIPT"}
 # What is typed as it stands.
 NO_WORDS = {
     *("/data/preferences.jsonl", "owner/name", "2026-01-31", "OWNER/NAME", "OWNER/NAME-copies", "owner", "everybody"),
@@ -51,7 +78,7 @@ SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}
 
 # What an error is called whose sentence is read by people.
 REFUSALS = {
-    *("UserError", "UnusableRow", "UnclearColumn", "DamagedBackup", "TemplateRefused", "EndpointError", "TooFewRows"),
+    *("UserError", "UnusableRow", "UnclearColumn", "DamagedCopy", "TemplateRefused", "EndpointError", "TooFewRows"),
 }
 
 
@@ -108,9 +135,16 @@ def literals(node: ast.AST) -> Iterator[tuple[ast.AST, str, list[ast.AST]]]:
     yield from within(node, [])
 
 
+def assigned(node: ast.AST) -> str:
+    """The constant that a statement makes; empty for others."""
+    return node.target.id if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else ""
+
+
 def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
     """Whether a string is shown: by how it reads, and by what it is given to."""
     outside = around[0]
+    if NO_PAGES & {what.name if isinstance(what, ast.FunctionDef) else assigned(what) for what in around}:
+        return False
     if isinstance(outside, ast.Expr | ast.Compare | ast.Subscript) or text in NO_SENTENCES | NO_WORDS:
         return False
     if isinstance(outside, ast.keyword) and outside.arg in SHOWN_KEYWORDS:
@@ -163,5 +197,20 @@ def test_gaps_have_the_names_of_what_fills_them() -> None:
             sentence = node.func.value
             if isinstance(sentence, ast.Call) and isinstance(sentence.func, ast.Name) and sentence.func.id in MARKS:
                 texts = [one.value for one in sentence.args[:2] if isinstance(one, ast.Constant)]
-                gaps = {re.split("[!:}]", gap[1:])[0] for text in texts for gap in FIELD.findall(text)}
-                assert gaps == {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno} {texts[0]}"
+                assert gaps_of(*texts) == {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno} {texts[0]}"
+
+
+def test_what_is_asked_of_the_hub_has_a_sentence_for_its_failure_with_a_gap_for_the_reason() -> None:
+    for path in files():
+        for node in ast.walk(tree_of(path)):
+            if not (isinstance(node, ast.Call) and name_of(node) == "explained"):
+                continue
+            for sentence in calls(ast.Tuple(node.args), MARKS):
+                assert isinstance(sentence.args[0], ast.Constant)
+                filled = {"reason", *(keyword.arg for keyword in node.keywords)}
+                assert gaps_of(str(sentence.args[0].value)) == filled, f"{path}:{node.lineno}"
+
+
+def gaps_of(*texts: str) -> set[str]:
+    """The names of what fills in a sentence's forms."""
+    return {re.split("[!:}]", gap[1:])[0] for text in texts for gap in FIELD.findall(text)}

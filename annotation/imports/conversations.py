@@ -56,7 +56,7 @@ def list_of(value: Any, column: str) -> list[Any]:
     """A list, or text that is one in JSON (as in a CSV field)."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = parse_json(value.strip(), "")
+            value = parse_json(value.strip())
         except UserError as error:
             raise UnusableRow(column, _("is text that {error}").format(error=error)) from error
     if not isinstance(value, list):
@@ -173,7 +173,7 @@ def text_lists(values: Sequence[Any]) -> list[list[str]] | None:
         if not isinstance(value, str) or not value.lstrip().startswith("["):
             return None
         try:
-            texts = parse_json(value.strip(), "")
+            texts = parse_json(value.strip())
         except UserError:
             return None
         if not isinstance(texts, list) or not texts or not all(isinstance(one, str | None) for one in texts):
@@ -202,7 +202,7 @@ def looks_like_messages(text: str) -> bool:
     if not text.lstrip().startswith("[{"):
         return False
     try:
-        value = parse_json(text.strip(), "")
+        value = parse_json(text.strip())
     except UserError:
         return False
     return all(isinstance(entry, dict) and not entry.keys().isdisjoint(("role", "from")) for entry in value)

@@ -18,6 +18,7 @@ from annotation.database import Database
 from annotation.imports import importing, mapping, reading
 from annotation.imports.columns import ROLES
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
+from annotation.imports.labels import with_column
 from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
 from annotation.imports.names import display_name, listed
 from annotation.jobs.job_process import TIED, end_with_starter
@@ -76,7 +77,7 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
         "--good-from", type=float, metavar="N", help="with a rating: answers of at least N are good, the others bad"
     )
     verdicts = command.add_mutually_exclusive_group()
-    verdicts.add_argument("--gold", action="store_true", help="comparisons with a known answer, to measure annotators")
+    verdicts.add_argument("--gold", action="store_true", help="gold comparisons, to measure annotators")
     verdicts.add_argument("--open", action="store_true", help="leave verdicts out: people are to judge the comparisons")
     command.add_argument("--rows", metavar="FIRST-LAST", help="only these rows, as 1-100000")
     only = command.add_mutually_exclusive_group()
@@ -157,7 +158,7 @@ def run(options: argparse.Namespace, db: Database) -> int:
     with bounded():
         try:
             if options.hub:
-                printer.progress("asking the Hub", 0, None)
+                printer.progress(_("asking the Hub"), 0, None)
                 source = reading.hub_dataset(options.source, options.config, options.source_split)
             else:
                 source = reading.open_path(Path(options.source), options.source_split, options.config)
@@ -307,11 +308,7 @@ class JsonPrinter(Printer):
 def columns_line(columns: Mapping[str, str]) -> str:
     """Roles and their columns in a sentence."""
     pairs = [f"{role} = '{display_name(column)}'" for role, column in columns.items()]
-    return ", ".join(pairs) or "no column that is known"
-
-
-def with_column(column: str, reason: str) -> str:
-    return f"column '{column}' {reason}" if column else reason
+    return ", ".join(pairs) or _("no column that is known")
 
 
 def shortened(value: Any) -> str:

@@ -57,7 +57,7 @@ class ImportRequest:
     columns: Columns = field(default_factory=dict)
     """Columns by role where the proposed ones are not right; '' leaves a role out."""
     verdict: VerdictUse = "judged"
-    """What becomes of verdicts: judgements, the known answers of gold comparisons, or nothing: people are to judge."""
+    """What becomes of verdicts: judgements, the answers of gold comparisons, or nothing: people are to judge."""
     split: Split | float = HELD_OUT_SHARE
     """The split of new prompts, or the share of them that is held out."""
     first: int = 1
@@ -210,7 +210,7 @@ def run_import(
     """
     order.check()
     began = time.monotonic()
-    rows, _ = beginning(source)
+    rows, _bad = beginning(source)
     plan = mapping.make_plan(rows, order.target, order.columns, order.verdict, order.good_from)
     met = ColumnUsage()
     with only_import(db) as directory:
@@ -219,7 +219,7 @@ def run_import(
             read_rows(source, order, plan, staging, met, progress)
             mapping.refuse_unread(plan, met.late(mapping.filled_columns(rows)))
             checksum = "" if dry_run else (source.checksum or staging.checksum)()
-            progress("comparing with what is there", staging.counts.rows, None)
+            progress(_("comparing with what is there"), staging.counts.rows, None)
             staging.finish(db, KEPT_SKIPPED)
             import_id, locked = None, 0.0
             if staging.counts.new and not dry_run:
@@ -256,7 +256,7 @@ def read_rows(
                     staging.skip(row.number, error.column, error.reason)
             if staging.counts.rows % 100 == 0 and time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
-                progress("reading", staging.counts.rows, source.share())
+                progress(_("reading"), staging.counts.rows, source.share())
 
 
 def rows_of(source: ImportSource, order: ImportRequest) -> Iterator[RawRow]:

@@ -51,9 +51,14 @@ class UnusableRow(UserError):
     """A row that can't be imported: the column at fault and the reason."""
 
     def __init__(self, column: str, reason: str) -> None:
-        super().__init__(f"column '{display_name(column)}' {reason}" if column else reason)
+        super().__init__(with_column(column, reason))
         self.column = column
         self.reason = reason
+
+
+def with_column(column: str, reason: str) -> str:
+    """A reason, which is what is to be said of a column, as a sentence."""
+    return _("column '{column}' {reason}").format(column=display_name(column), reason=reason) if column else reason
 
 
 class UnclearColumn(UserError):

@@ -74,10 +74,12 @@ RANK_KEYS = ("rank", "ranking")
 SYSTEM_KEY: Final = "custom_system_prompt"
 PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
 
-EQUAL_SCORES: Final = "equal scores: imported as a tie"
-SAID_TIE: Final = "chosen and rejected are called a tie: imported as one"
-OTHER_SYSTEMS: Final = f"answers given under different system messages ('{SYSTEM_KEY}'), which are left out"
-PICTURES_LEFT: Final = "a text with a mark for a picture or sound, which is not there"
+EQUAL_SCORES: Final = _("equal scores: imported as a tie")
+SAID_TIE: Final = _("chosen and rejected are called a tie: imported as one")
+OTHER_SYSTEMS: Final = _("answers given under different system messages ('{key}'), which are left out").format(
+    key=SYSTEM_KEY
+)
+PICTURES_LEFT: Final = _("a text with a mark for a picture or sound, which is not there")
 
 VERDICT_ROLES: Final = ("winner", "preference", "winner_from_0", "winner_from_1")
 QUESTION: Final = ("prompt", "context", "history", "system", "messages")
@@ -696,10 +698,8 @@ def two_answers(
     values = without_lists_of_turns(values, columns, first, second)
     one, other = answer_turns(values, columns, first), answer_turns(values, columns, second)
     if (one is None) != (other is None):
-        kind = "plain text" if other is None else "a conversation"
-        raise UnusableRow(
-            second, _("is {kind}, unlike '{display_name}'").format(kind=kind, display_name=display_name(first))
-        )
+        unlike = _("is plain text, unlike '{first}'") if other is None else _("is a conversation, unlike '{first}'")
+        raise UnusableRow(second, unlike.format(first=display_name(first)))
     if one is None or other is None:
         messages, answers = plain_answers(values, columns, first, second)
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from annotation.translation import _
+
 UNREADABLE_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -20,4 +22,6 @@ def printable(text: str) -> str:
 
 def listed(names: Sequence[str]) -> str:
     shown = ", ".join(f"'{display_name(name)}'" for name in names[:30])
-    return f"{shown} and {len(names) - 30} more" if len(names) > 30 else shown or "none"
+    if len(names) > 30:
+        return _("{names} and {more} more").format(names=shown, more=len(names) - 30)
+    return shown or _("none")

@@ -45,12 +45,12 @@ UNPACKABLE = {
     b"PK\x03\x04": _("a ZIP archive (an .xlsx workbook is one, too)"),
     b"PK\x05\x06": _("an empty ZIP archive"),
     b"\xfd7zXZ\x00": _("an XZ archive"),
-    b"BZh": "a BZIP2 archive",
+    b"BZh": _("a BZIP2 archive"),
     b"\x28\xb5\x2f\xfd": _("a Zstandard archive"),
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
-    b"Rar!": "a RAR archive",
+    b"7z\xbc\xaf\x27\x1c": _("a 7z archive"),
+    b"Rar!": _("a RAR archive"),
     b"SQLite format 3": _("an SQLite database"),
-    b"%PDF": "a PDF document",
+    b"%PDF": _("a PDF document"),
 }
 # Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
 ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instruction"}
@@ -219,7 +219,7 @@ def holds_json_lines(path: Path, name: str) -> bool:
             if number_of_lines == 2:
                 return True
             try:
-                value = parse_json(line.decode("utf-8-sig"), "") if whole else None
+                value = parse_json(line.decode("utf-8-sig")) if whole else None
             except (UnicodeDecodeError, UserError):
                 return False
             if not isinstance(value, dict):
@@ -322,26 +322,24 @@ def wrong_byte(error: UnicodeDecodeError, start: int = 0) -> str:
 # ---------------------------------------------------------------------------------------------------------- JSON
 def refuse_constant(constant: str) -> NoReturn:
     """NaN and Infinity are Python's, not JSON's."""
-    raise ValueError(f"{constant} is no JSON number")
+    raise ValueError(_("{constant} is no JSON number").format(constant=constant))
 
 
 DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
-def parse_json(text: str, what: str) -> Any:
-    """A JSON value. Raises UserError with the reason, which begins with `what`."""
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises UserError with what is to be said of the text: 'is not JSON: …'."""
     try:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            _("{what}is not JSON: {msg} at character {pos:,}").format(
-                what=what, msg=error.msg.lower(), pos=error.pos + 1
-            )
+            _("is not JSON: {msg} at character {pos:,}").format(msg=error.msg.lower(), pos=error.pos + 1)
         ) from error
     except RecursionError as error:
-        raise UserError(_("{what}is nested too deeply").format(what=what)) from error
+        raise UserError(_("is nested too deeply")) from error
     except ValueError as error:  # a constant that isn't JSON, or an integer of thousands of digits
-        raise UserError(_("{what}is not JSON: {split}").format(what=what, split=str(error).split(";")[0])) from error
+        raise UserError(_("is not JSON: {split}").format(split=str(error).split(";")[0])) from error
 
 
 def as_row(number: int, value: Any) -> RawRow:
@@ -360,9 +358,9 @@ def kind_of(value: Any) -> str:
     if isinstance(value, bool):
         return _("true or false")
     if isinstance(value, (int, float)):
-        return "a number"
-    names: dict[type, str] = {str: "text", list: "a list", dict: _("an object")}
-    return names.get(type(value), f"of type {type(value).__name__}")
+        return _("a number")
+    names: dict[type, str] = {str: _("text"), list: _("a list"), dict: _("an object")}
+    return names.get(type(value)) or _("of type {type}").format(type=type(value).__name__)
 
 
 def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
@@ -378,11 +376,11 @@ def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
         if not line.strip():
             continue
         try:
-            yield as_row(number, parse_json(line.decode().strip(), "the line "))
+            yield as_row(number, parse_json(line.decode().strip()))
         except UnicodeDecodeError as error:
             yield BadRow(number, f"{wrong_byte(error, start)}. {RE_SAVE}")
         except UserError as error:
-            yield BadRow(number, str(error))
+            yield BadRow(number, _("the line {reason}").format(reason=error))
 
 
 class Document:
@@ -426,7 +424,8 @@ class Document:
         found = self.next()
         if not found or found not in wanted:
             seen = f"'{display_name(found)}'" if found else _("the end of the file")
-            expected = " or ".join(f"'{character}'" for character in wanted)
+            either = _("'{one}' or '{other}'") if wanted[1:] else "'{one}'"
+            expected = either.format(one=wanted[0], other=wanted[1:])
             raise UserError(
                 _("{name} is not JSON: {seen} {where}, where {expected} belongs.").format(
                     name=self.stream.name, seen=seen, where=where, expected=expected
@@ -478,7 +477,7 @@ class Document:
             self.at += 1
             return
         for number in range(1, 2**62):
-            yield self.value(f"at element {number:,}")
+            yield self.value(_("at element {number:,}").format(number=number))
             if self.take(",]", _("after element {number:,}").format(number=number)) == "]":
                 return
 
@@ -504,12 +503,12 @@ def rows_of_object(document: Document) -> Iterator[RawRow]:
     document.take("{", _("at the start"))
     list_at: str | None = None
     while document.next() != "}":
-        key = document.value("at a key")
+        key = document.value(_("at a key"))
         if not isinstance(key, str):
             raise UserError(_("{name} is not JSON: a key is {kind_of}.").format(name=name, kind_of=kind_of(key)))
         document.take(":", _("after the key '{display_name}'").format(display_name=display_name(key)))
         if document.next() != "[":
-            document.value(f"at '{display_name(key)}'")
+            document.value(_("at '{key}'").format(key=display_name(key)))
         elif list_at is None:
             list_at = key
             yield from (as_row(number, element) for number, element in enumerate(document.elements(), 1))
@@ -881,7 +880,7 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
 def commit_of(name: str, revision: str | None, explain: Callable[[BaseException], str]) -> str:
     """The commit that a dataset's revision is now. Raises UserError."""
     try:
-        with hub_client.explained(_("Reading the dataset {name}").format(name=name)):
+        with hub_client.explained(_("Reading the dataset {name} failed: {reason}"), name=name):
             return str(hub_client.connect(hub_client.token_here()).api.dataset_info(name, revision=revision).sha)
     except UserError as error:
         cause = error.__cause__

@@ -53,7 +53,7 @@ class Counts:
     judged: int = 0
     """New comparisons with their verdict."""
     gold: int = 0
-    """New comparisons with a known answer, to measure annotators."""
+    """New gold comparisons, to measure annotators."""
     open: int = 0
     """New comparisons to be judged by people."""
     demonstrations: int = 0

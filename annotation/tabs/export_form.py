@@ -38,7 +38,7 @@ from annotation.ui.markup import Download, Row, progress_bar, status, table
 POLL_SECONDS = 1
 EXPLANATION = _(
     "Data sets to train on, with a card that says what is in them. Left out, and counted, is what training "
-    "leaves out: known answers, re-asks, early and flagged judgements, and annotators who are left out. "
+    "leaves out: gold comparisons, re-asks, early and flagged judgements, and annotators who are left out. "
     "**Raw** is everything, to keep or to move: `python -m annotation restore FILE` fills a fresh data "
     "directory from it."
 )

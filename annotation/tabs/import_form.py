@@ -9,9 +9,10 @@ from typing import Any
 import gradio as gr
 
 from annotation.imports.columns import ROLES
-from annotation.imports.import_command import arguments_of, columns_line, rows_of, with_column
+from annotation.imports.import_command import arguments_of, columns_line, rows_of
 from annotation.imports.import_process import Importer, State
 from annotation.imports.importing import HELD_OUT_SHARE, ImportRequest
+from annotation.imports.labels import with_column
 from annotation.imports.mapping import TARGETS
 from annotation.imports.reading import FORMATS
 from annotation.records import Annotator, UserError
@@ -40,7 +41,7 @@ TARGET_NAMES = [
 TARGET_CHOICES = [(_("As the columns suggest"), "auto"), *TARGET_NAMES]
 VERDICT_CHOICES = [
     (_("Judgements, to train on"), "judged"),
-    (_("Known answers, to measure annotators (gold)"), "gold"),
+    (_("Gold comparisons, to measure annotators"), "gold"),
     (_("Left out: people are to judge"), "open"),
 ]
 SPLIT_CHOICES = [

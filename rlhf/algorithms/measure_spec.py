@@ -20,7 +20,7 @@ class MeasureSpec(JobSpec):
     """Run a few steps of a training job and keep nothing but its figures: seconds, memory, parameters."""
 
     kind: ClassVar = "measure"
-    title: ClassVar = "measuring"
+    title: ClassVar = _("measuring")
     training: str = ""
     """The training job's spec, as JSON."""
     steps: PositiveInt = 3

@@ -16,6 +16,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
+from annotation.translation import _
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.trainer import store_made, stored_result
@@ -61,7 +62,7 @@ def merged(ground: Path, adapter: Path, run: Run) -> tuple[Any, float | None]:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     change = error = torch.zeros(())
     for done, layer in enumerate(layers):
-        run.report(done, len(layers), {}, "merging")
+        run.report(done, len(layers), {}, _("merging"))
         run.raise_if_stopped()
         layer_change, layer_error = merge_layer(layer)
         change, error = change + layer_change, error + layer_error

@@ -20,7 +20,7 @@ class MergeSpec(JobSpec):
     """Add an adapter to the 16-bit weights that it belongs to, as a policy of its own that needs no adapter."""
 
     kind: ClassVar = "merge"
-    title: ClassVar = "merging"
+    title: ClassVar = _("merging")
     short: ClassVar = "merged"
     revision: str = ""
     """Revision of the adapter."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import psutil
 import torch
@@ -48,6 +48,11 @@ from rlhf.models.tokenize import render
 
 SAMPLE_TOKENS = 64
 SAMPLE_SEED = 77_000
+Diverging = Literal["loss", "gradient"]
+DIVERGED: Final[Mapping[Diverging, str]] = {
+    "loss": _("The loss became not a number at step {step}, so the run was stopped."),
+    "gradient": _("The gradient became not a number at step {step}, so the run was stopped."),
+}
 
 
 # ---------------------------------------------------------------------------------------------------- where it starts
@@ -89,16 +94,19 @@ def average_gradients(accelerator: Any, parameters: Iterable[torch.nn.Parameter]
             parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
 
-def diverged_sentence(what: str, step: int, checkpoints: Path) -> str:
+def diverged_sentence(what: Diverging, step: int, checkpoints: Path) -> str:
     """What to do about a loss or gradient that is no number."""
     last = newest_checkpoint(checkpoints)
-    if last is None:
-        kept = "There is no checkpoint yet: Resume begins anew"
-    else:
-        kept = f"The last good checkpoint, {last.path.name}, is kept: Resume goes on from it"
-    return (
-        f"The {what} became not a number at step {step + 1}, so the run was stopped. {kept} with half the "
-        "learning_rate. Or start a new run with a lower learning_rate (a third is a good try), or with precision fp32."
+    anew, kept = (
+        _("There is no checkpoint yet: Resume begins anew with half the learning_rate."),
+        _("The last good checkpoint, {name}, is kept: Resume goes on from it with half the learning_rate."),
+    )
+    return " ".join(
+        (
+            DIVERGED[what].format(step=step + 1),
+            anew if last is None else kept.format(name=last.path.name),
+            _("Or start a new run with a lower learning_rate (a third is a good try), or with precision fp32."),
+        )
     )
 
 
@@ -169,7 +177,7 @@ def begin(run: Run, spec: TrainingSpec) -> None:
         forget_old_checkpoints(run)
         forget_broken_checkpoints(checkpoints_of(run))
     refuse_other_formats(checkpoints_of(run))
-    run.report(0, 0, {}, "loading the model")
+    run.report(0, 0, {}, _("loading the model"))
     torch.manual_seed(spec.seed)
 
 
@@ -311,7 +319,7 @@ class TrainingProgress:
 
     def begin(self, step: int, steps: int) -> None:
         """The run goes on after this step."""
-        self.run.report(step, steps, {}, "training")
+        self.run.report(step, steps, {}, _("training"))
         self.samples.draw_at(step, steps, self.learner)
         self.step_begins()
 

@@ -24,7 +24,7 @@ class NoiseEvidence:
     shared: int
     """That others have judged as well; of an AI judge, that people have."""
     known: int = 0
-    """With a known answer."""
+    """Of gold comparisons."""
     repeats: int = 0
     """Judged twice."""
 

@@ -247,9 +247,17 @@ CURES = {
     "excluded": _("Let the annotators who are left out count again, on the Quality tab, or judge more comparisons."),
 }
 ALL_LEFT_OUT = {
-    "template": _("All {count} {unit} were refused by the model's chat template: {refusal}"),
-    "too-long": _("All {count} {unit} are longer than max_length."),
-    "identical": _("In all {count} {unit} the two answers are the same text."),
+    "template": {
+        "pairs": _("All {count} pairs were refused by the model's chat template: {refusal}"),
+        "demonstrations": _("All {count} demonstrations were refused by the model's chat template: {refusal}"),
+        "prompts": _("All {count} prompts were refused by the model's chat template: {refusal}"),
+    },
+    "too-long": {
+        "pairs": _("All {count} pairs are longer than max_length."),
+        "demonstrations": _("All {count} demonstrations are longer than max_length."),
+        "prompts": _("All {count} prompts are longer than max_length."),
+    },
+    "identical": {"pairs": _("In all {count} pairs the two answers are the same text.")},
 }
 
 
@@ -260,11 +268,11 @@ def shortage(unit: str, found: int, at_least: int, left_out: Mapping[str, int]) 
     causes = [reason for reason in CURES if left_out.get(reason)]
     enough_but_for = found + sum(left_out[reason] for reason in causes) >= at_least
     cures = " ".join(CURES[reason] for reason in causes) if enough_but_for else MORE[unit]
-    if found or not enough_but_for or len(causes) > 1 or causes[0] not in ALL_LEFT_OUT:
+    if found or not enough_but_for or len(causes) > 1 or unit not in ALL_LEFT_OUT.get(causes[0], {}):
         return f"{too_few(unit, found, at_least)} {cures} {left_out_sentence(left_out)}".strip()
     count, refusal = left_out[causes[0]], ended(getattr(left_out, "refusal", ""))
     rest = {reason: number for reason, number in left_out.items() if reason != causes[0]}
-    said = ALL_LEFT_OUT[causes[0]].format(count=count, unit=unit, refusal=refusal)
+    said = ALL_LEFT_OUT[causes[0]][unit].format(count=count, refusal=refusal)
     return f"{said} {cures} {left_out_sentence(rest)}".strip()
 
 

@@ -22,7 +22,7 @@ class EvaluateSpec(JobSpec):
     """Let a candidate, the serving policy and the base answer the held-out prompts with the same seeds, and compare."""
 
     kind: ClassVar = "evaluate"
-    title: ClassVar = "check"
+    title: ClassVar = _("check")
     candidate: str = ""
     """Revision of the policy to check."""
     against: str = "serving"

@@ -22,7 +22,7 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
 
     Raises UserError where the policy is gone, or takes none of the prompts.
     """
-    run.report(0, 0, {}, "loading the model")
+    run.report(0, 0, {}, _("loading the model"))
     policy = registry.by_revision(run.db, spec.revision)
     prompt_sets.require_generator(policy)
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
@@ -32,8 +32,9 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
     drawn = prompt_sets.read_draft(draft)
     missing = [entry for entry in rendered if not drawn.keys() >= set(prompt_sets.seeds_of(spec, entry[0]))]
     model = models.use(policy)
+    said = _("{revision} answers").format(revision=policy.revision)
     for start in range(0, len(missing), spec.prompts_per_batch):
-        run.report(len(rendered) - len(missing) + start, len(rendered), {}, f"{policy.revision} answers")
+        run.report(len(rendered) - len(missing) + start, len(rendered), {}, said)
         run.raise_if_stopped()
         batch = missing[start : start + spec.prompts_per_batch]
         seeds = [prompt_sets.seeds_of(spec, prompt) for prompt, _ in batch]
@@ -48,7 +49,7 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
         drawn |= {row["seed"]: row for row in rows}
     wanted = [seed for prompt, _ in rendered for seed in prompt_sets.seeds_of(spec, prompt)]
     digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for seed in wanted])
-    run.report(len(rendered), len(rendered), {}, "written")
+    run.report(len(rendered), len(rendered), {}, _("written"))
     return {
         "revision": policy.revision,
         "prompts": len(rendered),

@@ -34,7 +34,7 @@ class AnswerSpec(JobSpec):
     """Let a policy answer a set of prompts, and write the answers to a file, a JSON object a line."""
 
     kind: ClassVar = "answer"
-    title: ClassVar = "answers to a prompt set"
+    title: ClassVar = _("answers to a prompt set")
     revision: str = "serving"
     """Revision of the policy that answers: 'base', 'serving' or another revision."""
     split: Answered = "held-out"
@@ -57,11 +57,17 @@ class AnswerSpec(JobSpec):
 
     def about(self) -> str:
         """Who answers which prompts."""
-        return f"answers by {self.revision} to prompts {described(self)}"
+        return _("answers by {revision} to prompts {described}").format(
+            revision=self.revision, described=described(self)
+        )
 
     def facts(self) -> Facts:
         """Who answers which prompts, and how often."""
-        return [("Policy", self.revision), ("Prompts", described(self)), ("Answers", f"{self.each} to each prompt")]
+        return [
+            (_("Policy"), self.revision),
+            (_("Prompts"), described(self)),
+            (_("Answers"), _("{each} to each prompt").format(each=self.each)),
+        ]
 
     def depends_on(self) -> tuple[str, ...]:
         """The policy that answers."""

@@ -139,7 +139,7 @@ class RegistryEntry:
 
 def look_up(hub: Hub, repo: str, revision: str | None) -> HubRevision:
     """The commit that a revision is now, and its files. Raises UserError."""
-    with hubs.explained(f"Looking up {repo}"):
+    with hubs.explained(_("Looking up {repo} failed: {reason}"), repo=repo):
         info = hub.api.model_info(repo, revision=revision, files_metadata=True)
     files = info.siblings or []
     return HubRevision(
@@ -161,7 +161,7 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
                     )
                 )
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-                with hubs.explained(f"Fetching {name} of {found.repo}"):
+                with hubs.explained(_("Fetching {name} of {repo} failed: {reason}"), name=name, repo=found.repo):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
                 config = read_object(Path(path))
             named = [key for key in CODE if config.get(key)]
@@ -196,7 +196,7 @@ def name_for(db: Database, found: HubRevision) -> str:
 
 def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -> None:
     """Fetch files of the commit, and compare them with what the Hub says they are. Raises UserError."""
-    with hubs.explained(f"Fetching {found.source}"):
+    with hubs.explained(_("Fetching {source} failed: {reason}"), source=found.source):
         for name in names:
             hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
     shutil.rmtree(directory / ".cache", ignore_errors=True)
@@ -310,7 +310,10 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
         own = read_object(path / CONFIG)
         differing = [name for name in ("model_type", "vocab_size", "hidden_size") if config.get(name) != own.get(name)]
         if differing:
-            told = ", ".join(f"{name} {config.get(name)} instead of {own.get(name)}" for name in differing)
+            told = ", ".join(
+                _("{name} {has} instead of {wanted}").format(name=name, has=config.get(name), wanted=own.get(name))
+                for name in differing
+            )
             base = public_name(registry.by_revision(db, "base").base)
             raise UserError(
                 _(
@@ -407,7 +410,7 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found:
         else:
             fits = not known or layers.fit(name, shape, config)
         if not fits:
-            size = "×".join(map(str, shape[:8])) or "a single number"
+            size = "×".join(map(str, shape[:8])) or _("a single number")
             raise UserError(
                 _(
                     "{source} does not fit the weights that it names: {name} is {size}, and there is nothing "

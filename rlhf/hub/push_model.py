@@ -57,6 +57,7 @@ HASHED: Final = "base_sha256"
 PROGRAM: Final = "prefloop"
 SHA256_DIGITS: Final = 64
 SHORTEST_HOST: Final = 6
+ELSEWHERE: Final = _("Choose another name, or delete the repository on the Hub.")
 Files = dict[str, Path | bytes]
 
 
@@ -245,7 +246,7 @@ def base_licence(hub: Hub, policy: Policy) -> str:
 def licence_of(hub: Hub, address: Address, kind: RepoKind = "model") -> str:
     """The licence that the card of a repository says; empty where it says none, or is not there. Raises UserError."""
     try:
-        with hubs.explained(f"Reading the card of {address.repo}"):
+        with hubs.explained(_("Reading the card of {repo} failed: {reason}"), repo=address.repo):
             data = hub.api.repo_info(address.repo, repo_type=kind, revision=address.revision or None).card_data
     except UserError as error:
         if error.__cause__ is not None and hubs.status_of(error.__cause__) in (401, 403, 404):
@@ -389,13 +390,13 @@ def is_ours(name: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------ what is there
 def tags(hub: Hub, repo: str, kind: RepoKind) -> dict[str, str]:
-    with hubs.explained(f"Reading the tags of {repo}"):
+    with hubs.explained(_("Reading the tags of {repo} failed: {reason}"), repo=repo):
         return {tag.name: tag.target_commit for tag in hub.api.list_repo_refs(repo, repo_type=kind).tags}
 
 
 def contents(hub: Hub, repo: str, kind: RepoKind, revision: str) -> dict[str, str]:
     """What identifies each file of a revision: the sha256 of a large one, git's name for another."""
-    with hubs.explained(f"Reading what is in {repo}"):
+    with hubs.explained(_("Reading what is in {repo} failed: {reason}"), repo=repo):
         info = hub.api.repo_info(repo, repo_type=kind, revision=revision, files_metadata=True)
     return {one.rfilename: (one.lfs.sha256 if one.lfs else one.blob_id) or "" for one in info.siblings or []}
 
@@ -411,7 +412,7 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
     said: Mapping[str, object] = {}
     if CARD in there:
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-            with hubs.explained(f"Reading the card of {repo}"):
+            with hubs.explained(_("Reading the card of {repo} failed: {reason}"), repo=repo):
                 path = hub.api.hf_hub_download(repo, CARD, repo_type=kind, local_dir=directory)
             said = hubs.front_matter(Path(path).read_text("utf-8", errors="replace"))
     tagged, marks = said.get("tags"), said.get(MARK)
@@ -424,13 +425,15 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
         )
     held = marks.get("format") if isinstance(marks, dict) else None
     if form and held != form:
-        what = f"data of the format '{held}'" if held else "data of which its card does not say the format"
-        raise UserError(
+        other, unknown = (
+            _("{repo} holds data of the format '{held}', which '{form}' would replace: it stays as it is."),
             _(
-                "{repo} holds {what}, which '{form}' would replace: it stays as it is. Choose another name, or "
-                "delete the repository on the Hub."
-            ).format(repo=repo, what=what, form=form)
+                "{repo} holds data of which its card does not say the format, which '{form}' would replace: it stays "
+                "as it is."
+            ),
         )
+        problem = (other if held else unknown).format(repo=repo, held=held, form=form)
+        raise UserError(f"{problem} {ELSEWHERE}")
     return there
 
 
@@ -449,7 +452,7 @@ def same(identity: str | None, content: Path | bytes) -> bool:
 
 def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str | None) -> None:
     """Let a tag name this commit, which may have named another."""
-    with hubs.explained(f"Tagging {repo} with '{tag}'"):
+    with hubs.explained(_("Tagging {repo} with '{tag}' failed: {reason}"), repo=repo, tag=tag):
         if known is not None and known != sha:
             hub.api.delete_tag(repo, tag=tag, repo_type=kind)
         if known != sha:
@@ -458,5 +461,15 @@ def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str 
 
 def described(made: PublishResult) -> str:
     """What came of it, in a sentence."""
-    what = f"{made.repo}{f', tag {made.tag}' if made.tag else ''} (commit {made.commit_sha[:12]}): {made.url}"
-    return f"{'Published' if made.fresh else 'There already:'} {what}"
+    if made.tag:
+        fresh, before = (
+            _("Published {repo}, tag {tag} (commit {commit}): {url}"),
+            _("There already: {repo}, tag {tag} (commit {commit}): {url}"),
+        )
+    else:
+        fresh, before = (
+            _("Published {repo} (commit {commit}): {url}"),
+            _("There already: {repo} (commit {commit}): {url}"),
+        )
+    said = fresh if made.fresh else before
+    return said.format(repo=made.repo, tag=made.tag, commit=made.commit_sha[:12], url=made.url)

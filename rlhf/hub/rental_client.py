@@ -226,7 +226,7 @@ class RentedRun:
         if ending.status != "finished":
             clear(self.hub, self.db, self.rental)
             raise RentalEnded(f"{ending.message} {ANEW}")
-        self.retry(_("Taking in what was made"), lambda: self.take_in(ending))
+        self.retry(_("Taking in what was made is tried again: {error}"), lambda: self.take_in(ending))
         dollars = formatting.dollars(self.rental.cost)
         minutes = round(self.rental.seconds / 60)
         self.run.log(
@@ -244,18 +244,20 @@ class RentedRun:
     # ----------------------------------------------------------------------------------------------------------- start
     def start(self) -> None:
         """Send the files and start the job, unless an earlier follower had started it without saying so."""
-        who = self.retry(_("Asking whose token it is"), lambda: hubs.check_token(self.hub))
+        who = self.retry(_("Asking whose token it is is tried again: {error}"), lambda: hubs.check_token(self.hub))
         payer = self.rental.namespace or who.name
         hubs.check_token(self.hub, f"{payer}/x")  # what was told is remembered
         self.rental = rental_store.record_payer(self.db, self.job.id, payer)
-        started = self.retry(_("Looking for the job"), self.started_before)
+        started = self.retry(_("Looking for the job is tried again: {error}"), self.started_before)
         if started is None:
-            self.retry(_("Asking for the price"), self.check_price)
+            self.retry(_("Asking for the price is tried again: {error}"), self.check_price)
             self.run.report(0, 0, {}, _("sending the files to the Hub"))
-            sha = self.retry(_("Sending the files"), self.send)
+            sha = self.retry(_("Sending the files is tried again: {error}"), self.send)
             self.raise_if_ended()
             # An answer may be lost although the job was started: it is looked for before it is started again.
-            started = self.retry(_("Renting the hardware"), lambda: self.started_before() or self.rent(sha))
+            started = self.retry(
+                _("Renting the hardware is tried again: {error}"), lambda: self.started_before() or self.rent(sha)
+            )
         self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
         terms = Terms(self.job.flavor or "", self.rental.price_per_hour, self.rental.hours, payer)
         self.run.log(_("Rented {terms}: {url}").format(terms=terms.sentence, url=started.url))
@@ -270,7 +272,7 @@ class RentedRun:
 
     def rent(self, sha: str) -> Any:
         """Start the job on the Hub with the files of this commit. Raises UserError."""
-        with hubs.explained(_("Renting the hardware")):
+        with hubs.explained(_("Renting the hardware failed: {reason}")):
             return self.hub.api.run_job(
                 image=IMAGE,
                 command=["bash", "-c", SCRIPT],
@@ -294,7 +296,7 @@ class RentedRun:
 
     def started_before(self) -> Any:
         """The job on the Hub that has this one's mark; None where there is none."""
-        with hubs.explained(_("Looking for the job on the Hub")):
+        with hubs.explained(_("Looking for the job on the Hub failed: {reason}")):
             known = self.hub.api.list_jobs(labels={LABEL: self.rental.mark}, namespace=self.rental.namespace)
             return next(iter(known), None)
 
@@ -318,7 +320,7 @@ class RentedRun:
         """How the job ended there; reports are recorded on the way. Raises FollowerStopped, Cancelled, UserError."""
         while True:
             self.raise_if_ended()
-            ending = self.retry(_("Following the job"), self.look, patient=True)
+            ending = self.retry(_("Following the job is tried again: {error}"), self.look, patient=True)
             if ending is not None:
                 return ending
             self.ended.wait(self.pause)
@@ -341,7 +343,7 @@ class RentedRun:
         """The stage that the Hub says the job is in, and why."""
         assert self.rental.hub_job is not None
         try:
-            with hubs.explained(_("Asking the Hub for the job {job}").format(job=self.rental.hub_job)):
+            with hubs.explained(_("Asking the Hub for the job {job} failed: {reason}"), job=self.rental.hub_job):
                 info = self.hub.api.inspect_job(job_id=self.rental.hub_job, namespace=self.rental.namespace)
         except UserError as error:
             if error.__cause__ is not None and hubs.status_of(error.__cause__) == 404:
@@ -356,7 +358,7 @@ class RentedRun:
 
     def read_reports(self) -> Any:
         """Add the reports to the record that are not in it yet; how the job ended, if it has said so."""
-        with hubs.explained(_("Reading the job's reports")):
+        with hubs.explained(_("Reading the job's reports failed: {reason}")):
             names = set(self.hub.api.list_repo_files(self.rental.repo, repo_type="dataset"))
         while (name := report_name(self.rental.batches + 1)) in names:
             batch = self.read(name)
@@ -367,7 +369,7 @@ class RentedRun:
     def read(self, name: str) -> Any:
         """What a JSON file of the job's holds; an empty object where it holds nothing that can be read."""
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-            with hubs.explained(_("Fetching {name}").format(name=name)):
+            with hubs.explained(_("Fetching {name} failed: {reason}"), name=name):
                 path = self.hub.api.hf_hub_download(
                     self.rental.repo, name, repo_type="dataset", local_dir=directory, force_download=True
                 )
@@ -395,7 +397,7 @@ class RentedRun:
     def last_lines(self) -> list[str]:
         """The end of the job's log; nothing where the Hub does not give it."""
         try:
-            with hubs.explained(_("Reading the job's log")):
+            with hubs.explained(_("Reading the job's log failed: {reason}")):
                 lines = list(
                     self.hub.api.fetch_job_logs(
                         job_id=str(self.rental.hub_job), namespace=self.rental.namespace, tail=LAST_LINES
@@ -447,7 +449,7 @@ class RentedRun:
         """The files of a directory, each compared with its sha256. Raises UserError."""
         with tempfile.TemporaryDirectory(prefix=".fetched-", dir=directory.parent) as there:
             for name, known in expected.items():
-                with hubs.explained(_("Fetching {name}").format(name=name)):
+                with hubs.explained(_("Fetching {name} failed: {reason}"), name=name):
                     path = self.hub.api.hf_hub_download(
                         self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
                     )
@@ -471,7 +473,7 @@ class RentedRun:
             self.run.log(_("{error} See {url}.").format(error=error, url=self.rental.url))
 
     # ------------------------------------------------------------------------------------------------------------ both
-    def retry(self, doing: str, act: Callable[[], Made], patient: bool = False) -> Made:
+    def retry(self, again: str, act: Callable[[], Made], patient: bool = False) -> Made:
         """Do what may fail for a passing reason again and again: what runs there runs on meanwhile.
 
         `patient`: for any reason, until its time is over for sure, because not to know of it does not end it.
@@ -484,7 +486,7 @@ class RentedRun:
             except UserError as error:
                 if not hubs.is_passing(error) and not (patient and self.time_is_left()):
                     raise
-                self.warn(_("{doing} is tried again: {error}").format(doing=doing, error=error))
+                self.warn(again.format(error=error))
             self.raise_if_ended()
             self.ended.wait(self.poll_seconds)
 
@@ -547,7 +549,7 @@ class RentedRun:
             self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
         if self.stage()[0] in ENDED:
             return False
-        with hubs.explained(_("Giving the rented machine back")):
+        with hubs.explained(_("Giving the rented machine back failed: {reason}")):
             self.hub.api.cancel_job(job_id=str(self.rental.hub_job), namespace=self.rental.namespace)
         return self.stage()[0] not in ENDED
 
@@ -625,7 +627,7 @@ def clear_up(hub: Hub, db: Database) -> None:
 def clear(hub: Hub, db: Database, rental: Rental) -> None:
     """Delete what was sent and has come back. What can't be deleted is no reason to fail."""
     try:
-        with hubs.explained(_("Deleting {repo}").format(repo=rental.repo)):
+        with hubs.explained(_("Deleting {repo} failed: {reason}"), repo=rental.repo):
             hub.api.delete_repo(rental.repo, repo_type="dataset", missing_ok=True)
     except UserError as error:
         if hubs.is_passing(error):
@@ -636,7 +638,7 @@ def clear(hub: Hub, db: Database, rental: Rental) -> None:
 
 def price_of(hub: Hub, flavor: str) -> float:
     """What hardware for jobs costs now, in dollars an hour. Raises UserError where the Hub has no such hardware."""
-    with hubs.explained(_("Asking the Hub for its prices")):
+    with hubs.explained(_("Asking the Hub for its prices failed: {reason}")):
         prices = {one.name: hubs.hourly_price(one) for one in hub.api.list_jobs_hardware()}
     if flavor not in prices:
         cheapest_first = sorted(prices.items(), key=lambda one: one[1])

@@ -18,9 +18,9 @@ from typing import Any
 
 from annotation import __main__ as annotation_commands
 from annotation import hub_client
-from annotation.backup import restoration, safe_copies
-from annotation.backup.safe_copies import PendingBackup, Schedule
-from annotation.backup.targets import BackupTarget, refuse_shared_fate, target_of
+from annotation.copies import restoration, safe_copies
+from annotation.copies.safe_copies import PendingCopy, Schedule
+from annotation.copies.targets import CopyTarget, refuse_shared_fate, target_of
 from annotation.database import Database, hold_data_directory, open_database
 from annotation.environment import keep_private
 from annotation.imports import import_process
@@ -50,7 +50,7 @@ class StaleCopy(Exception):
     """Another running copy of this program was quicker, and nothing has been done here: begin again from its copy."""
 
 
-class BackupLoop:
+class CopyLoop:
     """One loop: look whether a copy is due, and make it.
 
     `first`: nothing can have been changed since the program began. `follow`: to begin again is better than to step
@@ -61,7 +61,7 @@ class BackupLoop:
         self,
         db: Database,
         data_dir: Path,
-        place: BackupTarget,
+        place: CopyTarget,
         schedule: Schedule,
         first: bool = False,
         follow: bool = False,
@@ -88,31 +88,31 @@ class BackupLoop:
             pending = self.pending()
             if safe_copies.due(pending, self.schedule) or (self.hurried.is_set() and pending.changed):
                 self.hurried.clear()
-                self.back_up()
+                self.make_copy()
         if self.pending().changed:
-            self.back_up()
+            self.make_copy()
 
-    def pending(self) -> PendingBackup:
+    def pending(self) -> PendingCopy:
         """What a copy now would add."""
         standing = safe_copies.status(self.db, self.named)
         since = None if self.attempted is None else time.monotonic() - self.attempted
-        return PendingBackup(
+        return PendingCopy(
             safe_copies.state_mark(self.db) != self.kept_mark,
             standing.judgements_since if standing else 0,
             since,
             self.failures,
         )
 
-    def back_up(self) -> None:
+    def make_copy(self) -> None:
         """One copy. What goes wrong is in its row, which the page shows, and in the log."""
         mark = safe_copies.state_mark(self.db)
         try:
-            safe_copies.back_up(self.db, self.data_dir, self.place, self.run, self.alone)
+            safe_copies.make_copy(self.db, self.data_dir, self.place, self.run, self.alone)
         except hub_client.Conflict as error:
             if self.may_begin_again():
                 raise StaleCopy(str(error)) from error
             logger.error("%s From now on copies of this one go to %s.", error, self.step_aside())
-            self.back_up()
+            self.make_copy()
             return
         except UserError as error:
             logger.warning("No safe copy was made. %s", error)
@@ -173,7 +173,7 @@ def import_command(data_dir: Path, arguments: Sequence[str]) -> list[str]:
     return [*module("rlhf.hub.token_process"), "--data", str(data_dir), "--import", told]
 
 
-def begin(data_dir: Path, place: BackupTarget | None, model: str) -> None:
+def begin(data_dir: Path, place: CopyTarget | None, model: str) -> None:
     """What must be done with the token before the web server starts. Raises UserError."""
     data_dir.mkdir(parents=True, exist_ok=True)
     if place is not None:
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def work(options: argparse.Namespace, place: BackupTarget | None, schedule: Schedule) -> None:
+def work(options: argparse.Namespace, place: CopyTarget | None, schedule: Schedule) -> None:
     """Work until told to end; a copy in hand is finished first. Raises StaleCopy, UserError."""
     ended, hurried = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ended.set())
@@ -238,9 +238,9 @@ def work(options: argparse.Namespace, place: BackupTarget | None, schedule: Sche
     if place is None:
         ended.wait()
     else:
-        backups = BackupLoop(open_database(options.data), options.data, place, schedule, options.first, options.follow)
-        backups.ended, backups.hurried = ended, hurried
-        backups.watch()
+        copies = CopyLoop(open_database(options.data), options.data, place, schedule, options.first, options.follow)
+        copies.ended, copies.hurried = ended, hurried
+        copies.watch()
     if rented is not None:
         rented.stop(LEAVE_SECONDS)
     for runner in working:

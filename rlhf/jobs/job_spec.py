@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     Confirmation,
@@ -48,7 +48,7 @@ Drawing = Annotated[Sampling, FromMapping()]
 # What the values that several kinds share mean on the page.
 REFERENCES = {"base": _("the base model"), "parent": _("the parent adapter")}
 SCOPES = {"new": _("judgements since the parent's data"), "all": _("all judgements")}
-NOISE = {"ignore": "ignored", "weight": _("weighs pairs"), "smooth": _("smooths labels")}
+NOISE = {"ignore": _("ignored"), "weight": _("weighs pairs"), "smooth": _("smooths labels")}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -122,7 +122,7 @@ class TrainingSpec(JobSpec):
     # ---------------------------------------------------------------------------------------------------------- data
     unit: ClassVar[Unit] = "pairs"
     """The format of the rows that it is frozen with."""
-    items: ClassVar[str] = "pairs"
+    items: ClassVar[str] = N_("pairs")
     """What a batch counts, in the plural; 'comparisons' take all pairs of one together."""
     at_least: ClassVar[int] = 8
     """Rows below which it is not begun."""
@@ -230,7 +230,7 @@ class TrainingSpec(JobSpec):
     def pace_fact(self) -> tuple[str, str]:
         """How much it works through, in how large steps, for the page."""
         step = self.batch_size * self.accumulated() * self.processes
-        return f"Epochs · {self.items} a step", f"{self.epochs} · {step}"
+        return _("Epochs · {items} a step").format(items=_(self.items)), f"{self.epochs} · {step}"
 
     def default_notes(self) -> list[str]:
         """What those of its own settings stand for that are left to a default, with the source."""
@@ -360,7 +360,7 @@ SHORT_METHODS = {
     "qlora": "QLoRA",
     "lora": "LoRA",
     "prompt": _("prompt tuning"),
-    "full": "full",
+    "full": _("full"),
 }
 
 

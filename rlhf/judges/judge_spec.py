@@ -22,7 +22,7 @@ class JudgeSpec(JobSpec):
     """Let an AI judge judge comparisons, each pair of answers in both orders; what it has judged is not asked again."""
 
     kind: ClassVar = "judge"
-    title: ClassVar = "judging"
+    title: ClassVar = _("judging")
     judge: str = ""
     """Name of the judge."""
     scope: Judged = "open"

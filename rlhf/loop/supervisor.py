@@ -1,4 +1,4 @@
-"""The web side of jobs: starts workers, notices silent ones, keeps the resident worker alive, advances the loop."""
+"""The web side of jobs: starts workers, notices silent ones, keeps the answering worker alive, advances the loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from annotation.database import Database
 from annotation.translation import _
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
 from rlhf.jobs.job_store import Job
@@ -33,21 +33,21 @@ logger = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """A thread that turns queued rows into worker processes: one resident, and one training job on each device.
+    """A thread that turns queued rows into worker processes: one that answers, and one training job on each device.
 
     It signals only processes that it started itself; what another program started is judged by its heartbeat.
     """
 
     def __init__(
-        self, db: Database, data_dir: Path, model: str, devices: Sequence[str] | None = None, resident: bool = True
+        self, db: Database, data_dir: Path, model: str, devices: Sequence[str] | None = None, answering: bool = True
     ) -> None:
-        self.db, self.data_dir, self.model, self.resident = db, data_dir, model, resident
+        self.db, self.data_dir, self.model, self.answering = db, data_dir, model, answering
         self.devices = devices or devices_here()
         self.children: dict[int, WorkerProcess] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="supervisor", daemon=True)
         self._failures = 0
-        self._resident_not_before = 0.0
+        self._answering_not_before = 0.0
         self._ticks = 0.0
         self._tried: int | None = None
 
@@ -90,8 +90,8 @@ class Supervisor:
         for job_id in job_store.mark_lost(self.db):
             if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
                 self.children[job_id].signal(signal.SIGKILL)
-        if self.resident:
-            self.keep_resident()
+        if self.answering:
+            self.keep_answering()
         controller.advance(self.db, self.data_dir)
         self.start_next()
 
@@ -126,7 +126,7 @@ class Supervisor:
             job = job_store.get(self.db, job_id)
             self.record_death(job, child, code)
             if not job.spec.waits:
-                self.resident_ended(code)
+                self.answering_ended(code)
 
     def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
         """Say how a worker ended that could not say so itself."""
@@ -142,13 +142,13 @@ class Supervisor:
         except FileNotFoundError:
             return b""
 
-    def resident_ended(self, code: int) -> None:
-        """Decide when the next resident worker may start."""
+    def answering_ended(self, code: int) -> None:
+        """Decide when the next answering worker may start."""
         self._failures = self._failures + 1 if code else 0
         wait = min(FIRST_RETRY_SECONDS * 2 ** (self._failures - 1), LAST_RETRY_SECONDS) if code else 0.0
-        self._resident_not_before = self._ticks + wait
+        self._answering_not_before = self._ticks + wait
 
-    def keep_resident(self) -> None:
+    def keep_answering(self) -> None:
         """Start the answering worker if none is alive."""
         active = job_store.active(self.db, ("generate",))
         if any(job.status != "queued" for job in active):
@@ -156,7 +156,7 @@ class Supervisor:
         if active and active[0].id in self.children:
             return
         serving = registry.serving(self.db).id
-        if self._ticks < self._resident_not_before and serving == self._tried:
+        if self._ticks < self._answering_not_before and serving == self._tried:
             return
         self._tried = serving
         self.launch(

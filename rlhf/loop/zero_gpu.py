@@ -12,7 +12,7 @@ from typing import Final, ParamSpec, TypeVar
 from annotation.database import Database, open_database
 from annotation.records import UserError
 from annotation.translation import _
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run, attend
 from rlhf.submission import job_submission

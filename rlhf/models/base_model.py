@@ -41,7 +41,7 @@ MEMORY_FACTOR = 1.5
 MEMORY_FLOOR = 1_000_000_000
 BYTES: Mapping[Weights, int] = {"bf16": 2, "fp32": 4}
 # How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
-FOUR_BITS = "in 4 bits"
+FOUR_BITS = _("in 4 bits")
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
 ASKED = {"role": "user", "content": QUESTION}
@@ -64,7 +64,7 @@ class BaseModel:
         """What to know of it before prompts are gathered, after a blank; empty for most models."""
         if self.takes_system:
             return ""
-        return " Its chat template takes no system messages: prompts with one are left out with this model."
+        return " " + _("Its chat template takes no system messages: prompts with one are left out with this model.")
 
 
 def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
@@ -157,7 +157,7 @@ def download(name: str) -> Path:
     repo, _at, revision = name.partition("@")
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        with hub_client.explained(f"Fetching {repo}"):
+        with hub_client.explained(_("Fetching {repo} failed: {reason}"), repo=repo):
             found = snapshot_download(
                 repo,
                 revision=revision or None,
@@ -253,7 +253,10 @@ def quantisation(directory: Path) -> str:
     settings = found if isinstance(found, Mapping) else {}
     if settings.get("load_in_4bit"):
         return FOUR_BITS
-    return "in 8 bits" if settings.get("load_in_8bit") else f"by {settings.get('quant_method', 'an unknown method')}"
+    if settings.get("load_in_8bit"):
+        return _("in 8 bits")
+    method = settings.get("quant_method")
+    return _("by {method}").format(method=method) if method else _("by an unknown method")
 
 
 def check(base: BaseModel) -> BaseModel:

@@ -143,10 +143,10 @@ def end_of_turn(tokenizer: Any) -> str:
 
 def no_end(directory: Path) -> str:
     """That nothing would tell where an answer ends."""
-    return (
-        f"The model in {directory} has no token that ends an answer: name one as eos_token in tokenizer_config.json, "
+    return _(
+        "The model in {directory} has no token that ends an answer: name one as eos_token in tokenizer_config.json, "
         "or choose an instruct model with --model."
-    )
+    ).format(directory=directory)
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -103,12 +103,14 @@ def load_whole(path: Path, model_class: Any = None, **arguments: Any) -> Any:
     mismatched = [name for name, *_ in found["mismatched_keys"]]
     lacking = sorted(name for name in {*found["missing_keys"], *mismatched} if not name.startswith(SCORE))
     if lacking:
-        more = f" and {len(lacking) - 3} more" if lacking[3:] else ""
+        named = ", ".join(lacking[:3])
+        if lacking[3:]:
+            named = _("{names} and {more} more").format(names=named, more=len(lacking) - 3)
         raise UserError(
             _(
-                "The weights in {path} are not all that a model of its {config} has: {lacking}{more} are "
+                "The weights in {path} are not all that a model of its {config} has: {lacking} are "
                 "missing or of another size. Fetch the whole model again, or choose another one."
-            ).format(path=path, config=CONFIG, lacking=", ".join(lacking[:3]), more=more)
+            ).format(path=path, config=CONFIG, lacking=named)
         )
     return model
 
@@ -330,7 +332,7 @@ def verified(data_dir: Path, policy: Policy) -> Path:
             )
         )
     path = data_dir / policy.path
-    verify_directory(path, policy.sha256, f"adapter {policy.revision}")
+    verify_directory(path, policy.sha256, policy.revision)
     return path
 
 

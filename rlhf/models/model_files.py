@@ -26,6 +26,14 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 DESERIALISING: Final = "Error while deserializing header: "
 INDEX: Final = "model.safetensors.index.json"
+UNKNOWN_KIND: Final = _(
+    "The installed transformers can't load a '{kind}' model as a causal language model: it has none. Choose another "
+    "model with --model, or update Prefloop."
+)
+NEEDS_CODE: Final = _(
+    "The installed transformers can't load a '{kind}' model as a causal language model: it needs code that comes with "
+    "it, and Prefloop runs none. Choose another model with --model, or update Prefloop."
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------- texts
@@ -45,7 +53,7 @@ def read_text(path: Path) -> str:
     """A file's text. Raises UserError if it is none, or too long for what it is."""
     with explained(path):
         if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"it has over {LARGEST_FILE:,} bytes")
+            raise ValueError(_("it has over {most:,} bytes").format(most=LARGEST_FILE))
         return path.read_text("utf-8")
 
 
@@ -54,7 +62,7 @@ def read_object(path: Path) -> dict[str, Any]:
     with explained(path):
         value = json.loads(read_text(path))
         if not isinstance(value, dict):
-            raise TypeError("it is no JSON object")
+            raise TypeError(_("it is no JSON object"))
         return value
 
 
@@ -74,7 +82,7 @@ def read_header(path: Path) -> dict[str, Tensor]:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
             if size > LARGEST_HEADER:
-                raise ValueError(f"its header would have {size:,} bytes")
+                raise ValueError(_("its header would have {size:,} bytes").format(size=size))
             header = file.read(size)
         with safe_open(path, framework="numpy"):  # that each byte belongs to one tensor, of the size of its shape
             pass
@@ -82,9 +90,9 @@ def read_header(path: Path) -> dict[str, Tensor]:
         found = {name: tensor_of(entry, 8 + size) for name, entry in entries.items() if name != "__metadata__"}
         longest = max(map(len, found), default=0)
         if longest > LONGEST_NAME:
-            raise ValueError(f"the name of a tensor has {longest:,} characters")
+            raise ValueError(_("the name of a tensor has {longest:,} characters").format(longest=longest))
         if not found:
-            raise ValueError("it has no tensor")
+            raise ValueError(_("it has no tensor"))
         return found
     except (OSError, ValueError, struct.error, SafetensorError, RecursionError) as error:
         raise UserError(
@@ -98,7 +106,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Raises ValueError where a name stands twice in it: readers would differ in which one they take."""
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands twice in its header")
+        raise ValueError(_("a name stands twice in its header"))
     return found
 
 
@@ -135,11 +143,11 @@ def weight_files(directory: Path) -> list[Path]:
 
 def is_gguf(path: Path) -> str:
     """What to do about a GGUF file."""
-    return (
-        f"{path} is a GGUF file, and Prefloop loads safetensors weights only. Convert it: load it in transformers with "
+    return _(
+        "{path} is a GGUF file, and Prefloop loads safetensors weights only. Convert it: load it in transformers with "
         "gguf_file=… and GgufConfig(dequantize=True), write model and tokenizer with save_pretrained, and give that "
         "directory."
-    )
+    ).format(path=path)
 
 
 def read_index(directory: Path) -> dict[str, str]:
@@ -147,10 +155,10 @@ def read_index(directory: Path) -> dict[str, str]:
     with explained(directory / INDEX):
         found = dict(read_object(directory / INDEX)["weight_map"])
         if not found:
-            raise ValueError("it names no file")
+            raise ValueError(_("it names no file"))
         for name in found.values():
             if Path(name).name != name:
-                raise ValueError(f"{name!r} is no name of a file in this directory")
+                raise ValueError(_("{name!r} is no name of a file in this directory").format(name=name))
     return found
 
 
@@ -189,13 +197,7 @@ def check_architecture(directory: Path) -> None:
             )
         )
     if known and kind not in known:
-        own = "it needs code that comes with it, and Prefloop runs none" if config.get("auto_map") else "it has none"
-        raise UserError(
-            _(
-                "The installed transformers can't load a '{kind}' model as a causal language model: {own}. "
-                "Choose another model with --model, or update Prefloop."
-            ).format(kind=kind[:80], own=own)
-        )
+        raise UserError((NEEDS_CODE if config.get("auto_map") else UNKNOWN_KIND).format(kind=kind[:80]))
 
 
 @lru_cache(maxsize=1)

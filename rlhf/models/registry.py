@@ -151,10 +151,10 @@ def serving(db: Database) -> Policy:
 
 def not_set_up(db: Database) -> str:
     """That there is no model yet, and what makes one."""
-    return (
-        f"No base model has been set up in {db.path.parent} yet. Start `python app.py` once, or run `python -m rlhf "
-        f"--data {db.path.parent} prepare`."
-    )
+    return _(
+        "No base model has been set up in {directory} yet. Start `python app.py` once, or run `python -m rlhf --data "
+        "{directory} prepare`."
+    ).format(directory=db.path.parent)
 
 
 def by_revision(db: Database, revision: str) -> Policy:
@@ -248,7 +248,7 @@ def training_of(db: Database, policy: Policy) -> Job | None:
 def verify(data_dir: Path, policy: Policy) -> None:
     """Read a policy's files through. Raises UserError where they are damaged or missing."""
     if policy.path is not None and policy.sha256 is not None and not policy.deleted:
-        verify_directory(data_dir / policy.path, policy.sha256, f"adapter {policy.revision}")
+        verify_directory(data_dir / policy.path, policy.sha256, policy.revision)
 
 
 def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
@@ -341,7 +341,11 @@ def decided_against(db: Database, policy: Policy) -> Policy | None:
 def rejection(db: Database, policy: Policy) -> str:
     """Who rejected a policy, when and why, as a sentence; empty where nobody has."""
     row = db.row("SELECT * FROM promotion WHERE model_id = ? AND action = 'reject' ORDER BY id DESC", (policy.id,))
-    return "" if row is None else f"{row['decided_by']} rejected it on {row['created'][:10]}: {row['reason']}"
+    if row is None:
+        return ""
+    return _("{who} rejected it on {day}: {reason}").format(
+        who=row["decided_by"], day=row["created"][:10], reason=row["reason"]
+    )
 
 
 def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 from jinja2 import nodes
@@ -27,6 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from annotation.environment import keep_private
 from annotation.records import UserError, storable
+from annotation.translation import _
 from annotation.ui.invisible import visible
 
 ROOT = Path(__file__).parents[2]
@@ -42,13 +43,26 @@ LONGEST_REASON = 300
 STOPPED_KEPT = 16
 # A token is nobody's business but the token process's; the names are what Python and the clock need.
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
+# Why there is no text, beside what the template says itself. The process names them; it knows no language.
+FAULTS: Final[Mapping[str, str]] = {
+    "death": _("it ends the process that runs it."),
+    "patience": _("it did not end within {limit:.0f} minutes."),
+    "time": _("it did not end within {limit:g} seconds of processor time."),
+    "memory": _("it needs more than {limit} MB of memory."),
+    "length": _("it makes over {limit:,} characters."),
+    "half": _("it writes half a character."),
+    "syntax": _("it is no valid template: {error} (line {line})."),
+}
+WORDLESS: Final = _("without a word")
+# After these the process is ended, and the template never run again by ours.
+STOPPING: Final = ("death", "patience", "time", "memory")
 
 
 class TemplateRefused(UserError):
     """A template does not write a conversation. `reason` is what it says of that, or what is wrong with it."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"The model's chat template refuses a conversation: {reason}")
+        super().__init__(_("The model's chat template refuses a conversation: {reason}").format(reason=reason))
         self.reason = reason
 
 
@@ -94,13 +108,13 @@ class TemplateRenderer:
             if template in self._stopped:
                 raise TemplateRefused(self._stopped[template])
             # Once more: a process can have been killed for what is no fault of the template's.
-            answer = self._ask(request) or self._ask(request) or {"stopped": "it ends the process that runs it."}
-            if "stopped" in answer:
+            answer = self._ask(request) or self._ask(request) or {"fault": "death"}
+            if answer.get("fault") in STOPPING:
                 self.close()
-                self._remember(template, answer["stopped"])
+                self._remember(template, reason_of(answer))
         if "text" in answer:
-            return answer["text"]
-        raise TemplateRefused(next(iter(answer.values())))
+            return str(answer["text"])
+        raise TemplateRefused(reason_of(answer))
 
     def _remember(self, template: str, reason: str) -> None:
         """Never run this template again."""
@@ -108,18 +122,18 @@ class TemplateRenderer:
             self._stopped.pop(next(iter(self._stopped)))
         self._stopped[template] = reason
 
-    def _ask(self, request: bytes) -> dict[str, str] | None:
+    def _ask(self, request: bytes) -> dict[str, Any] | None:
         """The process's answer; None where it ended without one."""
         connection = self.connection or self._start()
         try:
             connection.send_bytes(request)
             if not connection.poll(PATIENCE_SECONDS):
-                return {"stopped": f"it did not end within {PATIENCE_SECONDS / 60:.0f} minutes."}
-            answer: dict[str, str] = json.loads(connection.recv_bytes(8 * LONGEST))
+                return {"fault": "patience", "limit": PATIENCE_SECONDS / 60}
+            answer: dict[str, Any] = json.loads(connection.recv_bytes(8 * LONGEST))
             return answer
         except (EOFError, OSError):
             if self.close() == -signal.SIGPROF:
-                return {"stopped": f"it did not end within {self.seconds:g} seconds of processor time."}
+                return {"fault": "time", "limit": self.seconds}
             return None
 
     def _start(self) -> Connection[bytes, bytes]:
@@ -146,6 +160,11 @@ class TemplateRenderer:
         status = self.process.wait()
         self.process = self.connection = None
         return status
+
+
+def reason_of(answer: Mapping[str, Any]) -> str:
+    """Why there is no text: what the template says, or a sentence of ours."""
+    return FAULTS[answer["fault"]].format(**answer) if "fault" in answer else answer["refused"] or WORDLESS
 
 
 def renderer() -> TemplateRenderer:
@@ -209,33 +228,34 @@ def compiled(text: str) -> jinja2.Template:
 
 
 def reply_to(asked: Mapping[str, Any], memory: int) -> bytes:
-    """What comes of a request, as JSON: a `text`, or why there is none."""
-    too_much = {"stopped": f"it needs more than {memory >> 20} MB of memory."}
+    """What comes of a request, as JSON: a `text`, what the template says against it, or a `fault` with its figures."""
+    too_much = {"fault": "memory", "limit": memory >> 20}
+    answer: dict[str, Any]
     try:
         text = compiled(asked["template"]).render(asked["values"])
         if len(text) > LONGEST:
-            answer = {"refused": f"it makes over {LONGEST:,} characters."}
+            answer = {"fault": "length", "limit": LONGEST}
         elif storable(text) != text:
-            answer = {"refused": "it writes half a character."}
+            answer = {"fault": "half"}
         else:
             answer = {"text": text}
     except MemoryError:
         answer = too_much
     except jinja2.TemplateSyntaxError as error:
-        answer = {"broken": f"it is no valid template: {one_line(error.message)} (line {error.lineno})."}
+        answer = {"fault": "syntax", "error": one_line(error.message), "line": error.lineno}
     except jinja2.TemplateError as error:
         answer = {"refused": one_line(error)}
     except Exception as error:  # whatever a stranger's program raises
-        answer = {"refused": f"{type(error).__name__}: {one_line(error)}"}
+        answer = {"refused": ": ".join(filter(None, (type(error).__name__, one_line(error))))}
     return json.dumps(answer, ensure_ascii=False).encode()
 
 
 def one_line(error: object) -> str:
-    """An error's text in one line that is not too long."""
+    """An error's text in one line that is not too long; empty where it has none."""
     try:
-        return visible(" ".join(str(error)[:LONGEST_REASON].split())) or "without a word"
+        return visible(" ".join(str(error)[:LONGEST_REASON].split()))
     except Exception:  # it is a stranger's object, or too much memory was asked for
-        return "an error without a text"
+        return ""
 
 
 def main(descriptor: str, seconds: str, memory: str) -> None:

@@ -153,7 +153,7 @@ def test_a_skipped_comparison_is_no_stock(db: Database, ann: Annotator) -> None:
     for _ in range(3):
         claims.judge(db, ann.id, in_hand(db, ann).nonce, act("skip"))
     assert claims.claim_next(db, ann.id) is None
-    assert store.buffer_sizes(db, 1) == {"train": 0, "held-out": 0}
+    assert store.stock_sizes(db, 1) == {"train": 0, "held-out": 0}
 
 
 # -------------------------------------------------------------------------------------------------------- judgements

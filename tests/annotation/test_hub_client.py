@@ -65,7 +65,7 @@ def test_who_may_not_write_changes_nothing(hub: HubServer, token: str) -> None:
 
 
 def test_nothing_that_looks_like_a_token_is_shown() -> None:
-    with pytest.raises(UserError) as caught, hubs.explained("Reading hf_abcdefghijklmnop"):
+    with pytest.raises(UserError) as caught, hubs.explained("Reading hf_abcdefghijklmnop failed: {reason}"):
         raise OSError("no way for hf_abcdefghijklmnop")
     assert str(caught.value) == "Reading [token] failed: no way for [token]."
     assert "hf_write" not in repr(hubs.connect("hf_write_ann", "http://localhost"))
@@ -152,7 +152,7 @@ def test_a_hub_that_is_not_there_has_a_sentence() -> None:
 def test_a_full_disk_has_a_sentence() -> None:
     with (
         pytest.raises(UserError, match="Fetching it failed: the disk is full"),
-        hubs.explained("Fetching it"),
+        hubs.explained("Fetching it failed: {reason}"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -162,7 +162,7 @@ def test_a_private_repository_is_not_there_for_others(hub: HubServer) -> None:
     for token in (None, "hf_write_bob"):
         with (
             pytest.raises(UserError, match="there is no such repository, or the token may not see it"),
-            hubs.explained("Reading"),
+            hubs.explained("Reading failed: {reason}"),
         ):
             connected(hub, token).api.repo_info("ann/x")
 

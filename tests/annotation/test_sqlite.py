@@ -71,7 +71,7 @@ import tempfile
 from pathlib import Path
 from annotation import sqlite
 from annotation.database import open_database
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 with tempfile.TemporaryDirectory() as directory:
     db = open_database(Path(directory))

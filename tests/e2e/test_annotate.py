@@ -19,7 +19,7 @@ from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt
 from annotation.web import access
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
@@ -620,7 +620,7 @@ def test_an_answer_that_is_no_card_is_a_problem_and_no_error_of_the_page(site: S
         ann.page.evaluate("document.querySelector('.status').textContent = ''")  # what was said before
         ann.page.route(f"**/annotate/{endpoint}", lambda route: route.fulfill(**answer))
         ann.press(key)
-        ann.page.wait_for_selector(".status.bad:not(:empty)")
+        ann.wait(ann.page.locator(".status.bad:not(:empty)").count, f"the problem of {endpoint}")
         ann.page.unroute(f"**/annotate/{endpoint}")
         assert ann.texts() == shown
         ann.ready()  # not while that is still being asked

@@ -101,6 +101,6 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     assert adapter.method == "dpo"
 
     page.get_by_role("tab", name="Annotate").click()
-    site.wait_until(lambda: sum(store.buffer_sizes(site.db, adapter.id).values()), "comparison by the new policy")
+    site.wait_until(lambda: sum(store.stock_sizes(site.db, adapter.id).values()), "comparison by the new policy")
     site.judge("2")
     assert errors == []

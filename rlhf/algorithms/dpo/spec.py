@@ -52,7 +52,7 @@ CURVES = (
         "margin",
         _("Reward margin"),
         _("implicit reward"),
-        {"margin": "rewards/margins", "chosen answer": "rewards/chosen"},
+        {"margin": "rewards/margins", _("chosen answer"): "rewards/chosen"},
         _(
             "Margin: how much more the new policy favours the chosen answer than the reference does; it should "
             "rise. The chosen answer's own reward should not sink far below zero."

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from annotation.database import Database
 from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rlhf.data.snapshots import MIN_PROMPTS, CountedRows, prompt_rows
@@ -73,7 +73,7 @@ CURVES = (
         "value-loss",
         _("Value loss"),
         _("squared reward"),
-        {"value loss": "loss/value"},
+        {_("value loss"): "loss/value"},
         _("How far the critic's forecasts are from what came. It should fall early on and stay low."),
     ),
     Curve(
@@ -90,7 +90,7 @@ CURVES = (
         "policy-loss",
         _("Policy loss"),
         "advantage",
-        {"policy loss": "loss/policy"},
+        {_("policy loss"): "loss/policy"},
         _(
             "The clipped objective, with its sign turned. It hovers about zero in a healthy run and tells "
             "little by itself; spikes say that an update was too large."
@@ -100,7 +100,7 @@ CURVES = (
         "shares",
         _("Ended, and clipped"),
         "share",
-        {"ended by themselves": "ended_share", "clipped": "clip_share"},
+        {_("ended by themselves"): "ended_share", "clipped": "clip_share"},
         _(
             "Share of answers that ended before the limit, which should be high; and share of tokens at which "
             "the clip held the policy back: above about 0.3 the steps are too large."
@@ -149,7 +149,7 @@ class PPOSpec(TrainingSpec):
     steps_word: ClassVar = "rounds"
     automatic: ClassVar = _("a reward model, then PPO")
     unit: ClassVar[Unit] = "prompts"
-    items: ClassVar = "prompts"
+    items: ClassVar = N_("prompts")
     at_least: ClassVar = MIN_PROMPTS
     methods: ClassVar = {"qlora": LearningRate(5e-5, HUANG), "lora": LearningRate(5e-5, HUANG)}
     beside: ClassVar[tuple[Role, ...]] = ("reward model", "critic")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import places_of, strength_word
 from rlhf.data.snapshots import MIN_PAIRS, collect
@@ -64,7 +64,7 @@ CURVES = (
         "score",
         _("Mean reward"),
         "reward",
-        {"mean reward": "score"},
+        {_("mean reward"): "score"},
         _(
             "Of chosen and rejected answers together. Only differences between rewards mean anything; centring "
             "keeps their mean about zero."
@@ -83,7 +83,7 @@ class RewardModelSpec(TrainingSpec):
     paper: ClassVar = "Bradley and Terry 1952; Ouyang et al. 2022, equation 1"
     trained_by: ClassVar = "comparing answers (Bradley and Terry 1952)"
     last_step: ClassVar = {"loss": "loss", "accuracy": "accuracy"}
-    items: ClassVar = "comparisons"
+    items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     makes: ClassVar[Made] = "reward"
     methods: ClassVar = {"qlora": LearningRate(1e-3, MEASURED), "lora": LearningRate(1e-3, MEASURED)}

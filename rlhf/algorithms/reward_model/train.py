@@ -37,6 +37,7 @@ from trl import RewardConfig, RewardTrainer
 
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.losses import bradley_terry, centring
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -213,7 +214,7 @@ def save(
     trainer: ComparisonTrainer, directory: Path, items: Sequence[Item], held_out: Sequence[Item], run: Run
 ) -> dict[str, Any]:
     """Write the adapter with its head, and how it scores what it was trained on. Returns its health."""
-    run.report(trainer.state.global_step, trainer.state.max_steps, {}, "scoring the comparisons")
+    run.report(trainer.state.global_step, trainer.state.max_steps, {}, _("scoring the comparisons"))
     trained_on, checked_on = score(trainer, items, run), score(trainer, held_out, run)
     trainer.save(directory)
     scores = [value for one in trained_on for value in one.scores]

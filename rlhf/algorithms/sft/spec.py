@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import PositiveInt
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
 from rlhf.jobs.descriptions import (
@@ -48,7 +48,7 @@ CURVES = (
         "token-accuracy",
         _("Token accuracy"),
         _("share of tokens"),
-        {"token accuracy": "token_accuracy"},
+        {_("token accuracy"): "token_accuracy"},
         _("How often the most likely next token is the demonstrated one. It should rise with the loss falling."),
         (0.0, 1.0),
     ),
@@ -66,7 +66,7 @@ class SFTSpec(TrainingSpec):
     trained_by: ClassVar = "supervised fine-tuning"
     last_step: ClassVar = {"loss": "loss", "token_accuracy": _("token accuracy")}
     unit: ClassVar[Unit] = "demonstrations"
-    items: ClassVar = "demonstrations"
+    items: ClassVar = N_("demonstrations")
     at_least: ClassVar = MIN_DEMONSTRATIONS
     methods: ClassVar = {
         "lora": LearningRate(1e-3, MEASURED),

@@ -31,6 +31,7 @@ from trl import SFTConfig, SFTTrainer
 
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.records import Prompt, UserError
+from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
@@ -184,7 +185,7 @@ def score_before(
     # Several processes would have to wait for it, longer than they may.
     if run.measured_steps or not cheap or trainer.accelerator.num_processes > 1:
         return None
-    run.report(0, 0, {}, "scoring the held-out demonstrations")
+    run.report(0, 0, {}, _("scoring the held-out demonstrations"))
     return score(trainer, held_out, run)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from annotation.backup import safe_copies, targets
+from annotation.copies import safe_copies, targets
 from annotation.database import Database
 from annotation.exports.formats import FORMATS, ONE_FILE
 from annotation.imports.import_process import FROM_HUB

@@ -27,7 +27,7 @@ FEW_HELD_OUT = 20
 
 
 def serving_card(
-    policy: Policy, worker: Job | None, buffer: Mapping[Split, int], elsewhere: int, counts: AnswerCounts, at: str
+    policy: Policy, worker: Job | None, stock: Mapping[Split, int], elsewhere: int, counts: AnswerCounts, at: str
 ) -> str:
     """The serving policy, the worker that answers with it, and what it has produced so far."""
     return (
@@ -38,7 +38,7 @@ def serving_card(
                 (
                     _("Waiting to be judged"),
                     _("{train} for training, {held_out} held-out").format(
-                        train=buffer["train"], held_out=buffer["held-out"]
+                        train=stock["train"], held_out=stock["held-out"]
                     ),
                 ),
                 (_("Also waiting"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),

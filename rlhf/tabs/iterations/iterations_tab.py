@@ -55,7 +55,7 @@ def serving_part(db: Database) -> Update:
     card = check_report.serving_card(
         policy,
         workers[0] if workers else None,
-        store.buffer_sizes(db, policy.id),
+        store.stock_sizes(db, policy.id),
         store.waiting_elsewhere(db, policy.id),
         store.answer_counts(db),
         now(),

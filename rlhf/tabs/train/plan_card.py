@@ -48,14 +48,14 @@ PAIRS_SENTENCE = _(
 # ---------------------------------------------------------------------------------------------------------------- data
 def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     """What a run would learn from, and what of the judgements is left out and why."""
-    unit, found, items = spec.items, data.found, data.items
+    unit, found, items = _(spec.items), data.found, data.items
     numbers = [(_("Parent"), found.parent), (_("{unit} to train on").format(unit=unit.capitalize()), f"{items:,}")]
     if items != found.train:
         numbers.append((_("Pairs in them"), f"{found.train:,}"))
     if found.noise is not None and found.noise.share is not None:
         numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
     if spec.unit != "prompts":
-        held_out = unit if items == found.train else found.unit
+        held_out = unit if items == found.train else _(found.unit)
         numbers.append((_("Held-out {held_out} to check with").format(held_out=held_out), f"{found.held_out:,}"))
     known = facts(numbers, _("facts figures")) + (paragraph(data.unchecked, "warning") if data.unchecked else "")
     if found.unit != "pairs":
@@ -92,7 +92,7 @@ def noise_sentence(noise: Noise | None) -> str:
 def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
     """What is left out of the data, by reason; what is no judgement is of this unit."""
     rows = [
-        (reason_text(reason, left_out), f"{count:,}", unit if reason in PAIR_REASONS else _("judgements"))
+        (reason_text(reason, left_out), f"{count:,}", _(unit) if reason in PAIR_REASONS else _("judgements"))
         for reason, count in sorted(left_out.items())
         if count
     ]
@@ -103,7 +103,7 @@ def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
 
 def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
     """All rows looked at: how long they are, and what is left out and why, with examples."""
-    unit = spec.items
+    unit = _(spec.items)
     longest, average = _("Tokens of the longest"), _("Tokens on average")
     if spec.drawn_tokens():
         longest = _("Tokens of the longest with an answer at the limit")
@@ -147,7 +147,7 @@ def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) ->
     where = _("to train on") if split == "train" else _("held out")
     if shown is None:
         return notice(
-            _("There are no {items} {where}, so there is nothing to show.").format(items=spec.items, where=where)
+            _("There are no {items} {where}, so there is nothing to show.").format(items=_(spec.items), where=where)
         )
     headline = _("Row {number:,} of {total:,} {where} · {name}").format(
         number=shown.number, total=shown.total, where=where, name=shown.item.name

@@ -120,7 +120,7 @@ def finished(machine: Machine, spec: DPOSpec) -> registry.Policy:
 
 
 def answer(machine: Machine, models: LoadedPolicies, policy: registry.Policy) -> Any:
-    """One answer of a policy, drawn as the resident worker draws."""
+    """One answer of a policy, drawn as the answering worker draws."""
     text = machine.render([{"role": "user", "content": "Sing."}])
     sampling = Sampling(1.0, 0.0, 12)
     return draw(models.use(policy), models.tokenizer, [text], [[1, 2, 3]], sampling)[0]

@@ -24,7 +24,7 @@ from annotation.jobs import job_table
 from annotation.records import UserError
 from rlhf.data import held_out_sets
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import from_json, to_json
@@ -259,7 +259,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
 
 @pytest.mark.own_start
 def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp_path: Path) -> None:
-    """A model directory is set up, and its buffer filled, in a data directory that no page has ever opened."""
+    """A model directory is set up, and its stock filled, in a data directory that no page has ever opened."""
     data = str(tmp_path / "data")
     ready = rlhf_command("--data", data, "prepare", "--model", str(tiny_model))
     assert ready.returncode == 0, ready.stderr
@@ -274,7 +274,7 @@ def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp
     done = rlhf_command("--data", data, "run", str(tmp_path / "spec.json"))
     assert done.returncode == 0, done.stderr
     assert "job 1 finished." in done.stdout
-    assert store.buffer_sizes(db, 1) == {"train": 5, "held-out": 1}
+    assert store.stock_sizes(db, 1) == {"train": 5, "held-out": 1}
     db.close()
 
 
@@ -305,7 +305,7 @@ def quick_spec(machine: Machine, **changes: object) -> str:
 
 def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) -> None:
     first, second = machine.submit(GENERATE_ONCE), job_store.enqueue(machine.db, QUICK_SFT, "ann")
-    assert job_store.claim(machine.db, first, "resident") is not None, "the answering worker keeps nobody waiting"
+    assert job_store.claim(machine.db, first, "answers") is not None, "the answering worker keeps nobody waiting"
     before = job_store.enqueue(machine.db, QUICK_SFT, "bob")
     assert job_store.claim(machine.db, second, "w") is not None
     stay_alive(machine.db, second)

@@ -22,11 +22,11 @@ import app
 from annotation import store
 from annotation.records import Message, Prompt, Sampling
 from annotation.web import access
-from rlhf.generation import playground_store, prompt_sets, resident_worker
+from rlhf.generation import answering_worker, playground_store, prompt_sets
+from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_worker import AnsweringWorker, policies_to_keep
 from rlhf.generation.playground_store import Chat
 from rlhf.generation.prompt_sets import AnswerSpec
-from rlhf.generation.resident_spec import GenerateSpec
-from rlhf.generation.resident_worker import Resident, policies_to_keep
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.worker import Run
@@ -36,12 +36,12 @@ from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec
-from tests.rlhf.generation.test_resident_worker import ask, resident, state_of, stock
+from tests.rlhf.generation.test_answering_worker import answering, ask, state_of, stock
 
 pytestmark = pytest.mark.slow
 
 SAMPLING = Sampling(max_new_tokens=24)
-RESIDENT = GenerateSpec(buffer=6, prompts_per_batch=4, sampling=SAMPLING)
+ANSWERING = GenerateSpec(buffer=6, prompts_per_batch=4, sampling=SAMPLING)
 QUESTION: Message = {"role": "user", "content": "What is a riddle?"}
 FORMS = ("lora", "prompt", "full")
 
@@ -136,18 +136,18 @@ def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
 
 
 @contextmanager
-def residing(machine: Machine, spec: GenerateSpec = RESIDENT) -> Iterator[Resident]:
+def answering_by_hand(machine: Machine, spec: GenerateSpec = ANSWERING) -> Iterator[AnsweringWorker]:
     """The answering worker's own object, to be driven by hand."""
     job = job_store.claim(machine.db, machine.submit(spec), "w")
     assert job is not None
-    yield Resident(Run(machine.db, machine.data_dir, job, "w"), replace(spec, model=str(machine.model)))
+    yield AnsweringWorker(Run(machine.db, machine.data_dir, job, "w"), replace(spec, model=str(machine.model)))
 
 
 # --------------------------------------------------------------------------------------------------------- any policy
 def test_policies_of_every_form_answer_as_they_do_alone(stocked: Machine) -> None:
     """One after the other in one memory, the base too, and each answers as if it had never met the others."""
     numbers = ask_chats(stocked, "lora", "base", "prompt", "full")
-    with resident(stocked, RESIDENT):
+    with answering(stocked, ANSWERING):
         wait_until("the answers", lambda: not any(one(stocked, number).open for number in numbers))
     found = [one(stocked, number) for number in numbers]
     assert [chat.message for chat in found] == [""] * 4
@@ -168,7 +168,7 @@ def test_a_conversation_is_fed_as_a_whole(stocked: Machine) -> None:
         {"role": "user", "content": "Give one."},
     ]
     (number,) = ask_chats(stocked, "lora", messages=messages)
-    with resident(stocked, RESIDENT):
+    with answering(stocked, ANSWERING):
         wait_until("the answer", lambda: not one(stocked, number).open)
     chat = one(stocked, number)
     assert chat.rendered_prompt == stocked.render(messages)
@@ -189,11 +189,11 @@ def test_a_batch_that_a_chat_interrupts_goes_on_as_if_nothing_had_been(
     stocked: Machine, monkeypatch: pytest.MonkeyPatch, serving: str, asked: str
 ) -> None:
     """Which adapter is active is global; the interrupted draw must find its own again."""
-    monkeypatch.setattr(resident_worker, "GLANCE_SECONDS", 0.0)
+    monkeypatch.setattr(answering_worker, "GLANCE_SECONDS", 0.0)
     register(stocked, "other", "lora", seed=1)
     if serving != "base":
         registry.promote(stocked.db, serving, "kim")
-    with residing(stocked) as worker:
+    with answering_by_hand(stocked) as worker:
         batch = worker.next_batch(4, 1)
         alone = worker.draw(batch, 2, lambda: False)
         assert max(drawn.tokens for group in alone for drawn in group) > 8, "too short to be interrupted"
@@ -216,7 +216,7 @@ def test_chats_of_one_policy_are_answered_in_one_batch_of_any_lengths(stocked: M
     """Left padding must not show: float32 weights would give the very same, bfloat16 rounds."""
     long = [QUESTION, {"role": "assistant", "content": "A game."}, {"role": "user", "content": "Whose?"}]
     numbers = [*ask_chats(stocked, "lora"), *ask_chats(stocked, "lora", messages=long)]
-    with resident(stocked, RESIDENT):
+    with answering(stocked, ANSWERING):
         wait_until("the answers", lambda: not any(one(stocked, number).open for number in numbers))
     first, second = (one(stocked, number) for number in numbers)
     assert (first.state, second.state) == ("done", "done")
@@ -228,14 +228,14 @@ def test_chats_of_one_policy_are_answered_in_one_batch_of_any_lengths(stocked: M
 
 # ------------------------------------------------------------------------------------------------------ while watched
 def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_or_draws(long: Machine) -> None:
-    spec = replace(RESIDENT, buffer=12)
+    spec = replace(ANSWERING, buffer=12)
     store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
 
     def begun(number: int) -> bool:
         chat = one(long, number)
         return chat.open and bool(chat.text) and chat.first_token_seconds is not None
 
-    with resident(long, spec, 3, 2) as pace:
+    with answering(long, spec, 3, 2) as pace:
         pace.until_held()
         (drawing,) = ask_chats(long, "base")
         pace.go_on()
@@ -243,7 +243,7 @@ def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_
         assert begun(drawing)
         assert sum(stock(long).values()) < 12, "the batch is being drawn"
         pace.go_on()
-        wait_until("a full buffer", lambda: sum(stock(long).values()) >= 12)
+        wait_until("a full stock", lambda: sum(stock(long).values()) >= 12)
         assert not one(long, drawing).open
         pace.hold(2)
         (resting,) = ask_chats(long, "base")
@@ -257,7 +257,7 @@ def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_
 def test_an_answer_grows_and_stopping_it_keeps_what_was_seen(long: Machine) -> None:
     (number,) = ask_chats(long, "base")
     seen: list[str] = []
-    with resident(long, RESIDENT, 2, 5, 9, 14) as pace:
+    with answering(long, ANSWERING, 2, 5, 9, 14) as pace:
         for _ in range(4):
             pace.until_held()
             seen.append(one(long, number).text)
@@ -275,7 +275,7 @@ def test_an_answer_grows_and_stopping_it_keeps_what_was_seen(long: Machine) -> N
 
 def test_stopping_one_answer_of_a_batch_leaves_the_others(long: Machine) -> None:
     first, second = [*ask_chats(long, "base"), *ask_chats(long, "base")]
-    with resident(long, RESIDENT, 3, 6) as pace:
+    with answering(long, ANSWERING, 3, 6) as pace:
         pace.until_held()
         assert one(long, first).text
         assert one(long, second).text
@@ -293,7 +293,7 @@ def test_stopping_one_answer_of_a_batch_leaves_the_others(long: Machine) -> None
 def test_a_chat_comes_before_what_an_annotator_asked_and_the_annotator_loses_nothing(long: Machine) -> None:
     register(long, "lora", "lora")
     asked = ask(long)
-    with resident(long, RESIDENT, 3, 2) as pace:
+    with answering(long, ANSWERING, 3, 2) as pace:
         pace.until_held()
         assert state_of(long, asked) == "writing"
         (number,) = ask_chats(long, "lora")
@@ -331,7 +331,7 @@ def test_what_can_not_be_answered_says_why_and_the_worker_goes_on(stocked: Machi
     (torn,) = ask_chats(stocked, "lora")
     (long,) = ask_chats(stocked, "base", messages=[{"role": "user", "content": "sun " * 1100}])
     (fine,) = ask_chats(stocked, "base")
-    with resident(stocked, RESIDENT):
+    with answering(stocked, ANSWERING):
         wait_until("an answer", lambda: not one(stocked, fine).open)
     assert (one(stocked, torn).state, one(stocked, long).state) == ("failed", "failed")
     assert "sha256 differs" in one(stocked, torn).message
@@ -356,18 +356,18 @@ playground_store.show = show_and_die
 
 
 def test_what_a_killed_worker_was_writing_fails_and_what_waits_is_answered_by_the_next(long: Machine) -> None:
-    job_id = long.submit(RESIDENT)
+    job_id = long.submit(ANSWERING)
     writing, waiting = [*ask_chats(long, "base"), *ask_chats(long, "base", max_new_tokens=3)]
     long.run_worker(job_id, KILLED_WRITING, -signal.SIGKILL)
     assert (one(long, writing).state, one(long, waiting).state) == ("writing", "asked")
-    with resident(long, RESIDENT):
+    with answering(long, ANSWERING):
         wait_until("the other answer", lambda: one(long, waiting).state == "done")
     assert (one(long, writing).state, one(long, writing).message) == ("failed", playground_store.BROKEN_OFF)
 
 
 def test_what_is_being_written_when_the_program_ends_is_marked(long: Machine) -> None:
     (number,) = ask_chats(long, "base")
-    with resident(long, RESIDENT, 3) as pace:
+    with answering(long, ANSWERING, 3) as pace:
         pace.until_held()
         assert one(long, number).text
     assert (one(long, number).state, one(long, number).message) == ("failed", playground_store.BROKEN_OFF)
@@ -410,7 +410,7 @@ def test_few_policies_stay_in_memory_on_at_most_one_other_set_of_weights() -> No
 
 def test_weights_that_nobody_has_asked_for_lately_leave_the_memory(stocked: Machine) -> None:
     register(stocked, "full-2", "full", seed=2)
-    with residing(stocked) as worker:
+    with answering_by_hand(stocked) as worker:
 
         def chat(revision: str) -> Any:
             ask_chats(stocked, revision, max_new_tokens=2)

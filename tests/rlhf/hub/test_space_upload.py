@@ -20,7 +20,7 @@ from annotation.database import Database
 from annotation.hub_client import Hub, connect
 from annotation.records import UserError
 from annotation.web import access
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.hub import space_upload
 from rlhf.hub.space_upload import SpacePlan
 from rlhf.jobs import job_store

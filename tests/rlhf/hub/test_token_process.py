@@ -17,8 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from annotation.backup import safe_copies
-from annotation.backup.targets import DirectoryTarget, FileDigest, create_whole
+from annotation.copies import safe_copies
+from annotation.copies.targets import DirectoryTarget, FileDigest, create_whole
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.web import access
 from rlhf.hub import token_launcher
@@ -250,7 +250,7 @@ def test_a_token_process_that_dies_is_started_again_and_goes_on_from_what_is_saf
         page.judge(3)
         wait_until("a safe copy of three", lambda: told_safe(page.safety(), 3) == 3, every=0.3)
         assert program.part("rlhf.hub.token_process").pid != first.pid
-        assert "two copies" not in page.safety()
+        assert "Two copies" not in page.safety()
 
 
 @pytest.mark.own_start
@@ -296,7 +296,7 @@ def test_a_second_program_on_the_same_copies_steps_aside_and_both_pages_say_so(
             second.judge(4)
             wait_until("four to be safe", lambda: told_safe(second.safety(), 4) == 4, every=0.3)
             first.judge(1)
-            line = wait_until("the conflict", lambda: "two copies" in first.safety() and first.safety(), every=0.3)
+            line = wait_until("the conflict", lambda: "Two copies" in first.safety() and first.safety(), every=0.3)
             assert "Two copies of this project run" in line
             wait_until("two to be safe, aside", lambda: told_safe(first.safety(), 2) == 2, every=0.3)
     branches = hub.repos["dataset", REPO].branches
@@ -334,7 +334,7 @@ def test_where_it_can_not_begin_again_a_program_goes_on_with_what_is_here(
 ) -> None:
     place = DirectoryTarget(tmp_path / "bucket")
     told = {"HF_TOKEN": "", PLACE: place.name, **OFTEN}
-    safe_copies.back_up(db, project, place, "a" * 32)
+    safe_copies.make_copy(db, project, place, "a" * 32)
     other = tmp_path / "other" / "data"
     other.parent.mkdir()
     with running(other, told) as program:
@@ -347,7 +347,7 @@ def test_where_it_can_not_begin_again_a_program_goes_on_with_what_is_here(
         assert "No safe copy could be restored" in program.log.read_text()
         with program.page() as page:
             page.judge(2)
-            wait_until("its copy, aside", lambda: "two copies" in page.safety(), every=0.3)
+            wait_until("its copy, aside", lambda: "Two copies" in page.safety(), every=0.3)
 
 
 def test_whoever_asks_twice_is_not_kept_waiting(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,8 +420,8 @@ def test_the_launcher_loads_next_to_nothing() -> None:
         )
         == []
     )
-    assert loaded_by("rlhf.hub.token_process", ("gradio", "torch", "annotation.backup.targets")) == [
-        "annotation.backup.targets"
+    assert loaded_by("rlhf.hub.token_process", ("gradio", "torch", "annotation.copies.targets")) == [
+        "annotation.copies.targets"
     ]
 
 

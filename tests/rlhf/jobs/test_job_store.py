@@ -19,7 +19,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
 from tests.machine_fixtures import PATIENCE_SECONDS
@@ -141,7 +141,7 @@ def test_what_is_ahead_of_a_job_is_what_runs_and_what_waits_before_it(db: Databa
 
     assert [ahead(number) for number in (job, second, third, answering)] == [[], [job], [job, second], []]
     job_store.claim(db, second, "w")
-    job_store.claim(db, answering, "resident")
+    job_store.claim(db, answering, "answers")
     assert [ahead(number) for number in (job, third)] == [[second], [second, job]], "what runs comes first"
     job_store.cancel(db, second)
     assert ahead(job) == [second], "it still ends"

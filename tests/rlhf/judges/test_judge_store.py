@@ -398,7 +398,7 @@ def test_with_judges_only_people_are_asked_nothing_and_back_again_everything(db:
     assert claims.claim_next(db, ann.id) is None
     say(db, judge, before[0], FLIPPED)
     assert asks(db, before[0]) == ("nobody", None)
-    assert sum(store.buffer_sizes(db, 1).values()) == 2, "what judges have settled makes room for new ones"
+    assert sum(store.stock_sizes(db, 1).values()) == 2, "what judges have settled makes room for new ones"
     store.set_feedback(db, Feedback(mode="people"))
     claim = claims.claim_next(db, ann.id)
     assert claim is not None

@@ -20,7 +20,7 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import JobSpec, to_json
@@ -213,7 +213,7 @@ def test_while_another_program_trains_no_device_is_known_to_be_free(db: Database
 
 def test_the_answering_worker_takes_no_device_and_sees_them_all(db: Database, two_devices: Supervisor) -> None:
     answering = job_store.enqueue(db, GenerateSpec(), "the program")
-    two_devices.keep_resident()
+    two_devices.keep_answering()
     first, second = queue(db), queue(db)
     two_devices.start_next()
     assert list(two_devices.children) == [answering, first, second]

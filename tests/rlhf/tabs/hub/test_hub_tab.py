@@ -10,8 +10,8 @@ import gradio as gr
 import pytest
 
 from annotation import store
-from annotation.backup import safe_copies
-from annotation.backup.targets import DirectoryTarget
+from annotation.copies import safe_copies
+from annotation.copies.targets import DirectoryTarget
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import Job
@@ -219,12 +219,12 @@ def test_how_safe_copies_stand(
     place = DirectoryTarget(tmp_path / "bucket")
     monkeypatch.setenv(PLACE, place.name)
     assert "No copy has been begun yet" in shown(context, "copies")
-    safe_copies.back_up(context.db, context.data_dir, place, "a" * 32)
+    safe_copies.make_copy(context.db, context.data_dir, place, "a" * 32)
     assert "Last safe copy: a moment ago, 0 judgements since." in shown(context, "copies")
     row, _ = safe_copies.add_row(context.db, place.name, "a" * 32)
     safe_copies.record_failure(context.db, row, "failed", "The disk is full.")
     *_, seen, _ = press(pages, "open", *SPACE)[: -len(SPACE)]
-    safe_copies.back_up(context.db, context.data_dir, place, "a" * 32)
+    safe_copies.make_copy(context.db, context.data_dir, place, "a" * 32)
     *sent, _, _ = press(pages, "follow", seen)
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 1, "nothing else is redrawn"

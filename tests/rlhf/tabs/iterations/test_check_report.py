@@ -17,7 +17,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.gate import Rule, within_limits
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
-from rlhf.generation.resident_spec import GenerateSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.tabs.iterations import check_report
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from annotation import store
-from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBackup, aside_name, digest_of
+from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
@@ -110,7 +110,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class PendingBackup:
+class PendingCopy:
     """What a copy now would add, and how the latest attempt went."""
 
     changed: bool
@@ -121,7 +121,7 @@ class PendingBackup:
     """Attempts in a row that came to nothing."""
 
 
-def due(pending: PendingBackup, schedule: Schedule) -> bool:
+def due(pending: PendingCopy, schedule: Schedule) -> bool:
     """Whether it is time for a copy: at the start, when enough has been judged, or when a change is old enough.
 
     After failures it is tried again later and later, but never later than on schedule.
@@ -156,7 +156,7 @@ def has_unsafe_work(db: Database) -> bool:
 
 # ---------------------------------------------------------------------------------------------------------- the record
 @dataclass(frozen=True)
-class BackupRecord:
+class CopyRecord:
     """A safe copy as this database remembers it."""
 
     id: int
@@ -171,18 +171,18 @@ class BackupRecord:
     created: str
 
 
-def latest(db: Database, where: str, *values: object) -> BackupRecord | None:
+def latest(db: Database, where: str, *values: object) -> CopyRecord | None:
     """The newest row that fits."""
     found = db.row(f"SELECT * FROM safe_copy WHERE {where} ORDER BY id DESC LIMIT 1", values)
-    return None if found is None else BackupRecord(**found)
+    return None if found is None else CopyRecord(**found)
 
 
-def last_safe(db: Database, place: str) -> BackupRecord | None:
+def last_safe(db: Database, place: str) -> CopyRecord | None:
     """The newest copy that a place has, or what this database began from there."""
     return latest(db, "state IN ('safe', 'begun') AND place = ?", place)
 
 
-def knows(db: Database, place: str, version: str, manifest: BackupManifest | None) -> bool:
+def knows(db: Database, place: str, version: str, manifest: CopyManifest | None) -> bool:
     """Whether this database has all that a copy in a place has.
 
     It made the copy, or began from it, or was told to go on from it. The row is there before the copy is
@@ -193,7 +193,7 @@ def knows(db: Database, place: str, version: str, manifest: BackupManifest | Non
     return latest(db, ours, place, version, run, number) is not None
 
 
-def record_start(db: Database, place: str, version: str, manifest: BackupManifest | None, message: str = "") -> None:
+def record_start(db: Database, place: str, version: str, manifest: CopyManifest | None, message: str = "") -> None:
     """Record what this database goes on from, which the next copy follows. Without a manifest nothing is safe yet."""
     run, number, last_judgement_id, judgements = record_of(manifest)
     with db.transaction():
@@ -231,14 +231,14 @@ def is_as_restored(db: Database) -> bool:
     return not judgements_after(db, newest.last_judgement_id) and not has_unsafe_work(db)
 
 
-def record_of(manifest: BackupManifest | None) -> tuple[str, int, int, int]:
+def record_of(manifest: CopyManifest | None) -> tuple[str, int, int, int]:
     """Run, number, last judgement and how many; of nothing, if there is no manifest."""
     if manifest is None:
         return "", 0, 0, 0
     return manifest.run, manifest.number, manifest.last_judgement_id, manifest.judgements
 
 
-def conflict_of(db: Database, place: str) -> BackupRecord | None:
+def conflict_of(db: Database, place: str) -> CopyRecord | None:
     """The conflict that keeps this database's copies aside from a place, if there is one since it began there."""
     begun = latest(db, "state = 'begun' AND place = ?", place)
     return latest(db, "state = 'conflict' AND place = ? AND id > ?", place, begun.id if begun else 0)
@@ -246,15 +246,15 @@ def conflict_of(db: Database, place: str) -> BackupRecord | None:
 
 # ------------------------------------------------------------------------------------------------------- making a copy
 @dataclass(frozen=True)
-class Backup:
+class SafeCopy:
     """A copy on this disk: what it says of itself, where its files are, and what people had done beside judging."""
 
-    manifest: BackupManifest
+    manifest: CopyManifest
     files: Mapping[str, Path]
     work: str
 
 
-def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> Backup:
+def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> SafeCopy:
     """Copy the database into a folder, and name the files of the models that are needed with it. Raises UserError."""
     with db.reading():
         last, judgements = judged(db)
@@ -265,7 +265,7 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> B
     for path in paths:
         files |= {file.relative_to(data_dir).as_posix(): file for file in files_below(data_dir / path)}
     marks = {path: digest_of(file) for path, file in files.items()}
-    return Backup(BackupManifest(run, number, now(), last, judgements, choice, marks), files, done)
+    return SafeCopy(CopyManifest(run, number, now(), last, judgements, choice, marks), files, done)
 
 
 def judged(db: Database) -> tuple[int, int]:
@@ -313,7 +313,7 @@ def files_below(path: Path) -> Iterator[Path]:
 
 
 # ----------------------------------------------------------------------------------------------------- putting it away
-def back_up(db: Database, data_dir: Path, target: BackupTarget, run: str, alone: bool = False) -> str:
+def make_copy(db: Database, data_dir: Path, target: CopyTarget, run: str, alone: bool = False) -> str:
     """Make a safe copy and record how it went; returns its version. `alone`: nobody else can write to this place.
 
     Raises Conflict where another running copy of this program was there first, UserError where the place refuses.
@@ -328,7 +328,8 @@ def back_up(db: Database, data_dir: Path, target: BackupTarget, run: str, alone:
         raise
     except Exception as error:
         said = without_tokens(f"{type(error).__name__}: {error}")
-        record_failure(db, row_id, "failed", f"An error of Prefloop's own ended it ({said}). The log has more.")
+        ended = _("An error of Prefloop's own ended it ({error}). The log has more.").format(error=said)
+        record_failure(db, row_id, "failed", ended)
         raise
     record_safe(db, row_id, version, copy)
     return version
@@ -347,7 +348,7 @@ def explained_local(data_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def put(db: Database, target: BackupTarget, copy: Backup, alone: bool) -> str:
+def put(db: Database, target: CopyTarget, copy: SafeCopy, alone: bool) -> str:
     """Add a copy to a place on top of the one that this database builds on. Raises Conflict, UserError."""
     before = last_safe(db, target.name)
     if before is None:
@@ -359,22 +360,31 @@ def put(db: Database, target: BackupTarget, copy: Backup, alone: bool) -> str:
     return target.put(copy.manifest, copy.files, target.head() if alone else known_head(db, target))
 
 
-def known_head(db: Database, target: BackupTarget) -> str:
+def known_head(db: Database, target: CopyTarget) -> str:
     """The version that the next copy may follow. Raises Conflict where the place has a copy that is none of ours."""
     head = target.head()
     try:
         newest = target.manifest(head) if head else None
-    except DamagedBackup:
+    except DamagedCopy:
         newest = None
         ours = knows(db, target.name, head, None)
     else:
         ours = newest is None or knows(db, target.name, head, newest)
     if not ours:
-        has = f"{newest.judgements} judgements, {newest.created[:16]} UTC" if newest else "damaged"
-        raise Conflict(
+        damaged, whole = (
             _(
-                "Another running copy of this project has put a safe copy into {name} ({has}). Stop one of the two."
-            ).format(name=target.name, has=has)
+                "Another running copy of this project has put a safe copy into {name}, which is damaged. Stop one of "
+                "the two."
+            ),
+            _(
+                "Another running copy of this project has put a safe copy into {name} ({judgements} judgements, "
+                "{created} UTC). Stop one of the two."
+            ),
+        )
+        raise Conflict(
+            damaged.format(name=target.name)
+            if newest is None
+            else whole.format(name=target.name, judgements=newest.judgements, created=newest.created[:16])
         )
     return head
 
@@ -404,7 +414,7 @@ def record_failure(db: Database, row_id: int, state: str, message: str) -> None:
         connection.execute("UPDATE safe_copy SET state = ?, message = ? WHERE id = ?", (state, message, row_id))
 
 
-def record_safe(db: Database, row_id: int, version: str, copy: Backup) -> None:
+def record_safe(db: Database, row_id: int, version: str, copy: SafeCopy) -> None:
     """Say that a place has confirmed a copy, and forget rows that nothing depends on any more."""
     manifest = copy.manifest
     with db.transaction() as connection:
@@ -427,7 +437,7 @@ def record_safe(db: Database, row_id: int, version: str, copy: Backup) -> None:
 
 # ------------------------------------------------------------------------------------------------------- how it stands
 @dataclass(frozen=True)
-class BackupStatus:
+class CopyStatus:
     """What is safe, and what is not yet."""
 
     copied: str | None
@@ -439,7 +449,7 @@ class BackupStatus:
     """Whether copies go to a place aside because two programs run."""
 
 
-def status(db: Database, place: str) -> BackupStatus | None:
+def status(db: Database, place: str) -> CopyStatus | None:
     """How the safe copies of this database in a place, or aside from it, stand; None where none were begun there."""
     clash = conflict_of(db, place)
     places = [place] if clash is None else [place, aside_name(place, clash.run)]
@@ -451,8 +461,8 @@ def status(db: Database, place: str) -> BackupStatus | None:
     since = judged(db)[1] if safe is None else judgements_after(db, safe.last_judgement_id)
     copied = safe.created if safe is not None and safe.number else None
     if clash is not None:
-        return BackupStatus(copied, since, clash.message, True)
-    return BackupStatus(copied, since, last_failure(db, place))
+        return CopyStatus(copied, since, clash.message, True)
+    return CopyStatus(copied, since, last_failure(db, place))
 
 
 def last_failure(db: Database, place: str) -> str:
@@ -473,7 +483,7 @@ def judgements_after(db: Database, judgement_id: int) -> int:
     return int(db.value("SELECT count(*) FROM judgement WHERE id > ?", (judgement_id,)))
 
 
-def sentence(standing: BackupStatus, moment: str, role: Role) -> str:
+def sentence(standing: CopyStatus, moment: str, role: Role) -> str:
     """What the page says; the reason of a trouble names places, which are the admins' business."""
     count = standing.judgements_since
     if standing.copied is None:

@@ -1,4 +1,4 @@
-"""The resident worker and the supervisor as real processes: stock in 5:1, swaps in seconds, ends when it should."""
+"""The answering worker and the supervisor as real processes: stock in 5:1, swaps in seconds, ends when it should."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from annotation import claims, store
 from annotation.records import Claim, Prompt, Sampling, Split, UserError
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.generation import resident_worker
-from rlhf.generation.resident_spec import GenerateSpec
-from rlhf.generation.resident_worker import next_splits, seed_of
+from rlhf.generation import answering_worker
+from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.worker import Run, perform
@@ -42,7 +42,7 @@ from tests.run_fixtures import hold
 
 pytestmark = pytest.mark.slow
 
-RESIDENT = GenerateSpec(buffer=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
+ANSWERING = GenerateSpec(buffer=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def add_adapter(machine: Machine, revision: str) -> registry.Policy:
 
 def stock(machine: Machine, revision: str = "base") -> dict[Split, int]:
     """Comparisons by a policy that wait for a judgement."""
-    return store.buffer_sizes(machine.db, registry.by_revision(machine.db, revision).id)
+    return store.stock_sizes(machine.db, registry.by_revision(machine.db, revision).id)
 
 
 def responses(machine: Machine, revision: str) -> list[dict[str, Any]]:
@@ -107,9 +107,9 @@ def test_seeds_of_a_stream_never_meet(stocked: Machine) -> None:
     assert len(seeds) == 2 * 59 * 30
 
 
-def test_a_buffer_is_filled_once_and_topped_up_with_new_answers(stocked: Machine) -> None:
+def test_a_stock_is_filled_once_and_topped_up_with_new_answers(stocked: Machine) -> None:
     """Comparisons of answers that differ, five to one by split, and no answer drawn twice."""
-    once = replace(RESIDENT, until_full=True)
+    once = replace(ANSWERING, until_full=True)
     job = stocked.perform(stocked.submit(once))
     assert job.result is not None
     assert (job.status, stock(stocked)) == ("finished", {"train": 10, "held-out": 2})
@@ -150,7 +150,7 @@ def test_imported_and_failed_comparisons_do_not_shift_the_share_that_is_held_out
                 [(prompt.id, model_id, state)] * 20,
             )
     assert store.comparison_counts(stocked.db) == {"train": 0, "held-out": 0}
-    stocked.perform(stocked.submit(replace(RESIDENT, until_full=True)))
+    stocked.perform(stocked.submit(replace(ANSWERING, until_full=True)))
     assert stock(stocked) == {"train": 10, "held-out": 2}
 
 
@@ -158,7 +158,7 @@ def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Mac
     policy = add_adapter(stocked, "torn")
     registry.promote(stocked.db, "torn", "ann")
     (stocked.data_dir / (policy.path or "") / "adapter_config.json").write_text("{}")
-    job = stocked.perform(stocked.submit(RESIDENT))
+    job = stocked.perform(stocked.submit(ANSWERING))
     assert job.status == "failed"
     assert "sha256 differs" in job.message
 
@@ -166,10 +166,10 @@ def test_a_damaged_serving_adapter_fails_the_worker_with_a_sentence(stocked: Mac
 @pytest.mark.parametrize(
     ("project", "spec", "expected"),
     [
-        ({"kind": "rank", "answers": 4}, RESIDENT, 4),
-        ({"kind": "best", "answers": 3}, RESIDENT, 3),
-        ({"kind": "pair", "answers": 4}, RESIDENT, 2),
-        ({"kind": "rank", "answers": 4}, replace(RESIDENT, answers=3), 3),
+        ({"kind": "rank", "answers": 4}, ANSWERING, 4),
+        ({"kind": "best", "answers": 3}, ANSWERING, 3),
+        ({"kind": "pair", "answers": 4}, ANSWERING, 2),
+        ({"kind": "rank", "answers": 4}, replace(ANSWERING, answers=3), 3),
     ],
     ids=["rank four", "best of three", "pairs are two", "the spec overrides"],
 )
@@ -202,7 +202,7 @@ def test_prompts_that_the_model_can_not_be_given_are_passed_over(tiny_model: Pat
         *((question,) for question in questions),
     ]
     store.add_prompts(machine.db, [Prompt(messages, "train", "import") for messages in conversations])
-    job = machine.perform(machine.submit(replace(RESIDENT, buffer=8, until_full=True)))
+    job = machine.perform(machine.submit(replace(ANSWERING, buffer=8, until_full=True)))
     assert (job.status, stock(machine)) == ("finished", {"train": 8, "held-out": 0})
     answered = machine.db.rows("SELECT DISTINCT p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id")
     asked_for = {message["content"] for row in answered for message in json.loads(row["messages"])}
@@ -211,7 +211,7 @@ def test_prompts_that_the_model_can_not_be_given_are_passed_over(tiny_model: Pat
     assert "no system role" in line or "leaves no room for 12 more in a context of 1024" in line
 
     asked = store.ask(machine.db, machine.annotator.id, conversations[4])
-    machine.perform(machine.submit(replace(RESIDENT, buffer=8, until_full=True)))
+    machine.perform(machine.submit(replace(ANSWERING, buffer=8, until_full=True)))
     assert state_of(machine, asked) == "failed"
     machine.db.close()
 
@@ -234,11 +234,11 @@ def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
     made.db.close()
 
 
-LONG = replace(RESIDENT, prompts_per_batch=12, buffer=12, sampling=Sampling(max_new_tokens=24))
+LONG = replace(ANSWERING, prompts_per_batch=12, buffer=12, sampling=Sampling(max_new_tokens=24))
 
 
 @contextmanager
-def resident(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pace]:
+def answering(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pace]:
     """The answering worker on a thread of this process, whose draws are held at these tokens; told to stop at the end.
 
     It looks for what people ask between any two tokens.
@@ -253,9 +253,9 @@ def resident(machine: Machine, spec: GenerateSpec, *tokens: int) -> Iterator[Pac
 
     thread = threading.Thread(target=work)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(resident_worker, "draw", pace.draw)
-        patched.setattr(resident_worker, "LOOK_SECONDS", 0.0)
-        patched.setattr(resident_worker, "GLANCE_SECONDS", 0.001)
+        patched.setattr(answering_worker, "draw", pace.draw)
+        patched.setattr(answering_worker, "LOOK_SECONDS", 0.0)
+        patched.setattr(answering_worker, "GLANCE_SECONDS", 0.001)
         thread.start()
         try:
             yield pace
@@ -289,7 +289,7 @@ def ask(machine: Machine, text: str = "Sing.", by: str = "ann") -> int:
 def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_eyes(long: Machine) -> None:
     """The annotator who waits gets it at once and sees both answers grow; in the end it is what was drawn."""
     shown: list[Claim] = []
-    with resident(long, replace(LONG, prompts_per_batch=6), 2, 6, 14) as pace:
+    with answering(long, replace(LONG, prompts_per_batch=6), 2, 6, 14) as pace:
         for _ in range(3):
             pace.until_held()
             claim = claims.claim_next(long.db, long.annotator.id)
@@ -312,9 +312,9 @@ def test_with_nothing_to_judge_the_first_comparison_is_written_before_peoples_ey
     assert store.answer_counts(long.db).total >= 2
 
 
-def test_what_an_annotator_asks_is_answered_while_the_buffer_is_full(stocked: Machine) -> None:
-    with resident(stocked, RESIDENT):
-        wait_until("a full buffer", lambda: sum(stock(stocked).values()) == 12)
+def test_what_an_annotator_asks_is_answered_while_the_stock_is_full(stocked: Machine) -> None:
+    with answering(stocked, ANSWERING):
+        wait_until("a full stock", lambda: sum(stock(stocked).values()) == 12)
         asked = ask(stocked, "What is a riddle?")
         wait_until("its answers", lambda: state_of(stocked, asked) == "ready")
         claim = claims.claim_next(stocked.db, stocked.annotator.id)
@@ -328,7 +328,7 @@ def test_what_an_annotator_asks_is_answered_while_the_buffer_is_full(stocked: Ma
 def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_nothing(long: Machine) -> None:
     """The asked answers begin between two tokens of a batch of eleven prompts, which goes on after them."""
     store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
-    with resident(long, LONG, 3, 3, 20) as pace:
+    with answering(long, LONG, 3, 3, 20) as pace:
         pace.until_held()
         assert responses(long, "base")[2:] == [], "the batch is being drawn"
         asked = ask(long)
@@ -346,7 +346,7 @@ def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_no
 
 
 def test_an_answer_that_is_broken_off_is_marked_and_leaves_the_annotators_hands(long: Machine) -> None:
-    with resident(long, LONG, 5) as pace:
+    with answering(long, LONG, 5) as pace:
         pace.until_held()
         claim = claims.claim_next(long.db, long.annotator.id)
         assert claim is not None
@@ -362,7 +362,7 @@ def test_an_answer_that_is_broken_off_is_marked_and_leaves_the_annotators_hands(
 def test_what_a_killed_worker_was_writing_is_marked_by_the_next_one(stocked: Machine) -> None:
     prompt = store.prompts(stocked.db, "train")[0]
     orphan, _ = store.begin_answers(stocked.db, [stocked.response(prompt, "") for _ in range(2)])
-    job = stocked.perform(stocked.submit(replace(RESIDENT, until_full=True)))
+    job = stocked.perform(stocked.submit(replace(ANSWERING, until_full=True)))
     assert job.status == "finished"
     assert state_of(stocked, orphan) == "failed"
     assert {row["state"] for row in answers_of(stocked, orphan)} == {"failed"}
@@ -371,9 +371,9 @@ def test_what_a_killed_worker_was_writing_is_marked_by_the_next_one(stocked: Mac
 
 def test_a_draw_that_fails_marks_its_comparison_and_the_job(stocked: Machine) -> None:
     """With a limit that no draw can have, which a stored spec would have been refused for."""
-    job = job_store.claim(stocked.db, stocked.submit(RESIDENT), "w")
+    job = job_store.claim(stocked.db, stocked.submit(ANSWERING), "w")
     assert job is not None
-    impossible = replace(RESIDENT, model=str(stocked.model), sampling=Sampling(max_new_tokens=-1))
+    impossible = replace(ANSWERING, model=str(stocked.model), sampling=Sampling(max_new_tokens=-1))
     assert perform(Run(stocked.db, stocked.data_dir, job, "w"), impossible) == 1
     assert job_store.get(stocked.db, job.id).status == "failed"
     assert stocked.db.rows("SELECT state FROM comparison") == [{"state": "failed"}]
@@ -383,7 +383,7 @@ def test_a_draw_that_fails_marks_its_comparison_and_the_job(stocked: Machine) ->
 def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> None:
     """They stay answers of the policy that began them, and the next ones come from the new policy."""
     add_adapter(long, "next")
-    with resident(long, replace(LONG, prompts_per_batch=6), 3) as pace:
+    with answering(long, replace(LONG, prompts_per_batch=6), 3) as pace:
         pace.until_held()
         claim = claims.claim_next(long.db, long.annotator.id)
         assert claim is not None
@@ -399,8 +399,8 @@ def test_a_promotion_lets_the_answers_that_people_watch_end(long: Machine) -> No
 def test_an_asked_prompt_whose_answers_are_the_same_is_drawn_again_and_then_left(stocked: Machine) -> None:
     """At a temperature near zero every seed gives the likeliest answer, so that no draw can help."""
     asked = ask(stocked)
-    spec = replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=12))
-    with resident(stocked, spec):
+    spec = replace(ANSWERING, sampling=Sampling(temperature=1e-3, max_new_tokens=12))
+    with answering(stocked, spec):
         wait_until("the draws", lambda: asked_states(stocked) == ["withdrawn"] * 3)
         ask(stocked, "Dance.", by="bob")
         wait_until("the draws of another", lambda: asked_states(stocked) == ["withdrawn"] * 6)
@@ -412,7 +412,7 @@ def test_a_policy_that_always_says_the_same_is_waited_for_with_a_sentence(stocke
     """Drawn near temperature zero, three different answers are never to be had; the page says why nothing comes."""
     store.set_project(stocked.db, replace(store.project(stocked.db), kind="best", answers=3))
     assert "No model is writing" in answering_problem(stocked.db)
-    with resident(stocked, replace(RESIDENT, sampling=Sampling(temperature=1e-3, max_new_tokens=6))):
+    with answering(stocked, replace(ANSWERING, sampling=Sampling(temperature=1e-3, max_new_tokens=6))):
         wait_until("the sentence", lambda: "fewer different answers" in answering_problem(stocked.db))
     assert stock(stocked) == {"train": 0, "held-out": 0}
 
@@ -428,19 +428,19 @@ def prompt_of(machine: Machine, comparison_id: int) -> int:
 
 
 # ------------------------------------------------------------------------------------------------- a process of its own
-def test_the_resident_worker_fills_swaps_and_ends_when_told(stocked: Machine) -> None:
+def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -> None:
     """From start to SIGTERM: the base's answers, a promotion, a rollback, each within seconds and without a restart."""
-    job_id = stocked.submit(RESIDENT)
+    job_id = stocked.submit(ANSWERING)
     with stocked.start_worker(job_id) as worker:
         try:
-            wait_until("a full buffer", lambda: stock(stocked) == {"train": 10, "held-out": 2})
+            wait_until("a full stock", lambda: stock(stocked) == {"train": 10, "held-out": 2})
             assert {row["split"] for row in responses(stocked, "base")} == {"train", "held-out"}
 
             add_adapter(stocked, "next")
             assert responses(stocked, "next") == []
             registry.promote(stocked.db, "next", "ann")
             wait_until("an answer by the promoted policy", lambda: responses(stocked, "next"))
-            wait_until("a buffer by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2})
+            wait_until("a stock by it", lambda: stock(stocked, "next") == {"train": 10, "held-out": 2})
             by_base = len(responses(stocked, "base"))
 
             registry.promote(stocked.db, "base", "ann")
@@ -542,7 +542,7 @@ def program_that_started(job_id: int, machine: Machine, halt_at: str, directory:
 )
 def test_a_worker_ends_when_the_program_that_started_it_is_gone(stocked: Machine, tmp_path: Path, moment: str) -> None:
     """Killed with SIGKILL, the program can tell nobody, however far the worker has come with its imports."""
-    job_id = stocked.submit(RESIDENT)
+    job_id = stocked.submit(ANSWERING)
     with program_that_started(job_id, stocked, moment, tmp_path) as started:
         if moment == "work":
             wait_until("the first comparisons", lambda: sum(stock(stocked).values()) > 0)
@@ -583,7 +583,7 @@ def test_all_processes_of_a_job_end_when_the_program_that_started_them_is_gone(
 def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_workers(
     stocked: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Resident, training and check as rows and processes; both kinds of worker are killed on the way."""
+    """AnsweringWorker, training and check as rows and processes; both kinds of worker are killed on the way."""
     stocked.judge("train", 12)
     stocked.judge("held-out", 4)
     db = stocked.db
@@ -595,13 +595,13 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         return next((job.id for job in job_store.active(db, (kind,)) if job.status == "running"), None)
 
     try:
-        resident = wait_until("the resident worker", lambda: running("generate"))
+        answering = wait_until("the answering worker", lambda: running("generate"))
         training = stocked.submit(QUICK_DPO)
         wait_until("the training worker", lambda: running("dpo") == training)
 
-        for job_id in (training, resident):
+        for job_id in (training, answering):
             supervisor.children[job_id].process.kill()
-        for job_id in (training, resident):
+        for job_id in (training, answering):
             wait_until(f"job {job_id} marked lost", lambda job_id=job_id: job_store.get(db, job_id).status == "lost")
             assert "The worker was killed" in job_store.get(db, job_id).message
 
@@ -611,8 +611,8 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         check = wait_until("the check", lambda: job_store.recent(db, ("evaluate",), 1))[0]
         assert isinstance(check.spec, EvaluateSpec)
         assert (check.spec.candidate, check.requested_by) == (f"dpo-{training}", "the loop")
-        again = wait_until("another resident worker", lambda: running("generate"))
-        assert again != resident
+        again = wait_until("another answering worker", lambda: running("generate"))
+        assert again != answering
         wait_until("the check's end", lambda: job_store.get(db, check.id).status == "finished")
         assert (stocked.data_dir / "logs" / f"job-{training}.log").stat().st_size > 0
         children = dict(supervisor.children)
@@ -623,17 +623,17 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
     assert job_store.active(db, ("generate", "dpo", "evaluate")) == []
 
 
-def test_a_resident_worker_that_fails_again_and_again_is_started_ever_more_rarely(
+def test_an_answering_worker_that_fails_again_and_again_is_started_ever_more_rarely(
     machine: Machine, tmp_path: Path
 ) -> None:
     """The waiting times after failures, by the supervisor's own clock."""
     supervisor = Supervisor(machine.db, machine.data_dir, str(machine.model))
     waits = []
     for _ in range(8):
-        supervisor.resident_ended(1)
-        waits.append(supervisor._resident_not_before)
+        supervisor.answering_ended(1)
+        waits.append(supervisor._answering_not_before)
     assert waits == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
-    supervisor.resident_ended(0)
-    assert supervisor._resident_not_before == 0.0
-    supervisor.resident_ended(1)
-    assert supervisor._resident_not_before == 5.0
+    supervisor.answering_ended(0)
+    assert supervisor._answering_not_before == 0.0
+    supervisor.answering_ended(1)
+    assert supervisor._answering_not_before == 5.0

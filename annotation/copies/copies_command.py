@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotation import hub_client
-from annotation.backup import restoration, safe_copies
-from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBackup, copies_in, target_of
+from annotation.copies import restoration, safe_copies
+from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, target_of
 from annotation.database import FILE_NAME, existing_database, hold_data_directory, open_database
 from annotation.records import UserError
 from annotation.translation import _
@@ -57,28 +57,28 @@ def run(options: argparse.Namespace) -> None:
             restore(target, options.data, options.version, options.aside)
 
 
-def show(target: BackupTarget) -> None:
+def show(target: CopyTarget) -> None:
     """Print the newest copies."""
     found = list(islice(copies_in(target, target.versions()), LISTED))
     if not found:
         print(f"There is no copy in {target.name}.")
     for version, copy in found:
-        print(f"{version}  {copy if isinstance(copy, DamagedBackup) else in_short(copy)}")
+        print(f"{version}  {copy if isinstance(copy, DamagedCopy) else in_short(copy)}")
 
 
-def in_short(copy: BackupManifest) -> str:
+def in_short(copy: CopyManifest) -> str:
     size = f"{copy.size / 1e6:,.1f} MB"
     return f"{copy.created[:19]} UTC  {copy.judgements:>7} judgements  {size:>10}  run {copy.run[:8]}"
 
 
-def take(target: BackupTarget, data_dir: Path) -> None:
+def take(target: CopyTarget, data_dir: Path) -> None:
     """Make a copy, of a database that may be in use."""
     db = existing_database(data_dir)
-    version = safe_copies.back_up(db, data_dir, target, uuid.uuid4().hex)
+    version = safe_copies.make_copy(db, data_dir, target, uuid.uuid4().hex)
     print(f"Copied {safe_copies.judged(db)[1]} judgements to {target.name} as {version}.")
 
 
-def restore(target: BackupTarget, data_dir: Path, version: str | None, aside: bool) -> None:
+def restore(target: CopyTarget, data_dir: Path, version: str | None, aside: bool) -> None:
     """Put a copy into a data directory. Raises UserError where something is there, or the copy is damaged."""
     data_dir.mkdir(parents=True, exist_ok=True)
     with hold_data_directory(data_dir), closing(restoration.exclusive_lock(data_dir)):
@@ -88,9 +88,9 @@ def restore(target: BackupTarget, data_dir: Path, version: str | None, aside: bo
         print(restoration.restore(target, data_dir, versions, target.head(), version or "", None).message)
 
 
-def refuse_to_replace(target: BackupTarget, data_dir: Path, versions: list[str]) -> None:
+def refuse_to_replace(target: CopyTarget, data_dir: Path, versions: list[str]) -> None:
     """Raises UserError: a database is there. Says how many judgements it and the copy have."""
-    wanted = next((copy for _, copy in copies_in(target, versions) if isinstance(copy, BackupManifest)), None)
+    wanted = next((copy for _, copy in copies_in(target, versions) if isinstance(copy, CopyManifest)), None)
     db = open_database(data_dir)
     there = safe_copies.judged(db)[1]
     db.close()

@@ -20,13 +20,13 @@ import pytest
 
 from annotation import claims, store
 from annotation.api import AnnotationApi
-from annotation.backup import restoration, safe_copies
-from annotation.backup.safe_copies import Schedule
-from annotation.backup.targets import (
+from annotation.copies import restoration, safe_copies
+from annotation.copies.safe_copies import Schedule
+from annotation.copies.targets import (
     KEPT,
     MANIFEST,
-    BackupManifest,
-    BackupTarget,
+    CopyManifest,
+    CopyTarget,
     DirectoryTarget,
     HubTarget,
     copies_in,
@@ -67,7 +67,7 @@ def on_hub(hub: HubServer, token: str | None = "hf_write_ann") -> HubTarget:
 
 
 @pytest.fixture(params=["directory", "hub"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, hub: HubServer) -> BackupTarget:
+def place(request: pytest.FixtureRequest, tmp_path: Path, hub: HubServer) -> CopyTarget:
     """Each kind of place."""
     return DirectoryTarget(tmp_path / "bucket") if request.param == "directory" else on_hub(hub)
 
@@ -94,9 +94,9 @@ def judgements(data_dir: Path) -> int:
         db.close()
 
 
-def newest(place: BackupTarget) -> BackupManifest:
+def newest(place: CopyTarget) -> CopyManifest:
     manifest = next(iter(copies_in(place, place.versions())))[1]
-    assert isinstance(manifest, BackupManifest)
+    assert isinstance(manifest, CopyManifest)
     return manifest
 
 
@@ -116,7 +116,7 @@ def add_model(db: Database, data_dir: Path, revision: str, status: str = "candid
     return path
 
 
-def spoil(place: BackupTarget, hub: HubServer, path: str, content: bytes | None) -> None:
+def spoil(place: CopyTarget, hub: HubServer, path: str, content: bytes | None) -> None:
     """Change a file of the newest copy behind the program's back, or take it away."""
     if isinstance(place, DirectoryTarget):
         version = place.head()
@@ -139,13 +139,13 @@ def spoil(place: BackupTarget, hub: HubServer, path: str, content: bytes | None)
 
 # ---------------------------------------------------------------------------------------------------- there and back
 def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_needed(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path
 ) -> None:
     serving = add_model(db, data_dir, "serves", "serving")
     add_model(db, data_dir, "was-turned-down", "rejected")
     judge(db, ann, 4)
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 2)
 
     found = restoration.begin(place, tmp_path / "new")
@@ -173,7 +173,7 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
 
 
 def test_the_page_counts_what_came_after_the_copy_that_was_confirmed(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path
 ) -> None:
     assert safe_copies.status(db, place.name) is None
     restoration.begin(place, data_dir)
@@ -181,7 +181,7 @@ def test_the_page_counts_what_came_after_the_copy_that_was_confirmed(
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert (standing.copied, standing.judgements_since) == (None, 2)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 3)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
@@ -196,7 +196,7 @@ def test_the_page_counts_what_came_after_the_copy_that_was_confirmed(
 def test_the_copy_is_a_private_dataset_and_holds_no_token(db: Database, data_dir: Path, hub: HubServer) -> None:
     place = on_hub(hub)
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     assert hub.repos["dataset", REPO].private
     files = hub.files("dataset", REPO)
     assert set(files) == {MANIFEST, FILE_NAME, "README.md"}
@@ -204,16 +204,16 @@ def test_the_copy_is_a_private_dataset_and_holds_no_token(db: Database, data_dir
 
 
 def test_where_the_newest_copy_is_known_what_is_here_stays_with_all_that_came_after(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget
 ) -> None:
     restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 5)
     assert restoration.begin(place, data_dir).manifest is None
     assert judgements(data_dir) == 7
     assert not (data_dir / restoration.ASIDE).exists()
-    safe_copies.back_up(db, data_dir, place, OTHER)
+    safe_copies.make_copy(db, data_dir, place, OTHER)
     assert newest(place).judgements == 7
 
 
@@ -261,7 +261,7 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
             (json.dumps({"parent": "is-continued", "snapshot": "frozen", "seed": 3}),),
         )
     place = DirectoryTarget(tmp_path / "bucket")
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     restoration.begin(place, tmp_path / "new")
     there = {path.name for path in (tmp_path / "new" / "adapters").iterdir()}
     assert there == {"before", "serves", "judges", "is-continued"}
@@ -270,20 +270,20 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
 
 # ------------------------------------------------------------------------------------------------- two running copies
 def test_two_running_copies_do_not_overwrite_each_other_and_both_can_be_restored(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
     judge(twin, ann, 3)
     judge(db, ann, 1)
-    safe_copies.back_up(twin, tmp_path / "twin", place, OTHER)
+    safe_copies.make_copy(twin, tmp_path / "twin", place, OTHER)
     assert newest(place).judgements == 5
 
     with pytest.raises(Conflict, match=r"Another running copy.*5 judgements.*Stop one of the two"):
-        safe_copies.back_up(db, data_dir, place, RUN)
+        safe_copies.make_copy(db, data_dir, place, RUN)
     assert newest(place).judgements == 5
     standing = safe_copies.status(db, place.name)
     assert standing is not None
@@ -291,9 +291,9 @@ def test_two_running_copies_do_not_overwrite_each_other_and_both_can_be_restored
     assert standing.judgements_since == 1
 
     aside = place.aside(RUN)
-    safe_copies.back_up(db, data_dir, aside, RUN, alone=True)
+    safe_copies.make_copy(db, data_dir, aside, RUN, alone=True)
     judge(db, ann, 1)
-    safe_copies.back_up(db, data_dir, aside, RUN, alone=True)
+    safe_copies.make_copy(db, data_dir, aside, RUN, alone=True)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert standing.conflict
@@ -304,35 +304,35 @@ def test_two_running_copies_do_not_overwrite_each_other_and_both_can_be_restored
 
 
 def test_two_that_begin_with_nothing_are_told_apart_too(
-    db: Database, data_dir: Path, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, place: CopyTarget, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
     restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
-    safe_copies.back_up(twin, tmp_path / "twin", place, OTHER)
+    safe_copies.make_copy(twin, tmp_path / "twin", place, OTHER)
     with pytest.raises(Conflict):
-        safe_copies.back_up(db, data_dir, place, RUN)
+        safe_copies.make_copy(db, data_dir, place, RUN)
 
 
 def test_a_database_that_never_began_there_does_not_replace_a_copy(
-    db: Database, data_dir: Path, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, place: CopyTarget, tmp_path: Path
 ) -> None:
     stranger = open_database(tmp_path / "stranger")
     registry.ensure_base(stranger, BASE_NAME)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     with pytest.raises(Conflict):
-        safe_copies.back_up(stranger, tmp_path / "stranger", place, OTHER)
+        safe_copies.make_copy(stranger, tmp_path / "stranger", place, OTHER)
 
 
 def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
     judge(twin, ann, 3)
-    safe_copies.back_up(twin, tmp_path / "twin", place, OTHER)
+    safe_copies.make_copy(twin, tmp_path / "twin", place, OTHER)
     judge(db, ann, 2)
     version = place.head()
     with pytest.raises(UserError, match=rf"has 2 judgements that no copy.*3 judgements.*RESTORE=here.*={version}"):
@@ -340,7 +340,7 @@ def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
     assert judgements(data_dir) == 2
 
     restoration.begin(place, data_dir, "here")
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     assert newest(place).judgements == 2
     assert restoration.begin(place, tmp_path / "third", "here").manifest is not None, "a choice counts once"
     assert judgements(tmp_path / "third") == 2
@@ -353,7 +353,7 @@ def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
     judge(back, ann, 1)
     assert restoration.begin(place, data_dir, version).manifest is None, "a choice counts once"
     assert judgements(data_dir) == 4
-    safe_copies.back_up(back, data_dir, place, OTHER)
+    safe_copies.make_copy(back, data_dir, place, OTHER)
     assert newest(place).judgements == 4
     restoration.begin(place, tmp_path / "fourth", version)
     assert judgements(tmp_path / "fourth") == 4, "a choice counts once"
@@ -376,18 +376,18 @@ def test_what_people_did_beside_judging_is_not_left_behind(
 ) -> None:
     place = DirectoryTarget(tmp_path / "bucket")
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
     judge(db, ann, 3)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
 
-    successor = token_process.BackupLoop(twin, tmp_path / "twin", place, Schedule(), first=True, follow=True)
+    successor = token_process.CopyLoop(twin, tmp_path / "twin", place, Schedule(), first=True, follow=True)
     assert successor.may_begin_again()
     access.add_account(twin, "bob", "annotator", "a long enough password")
     assert not successor.may_begin_again()
     if follow:
-        successor.back_up()
+        successor.make_copy()
         assert successor.alone, "its copies go aside"
         return
     with pytest.raises(UserError, match=r"has accounts, imports, settings or decisions that no copy"):
@@ -398,17 +398,17 @@ def test_what_people_did_beside_judging_is_not_left_behind(
 def test_another_place_is_another_matter(db: Database, data_dir: Path, ann: Annotator, tmp_path: Path) -> None:
     place, other = DirectoryTarget(tmp_path / "bucket"), DirectoryTarget(tmp_path / "other")
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 2)
     twin = open_database(tmp_path / "twin")
-    safe_copies.back_up(twin, tmp_path / "twin", other, OTHER)
+    safe_copies.make_copy(twin, tmp_path / "twin", other, OTHER)
     with pytest.raises(Conflict):
-        safe_copies.back_up(db, data_dir, other, RUN)
+        safe_copies.make_copy(db, data_dir, other, RUN)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert (standing.conflict, standing.problem, standing.judgements_since) == (False, "", 2)
-    assert not token_process.BackupLoop(db, data_dir, place, Schedule()).alone
-    assert token_process.BackupLoop(db, data_dir, other, Schedule()).alone
+    assert not token_process.CopyLoop(db, data_dir, place, Schedule()).alone
+    assert token_process.CopyLoop(db, data_dir, other, Schedule()).alone
     assert safe_copies.status(db, "") is None, "nothing is copied any more"
 
 
@@ -417,7 +417,7 @@ def test_the_database_of_a_program_that_runs_is_not_moved_away(
 ) -> None:
     monkeypatch.setattr(restoration, "LOCK_SECONDS", 0.2)
     place = DirectoryTarget(tmp_path / "bucket")
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     one, two = restoration.shared_lock(data_dir), restoration.shared_lock(data_dir)
     one.close()
     with pytest.raises(UserError, match="Stop it first"):
@@ -434,7 +434,7 @@ def test_what_a_lost_database_left_beside_it_is_not_replayed_onto_the_copy(
     db: Database, data_dir: Path, ann: Annotator, tmp_path: Path
 ) -> None:
     place = DirectoryTarget(tmp_path / "bucket")
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 3)
     left = tmp_path / "new" / f"{FILE_NAME}-wal"
     left.parent.mkdir()
@@ -450,7 +450,7 @@ def test_models_and_checkpoints_that_give_way_are_kept_whole_beside_their_databa
     place = DirectoryTarget(tmp_path / "bucket")
     adapter = add_model(db, data_dir, "dpo-3", "serving")
     copied = {path.name: path.read_bytes() for path in adapter.iterdir()}
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     (adapter / "adapter_model.safetensors").write_bytes(b"of another run of that name")
     (adapter / "tokens.json").write_text("[]")
     checkpoint = data_dir / "checkpoints" / "job-3" / "trainer_state.json"
@@ -475,8 +475,8 @@ def test_a_choice_counts_once_though_the_newest_copy_is_damaged(
     place = DirectoryTarget(tmp_path / "bucket")
     restoration.begin(place, data_dir, "here")
     judge(db, ann, 2)
-    safe_copies.back_up(db, data_dir, place, RUN)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     spoil(place, hub, MANIFEST, b"half of i")
     assert restoration.begin(place, tmp_path / "new", "here").manifest is not None
     assert judgements(tmp_path / "new") == 2
@@ -509,7 +509,7 @@ def test_a_manifest_is_there_whole_or_not_at_all_and_only_once(
 class Breaking(DirectoryTarget):
     """A place with a bug."""
 
-    def put(self, manifest: BackupManifest, files: Mapping[str, Path], parent: str) -> str:
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str) -> str:
         """Fails as nobody foresaw."""
         raise ZeroDivisionError("with hf_aaaaaaaaaaaaaaaaaaaaaaaa")
 
@@ -525,15 +525,15 @@ def test_an_attempt_that_ends_in_a_bug_or_not_at_all_is_on_the_page(
         return standing.problem
 
     with pytest.raises(ZeroDivisionError):
-        safe_copies.back_up(db, data_dir, place, RUN)
+        safe_copies.make_copy(db, data_dir, place, RUN)
     assert "ZeroDivisionError: with [token]" in trouble()
-    safe_copies.back_up(db, data_dir, DirectoryTarget(place.path), RUN)
+    safe_copies.make_copy(db, data_dir, DirectoryTarget(place.path), RUN)
     assert trouble() == ""
     safe_copies.add_row(db, place.name, RUN)
     assert trouble() == "", "it may be under way"
     db.connection.execute("UPDATE safe_copy SET created = '2026-01-01T12:00:00.000000+00:00' WHERE state = 'taken'")
     assert trouble() == safe_copies.UNFINISHED
-    safe_copies.back_up(db, data_dir, DirectoryTarget(place.path), OTHER)
+    safe_copies.make_copy(db, data_dir, DirectoryTarget(place.path), OTHER)
     assert trouble() == ""
     safe_copies.add_row(db, place.name, RUN)
     safe_copies.add_row(db, place.name, OTHER)
@@ -541,14 +541,14 @@ def test_an_attempt_that_ends_in_a_bug_or_not_at_all_is_on_the_page(
 
 
 def test_what_is_here_gives_way_where_it_has_nothing_that_is_not_safe(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     restoration.begin(place, tmp_path / "twin")
     twin = open_database(tmp_path / "twin")
     judge(twin, ann, 3)
-    safe_copies.back_up(twin, tmp_path / "twin", place, OTHER)
+    safe_copies.make_copy(twin, tmp_path / "twin", place, OTHER)
     db.close()
     assert restoration.begin(place, data_dir).manifest is not None
     assert judgements(data_dir) == 3
@@ -567,16 +567,16 @@ def test_what_is_here_gives_way_where_it_has_nothing_that_is_not_safe(
     ],
 )
 def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, hub: HubServer, tmp_path: Path, path: str,
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, hub: HubServer, tmp_path: Path, path: str,
     content: bytes | None,
 ) -> None:  # fmt: skip
     add_model(db, data_dir, "serves", "serving")
     restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     (data_dir / "adapters" / "serves" / "adapter_model.safetensors").write_bytes(b"as if trained on")
     judge(db, ann, 2)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     spoil(place, hub, path, content)
 
     found = restoration.begin(place, tmp_path / "new")
@@ -589,19 +589,19 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     restoration.begin(place, tmp_path / "new")
     assert safe_copies.start_notice(restored) == found.message, "nothing was copied since"
     judge(restored, ann, 5)
-    safe_copies.back_up(restored, tmp_path / "new", place, OTHER)
+    safe_copies.make_copy(restored, tmp_path / "new", place, OTHER)
     assert newest(place).judgements == 7
     restoration.begin(place, tmp_path / "new")
     assert safe_copies.start_notice(restored) == ""
 
 
 def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
-    older = safe_copies.back_up(db, data_dir, place, RUN)
+    older = safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 3)
-    newer = safe_copies.back_up(db, data_dir, place, RUN)
+    newer = safe_copies.make_copy(db, data_dir, place, RUN)
     found = restoration.begin(place, tmp_path / "new", older)
     assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found.message
     assert f"PREFLOOP_RESTORE={newer}" in found.message
@@ -636,10 +636,10 @@ def test_a_directory_that_would_be_lost_with_the_data_is_refused(
 
 
 def test_where_every_copy_is_damaged_nothing_starts_by_itself(
-    db: Database, data_dir: Path, place: BackupTarget, hub: HubServer, tmp_path: Path
+    db: Database, data_dir: Path, place: CopyTarget, hub: HubServer, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     spoil(place, hub, FILE_NAME, b"zeros")
     with pytest.raises(UserError, match=r"No safe copy could be restored.*is damaged.*PREFLOOP_RESTORE=here"):
         restoration.begin(place, tmp_path / "new")
@@ -649,7 +649,7 @@ def test_where_every_copy_is_damaged_nothing_starts_by_itself(
 
 
 def test_a_database_whose_rows_do_not_fit_together_is_damaged(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
     judge(db, ann, 1)
@@ -657,33 +657,33 @@ def test_a_database_whose_rows_do_not_fit_together_is_damaged(
     db.connection.execute("DELETE FROM comparison_response")
     db.connection.execute("DELETE FROM response")
     db.connection.execute("DELETE FROM prompt")
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     with pytest.raises(UserError, match="rows refer to others that are not there"):
         restoration.begin(place, tmp_path / "new")
 
 
 def test_a_copy_of_a_newer_program_is_refused_and_not_passed_over(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     with db.transaction() as connection:
         connection["_sqlite_migrations"].insert(
             {"migration_set": "prefloop", "name": "m999_from_the_future", "applied_at": "2030-01-01"}
         )
     judge(db, ann, 1)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     with pytest.raises(UserError, match=r"newer Prefloop.*m999_from_the_future.*Nothing was changed"):
         restoration.begin(place, tmp_path / "new")
     assert not (tmp_path / "new" / FILE_NAME).exists()
 
 
 def test_a_broken_database_here_is_left_alone_until_a_copy_is_chosen_instead(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget
 ) -> None:
     restoration.begin(place, data_dir)
     judge(db, ann, 2)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     db.close()
     (data_dir / FILE_NAME).write_bytes(b"no database any more" * 100)
     with pytest.raises(UserError, match="not a readable SQLite database"):
@@ -694,9 +694,9 @@ def test_a_broken_database_here_is_left_alone_until_a_copy_is_chosen_instead(
     assert (kept / FILE_NAME).read_bytes().startswith(b"no database any more")
 
 
-def test_an_unknown_version_is_refused(db: Database, data_dir: Path, place: BackupTarget, tmp_path: Path) -> None:
+def test_an_unknown_version_is_refused(db: Database, data_dir: Path, place: CopyTarget, tmp_path: Path) -> None:
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     with pytest.raises(UserError):
         restoration.begin(place, tmp_path / "new", "0123456789")
     assert not (tmp_path / "new" / FILE_NAME).exists()
@@ -708,17 +708,17 @@ def test_an_answer_that_never_arrived_is_no_conflict(
 ) -> None:
     place = on_hub(hub)
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 2)
     hub.fail("POST", "/commit/", "cut-after")
     with pytest.raises(UserError, match="connection"):
-        safe_copies.back_up(db, data_dir, place, RUN)
+        safe_copies.make_copy(db, data_dir, place, RUN)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert standing.judgements_since == 2, "what was not confirmed is not called safe"
     assert "connection" in standing.problem
     judge(db, ann, 1)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     assert newest(place).judgements == 3
 
 
@@ -727,13 +727,13 @@ def test_a_copy_cut_half_way_leaves_the_one_before_and_can_be_repeated(
 ) -> None:
     place = on_hub(hub)
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 2)
     hub.fail("POST", "/commit/", "cut")
     with pytest.raises(UserError, match="connection"):
-        safe_copies.back_up(db, data_dir, place, RUN)
+        safe_copies.make_copy(db, data_dir, place, RUN)
     assert newest(place).judgements == 0
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     assert newest(place).judgements == 2
 
 
@@ -742,10 +742,10 @@ def test_a_page_changed_by_hand_beside_the_copies_is_no_conflict(
 ) -> None:
     place = on_hub(hub)
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     hub.add_repo("dataset", REPO, {"notes.md": b"by hand"})
     judge(db, ann, 2)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     assert newest(place).judgements == 2
     assert hub.file("dataset", REPO, "notes.md") == b"by hand"
 
@@ -764,7 +764,7 @@ def test_a_token_that_can_not_do_it_is_one_sentence_without_the_token(
 ) -> None:
     def attempt() -> None:
         restoration.begin(on_hub(hub, token), data_dir)
-        safe_copies.back_up(db, data_dir, on_hub(hub, token), RUN)
+        safe_copies.make_copy(db, data_dir, on_hub(hub, token), RUN)
 
     with pytest.raises(UserError, match=expected) as refused:
         attempt()
@@ -785,11 +785,11 @@ def test_a_rate_limit_and_a_hub_in_trouble_are_recorded_and_repeated(
     for status, words in ((429, "rate limit"), (503, "trouble")):
         hub.fail("POST", "/commit/", status, headers={"Retry-After": "0"})
         with pytest.raises(UserError, match=words):
-            safe_copies.back_up(db, data_dir, place, RUN)
+            safe_copies.make_copy(db, data_dir, place, RUN)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert "trouble" in standing.problem
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert standing.problem == ""
@@ -803,14 +803,14 @@ def test_a_full_disk_while_copying_is_on_the_page(db: Database, data_dir: Path, 
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(UserError, match=r"can't be written|is full|could not be made"):
-            safe_copies.back_up(db, data_dir, place, RUN)
+            safe_copies.make_copy(db, data_dir, place, RUN)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     standing = safe_copies.status(db, place.name)
     assert standing is not None
     assert standing.problem
     assert not list(data_dir.glob(f"{safe_copies.FOLDER}*"))
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
 
 
 def test_a_directory_that_can_not_be_written_is_one_sentence(db: Database, data_dir: Path, tmp_path: Path) -> None:
@@ -822,21 +822,21 @@ def test_a_directory_that_can_not_be_written_is_one_sentence(db: Database, data_
 def test_a_directory_keeps_the_newest_copies_and_what_they_need(db: Database, data_dir: Path, tmp_path: Path) -> None:
     place = DirectoryTarget(tmp_path / "bucket")
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, OTHER)
-    safe_copies.back_up(db, data_dir, place, OTHER)
+    safe_copies.make_copy(db, data_dir, place, OTHER)
+    safe_copies.make_copy(db, data_dir, place, OTHER)
     for _ in range(3):
-        safe_copies.back_up(db, data_dir, place, RUN)
+        safe_copies.make_copy(db, data_dir, place, RUN)
     old = {path.name for path in place.contents.iterdir()}
     for path in place.contents.iterdir():
         os.utime(path, (1, 1))
     for _ in range(KEPT):
-        safe_copies.back_up(db, data_dir, place, RUN)
-    runs = [copy.run for _, copy in copies_in(place, place.versions()) if isinstance(copy, BackupManifest)]
+        safe_copies.make_copy(db, data_dir, place, RUN)
+    runs = [copy.run for _, copy in copies_in(place, place.versions()) if isinstance(copy, CopyManifest)]
     assert runs == [RUN] * KEPT + [OTHER]
     named = {
         mark.sha256
         for _, copy in copies_in(place, place.versions())
-        if isinstance(copy, BackupManifest)
+        if isinstance(copy, CopyManifest)
         for mark in copy.files.values()
     }
     assert {path.name for path in place.contents.iterdir()} == named
@@ -895,14 +895,14 @@ def test_the_command_line_asks_for_a_place() -> None:
 
 
 def test_a_disk_that_fills_up_while_restoring_changes_nothing(
-    db: Database, data_dir: Path, ann: Annotator, place: BackupTarget, hub: HubServer, tmp_path: Path
+    db: Database, data_dir: Path, ann: Annotator, place: CopyTarget, hub: HubServer, tmp_path: Path
 ) -> None:
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 1)
     # Larger than the limit, which has to leave SQLite its shared memory of 32 KiB.
     db.connection.execute("UPDATE response SET text = ?", ("long " * 20_000,))
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     restoration.restore(place, tmp_path / "there", [place.versions()[1]], place.head(), "", None)
     before = (tmp_path / "there" / FILE_NAME).read_bytes()
 
@@ -920,10 +920,10 @@ def test_a_disk_that_fills_up_while_restoring_changes_nothing(
 
 
 def test_a_disk_with_too_little_room_is_seen_before_anything_is_fetched(
-    db: Database, data_dir: Path, place: BackupTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    db: Database, data_dir: Path, place: CopyTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restoration.begin(place, data_dir)
-    safe_copies.back_up(db, data_dir, place, RUN)
+    safe_copies.make_copy(db, data_dir, place, RUN)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"needs .* MB in .* and 0\.0 MB are free"):

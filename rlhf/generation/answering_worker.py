@@ -1,4 +1,4 @@
-"""The resident worker: keeps comparisons by the serving policy ahead of the annotators; swaps policies in seconds.
+"""The answering worker: keeps comparisons by the serving policy ahead of the annotators; swaps policies in seconds.
 
 What people wait for is written before their eyes: chats of the playground, by whatever policy they ask, before all
 else, then prompts that annotators ask, and the first comparisons while there is nothing to judge. The rest is drawn
@@ -15,10 +15,10 @@ from typing import Any
 from annotation import store
 from annotation.records import Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
-from annotation.translation import ngettext
+from annotation.translation import _, ngettext
 from rlhf.generation import playground_store
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.playground_store import Chat, FinishedAnswer
-from rlhf.generation.resident_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
@@ -43,13 +43,13 @@ REDRAWS = 2
 
 
 def run(run: Run, spec: GenerateSpec) -> dict[str, Any]:
-    """Fill the buffer, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
+    """Fill the stock, and refill it whenever annotators or a promotion have emptied it, until told to stop."""
     store.fail_answers(run.db)  # what a worker that died was writing
     playground_store.fail_all(run.db)
-    resident = Resident(run, spec)
-    resident.work()
+    worker = AnsweringWorker(run, spec)
+    worker.work()
     run.raise_if_stopped()
-    return {"comparisons": resident.made, "seconds": run.seconds()}
+    return {"comparisons": worker.made, "seconds": run.seconds()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Task:
     """The comparison that waits for these answers, if an annotator has asked."""
 
 
-class Resident:
+class AnsweringWorker:
     """The serving policy in memory, and what is drawn from it."""
 
     def __init__(self, run: Run, spec: GenerateSpec) -> None:
@@ -101,7 +101,7 @@ class Resident:
 
     def stock(self) -> int:
         """Comparisons by the serving policy that nobody has judged or holds."""
-        return sum(store.buffer_sizes(self.db, self.serving.id).values())
+        return sum(store.stock_sizes(self.db, self.serving.id).values())
 
     def answers(self) -> int:
         """How many answers a comparison needs, as the project has it now."""
@@ -110,7 +110,7 @@ class Resident:
 
     # ------------------------------------------------------------------------------------------------ what comes next
     def work(self) -> None:
-        """Answer what is asked, keep the buffer full, and follow promotions until told to stop."""
+        """Answer what is asked, keep the stock full, and follow promotions until told to stop."""
         filling = True
         while not self.run.stopped:
             if self.outdated():
@@ -138,7 +138,7 @@ class Resident:
         self._fruitless = not new
         self.run.report(self.made, 0, {}, self.stock_sentence() if new or watched else "")
         if not (new or watched):
-            too_few = f"Too few different answers: {self.answers()} are wanted for each prompt."
+            too_few = _("Too few different answers: {wanted} are wanted for each prompt.").format(wanted=self.answers())
             self.run.explain("too-few-answers", too_few)
         if self._fruitless and not watched:
             # Nothing but empty or equal answers: a policy that has collapsed must not take all the processors.
@@ -268,7 +268,7 @@ class Resident:
             store.refuse_asked(self.db, comparison_id)
             return
         states = self.write([task], self.stopped_after_chats)
-        for _ in range(REDRAWS):
+        for _redraw in range(REDRAWS):
             if states != ["withdrawn"]:
                 break
             comparison_id = store.ask_again(self.db, comparison_id)
@@ -398,7 +398,7 @@ def training(run: Run) -> bool:
 def next_splits(made: Mapping[Split, int], count: int) -> dict[Split, int]:
     """How many of the next `count` comparisons go to each split that has prompts: one in six of all is held out."""
     so_far = dict(made)
-    for _ in range(count if made else 0):
+    for _place in range(count if made else 0):
         total = sum(so_far.values()) + 1
         held_out_due = so_far.get("held-out", total) < int(total * HELD_OUT_SHARE)
         split: Split = "held-out" if held_out_due or "train" not in so_far else "train"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from annotation.backup.safe_copies import BackupStatus, PendingBackup, Schedule, ago, due, sentence
-from annotation.backup.targets import (
-    BackupManifest,
-    DamagedBackup,
+from annotation.copies.safe_copies import CopyStatus, PendingCopy, Schedule, ago, due, sentence
+from annotation.copies.targets import (
+    CopyManifest,
+    DamagedCopy,
     DirectoryTarget,
     FileDigest,
     HubTarget,
@@ -34,28 +34,28 @@ TEN_TO = "2026-11-01T11:50:00.000000+00:00"
 @pytest.mark.parametrize(
     ("pending", "expected"),
     [
-        (PendingBackup(False, 0, None, 0), False),
-        (PendingBackup(True, 0, None, 0), True),
-        (PendingBackup(True, 0, 299, 0), False),
-        (PendingBackup(True, 0, 300, 0), True),
-        (PendingBackup(True, 9, 299, 0), False),
-        (PendingBackup(True, 10, 59, 0), False),
-        (PendingBackup(True, 10, 60, 0), True),
-        (PendingBackup(False, 10, 9999, 0), False),
-        (PendingBackup(True, 1, 119, 1), False),
-        (PendingBackup(True, 1, 120, 1), True),
-        (PendingBackup(True, 1, 299, 8), False),
-        (PendingBackup(True, 1, 300, 8), True),
+        (PendingCopy(False, 0, None, 0), False),
+        (PendingCopy(True, 0, None, 0), True),
+        (PendingCopy(True, 0, 299, 0), False),
+        (PendingCopy(True, 0, 300, 0), True),
+        (PendingCopy(True, 9, 299, 0), False),
+        (PendingCopy(True, 10, 59, 0), False),
+        (PendingCopy(True, 10, 60, 0), True),
+        (PendingCopy(False, 10, 9999, 0), False),
+        (PendingCopy(True, 1, 119, 1), False),
+        (PendingCopy(True, 1, 120, 1), True),
+        (PendingCopy(True, 1, 299, 8), False),
+        (PendingCopy(True, 1, 300, 8), True),
     ],
 )
 def test_a_copy_is_due_at_the_start_on_schedule_after_judgements_and_again_after_a_failure(
-    pending: PendingBackup, expected: bool
+    pending: PendingCopy, expected: bool
 ) -> None:
     assert due(pending, SCHEDULE) is expected
 
 
 def test_nothing_is_due_by_number_where_the_number_is_zero() -> None:
-    assert not due(PendingBackup(True, 1000, 299, 0), Schedule(every=300, after=0, apart=0))
+    assert not due(PendingCopy(True, 1000, 299, 0), Schedule(every=300, after=0, apart=0))
 
 
 def test_the_schedule_comes_from_the_environment() -> None:
@@ -70,28 +70,28 @@ def test_the_schedule_comes_from_the_environment() -> None:
 @pytest.mark.parametrize(
     ("standing", "role", "expected"),
     [
-        (BackupStatus(TEN_TO, 3), "annotator", "Last safe copy: 10 minutes ago, 3 judgements since."),
-        (BackupStatus(NOON, 1), "annotator", "Last safe copy: a moment ago, 1 judgement since."),
-        (BackupStatus(None, 2), "annotator", "No safe copy yet, 2 judgements so far."),
+        (CopyStatus(TEN_TO, 3), "annotator", "Last safe copy: 10 minutes ago, 3 judgements since."),
+        (CopyStatus(NOON, 1), "annotator", "Last safe copy: a moment ago, 1 judgement since."),
+        (CopyStatus(None, 2), "annotator", "No safe copy yet, 2 judgements so far."),
         (
-            BackupStatus(TEN_TO, 4, "The token /x may only read."),
+            CopyStatus(TEN_TO, 4, "The token /x may only read."),
             "annotator",
             "Last safe copy: 10 minutes ago, 4 judgements since. The latest attempt failed and is repeated.",
         ),
         (
-            BackupStatus(TEN_TO, 4, "The token may only read."),
+            CopyStatus(TEN_TO, 4, "The token may only read."),
             "admin",
             "Last safe copy: 10 minutes ago, 4 judgements since. The latest attempt failed and is repeated. "
             "The token may only read.",
         ),
         (
-            BackupStatus(TEN_TO, 0, "Stop one.", conflict=True),
+            CopyStatus(TEN_TO, 0, "Stop one.", conflict=True),
             "admin",
             "Last safe copy: 10 minutes ago, 0 judgements since. Two copies of this project run. Stop one.",
         ),
     ],
 )
-def test_the_sentence_of_the_page(standing: BackupStatus, role: str, expected: str) -> None:
+def test_the_sentence_of_the_page(standing: CopyStatus, role: str, expected: str) -> None:
     assert sentence(standing, NOON, role) == expected  # type: ignore[arg-type]
 
 
@@ -106,7 +106,7 @@ def test_times_ago() -> None:
     assert [ago(seconds) for seconds, _ in spans] == [words for _, words in spans]
 
 
-MANIFEST = BackupManifest(
+MANIFEST = CopyManifest(
     run="a" * 32,
     number=4,
     created=NOON,
@@ -124,13 +124,13 @@ def test_a_manifest_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize("path", ["/etc/passwd", "../outside", "models/../../outside"])
 def test_a_manifest_that_names_a_file_outside_is_refused(path: str) -> None:
     told = json.loads(MANIFEST.to_bytes()) | {"files": {path: {"sha256": "0" * 64, "size": 1}}}
-    with pytest.raises(DamagedBackup, match="names"):
+    with pytest.raises(DamagedCopy, match="names"):
         read_manifest(json.dumps(told).encode(), "The copy")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", MANIFEST.to_bytes()[:-9], b'{"format": "another"}'])
 def test_what_is_no_manifest_is_damaged(content: bytes) -> None:
-    with pytest.raises(DamagedBackup, match=r"The copy is damaged"):
+    with pytest.raises(DamagedCopy, match=r"The copy is damaged"):
         read_manifest(content, "The copy")
 
 
@@ -138,7 +138,7 @@ def test_a_manifest_of_a_newer_program_is_not_called_damaged() -> None:
     told = json.loads(MANIFEST.to_bytes()) | {"version": 2}
     with pytest.raises(UserError, match="newer Prefloop") as refused:
         read_manifest(json.dumps(told).encode(), "The copy")
-    assert not isinstance(refused.value, DamagedBackup)
+    assert not isinstance(refused.value, DamagedCopy)
 
 
 def test_places_are_named_as_people_write_them() -> None:

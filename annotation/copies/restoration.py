@@ -16,8 +16,8 @@ from typing import Final, Literal
 from filelock import ReadWriteLock, Timeout
 
 from annotation import store
-from annotation.backup import safe_copies
-from annotation.backup.targets import BackupManifest, BackupTarget, DamagedBackup, copies_in, digest_of
+from annotation.copies import safe_copies
+from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
 from annotation.translation import _
@@ -49,11 +49,11 @@ class StartState:
 
     message: str
     """For the log and the admins."""
-    manifest: BackupManifest | None = None
+    manifest: CopyManifest | None = None
     """The copy that was restored, if one was."""
 
 
-def begin(target: BackupTarget, data_dir: Path, choice: str = "") -> StartState:
+def begin(target: CopyTarget, data_dir: Path, choice: str = "") -> StartState:
     """Bring the data directory to the newest state that is known, and record there what the next copy follows.
 
     `choice` (PREFLOOP_RESTORE) is a version to go back to, or 'here…' to go on with what is in the directory. Each is
@@ -99,14 +99,14 @@ def existing(data_dir: Path, choice: str) -> Database | None:
         raise
 
 
-def choices_made(target: BackupTarget, versions: Iterable[str], local: Database | None) -> set[str]:
+def choices_made(target: CopyTarget, versions: Iterable[str], local: Database | None) -> set[str]:
     """The choices that the newest copy whose manifest is whole and the directory here have carried out last."""
-    readable = (copy.choice for _, copy in copies_in(target, versions) if isinstance(copy, BackupManifest))
+    readable = (copy.choice for _, copy in copies_in(target, versions) if isinstance(copy, CopyManifest))
     made = set(islice(readable, 1))
     return made if local is None else {*made, str(store.setting(local, safe_copies.CHOICE, ""))}
 
 
-def continue_here(data_dir: Path, target: BackupTarget, head: str, choice: str) -> StartState:
+def continue_here(data_dir: Path, target: CopyTarget, head: str, choice: str) -> StartState:
     """Go on with what is here, because the place has nothing or because that was chosen."""
     db = open_database(data_dir)
     try:
@@ -123,7 +123,7 @@ def continue_here(data_dir: Path, target: BackupTarget, head: str, choice: str) 
     return StartState(because.format(data_dir=data_dir, variable=VARIABLE, place=target.name))
 
 
-def refuse_fork(target: BackupTarget, data_dir: Path, local: Database, version: str, manifest: BackupManifest) -> None:
+def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: str, manifest: CopyManifest) -> None:
     """Raises UserError where people have done something here that this place has never had, while it has others."""
     safe = safe_copies.last_safe(local, target.name)
     unsafe = safe_copies.judgements_after(local, safe.last_judgement_id if safe else 0)
@@ -182,7 +182,7 @@ def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) ->
 
 # ---------------------------------------------------------------------------------------------------------- restoring
 def restore(
-    target: BackupTarget, data_dir: Path, versions: Sequence[str], head: str, choice: str, local: Database | None
+    target: CopyTarget, data_dir: Path, versions: Sequence[str], head: str, choice: str, local: Database | None
 ) -> StartState:
     """Restore the first of these versions that is whole, and say which are not; or go on with `local`, which has it.
 
@@ -191,7 +191,7 @@ def restore(
     skipped: list[str] = []
     for version, manifest in copies_in(target, versions):
         try:
-            if isinstance(manifest, DamagedBackup):
+            if isinstance(manifest, DamagedCopy):
                 raise manifest
             if local is not None:
                 if safe_copies.knows(local, target.name, version, manifest):
@@ -199,9 +199,9 @@ def restore(
                 refuse_fork(target, data_dir, local, version, manifest)
                 local.close()  # its file is about to be moved
             gone = restore_version(target, version, manifest, data_dir, head, choice)
-        except DamagedBackup as error:
+        except DamagedCopy as error:
             skipped.append(str(error))
-            if isinstance(manifest, BackupManifest):
+            if isinstance(manifest, CopyManifest):
                 skipped.append(_("It has {judgements} judgements.").format(judgements=manifest.judgements))
             continue
         said = _("Restored {judgements} judgements from {name} as of {created} UTC.").format(
@@ -225,7 +225,7 @@ def restore(
 
 
 def continue_from(
-    local: Database, target: BackupTarget, data_dir: Path, head: str, manifest: BackupManifest, skipped: Sequence[str]
+    local: Database, target: CopyTarget, data_dir: Path, head: str, manifest: CopyManifest, skipped: Sequence[str]
 ) -> StartState:
     """Go on with what is here, which has all that a copy has. What admins should know stays until a copy is made."""
     safe = safe_copies.last_safe(local, target.name)
@@ -238,10 +238,10 @@ def continue_from(
     return StartState(f"{goes_on} {kept}" if kept else message)
 
 
-def newer_than(target: BackupTarget, manifest: BackupManifest) -> list[str]:
+def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:
     """What is said where an older copy is restored than the newest one that can be read."""
     newest = next(
-        ((name, copy) for name, copy in copies_in(target, target.versions()) if isinstance(copy, BackupManifest)), None
+        ((name, copy) for name, copy in copies_in(target, target.versions()) if isinstance(copy, CopyManifest)), None
     )
     if newest is None or newest[1] == manifest:
         return []
@@ -261,11 +261,11 @@ def leave_notice(data_dir: Path, message: str) -> None:
 
 
 def restore_version(
-    target: BackupTarget, version: str, manifest: BackupManifest, data_dir: Path, head: str, choice: str = ""
+    target: CopyTarget, version: str, manifest: CopyManifest, data_dir: Path, head: str, choice: str = ""
 ) -> list[str]:
     """Download a copy, check all of it, and only then put it in place of what is here, which is moved aside.
 
-    Returns the models whose files did not come along. Raises DamagedBackup for a copy that is not whole, UserError
+    Returns the models whose files did not come along. Raises DamagedCopy for a copy that is not whole, UserError
     where the disk is full or a newer Prefloop made it.
     """
     with explained_disk(data_dir, manifest):
@@ -277,14 +277,14 @@ def restore_version(
             destination.parent.mkdir(parents=True, exist_ok=True)
             target.fetch(version, path, mark, destination)
             if digest_of(destination) != mark:
-                raise DamagedBackup(
+                raise DamagedCopy(
                     _("The copy {version} in {name} is damaged: {path} is not what it was.").format(
                         version=version, name=target.name, path=path
                     )
                 )
         found = damage(stage / FILE_NAME) if FILE_NAME in manifest.files else _("it is missing")
         if found:
-            raise DamagedBackup(
+            raise DamagedCopy(
                 _("The copy {version} in {name} is damaged: in {file_name}, {found}.").format(
                     version=version, name=target.name, file_name=FILE_NAME, found=found
                 )
@@ -302,12 +302,12 @@ def restore_version(
     return gone
 
 
-def units_of(manifest: BackupManifest) -> list[str]:
+def units_of(manifest: CopyManifest) -> list[str]:
     """What a copy brings beside the database and is put in place as a whole: each model's directory, frozen data."""
     return sorted({"/".join(PurePosixPath(path).parts[:2]) for path in manifest.files if path != FILE_NAME})
 
 
-def check_space(data_dir: Path, manifest: BackupManifest) -> None:
+def check_space(data_dir: Path, manifest: CopyManifest) -> None:
     """Raises UserError where the disk has no room for a copy."""
     data_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(data_dir).free
@@ -315,7 +315,7 @@ def check_space(data_dir: Path, manifest: BackupManifest) -> None:
         raise no_space(data_dir, manifest)
 
 
-def no_space(data_dir: Path, manifest: BackupManifest) -> UserError:
+def no_space(data_dir: Path, manifest: CopyManifest) -> UserError:
     """What is said where a copy finds no room."""
     free = shutil.disk_usage(data_dir).free
     return UserError(
@@ -327,7 +327,7 @@ def no_space(data_dir: Path, manifest: BackupManifest) -> UserError:
 
 
 @contextmanager
-def explained_disk(data_dir: Path, manifest: BackupManifest) -> Iterator[None]:
+def explained_disk(data_dir: Path, manifest: CopyManifest) -> Iterator[None]:
     """A disk that fills up while a copy is restored, or can't be written, as a sentence."""
     try:
         yield
@@ -346,7 +346,7 @@ def explained_disk(data_dir: Path, manifest: BackupManifest) -> Iterator[None]:
 
 
 def bring_up_to_date(
-    stage: Path, data_dir: Path, target: BackupTarget, head: str, manifest: BackupManifest, choice: str
+    stage: Path, data_dir: Path, target: CopyTarget, head: str, manifest: CopyManifest, choice: str
 ) -> list[str]:
     """Migrate a restored database before it is used, and record in it what it is and which files did not come along.
 

@@ -43,7 +43,7 @@ it starts. Please change nothing here by hand.
 """
 
 
-class DamagedBackup(UserError):
+class DamagedCopy(UserError):
     """A copy that can't be used: a file is missing or not what its manifest says."""
 
 
@@ -56,7 +56,7 @@ class FileDigest:
 
 
 @dataclass(frozen=True)
-class BackupManifest:
+class CopyManifest:
     """What a copy says of itself."""
 
     run: str
@@ -80,8 +80,8 @@ class BackupManifest:
         return sum(mark.size for mark in self.files.values())
 
 
-def read_manifest(content: bytes, what: str) -> BackupManifest:
-    """A stored manifest. Raises DamagedBackup for what is none, UserError for one of a newer Prefloop."""
+def read_manifest(content: bytes, what: str) -> CopyManifest:
+    """A stored manifest. Raises DamagedCopy for what is none, UserError for one of a newer Prefloop."""
     try:
         told = json.loads(content)
         if told.pop("format") != FORMAT:
@@ -91,15 +91,15 @@ def read_manifest(content: bytes, what: str) -> BackupManifest:
                 _("{what} was made by a newer Prefloop. Update Prefloop; nothing was changed.").format(what=what)
             )
         marks = {path: FileDigest(str(mark["sha256"]), int(mark["size"])) for path, mark in told.pop("files").items()}
-        manifest = BackupManifest(**told, files=marks)
+        manifest = CopyManifest(**told, files=marks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedBackup(
+        raise DamagedCopy(
             _("{what} is damaged: its manifest can't be read ({error}).").format(what=what, error=error)
         ) from error
     for path, mark in marks.items():
         inside = not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
         if not inside or not re.fullmatch("[0-9a-f]{64}", mark.sha256):
-            raise DamagedBackup(_("{what} is damaged: its manifest names '{path}'.").format(what=what, path=path))
+            raise DamagedCopy(_("{what} is damaged: its manifest names '{path}'.").format(what=what, path=path))
     return manifest
 
 
@@ -112,7 +112,7 @@ def digest_of(path: Path) -> FileDigest:
     return FileDigest(digest.hexdigest(), path.stat().st_size)
 
 
-class BackupTarget(Protocol):
+class CopyTarget(Protocol):
     """Where copies are put. All methods raise UserError when the place can't be reached or refuses."""
 
     @property
@@ -128,20 +128,20 @@ class BackupTarget(Protocol):
     def versions(self) -> list[str]:
         """All versions, the newest first; not each of them has to be a copy."""
 
-    def manifest(self, version: str) -> BackupManifest | None:
-        """What a version says of itself; None where it is no copy. Raises DamagedBackup."""
+    def manifest(self, version: str) -> CopyManifest | None:
+        """What a version says of itself; None where it is no copy. Raises DamagedCopy."""
 
     def fetch(self, version: str, path: str, mark: FileDigest, target: Path) -> None:
-        """Download a copy's file to `target`, unchecked. Raises DamagedBackup if it is gone."""
+        """Download a copy's file to `target`, unchecked. Raises DamagedCopy if it is gone."""
 
-    def put(self, manifest: BackupManifest, files: Mapping[str, Path], parent: str) -> str:
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str) -> str:
         """Add a copy and return its version. Raises Conflict if the newest version is not `parent` (any more)."""
 
-    def aside(self, run: str) -> BackupTarget:
+    def aside(self, run: str) -> CopyTarget:
         """A place beside this one, for the copies of a run that lost a conflict."""
 
 
-def target_of(text: str, hub: Hub) -> BackupTarget:
+def target_of(text: str, hub: Hub) -> CopyTarget:
     """The place that people mean by OWNER/NAME, OWNER/NAME@BRANCH, or a directory's path. Raises UserError."""
     if text.startswith(("/", ".", "~")):
         return DirectoryTarget(Path(text).expanduser().absolute())
@@ -157,7 +157,7 @@ def target_name(text: str) -> str:
     return text.removesuffix("@main")
 
 
-def refuse_shared_fate(target: BackupTarget, data_dir: Path, on_space: bool) -> None:
+def refuse_shared_fate(target: CopyTarget, data_dir: Path, on_space: bool) -> None:
     """Raises UserError for a directory that is lost with the data directory: within it, or on a Space's own disk."""
     if not isinstance(target, DirectoryTarget):
         return
@@ -232,7 +232,7 @@ class DirectoryTarget:
             found = [path.stem for path in self.copies.glob("*.json")] if self.copies.is_dir() else []
         return sorted((name for name in found if name.isdigit()), key=int, reverse=True)
 
-    def manifest(self, version: str) -> BackupManifest | None:
+    def manifest(self, version: str) -> CopyManifest | None:
         """The manifest of this number."""
         try:
             content = (self.copies / f"{version}.json").read_bytes()
@@ -246,7 +246,7 @@ class DirectoryTarget:
         """Copy a file out."""
         source = self.contents / mark.sha256
         if not source.is_file():
-            raise DamagedBackup(
+            raise DamagedCopy(
                 _("The copy {version} in {path} is damaged: {missing} is missing.").format(
                     version=version, path=self.path, missing=path
                 )
@@ -254,7 +254,7 @@ class DirectoryTarget:
         with explained_directory(self.path):
             shutil.copyfile(source, target)
 
-    def put(self, manifest: BackupManifest, files: Mapping[str, Path], parent: str) -> str:
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str) -> str:
         """The files that are not there yet, then the manifest."""
         if self.head() != parent:
             raise conflict(self.path)
@@ -272,7 +272,7 @@ class DirectoryTarget:
             self.remove_old()
         return version
 
-    def aside(self, run: str) -> BackupTarget:
+    def aside(self, run: str) -> CopyTarget:
         """A directory within this one."""
         return DirectoryTarget(Path(aside_name(self.name, run)))
 
@@ -281,7 +281,7 @@ class DirectoryTarget:
         runs: list[str] = []
         named: set[str] = set()
         for version, manifest in copies_in(self, self.versions()):
-            if isinstance(manifest, DamagedBackup):  # it stays for whoever wants to look into it
+            if isinstance(manifest, DamagedCopy):  # it stays for whoever wants to look into it
                 continue
             runs.append(manifest.run)
             if runs.count(manifest.run) > (KEPT if manifest.run == runs[0] else 1):
@@ -374,24 +374,24 @@ class HubTarget:
         """Create the repository; a branch beside the main one begins where that is."""
         ensure_repo(self.hub, self.repo, "dataset", private=True)
         if self.branch != "main":
-            with explained(_("Making the branch {name}").format(name=self.name)):
+            with explained(_("Making the branch {name} failed: {reason}"), name=self.name):
                 self.hub.api.create_branch(self.repo, branch=self.branch, repo_type="dataset", exist_ok=True)
 
     def head(self) -> str:
         """The branch's newest commit."""
-        with explained(_("Reading {name}").format(name=self.name)):
+        with explained(_("Reading {name} failed: {reason}"), name=self.name):
             return str(self.hub.api.repo_info(self.repo, repo_type="dataset", revision=self.branch).sha)
 
     def versions(self) -> list[str]:
         """The branch's commits."""
-        with explained(_("Reading {name}").format(name=self.name)):
+        with explained(_("Reading {name} failed: {reason}"), name=self.name):
             listed = self.hub.api.list_repo_commits(self.repo, repo_type="dataset", revision=self.branch)
         return [entry.commit_id for entry in listed]
 
-    def manifest(self, version: str) -> BackupManifest | None:
+    def manifest(self, version: str) -> CopyManifest | None:
         """The manifest in a commit."""
         try:
-            with explained(_("Reading {name}").format(name=self.name)):
+            with explained(_("Reading {name} failed: {reason}"), name=self.name):
                 found = self.hub.api.hf_hub_download(self.repo, MANIFEST, repo_type="dataset", revision=version)
         except UserError as error:
             if is_missing_file(error):
@@ -405,14 +405,14 @@ class HubTarget:
         """Download a file."""
         beside = target.with_name(f"{target.name}.download")
         try:
-            with explained(_("Restoring {name}").format(name=self.name)):
+            with explained(_("Restoring {name} failed: {reason}"), name=self.name):
                 found = self.hub.api.hf_hub_download(
                     self.repo, path, repo_type="dataset", revision=version, local_dir=beside
                 )
                 Path(found).replace(target)
         except UserError as error:
             if is_missing_file(error):
-                raise DamagedBackup(
+                raise DamagedCopy(
                     _("The copy {version} in {name} is damaged: {path} is missing.").format(
                         version=version, name=self.name, path=path
                     )
@@ -421,23 +421,23 @@ class HubTarget:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    def put(self, manifest: BackupManifest, files: Mapping[str, Path], parent: str) -> str:
+    def put(self, manifest: CopyManifest, files: Mapping[str, Path], parent: str) -> str:
         """One commit. Its manifest differs from any other: a commit that changes nothing would not be checked."""
         told: dict[str, Path | bytes] = {MANIFEST: manifest.to_bytes(), "README.md": ABOUT.encode(), **files}
         said = f"Safe copy {manifest.number} of run {manifest.run[:8]}, {manifest.judgements} judgements"
         return commit(self.hub, self.repo, "dataset", told, said, parent or None, branch=self.branch)
 
-    def aside(self, run: str) -> BackupTarget:
+    def aside(self, run: str) -> CopyTarget:
         """A branch."""
         return HubTarget(self.hub, self.repo, f"copy-{run}")
 
 
-def copies_in(target: BackupTarget, versions: Iterable[str]) -> Iterator[tuple[str, BackupManifest | DamagedBackup]]:
+def copies_in(target: CopyTarget, versions: Iterable[str]) -> Iterator[tuple[str, CopyManifest | DamagedCopy]]:
     """What these versions say of themselves, without those that are no copies."""
     for version in versions:
         try:
             manifest = target.manifest(version)
-        except DamagedBackup as error:
+        except DamagedCopy as error:
             yield version, error
             continue
         if manifest is not None:

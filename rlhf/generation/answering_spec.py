@@ -1,4 +1,4 @@
-"""The job that answers for annotators, described; `resident_worker` does it. Torch-free."""
+"""The job that answers for annotators, described; `answering_worker` does it. Torch-free."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Comparable = Annotated[
 
 @dataclass(frozen=True)
 class GenerateSpec(JobSpec):
-    """Keep a buffer of comparisons ahead of the annotators (the resident worker), or fill it once and end."""
+    """Keep a stock of comparisons ahead of the annotators (the answering worker), or fill it once and end."""
 
     kind: ClassVar = "generate"
-    title: ClassVar = "answering"
+    title: ClassVar = _("answering")
     waits: ClassVar = False
     seed: NonNegativeInt = 0
     """Start of the stream of seeds; each answer's own seed is stored with it."""
     buffer: PositiveInt = 24
-    """Open comparisons by the serving policy to keep in stock, one in six of them on held-out prompts."""
+    """The stock: open comparisons by the serving policy that are kept ready, one in six of them on held-out prompts."""
     answers: Comparable = 0
     """Different answers in a comparison; 0 for as many as the project asks for."""
     spare: NonNegativeInt = 1
@@ -38,15 +38,15 @@ class GenerateSpec(JobSpec):
     prompts_per_batch: PositiveInt = 12
     """Prompts answered together."""
     until_full: bool = False
-    """End when the buffer is full, instead of waiting for it to empty."""
+    """End when the stock is full, instead of waiting for it to empty."""
     sampling: Drawing = field(default_factory=Sampling)
     """How answers are drawn: temperature, then min_p against unlikely tokens, up to max_new_tokens."""
 
     @classmethod
     def runner(cls) -> str:
         """The worker that stays."""
-        return "rlhf.generation.resident_worker"
+        return "rlhf.generation.answering_worker"
 
     def facts(self) -> Facts:
         """How much it keeps in stock."""
-        return [(_("Buffer"), str(self.buffer)), (_("Seed"), str(self.seed))]
+        return [(_("Stock"), str(self.buffer)), (_("Seed"), str(self.seed))]
