@@ -64,10 +64,12 @@ def opponent(db: Database, policy: Policy) -> Policy:
 def checks_of(db: Database, policy: Policy) -> list[FinishedCheck]:
     """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion.
 
-    Nor do those of when the rival answered in another precision.
+    Nor do those of when the rival answered in another precision, before anything is decided.
     """
     against = opponent(db, policy)
     found = [check for check in finished_checks(db, policy.revision) if check.spec.against == against.revision]
+    if policy.status != "candidate":
+        return found
     return [check for check in found if rival_weights(check, against) == against.weights]
 
 
