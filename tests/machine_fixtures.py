@@ -368,5 +368,13 @@ def stay_alive(db: Database, job_id: int) -> None:
 
 # Small enough for seconds on the tiny model, with every part of the recipe in use.
 QUICK_DPO = DPOSpec(
-    epochs=2, batch_size=2, accumulation=2, learning_rate=5e-3, beta=0.1, lora_r=4, lora_alpha=8, checkpoint_steps=1
+    method="qlora",
+    epochs=2,
+    batch_size=2,
+    accumulation=2,
+    learning_rate=5e-3,
+    beta=0.1,
+    lora_r=4,
+    lora_alpha=8,
+    checkpoint_steps=1,
 )

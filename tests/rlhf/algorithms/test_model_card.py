@@ -45,7 +45,7 @@ from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine
 pytestmark = pytest.mark.slow
 
 SMALL: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, "precision": "fp32"}
-SFT = SFTSpec(**SMALL, batch_size=4, learning_rate=2e-2, virtual_tokens=4)
+SFT = SFTSpec(**SMALL, method="lora", batch_size=4, learning_rate=2e-2, virtual_tokens=4)
 REWARD = RewardModelSpec(**SMALL, method="lora", learning_rate=5e-3)
 PPO = PPOSpec(
     **SMALL,

@@ -337,6 +337,25 @@ def test_what_cannot_work_is_said_and_the_start_is_off(
     assert session.can_start, "mended, it can be started"
 
 
+def test_a_run_that_leaves_the_precision_of_its_parent_says_so_and_has_it_measured(ready: Machine) -> None:
+    session = opened(ready, "dpo")
+    assert "Automatic means QLoRA here" in session.text("rate")
+    assert (session.text("crossing"), session.there("apart")) == ("", False)
+    session.change({"method": "lora", "precision": "fp32"})
+    assert "another policy before the first step" in session.text("crossing")
+    assert session.there("apart")
+    assert session.can_start
+    assert "is queued" in session.call("compare_dpo", *session.asked)
+    session.change()
+    assert not session.there("apart")
+    job = job_store.queue(ready.db)[-1]
+    assert (job.kind, job.requested_by) == ("precisions", OWNER)
+    assert ready.perform(job.id).status == "finished"
+    session.change()
+    assert "nats a token apart" in session.text("crossing")
+    assert not session.there("apart")
+
+
 def test_a_form_that_makes_no_spec_shows_none_to_copy(ready: Machine) -> None:
     session = opened(ready, "sft")
     session.change({"batch_size": None})
