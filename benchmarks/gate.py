@@ -136,9 +136,23 @@ def judged(judge: Panel, people: np.ndarray[Any, Any], source: np.random.Generat
 
 
 # ----------------------------------------------------------------------------------------------------------- the gate
-def course(rule: Rule, cell: Cell, source: np.random.Generator) -> Course:
+@dataclass(frozen=True)
+class Luck:
+    """Of one candidate: what people say does not depend on who judges beside them, so that cells can be compared."""
+
+    people: np.random.Generator
+    judges: np.random.Generator
+
+    @classmethod
+    def of(cls, cell: Cell, number: int) -> Luck:
+        """That of a cell's candidate of this number."""
+        alike = (SEED, number, round(1000 * cell.win_rate), cell.prompts, *cell.clusters.encode())
+        return cls(np.random.default_rng(alike), np.random.default_rng((*alike, *cell.judge.encode())))
+
+
+def course(rule: Rule, cell: Cell, luck: Luck) -> Course:
     """Check a candidate until it is decided on or nothing is left to compare."""
-    chance = chances(cell, source)
+    chance = chances(cell, luck.people)
     card = Estimate(CARDS.get(cell.judge, FLATTERING), 0.0, 1.0, JUDGED_BEFORE)
     judges = () if cell.judge == "none" else (JudgeFindings(cell.judge, trust_before=card),)
     found = Findings(judges=judges)
@@ -147,13 +161,13 @@ def course(rule: Rule, cell: Cell, source: np.random.Generator) -> Course:
     for number, start in enumerate(starts):
         fresh = np.arange(start, min(start + PROMPTS_A_CHECK, cell.prompts))
         share = people_share(rule, found, cell.prompts - start) if judges else 1.0
-        found = checked(found, cell, chance, fresh, share, number, source)
+        found = checked(found, cell, chance, fresh, share, number, luck)
         looked = look(rule, found)
         if looked.decided:
             return looked
     for number in range(len(starts), len(starts) + cell.repeats):
-        again = source.permutation(cell.prompts)
-        found = checked(found, cell, chance, again, 1.0, number, source)
+        again = luck.people.permutation(cell.prompts)
+        found = checked(found, cell, chance, again, 1.0, number, luck)
     return look(rule, found) if cell.repeats else looked
 
 
@@ -164,11 +178,11 @@ def checked(
     prompts: np.ndarray[Any, Any],
     share: float,
     number: int,
-    source: np.random.Generator,
+    luck: Luck,
 ) -> Findings:
     """One more check: judges compare all its prompts, then people a part of them drawn by lot."""
-    says = compared(cell, chance[prompts], source)
-    by_lot = source.random(len(prompts)) < share
+    says = compared(cell, chance[prompts], luck.people)
+    by_lot = luck.judges.random(len(prompts)) < share
     asked = 1 + number * 10 * cell.prompts  # when, among all judgements
     people = [
         DecidedOutcome(int(prompt), float(outcome), probability=share, at=asked + cell.prompts + place)
@@ -178,7 +192,7 @@ def checked(
     if judges:
         heard = [
             DecidedOutcome(int(prompt), float(outcome), cell.judge, at=asked)
-            for prompt, outcome in zip(prompts, judged(cell.judge, says, source), strict=True)
+            for prompt, outcome in zip(prompts, judged(cell.judge, says, luck.judges), strict=True)
         ]
         judges = (replace(judges[0], outcomes=(*judges[0].outcomes, *heard)),)
     left = (*found.left_to_judges, *(int(prompt) for prompt in prompts[~by_lot]))
@@ -217,14 +231,13 @@ def cells() -> list[Cell]:
     again = [Cell(EVEN, prompts, clusters, repeats=3) for prompts in (20, 60) for clusters in CLUSTERED]
     panels: tuple[Panel, ...] = ("coin", "75", "85", "95", "biased", "trained-in", "hostile")
     helped = [Cell(EVEN, 200, clusters, judge) for judge in panels for clusters in ("alike", "same winner")]
-    few = [Cell(EVEN, 60, "beta", judge) for judge in panels]
+    few = [Cell(EVEN, 120, "beta", judge) for judge in panels]
     return [*alone, *again, *helped, *few, Cell(0.45, 200), Cell(0.45, 200, judge="trained-in")]
 
 
 def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], list[Course]]:
     """The figures of a cell, and what they are of."""
-    source = np.random.default_rng((SEED, *cell.name.encode()))
-    seen = [course(rule, cell, source) for _ in range(candidates)]
+    seen = [course(rule, cell, Luck.of(cell, number)) for number in range(candidates)]
     counts = [one.promoted_after for one in seen if one.promoted_after is not None]
     share = share_of(len(counts), len(seen))
     assert share is not None
@@ -279,7 +292,7 @@ def run(candidates: int) -> dict[str, Any]:
     right = {judge: measure(rule, Cell(BETTER, 200, judge=judge), candidates)[0] for judge in panels}
     # Looked at to the end, whatever alpha a candidate's place in the project leaves it.
     to_the_end = replace(rule, alpha=TINY_ALPHA)
-    _, useless = measure(to_the_end, Cell(EVEN, 200, "beta"), USELESS_IN_A_ROW * max(candidates // 10, 2))
+    _, useless = measure(to_the_end, Cell(EVEN, 200, "beta"), USELESS_IN_A_ROW * max(candidates // 4, 2))
     found = {
         "false_promotion_worst": max(cell["promoted"] for cell in wrong),
         "nominal": rule.alpha,

@@ -61,34 +61,37 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     base = registry.by_revision(run.db, "base")
+    anchor = registry.by_revision(run.db, spec.anchor) if spec.anchor else base
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
     prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
     refuse_leaked(run, candidate, [*prompts, *apart])
     rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
-    compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
+    compared = list({policy.id: policy for policy in (candidate, against, anchor, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, base, prompts)
+        score_answers(progress, spec, models, policy, anchor, prompts)
         if policy.id in (candidate.id, against.id):
             answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
     figures = {
-        policy.revision: summarise(policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer))
+        policy.revision: summarise(
+            policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer), anchor
+        )
         for policy in compared
     }
     del models  # a judge may need the memory
-    others = [policy for policy in compared if policy.id != candidate.id]
+    others = [policy for policy in compared if policy.id in (against.id, base.id) and policy.id != candidate.id]
     put_before_people(run.db, spec, candidate, others)
     judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
     ask_people_instead(run, spec, candidate, judged)
     report = CheckReport(
         candidate=figures[candidate.revision],
         against=figures[against.revision],
-        base=figures[base.revision],
+        base=figures[anchor.revision],
         prompts=len(rendered),
         compared_apart=len(rendered_apart),
         implicit_accuracy=accuracy,
@@ -97,7 +100,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
-        equal_length_distinct=equal_length_distinct(run, spec, candidate, base, prompts),
+        equal_length_distinct=equal_length_distinct(run, spec, candidate, anchor, prompts),
         rule=RULE_VERSION,
     )
     return report.to_json()
@@ -220,19 +223,26 @@ def score_answers(
     spec: EvaluateSpec,
     models: LoadedPolicies,
     policy: Policy,
-    base: Policy,
+    anchor: Policy,
     prompts: Sequence[Prompt],
 ) -> None:
-    """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
+    """Store each answer's KL to the anchor per token and its negative log-likelihood per token under the anchor."""
     db = progress.run.db
     answers = answers_of(progress.run, spec, policy, prompts)
-    unscored = [answer for answer in answers if "nll_under_base" not in answer.scores]
+    kl_score, nll_score = scores_to(anchor)
+    unscored = [answer for answer in answers if nll_score not in answer.scores]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
-        for answer, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
-            store.add_score(db, answer.id, "kl_to_base", kl)
-            store.add_score(db, answer.id, "nll_under_base", nll)
+        for answer, (kl, nll) in zip(batch, score(models, policy, anchor, batch), strict=True):
+            store.add_score(db, answer.id, kl_score, kl)
+            store.add_score(db, answer.id, nll_score, nll)
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
+
+
+def scores_to(anchor: Policy) -> tuple[str, str]:
+    """The names of an answer's scores by what it is measured against: its KL, and its negative log-likelihood."""
+    of = "" if anchor.revision == "base" else f" {anchor.revision}"
+    return f"kl_to_base{of}", f"nll_under_base{of}"
 
 
 @torch.no_grad()
@@ -317,8 +327,9 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     return reference, spec.max_length
 
 
-def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
-    """The figures of one policy's answers, with its perplexity on the fixed text."""
+def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float, anchor: Policy) -> AnswerFigures:
+    """The figures of one policy's answers, with its perplexity on the fixed text; KL and likelihood to the anchor."""
+    kl_score, nll_score = scores_to(anchor)
     texts = [answer.text for answer in answers]
     weights = [max(answer.tokens, 1) for answer in answers]
 
@@ -332,8 +343,8 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
         distinct_2=distinct_n(texts, 2) or None,
-        kl_to_base=per_token(answer.kl_to_base for answer in answers),
-        nll_under_base=per_token(answer.nll_under_base for answer in answers),
+        kl_to_base=per_token(answer.scores[kl_score] for answer in answers),
+        nll_under_base=per_token(answer.scores[nll_score] for answer in answers),
         # An empty answer has not ended well, however it ended.
         ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
         repetition=fmean(repetition(text) for text in texts),

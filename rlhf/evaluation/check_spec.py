@@ -15,6 +15,7 @@ from annotation.translation import _
 from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data import held_out_sets, snapshots
+from rlhf.evaluation.gate import RULE_SETTING, Rule
 from rlhf.generation.prompt_sets import require_generator
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
@@ -47,6 +48,8 @@ class EvaluateSpec(JobSpec):
     people_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """The least share of these comparisons that people get, drawn by lot, more where it takes more to tell; 0 for the
     project's share. All, where no judge compares them or no new prompts are left."""
+    anchor: str = ""
+    """Revision that the limits are against, as the gate's rule says; empty for the base."""
     prompts: PositiveInt = held_out_sets.LEAST
     """How many held-out prompts the first check draws for the reports, and each check for the comparison."""
     judges: str = "active"
@@ -122,6 +125,7 @@ class EvaluateSpec(JobSpec):
             against=against.revision,
             snapshot=snapshot,
             judges=", ".join(judge.name for judge in panel),
+            anchor=self.anchor or chosen_anchor(db),
             people_share=self.people_share or (store.feedback(db).check_share if panel else 1.0),
         )
         return named if self.prompt_set else named.with_prompts(db, data_dir, candidate, against)
@@ -140,6 +144,12 @@ class EvaluateSpec(JobSpec):
             compared_seed=self.seed + found.seeds,
             gate_set=found.gate_set,
         )
+
+
+def chosen_anchor(db: Database) -> str:
+    """The policy that the gate's limits are against; empty for the base, and where the chosen one's files are gone."""
+    anchor = registry.by_revision(db, Rule.stored(store.setting(db, RULE_SETTING, {})).anchor)
+    return "" if anchor.revision == "base" or anchor.deleted else anchor.revision
 
 
 def finished_before(db: Database, revision: str, against: str) -> list[EvaluateSpec]:

@@ -44,6 +44,8 @@ Rewardless = Literal["no reward", "made elsewhere"]
 Hacked = bool | Literal["open"] | Rewardless | None
 EvidenceState = Literal["better", "worse", "spent", "open"]
 MOST = 10_000
+# Under which a project keeps its rule.
+RULE_SETTING = "gate"
 # Fewer held-out prompts decide nothing, whatever a rule says.
 FEWEST_PROMPTS = 60
 Count = Annotated[int, Interval(ge=1, le=MOST)]
@@ -55,7 +57,7 @@ Ratio = Annotated[float, Interval(ge=1, le=10)]
 # --------------------------------------------------------------------------------------------------------------- rule
 @dataclass(frozen=True)
 class Rule:
-    """What a candidate must show. Limits are against the base model: past the last policy one could go step by step."""
+    """What a candidate must show."""
 
     mode: Annotated[Mode, N_("The gate's mode")] = "ask"
     """What is done with a decision: 'ask' a person, who may decide otherwise; act on it ('automatic'); 'never' let the
@@ -84,6 +86,9 @@ class Rule:
     judge_most: Annotated[Count, N_("Most prompts compared by a judge")] = 400
     """Prompts that a judge has compared, after which it has nothing more to say; a candidate that people have not begun
     with by then is rejected."""
+    anchor: Annotated[str, N_("The limits are against")] = "base"
+    """The policy that the limits are against: the base, or one that was trained to a style or a language on purpose, so
+    that later candidates are not turned down for it. Not each policy that serves: one could go step by step."""
     prompts_least: Annotated[EnoughPrompts, N_("Fewest held-out prompts")] = FEWEST_PROMPTS
     """Held-out prompts that the figures must rest on; below 60 an interval of a win rate spans a quarter of all, and
     the 5% would speak of these prompts more than of others like them."""

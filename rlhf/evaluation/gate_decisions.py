@@ -18,9 +18,10 @@ from annotation.records import UserError, storable
 from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import EvaluateSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import (
+    RULE_SETTING,
     Criterion,
     Findings,
     GateDecision,
@@ -32,7 +33,8 @@ from rlhf.evaluation.gate import (
     limits_of,
     people_share,
 )
-from rlhf.evaluation.report import CheckReport
+from rlhf.evaluation.report import AnswerFigures, CheckReport
+from rlhf.generation.prompt_sets import require_generator
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -41,19 +43,19 @@ from rlhf.judges.judge_agreement import PairAgreement, trust
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
-SETTING = "gate"
 THE_GATE = "the gate"
 
 
 def rule(db: Database) -> Rule:
     """The project's rule."""
-    return Rule.stored(store.setting(db, SETTING, {}))
+    return Rule.stored(store.setting(db, RULE_SETTING, {}))
 
 
 def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
     """Store a rule; what is left out has its default. Raises UserError for values that make no sense."""
     new = Rule.from_setting(values)
-    store.set_setting(db, SETTING, new.to_setting())
+    require_generator(registry.by_revision(db, new.anchor))
+    store.set_setting(db, RULE_SETTING, new.to_setting())
     return new
 
 
@@ -81,7 +83,7 @@ def findings(db: Database, policy: Policy) -> Findings:
     number = place_of(db, policy)
     if not checks:
         return Findings(people, number=number)
-    report, heard = checks[0].report, panel_findings(db, policy, against, checks)
+    report, heard = as_anchored(checks[0], chosen_anchor(db)), panel_findings(db, policy, against, checks)
     return Findings(
         people,
         heard,
@@ -97,6 +99,14 @@ def findings(db: Database, policy: Policy) -> Findings:
         reward_hacking=rewarded(db, policy, hacking(report, people, heard)),
         identical_to_serving=report.identical,
     )
+
+
+def as_anchored(check: FinishedCheck, anchor: str) -> CheckReport:
+    """A check's report, without the figures that it took against another policy than the rule's limits are against."""
+    report = check.report
+    if check.spec.anchor == anchor:
+        return report
+    return replace(report, candidate=AnswerFigures(report.candidate.revision), equal_length_distinct=None)
 
 
 def place_of(db: Database, policy: Policy) -> int:

@@ -322,7 +322,7 @@ def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     sides = [(this, report.candidate)]
     if report.against.revision not in ("", "base"):
         sides.append((_("{revision} (compared with)").format(revision=report.against.revision), report.against))
-    return [*sides, ("base", base)]
+    return [*sides, (base.revision or "base", base)]
 
 
 # What is said of a figure that is past its limit, by the figure's name.

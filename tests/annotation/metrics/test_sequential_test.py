@@ -263,6 +263,24 @@ def test_outcomes_that_are_all_the_same_get_wilsons_interval() -> None:
     assert controlled([1.0] * 20, [float(number) for number in range(20)]) == (1.0, *wilson_interval(20, 20))
 
 
+def test_answers_to_one_prompt_stand_or_fall_together() -> None:
+    """Asked again with three further seeds, the same prompts tell no more than they did."""
+    source = random.Random(9)
+    won, differences = stream(source, 0.6, 40), [source.gauss(0, 30) for _ in range(40)]
+    once = length_controlled(won, differences, [0.0] * 40, range(40))
+    again = length_controlled(won * 4, differences * 4, [0.0] * 160, [*range(40)] * 4)
+    alone = length_controlled(won * 4, differences * 4, [0.0] * 160)
+    assert once is not None
+    assert again is not None
+    assert alone is not None
+    assert (again.n, alone.n) == (40, 160)
+    assert again.high - again.low == pytest.approx(once.high - once.low, rel=0.05)
+    assert alone.high - alone.low == pytest.approx((once.high - once.low) / 2, rel=0.2)
+    narrower = length_controlled(won, differences, [0.0] * 40, range(40), 0.9)
+    assert narrower is not None
+    assert once.low < narrower.low < narrower.high < once.high
+
+
 def test_too_little_to_control_for_length_is_none() -> None:
     assert length_controlled([1.0] * 9, [1.0] * 9, [0.0] * 9) is None
     # Always longer by the same: what equal lengths would do can't be told.
