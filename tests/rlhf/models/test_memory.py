@@ -52,7 +52,6 @@ SMALL = Shapes(
     inner=16,
     key_value=4,
     vocabulary=10,
-    context=64,
 )
 
 
