@@ -15,8 +15,10 @@ from annotation import hub_client
 from annotation.environment import child_environment
 from annotation.records import UserError
 from annotation.translation import _
+from rlhf.models import chat_template
 from rlhf.models.chat_template import (
     ANSWER,
+    ASKED,
     QUESTION,
     TOKENIZER_FILE,
     TOKENIZERS,
@@ -25,6 +27,7 @@ from rlhf.models.chat_template import (
     read_format,
 )
 from rlhf.models.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
+from rlhf.models.registry import Policy
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
 
@@ -38,7 +41,6 @@ MEMORY_FLOOR = 1_000_000_000
 FOUR_BITS = _("in 4 bits")
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
-ASKED = {"role": "user", "content": QUESTION}
 ROOT = Path(__file__).parents[2]
 # How the process that tries to load a model says that its last line is a sentence for people.
 REFUSED = 2
@@ -241,6 +243,24 @@ def on_this_machine(data_dir: Path, name: str) -> Path | None:
     repo, _at, revision = name.partition("@")
     cached = try_to_load_from_cache(repo, "config.json", revision=revision or None)
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def can_be_told(data_dir: Path, name: str) -> bool:
+    """Whether the template of the base model of this name can be told not to let it think; not where it is not here."""
+    directory = on_this_machine(data_dir, name)
+    try:
+        return directory is not None and chat_template.can_be_told(directory)
+    except UserError:
+        return False
+
+
+def thinking_sentence(data_dir: Path, base: Policy) -> str:
+    """Whether the base may think before it answers, and how to change it; empty where its template can't be told."""
+    if not can_be_told(data_dir, base.base):
+        return ""
+    if base.thinking == "off":
+        return _("It can think before it answers, and is told not to: `python -m rlhf thinking template` lets it.")
+    return _("It may think before it answers, as its chat template has it: `python -m rlhf thinking off` forbids it.")
 
 
 def quantisation(directory: Path) -> str:

@@ -20,7 +20,7 @@ from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
-from rlhf.models.chat_template import end_of_turn, no_end, read_format
+from rlhf.models.chat_template import end_of_turn, options_of, read_format
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.model_files import CONFIG
 from rlhf.models.registry import Policy, Weights
@@ -40,15 +40,17 @@ def compute_dtype() -> torch.dtype:
     return torch.bfloat16 if capable else torch.float32
 
 
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer, with a padding token. Raises UserError if it has no chat template that works."""
+def load_tokenizer(path: Path, no_thinking: bool = False) -> Any:
+    """The tokenizer, with a padding token. Raises UserError if it has no chat template that works.
+
+    `no_thinking`: its template is told that the model is not to think before it answers.
+    """
     from transformers import AutoTokenizer
 
     read_format(path)  # says what is wrong with it
     tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.template_options = options_of(no_thinking)
     tokenizer.eos_token = end_of_turn(tokenizer)
-    if tokenizer.eos_token_id is None:
-        raise UserError(no_end(path))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -304,9 +306,10 @@ class LoadedPolicies:
     For one thread.
     """
 
-    def __init__(self, db: Database, data_dir: Path, base_path: Path) -> None:
+    def __init__(self, db: Database, data_dir: Path, base_path: Path, no_thinking: bool | None = None) -> None:
+        """`no_thinking`: whether prompts tell the model not to think; None: as the base's row says."""
         self.db, self.data_dir, self.base_path = db, data_dir, base_path
-        self.tokenizer = load_tokenizer(base_path)
+        self.tokenizer = load_tokenizer(base_path, registry.no_thinking(db) if no_thinking is None else no_thinking)
         self.grounds: dict[tuple[int | None, Weights], LoadedWeights] = {}
         self.context = context_of(base_path)
 

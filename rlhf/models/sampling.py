@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -21,8 +21,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from annotation.records import Prompt, Response, Sampling, UserError
+from annotation.records import Prompt, Response, Sampling, TokenIds, UserError
 from annotation.translation import _
+from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import (
     AGREEMENT,
     FAILURES,
@@ -53,6 +54,13 @@ class Draw:
     finish_reason: Literal["stop", "length"]
     ids: tuple[int, ...] = ()
     """The generated tokens, the end-of-text token included."""
+    vocabulary: str = field(default="", compare=False)
+    """Of the tokenizer that they belong to."""
+
+    @property
+    def token_ids(self) -> TokenIds | None:
+        """What is kept of them; None where nothing has been drawn yet."""
+        return TokenIds(self.vocabulary, self.ids) if self.vocabulary else None
 
     def response(self, prompt: Prompt, policy: Policy, rendered_prompt: str, sampling: Sampling) -> Response:
         """The record of this answer: everything needed to draw it again."""
@@ -66,6 +74,7 @@ class Draw:
             prompt_tokens=self.prompt_tokens,
             tokens=self.tokens,
             finish_reason=self.finish_reason,
+            token_ids=self.token_ids,
         )
 
 
@@ -327,6 +336,7 @@ def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, end
         prompt_tokens=prompt_tokens,
         finish_reason="length" if end is None else "stop",
         ids=tuple(ids if end is None else ids[: end + 1]),
+        vocabulary=vocabulary_of(tokenizer),
     )
 
 

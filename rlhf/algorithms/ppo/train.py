@@ -83,6 +83,7 @@ from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.worker import Run
+from rlhf.models import registry
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling import draw
@@ -101,7 +102,7 @@ Score = Callable[[Sequence[SampledResponse]], Tensor]
 def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     """Train a policy against a reward model and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
-    tokenizer = load_tokenizer(start.base.path)
+    tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, left_out = read_data(run, spec, tokenizer)
     run.log(f"{len(items)} prompts; reward model {spec.reward_model}.{left_out_sentence(left_out)}")
     trained = stored_before(run)

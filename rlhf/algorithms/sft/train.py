@@ -40,6 +40,7 @@ from rlhf.data.held_out_sets import SAMPLE_PROMPTS
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
+from rlhf.models import registry
 from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.log_probabilities import CHUNK, Head
@@ -57,7 +58,7 @@ BEFORE_SHARE, FORWARD_SHARE = 0.1, 1 / 3
 def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     """Train a policy on frozen demonstrations and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
-    tokenizer = load_tokenizer(start.base.path)
+    tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, held_out, left_out = read_data(run, spec, tokenizer)
     run.log(
         f"{len(items)} demonstrations, {len(held_out)} held out; parent {start.parent.revision}; {spec.method}."

@@ -319,6 +319,7 @@ def test_ppo_reads_the_scores_that_training_ended_with(judged: Machine, method: 
     figures = json.loads((directory / "reward.json").read_text("utf-8"))
     tolerance = 1e-3 if precision == "fp32" else 0.05  # bfloat16 in batches of another make-up
     assert (figures["pairs"], figures["std"] > 0.1) == (16, True)
+    assert figures["temperature"] == result["health"]["temperature"]
     assert (fmean(found), pstdev(found)) == pytest.approx((0.0, 1.0), abs=tolerance)
     if method == "lora" and precision == "fp32":
         base = AutoModelForSequenceClassification.from_pretrained(judged.model, num_labels=1, dtype=torch.float32)
