@@ -264,7 +264,8 @@ def test_trl_dpo_trains_on_an_export_as_it_is(db: Database, tiny_model: Path, tm
     """The real command line of TRL, with nothing done to the directory."""
     target = tmp_path / "preference-export"
     writing.export(db, ExportRequest("preference", "dataset"), target)
-    command = [str(Path(sys.executable).with_name("trl")), "dpo", "--model_name_or_path", str(tiny_model)]
+    command = [sys.executable, str(Path(sys.executable).with_name("trl")), "dpo"]
+    command += ["--model_name_or_path", str(tiny_model)]
     command += ["--dataset_name", str(target), "--output_dir", str(tmp_path / "trained"), "--use_cpu", "true"]
     command += ["--max_steps", "2", "--per_device_train_batch_size", "2", "--report_to", "none"]
     command += ["--eval_strategy", "steps", "--eval_steps", "2"]
