@@ -8,8 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from annotation import selection, store
 from annotation.database import Database
@@ -56,13 +55,14 @@ def claim_next(db: Database, annotator_id: int, source: random.Random | None = N
 
 @dataclass(frozen=True)
 class ChosenComparison:
-    """What is to be shown next, why, and in which order."""
+    """What is to be shown next, why, in which order, and by what chance (`annotation.selection` says of which draw)."""
 
     comparison_id: int
     purpose: str
     order: Sequence[int]
     slot: int | None = None
     re_ask_of: int | None = None
+    chance: float | None = 1.0
 
 
 def choose(db: Database, annotator_id: int, project: Project, source: random.Random) -> ChosenComparison | None:
@@ -72,35 +72,48 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
               AND c.state IN ('writing', 'ready') AND c.taken = 0 AND {UNSEEN} ORDER BY c.id LIMIT 1""",
         {"annotator": annotator_id},
     )
-    found = None if own is None else own["id"]
-    if found is None:
-        purpose = selection.draw_purpose(project, source)
-        measuring = (
-            choose_gold(db, annotator_id, source) if purpose == "gold"
-            else choose_re_ask(db, annotator_id) if purpose == "re-ask" else None
-        )  # fmt: skip
-        if measuring is not None:
-            return measuring
-        ways = [
-            partial(choose_from_pool, db, annotator_id, project.overlap, source),
-            partial(choose_of_candidate, db, annotator_id),
-        ]
-        # Whoever has nothing else to do measures a candidate, but not where no such share is wanted.
-        ways = ways[:1] if not project.candidate_share else ways[::-1] if purpose == "candidate" else ways
-        found = next((chosen for way in ways if (chosen := way()) is not None), None)
-    if found is None:
+    if own is not None:
+        return for_learning(db, own["id"], source, 1.0)
+    # All are looked for, so that the chance of what is shown is known and not only its share.
+    measuring = {
+        "gold": choose_gold(db, annotator_id, source) if project.gold_share else None,
+        "re-ask": choose_re_ask(db, annotator_id) if project.re_ask_share else None,
+    }
+    learning = {
+        "candidate": choose_of_candidate(db, annotator_id) if project.candidate_share else None,
+        "own": choose_from_pool(db, annotator_id, project.overlap, source),
+    }
+    offered = cast(
+        list[selection.Shown], [purpose for purpose, found in (*measuring.items(), *learning.items()) if found]
+    )
+    chances = selection.chances(project, offered)
+    purpose = selection.draw_purpose(chances, source)
+    if purpose is None:
         return None
-    return ChosenComparison(found, "own", selection.draw_order(size_of(db, found), source), free_slot(db, found))
+    if (measure := measuring.get(purpose)) is not None:
+        return replace(measure, chance=chances[purpose])
+    learn = learning[purpose]
+    assert learn is not None
+    return for_learning(db, learn[0], source, learn[1] * chances[purpose])
 
 
-def choose_of_candidate(db: Database, annotator_id: int) -> int | None:
-    """A candidate's answer beside one of the policy that it would replace; the newest candidate's first, each once."""
+def for_learning(db: Database, comparison_id: int, source: random.Random, chance: float) -> ChosenComparison:
+    """A comparison to learn from or to measure a candidate by, in a drawn order and a free slot."""
+    order = selection.draw_order(size_of(db, comparison_id), source)
+    return ChosenComparison(comparison_id, "own", order, free_slot(db, comparison_id), chance=chance)
+
+
+def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | None:
+    """A candidate's answer beside one of the policy that it would replace; the newest candidate's first, each once.
+
+    With the chance of it, which is 1.
+    """
     found = db.value(
         f"""SELECT c.id FROM comparison c WHERE c.candidate_id IS NOT NULL AND c.asks = 'people' AND c.state = 'ready'
               AND c.taken = 0 AND {UNSEEN} ORDER BY c.candidate_id DESC, c.id LIMIT 1""",
         {"annotator": annotator_id},
     )
-    return None if found is None else int(found)
+    return None if found is None else (int(found), 1.0)
 
 
 # Not held, judged or skipped by this annotator before, in whatever role.
@@ -110,34 +123,44 @@ UNSEEN = """NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = :annotator 
 CANDIDATES = 400
 
 
-def choose_from_pool(db: Database, annotator_id: int, overlap: int, source: random.Random) -> int | None:
-    """The open comparison to judge next: the serving policy's first, those of older policies last.
+def choose_from_pool(db: Database, annotator_id: int, overlap: int, source: random.Random) -> tuple[int, float] | None:
+    """The open comparison to judge next, and the chance of it: the serving policy's first, older policies' last.
 
     Comparisons of no single policy (imported, or put in to compare policies) take turns with the serving policy's,
-    which the answering worker never lets run out. Among those of one kind, comparisons that others have begun go
-    first, so that they get their full number of annotators; then `selection.pick` spreads judgements over the prompts.
-    Finished answers go before those still being written.
+    which the answering worker never lets run out, by a coin. Among those of one kind, comparisons that others have
+    begun go first, so that they get their full number of annotators; then `selection.pick` spreads judgements over the
+    prompts. Finished answers go before those still being written.
     """
-    models = db.rows("SELECT id FROM model ORDER BY status = 'serving' DESC, id DESC")
-    order: list[int | None] = [row["id"] for row in models]
-    order.insert(source.randrange(2), None)  # None: of no single policy; before or after the serving one's, by a coin
+    models = [row["id"] for row in db.rows("SELECT id FROM model ORDER BY status = 'serving' DESC, id DESC")]
     for state in ("ready", "writing"):
-        for model_id in order:
-            for taken in reversed(range(overlap)):
-                # One that an annotator asked for is first theirs to judge. `min(id)` of each prompt, out of the oldest
-                # CANDIDATES only, so that a press costs no more where thousands wait.
-                candidates = db.rows(
-                    f"""SELECT min(open.id) AS id,
-                            (SELECT sum(o.taken) FROM comparison o WHERE o.prompt_id = open.prompt_id) AS judged
-                        FROM (SELECT c.id, c.prompt_id FROM comparison c
-                              WHERE c.purpose = 'preference' AND c.state = :state AND c.asks = 'people'
-                                AND c.model_id IS :model AND c.candidate_id IS NULL AND c.taken = :taken
-                                AND (c.asked_by IS NULL OR c.taken > 0) AND {UNSEEN}
-                              ORDER BY c.id LIMIT {CANDIDATES}) AS open GROUP BY open.prompt_id""",
-                    {"state": state, "model": model_id, "taken": taken, "annotator": annotator_id},
-                )
-                if candidates:
-                    return selection.pick([(row["id"], row["judged"]) for row in candidates])
+        first = [open_of(db, annotator_id, overlap, state, model_id) for model_id in (None, *models[:1])]
+        waiting = [comparison_id for comparison_id in first if comparison_id is not None]
+        if waiting:
+            return source.choice(waiting), 1 / len(waiting)
+        for model_id in models[1:]:
+            found = open_of(db, annotator_id, overlap, state, model_id)
+            if found is not None:
+                return found, 1.0
+    return None
+
+
+def open_of(db: Database, annotator_id: int, overlap: int, state: str, model_id: int | None) -> int | None:
+    """The open comparison of a policy, or of no single one, to judge first."""
+    for taken in reversed(range(overlap)):
+        # One that an annotator asked for is first theirs to judge. `min(id)` of each prompt, out of the oldest
+        # CANDIDATES only, so that a press costs no more where thousands wait.
+        candidates = db.rows(
+            f"""SELECT min(open.id) AS id,
+                    (SELECT sum(o.taken) FROM comparison o WHERE o.prompt_id = open.prompt_id) AS judged
+                FROM (SELECT c.id, c.prompt_id FROM comparison c
+                      WHERE c.purpose = 'preference' AND c.state = :state AND c.asks = 'people'
+                        AND c.model_id IS :model AND c.candidate_id IS NULL AND c.taken = :taken
+                        AND (c.asked_by IS NULL OR c.taken > 0) AND {UNSEEN}
+                      ORDER BY c.id LIMIT {CANDIDATES}) AS open GROUP BY open.prompt_id""",
+            {"state": state, "model": model_id, "taken": taken, "annotator": annotator_id},
+        )
+        if candidates:
+            return selection.pick([(row["id"], row["judged"]) for row in candidates])
     return None
 
 
@@ -200,6 +223,7 @@ def insert_claim(db: Database, project: Project, annotator_id: int, chosen: Chos
             "re_ask_of": chosen.re_ask_of,
             "guidelines_version": db.value("SELECT max(version) FROM guidelines"),
             "shown_order": json.dumps(list(chosen.order)),
+            "chance": chosen.chance,
             "state": "held",
             "created": created.isoformat(timespec="microseconds"),
             "expires": (created + timedelta(minutes=project.claim_minutes)).isoformat(timespec="microseconds"),
@@ -420,7 +444,12 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         )
         slot = free_slot(db, claim["comparison_id"]) if claim["purpose"] == "own" else None
         again = ChosenComparison(
-            claim["comparison_id"], claim["purpose"], json.loads(claim["shown_order"]), slot, claim["re_ask_of"]
+            comparison_id=claim["comparison_id"],
+            purpose=claim["purpose"],
+            order=json.loads(claim["shown_order"]),
+            slot=slot,
+            re_ask_of=claim["re_ask_of"],
+            chance=claim["chance"],
         )
         insert_claim(db, project, annotator_id, again)
     held = held_claim(db, annotator_id)

@@ -72,6 +72,20 @@ def m009_reasons(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m011_token_ids(db: sqlite_utils.Database) -> None:
+    """Answers keep the tokens that were drawn, and the base whether it is told not to think."""
+    for statement in TOKEN_IDS:
+        db.execute(statement)
+
+
+@migrations()
+def m012_held_out_sets_and_chances(db: sqlite_utils.Database) -> None:
+    """What held-out prompts were drawn for, and the chances with which comparisons were made and handed out."""
+    for statement in HELD_OUT_SETS_AND_CHANCES:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -480,4 +494,36 @@ REASONS = (
     "DROP TABLE event",
     "ALTER TABLE new_event RENAME TO event",
     "CREATE INDEX event_by_job ON event (job_id, kind, id)",
+)
+
+
+TOKEN_IDS = (
+    # The tokens that were drawn, the one that ended the answer included, as JSON: {"vocabulary": …, "ids": […]}. The
+    # vocabulary is a hash of the tokenizer's. None of earlier, imported and edited answers: these are tokenised.
+    "ALTER TABLE response ADD COLUMN token_ids TEXT",
+    "ALTER TABLE chat ADD COLUMN token_ids TEXT",
+    # Of the base: 'off', its template is told that the model is not to think, or 'template', it has it as it likes.
+    # None in data directories from before there was a choice, which is as 'template'.
+    "ALTER TABLE model ADD COLUMN thinking TEXT CHECK (thinking IN ('off', 'template'))",
+    # Earlier versions took a reward model's chance from scores on PPO's scale: what its own would have been is unknown.
+    """UPDATE verdict SET chance = NULL
+        WHERE annotator_id IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model')""",
+)
+
+
+HELD_OUT_SETS_AND_CHANCES = (
+    # What a held-out prompt was drawn into: 0 what reports speak of, else a version of the gate's own set.
+    "ALTER TABLE prompt ADD COLUMN held_for INTEGER",
+    "CREATE INDEX prompt_held_for ON prompt (held_for) WHERE held_for IS NOT NULL",
+    # Earlier versions took the first ones.
+    """UPDATE prompt SET held_for = 0 WHERE id IN (
+            SELECT id FROM prompt WHERE split = 'held-out' ORDER BY id LIMIT (
+                SELECT coalesce(max(json_extract(made.value, '$.prompts')), 0)
+                FROM setting, json_each(setting.value) made WHERE setting.key = 'held_out_sets'))""",
+    # Chances as `annotation.selection` defines them; NULL where an earlier version, or somebody elsewhere, noted none.
+    "ALTER TABLE comparison ADD COLUMN formed_chance REAL CHECK (formed_chance > 0 AND formed_chance <= 1)",
+    "ALTER TABLE comparison ADD COLUMN people_chance REAL CHECK (people_chance BETWEEN 0 AND 1)",
+    # Whether that draw gave it to people; who is asked now, `asks` says.
+    "ALTER TABLE comparison ADD COLUMN people_drawn INTEGER CHECK (people_drawn IN (0, 1))",
+    "ALTER TABLE claim ADD COLUMN chance REAL CHECK (chance > 0 AND chance <= 1)",
 )

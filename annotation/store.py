@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -28,6 +29,8 @@ from annotation.records import (
     Tag,
     UserError,
     now,
+    read_token_ids,
+    write_token_ids,
 )
 from annotation.translation import _
 
@@ -65,24 +68,55 @@ def prompts(db: Database, split: Split) -> list[Prompt]:
     return [read_prompt(row) for row in db.rows("SELECT * FROM prompt WHERE split = ? ORDER BY id", (split,))]
 
 
+# Of a prompt `p`: that the gate has it for itself now.
+RESERVED = "coalesce(p.held_for > 0 AND p.held_for = (SELECT max(held_for) FROM prompt), 0)"
+# Of a prompt `p` to train on: that no answer, comparison or demonstration has been made of it.
+UNUSED = """(p.split = 'train' AND p.source != 'own prompt'
+    AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id)
+    AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id))"""
+
+
+def reserved_prompts(db: Database, version: int | None = None) -> list[Prompt]:
+    """The prompts of the gate's own set as it is now, or of a version of it, oldest first."""
+    wanted = RESERVED if version is None else "p.held_for = :version"
+    rows = db.rows(f"SELECT * FROM prompt p WHERE {wanted} ORDER BY id", {"version": version})
+    return [read_prompt(row) for row in rows]
+
+
+def hold_for(db: Database, prompt_ids: Iterable[int], version: int) -> None:
+    """Note that prompts were drawn into what reports speak of (0), or into a version of the gate's own set."""
+    with db.transaction() as connection:
+        connection.conn.executemany(
+            "UPDATE prompt SET held_for = :version WHERE id = :id AND (held_for IS NULL OR :version > 0)",
+            [{"id": prompt_id, "version": version} for prompt_id in prompt_ids],
+        )
+
+
 def prompt_sources(db: Database) -> dict[str, int]:
     """How many prompts there are of each source, by name."""
     return {row["source"]: row["n"] for row in db.rows("SELECT source, count(*) AS n FROM prompt GROUP BY source")}
 
 
-def prompts_to_answer(db: Database, model_id: int, split: Split, limit: int) -> list[tuple[Prompt, int]]:
-    """Prompts of a split with the number of answers this model has drawn to each for comparisons.
+def prompts_to_answer(
+    db: Database, model_id: int, split: Split, limit: int, refused: Collection[int] = ()
+) -> list[tuple[Prompt, int, float]]:
+    """Prompts of a split with the number of answers this model has drawn to each, and the chance of being taken.
 
-    Prompts compared least often under any policy come first, ties in random order: judgements spread evenly.
+    Prompts compared least often under any policy come first, ties in random order: judgements spread evenly. Not those
+    that are the gate's own, nor those that the model has refused.
     """
     rows = db.rows(
-        """SELECT prompt.*, (SELECT count(*) FROM comparison c WHERE c.prompt_id = prompt.id) AS compared,
-               (SELECT count(*) FROM response r WHERE r.prompt_id = prompt.id AND r.model_id = :model
-                   AND r.purpose = 'compare') AS attempts
-           FROM prompt WHERE split = :split ORDER BY compared, attempts, random() LIMIT :limit""",
-        {"model": model_id, "split": split, "limit": limit},
+        f"""SELECT *, count(*) OVER (PARTITION BY compared, attempts) AS tied,
+                rank() OVER (ORDER BY compared, attempts) - 1 AS before
+            FROM (SELECT p.*, (SELECT count(*) FROM comparison c WHERE c.prompt_id = p.id) AS compared,
+                   (SELECT count(*) FROM response r WHERE r.prompt_id = p.id AND r.model_id = :model
+                       AND r.purpose = 'compare') AS attempts
+               FROM prompt p WHERE split = :split AND NOT {RESERVED}
+                   AND p.id NOT IN (SELECT value FROM json_each(:refused)))
+            ORDER BY compared, attempts, random() LIMIT :limit""",
+        {"model": model_id, "split": split, "limit": limit, "refused": json.dumps(list(refused))},
     )
-    return [(read_prompt(row), row["attempts"]) for row in rows]
+    return [(read_prompt(row), row["attempts"], min(1.0, (limit - row["before"]) / row["tied"])) for row in rows]
 
 
 def read_prompt(row: dict[str, Any]) -> Prompt:
@@ -106,17 +140,21 @@ def add_response(db: Database, response: Response, purpose: str, dropped: str | 
             "prompt_tokens": response.prompt_tokens,
             "tokens": response.tokens,
             "finish_reason": response.finish_reason,
+            "token_ids": write_token_ids(response.token_ids),
             "dropped": dropped,
             "created": now(),
         },
     )
 
 
-def add_comparison(db: Database, responses: Sequence[Response], wanted: int = 2) -> int | None:
+def add_comparison(
+    db: Database, responses: Sequence[Response], wanted: int = 2, chance: float | None = None
+) -> int | None:
     """Store the answers a policy drew to one prompt, and a comparison of the first `wanted` that differ.
 
     Empty answers and answers equal to an earlier one (white space and case aside) are kept, marked and never offered.
-    Returns the comparison's id, or None when too few answers were left.
+    `chance` is that with which the prompt was taken. Returns the comparison's id, or None when too few answers were
+    left.
     """
     seen: set[str] = set()
     offered: list[int] = []
@@ -130,7 +168,9 @@ def add_comparison(db: Database, responses: Sequence[Response], wanted: int = 2)
                 offered.append(response_id)
         if len(offered) < wanted:
             return None
-        comparison_id = insert_comparison(db, responses[0].prompt_id, model_id=responses[0].model_id)
+        comparison_id = insert_comparison(
+            db, responses[0].prompt_id, model_id=responses[0].model_id, formed_chance=chance
+        )
         place_responses(db, comparison_id, offered)
     return comparison_id
 
@@ -151,15 +191,21 @@ def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Respo
         compared = {(row["model_id"], row["seed"], row["text"]) for row in rows}
         if all((response.model_id, response.seed, response.text) in compared for response in responses):
             return None
-        comparison_id = insert_comparison(db, prompt_id)
+        comparison_id = insert_comparison(db, prompt_id, formed_chance=1.0)
         answers = [replace(response, prompt_id=prompt_id) for response in responses]
         place_responses(db, comparison_id, [add_response(db, answer, "compare") for answer in answers])
     return comparison_id
 
 
 def insert_comparison(db: Database, prompt_id: int | None, **columns: Any) -> int:
-    """A comparison of answers to a prompt, still without them, inside the caller's transaction; returns its id."""
-    return db.insert("comparison", {"prompt_id": prompt_id, "purpose": "preference", **columns, "created": now()})
+    """A comparison of answers to a prompt, still without them, inside the caller's transaction; returns its id.
+
+    Unless it says with what chance people are to judge it, they judge it for certain, or once judges have settled that.
+    """
+    certain = columns.get("asked_by") is not None or feedback(db).mode == "people"
+    told = {"people_chance": 1.0, "people_drawn": 1} if certain else {}
+    row = {"prompt_id": prompt_id, "purpose": "preference", **told, **columns, "created": now()}
+    return db.insert("comparison", row)
 
 
 def place_responses(db: Database, comparison_id: int, response_ids: Sequence[int]) -> None:
@@ -208,7 +254,7 @@ def ask(db: Database, annotator_id: int, messages: Sequence[Message]) -> int:
             )
         add_prompts(db, [Prompt(tuple(messages), "train", "own prompt")])
         prompt_id = db.value("SELECT id FROM prompt WHERE fingerprint = ?", (fingerprint,))
-        return insert_comparison(db, prompt_id, state="asked", asked_by=annotator_id)
+        return insert_comparison(db, prompt_id, state="asked", asked_by=annotator_id, formed_chance=1.0)
 
 
 def asked(db: Database) -> list[tuple[int, Prompt]]:
@@ -226,7 +272,7 @@ def ask_again(db: Database, comparison_id: int) -> int:
     with db.transaction():
         before = db.row("SELECT prompt_id, purpose, asked_by FROM comparison WHERE id = ?", (comparison_id,))
         assert before is not None
-        return insert_comparison(db, **before, state="asked")
+        return insert_comparison(db, **before, state="asked", formed_chance=1.0)
 
 
 def refuse_asked(db: Database, comparison_id: int) -> None:
@@ -236,16 +282,19 @@ def refuse_asked(db: Database, comparison_id: int) -> None:
 
 
 def begin_answers(
-    db: Database, responses: Sequence[Response], comparison_id: int | None = None
+    db: Database, responses: Sequence[Response], comparison_id: int | None = None, chance: float | None = None
 ) -> tuple[int, list[int]]:
     """Put answers that are being written into a comparison (a new one, or one asked for) that people can watch.
 
-    Returns the ids of the comparison and of the answers, in order.
+    `chance` is that with which a new one's prompt was taken. Returns the ids of the comparison and of the answers, in
+    order.
     """
     first = responses[0]
     with db.transaction() as connection:
         if comparison_id is None:
-            comparison_id = insert_comparison(db, first.prompt_id, model_id=first.model_id, state="writing")
+            comparison_id = insert_comparison(
+                db, first.prompt_id, model_id=first.model_id, state="writing", formed_chance=chance
+            )
         else:
             connection.execute(
                 "UPDATE comparison SET state = 'writing', model_id = ? WHERE id = ?", (first.model_id, comparison_id)
@@ -280,12 +329,14 @@ def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Res
             seen.add(folded)
             connection.execute(
                 """UPDATE response SET text = :text, tokens = :tokens, prompt_tokens = :prompt_tokens,
-                       finish_reason = :finish_reason, dropped = :dropped, state = 'done' WHERE id = :id""",
+                       finish_reason = :finish_reason, token_ids = :token_ids, dropped = :dropped, state = 'done'
+                   WHERE id = :id""",
                 {
                     "text": response.text,
                     "tokens": response.tokens,
                     "prompt_tokens": response.prompt_tokens,
                     "finish_reason": response.finish_reason,
+                    "token_ids": write_token_ids(response.token_ids),
                     "dropped": dropped,
                     "id": response_id,
                 },
@@ -338,13 +389,14 @@ class PairedAnswers:
 
 
 def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
-    """What two policies answered to the same held-out prompts with the same seeds, by prompt and seed."""
+    """What two policies answered to the same text of held-out prompts with the same seeds, by prompt and seed."""
     rows = db.rows(
         """SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
                EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
                    ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
            FROM response a JOIN response b
                ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+                   AND b.rendered_prompt = a.rendered_prompt
            WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
@@ -355,37 +407,61 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
     ]
 
 
-def compare_policies(db: Database, candidate_id: int, against_id: int, asks: Asks = "people") -> int:
+def compare_policies(
+    db: Database,
+    candidate_id: int,
+    against_id: int,
+    asks: Asks = "people",
+    on: Collection[int] | None = None,
+    share: float = 1.0,
+) -> int:
     """Put what two policies answered to the same held-out prompts with the same seeds before people or judges, blind.
 
     Each pair of answers that differ and have not been compared yet makes a comparison, in an order that says nothing
-    about the prompts, so that the first results stand for all; returns how many.
+    about the prompts, so that the first results stand for all; returns how many. Where people are asked, they are asked
+    `on` these prompts only, and of these about a `share` drawn by lot.
     """
+    lot = secrets.SystemRandom()
     with db.transaction():
         answered = paired_answers(db, candidate_id, against_id)
         pairs = [pair for pair in answered if pair.settled is None and not pair.compared]
         random.Random(candidate_id).shuffle(pairs)
         for pair in pairs:
+            chance = share if asks == "people" and (on is None or pair.prompt_id in on) else 0.0
+            drawn = lot.random() < chance
             comparison_id = insert_comparison(
-                db, pair.prompt_id, candidate_id=candidate_id, against_id=against_id, asks=asks
+                db,
+                pair.prompt_id,
+                candidate_id=candidate_id,
+                against_id=against_id,
+                asks="people" if drawn else "nobody",
+                formed_chance=1.0,
+                people_chance=chance,
+                people_drawn=int(drawn),
             )
             place_responses(db, comparison_id, [pair.first, pair.second])
     return len(pairs)
 
 
-def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int) -> int:
+def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 
-    Returns how many nobody had judged or been asked about.
+    All, or those `on` these prompts. What was drawn stays in the record: only what had no chance to be given to people
+    is given to them for certain now. Returns how many nobody had judged or been asked about.
     """
     with db.transaction() as connection:
-        made = compare_policies(db, candidate_id, against_id)
-        asked = connection.execute(
-            """UPDATE comparison SET asks = 'people' WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-                 AND taken = 0""",
-            (candidate_id, against_id),
+        compare_policies(db, candidate_id, against_id, "nobody")
+        return connection.execute(
+            """UPDATE comparison SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
+                   people_drawn = iif(people_chance = 0, 1, people_drawn)
+               WHERE candidate_id = :candidate AND against_id = :against AND asks = 'nobody' AND taken = 0
+                 AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
+            {
+                "candidate": candidate_id,
+                "against": against_id,
+                "on": None if on is None else json.dumps(sorted(on)),
+            },
         ).rowcount
-    return made + asked
 
 
 def withdraw_candidate(db: Database, candidate_id: int) -> None:
@@ -403,7 +479,7 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
     """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order."""
     rows = db.rows(
         """SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
-               r.tokens, r.finish_reason, p.messages,
+               r.tokens, r.finish_reason, r.token_ids, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores
            FROM response r JOIN prompt p ON p.id = r.prompt_id
            WHERE r.model_id = ? AND r.purpose = 'evaluate' ORDER BY r.prompt_id, r.seed""",
@@ -415,6 +491,7 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
                 **row,
                 "sampling": Sampling(**json.loads(row["sampling"])),
                 "messages": tuple(json.loads(row["messages"])),
+                "token_ids": read_token_ids(row["token_ids"]),
                 "scores": json.loads(row["scores"]),
             }
         )
@@ -423,14 +500,25 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
 
 
 def answers_of_check(
-    db: Database, model_id: int, prompts: Sequence[Prompt], seed: int, sampling: Sampling
+    db: Database,
+    model_id: int,
+    prompts: Sequence[Prompt],
+    seed: int,
+    sampling: Sampling,
+    rendered: Mapping[int, str] | None = None,
 ) -> list[CheckedAnswer]:
-    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms."""
+    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms.
+
+    With `rendered`, the text that is fed today by prompt id, only answers to that very text: a template may write the
+    date into it, and may have been told something else before.
+    """
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
         answer
         for answer in evaluation_responses(db, model_id)
-        if (answer.prompt_id, answer.seed) in wanted and answer.sampling == sampling
+        if (answer.prompt_id, answer.seed) in wanted
+        and answer.sampling == sampling
+        and (rendered is None or rendered.get(answer.prompt_id) == answer.rendered_prompt)
     ]
 
 
@@ -524,9 +612,15 @@ def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
         yield read_judgement(row)
 
 
-def judged_comparisons(db: Database) -> Iterator[list[Judgement]]:
-    """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed."""
-    rows = db.connection.query(f"{JUDGEMENTS} ORDER BY j.comparison_id, j.id")
+def judged_comparisons(db: Database, *, reserved: bool = True, token_ids: bool = False) -> Iterator[list[Judgement]]:
+    """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed.
+
+    With those on prompts that are the gate's own, unless they are not wanted. With `token_ids` the answers have these
+    too, which are as long as the texts.
+    """
+    query = JUDGEMENTS.replace(LAST_FIELD, f"{LAST_FIELD}, 'token_ids', json(r.token_ids)") if token_ids else JUDGEMENTS
+    wanted = "" if reserved else f"WHERE NOT {RESERVED}"
+    rows = db.connection.query(f"{query} {wanted} ORDER BY j.comparison_id, j.id")
     for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):
         yield [read_judgement(row) for row in group]
 
@@ -589,10 +683,13 @@ def sampling_counts(db: Database) -> list[dict[str, Any]]:
     )
 
 
-RESPONSE_FIELDS = """json_object('id', r.id, 'origin', r.origin, 'model_id', r.model_id, 'revision', r.revision,
+LAST_FIELD = "'edited_from', r.edited_from"
+RESPONSE_FIELDS = f"""json_object('id', r.id, 'origin', r.origin, 'model_id', r.model_id, 'revision', r.revision,
     'text', r.text, 'finish_reason', r.finish_reason, 'tokens', r.tokens, 'prompt_tokens', r.prompt_tokens,
-    'rendered_prompt', r.rendered_prompt, 'edited_from', r.edited_from)"""
-JUDGEMENTS = f"""SELECT j.*, c.prompt_id, p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
+    'rendered_prompt', r.rendered_prompt, {LAST_FIELD})"""
+JUDGEMENTS = f"""SELECT j.*, c.prompt_id, c.formed_chance, c.people_chance,
+         (SELECT k.chance FROM claim k WHERE k.id = j.claim_id) AS shown_chance,
+         p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
         (SELECT json_group_array({RESPONSE_FIELDS})
            FROM (SELECT response.*, m.revision FROM comparison_response cr JOIN response ON response.id = cr.response_id
                      LEFT JOIN model m ON m.id = response.model_id
@@ -604,6 +701,7 @@ JUDGEMENTS = f"""SELECT j.*, c.prompt_id, p.split, p.messages, a.name AS annotat
 COPIED = (
     *("id", "comparison_id", "prompt_id", "split", "annotator", "annotator_kind", "purpose", "kind", "outcome"),
     *("strength", "note", "flag", "guidelines_version", "seconds", "created"),
+    *("formed_chance", "people_chance", "shown_chance"),
 )
 
 
@@ -718,10 +816,14 @@ def set_feedback(db: Database, feedback: Feedback) -> None:
     with db.transaction() as connection:
         set_setting(db, "feedback", asdict(feedback))
         if feedback.mode == "people":  # what some of several judges have judged too: nobody else would get it
-            connection.execute("UPDATE comparison SET asks = 'people', asks_why = NULL WHERE asks = 'judges'")
+            connection.execute(
+                """UPDATE comparison SET asks = 'people', asks_why = NULL, people_chance = 1, people_drawn = 1
+                   WHERE asks = 'judges'"""
+            )
             return
         connection.execute(
-            f"""UPDATE comparison SET asks = 'judges' WHERE purpose = 'preference' AND asks = 'people' AND {ORDINARY}
+            f"""UPDATE comparison SET asks = 'judges', people_chance = NULL, people_drawn = NULL
+                WHERE purpose = 'preference' AND asks = 'people' AND {ORDINARY}
                   AND taken = 0 AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.comparison_id = comparison.id)"""
         )
 

@@ -1,248 +1,379 @@
-"""How often the gate promotes a candidate that is no better, and what it takes to promote one that is.
+"""How often the gate promotes a candidate that is no better, and how many people it takes to promote one that is.
 
-Simulated candidates win a known share of their comparisons with the policy that serves; some comparisons are ties. The
-gate itself (`rlhf.evaluation.gate.decide`, default rule, everything but the comparisons in order) is asked after every
-single one, until it promotes or rejects: whoever looks all the time must not be fooled more often than `nominal`.
+Simulated candidates are compared with what serves, prompt by prompt; a fifth of comparisons are ties. What decides are
+the rule's own functions: `evidence.corrected` on everything there is, `sequential_test` on what that comes to,
+`evidence.share_for_people` before each check of 60 prompts. It is looked at after every single comparison by people.
 
-How to read it. What is promoted at 45 and 50% is wrong, and `false_promotion_rate` is the worst of these. At 55% and
-more it is right; the others were rejected, by mistake or because the rule's most comparisons did not show it.
-`comparisons` is the median over the right decisions. `judge too`: a trusted judge may decide besides, with the same win
-rate and twice as many comparisons; people and judge share one alpha. `naive` is who looks at Wilson's 95% interval
-after every comparison and believes it as soon as it leaves 50%. About ten minutes on one core.
+How to read it. **Wrong promotions**: candidates that are no better over all prompts, however lopsided on each. A cell
+names how the chance to win varies by prompt (alike; Beta(0.2, 0.2); the same winner with every seed), how many prompts
+there are, whether further checks put the same prompts again, and what the judge is worth: `biased` finds six of ten
+candidates' answers better while people are even, `trained-in` nine of ten, `hostile` says mostly the opposite; all of
+them with a card that says 85%. With 20 prompts the rule decides nothing: the cell is of the evidence without that.
+**Right promotions**: candidates that win 60 of 100, 200 prompts, judges with a card of what they are worth. A judge of
+85% says of 85 of 100 comparisons what people say (won, tied, lost), of the others one of the other two.
+`people_median` is over the candidates that were promoted; `promoted` says how many were, `people_mean` what all of
+them took, and `half_promoted_after` the comparisons after which half of all were promoted: prompts that judges alone
+compare are lost to people, so a judge that saves work costs some promotions where prompts are few. **A project**: 50
+useless candidates in a row, whether any is promoted.
+
+It ends with 1 where a goal is missed. Some minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import fmean, median
+from typing import Any, Literal
 
 import numpy as np
 
-from annotation.metrics.intervals_and_bias import Estimate, share_of, wilson_interval
+from annotation.metrics.evidence import DecidedOutcome
+from annotation.metrics.intervals_and_bias import Estimate, share_of
+from annotation.metrics.sequential_test import log_capitals
 from benchmarks import driver
 from benchmarks.driver import say
-from rlhf.evaluation import gate
-from rlhf.evaluation.gate import Findings, GateVerdict, JudgeFindings, Rule
-
-WIN_RATES = (0.45, 0.50, 0.55, 0.60, 0.70)
-TIES = 0.2
-SEED = 0
-CANDIDATES, QUICK_CANDIDATES = 2000, 40
-JUDGEMENTS_A_LOOK = 2
-"""A judge's comparisons for each one by people."""
-TOLD_EVERY_SECONDS = 30.0
-
-Outcomes = tuple[float, ...]
-Decided = tuple[GateVerdict, int]
-"""What was decided, after how many comparisons by people."""
-
-# Whatever else is asked for is in order.
-SOUND = Findings(
-    kl_per_token=0.1,
-    prompts=60,
-    nll_ratio=1.0,
-    distinct_ratio=1.0,
-    truncated_more=0.0,
-    perplexity_ratio=1.0,
-    reward_hacking=False,
-    identical_to_serving=False,
+from rlhf.evaluation.gate import (
+    Findings,
+    JudgeFindings,
+    Rule,
+    alpha_of,
+    corrected_by_judges,
+    people_share,
+    stakes_of,
+    weigh_judge,
 )
-TRUST = Estimate(0.8, 0.7, 0.9, 100)
-AT_EQUAL_LENGTHS = Estimate(0.6, 0.5, 0.7, 100)
+
+Clusters = Literal["alike", "beta", "same winner"]
+Panel = Literal["none", "coin", "75", "85", "95", "biased", "trained-in", "hostile", "flattered coin"]
+
+TIES = 0.2
+EVEN, BETTER = 0.5, 0.6
+PROMPTS_A_CHECK = 60
+SEED = 0
+CANDIDATES, QUICK_CANDIDATES = 1000, 25
+USELESS_IN_A_ROW = 50
+TINY_ALPHA = 1e-9
+CLUSTERED: tuple[Clusters, ...] = ("alike", "beta", "same winner")
+# Won, tied, lost by a judge that does not listen to people.
+DEAF: Mapping[Panel, tuple[float, float, float]] = {
+    "coin": (0.4, 0.2, 0.4),
+    "flattered coin": (0.4, 0.2, 0.4),
+    "biased": (0.5, 0.2, 0.3),
+    "trained-in": (0.9, 0.05, 0.05),
+}
+AGREES: Mapping[Panel, float] = {"75": 0.75, "85": 0.85, "95": 0.95, "hostile": 0.85}
+# What the judge's card says; it is of comparisons before, and of some judges wrong.
+CARDS: Mapping[Panel, float] = {"coin": 0.5, "75": 0.82, "85": 0.89, "95": 0.96}
+FLATTERING = 0.85
+JUDGED_BEFORE = 100
+GOALS: Mapping[Panel, float] = {"85": 45, "75": 60}
+COIN_GOAL = 1.05
 
 
-# ---------------------------------------------------------------------------------------------------------- the gate
-class Remembered:
-    """`gate.weigh`, which is most of a decision's work, with what it said of the same counts; until it is closed."""
+# --------------------------------------------------------------------------------------------------------- candidates
+@dataclass(frozen=True)
+class Cell:
+    """Candidates of one kind, and how they are checked."""
 
-    def __init__(self) -> None:
-        self.weigh = gate.weigh
-        self.known: dict[tuple[Any, ...], gate.EvidenceSource] = {}
+    win_rate: float
+    prompts: int
+    clusters: Clusters = "alike"
+    judge: Panel = "none"
+    repeats: int = 0
+    """Further checks that put the same prompts again, with other seeds."""
 
-    def __enter__(self) -> Remembered:
-        gate.weigh = self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        gate.weigh = self.weigh
-
-    def __call__(
-        self, judge: str | None, outcomes: Outcomes, alpha: float, least: int, most: int
-    ) -> gate.EvidenceSource:
-        key = (judge, len(outcomes), outcomes.count(1.0), outcomes.count(0.5), alpha, least, most)
-        if key not in self.known:
-            self.known[key] = self.weigh(judge, outcomes, alpha, least, most)
-        return self.known[key]
+    @property
+    def name(self) -> str:
+        """In words."""
+        again = f", {self.repeats} times again" if self.repeats else ""
+        return f"{self.win_rate:.0%}, {self.prompts} prompts{again}, {self.clusters}, judge: {self.judge}"
 
 
-def decide(rule: Rule, people: Outcomes, judged: Outcomes | None) -> GateVerdict:
-    """The gate's verdict on a candidate in which all else is in order."""
-    judges = () if judged is None else (JudgeFindings("judge", judged, TRUST, AT_EQUAL_LENGTHS),)
-    return gate.decide(rule, replace(SOUND, people=people, judges=judges)).verdict
+@dataclass(frozen=True)
+class Course:
+    """What the gate would have seen of one candidate."""
+
+    highest: float
+    """The logarithm of the largest capital against "no better" before it was shown to be worse."""
+    promoted_after: int | None
+    """Comparisons by people until it was promoted; None where it was not."""
+    people: int
+    """Comparisons by people until anything was decided, or the prompts were used up."""
+    decided: bool = True
 
 
-def look_at(rule: Rule, people: Outcomes, judged: Outcomes | None) -> Decided:
-    """Ask the gate after every comparison by people, until it decides."""
-    for count in range(1, rule.people_most + 1):
-        heard = None if judged is None else judged[: JUDGEMENTS_A_LOOK * count]
-        verdict = decide(rule, people[:count], heard)
-        if verdict != "not enough evidence":
-            return verdict, count
-    raise AssertionError("the rule's most comparisons decide")
+def chances(cell: Cell, source: np.random.Generator) -> np.ndarray[Any, Any]:
+    """Each prompt's chance that the candidate wins a comparison that is no tie."""
+    rate = cell.win_rate if cell.clusters == "same winner" else (cell.win_rate - TIES / 2) / (1 - TIES)
+    if cell.clusters == "alike":
+        return np.full(cell.prompts, rate)
+    if cell.clusters == "beta":
+        return source.beta(0.4 * rate, 0.4 * (1 - rate), cell.prompts)
+    return (source.random(cell.prompts) < rate).astype(float)
 
 
-def look_at_wilson(rule: Rule, people: Outcomes) -> Decided:
-    """Believe Wilson's interval as soon as it leaves 50%, within the same numbers of comparisons."""
-    won = 0.0
-    for count, outcome in enumerate(people[: rule.people_most], 1):
-        won += outcome
-        low, high = wilson_interval(won, count)
-        if count >= rule.people_least and (low > 0.5 or high < 0.5):
-            return ("promote" if low > 0.5 else "reject"), count
-    return "reject", rule.people_most
+def compared(cell: Cell, chance: np.ndarray[Any, Any], source: np.random.Generator) -> np.ndarray[Any, Any]:
+    """What people would say of one comparison on each prompt."""
+    won = (source.random(len(chance)) < chance).astype(float)
+    tied = (source.random(len(chance)) < TIES) & (cell.clusters != "same winner")
+    return np.where(tied, 0.5, won)
 
 
-# ------------------------------------------------------------------------------------------------------- simulation
-def drawn(rate: float, candidates: int, comparisons: int, stream: int) -> list[Outcomes]:
-    """Outcomes of candidates with this win rate, ties being half a win."""
-    chances = (1 - rate - TIES / 2, TIES, rate - TIES / 2)
-    source = np.random.default_rng((SEED, round(1000 * rate), stream))
-    table = source.choice((0.0, 0.5, 1.0), size=(candidates, comparisons), p=chances)
-    return [tuple(row) for row in table.tolist()]
+def judged(judge: Panel, people: np.ndarray[Any, Any], source: np.random.Generator) -> np.ndarray[Any, Any]:
+    """What a judge says of comparisons of which people would say this."""
+    if judge in DEAF:
+        return source.choice((1.0, 0.5, 0.0), size=len(people), p=DEAF[judge])
+    says = 1 - people if judge == "hostile" else people
+    others = (2 * says + source.integers(1, 3, size=len(people))) % 3 / 2  # one of the other two verdicts
+    return np.where(source.random(len(people)) < AGREES[judge], says, others)
 
 
-def measure(rate: float, candidates: int, progress: Progress) -> dict[str, Any]:
-    """All three ways to look at candidates of one win rate."""
-    alone, shared = Rule(), Rule(judge_may_decide=True)
-    people = drawn(rate, candidates, alone.people_most, stream=0)
-    judged = drawn(rate, candidates, JUDGEMENTS_A_LOOK * shared.people_most, stream=1)
-    found: dict[str, list[Decided]] = {"gate": [], "judge": [], "naive": []}
-    with Remembered():
-        for mine, its in zip(people, judged, strict=True):
-            found["gate"].append(look_at(alone, mine, None))
-            found["judge"].append(look_at(shared, mine, its))
-            found["naive"].append(look_at_wilson(alone, mine))
-            progress.tick(rate)
+# ----------------------------------------------------------------------------------------------------------- the gate
+@dataclass(frozen=True)
+class Luck:
+    """Of one candidate: what people say does not depend on who judges beside them, so that cells can be compared."""
+
+    people: np.random.Generator
+    judges: np.random.Generator
+
+    @classmethod
+    def of(cls, cell: Cell, number: int) -> Luck:
+        """That of a cell's candidate of this number."""
+        alike = (SEED, number, round(1000 * cell.win_rate), cell.prompts, *cell.clusters.encode())
+        return cls(np.random.default_rng(alike), np.random.default_rng((*alike, *cell.judge.encode())))
+
+
+def course(rule: Rule, cell: Cell, luck: Luck) -> Course:
+    """Check a candidate until it is decided on or nothing is left to compare."""
+    chance = chances(cell, luck.people)
+    card = Estimate(CARDS.get(cell.judge, FLATTERING), 0.0, 1.0, JUDGED_BEFORE)
+    judges = () if cell.judge == "none" else (JudgeFindings(cell.judge, trust_before=card),)
+    found = Findings(judges=judges)
+    starts = [*range(0, cell.prompts, PROMPTS_A_CHECK)]
+    looked = Course(-math.inf, None, 0, decided=False)
+    for number, start in enumerate(starts):
+        fresh = np.arange(start, min(start + PROMPTS_A_CHECK, cell.prompts))
+        share = people_share(rule, found, cell.prompts - start) if judges else 1.0
+        found = checked(found, cell, chance, fresh, share, number, luck)
+        looked = look(rule, found)
+        if looked.decided:
+            return looked
+    for number in range(len(starts), len(starts) + cell.repeats):
+        again = luck.people.permutation(cell.prompts)
+        found = checked(found, cell, chance, again, 1.0, number, luck)
+    return look(rule, found) if cell.repeats else looked
+
+
+def checked(
+    found: Findings,
+    cell: Cell,
+    chance: np.ndarray[Any, Any],
+    prompts: np.ndarray[Any, Any],
+    share: float,
+    number: int,
+    luck: Luck,
+) -> Findings:
+    """One more check: judges compare all its prompts, then people a part of them drawn by lot."""
+    says = compared(cell, chance[prompts], luck.people)
+    by_lot = luck.judges.random(len(prompts)) < share
+    asked = 1 + number * 10 * cell.prompts  # when, among all judgements
+    people = [
+        DecidedOutcome(int(prompt), float(outcome), probability=share, at=asked + cell.prompts + place)
+        for place, (prompt, outcome) in enumerate(zip(prompts[by_lot], says[by_lot], strict=True))
+    ]
+    judges = found.judges
+    if judges:
+        heard = [
+            DecidedOutcome(int(prompt), float(outcome), cell.judge, at=asked)
+            for prompt, outcome in zip(prompts, judged(cell.judge, says, luck.judges), strict=True)
+        ]
+        judges = (replace(judges[0], outcomes=(*judges[0].outcomes, *heard)),)
+    left = (*found.left_to_judges, *(int(prompt) for prompt in prompts[~by_lot]))
+    return replace(found, people=(*found.people, *people), judges=judges, left_to_judges=left)
+
+
+def look(rule: Rule, found: Findings) -> Course:
+    """What the gate sees who looks after every comparison by people."""
+    prompts = corrected_by_judges(found)
+    stakes = stakes_of(prompts)
+    better, worse = (log_capitals(side)[: rule.people_most] for side in (stakes, stakes.mirrored))
+    before = np.arange(1, len(better) + 1) < rule.people_least
+    better[before], worse[before] = -math.inf, -math.inf
+    wanted = -math.log(rule.alpha)
+    first_worse = first_over(worse, wanted)
+    seen = better[:first_worse]
+    promoted = first_over(seen, wanted)
+    highest = float(seen.max(initial=-math.inf))
+    if promoted < len(seen):
+        return Course(highest, promoted + 1, promoted + 1)
+    if first_worse < len(worse) or len(better) >= rule.people_most:
+        return Course(highest, None, min(first_worse + 1, len(better)))
+    return Course(highest, None, len(found.people), decided=False)
+
+
+def first_over(capitals: np.ndarray[Any, Any], wanted: float) -> int:
+    """The first place at which there is as much; their number where there never is."""
+    over = np.flatnonzero(capitals >= wanted)
+    return int(over[0]) if len(over) else len(capitals)
+
+
+# --------------------------------------------------------------------------------------------------------- simulation
+def cells() -> list[Cell]:
+    """Candidates that are no better, in every way to be fooled by them."""
+    alone = [Cell(EVEN, prompts, clusters) for prompts in (60, 200) for clusters in CLUSTERED]
+    again = [Cell(EVEN, prompts, clusters, repeats=3) for prompts in (20, 60) for clusters in CLUSTERED]
+    panels: tuple[Panel, ...] = ("coin", "75", "85", "95", "biased", "trained-in", "hostile")
+    helped = [Cell(EVEN, 200, clusters, judge) for judge in panels for clusters in ("alike", "same winner")]
+    few = [Cell(EVEN, 60, "beta", judge) for judge in panels]
+    return [*alone, *again, *helped, *few, Cell(0.45, 200), Cell(0.45, 200, judge="trained-in")]
+
+
+def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], list[Course]]:
+    """The figures of a cell, and what they are of."""
+    seen = [course(rule, cell, Luck.of(cell, number)) for number in range(candidates)]
+    counts = [one.promoted_after for one in seen if one.promoted_after is not None]
+    share = share_of(len(counts), len(seen))
+    assert share is not None
+    figures = {
+        **asdict(cell),
+        "name": cell.name,
+        "promoted": round(share.value, 4),
+        "promoted_interval": [round(share.low, 4), round(share.high, 4)],
+        "people_median": median(counts) if counts else None,
+        "people_mean": round(fmean(one.people for one in seen), 1),
+        "half_promoted_after": sorted(counts)[len(seen) // 2] if len(counts) > len(seen) // 2 else None,
+    }
+    say(f"{cell.name}: {share.value:.1%} promoted")
+    return figures, seen
+
+
+def projects(rule: Rule, seen: Sequence[Course]) -> dict[str, float]:
+    """The share of projects of useless candidates in which any was promoted: one alpha for all, and one for each."""
+    over_all = replace(rule, alpha_holds="project")
+    rows = [seen[start : start + USELESS_IN_A_ROW] for start in range(0, len(seen), USELESS_IN_A_ROW)]
     return {
-        **summary(rate, found["gate"]),
-        "with_judge": summary(rate, found["judge"]),
-        "naive": summary(rate, found["naive"]),
+        name: round(fmean(any(fooled(one, number) for number, one in enumerate(row, 1)) for row in rows), 4)
+        for name, fooled in (
+            ("one alpha for all", lambda one, number: one.highest >= -math.log(alpha_of(over_all, number))),
+            ("one for each", lambda one, number: one.highest >= -math.log(alpha_of(rule, number))),
+        )
     }
 
 
-def summary(rate: float, decided: Sequence[Decided]) -> dict[str, Any]:
-    """Shares of the verdicts, and how many comparisons they took."""
-    right = "promote" if rate > 0.5 else "reject"
-    counts = [count for verdict, count in decided if verdict == right]
-    promoted = share_of(sum(verdict == "promote" for verdict, _ in decided), len(decided))
-    assert promoted is not None
-    return {
-        "promoted": round(promoted.value, 4),
-        "promoted_interval": [round(promoted.low, 4), round(promoted.high, 4)],
-        "rejected": round(1 - promoted.value, 4),
-        "median_comparisons": median(counts) if counts else None,
-        "median_to_any_decision": median(count for _, count in decided),
-    }
+def judge_alone(candidates: int) -> float:
+    """How often a biased judge alone finds a candidate better that people find even, where it may decide.
 
-
-class Progress:
-    """Says from time to time how far it is and how long the rest takes."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.told = total, 0, time.monotonic()
-        self.began = self.told
-
-    def tick(self, rate: float) -> None:
-        """One more candidate."""
-        self.done += 1
-        now = time.monotonic()
-        if now - self.told >= TOLD_EVERY_SECONDS or self.done == self.total:
-            self.told = now
-            left = (now - self.began) / self.done * (self.total - self.done)
-            say(f"{self.done} of {self.total} candidates, now at {rate:.0%}; about {left:.0f} s left")
+    That is no claim about people, and is called a judge's: what is bounded is how often it promotes what it does not
+    prefer itself.
+    """
+    rule, cell = Rule(judge_may_decide=True), Cell(EVEN, 200, judge="biased")
+    source = np.random.default_rng((SEED, 1))
+    better = 0
+    for _ in range(candidates):
+        says = judged("biased", compared(cell, chances(cell, source), source), source)
+        outcomes = tuple(DecidedOutcome(place, float(one), "biased", at=1) for place, one in enumerate(says))
+        found = weigh_judge(JudgeFindings("biased", outcomes), rule.alpha / 2, rule.judge_least, rule.judge_most)
+        better += found.standing == "better"
+    return round(better / candidates, 4)
 
 
 def run(candidates: int) -> dict[str, Any]:
-    """Every win rate; the figures."""
-    progress = Progress(candidates * len(WIN_RATES))
-    by_rate = {f"{100 * rate:.0f}": measure(rate, candidates, progress) for rate in WIN_RATES}
-    wrong = [
-        way["promoted"] for rate, found in by_rate.items() if float(rate) <= 50 for way in (found, found["with_judge"])
-    ]
-    return {
-        "false_promotion_rate": max(wrong),
-        "nominal": Rule().alpha,
-        "by_win_rate": by_rate,
+    """Every cell; the figures."""
+    rule, began = Rule(), time.monotonic()
+    wrong = [measure(rule, cell, candidates)[0] for cell in cells()]
+    panels: tuple[Panel, ...] = ("none", "coin", "flattered coin", "75", "85", "95")
+    right = {judge: measure(rule, Cell(BETTER, 200, judge=judge), candidates)[0] for judge in panels}
+    # Looked at to the end, whatever alpha a candidate's place in the project leaves it.
+    to_the_end = replace(rule, alpha=TINY_ALPHA)
+    _, useless = measure(to_the_end, Cell(EVEN, 200, "beta"), USELESS_IN_A_ROW * max(candidates // 10, 2))
+    found = {
+        "false_promotion_worst": max(cell["promoted"] for cell in wrong),
+        "nominal": rule.alpha,
+        "people_median": {judge: cell["people_median"] for judge, cell in right.items()},
+        "promoted": {judge: cell["promoted"] for judge, cell in right.items()},
+        "people_mean": {judge: cell["people_mean"] for judge, cell in right.items()},
+        "half_promoted_after": {judge: cell["half_promoted_after"] for judge, cell in right.items()},
+        "project": projects(rule, useless),
+        "biased_judge_alone": judge_alone(min(candidates, 200)),
+        "cells": [*wrong, *right.values()],
         "candidates": candidates,
         "ties": TIES,
-        "rule": asdict(Rule()),
-        "seconds": round(time.monotonic() - progress.began, 1),
+        "rule": asdict(rule),
+        "seconds": round(time.monotonic() - began, 1),
     }
+    return {**found, "missed": missed(found)}
+
+
+def missed(found: Mapping[str, Any]) -> list[str]:
+    """The goals that are not reached, in words. Chance is allowed for: a share counts by its interval's lower end."""
+    nominal, medians = found["nominal"], found["people_median"]
+    wrong = [cell for cell in found["cells"] if cell["win_rate"] <= EVEN and cell["promoted_interval"][0] > nominal]
+    said = [f"{cell['name']}: {cell['promoted']:.1%} promoted, more than {nominal:.0%}" for cell in wrong]
+    for judge, most in GOALS.items():
+        if medians[judge] is None or medians[judge] > most:
+            said.append(f"judge of {judge}%: {medians[judge]} comparisons by people, more than {most:g}")
+    alone = medians["none"]
+    if alone is not None and (medians["coin"] is None or medians["coin"] > COIN_GOAL * alone):
+        said.append(f"coin: {medians['coin']} comparisons by people, more than {COIN_GOAL} times {alone:g}")
+    return said
 
 
 # ---------------------------------------------------------------------------------------------------------- reporting
-HEADERS = ("true win rate", "promoted (95%)", "rejected", "comparisons", "judge too: promoted", "naive: promoted")
+HEADERS = ("candidates", "promoted (95%)", "comparisons by people, median", "mean of all", "half promoted after")
 
 
 def report(found: Mapping[str, Any]) -> str:
-    """A table in Markdown for people; the last line is one JSON object."""
+    """Tables in Markdown for people; the last line is one JSON object."""
     lines = ["SMOKE RUN: few candidates. It shows that everything runs, no more.", ""] if found["quick"] else []
-    lines += ["| " + " | ".join(HEADERS) + " |", "|" + " ---: |" * len(HEADERS)]
-    lines += ["| " + " | ".join(row(rate, entry)) + " |" for rate, entry in found["by_win_rate"].items()]
-    most, nominal = found["rule"]["people_most"], found["nominal"]
+    lines += ["| " + " | ".join(HEADERS) + " |", "| --- |" + " ---: |" * (len(HEADERS) - 1)]
+    lines += [row(cell) for cell in found["cells"]]
+    project, nominal = found["project"], found["nominal"]
     lines += [
         "",
-        f"{found['candidates']} candidates of each win rate, {found['ties']:.0%} of comparisons are ties.",
-        f"The gate is asked after each comparison, up to {most}.",
-        f"Wrong promotions: {found['false_promotion_rate']:.1%}, nominal {nominal:.0%}.",
+        f"{found['candidates']} candidates a cell, {found['ties']:.0%} of comparisons are ties.",
+        f"Wrong promotions, worst cell: {found['false_promotion_worst']:.1%}, nominal {nominal:.0%}.",
+        f"{USELESS_IN_A_ROW} useless candidates in a row: any promoted in {project['one alpha for all']:.1%} of "
+        f"projects with one alpha for all, in {project['one for each']:.1%} with one for each.",
+        f"A biased judge alone, where it may decide: {found['biased_judge_alone']:.1%}; that says what it prefers.",
+        *(f"MISSED: {one}." for one in found["missed"]),
         driver.describe_machine(found["machine"]) + ".",
     ]
     return "\n".join([*lines, json.dumps(found)])
 
 
-def row(rate: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """One win rate."""
-    return (
-        f"{rate}%",
-        interval(entry),
-        f"{entry['rejected']:.1%}",
-        "–" if entry["median_comparisons"] is None else f"{entry['median_comparisons']:g}",
-        interval(entry["with_judge"]),
-        interval(entry["naive"]),
-    )
-
-
-def interval(entry: Mapping[str, Any]) -> str:
-    """The share that was promoted, with its interval."""
-    low, high = entry["promoted_interval"]
-    return f"{entry['promoted']:.1%} ({low:.1%} to {high:.1%})"
+def row(cell: Mapping[str, Any]) -> str:
+    """One cell."""
+    low, high = cell["promoted_interval"]
+    promoted = f"{cell['promoted']:.1%} ({low:.1%} to {high:.1%})"
+    counts = [cell["people_median"], cell["people_mean"], cell["half_promoted_after"]]
+    return " | ".join((f"| {cell['name']}", promoted, *("–" if one is None else f"{one:g}" for one in counts), ""))
 
 
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gate", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run of a minute; figures mean little")
-    parser.add_argument("--candidates", type=int, metavar="N", help=f"of each win rate (default: {CANDIDATES})")
+    parser.add_argument("--candidates", type=int, metavar="N", help=f"of each kind (default: {CANDIDATES})")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark."""
+    """Run the benchmark; 1 where a goal is missed."""
     options = read_options(arguments)
     candidates = options.candidates or (QUICK_CANDIDATES if options.quick else CANDIDATES)
     found = {**run(candidates), "quick": options.quick, "machine": driver.machine()}
     if options.json:
         options.json.write_text(json.dumps(found, indent=2), "utf-8")
     print(report(found))
-    return 0
+    return 1 if found["missed"] and not options.quick else 0
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from annotation.metrics.intervals_and_bias import Array
-from annotation.metrics.sequential_test import LOG_WEIGHTS, growth, log_sums, tallies
+from annotation.metrics.sequential_test import Stakes, log_capitals
 
 LARGEST_LOG = 690.0
 
 
 def evidence_for(outcomes: ArrayLike, null: float = 0.5) -> Array:
     """The e-value against "the mean is at most `null`" (between 0 and 1) after each outcome, (N,); up to e^690."""
-    values, counts_NV = tallies(outcomes)
-    capital: Array = np.exp(np.minimum(log_sums(LOG_WEIGHTS + counts_NV @ growth(values, null)), LARGEST_LOG))
+    capital: Array = np.exp(np.minimum(log_capitals(Stakes.of(outcomes), null), LARGEST_LOG))
     return capital

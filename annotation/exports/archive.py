@@ -49,7 +49,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "model": Table(
         (
             *("id", "revision", "method", "base", "parent_id", "path", "sha256", "kind", "form", "weights"),
-            *("ground_id", "deleted", "source", "created"),
+            *("ground_id", "deleted", "source", "thinking", "created"),
         )
     ),
     "prompt": Table(("id", "fingerprint", "messages", "source", "split", "import_id", "created")),
@@ -63,7 +63,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "comparison": Table(
         (
             *("id", "prompt_id", "model_id", "purpose", "state", "expected", "asked_by", "import_id", "created"),
-            *("asks", "asks_why", "candidate_id", "against_id"),
+            *("asks", "asks_why", "candidate_id", "against_id", "formed_chance", "people_chance", "people_drawn"),
         )
     ),
     "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
@@ -72,7 +72,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "claim": Table(
         (
             *("id", "comparison_id", "annotator_id", "purpose", "kind", "slot", "re_ask_of", "guidelines_version"),
-            *("shown_order", "state", "created", "expires"),
+            *("shown_order", "state", "created", "expires", "chance"),
         ),
         where="id IN (SELECT claim_id FROM judgement)",
     ),
@@ -110,7 +110,9 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "annotator.hub_id": "the Hub's",
     "claim.nonce": "made anew",
     "comparison.taken": "counted from the claims",
+    "prompt.held_for": "drawn anew",
     "model.job_id": "the machines'",
+    "response.token_ids": "the machines', and tokenised anew from the text",
     "verdict.job_id": "the machines'",
     "model.status": "the base serves after a restore",
 }
@@ -275,11 +277,15 @@ def recomputed_columns(table: str, row: Row) -> dict[str, Any]:
 def default_columns(table: str, row: Row) -> dict[str, Any]:
     """Columns that archives have since they were added to the tables, with what all rows were until then."""
     if table == "comparison":
-        return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None}
+        unknown = {"formed_chance": None, "people_chance": None, "people_drawn": None}
+        return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None, **unknown}
+    if table == "claim":
+        return {"chance": None}
     if table != "model":
         return {}
     form = "base" if row.get("method") == "base" else "lora"
-    return {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None, "source": None}
+    older = {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None, "source": None}
+    return {**older, "thinking": None}
 
 
 def declared_types(db: Database, table: str) -> dict[str, str]:

@@ -41,6 +41,8 @@ class CardStatistics:
     annotators: dict[str, set[str]] = field(default_factory=dict)
     guidelines: Counter[int | None] = field(default_factory=Counter)
     written_by: Counter[str] = field(default_factory=Counter)
+    unknown_chances: int = 0
+    """Comparisons of which it is unknown with what chance they were made, or given to people."""
     first_day: str = ""
     last_day: str = ""
     votes: list[Vote] = field(default_factory=list)
@@ -55,6 +57,8 @@ class CardStatistics:
         if made.rows:
             self.rows[split] += len(made.rows)
             self.comparisons += 1
+            first = settled.judgements[0]
+            self.unknown_chances += first.formed_chance is None or first.people_chance is None
             self.prompts.add(settled.judgements[0].prompt_id)
             self.written_by.update(written_by(response) for response in settled.judgements[0].responses)
 
@@ -370,6 +374,11 @@ def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenan
             f"- Imported {entry['created'][:10]}: {code(entry['name'])}, format {code(entry['format'])}."
             for entry in provenance.imports
         ]
+    if figures.unknown_chances:
+        lines.append(
+            "- With what chance comparisons were made and given to people is unknown of "
+            f"{figures.unknown_chances:,} of {figures.comparisons:,}; the raw archive has that of the others."
+        )
     parents = {model["id"]: model["revision"] for model in provenance.models}
     rows = [
         [

@@ -599,10 +599,21 @@ def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> Ro
         "seconds": judgement.seconds,
         "shown_order": as_json(judgement.shown_order),
         "guidelines_version": judgement.guidelines_version,
+        "formed_chance": chance_text(judgement.formed_chance),
+        "people_chance": chance_text(judgement.people_chance),
+        "shown_chance": "" if judgement.annotator_kind == "ai" else chance_text(judgement.shown_chance),
         "iteration": iteration_of(writers(judgement, judgement.responses), known),
         "written_by": as_json([written_by(response) for response in judgement.responses]),
         **{f"answer_{place}": text for place, text in enumerate(texts, 1)},
     }
+
+
+def chance_text(chance: float | None) -> str:
+    """A chance that was noted, or that it is unknown."""
+    return UNKNOWN if chance is None else f"{chance:.6g}"
+
+
+UNKNOWN: Final = "unknown"
 
 
 def unflattened(row: Mapping[str, str]) -> Row:
@@ -686,6 +697,9 @@ CSV_COLUMNS: Final[Mapping[str, Column]] = {
     "seconds": "number",
     "shown_order": "text",
     "guidelines_version": "whole",
+    "formed_chance": "text",
+    "people_chance": "text",
+    "shown_chance": "text",
     "iteration": "whole",
     "written_by": "text",
     **{f"answer_{place}": "text" for place in range(1, MAXIMUM_ANSWERS + 1)},

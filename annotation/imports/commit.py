@@ -151,7 +151,8 @@ class ImportCommit:
     def insert_verdicts(self) -> None:
         """Comparisons of the answers, and the judgements on them."""
         comparison, judgement = self.highest("main.comparison"), self.highest("main.judgement")
-        self.sql.execute(INSERT_COMPARISONS, self.values(comparison=comparison))
+        people = store.feedback(self.db).mode == "people"
+        self.sql.execute(INSERT_COMPARISONS, self.values(comparison=comparison, people=people))
         for first, last, offset in self.pieces:
             self.sql.execute(PLACE_ANSWERS, self.values(comparison=comparison, first=first, last=last, offset=offset))
         if self.staging.counts.judged:
@@ -183,9 +184,11 @@ class ImportCommit:
 
 
 INSERT_COMPARISONS = """
-    INSERT INTO main.comparison (id, prompt_id, purpose, state, expected, import_id, created)
+    INSERT INTO main.comparison (id, prompt_id, purpose, state, expected, import_id, created, people_chance,
+        people_drawn)
     SELECT :comparison + id, iif(prompt < 0, -prompt, :prompt + prompt), iif(form = 'gold', 'gold', 'preference'),
-        iif(form = 'judged', 'closed', 'ready'), iif(form = 'gold', ranking, NULL), :import, :created
+        iif(form = 'judged', 'closed', 'ready'), iif(form = 'gold', ranking, NULL), :import, :created,
+        iif(form = 'open' AND :people, 1.0, NULL), iif(form = 'open' AND :people, 1, NULL)
     FROM staged.item WHERE form != 'demonstration' ORDER BY id"""
 PLACE_ANSWERS = """
     INSERT INTO main.comparison_response (comparison_id, position, response_id)

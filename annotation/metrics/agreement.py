@@ -156,9 +156,9 @@ def with_intervals(
     )
 
 
-def percentiles(values: Array) -> tuple[float, float]:
-    """The middle 95% of a bootstrap's values; resamples in which the figure is undefined are left out."""
-    low, high = np.nanpercentile(values, (2.5, 97.5))
+def percentiles(values: Array, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of a bootstrap's values; resamples in which the figure is undefined are left out."""
+    low, high = np.nanpercentile(values, (50 * (1 - level), 50 * (1 + level)))
     return float(low), float(high)
 
 

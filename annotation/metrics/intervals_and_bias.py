@@ -104,6 +104,24 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
+def distinct_ratio(texts: Sequence[str], others: Sequence[str], n: int) -> float | None:
+    """Distinct-n of texts over that of others to the same prompts, of the first words of both, as many of each.
+
+    The more words, the fewer of them are new: uncut, longer answers would seem to repeat themselves. None where no pair
+    is long enough for n words.
+    """
+    cut = [first_words(*pair) for pair in zip(texts, others, strict=True)]
+    own, other = (distinct_n([pair[side] for pair in cut], n) for side in (0, 1))
+    return own / other if other else None
+
+
+def first_words(text: str, other: str) -> tuple[str, str]:
+    """Both texts with as many words as the shorter one has."""
+    words, others = text.split(), other.split()
+    count = min(len(words), len(others))
+    return " ".join(words[:count]), " ".join(others[:count])
+
+
 def word_ngrams(text: str, n: int) -> list[tuple[str, ...]]:
     """The n-grams of a text's lower-case words, in order."""
     words = text.lower().split()

@@ -11,11 +11,16 @@ capital depends only on how often each outcome came, not on the order: a judgeme
 and against a mean of 1/2 a tie changes nothing. Departures: the shares lie closer together near 0 and are weighed like
 a Beta(4, 4) belief about the win rate, because candidates are seldom far from 1/2. Intervals are not intersected over
 time, which is allowed and a little tighter, but depends on the order and may leave nothing when opinions drift.
+
+Outcomes that judges' verdicts correct (`annotation.metrics.evidence`) reach beyond [0, 1] by a weight w and vary less:
+they are bet on as (x + w) / (1 + 2 w), with a share that is larger as their spread is smaller. Weight and spread of
+each are settled before it is seen, so the bets stay fair.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import log
 from typing import Any
 
@@ -34,37 +39,65 @@ HALVINGS = 20
 
 
 # ------------------------------------------------------------------------------------------------------------ betting
-def running_interval(outcomes: ArrayLike, alpha: float = 0.05) -> Array:
+@dataclass(frozen=True)
+class Stakes:
+    """The different outcomes that were bet on, and how often each had come after each outcome."""
+
+    values_V: Array
+    weights_V: Array
+    """How far each could have lain outside of [0, 1]."""
+    spreads_V: Array
+    """The variance that was expected of each, as a part of that of an outcome that nothing corrects."""
+    counts_NV: Array
+
+    @classmethod
+    def of(cls, outcomes: ArrayLike, weights: ArrayLike = 0.0, spreads: ArrayLike = 1.0) -> Stakes:
+        """Outcomes in the order in which they came."""
+        given = np.asarray(outcomes, dtype=np.float64).reshape(-1)
+        rows_N3 = np.stack(np.broadcast_arrays(given, np.asarray(weights), np.asarray(spreads)), axis=-1)
+        inside = (given >= -rows_N3[:, 1]) & (given <= 1 + rows_N3[:, 1])
+        assert np.all(inside), "outcomes lie in [0, 1], or beyond it by their weight"
+        kinds_V3, places_N = np.unique(rows_N3, axis=0, return_inverse=True)
+        counts_NV: Array = np.cumsum(np.eye(len(kinds_V3))[places_N.reshape(-1)], axis=0)
+        values_V, weights_V, spreads_V = kinds_V3.T
+        return cls(values_V, weights_V, spreads_V, counts_NV)
+
+    @property
+    def mirrored(self) -> Stakes:
+        """The same, seen from the other side."""
+        return replace(self, values_V=1 - self.values_V)
+
+    @property
+    def last(self) -> Stakes:
+        """All outcomes, and no course of them."""
+        return replace(self, counts_NV=self.counts_NV[-1:])
+
+
+def running_interval(stakes: Stakes, alpha: float = 0.05) -> Array:
     """The interval of the mean after each outcome, (N, 2): all of them hold it together with a chance of 1 - alpha.
 
     The hedged capital process: half of alpha is bet on the mean being more, half on its being less. The lower end is
     over m where the capital that bets against a mean of at most m has grown to 2 / alpha or more.
     """
-    values, counts_NV = tallies(outcomes)
-    return both_limits(counts_NV, values, alpha)
+    low_N, less_N = (lower_limits(side, alpha / 2) for side in (stakes, stakes.mirrored))
+    return np.stack([low_N, 1 - less_N], axis=1)
 
 
-def anytime_mean(outcomes: ArrayLike, alpha: float = 0.05) -> Estimate | None:
+def anytime_mean(stakes: Stakes, alpha: float = 0.05) -> Estimate | None:
     """The mean with the last of its running intervals; None without outcomes."""
-    values, counts_NV = tallies(outcomes)
-    if not len(counts_NV):
+    count = len(stakes.counts_NV)
+    if not count:
         return None
-    low, high = both_limits(counts_NV[-1:], values, alpha)[0].tolist()
-    return Estimate(float(counts_NV[-1] @ values) / len(counts_NV), low, high, len(counts_NV))
+    low, high = running_interval(stakes.last, alpha)[0].tolist()
+    return Estimate(float(stakes.counts_NV[-1] @ stakes.values_V) / count, low, high, count)
 
 
-def tallies(outcomes: ArrayLike) -> tuple[Array, Array]:
-    """The different outcomes, (V,), and how often each has come after each outcome, (N, V)."""
-    given = np.asarray(outcomes, dtype=np.float64).reshape(-1)
-    assert np.all((given >= 0) & (given <= 1)), "outcomes lie in [0, 1]"
-    values, places = np.unique(given, return_inverse=True)
-    counts: Array = np.cumsum(np.eye(len(values))[places], axis=0)
-    return values, counts
-
-
-def growth(values: Array, mean: ArrayLike) -> Array:
+def growth(stakes: Stakes, mean: ArrayLike) -> Array:
     """The logarithm of what each bet makes of 1 at each outcome, (…, V, K), at odds that are fair for the mean, (…)."""
-    grown: Array = np.log1p((values / np.asarray(mean)[..., None] - 1)[..., None] * BETS)
+    room_V = 1 + 2 * stakes.weights_V
+    shares_VK = np.minimum(BETS * (room_V / stakes.spreads_V)[:, None], BETS[-1])
+    means = np.asarray(mean)[..., None]
+    grown: Array = np.log1p(((stakes.values_V - means) / (means + stakes.weights_V))[..., None] * shares_VK)
     return grown
 
 
@@ -75,23 +108,20 @@ def log_sums(logs_NK: Array) -> Array:
     return summed
 
 
-def both_limits(counts_NV: Array, values: Array, alpha: float) -> Array:
-    """For each row of counts the interval of the mean, (N, 2), with half of alpha on either side."""
-    sides_2NV = np.stack([np.broadcast_to(values, counts_NV.shape), np.broadcast_to(1 - values, counts_NV.shape)])
-    low, less = lower_limits(np.stack([counts_NV, counts_NV]), sides_2NV, alpha / 2)
-    return np.stack([low, 1 - less], axis=1)
+def log_capitals(stakes: Stakes, mean: float = 0.5) -> Array:
+    """The logarithm of the e-value against "the mean is at most `mean`" after each outcome, (N,)."""
+    return log_sums(LOG_WEIGHTS + stakes.counts_NV @ growth(stakes, mean))
 
 
-def lower_limits(counts: Array, values: Array, alpha: float) -> Array:
-    """The greatest mean that the capital has grown to 1 / alpha against, (…), of counts (…, V): it falls as that rises.
+def lower_limits(stakes: Stakes, alpha: float) -> Array:
+    """The greatest mean that the capital has grown to 1 / alpha against after each outcome, (N,).
 
-    By halving, and to the safe side. The mean of the outcomes is itself never refuted.
+    By halving, because the capital falls as the mean rises, and to the safe side.
     """
-    totals = np.maximum(counts.sum(axis=-1), 1)
-    low, high = np.zeros(totals.shape), np.maximum((counts * values).sum(axis=-1) / totals, TINY)
+    low, high = np.zeros(len(stakes.counts_NV)), np.ones(len(stakes.counts_NV))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        logs = (counts[..., None, :] @ growth(values, middle))[..., 0, :]
+        logs = (stakes.counts_NV[:, None, :] @ growth(stakes, middle))[:, 0, :]
         refuted = log_sums(LOG_WEIGHTS + logs) >= -log(alpha)
         low, high = np.where(refuted, middle, low), np.where(refuted, high, middle)
     return low
@@ -102,27 +132,27 @@ IMAGINED = 3.0
 MOST_MORE = 100_000
 
 
-def more_needed(outcomes: ArrayLike, alpha: float = 0.05) -> int | None:
+def more_needed(stakes: Stakes, alpha: float = 0.05) -> int | None:
     """About how many more outcomes it takes until the e-value against "at most 1/2" is 1 / alpha; 0 once it is.
 
     As if each one to come were the mean of those seen and of 3 imagined wins and 3 losses, so that three wins of three
     do not promise much. It is an estimate: by then two of three such candidates are there. None where the mean is not
     above 1/2, or so little that it would take more than 100,000.
     """
-    values, counts_NV = tallies([0.0, 1.0, *np.asarray(outcomes, dtype=np.float64).reshape(-1)])
-    extremes = np.isin(values, (0.0, 1.0)).astype(np.float64)
-    seen = counts_NV[-1] - extremes
-    expected = seen + extremes * IMAGINED
-    expected /= expected.sum()
-    grown_VK = growth(values, 0.5)
-    start_K, step_K = LOG_WEIGHTS + seen @ grown_VK, expected @ grown_VK
+    imagined = Stakes.of([0.0, 1.0])
+    seen_V = stakes.counts_NV[-1] if len(stakes.counts_NV) else np.zeros(0)
+    grown_VK, known_VK = growth(stakes, 0.5), growth(imagined, 0.5)
+    total = seen_V.sum() + 2 * IMAGINED
+    ahead = float(seen_V @ stakes.values_V + IMAGINED) / total
+    start_K = LOG_WEIGHTS + seen_V @ grown_VK
+    step_K = (seen_V @ grown_VK + IMAGINED * known_VK.sum(axis=0)) / total
 
     def reached(more: int) -> bool:
         return bool(log_sums(start_K + more * step_K) >= -log(alpha))
 
     if reached(0):
         return 0
-    if expected @ values <= 0.5 + TINY or not reached(MOST_MORE):
+    if ahead <= 0.5 + TINY or not reached(MOST_MORE):
         return None
     # The logarithm of the capital is convex in their number: once it is over the line it stays there.
     low, high = 0, MOST_MORE
@@ -141,28 +171,35 @@ MOST_STEPS, LONGEST_STEP, CLOSE = 100, 2.0, 1e-8
 
 
 def length_controlled(
-    outcomes: Sequence[float], lengths: Sequence[float], other_lengths: Sequence[float]
+    outcomes: Sequence[float],
+    lengths: Sequence[float],
+    other_lengths: Sequence[float],
+    clusters: Sequence[int] | None = None,
+    level: float = 0.95,
 ) -> Estimate | None:
     """The win rate if both answers were of the same length (Dubois et al. 2024, "Length-Controlled AlpacaEval").
 
     Logistic regression of the outcome on a constant and tanh(difference / standard deviation of the differences); the
     win rate is that at a difference of 0. Left out is the paper's term for how hard an instruction is: it is learnt
-    from many models' outcomes on the same instructions, and here are two. Interval: percentile bootstrap over
-    comparisons; Wilson's where all outcomes are the same, because then so is every resample.
-    None with fewer than 10 comparisons, and where all differences are the same but 0, which tells nothing about 0.
+    from many models' outcomes on the same instructions, and here are two. Interval of this `level`: percentile
+    bootstrap over `clusters` (the prompts; by default each comparison is its own), of which `n` counts those; Wilson's
+    95% where all outcomes are the same, because then so is every resample.
+    None with fewer than 10 clusters, and where all differences are the same but 0, which tells nothing about 0.
     """
     won = np.asarray(outcomes, dtype=np.float64)
     differences = np.asarray(lengths, dtype=np.float64) - np.asarray(other_lengths, dtype=np.float64)
-    if len(won) < FEWEST_CONTROLLED or (np.ptp(differences) == 0 and differences[0] != 0):
+    names, places_N = np.unique(np.arange(len(won)) if clusters is None else clusters, return_inverse=True)
+    if len(names) < FEWEST_CONTROLLED or (np.ptp(differences) == 0 and differences[0] != 0):
         return None
     if np.ptp(won) == 0:
-        return share_of(float(won.sum()), len(won))
+        return share_of(float(won[0]) * len(names), len(names))
     scale = float(differences.std()) or 1.0
     features = np.stack([np.ones(len(won)), np.tanh(differences / scale)])
-    drawn = np.random.default_rng(SEED).multinomial(len(won), np.full(len(won), 1 / len(won)), size=RESAMPLES)
+    shares = np.full(len(names), 1 / len(names))
+    drawn = np.random.default_rng(SEED).multinomial(len(names), shares, size=RESAMPLES)[:, places_N]
     constants = logistic_fits(features, won, np.vstack([np.ones(len(won)), drawn]))[:, 0]
     rates: Array = 1 / (1 + np.exp(-constants))
-    return Estimate(float(rates[0]), *percentiles(rates[1:]), len(won))
+    return Estimate(float(rates[0]), *percentiles(rates[1:], level), len(names))
 
 
 def logistic_fits(features_FN: Array, outcomes_N: Array, weights_RN: Array) -> Array:

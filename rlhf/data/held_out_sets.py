@@ -1,12 +1,20 @@
-"""The held-out prompts that every candidate is measured on: fixed, numbered, named by their content. Torch-free.
+"""The held-out prompts that candidates are measured on: drawn at random, kept in versions. Torch-free.
 
-Whoever imports more prompts changes nothing about earlier figures: the set stays what it was at the first check until
-somebody makes a new version of it.
+Two sets, where there are prompts enough. Reports speak of the first: its answers are shown, figures are of it, and
+whoever tunes by them has seen it. The second is the gate's own: only people's and judges' verdicts on it decide, its
+text is in no report, and no accuracy is measured on it. Each decision tells a little of it all the same, so decisions
+are counted, and after `MOST_DECISIONS` the next candidate is weighed on a new version, where prompts suffice.
+
+`prompt.held_for` says what a prompt was drawn into: 0 for what reports speak of, else a version of the gate's own set,
+of which the latest is in use; prompts of earlier ones may be seen again. A version's record has the seed of its draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +31,17 @@ from rlhf.models.registry import Policy
 from rlhf.models.tokenize import load_snapshot, of_split
 
 SETTING = "held_out_sets"
-# Below this an interval of a win rate spans more than two fifths of what is possible.
-FEW = 20
+GATE_SETTING = "gate_sets"
+# With fewer prompts nothing is decided: which ones were drawn would have too large a part in it.
+LEAST = 60
+# Candidates that are decided on by one version of the gate's set, until the next is drawn. Our choice.
+MOST_DECISIONS = 10
+# Of a project's prompts, the share up to which a check holds out prompts that nothing has used.
+MOST_HELD_OUT = 1 / 5
 SAMPLE_PROMPTS = 3
+# Between the seeds of two checks of one candidate: more than there are prompts.
+SEEDS_APART = 1000
+
 NONE = _("There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again.")
 
 NOTHING_TO_CHECK = _(
@@ -40,52 +56,311 @@ NO_PAIRS_TO_CHECK = _(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A version of the set: 1 is the first."""
+    """A version of the prompts that reports speak of: 1 is the first."""
 
     version: int
     sha256: str
     prompts: int
     created: str
+    wanted: int | None = None
+    """How many prompts it is to have once there are so many; None in an earlier version's, which stays as it is."""
+    seed: int | None = None
+    """What its prompts were drawn by; None in an earlier version's, which took the first there were."""
 
 
+@dataclass(frozen=True)
+class GateSet:
+    """A version of the prompts that are the gate's alone: 1 is the first."""
+
+    version: int
+    prompts: int
+    seed: int
+    created: str
+
+
+@dataclass(frozen=True)
+class ComparedSet:
+    """The held-out prompts on which a check compares its two policies, for the verdict."""
+
+    sha256: str = ""
+    """Of the frozen prompts; empty for those of the report."""
+    seeds: int = 0
+    """What is added to the check's first seed: answers to prompts that are asked again are drawn anew."""
+    gate_set: int = 0
+    """The version of the gate's own prompts that they are of; 0 where gate and reports share one set."""
+    repeated: bool = False
+    """Whether none is left on which the two have not been compared."""
+
+
+# ----------------------------------------------------------------------------------------------- what reports speak of
 def versions(db: Database) -> list[HeldOut]:
     """Every version, oldest first."""
     return [HeldOut(**values) for values in store.setting(db, SETTING, [])]
 
 
 def current(db: Database, data_dir: Path, most: int) -> HeldOut:
-    """The set that checks use today; the first check makes it, of up to `most` prompts. Raises UserError if none."""
+    """The set that reports speak of today; the first check draws it, of up to `most` prompts.
+
+    One that fell short takes in what was held out since, behind its prompts: what these were answered stays as it is.
+    Raises UserError without held-out prompts.
+    """
     made = versions(db)
-    return made[-1] if made else renew(db, data_dir, most)
+    if not made:
+        return renew(db, data_dir, most)
+    last = made[-1]
+    missing = (last.wanted or 0) - last.prompts
+    if missing <= 0 or len(open_prompts(db)) <= last.prompts:
+        return last
+    known = prompts_of(data_dir, last.sha256)
+    others = without(open_prompts(db), known)
+    seed = new_seed()
+    return record(db, data_dir, [*known, *drawn(others, missing, seed)], last.wanted, seed) if others else last
 
 
 def name_of_current(db: Database, data_dir: Path, most: int) -> str:
     """The sha256 of the set that checks use today; empty without prompts, which the check itself then says."""
-    try:
-        return current(db, data_dir, most).sha256
-    except UserError:
-        return ""
+    hold_out_more(db, data_dir)
+    return current(db, data_dir, most).sha256 if versions(db) or open_prompts(db) else ""
 
 
 def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
-    """A new version of the first `most` held-out prompts; the last one where it would be the same.
+    """A new version of up to `most` held-out prompts, drawn at random; the last one where it would be the same.
 
     Figures of different versions can't be compared. Raises UserError if there are no held-out prompts.
     """
-    found = store.prompts(db, "held-out")[:most]
+    found, made, seed = open_prompts(db), versions(db), new_seed()
     if not found:
         raise UserError(NONE)
-    rows = [PromptRow("held-out", prompt.messages, prompt.id) for prompt in found]
-    sha256 = store_snapshot(db, data_dir, CountedRows(rows))
+    if made and made[-1].prompts == len(found) <= most and not without(found, known_prompts(data_dir, made[-1])):
+        return made[-1]
+    return record(db, data_dir, drawn(found, most, seed), most, seed)
+
+
+def known_prompts(data_dir: Path, version: HeldOut) -> list[Prompt]:
+    """The prompts of a version; none where its file is not to be read any more, so that a new one takes its place."""
+    try:
+        return prompts_of(data_dir, version.sha256)
+    except UserError:
+        return []
+
+
+def record(db: Database, data_dir: Path, prompts: Sequence[Prompt], wanted: int | None, seed: int) -> HeldOut:
+    """Keep these prompts as the newest version."""
+    sha256 = freeze(db, data_dir, prompts)
     with db.transaction():
         made = versions(db)
         if made and made[-1].sha256 == sha256:
             return made[-1]
-        new = HeldOut(len(made) + 1, sha256, len(rows), now())
+        new = HeldOut(
+            version=len(made) + 1, sha256=sha256, prompts=len(prompts), created=now(), wanted=wanted, seed=seed
+        )
         store.set_setting(db, SETTING, [asdict(version) for version in (*made, new)])
+        store.hold_for(db, [prompt.id for prompt in prompts], 0)
     return new
 
 
+def freeze(db: Database, data_dir: Path, prompts: Iterable[Prompt]) -> str:
+    """Freeze prompts in this order; returns their sha256."""
+    rows = [PromptRow("held-out", prompt.messages, prompt.id) for prompt in prompts]
+    return store_snapshot(db, data_dir, CountedRows(rows))
+
+
+def open_prompts(db: Database) -> list[Prompt]:
+    """The held-out prompts that the gate does not have for itself now, oldest first."""
+    return without(store.prompts(db, "held-out"), store.reserved_prompts(db))
+
+
+def without(prompts: Iterable[Prompt], others: Iterable[Prompt]) -> list[Prompt]:
+    """The first that are not among the others."""
+    known = {prompt.id for prompt in others}
+    return [prompt for prompt in prompts if prompt.id not in known]
+
+
+def new_seed() -> int:
+    """A seed for a draw, which its record keeps."""
+    return secrets.randbits(32)
+
+
+def drawn(prompts: Sequence[Prompt], number: int, seed: int) -> list[Prompt]:
+    """So many of the prompts at random, in the order of their ids: the same ones of the same prompts and seed."""
+    in_order = sorted(prompts, key=lambda prompt: prompt.id)
+    chosen = random.Random(seed).sample(in_order, min(number, len(in_order)))
+    return sorted(chosen, key=lambda prompt: prompt.id)
+
+
+# --------------------------------------------------------------------------------------------------- the gate's own set
+def gate_sets(db: Database) -> list[GateSet]:
+    """Every version of the gate's own set, oldest first."""
+    return [GateSet(**values) for values in store.setting(db, GATE_SETTING, [])]
+
+
+def gate_set(db: Database) -> GateSet | None:
+    """The set on which the next candidate is weighed; None where there are too few prompts for one beside the reports'.
+
+    Drawn once there are `LEAST` prompts beside those of the reports, half of them if that is more, and anew when it has
+    carried `MOST_DECISIONS` and there are as many that no version has had.
+    """
+    with db.transaction():  # two checks asked for at once go by the same version
+        made = gate_sets(db)
+        if made and decisions(db, made[-1].version) < MOST_DECISIONS:
+            return made[-1]
+        return reserve(db) or (made[-1] if made else None)
+
+
+def reserve(db: Database) -> GateSet | None:
+    """Draw a new version of the gate's own set; None, and nothing has changed, where there are too few prompts."""
+    with db.transaction():
+        found, seed, made = fresh_prompts(db), new_seed(), gate_sets(db)
+        if len(found) < LEAST:
+            return None
+        chosen = drawn(found, max(LEAST, len(found) // 2), seed)
+        new = GateSet(version=len(made) + 1, prompts=len(chosen), seed=seed, created=now())
+        store.hold_for(db, [prompt.id for prompt in chosen], new.version)
+        store.set_setting(db, GATE_SETTING, [asdict(version) for version in (*made, new)])
+    return new
+
+
+def fresh_prompts(db: Database) -> list[Prompt]:
+    """The held-out prompts that can be reserved: no set has had them, and no run shows how it answers them."""
+    rows = db.rows("SELECT * FROM prompt WHERE split = 'held-out' AND held_for IS NULL ORDER BY id")
+    return without(map(store.read_prompt, rows), sample_prompts(db))
+
+
+SHARED = _(
+    "The gate goes by the same prompts, on which {decisions} candidates have been decided. For a set of its own, which "
+    "no report shows, {missing} more held-out prompts are needed."
+)
+OWN = _(
+    "The gate goes by {prompts} others, which no report shows (version {version}, drawn on {created}); {decisions} "
+    "candidates have been decided on them."
+)
+WORN = _("That is enough: import {missing} more held-out prompts, and the next candidate has a new version.")
+
+
+def gate_sentence(db: Database) -> str:
+    """Which prompts the gate goes by and how many decisions they have carried, for people."""
+    made, missing = gate_sets(db), max(LEAST - len(fresh_prompts(db)), 0)
+    if not made:
+        return SHARED.format(decisions=decisions(db, 0), missing=missing) if missing else ""
+    last, carried = made[-1], decisions(db, made[-1].version)
+    said = OWN.format(prompts=last.prompts, version=last.version, created=last.created[:10], decisions=carried)
+    return f"{said} {WORN.format(missing=missing)}" if missing and carried >= MOST_DECISIONS else said
+
+
+def that_count(db: Database, version: int) -> frozenset[int] | None:
+    """The ids of the prompts of which outcomes count where a version of the gate's own set decides.
+
+    None, for whichever prompts, where gate and reports share one set (version 0).
+    """
+    return frozenset(prompt.id for prompt in store.reserved_prompts(db, version)) if version else None
+
+
+def decisions(db: Database, version: int) -> int:
+    """How many candidates that were checked on a version of the gate's own set have been promoted or rejected.
+
+    Of version 0: on the set that it shares with the reports.
+    """
+    return int(
+        db.value(
+            """SELECT count(*) FROM promotion p JOIN model m ON m.id = p.model_id
+               WHERE p.action IN ('promote', 'reject') AND EXISTS (SELECT 1 FROM job j
+                   WHERE j.kind = 'evaluate' AND j.status = 'finished' AND j.finished <= p.created
+                     AND json_extract(j.spec, '$.candidate') = m.revision
+                     AND coalesce(json_extract(j.spec, '$.gate_set'), 0) = ?)""",
+            (version,),
+        )
+    )
+
+
+# -------------------------------------------------------------------------------------------- what a check compares on
+def to_compare(
+    db: Database, data_dir: Path, pair: tuple[Policy, Policy], most: int, checks: int, begun_on: int | None
+) -> ComparedSet:
+    """The held-out prompts on which the next check compares a candidate and another policy.
+
+    Up to `most` on which these two have not been compared; where none is left, those on which they were least often,
+    with new seeds. They are of the gate's own set where it is to decide between the two and there is one: of the
+    version that their first check has `begun_on` (None before it), since when `checks` have finished. Otherwise the
+    first check compares on what the report speaks of, and further ones on what else is held out.
+    """
+    candidate, against = pair
+    version = begun_on
+    if version is None:
+        deciding = candidate.status == "candidate" and against.status == "serving"
+        own = gate_set(db) if deciding else None
+        version = own.version if own else 0
+    if not version and not checks:
+        return ComparedSet()
+    asked = compared_before(db, candidate, against) if checks else Counter[int]()
+    pool = pool_of(db, version)
+    order = sorted(pool, key=lambda prompt: prompt.id)
+    random.Random(candidate.id).shuffle(order)  # the same again for a check that is repeated because it failed
+    fresh = [prompt for prompt in order if not asked[prompt.id]]
+    chosen = (fresh or sorted(order, key=lambda one: asked[one.id]))[:most]
+    return ComparedSet(
+        sha256=freeze(db, data_dir, sorted(chosen, key=lambda prompt: prompt.id)) if chosen else "",
+        seeds=SEEDS_APART * checks,
+        gate_set=version,
+        repeated=not fresh,
+    )
+
+
+def pool_of(db: Database, version: int) -> list[Prompt]:
+    """The prompts that decide: of a version of the gate's own set, or those that it shares with the reports (0)."""
+    return store.reserved_prompts(db, version) if version else open_prompts(db)
+
+
+def never_compared(db: Database, candidate: Policy, against: Policy, version: int) -> int:
+    """On how many of the prompts that decide two policies have never been compared."""
+    asked = compared_before(db, candidate, against)
+    return sum(not asked[prompt.id] for prompt in pool_of(db, version))
+
+
+def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter[int]:
+    """How often two policies were compared on each prompt, in whoever's eyes; answers that are alike count."""
+    pairs = store.paired_answers(db, candidate.id, against.id)
+    return Counter(pair.prompt_id for pair in pairs if pair.compared or pair.settled is not None)
+
+
+# ------------------------------------------------------------------------------------------------------------- growing
+def hold_out_more(db: Database, data_dir: Path) -> int:
+    """Hold out prompts that nothing has used, drawn at random, where fewer than both sets take are; returns how many.
+
+    Only where a project has so many that `LEAST` are at most `MOST_HELD_OUT` of them: a smaller one needs them to learn
+    from, and the gate says that it takes more. What was answered, compared or trained on stays where it is.
+    """
+    allowed = int(db.value("SELECT count(*) FROM prompt") * MOST_HELD_OUT)
+    wanted = min(2 * LEAST, allowed) - int(db.value("SELECT count(*) FROM prompt WHERE split = 'held-out'"))
+    if allowed < LEAST or wanted <= 0:
+        return 0
+    unused = unused_prompts(db, data_dir)
+    with db.transaction() as connection:
+        chosen = drawn(unused, wanted, new_seed())
+        moved = connection.conn.executemany(
+            f"UPDATE prompt AS p SET split = 'held-out' WHERE id = ? AND {store.UNUSED}",
+            [(prompt.id,) for prompt in chosen],
+        ).rowcount
+    return int(moved)
+
+
+def unused_prompts(db: Database, data_dir: Path) -> list[Prompt]:
+    """Prompts to train on that nothing has answered, compared, demonstrated, or frozen to train on, oldest first.
+
+    None where frozen data is gone: what was in it can't be told.
+    """
+    rows = db.rows(f"SELECT * FROM prompt p WHERE {store.UNUSED} ORDER BY id")
+    found = {row["fingerprint"]: store.read_prompt(row) for row in rows}
+    frozen = db.rows("SELECT sha256 FROM snapshot WHERE json_extract(counts, '$.train') > 0") if found else []
+    try:
+        for snapshot in frozen:
+            for row in of_split(load_snapshot(data_dir, snapshot["sha256"], FrozenRow), "train"):
+                found.pop(store.fingerprint_of(row.messages)[0], None)
+    except UserError:
+        return []
+    return list(found.values())
+
+
+# ------------------------------------------------------------------------------------------------------- looked at
 def nothing_to_check(db: Database, spec: TrainingSpec, held_out: int) -> str:
     """What is said before a training that nothing is held out for; empty if there is. `held_out`: items of its data."""
     if spec.makes == "reward":

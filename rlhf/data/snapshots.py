@@ -53,7 +53,7 @@ def chat_of(db: Database, data_dir: Path) -> ChatFormat | None:
     """
     base = on_this_machine(data_dir, registry.by_revision(db, "base").base)
     try:
-        return None if base is None else read_format(base)
+        return None if base is None else read_format(base, registry.no_thinking(db))
     except UserError:
         return None
 
@@ -152,7 +152,8 @@ def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judg
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
     Each has its chance of error by its annotators' reliability as it is estimated today; an AI judge's is its agreement
-    with people. Without `judges_too`, and where people alone are to judge, what AI judges say is left out.
+    with people. Without `judges_too`, and where people alone are to judge, what AI judges say is left out. No accuracy
+    is measured on prompts that are the gate's own, so they have no rows.
     """
     until = trained_until(db, parent) if scope == "new" else 0
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
@@ -162,7 +163,8 @@ def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judg
     }
     judges_too = judges_too and store.feedback(db).mode != "people"
     excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
-    return PreferenceRows(store.judged_comparisons(db), max_length, until, reliability, excluded)
+    judged = store.judged_comparisons(db, reserved=False, token_ids=True)
+    return PreferenceRows(judged, max_length, until, reliability, excluded)
 
 
 # As many comparisons with people as a judge's agreement is mixed with what is believed of an unknown annotator.

@@ -2,8 +2,9 @@
 
 Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
 on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per token over the policy's own answers,
-their likelihood under the base, the perplexity of a fixed text, and what the answers are like: length, share cut off,
-distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers are then before people and judges, blind.
+their likelihood under the base, the perplexity of a fixed text, fixed probes of what it should not have lost, and what
+the answers are like: length, share cut off, distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers
+are then before people and judges, blind.
 
 It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,12 +23,21 @@ import torch
 from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.metrics.intervals_and_bias import distinct_n, wilson_interval
+from annotation.metrics.intervals_and_bias import distinct_n, distinct_ratio, wilson_interval
 from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.translation import _
 from rlhf.data import held_out_sets
+from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, WinRate
+from rlhf.evaluation.probe_scores import probe_figures, tokenise_probes
+from rlhf.evaluation.report import (
+    RULE_VERSION,
+    AnswerFigures,
+    CheckReport,
+    ImplicitAccuracy,
+    JudgeCalls,
+    WinRate,
+)
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -35,9 +46,9 @@ from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.hidden_states import completions, inner_model, logps_of
+from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.log_probabilities import exact_kl, sum_by_row
+from rlhf.models.log_probabilities import Head, kl_of_states, sum_by_row, token_logps
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
@@ -52,47 +63,87 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     base = registry.by_revision(run.db, "base")
-    prompts = held_out_sets.prompts_of(run.data_dir, spec.prompt_set)
-    refuse_leaked(run, candidate, prompts)
-    rendered = what_to_feed(run, spec, models, prompts)
-    compared = list({policy.id: policy for policy in (candidate, against, base)}.values())
+    anchor = registry.by_revision(run.db, spec.anchor) if spec.anchor else base
+    if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
+        run.log(said)
+    prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
+    refuse_leaked(run, candidate, [*prompts, *apart])
+    rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
+    compared = list({policy.id: policy for policy in (candidate, against, anchor, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + len(held_out))
+    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, base, prompts)
+        score_answers(progress, spec, models, policy, anchor, prompts, rendered)
+        if policy.id in (candidate.id, against.id):
+            answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
+    answers = {policy.revision: answers_of(run, spec, policy, prompts, rendered) for policy in compared}
     figures = {
-        policy.revision: summarise(policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer))
+        policy.revision: summarise(
+            policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer), anchor
+        )
         for policy in compared
     }
+    figures = with_probes(progress, models, compared, figures)
     del models  # a judge may need the memory
-    others = [policy for policy in compared if policy.id != candidate.id]
-    put_before_people(run.db, candidate, others)
+    others = [policy for policy in compared if policy.id in (against.id, base.id) and policy.id != candidate.id]
+    put_before_people(run.db, spec, candidate, others)
     judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
+    ask_people_instead(run, spec, candidate, judged)
     report = CheckReport(
         candidate=figures[candidate.revision],
         against=figures[against.revision],
-        base=figures[base.revision],
+        base=figures[anchor.revision],
         prompts=len(rendered),
+        compared_apart=len(rendered_apart),
         implicit_accuracy=accuracy,
         win_rates={other.revision: win_rates(run.db, spec, candidate, other, own) for other in others},
         judged=judged,
         same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
+        equal_length_distinct=equal_length_distinct(answers[candidate.revision], answers[anchor.revision]),
+        rule=RULE_VERSION,
     )
     return report.to_json()
 
 
-def put_before_people(db: Database, candidate: Policy, others: Sequence[Policy]) -> None:
-    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all."""
+def compared_apart(run: Run, spec: EvaluateSpec) -> list[Prompt]:
+    """The prompts on which the policies are compared beside those of the report."""
+    return held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
+
+
+def on_compared(spec: EvaluateSpec) -> EvaluateSpec:
+    """The terms of the answers that are compared."""
+    return replace(spec, seed=spec.compared_seed)
+
+
+def put_before_people(db: Database, spec: EvaluateSpec, candidate: Policy, others: Sequence[Policy]) -> None:
+    """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all.
+
+    People get the check's share of them, drawn by lot, or more where it takes more to tell; all of them, earlier
+    checks' too, where that is 1. Of the gate's own set they get only its prompts: what they say of others decides
+    nothing.
+    """
+    on = held_out_sets.that_count(db, spec.gate_set)
     with db.transaction():  # nobody decides meanwhile
         pending = registry.by_id(db, candidate.id).status == "candidate"
         for other in others:
             wanted = pending and other.id == registry.serving(db).id
-            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody")
+            share = people_share(db, spec, candidate, other) if wanted else 1.0
+            store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
+            if wanted and spec.people_share == 1:
+                store.ask_people_of_candidate(db, candidate.id, other.id, on)
+
+
+def people_share(db: Database, spec: EvaluateSpec, candidate: Policy, other: Policy) -> float:
+    """The share of this check's comparisons that people get: what it asks for, and as much as the evidence takes."""
+    if spec.people_share in (0.0, 1.0):
+        return 1.0
+    judges = judge_store.judges_named(db, spec.judges)
+    left = held_out_sets.never_compared(db, candidate, other, spec.gate_set)
+    return max(spec.people_share, gate_decisions.share_for_people(db, candidate, judges, left))
 
 
 def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> None:
@@ -122,7 +173,7 @@ def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: 
                 count=len(refused), count_2=len(prompts), refused=refused[0]
             )
         )
-    if not rendered:
+    if refused and not rendered:
         raise UserError(_("There is no held-out prompt that this model can answer. Add some, and check it again."))
     return rendered
 
@@ -140,9 +191,11 @@ class CheckProgress:
         self.run.raise_if_stopped()
 
 
-def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[CheckedAnswer]:
-    """The policy's answers on the terms of this check."""
-    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling)
+def answers_of(
+    run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
+) -> list[CheckedAnswer]:
+    """The policy's answers on the terms of this check, to the very text that it feeds."""
+    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling, rendered)
 
 
 def answer_prompts(
@@ -156,7 +209,7 @@ def answer_prompts(
     """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
-    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts)}
+    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts, rendered)}
     asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
     progress.advance(len(asked) - len(missing), _("{revision} answers").format(revision=policy.revision))
@@ -175,19 +228,27 @@ def score_answers(
     spec: EvaluateSpec,
     models: LoadedPolicies,
     policy: Policy,
-    base: Policy,
+    anchor: Policy,
     prompts: Sequence[Prompt],
+    rendered: Mapping[int, str],
 ) -> None:
-    """Store each answer's KL to the base per token and its negative log-likelihood per token under the base."""
+    """Store each answer's KL to the anchor per token and its negative log-likelihood per token under the anchor."""
     db = progress.run.db
-    answers = answers_of(progress.run, spec, policy, prompts)
-    unscored = [answer for answer in answers if "nll_under_base" not in answer.scores]
+    answers = answers_of(progress.run, spec, policy, prompts, rendered)
+    kl_score, nll_score = scores_to(anchor)
+    unscored = [answer for answer in answers if nll_score not in answer.scores]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
-        for answer, (kl, nll) in zip(batch, score(models, policy, base, batch), strict=True):
-            store.add_score(db, answer.id, "kl_to_base", kl)
-            store.add_score(db, answer.id, "nll_under_base", nll)
+        for answer, (kl, nll) in zip(batch, score(models, policy, anchor, batch), strict=True):
+            store.add_score(db, answer.id, kl_score, kl)
+            store.add_score(db, answer.id, nll_score, nll)
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
+
+
+def scores_to(anchor: Policy) -> tuple[str, str]:
+    """The names of an answer's scores by what it is measured against: its KL, and its negative log-likelihood."""
+    of = "" if anchor.revision == "base" else f" {anchor.revision}"
+    return f"kl_to_base{of}", f"nll_under_base{of}"
 
 
 @torch.no_grad()
@@ -198,31 +259,30 @@ def score(
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, answer.text, answer.finish_reason),
+            answer_ids(models.tokenizer, answer.text, answer.finish_reason, answer.token_ids),
         )
         for answer in answers
     ]
-    base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
-    policy_logits_NV = base_logits_NV
+    under, base_head = completion_states(models, base, sequences)
+    own, policy_head = under, base_head
     if policy.id != base.id:
-        policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
-    nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
-    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(answers)) / tokens_B
-    nll_B = sum_by_row(nll_N, rows_N, len(answers)) / tokens_B
+        own, policy_head = completion_states(models, policy, sequences)
+    kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, base_head)
+    nll_N = -token_logps(under.before_NH, base_head, under.labels_N)
+    tokens_B = sum_by_row(torch.ones_like(nll_N), under.rows_N, len(answers)).clamp(min=1)
+    kl_B, nll_B = (sum_by_row(values_N, under.rows_N, len(answers)) / tokens_B for values_N in (kl_N, nll_N))
     return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
 
 
-def completion_logits(
+def completion_states(
     models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids; their (B, T-1) mask."""
+) -> tuple[Completions, Head]:
+    """The states of the completions of (prompt, completion) ids, and what makes logits of them, in float32."""
     model = models.use(policy)
     ids_BT, attention_BT, completion_BT = (
         part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
     )
-    states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-    return inner_model(model).get_output_embeddings()(states.before_NH), states.labels_N, completion_BT[:, 1:].bool()
+    return completions(model, ids_BT, attention_BT, completion_BT, packed=False), head_of(model, float32=True)
 
 
 def implicit_accuracy(
@@ -254,9 +314,8 @@ def summed_logps(
     models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> torch.Tensor:
     """log pi(completion | prompt) of each sequence, (B,)."""
-    logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
-    logps_N = logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
+    states, head = completion_states(models, policy, sequences)
+    return sum_by_row(token_logps(states.before_NH, head, states.labels_N), states.rows_N, len(sequences))
 
 
 def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int]:
@@ -272,8 +331,9 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     return reference, spec.max_length
 
 
-def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
-    """The figures of one policy's answers, with its perplexity on the fixed text."""
+def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float, anchor: Policy) -> AnswerFigures:
+    """The figures of one policy's answers, with its perplexity on the fixed text; KL and likelihood to the anchor."""
+    kl_score, nll_score = scores_to(anchor)
     texts = [answer.text for answer in answers]
     weights = [max(answer.tokens, 1) for answer in answers]
 
@@ -287,13 +347,20 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
         distinct_2=distinct_n(texts, 2) or None,
-        kl_to_base=per_token(answer.kl_to_base for answer in answers),
-        nll_under_base=per_token(answer.nll_under_base for answer in answers),
+        kl_to_base=per_token(answer.scores[kl_score] for answer in answers),
+        nll_under_base=per_token(answer.scores[nll_score] for answer in answers),
         # An empty answer has not ended well, however it ended.
         ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
         repetition=fmean(repetition(text) for text in texts),
         perplexity=perplexity,
     )
+
+
+def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]) -> float | None:
+    """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
+    own, others = ({(one.prompt_id, one.seed): one.text for one in side} for side in (answers, of_other))
+    both = [place for place in own if place in others]
+    return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
 
 
 def repetition(text: str) -> float:
@@ -317,9 +384,27 @@ def perplexity(model: Any, tokenizer: Any) -> float:
         padded = pad([sequence], tokenizer.pad_token_id)
         ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in padded)
         states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-        total -= float(logps_of(model, states).sum())
+        total -= float(token_logps(states.before_NH, head_of(model, float32=True), states.labels_N).sum())
         tokens += len(sequence[1])
     return math.exp(total / tokens)
+
+
+def with_probes(
+    progress: CheckProgress,
+    models: LoadedPolicies,
+    compared: Sequence[Policy],
+    figures: Mapping[str, AnswerFigures],
+) -> dict[str, AnswerFigures]:
+    """The figures of each policy with its chances on the probes."""
+    probes, found = tokenise_probes(models), dict[str, AnswerFigures]()
+    for policy in compared:
+
+        def between(revision: str = policy.revision) -> None:
+            progress.advance(0, _("probes of {revision}").format(revision=revision))
+
+        asked = probe_figures(progress.run.db, models, policy, probes, between)
+        found[policy.revision] = replace(figures[policy.revision], probes=asked)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- who is found better
@@ -342,6 +427,20 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Jud
         left_open = len(waiting) - counts.judged
         found[judge.name] = JudgeCalls(counts.judged, left_open, dict(counts.failed), counts.gave_up)
     return found
+
+
+def ask_people_instead(run: Run, spec: EvaluateSpec, candidate: Policy, judged: Mapping[str, JudgeCalls]) -> None:
+    """Where no judge has given any verdict, give people what the judges were to spare them."""
+    unheard = (
+        bool(judged)
+        and not any(one.judged for one in judged.values())
+        and any(one.left_open for one in judged.values())
+    )
+    against = registry.by_revision(run.db, spec.against)
+    if unheard and registry.by_id(run.db, candidate.id).status == "candidate" and against.status == "serving":
+        on = held_out_sets.that_count(run.db, spec.gate_set)
+        count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on)
+        run.log(_("No judge has compared anything, so people get {count} comparisons more.").format(count=count))
 
 
 def win_rates(

@@ -1,10 +1,13 @@
 """The gate: a written rule that says of what was measured of a candidate whether it may serve. Pure.
 
-Promoting a candidate that is no better is the error to be bounded. Outcomes are bet on, as said in
+Promoting a candidate that is no better is the error to be bounded. Each prompt counts once, by what came of it when it
+was first decided (`annotation.metrics.evidence`); these outcomes are bet on, as said in
 `annotation.metrics.sequential_test`: at most `alpha` of such candidates are ever promoted, however often the gate is
-asked. That one alpha is spent in total: where judges may decide too, people get half of it, and the judges that the
-first check asked share the other half. A judge's part bounds the chance to promote what that judge itself would not
-prefer in the long run; that it speaks for people rests on its trust card. Rejecting spends nothing of it.
+asked. "No better" is meant of prompts like those that were held out, of which they are a random part.
+
+That one alpha is spent in total: where judges may decide too, people get half of it, and the judges that the first
+check asked share the other half. A judge's part bounds the chance to promote what that judge itself would not prefer in
+the long run; that it speaks for people rests on its trust card. Rejecting spends nothing of it.
 """
 
 from __future__ import annotations
@@ -17,21 +20,36 @@ from typing import Annotated, Any, Literal, Protocol, cast
 
 from annotated_types import Interval
 
+from annotation.metrics.evidence import (
+    CorrectedPrompts,
+    DecidedOutcome,
+    JudgePanel,
+    by_prompt,
+    corrected,
+    share_for_people,
+    win_rate,
+)
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.metrics.sequential_test import anytime_mean, more_needed
+from annotation.metrics.sequential_test import Stakes, anytime_mean, log_capitals, more_needed
 from annotation.records import UserError
 from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import NOT_MEASURED, percent
 from annotation.validation import bare, from_form, hints_of, label_of, read
 
 Mode = Literal["ask", "automatic", "never"]
+Holds = Literal["mode", "project", "candidate"]
 GateVerdict = Literal["promote", "reject", "not enough evidence"]
 Passed = Literal["pass", "fail", "open", "few", "missing", "inapplicable", "informs"]
 Rewardless = Literal["no reward", "made elsewhere"]
 Hacked = bool | Literal["open"] | Rewardless | None
 EvidenceState = Literal["better", "worse", "spent", "open"]
 MOST = 10_000
+# Under which a project keeps its rule.
+RULE_SETTING = "gate"
+# Fewer held-out prompts decide nothing, whatever a rule says.
+FEWEST_PROMPTS = 60
 Count = Annotated[int, Interval(ge=1, le=MOST)]
+EnoughPrompts = Annotated[int, Interval(ge=FEWEST_PROMPTS, le=MOST)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Ratio = Annotated[float, Interval(ge=1, le=10)]
 
@@ -39,32 +57,41 @@ Ratio = Annotated[float, Interval(ge=1, le=10)]
 # --------------------------------------------------------------------------------------------------------------- rule
 @dataclass(frozen=True)
 class Rule:
-    """What a candidate must show. Limits are against the base model: past the last policy one could go step by step."""
+    """What a candidate must show."""
 
     mode: Annotated[Mode, N_("The gate's mode")] = "ask"
     """What is done with a decision: 'ask' a person, who may decide otherwise; act on it ('automatic'); 'never' let the
     gate promote or reject anything. The decision itself is the same."""
     alpha: Annotated[float, Interval(ge=0.001, le=0.2), N_("Share of wrong promotions")] = 0.05
     """Of candidates that are no better than the policy that serves, the share that may be promoted at most."""
-    people_least: Annotated[Count, N_("Fewest comparisons by people")] = 10
-    """People's comparisons before they can decide. The evidence holds with any number, and ten wins in a row are the
-    fewest that are enough of it at an alpha of 0.05: raise this to hear more people."""
-    people_most: Annotated[Count, N_("Most comparisons by people")] = 200
-    """People's comparisons after which a candidate that is not shown to be better is rejected. Our choice: of
-    candidates that win 60 of 100, a fifth of them ties, most are promoted by then (`python -m benchmarks.gate`)."""
+    alpha_holds: Annotated[Holds, N_("That share holds")] = "mode"
+    """For what: each 'candidate' by itself, so that of many useless ones some are promoted; the whole 'project', whose
+    later candidates have to show more; or by 'mode': for the project where the gate acts by itself, else for each."""
+    people_least: Annotated[Count, N_("Fewest prompts compared by people")] = 10
+    """Prompts on which people have compared before they can decide. The evidence holds with any number, and ten wins in
+    a row are the fewest that are enough of it at an alpha of 0.05: raise this to hear more people."""
+    people_most: Annotated[Count, N_("Most prompts compared by people")] = 200
+    """Prompts on which people have compared, after which a candidate that is not shown to be better is rejected. Our
+    choice: of candidates that win 60 of 100, a fifth of them ties, most are promoted by then (`python -m
+    benchmarks.gate`)."""
     judge_may_decide: Annotated[bool, N_("Whether a judge may decide")] = False
     """Whether a trusted judge's comparisons decide while people's have not; off, because that has to be wanted."""
     judge_trust: Annotated[float, Interval(ge=0.5, le=1), N_("Agreement of a judge with people")] = 0.6
     """What the lower limit of a judge's agreement with people must reach. PPO asks as much of a reward model, though
     not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on open
     questions."""
-    judge_least: Annotated[Count, N_("Fewest comparisons by a judge")] = 30
-    """A judge's comparisons before they can decide: they are cheap, and it takes some to tell what length does."""
-    judge_most: Annotated[Count, N_("Most comparisons by a judge")] = 400
-    """A judge's comparisons after which it has nothing more to say; a candidate that people have not begun with by then
-    is rejected."""
-    prompts_least: Annotated[Count, N_("Fewest held-out prompts")] = 20
-    """Held-out prompts that the figures must rest on; below it an interval of a win rate spans two fifths of all."""
+    judge_least: Annotated[Count, N_("Fewest prompts compared by a judge")] = 30
+    """Prompts that a judge has compared before it can decide: they are cheap, and it takes some to tell what length
+    does."""
+    judge_most: Annotated[Count, N_("Most prompts compared by a judge")] = 400
+    """Prompts that a judge has compared, after which it has nothing more to say; a candidate that people have not begun
+    with by then is rejected."""
+    anchor: Annotated[str, N_("The limits are against")] = "base"
+    """The policy that the limits are against: the base, or one that was trained to a style or a language on purpose, so
+    that later candidates are not turned down for it. Not each policy that serves: one could go step by step."""
+    prompts_least: Annotated[EnoughPrompts, N_("Fewest held-out prompts")] = FEWEST_PROMPTS
+    """Held-out prompts that the figures must rest on; below 60 an interval of a win rate spans a quarter of all, and
+    the 5% would speak of these prompts more than of others like them."""
     kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to the base, nats a token")] = 0.5
     """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times what PPO aims at."""
     nll_ratio_most: Annotated[Ratio, N_("Surprise to the base, ratio")] = 1.15
@@ -75,14 +102,24 @@ class Rule:
     """Share of answers cut off at the length limit, less the base's. More of them has run away in length."""
     perplexity_ratio_most: Annotated[Ratio, N_("Perplexity of the fixed text, ratio")] = 1.15
     """Perplexity of a fixed text over the base's; above it the candidate forgets what it was not trained on."""
+    probes_fall_most: Annotated[Share, N_("Lost on the probes")] = 0.02
+    """How much less chance than the base it may give to what is right on the probes, over all and in each family. What
+    counts is what it has surely lost: the lower end of the interval of the fall."""
 
     def to_setting(self) -> dict[str, Any]:
         """The rule as it is stored in the project's settings."""
         return asdict(self)
 
     @classmethod
+    def stored(cls, values: Any) -> Rule:
+        """A rule as it was stored: that of an earlier version may have asked for fewer prompts than decide today."""
+        least = values.get("prompts_least") if isinstance(values, Mapping) else None
+        lifted = isinstance(least, int) and least < FEWEST_PROMPTS
+        return cls.from_setting({**values, "prompts_least": FEWEST_PROMPTS} if lifted else values)
+
+    @classmethod
     def from_setting(cls, values: Any) -> Rule:
-        """The rule that stored or given values describe; what is left out has its default. Raises UserError."""
+        """The rule that given values describe; what is left out has its default. Raises UserError."""
         rule = read(cls, from_form(values), _("The gate's rule"))
         for most, least in (("people_most", "people_least"), ("judge_most", "judge_least")):
             if getattr(rule, most) < getattr(rule, least):
@@ -105,12 +142,18 @@ class JudgeFindings:
     """What one AI judge says of the candidate, and how far it can be trusted; None is what was not measured."""
 
     name: str
-    outcomes: tuple[float, ...] = ()
+    outcomes: tuple[DecidedOutcome, ...] = ()
     """Candidate against the policy that serves: 1 won, 0 lost, 1/2 a tie or a verdict that flipped with the order."""
     trust: Estimate | None = None
     """Its agreement with people on comparisons that they have judged too."""
     length_controlled: Estimate | None = None
-    """Its win rate for the candidate at equal lengths."""
+    """Its win rate for the candidate at equal lengths, with a 90% interval clustered by prompt."""
+    left_open: int = 0
+    """Comparisons that it was asked about and has not judged."""
+    gave_up: str = ""
+    """Why it gave up, as a sentence; empty where it did not."""
+    trust_before: Estimate | None = None
+    """Its agreement with people on comparisons older than the candidate's: what people's evidence may know of it."""
     informs: str = ""
     """Why it informs only, whatever the rule allows, as a sentence; empty where it may decide."""
 
@@ -119,11 +162,17 @@ class JudgeFindings:
 class Findings:
     """What was measured of a candidate; None is what was not. Ratios are to the base model's figures."""
 
-    people: tuple[float, ...] = ()
-    """People's outcomes against the policy that serves, one for each comparison: the mean over those who judged it,
-    once all who are asked have. One that changes afterwards is looked at twice, which alpha does not allow for."""
+    people: tuple[DecidedOutcome, ...] = ()
+    """People's outcomes against the policy that serves, one for each comparison, in the order in which they came. A
+    judgement that is taken back and made anew is looked at twice, which alpha does not allow for."""
     judges: tuple[JudgeFindings, ...] = ()
     """Every judge that was asked about this candidate. Who of them may decide is settled before any has answered."""
+    number: int = 1
+    """Its place among the project's candidates, in the order in which they were first checked; the first is 1."""
+    carried: int | None = None
+    """Candidates that were decided on by the same held-out prompts before; None where that is not known."""
+    left_to_judges: tuple[int, ...] = ()
+    """Prompts that were compared and not given to people, in an order that says nothing about them."""
     prompts: int | None = None
     """Held-out prompts that the figures were measured on."""
     kl_per_token: float | None = None
@@ -132,6 +181,8 @@ class Findings:
     truncated_more: float | None = None
     """Share of answers cut off, less the base's."""
     perplexity_ratio: float | None = None
+    probes_fall: float | None = None
+    """What it has surely lost of the chance of what is right on the probes, at the least."""
     reward_hacking: Hacked = None
     """Whether its reward went up while its win rate did not, 'open' where it takes more comparisons to tell; 'no
     reward' where none took part in its training, 'made elsewhere' where nothing here says whether one did."""
@@ -172,14 +223,14 @@ class GateDecision:
 
 
 def decide(rule: Rule, findings: Findings) -> GateDecision:
-    """Promote, reject or wait. Pure, and the same whatever order the comparisons came in.
+    """Promote, reject or wait. Pure, and the same whatever order the prompts came in.
 
     People count most: what they find worse is rejected, and what they find better only a limit can stop. A judge
     decides if it may, is trusted, and people have not decided and do not lean the other way; judges that contradict
     each other decide nothing.
     """
-    people_alpha, judge_alpha = alphas(rule, len(findings.panel))
-    people = weigh(None, findings.people, people_alpha, rule.people_least, rule.people_most)
+    people_alpha, judge_alpha = alphas(rule, len(findings.panel), findings.number)
+    people = weigh_people(rule, findings, people_alpha)
     panel = [judge_evidence(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
     others = [informing(judge) for judge in findings.judges if judge.informs] if rule.judge_may_decide else []
     limits = limits_of(rule, findings)
@@ -187,29 +238,95 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
     return GateDecision(
         verdict,
         sentence,
-        (people.criterion(), *(one for voter in panel for one in voter.criteria()), *others, *limits),
+        (
+            people.criterion(),
+            *(one for voter in panel for one in voter.criteria()),
+            *others,
+            *limits,
+            risk(rule, findings),
+            *worn(findings),
+        ),
         needed.more if needed else None,
         needed.judge if needed else None,
     )
 
 
-def given_up(decision: GateDecision, checks: int) -> GateDecision:
-    """A rejection in place of waiting for comparisons that no check will make any more."""
-    sentence = _("Nothing is left to compare after {checks} checks. {sentence}").format(
-        checks=checks, sentence=decision.sentence
+def given_up(decision: GateDecision, checks: int, used_up: bool = False) -> GateDecision:
+    """A rejection in place of waiting for comparisons that no check will make any more.
+
+    `used_up`: every held-out prompt has been compared.
+    """
+    said = (
+        _("Every held-out prompt has been compared, and other answers to the same ones show no more. Import more.")
+        if used_up
+        else _("Nothing is left to compare after {checks} checks.").format(checks=checks)
     )
+    sentence = f"{said} {decision.sentence}"
     return GateDecision("reject", sentence, decision.criteria)
 
 
-def alphas(rule: Rule, judges: int) -> tuple[float, float]:
+def alphas(rule: Rule, judges: int, number: int = 1) -> tuple[float, float]:
     """(people's, each judge's) part of alpha; by Bonferroni's inequality the parts add up to at most all of it.
 
     Trust has no say in it: it changes while the candidate is looked at. The people's interval that goes with the gate
     is `running_interval(outcomes, 2 * alpha)`, of which the lower end decides.
     """
+    alpha = alpha_of(rule, number)
     if not rule.judge_may_decide:
-        return rule.alpha, 0.0
-    return rule.alpha / 2, rule.alpha / 2 / max(judges, 1)
+        return alpha, 0.0
+    return alpha / 2, alpha / 2 / max(judges, 1)
+
+
+# Of alpha for the n-th candidate: n to this power, over its sum over all (Riemann's zeta of 1.6). The exponent is that
+# of Javanmard and Montanari (2018, "Online rules for control of false discovery rate and false discovery exceedance").
+SPENDING, ALL_OF_IT = -1.6, 2.2858
+
+
+def over_project(rule: Rule) -> bool:
+    """Whether alpha holds for all candidates of the project together."""
+    return rule.alpha_holds == "project" or (rule.alpha_holds == "mode" and rule.mode == "automatic")
+
+
+def alpha_of(rule: Rule, number: int) -> float:
+    """The alpha of a project's n-th candidate: all of it, or its part where one alpha holds for all of them."""
+    return rule.alpha * (float(number**SPENDING) / ALL_OF_IT if over_project(rule) else 1.0)
+
+
+def risk_so_far(rule: Rule, number: int) -> float:
+    """The chance that any of so many candidates is promoted if all are useless and this rule decides on each.
+
+    At most that where one alpha holds for all; else as if each had its own, whatever the others do.
+    """
+    if over_project(rule):
+        return sum(alpha_of(rule, one) for one in range(1, number + 1))
+    return float(1 - (1 - rule.alpha) ** number)
+
+
+def risk(rule: Rule, findings: Findings) -> Criterion:
+    """What the chance of a wrong promotion has come to over the project's candidates; nothing hangs on it."""
+    number = findings.number
+    most = ngettext("at most {share} over {number} candidate", "at most {share} over {number} candidates", number)
+    about = ngettext("about {share} over {number} candidate", "about {share} over {number} candidates", number)
+    value = most if over_project(rule) else about
+    asked = _("{alpha} over all candidates") if over_project(rule) else _("{alpha} for each candidate")
+    own = _("This one has to show it with an alpha of {own}.").format(own=f"{alpha_of(rule, number):.2g}")
+    each = _("Of many candidates that are no better, one will be promoted by chance.")
+    return Criterion(
+        _("Chance that a wrong one was promoted"),
+        value.format(share=percentage(risk_so_far(rule, number), 2), number=number),
+        asked.format(alpha=percentage(rule.alpha, 6)),
+        "informs",
+        own if over_project(rule) else each,
+    )
+
+
+def worn(findings: Findings) -> list[Criterion]:
+    """How many decisions the held-out prompts have carried; nothing hangs on it."""
+    if findings.carried is None:
+        return []
+    value = ngettext("{count} candidate", "{count} candidates", findings.carried).format(count=findings.carried)
+    why = _("Each decision tells whoever trains a little of these prompts.")
+    return [Criterion(_("Decided on these prompts before"), value, _("nothing"), "informs", why)]
 
 
 # ----------------------------------------------------------------------------------------------------------- evidence
@@ -220,6 +337,7 @@ class EvidenceSource:
     judge: str | None
     """A judge's name; None for people."""
     found: Estimate | None
+    """The win rate, with the interval that decides; it counts prompts."""
     standing: EvidenceState
     alpha: float
     least: int
@@ -228,6 +346,12 @@ class EvidenceSource:
     """How many more they would take; 0 when they have decided."""
     likely: bool
     """Whether that number is an estimate, because the candidate is clearly ahead."""
+    ties: int = 0
+    """Prompts on which neither was better."""
+    helped: int = 0
+    """Prompts left to judges that made people's say more."""
+    unrecorded: bool = False
+    """Whether judges could not help, because nobody recorded with which chance people got these prompts."""
 
     def whose(self, people: str, judge: str) -> str:
         """One of two sentences: about people's comparisons, or about those of the {judge}."""
@@ -235,8 +359,13 @@ class EvidenceSource:
 
     @property
     def count(self) -> int:
-        """How many comparisons there are."""
+        """How many prompts they have compared on."""
         return self.found.n if self.found else 0
+
+    @property
+    def all_ties(self) -> bool:
+        """Whether nothing that they compared was better or worse."""
+        return self.found is not None and self.ties == self.count
 
     @property
     def leaning(self) -> EvidenceState:
@@ -249,15 +378,30 @@ class EvidenceSource:
         if self.found is None:
             return _("no comparison yet")
         value, low, high = (beside(end, 0.5, percentage) for end in (self.found.value, self.found.low, self.found.high))
-        return _("{value} of {n} ({low} to {high})").format(value=value, n=self.found.n, low=low, high=high)
+        said = ngettext(
+            "{value} on {n} prompt ({low} to {high})", "{value} on {n} prompts ({low} to {high})", self.count
+        )
+        return said.format(value=value, n=self.count, low=low, high=high)
+
+    def help(self) -> str:
+        """What judges did to people's evidence, as a sentence; empty where there is nothing to say."""
+        if self.unrecorded:
+            return _("Judges could not help: by which chance people got these prompts was not recorded.")
+        if not self.helped:
+            return ""
+        return ngettext(
+            "It is what people say; {count} prompt that judges alone compared helped to tell.",
+            "It is what people say; {count} prompts that judges alone compared helped to tell.",
+            self.helped,
+        ).format(count=self.helped)
 
     def needs(self) -> str:
         """How many more comparisons it takes, in words."""
         comparisons = self.whose(
-            ngettext("{count} more comparison by people", "{count} more comparisons by people", self.more),
+            ngettext("{count} more prompt compared by people", "{count} more prompts compared by people", self.more),
             ngettext(
-                "{count} more comparison by the judge {judge}",
-                "{count} more comparisons by the judge {judge}",
+                "{count} more prompt compared by the judge {judge}",
+                "{count} more prompts compared by the judge {judge}",
                 self.more,
             ),
         ).format(count=self.more, judge=self.judge)
@@ -273,34 +417,101 @@ class EvidenceSource:
         whys = {
             "better": _("The whole interval is above 50%."),
             "worse": _("The whole interval is below 50%."),
-            "spent": _("After {most} comparisons it is not shown to be better.").format(most=self.most),
+            "spent": _("After {most} prompts it is not shown to be better.").format(most=self.most),
             "open": _("Not yet enough to tell."),
         }
         verdicts: Mapping[EvidenceState, Passed] = {"better": "pass", "worse": "fail", "spent": "fail", "open": "open"}
         name, threshold = (
             self.whose(_("Preferred by people"), _("Preferred by the judge {judge}")).format(judge=self.judge),
-            _("all above 50%, from {least} comparisons on").format(least=self.least),
+            _("all above 50%, from {least} prompts on").format(least=self.least),
         )
         if self.found is None:
             return Criterion(name, self.score(), threshold, "missing", _("It has not been compared with what serves."))
         held = _("Each end of it holds with {sure} however often one looks.").format(sure=sure)
-        why = f"{whys[self.standing]} {held}"
+        ties = _("Every prompt was a tie.") if self.all_ties else ""
+        why = " ".join(filter(None, (whys[self.standing], ties, held, self.help())))
         return Criterion(name, self.score(), threshold, verdicts[self.standing], why)
 
 
-def weigh(judge: str | None, outcomes: Sequence[float], alpha: float, least: int, most: int) -> EvidenceSource:
+def weigh_people(rule: Rule, findings: Findings, alpha: float) -> EvidenceSource:
+    """What people show, with the help of all judges, those too that may not decide: it is about people all the same."""
+    prompts = corrected_by_judges(findings)
+    found = weigh(None, prompts, alpha, rule.people_least, rule.people_most)
+    judged = any(judge.outcomes for judge in findings.judges)
+    return replace(found, unrecorded=judged and any(one.probability is None for one in prompts.prompts))
+
+
+def corrected_by_judges(findings: Findings) -> CorrectedPrompts:
+    """The prompts that people have compared, corrected by what judges say of these and of others."""
+    panel = JudgePanel(
+        tuple(outcome for judge in findings.judges for outcome in judge.outcomes),
+        {judge.name: judge.trust_before for judge in findings.judges if judge.trust_before is not None},
+        findings.left_to_judges,
+    )
+    return corrected(by_prompt(findings.people), panel)
+
+
+NEARLY_ALL = 0.95
+
+
+def people_share(rule: Rule, findings: Findings, prompts_left: int) -> float:
+    """The part of a next check's prompts that people are to get; `prompts_left`: those that were never compared."""
+    prompts = corrected_by_judges(findings)
+    capitals = log_capitals(stakes_of(prompts))
+    alpha, _judges = alphas(rule, len(findings.panel), findings.number)
+    log_capital = float(capitals[-1]) if len(capitals) else 0.0
+    share = share_for_people(log_capital, alpha, prompts.explained, prompts_left)
+    # All of them would mean those too that earlier checks left to judges, on which the bets rest.
+    return min(share, NEARLY_ALL) if findings.left_to_judges else share
+
+
+def stakes_of(prompts: CorrectedPrompts) -> Stakes:
+    """What the prompts enter with, as what is bet on."""
+    return Stakes.of(
+        [one.value for one in prompts.outcomes],
+        [one.weight for one in prompts.outcomes],
+        [one.spread for one in prompts.outcomes],
+    )
+
+
+def weigh_judge(judge: JudgeFindings, alpha: float, least: int, most: int) -> EvidenceSource:
+    """What a judge shows by itself."""
+    return weigh(judge.name, corrected(by_prompt(judge.outcomes), JudgePanel()), alpha, least, most)
+
+
+def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int, most: int) -> EvidenceSource:
     """What so many outcomes show, with `alpha` for the error on either side."""
-    found, count = anytime_mean(outcomes, 2 * alpha), len(outcomes)
+    stakes, count = stakes_of(prompts), len(prompts.outcomes)
+    found = shown_with(anytime_mean(stakes, 2 * alpha), prompts.win_rate)
     standing: EvidenceState = "open"
     if found is not None and count >= least:
         shown = "better" if found.low > 0.5 else "worse" if found.high < 0.5 else None
         standing = cast(EvidenceState, shown or ("spent" if count >= most else "open"))
+    said = EvidenceSource(
+        judge=judge,
+        found=found,
+        standing=standing,
+        alpha=alpha,
+        least=least,
+        most=most,
+        more=0,
+        likely=False,
+        ties=sum(set(one.outcomes) == {0.5} for one in prompts.prompts),
+        helped=prompts.helped,
+    )
     if standing != "open":
-        return EvidenceSource(judge, found, standing, alpha, least, most, 0, False)
-    first, left, expected = least - count, most - count, more_needed(outcomes, alpha)
+        return said
+    first, left, expected = least - count, most - count, more_needed(stakes, alpha)
     likely = expected is not None and expected <= left
     more = max(first, expected or 1) if likely else first if first > 0 else left
-    return EvidenceSource(judge, found, standing, alpha, least, most, more, likely)
+    return replace(said, more=more, likely=likely)
+
+
+def shown_with(bet_on: Estimate | None, value: float | None) -> Estimate | None:
+    """The interval of what was bet on, around the win rate of all that came, which may lie beside it."""
+    if bet_on is None or value is None:
+        return None
+    return replace(bet_on, value=min(max(value, bet_on.low), bet_on.high))
 
 
 @dataclass(frozen=True)
@@ -311,38 +522,65 @@ class JudgeEvidence:
     trust: Criterion
     equal_lengths: Criterion
 
+    unfinished: Criterion | None = None
+    """That it failed on many comparisons, if it did."""
+
     @property
     def says(self) -> EvidenceState | None:
-        """What it decides for; None where it must not decide: it is not trusted, or its preference may be length."""
+        """What it decides for; None where it must not decide: it is not trusted, or its preference may be length.
+
+        Nor where it failed on many: those that it fails on may not be like the others.
+        """
         standing = self.source.standing
         short = standing == "better" and self.equal_lengths.verdict != "pass"
-        return None if self.trust.verdict != "pass" or short else standing
+        return None if self.trust.verdict != "pass" or short or self.unfinished else standing
 
     def criteria(self) -> tuple[Criterion, ...]:
-        """All three."""
-        return self.trust, self.source.criterion(), self.equal_lengths
+        """All of them."""
+        return self.trust, self.source.criterion(), self.equal_lengths, *filter(None, (self.unfinished,))
 
     def objection(self) -> str:
         """Why it must not decide, as a sentence; empty where it may."""
         if self.says is not None:
             return ""
-        at_fault = self.equal_lengths if self.trust.verdict == "pass" else self.trust
+        at_fault = self.trust if self.trust.verdict != "pass" else self.unfinished or self.equal_lengths
         cant = _("The judge {judge} can't decide.").format(judge=self.source.judge)
         return f"{cant} {at_fault.why}"
 
 
 def judge_evidence(rule: Rule, judge: JudgeFindings, alpha: float) -> JudgeEvidence:
     """A judge's criteria."""
-    source = weigh(judge.name, judge.outcomes, alpha, rule.judge_least, rule.judge_most)
-    return JudgeEvidence(source, trusted(rule, judge), preferred_at_equal_lengths(judge))
+    source = weigh_judge(judge, alpha, rule.judge_least, rule.judge_most)
+    return JudgeEvidence(source, trusted(rule, judge), preferred_at_equal_lengths(judge), unfinished(judge))
+
+
+# Of a judge's comparisons the share that it may fail on and still decide.
+FAILURES_MOST = 0.1
+
+
+def unfinished(judge: JudgeFindings) -> Criterion | None:
+    """That a judge failed on too many comparisons to decide; None where it did not."""
+    judged, asked = len(judge.outcomes), len(judge.outcomes) + judge.left_open
+    if judge.left_open <= FAILURES_MOST * asked:
+        return None
+    return Criterion(
+        _("Judged by the judge {name}").format(name=judge.name),
+        _("{judged} of {asked}").format(judged=judged, asked=asked),
+        _("at least {share}").format(share=percentage(1 - FAILURES_MOST, 2)),
+        "few",
+        " ".join(filter(None, (_("It failed on the others, which may not be like these."), judge.gave_up))),
+    )
 
 
 def informing(judge: JudgeFindings) -> Criterion:
     """What a judge finds that must not decide."""
-    count = len(judge.outcomes)
+    prompts = by_prompt(judge.outcomes)
+    share, count = win_rate(prompts), len(prompts)
     value = (
-        _("{percentage} of {count}").format(percentage=percentage(sum(judge.outcomes) / count, 2), count=count)
-        if count
+        ngettext("{percentage} on {count} prompt", "{percentage} on {count} prompts", count).format(
+            percentage=percentage(share, 2), count=count
+        )
+        if share is not None
         else _("no comparison yet")
     )
     return Criterion(
@@ -367,13 +605,20 @@ def trusted(rule: Rule, judge: JudgeFindings) -> Criterion:
 
 
 def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
-    """Whether a judge would prefer the candidate if its answers were as long as the others: judges like length."""
-    name, threshold = _("Preferred by the judge {name} at equal lengths").format(name=judge.name), _("above 50%")
+    """Whether a judge would prefer the candidate if its answers were as long as the others: judges like length.
+
+    The lower end of its interval has to say so: a point just above a half says nothing.
+    """
+    name, threshold = _("Preferred by the judge {name} at equal lengths").format(name=judge.name), _("all above 50%")
     if judge.length_controlled is None:
         return Criterion(name, NOT_MEASURED, threshold, "missing", _("Its win rate at equal lengths was not measured."))
-    rate = judge.length_controlled.value
-    why = _("It is not the length that it prefers.") if rate > 0.5 else _("At equal lengths it does not prefer it.")
-    return Criterion(name, beside(rate, 0.5, percentage), threshold, "pass" if rate > 0.5 else "fail", why)
+    rate = judge.length_controlled
+    passed = rate.low > 0.5
+    value = _("{value} ({low} to {high})").format(
+        value=percentage(rate.value, 2), low=beside(rate.low, 0.5, percentage), high=percentage(rate.high, 2)
+    )
+    why = _("It is not the length that it prefers.") if passed else _("Its preference may be for length.")
+    return Criterion(name, value, threshold, "pass" if passed else "fail", why)
 
 
 # ------------------------------------------------------------------------------------------------------------- limits
@@ -418,6 +663,9 @@ LIMITS = (
         "perplexity_ratio_most",
         _("Whether it still knows what it was not trained on."),
     ),
+    MetricLimit(
+        _("Lost on the probes"), "probes_fall", "probes_fall_most", _("Whether it still can do what it could.")
+    ),
 )
 
 
@@ -439,6 +687,8 @@ class Measured(Protocol):
     def truncated_more(self) -> float | None: ...
     @property
     def perplexity_ratio(self) -> float | None: ...
+    @property
+    def probes_fall(self) -> float | None: ...
 
 
 def past_limits(rule: Rule, measured: Measured) -> list[tuple[MetricLimit, float, float]]:
@@ -555,7 +805,8 @@ def promoted(source: EvidenceSource, people: EvidenceSource, limits: Sequence[Cr
         sentence = f"{preferred(source, 'better')} {tell}"
         return "not enough evidence", sentence, replace(people, more=max(people.more, 1))
     within = _("It keeps within every limit.")
-    return "promote", f"{preferred(source, 'better')} {within}", None
+    alone = _("No person has compared it: this says what a judge prefers.") if people.count == 0 else ""
+    return "promote", " ".join(filter(None, (preferred(source, "better"), alone, within))), None
 
 
 def preferred(source: EvidenceSource, word: str) -> str:
@@ -572,9 +823,9 @@ def preferred(source: EvidenceSource, word: str) -> str:
 def enough_shown(source: EvidenceSource) -> str:
     """That there were enough comparisons to show it, as a sentence."""
     return source.whose(
-        _("{count} comparisons by people do not show that it is better: it won {score}."),
-        _("{count} comparisons by the judge {judge} do not show that it is better: it won {score}."),
-    ).format(count=source.count, judge=source.judge, score=source.score())
+        _("People's comparisons do not show that it is better: it won {score}."),
+        _("The comparisons of the judge {judge} do not show that it is better: it won {score}."),
+    ).format(judge=source.judge, score=source.score())
 
 
 def unmeasured(limits: Sequence[Criterion]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -12,13 +12,16 @@ from weakref import WeakKeyDictionary
 
 from annotation import store
 from annotation.database import Database
+from annotation.metrics.evidence import DecidedOutcome, by_prompt
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
 from annotation.translation import _
+from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import EvaluateSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import (
+    RULE_SETTING,
     Criterion,
     Findings,
     GateDecision,
@@ -28,29 +31,31 @@ from rlhf.evaluation.gate import (
     decide,
     given_up,
     limits_of,
+    people_share,
 )
-from rlhf.evaluation.report import CheckReport
+from rlhf.evaluation.report import AnswerFigures, CheckReport
+from rlhf.generation.prompt_sets import require_generator
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_store
-from rlhf.judges.judge_agreement import trust
+from rlhf.judges.judge_agreement import PairAgreement, trust
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
-SETTING = "gate"
 THE_GATE = "the gate"
 
 
 def rule(db: Database) -> Rule:
     """The project's rule."""
-    return Rule.from_setting(store.setting(db, SETTING, {}))
+    return Rule.stored(store.setting(db, RULE_SETTING, {}))
 
 
 def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
     """Store a rule; what is left out has its default. Raises UserError for values that make no sense."""
     new = Rule.from_setting(values)
-    store.set_setting(db, SETTING, new.to_setting())
+    require_generator(registry.by_revision(db, new.anchor))
+    store.set_setting(db, RULE_SETTING, new.to_setting())
     return new
 
 
@@ -73,25 +78,54 @@ def findings(db: Database, policy: Policy) -> Findings:
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
     against, checks = opponent(db, policy), checks_of(db, policy)
-    people = tuple(one.outcome for one in judge_store.pair_outcomes(db, policy.id, against.id))
+    on = prompts_that_count(db, checks)
+    people = win_rates.people_outcomes(db, policy, against, on)
+    number = place_of(db, policy)
     if not checks:
-        return Findings(people)
-    report, heard = checks[0].report, panel_findings(db, policy, against, checks)
+        return Findings(people, number=number)
+    report, heard = as_anchored(checks[0], chosen_anchor(db)), panel_findings(db, policy, against, checks)
     return Findings(
         people,
         heard,
+        number=number,
+        carried=held_out_sets.decisions(db, checks[-1].spec.gate_set),
+        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
         nll_ratio=report.nll_ratio,
         distinct_ratio=report.distinct_ratio,
         truncated_more=report.truncated_more,
         perplexity_ratio=report.perplexity_ratio,
+        probes_fall=report.probes_fall,
         reward_hacking=rewarded(db, policy, hacking(report, people, heard)),
         identical_to_serving=report.identical,
     )
 
 
-def hacking(report: CheckReport, people: Sequence[float], asked: Sequence[JudgeFindings]) -> Hacked:
+def as_anchored(check: FinishedCheck, anchor: str) -> CheckReport:
+    """A check's report, without the figures that it took against another policy than the rule's limits are against."""
+    report = check.report
+    if check.spec.anchor == anchor:
+        return report
+    return replace(report, candidate=AnswerFigures(report.candidate.revision), equal_length_distinct=None)
+
+
+def place_of(db: Database, policy: Policy) -> int:
+    """A policy's place among those that were checked, in the order of their first check's end; the next one if none.
+
+    Deleted ones count: the chance to be wrong about them was spent.
+    """
+    ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
+    known = list(dict.fromkeys(job.spec.candidate for job in ended if isinstance(job.spec, EvaluateSpec)))
+    return known.index(policy.revision) + 1 if policy.revision in known else len(known) + 1
+
+
+def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
+    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
+    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
+
+
+def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequence[JudgeFindings]) -> Hacked:
     """Whether the reward of its training rose while its answers are not clearly found better (Gao et al. 2023).
 
     People are heard first; without them the judge of the panel that surely agrees with people most. 'open' where their
@@ -105,8 +139,8 @@ def hacking(report: CheckReport, people: Sequence[float], asked: Sequence[JudgeF
     if found.rise is None or isnan(found.rise):
         return None
     known = [(one.trust.low, one.outcomes) for one in asked if one.outcomes and one.trust and not one.informs]
-    heard = people or max(known, default=(0.0, ()))[1]
-    low, high = wilson_interval(sum(heard), len(heard))
+    heard = by_prompt(people or max(known, key=lambda one: one[0], default=(0.0, ()))[1])
+    low, high = wilson_interval(sum(one.mean for one in heard), len(heard))
     if found.rise <= 0 or low > 0.5:
         return False
     return True if high < 0.5 else "open"
@@ -134,8 +168,11 @@ def panel_findings(
     first = {judge.name for panel in asked[:1] for judge in panel}
     different = {judge.name: judge for panel in asked for judge in panel}
     return tuple(
-        judge_findings(
-            db, judge, policy, against, conflict_of_interest(db, judge, policy) or ("" if name in first else LATER)
+        replace(
+            judge_findings(
+                db, judge, policy, against, conflict_of_interest(db, judge, policy) or ("" if name in first else LATER)
+            ),
+            gave_up=next((check.report.judged[name].gave_up for check in checks if name in check.report.judged), ""),
         )
         for name, judge in different.items()
     )
@@ -149,6 +186,8 @@ def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy)
     trained = registry.training_of(db, policy)
     if judge.backend == "reward-model" and trained is not None and model in optimised_against(trained):
         return _("It is the reward model that the candidate was trained to please.")
+    if judge_store.labels_until(db, judge, win_rates.learnt_until(db, policy)):
+        return _("The candidate was trained on its labels. It helps people's verdict, and does not decide alone.")
     return ""
 
 
@@ -157,18 +196,57 @@ def optimised_against(trained: Job) -> tuple[str, ...]:
     return trained.spec.trained_against() if isinstance(trained.spec, TrainingSpec) else ()
 
 
+# Of the interval at equal lengths: its lower end is wrong once in twenty times.
+EQUAL_LENGTHS_LEVEL = 0.90
+
+
 def judge_findings(
     db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: str = ""
 ) -> JudgeFindings:
     """What a judge says of a policy; its agreement with people is that of today."""
-    found = win_rates.outcomes_by(db, judge, policy, against)
-    return JudgeFindings(judge.name, found.values, agreement_of(db, judge), found.at_equal_lengths, informs)
+    found = win_rates.outcomes_by(db, judge, policy, against, on=prompts_that_count(db, checks_of(db, policy)))
+    return JudgeFindings(
+        name=judge.name,
+        outcomes=found.decided,
+        trust=agreement_of(db, judge),
+        trust_before=agreement_before(db, judge, policy),
+        length_controlled=found.at_equal_lengths(EQUAL_LENGTHS_LEVEL),
+        informs=informs,
+        left_open=found.left_open,
+    )
 
 
 def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
     """How often a judge agrees with people, as of today; None before both have judged the same."""
     found = cached(db, ("trust", judge.name), lambda: trust(judge_store.jointly_judged(db, judge)).with_people)
     return None if found is None else found.share
+
+
+def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> Estimate | None:
+    """The same on comparisons that are older than the policy's own: known before anybody compared that."""
+    first = db.value("SELECT min(id) FROM comparison WHERE candidate_id = ?", (policy.id,))
+
+    def measure() -> PairAgreement | None:
+        older = [one for one in judge_store.jointly_judged(db, judge) if first is None or one.comparison_id < first]
+        return trust(older).with_people
+
+    found = cached(db, (f"trust before {policy.revision}", judge.name), measure)
+    return None if found is None else found.share
+
+
+def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.Judge], prompts_left: int) -> float:
+    """The part of a check's prompts that people are to get where these judges compare them all; 1 without judges.
+
+    Asked before the check puts anything before anybody; `prompts_left` were never compared, the check's own among them.
+    """
+    against = opponent(db, policy)
+    known = Findings(
+        people=win_rates.people_outcomes(db, policy, against, prompts_that_count(db, checks_of(db, policy))),
+        judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
+        number=place_of(db, policy),
+        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
+    )
+    return people_share(rule(db), known, prompts_left)
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions
@@ -186,7 +264,8 @@ def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> C
                (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'evaluate')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
-               (SELECT max(version) FROM rubric) AS rubric"""
+               (SELECT max(version) FROM rubric) AS rubric,
+               (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:
@@ -205,12 +284,18 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
     def look() -> tuple[Findings, GateDecision]:
         found, terms = findings(db, policy), rule(db)
         decision, checks = decide(terms, found), checks_of(db, policy)
-        begun = len(found.people) >= terms.people_least
-        if len(checks) >= MOST_CHECKS and needs_another_check(db, policy, decision, checks, begun):
-            decision = given_up(decision, len(checks))
+        begun = len(by_prompt(found.people)) >= terms.people_least
+        used_up = bool(checks) and decision.more is not None and not prompts_left(db, policy, checks)
+        if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
+            decision = given_up(decision, len(checks), used_up)
         return found, decision
 
     return cached(db, ("decision", policy.revision), look)
+
+
+def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:
+    """On how many prompts a policy was not compared with its rival yet: more seeds of the others are no evidence."""
+    return held_out_sets.never_compared(db, policy, opponent(db, policy), checks[-1].spec.gate_set)
 
 
 def decision_on(db: Database, policy: Policy) -> GateDecision:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from annotation.metrics.intervals_and_bias import Estimate, Share
+from rlhf.evaluation.probes import ProbeFigures, falls, sure_fall
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class AnswerFigures:
     """Share of an answer's groups of four words that it has said before (Welleck et al. 2020)."""
     perplexity: float | None = None
     """Of a fixed plain text."""
+    probes: ProbeFigures | None = None
+    """Whether it still can do what it could."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AnswerFigures:
         """Stored figures."""
-        return cls(**{entry.name: values[entry.name] for entry in fields(cls) if entry.name in values})
+        stored = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
+        probes = stored.get("probes")
+        return cls(**{**stored, "probes": None if probes is None else ProbeFigures.from_json(probes)})
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,8 @@ class CheckReport:
     base: AnswerFigures
     prompts: int
     """Held-out prompts that were answered."""
+    compared_apart: int = 0
+    """Other prompts, on which the two policies were compared; nothing here is of their answers."""
     implicit_accuracy: ImplicitAccuracy | None = None
     win_rates: Mapping[str, Mapping[str, WinRate]] | None = None
     """By the other policy's revision, then by judge; None of a version that asked no judges."""
@@ -117,6 +124,10 @@ class CheckReport:
     reward_known: bool = True
     """Whether the check looked for a reward at all."""
     seconds: float | None = None
+    equal_length_distinct: float | None = None
+    """Distinct-2 of its answers over the base's at equal lengths; None of a version that did not cut the longer."""
+    rule: int | None = None
+    """The version of the gate's rule that the check was made for; None of one that counted comparisons, not prompts."""
 
     # What the gate's limits bound: ratios are to the base's own figures, so that no step is too small to be seen.
     @property
@@ -131,7 +142,9 @@ class CheckReport:
 
     @property
     def distinct_ratio(self) -> float | None:
-        """Distinct-2 of its answers, over the base's."""
+        """Distinct-2 of its answers, over the base's, at equal lengths where they were measured so."""
+        if self.equal_length_distinct is not None:
+            return self.equal_length_distinct
         return ratio(self.candidate.distinct_2, self.base.distinct_2)
 
     @property
@@ -144,6 +157,16 @@ class CheckReport:
     def perplexity_ratio(self) -> float | None:
         """Perplexity of the fixed text, over the base's."""
         return ratio(self.candidate.perplexity, self.base.perplexity)
+
+    @property
+    def probe_falls(self) -> Mapping[str, Estimate]:
+        """How much less chance than the base it gives to what is right on the probes, over all and by family."""
+        return falls(self.candidate.probes, self.base.probes)
+
+    @property
+    def probes_fall(self) -> float | None:
+        """The most of it that is sure: the greatest lower end of the intervals, or 0."""
+        return sure_fall(self.probe_falls)
 
     @property
     def identical(self) -> bool | None:
@@ -169,6 +192,7 @@ class CheckReport:
             against=AnswerFigures.from_json(against),
             base=AnswerFigures.from_json(base),
             prompts=values.get("prompts", 0),
+            compared_apart=values.get("compared_apart", 0),
             implicit_accuracy=read_accuracy(values.get("implicit_accuracy")),
             win_rates=read_rates(values["win_rates"]) if "win_rates" in values else None,
             judged={name: JudgeCalls(**calls) for name, calls in values.get("judged", {}).items()},
@@ -176,9 +200,13 @@ class CheckReport:
             reward=None if reward is None else RewardChange(reward["rise"], reward["length"]),
             reward_known="reward_hacking" in values,
             seconds=values.get("seconds"),
+            equal_length_distinct=values.get("equal_length_distinct"),
+            rule=values.get("rule"),
         )
 
 
+# 2: evidence counts prompts, and distinct-2 is compared at equal lengths.
+RULE_VERSION = 2
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from annotation import store
 from annotation.database import Database
+from annotation.metrics.evidence import DecidedOutcome, by_prompt
 from annotation.metrics.intervals_and_bias import Estimate, share_of, wilson_interval
 from annotation.metrics.sequential_test import length_controlled
 from rlhf.data import snapshots
@@ -32,47 +33,93 @@ class PairedOutcomes:
     the gate of the answers of all checks of the two, pages and cards from either.
     """
 
+    judge: str
+    """Who says so."""
     compared: tuple[PairOutcome, ...]
     """What the judge has said."""
-    settled: tuple[float, ...]
+    settled: tuple[SettledPair, ...]
     """What came of answers that nobody has to compare."""
     answered: int
     """Prompts and seeds that both have answered."""
 
     @property
-    def values(self) -> tuple[float, ...]:
-        """All of them; none where the judge has said nothing and there was something to say."""
+    def decided(self) -> tuple[DecidedOutcome, ...]:
+        """All of them, in the order in which the candidate answered: a prompt counts by its first answer.
+
+        None where the judge has said nothing and there was something to say.
+        """
         if not self.compared and len(self.settled) < self.answered:
             return ()
-        return (*(one.outcome for one in self.compared), *self.settled)
+        every: list[PairOutcome | SettledPair] = [*self.compared, *self.settled]
+        ordered = sorted(every, key=lambda one: one.response_id)
+        return tuple(
+            DecidedOutcome(one.prompt_id, one.outcome, self.judge, at=one.at if isinstance(one, PairOutcome) else 0)
+            for one in ordered
+        )
 
     @property
-    def at_equal_lengths(self) -> Estimate | None:
+    def left_open(self) -> int:
+        """What there is to say that the judge has not said."""
+        return self.answered - len(self.compared) - len(self.settled)
+
+    def at_equal_lengths(self, level: float = 0.95) -> Estimate | None:
         """The win rate if the answers that were compared had been of equal lengths (Dubois et al. 2024)."""
-        paired = self.compared
-        return length_controlled(
-            [one.outcome for one in paired], [one.length for one in paired], [one.other_length for one in paired]
-        )
+        return at_equal_lengths(self.compared, level)
 
     def rate(self) -> WinRate:
         """The win rate with Wilson's interval, which is for a single look."""
-        values = self.values
+        values = [one.outcome for one in self.decided]
         low, high = wilson_interval(sum(values), len(values))
         ties = sum(value == 0.5 for value in values)
-        return WinRate(fmean(values) if values else None, low, high, len(values), ties, self.at_equal_lengths)
+        return WinRate(fmean(values) if values else None, low, high, len(values), ties, self.at_equal_lengths())
+
+
+@dataclass(frozen=True)
+class SettledPair:
+    """What came of a candidate's answer beside another's where nobody has to compare them."""
+
+    prompt_id: int
+    response_id: int
+    outcome: float
+
+
+def at_equal_lengths(compared: Sequence[PairOutcome], level: float) -> Estimate | None:
+    """The win rate at equal lengths; answers to one prompt stand or fall together."""
+    return length_controlled(
+        [one.outcome for one in compared],
+        [one.length for one in compared],
+        [one.other_length for one in compared],
+        [one.prompt_id for one in compared],
+        level,
+    )
 
 
 def outcomes_by(
-    db: Database, judge: Judge, policy: Policy, other: Policy, responses: Collection[int] | None = None
+    db: Database,
+    judge: Judge,
+    policy: Policy,
+    other: Policy,
+    responses: Collection[int] | None = None,
+    on: Collection[int] | None = None,
 ) -> PairedOutcomes:
-    """What came of a policy's answers beside another's, by an AI judge; of all, or of these `responses` of its own."""
-    wanted = [
-        pair for pair in store.paired_answers(db, policy.id, other.id) if responses is None or pair.first in responses
-    ]
+    """What came of a policy's answers beside another's, by an AI judge.
+
+    Of all, or of these `responses` of its own, or of those `on` these prompts.
+    """
+
+    def counts(response_id: int, prompt_id: int) -> bool:
+        return (responses is None or response_id in responses) and (on is None or prompt_id in on)
+
+    wanted = [pair for pair in store.paired_answers(db, policy.id, other.id) if counts(pair.first, pair.prompt_id)]
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     return PairedOutcomes(
-        tuple(one for one in paired if responses is None or one.response_id in responses),
-        tuple(pair.settled for pair in wanted if pair.settled is not None and not pair.compared),
+        judge.name,
+        tuple(one for one in paired if counts(one.response_id, one.prompt_id)),
+        tuple(
+            SettledPair(pair.prompt_id, pair.first, pair.settled)
+            for pair in wanted
+            if pair.settled is not None and not pair.compared
+        ),
         len(wanted),
     )
 
@@ -83,8 +130,23 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
     Of what they have compared alone: they are asked about some of the answers, and a verdict that nobody gave is not
     laid in people's mouths.
     """
-    outcomes = [one.outcome for one in judge_store.pair_outcomes(db, policy.id, other.id)]
-    return share_of(sum(outcomes), len(outcomes))
+    found = by_prompt(people_outcomes(db, policy, other))
+    return share_of(sum(one.mean for one in found), len(found))
+
+
+def people_outcomes(
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
+) -> tuple[DecidedOutcome, ...]:
+    """What people have said of a policy's answers beside another's, in the order in which they said it.
+
+    Of all, or of those `on` these prompts.
+    """
+    found = judge_store.pair_outcomes(db, policy.id, other.id)
+    return tuple(
+        DecidedOutcome(one.prompt_id, one.outcome, probability=one.people_chance, at=one.at)
+        for one in found
+        if on is None or one.prompt_id in on
+    )
 
 
 # Rounds whose mean reward is called that of its start and of its end.
@@ -110,15 +172,14 @@ def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
     )
 
 
-def left_to_judges(db: Database, policy: Policy, other: Policy) -> int:
-    """How many comparisons of a policy with another people have not been asked, which they could be."""
-    return int(
-        db.value(
-            """SELECT count(*) FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-                 AND taken = 0""",
-            (policy.id, other.id),
-        )
+def left_to_judges(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> int:
+    """How many comparisons of a policy with another, `on` these prompts, people have not been asked but could be."""
+    rows = db.rows(
+        """SELECT prompt_id FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
+             AND taken = 0""",
+        (policy.id, other.id),
     )
+    return sum(on is None or row["prompt_id"] in on for row in rows)
 
 
 def judged_for(db: Database, policy: Policy) -> int:

@@ -61,6 +61,8 @@ class Task:
     attempts: int
     asked: int | None = None
     """The comparison that waits for these answers, if an annotator has asked."""
+    chance: float | None = None
+    """That with which the prompt was taken, of those in question."""
 
 
 class AnsweringWorker:
@@ -160,9 +162,9 @@ class AnsweringWorker:
         """Prompts of a split that the model takes, those compared least often first."""
         while True:
             refused_before = len(self._refused)
-            found = store.prompts_to_answer(self.db, self.serving.id, split, count + refused_before)
-            fresh = [(prompt, attempts) for prompt, attempts in found if prompt.id not in self._refused][:count]
-            made = [task for prompt, attempts in fresh if (task := self.task(prompt, attempts)) is not None]
+            found = store.prompts_to_answer(self.db, self.serving.id, split, count, self._refused)
+            taken = [(self.task(prompt, attempts), chance) for prompt, attempts, chance in found]
+            made = [replace(task, chance=chance) for task, chance in taken if task is not None]
             if made or len(self._refused) == refused_before:
                 return made
 
@@ -241,7 +243,14 @@ class AnsweringWorker:
             CHAT_SECONDS,
         )
         for (chat, text), (drawn,) in zip(rendered, draws, strict=False):  # none where nobody waits any more
-            answer = FinishedAnswer(drawn.text, text, drawn.prompt_tokens, drawn.tokens, drawn.finish_reason)
+            answer = FinishedAnswer(
+                text=drawn.text,
+                rendered_prompt=text,
+                prompt_tokens=drawn.prompt_tokens,
+                tokens=drawn.tokens,
+                finish_reason=drawn.finish_reason,
+                token_ids=drawn.token_ids,
+            )
             playground_store.finish(self.db, chat.id, answer)
 
     # --------------------------------------------------------------------------------------------- what annotators ask
@@ -296,7 +305,8 @@ class AnsweringWorker:
         wanted = self.answers()
         draws = self.draw(batch, wanted + self.spec.spare, self.outdated_after_asked)
         return sum(
-            store.add_comparison(self.db, [self.response(task, drawn) for drawn in group], wanted) is not None
+            store.add_comparison(self.db, [self.response(task, drawn) for drawn in group], wanted, task.chance)
+            is not None
             for task, group in zip(batch, draws, strict=False)
         )
 
@@ -333,7 +343,7 @@ class AnsweringWorker:
         with self.db.transaction():
             if task.asked is not None and task.asked not in {waiting for waiting, _ in store.asked(self.db)}:
                 return []
-            return [(task, *store.begin_answers(self.db, blank, task.asked))]
+            return [(task, *store.begin_answers(self.db, blank, task.asked, task.chance))]
 
     def show(self, answer_ids: Sequence[Sequence[int]], texts: Sequence[Sequence[str]]) -> None:
         """Store what has been written so far."""

@@ -16,6 +16,7 @@ from annotation.database import Database
 from annotation.records import Prompt, Sampling, Split, UserError
 from annotation.translation import _
 from annotation.validation import NonNegativeInt, PositiveInt
+from rlhf.data.held_out_sets import without
 from rlhf.jobs.artifacts import explain_write_errors
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
@@ -99,9 +100,10 @@ def require_generator(policy: Policy) -> None:
 
 
 def prompts_of(db: Database, spec: AnswerSpec) -> list[Prompt]:
-    """The prompts that a job answers, in the order of its file."""
+    """The prompts that a job answers, in the order of its file; not those that are the gate's own."""
     splits = SPLITS if spec.split == "all" else (spec.split,)
-    return [prompt for split in splits for prompt in store.prompts(db, split) if spec.source in ("", prompt.source)]
+    found = [prompt for split in splits for prompt in store.prompts(db, split) if spec.source in ("", prompt.source)]
+    return without(found, store.reserved_prompts(db))
 
 
 def described(spec: AnswerSpec) -> str:

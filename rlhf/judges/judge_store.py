@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import Feedback, Message, UserError, now
+from annotation.records import Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -238,6 +238,10 @@ class Comparison:
     finish_reasons: tuple[str | None, ...]
     asked: frozenset[tuple[int, int]]
     """Pairs of positions, in the order shown, of which this judge's verdict by the present rubric is there already."""
+    token_ids: tuple[TokenIds | None, ...] = ()
+    """Of the answers; empty where none are known."""
+    rendered_prompt: str | None = None
+    """The conversation as the policy was fed it; None where none was."""
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -285,7 +289,8 @@ def to_judge(db: Database, judge: Judge, scope: Scope, limit: int, candidate_id:
 def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Comparison:
     """A row with id and messages, with its answers and what the judge has said of them."""
     answers = db.rows(
-        """SELECT r.text, r.finish_reason FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+        """SELECT r.text, r.finish_reason, r.token_ids, r.rendered_prompt
+           FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? ORDER BY cr.position""",
         (row["id"],),
     )
@@ -294,11 +299,13 @@ def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Compa
         (judge.id, row["id"]),
     )
     return Comparison(
-        row["id"],
-        tuple(json.loads(row["messages"])),
-        tuple(answer["text"] for answer in answers),
-        tuple(answer["finish_reason"] for answer in answers),
-        frozenset((one["first"], one["second"]) for one in said),
+        id=row["id"],
+        messages=tuple(json.loads(row["messages"])),
+        answers=tuple(answer["text"] for answer in answers),
+        finish_reasons=tuple(answer["finish_reason"] for answer in answers),
+        asked=frozenset((one["first"], one["second"]) for one in said),
+        token_ids=tuple(read_token_ids(answer["token_ids"]) for answer in answers),
+        rendered_prompt=next((answer["rendered_prompt"] for answer in answers if answer["rendered_prompt"]), None),
     )
 
 
@@ -573,9 +580,17 @@ def settle(db: Database, comparison_id: int, without: int | None = None) -> None
     said = [verdicts_on(db, judge, comparison_id) for judge in answered]
     rows = [tuple(json.loads(rankings[judge.id])) for judge in answered]
     why = why_not_settled(feedback, comparison_id, said, rows, len(missing))
+    asked, by_lot = why is not None and feedback.mode == "mixed", why in (None, "audit")
     db.connection.execute(
-        "UPDATE comparison SET asks = ?, asks_why = ? WHERE id = ?",
-        ("people" if why and feedback.mode == "mixed" else "nobody", why, comparison_id),
+        """UPDATE comparison SET asks = :asks, asks_why = :why, people_chance = :chance, people_drawn = :drawn
+           WHERE id = :id""",
+        {
+            "asks": "people" if asked else "nobody",
+            "why": why,
+            "chance": 0.0 if feedback.mode != "mixed" else feedback.audit_share if by_lot else 1.0,
+            "drawn": int(asked),
+            "id": comparison_id,
+        },
     )
 
 
@@ -606,6 +621,7 @@ class PairOutcome:
     """What came of a candidate's answer beside another policy's to the same prompt."""
 
     comparison_id: int
+    prompt_id: int
     response_id: int
     """Of the candidate's answer."""
     outcome: float
@@ -613,25 +629,30 @@ class PairOutcome:
     length: int
     """Characters of the candidate's answer."""
     other_length: int
+    at: int
+    """The first judgement on it."""
+    people_chance: float | None
+    """The chance with which people were to get it (`annotation.selection`); None where that was not noted."""
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
     """How a candidate's answers did against another policy's, in the order of the first judgements.
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
-    answers were complete.
+    answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
+    flag that ranks nothing does not say which answer it means, and counts as a tie.
     """
     rows = db.rows(
-        f"""SELECT c.id, j.ranking, j.purpose, c.candidate_id = :candidate AS ours,
+        f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
+               c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
                    WHERE cr.comparison_id = c.id ORDER BY cr.position)) AS sides
            FROM comparison c JOIN current_judgement j ON j.comparison_id = c.id
            WHERE (c.candidate_id = :candidate AND c.against_id = :against
                   OR c.candidate_id = :against AND c.against_id = :candidate)
-             AND j.outcome != 'skip' AND NOT j.early
+             AND (j.outcome != 'skip' OR j.flag NOT NULL) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
-             AND NOT EXISTS (SELECT 1 FROM current_judgement f WHERE f.comparison_id = c.id AND f.flag IS NOT NULL)
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
@@ -639,8 +660,12 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     )
     outcomes: dict[int, list[float]] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
+    first = {row["id"]: row for row in reversed(rows)}
+    ranked = {row["id"] for row in rows if row["outcome"] != "skip"}
     for row in rows:
-        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad: neither is better
+        if row["outcome"] == "skip" and row["id"] in ranked:
+            continue  # its flag tells nothing of who is better, and somebody else has
+        ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
         answers = json.loads(row["sides"])
         if not row["ours"]:  # it was measured the other way round
             ranks, answers = ranks[::-1], answers[::-1]
@@ -651,9 +676,48 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
             outcomes.setdefault(row["id"], []).append(outcome)
         sides[row["id"]] = answers
     return [
-        PairOutcome(number, sides[number][0][0], fmean(values), sides[number][0][1], sides[number][1][1])
+        PairOutcome(
+            comparison_id=number,
+            prompt_id=first[number]["prompt_id"],
+            response_id=sides[number][0][0],
+            outcome=fmean(values),
+            length=sides[number][0][1],
+            other_length=sides[number][1][1],
+            at=first[number]["judgement_id"],
+            people_chance=first[number]["people_chance"],
+        )
         for number, values in outcomes.items()
     ]
+
+
+def left_to_judges(db: Database, candidate_id: int, against_id: int) -> tuple[int, ...]:
+    """The prompts that a draw left to judges and not to people, in the drawn order of the comparisons.
+
+    By the first draw of each prompt: what people compare of it later changes no bet that was made with it.
+    """
+    rows = db.rows(
+        """SELECT c.prompt_id FROM comparison c
+           WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
+               WHERE f.candidate_id = :candidate AND f.against_id = :against GROUP BY f.prompt_id)
+           ORDER BY c.id""",
+        {"candidate": candidate_id, "against": against_id},
+    )
+    return tuple(row["prompt_id"] for row in rows)
+
+
+def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:
+    """How many comparisons to train on a judge had labelled alone, without a person, up to a judgement."""
+    return int(
+        db.value(
+            """SELECT count(DISTINCT c.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
+                   JOIN prompt p ON p.id = c.prompt_id
+               WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.id <= :until AND p.split = 'train'
+                 AND c.candidate_id IS NULL AND NOT EXISTS (SELECT 1 FROM judgement o JOIN annotator a
+                     ON a.id = o.annotator_id WHERE o.comparison_id = c.id AND a.kind != 'ai' AND o.id <= :until
+                     AND o.outcome NOT IN ('skip', 'undone'))""",
+            {"judge": judge.id, "until": judgement_id},
+        )
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- trust

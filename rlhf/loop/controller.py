@@ -16,7 +16,6 @@ from annotation.records import now, seconds_between
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.finished_checks import finished_checks
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
 from rlhf.jobs import job_spec, job_store
@@ -308,7 +307,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None
     if step.action == "evaluate":
         return job_submission.submit(
-            db, data_dir, next_check(db, step.subject, state.failed_checks.get(step.subject)), THE_LOOP
+            db, data_dir, next_check(step.subject, state.failed_checks.get(step.subject)), THE_LOOP
         )
     if step.action == "decide":
         gate_decisions.act(db, data_dir)
@@ -324,19 +323,9 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None  # enough judgements, but too few of them are pairs: wait for more
 
 
-# Between the seeds of two checks of one candidate: more than there are prompts.
-SEEDS_APART = 1000
-
-
-def check_spec(db: Database, revision: str, against: str = "serving") -> EvaluateSpec:
-    """A check of a policy, with seeds that none of its finished checks had: it makes new comparisons."""
-    seed = EvaluateSpec.seed + SEEDS_APART * len(finished_checks(db, revision))
-    return EvaluateSpec(candidate=revision, against=against, seed=seed)
-
-
-def next_check(db: Database, revision: str, failed: FailedCheck | None) -> EvaluateSpec:
+def next_check(revision: str, failed: FailedCheck | None) -> EvaluateSpec:
     """The loop's check of a candidate; after one that failed it asks the judges that were chosen for that."""
-    spec = check_spec(db, revision)
+    spec = EvaluateSpec(candidate=revision)
     before = None if failed is None else failed.job.spec
     return replace(spec, judges=before.judges) if isinstance(before, EvaluateSpec) else spec
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -451,6 +453,33 @@ def test_a_comparison_is_asked_again_once_even_if_its_judgement_was_changed(db: 
             claims.revise(db, ann.id, made, act("right-clearly"))
     shown = db.rows("SELECT comparison_id, count(*) AS n FROM claim GROUP BY comparison_id ORDER BY n DESC")
     assert shown[0]["n"] == 2
+
+
+def test_the_chance_of_what_is_shown_is_that_with_which_it_is_drawn(db: Database, ann: Annotator) -> None:
+    """800 draws from the same rows: each comparison as often as its chance says, within five standard deviations."""
+    seed_comparisons(db, 12)
+    judge_all(db, ann)  # of which one can be asked again by now
+    seed_comparisons(db, 3)
+    imported = store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
+    gold = store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
+    measuring = store.add_comparison(db, [make_response(seed_prompts(db, 1)[-1], place) for place in "AB"])
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
+        connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (gold,))
+        connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (measuring,))
+    set_project(db, gold_share=0.1, re_ask_share=0.2, candidate_share=0.3)
+    source, project = random.Random(11), store.project(db)
+    drawn = [claims.choose(db, ann.id, project, source) for _ in range(800)]
+    counts = Counter((one.comparison_id, one.purpose, one.chance) for one in drawn if one is not None)
+    assert sorted(chance for _, _, chance in counts) == pytest.approx([0.1, 0.2, 0.2, 0.2, 0.3])
+    assert sum(chance for _, _, chance in counts) == pytest.approx(1)
+    for (_comparison, _purpose, chance), count in counts.items():
+        assert abs(count - 800 * chance) < 5 * math.sqrt(800 * chance * (1 - chance))
+    held = in_hand(db, ann)
+    kept = db.value("SELECT chance FROM claim WHERE nonce = ?", (held.nonce,))
+    assert (held.comparison_id, kept) in {(comparison_id, chance) for comparison_id, _, chance in counts}
+    claims.judge(db, ann.id, held.nonce, act("tie"))
+    assert [one.shown_chance for one in store.judgements(db) if one.purpose == held.purpose][-1] == kept
 
 
 def test_without_gold_and_earlier_comparisons_the_shares_change_nothing(db: Database, ann: Annotator) -> None:

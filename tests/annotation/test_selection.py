@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import pytest
+
 from annotation.records import Project
-from annotation.selection import draw_order, draw_purpose, kind_of, pick
+from annotation.selection import Shown, chances, draw_order, draw_purpose, kind_of, pick
 
 
 def test_every_order_comes_equally_often() -> None:
@@ -21,17 +23,43 @@ def test_an_order_names_every_position_once() -> None:
     assert sorted(draw_order(8, random.Random(1))) == list(range(8))
 
 
-def test_gold_and_re_asks_come_in_the_projects_shares() -> None:
+ALL: tuple[Shown, ...] = ("own", "gold", "re-ask", "candidate")
+MEASURING = Project(gold_share=0.1, re_ask_share=0.2, candidate_share=0.3)
+
+
+@pytest.mark.parametrize(
+    ("project", "offered", "expected"),
+    [
+        (MEASURING, ALL, {"gold": 0.1, "re-ask": 0.2, "candidate": 0.3, "own": 0.4}),
+        (MEASURING, ("own", "candidate"), {"candidate": 0.3, "own": 0.7}),
+        (MEASURING, ("gold", "candidate"), {"gold": 0.1, "candidate": 0.9}),
+        (MEASURING, ("gold", "re-ask"), {"gold": 0.1, "re-ask": 0.2}),
+        (MEASURING, (), {}),
+        (Project(gold_share=0, re_ask_share=0, candidate_share=0), ALL, {"own": 1.0}),
+        (Project(gold_share=0, re_ask_share=0, candidate_share=0), ("candidate",), {}),
+        (Project(gold_share=0.5, re_ask_share=0.5, candidate_share=0.5), ALL, {"gold": 0.5, "re-ask": 0.5}),
+    ],
+)
+def test_gold_re_asks_and_candidates_have_the_projects_shares_and_the_pool_the_rest(
+    project: Project, offered: tuple[Shown, ...], expected: dict[Shown, float]
+) -> None:
+    """Whoever has nothing else to do measures a candidate, unless no such share is wanted."""
+    assert chances(project, offered) == pytest.approx(expected)
+
+
+def test_purposes_are_drawn_by_their_chances() -> None:
     """10,000 draws: each count within five standard deviations."""
     source = random.Random(5)
-    project = Project(gold_share=0.1, re_ask_share=0.2, candidate_share=0.3)
-    counts = Counter(draw_purpose(project, source) for _ in range(10_000))
-    assert abs(counts["gold"] - 1000) < 5 * 30
-    assert abs(counts["re-ask"] - 2000) < 5 * 40
-    assert abs(counts["candidate"] - 3000) < 5 * 46
-    assert {draw_purpose(Project(gold_share=0, re_ask_share=0, candidate_share=0), source) for _ in range(1000)} == {
-        "own"
-    }
+    counts = Counter(draw_purpose({"gold": 0.1, "re-ask": 0.2, "candidate": 0.3}, source) for _ in range(10_000))
+    for purpose, count, deviation in (
+        ("gold", 1000, 30),
+        ("re-ask", 2000, 40),
+        ("candidate", 3000, 46),
+        (None, 4000, 49),
+    ):
+        assert abs(counts[purpose] - count) < 5 * deviation  # type: ignore[index]
+    assert {draw_purpose({"own": 1.0}, source) for _ in range(1000)} == {"own"}
+    assert draw_purpose({}, source) is None
 
 
 def test_the_least_judged_prompt_comes_first_and_then_the_oldest_comparison() -> None:

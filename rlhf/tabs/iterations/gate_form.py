@@ -17,9 +17,14 @@ from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, percentage
+from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project, percentage
 
 PROMPTS = _("Held-out prompts in a new version")
+HOLDS = [
+    (_("By mode: over the whole project where the gate acts by itself, else for each candidate"), "mode"),
+    (_("Over the whole project: later candidates have to show more"), "project"),
+    (_("For each candidate: of many useless ones some are promoted"), "candidate"),
+]
 NAMES = tuple(field.name for field in fields(Rule))
 MODES = [
     (_("Ask: a person decides, with the rule's advice"), "ask"),
@@ -38,26 +43,31 @@ def summary(rule: Rule) -> str:
         else _("AI judges inform and do not decide")
     )
     wrong = percentage(rule.alpha, 6)
-    return _(
-        "By this rule at most {wrong} of candidates that are no better are promoted. People decide from "
-        "{people_least} comparisons on, and after {people_most} without evidence a candidate is rejected; "
-        "{judge}."
-    ).format(wrong=wrong, people_least=rule.people_least, people_most=rule.people_most, judge=judge)
+    promise = (
+        _("By this rule the chance that any candidate is promoted that is no better is at most {wrong}.")
+        if over_project(rule)
+        else _("By this rule at most {wrong} of candidates that are no better are promoted.")
+    )
+    counted = _(
+        "People decide from {people_least} prompts on, and after {people_most} without evidence a candidate is "
+        "rejected; {judge}."
+    ).format(people_least=rule.people_least, people_most=rule.people_most, judge=judge)
+    return f"{promise.format(wrong=wrong)} {counted}"
 
 
 def held_out_sentence(context: Context) -> str:
-    """Which held-out prompts checks use."""
+    """Which held-out prompts checks use, and which the gate goes by."""
     made = held_out_sets.versions(context.db)
     if not made:
-        return _("The first check fixes the held-out prompts that every later one uses.")
+        return _("The first check draws the held-out prompts that every later one uses.")
     last = made[-1]
     said = _(
-        "Checks use version {version} of the held-out prompts: {prompts} of them, {sha256}, fixed on {created}."
+        "Reports are of version {version} of the held-out prompts: {prompts} of them, {sha256}, drawn on {created}."
     ).format(version=last.version, prompts=last.prompts, sha256=last.sha256[:12], created=last.created[:10])
-    if last.prompts >= held_out_sets.FEW:
-        return said
-    few = _("Fewer than {few} leave wide intervals.").format(few=held_out_sets.FEW)
-    return f"{said} {few}"
+    few = _("Fewer than {least} are too few to decide by: import more.").format(least=held_out_sets.LEAST)
+    first = _("They were the first ones: a new version draws them at random.")
+    remarks = (few if last.prompts < held_out_sets.LEAST else "", first if last.seed is None else "")
+    return " ".join(filter(None, (said, *remarks, held_out_sets.gate_sentence(context.db))))
 
 
 def offered(context: Context) -> int:
@@ -71,6 +81,10 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     with gr.Accordion(_("The gate's rule"), open=False):
         said_of = html_box()
         form: dict[str, Any] = {"mode": gr.Radio(MODES, label=_("What is done with a decision"))}
+        form["alpha_holds"] = gr.Radio(HOLDS, label=_("The share of wrong promotions holds"))
+        form["anchor"] = gr.Textbox(
+            label=_("The limits are against"), info=_("The base, or a policy by its name."), max_lines=1
+        )
         form["judge_may_decide"] = gr.Checkbox(
             label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")
         )
@@ -109,7 +123,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         made = held_out_sets.renew(context.db, context.data_dir, whole(number, PROMPTS, 1, MOST))
         if before and before[-1] == made:
             raise UserError(
-                _("The first {prompts} held-out prompts are those of version {version} already.").format(
+                _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.").format(
                     prompts=made.prompts, version=made.version
                 )
             )

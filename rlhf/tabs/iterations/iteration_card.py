@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from annotation.metrics.evidence import CorrectedPrompts
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
 from annotation.ui.line_plots import Line
 from annotation.ui.markup import escape, paragraph, table
-from rlhf.evaluation.gate import GateDecision, Mode, Rule
+from rlhf.evaluation.gate import GateDecision, Mode, Rule, stakes_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
 from rlhf.tabs.closer_look import CurveData
@@ -89,7 +90,8 @@ RUNNING = Curve(
     _("share won, ties as half"),
     {},
     _(
-        "The running share that the candidate has won of people's blind comparisons, and an interval that "
+        "The running share that the candidate has won of people's blind comparisons, each prompt counted once, and an "
+        "interval that "
         "holds at every moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so "
         "that looking early is no cheating."
     ),
@@ -107,14 +109,15 @@ def level_sentence(alpha: float) -> str:
     ).format(both=100 * (1 - 2 * alpha), lower=100 * (1 - alpha), alpha=alpha)
 
 
-def running_chart(people: Sequence[float], rule: Rule, alpha: float, against: str) -> str:
+def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: str) -> str:
     """People's running win rate `against` another policy, with the interval of their part `alpha`; or a sentence."""
-    if not people:
+    if not people.outcomes:
         return paragraph(
             _("No annotator has compared its answers with those of {against}.").format(against=against), "quiet"
         )
-    ends = running_interval(people, 2 * alpha).tolist()
-    shares = [sum(people[: count + 1]) / (count + 1) for count in range(len(people))]
+    entered = [one.value for one in people.outcomes]
+    ends = running_interval(stakes_of(people), 2 * alpha).tolist()
+    shares = [sum(entered[: count + 1]) / (count + 1) for count in range(len(entered))]
     lines = [
         Line(name, [(float(place), value) for place, value in enumerate(values, 1)])
         for name, values in (
@@ -126,8 +129,20 @@ def running_chart(people: Sequence[float], rule: Rule, alpha: float, against: st
     label = RUNNING.label.format(against)
     curve = replace(RUNNING, label=label, caption=f"{RUNNING.caption} {level_sentence(alpha)}")
     return line_plots.plots(
-        [line_plots.plot("gate", curve, lines, max(len(people), rule.people_least), _("comparison by people"))]
+        [line_plots.plot("gate", curve, lines, max(len(entered), rule.people_least), _("prompt compared by people"))]
     )
+
+
+def unknown_chances(count: int) -> str:
+    """That so many of people's comparisons came about in a way that nobody noted; nothing where it was of all."""
+    if not count:
+        return ""
+    said = ngettext(
+        "With what chance people got {count} of these comparisons is unknown: an earlier version made it.",
+        "With what chance people got {count} of these comparisons is unknown: an earlier version made them.",
+        count,
+    )
+    return paragraph(said.format(count=count), "quiet")
 
 
 # ----------------------------------------------------------------------------------------------------- over iterations

@@ -21,7 +21,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
-from rlhf.evaluation.gate import GateVerdict, alphas
+from rlhf.evaluation.gate import GateVerdict, alphas, corrected_by_judges
 from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
@@ -106,12 +106,13 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
         return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
     rule = gate_decisions.rule(db)
     found, decision = gate_decisions.decided(db, policy)
-    alpha, _ = alphas(rule, len(found.panel))
+    alpha, _ = alphas(rule, len(found.panel), found.number)
+    against_now = gate_decisions.opponent(db, policy).revision
+    running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
+    unknown = sum(one.probability is None for one in found.people)
     return {
         "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
-        "running": gr.update(
-            value=iteration_card.running_chart(found.people, rule, alpha, gate_decisions.opponent(db, policy).revision)
-        ),
+        "running": gr.update(value=running + iteration_card.unknown_chances(unknown)),
     }
 
 
@@ -252,9 +253,10 @@ def compared_with(check: FinishedCheck | None) -> str | None:
 def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
     against = compared_with(check)
-    if against is None or policy.status not in ("candidate", "serving"):
+    if check is None or against is None or policy.status not in ("candidate", "serving"):
         return False
-    return win_rates.left_to_judges(db, policy, registry.by_revision(db, against)) > 0
+    on = held_out_sets.that_count(db, check.spec.gate_set)
+    return win_rates.left_to_judges(db, policy, registry.by_revision(db, against), on) > 0
 
 
 def ask_people(db: Database, revision: str | None) -> str:
@@ -263,14 +265,16 @@ def ask_people(db: Database, revision: str | None) -> str:
     Raises UserError where there is no check, or nothing new to compare.
     """
     policy = registry.by_revision(db, chosen(revision))
-    against = compared_with(newest_check(db, policy.revision))
-    if against is None:
+    check = newest_check(db, policy.revision)
+    against = compared_with(check)
+    if check is None or against is None:
         raise UserError(
             _("{revision} has not been checked yet. Check it first: people compare the check's answers.").format(
                 revision=policy.revision
             )
         )
-    made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id)
+    on = held_out_sets.that_count(db, check.spec.gate_set)
+    made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id, on)
     if not made:
         raise UserError(
             _("All answers of {revision} and {against} that differ are in the annotators' queue already.").format(

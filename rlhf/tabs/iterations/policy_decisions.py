@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -18,7 +17,6 @@ from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
-from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs import downloads
@@ -55,7 +53,7 @@ def check(context: Context, revision: str, requested_by: str, judges: str = Eval
     policy = registry.by_revision(context.db, revision)
     # The serving policy against itself would tell nothing.
     against = "base" if policy.status == "serving" else "serving"
-    spec = replace(controller.check_spec(context.db, policy.revision, against), model=context.model, judges=judges)
+    spec = EvaluateSpec(model=context.model, candidate=policy.revision, against=against, judges=judges)
     job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by=requested_by)
     return _("Job {job_id} is to check {revision}; Train → Runs shows how far it is.").format(
         job_id=job_id, revision=policy.revision

@@ -132,12 +132,16 @@ def status_card(
     return said + paragraph(MODES_NOTE, "quiet")
 
 
-def feedback_of(mode: Any, audit: Any, unsure: Any) -> Feedback:
+def feedback_of(mode: Any, audit: Any, unsure: Any, check: Any) -> Feedback:
     """Who judges, from the form's fields. Raises UserError naming the one at fault."""
     if text_in(mode) not in MODES:
         raise UserError(_("Choose who judges: people only, AI only, or mixed."))
-    audited = share_of(audit, _("The audit share"), 0)
-    return Feedback(mode, audited, share_of(unsure, _("The chance below which a judge is unsure"), 50))
+    return Feedback(
+        mode,
+        audit_share=share_of(audit, _("The audit share"), 0),
+        unsure_below=share_of(unsure, _("The chance below which a judge is unsure"), 50),
+        check_share=share_of(check, _("People's share of a check"), 1),
+    )
 
 
 def share_of(value: Any, what: str, least: float) -> float:
@@ -149,8 +153,8 @@ def share_of(value: Any, what: str, least: float) -> float:
 
 def form_of(feedback: Feedback) -> dict[str, Any]:
     """Who judges, as the form's fields show it: shares in percent."""
-    audit, unsure = (round(100 * share, 6) for share in (feedback.audit_share, feedback.unsure_below))
-    return {"mode": feedback.mode, "audit": audit, "unsure": unsure}
+    shares = {"audit": feedback.audit_share, "unsure": feedback.unsure_below, "check": feedback.check_share}
+    return {"mode": feedback.mode} | {name: round(100 * share, 6) for name, share in shares.items()}
 
 
 # ------------------------------------------------------------------------------------------------------- the judges
@@ -336,7 +340,8 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
         if result.get("gave_up")
         else ""
     )
-    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told)
+    remark = paragraph(result["remark"], "quiet") if result.get("remark") else ""
+    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told) + remark
 
 
 def cancel(db: Database, seen: Any) -> str:
@@ -423,7 +428,7 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
-FEEDBACK = ("mode", "audit", "unsure")
+FEEDBACK = ("mode", "audit", "unsure", "check")
 
 
 @dataclass(frozen=True)
@@ -527,6 +532,13 @@ def lay_out_feedback() -> dict[str, Any]:
         fields["unsure"] = gr.Number(
             label=_("Unsure below, %"),
             info=_("Mixed: a judge whose chance for its choice is lower is unsure. Endpoints give no chances."),
+            min_width=240,
+        )
+        fields["check"] = gr.Number(
+            label=_("People's least share of a check, %"),
+            info=_(
+                "By lot, where judges compare a candidate's answers too. They get more where it takes more to tell."
+            ),
             min_width=240,
         )
     return fields

@@ -15,6 +15,7 @@ from annotation.metrics.intervals_and_bias import (
     chosen,
     clustered_share,
     distinct_n,
+    distinct_ratio,
     hasty_judgements,
     length_biases,
     overlapping,
@@ -296,3 +297,13 @@ def test_only_what_is_far_below_both_medians_is_too_fast() -> None:
     assert hasty_judgements([*constant, vote(99, "constant", FIRST, seconds=9.0)]) == {"constant": 0}
     few = [vote(n, "few", FIRST, seconds=10.0) for n in range(8)]
     assert hasty_judgements([*few, vote(99, "few", FIRST, seconds=0.01)]) == {"few": 0}
+
+
+def test_distinct_words_are_compared_at_equal_lengths() -> None:
+    """Answers that go on as they began are longer, and for that alone less distinct."""
+    short = ["the cat sat on the mat", "a dog ran after the cat"]
+    long = [f"{text} and {text}" for text in short]
+    assert distinct_n(long, 2) < distinct_n(short, 2)
+    assert distinct_ratio(long, short, 2) == distinct_ratio(short, long, 2) == 1.0
+    assert distinct_ratio(["a a a a"], ["a b c"], 2) == pytest.approx(1 / 2)
+    assert distinct_ratio(["word"], ["two words"], 2) is None

@@ -13,6 +13,7 @@ import pytest
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.metrics.sequential_test import (
     IMAGINED,
+    Stakes,
     anytime_mean,
     kappas,
     length_controlled,
@@ -76,8 +77,8 @@ def test_the_order_does_not_matter_and_against_a_half_a_tie_says_nothing() -> No
     source = random.Random(2)
     outcomes = stream(source, 0.6, 60)
     shuffled = source.sample(outcomes, len(outcomes))
-    assert anytime_mean(outcomes) == anytime_mean(shuffled)
-    assert more_needed(outcomes) == more_needed(shuffled)
+    assert anytime_mean(Stakes.of(outcomes)) == anytime_mean(Stakes.of(shuffled))
+    assert more_needed(Stakes.of(outcomes)) == more_needed(Stakes.of(shuffled))
     decisive = [outcome for outcome in outcomes if outcome != 0.5]
     assert evidence_for(outcomes)[-1] == pytest.approx(evidence_for(decisive)[-1], rel=1e-12)
 
@@ -99,14 +100,14 @@ def test_all_intervals_of_a_stream_hold_the_mean_together() -> None:
     source = random.Random(4)
     covered = 0
     for _ in range(300):
-        intervals = running_interval(stream(source, 0.65, 200))
+        intervals = running_interval(Stakes.of(stream(source, 0.65, 200)))
         covered += bool(np.all((intervals[:, 0] <= 0.65) & (intervals[:, 1] >= 0.65)))
     assert covered / 300 >= 1 - ALPHA - 3 * math.sqrt(ALPHA * (1 - ALPHA) / 300)
 
 
 def test_an_interval_is_not_wider_than_looking_all_the_time_costs() -> None:
     """About twice Wilson's at 200; Hoeffding's, for one look and less still, would be 0.19 wide."""
-    found = anytime_mean([1.0, 0.0] * 100)
+    found = anytime_mean(Stakes.of([1.0, 0.0] * 100))
     low, high = wilson_interval(100, 200)
     assert found is not None
     assert high - low < found.high - found.low < 2 * (high - low)
@@ -115,27 +116,27 @@ def test_an_interval_is_not_wider_than_looking_all_the_time_costs() -> None:
 
 def test_an_interval_ends_where_the_evidence_does() -> None:
     outcomes = stream(random.Random(5), 0.6, 70)
-    found = anytime_mean(outcomes)
+    found = anytime_mean(Stakes.of(outcomes))
     assert found is not None
     assert found.value == pytest.approx(np.mean(outcomes))
     assert found.n == 70
     assert evidence_for(outcomes, found.low)[-1] >= 2 / ALPHA > evidence_for(outcomes, found.low + 1e-4)[-1]
     losses = [1 - outcome for outcome in outcomes]
     assert evidence_for(losses, 1 - found.high)[-1] >= 2 / ALPHA > evidence_for(losses, 1 - found.high + 1e-4)[-1]
-    intervals = running_interval(outcomes)
+    intervals = running_interval(Stakes.of(outcomes))
     assert intervals[-1] == pytest.approx([found.low, found.high], abs=1e-5)
-    assert intervals[39] == pytest.approx(running_interval(outcomes[:40])[-1], abs=1e-5)
+    assert intervals[39] == pytest.approx(running_interval(Stakes.of(outcomes[:40]))[-1], abs=1e-5)
 
 
 def test_wins_or_losses_only_leave_one_end_open() -> None:
-    won, lost = anytime_mean([1.0] * 100), anytime_mean([0.0] * 100)
+    won, lost = anytime_mean(Stakes.of([1.0] * 100)), anytime_mean(Stakes.of([0.0] * 100))
     assert won is not None
     assert lost is not None
     assert won.high == 1.0
     assert 0.9 < won.low < 1.0
     assert (lost.low, lost.high) == pytest.approx((1 - won.high, 1 - won.low), abs=1e-5)
-    assert anytime_mean([]) is None
-    assert running_interval([]).shape == (0, 2)
+    assert anytime_mean(Stakes.of([])) is None
+    assert running_interval(Stakes.of([])).shape == (0, 2)
     assert len(evidence_for([])) == 0
 
 
@@ -153,26 +154,26 @@ def test_an_outcome_outside_of_nought_to_one_is_a_bug() -> None:
 
 # ------------------------------------------------------------------------------------------------- how many are needed
 def test_nothing_is_promised_where_the_candidate_is_not_ahead() -> None:
-    assert more_needed([]) is None
-    assert more_needed([0.5] * 9) is None
-    assert more_needed([1.0, 0.0]) is None
-    assert more_needed([0.0] * 5 + [1.0]) is None
+    assert more_needed(Stakes.of([])) is None
+    assert more_needed(Stakes.of([0.5] * 9)) is None
+    assert more_needed(Stakes.of([1.0, 0.0])) is None
+    assert more_needed(Stakes.of([0.0] * 5 + [1.0])) is None
 
 
 def test_three_wins_of_three_promise_less_than_three_more() -> None:
     """Three more wins would not do either; nine of nine are nearly there, and ten of ten are."""
     assert evidence_for([1.0] * 9)[-1] < 1 / ALPHA <= evidence_for([1.0] * 10)[-1]
-    few = more_needed([1.0] * 3, ALPHA)
+    few = more_needed(Stakes.of([1.0] * 3), ALPHA)
     assert few is not None
     assert few > 20
-    assert more_needed([1.0] * 9, ALPHA) == 1
-    assert more_needed([1.0] * 10, ALPHA) == 0
-    assert more_needed([1.0] * 10, 0.001) != 0
+    assert more_needed(Stakes.of([1.0] * 9), ALPHA) == 1
+    assert more_needed(Stakes.of([1.0] * 10), ALPHA) == 0
+    assert more_needed(Stakes.of([1.0] * 10), 0.001) != 0
 
 
 def test_about_two_of_three_such_candidates_have_shown_it_by_then() -> None:
     seen = [1.0] * 26 + [0.0] * 14
-    number = more_needed(seen)
+    number = more_needed(Stakes.of(seen))
     assert number is not None
     rate = (26 + IMAGINED) / (40 + 2 * IMAGINED)
     source = random.Random(6)
@@ -260,6 +261,24 @@ def test_what_length_tells_alone_stays_finite() -> None:
 
 def test_outcomes_that_are_all_the_same_get_wilsons_interval() -> None:
     assert controlled([1.0] * 20, [float(number) for number in range(20)]) == (1.0, *wilson_interval(20, 20))
+
+
+def test_answers_to_one_prompt_stand_or_fall_together() -> None:
+    """Asked again with three further seeds, the same prompts tell no more than they did."""
+    source = random.Random(9)
+    won, differences = stream(source, 0.6, 40), [source.gauss(0, 30) for _ in range(40)]
+    once = length_controlled(won, differences, [0.0] * 40, range(40))
+    again = length_controlled(won * 4, differences * 4, [0.0] * 160, [*range(40)] * 4)
+    alone = length_controlled(won * 4, differences * 4, [0.0] * 160)
+    assert once is not None
+    assert again is not None
+    assert alone is not None
+    assert (again.n, alone.n) == (40, 160)
+    assert again.high - again.low == pytest.approx(once.high - once.low, rel=0.05)
+    assert alone.high - alone.low == pytest.approx((once.high - once.low) / 2, rel=0.2)
+    narrower = length_controlled(won, differences, [0.0] * 40, range(40), 0.9)
+    assert narrower is not None
+    assert once.low < narrower.low < narrower.high < once.high
 
 
 def test_too_little_to_control_for_length_is_none() -> None:

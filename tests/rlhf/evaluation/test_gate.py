@@ -8,19 +8,44 @@ import random
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
+from annotation.metrics.evidence import DecidedOutcome
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import UserError
 from benchmarks import gate as benchmark
-from rlhf.evaluation.gate import Criterion, Findings, GateDecision, JudgeFindings, Rule, alphas, decide, given_up
+from rlhf.evaluation.gate import (
+    Criterion,
+    Findings,
+    GateDecision,
+    JudgeFindings,
+    Rule,
+    alpha_of,
+    alphas,
+    decide,
+    given_up,
+    people_share,
+    risk_so_far,
+)
 from tests.e_values import evidence_for
 
-SOUND = benchmark.SOUND
+# Whatever else is asked for is in order.
+SOUND = Findings(
+    kl_per_token=0.1,
+    prompts=60,
+    nll_ratio=1.0,
+    distinct_ratio=1.0,
+    truncated_more=0.0,
+    perplexity_ratio=1.0,
+    probes_fall=0.0,
+    reward_hacking=False,
+    identical_to_serving=False,
+)
 ASKED = Rule()
 WITH_JUDGE = Rule(judge_may_decide=True)
 TRUSTED = Estimate(0.8, 0.7, 0.88, 100)
-AT_EQUAL_LENGTHS = Estimate(0.6, 0.5, 0.7, 60)
+AT_EQUAL_LENGTHS = Estimate(0.6, 0.52, 0.7, 60)
 
 
 def outcomes(won: int, lost: int, tied: int = 0) -> tuple[float, ...]:
@@ -29,17 +54,22 @@ def outcomes(won: int, lost: int, tied: int = 0) -> tuple[float, ...]:
 
 
 BETTER, WORSE, OPEN, FEW = outcomes(40, 15, 10), outcomes(15, 40, 10), outcomes(30, 25, 10), outcomes(4, 3)
-FIGURES = ("kl_per_token", "nll_ratio", "distinct_ratio", "truncated_more", "perplexity_ratio")
+FIGURES = ("kl_per_token", "nll_ratio", "distinct_ratio", "truncated_more", "perplexity_ratio", "probes_fall")
+
+
+def each(says: tuple[float, ...], by: str | None = None) -> tuple[DecidedOutcome, ...]:
+    """These outcomes, each on a prompt of its own."""
+    return tuple(DecidedOutcome(prompt, outcome, by) for prompt, outcome in enumerate(says))
 
 
 def judge(says: tuple[float, ...] = BETTER, **changed: Any) -> JudgeFindings:
     """A trusted judge."""
-    return replace(JudgeFindings("Ada", says, TRUSTED, AT_EQUAL_LENGTHS), **changed)
+    return replace(JudgeFindings("Ada", each(says, "Ada"), TRUSTED, AT_EQUAL_LENGTHS), **changed)
 
 
 def found(people: tuple[float, ...] = (), *judges: JudgeFindings, **changed: Any) -> Findings:
     """A candidate with which all is in order."""
-    return replace(SOUND, people=people, judges=judges, **changed)
+    return replace(SOUND, people=each(people), judges=judges, **changed)
 
 
 def criterion(decision: GateDecision, name: str) -> Criterion:
@@ -52,15 +82,15 @@ def test_what_people_find_better_is_promoted() -> None:
     decision = decide(ASKED, found(BETTER))
     assert decision.verdict == "promote"
     assert (decision.more, decision.more_by) == (None, None)
-    assert decision.sentence.startswith("People find it better: it won 69% of 65 (")
-    assert {one.verdict for one in decision.criteria} == {"pass"}
+    assert decision.sentence.startswith("People find it better: it won 69% on 65 prompts (")
+    assert {one.verdict for one in decision.criteria} == {"pass", "informs"}
 
 
 def test_what_people_find_worse_is_rejected_whatever_judges_say() -> None:
     for rule in (ASKED, WITH_JUDGE):
         decision = decide(rule, found(WORSE, judge(outcomes(200, 10))))
         assert decision.verdict == "reject"
-        assert decision.sentence.startswith("People find it worse: it won 31% of 65 (")
+        assert decision.sentence.startswith("People find it worse: it won 31% on 65 prompts (")
 
 
 def test_what_people_find_better_no_judge_can_stop() -> None:
@@ -92,7 +122,7 @@ def test_after_the_most_comparisons_a_candidate_not_shown_to_be_better_is_reject
     assert decide(ASKED, found(outcomes(105, 94))).verdict == "not enough evidence"
     decision = decide(ASKED, found(outcomes(105, 95)))
     assert decision.verdict == "reject"
-    assert decision.sentence.startswith("200 comparisons by people do not show that it is better")
+    assert decision.sentence.startswith("People's comparisons do not show that it is better: it won 52% on 200 ")
     assert criterion(decision, "Preferred by people").verdict == "fail"
 
 
@@ -102,19 +132,20 @@ def test_without_enough_evidence_the_number_that_is_missing_is_named() -> None:
     assert ahead.verdict == "not enough evidence"
     assert ahead.more is not None
     assert ahead.sentence == (
-        f"Not enough evidence: it takes about {ahead.more} more comparisons by people (if they go on as they have)."
+        f"Not enough evidence: it takes about {ahead.more} more prompts compared by people "
+        "(if they go on as they have)."
     )
     # With so many more of the same it is shown, and the estimate is careful: it is not shown before half of them.
     later = outcomes(20 + round(ahead.more * 20 / 28), 8 + round(ahead.more * 8 / 28))
     assert decide(ASKED, found(later)).verdict == "promote"
     behind = decide(ASKED, found(outcomes(15, 17)))
     assert behind.sentence == (
-        "Not enough evidence: it takes at most 168 more comparisons by people (it is not clearly ahead so far)."
+        "Not enough evidence: it takes at most 168 more prompts compared by people (it is not clearly ahead so far)."
     )
     none = decide(ASKED, found())
     assert (none.more, criterion(none, "Preferred by people").verdict) == (10, "missing")
-    assert none.sentence == "Not enough evidence: it takes at least 10 more comparisons by people."
-    assert "1 more comparison by people" in decide(ASKED, found(outcomes(100, 99))).sentence
+    assert none.sentence == "Not enough evidence: it takes at least 10 more prompts compared by people."
+    assert "1 more prompt compared by people" in decide(ASKED, found(outcomes(100, 99))).sentence
 
 
 def test_more_than_the_rule_allows_is_never_asked_for() -> None:
@@ -127,8 +158,51 @@ def test_the_shorter_way_to_a_decision_is_named_first() -> None:
     decision = decide(WITH_JUDGE, found(outcomes(11, 9), judge(outcomes(25, 8))))
     assert decision.verdict == "not enough evidence"
     assert decision.more_by == "Ada"
-    assert f"or about {decision.more} more comparisons by the judge Ada" in decision.sentence
+    assert f"or about {decision.more} more prompts compared by the judge Ada" in decision.sentence
     assert decide(WITH_JUDGE, found((), judge(outcomes(20, 20)))).more_by is None
+
+
+# ------------------------------------------------------------------------------------------------------------ prompts
+def test_more_seeds_of_the_same_prompts_are_no_more_evidence() -> None:
+    """Twelve wins on three prompts are three wins; the win rate shows them all."""
+    again = each((1.0, 1.0, 0.5) * 4, None)
+    repeated = tuple(replace(one, prompt_id=one.prompt_id % 3) for one in again)
+    assert decide(ASKED, found(outcomes(10, 0))).verdict == "promote"
+    decision = decide(ASKED, replace(SOUND, people=repeated))
+    assert (decision.verdict, criterion(decision, "Preferred by people").verdict) == ("not enough evidence", "open")
+    assert " on 3 prompts (" in criterion(decision, "Preferred by people").value
+    by_judge = decide(WITH_JUDGE, found(FEW, judge(outcomes=tuple(replace(one, by="Ada") for one in repeated * 20))))
+    assert by_judge.verdict == "not enough evidence"
+
+
+def test_what_comes_later_on_a_prompt_changes_the_win_rate_and_not_the_evidence() -> None:
+    first = each(BETTER)
+    later = tuple(replace(one, outcome=0.0) for one in first[:20])
+    before, after = decide(ASKED, found(BETTER)), decide(ASKED, replace(SOUND, people=(*first, *later)))
+    assert before.verdict == after.verdict == "promote"
+    shown = [criterion(one, "Preferred by people").value for one in (before, after)]
+    assert shown[0].startswith("69% on 65 prompts (")
+    # It is not shown outside of the interval that decides.
+    assert shown[1].startswith("54% on 65 prompts (54%")
+    assert shown[0].partition("(")[2].partition(" to ")[2] == shown[1].partition("(")[2].partition(" to ")[2]
+
+
+def test_ties_alone_are_said_to_be_ties() -> None:
+    for count, verdict in ((30, "not enough evidence"), (200, "reject")):
+        decision = decide(ASKED, found((0.5,) * count))
+        assert decision.verdict == verdict
+        assert "Every prompt was a tie." in criterion(decision, "Preferred by people").why
+
+
+def test_a_judge_that_failed_midway_does_not_decide_and_it_is_said_why() -> None:
+    stopped = judge(left_open=40, gave_up="The endpoint does not answer.")
+    decision = decide(WITH_JUDGE, found(FEW, stopped))
+    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    assert "The judge Ada can't decide. It failed on the others" in decision.sentence
+    one = criterion(decision, "Judged by the judge Ada")
+    assert (one.value, one.threshold, one.verdict) == ("65 of 105", "at least 90%", "few")
+    assert one.why.endswith("The endpoint does not answer.")
+    assert decide(WITH_JUDGE, found(FEW, judge(left_open=7))).verdict == "promote"
 
 
 # ------------------------------------------------------------------------------------------------------------- judges
@@ -136,7 +210,7 @@ def test_a_trusted_judge_decides_where_it_may_and_people_have_not() -> None:
     better, worse = found(FEW, judge()), found(FEW, judge(WORSE))
     decision = decide(WITH_JUDGE, better)
     assert decision.verdict == "promote"
-    assert decision.sentence.startswith("The judge Ada finds it better: it won 69% of 65 (")
+    assert decision.sentence.startswith("The judge Ada finds it better: it won 69% on 65 prompts (")
     assert decide(WITH_JUDGE, worse).verdict == "reject"
     for findings in (better, worse):
         decision = decide(ASKED, findings)
@@ -157,7 +231,7 @@ def test_trust_is_its_lower_limit_at_or_above_the_threshold() -> None:
     assert decide(WITH_JUDGE, found(FEW, judge(trust=Estimate(0.7, 0.6, 0.8, 99)))).verdict == "promote"
 
 
-@pytest.mark.parametrize("rate", [None, Estimate(0.5, 0.4, 0.6, 60), Estimate(0.45, 0.3, 0.6, 60)])
+@pytest.mark.parametrize("rate", [None, Estimate(0.6, 0.5, 0.7, 60), Estimate(0.45, 0.3, 0.6, 60)])
 def test_a_judge_that_may_only_prefer_length_promotes_nothing(rate: Estimate | None) -> None:
     decision = decide(WITH_JUDGE, found(FEW, judge(length_controlled=rate)))
     assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
@@ -217,8 +291,8 @@ def test_a_judge_that_informs_decides_nothing_and_takes_no_part_of_alpha() -> No
     decision = decide(WITH_JUDGE, found(FEW, aside))
     assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
     one = criterion(decision, "Preferred by the judge Bob")
-    assert (one.value, one.verdict, one.why) == ("100% of 400", "informs", "It is the candidate itself.")
-    worse = replace(aside, outcomes=outcomes(0, 400))
+    assert (one.value, one.verdict, one.why) == ("100% on 400 prompts", "informs", "It is the candidate itself.")
+    worse = replace(aside, outcomes=each(outcomes(0, 400), "Bob"))
     alone = decide(WITH_JUDGE, found(FEW, judge()))
     beside = decide(WITH_JUDGE, found(FEW, judge(), worse))
     assert (beside.verdict, beside.sentence) == (alone.verdict, alone.sentence) == ("promote", alone.sentence)
@@ -240,6 +314,7 @@ NAMES = {
     "distinct_ratio": "Distinct-2, ratio",
     "truncated_more": "Answers cut off, more than the base's",
     "perplexity_ratio": "Perplexity of the fixed text, ratio",
+    "probes_fall": "Lost on the probes",
 }
 BOUNDS = {
     "kl_per_token": 0.5,
@@ -247,6 +322,7 @@ BOUNDS = {
     "distinct_ratio": 0.9,
     "truncated_more": 0.1,
     "perplexity_ratio": 1.15,
+    "probes_fall": 0.02,
 }
 
 
@@ -306,7 +382,7 @@ def test_reward_hacking_that_can_not_be_told_yet_waits_for_comparisons() -> None
 def test_findings_without_anything_in_them_decide_nothing_and_say_so_once() -> None:
     decision = decide(WITH_JUDGE, Findings())
     assert decision.verdict == "not enough evidence"
-    assert {one.verdict for one in decision.criteria} == {"missing"}
+    assert {one.verdict for one in decision.criteria} == {"missing", "informs"}
     assert decision.sentence.endswith("Nothing was measured of its answers, and what is missing never passes.")
     assert not any("missing never passes" in one.why for one in decision.criteria)
 
@@ -325,7 +401,7 @@ NOTHING_FOUND = {
 
 def test_of_each_criterion_without_anything_measured_it_is_said_that_it_was_not() -> None:
     """Neither yes nor no nor a number, and it never passes."""
-    every = {one.name for one in decide(WITH_JUDGE, found((), judge())).criteria}
+    every = {one.name for one in decide(WITH_JUDGE, found((), judge())).criteria if one.verdict != "informs"}
     assert every == set(NOTHING_FOUND)
     for name, (nothing, said) in NOTHING_FOUND.items():
         one = criterion(decide(WITH_JUDGE, nothing), name)
@@ -349,7 +425,7 @@ def test_too_few_prompts_are_said_to_be_few_and_not_to_be_missing() -> None:
     assert (decision.verdict, decision.more) == ("not enough evidence", None)
     one = criterion(decision, "Held-out prompts")
     assert (one.value, one.verdict) == ("12", "few")
-    assert "12 held-out prompts are too few to tell (asked for: at least 20). Import more" in decision.sentence
+    assert "12 held-out prompts are too few to tell (asked for: at least 60). Import more" in decision.sentence
     assert "not everything was measured" not in decision.sentence.lower()
 
 
@@ -364,8 +440,101 @@ def test_reward_hacking_and_a_copy_of_what_serves_are_rejected() -> None:
 
 def test_the_mode_is_for_who_acts_on_the_decision() -> None:
     for findings in (found(BETTER), found(WORSE), found(OPEN)):
-        decisions = {decide(Rule(mode=mode), findings) for mode in ("ask", "automatic", "never")}
+        rules = [Rule(mode=mode, alpha_holds="candidate") for mode in ("ask", "automatic", "never")]
+        decisions = {decide(rule, findings) for rule in rules}
         assert len(decisions) == 1
+
+
+# ----------------------------------------------------------------------------------------------- many candidates
+def test_one_alpha_for_a_project_is_spent_over_all_its_candidates() -> None:
+    over, each = Rule(alpha_holds="project"), Rule()
+    parts = [alpha_of(over, number) for number in range(1, 2000)]
+    assert parts == sorted(parts, reverse=True)
+    assert 0.045 < sum(parts) < over.alpha
+    assert risk_so_far(over, 50) == pytest.approx(sum(parts[:50]))
+    assert {alpha_of(each, number) for number in (1, 9)} == {each.alpha}
+    assert risk_so_far(each, 20) == pytest.approx(0.64, abs=0.005)
+    # The later, the more it takes.
+    assert decide(over, found(outcomes(40, 10), number=2)).verdict == "promote"
+    late = decide(over, found(outcomes(40, 15), number=60))
+    assert late.verdict == "not enough evidence"
+    assert late.more is not None
+
+
+def test_what_the_chance_of_a_wrong_promotion_has_come_to_is_said() -> None:
+    name = "Chance that a wrong one was promoted"
+    one = criterion(decide(ASKED, found(BETTER, number=20)), name)
+    assert (one.value, one.threshold, one.verdict) == (
+        "about 64% over 20 candidates",
+        "5% for each candidate",
+        "informs",
+    )
+    one = criterion(decide(Rule(mode="automatic"), found(BETTER)), name)
+    assert (one.value, one.threshold) == ("at most 2.2% over 1 candidate", "5% over all candidates")
+    assert "an alpha of 0.022" in one.why
+
+
+# ------------------------------------------------------------------------------------------------ people and judges
+def helped(people: tuple[float, ...], agreed: float = 1.0, **changed: Any) -> Findings:
+    """People compared every third prompt, and the judge Ada all, who says the same as they do of so many."""
+    left = tuple(range(len(people), 3 * len(people)))
+    source = random.Random(5)
+    says = [one if source.random() < agreed else 0.5 for one in people] + [
+        source.choice(people) for _ in left
+    ]  # fmt: skip
+    given = tuple(DecidedOutcome(place, one, probability=1 / 3, at=1000 + place) for place, one in enumerate(people))
+    ada = JudgeFindings(
+        "Ada", tuple(DecidedOutcome(place, one, "Ada", at=1) for place, one in enumerate(says)),
+        trust_before=Estimate(0.9, 0.8, 0.95, 100), **changed,
+    )  # fmt: skip
+    return replace(SOUND, people=given, judges=(ada,), left_to_judges=left)
+
+
+MIXED = tuple(float(one) for one in random.Random(3).choices((1.0, 0.5, 0.0), (58, 20, 22), k=40))
+
+
+def test_a_good_judge_makes_what_people_say_tell_more_and_it_is_still_what_people_say() -> None:
+    alone = decide(ASKED, found(MIXED))
+    assert alone.verdict == "not enough evidence"
+    decision = decide(ASKED, helped(MIXED))
+    assert decision.verdict == "promote"
+    assert decision.sentence.startswith("People find it better: it won ")
+    one = criterion(decision, "Preferred by people")
+    assert " on 40 prompts (" in one.value
+    assert "It is what people say; 80 prompts that judges alone compared helped to tell." in one.why
+
+
+def test_a_judge_that_may_not_decide_helps_all_the_same() -> None:
+    conflicted = helped(MIXED, informs="The candidate was trained on its labels.")
+    for rule in (ASKED, WITH_JUDGE):
+        decision = decide(rule, conflicted)
+        assert "helped to tell" in criterion(decision, "Preferred by people").why
+    alone = replace(conflicted, people=(), left_to_judges=tuple(range(120)))
+    assert decide(WITH_JUDGE, alone).verdict == "not enough evidence"
+
+
+def test_without_a_recorded_chance_judges_do_not_help_and_it_is_said() -> None:
+    old = helped(MIXED)
+    unknown = replace(old, people=tuple(replace(one, probability=None) for one in old.people))
+    decision = decide(ASKED, unknown)
+    one = criterion(decision, "Preferred by people")
+    assert "by which chance people got these prompts was not recorded" in one.why
+    assert (decision.verdict, one.value) == (
+        "not enough evidence", criterion(decide(ASKED, found(MIXED)), "Preferred by people").value
+    )  # fmt: skip
+
+
+def test_what_no_person_has_compared_is_called_a_judges_promotion() -> None:
+    assert "No person has compared it" in decide(WITH_JUDGE, found((), judge())).sentence
+    assert "No person" not in decide(WITH_JUDGE, found(FEW, judge())).sentence
+
+
+def test_people_get_all_without_a_judge_worth_hearing_and_less_with_a_good_one() -> None:
+    coin, good = (replace(JudgeFindings("Ada"), trust_before=Estimate(share, 0.4, 1, 100)) for share in (0.5, 0.9))
+    assert people_share(ASKED, Findings(judges=(coin,)), 200) == 1.0
+    assert people_share(ASKED, Findings(), 200) == 1.0
+    assert people_share(ASKED, Findings(judges=(good,)), 200) < 0.6
+    assert people_share(ASKED, Findings(judges=(good,)), 60) > people_share(ASKED, Findings(judges=(good,)), 400)
 
 
 # --------------------------------------------------------------------------------------------------------------- rule
@@ -374,6 +543,15 @@ def test_a_rule_comes_back_from_the_settings_as_it_was() -> None:
     assert Rule.from_setting(json.loads(json.dumps(rule.to_setting()))) == rule
     assert Rule.from_setting({}) == Rule()
     assert Rule.from_setting({"people_most": 30.0, "kl_most": 1}) == Rule(people_most=30, kl_most=1.0)
+
+
+def test_a_stored_rule_that_asked_for_fewer_prompts_is_read_and_asks_for_sixty() -> None:
+    old = {**Rule(mode="automatic", kl_most=2.0).to_setting(), "prompts_least": 20}
+    assert Rule.stored(old) == Rule(mode="automatic", kl_most=2.0)
+    assert Rule.stored({}) == Rule()
+    assert Rule.stored({"prompts_least": 90}).prompts_least == 90
+    with pytest.raises(UserError, match="Fewest held-out prompts"):
+        Rule.stored({"prompts_least": "few"})
 
 
 @pytest.mark.parametrize(
@@ -387,12 +565,13 @@ def test_a_rule_comes_back_from_the_settings_as_it_was() -> None:
         ({"kl_most": True}, "KL to the base"),
         ({"kl_most": None}, "KL to the base"),
         ({"judge_may_decide": 1}, "choose yes or no"),
-        ({"people_least": 0}, "Fewest comparisons by people: it must be a whole number from 1 to 10000, not 0"),
-        ({"people_most": 20.5}, "Most comparisons by people"),
-        ({"people_least": 50, "people_most": 20}, "Most comparisons by people: 20 are fewer than the 50"),
-        ({"judge_least": 500}, "Most comparisons by a judge: 400 are fewer than the 500"),
+        ({"people_least": 0}, "Fewest prompts compared by people: it must be a whole number from 1 to 10000, not 0"),
+        ({"people_most": 20.5}, "Most prompts compared by people"),
+        ({"people_least": 50, "people_most": 20}, "Most prompts compared by people: 20 are fewer than the 50"),
+        ({"judge_least": 500}, "Most prompts compared by a judge: 400 are fewer than the 500"),
         ({"judge_trust": 0.4}, "Agreement of a judge with people"),
         ({"nll_ratio": 1.2}, "The gate's rule has these fields: mode, alpha, "),
+        ({"prompts_least": 59}, "Fewest held-out prompts: it must be a whole number from 60 to 10000, not 59"),
         ([], "The gate's rule has these fields"),
     ],
 )
@@ -405,6 +584,7 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
     """Each default, changed, turns some decision over."""
     cases: dict[str, tuple[Any, Findings]] = {
         "alpha": (0.001, found(BETTER)),
+        "alpha_holds": ("project", found(BETTER, number=40)),
         "people_least": (66, found(BETTER)),
         "people_most": (65, found(OPEN)),
         "judge_may_decide": (True, found(FEW, judge())),
@@ -414,11 +594,13 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
         "distinct_ratio_least": (1.0, found(BETTER, distinct_ratio=0.95)),
         "truncated_more_most": (0.0, found(BETTER, truncated_more=0.05)),
         "perplexity_ratio_most": (1.05, found(BETTER, perplexity_ratio=1.1)),
+        "probes_fall_most": (0.01, found(BETTER, probes_fall=0.015)),
         "judge_trust": (0.75, found(FEW, judge())),
         "judge_least": (66, found(FEW, judge())),
         "judge_most": (65, found(FEW, judge(OPEN))),
     }
-    assert {field.name for field in fields(Rule)} == {"mode", *cases}
+    # By the anchor checks measure, and the mode is for who acts.
+    assert {field.name for field in fields(Rule)} == {"mode", "anchor", *cases}
     for name, (value, findings) in cases.items():
         rule = WITH_JUDGE if name.startswith("judge_t") or name in ("judge_least", "judge_most") else ASKED
         changed = Rule.from_setting({**rule.to_setting(), name: value})
@@ -426,37 +608,55 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- benchmark
-def test_the_benchmarks_shortcut_says_what_the_gate_says() -> None:
-    source = random.Random(2)
-    streams = [tuple(source.choices((0.0, 0.5, 1.0), (3, 2, 5), k=70)) for _ in range(4)]
-    for people, judged in zip(streams[:2], streams[2:], strict=True):
-        with benchmark.Remembered():
-            quick = [benchmark.decide(WITH_JUDGE, people[:count], judged[: 2 * count]) for count in range(1, 36)]
-        plain = [
-            decide(WITH_JUDGE, found(people[:count], judge(judged[: 2 * count]))).verdict for count in range(1, 36)
-        ]
-        assert quick == plain
-        assert len(set(plain)) > 1 or plain[0] == "not enough evidence"
+def test_the_benchmark_promotes_when_the_gate_does() -> None:
+    """It looks at all courses at once, the gate at one comparison more each time."""
+    verdicts = set()
+    for seed in range(8):
+        cell = benchmark.Cell(0.6, 60, judge="85" if seed % 2 else "none", clusters="beta")
+        findings = benchmark.checked(
+            Findings(judges=(JudgeFindings("85"),) if seed % 2 else ()), cell, np.full(60, 0.75), np.arange(60), 0.5, 0,
+            benchmark.Luck.of(cell, seed),
+        )  # fmt: skip
+        looked = benchmark.look(ASKED, findings)
+        decisions = [
+            decide(ASKED, replace(SOUND, people=findings.people[:count], judges=findings.judges,
+                                  left_to_judges=findings.left_to_judges)).verdict
+            for count in range(1, len(findings.people) + 1)
+        ]  # fmt: skip
+        first = next((count for count, verdict in enumerate(decisions, 1) if verdict != "not enough evidence"), None)
+        promoted = first if first is not None and decisions[first - 1] == "promote" else None
+        assert (looked.promoted_after, looked.decided) == (promoted, first is not None)
+        verdicts |= set(decisions)
+    assert "promote" in verdicts
 
 
-def test_the_benchmark_counts_what_is_right_at_each_win_rate() -> None:
-    decided = [("promote", 20), ("promote", 40), ("reject", 200), ("promote", 60)]
-    above, below = benchmark.summary(0.6, decided), benchmark.summary(0.5, decided)  # type: ignore[arg-type]
-    assert (above["promoted"], above["rejected"]) == (0.75, 0.25)
-    assert above["promoted_interval"] == pytest.approx(wilson_interval(3, 4), abs=1e-4)
-    assert (above["median_comparisons"], below["median_comparisons"]) == (40, 200)
-    assert above["median_to_any_decision"] == 50
+@pytest.mark.parametrize("judge", ["none", "trained-in", "85"])
+def test_at_most_alpha_is_promoted_with_the_same_winner_for_every_seed(judge: benchmark.Panel) -> None:
+    """Twenty prompts again and again, which is where counting comparisons promoted a quarter; and with judges."""
+    cell = benchmark.Cell(0.5, 20 if judge == "none" else 120, "same winner", judge, repeats=3 * (judge == "none"))
+    found, _courses = benchmark.measure(ASKED, cell, 80)
+    assert found["promoted"] <= ASKED.alpha
 
 
-def test_the_benchmark_draws_the_win_rate_that_it_names() -> None:
-    for rate in benchmark.WIN_RATES:
-        drawn = [outcome for row in benchmark.drawn(rate, 200, 200, 0) for outcome in row]
-        assert sum(drawn) / len(drawn) == pytest.approx(rate, abs=4 * 0.45 / 200)
-        assert drawn.count(0.5) / len(drawn) == pytest.approx(benchmark.TIES, abs=0.01)
+def test_the_benchmark_draws_what_it_names() -> None:
+    source = np.random.default_rng(1)
+    for clusters in benchmark.CLUSTERED:
+        cell = benchmark.Cell(0.6, 4000, clusters)
+        says = benchmark.compared(cell, benchmark.chances(cell, source), source)
+        assert float(says.mean()) == pytest.approx(0.6, abs=0.03)
+    agreed = benchmark.judged("85", says, source) == says
+    assert float(agreed.mean()) == pytest.approx(0.85, abs=0.02)
+    assert float(benchmark.judged("biased", says, source).mean()) == pytest.approx(0.6, abs=0.03)
 
 
-def test_the_naive_look_believes_the_first_interval_that_leaves_a_half() -> None:
-    people = outcomes(0, 5) + (1.0,) * 40
-    first = next(count for count in range(10, 46) if wilson_interval(count - 5, count)[0] > 0.5)
-    assert benchmark.look_at_wilson(ASKED, people) == ("promote", first)
-    assert benchmark.look_at_wilson(ASKED, (0.5,) * 200) == ("reject", 200)
+def test_the_benchmark_says_what_it_misses() -> None:
+    cell = {"name": "c", "win_rate": 0.5, "promoted": 0.09, "promoted_interval": [0.07, 0.11]}
+    found = {"nominal": 0.05, "cells": [cell], "people_median": {"none": 90, "coin": 96, "85": 46, "75": None}}
+    assert benchmark.missed(found) == [
+        "c: 9.0% promoted, more than 5%",
+        "judge of 85%: 46 comparisons by people, more than 45",
+        "judge of 75%: None comparisons by people, more than 60",
+        "coin: 96 comparisons by people, more than 1.05 times 90",
+    ]
+    fine = {"nominal": 0.05, "cells": [], "people_median": {"none": 90, "coin": 94, "85": 45, "75": 60}}
+    assert benchmark.missed(fine) == []

@@ -13,6 +13,7 @@ import pytest
 from annotation import claims, store
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
 from annotation.web import access
@@ -24,7 +25,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.gate import JudgeFindings
+from rlhf.evaluation.gate import JudgeFindings, corrected_by_judges
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -40,11 +41,21 @@ from tests.conftest import BASE_NAME, act, make_response, seed_prompts
 
 pytestmark = pytest.mark.slow
 
-SOUND = {"kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0}
+PROBED = {"asked": "a", "weights": "bf16", "chances": {"knowledge": [0.9, 0.7], "refusals": [1.0, 0.9]}}
+SOUND = {
+    "kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0,
+    "probes": PROBED,
+}  # fmt: skip
 
 
 def make_candidate(
-    db: Database, data_dir: Path, revision: str = "sft-1", number: int = 40, *, checked: bool = False
+    db: Database,
+    data_dir: Path,
+    revision: str = "sft-1",
+    number: int = 40,
+    *,
+    checked: bool = False,
+    share: float = 1.0,
 ) -> Policy:
     """A candidate of a finished training, and its and the base's answers to as many held-out prompts.
 
@@ -64,7 +75,7 @@ def make_candidate(
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
             store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
-    store.compare_policies(db, made.id, registry.serving(db).id)
+    store.compare_policies(db, made.id, registry.serving(db).id, share=share)
     store.set_project(db, replace(store.project(db), candidate_share=0.5))
     return made
 
@@ -90,7 +101,7 @@ def finish_job(db: Database, job_id: int, **changed: Any) -> None:
         "same_answers": 0,
         "judged": {},
         "reward_hacking": None,
-        "prompts": 40,
+        "prompts": 60,
         **changed,
     }
     job_table.finish(db, job_id, "w", result)
@@ -122,7 +133,7 @@ def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: 
     assert registry.serving(db).revision == "sft-1"
     (record,) = registry.decisions(db)
     assert (record["action"], record["decided_by"]) == ("promote", "the gate")
-    assert record["reason"].startswith("People find it better: it won 100% of 15")
+    assert record["reason"].startswith("People find it better: it won 100% on 15 prompts")
     assert gate_decisions.pending(db) is None
 
 
@@ -166,7 +177,7 @@ def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: 
 
 def test_a_candidate_that_answers_like_what_serves_is_not_promoted(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
-    finish_check(db, data_dir, made, same_answers=40)
+    finish_check(db, data_dir, made, same_answers=60)
     found = gate_decisions.decision_on(db, made)
     assert found.verdict == "reject"
     assert "Different from what serves" in found.sentence
@@ -226,12 +237,12 @@ def test_the_held_out_set_stays_what_it_was_until_a_new_version_is_made(db: Data
     with pytest.raises(UserError, match="no held-out prompt"):
         held_out_sets.current(db, data_dir, 5)
     seed_prompts(db, 3, "held-out")
-    first = held_out_sets.current(db, data_dir, 5)
+    first = held_out_sets.current(db, data_dir, 3)
     seed_prompts(db, 4, "held-out")
     assert held_out_sets.current(db, data_dir, 5) == first
-    second = held_out_sets.renew(db, data_dir, 5)
-    assert (first.version, first.prompts, second.version, second.prompts) == (1, 3, 2, 5)
-    assert held_out_sets.renew(db, data_dir, 5) == second == held_out_sets.current(db, data_dir, 5)
+    second = held_out_sets.renew(db, data_dir, 7)
+    assert (first.version, first.prompts, second.version, second.prompts) == (1, 3, 2, 7)
+    assert held_out_sets.renew(db, data_dir, 8) == second == held_out_sets.current(db, data_dir, 5)
     assert [prompt.id for prompt in held_out_sets.prompts_of(data_dir, first.sha256)] == [
         prompt.id for prompt in store.prompts(db, "held-out")[:3]
     ]
@@ -273,7 +284,8 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
 
 def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
-    finish_check(db, data_dir, made, prompts=24)
+    seed_prompts(db, 3, "held-out")
+    finish_check(db, data_dir, made)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     pending = gate_decisions.pending(db)
@@ -285,7 +297,27 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     assert job_id is not None
     spec = job_store.get(db, job_id).spec
     assert isinstance(spec, EvaluateSpec)
-    assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed + controller.SEEDS_APART)
+    assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed)
+    assert spec.compared_seed == EvaluateSpec.seed + held_out_sets.SEEDS_APART
+    assert len(held_out_sets.prompts_of(data_dir, spec.compared_set)) == 3, "those that were never compared"
+
+
+def test_where_every_prompt_was_compared_a_candidate_is_not_waited_for(db: Database, data_dir: Path) -> None:
+    """More seeds of the same prompts are no evidence: it takes other prompts."""
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made)
+    people_say(db, 6, "candidate")
+    people_say(db, 6, "serving")
+    decision = gate_decisions.decision_on(db, made)
+    assert decision.verdict == "reject"
+    assert decision.sentence.startswith("Every held-out prompt has been compared, and other answers to the same ones")
+    seed_prompts(db, 3, "held-out")
+    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+
+
+def each(outcomes: tuple[float, ...]) -> tuple[DecidedOutcome, ...]:
+    """These outcomes, each on a prompt of its own."""
+    return tuple(DecidedOutcome(prompt, outcome) for prompt, outcome in enumerate(outcomes))
 
 
 def rewarded(rise: float | None) -> CheckReport:
@@ -308,14 +340,14 @@ def rewarded(rise: float | None) -> CheckReport:
 def test_a_reward_that_rises_while_nobody_finds_it_better_is_hacked(
     rise: float | None, people: tuple[float, ...], expected: bool | str | None
 ) -> None:
-    assert gate_decisions.hacking(rewarded(rise), people, ()) is expected
-    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None}), people, ()) == "no reward"
-    assert gate_decisions.hacking(CheckReport.from_json({}), people, ()) is None
-    assert gate_decisions.hacking(rewarded(math.nan), people, ()) is None, "nothing was measured"
+    assert gate_decisions.hacking(rewarded(rise), each(people), ()) is expected
+    assert gate_decisions.hacking(CheckReport.from_json({"reward_hacking": None}), each(people), ()) == "no reward"
+    assert gate_decisions.hacking(CheckReport.from_json({}), each(people), ()) is None
+    assert gate_decisions.hacking(rewarded(math.nan), each(people), ()) is None, "nothing was measured"
 
 
 def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_with_them_most() -> None:
-    hacked, better, worse = rewarded(0.5), (1.0,) * 20, (0.0,) * 20
+    hacked, better, worse = rewarded(0.5), each((1.0,) * 20), each((0.0,) * 20)
     best = JudgeFindings("best", worse, Estimate(0.8, 0.7, 0.9, 60))
     lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
     assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
@@ -365,6 +397,109 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
 
 
+def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db: Database, data_dir: Path) -> None:
+    teacher, other = (judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in ("teacher", "other"))
+    (prompt,) = seed_prompts(db, 1)
+    labelled = store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    with db.transaction():
+        db.insert(
+            "judgement",
+            {
+                "comparison_id": labelled, "annotator_id": teacher.id, "purpose": "judge", "kind": "pair",
+                "outcome": "ranked", "ranking": "[1, 2]", "shown_order": "[0, 1]", "seconds": 0.0, "created": "",
+            },
+        )  # fmt: skip
+    made = make_candidate(db, data_dir)
+    for judge in (teacher, other):
+        judge_says(db, judge, made)
+    finish_check(db, data_dir, made, "teacher, other")
+    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == ["", ""]
+    with db.transaction() as connection:  # as if it had learnt from what there was
+        connection["snapshot"].insert(
+            {"sha256": "s", "path": "p", "rows": 1, "counts": "{}", "last_judgement_id": 1, "created": ""}
+        )
+        spec = to_json(DPOSpec(snapshot="s"))
+        connection.execute("UPDATE job SET kind = 'dpo', spec = ? WHERE id = ?", (spec, made.job_id))
+    told = {judge.name: judge.informs for judge in gate_decisions.findings(db, made).judges}
+    assert told["teacher"].startswith("The candidate was trained on its labels.")
+    assert told["other"] == ""
+
+
+def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(db: Database, data_dir: Path) -> None:
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    made = make_candidate(db, data_dir, number=40, share=0.4)
+    judge_says(db, judge, made)
+    drawn = judge_store.open_to_people(db, made.id, 1)
+    people_say(db, drawn, "candidate")
+    finish_check(db, data_dir, made, "j")
+    found = gate_decisions.findings(db, made)
+    assert {one.probability for one in found.people} == {0.4}
+    assert len(found.left_to_judges) == 40 - drawn
+    assert not {one.prompt_id for one in found.people} & set(found.left_to_judges)
+    prompts = corrected_by_judges(found)
+    assert min(prompts.helped, 1) == min(drawn, 40 - drawn, 1)
+    assert len(prompts.outcomes) == drawn
+    # Who has people compare the rest has their verdicts alone.
+    store.ask_people_of_candidate(db, made.id, 1)
+    later = gate_decisions.findings(db, made)
+    assert ({one.probability for one in later.people}, later.left_to_judges) == ({1.0}, ())
+    assert corrected_by_judges(later).helped == 0
+
+
+def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, data_dir: Path) -> None:
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    made = make_candidate(db, data_dir)
+    assert gate_decisions.share_for_people(db, made, [], 200) == 1.0
+    known = gate_decisions.share_for_people(db, made, [judge], 200)
+    assert known < 0.6
+    # What both say of the candidate itself is no part of it.
+    judge_says(db, judge, made)
+    assert gate_decisions.agreement_before(db, judge, made) == gate_decisions.agreement_of(db, judge)
+    people_say(db, 5, "serving")
+    before, now = gate_decisions.agreement_before(db, judge, made), gate_decisions.agreement_of(db, judge)
+    assert before is not None
+    assert now is not None
+    assert (before.n, now.n) == (30, 35)
+
+
+def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
+    """A candidate's harmful answers are its worst: without them it would seem better than it is."""
+    made, ann = make_candidate(db, data_dir, number=3), access.add_account(db, "ann", "annotator", "ann's password")
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    worse = "right-much" if claim.shown_order[0] == 0 else "left-much"
+    claims.judge(db, ann.id, claim.nonce, act(worse, flag="harmful"))
+    for word in ("all-bad", "skip"):  # of which answer, nobody says
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act(word, flag="broken"))
+    assert [one.outcome for one in gate_decisions.findings(db, made).people] == [0.0, 0.5, 0.5]
+
+
+def test_limits_are_against_the_anchor_that_the_rule_names(db: Database, data_dir: Path) -> None:
+    style, made = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
+    finish_check(db, data_dir, made)
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_base"]
+    gate_decisions.set_rule(db, {"anchor": style.revision})
+    assert gate_decisions.findings(db, made).kl_per_token is None, "it was measured against the base"
+    finish_check(db, data_dir, made)
+    (check, _) = gate_decisions.checks_of(db, made)
+    assert check.spec.anchor == "sft-1"
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_base"]
+    with pytest.raises(UserError, match="nobody"):
+        gate_decisions.set_rule(db, {"anchor": "nobody"})
+
+
+def test_a_candidates_place_in_the_project_is_that_of_its_first_check(db: Database, data_dir: Path) -> None:
+    first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    assert gate_decisions.findings(db, second).number == 1
+    for policy in (first, second, first):
+        finish_check(db, data_dir, policy)
+    third = make_candidate(db, data_dir, "sft-3")
+    assert [gate_decisions.findings(db, one).number for one in (first, second, third)] == [1, 2, 3]
+
+
 def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     early, late = (judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in ("early", "late"))
@@ -392,7 +527,7 @@ def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles
     found = gate_decisions.findings(db, made)
     assert found.kl_per_token == SOUND["kl_to_base"]
     assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
-    job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
     assert f"The figures are those of the check before (job {resumed})." in said_of(db, made)
 
 
@@ -413,9 +548,10 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     db: Database, data_dir: Path
 ) -> None:
     made = make_candidate(db, data_dir, number=12)
+    seed_prompts(db, 3, "held-out")
     gate_decisions.set_rule(db, {"mode": "automatic"})
     for _ in range(gate_decisions.MOST_CHECKS):
-        finish_check(db, data_dir, made, prompts=24)
+        finish_check(db, data_dir, made)
     people_say(db, 6, "candidate")
     assert gate_decisions.act(db, data_dir) is None, "six are still before people"
     people_say(db, 6, "serving")
@@ -431,6 +567,7 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
 
 def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
+    seed_prompts(db, 3, "held-out")
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     agreeing_people(db, judge, 30)
     gate_decisions.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
@@ -439,7 +576,7 @@ def test_a_judge_that_nobody_helps_ends_it_after_the_most_checks_too(db: Databas
     for number in range(1, gate_decisions.MOST_CHECKS + 1):
         pending = gate_decisions.pending(db)
         assert pending is None or pending.exhausted, number
-        finish_check(db, data_dir, made, "j", prompts=24, judged=said)
+        finish_check(db, data_dir, made, "j", judged=said)
     pending = gate_decisions.pending(db)
     assert pending is not None
     assert pending.decision.verdict == "reject", "nobody has begun to compare it"
@@ -523,7 +660,8 @@ def test_a_check_that_a_person_cancelled_is_not_repeated_and_holds_up_no_other(d
 
 def test_the_check_that_draws_new_answers_is_not_repeated_for_ever(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=12)
-    finish_check(db, data_dir, made, prompts=24)
+    seed_prompts(db, 3, "held-out")
+    finish_check(db, data_dir, made)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 6, "candidate")
     people_say(db, 6, "serving")
@@ -610,7 +748,7 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
     finish_check(db, data_dir, made)
     (old,) = gate_decisions.checks_of(db, made)
     assert said_of(db, made) == ""
-    again = job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    again = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
     job_store.claim(db, again, "w")
     before = f"The figures are those of the check before (job {old.job_id})."
     assert said_of(db, made) == f"Job {again} is checking it. {before}"
@@ -626,7 +764,7 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
 def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Database, data_dir: Path) -> None:
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, second)
-    running = job_submission.submit(db, data_dir, controller.check_spec(db, second.revision), "ann")
+    running = job_submission.submit(db, data_dir, EvaluateSpec(candidate=second.revision), "ann")
     registry.promote(db, first.revision, "ann")
     counts = f"The gate counts checks against {first.revision}, which serves now"
     assert said_of(db, second) == (
@@ -643,7 +781,7 @@ def test_a_check_that_left_something_out_is_to_be_repeated_unless_one_runs(db: D
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
     assert said_of(db, made) == "Its check left that out: check it again."
-    job_submission.submit(db, data_dir, controller.check_spec(db, made.revision), "ann")
+    job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
     assert "heck it again" not in said_of(db, made)
 
 
@@ -696,7 +834,7 @@ def rejected(db: Database, data_dir: Path) -> Policy:
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (undecided, "The rule says: not enough evidence. Not enough evidence: it takes at least 10 more comparisons"),
+        (undecided, "The rule says: not enough evidence. Not enough evidence: it takes at least 10 more prompts"),
         (turned_down, "The rule says: reject. People find it worse"),
         (unchecked, "The rule says: not enough evidence. "),
         (unchecked, "It has not been checked yet."),

@@ -55,10 +55,10 @@ def test_the_report_the_gate_the_page_and_the_card_show_one_win_rate(
     rate = check.report.rates_against("base")["j"]
     assert (rate.n, rate.ties, rate.value) == (13, 3, pytest.approx(10.5 / 13))
     (judge,) = gate_decisions.findings(db, checked).judges
-    assert (len(judge.outcomes), sum(judge.outcomes) / len(judge.outcomes)) == (rate.n, rate.value)
+    assert (len(judge.outcomes), sum(one.outcome for one in judge.outcomes) / 13) == (rate.n, rate.value)
     decision = decide(Rule(judge_may_decide=True), gate_decisions.findings(db, checked))
     (weighed,) = [one for one in decision.criteria if one.name == "Preferred by the judge j"]
-    assert weighed.value.startswith("81% of 13 (")
+    assert weighed.value.startswith("81% on 13 prompts (")
     assert rate.estimate is not None
     page = check_report.report_card(check.report, Rule())
     assert f"<td>{percent_with_interval(rate.estimate)}</td>" in page
@@ -88,7 +88,7 @@ def test_a_pair_that_an_earlier_version_let_a_judge_compare_counts_by_its_verdic
         store.place_responses(db, db.value("SELECT max(id) FROM comparison"), [pair.first, pair.second])
     judge_says(db, judge, checked)
     found = win_rates.outcomes_by(db, judge, checked, base)
-    assert (len(found.compared), len(found.settled), len(found.values)) == (9, 4, 13)
+    assert (len(found.compared), len(found.settled), len(found.decided)) == (9, 4, 13)
 
 
 def test_a_judge_that_said_nothing_has_no_win_rate_unless_there_was_nothing_to_say(

@@ -386,7 +386,16 @@ def test_people_are_asked_about_a_share_of_what_judges_settle(db: Database) -> N
         say(db, judge, comparison, FIRST_BETTER)
     audited = [comparison for comparison in made if asks(db, comparison) == ("people", "audit")]
     assert 30 <= len(audited) <= 70  # 50 on average, five standard deviations of 6 or so on either side
+    rows = db.rows("SELECT id, people_chance, people_drawn FROM comparison")
+    assert {row["people_chance"] for row in rows} == {0.25}
+    assert [row["id"] for row in rows if row["people_drawn"]] == audited
+    (flipped,) = seed_comparisons(db, 1)
+    say(db, judge, flipped, FLIPPED)
     store.set_feedback(db, Feedback(mode="ai", audit_share=0.25))
+    (labelled,) = seed_comparisons(db, 1)
+    say(db, judge, labelled, FIRST_BETTER)
+    rows = db.rows("SELECT people_chance, people_drawn FROM comparison WHERE id IN (?, ?)", (flipped, labelled))
+    assert [tuple(row.values()) for row in rows] == [(1.0, 1), (0.0, 0)]
 
 
 def test_with_judges_only_people_are_asked_nothing_and_back_again_everything(db: Database, ann: Annotator) -> None:

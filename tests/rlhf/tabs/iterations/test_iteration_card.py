@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected
 from annotation.metrics.intervals_and_bias import Estimate
 from rlhf.evaluation.gate import Criterion, GateDecision, Rule, alphas
 from rlhf.evaluation.report import AnswerFigures, CheckReport, WinRate
@@ -43,7 +44,9 @@ def test_what_went_wrong_is_shown_and_escaped() -> None:
     [(Rule(), "90%", "95%"), (Rule(judge_may_decide=True), "95%", "97.5%"), (Rule(alpha=0.01), "98%", "99%")],
 )
 def test_the_running_interval_says_how_sure_it_is(rule: Rule, both: str, one: str) -> None:
-    chart = iteration_card.running_chart([1.0, 0.5, 1.0], rule, alphas(rule, 1)[0], "dpo-3")
+    decided = [DecidedOutcome(prompt, outcome) for prompt, outcome in enumerate((1.0, 0.5, 1.0))]
+    people = corrected(by_prompt(decided), JudgePanel())
+    chart = iteration_card.running_chart(people, rule, alphas(rule, 1)[0], "dpo-3")
     assert "People on it against dpo-3" in chart
     assert f"hold together with {both}, the lower one by itself with {one}" in chart
     assert "one-sided test" in chart

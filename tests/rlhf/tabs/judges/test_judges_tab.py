@@ -158,8 +158,8 @@ def test_without_judges_the_page_says_what_is_missing(context: Context) -> None:
 def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.Blocks, context: Context) -> None:
     seed_comparisons(context.db, 3)
     assert "Waiting for people: 3." in tab.view(context, None, {})[0]["standing"]["value"]
-    said = str(press(pages, "save_feedback", None, {}, "mixed", 12.5, 70))
-    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7)
+    said = str(press(pages, "save_feedback", None, {}, "mixed", 12.5, 70, 40))
+    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
     assert "Saved. AI judges come first." in said
     assert "Waiting for AI judges: 3. Waiting for people: 0." in said
 
@@ -167,12 +167,13 @@ def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.B
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (("everyone", 10, 60), "Choose who judges"),
-        (("mixed", 101, 60), "The audit share must be between 0 and 100"),
-        (("mixed", None, 60), "The audit share must be between 0 and 100"),
-        (("mixed", 10, 49), "unsure must be between 50 and 100"),
-        (("mixed", 10, float("nan")), "unsure must be between 50 and 100"),
-        (([], 10, 60), "Choose who judges"),
+        (("everyone", 10, 60, 25), "Choose who judges"),
+        (("mixed", 101, 60, 25), "The audit share must be between 0 and 100"),
+        (("mixed", None, 60, 25), "The audit share must be between 0 and 100"),
+        (("mixed", 10, 49, 25), "unsure must be between 50 and 100"),
+        (("mixed", 10, float("nan"), 25), "unsure must be between 50 and 100"),
+        (([], 10, 60, 25), "Choose who judges"),
+        (("mixed", 10, 60, 0), "People's share of a check must be between 1 and 100"),
     ],
 )
 def test_who_judges_is_refused_where_it_means_nothing(
@@ -566,12 +567,12 @@ def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: C
     again = press(pages, "open_rubric", sent, "My draft", principles, drawn)
     assert again[2] == gr.skip()
     assert again[3:5] == [principles, drawn]
-    opened = press(pages, "open_judges", None, {}, None, None, None)
-    assert opened[-3:] == ["people", 10.0, 60.0]
-    seen = opened[-4]
-    drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0)
-    assert drafted[-3:] == ["people", gr.skip(), 60.0]
-    assert press(pages, "open_judges", None, drafted[-4], "people", 33.0, 60.0)[-3:] == drafted[-3:]
+    opened = press(pages, "open_judges", None, {}, None, None, None, None)
+    assert opened[-4:] == ["people", 10.0, 60.0, 25.0]
+    seen = opened[-5]
+    drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0, 25.0)
+    assert drafted[-4:] == ["people", gr.skip(), 60.0, 25.0]
+    assert press(pages, "open_judges", None, drafted[-5], "people", 33.0, 60.0, 25.0)[-4:] == drafted[-4:]
     assert instruction == rubrics.DEFAULT.instruction
 
 
@@ -628,14 +629,14 @@ def test_names_and_addresses_stay_text(context: Context) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- a real judge
-def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine: Machine) -> None:
-    """From the button to the card: the tiny model reads both orders of every pair."""
+def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine: Machine, tiny_judge: Path) -> None:
+    """From the button to the card: a tiny model reads both orders of every pair."""
     machine.add_prompts(train=6, held_out=0)
     machine.judge("train", 6)
     db = machine.db
     context = Context(db, machine.data_dir, registry.by_revision(db, "base").base)
     judge_store.write_rubric(db, "The shorter answer is better.", [], 0, "owner")  # its context holds no longer one
-    judge = judge_store.add(db, "tiny", "local", {"model": "base"}, "owner")
+    judge = judge_store.add(db, "tiny", "local", {"directory": str(tiny_judge)}, "owner")
     tab.judge_judged(context, judge, 200, "owner")
     job = machine.perform(1)
     assert job.status == "finished", job.message
@@ -647,5 +648,6 @@ def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine:
     parts, _ = tab.view(context, None, {})
     assert "of 6 comparisons" in parts["card"]["value"]
     assert "Calibration" in parts["card"]["value"]
+    assert "P(A) + P(B) of the next token: " in parts["job"]["value"]
     with pytest.raises(UserError, match="nothing that people have judged"):
         tab.judge_judged(context, judge, 200, "owner")

@@ -1,0 +1,155 @@
+"""Evidence by prompt, corrected by judges: the bets are fair whatever the judges are worth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from annotation.metrics.evidence import (
+    LEAST_SHARE,
+    DecidedOutcome,
+    JudgePanel,
+    Moments,
+    by_prompt,
+    corrected,
+    covariance_of,
+    share_for_people,
+    win_rate,
+)
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.metrics.sequential_test import Stakes, log_capitals
+
+CARD = Estimate(0.9, 0.8, 0.95, 100)
+
+
+def people(*outcomes: float, probability: float | None = 0.5, first: int = 0) -> tuple[DecidedOutcome, ...]:
+    """What people say, each on a prompt of its own, after all judges."""
+    return tuple(
+        DecidedOutcome(first + place, one, probability=probability, at=1000 + place)
+        for place, one in enumerate(outcomes)
+    )
+
+
+def judge(*outcomes: float, first: int = 0, name: str = "Ada", at: int = 1) -> tuple[DecidedOutcome, ...]:
+    """What a judge says of prompts in order."""
+    return tuple(DecidedOutcome(first + place, one, name, at=at) for place, one in enumerate(outcomes))
+
+
+def test_a_prompt_enters_once_with_what_came_first() -> None:
+    decided = [DecidedOutcome(7, 1.0), DecidedOutcome(3, 0.0), DecidedOutcome(7, 0.0), DecidedOutcome(7, 0.5)]
+    seven, three = by_prompt(decided)
+    assert (seven.prompt_id, seven.entered, seven.mean, three.outcomes) == (7, 1.0, 0.5, (0.0,))
+    assert win_rate((seven, three)) == 0.25
+    assert win_rate(()) is None
+
+
+def test_a_prompt_is_corrected_by_others_that_were_left_to_judges_each_used_once() -> None:
+    """One of two got to people: each of theirs has one other. w = cov / (var (1 + 1)) of what is known beforehand."""
+    panel = JudgePanel(judge(1.0, 0.0, 1.0, 0.0), {"Ada": CARD}, (2, 3))
+    found = corrected(by_prompt(people(1.0, 0.0)), panel)
+    moments = Moments.of(panel)
+    weight = moments.both / (2 * moments.judges)
+    first, second = found.outcomes
+    assert (first.value, first.weight) == (pytest.approx(1.0), pytest.approx(weight))  # judges say 1 of both
+    assert second.value == 0.0
+    assert second.weight > weight, "people and judge agreed on the first"
+    assert found.helped == 2
+    assert 0.3 <= first.spread < 1
+    over = corrected(by_prompt(people(1.0, 0.0)), replace(panel, left=(3, 2)))
+    assert over.outcomes[0].value == pytest.approx(1.0 - weight)
+
+
+def test_what_is_not_known_before_people_compared_changes_nothing() -> None:
+    said = by_prompt(people(1.0, 0.0, 1.0))
+    plain = [(one.value, one.weight, one.spread) for one in corrected(said, JudgePanel()).outcomes]
+    assert plain == [(1.0, 0.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.0, 1.0)]
+    trust = {"Ada": CARD}
+    late = JudgePanel(judge(1.0, 0.0, 1.0, 0.0, 0.0, 0.0, at=5000), trust, (3, 4, 5))
+    unknown = by_prompt(people(1.0, 0.0, 1.0, probability=None))
+    everybody = by_prompt(people(1.0, 0.0, 1.0, probability=1.0))
+    asked = JudgePanel(judge(1.0, 0.0, 1.0, 0.0, 0.0, 0.0), trust, (3, 4, 5))
+    for prompts, panel in ((said, late), (unknown, asked), (everybody, asked), (said, replace(asked, left=()))):
+        assert [(one.value, one.weight, one.spread) for one in corrected(prompts, panel).outcomes] == plain
+    # The first prompts enter alike, whatever comes after them.
+    assert corrected(said[:2], asked).outcomes == corrected(said, asked).outcomes[:2]
+
+
+def test_a_prompt_that_has_corrected_another_does_not_count_when_people_compare_it_later() -> None:
+    panel = JudgePanel(judge(1.0, 1.0, 0.0, 0.0), {"Ada": CARD}, (2, 3))
+    later = (*people(1.0, 1.0), DecidedOutcome(2, 1.0, probability=0.5, at=5000))
+    assert [one.prompt_id for one in corrected(by_prompt(later), panel).prompts] == [0, 1]
+    before = (DecidedOutcome(2, 1.0, probability=0.5, at=900), *people(1.0, 1.0))
+    found = corrected(by_prompt(before), panel)
+    assert [one.prompt_id for one in found.prompts] == [2, 0, 1]
+    assert found.helped == 1
+
+
+def test_a_judge_that_failed_midway_corrects_what_it_can() -> None:
+    panel = JudgePanel(judge(1.0, first=1) + judge(0.0, first=3), {"Ada": CARD}, (2, 3))
+    first, second = corrected(by_prompt(people(1.0, 1.0)), panel).outcomes
+    assert first.weight == 0.0
+    assert second.weight > 0
+
+
+def test_the_weight_is_learnt_and_a_hostile_judge_gets_none() -> None:
+    source = np.random.default_rng(1)
+    says = source.choice((0.0, 1.0), size=60)
+    for agreeing, expected in ((True, 0.4), (False, 0.0)):
+        heard = says if agreeing else 1 - says
+        others = source.choice((0.0, 1.0), size=60)
+        panel = JudgePanel(judge(*heard, *others), {}, tuple(range(60, 120)))
+        last = corrected(by_prompt(people(*says)), panel).outcomes[-1]
+        assert last.weight == pytest.approx(expected, abs=0.07)
+    assert corrected(by_prompt(people(*says)), panel).explained < 0.1
+
+
+def test_several_judges_speak_as_one_by_what_their_cards_say() -> None:
+    coin = Estimate(0.5, 0.4, 0.6, 100)
+    panel = JudgePanel(
+        judge(1.0, 0.0) + judge(0.0, 1.0, name="Bob"), {"Ada": CARD, "Bob": coin}, (1,)
+    )  # fmt: skip
+    alone = JudgePanel(judge(1.0, 0.0), {"Ada": CARD}, (1,))
+    assert corrected(by_prompt(people(1.0)), panel).outcomes == corrected(by_prompt(people(1.0)), alone).outcomes
+    assert covariance_of(coin) == 0.0
+    assert covariance_of(CARD) > covariance_of(Estimate(0.9, 0.4, 1.0, 3)) > 0
+    unknown = JudgePanel(panel.outcomes, {}, (1,))
+    assert unknown.weight_of("Ada") == unknown.weight_of("Bob") == 1.0
+
+
+@pytest.mark.parametrize("fair", [(0.9, 0.1), (0.5, 0.5)])
+def test_the_bet_is_fair_over_all_that_can_happen_whatever_the_judge_is_worth(fair: tuple[float, float]) -> None:
+    """Two prompts of people's and two of the judge's, all 64 courses: the capital is expected to stay what it is.
+
+    By what the judge says, people find it better with these chances: even over both.
+    """
+    expected = 0.0
+    for says in product((0.0, 1.0), repeat=4):
+        for finds in product((0.0, 1.0), repeat=2):
+            chance = (1 / 2) ** 4
+            for heard, found in zip(says, finds, strict=False):
+                wins = fair[0] if heard else fair[1]
+                chance *= wins if found else 1 - wins
+            panel = JudgePanel(judge(*says), {"Ada": CARD}, (2, 3))
+            prompts = corrected(by_prompt(people(*finds)), panel)
+            expected += chance * math.exp(log_capitals(stakes(prompts.outcomes))[-1])
+    assert expected == pytest.approx(1.0)
+
+
+def stakes(outcomes) -> Stakes:  # type: ignore[no-untyped-def]
+    """What is bet on."""
+    return Stakes.of(*zip(*((one.value, one.weight, one.spread) for one in outcomes), strict=True))
+
+
+def test_people_get_the_least_that_can_still_show_it() -> None:
+    start = share_for_people(0.0, 0.05, 0.6, 200)
+    assert LEAST_SHARE <= start < 0.6
+    assert share_for_people(0.0, 0.05, 0.0, 200) == 1.0
+    assert share_for_people(0.0, 0.05, 0.6, 50) == 1.0, "few prompts are left"
+    behind, even, ahead = (share_for_people(log, 0.05, 0.6, 100) for log in (-0.3, 0.0, 0.3))
+    assert 1 > behind > even > ahead > LEAST_SHARE
+    assert share_for_people(0.0, 0.04, 0.6, 100) > even
+    assert share_for_people(9.0, 0.05, 0.9, 10_000) == LEAST_SHARE
