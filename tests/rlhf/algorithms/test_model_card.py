@@ -292,8 +292,9 @@ def stall(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
         code = {name: re.findall(r"```python\n(.*?)\n```", found.card(name), re.DOTALL)[0] for name in NAMES}
         (place / "asked.json").write_text(json.dumps({"ids": probe(machine).tolist(), "code": code}), "utf-8")
         (place / machine.model.name).symlink_to(machine.model)
+        (place / "elsewhere.py").write_text(ELSEWHERE, "utf-8")
         done = subprocess.run(
-            [sys.executable, "-c", ELSEWHERE],
+            [sys.executable, "elsewhere.py"],
             cwd=place,
             env={**os.environ, **hub.environment("hf_read_ann")},
             capture_output=True,
