@@ -250,8 +250,12 @@ def score_answers(
 
 
 def scores_to(spec: EvaluateSpec) -> tuple[str, str]:
-    """The names of an answer's scores by what it is measured against: its KL, and its negative log-likelihood."""
-    of = spec.anchor or "ground"
+    """The names of an answer's scores by what it is measured against: its KL, and its negative log-likelihood.
+
+    Not `kl_to_base`: so earlier versions named what they measured against the base in NF4, whatever the candidate's
+    precision was.
+    """
+    of = f"anchor_{spec.anchor}" if spec.anchor else "ground"
     return f"kl_to_{of}", f"nll_under_{of}"
 
 
