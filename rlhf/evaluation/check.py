@@ -64,6 +64,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     run.report(0, 0, {}, _("loading the model"))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
+    refuse_anchor(run.db, spec, candidate)
     base, anchor = registry.by_revision(run.db, "base"), anchor_of(run.db, spec, candidate)
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
@@ -264,6 +265,19 @@ def anchor_of(db: Database, spec: EvaluateSpec, policy: Policy) -> Policy:
     if not spec.anchor:
         return registry.own_ground(db, policy)
     return replace(registry.by_revision(db, spec.anchor), weights=policy.weights)
+
+
+def refuse_anchor(db: Database, spec: EvaluateSpec, candidate: Policy) -> None:
+    """Raises UserError where the rule's anchor was trained on another precision: it would not be itself on this one."""
+    anchor = registry.by_revision(db, spec.anchor or "base")
+    if anchor.form != "base" and anchor.weights != candidate.weights:
+        raise UserError(
+            _(
+                "The gate's limits are against {anchor}, which computes in {its}, and {candidate} in {own}: the "
+                "figures would also be of the difference between the two. Choose the base, or one in {own}, in the "
+                "gate's rule."
+            ).format(anchor=anchor.revision, its=anchor.weights, candidate=candidate.revision, own=candidate.weights)
+        )
 
 
 @torch.no_grad()

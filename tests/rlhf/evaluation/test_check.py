@@ -259,6 +259,18 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     assert {one.name: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")} == {}
 
 
+def test_the_limits_may_be_against_another_policy_of_the_same_precision(checked: Checked) -> None:
+    machine = checked.machine
+    add_fresh_adapter(machine, "style")
+    report = check(machine, replace(CHECK, anchor="style"))
+    assert report["base"]["revision"] == "style"
+    assert report["candidate"]["kl_to_base"] == pytest.approx(checked.report["candidate"]["kl_to_base"], rel=1e-3)
+    add_fresh_adapter(machine, "other-style", "bf16")
+    job = machine.perform(machine.submit(replace(CHECK, anchor="other-style")))
+    assert job.status == "failed"
+    assert "against other-style, which computes in bf16, and dpo-1 in nf4" in job.message
+
+
 def test_the_base_answers_anew_in_another_precision_and_what_it_has_answered_is_kept(checked: Checked) -> None:
     machine = checked.machine
     add_fresh_adapter(machine, "sixteen", "bf16")
