@@ -231,7 +231,7 @@ def cells() -> list[Cell]:
     again = [Cell(EVEN, prompts, clusters, repeats=3) for prompts in (20, 60) for clusters in CLUSTERED]
     panels: tuple[Panel, ...] = ("coin", "75", "85", "95", "biased", "trained-in", "hostile")
     helped = [Cell(EVEN, 200, clusters, judge) for judge in panels for clusters in ("alike", "same winner")]
-    few = [Cell(EVEN, 60, "beta", judge) for judge in panels]
+    few = [Cell(EVEN, 120, "beta", judge) for judge in panels]
     return [*alone, *again, *helped, *few, Cell(0.45, 200), Cell(0.45, 200, judge="trained-in")]
 
 
@@ -292,7 +292,7 @@ def run(candidates: int) -> dict[str, Any]:
     right = {judge: measure(rule, Cell(BETTER, 200, judge=judge), candidates)[0] for judge in panels}
     # Looked at to the end, whatever alpha a candidate's place in the project leaves it.
     to_the_end = replace(rule, alpha=TINY_ALPHA)
-    _, useless = measure(to_the_end, Cell(EVEN, 200, "beta"), USELESS_IN_A_ROW * max(candidates // 10, 2))
+    _, useless = measure(to_the_end, Cell(EVEN, 200, "beta"), USELESS_IN_A_ROW * max(candidates // 4, 2))
     found = {
         "false_promotion_worst": max(cell["promoted"] for cell in wrong),
         "nominal": rule.alpha,
