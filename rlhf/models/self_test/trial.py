@@ -122,6 +122,7 @@ class Numbers:
     """A tokenizer of texts that are token ids already."""
 
     pad_token_id, eos_token_id = 0, None
+    vocabulary = ""
 
     def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
         return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
