@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -79,6 +80,33 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class TokenIds:
+    """The tokens of an answer as they were drawn, the one that ended it included; one that was cut off has no such.
+
+    The same text can be made of other tokens: its own are what the policy gave its probabilities to.
+    """
+
+    vocabulary: str
+    """A hash of the tokenizer's vocabulary: in any other the numbers mean something else."""
+    ids: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TokenIds:
+        """Stored ones."""
+        return cls(values["vocabulary"], tuple(values["ids"]))
+
+
+def read_token_ids(stored: str | None) -> TokenIds | None:
+    """The column of an answer; None for what no policy here drew, and for what was drawn before ids were kept."""
+    return None if stored is None else TokenIds.from_json(json.loads(stored))
+
+
+def write_token_ids(token_ids: TokenIds | None) -> str | None:
+    """The column of an answer."""
+    return None if token_ids is None else json.dumps(asdict(token_ids), separators=(",", ":"))
+
+
+@dataclass(frozen=True)
 class Response:
     """One answer with everything needed to draw it again: policy, sampling, seed and the exact text it was fed."""
 
@@ -92,6 +120,10 @@ class Response:
     tokens: int
     finish_reason: Literal["stop", "length"]
     id: int = 0
+    token_ids: TokenIds | None = None
+    """None where they are unknown: then the text is tokenised."""
+    weights: str = ""
+    """Precision of the weights that drew it; empty for that of its policy."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +134,14 @@ class CheckedAnswer(Response):
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def kl_to_base(self) -> float:
-        """Of the policy, in nats a token."""
-        return self.scores["kl_to_base"]
+    def kl_to_ground(self) -> float:
+        """Of the policy, to the weights that it hangs on, in nats a token."""
+        return self.scores["kl_to_ground"]
 
     @property
-    def nll_under_base(self) -> float:
-        """Negative log-likelihood under the base, nats a token."""
-        return self.scores["nll_under_base"]
+    def nll_under_ground(self) -> float:
+        """Negative log-likelihood under the weights that its policy hangs on, nats a token."""
+        return self.scores["nll_under_ground"]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from annotation.records import (
     Tag,
     UserError,
     now,
+    read_token_ids,
+    write_token_ids,
 )
 from annotation.translation import _
 
@@ -138,7 +140,9 @@ def add_response(db: Database, response: Response, purpose: str, dropped: str | 
             "prompt_tokens": response.prompt_tokens,
             "tokens": response.tokens,
             "finish_reason": response.finish_reason,
+            "token_ids": write_token_ids(response.token_ids),
             "dropped": dropped,
+            "weights": response.weights or db.value("SELECT weights FROM model WHERE id = ?", (response.model_id,)),
             "created": now(),
         },
     )
@@ -326,12 +330,14 @@ def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Res
             seen.add(folded)
             connection.execute(
                 """UPDATE response SET text = :text, tokens = :tokens, prompt_tokens = :prompt_tokens,
-                       finish_reason = :finish_reason, dropped = :dropped, state = 'done' WHERE id = :id""",
+                       finish_reason = :finish_reason, token_ids = :token_ids, dropped = :dropped, state = 'done'
+                   WHERE id = :id""",
                 {
                     "text": response.text,
                     "tokens": response.tokens,
                     "prompt_tokens": response.prompt_tokens,
                     "finish_reason": response.finish_reason,
+                    "token_ids": write_token_ids(response.token_ids),
                     "dropped": dropped,
                     "id": response_id,
                 },
@@ -384,13 +390,18 @@ class PairedAnswers:
 
 
 def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
-    """What two policies answered to the same held-out prompts with the same seeds, by prompt and seed."""
+    """What two policies answered to the same text of held-out prompts with the same seeds, by prompt and seed.
+
+    Each in the precision in which it answers now: in another one it is another policy.
+    """
     rows = db.rows(
         """SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
                EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
                    ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
-           FROM response a JOIN response b
-               ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+           FROM response a JOIN model m ON m.id = a.model_id AND m.weights = a.weights
+               JOIN response b ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+                   AND b.rendered_prompt = a.rendered_prompt
+               JOIN model n ON n.id = b.model_id AND n.weights = b.weights
            WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
@@ -469,15 +480,19 @@ def withdraw_candidate(db: Database, candidate_id: int) -> None:
         )
 
 
-def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
-    """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order."""
+def evaluation_responses(db: Database, model_id: int, weights: str | None = None) -> list[CheckedAnswer]:
+    """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order.
+
+    Those in the precision `weights`, or in that in which it answers now.
+    """
     rows = db.rows(
         """SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
-               r.tokens, r.finish_reason, p.messages,
+               r.tokens, r.finish_reason, r.weights, r.token_ids, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores
-           FROM response r JOIN prompt p ON p.id = r.prompt_id
-           WHERE r.model_id = ? AND r.purpose = 'evaluate' ORDER BY r.prompt_id, r.seed""",
-        (model_id,),
+           FROM response r JOIN prompt p ON p.id = r.prompt_id JOIN model m ON m.id = r.model_id
+           WHERE r.model_id = :model AND r.purpose = 'evaluate' AND r.weights = coalesce(:weights, m.weights)
+           ORDER BY r.prompt_id, r.seed""",
+        {"model": model_id, "weights": weights},
     )
     return [
         CheckedAnswer(
@@ -485,6 +500,7 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
                 **row,
                 "sampling": Sampling(**json.loads(row["sampling"])),
                 "messages": tuple(json.loads(row["messages"])),
+                "token_ids": read_token_ids(row["token_ids"]),
                 "scores": json.loads(row["scores"]),
             }
         )
@@ -493,14 +509,26 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
 
 
 def answers_of_check(
-    db: Database, model_id: int, prompts: Sequence[Prompt], seed: int, sampling: Sampling
+    db: Database,
+    model_id: int,
+    prompts: Sequence[Prompt],
+    seed: int,
+    sampling: Sampling,
+    rendered: Mapping[int, str] | None = None,
+    weights: str | None = None,
 ) -> list[CheckedAnswer]:
-    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms."""
+    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms.
+
+    With `rendered`, the text that is fed today by prompt id, only answers to that very text: a template may write the
+    date into it, and may have been told something else before. `weights` as in `evaluation_responses`.
+    """
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
         answer
-        for answer in evaluation_responses(db, model_id)
-        if (answer.prompt_id, answer.seed) in wanted and answer.sampling == sampling
+        for answer in evaluation_responses(db, model_id, weights)
+        if (answer.prompt_id, answer.seed) in wanted
+        and answer.sampling == sampling
+        and (rendered is None or rendered.get(answer.prompt_id) == answer.rendered_prompt)
     ]
 
 
@@ -594,13 +622,15 @@ def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
         yield read_judgement(row)
 
 
-def judged_comparisons(db: Database, reserved: bool = True) -> Iterator[list[Judgement]]:
+def judged_comparisons(db: Database, *, reserved: bool = True, token_ids: bool = False) -> Iterator[list[Judgement]]:
     """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed.
 
-    With those on prompts that are the gate's own, unless they are not wanted.
+    With those on prompts that are the gate's own, unless they are not wanted. With `token_ids` the answers have these
+    too, which are as long as the texts.
     """
+    query = JUDGEMENTS.replace(LAST_FIELD, f"{LAST_FIELD}, 'token_ids', json(r.token_ids)") if token_ids else JUDGEMENTS
     wanted = "" if reserved else f"WHERE NOT {RESERVED}"
-    rows = db.connection.query(f"{JUDGEMENTS} {wanted} ORDER BY j.comparison_id, j.id")
+    rows = db.connection.query(f"{query} {wanted} ORDER BY j.comparison_id, j.id")
     for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):
         yield [read_judgement(row) for row in group]
 
@@ -663,12 +693,13 @@ def sampling_counts(db: Database) -> list[dict[str, Any]]:
     )
 
 
-RESPONSE_FIELDS = """json_object('id', r.id, 'origin', r.origin, 'model_id', r.model_id, 'revision', r.revision,
+LAST_FIELD = "'edited_from', r.edited_from"
+RESPONSE_FIELDS = f"""json_object('id', r.id, 'origin', r.origin, 'model_id', r.model_id, 'revision', r.revision,
     'text', r.text, 'finish_reason', r.finish_reason, 'tokens', r.tokens, 'prompt_tokens', r.prompt_tokens,
-    'rendered_prompt', r.rendered_prompt, 'edited_from', r.edited_from)"""
+    'rendered_prompt', r.rendered_prompt, {LAST_FIELD})"""
 JUDGEMENTS = f"""SELECT j.*, c.prompt_id, c.formed_chance, c.people_chance,
-        (SELECT k.chance FROM claim k WHERE k.id = j.claim_id) AS shown_chance,
-        p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
+         (SELECT k.chance FROM claim k WHERE k.id = j.claim_id) AS shown_chance,
+         p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
         (SELECT json_group_array({RESPONSE_FIELDS})
            FROM (SELECT response.*, m.revision FROM comparison_response cr JOIN response ON response.id = cr.response_id
                      LEFT JOIN model m ON m.id = response.model_id

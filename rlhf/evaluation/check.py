@@ -1,9 +1,11 @@
-"""Check a candidate: candidate, serving policy and base answer the held-out prompts with the same seeds.
+"""Check a candidate: it, the serving policy, the base and its ground answer the held-out prompts with the same seeds.
 
 Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
-on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per token over the policy's own answers,
-their likelihood under the base, the perplexity of a fixed text, and what the answers are like: length, share cut off,
-distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers are then before people and judges, blind.
+on held-out judgements with Wilson's interval (Wilson 1927), the KL to its ground per token over the policy's own
+answers, their likelihood under the ground, the perplexity of a fixed text, fixed probes of what it should not have
+lost, and what the answers are like: length, share cut off, distinct-n (Li et al. 2016), repetition (Welleck et al.
+2020). The answers are then before people and judges, blind. The ground (`registry.own_ground`) is what a policy hangs
+on, in the policy's own precision; the rule may choose another policy in its place (its anchor).
 
 It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
@@ -28,6 +30,8 @@ from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.probe_scores import TokenisedProbe, probe_figures, tokenise_probes
+from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import (
     RULE_VERSION,
     AnswerFigures,
@@ -44,9 +48,9 @@ from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.hidden_states import completions, inner_model, logps_of
+from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.log_probabilities import exact_kl, sum_by_row
+from rlhf.models.log_probabilities import Head, kl_of_states, sum_by_row, token_logps
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
@@ -60,38 +64,39 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     run.report(0, 0, {}, _("loading the model"))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
-    base = registry.by_revision(run.db, "base")
-    anchor = registry.by_revision(run.db, spec.anchor) if spec.anchor else base
+    base, anchor = registry.by_revision(run.db, "base"), anchor_of(run.db, spec, candidate)
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
     prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
     refuse_leaked(run, candidate, [*prompts, *apart])
     rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
-    compared = list({policy.id: policy for policy in (candidate, against, anchor, base)}.values())
+    compared = list({policy.version: policy for policy in (candidate, anchor, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
+    probes = tokenise_probes(models)
+    answers: dict[tuple[int, str], list[CheckedAnswer]] = {}
+    figures: dict[tuple[int, str], AnswerFigures] = {}
     for policy in compared:
+        measured_by = anchor_of(run.db, spec, policy)
+        models.keep_only(policy, measured_by)  # those in another precision may be as large
         answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, anchor, prompts)
-        if policy.id in (candidate.id, against.id):
+        score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
+        if policy in (candidate, against):
             answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
+        answers[policy.version] = answers_of(run, spec, policy, prompts, rendered)
+        found = summarise(spec, policy, answers[policy.version], perplexity(models.use(policy), models.tokenizer))
+        figures[policy.version] = replace(found, probes=ask_probes(progress, models, policy, probes))
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
-    figures = {
-        policy.revision: summarise(
-            policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer), anchor
-        )
-        for policy in compared
-    }
     del models  # a judge may need the memory
-    others = [policy for policy in compared if policy.id in (against.id, base.id) and policy.id != candidate.id]
+    # Only what serves, or could, is compared with: not what only measures, or in a precision of the candidate's.
+    others = [policy for policy in compared if policy in (against, base) and policy.id != candidate.id]
     put_before_people(run.db, spec, candidate, others)
-    judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
+    judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.version]}
     ask_people_instead(run, spec, candidate, judged)
     report = CheckReport(
-        candidate=figures[candidate.revision],
-        against=figures[against.revision],
-        base=figures[anchor.revision],
+        candidate=figures[candidate.version],
+        against=figures[against.version],
+        base=figures[anchor.version],
         prompts=len(rendered),
         compared_apart=len(rendered_apart),
         implicit_accuracy=accuracy,
@@ -100,7 +105,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
-        equal_length_distinct=equal_length_distinct(run, spec, candidate, anchor, prompts),
+        equal_length_distinct=equal_length_distinct(answers[candidate.version], answers[anchor.version]),
         rule=RULE_VERSION,
     )
     return report.to_json()
@@ -188,9 +193,13 @@ class CheckProgress:
         self.run.raise_if_stopped()
 
 
-def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[CheckedAnswer]:
-    """The policy's answers on the terms of this check."""
-    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling)
+def answers_of(
+    run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
+) -> list[CheckedAnswer]:
+    """The policy's answers on the terms of this check, to the very text that it feeds, in its precision."""
+    return store.answers_of_check(
+        run.db, policy.id, prompts, spec.seed, spec.sampling, rendered=rendered, weights=policy.weights
+    )
 
 
 def answer_prompts(
@@ -204,7 +213,7 @@ def answer_prompts(
     """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
-    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts)}
+    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts, rendered)}
     asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
     progress.advance(len(asked) - len(missing), _("{revision} answers").format(revision=policy.revision))
@@ -225,11 +234,12 @@ def score_answers(
     policy: Policy,
     anchor: Policy,
     prompts: Sequence[Prompt],
+    rendered: Mapping[int, str],
 ) -> None:
     """Store each answer's KL to the anchor per token and its negative log-likelihood per token under the anchor."""
     db = progress.run.db
-    answers = answers_of(progress.run, spec, policy, prompts)
-    kl_score, nll_score = scores_to(anchor)
+    answers = answers_of(progress.run, spec, policy, prompts, rendered)
+    kl_score, nll_score = scores_to(spec)
     unscored = [answer for answer in answers if nll_score not in answer.scores]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
@@ -239,45 +249,51 @@ def score_answers(
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
-def scores_to(anchor: Policy) -> tuple[str, str]:
+def scores_to(spec: EvaluateSpec) -> tuple[str, str]:
     """The names of an answer's scores by what it is measured against: its KL, and its negative log-likelihood."""
-    of = "" if anchor.revision == "base" else f" {anchor.revision}"
-    return f"kl_to_base{of}", f"nll_under_base{of}"
+    of = spec.anchor or "ground"
+    return f"kl_to_{of}", f"nll_under_{of}"
+
+
+def anchor_of(db: Database, spec: EvaluateSpec, policy: Policy) -> Policy:
+    """What a policy is measured against, in the policy's precision: its own ground, or what the rule has chosen."""
+    if not spec.anchor:
+        return registry.own_ground(db, policy)
+    return replace(registry.by_revision(db, spec.anchor), weights=policy.weights)
 
 
 @torch.no_grad()
 def score(
-    models: LoadedPolicies, policy: Policy, base: Policy, answers: Sequence[CheckedAnswer]
+    models: LoadedPolicies, policy: Policy, anchor: Policy, answers: Sequence[CheckedAnswer]
 ) -> list[tuple[float, float]]:
-    """(KL per token, NLL per token under the base) of each answer, in nats."""
+    """(KL per token, NLL per token under the anchor) of each answer, in nats."""
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, answer.text, answer.finish_reason),
+            answer_ids(models.tokenizer, answer.text, answer.finish_reason, answer.token_ids),
         )
         for answer in answers
     ]
-    base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
-    policy_logits_NV = base_logits_NV
-    if policy.id != base.id:
-        policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
-    nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
-    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(answers)) / tokens_B
-    nll_B = sum_by_row(nll_N, rows_N, len(answers)) / tokens_B
+    under, anchor_head = completion_states(models, anchor, sequences)
+    own, policy_head = under, anchor_head
+    if policy.version != anchor.version:
+        own, policy_head = completion_states(models, policy, sequences)
+    kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, anchor_head)
+    nll_N = -token_logps(under.before_NH, anchor_head, under.labels_N)
+    tokens_B = sum_by_row(torch.ones_like(nll_N), under.rows_N, len(answers)).clamp(min=1)
+    kl_B, nll_B = (sum_by_row(values_N, under.rows_N, len(answers)) / tokens_B for values_N in (kl_N, nll_N))
     return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
 
 
-def completion_logits(
+def completion_states(
     models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids; their (B, T-1) mask."""
+) -> tuple[Completions, Head]:
+    """The states of the completions of (prompt, completion) ids, and what makes logits of them, in float32."""
     model = models.use(policy)
     ids_BT, attention_BT, completion_BT = (
         part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
     )
-    states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-    return inner_model(model).get_output_embeddings()(states.before_NH), states.labels_N, completion_BT[:, 1:].bool()
+    return completions(model, ids_BT, attention_BT, completion_BT, packed=False), head_of(model, float32=True)
 
 
 def implicit_accuracy(
@@ -309,27 +325,26 @@ def summed_logps(
     models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> torch.Tensor:
     """log pi(completion | prompt) of each sequence, (B,)."""
-    logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
-    logps_N = logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
+    states, head = completion_states(models, policy, sequences)
+    return sum_by_row(token_logps(states.before_NH, head, states.labels_N), states.rows_N, len(sequences))
 
 
 def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int]:
-    """The reference policy and length limit that the candidate was trained with."""
+    """The reference policy, in the candidate's precision, and the length limit that the candidate was trained with."""
     db = progress.run.db
-    base = registry.by_revision(db, "base")
+    ground = registry.own_ground(db, candidate)
     spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
     to = spec.implicit_reference() if isinstance(spec, TrainingSpec) else None
     if not isinstance(spec, TrainingSpec) or to is None:
-        return base, TrainingSpec.max_length
-    from_parent = to == "parent" or spec.method == "full"
-    reference = registry.by_revision(db, spec.parent) if from_parent else registry.ground(db, candidate)
-    return reference, spec.max_length
+        return ground, TrainingSpec.max_length
+    if to == "parent" or spec.method == "full":
+        return replace(registry.by_revision(db, spec.parent), weights=candidate.weights), spec.max_length
+    return ground, spec.max_length
 
 
-def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float, anchor: Policy) -> AnswerFigures:
+def summarise(spec: EvaluateSpec, policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
     """The figures of one policy's answers, with its perplexity on the fixed text; KL and likelihood to the anchor."""
-    kl_score, nll_score = scores_to(anchor)
+    kl_score, nll_score = scores_to(spec)
     texts = [answer.text for answer in answers]
     weights = [max(answer.tokens, 1) for answer in answers]
 
@@ -339,6 +354,7 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
 
     return AnswerFigures(
         revision=policy.revision,
+        weights=policy.weights,
         mean_length=fmean(len(text.split()) for text in texts),
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
@@ -352,14 +368,9 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
     )
 
 
-def equal_length_distinct(
-    run: Run, spec: EvaluateSpec, policy: Policy, other: Policy, prompts: Sequence[Prompt]
-) -> float | None:
+def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]) -> float | None:
     """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
-    own, others = (
-        {(answer.prompt_id, answer.seed): answer.text for answer in answers_of(run, spec, one, prompts)}
-        for one in (policy, other)
-    )
+    own, others = ({(one.prompt_id, one.seed): one.text for one in side} for side in (answers, of_other))
     both = [place for place in own if place in others]
     return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
 
@@ -385,9 +396,20 @@ def perplexity(model: Any, tokenizer: Any) -> float:
         padded = pad([sequence], tokenizer.pad_token_id)
         ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in padded)
         states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-        total -= float(logps_of(model, states).sum())
+        total -= float(token_logps(states.before_NH, head_of(model, float32=True), states.labels_N).sum())
         tokens += len(sequence[1])
     return math.exp(total / tokens)
+
+
+def ask_probes(
+    progress: CheckProgress, models: LoadedPolicies, policy: Policy, probes: Sequence[TokenisedProbe]
+) -> ProbeFigures:
+    """A policy's chances on the probes."""
+
+    def between() -> None:
+        progress.advance(0, _("probes of {revision}").format(revision=policy.revision))
+
+    return probe_figures(progress.run.db, models, policy, probes, between)
 
 
 # ------------------------------------------------------------------------------------------------- who is found better

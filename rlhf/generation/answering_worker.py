@@ -92,8 +92,9 @@ class AnsweringWorker:
         self.models.keep_only(self.serving, *self._lately)
 
     def outdated(self) -> bool:
-        """Whether answers of this policy are no longer wanted: another serves, or the worker is to stop."""
-        return self.run.stopped or registry.serving(self.db).id != self.serving.id
+        """Whether answers of this policy are no longer wanted: another serves, or it in another precision, or it is to
+        stop."""
+        return self.run.stopped or registry.serving(self.db).version != self.serving.version
 
     def stock_sentence(self) -> str:
         """What waits to be judged, for people."""
@@ -243,7 +244,14 @@ class AnsweringWorker:
             CHAT_SECONDS,
         )
         for (chat, text), (drawn,) in zip(rendered, draws, strict=False):  # none where nobody waits any more
-            answer = FinishedAnswer(drawn.text, text, drawn.prompt_tokens, drawn.tokens, drawn.finish_reason)
+            answer = FinishedAnswer(
+                text=drawn.text,
+                rendered_prompt=text,
+                prompt_tokens=drawn.prompt_tokens,
+                tokens=drawn.tokens,
+                finish_reason=drawn.finish_reason,
+                token_ids=drawn.token_ids,
+            )
             playground_store.finish(self.db, chat.id, answer)
 
     # --------------------------------------------------------------------------------------------- what annotators ask

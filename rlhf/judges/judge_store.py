@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import Feedback, Message, UserError, now
+from annotation.records import Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -238,6 +238,10 @@ class Comparison:
     finish_reasons: tuple[str | None, ...]
     asked: frozenset[tuple[int, int]]
     """Pairs of positions, in the order shown, of which this judge's verdict by the present rubric is there already."""
+    token_ids: tuple[TokenIds | None, ...] = ()
+    """Of the answers; empty where none are known."""
+    rendered_prompt: str | None = None
+    """The conversation as the policy was fed it; None where none was."""
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -285,7 +289,8 @@ def to_judge(db: Database, judge: Judge, scope: Scope, limit: int, candidate_id:
 def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Comparison:
     """A row with id and messages, with its answers and what the judge has said of them."""
     answers = db.rows(
-        """SELECT r.text, r.finish_reason FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+        """SELECT r.text, r.finish_reason, r.token_ids, r.rendered_prompt
+           FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? ORDER BY cr.position""",
         (row["id"],),
     )
@@ -294,11 +299,13 @@ def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Compa
         (judge.id, row["id"]),
     )
     return Comparison(
-        row["id"],
-        tuple(json.loads(row["messages"])),
-        tuple(answer["text"] for answer in answers),
-        tuple(answer["finish_reason"] for answer in answers),
-        frozenset((one["first"], one["second"]) for one in said),
+        id=row["id"],
+        messages=tuple(json.loads(row["messages"])),
+        answers=tuple(answer["text"] for answer in answers),
+        finish_reasons=tuple(answer["finish_reason"] for answer in answers),
+        asked=frozenset((one["first"], one["second"]) for one in said),
+        token_ids=tuple(read_token_ids(answer["token_ids"]) for answer in answers),
+        rendered_prompt=next((answer["rendered_prompt"] for answer in answers if answer["rendered_prompt"]), None),
     )
 
 
@@ -633,7 +640,8 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
-    flag that ranks nothing does not say which answer it means, and counts as a tie.
+    flag that ranks nothing does not say which answer it means, and counts as a tie. Answers in another precision than
+    the policy has now are another policy's.
     """
     rows = db.rows(
         f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
@@ -646,6 +654,8 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
                   OR c.candidate_id = :against AND c.against_id = :candidate)
              AND (j.outcome != 'skip' OR j.flag NOT NULL) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
+             AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+                 JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id AND r.weights IS NOT m.weights)
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",

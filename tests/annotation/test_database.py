@@ -14,6 +14,7 @@ from annotation.database import FILE_NAME, Database, copy_database, migrate, ope
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
+from rlhf.models import registry
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
 
 pytestmark = pytest.mark.slow
@@ -241,6 +242,55 @@ def test_why_jobs_ended_is_read_once_from_what_earlier_versions_said_of_them(dat
         "An error of Prefloop's own ended it (KeyError: 'x'). The log has the details.",
     ]
     assert [row["kind"] for row in db.rows("SELECT kind FROM event ORDER BY id")] == ["change", "log", "metric"]
+
+
+def test_an_earlier_base_and_its_answers_keep_what_they_did(data_dir: Path) -> None:
+    """Whether it was told not to think is not known, and it is not; nor which tokens its answers were.
+
+    What a reward model said was right but for its chance, which was of scores on another scale: that becomes unknown.
+    """
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m011_token_ids")
+    old["model"].insert(
+        {"revision": "base", "method": "base", "form": "base", "base": "b", "status": "serving", "created": "1"}
+    )
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", "created": "1"})
+    old["response"].insert(
+        {"prompt_id": 1, "origin": "policy", "model_id": 1, "purpose": "compare", "text": "Blue.", "created": "1"}
+    )
+    old["comparison"].insert({"prompt_id": 1, "purpose": "preference", "created": "1"})
+    for number, backend in enumerate(("local", "reward-model"), 1):
+        old["annotator"].insert({"name": backend, "role": "annotator", "kind": "ai", "created": "1"})
+        by = {"annotator_id": number, "created": "1"}
+        old["judge"].insert({**by, "backend": backend, "settings": "{}", "created_by": "kim"})
+        old["verdict"].insert(
+            {**by, "comparison_id": 1, "first": 0, "second": 1, "choice": "first", "chance": 0.97, "seconds": 0.1}
+        )
+    old.close()
+    db = open_database(data_dir)
+    assert [row["chance"] for row in db.rows("SELECT chance FROM verdict ORDER BY annotator_id")] == [0.97, None]
+    assert registry.ensure_base(db, "b").thinking is None
+    assert not registry.no_thinking(db)
+    assert db.rows("SELECT text, token_ids FROM response") == [{"text": "Blue.", "token_ids": None}]
+    registry.set_thinking(db, "off")
+    assert registry.no_thinking(db)
+
+
+def test_answers_of_earlier_versions_are_in_the_precision_of_their_policy(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m010_precisions")
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", "created": "1"})
+    policy = {"method": "dpo", "base": "b", "status": "candidate", "created": "1"}
+    named = {"base": "nf4", "sft-1": "bf16"}
+    old["model"].insert_all({**policy, "revision": name, "weights": weights} for name, weights in named.items())
+    answer = {"prompt_id": 1, "text": "x", "created": "1"}
+    drawn = [{**answer, "origin": "policy", "model_id": number, "purpose": "evaluate"} for number in (1, 2)]
+    old["response"].insert_all([*drawn, {**answer, "origin": "import", "model_id": None, "purpose": "compare"}])
+    old.close()
+    db = open_database(data_dir)
+    assert [row["weights"] for row in db.rows("SELECT weights FROM response ORDER BY id")] == ["nf4", "bf16", None]
 
 
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:

@@ -23,6 +23,24 @@ def ann(db: Database) -> Annotator:
 
 
 # ----------------------------------------------------------------------------------------------------------- answers
+def test_kept_answers_of_a_check_are_those_to_the_very_text_that_is_fed(db: Database) -> None:
+    """A template that writes the date feeds another text a day later: yesterday's answer is no answer to it."""
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    prompt = seed_prompts(db, 1, "held-out")[0]
+    for day, models in (("Monday", (1, 2)), ("Tuesday", (1,))):
+        for model_id in models:
+            answer = replace(make_response(prompt, f"{day} {model_id}", model_id), rendered_prompt=f"{day}: Why?")
+            store.add_response(db, answer, "evaluate")
+    terms = (db, 1, [prompt], make_response(prompt, "").seed, make_response(prompt, "").sampling)
+    assert [one.text for one in store.answers_of_check(*terms)] == ["Monday 1", "Tuesday 1"]
+    assert [one.text for one in store.answers_of_check(*terms, {prompt.id: "Tuesday: Why?"})] == ["Tuesday 1"]
+    assert store.answers_of_check(*terms, {prompt.id: "Wednesday: Why?"}) == store.answers_of_check(*terms, {}) == []
+    assert [pair.texts for pair in store.paired_answers(db, 2, 1)] == [("Monday 2", "Monday 1")]
+
+
 def test_empty_and_repeated_answers_are_kept_marked_and_never_offered(db: Database, ann: Annotator) -> None:
     prompt = seed_prompts(db, 1)[0]
     texts = ["  \n", "Blue  light scatters.", "blue light\nscatters. ", "It scatters."]

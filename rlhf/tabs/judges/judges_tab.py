@@ -340,7 +340,8 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
         if result.get("gave_up")
         else ""
     )
-    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told)
+    remark = paragraph(result["remark"], "quiet") if result.get("remark") else ""
+    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told) + remark
 
 
 def cancel(db: Database, seen: Any) -> str:
