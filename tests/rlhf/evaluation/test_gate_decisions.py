@@ -439,11 +439,11 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
     prompts = corrected_by_judges(found)
     assert min(prompts.helped, 1) == min(drawn, 40 - drawn, 1)
     assert len(prompts.outcomes) == drawn
-    # Who has people compare the rest has their verdicts alone.
-    store.ask_people_of_candidate(db, made.id, 1)
+    # Who has people compare the rest changes no bet that was made: the record of the draw stays.
+    assert store.ask_people_of_candidate(db, made.id, 1) == 40 - drawn
     later = gate_decisions.findings(db, made)
-    assert ({one.probability for one in later.people}, later.left_to_judges) == ({1.0}, ())
-    assert corrected_by_judges(later).helped == 0
+    assert ({one.probability for one in later.people}, later.left_to_judges) == ({0.4}, found.left_to_judges)
+    assert corrected_by_judges(later) == prompts
 
 
 def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, data_dir: Path) -> None:
