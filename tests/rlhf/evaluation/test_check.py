@@ -251,12 +251,13 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     # Against itself in another precision an implicit reward would prefer something; there is nothing to prefer.
     assert report.implicit_accuracy is not None
     assert report.implicit_accuracy.value == pytest.approx(0.5, abs=0.5 if how == "dora" else 0)
-    gate_decisions.set_rule(machine.db, {"prompts_least": 6})
     decision = gate_decisions.decision_on(machine.db, policy)
     assert decision.verdict == ("reject" if report.identical else "not enough evidence")
     assert ("does not differ" in decision.sentence) == report.identical, decision.sentence
     limits = gate_decisions.limit_criteria(machine.db, policy)
-    assert {one.name: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")} == {}
+    assert {one.name: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")} == {
+        "prompts": "few"
+    }
 
 
 def test_the_limits_may_be_against_another_policy_of_the_same_precision(checked: Checked) -> None:
