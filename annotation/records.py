@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -79,6 +80,33 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class TokenIds:
+    """The tokens of an answer as they were drawn, the one that ended it included; one that was cut off has no such.
+
+    The same text can be made of other tokens: its own are what the policy gave its probabilities to.
+    """
+
+    vocabulary: str
+    """A hash of the tokenizer's vocabulary: in any other the numbers mean something else."""
+    ids: tuple[int, ...]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TokenIds:
+        """Stored ones."""
+        return cls(values["vocabulary"], tuple(values["ids"]))
+
+
+def read_token_ids(stored: str | None) -> TokenIds | None:
+    """The column of an answer; None for what no policy here drew, and for what was drawn before ids were kept."""
+    return None if stored is None else TokenIds.from_json(json.loads(stored))
+
+
+def write_token_ids(token_ids: TokenIds | None) -> str | None:
+    """The column of an answer."""
+    return None if token_ids is None else json.dumps(asdict(token_ids), separators=(",", ":"))
+
+
+@dataclass(frozen=True)
 class Response:
     """One answer with everything needed to draw it again: policy, sampling, seed and the exact text it was fed."""
 
@@ -92,6 +120,8 @@ class Response:
     tokens: int
     finish_reason: Literal["stop", "length"]
     id: int = 0
+    token_ids: TokenIds | None = None
+    """None where they are unknown: then the text is tokenised."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +207,7 @@ class Feedback:
     unsure_below: float = 0.6
     """A judge whose probability for its choice is lower is unsure."""
     check_share: float = 0.25
-    """Of what a check compares for the gate, the share that people get, by lot, where judges compare all of it."""
+    """Of what a check compares for the gate, the least share that people get, by lot, where judges compare it all."""
 
 
 # -------------------------------------------------------------------------------------------------- claims, judgements

@@ -73,6 +73,13 @@ def m009_reasons(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
+def m011_token_ids(db: sqlite_utils.Database) -> None:
+    """Answers keep the tokens that were drawn, and the base whether it is told not to think."""
+    for statement in TOKEN_IDS:
+        db.execute(statement)
+
+
+@migrations()
 def m012_held_out_sets_and_chances(db: sqlite_utils.Database) -> None:
     """What held-out prompts were drawn for, and the chances with which comparisons were made and handed out."""
     for statement in HELD_OUT_SETS_AND_CHANCES:
@@ -487,6 +494,20 @@ REASONS = (
     "DROP TABLE event",
     "ALTER TABLE new_event RENAME TO event",
     "CREATE INDEX event_by_job ON event (job_id, kind, id)",
+)
+
+
+TOKEN_IDS = (
+    # The tokens that were drawn, the one that ended the answer included, as JSON: {"vocabulary": …, "ids": […]}. The
+    # vocabulary is a hash of the tokenizer's. None of earlier, imported and edited answers: these are tokenised.
+    "ALTER TABLE response ADD COLUMN token_ids TEXT",
+    "ALTER TABLE chat ADD COLUMN token_ids TEXT",
+    # Of the base: 'off', its template is told that the model is not to think, or 'template', it has it as it likes.
+    # None in data directories from before there was a choice, which is as 'template'.
+    "ALTER TABLE model ADD COLUMN thinking TEXT CHECK (thinking IN ('off', 'template'))",
+    # Earlier versions took a reward model's chance from scores on PPO's scale: what its own would have been is unknown.
+    """UPDATE verdict SET chance = NULL
+        WHERE annotator_id IN (SELECT annotator_id FROM judge WHERE backend = 'reward-model')""",
 )
 
 

@@ -8,8 +8,8 @@ when it was drawn by. NULL is unknown: an earlier version, or who made the data 
   drawn, the first that differ are taken. 1 where a person asked for it, or a check compares all that it answers.
 - `comparison.people_chance`: that people were to judge it, and `people_drawn`, whether that came out. 1 where people
   judge everything, 0 where they judge nothing; with judges first, 1 where these flipped, differed or were unsure, else
-  the audit's share; in a check, the share that people get. Unknown until judges have settled it. Whom an admin asks
-  beyond that is asked about all that was left, so that the chance of all becomes 1.
+  the audit's share; in a check, the share that people get. Unknown until judges have settled it. What an admin has
+  people judge beyond that keeps the record of its draw.
 - `claim.chance`: that this very comparison was what this annotator was shown then, of all that could have been: the
   share of its purpose (gold, re-ask, candidate, own), with that of purposes that had nothing to offer; halved where
   comparisons of the serving policy and of no single one were drawn between. 1 where a person asked for it.

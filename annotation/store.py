@@ -29,6 +29,8 @@ from annotation.records import (
     Tag,
     UserError,
     now,
+    read_token_ids,
+    write_token_ids,
 )
 from annotation.translation import _
 
@@ -138,6 +140,7 @@ def add_response(db: Database, response: Response, purpose: str, dropped: str | 
             "prompt_tokens": response.prompt_tokens,
             "tokens": response.tokens,
             "finish_reason": response.finish_reason,
+            "token_ids": write_token_ids(response.token_ids),
             "dropped": dropped,
             "created": now(),
         },
@@ -326,12 +329,14 @@ def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Res
             seen.add(folded)
             connection.execute(
                 """UPDATE response SET text = :text, tokens = :tokens, prompt_tokens = :prompt_tokens,
-                       finish_reason = :finish_reason, dropped = :dropped, state = 'done' WHERE id = :id""",
+                       finish_reason = :finish_reason, token_ids = :token_ids, dropped = :dropped, state = 'done'
+                   WHERE id = :id""",
                 {
                     "text": response.text,
                     "tokens": response.tokens,
                     "prompt_tokens": response.prompt_tokens,
                     "finish_reason": response.finish_reason,
+                    "token_ids": write_token_ids(response.token_ids),
                     "dropped": dropped,
                     "id": response_id,
                 },
@@ -384,13 +389,14 @@ class PairedAnswers:
 
 
 def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
-    """What two policies answered to the same held-out prompts with the same seeds, by prompt and seed."""
+    """What two policies answered to the same text of held-out prompts with the same seeds, by prompt and seed."""
     rows = db.rows(
         """SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
                EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
                    ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
            FROM response a JOIN response b
                ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+                   AND b.rendered_prompt = a.rendered_prompt
            WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
@@ -440,23 +446,22 @@ def compare_policies(
 def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 
-    All, or those `on` these prompts; so the chance with which people get each of them is 1 from now on. Returns how
-    many nobody had judged or been asked about.
+    All, or those `on` these prompts. What was drawn stays in the record: only what had no chance to be given to people
+    is given to them for certain now. Returns how many nobody had judged or been asked about.
     """
-    chosen = """candidate_id = :candidate AND against_id = :against
-        AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))"""
-    told = {"candidate": candidate_id, "against": against_id, "on": None if on is None else json.dumps(sorted(on))}
     with db.transaction() as connection:
         compare_policies(db, candidate_id, against_id, "nobody")
-        asked = connection.execute(
-            f"UPDATE comparison SET asks = 'people' WHERE {chosen} AND asks = 'nobody' AND taken = 0", told
+        return connection.execute(
+            """UPDATE comparison SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
+                   people_drawn = iif(people_chance = 0, 1, people_drawn)
+               WHERE candidate_id = :candidate AND against_id = :against AND asks = 'nobody' AND taken = 0
+                 AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
+            {
+                "candidate": candidate_id,
+                "against": against_id,
+                "on": None if on is None else json.dumps(sorted(on)),
+            },
         ).rowcount
-        if asked:  # of one whose chance is unknown it stays so: whether it was asked by lot can't be told any more
-            connection.execute(
-                f"UPDATE comparison SET people_chance = 1, people_drawn = 1 WHERE {chosen} AND people_chance NOT NULL",
-                told,
-            )
-    return asked
 
 
 def withdraw_candidate(db: Database, candidate_id: int) -> None:
@@ -474,7 +479,7 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
     """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order."""
     rows = db.rows(
         """SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
-               r.tokens, r.finish_reason, p.messages,
+               r.tokens, r.finish_reason, r.token_ids, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores
            FROM response r JOIN prompt p ON p.id = r.prompt_id
            WHERE r.model_id = ? AND r.purpose = 'evaluate' ORDER BY r.prompt_id, r.seed""",
@@ -486,6 +491,7 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
                 **row,
                 "sampling": Sampling(**json.loads(row["sampling"])),
                 "messages": tuple(json.loads(row["messages"])),
+                "token_ids": read_token_ids(row["token_ids"]),
                 "scores": json.loads(row["scores"]),
             }
         )
@@ -494,14 +500,25 @@ def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
 
 
 def answers_of_check(
-    db: Database, model_id: int, prompts: Sequence[Prompt], seed: int, sampling: Sampling
+    db: Database,
+    model_id: int,
+    prompts: Sequence[Prompt],
+    seed: int,
+    sampling: Sampling,
+    rendered: Mapping[int, str] | None = None,
 ) -> list[CheckedAnswer]:
-    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms."""
+    """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms.
+
+    With `rendered`, the text that is fed today by prompt id, only answers to that very text: a template may write the
+    date into it, and may have been told something else before.
+    """
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
         answer
         for answer in evaluation_responses(db, model_id)
-        if (answer.prompt_id, answer.seed) in wanted and answer.sampling == sampling
+        if (answer.prompt_id, answer.seed) in wanted
+        and answer.sampling == sampling
+        and (rendered is None or rendered.get(answer.prompt_id) == answer.rendered_prompt)
     ]
 
 
@@ -595,13 +612,15 @@ def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
         yield read_judgement(row)
 
 
-def judged_comparisons(db: Database, reserved: bool = True) -> Iterator[list[Judgement]]:
+def judged_comparisons(db: Database, *, reserved: bool = True, token_ids: bool = False) -> Iterator[list[Judgement]]:
     """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed.
 
-    With those on prompts that are the gate's own, unless they are not wanted.
+    With those on prompts that are the gate's own, unless they are not wanted. With `token_ids` the answers have these
+    too, which are as long as the texts.
     """
+    query = JUDGEMENTS.replace(LAST_FIELD, f"{LAST_FIELD}, 'token_ids', json(r.token_ids)") if token_ids else JUDGEMENTS
     wanted = "" if reserved else f"WHERE NOT {RESERVED}"
-    rows = db.connection.query(f"{JUDGEMENTS} {wanted} ORDER BY j.comparison_id, j.id")
+    rows = db.connection.query(f"{query} {wanted} ORDER BY j.comparison_id, j.id")
     for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):
         yield [read_judgement(row) for row in group]
 
@@ -664,12 +683,13 @@ def sampling_counts(db: Database) -> list[dict[str, Any]]:
     )
 
 
-RESPONSE_FIELDS = """json_object('id', r.id, 'origin', r.origin, 'model_id', r.model_id, 'revision', r.revision,
+LAST_FIELD = "'edited_from', r.edited_from"
+RESPONSE_FIELDS = f"""json_object('id', r.id, 'origin', r.origin, 'model_id', r.model_id, 'revision', r.revision,
     'text', r.text, 'finish_reason', r.finish_reason, 'tokens', r.tokens, 'prompt_tokens', r.prompt_tokens,
-    'rendered_prompt', r.rendered_prompt, 'edited_from', r.edited_from)"""
+    'rendered_prompt', r.rendered_prompt, {LAST_FIELD})"""
 JUDGEMENTS = f"""SELECT j.*, c.prompt_id, c.formed_chance, c.people_chance,
-        (SELECT k.chance FROM claim k WHERE k.id = j.claim_id) AS shown_chance,
-        p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
+         (SELECT k.chance FROM claim k WHERE k.id = j.claim_id) AS shown_chance,
+         p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
         (SELECT json_group_array({RESPONSE_FIELDS})
            FROM (SELECT response.*, m.revision FROM comparison_response cr JOIN response ON response.id = cr.response_id
                      LEFT JOIN model m ON m.id = response.model_id

@@ -86,7 +86,7 @@ def sequence_kl(models: Any, policy: Any, reference: Any, answers: Sequence[Mapp
     import torch
 
     from rlhf.algorithms.losses import compare_policies
-    from rlhf.models.hidden_states import completions, inner_model
+    from rlhf.models.hidden_states import completions, head_of
     from rlhf.models.log_probabilities import sum_by_row
     from rlhf.models.packing import pad
     from rlhf.models.tokenize import text_ids
@@ -94,12 +94,11 @@ def sequence_kl(models: Any, policy: Any, reference: Any, answers: Sequence[Mapp
     sequences = [(text_ids(models.tokenizer, one["prompt"]), one["ids"]) for one in answers]
     batch = pad(sequences, models.tokenizer.pad_token_id)
     with torch.no_grad():
-        q = completions(models.use(reference), *batch)
+        model = models.use(reference)
+        q, q_head = completions(model, *batch), head_of(model, float32=True)
         model = models.use(policy)
-        p = completions(model, *batch)
-    # Adapters and what they lie on share the output embedding.
-    head_VH = inner_model(model).get_output_embeddings().weight
-    terms = compare_policies(p.before_NH, q.before_NH, head_VH, p.labels_N, 1.0)
+        p, p_head = completions(model, *batch), head_of(model, float32=True)
+    terms = compare_policies(p.before_NH, p_head, q.before_NH, q_head, p.labels_N, 1.0)
     kl: list[float] = sum_by_row(terms.kl_N, p.rows_N, len(answers)).tolist()
     return kl
 

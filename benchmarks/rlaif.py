@@ -3,10 +3,10 @@
 How to read it. Every condition starts from the base model and makes two iterations: comparisons of the serving policy's
 answers, judgements, DPO (LoRA, by the defaults but for the epochs), promotion. Simulated people judge by
 `benchmarks.gold`. A simulated judge gives each verdict as they would with the stated chance, drawn anew for each order
-of the two answers, so that it also contradicts itself, which makes ties; `local` is the base model itself as a judge,
-by its next token. A judgement by people costs 1, one by a judge (both orders) `price`; each iteration may spend
-`budget`. `mixed` lets the judge label first and spends the other half on what people are asked then: what it
-contradicts itself on or is unsure of, and a random share. What the budget does not reach is not trained on.
+of the two answers, so that it also contradicts itself, which makes ties. A judgement by people costs 1, one by a judge
+(both orders) `price`; each iteration may spend `budget`. `mixed` lets the judge label first and spends the other half
+on what people are asked then: what it contradicts itself on or is unsure of, and a random share. What the budget does
+not reach is not trained on.
 
 `win rate`: how often the last policy's answer to a held-out prompt beats the base's by the gold rule, same seeds, a tie
 counting half; the interval is over seeds and prompts together (`benchmarks.intervals`). `pairs` is what the two
@@ -48,7 +48,6 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import TooFewRows
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.judges import judge_store
-from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
@@ -91,7 +90,7 @@ QUICK = Sizes(seeds=1, budget=10.0, price=0.5, tokens=12, held_out=6, epochs=1)
 
 @dataclass(frozen=True)
 class Condition:
-    """Who judges: people, a judge, or both; the judge's chance to agree with people, or 'local' for the base model."""
+    """Who judges: people, a judge, or both; and the judge's chance to agree with people."""
 
     mode: Mode
     judge: str = ""
@@ -104,7 +103,7 @@ class Condition:
 
 def conditions(quick: bool) -> list[Condition]:
     """People alone, then each judge alone and mixed."""
-    panel = ("0.75", "local") if quick else (*AGREEMENTS, "local")
+    panel = ("0.75",) if quick else AGREEMENTS
     modes: tuple[Mode, Mode] = ("ai", "mixed")
     return [Condition("people"), *(Condition(mode, judge) for judge in panel for mode in modes)]
 
@@ -162,11 +161,8 @@ def label(lab: Laboratory, condition: Condition, sizes: Sizes, iteration: int, s
     if condition.mode != "people":
         judge = judge_store.by_name(lab.db, "judge")
         for_people = int(sizes.budget - drawn * sizes.price + 1e-9) if condition.mode == "mixed" else 0
-        if condition.judge == "local":
-            lab.run(f"judge {iteration}", JudgeSpec(judge=judge.name, comparisons=drawn))
-        else:
-            left = drawn - (judged(lab)["judge"] - before["judge"])
-            judge_simulated(lab, judge, float(condition.judge), seed, left)
+        left = drawn - (judged(lab)["judge"] - before["judge"])
+        judge_simulated(lab, judge, float(condition.judge), seed, left)
     people_judge(lab, for_people - (judged(lab)["people"] - before["people"]))
     return {kind: number - before[kind] for kind, number in judged(lab).items()}
 
@@ -255,10 +251,8 @@ def wins(lab: Laboratory, sizes: Sizes, revision: str, shared: Path) -> list[flo
 
 def plan(condition: Condition, sizes: Sizes) -> dict[str, float]:
     """A condition's parts with their relative times."""
-    weights = {"generate": 1.0, "judge": 0.5, "train": float(sizes.epochs)}
-    parts = [name for name in weights if name != "judge" or condition.judge == "local"]
-    drawn = sizes.comparisons(condition.mode)
-    made = {f"{name} {number}": weights[name] * drawn for number in range(1, ITERATIONS + 1) for name in parts}
+    weights, drawn = {"generate": 1.0, "train": float(sizes.epochs)}, sizes.comparisons(condition.mode)
+    made = {f"{name} {number}": weights[name] * drawn for number in range(1, ITERATIONS + 1) for name in weights}
     return {**made, "answers": 1.0 * sizes.held_out}
 
 

@@ -72,6 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("revision")
         needed = "; needed where the gate's rule does not say 'promote'" if name == "promote" else ""
         command.add_argument("--why", default="", help=f"the reason, for the record of decisions{needed}")
+    thinking = commands.add_parser("thinking", help="whether the base model may think before it answers")
+    thinking.add_argument(
+        "wish", nargs="?", choices=get_args(registry.Thinking), help="'off', or as its template has it"
+    )
     gate = commands.add_parser("gate", help="what the gate's rule makes of a candidate, criterion by criterion")
     gate.add_argument("revision", nargs="?", help="default: the newest candidate that was checked")
     commands.add_parser("judges", help="list the AI judges")
@@ -107,8 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare(data_dir: Path, model: str) -> int:
     """Set up a base model; a database is begun once the model is there."""
     base = base_model.prepare(data_dir, model)
-    registry.ensure_base(open_database(data_dir), base.name)
-    print(f"The base model {base.name} is ready in {base.path}.{base.remark}")
+    policy = registry.ensure_base(open_database(data_dir), base.name)
+    thinking = base_model.thinking_sentence(data_dir, policy)
+    print(f"The base model {base.name} is ready in {base.path}.{base.remark} {thinking}".rstrip())
     return 0
 
 
@@ -146,6 +151,11 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}".rstrip())
     elif options.command == "promote":
         print(promote(db, options))
+    elif options.command == "thinking":
+        if options.wish is not None:
+            registry.set_thinking(db, options.wish)
+        said = base_model.thinking_sentence(options.data, registry.by_revision(db, "base"))
+        print(said or _("Its chat template can't be told whether to think."))
     elif options.command == "gate":
         print(gate_text(db, options.revision))
     elif options.command == "judges":

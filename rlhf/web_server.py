@@ -53,7 +53,7 @@ from rlhf.jobs.devices import VISIBLE
 from rlhf.jobs.job_spec import kinds
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
-from rlhf.models.base_model import BaseModel
+from rlhf.models.base_model import BaseModel, thinking_sentence
 from rlhf.tabs import downloads
 
 # For an import or export that is at work when the program ends, to be told and leave; another program does it again.
@@ -230,9 +230,10 @@ def prepare_model(settings: Settings, db: Database, known: bool) -> str:
     if not settings.workers and recorded:
         return registry.by_revision(db, "base").base
     base = find_model(settings, known or recorded)
-    if base.remark:
-        print(f"{base.name}:{base.remark}", flush=True)
-    return registry.ensure_base(db, base.name).base
+    policy = registry.ensure_base(db, base.name)
+    for said in filter(None, (base.remark.strip(), thinking_sentence(settings.data_dir, policy))):
+        print(f"{base.name}: {said}", flush=True)
+    return policy.base
 
 
 def find_model(settings: Settings, known: bool = False) -> BaseModel:

@@ -50,6 +50,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("tiny-model"))
 
 
+@pytest.fixture(scope="session")
+def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny model that judges by a letter; the tiny model would rather say something else."""
+    from tests.tiny_model import LETTER_BIAS, build
+
+    return build(tmp_path_factory.mktemp("tiny-judge"), letter_bias=LETTER_BIAS)
+
+
 # Run in a worker beforehand. From outside the moment would depend on how fast the machine is.
 KILLED_AT = """
 import os, signal

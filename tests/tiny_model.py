@@ -21,12 +21,14 @@ CHAT_TEMPLATE = (
 )
 # Ends most answers within two dozen tokens, and leaves some to be cut off.
 END_BIAS = 4.2
+# Of a judge's next token: it is a letter nearly always.
+LETTER_BIAS = 15.0
 
 
-def build(directory: Path, seed: int = 0, end_bias: float = END_BIAS) -> Path:
+def build(directory: Path, seed: int = 0, end_bias: float = END_BIAS, letter_bias: float = 0.0) -> Path:
     """Write the model and its tokenizer as safetensors; the same seed gives the same model.
 
-    With a low `end_bias` answers go on up to the limit.
+    With a low `end_bias` answers go on up to the limit, with a high `letter_bias` they begin with A or B.
     """
     tokenizer = build_tokenizer()
     config = LlamaConfig(
@@ -46,7 +48,7 @@ def build(directory: Path, seed: int = 0, end_bias: float = END_BIAS) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    bias_answers(model, tokenizer, end_bias)
+    bias_answers(model, tokenizer, end_bias, letter_bias)
     model.to(torch.bfloat16).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
@@ -72,7 +74,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @torch.no_grad()
-def bias_answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, end_bias: float) -> None:
+def bias_answers(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, end_bias: float, letter_bias: float = 0.0
+) -> None:
     """Make the answers readable: they end by themselves, and are made of letters and spaces only.
 
     A Llama has no bias on its logits, so the first channel of the residual stream is made a constant that no layer
@@ -87,4 +91,6 @@ def bias_answers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, en
         text = tokenizer.decode([token])
         readable = text.replace(" ", "").isalpha() and text.isascii()
         model.lm_head.weight[token, 0] = 0.0 if readable or text == " " else -60.0
+        if text.strip() in ("A", "B"):
+            model.lm_head.weight[token, 0] = letter_bias
     model.lm_head.weight[tokenizer.eos_token_id, 0] = end_bias

@@ -49,7 +49,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "model": Table(
         (
             *("id", "revision", "method", "base", "parent_id", "path", "sha256", "kind", "form", "weights"),
-            *("ground_id", "deleted", "source", "created"),
+            *("ground_id", "deleted", "source", "thinking", "created"),
         )
     ),
     "prompt": Table(("id", "fingerprint", "messages", "source", "split", "import_id", "created")),
@@ -112,6 +112,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "comparison.taken": "counted from the claims",
     "prompt.held_for": "drawn anew",
     "model.job_id": "the machines'",
+    "response.token_ids": "the machines', and tokenised anew from the text",
     "verdict.job_id": "the machines'",
     "model.status": "the base serves after a restore",
 }
@@ -283,7 +284,8 @@ def default_columns(table: str, row: Row) -> dict[str, Any]:
     if table != "model":
         return {}
     form = "base" if row.get("method") == "base" else "lora"
-    return {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None, "source": None}
+    older = {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None, "source": None}
+    return {**older, "thinking": None}
 
 
 def declared_types(db: Database, table: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, TypeVar, cast
 
-from annotation.records import Message, Split
+from annotation.records import Message, Split, TokenIds
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,23 @@ class FrozenAnswer:
     tokens: int | None = None
     model_id: int | None = None
     origin: str = "policy"
+    token_ids: TokenIds | None = None
+    """Of what a policy drew here; None in data from before they were kept."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as it is stored."""
+        values = asdict(self)
+        if self.token_ids is None:
+            del values["token_ids"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> FrozenAnswer:
         """A stored answer, or the row of a response."""
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__ if name in values})
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        if known.get("token_ids") is not None:
+            known["token_ids"] = TokenIds.from_json(known["token_ids"])
+        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -90,8 +102,8 @@ class PreferenceRow(FrozenRow):
             **super().to_json(),
             "comparison": self.comparison,
             "prompt_id": self.prompt_id,
-            "chosen": asdict(self.chosen),
-            "rejected": asdict(self.rejected),
+            "chosen": self.chosen.to_json(),
+            "rejected": self.rejected.to_json(),
             "rendered_prompt": self.rendered_prompt,
             "judgements": list(self.judgements),
             "annotators": list(self.annotators),

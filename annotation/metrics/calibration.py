@@ -8,10 +8,14 @@ from dataclasses import asdict, dataclass
 from math import exp
 from typing import Any
 
+import numpy as np
+
 from annotation.metrics.intervals_and_bias import Estimate, Share, wilson_interval
 
 # Lower ends of the bins: the chance that is given to the answer that is favoured.
 CONFIDENCES = (0.5, 0.6, 0.7, 0.8, 0.9)
+# Log-temperatures that are tried, from 1/100 to 100; a step is half a percent, far below what any data tell apart.
+LOG_TEMPERATURES = np.linspace(-np.log(100), np.log(100), 1843)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,22 @@ def calibration(duels: Sequence[PairMargin]) -> Calibration:
         error += abs(observed.value - predicted) * weight / total
         surplus += (predicted - observed.value) * weight / total
     return Calibration(tuple(bins), error, surplus)
+
+
+def fitted_temperature(duels: Sequence[PairMargin]) -> float:
+    """The temperature T by which sigmoid(difference of scores / T) says best how often people prefer an answer.
+
+    Maximum likelihood over comparisons, as Guo et al. 2017 ("On Calibration of Modern Neural Networks", section 4.2),
+    with a standard normal prior on log T: without it a few pairs that are all told rightly would give 0, and a model
+    that is no better than a coin infinity.
+    """
+    margins, weights = (np.array([getattr(duel, name) for duel in duels]) for name in ("score", "weight"))
+
+    def loss(log_temperature: float) -> float:
+        surprise = np.logaddexp(0.0, -margins * np.exp(-log_temperature))
+        return float(weights @ surprise + log_temperature**2 / 2)
+
+    return float(np.exp(min(LOG_TEMPERATURES.tolist(), key=loss)))
 
 
 def confidence(duel: PairMargin) -> float:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf.algorithms.dpo.spec import PreferenceLoss
-from rlhf.models.log_probabilities import CHUNK, scaled_logits
+from rlhf.models.log_probabilities import CHUNK, Head
 
 
 # ----------------------------------------------------------------------------------------- preferences: DPO and its kin
@@ -179,14 +179,19 @@ class PolicyTerms:
 
 @torch.no_grad()
 def compare_policies(
-    hidden_NH: Tensor, ref_hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, temperature: float, chunk: int = CHUNK
+    hidden_NH: Tensor,
+    head: Head,
+    ref_hidden_NH: Tensor,
+    ref_head: Head,
+    labels_N: Tensor,
+    temperature: float,
+    chunk: int = CHUNK,
 ) -> PolicyTerms:
-    """`PolicyTerms` from the last hidden states of both and the output embedding that they share, chunk by chunk."""
+    """`PolicyTerms` from the last hidden states and the heads of both, chunk by chunk."""
     parts = []
     for i in range(0, len(labels_N), chunk):
         here, labels_n = slice(i, i + chunk), labels_N[i : i + chunk, None]
-        p_NV = scaled_logits(hidden_NH[here], head_VH, temperature)
-        q_NV = scaled_logits(ref_hidden_NH[here], head_VH, temperature)
+        p_NV, q_NV = head.logits(hidden_NH[here], temperature), ref_head.logits(ref_hidden_NH[here], temperature)
         p_log_sum_N, q_log_sum_N = p_NV.logsumexp(-1), q_NV.logsumexp(-1)
         logps_N, ref_logps_N = (
             p_NV.gather(-1, labels_n)[:, 0] - p_log_sum_N,

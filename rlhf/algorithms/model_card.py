@@ -21,7 +21,8 @@ from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
-from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE
+from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told
+from rlhf.models.chat_template import NO_THINKING
 from rlhf.models.registry import Form, Kind, Policy, Weights
 from rlhf.models.reward_model_quality import quality_in
 
@@ -113,6 +114,8 @@ class Subject:
     """The adapter that it was merged from."""
     source: str | None = None
     """Where on the Hub it comes from, if it was not made here."""
+    no_thinking: bool = False
+    """Whether its prompts told it not to think."""
 
     @property
     def adapter(self) -> bool:
@@ -149,6 +152,7 @@ def subject_of(
         counts=snapshot_counts(db, training.snapshot) if training is not None else {},
         merged=merged,
         source=source,
+        no_thinking=registry.no_thinking(db) and can_be_told(db.path.parent, made.base),
     )
 
 
@@ -322,6 +326,9 @@ def loading(about: Subject, record: PublishedFacts | None = None) -> str:
         revision = f', revision="{own.revision}"' if own.revision else ""
         beside = f'hf_hub_download("{own.repo}", "reward.json"{revision})'
     use = SCORING.format(figures=beside) if reward else ANSWERING
+    if about.no_thinking:
+        told = ", ".join(f"{name}={value}" for name, value in NO_THINKING.items())
+        use = use.replace("add_generation_prompt=True,", f"add_generation_prompt=True, {told},")
     return "\n".join([*lines, use])
 
 
@@ -440,12 +447,26 @@ def check_rows(check: CheckReport) -> list[list[str]]:
         ("KL to the base, nats a token", None if check.kl_per_token is None else f"{check.kl_per_token:.4f}"),
         ("how much its answers surprise the base, by the base's own", times(check.nll_ratio)),
         ("perplexity of a plain text, by the base's", times(check.perplexity_ratio)),
+        *probe_rows(check),
         (
             f"implicit accuracy on {0 if accuracy is None else accuracy.n:,} held-out comparisons (95% interval)",
             None if accuracy is None else percent_with_interval(accuracy),
         ),
     ]
     return [[name, value] for name, value in known if value is not None]
+
+
+def probe_rows(check: CheckReport) -> list[tuple[str, str | None]]:
+    """The chance that it gives to what is right on the probes, by family, with that of the base."""
+    own, base = check.candidate.probes, check.base.probes
+    if own is None or base is None:
+        return []
+    means = [(family, own.mean(family), base.mean(family)) for family in own.chances]
+    return [
+        (f"chance of what is right, probes of {family} (the base's)", f"{mean:.2f} ({anchor:.2f})")
+        for family, mean, anchor in means
+        if mean is not None and anchor is not None
+    ]
 
 
 def times(ratio: float | None) -> str | None:

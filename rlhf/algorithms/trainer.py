@@ -44,6 +44,7 @@ from rlhf.models.base_model import BaseModel, ready
 from rlhf.models.loading import ground_path, verified, weights_of
 from rlhf.models.registry import Kind, Policy
 from rlhf.models.sampling import draw
+from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
 from rlhf.models.tokenize import render
 
 SAMPLE_TOKENS = 64
@@ -68,6 +69,8 @@ class Start:
     """The policy whose weights they are; None for the base."""
     adapter: Path | None
     """The adapter to continue."""
+    tried: SelfTestResult | None = None
+    """What the base's self-test said, where it was made."""
 
 
 def start_of(run: Run, spec: TrainingSpec) -> Start:
@@ -76,7 +79,14 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
     parent = registry.by_revision(run.db, spec.parent)
     adapter = verified(run.data_dir, parent) if parent.form in ("lora", "prompt") else None
     ground = ground_path(run.db, run.data_dir, base.path, parent.lies_on)
-    return Start(base, parent, ground, parent.lies_on, adapter)
+    return Start(
+        base=base,
+        parent=parent,
+        ground=ground,
+        ground_id=parent.lies_on,
+        adapter=adapter,
+        tried=kept_result(run.data_dir, base.path),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients

@@ -13,6 +13,7 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.hub import pull_model, push_dataset, push_model
 from rlhf.models import registry
+from rlhf.models.base_model import thinking_sentence
 
 HIDDEN = "private unless --public; who may see what is there already is never changed"
 LICENCE_HELP = "as the Hub names it, say apache-2.0 (default: what the card there says, or none, which the card says)"
@@ -65,8 +66,9 @@ def run_pull(options: argparse.Namespace, db: Database) -> None:
 def run_pull_base(options: argparse.Namespace) -> None:
     """Take a base model; a database is begun once it is there. Raises UserError."""
     base = pull_model.pull_base(hub_client.connect(hub_client.token_here()), options.data, options.address)
-    registry.ensure_base(open_database(options.data), base.name)
-    print(f"The base model is there.{base.remark} Start with --model {base.name} --data {options.data}")
+    policy = registry.ensure_base(open_database(options.data), base.name)
+    said = f"The base model is there.{base.remark} {thinking_sentence(options.data, policy)}".rstrip()
+    print(f"{said} Start with --model {base.name} --data {options.data}")
 
 
 def run_push_data(options: argparse.Namespace, db: Database) -> None:

@@ -53,7 +53,7 @@ def chat_of(db: Database, data_dir: Path) -> ChatFormat | None:
     """
     base = on_this_machine(data_dir, registry.by_revision(db, "base").base)
     try:
-        return None if base is None else read_format(base)
+        return None if base is None else read_format(base, registry.no_thinking(db))
     except UserError:
         return None
 
@@ -163,8 +163,8 @@ def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judg
     }
     judges_too = judges_too and store.feedback(db).mode != "people"
     excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
-    comparisons = store.judged_comparisons(db, reserved=False)
-    return PreferenceRows(comparisons, max_length, until, reliability, excluded)
+    judged = store.judged_comparisons(db, reserved=False, token_ids=True)
+    return PreferenceRows(judged, max_length, until, reliability, excluded)
 
 
 # As many comparisons with people as a judge's agreement is mixed with what is believed of an unknown annotator.

@@ -2,8 +2,9 @@
 
 Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
 on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per token over the policy's own answers,
-their likelihood under the base, the perplexity of a fixed text, and what the answers are like: length, share cut off,
-distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers are then before people and judges, blind.
+their likelihood under the base, the perplexity of a fixed text, fixed probes of what it should not have lost, and what
+the answers are like: length, share cut off, distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers
+are then before people and judges, blind.
 
 It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
@@ -28,6 +29,7 @@ from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.probe_scores import probe_figures, tokenise_probes
 from rlhf.evaluation.report import (
     RULE_VERSION,
     AnswerFigures,
@@ -44,9 +46,9 @@ from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.hidden_states import completions, inner_model, logps_of
+from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.log_probabilities import exact_kl, sum_by_row
+from rlhf.models.log_probabilities import Head, kl_of_states, sum_by_row, token_logps
 from rlhf.models.packing import pad
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
@@ -72,17 +74,18 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
     for policy in compared:
         answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, anchor, prompts)
+        score_answers(progress, spec, models, policy, anchor, prompts, rendered)
         if policy.id in (candidate.id, against.id):
             answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    answers = {policy.revision: answers_of(run, spec, policy, prompts) for policy in compared}
+    answers = {policy.revision: answers_of(run, spec, policy, prompts, rendered) for policy in compared}
     figures = {
         policy.revision: summarise(
             policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer), anchor
         )
         for policy in compared
     }
+    figures = with_probes(progress, models, compared, figures)
     del models  # a judge may need the memory
     others = [policy for policy in compared if policy.id in (against.id, base.id) and policy.id != candidate.id]
     put_before_people(run.db, spec, candidate, others)
@@ -100,7 +103,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
-        equal_length_distinct=equal_length_distinct(run, spec, candidate, anchor, prompts),
+        equal_length_distinct=equal_length_distinct(answers[candidate.revision], answers[anchor.revision]),
         rule=RULE_VERSION,
     )
     return report.to_json()
@@ -188,9 +191,11 @@ class CheckProgress:
         self.run.raise_if_stopped()
 
 
-def answers_of(run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt]) -> list[CheckedAnswer]:
-    """The policy's answers on the terms of this check."""
-    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling)
+def answers_of(
+    run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
+) -> list[CheckedAnswer]:
+    """The policy's answers on the terms of this check, to the very text that it feeds."""
+    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling, rendered)
 
 
 def answer_prompts(
@@ -204,7 +209,7 @@ def answer_prompts(
     """Draw one answer a prompt, prompt i with seed + i; answers that an earlier check drew are used again."""
     run = progress.run
     model = models.use(policy)
-    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts)}
+    known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts, rendered)}
     asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
     progress.advance(len(asked) - len(missing), _("{revision} answers").format(revision=policy.revision))
@@ -225,10 +230,11 @@ def score_answers(
     policy: Policy,
     anchor: Policy,
     prompts: Sequence[Prompt],
+    rendered: Mapping[int, str],
 ) -> None:
     """Store each answer's KL to the anchor per token and its negative log-likelihood per token under the anchor."""
     db = progress.run.db
-    answers = answers_of(progress.run, spec, policy, prompts)
+    answers = answers_of(progress.run, spec, policy, prompts, rendered)
     kl_score, nll_score = scores_to(anchor)
     unscored = [answer for answer in answers if nll_score not in answer.scores]
     for start in range(0, len(unscored), SCORING_BATCH):
@@ -253,31 +259,30 @@ def score(
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, answer.text, answer.finish_reason),
+            answer_ids(models.tokenizer, answer.text, answer.finish_reason, answer.token_ids),
         )
         for answer in answers
     ]
-    base_logits_NV, labels_N, mask_BT = completion_logits(models, base, sequences)
-    policy_logits_NV = base_logits_NV
+    under, base_head = completion_states(models, base, sequences)
+    own, policy_head = under, base_head
     if policy.id != base.id:
-        policy_logits_NV, _, _ = completion_logits(models, policy, sequences)
-    nll_N = -base_logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    rows_N, tokens_B = mask_BT.nonzero()[:, 0], mask_BT.sum(-1).clamp(min=1)
-    kl_B = sum_by_row(exact_kl(policy_logits_NV, base_logits_NV), rows_N, len(answers)) / tokens_B
-    nll_B = sum_by_row(nll_N, rows_N, len(answers)) / tokens_B
+        own, policy_head = completion_states(models, policy, sequences)
+    kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, base_head)
+    nll_N = -token_logps(under.before_NH, base_head, under.labels_N)
+    tokens_B = sum_by_row(torch.ones_like(nll_N), under.rows_N, len(answers)).clamp(min=1)
+    kl_B, nll_B = (sum_by_row(values_N, under.rows_N, len(answers)) / tokens_B for values_N in (kl_N, nll_N))
     return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
 
 
-def completion_logits(
+def completion_states(
     models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits (N, V) and labels (N,) at the completion positions of (prompt, completion) ids; their (B, T-1) mask."""
+) -> tuple[Completions, Head]:
+    """The states of the completions of (prompt, completion) ids, and what makes logits of them, in float32."""
     model = models.use(policy)
     ids_BT, attention_BT, completion_BT = (
         part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
     )
-    states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-    return inner_model(model).get_output_embeddings()(states.before_NH), states.labels_N, completion_BT[:, 1:].bool()
+    return completions(model, ids_BT, attention_BT, completion_BT, packed=False), head_of(model, float32=True)
 
 
 def implicit_accuracy(
@@ -309,9 +314,8 @@ def summed_logps(
     models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> torch.Tensor:
     """log pi(completion | prompt) of each sequence, (B,)."""
-    logits_NV, labels_N, mask_BT = completion_logits(models, policy, sequences)
-    logps_N = logits_NV.float().log_softmax(-1).gather(-1, labels_N[:, None])[:, 0]
-    return sum_by_row(logps_N, mask_BT.nonzero()[:, 0], len(sequences))
+    states, head = completion_states(models, policy, sequences)
+    return sum_by_row(token_logps(states.before_NH, head, states.labels_N), states.rows_N, len(sequences))
 
 
 def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int]:
@@ -352,14 +356,9 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
     )
 
 
-def equal_length_distinct(
-    run: Run, spec: EvaluateSpec, policy: Policy, other: Policy, prompts: Sequence[Prompt]
-) -> float | None:
+def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]) -> float | None:
     """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
-    own, others = (
-        {(answer.prompt_id, answer.seed): answer.text for answer in answers_of(run, spec, one, prompts)}
-        for one in (policy, other)
-    )
+    own, others = ({(one.prompt_id, one.seed): one.text for one in side} for side in (answers, of_other))
     both = [place for place in own if place in others]
     return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
 
@@ -385,9 +384,27 @@ def perplexity(model: Any, tokenizer: Any) -> float:
         padded = pad([sequence], tokenizer.pad_token_id)
         ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in padded)
         states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-        total -= float(logps_of(model, states).sum())
+        total -= float(token_logps(states.before_NH, head_of(model, float32=True), states.labels_N).sum())
         tokens += len(sequence[1])
     return math.exp(total / tokens)
+
+
+def with_probes(
+    progress: CheckProgress,
+    models: LoadedPolicies,
+    compared: Sequence[Policy],
+    figures: Mapping[str, AnswerFigures],
+) -> dict[str, AnswerFigures]:
+    """The figures of each policy with its chances on the probes."""
+    probes, found = tokenise_probes(models), dict[str, AnswerFigures]()
+    for policy in compared:
+
+        def between(revision: str = policy.revision) -> None:
+            progress.advance(0, _("probes of {revision}").format(revision=revision))
+
+        asked = probe_figures(progress.run.db, models, policy, probes, between)
+        found[policy.revision] = replace(figures[policy.revision], probes=asked)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------- who is found better

@@ -46,8 +46,8 @@ class EvaluateSpec(JobSpec):
     gate_set: NonNegativeInt = 0
     """The version of the gate's own prompts that these are of; 0 where the gate and the reports share one set."""
     people_share: Annotated[float, Interval(ge=0, le=1)] = 0.0
-    """The share of these comparisons that people get, drawn by lot; 0 for the project's share, and for all where no
-    judge compares them or no new prompts are left."""
+    """The least share of these comparisons that people get, drawn by lot, more where it takes more to tell; 0 for the
+    project's share. All, where no judge compares them or no new prompts are left."""
     anchor: str = ""
     """Revision that the limits are against, as the gate's rule says; empty for the base."""
     prompts: PositiveInt = held_out_sets.LEAST
@@ -80,7 +80,10 @@ class EvaluateSpec(JobSpec):
             (_("Against"), self.against),
             (_("Held-out prompts"), self.prompt_set[:12] or _("up to {prompts}").format(prompts=self.prompts)),
             (_("Compared on"), self.compared_on()),
-            (_("Of that by people"), percent(self.people_share) if self.people_share else _("set at the start")),
+            (
+                _("Of that by people, at least"),
+                percent(self.people_share) if self.people_share else _("set at the start"),
+            ),
             (_("Judges"), self.judges or "none"),
             (_("Data snapshot"), self.snapshot[:12] or _("frozen at the start")),
             (_("First seed"), str(self.seed)),

@@ -102,6 +102,9 @@ class Rule:
     """Share of answers cut off at the length limit, less the base's. More of them has run away in length."""
     perplexity_ratio_most: Annotated[Ratio, N_("Perplexity of the fixed text, ratio")] = 1.15
     """Perplexity of a fixed text over the base's; above it the candidate forgets what it was not trained on."""
+    probes_fall_most: Annotated[Share, N_("Lost on the probes")] = 0.02
+    """How much less chance than the base it may give to what is right on the probes, over all and in each family. What
+    counts is what it has surely lost: the lower end of the interval of the fall."""
 
     def to_setting(self) -> dict[str, Any]:
         """The rule as it is stored in the project's settings."""
@@ -178,6 +181,8 @@ class Findings:
     truncated_more: float | None = None
     """Share of answers cut off, less the base's."""
     perplexity_ratio: float | None = None
+    probes_fall: float | None = None
+    """What it has surely lost of the chance of what is right on the probes, at the least."""
     reward_hacking: Hacked = None
     """Whether its reward went up while its win rate did not, 'open' where it takes more comparisons to tell; 'no
     reward' where none took part in its training, 'made elsewhere' where nothing here says whether one did."""
@@ -658,6 +663,9 @@ LIMITS = (
         "perplexity_ratio_most",
         _("Whether it still knows what it was not trained on."),
     ),
+    MetricLimit(
+        _("Lost on the probes"), "probes_fall", "probes_fall_most", _("Whether it still can do what it could.")
+    ),
 )
 
 
@@ -679,6 +687,8 @@ class Measured(Protocol):
     def truncated_more(self) -> float | None: ...
     @property
     def perplexity_ratio(self) -> float | None: ...
+    @property
+    def probes_fall(self) -> float | None: ...
 
 
 def past_limits(rule: Rule, measured: Measured) -> list[tuple[MetricLimit, float, float]]:

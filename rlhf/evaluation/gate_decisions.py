@@ -96,6 +96,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         distinct_ratio=report.distinct_ratio,
         truncated_more=report.truncated_more,
         perplexity_ratio=report.perplexity_ratio,
+        probes_fall=report.probes_fall,
         reward_hacking=rewarded(db, policy, hacking(report, people, heard)),
         identical_to_serving=report.identical,
     )

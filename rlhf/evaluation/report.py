@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from annotation.metrics.intervals_and_bias import Estimate, Share
+from rlhf.evaluation.probes import ProbeFigures, falls, sure_fall
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,15 @@ class AnswerFigures:
     """Share of an answer's groups of four words that it has said before (Welleck et al. 2020)."""
     perplexity: float | None = None
     """Of a fixed plain text."""
+    probes: ProbeFigures | None = None
+    """Whether it still can do what it could."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AnswerFigures:
         """Stored figures."""
-        return cls(**{entry.name: values[entry.name] for entry in fields(cls) if entry.name in values})
+        stored = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
+        probes = stored.get("probes")
+        return cls(**{**stored, "probes": None if probes is None else ProbeFigures.from_json(probes)})
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,16 @@ class CheckReport:
     def perplexity_ratio(self) -> float | None:
         """Perplexity of the fixed text, over the base's."""
         return ratio(self.candidate.perplexity, self.base.perplexity)
+
+    @property
+    def probe_falls(self) -> Mapping[str, Estimate]:
+        """How much less chance than the base it gives to what is right on the probes, over all and by family."""
+        return falls(self.candidate.probes, self.base.probes)
+
+    @property
+    def probes_fall(self) -> float | None:
+        """The most of it that is sure: the greatest lower end of the intervals, or 0."""
+        return sure_fall(self.probe_falls)
 
     @property
     def identical(self) -> bool | None:

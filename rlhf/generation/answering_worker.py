@@ -243,7 +243,14 @@ class AnsweringWorker:
             CHAT_SECONDS,
         )
         for (chat, text), (drawn,) in zip(rendered, draws, strict=False):  # none where nobody waits any more
-            answer = FinishedAnswer(drawn.text, text, drawn.prompt_tokens, drawn.tokens, drawn.finish_reason)
+            answer = FinishedAnswer(
+                text=drawn.text,
+                rendered_prompt=text,
+                prompt_tokens=drawn.prompt_tokens,
+                tokens=drawn.tokens,
+                finish_reason=drawn.finish_reason,
+                token_ids=drawn.token_ids,
+            )
             playground_store.finish(self.db, chat.id, answer)
 
     # --------------------------------------------------------------------------------------------- what annotators ask

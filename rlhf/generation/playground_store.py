@@ -13,7 +13,19 @@ from typing import Any, Literal
 
 from annotation import store
 from annotation.database import Database
-from annotation.records import Message, Prompt, Response, Sampling, UserError, now, seconds_between, storable
+from annotation.records import (
+    Message,
+    Prompt,
+    Response,
+    Sampling,
+    TokenIds,
+    UserError,
+    now,
+    read_token_ids,
+    seconds_between,
+    storable,
+    write_token_ids,
+)
 from annotation.translation import _
 
 State = Literal["asked", "writing", "stopping", "done", "failed"]
@@ -55,6 +67,8 @@ class Chat:
     begun: str | None
     """When the first token was there."""
     finished: str | None
+    token_ids: TokenIds | None = None
+    """None while it is written, and of one that was stopped."""
 
     @property
     def open(self) -> bool:
@@ -80,7 +94,8 @@ CHATS = "SELECT c.*, m.revision FROM chat c JOIN model m ON m.id = c.model_id"
 
 def read_chat(row: Mapping[str, Any]) -> Chat:
     messages, sampling = tuple(json.loads(row["messages"])), Sampling(**json.loads(row["sampling"]))
-    return Chat(**{**row, "messages": messages, "sampling": sampling})
+    token_ids = read_token_ids(row["token_ids"])
+    return Chat(**{**row, "messages": messages, "sampling": sampling, "token_ids": token_ids})
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -203,6 +218,7 @@ def response_of(chat: Chat) -> Response:
         prompt_tokens=chat.prompt_tokens,
         tokens=chat.tokens,
         finish_reason=chat.finish_reason,
+        token_ids=chat.token_ids,
     )
 
 
@@ -216,6 +232,7 @@ class FinishedAnswer:
     prompt_tokens: int
     tokens: int
     finish_reason: FinishReason
+    token_ids: TokenIds | None = None
 
 
 def next_asked(db: Database) -> list[Chat]:
@@ -259,7 +276,7 @@ def finish(db: Database, chat_id: int, answer: FinishedAnswer) -> None:
         connection.execute(
             """UPDATE chat SET state = 'done', text = :text, rendered_prompt = :rendered_prompt,
                    prompt_tokens = :prompt_tokens, tokens = :tokens, finish_reason = :finish_reason,
-                   begun = coalesce(begun, :now), finished = :now
+                   token_ids = :token_ids, begun = coalesce(begun, :now), finished = :now
                WHERE id = :id AND state IN ('writing', 'stopping')""",
             {
                 "text": answer.text,
@@ -267,6 +284,7 @@ def finish(db: Database, chat_id: int, answer: FinishedAnswer) -> None:
                 "prompt_tokens": answer.prompt_tokens,
                 "tokens": answer.tokens,
                 "finish_reason": answer.finish_reason,
+                "token_ids": write_token_ids(answer.token_ids),
                 "now": now(),
                 "id": chat_id,
             },

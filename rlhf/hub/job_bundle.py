@@ -154,7 +154,7 @@ def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
         directory.parent.mkdir(exist_ok=True)
         shutil.move(source / DATA / OWN_BASE, directory)
         base = str(directory.resolve())
-    name = base_model.prepare(data_dir, base).name
+    name = base_model.prepare(data_dir, base, known=True).name  # it was tried where the job was packed
     db = open_database(data_dir)
     fill(db, manifest, name)
     return db, get(db, manifest["job"])

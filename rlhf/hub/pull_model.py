@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.models.model_files import CONFIG, LARGEST_FILE, check_architecture, check_weights, read_header, read_object
 from rlhf.models.registry import Form, Kind, Policy, Weights
+from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 
 METHOD: Final = "pulled"
 TASKS: Final[Mapping[str, Kind]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
@@ -240,10 +240,11 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
 
 def check_reward(directory: Path, found: HubRevision) -> None:
     """Raises UserError for a reward model whose scores can't be put on a scale."""
-    path = directory / "reward.json"
-    figures = read_object(path) if path.is_file() else {}
-    values = [figures.get(name) for name in ("mean", "std")]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values) or not values[1]:
+    try:
+        usable = (directory / SCALE_FILE).is_file() and read_scale(directory).std > 0
+    except UserError:
+        usable = False
+    if not usable:
         raise UserError(
             _(
                 "{source} is a reward model without reward.json, which has the mean and standard deviation of "
@@ -323,7 +324,7 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
             )
     check_architecture(directory)
     check_weights(directory)
-    base_model.try_loading(directory)
+    base_model.self_test(directory)
     return RegistryEntry("policy", "full")
 
 

@@ -196,4 +196,7 @@ def origin(about: SnapshotFacts) -> str:
 
 def line_of(row: Mapping[str, Any], unit: Unit) -> bytes:
     """A row as a line of a split's file: every column, empty where the row says nothing of it."""
-    return json.dumps({name: row.get(name) for name in COLUMNS[unit]}, ensure_ascii=False).encode() + b"\n"
+    found = {name: row.get(name) for name in COLUMNS[unit]}
+    for name in (name for name, kind in COLUMNS[unit].items() if kind == "answer"):
+        found[name] = {part: row[name].get(part) for part in ANSWER}  # its token ids are of use with this base only
+    return json.dumps(found, ensure_ascii=False).encode() + b"\n"

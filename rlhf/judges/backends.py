@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from time import monotonic
 from typing import Protocol
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from annotation.database import Database
 from annotation.records import Message, UserError
 from annotation.translation import _
+from annotation.ui.formatting import percent, short_number
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store, rubrics
 from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
@@ -26,15 +28,20 @@ from rlhf.judges.rubrics import Rubric
 from rlhf.judges.verdicts import Choice, Verdict, parse_verdict, shortened
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.hidden_states import completions, embed, inner_model, virtual_ids, virtual_tokens
+from rlhf.models.hidden_states import backbone, completions, embed, head_of, inner_model, virtual_ids, virtual_tokens
 from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering
 from rlhf.models.model_files import check_architecture, check_weights
 from rlhf.models.packing import pad
+from rlhf.models.reward_model_quality import FEWEST
 from rlhf.models.sampling import left_padded
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import answer_ids, text_ids
 
 LETTERS = ("A", "B")
+# How vocabularies write that a token begins with a space: not at all, as byte-level BPE, and as SentencePiece.
+SPACES = ("", " ", "Ġ", "▁")
+# A judge whose next token is something else than a letter more often than not says nothing by its letters.
+LEAST_LETTERS = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,10 @@ class JudgeBackend(Protocol):
     def spent(self) -> str:
         """Why no more can be asked of it in this job; empty while it can."""
 
+    @property
+    def remark(self) -> str:
+        """What to know of the verdicts that it has given so far; empty where there is nothing."""
+
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """One after the other, in any order; ends early when a budget is spent or once `stopped` says so.
 
@@ -77,21 +88,36 @@ class LocalModel:
     def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
         directory = judge.settings.get("directory", "")
-        self.models = LoadedPolicies(run.db, run.data_dir, checked_directory(directory) if directory else base_path)
+        path = checked_directory(directory) if directory else base_path
+        # What it thought would stand where its letter is read.
+        self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         revision = "base" if directory else judge.settings.get("model", "base")
         self.model = self.models.use(registry.by_revision(run.db, revision))
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        # Some tokenizers write a word's first letter with a space before it.
-        forms = [{tuple(text_ids(tokenizer, text)) for text in (letter, f" {letter}")} for letter in LETTERS]
-        self.letters = [[ids[0] for ids in form if len(ids) == 1] for form in forms]
+        # A word's first letter has a space before it in some tokenizers, and in some places: it is the same word.
+        vocabulary = tokenizer.get_vocab()
+        self.letters = [
+            sorted(vocabulary[space + letter] for space in SPACES if space + letter in vocabulary) for letter in LETTERS
+        ]
         if not all(self.letters):
             raise UserError(
                 _("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
             )
+        self.said_letters: list[float] = []
+        """P(A) + P(B) of each prompt that was read."""
+
+    @property
+    def remark(self) -> str:
+        """How much of the next token's probability the letters had: what its chances are shares of."""
+        if not self.said_letters:
+            return ""
+        return _("P(A) + P(B) of the next token: {mean} on average, {least} at least.").format(
+            mean=percent(fmean(self.said_letters)), least=percent(min(self.said_letters))
+        )
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
-        """The likelier letter, with its share of the two letters' probability."""
+        """The likelier letter, with its share of the two letters' probability; a failure where both have too little."""
         for start in range(0, len(requests), self.batch_size):
             if stopped():
                 return
@@ -105,26 +131,48 @@ class LocalModel:
             if not texts:
                 continue
             began = monotonic()
-            chances = self.chances(texts).tolist()
+            letters_B2 = self.letter_chances(texts)
             seconds = (monotonic() - began) / len(texts)
-            for request, text, chance in zip(batch, texts, chances, strict=True):
+            for request, text, (first, second) in zip(batch, texts, letters_B2.tolist(), strict=True):
                 tokens = len(text_ids(self.models.tokenizer, text))
-                yield request, Verdict(choice_of(chance), chance, "", tokens, 1, seconds)
+                self.said_letters.append(first + second)
+                if first + second < LEAST_LETTERS:
+                    yield request, Failure(judge_store.NO_VERDICT, no_letter(first + second), tokens, 1)
+                    continue
+                chance = first / (first + second)
+                yield (
+                    request,
+                    Verdict(
+                        choice=choice_of(chance),
+                        chance=chance,
+                        reply="",
+                        prompt_tokens=tokens,
+                        completion_tokens=1,
+                        seconds=seconds,
+                    ),
+                )
 
     @torch.no_grad()
-    def chances(self, texts: Sequence[str]) -> Tensor:
-        """The first letter's share of the two letters' probability after each text, (B,)."""
+    def letter_chances(self, texts: Sequence[str]) -> Tensor:
+        """The probability of each letter as the next token after each text, (B, 2)."""
         causal, virtual_KH = inner_model(self.model), virtual_tokens(self.model)
         ids_BT, mask_BT = left_padded(self.models.tokenizer, texts, virtual_ids(causal, virtual_KH), causal.device)
-        last_BH = causal.base_model(
+        last_BH = backbone(causal)(
             **embed(causal, ids_BT, virtual_KH),
             attention_mask=mask_BT,
             position_ids=(mask_BT.cumsum(-1) - 1).clamp(min=0),
             use_cache=False,
         ).last_hidden_state[:, -1]
-        logits_BV = causal.get_output_embeddings()(last_BH).float()
-        first_B, second_B = (logits_BV[:, ids].logsumexp(-1) for ids in self.letters)
-        return torch.sigmoid(first_B - second_B)
+        logps_BV = head_of(self.model, float32=True).logits(last_BH).log_softmax(-1)
+        return torch.stack([logps_BV[:, ids].logsumexp(-1).exp() for ids in self.letters], dim=-1)
+
+
+def no_letter(letters: float) -> str:
+    """That a local judge would say something else than a letter."""
+    return _(
+        "P(A) + P(B) of the judge's next token is {letters}: it would say something else, so its letters mean nothing. "
+        "Choose another model, or a shorter and plainer rubric."
+    ).format(letters=percent(letters))
 
 
 def checked_directory(directory: str) -> Path:
@@ -165,6 +213,7 @@ class RewardScorer:
             )
         self.models = LoadedPolicies(run.db, run.data_dir, base_path)
         self.reward = read_reward_model(run, policy.revision)
+        self.revision = policy.revision
         key = ground_key(policy)
         ground = load_for_answering(ground_path(run.db, run.data_dir, base_path, key[0]), key[1])
         config = copy(self.reward.config)
@@ -173,8 +222,21 @@ class RewardScorer:
         set_peft_model_state_dict(self.model, self.reward.weights, adapter_name="reward")
         self.model.eval()
 
+    @property
+    def remark(self) -> str:
+        """By which temperature its chances are calibrated."""
+        temperature = self.reward.scale.temperature
+        if temperature is None:
+            return _(
+                "The temperature of {revision} is unknown, so it is taken as 1 and its chances may be too sure. One is "
+                "fitted when a reward model is trained with at least {fewest} held-out comparisons."
+            ).format(revision=self.revision, fewest=FEWEST)
+        return _("Its chances are calibrated by the temperature {temperature}, fitted on held-out comparisons.").format(
+            temperature=short_number(temperature)
+        )
+
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
-        """The Bradley–Terry probability of the first answer, by the difference of scores."""
+        """The calibrated Bradley–Terry probability of the first answer, by the difference of raw scores."""
         known: dict[int, list[float]] = {}
         for request in requests:
             if stopped():
@@ -187,29 +249,32 @@ class RewardScorer:
                     yield request, Failure(TOO_LONG, str(error))
                     continue
             first, second = (known[comparison.id][place] for place in request.pair)
-            chance = float(torch.sigmoid(torch.tensor(first - second)))
+            chance = self.reward.scale.chance(first, second)
             yield request, Verdict(choice_of(chance), chance, "", 0, 0, monotonic() - began)
 
     @torch.no_grad()
     def scores(self, comparison: Comparison) -> list[float]:
-        """The score of each answer, on the scale that PPO sees."""
+        """The raw score of each answer; PPO sees them shifted and scaled, which would change the chances."""
         tokenizer = self.models.tokenizer
-        prompt = text_ids(tokenizer, self.models.feed(comparison.messages, 1))
+        prompt = text_ids(tokenizer, comparison.rendered_prompt or self.models.feed(comparison.messages, 1))
+        drawn = comparison.token_ids or (None,) * len(comparison.answers)
         answers = [
-            answer_ids(tokenizer, text, reason)
-            for text, reason in zip(comparison.answers, comparison.finish_reasons, strict=True)
+            answer_ids(tokenizer, *answer)
+            for answer in zip(comparison.answers, comparison.finish_reasons, drawn, strict=True)
         ]
         device = inner_model(self.model).device
         padded = pad([(prompt, ids) for ids in answers], tokenizer.pad_token_id)
         ids_BT, attention_BT, completion_BT = (part.to(device) for part in padded)
         states = completions(self.model, ids_BT, attention_BT, completion_BT, packed=False)
-        scores: list[float] = (states.last_BH.float() @ self.reward.head_H.to(device) + self.reward.bias).tolist()
+        scores: list[float] = (states.last_BH.float() @ self.reward.head_H.to(device)).tolist()
         return scores
 
 
 # ----------------------------------------------------------------------------------------------------------- endpoints
 class RemoteModel:
     """A chat model behind an OpenAI-compatible endpoint, which writes its verdict as text."""
+
+    remark = ""
 
     def __init__(self, run: Run, judge: Judge, rubric: Rubric) -> None:
         """Raises UserError where the calls of all jobs together are spent."""
@@ -315,6 +380,8 @@ class JudgingCounts:
     completion_tokens: int = 0
     gave_up: str = ""
     """Why it ended before all was judged."""
+    remark: str = ""
+    """What to know of its verdicts."""
 
 
 def run_judge(
@@ -364,6 +431,9 @@ def run_judge(
         counts.judged += finish(run.db, judge, request.comparison)
         progress(counts)
     run.raise_if_stopped()
+    counts.remark = bench.remark
+    if counts.remark:
+        run.log(f"{judge.name}: {counts.remark}")
     judge_store.pass_over(run.db, failed)
     counts.gave_up = counts.gave_up or bench.spent
     return counts

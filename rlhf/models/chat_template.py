@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from annotation.records import UserError
 from annotation.translation import _
@@ -26,8 +29,12 @@ TOKENIZERS = (TOKENIZER_FILE, "tokenizer.model", "vocab.json", "vocab.txt", "spi
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
 
 
-# A conversation by which a template shows how it ends an answer.
-QUESTION, ANSWER = "What is a good breakfast?", "Porridge"
+# A conversation by which a template shows how it ends an answer: no template has such a word of its own.
+QUESTION, ANSWER = "What is a good breakfast?", "Zwxporridge"
+ASKED = {"role": "user", "content": QUESTION}
+# What a template is told where its model is not to think before it answers, by the names that templates know; one that
+# knows neither takes no notice.
+NO_THINKING: Mapping[str, Any] = {"enable_thinking": False, "thinking": False}
 
 
 @dataclass(frozen=True)
@@ -38,34 +45,40 @@ class ChatFormat:
     template: str
     special_tokens_map: Mapping[str, str]
     """Special tokens by the names under which templates know them."""
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    """What the template is told beside the conversation."""
 
     def get_chat_template(self) -> str:
         """The template, under transformers' name."""
         return self.template
 
 
-def read_format(directory: Path) -> ChatFormat:
+def options_of(no_thinking: bool) -> dict[str, Any]:
+    """What a template is told beside the conversation."""
+    return dict(NO_THINKING) if no_thinking else {}
+
+
+def read_format(directory: Path, no_thinking: bool = False) -> ChatFormat:
     """A model's chat format, from the same files as transformers. Raises UserError if it has none."""
     settings = read_settings(directory)
     with explained(directory / SETTINGS_FILE):
         special = {name: text_of(settings[name]) for name in NAMED_TOKENS if settings.get(name)}
-    return ChatFormat(read_template(directory, settings), special)
+    return ChatFormat(read_template(directory, settings), special, options_of(no_thinking))
 
 
 class ChatTokenizer:
     """What the workers use of transformers' tokenizer, from the same files; `rlhf.models.tokenize` takes either."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, no_thinking: bool = False) -> None:
         """Read a model's tokenizer. Raises UserError if it has no tokenizer.json or no chat template that works."""
         self.backend = read_backend(directory / TOKENIZER_FILE)
-        self.format = read_format(directory)
+        self.format = read_format(directory, no_thinking)
+        self.template_options = self.format.template_options
         self.special_tokens_map = dict(self.format.special_tokens_map)
         with explained(directory / SETTINGS_FILE):
             self.extra_tokens = [text_of(token) for token in extra_tokens(read_settings(directory))]
         self.special_tokens_map["eos_token"] = end_of_turn(self)
         self.special_tokens_map.setdefault("pad_token", self.eos_token)
-        if self.backend.token_to_id(self.eos_token) is None:
-            raise UserError(no_end(directory))
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
         """A text's token ids, as transformers gives them for one text."""
@@ -88,6 +101,12 @@ class ChatTokenizer:
         found = [self.backend.token_to_id(token) for token in (*self.special_tokens_map.values(), *self.extra_tokens)]
         return [token for token in found if token is not None]
 
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        """The tokens that texts are searched for before all else, special ones among them, by id."""
+        found: dict[int, AddedToken] = self.backend.get_added_tokens_decoder()
+        return found
+
     def convert_ids_to_tokens(self, token: int) -> str:
         """The vocabulary's entry of an id."""
         return str(self.backend.id_to_token(token))
@@ -95,6 +114,10 @@ class ChatTokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def get_vocab(self) -> dict[str, int]:
+        """Every token with its id, under transformers' name."""
+        return dict(self.backend.get_vocab(with_added_tokens=True))
 
     def get_chat_template(self) -> str:
         """The template, under transformers' name."""
@@ -122,31 +145,45 @@ class ChatTokenizer:
 
 
 @lru_cache(maxsize=4)
-def chat_tokenizer(directory: Path) -> ChatTokenizer:
+def chat_tokenizer(directory: Path, no_thinking: bool = False) -> ChatTokenizer:
     """The tokenizer of a model's directory, read once: a large vocabulary takes a second."""
-    return ChatTokenizer(directory)
+    return ChatTokenizer(directory, no_thinking)
+
+
+def can_be_told(directory: Path) -> bool:
+    """Whether a model's template can be told that its model is not to think. Raises UserError where it has none."""
+    as_it_is, told = (conversation(read_format(directory, no_thinking), [ASKED], True) for no_thinking in (False, True))
+    return as_it_is != told
+
+
+def vocabulary_of(tokenizer: Any) -> str:
+    """A hash of a tokenizer's vocabulary, ours or transformers': what token ids mean goes by it. Made once for each."""
+    known: str | None = getattr(tokenizer, "vocabulary", None)
+    if known is None:
+        tokens = sorted(tokenizer.get_vocab().items(), key=itemgetter(1))
+        known = tokenizer.vocabulary = sha256(json.dumps(tokens).encode()).hexdigest()[:16]
+    return known
 
 
 def end_of_turn(tokenizer: Any) -> str:
     """The token with which the chat template ends an answer; some models have another one as end of text.
 
-    Raises TemplateRefused.
+    Raises TemplateRefused where there is none: nothing would tell where an answer ends.
     """
-    turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    turn = [ASKED, {"role": "assistant", "content": ANSWER}]
     _before, answer, rest = conversation(tokenizer, turn).rpartition(ANSWER)
     if not answer:
         raise TemplateRefused(_("it leaves out what the assistant says."))
     after = tokenizer(rest, add_special_tokens=False)["input_ids"]
-    ends = [token for token in after if token in tokenizer.all_special_ids]
-    return str(tokenizer.convert_ids_to_tokens(ends[0])) if ends else str(tokenizer.eos_token or "")
-
-
-def no_end(directory: Path) -> str:
-    """That nothing would tell where an answer ends."""
-    return _(
-        "The model in {directory} has no token that ends an answer: name one as eos_token in tokenizer_config.json, "
-        "or choose an instruct model with --model."
-    ).format(directory=directory)
+    added = tokenizer.added_tokens_decoder
+    special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+    # Some models' end of a turn was added to the vocabulary and not called special.
+    ends = [token for token in after if token in special] or [token for token in after if token in added]
+    if not ends:
+        raise TemplateRefused(
+            _("it has no token that ends an answer: put {{ eos_token }} behind what the assistant says.")
+        )
+    return str(tokenizer.convert_ids_to_tokens(ends[0]))
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -6,19 +6,35 @@ evaluation. Only completion positions ever meet the vocabulary or a scalar head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlhf.models.log_probabilities import sum_by_row, token_logps
-from rlhf.models.packing import pack, rows_of
+from annotation.records import UserError
+from annotation.translation import _
+from rlhf.models.log_probabilities import Head, sum_by_row, token_logps
+from rlhf.models.packing import Packed, pack, pad, rows_of
 
-# Families whose attention is plain causal attention under a mask that is given whole. Others are padded.
-PACKABLE = {"llama", "qwen2", "qwen3", "smollm3"}
+# How configurations name what stands behind the output matrix: a bound of the logits, and what they are multiplied or
+# divided by. Whether that is all is seen when a base is prepared.
+SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+# How configurations name layers that see all earlier tokens, and those that see the last ones.
+FULL, SLIDING = "full_attention", "sliding_attention"
+# How far states of the same tokens may lie apart for being computed in another order, of their length. A wrong mask
+# moves them by tenths.
+AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.01}
+# How configurations name the ids of tokens that are no words.
+MEANINGS = ("_token_id", "_token_index")
+# What models raise that take no mask, or no cache, of the form that they are given.
+FAILURES = (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError)
 # Tokens in a packed row. Its attention looks at every pair of them, also at those that the mask forbids: on a CPU eight
 # long demonstrations in one row took nearly three times as long as padded, and less in rows of this many. A GPU wants
 # larger pieces of work.
@@ -44,9 +60,101 @@ def inner_model(model: Any) -> Any:
     return inner.get_base_model() if isinstance(inner, PeftModel) else inner
 
 
+def backbone(causal: Any) -> Any:
+    """The part of a model that makes its last hidden states."""
+    inner = causal.base_model
+    return causal.model if inner is causal else inner  # Llama 4 has it under another name than it says
+
+
+# Of the models in memory, which can compute several sequences in one row.
+PACKS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
 def packable(causal: Any) -> bool:
-    """Whether a model can compute several sequences in one row."""
-    return causal.config.model_type in PACKABLE and bool(causal.config._attn_implementation == "sdpa")
+    """Whether a model makes of sequences in one row what it makes of them alone: seen when it is first asked."""
+    if causal not in PACKS:
+        PACKS[causal] = packing_agrees(causal)
+    return PACKS[causal]
+
+
+@torch.no_grad()
+def packing_agrees(causal: Any) -> bool:
+    """Whether the states of packed random tokens are those of padded ones.
+
+    Sliding windows are made so narrow meanwhile that sequences of a dozen tokens reach beyond them.
+    """
+    config, device = causal.config.get_text_config(), causal.device
+    if causal.config._attn_implementation not in ("sdpa", "eager") or own_windows(config):
+        return False
+    one, other, *answers = random_ids(causal, (7, 4, 5, 9, 6))
+    group_B = (0, 0, 1)
+    padded = pad(list(zip((one, one, other), answers, strict=True)), 0)
+    ids_BT, attention_BT, completion_BT = (part.to(device) for part in padded)
+    with torch.autocast(device.type, enabled=False), narrow_window(config):
+        padded_NH = padded_states(causal, None, ids_BT, attention_BT, completion_BT).before_NH.float()
+        try:
+            packed_NH = packed_states(causal, None, ids_BT, attention_BT, completion_BT, group_B).before_NH.float()
+        except FAILURES:
+            return False  # it takes no mask of this form
+    return bool((packed_NH - padded_NH).norm() <= AGREEMENT.get(causal.dtype, 0.05) * padded_NH.norm())
+
+
+def random_ids(causal: Any, lengths: Sequence[int]) -> list[list[int]]:
+    """Ids of random words, always the same for a model; none that its configuration gives a meaning, as of an image."""
+    configs = (causal.config, causal.config.get_text_config())
+    named = [value for config in configs for name, value in vars(config).items() if name.endswith(MEANINGS)]
+    special = torch.tensor([value for value in named if isinstance(value, int)], dtype=torch.long)
+    words = getattr(configs[1], "unpadded_vocab_size", None) or causal.get_input_embeddings().weight.shape[0]
+    allowed = torch.arange(words)
+    allowed = allowed[~torch.isin(allowed, special)]
+    random = torch.Generator().manual_seed(0)
+    return [allowed[torch.randint(len(allowed), (length,), generator=random)].tolist() for length in lengths]
+
+
+def own_windows(config: Any) -> bool:
+    """Whether a model looks at windows or chunks other than those that transformers makes masks of, such as GPT-Neo's.
+
+    These count places in the row, which random tokens show only where they are as many.
+    """
+    return any(
+        ("window" in name or "chunk" in name) and "sliding_window" not in name and not name.startswith("max_")
+        for name, value in vars(config).items()
+        if isinstance(value, int) and value > 1
+    )
+
+
+@contextmanager
+def narrow_window(config: Any) -> Iterator[None]:
+    """Inside, a model of this configuration sees the last few tokens only in its sliding-window layers."""
+    window = getattr(config, "sliding_window", None)
+    if not window:
+        yield
+        return
+    config.sliding_window = 3
+    try:
+        yield
+    finally:
+        config.sliding_window = window
+
+
+def attention_masks(causal: Any, row: Packed) -> Tensor | dict[str, Tensor]:
+    """What a model's layers are to attend to in a packed row: one mask, or one for each kind of layer."""
+    config = causal.config.get_text_config()
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    full_11LL = attention_mask(causal, row.allowed_11LL)
+    if not window or (kinds and SLIDING not in kinds):
+        return full_11LL
+    distance_LL = row.positions_1L[0, :, None] - row.positions_1L[0, None, :]
+    near_11LL = attention_mask(causal, row.allowed_11LL & (distance_LL < window))
+    return {FULL: full_11LL, SLIDING: near_11LL} if kinds else near_11LL
+
+
+def attention_mask(causal: Any, allowed_11LL: Tensor) -> Tensor:
+    """A mask as the model's way of computing attention takes it: whether to attend, or what to add."""
+    if causal.config._attn_implementation == "sdpa":
+        return allowed_11LL
+    added_11LL = torch.zeros_like(allowed_11LL, dtype=causal.dtype)
+    return added_11LL.masked_fill(~allowed_11LL, torch.finfo(causal.dtype).min)
 
 
 def virtual_tokens(model: Any) -> Tensor | None:
@@ -120,9 +228,9 @@ def packed_states(
 ) -> Completions:
     """The states of completions that lie in one row."""
     row = pack(ids_BT, attention_BT, completion_BT, group_B, virtual_ids(causal, virtual_KH))
-    hidden_LH = causal.base_model(
+    hidden_LH = backbone(causal)(
         **embed(causal, row.ids_1L, virtual_KH),
-        attention_mask=row.allowed_11LL,
+        attention_mask=attention_masks(causal, row),
         position_ids=row.positions_1L,
         use_cache=False,
     ).last_hidden_state[0]
@@ -150,7 +258,7 @@ def padded_states(
     prefix = virtual_ids(causal, virtual_KH)
     width = len(prefix)
     before = torch.tensor(prefix, dtype=ids_BT.dtype, device=ids_BT.device).expand(len(ids_BT), width)
-    hidden_BTH = causal.base_model(
+    hidden_BTH = backbone(causal)(
         **embed(causal, torch.cat([before, ids_BT], 1), virtual_KH),
         attention_mask=torch.cat([torch.ones_like(before), attention_BT], 1),
         use_cache=False,
@@ -165,9 +273,52 @@ def padded_states(
     )
 
 
-def logps_of(model: Any, states: Completions) -> Tensor:
-    """log p of each completion token, (N,), float32."""
-    return token_logps(states.before_NH, inner_model(model).get_output_embeddings().weight, states.labels_N)
+def head_of(model: Any, *, float32: bool = False) -> Head:
+    """What the model, with its active adapter, makes its logits with. Raises UserError where it has no output matrix.
+
+    An output matrix that is no plain one (adapted, trained beside an adapter, quantised) is taken by what it makes of
+    each hidden unit, and always multiplied in float32: in 16 bits what was learnt would be rounded away.
+    """
+    causal = inner_model(model)
+    outputs, config = causal.get_output_embeddings(), causal.config.get_text_config()
+    if outputs is None:
+        raise UserError(
+            _("A '{kind}' model has no output matrix to take log-probabilities from. Choose another model.").format(
+                kind=config.model_type
+            )
+        )
+    plain = type(outputs) is nn.Linear
+    weight_VH, bias_V = (outputs.weight, outputs.bias) if plain else effective(outputs, causal.device)
+    return Head(
+        weight_VH,
+        bias_V,
+        scale=logit_scale(config),
+        softcap=next(filter(None, (getattr(config, name, None) for name in SOFTCAPS)), None),
+        words=getattr(config, "unpadded_vocab_size", None),
+        float32=float32 or not plain,
+    )
+
+
+def effective(outputs: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The matrix (V, H) and the bias (V,) that a module's output is made with, float32, with their gradients."""
+    lifted = {name: value.float() for name, value in outputs.named_parameters() if value.is_floating_point()}
+    units_HH = torch.eye(outputs.in_features, device=device)
+    with torch.autocast(device.type, enabled=False):
+        both_HV = torch.func.functional_call(outputs, lifted, (torch.cat([units_HH, 0 * units_HH[:1]]),))
+    return (both_HV[:-1] - both_HV[-1]).T, both_HV[-1]
+
+
+def logit_scale(config: Any) -> float:
+    """By what a model of this configuration multiplies its logits."""
+    values = {name: getattr(config, name, None) for name in (*MULTIPLIERS, *DIVISORS)}
+    scale = 1.0
+    for name, value in values.items():
+        if value is None or config.model_type == "mpt":  # whose own scale transformers leaves out
+            continue
+        # HyperCLOVA X alone multiplies by what others divide by.
+        multiplies = name in MULTIPLIERS or config.model_type == "hyperclovax"
+        scale = scale * value if multiplies else scale / value
+    return scale
 
 
 def summed_logps(
@@ -178,7 +329,10 @@ def summed_logps(
     group_B: Sequence[int] | None = None,
     *,
     adapted: bool = True,
+    packed: bool = True,
+    float32: bool = False,
 ) -> Tensor:
     """log p of each whole completion, (B,), float32."""
-    states = completions(model, ids_BT, attention_BT, completion_BT, group_B, adapted=adapted)
-    return sum_by_row(logps_of(model, states), states.rows_N, len(ids_BT))
+    states = completions(model, ids_BT, attention_BT, completion_BT, group_B, adapted=adapted, packed=packed)
+    logps_N = token_logps(states.before_NH, head_of(model, float32=float32), states.labels_N)
+    return sum_by_row(logps_N, states.rows_N, len(ids_BT))

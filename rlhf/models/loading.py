@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 import sys
@@ -20,10 +19,13 @@ from annotation.records import Message, UserError
 from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
-from rlhf.models import base_model, registry
-from rlhf.models.chat_template import end_of_turn, no_end, read_format
+from rlhf.models import registry
+from rlhf.models.chat_template import end_of_turn, options_of, read_format
+from rlhf.models.hidden_states import PACKS
 from rlhf.models.model_files import CONFIG
 from rlhf.models.registry import Policy, Weights
+from rlhf.models.sampling import SHARES
+from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
 from rlhf.models.tokenize import render
 
 # The head of a reward model, which the weights that it grows on have not.
@@ -38,15 +40,17 @@ def compute_dtype() -> torch.dtype:
     return torch.bfloat16 if capable else torch.float32
 
 
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer, with a padding token. Raises UserError if it has no chat template that works."""
+def load_tokenizer(path: Path, no_thinking: bool = False) -> Any:
+    """The tokenizer, with a padding token. Raises UserError if it has no chat template that works.
+
+    `no_thinking`: its template is told that the model is not to think before it answers.
+    """
     from transformers import AutoTokenizer
 
     read_format(path)  # says what is wrong with it
     tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.template_options = options_of(no_thinking)
     tokenizer.eos_token = end_of_turn(tokenizer)
-    if tokenizer.eos_token_id is None:
-        raise UserError(no_end(path))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -120,8 +124,12 @@ def placement() -> dict[str, int] | None:
     return {"": int(os.environ.get("LOCAL_RANK", "0"))} if torch.cuda.is_available() else None
 
 
-def load_for_training(path: Path, spec: TrainingSpec, model_class: Any = None, **arguments: Any) -> Any:
+def load_for_training(
+    path: Path, spec: TrainingSpec, model_class: Any = None, *, tried: SelfTestResult | None = None, **arguments: Any
+) -> Any:
     """The weights that a job starts from, in the precision that its spec asks for.
+
+    `tried` is what is known of the model; without it that is found out when it is needed.
 
     What is trained is held in float32: at these learning rates AdamW's steps are below bfloat16's resolution. So full
     fine-tuning in bf16 computes in it and keeps float32 weights. Without dropout, it computes in train mode as in eval
@@ -132,12 +140,46 @@ def load_for_training(path: Path, spec: TrainingSpec, model_class: Any = None, *
     else:
         dtype = torch.float32 if spec.method == "full" else dtype_of(spec.precision)
         model = load_plain(path, dtype, model_class, **arguments)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
+    leave_nothing_to_chance(model)
+    remember(model, tried)
     return model
+
+
+def remember(model: Any, tried: SelfTestResult | None) -> None:
+    """What the self-test of a model's base said needs no finding out."""
+    if tried is not None:
+        PACKS[model], SHARES[model] = tried.packs, tried.shares_prompts
+
+
+def leave_nothing_to_chance(model: Any) -> None:
+    """Make a model compute in train mode what it computes in eval mode: without dropout, jitter, drawn experts.
+
+    Models drop by modules, by numbers that they keep themselves or read in their configuration. What else they do at
+    random (PhiMoE draws its experts) they do only in train mode, in which nothing stays but what needs it: layers that
+    are computed again in the backward pass, and weights of other libraries.
+    """
+    for module in model.modules():
+        for holder in (module, getattr(module, "config", module)):
+            for name, value in list(vars(holder).items()):
+                if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+                    setattr(holder, name, 0.0)
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        own = type(module).__module__.startswith("transformers.models.")
+        if own and not hasattr(module, "gradient_checkpointing"):
+            stay_in_eval_mode(module)
+
+
+def stay_in_eval_mode(module: torch.nn.Module) -> None:
+    """Put a module into eval mode for good; what is in it goes into the modes that it is told to."""
+
+    def train(mode: bool = True) -> torch.nn.Module:
+        for child in module.children():
+            child.train(mode)
+        return module
+
+    module.training = False
+    module.train = train  # type: ignore[method-assign]
 
 
 def adapter_config(spec: TrainingSpec, tokenizer_path: Path, task: str = "CAUSAL_LM") -> Any:
@@ -264,12 +306,12 @@ class LoadedPolicies:
     For one thread.
     """
 
-    def __init__(self, db: Database, data_dir: Path, base_path: Path) -> None:
+    def __init__(self, db: Database, data_dir: Path, base_path: Path, no_thinking: bool | None = None) -> None:
+        """`no_thinking`: whether prompts tell the model not to think; None: as the base's row says."""
         self.db, self.data_dir, self.base_path = db, data_dir, base_path
-        self.tokenizer = load_tokenizer(base_path)
+        self.tokenizer = load_tokenizer(base_path, registry.no_thinking(db) if no_thinking is None else no_thinking)
         self.grounds: dict[tuple[int | None, Weights], LoadedWeights] = {}
-        config = json.loads((base_path / "config.json").read_text("utf-8"))
-        self.context = config.get("max_position_embeddings") or math.inf
+        self.context = context_of(base_path)
 
     def use(self, policy: Policy) -> Any:
         """The model that computes as this policy. Raises UserError if its files are gone or damaged."""
@@ -285,7 +327,9 @@ class LoadedPolicies:
         key = ground_key(policy)
         if key not in self.grounds:
             path = ground_path(self.db, self.data_dir, self.base_path, key[0])
-            self.grounds[key] = LoadedWeights(load_for_answering(path, key[1]))
+            model = load_for_answering(path, key[1])
+            remember(model, kept_result(self.data_dir, self.base_path))
+            self.grounds[key] = LoadedWeights(model)
         return self.grounds[key]
 
     def feed(self, messages: Sequence[Message], room: int) -> str:
@@ -309,6 +353,15 @@ class LoadedPolicies:
         self.grounds = {key: ground for key, ground in self.grounds.items() if key in keys}
         for ground in self.grounds.values():
             ground.keep_only({policy.revision for policy in kept})
+
+
+def context_of(path: Path) -> float:
+    """How many tokens a model takes, also where its configuration says so for text alone; infinite without a limit."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path).get_text_config()
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return next(filter(None, limits), math.inf)
 
 
 def ground_key(policy: Policy) -> tuple[int | None, Weights]:
@@ -357,20 +410,7 @@ def convert_embedded(target: Path) -> None:
         tokenizer.save_pretrained(directory)
 
 
-def main(verb: str, directory: str) -> int:
-    """Set the embedded model up in a directory, or see whether the one that is there can be loaded."""
+if __name__ == "__main__":
     keep_private()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if verb == "convert":
-        convert_embedded(Path(directory))
-        return 0
-    try:
-        load_whole(Path(directory), device_map="meta", dtype="auto")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return base_model.REFUSED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    convert_embedded(Path(sys.argv[1]))

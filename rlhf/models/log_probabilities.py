@@ -5,6 +5,9 @@ Shapes stand in the names: N positions of completions, H hidden units, V words o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,37 +15,117 @@ from torch.utils.checkpoint import checkpoint
 
 # Positions projected onto the vocabulary at once; bounds memory at CHUNK x vocabulary x 4 bytes.
 CHUNK = 512
+# Rows of a 16-bit output matrix that are lifted to float32 at once.
+LIFTED_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Head:
+    """What makes a model's logits of its last hidden states: softcap(scale * (W h + b)).
+
+    Gemma and nanochat cap their logits (Gemma Team 2024, "Gemma 2", section 2), Granite, Cohere, Falcon-H1 and others
+    scale them, Phi and GPT-J add a bias.
+    """
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    """Logits are kept within plus and minus this, by a hyperbolic tangent."""
+    words: int | None = None
+    """The first so many rows are words; further ones only pad the matrix."""
+    float32: bool = False
+    """Multiply in float32 also where the weights have 16 bits, whose logits are otherwise rounded to 16 bits: in
+    bfloat16 a log-probability is then off by 0.02 nats, by up to 0.07. Otherwise in what autocast or the weights say.
+    """
+
+    def logits(self, hidden_NH: Tensor, temperature: float = 1.0) -> Tensor:
+        """Logits over the temperature, float32. Returns (N, V)."""
+        if self.float32:
+            with torch.autocast(hidden_NH.device.type, enabled=False):
+                logits_NV = product_in_float32(hidden_NH, self.weight_VH)
+                logits_NV = logits_NV if self.bias_V is None else logits_NV + self.bias_V.float()
+        else:
+            logits_NV = F.linear(hidden_NH.to(self.weight_VH.dtype), self.weight_VH, self.bias_V).float()
+        if self.scale != 1:
+            logits_NV = logits_NV * self.scale
+        if self.softcap is not None:
+            logits_NV = self.softcap * torch.tanh(logits_NV / self.softcap)
+        if self.words is not None:
+            logits_NV = logits_NV[:, : self.words]
+        return logits_NV if temperature == 1 else logits_NV / temperature
+
+
+def product_in_float32(hidden_NH: Tensor, weight_VH: Tensor) -> Tensor:
+    """hidden @ weight.T in float32, with its gradients. Returns (N, V).
+
+    No float32 copy of a whole 16-bit matrix is made, neither here nor for the backward pass: for a vocabulary of
+    262,000 words it would take gigabytes.
+    """
+    if weight_VH.dtype == torch.float32:
+        return F.linear(hidden_NH.float(), weight_VH)
+    product_NV: Tensor = LiftedProduct.apply(hidden_NH, weight_VH)  # type: ignore[no-untyped-call]
+    return product_NV
+
+
+class LiftedProduct(torch.autograd.Function):
+    """`product_in_float32` of 16-bit weights, some rows at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor) -> Tensor:
+        """Returns (N, V)."""
+        ctx.save_for_backward(hidden_NH, weight_VH)
+        product_NV = hidden_NH.new_empty(len(hidden_NH), len(weight_VH), dtype=torch.float32)
+        lifted_NH = hidden_NH.float()
+        for rows in pieces(len(weight_VH)):
+            product_NV[:, rows] = lifted_NH @ weight_VH[rows].float().T
+        return product_NV
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Returns the gradients of hidden states and weights, (N, H) and (V, H)."""
+        (hidden_NH, weight_VH), gradient_NV = ctx.saved_tensors, gradients[0]
+        for_hidden_NH = for_weight_VH = None
+        if ctx.needs_input_grad[0]:
+            for_hidden_NH = torch.zeros_like(hidden_NH, dtype=torch.float32)
+            for rows in pieces(len(weight_VH)):
+                for_hidden_NH += gradient_NV[:, rows] @ weight_VH[rows].float()
+            for_hidden_NH = for_hidden_NH.to(hidden_NH.dtype)
+        if ctx.needs_input_grad[1]:
+            for_weight_VH = torch.empty_like(weight_VH)
+            for rows in pieces(len(weight_VH)):
+                for_weight_VH[rows] = (gradient_NV[:, rows].T @ hidden_NH.float()).to(weight_VH.dtype)
+        return for_hidden_NH, for_weight_VH
+
+
+def pieces(length: int) -> list[slice]:
+    """The rows of an output matrix, so many at a time as are lifted to float32."""
+    return [slice(start, start + LIFTED_ROWS) for start in range(0, length, LIFTED_ROWS)]
 
 
 def token_logps(
-    hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, chunk: int = CHUNK, temperature: float = 1.0
+    hidden_NH: Tensor, head: Head, labels_N: Tensor, chunk: int = CHUNK, temperature: float = 1.0
 ) -> Tensor:
-    """log p(label) at N positions, from the last hidden states and the output embedding. Returns (N,), float32.
+    """log p(label) at N positions, from the last hidden states. Returns (N,), float32.
 
     Only these positions meet the vocabulary, and their logits are recomputed in the backward pass instead of kept. At
     a temperature, p is the distribution that answers are drawn from at it.
     """
     if len(labels_N) <= chunk:
-        return chunk_logps(hidden_NH, head_VH, labels_N, temperature)
+        return chunk_logps(hidden_NH, head, labels_N, temperature)
     parts = [
         checkpoint(
-            chunk_logps, hidden_NH[i : i + chunk], head_VH, labels_N[i : i + chunk], temperature, use_reentrant=False
+            chunk_logps, hidden_NH[i : i + chunk], head, labels_N[i : i + chunk], temperature, use_reentrant=False
         )
         for i in range(0, len(labels_N), chunk)
     ]
     return torch.cat(parts)
 
 
-def chunk_logps(hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor, temperature: float = 1.0) -> Tensor:
+def chunk_logps(hidden_NH: Tensor, head: Head, labels_N: Tensor, temperature: float = 1.0) -> Tensor:
     """`token_logps` of one chunk."""
-    logits_NV = scaled_logits(hidden_NH, head_VH, temperature)
+    logits_NV = head.logits(hidden_NH, temperature)
     return logits_NV.gather(-1, labels_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
-
-
-def scaled_logits(hidden_NH: Tensor, head_VH: Tensor, temperature: float) -> Tensor:
-    """Logits over the temperature, float32. Returns (N, V)."""
-    logits_NV = F.linear(hidden_NH.to(head_VH.dtype), head_VH).float()
-    return logits_NV if temperature == 1 else logits_NV / temperature
 
 
 def sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:
@@ -60,17 +143,26 @@ def exact_kl(policy_logits_NV: Tensor, base_logits_NV: Tensor) -> Tensor:
     return (policy_NV.exp() * (policy_NV - base_NV)).sum(-1)
 
 
+def kl_of_states(policy_NH: Tensor, policy_head: Head, base_NH: Tensor, base_head: Head, chunk: int = CHUNK) -> Tensor:
+    """`exact_kl` at each position from the last hidden states of both, chunk by chunk. Returns (N,)."""
+    parts = [
+        exact_kl(policy_head.logits(policy_NH[i : i + chunk]), base_head.logits(base_NH[i : i + chunk]))
+        for i in range(0, max(len(policy_NH), 1), chunk)
+    ]
+    return torch.cat(parts)
+
+
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy of the softmax of N rows of logits, in nats. Returns (N,)."""
     logps_NV = logits_NV.float().log_softmax(-1)
     return -(logps_NV.exp() * logps_NV).sum(-1)
 
 
-def token_entropy(hidden_NH: Tensor, head_VH: Tensor, temperature: float, chunk: int = CHUNK) -> Tensor:
-    """Entropy at N positions from the last hidden states and the output embedding, chunk by chunk. Returns (N,)."""
+def token_entropy(hidden_NH: Tensor, head: Head, temperature: float, chunk: int = CHUNK) -> Tensor:
+    """Entropy at N positions from the last hidden states, chunk by chunk. Returns (N,)."""
 
     def of_chunk(part_NH: Tensor) -> Tensor:
-        return entropy(scaled_logits(part_NH, head_VH, temperature))
+        return entropy(head.logits(part_NH, temperature))
 
     parts = [
         checkpoint(of_chunk, hidden_NH[i : i + chunk], use_reentrant=False) for i in range(0, len(hidden_NH), chunk)

@@ -78,7 +78,6 @@ class Shapes:
     key_value: int
     """Width of a token's keys (and of its values) in one layer."""
     vocabulary: int
-    context: int
     stored: int = 0
     """Bytes of its files, where its weights are quantised already and are loaded as they are; else 0."""
 
@@ -135,7 +134,6 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         inner=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden,
         key_value=(text.get("num_key_value_heads") or heads) * per_head,
         vocabulary=text["vocab_size"],
-        context=first_of(text, "max_position_embeddings", "n_positions"),
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
 

@@ -20,6 +20,8 @@ from rlhf.jobs.job_store import Job
 Kind = Literal["policy", "reward"]
 Form = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
+# Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
+Thinking = Literal["off", "template"]
 # What each method of training leaves behind.
 FORM_OF: Mapping[str, Form] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
 
@@ -49,6 +51,8 @@ class Policy:
     ground_id: int | None
     deleted: str | None
     source: str | None = None
+    thinking: Thinking | None = None
+    """Of the base; None where nobody has said, as before there was a choice: its template has it as it likes."""
 
     @property
     def lies_on(self) -> int | None:
@@ -57,12 +61,16 @@ class Policy:
 
 
 def ensure_base(db: Database, base: str) -> Policy:
-    """The row of the base model; on first use it is made and serves. Raises UserError if the file has another base."""
+    """The row of the base model; on first use it is made and serves, and is told not to think.
+
+    Raises UserError if the file has another base.
+    """
     with db.transaction():
         row = db.row("SELECT * FROM model WHERE method = 'base'")
         if row is None:
             named = dict.fromkeys(("revision", "method", "form"), "base")
-            db.insert("model", {**named, "base": base, "status": "serving", "created": now()})
+            row = {**named, "base": base, "status": "serving", "thinking": "off", "created": now()}
+            db.insert("model", row)
             row = db.row("SELECT * FROM model WHERE method = 'base'")
     assert row is not None
     if row["base"] != base:
@@ -158,6 +166,17 @@ def of_job(db: Database, job_id: int) -> Policy | None:
     """The policy or reward model that a job made, if it has."""
     row = db.row("SELECT * FROM model WHERE job_id = ?", (job_id,))
     return None if row is None else Policy(**row)
+
+
+def no_thinking(db: Database) -> bool:
+    """Whether the base is told not to think before it answers: in answers, training and checks alike."""
+    return by_revision(db, "base").thinking == "off"
+
+
+def set_thinking(db: Database, thinking: Thinking) -> None:
+    """Say whether the base is told not to think. Prompts that it was fed keep the text that it was fed."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE model SET thinking = ? WHERE revision = 'base'", (thinking,))
 
 
 # ------------------------------------------------------------------------------------------------------------- lineage

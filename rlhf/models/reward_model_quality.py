@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import exp
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from annotation.database import Database
-from annotation.metrics.calibration import Calibration, PairMargin, calibration, credit, weighted_share
+from annotation.metrics.calibration import (
+    Calibration,
+    PairMargin,
+    calibration,
+    credit,
+    fitted_temperature,
+    weighted_share,
+)
 from annotation.metrics.intervals_and_bias import Share
+from annotation.validation import NonNegativeFloat, PositiveFloat, read
 from rlhf.jobs import job_store
+from rlhf.models.model_files import read_object
 from rlhf.models.registry import Policy
 
 Array = NDArray[np.float64]
@@ -22,6 +33,7 @@ REWARD_THRESHOLD = 0.6
 # threshold of 60%: 6 / (6 + 1.96²) = 0.61, 5 / (5 + 1.96²) = 0.57.
 FEWEST = 6
 SCORE_BINS = 12
+SCALE_FILE = "reward.json"
 
 
 # ------------------------------------------------------------------------------------------------------------- records
@@ -69,6 +81,8 @@ class RewardModelQuality:
     calibration: Calibration | None = None
     length: LengthFigures | None = None
     scores: ScoreHistogram | None = None
+    temperature: float | None = None
+    """By which differences of scores are divided to say how often people prefer an answer."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as it is stored in a job's result."""
@@ -87,6 +101,7 @@ class RewardModelQuality:
             None if sure is None else Calibration.from_json(sure),
             None if length is None else LengthFigures.from_json(length),
             None if scores is None else ScoreHistogram.from_json(scores),
+            values.get("temperature"),
         )
 
 
@@ -99,6 +114,30 @@ def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
 def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:
     """What was measured of a reward model; None of one that was not trained here, or not checked."""
     return None if reward.job_id is None else quality_in(job_store.get(db, reward.job_id).result)
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """How the scores of a reward model are read: what stands in reward.json beside its weights."""
+
+    mean: float
+    """Over the answers that it was trained on; PPO shifts and scales scores by this and `std`."""
+    std: NonNegativeFloat
+    pairs: int = 0
+    temperature: PositiveFloat | None = None
+    """None where it is unknown: it was trained before temperatures were fitted, or with too little to fit one on."""
+
+    def chance(self, first: float, second: float) -> float:
+        """The probability that the answer with the first of two raw scores is the better one (Bradley and Terry)."""
+        difference = (first - second) / (self.temperature or 1.0)
+        return 1 / (1 + exp(-difference)) if difference >= 0 else exp(difference) / (1 + exp(difference))
+
+
+def read_scale(directory: Path) -> ScoreScale:
+    """The scale of a stored reward model. Raises UserError where it is not there, or is none."""
+    found = read_object(directory / SCALE_FILE)
+    known = {name: found[name] for name in ScoreScale.__dataclass_fields__ if name in found}
+    return read(ScoreScale, known, f"{directory / SCALE_FILE}")
 
 
 # ----------------------------------------------------------------------------------------------------------- measuring
@@ -126,6 +165,7 @@ def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparis
         calibration(duels),
         length_figures(held_out, duels),
         histogram(held_out),
+        fitted_temperature(duels),
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -19,8 +21,20 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from annotation.records import Prompt, Response, Sampling
-from rlhf.models.hidden_states import embed, inner_model, virtual_ids, virtual_tokens
+from annotation.records import Prompt, Response, Sampling, TokenIds, UserError
+from annotation.translation import _
+from rlhf.models.chat_template import vocabulary_of
+from rlhf.models.hidden_states import (
+    AGREEMENT,
+    FAILURES,
+    backbone,
+    embed,
+    inner_model,
+    narrow_window,
+    random_ids,
+    virtual_ids,
+    virtual_tokens,
+)
 from rlhf.models.registry import Policy
 
 # How often a draw that people watch shows what has been written.
@@ -40,6 +54,13 @@ class Draw:
     finish_reason: Literal["stop", "length"]
     ids: tuple[int, ...] = ()
     """The generated tokens, the end-of-text token included."""
+    vocabulary: str = field(default="", compare=False)
+    """Of the tokenizer that they belong to."""
+
+    @property
+    def token_ids(self) -> TokenIds | None:
+        """What is kept of them; None where nothing has been drawn yet."""
+        return TokenIds(self.vocabulary, self.ids) if self.vocabulary else None
 
     def response(self, prompt: Prompt, policy: Policy, rendered_prompt: str, sampling: Sampling) -> Response:
         """The record of this answer: everything needed to draw it again."""
@@ -53,6 +74,7 @@ class Draw:
             prompt_tokens=self.prompt_tokens,
             tokens=self.tokens,
             finish_reason=self.finish_reason,
+            token_ids=self.token_ids,
         )
 
 
@@ -174,9 +196,9 @@ def draw(
 ) -> list[list[Draw]]:
     """Sample len(seeds[i]) answers to rendered_prompts[i]; every prompt must ask for the same number.
 
-    The prompts are prefilled once each and their key-value cache is repeated for the samples. After each token `stop`
-    is asked whether to end; then the list that is returned is empty. `written`, where given, gets the texts so far by
-    prompt and sample, at most every `show_seconds`; it changes nothing of what is drawn.
+    Where the model can, the prompts are prefilled once each and their cache is repeated for the samples. After each
+    token `stop` is asked whether to end; then the list that is returned is empty. `written`, where given, gets the
+    texts so far by prompt and sample, at most every `show_seconds`; it changes nothing of what is drawn.
     """
     samples = len(seeds[0])
     if any(len(row) != samples for row in seeds):
@@ -184,22 +206,18 @@ def draw(
     causal, virtual_KH = inner_model(model), virtual_tokens(model)
     # Padded on the left, so that every answer begins at the same column.
     ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
-    cache = DynamicCache(config=causal.config)
-    # Positions count a prompt's own tokens: its padding must not move it.
-    position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
-    # Without the output embedding, whose logits nobody reads. The last prompt token is left to generate(), which needs
-    # one uncached position to start from.
-    causal.base_model(
-        **embed(causal, ids_PT[:, :-1], virtual_KH),
-        attention_mask=mask_PT[:, :-1],
-        position_ids=position_PT[:, :-1],
-        past_key_values=cache,
-        use_cache=True,
-    )
-    if virtual_KH is not None:  # they are in the cache; what stands for them is never looked up again
+    shared = shares_prompts(causal)
+    cache = {"past_key_values": prefilled(causal, ids_PT, mask_PT, virtual_KH, samples)} if shared else {}
+    if virtual_KH is not None:
+        if not shared:
+            raise UserError(
+                _("A '{kind}' model can't go on from virtual tokens. Train it with LoRA instead.").format(
+                    kind=causal.config.model_type
+                )
+            )
+        # They are in the cache; what stands for them is never looked up again.
         ids_PT = ids_PT.where(ids_PT < causal.get_input_embeddings().weight.shape[0], tokenizer.pad_token_id)
     # Sample s of prompt p is row p * samples + s: in the cache, in the ids and among the seeds alike.
-    cache.batch_repeat_interleave(samples)
     ids_BT, mask_BT = ids_PT.repeat_interleave(samples, 0), mask_PT.repeat_interleave(samples, 0)
     ends = end_token_ids(causal, tokenizer)
     flat_seeds = [seed for row in seeds for seed in row]
@@ -209,7 +227,7 @@ def draw(
     output_BT = causal.generate(
         input_ids=ids_BT,
         attention_mask=mask_BT,
-        past_key_values=cache,
+        **cache,
         # The model's own settings (a repetition penalty, say) would shape answers without being recorded.
         generation_config=GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
@@ -230,13 +248,79 @@ def draw(
     return [draws[start : start + samples] for start in range(0, len(draws), samples)]
 
 
+# Of the models in memory, which can go on from prompts that were computed once for several answers.
+SHARES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def shares_prompts(causal: Any) -> bool:
+    """Whether a model goes on from a repeated cache as from the whole prompt: seen when it is first asked."""
+    if causal not in SHARES:
+        SHARES[causal] = sharing_agrees(causal)
+    return SHARES[causal]
+
+
+@torch.no_grad()
+def sharing_agrees(causal: Any) -> bool:
+    """Whether logits after a repeated cache of random prompts, padded on the left, are those without a cache.
+
+    Sliding windows are made so narrow meanwhile that prompts of a few tokens reach beyond them.
+    """
+    if "past_key_values" not in signature(causal.forward).parameters:
+        return False
+    ids_PT, mask_PT = padded_left(random_ids(causal, (9, 5)), 0, causal.device)
+    ids_BT, mask_BT = ids_PT.repeat_interleave(2, 0), mask_PT.repeat_interleave(2, 0)
+    settings = GenerationConfig(
+        max_new_tokens=3, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
+    )
+    with torch.autocast(causal.device.type, enabled=False), narrow_window(causal.config.get_text_config()):
+        try:
+            cache = prefilled(causal, ids_PT, mask_PT, None, 2)
+            made = causal.generate(
+                input_ids=ids_BT, attention_mask=mask_BT, past_key_values=cache, generation_config=settings
+            )
+        except FAILURES:
+            return False
+        apart = largest = 0.0
+        for place, (ids_T, steps) in enumerate(zip(made.sequences, zip(*made.logits, strict=True), strict=True)):
+            # Without the padding before its prompt, and the last token, after which nothing was said.
+            own_TV = causal(input_ids=ids_T[None, mask_BT[place].argmax() : -1], use_cache=False).logits[0].float()
+            found_TV = torch.stack(steps).float()
+            apart += float((found_TV - own_TV[-len(steps) :]).square().sum())
+            largest += float(found_TV.square().sum())
+    return bool(apart**0.5 <= AGREEMENT.get(causal.dtype, 0.05) * largest**0.5)
+
+
+def prefilled(causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor | None, samples: int) -> DynamicCache:
+    """The cache of prompts padded on the left, but for their last tokens, repeated for each prompt's samples."""
+    cache = DynamicCache(config=causal.config)
+    # Positions count a prompt's own tokens: its padding must not move it.
+    position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
+    # Without the output embedding, whose logits nobody reads. The last prompt token is left to generate(), which needs
+    # one uncached position to start from.
+    backbone(causal)(
+        **embed(causal, ids_PT[:, :-1], virtual_KH),
+        attention_mask=mask_PT[:, :-1],
+        position_ids=position_PT[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+    )
+    # Not batch_repeat_interleave, which caches of recurrent layers have not.
+    cache.reorder_cache(torch.arange(len(ids_PT), device=ids_PT.device).repeat_interleave(samples))
+    return cache
+
+
 def left_padded(
     tokenizer: Any, texts: Sequence[str], prefix: Sequence[int], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Left-padded token ids and attention mask, each (P, T), of texts with a prefix of ids before each."""
     rows = [[*prefix, *ids] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    return padded_left(rows, tokenizer.pad_token_id, device)
+
+
+def padded_left(rows: Sequence[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Left-padded ids and attention mask, each (P, T), of rows of ids."""
     width = max(map(len, rows))
-    ids_PT = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in rows])
+    ids_PT = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows])
     mask_PT = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     return ids_PT.to(device), mask_PT.to(device)
 
@@ -252,6 +336,7 @@ def read_draw(tokenizer: Any, ids: list[int], seed: int, prompt_tokens: int, end
         prompt_tokens=prompt_tokens,
         finish_reason="length" if end is None else "stop",
         ids=tuple(ids if end is None else ids[: end + 1]),
+        vocabulary=vocabulary_of(tokenizer),
     )
 
 

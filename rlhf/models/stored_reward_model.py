@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,19 +15,17 @@ from annotation.translation import _
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import verified
+from rlhf.models.reward_model_quality import ScoreScale, read_scale
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A stored reward model: its adapter and its head, (H,) and a bias.
-
-    The head is shifted and scaled so that the answers it was trained on score 0 on average with a variance of 1.
-    """
+    """A stored reward model: its adapter, its head (H,), which gives raw scores, and how these are read."""
 
     config: Any
     weights: dict[str, Tensor]
     head_H: Tensor
-    bias: float
+    scale: ScoreScale
 
 
 def read_reward_model(run: Run, revision: str) -> RewardModel:
@@ -36,15 +33,14 @@ def read_reward_model(run: Run, revision: str) -> RewardModel:
     path = verified(run.data_dir, registry.by_revision(run.db, revision))
     weights = load_file(path / "adapter_model.safetensors")
     head_H = weights.pop(next(name for name in weights if name.endswith("score.weight")))[0].float()
-    figures = json.loads((path / "reward.json").read_text("utf-8"))
-    mean, std = figures["mean"], figures["std"]
-    if not std > 0:
+    scale = read_scale(path)
+    if not scale.std > 0:
         raise UserError(
             _("The reward model {revision} scores all answers alike. Train another one, on more judgements.").format(
                 revision=revision
             )
         )
-    return RewardModel(as_causal(PeftConfig.from_pretrained(path)), weights, head_H / std, -mean / std)
+    return RewardModel(as_causal(PeftConfig.from_pretrained(path)), weights, head_H, scale)
 
 
 def as_causal(config: Any) -> Any:
@@ -54,10 +50,14 @@ def as_causal(config: Any) -> Any:
 
 @torch.no_grad()
 def scalar_head(width: int, reward_model: RewardModel | None) -> nn.Linear:
-    """A head like the reward model's; without one, of zeros."""
+    """A head like the reward model's, shifted and scaled; without one, of zeros.
+
+    The answers that the reward model was trained on score 0 on average, with a variance of 1.
+    """
     head = nn.Linear(width, 1)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     if reward_model is not None:
-        head.weight[0], head.bias[0] = reward_model.head_H, reward_model.bias
+        scale = reward_model.scale
+        head.weight[0], head.bias[0] = reward_model.head_H / scale.std, -scale.mean / scale.std
     return head

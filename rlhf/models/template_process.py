@@ -74,7 +74,8 @@ def ended(sentence: str) -> str:
 def conversation(tokenizer: Any, messages: Sequence[Mapping[str, str]], begins: bool = False) -> str:
     """A conversation as a model's template writes it, as transformers would; `begins` adds how an answer begins.
 
-    The tokenizer is ours or transformers'. Raises TemplateRefused.
+    The tokenizer is ours or transformers'; its `template_options`, if it has some, are what the template is told beside
+    the conversation. Raises TemplateRefused.
     """
     values = {
         "messages": [dict(message) for message in messages],
@@ -82,6 +83,7 @@ def conversation(tokenizer: Any, messages: Sequence[Mapping[str, str]], begins: 
         "documents": None,
         "add_generation_prompt": begins,
         **tokenizer.special_tokens_map,
+        **getattr(tokenizer, "template_options", {}),
     }
     return renderer().render(tokenizer.get_chat_template(), values)
 

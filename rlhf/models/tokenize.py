@@ -8,10 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow, PromptRow, Row, read_rows
-from annotation.records import UserError
+from annotation.records import TokenIds, UserError
 from annotation.translation import _
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.job_spec import Noise
+from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.template_process import TemplateRefused, conversation
 
 
@@ -64,11 +65,15 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def answer_ids(tokenizer: Any, text: str, finish_reason: str | None) -> list[int]:
-    """Token ids of an answer and the end-of-text token, which an answer cut off at the limit does not get.
+def answer_ids(tokenizer: Any, text: str, finish_reason: str | None, drawn: TokenIds | None = None) -> list[int]:
+    """Token ids of an answer and the token that ended it, which an answer cut off at the limit has not.
 
-    That one did not end, and training must not teach that it did. What a person wrote or an import brought is whole.
+    That one did not end, and training must not teach that it did. What a person wrote or an import brought is whole. An
+    answer whose tokens are known, by this tokenizer, is these: its text can be made of others, and it may have ended
+    with another of the model's end tokens than the template's.
     """
+    if drawn is not None and drawn.vocabulary == vocabulary_of(tokenizer):
+        return list(drawn.ids)
     ids = text_ids(tokenizer, text)
     return ids if finish_reason == "length" else [*ids, tokenizer.eos_token_id]
 
@@ -89,7 +94,7 @@ def tokenise_pairs(
             left_out.refused(error)
             continue
         prompt = text_ids(tokenizer, rendered)
-        chosen, rejected = (answer_ids(tokenizer, side.text, side.finish_reason) for side in row.sides)
+        chosen, rejected = (answer_ids(tokenizer, side.text, side.finish_reason, side.token_ids) for side in row.sides)
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
             left_out["too-long"] += 1
             continue

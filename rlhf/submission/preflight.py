@@ -131,7 +131,7 @@ class Preflight:
 
     def tokenizer(self) -> ChatTokenizer:
         """The base model's. Raises UserError if it has none that can be read here."""
-        return chat_tokenizer(self.base_directory())
+        return chat_tokenizer(self.base_directory(), registry.no_thinking(self.db))
 
     def show(self, spec: TrainingSpec, split: Split, number: int) -> InspectedItem | None:
         """One item as it would be trained on. Raises UserError where there is no data or no tokenizer."""

@@ -14,6 +14,7 @@ from annotation.database import FILE_NAME, Database, copy_database, migrate, ope
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
+from rlhf.models import registry
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
 
 pytestmark = pytest.mark.slow
@@ -147,6 +148,22 @@ def test_comparisons_of_a_checked_policy_with_another_keep_which_is_the_candidat
     ]
 
 
+def test_the_prompts_that_earlier_reports_spoke_of_are_known_and_chances_are_not(data_dir: Path) -> None:
+    old_file(data_dir)
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m012_held_out_sets_and_chances")
+    old.execute("UPDATE prompt SET split = 'held-out' WHERE id > 1")
+    made = [{"version": 1, "prompts": 1}, {"version": 2, "prompts": 2}]
+    old["setting"].insert({"key": "held_out_sets", "value": json.dumps(made)})
+    old.close()
+    db = open_database(data_dir)
+    rows = db.rows("SELECT id, held_for FROM prompt ORDER BY id")
+    assert [row["held_for"] for row in rows] == [None, 0, 0, None], "the first ones that were held out"
+    chances = db.rows("SELECT DISTINCT formed_chance, people_chance, people_drawn FROM comparison")
+    assert [tuple(row.values()) for row in chances] == [(None, None, None)]
+    assert db.value("SELECT count(*) FROM claim WHERE chance NOT NULL") == 0
+
+
 def test_what_was_asked_of_the_token_holder_and_rented_jobs_come_into_the_lane_of_the_hub(data_dir: Path) -> None:
     data_dir.mkdir()
     old = sqlite_utils.Database(data_dir / FILE_NAME)
@@ -225,6 +242,39 @@ def test_why_jobs_ended_is_read_once_from_what_earlier_versions_said_of_them(dat
         "An error of Prefloop's own ended it (KeyError: 'x'). The log has the details.",
     ]
     assert [row["kind"] for row in db.rows("SELECT kind FROM event ORDER BY id")] == ["change", "log", "metric"]
+
+
+def test_an_earlier_base_and_its_answers_keep_what_they_did(data_dir: Path) -> None:
+    """Whether it was told not to think is not known, and it is not; nor which tokens its answers were.
+
+    What a reward model said was right but for its chance, which was of scores on another scale: that becomes unknown.
+    """
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m011_token_ids")
+    old["model"].insert(
+        {"revision": "base", "method": "base", "form": "base", "base": "b", "status": "serving", "created": "1"}
+    )
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", "created": "1"})
+    old["response"].insert(
+        {"prompt_id": 1, "origin": "policy", "model_id": 1, "purpose": "compare", "text": "Blue.", "created": "1"}
+    )
+    old["comparison"].insert({"prompt_id": 1, "purpose": "preference", "created": "1"})
+    for number, backend in enumerate(("local", "reward-model"), 1):
+        old["annotator"].insert({"name": backend, "role": "annotator", "kind": "ai", "created": "1"})
+        by = {"annotator_id": number, "created": "1"}
+        old["judge"].insert({**by, "backend": backend, "settings": "{}", "created_by": "kim"})
+        old["verdict"].insert(
+            {**by, "comparison_id": 1, "first": 0, "second": 1, "choice": "first", "chance": 0.97, "seconds": 0.1}
+        )
+    old.close()
+    db = open_database(data_dir)
+    assert [row["chance"] for row in db.rows("SELECT chance FROM verdict ORDER BY annotator_id")] == [0.97, None]
+    assert registry.ensure_base(db, "b").thinking is None
+    assert not registry.no_thinking(db)
+    assert db.rows("SELECT text, token_ids FROM response") == [{"text": "Blue.", "token_ids": None}]
+    registry.set_thinking(db, "off")
+    assert registry.no_thinking(db)
 
 
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:

@@ -23,6 +23,24 @@ def ann(db: Database) -> Annotator:
 
 
 # ----------------------------------------------------------------------------------------------------------- answers
+def test_kept_answers_of_a_check_are_those_to_the_very_text_that_is_fed(db: Database) -> None:
+    """A template that writes the date feeds another text a day later: yesterday's answer is no answer to it."""
+    with db.transaction() as connection:
+        connection["model"].insert(
+            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+        )
+    prompt = seed_prompts(db, 1, "held-out")[0]
+    for day, models in (("Monday", (1, 2)), ("Tuesday", (1,))):
+        for model_id in models:
+            answer = replace(make_response(prompt, f"{day} {model_id}", model_id), rendered_prompt=f"{day}: Why?")
+            store.add_response(db, answer, "evaluate")
+    terms = (db, 1, [prompt], make_response(prompt, "").seed, make_response(prompt, "").sampling)
+    assert [one.text for one in store.answers_of_check(*terms)] == ["Monday 1", "Tuesday 1"]
+    assert [one.text for one in store.answers_of_check(*terms, {prompt.id: "Tuesday: Why?"})] == ["Tuesday 1"]
+    assert store.answers_of_check(*terms, {prompt.id: "Wednesday: Why?"}) == store.answers_of_check(*terms, {}) == []
+    assert [pair.texts for pair in store.paired_answers(db, 2, 1)] == [("Monday 2", "Monday 1")]
+
+
 def test_empty_and_repeated_answers_are_kept_marked_and_never_offered(db: Database, ann: Annotator) -> None:
     prompt = seed_prompts(db, 1)[0]
     texts = ["  \n", "Blue  light scatters.", "blue light\nscatters. ", "It scatters."]
@@ -126,10 +144,13 @@ def test_people_get_a_share_of_a_check_drawn_by_lot_until_all_is_asked_of_them(d
     assert [row["people_chance"] for row in rows] == [0.25] * 200 + [0.0] * 100
     assert all((row["asks"] == "people") == row["people_drawn"] for row in rows)
     assert abs(sum(row["people_drawn"] for row in rows) - 50) < 5 * math.sqrt(200 * 0.25 * 0.75)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET people_chance = NULL WHERE prompt_id = ?", (on[0],))
-    drawn = sum(row["people_drawn"] for row in rows)
-    assert store.ask_people_of_candidate(db, 2, 1, on) == 200 - drawn
-    rows = db.rows("SELECT * FROM comparison ORDER BY prompt_id")
-    assert [row["people_chance"] for row in rows] == [None] + [1.0] * 199 + [0.0] * 100
-    assert [row["asks"] for row in rows] == ["people"] * 200 + ["nobody"] * 100
+    drawn = [row["people_drawn"] for row in rows]
+    assert store.ask_people_of_candidate(db, 2, 1, on) == 200 - sum(drawn)
+    after = db.rows("SELECT * FROM comparison ORDER BY prompt_id")
+    assert [row["asks"] for row in after] == ["people"] * 200 + ["nobody"] * 100
+    assert [(row["people_chance"], row["people_drawn"]) for row in after] == [
+        (row["people_chance"], row["people_drawn"]) for row in rows
+    ], "what was drawn stays known"
+    assert store.ask_people_of_candidate(db, 2, 1) == 100
+    after = db.rows("SELECT * FROM comparison ORDER BY prompt_id")
+    assert {(row["people_chance"], row["people_drawn"]) for row in after[200:]} == {(1.0, 1)}

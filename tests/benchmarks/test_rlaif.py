@@ -42,7 +42,7 @@ def test_every_condition_spends_the_same() -> None:
         spent = by_judge * SIZES.price + (left if condition.mode != "ai" else 0)
         assert spent == pytest.approx(SIZES.budget)
     assert [SIZES.comparisons(mode) for mode in ("people", "ai", "mixed")] == [20, 100, 50]
-    assert len(rlaif.conditions(quick=False)) == 9
+    assert len(rlaif.conditions(quick=False)) == 7
 
 
 def test_people_alone_are_right_and_stop_at_the_budget(lab: Laboratory) -> None:

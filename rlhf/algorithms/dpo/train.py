@@ -42,6 +42,7 @@ from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import reason_text, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
+from rlhf.models import registry
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
@@ -53,7 +54,7 @@ Item = dict[str, Any]
 def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     """Train a policy from frozen preferences and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
-    tokenizer = load_tokenizer(start.base.path)
+    tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, flip_rate, left_out = read_data(run, spec, tokenizer)
     reasons = ", ".join(f"{count} {reason_text(reason, left_out)}" for reason, count in left_out.items()) or "none"
     robust = f" expecting {flip_rate:.1%} wrong labels" if spec.loss == "robust" else ""
@@ -109,7 +110,7 @@ def build_trainer(
     """The trainer with its adapter, and the reference's log-probabilities beside each pair."""
     trainer = PreferenceTrainer(
         spec,
-        model=load_for_training(start.ground, spec),
+        model=load_for_training(start.ground, spec, tried=start.tried),
         # TRL is to hold no second model as its reference.
         args=DPOConfig(**arguments(spec, checkpoints, run), precompute_ref_log_probs=True),
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),

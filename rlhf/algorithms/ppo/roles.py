@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import Start
-from rlhf.models.hidden_states import Completions, completions, inner_model
+from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
 from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training
+from rlhf.models.log_probabilities import Head
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import RewardModel, scalar_head
 
@@ -75,10 +76,9 @@ class Roles:
         with self.accelerator.autocast():
             return completions(self.act_as(role), ids_BT, attention_BT, completion_BT)
 
-    def head_VH(self) -> Tensor:
-        """The output embedding, which policy and reference share."""
-        weight: Tensor = inner_model(self.model).get_output_embeddings().weight
-        return weight
+    def head(self, role: Role) -> Head:
+        """What this role makes its logits with, in float32: PPO lives by small differences."""
+        return head_of(self.act_as(role), float32=True)
 
     def values(self, answers: Sequence[SampledResponse]) -> Tensor:
         """What the critic expects before each token of the answers, (N,)."""
@@ -115,7 +115,7 @@ def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pa
     Raises UserError if the parent's adapter has another shape than the spec.
     """
     torch.manual_seed(spec.seed)
-    model = load_for_training(start.ground, spec)
+    model = load_for_training(start.ground, spec, tried=start.tried)
     model = get_peft_model(model, adapter_config(spec, start.ground), adapter_name=ADAPTERS["policy"])
     critic = adapter_config(spec, start.ground) if reward_model is None else reward_model.config
     model.add_adapter(ADAPTERS["critic"], replace(critic))

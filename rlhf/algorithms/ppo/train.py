@@ -83,6 +83,7 @@ from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.worker import Run
+from rlhf.models import registry
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps
 from rlhf.models.sampling import draw
@@ -101,7 +102,7 @@ Score = Callable[[Sequence[SampledResponse]], Tensor]
 def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     """Train a policy against a reward model and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
-    tokenizer = load_tokenizer(start.base.path)
+    tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, left_out = read_data(run, spec, tokenizer)
     run.log(f"{len(items)} prompts; reward model {spec.reward_model}.{left_out_sentence(left_out)}")
     trained = stored_before(run)
@@ -331,7 +332,12 @@ class Learner:
         """What the roles say of a batch of answers, for `collate`."""
         policy, reference = self.roles.states("policy", answers), self.roles.states("reference", answers)
         terms = losses.compare_policies(
-            policy.before_NH, reference.before_NH, self.roles.head_VH(), policy.labels_N, self.spec.sampling.temperature
+            policy.before_NH,
+            self.roles.head("policy"),
+            reference.before_NH,
+            self.roles.head("reference"),
+            policy.labels_N,
+            self.spec.sampling.temperature,
         )
         scores_B = self.score(answers).float().cpu()
         by_token = {
@@ -382,16 +388,16 @@ class Learner:
         Returns the loss, summed over tokens, how many of them the clip cut, and the largest distance of log-ratios
         from 0.
         """
+        head, temperature = self.roles.head("policy"), self.spec.sampling.temperature
         states = self.roles.states("policy", [rollouts.answers[row] for row in rows])
-        head_VH, temperature = self.roles.head_VH(), self.spec.sampling.temperature
-        logps_N = token_logps(states.before_NH, head_VH, states.labels_N, temperature=temperature)
+        logps_N = token_logps(states.before_NH, head, states.labels_N, temperature=temperature)
         log_ratio_N = logps_N - rollouts.tokens(rollouts.logps_BT, rows)
         loss_N, cut_N = losses.clipped_policy_loss(
             log_ratio_N.exp(), rollouts.tokens(advantages_BT, rows), self.spec.clip
         )
         total = loss_N.sum()
         if self.spec.entropy_weight:
-            entropy_N = token_entropy(states.before_NH, head_VH, temperature)
+            entropy_N = token_entropy(states.before_NH, head, temperature)
             total = total - self.spec.entropy_weight * entropy_N.sum()
         self.backward(total / tokens)
         return loss_N.detach().sum(), cut_N.sum(), log_ratio_N.detach().abs().max()

@@ -16,14 +16,16 @@ equation 1; LoRA: Hu et al. 2022, QLoRA: Dettmers et al. 2023. Departures, besid
 - A continued reward model gets its parent's head too.
 
 What it leaves: PEFT's files, the head in them, and `reward.json` with mean and standard deviation of the scores of the
-answers it was trained on, by which PPO shifts and scales them. All scoring is in train mode: on some processors a pass
-in eval mode computes with other 4-bit weights (see `models.load_quantised`).
+answers it was trained on, by which PPO shifts and scales them, and the temperature by which a judge's chances are those
+of the held-out comparisons (Guo et al. 2017, "On Calibration of Modern Neural Networks"). All scoring is in train mode:
+on some processors a pass in eval mode computes with other 4-bit weights (see `models.load_quantised`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -46,10 +48,11 @@ from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
+from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
-from rlhf.models.reward_model_quality import ScoredComparison, measure
+from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, with_noise
 
 Item = dict[str, Any]
@@ -60,7 +63,7 @@ MUCH = 3
 def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     """Train a reward model on frozen comparisons and register it. Returns the job's result, with its health."""
     start = start_of(run, spec)
-    tokenizer = load_tokenizer(start.base.path)
+    tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, held_out, left_out = read_data(run, spec, tokenizer)
     pairs = sum(len(item["better"]) for item in items)
     run.log(
@@ -142,7 +145,7 @@ def build_trainer(
 ) -> ComparisonTrainer:
     """The trainer with its adapter and head, which hold the parent's weights where it is a reward model."""
     head = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
-    model = load_for_training(start.ground, spec, AutoModelForSequenceClassification, **head)
+    model = load_for_training(start.ground, spec, AutoModelForSequenceClassification, tried=start.tried, **head)
     torch.nn.init.zeros_(model.score.weight)
     trainer = ComparisonTrainer(
         spec,
@@ -218,6 +221,8 @@ def save(
     trained_on, checked_on = score(trainer, items, run), score(trainer, held_out, run)
     trainer.save(directory)
     scores = [value for one in trained_on for value in one.scores]
-    figures = {"mean": fmean(scores), "std": pstdev(scores), "pairs": sum(len(one.pairs) for one in trained_on)}
-    (directory / "reward.json").write_text(json.dumps(figures), "utf-8")
-    return {"health": measure(trained_on, checked_on).to_json()}
+    quality = measure(trained_on, checked_on)
+    pairs = sum(len(one.pairs) for one in trained_on)
+    scale = ScoreScale(mean=fmean(scores), std=pstdev(scores), pairs=pairs, temperature=quality.temperature)
+    (directory / SCALE_FILE).write_text(json.dumps(asdict(scale)), "utf-8")
+    return {"health": quality.to_json()}

@@ -40,9 +40,10 @@ from rlhf.data.held_out_sets import SAMPLE_PROMPTS
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
-from rlhf.models.hidden_states import completions, inner_model
+from rlhf.models import registry
+from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
-from rlhf.models.log_probabilities import CHUNK, scaled_logits
+from rlhf.models.log_probabilities import CHUNK, Head
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations
 
@@ -57,7 +58,7 @@ BEFORE_SHARE, FORWARD_SHARE = 0.1, 1 / 3
 def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     """Train a policy on frozen demonstrations and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
-    tokenizer = load_tokenizer(start.base.path)
+    tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, held_out, left_out = read_data(run, spec, tokenizer)
     run.log(
         f"{len(items)} demonstrations, {len(held_out)} held out; parent {start.parent.revision}; {spec.method}."
@@ -108,7 +109,7 @@ def build_trainer(
     """The trainer with its adapter, which holds the parent's weights where it has one."""
     trainer = DemonstrationTrainer(
         spec,
-        model=load_for_training(start.ground, spec),
+        model=load_for_training(start.ground, spec, tried=start.tried),
         args=SFTConfig(**arguments(spec, checkpoints, run)),
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
         train_dataset=Dataset.from_list(list(items)),
@@ -136,20 +137,20 @@ class DemonstrationTrainer(JobTrainer, SFTTrainer):
         return -logps_N.sum() / items
 
 
-def predictions(model: Any, batch: Any, packed: bool) -> tuple[Tensor, Tensor]:
+def predictions(model: Any, batch: Any, packed: bool, *, float32: bool = False) -> tuple[Tensor, Tensor]:
     """log p of each answer token, (N,) float32, and whether the model finds it the likeliest, (N,) bool."""
     ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
     states = completions(model, ids_BT, attention_BT, completion_BT, packed=packed)
-    head_VH = inner_model(model).get_output_embeddings().weight
+    head = head_of(model, float32=float32)
     chunks = zip(torch.split(states.before_NH, CHUNK), torch.split(states.labels_N, CHUNK), strict=True)
-    parts = [checkpoint(predict, hidden_NH, head_VH, label_N, use_reentrant=False) for hidden_NH, label_N in chunks]
+    parts = [checkpoint(predict, hidden_NH, head, label_N, use_reentrant=False) for hidden_NH, label_N in chunks]
     logps, right = zip(*parts, strict=True)
     return torch.cat(logps), torch.cat(right)
 
 
-def predict(hidden_NH: Tensor, head_VH: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
+def predict(hidden_NH: Tensor, head: Head, labels_N: Tensor) -> tuple[Tensor, Tensor]:
     """log p(label) at N positions, and whether no other token is likelier: (N,) and (N,)."""
-    logits_NV = scaled_logits(hidden_NH, head_VH, 1.0)
+    logits_NV = head.logits(hidden_NH)
     label_N = logits_NV.gather(-1, labels_N[:, None])[:, 0]
     return label_N - logits_NV.logsumexp(-1), label_N >= logits_NV.detach().amax(-1)
 
@@ -171,7 +172,7 @@ def score(trainer: DemonstrationTrainer, items: Sequence[Item], run: Run | None 
         batch = trainer.data_collator(items[first : first + size])
         inputs = {name: part.to(trainer.accelerator.device) for name, part in batch.items()}
         with trainer.accelerator.autocast():
-            logps_N, right_N = predictions(trainer.model, inputs, trainer.spec.packing)
+            logps_N, right_N = predictions(trainer.model, inputs, trainer.spec.packing, float32=True)
         nll, right, tokens = nll - logps_N.sum().item(), right + right_N.sum().item(), tokens + len(logps_N)
     loss = nll / tokens
     return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": right / tokens, "n": len(items)}

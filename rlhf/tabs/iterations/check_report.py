@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Any
 
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.translation import _
@@ -14,6 +15,7 @@ from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, mo
 from annotation.ui.markup import card_title, escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import MetricLimit, Rule, past_limits
+from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
@@ -259,11 +261,10 @@ def report_card(report: CheckReport | None, rule: Rule) -> str:
     answered = _("{prompts} held-out prompts, the same seeds for every policy.").format(prompts=report.prompts)
     apart = _("People and judges have compared answers to {count} others, which are not shown.")
     apart = apart.format(count=report.compared_apart) if report.compared_apart else ""
-    accuracy = _("Accuracy on held-out judgements: {accuracy}.").format(accuracy=held_out_accuracy(report))
     return (
         f"<p><b>{escape(accuracy)}</b> {escape(ACCURACY_NOTE)}</p>"
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}"
-        f"{table(headers, rows, '', tuple(name for name, _values in sides))}"
+        f"{table(headers, rows, '', tuple(name for name, _values in sides))}{probe_table(report, sides)}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
         f"{paragraph(EARLIER_RULE, 'quiet') if report.rule is None else ''}"
     )
@@ -273,6 +274,37 @@ EARLIER_RULE = _(
     "Made for the earlier rule, which counted every comparison by itself, also several of one prompt, and compared "
     "distinct-2 whatever the lengths."
 )
+
+
+PROBE_ROWS: Mapping[str, tuple[str, str]] = {
+    ALL: (_("Probes: all"), _("Short fixed questions; 1 is best. A figure is the mean chance of what is right.")),
+    "knowledge": (_("Probes: knowledge"), _("Plain questions with several answers.")),
+    "arithmetic": (_("Probes: arithmetic"), _("Small sums, against near misses.")),
+    "format": (_("Probes: format"), _("Which of two answers has the form that was asked for.")),
+    "refusals": (_("Probes: no refusal"), _("Harmless requests: the chance that the answer is no refusal.")),
+}
+
+
+def probe_table(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) -> str:
+    """What chance each policy gives to what is right on the probes, and what the candidate has lost to the base."""
+    asked = [(name, values.probes) for name, values in sides]
+    if report.candidate.probes is None:
+        return ""  # a check of an earlier version
+    lost = _("Lost to the base (interval)")
+    rows = []
+    for family, (label, reading) in PROBE_ROWS.items():
+        fall = report.probe_falls.get(family)
+        means = (figure(None if probes is None else probes.mean(family), 3) for _name, probes in asked)
+        rows.append((label, *means, NOT_MEASURED if fall is None else with_interval(fall), reading))
+    headers = (_("Chance of what is right"), *(name for name, _probes in asked), lost, _("How to read it"))
+    return table(headers, rows, "", (*(name for name, _probes in asked), lost))
+
+
+def with_interval(fall: Estimate) -> str:
+    """A difference of chances with its interval."""
+    return _("{value} ({low} to {high})").format(
+        value=f"{fall.value:+.3f}", low=f"{fall.low:+.3f}", high=f"{fall.high:+.3f}"
+    )
 
 
 def reward_sentence(found: RewardChange | None) -> str:
@@ -355,6 +387,12 @@ WARNINGS: Mapping[str, str] = {
         _(
             "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad "
             "sign): it forgets what it was not trained on. Read some of its answers before you promote it."
+        )
+    ),
+    "probes_fall": (
+        _(
+            "On the probes it gives what is right surely {value} less chance than the base does (more than {bound} is "
+            "a bad sign): it has lost something that it could do. See what, below, before you promote it."
         )
     ),
 }

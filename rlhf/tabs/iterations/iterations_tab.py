@@ -107,9 +107,9 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     rule = gate_decisions.rule(db)
     found, decision = gate_decisions.decided(db, policy)
     alpha, _ = alphas(rule, len(found.panel), found.number)
-    other = gate_decisions.opponent(db, policy)
-    running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, other.revision)
-    unknown = sum(one.people_chance is None for one in judge_store.pair_outcomes(db, policy.id, other.id))
+    against_now = gate_decisions.opponent(db, policy).revision
+    running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
+    unknown = sum(one.probability is None for one in found.people)
     return {
         "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
         "running": gr.update(value=running + iteration_card.unknown_chances(unknown)),

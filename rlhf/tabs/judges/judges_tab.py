@@ -340,7 +340,8 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
         if result.get("gave_up")
         else ""
     )
-    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told)
+    remark = paragraph(result["remark"], "quiet") if result.get("remark") else ""
+    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told) + remark
 
 
 def cancel(db: Database, seen: Any) -> str:
@@ -534,8 +535,10 @@ def lay_out_feedback() -> dict[str, Any]:
             min_width=240,
         )
         fields["check"] = gr.Number(
-            label=_("People's share of a check, %"),
-            info=_("By lot, where judges compare a candidate's answers too. Without judges people get all."),
+            label=_("People's least share of a check, %"),
+            info=_(
+                "By lot, where judges compare a candidate's answers too. They get more where it takes more to tell."
+            ),
             min_width=240,
         )
     return fields

@@ -119,7 +119,8 @@ def comparison_in(db: Database, number: Any) -> PromptComparison:
 def tokenizer_of(context: Context, judge: Judge) -> ChatTokenizer:
     """The tokenizer of a local judge. Raises UserError if it has none that can be read here."""
     directory = judge.settings.get("directory")
-    return chat_tokenizer(Path(directory) if directory else base_model.locate(context.data_dir, context.model).path)
+    path = Path(directory) if directory else base_model.locate(context.data_dir, context.model).path
+    return chat_tokenizer(path, no_thinking=True)
 
 
 def marks_of(tokenizer: ChatTokenizer) -> set[str]:

@@ -29,6 +29,7 @@ def card(quality: RewardModelQuality) -> str:
     said = card_title(_("Health of the reward model.")) + paragraph(verdict(quality))
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
+    said += paragraph(temperature_sentence(quality.temperature))
     return said + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
 
 
@@ -93,6 +94,15 @@ def length_sentence(length: LengthFigures, accuracy: float) -> str:
     if abs(spearman) >= STRONG and accuracy < best + CLOSE:
         return _("{said} It may have learnt little but length.").format(said=said)
     return _("{said} Length alone tells more.").format(said=said) if accuracy <= best else said
+
+
+def temperature_sentence(temperature: float | None) -> str:
+    """How a judge makes chances of its scores."""
+    if temperature is None:
+        return _("As a judge its temperature is unknown, and taken as 1: its chances are as sure as its scores.")
+    return _("As a judge it divides differences of scores by the temperature {temperature}, fitted here.").format(
+        temperature=short_number(temperature)
+    )
 
 
 RISES = (

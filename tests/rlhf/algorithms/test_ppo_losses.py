@@ -23,7 +23,7 @@ from rlhf.algorithms.losses import (
     shaped_rewards,
     whiten,
 )
-from rlhf.models.log_probabilities import entropy, exact_kl, token_entropy, token_logps
+from rlhf.models.log_probabilities import Head, entropy, exact_kl, token_entropy, token_logps
 
 
 def random_tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
@@ -78,7 +78,7 @@ def test_token_entropy_in_chunks_equals_the_whole_in_value_and_gradient(temperat
         if whole:
             entropy_N = entropy(hidden_NH @ head_VH.T / temperature)
         else:
-            entropy_N = token_entropy(hidden_NH, head_VH, temperature, chunk=3)
+            entropy_N = token_entropy(hidden_NH, Head(head_VH), temperature, chunk=3)
         (entropy_N * weights_N).sum().backward()
         results.append((entropy_N.detach(), hidden_NH.grad))
     torch.testing.assert_close(results[0], results[1])
@@ -89,7 +89,7 @@ def test_token_entropy_in_chunks_equals_the_whole_in_value_and_gradient(temperat
 def test_compared_policies_equal_the_definitions_over_the_whole_vocabulary(temperature: float, chunk: int) -> None:
     hidden_NH, ref_NH, head_VH = random_tensors((7, 5), (7, 5), (11, 5))
     labels_N = torch.tensor([0, 10, 3, 3, 7, 1, 9])
-    terms = compare_policies(hidden_NH, ref_NH, head_VH, labels_N, temperature, chunk)
+    terms = compare_policies(hidden_NH, Head(head_VH), ref_NH, Head(head_VH), labels_N, temperature, chunk)
     p_NV, q_NV = (
         (states.double() @ head_VH.double().T / temperature).log_softmax(-1) for states in (hidden_NH, ref_NH)
     )
@@ -110,15 +110,17 @@ def test_log_probabilities_while_comparing_are_those_of_training_to_the_bit(
     """Otherwise the first ratio would not be exactly 1."""
     hidden_NH, ref_NH, head_VH = (part.to(dtype) for part in random_tensors((40, 64), (40, 64), (300, 64)))
     labels_N = torch.arange(40)
-    terms = compare_policies(hidden_NH, ref_NH, head_VH, labels_N, temperature, chunk=16)
+    terms = compare_policies(hidden_NH, Head(head_VH), ref_NH, Head(head_VH), labels_N, temperature, chunk=16)
     hidden_NH.requires_grad_()
-    trained_N = token_logps(hidden_NH, head_VH, labels_N, 16, temperature)
+    trained_N = token_logps(hidden_NH, Head(head_VH), labels_N, 16, temperature)
     assert torch.equal(terms.logps_N, trained_N.detach())
 
 
 def test_a_policy_compared_with_itself_has_no_kl_at_all() -> None:
     hidden_NH, head_VH = random_tensors((9, 5), (11, 5))
-    terms = compare_policies(hidden_NH, hidden_NH.clone(), head_VH, torch.zeros(9, dtype=torch.long), 0.7)
+    terms = compare_policies(
+        hidden_NH, Head(head_VH), hidden_NH.clone(), Head(head_VH), torch.zeros(9, dtype=torch.long), 0.7
+    )
     assert terms.kl_N.abs().max().item() == 0
     assert torch.equal(terms.logps_N, terms.ref_logps_N)
 

@@ -187,7 +187,7 @@ def test_answers_score_the_same_alone_in_a_packed_batch_and_in_a_padded_one(
         packed = scores_of(trainer.model, batch_of(trainer, places)).tolist()
         monkeypatch.setattr(hidden_states, "ROW_TOKENS", 80)
         in_rows = scores_of(trainer.model, batch_of(trainer, places)).tolist()
-        inner_model(trainer.model).config._attn_implementation = "eager"
+        hidden_states.PACKS[inner_model(trainer.model)] = False
         padded = scores_of(trainer.model, batch_of(trainer, places)).tolist()
     assert len(set(alone)) == 2 + 4 + 2 + 4
     assert packed == pytest.approx(alone, abs=1e-4)
@@ -319,6 +319,7 @@ def test_ppo_reads_the_scores_that_training_ended_with(judged: Machine, method: 
     figures = json.loads((directory / "reward.json").read_text("utf-8"))
     tolerance = 1e-3 if precision == "fp32" else 0.05  # bfloat16 in batches of another make-up
     assert (figures["pairs"], figures["std"] > 0.1) == (16, True)
+    assert figures["temperature"] == result["health"]["temperature"]
     assert (fmean(found), pstdev(found)) == pytest.approx((0.0, 1.0), abs=tolerance)
     if method == "lora" and precision == "fp32":
         base = AutoModelForSequenceClassification.from_pretrained(judged.model, num_labels=1, dtype=torch.float32)

@@ -509,6 +509,7 @@ def tensors(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Pat
         (template("{{ 'a' * 10 ** 11 }}"), "MB of memory"),
         (template("Hello"), "leaves out what the"),
         (template("{{ messages[0].content }}"), "it leaves out what the assistant says"),
+        (template("{% for m in messages %}A: {{ m.content }}\n{% endfor %}"), "it has no token that ends an answer"),
         (config(model_type="unknown", auto_map={"AutoModelForCausalLM": "x.Y"}), "can't load a 'unknown' model"),
         (config(model_type="t5"), "can't load a 't5' model as a causal language model"),
         (without("tokenizer*"), "has no tokenizer"),

@@ -62,7 +62,8 @@ def checked(db: Database, data_dir: Path, made: Policy, against: str = "serving"
     answer(db, sides, ids_of(data_dir, spec.prompt_set), spec.seed)
     if spec.compared_set:
         answer(db, sides, compared_prompts(data_dir, spec), spec.compared_seed)
-    store.compare_policies(db, made.id, sides[1].id, "people", held_out_sets.that_count(db, spec.gate_set))
+    on = held_out_sets.that_count(db, spec.gate_set)
+    store.compare_policies(db, made.id, sides[1].id, "people", on, spec.people_share)
     job_table.finish(db, job_id, "w", {"win_rates": {}, "prompts": 60, "judged": {}})
     return spec
 
@@ -203,6 +204,26 @@ def test_only_outcomes_on_the_gates_own_prompts_decide_and_no_accuracy_is_measur
     assert len(gate_decisions.findings(db, made).people) == len(compared)
     rows = list(snapshots.collect(db, registry.by_revision(db, "base"), "all", 10_000))
     assert {row.prompt_id for row in rows} == set(ids_of(data_dir, spec.prompt_set))
+
+
+def test_the_gate_is_given_the_chance_of_each_outcome_and_what_was_left_to_judges(db: Database, data_dir: Path) -> None:
+    """Which prompts were left stays so when somebody has people compare them too: bets that were made would change."""
+    seed_prompts(db, 200, "held-out")
+    made = candidate(db)
+    judge_store.add(db, "j", "local", {"model": "base"}, "ann")
+    store.set_feedback(db, Feedback(check_share=0.4))
+    spec = checked(db, data_dir, made)
+    drawn = {row["prompt_id"] for row in db.rows("SELECT prompt_id FROM comparison WHERE people_drawn")}
+    left = gate_decisions.findings(db, made).left_to_judges
+    assert set(left) == set(compared_prompts(data_dir, spec)) - drawn
+    assert list(left) != sorted(left), "their order says nothing about them"
+    assert 0 < len(drawn) < 60
+    on = held_out_sets.that_count(db, spec.gate_set)
+    assert store.ask_people_of_candidate(db, made.id, 1, on) == len(left)
+    judge_everything(db, made)
+    found = gate_decisions.findings(db, made)
+    assert found.left_to_judges == left
+    assert [one.probability for one in found.people] == [0.4] * 60
 
 
 def test_flagged_comparisons_count(db: Database, data_dir: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,22 +19,27 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
-from annotation.records import CheckedAnswer, Prompt, Sampling
+from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
-from rlhf.evaluation.check import ask_people_instead
+from rlhf.evaluation import probe_scores
+from rlhf.evaluation.check import ask_people_instead, score
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.report import JudgeCalls
+from rlhf.evaluation.gate import Rule, decide
+from rlhf.evaluation.probes import ALL, FAMILIES, Probe
+from rlhf.evaluation.report import CheckReport, JudgeCalls
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.worker import Run, perform
 from rlhf.judges import judge_store
 from rlhf.models import registry
+from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies, load_quantised
 from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
 from tests.conftest import BASE_NAME, make_response, seed_prompts, shown_texts
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
+from tests.rlhf.evaluation.test_gate import SOUND, each
 
 pytestmark = pytest.mark.slow
 
@@ -94,6 +99,7 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
         "ended_share",
         "perplexity",
         "repetition",
+        "probes",
     }
     assert [set(report[side]) for side in ("candidate", "against", "base")] == [figures] * 3
     assert [report[side]["revision"] for side in ("candidate", "against", "base")] == ["dpo-1", "base", "base"]
@@ -131,7 +137,8 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     rows = answers(machine, "dpo-1")
     for row in rows:
         prompt = machine.tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"]
-        answer = answer_ids(machine.tokenizer, row.text, row.finish_reason)
+        assert row.token_ids is not None
+        answer = list(row.token_ids.ids)
         ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
         kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
         nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
@@ -140,6 +147,20 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     # In the report each answer weighs as much as it has tokens.
     weighted = sum(row.kl_to_base * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_base"] == pytest.approx(weighted)
+
+
+def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> None:
+    """One that was drawn letter by letter, which the tokenizer would write with longer tokens."""
+    machine, tokenizer = checked.machine, checked.machine.tokenizer
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
+    candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
+    ids = [*(tokenizer(letter)["input_ids"][0] for letter in "sun rain"), tokenizer.eos_token_id]
+    assert ids != answer_ids(tokenizer, "sun rain", "stop")
+    drawn = TokenIds(vocabulary_of(tokenizer), tuple(ids))
+    row = replace(answers(machine, "dpo-1")[0], text="sun rain", finish_reason="stop", token_ids=drawn)
+    ((_, nll),) = score(models, candidate, base, [row])
+    logps = plain_logps(models, base, tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"], ids)
+    assert nll == pytest.approx(-fmean(logps[at, token].item() for at, token in enumerate(ids)), rel=0.01)
 
 
 def pairs_right(machine: Machine) -> dict[int, list[bool]]:
@@ -154,7 +175,7 @@ def pairs_right(machine: Machine) -> dict[int, list[bool]]:
         prompt = machine.tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"]
         gained = []
         for side in row.sides:
-            ids = answer_ids(machine.tokenizer, side.text, side.finish_reason)
+            ids = answer_ids(machine.tokenizer, side.text, side.finish_reason, side.token_ids)
             logps = [plain_logps(models, policy, prompt, ids) for policy in (candidate, base)]
             gained.append(sum((logps[0][at, token] - logps[1][at, token]).item() for at, token in enumerate(ids)))
         right.setdefault(row.comparison, []).append(gained[0] > gained[1])
@@ -188,7 +209,11 @@ def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: 
     texts = [{(row.prompt_id, row.seed): row.text for row in answers(machine, name)} for name in ("untouched", "base")]
     assert texts[0].items() <= texts[1].items()
     assert report["candidate"]["kl_to_base"] == 0.0
-    assert {**report["candidate"], "revision": ""} == pytest.approx({**report["base"], "revision": ""})
+    found = CheckReport.from_json(report)
+    assert set(found.probe_falls) == {ALL, *FAMILIES}
+    assert all(fall.value == pytest.approx(0, abs=1e-6) for fall in found.probe_falls.values())
+    own, base = ({**report[side], "revision": "", "probes": None} for side in ("candidate", "base"))
+    assert own == pytest.approx(base)
 
 
 @pytest.mark.parametrize(
@@ -238,9 +263,79 @@ def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Che
     assert checked.report["candidate"]["perplexity"] != checked.report["base"]["perplexity"]
 
 
-def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(checked: Checked) -> None:
+def test_each_probes_chance_is_that_of_its_answers_read_one_by_one(checked: Checked) -> None:
+    """Without batching, packing or shared prompts: sums of log-probabilities from plain forward passes."""
     machine = checked.machine
-    judge_store.add(machine.db, "letters", "local", {"model": "base"}, "owner")
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
+    candidate, probes = registry.by_revision(machine.db, "dpo-1"), probe_scores.tokenise_probes(models)
+    found = CheckReport.from_json(checked.report).candidate.probes
+    assert found is not None
+    chances, families = found.sets()[ALL], set()
+    for start in (0, 32, 56, 88):  # of each family a batch as the check makes them
+        batch = probes[start : start + probe_scores.PROBES_PER_BATCH]
+        scored = probe_scores.logps_of_batch(models.use(candidate), models.tokenizer.pad_token_id, batch)
+        for number, (one, logps) in enumerate(zip(batch, scored, strict=True), start):
+            families.add(one.probe.family)
+            assert chances[number] == pytest.approx(one.probe.chance(logps), abs=0.02)
+            assert logps == pytest.approx(read_alone(machine, models, candidate, one.probe), rel=0.01)
+    assert families == set(FAMILIES)
+
+
+def read_alone(machine: Machine, models: LoadedPolicies, policy: registry.Policy, probe: Probe) -> list[float]:
+    """log p of a probe's answers, each after its own prompt."""
+    found = []
+    for prompt in probe.prompts:
+        rendered = machine.render([{"role": "user", "content": prompt}]) + probe.begin
+        for answer in probe.answers:
+            ids = machine.tokenizer(rendered + answer, add_special_tokens=False)["input_ids"]
+            own = ids[machine.count(rendered) :]
+            table = plain_logps(models, policy, ids[: -len(own)], own)
+            found.append(sum(table[at, token].item() for at, token in enumerate(own)))
+    return found
+
+
+def test_probes_are_asked_once_of_the_same_policy(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: Any) -> list[list[float]]:
+        raise AssertionError("it was asked again")
+
+    monkeypatch.setattr(probe_scores, "logps_of_batch", ask)
+    again = check(checked.machine, replace(CHECK, seed=900))
+    assert again["candidate"]["probes"] == checked.report["candidate"]["probes"]
+    assert again["base"]["probes"] == checked.report["base"]["probes"]
+    assert again["base"]["probes"] != again["candidate"]["probes"]
+
+
+def test_what_has_learnt_to_refuse_is_stopped_though_it_wins_60_of_60(checked: Checked) -> None:
+    machine = checked.machine
+    add_adapter(machine, "refuser", learn_to_refuse)
+    found = CheckReport.from_json(check(machine, replace(CHECK, candidate="refuser")))
+    assert found.probe_falls["refusals"].value > 0.4
+    assert found.probes_fall == max(fall.low for fall in found.probe_falls.values()) > Rule().probes_fall_most
+    won = replace(SOUND, people=each((1.0,) * 60))
+    assert decide(Rule(), won).verdict == "promote"
+    stopped = decide(Rule(), replace(won, probes_fall=found.probes_fall))
+    assert stopped.verdict == "reject"
+    assert "Lost on the probes" in stopped.sentence
+
+
+def learn_to_refuse(model: Any, machine: Machine) -> None:
+    """Teach an adapter to answer every prompt with "Sorry"."""
+    trained = [one.requires_grad_() for name, one in model.named_parameters() if "lora_" in name]
+    steps = torch.optim.AdamW(trained, lr=0.01)
+    answer = machine.tokenizer("Sorry", add_special_tokens=False)["input_ids"]
+    for prompt in store.prompts(machine.db, "train") * 4:
+        ids = machine.tokenizer(machine.render(prompt.messages), add_special_tokens=False)["input_ids"]
+        labels = torch.tensor([[-100] * len(ids) + answer])
+        model(input_ids=torch.tensor([ids + answer]), labels=labels).loss.backward()
+        steps.step()
+        steps.zero_grad()
+
+
+def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answers_are_ties(
+    checked: Checked, tiny_judge: Path
+) -> None:
+    machine = checked.machine
+    judge_store.add(machine.db, "letters", "local", {"directory": str(tiny_judge)}, "owner")
     judge_store.write_rubric(machine.db, "Which is better?", ("Shorter is better.",), 0, "owner")
     report = check(machine, replace(CHECK, judges="letters"))
     rate = report["win_rates"]["base"]["letters"]
@@ -408,8 +503,15 @@ class LoggedRun:
 
 def add_fresh_adapter(machine: Machine, revision: str) -> None:
     """Register an adapter that changes nothing: its B matrices are zero."""
+    add_adapter(machine, revision, lambda _model, _machine: None)
+
+
+def add_adapter(machine: Machine, revision: str, train: Callable[[Any, Machine], None]) -> None:
+    """Register a new adapter after `train` has had it."""
     config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    get_peft_model(load_quantised(machine.model), config).save_pretrained(machine.data_dir / "adapters" / revision)
+    model = get_peft_model(load_quantised(machine.model), config)
+    train(model, machine)
+    model.save_pretrained(machine.data_dir / "adapters" / revision)
     path = f"adapters/{revision}"
     with machine.db.transaction() as connection:
         connection.execute(

@@ -38,6 +38,7 @@ SOUND = Findings(
     distinct_ratio=1.0,
     truncated_more=0.0,
     perplexity_ratio=1.0,
+    probes_fall=0.0,
     reward_hacking=False,
     identical_to_serving=False,
 )
@@ -53,7 +54,7 @@ def outcomes(won: int, lost: int, tied: int = 0) -> tuple[float, ...]:
 
 
 BETTER, WORSE, OPEN, FEW = outcomes(40, 15, 10), outcomes(15, 40, 10), outcomes(30, 25, 10), outcomes(4, 3)
-FIGURES = ("kl_per_token", "nll_ratio", "distinct_ratio", "truncated_more", "perplexity_ratio")
+FIGURES = ("kl_per_token", "nll_ratio", "distinct_ratio", "truncated_more", "perplexity_ratio", "probes_fall")
 
 
 def each(says: tuple[float, ...], by: str | None = None) -> tuple[DecidedOutcome, ...]:
@@ -313,6 +314,7 @@ NAMES = {
     "distinct_ratio": "Distinct-2, ratio",
     "truncated_more": "Answers cut off, more than the base's",
     "perplexity_ratio": "Perplexity of the fixed text, ratio",
+    "probes_fall": "Lost on the probes",
 }
 BOUNDS = {
     "kl_per_token": 0.5,
@@ -320,6 +322,7 @@ BOUNDS = {
     "distinct_ratio": 0.9,
     "truncated_more": 0.1,
     "perplexity_ratio": 1.15,
+    "probes_fall": 0.02,
 }
 
 
@@ -591,6 +594,7 @@ def test_every_field_of_the_rule_can_be_set_and_is_heeded() -> None:
         "distinct_ratio_least": (1.0, found(BETTER, distinct_ratio=0.95)),
         "truncated_more_most": (0.0, found(BETTER, truncated_more=0.05)),
         "perplexity_ratio_most": (1.05, found(BETTER, perplexity_ratio=1.1)),
+        "probes_fall_most": (0.01, found(BETTER, probes_fall=0.015)),
         "judge_trust": (0.75, found(FEW, judge())),
         "judge_least": (66, found(FEW, judge())),
         "judge_most": (65, found(FEW, judge(OPEN))),

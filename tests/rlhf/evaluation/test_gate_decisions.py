@@ -41,7 +41,11 @@ from tests.conftest import BASE_NAME, act, make_response, seed_prompts
 
 pytestmark = pytest.mark.slow
 
-SOUND = {"kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0}
+PROBED = {"asked": "a", "weights": "bf16", "chances": {"knowledge": [0.9, 0.7], "refusals": [1.0, 0.9]}}
+SOUND = {
+    "kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0,
+    "probes": PROBED,
+}  # fmt: skip
 
 
 def make_candidate(

@@ -22,8 +22,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
-from annotation.records import Claim, Prompt, Sampling, Split, UserError
+from annotation.records import Claim, Prompt, Sampling, Split, UserError, read_token_ids
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.generation import answering_worker
 from rlhf.generation.answering_spec import GenerateSpec
@@ -34,6 +35,7 @@ from rlhf.jobs.worker import Run, perform
 from rlhf.jobs.worker_process import process_tree
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
+from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import load_quantised
 from rlhf.web_server import answering_problem
 from tests.conftest import act, shown_texts
@@ -125,13 +127,23 @@ def test_a_stock_is_filled_once_and_topped_up_with_new_answers(stocked: Machine)
         assert row["rendered_prompt"] == stocked.render(json.loads(messages))
         assert row["prompt_tokens"] == stocked.count(row["rendered_prompt"])
         assert json.loads(row["sampling"]) == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 12}
+        drawn_ids = read_token_ids(row["token_ids"])
+        assert drawn_ids is not None
+        assert drawn_ids.vocabulary == vocabulary_of(stocked.tokenizer)
+        assert len(drawn_ids.ids) == row["tokens"]
+        assert stocked.tokenizer.decode(drawn_ids.ids, skip_special_tokens=True) == row["text"]
+        assert (drawn_ids.ids[-1] == stocked.tokenizer.eos_token_id) == (row["finish_reason"] == "stop")
 
     judged = 3
     for _ in range(judged):
         claim = claims.claim_next(stocked.db, stocked.annotator.id)
         assert claim is not None
         assert len({text.strip().casefold() for text in shown_texts(claim)}) == 2
-        claims.judge(stocked.db, stocked.annotator.id, claim.nonce, act("tie"))
+        claims.judge(stocked.db, stocked.annotator.id, claim.nonce, act("left-clearly"))
+    frozen = list(snapshots.collect(stocked.db, registry.by_revision(stocked.db, "base"), "all", 1000))
+    of_row = {row["id"]: read_token_ids(row["token_ids"]) for row in drawn}
+    assert len(frozen) == judged
+    assert all(side.token_ids == of_row[side.id] for row in frozen for side in row.sides)
     job = stocked.perform(stocked.submit(once))
     assert job.result is not None
     assert job.result["comparisons"] == judged

@@ -158,6 +158,8 @@ def test_policies_of_every_form_answer_as_they_do_alone(stocked: Machine) -> Non
         assert chat.prompt_tokens == stocked.count(chat.rendered_prompt)
         assert chat.tokens is not None
         assert 0 < chat.tokens <= SAMPLING.max_new_tokens
+        assert chat.token_ids is not None
+        assert stocked.tokenizer.decode(chat.token_ids.ids, skip_special_tokens=True) == chat.text
 
 
 def test_a_conversation_is_fed_as_a_whole(stocked: Machine) -> None:

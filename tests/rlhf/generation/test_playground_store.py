@@ -10,7 +10,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database, open_database
-from annotation.records import Message, Sampling, UserError
+from annotation.records import Message, Sampling, TokenIds, UserError, write_token_ids
 from annotation.web import access
 from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat, FinishedAnswer
@@ -41,7 +41,12 @@ def asked(
 def ended(text: str, reason: playground_store.FinishReason = "stop") -> FinishedAnswer:
     """An answer as the worker would record it."""
     return FinishedAnswer(
-        text=text, rendered_prompt="<user> …", prompt_tokens=12, tokens=len(text.split()) + 1, finish_reason=reason
+        text=text,
+        rendered_prompt="<user> …",
+        prompt_tokens=12,
+        tokens=len(text.split()) + 1,
+        finish_reason=reason,
+        token_ids=None if reason == "stopped" else TokenIds("v", tuple(range(len(text.split()) + 1))),
     )
 
 
@@ -237,14 +242,15 @@ def test_answers_of_two_policies_become_a_comparison_of_no_single_one(two: Datab
     assert (list(prompt.messages), prompt.source, prompt.id) == (QUESTION, "playground", comparison["prompt_id"])
     rows = two.rows(
         """SELECT r.model_id, r.origin, r.purpose, r.text, r.seed, r.rendered_prompt, r.prompt_tokens, r.tokens,
-               r.finish_reason FROM comparison_response c JOIN response r ON r.id = c.response_id
+               r.finish_reason, r.token_ids FROM comparison_response c JOIN response r ON r.id = c.response_id
            WHERE c.comparison_id = ? ORDER BY c.position""",
         (number,),
     )
+    ids = [write_token_ids(TokenIds("v", tuple(range(count)))) for count in (3, 5)]
     same = {"origin": "policy", "purpose": "compare", "seed": 7, "rendered_prompt": "<user> …", "prompt_tokens": 12}
     assert rows == [
-        {"model_id": 1, "text": "It scatters.", "tokens": 3, "finish_reason": "stop", **same},
-        {"model_id": 2, "text": "It is the sea.", "tokens": 5, "finish_reason": "length", **same},
+        {"model_id": 1, "text": "It scatters.", "tokens": 3, "finish_reason": "stop", "token_ids": ids[0], **same},
+        {"model_id": 2, "text": "It is the sea.", "tokens": 5, "finish_reason": "length", "token_ids": ids[1], **same},
     ]
     ann = access.add_account(two, "ann", "annotator", "ann's password")
     claim = claims.claim_next(two, ann.id)

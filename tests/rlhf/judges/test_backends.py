@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import repeat
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 import torch
 
 from annotation import store
-from annotation.records import Feedback
+from annotation.records import Feedback, TokenIds
+from annotation.ui.formatting import percent
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -24,6 +27,7 @@ from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Comparison, Judge
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.models import registry
+from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.tokenize import answer_ids, render, text_ids
 from tests.fakes.chat_server import ChatModel, serving
@@ -81,15 +85,16 @@ def requests_of(machine: Machine, judge: Judge, count: int) -> list[JudgeRequest
 
 
 # -------------------------------------------------------------------------------------------------------- a local model
-def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: Machine) -> None:
+def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: Machine, tiny_judge: Path) -> None:
     """Against one plain forward pass a prompt, unpadded; in batches of three, of unequal lengths."""
-    judge = judge_store.add(machine.db, "plain", "local", {"model": "base"}, "owner")
+    judge = judge_store.add(machine.db, "plain", "local", {"directory": str(tiny_judge)}, "owner")
     open_some(machine, 4)
     bench = LocalModel(run_of(machine), judge, BRIEF, machine.model, 3)
     requests = requests_of(machine, judge, 4)
     assert len(requests) == 8
-    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
+    models = LoadedPolicies(machine.db, machine.data_dir, tiny_judge)
     model = models.use(registry.by_revision(machine.db, "base"))
+    shares = []
     for request, verdict in bench.verdicts(requests):
         assert isinstance(verdict, backends.Verdict)
         text = render(models.tokenizer, backends.prompt_of(BRIEF, request, "letter", bench.special))
@@ -99,6 +104,20 @@ def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: M
         assert verdict.chance == pytest.approx(float(first / (first + second)), abs=0.02)  # bfloat16
         assert verdict.choice == backends.choice_of(verdict.chance)
         assert verdict.prompt_tokens == len(text_ids(models.tokenizer, text))
+        shares.append(float((first + second) / logits.exp().sum()))
+    assert bench.said_letters == pytest.approx(shares, abs=0.02)
+    assert f"P(A) + P(B) of the next token: {percent(fmean(bench.said_letters))} on average" in bench.remark
+
+
+def test_a_local_judge_that_would_say_something_else_than_a_letter_fails_in_words(machine: Machine) -> None:
+    """The tiny model itself: its next token is a letter less often than once in ten times."""
+    judge = judge_store.add(machine.db, "wordy", "local", {"model": "base"}, "owner")
+    job = work(machine, judge, scope="judged", failures=3)
+    assert job.status == "failed"
+    assert "P(A) + P(B) of the judge's next token is " in job.message
+    assert "its letters mean nothing" in job.message
+    assert not machine.db.value("SELECT count(*) FROM verdict WHERE annotator_id = ?", (judge.id,))
+    judge_store.set_active(machine.db, "wordy", False)
 
 
 def test_a_judged_text_can_not_close_a_turn_or_its_fence(machine: Machine) -> None:
@@ -119,8 +138,10 @@ def test_a_judged_text_can_not_close_a_turn_or_its_fence(machine: Machine) -> No
     assert sum(token in special for token in ids) == sum(token in special for token in harmless)
 
 
-def test_a_judge_job_labels_what_is_open_and_a_second_one_finds_nothing_to_do(machine: Machine) -> None:
-    judge = judge_store.add(machine.db, "base letters", "local", {"model": "base"}, "owner")
+def test_a_judge_job_labels_what_is_open_and_a_second_one_finds_nothing_to_do(
+    machine: Machine, tiny_judge: Path
+) -> None:
+    judge = judge_store.add(machine.db, "letters", "local", {"directory": str(tiny_judge)}, "owner")
     judge_store.set_active(machine.db, "plain", False)
     open_some(machine, 6)
     waiting = judge_store.count_open(machine.db, judge)
@@ -129,17 +150,20 @@ def test_a_judge_job_labels_what_is_open_and_a_second_one_finds_nothing_to_do(ma
     assert (job.status, job.message) == ("finished", "")
     assert job.result is not None
     assert (job.result["comparisons"], job.result["verdicts"], job.result["left_open"]) == (10, 20, 0)
+    assert "P(A) + P(B)" in job.result["remark"]
     assert judge_store.count_open(machine.db, judge) == 0
     assert (work(machine, judge).result or {})["verdicts"] == 0
     rows = machine.db.rows("SELECT asks, asks_why FROM comparison WHERE asks != 'judges' AND taken = 0")
     assert len(rows) == 10
-    judged = [one for one in store.judgements(machine.db) if one.annotator == "base letters"]
+    judged = [one for one in store.judgements(machine.db) if one.annotator == "letters"]
     flipped = [row for row in rows if row["asks_why"] == "flip"]
     assert len(flipped) <= sum(one.ranking == (1, 1) for one in judged) <= 10
 
 
-def test_a_stopped_job_keeps_its_verdicts_and_goes_on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = judge_store.add(machine.db, "interrupted", "local", {"model": "base"}, "owner")
+def test_a_stopped_job_keeps_its_verdicts_and_goes_on(
+    machine: Machine, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = judge_store.add(machine.db, "interrupted", "local", {"directory": str(tiny_judge)}, "owner")
     open_some(machine, 3)
     whole = judge_store.add_verdict
 
@@ -177,8 +201,8 @@ def test_a_model_that_can_not_be_read_is_said_in_a_sentence(machine: Machine, tm
     )
 
 
-def test_a_local_directory_is_a_judge_of_its_own(machine: Machine) -> None:
-    judge = judge_store.add(machine.db, "by directory", "local", {"directory": str(machine.model)}, "owner")
+def test_a_local_directory_is_a_judge_of_its_own(machine: Machine, tiny_judge: Path) -> None:
+    judge = judge_store.add(machine.db, "by directory", "local", {"directory": str(tiny_judge)}, "owner")
     job = work(machine, judge, scope="judged", comparisons=3)
     assert (job.status, (job.result or {}).get("comparisons")) == ("finished", 3), job.message
 
@@ -192,20 +216,23 @@ def reward_judge(machine: Machine) -> Judge:
     return judge_store.add(machine.db, "reward", "reward-model", {"model": job.result["revision"]}, "owner")
 
 
-def test_a_reward_models_chance_is_the_logistic_of_the_difference_of_scores(
-    machine: Machine, reward_judge: Judge
+@pytest.mark.parametrize("temperature", [None, 2.5])
+def test_a_reward_models_chance_is_the_logistic_of_the_difference_of_raw_scores(
+    machine: Machine, reward_judge: Judge, temperature: float | None
 ) -> None:
-    """The scores against a plain forward pass of the stored reward model, answer by answer."""
+    """Over the temperature. The scores against a plain forward pass of the stored reward model, answer by answer."""
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
     policy = registry.by_revision(machine.db, reward_judge.settings["model"])
     path = machine.data_dir / str(policy.path)
-    figures = json.loads((path / "reward.json").read_text("utf-8"))
     plain = AutoModelForSequenceClassification.from_pretrained(machine.model, num_labels=1, dtype=torch.float32)
     model = PeftModel.from_pretrained(plain, path).eval()
     model.config.pad_token_id = machine.tokenizer.pad_token_id
     bench = RewardScorer(run_of(machine), reward_judge, machine.model)
+    assert bench.reward.scale.temperature is None
+    assert "is unknown, so it is taken as 1" in bench.remark
+    bench.reward = replace(bench.reward, scale=replace(bench.reward.scale, temperature=temperature))
     open_some(machine, 3)
     requests = requests_of(machine, reward_judge, 3)
     for request, verdict in bench.verdicts(requests):
@@ -218,9 +245,26 @@ def test_a_reward_models_chance_is_the_logistic_of_the_difference_of_scores(
             with torch.no_grad():
                 hidden = model.base_model.model.model(input_ids=ids).last_hidden_state[0, -1]
                 head = model.base_model.model.score.modules_to_save["default"].weight[0]
-            scores.append((float(hidden @ head) - figures["mean"]) / figures["std"])
-        expected = 1 / (1 + torch.tensor(scores[1] - scores[0]).exp())
+            scores.append(float(hidden @ head))
+        expected = 1 / (1 + torch.tensor((scores[1] - scores[0]) / (temperature or 1.0)).exp())
         assert verdict.chance == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_a_reward_model_scores_the_tokens_that_were_drawn(machine: Machine, reward_judge: Judge) -> None:
+    """An answer letter by letter has another score than the same text as the tokenizer would write it."""
+    tokenizer = machine.tokenizer
+    drawn = TokenIds(vocabulary_of(tokenizer), (*(tokenizer(letter)["input_ids"][0] for letter in "sun rain"), 0))
+    prompt = store.prompts(machine.db, "train")[0]
+    made = [machine.response(prompt, text) for text in ("sun rain", "rain and the sun")]
+    made[0] = replace(made[0], token_ids=drawn)
+    number = store.add_comparison(machine.db, made)
+    waiting = judge_store.to_judge(machine.db, reward_judge, "open", 1000)
+    comparison = next(one for one in waiting if one.id == number)
+    assert comparison.token_ids == (drawn, None)
+    bench = RewardScorer(run_of(machine), reward_judge, machine.model)
+    own, other = bench.scores(comparison)
+    again = bench.scores(replace(comparison, token_ids=()))
+    assert (own == pytest.approx(again[0], abs=1e-6), other == pytest.approx(again[1], abs=1e-6)) == (False, True)
 
 
 def test_a_reward_model_never_flips_and_labels_comparisons(machine: Machine, reward_judge: Judge) -> None:

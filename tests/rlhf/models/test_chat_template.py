@@ -10,9 +10,10 @@ from typing import Any
 
 import jinja2
 import pytest
+from tokenizers import AddedToken
 
 from annotation.records import Message, UserError
-from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
+from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer
 from rlhf.models.template_process import TemplateRefused, conversation
 
 CONVERSATIONS: list[list[Message]] = [
@@ -129,6 +130,45 @@ def test_what_templates_may_use_works_as_in_transformers(tiny_model: Path, tmp_p
     assert "<ü>" in ours_said.value.reason
 
 
+# As thinking models tell it: Qwen3 closes the thought in the prompt, SmolLM3 says it at the beginning too, others have
+# another name for it.
+CHATML = """{%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"""
+QWEN3 = (
+    CHATML + "{%- if add_generation_prompt and enable_thinking is defined and enable_thinking is false %}"
+    "<think>\n\n</think>\n\n{% endif %}"
+)
+SMOLLM3 = (
+    "{%- if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}"
+    "<|im_start|>system\nReasoning Mode: {{ '/think' if enable_thinking else '/no_think' }}<|im_end|>\n"
+    + CHATML
+    + "{%- if add_generation_prompt and not enable_thinking %}<think>\n\n</think>\n{% endif %}"
+)
+KIMI = CHATML + "{%- if add_generation_prompt %}{{ '<think></think>' if thinking is false else '<think>' }}{% endif %}"
+
+
+@pytest.mark.parametrize(("template", "told"), [(QWEN3, True), (SMOLLM3, True), (KIMI, True), (CHATML, False)])
+def test_a_thinking_models_template_is_told_that_it_is_not_to_think(
+    tiny_model: Path, tmp_path: Path, template: str, told: bool
+) -> None:
+    """Ours and the workers' as transformers does it; without being told they are as the template has it."""
+    from rlhf.models.loading import load_tokenizer
+
+    other = copy_of(tiny_model, tmp_path)
+    (other / "chat_template.jinja").write_text(template, "utf-8")
+    theirs, messages = load_tokenizer(other), CONVERSATIONS[1]
+    as_it_is = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    quiet = theirs.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False, thinking=False
+    )
+    for tokenizer in (ChatTokenizer(other), theirs):
+        assert conversation(tokenizer, messages, begins=True) == as_it_is
+    for tokenizer in (ChatTokenizer(other, no_thinking=True), load_tokenizer(other, no_thinking=True)):
+        assert conversation(tokenizer, messages, begins=True) == quiet
+        assert tokenizer.eos_token == "<|im_end|>"
+    assert (as_it_is != quiet, can_be_told(other)) == (told, told)
+
+
 def test_no_template_runs_in_the_process_that_asks(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in the one with the pages nor in a worker, which has transformers' own way to do it."""
     theirs = transformers_tokenizer(tiny_model)
@@ -160,20 +200,33 @@ def test_files_that_are_damaged_or_hostile_have_a_sentence(
         ChatTokenizer(other)
 
 
-def test_a_model_without_a_token_that_ends_an_answer_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_template_without_a_token_that_ends_an_answer_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """Though the tokenizer has an end of text: a model that was taught by this template never saw it."""
     other = copy_of(tiny_model, tmp_path)
-    settings = json.loads((other / "tokenizer_config.json").read_text("utf-8"))
-    del settings["eos_token"]
-    (other / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
-    (other / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}", "utf-8")
+    (other / "chat_template.jinja").write_text("{% for m in messages %}User: {{ m.content }}\n{% endfor %}", "utf-8")
     for read in (ChatTokenizer, transformers_tokenizer):
         with pytest.raises(UserError, match="has no token that ends an answer"):
             read(other)
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_the_end_of_an_answer_is_found_whatever_its_letters(tiny_model: Path, tmp_path: Path, special: bool) -> None:
+    """An end that has the letters of an answer, and one that was added without being called special."""
+    other = copy_of(tiny_model, tmp_path)
+    end = "<|END_OF_ANSWER_Porridge|>"
+    backend = ChatTokenizer(other).backend
+    backend.add_tokens([AddedToken(end, special=special)])
+    backend.save(str(other / "tokenizer.json"))
+    (other / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}" + end + "\n{% endfor %}", "utf-8"
+    )
+    for read in (ChatTokenizer, transformers_tokenizer):
+        assert read(other).eos_token == end
+
+
 def test_a_template_runs_in_a_sandbox(tiny_model: Path, tmp_path: Path) -> None:
     other = copy_of(tiny_model, tmp_path)
-    (other / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}Porridge", "utf-8")
+    (other / "chat_template.jinja").write_text("{{ ''.__class__.__mro__ }}", "utf-8")
     with pytest.raises(TemplateRefused, match="access to attribute '__class__' of 'str' object is unsafe"):
         ChatTokenizer(other)
 

@@ -11,10 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, line_of
-from annotation.records import UserError
+from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, line_of, read_rows
+from annotation.records import TokenIds, UserError
+from rlhf.models.chat_template import ChatTokenizer, vocabulary_of
 from rlhf.models.packing import pack, pad, rows_of
-from rlhf.models.tokenize import answer_ids, load_snapshot, snapshot_path, tokenise_pairs, with_noise
+from rlhf.models.tokenize import (
+    answer_ids,
+    load_snapshot,
+    snapshot_path,
+    tokenise_comparisons,
+    tokenise_pairs,
+    with_noise,
+)
 from tests.tiny_model import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -52,6 +60,41 @@ def test_what_a_person_wrote_or_an_import_brought_is_a_whole_answer() -> None:
     """Nobody knows how such an answer ended, and it is there because it is complete: training teaches its end."""
     ids = TOKENIZER("sun rain", add_special_tokens=False)["input_ids"]
     assert answer_ids(TOKENIZER, "sun rain", None) == [*ids, END]
+
+
+def letter_by_letter(text: str, end: int) -> TokenIds:
+    """An answer that was drawn a letter at a time: the tokenizer would make longer tokens of its text."""
+    ids = tuple(token for letter in text for token in TOKENIZER(letter)["input_ids"])
+    return TokenIds(vocabulary_of(TOKENIZER), (*ids, end))
+
+
+def test_an_answer_is_the_tokens_that_were_drawn_and_ends_as_it_ended() -> None:
+    """Not those that its text would be made of, nor the template's end where the model ended with another."""
+    other_end = TOKENIZER.pad_token_id
+    assert other_end != END
+    drawn = letter_by_letter("sun rain", other_end)
+    encoded = answer_ids(TOKENIZER, "sun rain", "stop")
+    assert TOKENIZER.decode(drawn.ids[:-1]) == "sun rain" == TOKENIZER.decode(encoded[:-1])
+    assert list(drawn.ids) != encoded
+    answers = FrozenAnswer(1, "sun rain", "stop", token_ids=drawn), FrozenAnswer(2, "sun rain", "stop")
+    frozen = replace(row("", ""), chosen=answers[0], rejected=answers[1])
+    (stored,) = read_rows(line_of(frozen), PreferenceRow)
+    assert stored == frozen
+    ((pair,), _) = tokenise_pairs(TOKENIZER, [stored], 100)
+    assert (pair["chosen_ids"], pair["rejected_ids"]) == (list(drawn.ids), encoded)
+    ((item,), _) = tokenise_comparisons(TOKENIZER, [stored], 100)
+    assert item["answers"] == [list(drawn.ids), encoded]
+
+
+def test_token_ids_are_never_used_with_another_tokenizer(tmp_path: Path) -> None:
+    """With one token more the numbers may mean something else; ours and transformers' of one file are the same."""
+    drawn = letter_by_letter("sun rain", END)
+    TOKENIZER.save_pretrained(tmp_path)
+    ours = ChatTokenizer(tmp_path)
+    assert answer_ids(ours, "sun rain", "stop", drawn) == list(drawn.ids)
+    other = build_tokenizer()
+    other.add_tokens(["<|more|>"])
+    assert answer_ids(other, "sun rain", "stop", drawn) == answer_ids(TOKENIZER, "sun rain", "stop")
 
 
 def test_a_prompt_that_no_policy_was_fed_is_put_into_the_models_template() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.metrics.calibration import calibration
+from annotation.metrics.calibration import PairMargin, calibration, fitted_temperature
 from annotation.metrics.intervals_and_bias import Z_95, Share
 from annotation.ui.charts import HEIGHT
 from annotation.ui.line_plots import outline
@@ -21,10 +22,12 @@ from rlhf.models.reward_model_quality import (
     REWARD_THRESHOLD,
     RewardModelQuality,
     ScoredComparison,
+    ScoreScale,
     correlation,
     measure,
     pair_margins,
     ranks,
+    read_scale,
 )
 from rlhf.tabs.runs.reward_model_card import calibration_sentence, card
 
@@ -204,6 +207,37 @@ def test_the_card_says_in_words_whether_the_accuracy_is_enough(right: int, of: i
     said = card(measured([pair(1.0)] * right + [pair(-1.0)] * (of - right)))
     assert words in said
     assert ("below the 60%" in said) == (right / of < REWARD_THRESHOLD)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_is_the_one_by_which_people_prefer(temperature: float) -> None:
+    """4,000 comparisons whose better answer is drawn with the chance sigmoid(difference / temperature)."""
+    random = np.random.default_rng(20)
+    differences = random.normal(0, 2, 4000)
+    first_better = random.random(4000) < 1 / (1 + np.exp(-differences / temperature))
+    margins = np.where(first_better, differences, -differences)
+    fitted = fitted_temperature([PairMargin(float(margin), 0.0, 1.0) for margin in margins])
+    assert fitted == pytest.approx(temperature, rel=0.1)
+    assert measured([pair(float(margin)) for margin in margins]).temperature == pytest.approx(fitted)
+
+
+def test_a_few_pairs_alone_make_no_model_sure_or_unsure_without_end() -> None:
+    """Six that are told rightly can't say that every such pair would be; six wrong ones make it unsure, and finite."""
+    right, wrong = (fitted_temperature([PairMargin(score, 0.0, 1.0)] * 6) for score in (1.0, -1.0))
+    assert 0.2 < right < 1.0 < wrong < 10.0
+    assert fitted_temperature([PairMargin(0.0, 0.0, 1.0)] * 6) == pytest.approx(1.0, rel=0.01)
+    assert measured([pair(1.0)] * (FEWEST - 1)).temperature is None
+
+
+def test_the_chance_is_the_logistic_of_the_raw_difference_over_the_temperature(tmp_path: Path) -> None:
+    """Two answers that differ by 1: 0.731 whatever the standard deviation, which is of PPO's scale only."""
+    (tmp_path / "reward.json").write_text('{"mean": -3.0, "std": 0.3, "pairs": 16}')
+    old = read_scale(tmp_path)
+    assert (old.temperature, old.chance(2.0, 1.0)) == (None, pytest.approx(0.731, abs=5e-4))
+    fitted = ScoreScale(mean=-3.0, std=0.3, temperature=2.0)
+    assert fitted.chance(2.0, 1.0) == pytest.approx(1 / (1 + math.exp(-0.5)))
+    assert fitted.chance(1.0, 2.0) == pytest.approx(1 - fitted.chance(2.0, 1.0))
+    assert (fitted.chance(1e6, 0.0), fitted.chance(0.0, 1e6)) == (1.0, 0.0)
 
 
 def test_marks_of_the_calibration_lie_where_their_numbers_are() -> None:

@@ -16,8 +16,9 @@ import torch
 from transformers import GenerationConfig
 
 from annotation import claims, store
-from annotation.records import Response, Sampling
+from annotation.records import Response, Sampling, TokenIds
 from rlhf.models import registry
+from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import load_for_answering, load_tokenizer
 from rlhf.models.sampling import Draw, SeededSampler, StreamCallback, draw, end_token_ids, read_draw
 from rlhf.models.tokenize import render
@@ -296,8 +297,9 @@ def test_empty_and_identical_answers_are_dropped_and_counted(model: Any, machine
         seed=ended[0].seed,
         rendered_prompt=rendered,
         prompt_tokens=machine.count(rendered),
-        tokens=machine.count(ended[0].text) + 1,
+        tokens=len(ended[0].ids),
         finish_reason="stop",
+        token_ids=TokenIds(vocabulary_of(machine.tokenizer), ended[0].ids),
     )
     assert store.add_comparison(machine.db, responses) is not None
     assert store.answer_counts(machine.db) == store.AnswerCounts(total=4, ended=3, empty=1, duplicate=1)

@@ -16,6 +16,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.gate import Rule, within_limits
+from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec
@@ -35,7 +36,13 @@ REPORT = CheckReport(
 )
 
 
-def worse(**changed: float) -> CheckReport:
+def probed(knowledge: float) -> ProbeFigures:
+    """The probes of a policy that knows so much, and adds and refuses like any other."""
+    same = {"arithmetic": (0.8, 0.6, 0.7), "refusals": (1.0, 0.99, 1.0)}
+    return ProbeFigures("a", "bf16", {"knowledge": (knowledge, knowledge + 0.01, knowledge - 0.01), **same})
+
+
+def worse(**changed: Any) -> CheckReport:
     """The same check of a candidate that answers otherwise."""
     return replace(REPORT, candidate=replace(REPORT.candidate, **changed))
 
@@ -65,14 +72,15 @@ def test_a_policy_that_loses_the_language_is_warned_of() -> None:
     assert "75% of the base's" in repetition
 
 
-LOST: Mapping[str, float] = {
-    "kl_to_base": 0.7, "nll_under_base": 1.5, "distinct_2": 0.6, "ended_share": 0.7, "perplexity": 18.0
+LOST: Mapping[str, Any] = {
+    "kl_to_base": 0.7, "nll_under_base": 1.5, "distinct_2": 0.6, "ended_share": 0.7, "perplexity": 18.0,
+    "probes": probed(0.5),
 }  # fmt: skip
 
 
 RULES = (
     *(Rule(), Rule(nll_ratio_most=1.3), Rule(distinct_ratio_least=0.7), Rule(kl_most=0.05)),
-    *(Rule(perplexity_ratio_most=1.6), Rule(truncated_more_most=0.3)),
+    *(Rule(perplexity_ratio_most=1.6), Rule(truncated_more_most=0.3), Rule(probes_fall_most=0.5)),
 )
 
 
@@ -80,13 +88,26 @@ RULES = (
 @pytest.mark.parametrize("figure", [None, *LOST])
 def test_the_page_warns_of_what_the_projects_rule_rejects_and_of_nothing_else(rule: Rule, figure: str | None) -> None:
     """At another bound too: what one half of a page calls a bad sign, the other must not call met."""
-    fixed = replace(REPORT, base=replace(FIGURES, perplexity=12.0))
+    fixed = replace(REPORT, base=replace(FIGURES, perplexity=12.0, probes=probed(0.9)))
     lost = {} if figure is None else {figure: LOST[figure]}
     report = replace(fixed, candidate=replace(fixed.base, revision="dpo-7", **lost))
     failed = [one for one in within_limits(rule, report) if one.verdict == "fail"]
     said = check_report.warnings(report, rule)
     assert len(said) == len(failed)
     assert all(sentence.startswith(tuple(start for start in STARTS.values())) for sentence in said)
+
+
+def test_probes_stand_beside_the_figures_by_family_with_what_was_lost() -> None:
+    measured = replace(REPORT, candidate=replace(FIGURES, revision="dpo-7", probes=probed(0.5)))
+    html = check_report.report_card(replace(measured, base=replace(FIGURES, probes=probed(0.9))), Rule())
+    row = html[html.index("Probes: knowledge") :].partition("</tr>")[0]
+    for words in ("0.500", "0.900", "+0.400 (+0.400 to +0.400)"):
+        assert words in row
+    assert "0.000 (" in html[html.index("Probes: arithmetic") :].partition("</tr>")[0]
+    assert "not measured" in html[html.index("Probes: format") :].partition("</tr>")[0]
+    alone = check_report.report_card(measured, Rule())
+    assert "not measured" in alone[alone.index("Probes: knowledge") :].partition("</tr>")[0], "the base's are unknown"
+    assert "Probes" not in check_report.report_card(REPORT, Rule()), "a check of an earlier version"
 
 
 STARTS = {name: text.partition("{")[0] for name, text in check_report.WARNINGS.items()}

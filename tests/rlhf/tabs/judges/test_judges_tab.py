@@ -629,14 +629,14 @@ def test_names_and_addresses_stay_text(context: Context) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- a real judge
-def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine: Machine) -> None:
-    """From the button to the card: the tiny model reads both orders of every pair."""
+def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine: Machine, tiny_judge: Path) -> None:
+    """From the button to the card: a tiny model reads both orders of every pair."""
     machine.add_prompts(train=6, held_out=0)
     machine.judge("train", 6)
     db = machine.db
     context = Context(db, machine.data_dir, registry.by_revision(db, "base").base)
     judge_store.write_rubric(db, "The shorter answer is better.", [], 0, "owner")  # its context holds no longer one
-    judge = judge_store.add(db, "tiny", "local", {"model": "base"}, "owner")
+    judge = judge_store.add(db, "tiny", "local", {"directory": str(tiny_judge)}, "owner")
     tab.judge_judged(context, judge, 200, "owner")
     job = machine.perform(1)
     assert job.status == "finished", job.message
@@ -648,5 +648,6 @@ def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine:
     parts, _ = tab.view(context, None, {})
     assert "of 6 comparisons" in parts["card"]["value"]
     assert "Calibration" in parts["card"]["value"]
+    assert "P(A) + P(B) of the next token: " in parts["job"]["value"]
     with pytest.raises(UserError, match="nothing that people have judged"):
         tab.judge_judged(context, judge, 200, "owner")

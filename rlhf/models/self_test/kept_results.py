@@ -1,0 +1,60 @@
+"""What a model's self-test said, kept in the data directory by the model's files: it runs once. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from annotation.validation import read
+from rlhf.jobs.artifacts import explain_write_errors
+
+DIRECTORY: Final = "self-tests"
+# Whose versions decide what is computed with a model's files.
+COMPUTING: Final = ("torch", "transformers")
+
+
+@dataclass(frozen=True)
+class SelfTestResult:
+    """What is true of a model that can be used."""
+
+    packs: bool
+    """Several sequences in one row are computed as if they were alone; else training pads them."""
+    shares_prompts: bool
+    """A prompt is computed once for several answers; else each answer begins with its own."""
+
+
+def mark_of(directory: Path) -> str:
+    """What changes with a model's files and with what computes: a name for a file."""
+    parts = [f"{package} {version(package)}" for package in COMPUTING]
+    for path in sorted(directory.iterdir()):
+        if path.suffix in (".json", ".safetensors"):
+            status = path.stat()
+            parts.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
+    return sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def kept_result(data_dir: Path, directory: Path) -> SelfTestResult | None:
+    """The result for a model whose files are as they were then; None where there is none."""
+    try:
+        return result_of((data_dir / DIRECTORY / f"{mark_of(directory)}.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def keep_result(data_dir: Path, directory: Path, result: SelfTestResult) -> None:
+    """Keep a result, whole or not at all. Raises UserError when the disk refuses."""
+    path = data_dir / DIRECTORY / f"{mark_of(directory)}.json"
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(asdict(result)), "utf-8")
+        part.replace(path)
+
+
+def result_of(text: str) -> SelfTestResult:
+    """A result from its text. Raises UserError for any other."""
+    return read(SelfTestResult, json.loads(text), "The result of a model's self-test")

@@ -1,0 +1,165 @@
+"""A model's self-test: padded and packed answers, the model's own logits, and answers drawn with and without a cache.
+
+`python -m rlhf.models.self_test.trial DIRECTORY` loads the model, on the processor, and prints what is true of it, or
+says on stderr why it can't be used. What is learnt, checked and judged stands on log-probabilities of hidden states,
+on sharing a prompt, on train mode being eval mode: where a model does anything else, figures would be wrong and nobody
+would see it. Random tokens show it; sliding windows are made narrow, so that a few tokens reach beyond them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psutil
+import torch
+from torch import Tensor
+
+from annotation.environment import keep_private
+from annotation.records import Sampling, UserError
+from annotation.translation import _
+from rlhf.models import base_model
+from rlhf.models.hidden_states import narrow_window, packable, random_ids, summed_logps
+from rlhf.models.loading import leave_nothing_to_chance, load_whole
+from rlhf.models.model_files import check_weights
+from rlhf.models.packing import pad
+from rlhf.models.sampling import SeededSampler, draw, shares_prompts
+from rlhf.models.self_test.kept_results import SelfTestResult
+
+# How many tokens the answers have that are computed in every way.
+ANSWERS: Final = (5, 12, 8)
+# How far two ways of computing a token's log-probability may lie apart, in nats, and how far below the largest a drawn
+# token's score.
+TOLERANCE: Final = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+SAMPLING: Final = Sampling(temperature=1.0, min_p=0.0, max_new_tokens=6)
+SEEDS: Final = ((1, 2), (3, 4))
+# Of the free memory, what float32 weights may take, for which rounding hides nothing.
+FLOAT32_SHARE: Final = 0.6
+
+Ids = Sequence[int]
+T = TypeVar("T")
+
+
+def try_model(directory: Path) -> SelfTestResult:
+    """What is true of the model in this directory. Raises UserError saying why it can't be used."""
+    model = load_for_trial(directory)
+    leave_nothing_to_chance(model.train())
+    return try_loaded(model)
+
+
+def load_for_trial(directory: Path) -> Any:
+    """The model on the processor, in float32 where that fits. Raises UserError where it can't be loaded."""
+    parameters = sum(torch.Size(tensor.shape).numel() for tensor in check_weights(directory).values())
+    quantised = bool(base_model.quantisation(directory))
+    fits = 4 * parameters < FLOAT32_SHARE * psutil.virtual_memory().available
+    return load_whole(directory, dtype=torch.float32 if fits and not quantised else "auto")
+
+
+@torch.no_grad()
+def try_loaded(model: Any) -> SelfTestResult:
+    """What is true of a model in train mode that leaves nothing to chance. Raises UserError saying what is wrong."""
+    one, other, *answers = random_ids(model, (9, 4, *ANSWERS))
+    sequences = list(zip((one, one, other), answers, strict=True))
+    with narrow_window(model.config.get_text_config()):
+        own_B = reckoned(lambda: torch.stack([own_logp(model, *sequence) for sequence in sequences]))
+        again_B = torch.stack([own_logp(model, *sequence) for sequence in sequences])
+        demand(model, own_B, again_B, _("In training it computes something else each time."))
+        alone_B = torch.cat([summed_logps(model, *pad([one], 0), float32=True) for one in sequences])
+        demand(model, own_B, alone_B, _("Its logits are not made of its hidden states in a way that Prefloop knows."))
+        padded_B = summed_logps(model, *pad(sequences, 0), packed=False, float32=True)
+        demand(model, own_B, padded_B, _("Beside a longer answer it computes something else of an answer than alone."))
+        packs = packable(model)
+        model.eval()
+        answering_B = torch.stack([own_logp(model, *sequence) for sequence in sequences])
+        demand(model, own_B, answering_B, _("When it answers it computes something else than in training."))
+        reckoned(lambda: demand_drawn(model, [one, other]))
+    return SelfTestResult(packs, shares_prompts(model))
+
+
+def own_logits(model: Any, ids: Ids) -> Tensor:
+    """The model's own logits at each token, with nothing beside it and without a cache. (T, V), float32."""
+    logits_TV: Tensor = model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False).logits[0]
+    return logits_TV.float()
+
+
+def own_logp(model: Any, prompt: Ids, answer: Ids) -> Tensor:
+    """log p of an answer by the model's own logits. Scalar."""
+    logps_TV = own_logits(model, [*prompt, *answer]).log_softmax(-1)[len(prompt) - 1 : -1]
+    return logps_TV[range(len(answer)), list(answer)].sum()
+
+
+def demand(model: Any, expected_B: Tensor, found_B: Tensor, otherwise: str) -> None:
+    """Raises UserError where the log-probabilities of answers lie apart."""
+    tokens_B = torch.tensor(ANSWERS, device=found_B.device)
+    apart = float(((found_B - expected_B).abs() / tokens_B).max())
+    if not apart <= TOLERANCE.get(model.dtype, 0.1):
+        raise unusable(
+            _("{otherwise} Log-probabilities differ by {apart:.2g} nats a token.").format(
+                otherwise=otherwise, apart=apart
+            )
+        )
+
+
+def demand_drawn(model: Any, prompts: Sequence[Ids]) -> None:
+    """Raises UserError where tokens drawn with a cache, several answers a prompt, are not the draws of own logits."""
+    texts = [" ".join(map(str, prompt)) for prompt in prompts]
+    for prompt, row in zip(prompts, draw(model, Numbers(), texts, SEEDS, SAMPLING), strict=True):
+        for drawn in row:
+            sampler = SeededSampler([drawn.seed], SAMPLING)
+            logits_TV = own_logits(model, [*prompt, *drawn.ids])[len(prompt) - 1 : -1]
+            for token, logits_V in zip(drawn.ids, logits_TV, strict=True):
+                scores_V = sampler(torch.tensor([[]]), logits_V[None])[0]
+                if not scores_V.max() - scores_V[token] <= TOLERANCE.get(model.dtype, 0.1):
+                    raise unusable(_("What it draws with a cache is not what it says without."))
+
+
+class Numbers:
+    """A tokenizer of texts that are token ids already."""
+
+    pad_token_id, eos_token_id = 0, None
+
+    def __call__(self, texts: Sequence[str], **_: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[int(word) for word in text.split()] for text in texts]}
+
+    def decode(self, ids: Ids, **_: Any) -> str:
+        """Nothing: nobody reads it."""
+        return ""
+
+
+def reckoned(compute: Callable[[], T]) -> T:
+    """What it computes. Raises UserError where the model fails."""
+    try:
+        return compute()
+    except UserError:
+        raise
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise unusable(_("It fails ({said}).").format(said=said)) from error
+
+
+def unusable(reason: str) -> UserError:
+    """Why a model can't be used."""
+    return UserError(
+        _("This model can't be computed rightly here. {reason} Choose another one with --model.").format(reason=reason)
+    )
+
+
+def main(directory: str) -> int:
+    """Try a model, and print its result as JSON; a sentence on stderr where it can't be used."""
+    keep_private()
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        print(json.dumps(asdict(try_model(Path(directory)))))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return base_model.REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""Tiny random language models of many architectures, with what each does behind its output matrix or in its windows."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCABULARY = 61
+WINDOW = 6
+TINY = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+BOTH_KINDS = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+ALL_HEADS = {"num_key_value_heads": 4}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, "n_inner": 48}
+# What each has besides `TINY`. Soft-caps, scales and windows are such that leaving them out shows.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "bert": {"is_decoder": True},
+    "bloom": {"n_layer": 2, "n_head": 4},
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25, **BOTH_KINDS},
+    "ernie4_5": {},
+    "exaone4": BOTH_KINDS,
+    "falcon_h1": {
+        **{"lm_head_multiplier": 0.3, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
+        "mamba_chunk_size": 8,
+    },
+    "gemma": {},
+    "gemma2": {"final_logit_softcapping": 4.0, "attn_logit_softcapping": 4.0, **BOTH_KINDS},
+    "gemma3_text": {"final_logit_softcapping": 4.0, **BOTH_KINDS},
+    "glm4": {},
+    "gpt2": GPT,
+    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
+    "gpt_neox": ALL_HEADS,
+    "gpt_oss": {**EXPERTS, **BOTH_KINDS},
+    "gptj": {**GPT, "rotary_dim": 4},
+    "granite": {"logits_scaling": 3.0},
+    "hunyuan_v1_dense": {},
+    "hyperclovax": {"logits_scaling": 0.3},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
+    "llama": {},
+    "mamba": {"state_size": 8},
+    "minicpm3": {
+        "dim_model_base": 8,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+    },
+    "mistral": {"sliding_window": WINDOW},
+    "nanochat": {"final_logit_softcapping": 4.0},
+    "olmo2": {},
+    "olmo3": BOTH_KINDS,
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.2, "layerdrop": 0.2},
+    "phi": ALL_HEADS,
+    "phi3": {"sliding_window": WINDOW},
+    "phimoe": {**EXPERTS, "hidden_dropout": 0.2, "lm_head_bias": True},
+    "qwen2": {"use_sliding_window": True, **BOTH_KINDS},
+    "qwen3": {},
+    "qwen3_moe": EXPERTS,
+    "recurrent_gemma": {
+        "logits_soft_cap": 4.0,
+        "lru_width": 32,
+        "attention_window_size": WINDOW,
+        "num_hidden_layers": 3,
+    },
+    "seed_oss": {"residual_dropout": 0.2, "attention_dropout": 0.2},
+    "smollm3": {},
+    "stablelm": {},
+    "starcoder2": {"sliding_window": WINDOW, "residual_dropout": 0.2},
+    "vaultgemma": {"final_logit_softcapping": 4.0, **BOTH_KINDS},
+}
+
+
+@cache
+def tiny(family: str) -> Any:
+    """A model of this family in eval mode, float32; the same one each time, so leave it as it is."""
+    return built(family)
+
+
+def built(family: str, **settings: Any) -> Any:
+    """A new model of this family in eval mode, float32, all of whose weights are random, biases too."""
+    config = AutoConfig.for_model(family, **{**TINY, **SETTINGS.get(family, {}), **settings})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for value in model.parameters():
+            value.data += 0.2 * torch.randn_like(value)
+    return model.eval()

@@ -1,0 +1,107 @@
+"""That a model which can't be computed rightly is refused when it is set up, with the reason, and looked at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from annotation.records import UserError
+from rlhf.models import base_model
+from rlhf.models.loading import leave_nothing_to_chance
+from rlhf.models.self_test.kept_results import DIRECTORY, SelfTestResult, kept_result
+from rlhf.models.self_test.trial import try_loaded
+from tests.architectures import built
+from tests.tiny_model import build_tokenizer
+
+Change = Callable[[Any, Any, Any, Any], Any]
+
+
+def hooked(change: Change) -> Any:
+    """A Llama in train mode whose hidden states are changed: a function of the module, ids, keywords and states."""
+    model = built("llama")
+
+    def hook(module: Any, arguments: Any, keywords: dict[str, Any], output: Any) -> Any:
+        output.last_hidden_state = change(module, keywords["input_ids"], keywords, output.last_hidden_state)
+        return output
+
+    model.base_model.register_forward_hook(hook, with_kwargs=True)
+    leave_nothing_to_chance(model.train())
+    return model
+
+
+def failing(*_: Any) -> Any:
+    raise RuntimeError("no kernel of this kind\nand more")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda module, ids, keywords, states: states + torch.randn_like(states),
+            "In training it computes something else each time",
+        ),
+        (
+            lambda module, ids, keywords, states: states * (2 - module.training),
+            "When it answers it computes something else",
+        ),
+        (lambda module, ids, keywords, states: states * (1 + (len(ids) > 1)), "Beside a longer answer it computes"),
+        (
+            lambda module, ids, keywords, states: states + 9 * (keywords.get("past_key_values") is not None),
+            "What it draws with a cache is not what it says without",
+        ),
+        (failing, r"It fails \(no kernel of this kind\)"),
+    ],
+)
+def test_what_is_computed_in_another_way_is_refused(change: Change, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        try_loaded(hooked(change))
+
+
+def test_what_happens_behind_the_output_matrix_unknown_to_us_is_refused() -> None:
+    model = built("llama")
+    own = model.forward
+
+    def doubled(**keywords: Any) -> Any:
+        output = own(**keywords)
+        output.logits = 2 * output.logits
+        return output
+
+    model.forward = doubled
+    with pytest.raises(UserError, match="Its logits are not made of its hidden states in a way that Prefloop knows"):
+        try_loaded(model.train())
+
+
+def saved(directory: Path, family: str, **settings: Any) -> Path:
+    """A tiny model of this family with a tokenizer."""
+    tokenizer = build_tokenizer()
+    built(family, vocab_size=len(tokenizer), **settings).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_a_model_is_tried_once_and_again_when_its_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data_dir = saved(tmp_path / "model", "granite"), tmp_path / "data"
+    base_model.prepare(data_dir, str(model))
+    assert kept_result(data_dir, model) == SelfTestResult(packs=True, shares_prompts=True)
+    monkeypatch.setattr(base_model, "models_process", lambda *_: pytest.fail("tried again"))
+    base_model.prepare(data_dir, str(model))
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    (model / "config.json").write_text(json.dumps({**config, "logits_scaling": 2.0}), "utf-8")
+    os.utime(model / "config.json", (0, 0))
+    monkeypatch.setattr(base_model, "models_process", lambda *_: (0, '{"packs": false, "shares_prompts": false}'))
+    base_model.prepare(data_dir, str(model))
+    assert kept_result(data_dir, model) == SelfTestResult(packs=False, shares_prompts=False)
+
+
+def test_a_model_that_cannot_be_computed_rightly_is_refused_when_it_is_set_up(tmp_path: Path) -> None:
+    """BERT as a language model: layers stand between its hidden states and its output matrix."""
+    model = saved(tmp_path / "model", "bert", is_decoder=True)
+    with pytest.raises(UserError, match=r"This model can't be computed rightly here\. Its logits are not made"):
+        base_model.prepare(tmp_path / "data", str(model))
+    assert not (tmp_path / "data" / DIRECTORY).exists()
