@@ -122,6 +122,8 @@ class Response:
     id: int = 0
     token_ids: TokenIds | None = None
     """None where they are unknown: then the text is tokenised."""
+    weights: str = ""
+    """Precision of the weights that drew it; empty for that of its policy."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,14 @@ class CheckedAnswer(Response):
     scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def kl_to_base(self) -> float:
-        """Of the policy, in nats a token."""
-        return self.scores["kl_to_base"]
+    def kl_to_ground(self) -> float:
+        """Of the policy, to the weights that it hangs on, in nats a token."""
+        return self.scores["kl_to_ground"]
 
     @property
-    def nll_under_base(self) -> float:
-        """Negative log-likelihood under the base, nats a token."""
-        return self.scores["nll_under_base"]
+    def nll_under_ground(self) -> float:
+        """Negative log-likelihood under the weights that its policy hangs on, nats a token."""
+        return self.scores["nll_under_ground"]
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,13 @@ def m009_reasons(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
+def m010_precisions(db: sqlite_utils.Database) -> None:
+    """The precision of the weights that drew an answer: one policy's weights can be held in several."""
+    for statement in PRECISIONS:
+        db.execute(statement)
+
+
+@migrations()
 def m011_token_ids(db: sqlite_utils.Database) -> None:
     """Answers keep the tokens that were drawn, and the base whether it is told not to think."""
     for statement in TOKEN_IDS:
@@ -494,6 +501,14 @@ REASONS = (
     "DROP TABLE event",
     "ALTER TABLE new_event RENAME TO event",
     "CREATE INDEX event_by_job ON event (job_id, kind, id)",
+)
+
+
+PRECISIONS = (
+    # None of answers that no policy drew.
+    "ALTER TABLE response ADD COLUMN weights TEXT CHECK (weights IN ('nf4', 'bf16', 'fp32'))",
+    # Until now each policy answered in its own precision only, which never changed.
+    "UPDATE response SET weights = (SELECT weights FROM model WHERE model.id = response.model_id)",
 )
 
 

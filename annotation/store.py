@@ -142,6 +142,7 @@ def add_response(db: Database, response: Response, purpose: str, dropped: str | 
             "finish_reason": response.finish_reason,
             "token_ids": write_token_ids(response.token_ids),
             "dropped": dropped,
+            "weights": response.weights or db.value("SELECT weights FROM model WHERE id = ?", (response.model_id,)),
             "created": now(),
         },
     )
@@ -389,14 +390,18 @@ class PairedAnswers:
 
 
 def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
-    """What two policies answered to the same text of held-out prompts with the same seeds, by prompt and seed."""
+    """What two policies answered to the same text of held-out prompts with the same seeds, by prompt and seed.
+
+    Each in the precision in which it answers now: in another one it is another policy.
+    """
     rows = db.rows(
         """SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
                EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
                    ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
-           FROM response a JOIN response b
-               ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
+           FROM response a JOIN model m ON m.id = a.model_id AND m.weights = a.weights
+               JOIN response b ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
                    AND b.rendered_prompt = a.rendered_prompt
+               JOIN model n ON n.id = b.model_id AND n.weights = b.weights
            WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
@@ -475,15 +480,19 @@ def withdraw_candidate(db: Database, candidate_id: int) -> None:
         )
 
 
-def evaluation_responses(db: Database, model_id: int) -> list[CheckedAnswer]:
-    """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order."""
+def evaluation_responses(db: Database, model_id: int, weights: str | None = None) -> list[CheckedAnswer]:
+    """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order.
+
+    Those in the precision `weights`, or in that in which it answers now.
+    """
     rows = db.rows(
         """SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
-               r.tokens, r.finish_reason, r.token_ids, p.messages,
+               r.tokens, r.finish_reason, r.weights, r.token_ids, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores
-           FROM response r JOIN prompt p ON p.id = r.prompt_id
-           WHERE r.model_id = ? AND r.purpose = 'evaluate' ORDER BY r.prompt_id, r.seed""",
-        (model_id,),
+           FROM response r JOIN prompt p ON p.id = r.prompt_id JOIN model m ON m.id = r.model_id
+           WHERE r.model_id = :model AND r.purpose = 'evaluate' AND r.weights = coalesce(:weights, m.weights)
+           ORDER BY r.prompt_id, r.seed""",
+        {"model": model_id, "weights": weights},
     )
     return [
         CheckedAnswer(
@@ -506,16 +515,17 @@ def answers_of_check(
     seed: int,
     sampling: Sampling,
     rendered: Mapping[int, str] | None = None,
+    weights: str | None = None,
 ) -> list[CheckedAnswer]:
     """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms.
 
     With `rendered`, the text that is fed today by prompt id, only answers to that very text: a template may write the
-    date into it, and may have been told something else before.
+    date into it, and may have been told something else before. `weights` as in `evaluation_responses`.
     """
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
         answer
-        for answer in evaluation_responses(db, model_id)
+        for answer in evaluation_responses(db, model_id, weights)
         if (answer.prompt_id, answer.seed) in wanted
         and answer.sampling == sampling
         and (rendered is None or rendered.get(answer.prompt_id) == answer.rendered_prompt)

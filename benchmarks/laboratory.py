@@ -22,7 +22,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.worker_process import worker_command
-from rlhf.models import base_model, registry
+from rlhf.models import base_model
 from rlhf.submission import job_submission
 
 TOLD_EVERY_SECONDS = 60.0
@@ -49,7 +49,7 @@ class Laboratory:
             driver.share_base_model(self.directory)
         self.db = open_database(self.directory)
         self.base = base_model.prepare(self.directory, model)
-        registry.ensure_base(self.db, self.base.name)
+        base_model.register(self.db, self.base)
 
     # ---- jobs
     def run(self, name: str, spec: JobSpec) -> Job:

@@ -28,10 +28,10 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from annotation import store
-from annotation.database import Database
+from annotation.database import Database, open_database
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import UserError, seconds_between
 from benchmarks import driver
@@ -53,7 +53,8 @@ from rlhf.evaluation.check_spec import EvaluateSpec
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.models import registry
+from rlhf.models import base_model, registry
+from rlhf.models.registry import Weights
 
 # No comparison for this long means that the answering worker is dead or stuck.
 DRY_SECONDS = 300.0
@@ -322,6 +323,8 @@ class Iteration:
     """The figures of one iteration."""
 
     revision: str
+    precision: str
+    """Of the weights under the adapter."""
     win_rate: float
     low: float
     high: float
@@ -357,6 +360,7 @@ def measure(db: Database, rule: str, collected: Collected, trained: Trained, pro
     counts = snapshot_counts(db, trained.training.spec.snapshot)
     return Iteration(
         revision=own.revision,
+        precision=own.weights,
         win_rate=round(win_rate, 4),
         low=round(low, 4),
         high=round(high, 4),
@@ -409,7 +413,8 @@ def wall_seconds(job: Job) -> float:
 def report(options: argparse.Namespace, iterations: Sequence[Iteration], tally: Tally, memory: MemorySampler) -> str:
     """Tables for people; the last line is one JSON object."""
     found = driver.machine()
-    title = f"Gold rule '{options.rule}': {len(iterations)} iterations of {options.judgements} judgements"
+    held = f"adapters on {iterations[-1].precision} weights"
+    title = f"Gold rule '{options.rule}', {held}: {len(iterations)} iterations of {options.judgements} judgements"
     smoke = "SMOKE RUN: one epoch on a few pairs, a check on a few prompts. It shows that the loop turns, no more."
     stored = f"Judgements: {tally.acknowledged} acknowledged, {tally.stored} stored"
     trouble = f", {tally.lost} LOST, {tally.unforeseen} UNFORESEEN, {tally.judged_twice} JUDGED TWICE"
@@ -502,6 +507,7 @@ def figures(
 ) -> dict[str, Any]:
     """The JSON object's content."""
     return {
+        "precision": iterations[-1].precision,
         "rule": options.rule,
         "quick": options.quick,
         "judgements": options.judgements,
@@ -529,6 +535,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--judgements", type=int, metavar="N", help="in each iteration (default: 60, quick: 12)")
     parser.add_argument("--annotators", type=int, metavar="N", default=2, help="(default: %(default)s)")
     parser.add_argument("--model", metavar="NAME_OR_DIR", help="base model, as for app.py")
+    parser.add_argument(
+        "--precision", choices=get_args(Weights), help="hold the base in this precision (default: what memory asks for)"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="a new data directory, which is kept")
     parser.add_argument("--keep", action="store_true", help="keep the temporary data directory")
     parser.add_argument(
@@ -587,6 +596,17 @@ def run(app: App, options: argparse.Namespace) -> tuple[list[Iteration], Tally]:
     return iterations, ledger.tally(db)
 
 
+@contextmanager
+def held_in(data_dir: Path, model: str | None, precision: str | None) -> Iterator[None]:
+    """The base set up in a precision before the app starts; without one the app chooses it. Raises UserError."""
+    if precision is not None:
+        db = open_database(data_dir)
+        base_model.register(db, base_model.prepare(data_dir, model or base_model.EMBEDDED))
+        base_model.change_precision(db, precision, "the benchmark")
+        db.close()
+    yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when every acknowledged judgement is stored, once."""
     options = read_options(arguments)
@@ -595,6 +615,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with (
             driver.data_directory(options.data, options.keep) as data_dir,
             MemorySampler() as memory,
+            held_in(data_dir, options.model, options.precision),
             App(data_dir, model=options.model) as app,
         ):
             say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")

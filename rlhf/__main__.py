@@ -63,6 +63,9 @@ def build_parser() -> argparse.ArgumentParser:
         if name == "resume":
             command.add_argument("--half-batch", action="store_true", help="in smaller pieces, where memory ran out")
             command.add_argument("--yes", action="store_true", help="agree to rent what could not be rented before")
+    precision = commands.add_parser("precision", help="in which precision the base is held, or hold it in another")
+    precision.add_argument("weights", nargs="?", choices=get_args(registry.Weights))
+    precision.set_defaults(act=run_precision)
     commands.add_parser("policies", help="list the base model and its adapters")
     for name, text in (
         ("promote", "let a policy serve, against the rule with a reason (also: roll back to an earlier one)"),
@@ -111,10 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def prepare(data_dir: Path, model: str) -> int:
     """Set up a base model; a database is begun once the model is there."""
     base = base_model.prepare(data_dir, model)
-    policy = registry.ensure_base(open_database(data_dir), base.name)
+    policy = base_model.register(open_database(data_dir), base)
     thinking = base_model.thinking_sentence(data_dir, policy)
-    print(f"The base model {base.name} is ready in {base.path}.{base.remark} {thinking}".rstrip())
+    said = f"The base model {base.name} is ready in {base.path}, held in {policy.weights}.{base.remark} {thinking}"
+    print(said.rstrip())
     return 0
+
+
+def run_precision(options: argparse.Namespace, db: Database) -> None:
+    """Print in which precision the base is held; with another one, hold it in that first. Raises UserError."""
+    if options.weights is not None:
+        base_model.change_precision(db, options.weights, "the command line")
+    base = registry.by_revision(db, "base")
+    print(f"{base.base} is held in {base.weights}.")
 
 
 def dispatch(db: Database, options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.judge_spec import JudgeSpec
+from rlhf.submission.precisions_spec import PrecisionsSpec
 
 KINDS: dict[str, type[JobSpec]] = {
     "generate": GenerateSpec,
@@ -19,4 +20,5 @@ KINDS: dict[str, type[JobSpec]] = {
     "answer": AnswerSpec,
     "measure": MeasureSpec,
     "merge": MergeSpec,
+    "precisions": PrecisionsSpec,
 }

@@ -15,18 +15,24 @@ What every test here keeps to, so that the suite says the same on any machine:
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
 from annotation import store
-from annotation.database import Database, open_database
+from annotation.database import FILE_NAME, Database, open_database
 from annotation.records import Annotator, Claim, Prompt, Response, Sampling, Split
+from annotation.web import access
 from rlhf.models import registry
 from tests import fork_server
 from tests.fakes.hub_server import HubServer
@@ -42,6 +48,11 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # a Hub on loopback speaks the
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
+# A hash takes a quarter of a second on purpose, and nearly every test has an account. The program's own is for those
+# that are about it.
+SLOW_HASHER, access.hasher = access.hasher, PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+LONGEST = {"browser", "real_model", "own_start"}
 BASE_NAME = "SmolLM2-135M-Instruct"
 pytest_plugins = ["tests.machine_fixtures"]
 starter = fork_server.install()
@@ -52,6 +63,44 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Decide whether this test's programs, and those of fixtures that it is the first to use, are forked."""
     if starter is not None:
         starter.wanted = item.get_closest_marker("own_start") is None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist would hand out last the files of one long test
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start programs as users do come first and quick ones last: then no process waits long for another."""
+    ranks: dict[Path, int] = {}
+    for item in items:
+        rank = 0 if LONGEST & {mark.name for mark in item.iter_markers()} else 2 - bool(item.get_closest_marker("slow"))
+        ranks[item.path] = min(rank, ranks.get(item.path, rank))
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def pytest_collection_finish() -> None:
+    """Spare tests three costs that none is about.
+
+    What is loaded by now stays: the libraries ask for a garbage collection after each training, which would look
+    through all of it. Pages that tests build and do not serve get no FastAPI application, which costs more than the
+    page: Gradio makes two with each gr.Blocks, and a third, with arguments, where the pages are mounted. And clients
+    of HTTP share what they check certificates with, which nothing on loopback has.
+    """
+    gc.collect()
+    gc.freeze()
+    if "httpx" in sys.modules:
+        from httpx._transports import default
+
+        default.create_ssl_context = cache(default.create_ssl_context)
+    if "gradio" in sys.modules:
+        from gradio.routes import App
+
+        made = App.create_app
+
+        def create_app(blocks: Any, **more: Any) -> Any:
+            return made(blocks, **more) if more != {"mcp_server": False} else None
+
+        App.create_app = staticmethod(create_app)
 
 
 def pytest_unconfigure() -> None:
@@ -68,11 +117,26 @@ def data_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def db(data_dir: Path) -> Iterator[Database]:
     """A migrated database with the base policy serving."""
-    database = open_database(data_dir)
+    database = new_database(data_dir)
     registry.ensure_base(database, BASE_NAME)
     measure_nobody(database)
     yield database
     database.close()
+
+
+def new_database(data_dir: Path) -> Database:
+    """The database of a new data directory: a copy of one that was migrated, which costs a tenth of migrating."""
+    data_dir.mkdir(mode=0o700, parents=True)
+    (data_dir / FILE_NAME).write_bytes(migrated_file())
+    return open_database(data_dir)
+
+
+@cache
+def migrated_file() -> bytes:
+    """The file of a database without rows."""
+    with tempfile.TemporaryDirectory() as directory:
+        open_database(Path(directory)).close()
+        return (Path(directory) / FILE_NAME).read_bytes()
 
 
 @pytest.fixture

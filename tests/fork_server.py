@@ -59,6 +59,7 @@ THREADS = Path("/proc/self/task")
 # A fork lacks all threads but the one that forks, which is Python's; pyarrow's allocator starts this one again.
 STARTED_AGAIN = "jemalloc_bg_thd"
 PR_SET_CHILD_SUBREAPER = 36
+STDIN = 0
 LONGEST = 1 << 20
 ROOM = 1 << 15
 """For the words and variables of a program, in bytes, where those who look from outside find them."""
@@ -128,6 +129,8 @@ class Client:
     environment: Mapping[str, str]
     """In which it has loaded them."""
     process: subprocess.Popen[bytes] | None = None
+    number: int = 0
+    """Of the server's process, where another server was forked to be it."""
 
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Whether the libraries that the server has loaded would be the same in a process with this environment."""
@@ -153,6 +156,8 @@ class Client:
         self.connection.close()
         if self.process is not None:
             self.process.wait(PATIENCE_SECONDS)
+        elif self.number:
+            os.waitpid(self.number, 0)
 
 
 def read_once(environment: Mapping[str, str], libraries: Sequence[str]) -> dict[str, str]:
@@ -207,9 +212,24 @@ class Starter:
             fitting = (one for one in self.clients if one.libraries == libraries and one.fits(program.environment))
             client = next(fitting, None)
             if client is None and self.serving and libraries:
-                client = start_server(libraries, program.environment)
-                self.clients.append(client)
+                client = self.serve(libraries, program.environment)
             return None if client is None else client.start(program, streams)
+
+    def serve(self, libraries: Sequence[str], environment: Mapping[str, str]) -> Client | None:
+        """A new server; one with all libraries begins as a fork of one with those that are the same for all programs.
+
+        None where that one is gone.
+        """
+        fitting = (one for one in self.clients if one.libraries == FREE_OF_THE_HUB and one.fits(environment))
+        first = next(fitting, None)
+        if first is None:
+            first = start_server(environment)
+            self.clients.append(first)
+        if libraries == FREE_OF_THE_HUB:
+            return first
+        client = fork_server(first, libraries, environment)
+        self.clients += [client] if client else []
+        return client
 
     def libraries_for(self, environment: Mapping[str, str]) -> Sequence[str]:
         """What a server for this environment has loaded; nothing where there are to be none."""
@@ -236,19 +256,48 @@ def current_umask() -> int:
     return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
 
 
-def start_server(libraries: Sequence[str], environment: Mapping[str, str]) -> Client:
-    """A server for programs whose environment is like this one."""
+def start_server(environment: Mapping[str, str]) -> Client:
+    """A server for programs whose environment is like this one, with what is free of the Hub."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    given = {**environment, "TQDM_DISABLE": "1", "OPENBLAS_NUM_THREADS": "1", "ROOM": "-" * ROOM}
-    given.pop("PYTHONPATH", None)
-    command = [sys.executable, "-P", __file__, str(theirs.fileno()), ",".join(libraries), "-" * ROOM]
+    command = [sys.executable, "-P", __file__, str(theirs.fileno()), ",".join(FREE_OF_THE_HUB), "-" * ROOM]
+    given = {**environment_of_server(environment), "ROOM": "-" * ROOM}
     with theirs:
         nothing = subprocess.DEVNULL
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], env=given, stdin=nothing, stdout=nothing, stderr=nothing
         )
     ours.settimeout(PATIENCE_SECONDS)
-    return Client(ours, libraries, environment, process)
+    return Client(ours, FREE_OF_THE_HUB, environment, process)
+
+
+def fork_server(first: Client, libraries: Sequence[str], environment: Mapping[str, str]) -> Client | None:
+    """A server with more libraries than the first, of which it is a fork; None where that one is gone."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    arguments = [str(STDIN), ",".join(libraries)]
+    program = Program(
+        parent=os.getpid(),
+        command=[sys.executable, "-P", __file__, *arguments],
+        path=[],
+        kind="",
+        name=__file__,
+        arguments=arguments,
+        directory=os.getcwd(),
+        environment=environment_of_server(environment),
+        new_session=False,
+        umask=current_umask(),
+        nice=os.getpriority(os.PRIO_PROCESS, 0),
+        unbuffered=False,
+    )
+    with theirs, open(os.devnull, "r+b") as nothing:
+        number = first.start(program, [theirs.fileno(), nothing.fileno(), nothing.fileno()])
+    ours.settimeout(PATIENCE_SECONDS)
+    return None if number is None else Client(ours, libraries, environment, number=number)
+
+
+def environment_of_server(environment: Mapping[str, str]) -> dict[str, str]:
+    given = {**environment, "TQDM_DISABLE": "1", "OPENBLAS_NUM_THREADS": "1"}
+    given.pop("PYTHONPATH", None)
+    return given
 
 
 def install() -> Starter | None:
@@ -272,8 +321,11 @@ class Loaded:
 
 def main() -> None:
     """Load the libraries and serve; a fork comes out of `become` as a program, which ends as others end."""
-    number = fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 100)
-    os.close(int(sys.argv[1]))
+    given = int(sys.argv[1])
+    number = fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, 100)
+    os.close(given)
+    if given == STDIN:
+        os.open(os.devnull, os.O_RDONLY)  # which is descriptor 0 now
     loaded = Loaded(tuple(sys.argv[2].split(",")), dict(os.environ), list(sys.path))
     for library in loaded.libraries:
         import_module(library)
@@ -345,7 +397,11 @@ def become(program: Program, streams: Sequence[int], connection: socket.socket, 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if program.new_session:
         os.setsid()
-    os.chdir(program.directory)
+    try:
+        os.chdir(program.directory)
+    except OSError:  # removed meanwhile
+        connection.send(b"0")
+        os._exit(1)
     os.umask(program.umask)
     os.setpriority(os.PRIO_PROCESS, 0, program.nice)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,14 +16,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from annotation import claims, store
-from annotation.database import Database, open_database
+from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.imports.importing import starter_prompts
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
@@ -33,7 +34,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from tests.conftest import act, judgement_count, measure_nobody, shown_texts
+from tests.conftest import act, judgement_count, measure_nobody, new_database, shown_texts
 
 ROOT = Path(__file__).parent.parent
 # After this a test takes what it waits for for hanging. No test has a time of its own: how long things take says
@@ -83,6 +84,12 @@ class Machine:
     model: Path
     tokenizer: Any
     annotator: Annotator
+
+    def copied(self, data_dir: Path) -> Machine:
+        """One whose data directory is a copy of this one's as it is now."""
+        shutil.copytree(self.data_dir, data_dir, ignore=shutil.ignore_patterns(f"{FILE_NAME}*"))
+        copy_database(self.db, data_dir / FILE_NAME)
+        return replace(self, data_dir=data_dir, db=open_database(data_dir))
 
     def add_prompts(self, train: int, held_out: int) -> None:
         """Take prompts of both splits from the starter set."""
@@ -250,7 +257,7 @@ def make_machine(data_dir: Path, model: Path) -> Machine:
     """A data directory whose base policy is the model in this directory."""
     from rlhf.models.loading import load_tokenizer
 
-    db = open_database(data_dir)
+    db = new_database(data_dir)
     registry.ensure_base(db, str(model))
     measure_nobody(db)
     annotator = access.add_account(db, "ann", "annotator", "ann's password")
@@ -368,5 +375,13 @@ def stay_alive(db: Database, job_id: int) -> None:
 
 # Small enough for seconds on the tiny model, with every part of the recipe in use.
 QUICK_DPO = DPOSpec(
-    epochs=2, batch_size=2, accumulation=2, learning_rate=5e-3, beta=0.1, lora_r=4, lora_alpha=8, checkpoint_steps=1
+    method="qlora",
+    epochs=2,
+    batch_size=2,
+    accumulation=2,
+    learning_rate=5e-3,
+    beta=0.1,
+    lora_r=4,
+    lora_alpha=8,
+    checkpoint_steps=1,
 )

@@ -19,7 +19,15 @@ from tests.machine_fixtures import Machine, worker_program
 
 # Six optimiser steps.
 QUICK_SFT = SFTSpec(
-    epochs=2, batch_size=4, learning_rate=5e-3, lora_r=4, lora_alpha=8, checkpoint_steps=2, max_length=128, samples=2
+    method="lora",
+    epochs=2,
+    batch_size=4,
+    learning_rate=5e-3,
+    lora_r=4,
+    lora_alpha=8,
+    checkpoint_steps=2,
+    max_length=128,
+    samples=2,
 )
 
 

@@ -6,7 +6,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
 from itertools import combinations
@@ -33,6 +34,18 @@ MACHINERY = (
 )
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """What a file says. Read by nearly every test here."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
+def nodes_of(path: Path) -> Sequence[ast.AST]:
+    """All that a file says, in the order of ast.walk."""
+    return list(ast.walk(tree_of(path)))
+
+
 def loaded_by(module: str, candidates: tuple[str, ...]) -> list[str]:
     """Which of the candidates a fresh process has loaded after importing the module."""
     code = f"import sys, {module}; print([name for name in {candidates!r} if name in sys.modules])"
@@ -43,15 +56,17 @@ def loaded_by(module: str, candidates: tuple[str, ...]) -> list[str]:
     return list(ast.literal_eval(done.stdout.strip().splitlines()[-1]))
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@cache
+def imports_of(path: Path) -> Sequence[str]:
     """Every module that a file imports, inside functions too, as dotted names."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    found: list[str] = []
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 def offenders(files: Iterator[Path], forbidden: tuple[str, ...]) -> list[str]:
@@ -69,7 +84,7 @@ def test_packages_hold_what_one_can_grasp() -> None:
     for package in (ROOT / "annotation", ROOT / "rlhf"):
         for directory in {path.parent for path in package.rglob("*.py")}:
             assert len([path for path in directory.glob("*.py") if path.name != "__init__.py"]) <= 14, directory
-            described = ast.get_docstring(ast.parse((directory / "__init__.py").read_text("utf-8"))) or ""
+            described = ast.get_docstring(tree_of(directory / "__init__.py")) or ""
             assert re.search(r"^Not here: .+|\. Not here: .+", described, re.MULTILINE), directory
 
 
@@ -79,7 +94,7 @@ def test_a_package_is_described_by_a_docstring_and_holds_code_in_modules() -> No
         path.parent.relative_to(ROOT).as_posix()
         for package in (ROOT / "annotation", ROOT / "rlhf")
         for path in package.rglob("__init__.py")
-        if len(ast.parse(path.read_text("utf-8")).body) > 1
+        if len(tree_of(path).body) > 1
     ]
     assert with_code == ["rlhf/algorithms"]
 
@@ -94,7 +109,7 @@ def test_modules_load_in_an_order() -> None:
 
 def loaded_at_once(path: Path) -> Iterator[str]:
     """Every module that a file imports when it is loaded itself."""
-    for node in ast.parse(path.read_text("utf-8")).body:
+    for node in tree_of(path).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -106,7 +121,7 @@ def test_no_class_name_stands_twice() -> None:
     places: dict[str, list[str]] = {}
     for path in [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
         place = path.relative_to(ROOT).as_posix()
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes_of(path):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{place}:{node.lineno}")
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
@@ -199,11 +214,10 @@ def test_only_pages_hold_html() -> None:
         name = str(path.relative_to(ROOT))
         if name.startswith(PAGES):
             continue
-        tree = ast.parse(path.read_text("utf-8"))
-        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        docs = {id(node.value) for node in nodes_of(path) if isinstance(node, ast.Expr)}
         found += [
             f"{name}:{node.lineno}: {node.value}"
-            for node in ast.walk(tree)
+            for node in nodes_of(path)
             if isinstance(node, ast.Constant)
             and isinstance(node.value, str)
             and id(node) not in docs
@@ -215,7 +229,7 @@ def test_only_pages_hold_html() -> None:
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
     """The line is used in docs/reference/modules.md."""
     for path in SOURCE:
-        described = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        described = ast.get_docstring(tree_of(path))
         assert described, path
         assert described.splitlines()[0].endswith("."), path
 
@@ -238,7 +252,7 @@ def test_nobody_outside_names_an_algorithm() -> None:
     for path in (path for path in SOURCE if own not in path.parents):
         place = path.relative_to(ROOT).as_posix()
         allowed = OTHER_MEANINGS.get(place, set())
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes_of(path):
             named = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
             said = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
             if named in classes or (said in ALGORITHMS and said not in allowed) or said.startswith(packages):
@@ -253,7 +267,7 @@ def test_every_row_names_its_columns() -> None:
         (path.relative_to(ROOT), " ".join(node.value.split()))
         for path in SOURCE
         if path.name != "schema.py"
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in nodes_of(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
         if re.match(r"(INSERT|REPLACE|UPDATE) ", node.value.lstrip())
     ]
@@ -268,7 +282,7 @@ def test_no_module_gives_one_name_two_meanings() -> None:
     for path in SOURCE:
         names = [
             target.id
-            for node in ast.parse(path.read_text("utf-8")).body
+            for node in tree_of(path).body
             if isinstance(node, ast.Assign)
             for target in node.targets
             if isinstance(target, ast.Name)

@@ -57,7 +57,7 @@ TABLES: Final[Mapping[str, Table]] = {
         (
             *("id", "prompt_id", "origin", "model_id", "annotator_id", "edited_from", "import_id", "purpose", "text"),
             *("state", "sampling", "seed", "rendered_prompt", "prompt_tokens", "tokens", "finish_reason", "dropped"),
-            "created",
+            *("weights", "created"),
         )
     ),
     "comparison": Table(
@@ -252,6 +252,11 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
         with explain_bad_rows(_("{name}, line {number}").format(name=name, number=reader.number)):
             db.connection.execute(insert[table], {**value, **recomputed_columns(table, value)})
         counts[table] += 1
+    # Archives that do not say it are of a time in which each policy answered in its own precision only.
+    db.connection.execute(
+        """UPDATE response SET weights = (SELECT weights FROM model m WHERE m.id = response.model_id)
+           WHERE weights IS NULL AND model_id IS NOT NULL"""
+    )
     end = {"end": True, "rows": sum(counts.values()), "sha256": reader.digest.hexdigest()}
     if value != end or file.read(1):
         reader.refuse(_("the end does not fit what stands before it"))
@@ -281,6 +286,8 @@ def default_columns(table: str, row: Row) -> dict[str, Any]:
         return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None, **unknown}
     if table == "claim":
         return {"chance": None}
+    if table == "response":
+        return {"weights": None}
     if table != "model":
         return {}
     form = "base" if row.get("method") == "base" else "lora"

@@ -1,10 +1,11 @@
-"""Check a candidate: candidate, serving policy and base answer the held-out prompts with the same seeds.
+"""Check a candidate: it, the serving policy, the base and its ground answer the held-out prompts with the same seeds.
 
 Reports the win rate by AI judges in both orders, also at equal lengths (Dubois et al. 2024), implicit-reward accuracy
-on held-out judgements with Wilson's interval (Wilson 1927), the KL to the base per token over the policy's own answers,
-their likelihood under the base, the perplexity of a fixed text, fixed probes of what it should not have lost, and what
-the answers are like: length, share cut off, distinct-n (Li et al. 2016), repetition (Welleck et al. 2020). The answers
-are then before people and judges, blind.
+on held-out judgements with Wilson's interval (Wilson 1927), the KL to its ground per token over the policy's own
+answers, their likelihood under the ground, the perplexity of a fixed text, fixed probes of what it should not have
+lost, and what the answers are like: length, share cut off, distinct-n (Li et al. 2016), repetition (Welleck et al.
+2020). The answers are then before people and judges, blind. The ground (`registry.own_ground`) is what a policy hangs
+on, in the policy's own precision; the rule may choose another policy in its place (its anchor).
 
 It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
@@ -29,7 +30,8 @@ from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.probe_scores import probe_figures, tokenise_probes
+from rlhf.evaluation.probe_scores import TokenisedProbe, probe_figures, tokenise_probes
+from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import (
     RULE_VERSION,
     AnswerFigures,
@@ -62,39 +64,39 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     run.report(0, 0, {}, _("loading the model"))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
-    base = registry.by_revision(run.db, "base")
-    anchor = registry.by_revision(run.db, spec.anchor) if spec.anchor else base
+    base, anchor = registry.by_revision(run.db, "base"), anchor_of(run.db, spec, candidate)
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
     prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
     refuse_leaked(run, candidate, [*prompts, *apart])
     rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
-    compared = list({policy.id: policy for policy in (candidate, against, anchor, base)}.values())
+    compared = list({policy.version: policy for policy in (candidate, anchor, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
     progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
+    probes = tokenise_probes(models)
+    answers: dict[tuple[int, str], list[CheckedAnswer]] = {}
+    figures: dict[tuple[int, str], AnswerFigures] = {}
     for policy in compared:
+        measured_by = anchor_of(run.db, spec, policy)
+        models.keep_only(policy, measured_by)  # those in another precision may be as large
         answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, anchor, prompts, rendered)
-        if policy.id in (candidate.id, against.id):
+        score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
+        if policy in (candidate, against):
             answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
+        answers[policy.version] = answers_of(run, spec, policy, prompts, rendered)
+        found = summarise(spec, policy, answers[policy.version], perplexity(models.use(policy), models.tokenizer))
+        figures[policy.version] = replace(found, probes=ask_probes(progress, models, policy, probes))
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
-    answers = {policy.revision: answers_of(run, spec, policy, prompts, rendered) for policy in compared}
-    figures = {
-        policy.revision: summarise(
-            policy, answers[policy.revision], perplexity(models.use(policy), models.tokenizer), anchor
-        )
-        for policy in compared
-    }
-    figures = with_probes(progress, models, compared, figures)
     del models  # a judge may need the memory
-    others = [policy for policy in compared if policy.id in (against.id, base.id) and policy.id != candidate.id]
+    # Only what serves, or could, is compared with: not what only measures, or in a precision of the candidate's.
+    others = [policy for policy in compared if policy in (against, base) and policy.id != candidate.id]
     put_before_people(run.db, spec, candidate, others)
-    judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.revision]}
+    judged, own = ask_judges(run, spec, candidate), {answer.id for answer in answers[candidate.version]}
     ask_people_instead(run, spec, candidate, judged)
     report = CheckReport(
-        candidate=figures[candidate.revision],
-        against=figures[against.revision],
-        base=figures[anchor.revision],
+        candidate=figures[candidate.version],
+        against=figures[against.version],
+        base=figures[anchor.version],
         prompts=len(rendered),
         compared_apart=len(rendered_apart),
         implicit_accuracy=accuracy,
@@ -103,7 +105,7 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
         same_answers=same_answers(run.db, candidate, against, own) if against.id != candidate.id else len(rendered),
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
-        equal_length_distinct=equal_length_distinct(answers[candidate.revision], answers[anchor.revision]),
+        equal_length_distinct=equal_length_distinct(answers[candidate.version], answers[anchor.version]),
         rule=RULE_VERSION,
     )
     return report.to_json()
@@ -194,8 +196,10 @@ class CheckProgress:
 def answers_of(
     run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
 ) -> list[CheckedAnswer]:
-    """The policy's answers on the terms of this check, to the very text that it feeds."""
-    return store.answers_of_check(run.db, policy.id, prompts, spec.seed, spec.sampling, rendered)
+    """The policy's answers on the terms of this check, to the very text that it feeds, in its precision."""
+    return store.answers_of_check(
+        run.db, policy.id, prompts, spec.seed, spec.sampling, rendered=rendered, weights=policy.weights
+    )
 
 
 def answer_prompts(
@@ -235,7 +239,7 @@ def score_answers(
     """Store each answer's KL to the anchor per token and its negative log-likelihood per token under the anchor."""
     db = progress.run.db
     answers = answers_of(progress.run, spec, policy, prompts, rendered)
-    kl_score, nll_score = scores_to(anchor)
+    kl_score, nll_score = scores_to(spec)
     unscored = [answer for answer in answers if nll_score not in answer.scores]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
@@ -245,17 +249,24 @@ def score_answers(
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
-def scores_to(anchor: Policy) -> tuple[str, str]:
+def scores_to(spec: EvaluateSpec) -> tuple[str, str]:
     """The names of an answer's scores by what it is measured against: its KL, and its negative log-likelihood."""
-    of = "" if anchor.revision == "base" else f" {anchor.revision}"
-    return f"kl_to_base{of}", f"nll_under_base{of}"
+    of = spec.anchor or "ground"
+    return f"kl_to_{of}", f"nll_under_{of}"
+
+
+def anchor_of(db: Database, spec: EvaluateSpec, policy: Policy) -> Policy:
+    """What a policy is measured against, in the policy's precision: its own ground, or what the rule has chosen."""
+    if not spec.anchor:
+        return registry.own_ground(db, policy)
+    return replace(registry.by_revision(db, spec.anchor), weights=policy.weights)
 
 
 @torch.no_grad()
 def score(
-    models: LoadedPolicies, policy: Policy, base: Policy, answers: Sequence[CheckedAnswer]
+    models: LoadedPolicies, policy: Policy, anchor: Policy, answers: Sequence[CheckedAnswer]
 ) -> list[tuple[float, float]]:
-    """(KL per token, NLL per token under the base) of each answer, in nats."""
+    """(KL per token, NLL per token under the anchor) of each answer, in nats."""
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
@@ -263,12 +274,12 @@ def score(
         )
         for answer in answers
     ]
-    under, base_head = completion_states(models, base, sequences)
-    own, policy_head = under, base_head
-    if policy.id != base.id:
+    under, anchor_head = completion_states(models, anchor, sequences)
+    own, policy_head = under, anchor_head
+    if policy.version != anchor.version:
         own, policy_head = completion_states(models, policy, sequences)
-    kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, base_head)
-    nll_N = -token_logps(under.before_NH, base_head, under.labels_N)
+    kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, anchor_head)
+    nll_N = -token_logps(under.before_NH, anchor_head, under.labels_N)
     tokens_B = sum_by_row(torch.ones_like(nll_N), under.rows_N, len(answers)).clamp(min=1)
     kl_B, nll_B = (sum_by_row(values_N, under.rows_N, len(answers)) / tokens_B for values_N in (kl_N, nll_N))
     return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
@@ -319,21 +330,21 @@ def summed_logps(
 
 
 def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, int]:
-    """The reference policy and length limit that the candidate was trained with."""
+    """The reference policy, in the candidate's precision, and the length limit that the candidate was trained with."""
     db = progress.run.db
-    base = registry.by_revision(db, "base")
+    ground = registry.own_ground(db, candidate)
     spec = None if candidate.job_id is None else job_store.get(db, candidate.job_id).spec
     to = spec.implicit_reference() if isinstance(spec, TrainingSpec) else None
     if not isinstance(spec, TrainingSpec) or to is None:
-        return base, TrainingSpec.max_length
-    from_parent = to == "parent" or spec.method == "full"
-    reference = registry.by_revision(db, spec.parent) if from_parent else registry.ground(db, candidate)
-    return reference, spec.max_length
+        return ground, TrainingSpec.max_length
+    if to == "parent" or spec.method == "full":
+        return replace(registry.by_revision(db, spec.parent), weights=candidate.weights), spec.max_length
+    return ground, spec.max_length
 
 
-def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float, anchor: Policy) -> AnswerFigures:
+def summarise(spec: EvaluateSpec, policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
     """The figures of one policy's answers, with its perplexity on the fixed text; KL and likelihood to the anchor."""
-    kl_score, nll_score = scores_to(anchor)
+    kl_score, nll_score = scores_to(spec)
     texts = [answer.text for answer in answers]
     weights = [max(answer.tokens, 1) for answer in answers]
 
@@ -343,6 +354,7 @@ def summarise(policy: Policy, answers: Sequence[CheckedAnswer], perplexity: floa
 
     return AnswerFigures(
         revision=policy.revision,
+        weights=policy.weights,
         mean_length=fmean(len(text.split()) for text in texts),
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
@@ -389,22 +401,15 @@ def perplexity(model: Any, tokenizer: Any) -> float:
     return math.exp(total / tokens)
 
 
-def with_probes(
-    progress: CheckProgress,
-    models: LoadedPolicies,
-    compared: Sequence[Policy],
-    figures: Mapping[str, AnswerFigures],
-) -> dict[str, AnswerFigures]:
-    """The figures of each policy with its chances on the probes."""
-    probes, found = tokenise_probes(models), dict[str, AnswerFigures]()
-    for policy in compared:
+def ask_probes(
+    progress: CheckProgress, models: LoadedPolicies, policy: Policy, probes: Sequence[TokenisedProbe]
+) -> ProbeFigures:
+    """A policy's chances on the probes."""
 
-        def between(revision: str = policy.revision) -> None:
-            progress.advance(0, _("probes of {revision}").format(revision=revision))
+    def between() -> None:
+        progress.advance(0, _("probes of {revision}").format(revision=policy.revision))
 
-        asked = probe_figures(progress.run.db, models, policy, probes, between)
-        found[policy.revision] = replace(figures[policy.revision], probes=asked)
-    return found
+    return probe_figures(progress.run.db, models, policy, probes, between)
 
 
 # ------------------------------------------------------------------------------------------------- who is found better

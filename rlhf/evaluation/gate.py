@@ -729,10 +729,13 @@ MORE_PROMPTS = _("Import more, and make a new version of the held-out set.")
 YES = _("yes")
 
 
+DIFFERENT = _("Different from what serves")
+SAME = _("It does not differ from what serves: it answers every prompt in the same words.")
+
+
 def differs(findings: Findings) -> Criterion:
     """Whether there is anything to promote."""
-    name, same = _("Different from what serves"), findings.identical_to_serving
-    return yes_or_no(name, same, _("Whether promoting it would change anything."))
+    return yes_or_no(DIFFERENT, findings.identical_to_serving, _("Whether promoting it would change anything."))
 
 
 REWARDLESS: Mapping[Rewardless, str] = {
@@ -772,6 +775,8 @@ def ruling(rule: Rule, people: EvidenceSource, panel: Sequence[JudgeEvidence], l
     worse = [voter.source for voter in panel if voter.says == "worse"]
     if people.standing == "worse":
         return "reject", preferred(people, "worse"), None
+    if any(one.name == DIFFERENT for one in failed):
+        return "reject", SAME, None
     if failed:
         listed = "; ".join(
             _("{name}: {value}, asked for: {threshold}").format(name=one.name, value=one.value, threshold=one.threshold)

@@ -67,9 +67,20 @@ def opponent(db: Database, policy: Policy) -> Policy:
 
 
 def checks_of(db: Database, policy: Policy) -> list[FinishedCheck]:
-    """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion."""
-    against = opponent(db, policy).revision
-    return [check for check in finished_checks(db, policy.revision) if check.spec.against == against]
+    """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion.
+
+    Nor do those of when the rival answered in another precision, before anything is decided.
+    """
+    against = opponent(db, policy)
+    found = [check for check in finished_checks(db, policy.revision) if check.spec.against == against.revision]
+    if policy.status != "candidate":
+        return found
+    return [check for check in found if rival_weights(check, against) == against.weights]
+
+
+def rival_weights(check: FinishedCheck, against: Policy) -> str:
+    """The precision in which a check's rival answered; earlier versions held the base in NF4."""
+    return check.report.against.weights or ("nf4" if against.form == "base" else against.weights)
 
 
 def findings(db: Database, policy: Policy) -> Findings:
@@ -83,7 +94,8 @@ def findings(db: Database, policy: Policy) -> Findings:
     number = place_of(db, policy)
     if not checks:
         return Findings(people, number=number)
-    report, heard = as_anchored(checks[0], chosen_anchor(db)), panel_findings(db, policy, against, checks)
+    report = measured_in_one_precision(as_anchored(checks[0], chosen_anchor(db)), policy)
+    heard = panel_findings(db, policy, against, checks)
     return Findings(
         people,
         heard,
@@ -100,6 +112,13 @@ def findings(db: Database, policy: Policy) -> Findings:
         reward_hacking=rewarded(db, policy, hacking(report, people, heard)),
         identical_to_serving=report.identical,
     )
+
+
+def measured_in_one_precision(report: CheckReport, policy: Policy) -> CheckReport:
+    """A report without the figures that an earlier version took of a policy and of its ground in two precisions."""
+    if report.in_one_precision(policy.weights):
+        return report
+    return replace(report, candidate=AnswerFigures(report.candidate.revision))
 
 
 def as_anchored(check: FinishedCheck, anchor: str) -> CheckReport:
@@ -265,7 +284,8 @@ def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> C
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric,
-               (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out"""
+               (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
+               (SELECT weights FROM model WHERE method = 'base') AS precision"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:

@@ -19,6 +19,9 @@ class AnswerFigures:
     """What one policy's answers to the held-out prompts are like; None is what was not measured."""
 
     revision: str = ""
+    weights: str = ""
+    """Precision of the weights that answered; empty of an earlier version, which measured all against the base in
+    NF4."""
     mean_length: float | None = None
     """Words in an answer."""
     distinct_1: float | None = None
@@ -26,9 +29,9 @@ class AnswerFigures:
     distinct_2: float | None = None
     """The same of pairs of words."""
     kl_to_base: float | None = None
-    """Nats a token."""
+    """To what the policy hangs on, in its own precision, nats a token."""
     nll_under_base: float | None = None
-    """Negative log-likelihood under the base, nats a token."""
+    """Negative log-likelihood under the same, nats a token."""
     ended_share: float | None = None
     """Share of answers that ended by themselves and said something."""
     repetition: float | None = None
@@ -109,6 +112,7 @@ class CheckReport:
     against: AnswerFigures
     """Of the policy that it was compared with."""
     base: AnswerFigures
+    """Of what the candidate hangs on, its adapter off, in its own precision: the base, or whole weights under it."""
     prompts: int
     """Held-out prompts that were answered."""
     compared_apart: int = 0
@@ -129,33 +133,37 @@ class CheckReport:
     rule: int | None = None
     """The version of the gate's rule that the check was made for; None of one that counted comparisons, not prompts."""
 
-    # What the gate's limits bound: ratios are to the base's own figures, so that no step is too small to be seen.
+    def in_one_precision(self, weights: str) -> bool:
+        """Whether a candidate with these weights was measured against its ground in its own precision."""
+        return bool(self.candidate.weights) or weights == "nf4"
+
+    # What the gate's limits bound: ratios are to the ground's own figures, so that no step is too small to be seen.
     @property
     def kl_per_token(self) -> float | None:
-        """How far it has moved from the base, in nats a token."""
+        """How far it has moved from its ground, in nats a token."""
         return self.candidate.kl_to_base
 
     @property
     def nll_ratio(self) -> float | None:
-        """How much its answers surprise the base, over how much the base's own do."""
+        """How much its answers surprise its ground, over how much the ground's own do."""
         return ratio(self.candidate.nll_under_base, self.base.nll_under_base)
 
     @property
     def distinct_ratio(self) -> float | None:
-        """Distinct-2 of its answers, over the base's, at equal lengths where they were measured so."""
+        """Distinct-2 of its answers, over the ground's, at equal lengths where they were measured so."""
         if self.equal_length_distinct is not None:
             return self.equal_length_distinct
         return ratio(self.candidate.distinct_2, self.base.distinct_2)
 
     @property
     def truncated_more(self) -> float | None:
-        """Share of its answers that were cut off, less the base's."""
+        """Share of its answers that were cut off, less the ground's."""
         own, base = self.candidate.ended_share, self.base.ended_share
         return None if own is None or base is None else base - own
 
     @property
     def perplexity_ratio(self) -> float | None:
-        """Perplexity of the fixed text, over the base's."""
+        """Perplexity of the fixed text, over the ground's."""
         return ratio(self.candidate.perplexity, self.base.perplexity)
 
     @property

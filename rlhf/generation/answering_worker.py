@@ -92,8 +92,9 @@ class AnsweringWorker:
         self.models.keep_only(self.serving, *self._lately)
 
     def outdated(self) -> bool:
-        """Whether answers of this policy are no longer wanted: another serves, or the worker is to stop."""
-        return self.run.stopped or registry.serving(self.db).id != self.serving.id
+        """Whether answers of this policy are no longer wanted: another serves, or it in another precision, or it is to
+        stop."""
+        return self.run.stopped or registry.serving(self.db).version != self.serving.version
 
     def stock_sentence(self) -> str:
         """What waits to be judged, for people."""

@@ -37,7 +37,7 @@ from rlhf.jobs.descriptions import (
 Reference = Literal["base", "parent"]
 Scope = Literal["new", "all"]
 Noise = Literal["ignore", "weight", "smooth"]
-Method = Literal["qlora", "lora", "prompt", "full"]
+Method = Literal["auto", "qlora", "lora", "prompt", "full"]
 Precision = Literal["auto", "bf16", "fp32"]
 Targets = Literal["all-linear", "attention", "named"]
 LoraInit = Literal["default", "pissa"]
@@ -130,7 +130,7 @@ class TrainingSpec(JobSpec):
     makes: ClassVar[Made] = "policy"
     """A policy, which answers, or a reward model, which has a scalar head instead of the vocabulary's."""
     methods: ClassVar[Mapping[Method, LearningRate]] = {}
-    """The methods that it can use, in the order of the form, with the learning rate that 0 stands for."""
+    """The methods that it can use beside 'auto', in the order of the form, with the learning rate that 0 stands for."""
     base_may_change: ClassVar[bool] = False
     """Whether nothing needs the base as it was under the adapter: no reference, no other adapter."""
     answers_per_item: ClassVar[int] = 1
@@ -167,14 +167,15 @@ class TrainingSpec(JobSpec):
     trained or merged weights carry a new adapter."""
     seed: NonNegativeInt = 0
     """Seeds fresh weights and the data order."""
-    method: Method = "qlora"
+    method: Method = "auto"
     """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022), 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every
-    weight."""
+    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two with which the weights are held as the parent
+    holds them, 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every weight."""
     precision: Precision = "auto"
     """What is computed in, and for LoRA and prompt tuning also what the frozen weights are held in: bf16, fp32, or
-    'auto' for bf16 where the processor has it. What is trained is always held in fp32, so full fine-tuning in bf16
-    holds a 16-bit copy of the weights besides: 18 bytes a weight with gradient and AdamW's state, 16 in fp32."""
+    'auto' for the parent's, and where that is 4 bits for bf16 if the processor has it. What is trained is always held
+    in fp32, so full fine-tuning in bf16 holds a 16-bit copy of the weights besides: 18 bytes a weight with gradient and
+    AdamW's state, 16 in fp32."""
     lora_r: PositiveInt = 16
     """Rank of the adapter (Hu et al. 2022, section 4.1). Our choice: the smallest of Biderman et al. 2024 (16 to 256),
     for a few hundred examples."""
@@ -240,6 +241,18 @@ class TrainingSpec(JobSpec):
         return {}
 
     # ------------------------------------------------------------------------------------------ what it can be run with
+    def on_weights(self, weights: str) -> Self:
+        """The spec with the method and the precision that it leaves to the weights that it starts from."""
+        method: Method = self.method
+        if method == "auto":
+            method = "qlora" if weights == "nf4" else "lora"
+        held = self.precision == "auto" and method != "qlora" and weights != "nf4"
+        return replace(self, method=method, precision=cast(Precision, weights) if held else self.precision)
+
+    def held_in(self) -> str:
+        """The precision of the weights under what it trains; 'auto' where that is left open."""
+        return "nf4" if self.method == "qlora" else self.precision
+
     def filled(self) -> Self:
         """The spec with the learning rate that 0 stands for, where its method has one."""
         rate = self.methods.get(self.method)
@@ -342,7 +355,13 @@ class TrainingSpec(JobSpec):
         return replace(self, batch_size=batch, **more)
 
 
-SHORT_METHODS = {"qlora": "QLoRA", "lora": "LoRA", "prompt": _("prompt tuning"), "full": _("full")}
+SHORT_METHODS = {
+    "auto": _("LoRA or QLoRA"),
+    "qlora": "QLoRA",
+    "lora": "LoRA",
+    "prompt": _("prompt tuning"),
+    "full": _("full"),
+}
 
 
 def largest_part(number: int) -> int:
@@ -370,8 +389,8 @@ Training = TypeVar("Training", bound=TrainingSpec)
 def impossible_methods(spec: TrainingSpec) -> list[str]:
     """Why a training's settings of what is trained can't work together."""
     found: list[str] = []
-    lora = spec.method in ("lora", "qlora")
-    if spec.method not in spec.methods:
+    lora = spec.method in ("auto", "lora", "qlora")
+    if spec.method not in ("auto", *spec.methods):
         found.append(
             _("A job of the kind '{kind}' can't be trained with the method '{method}': choose {methods}.").format(
                 kind=spec.kind, method=spec.method, methods=" or ".join(spec.methods)

@@ -28,7 +28,7 @@ def advice(job: JobSpec) -> str:
         choices.append(_("a sampling.max_new_tokens below {tokens}").format(tokens=spec.drawn_tokens()))
     if spec.method != "qlora" and "qlora" in spec.methods:
         choices.append(_("the method qlora, which holds the base in 4 bits"))
-    if spec.method in ("lora", "qlora") and spec.lora_targets == "all-linear":
+    if spec.method not in ("prompt", "full") and spec.lora_targets == "all-linear":
         choices.append(_("adapters on fewer layers (lora_targets)"))
     one_of = choices[0]
     if len(choices) > 1:

@@ -91,8 +91,9 @@ class LocalModel:
         path = checked_directory(directory) if directory else base_path
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
-        revision = "base" if directory else judge.settings.get("model", "base")
-        self.model = self.models.use(registry.by_revision(run.db, revision))
+        policy = registry.by_revision(run.db, "base" if directory else judge.settings.get("model", "base"))
+        # A model from elsewhere is always held in 4 bits: what it says is to stay comparable with what it has said.
+        self.model = self.models.use(replace(policy, weights="nf4") if directory else policy)
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
         # A word's first letter has a space before it in some tokenizers, and in some places: it is the same word.

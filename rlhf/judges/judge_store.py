@@ -640,7 +640,8 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
 
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
-    flag that ranks nothing does not say which answer it means, and counts as a tie.
+    flag that ranks nothing does not say which answer it means, and counts as a tie. Answers in another precision than
+    the policy has now are another policy's.
     """
     rows = db.rows(
         f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
@@ -653,6 +654,8 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
                   OR c.candidate_id = :against AND c.against_id = :candidate)
              AND (j.outcome != 'skip' OR j.flag NOT NULL) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
+             AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
+                 JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id AND r.weights IS NOT m.weights)
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",

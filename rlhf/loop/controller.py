@@ -334,9 +334,9 @@ def automatic_spec(db: Database, step: Step, method: type[TrainingSpec]) -> Trai
     """What is trained without being asked, by the defaults: on from the policy that serves, in its own shape."""
     serving = registry.serving(db)
     if step.action == "train the reward model":
-        return reward_kind()(parent=registry.ground(db, serving).revision)
+        return reward_kind()(parent=registry.ground(db, serving).revision).on_weights(serving.weights)
     scored_by: dict[str, Any] = dict.fromkeys(method.lists, step.subject)
-    return replace(method(**scored_by), **preconditions.shape_of(db, serving))
+    return replace(method(**scored_by), **preconditions.shape_of(db, serving)).on_weights(serving.weights)
 
 
 def automatic_problems(db: Database) -> list[str]:

@@ -390,7 +390,7 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Work
 
 def trained_part(spec: TrainingSpec) -> str:
     """What of a layer is trained, in the words of `LAYER_BYTES`; layers outside of the attention stand for all."""
-    if spec.method not in ("lora", "qlora"):
+    if spec.method in ("prompt", "full"):
         return spec.method
     wanted = target_layers(spec)
     return "attention" if wanted and set(wanted) <= set(ATTENTION) else "all-linear"

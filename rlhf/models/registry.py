@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,9 +59,14 @@ class Policy:
         """Whose weights it computes with when its adapter is off: its own where they are whole; None for the base's."""
         return self.id if self.form == "full" else self.ground_id
 
+    @property
+    def version(self) -> tuple[int, Weights]:
+        """What tells its answers from others: whose they are, and the precision of the weights that drew them."""
+        return self.id, self.weights
 
-def ensure_base(db: Database, base: str) -> Policy:
-    """The row of the base model; on first use it is made and serves, and is told not to think.
+
+def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
+    """The row of the base model; on first use it is made, is held in this precision, serves, and is told not to think.
 
     Raises UserError if the file has another base.
     """
@@ -69,7 +74,7 @@ def ensure_base(db: Database, base: str) -> Policy:
         row = db.row("SELECT * FROM model WHERE method = 'base'")
         if row is None:
             named = dict.fromkeys(("revision", "method", "form"), "base")
-            row = {**named, "base": base, "status": "serving", "thinking": "off", "created": now()}
+            row = {**named, "base": base, "weights": weights, "status": "serving", "thinking": "off", "created": now()}
             db.insert("model", row)
             row = db.row("SELECT * FROM model WHERE method = 'base'")
     assert row is not None
@@ -81,6 +86,27 @@ def ensure_base(db: Database, base: str) -> Policy:
             ).format(base=row["base"], asked=base)
         )
     return Policy(**row)
+
+
+PRECISION_SETTING = "precision"
+
+
+def set_precision(db: Database, weights: Weights, decided_by: str) -> Policy:
+    """Hold the base in this precision from now on: it answers as another policy, so nobody is asked any more about a
+    candidate against what it was. Adapters stay on the weights that they were trained on."""
+    with db.transaction() as connection:
+        base = by_revision(db, "base")
+        if base.weights != weights:
+            connection.execute("UPDATE model SET weights = ? WHERE id = ?", (weights, base.id))
+            store.set_setting(db, PRECISION_SETTING, {"by": decided_by, "at": now()})
+            store.withdraw_candidate(db, base.id)
+    return by_revision(db, "base")
+
+
+def precision_set(db: Database) -> tuple[str, str] | None:
+    """Who last set the precision of the base, and when; None where it is as it was when the base was registered."""
+    found = store.setting(db, PRECISION_SETTING, None)
+    return None if found is None else (found["by"], found["at"])
 
 
 def add(
@@ -183,6 +209,16 @@ def set_thinking(db: Database, thinking: Thinking) -> None:
 def ground(db: Database, policy: Policy) -> Policy:
     """The policy whose weights this one lies on, or is."""
     return by_revision(db, "base") if policy.lies_on is None else by_id(db, policy.lies_on)
+
+
+def own_ground(db: Database, policy: Policy) -> Policy:
+    """What a policy is measured against: the weights that it hangs on, its adapter off, in its own precision.
+
+    Whole weights hang on none but the base. In two precisions the same weights are two policies, and a difference
+    between them would be taken for one that training has made.
+    """
+    under = by_revision(db, "base") if policy.form == "full" or policy.lies_on is None else by_id(db, policy.lies_on)
+    return replace(under, weights=policy.weights)
 
 
 def ancestors(db: Database, policy: Policy) -> list[Policy]:

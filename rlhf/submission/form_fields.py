@@ -44,7 +44,13 @@ LABELS = {
 }
 # What the values of a field mean on the page.
 WORDS: Mapping[str, Mapping[str, str]] = {
-    "method": {"qlora": "QLoRA", "lora": "LoRA", "prompt": _("Prompt tuning"), "full": _("Full")},
+    "method": {
+        "auto": _("Automatic"),
+        "qlora": "QLoRA",
+        "lora": "LoRA",
+        "prompt": _("Prompt tuning"),
+        "full": _("Full"),
+    },
     "reference": {"base": _("The weights under the adapter"), "parent": _("The parent")},
     "scope": {"new": _("New since the parent"), "all": _("All judgements")},
     "annotator_noise": {"ignore": _("Ignore"), "weight": _("Weight"), "smooth": _("Smooth")},
@@ -56,7 +62,7 @@ WORDS: Mapping[str, Mapping[str, str]] = {
 }
 # Fields that mean something only with some values of another, which has to mean something too.
 ONLY_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    **{name: ("method", ("lora", "qlora")) for name in LORA},
+    **{name: ("method", ("auto", "lora", "qlora")) for name in LORA},
     "lora_layers": ("lora_targets", ("named",)),
     **{name: ("method", ("prompt",)) for name in PROMPT},
     "virtual_text": ("virtual_init", ("text",)),
@@ -120,7 +126,7 @@ class Form:
     def methods(self) -> tuple[str, ...]:
         """The methods that it offers."""
         fixed = self.layout.fixed
-        return (fixed["method"],) if "method" in fixed else tuple(self.spec_type.methods)
+        return (fixed["method"],) if "method" in fixed else ("auto", *self.spec_type.methods)
 
     def never(self, name: str) -> bool:
         """Whether a field means nothing with any method that the form offers, or for this kind of job."""

@@ -25,14 +25,15 @@ def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
 
     `here`: it is to run on this machine.
     """
-    found = [*spec.impossible(), *(machine_problem(spec) if here else ())]
+    found: list[str] = []
     try:
         parent = registry.by_revision(db, spec.parent)
+        spec = spec.on_weights(parent.weights)
         found += parent_problem(db, spec, parent) or ground_problem(db, spec, parent)
         found += spec.refusals(db)
     except UserError as error:
         found.append(str(error))
-    return found
+    return [*spec.impossible(), *(machine_problem(spec) if here else ()), *found]
 
 
 def machine_problem(spec: TrainingSpec) -> list[str]:
@@ -295,6 +296,8 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
             else _("The parent {revision} is an adapter of the kind {shape} and can't be continued with {method}.")
         ).format(revision=parent.revision, shape=shape["method"], method=spec.method)
         return [f"{what} {instead(db, spec, parent)}"]
+    if spec.held_in() != parent.weights:
+        return [across_precisions(db, spec, parent)]
     if made is not None and made.lora_init == "pissa":
         began = _("The parent {revision} began with PiSSA, and was stored as an adapter of twice the rank.").format(
             revision=parent.revision
@@ -314,6 +317,24 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
             revision=parent.revision, has=has
         )
     ]
+
+
+def across_precisions(db: Database, spec: TrainingSpec, parent: Policy) -> str:
+    """Why a parent's adapter can't be continued on weights in another precision, and what can be done instead."""
+    as_it_is = _("the method qlora") if parent.weights == "nf4" else _("precision {weights}")
+    if spec.method == "qlora":
+        as_it_is = _("the method lora")
+    return " ".join(
+        (
+            _(
+                "The parent {revision} was trained on {weights} weights, and in another precision these are other "
+                "weights: use {as_it_is} to continue it."
+            ).format(
+                revision=parent.revision, weights=parent.weights, as_it_is=as_it_is.format(weights=parent.weights)
+            ),
+            START if parent.form == "prompt" else instead(db, spec, parent),
+        )
+    )
 
 
 def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:

@@ -28,6 +28,7 @@ from rlhf.submission import form_fields, inspect_rows, job_submission, precondit
 from rlhf.submission.form_fields import Form
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem
 from rlhf.submission.job_submission import TrainingPreview
+from rlhf.submission.precisions_spec import Crossing, crossing
 
 # Data that takes long to count is not counted on each new judgement: the rest is the annotators' time.
 QUICK_SECONDS, REST_FACTOR = 0.1, 20
@@ -82,6 +83,8 @@ class PlannedRun:
     cost: CostEstimate | None
     unknown: str
     """Why nothing is known of its cost."""
+    crossing: Crossing | None = None
+    """How it leaves the precision in which its parent answers."""
 
 
 class Preflight:
@@ -108,7 +111,7 @@ class Preflight:
             cost = self.cost(spec, data)
         except UserError as error:
             unknown = str(error)
-        return PlannedRun(spec, asked, problems, data, cost, unknown)
+        return PlannedRun(spec, asked, problems, data, cost, unknown, crossing(self.db, spec, self.machine()))
 
     # ------------------------------------------------------------------------------------------------------------ data
     def data(self, spec: TrainingSpec) -> TrainingData:
@@ -219,7 +222,8 @@ def rest_after(began: float, ended: float) -> float:
 def resolved(db: Database, spec: Training) -> Training:
     """The spec with its parent's revision and what it leaves to its method, as it will be queued."""
     parent = registry.serving(db).revision if spec.parent == "serving" else spec.parent
-    return replace(spec.filled(), parent=parent)
+    held = next((policy.weights for policy in registry.all_policies(db) if policy.revision == parent), None)
+    return replace((spec if held is None else spec.on_weights(held)).filled(), parent=parent)
 
 
 def shortage(spec: TrainingSpec, found: TrainingPreview) -> list[str]:

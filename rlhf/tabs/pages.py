@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from annotation.records import Annotator, Role
-from annotation.tabs import accounts, annotate, data, project, quality
+from annotation.tabs import accounts, annotate, data, quality
 from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
@@ -26,6 +26,7 @@ from annotation.web.deferred_app import BuiltApp
 from annotation.web.gradio_allowlist import Function, GradioGuard
 from annotation.web.settings import Settings
 from annotation.web.space import Space
+from rlhf.tabs import project_tab
 from rlhf.tabs.hub import hub_tab
 from rlhf.tabs.iterations import iterations_tab
 from rlhf.tabs.judges import judges_tab
@@ -38,7 +39,7 @@ TABS: dict[str, ModuleType] = {
     _("Iterations"): iterations_tab,
     _("AI judges"): judges_tab,
     _("Playground"): playground_tab,
-    _("Project"): project,
+    _("Project"): project_tab,
     _("Quality"): quality,
     _("Data"): data,
     _("Hub"): hub_tab,

@@ -277,6 +277,22 @@ def test_an_earlier_base_and_its_answers_keep_what_they_did(data_dir: Path) -> N
     assert registry.no_thinking(db)
 
 
+def test_answers_of_earlier_versions_are_in_the_precision_of_their_policy(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m010_precisions")
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", "created": "1"})
+    policy = {"method": "dpo", "base": "b", "status": "candidate", "created": "1"}
+    named = {"base": "nf4", "sft-1": "bf16"}
+    old["model"].insert_all({**policy, "revision": name, "weights": weights} for name, weights in named.items())
+    answer = {"prompt_id": 1, "text": "x", "created": "1"}
+    drawn = [{**answer, "origin": "policy", "model_id": number, "purpose": "evaluate"} for number in (1, 2)]
+    old["response"].insert_all([*drawn, {**answer, "origin": "import", "model_id": None, "purpose": "compare"}])
+    old.close()
+    db = open_database(data_dir)
+    assert [row["weights"] for row in db.rows("SELECT weights FROM response ORDER BY id")] == ["nf4", "bf16", None]
+
+
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:
     failures: list[BaseException] = []
 

@@ -1,16 +1,22 @@
-"""Jobs of the Hub on loopback: the command of one runs as a process of this machine."""
+"""Jobs of the Hub on loopback: the command of one runs as a process of this machine.
+
+It is a real one of bash. The `python` and `hf` that it finds have this process start them (`Programs`), which has them
+forked (tests/fork_server.py): importing the libraries anew would cost more than what they do.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +26,7 @@ import psutil
 
 from rlhf.jobs.worker_process import process_tree
 from tests.fakes.hub_server import Ask, HubServer, Refused, Reply, route
+from tests.fork_server import FREE_OF_THE_HUB, read_once
 
 
 @dataclass
@@ -33,9 +40,18 @@ class HubJob:
     lent: dict[str, str]
     stage: str = "SCHEDULING"
     message: str | None = None
+    pip: bool = True
+    """Whether what is needed is installed by the real pip, or is there already and nobody looks."""
     process: subprocess.Popen[bytes] | None = None
+    programs: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    """What its commands have had started here."""
+    killed: bool = False
     began: float = field(default_factory=time.monotonic)
     seconds: float = 0.0
+    thread: threading.Thread = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self.run, daemon=True)
 
     def told(self) -> dict[str, Any]:
         """As the Hub tells of it."""
@@ -55,7 +71,7 @@ class HubJob:
 
     def run(self) -> None:
         """Run the command to its end, or until its time is over."""
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as log, Programs(self):
             self.process = subprocess.Popen(
                 [*self.asked["command"], *self.asked.get("arguments", [])],
                 env=self.environment(),
@@ -64,13 +80,16 @@ class HubJob:
                 cwd=self.log.parent,
                 start_new_session=True,
             )
-        self.stage = "RUNNING"
-        try:
-            code = self.process.wait(self.asked.get("timeoutSeconds", 1800))
-        except subprocess.TimeoutExpired:
-            self.message = "Job timeout"
-            self.kill(signal.SIGKILL)
-            code = self.process.wait()
+            if self.killed:  # before it began
+                self.process.kill()
+            else:
+                self.stage = "RUNNING"
+            try:
+                code = self.process.wait(self.asked.get("timeoutSeconds", 1800))
+            except subprocess.TimeoutExpired:
+                self.message = "Job timeout"
+                self.kill(signal.SIGKILL)
+                code = self.process.wait()
         self.seconds = time.monotonic() - self.began
         if self.stage == "RUNNING":
             self.stage = "ERROR" if code else "COMPLETED"
@@ -78,16 +97,16 @@ class HubJob:
 
     def environment(self) -> dict[str, str]:
         """What the command finds: the interpreter of the tests, and what was asked for. No token but the secret one."""
-        threads = {name: os.environ[name] for name in ("OMP_NUM_THREADS",) if name in os.environ}
+        shared = read_once(os.environ, FREE_OF_THE_HUB)
         return {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "PATH": os.pathsep.join([str(self.bin), str(Path(sys.executable).parent), os.environ["PATH"]]),
             "HOME": str(self.log.parent),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INDEX": "1",
             "JOB_ID": self.id,
-            **threads,
+            **shared,
             **self.lent,
             **(self.asked.get("environment") or {}),
             **(self.asked.get("secrets") or {}),
@@ -95,9 +114,89 @@ class HubJob:
 
     def kill(self, number: signal.Signals) -> None:
         """Signal all that runs in the container, whatever session it is in."""
-        for process in [] if self.process is None else process_tree(self.process.pid):
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+        self.killed = True
+        for started in [] if self.process is None else [self.process, *self.programs]:
+            for process in process_tree(started.pid) if started.poll() is None else []:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+
+    @property
+    def bin(self) -> Path:
+        """Where the commands of the image are."""
+        return self.log.parent / "bin"
+
+
+# What stands for `python` and `hf` there: has the program started, and ends as it does.
+COMMAND = """#!{executable} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as starting:
+    starting.connect({address!r})
+    asked = {{"words": {words!r} + sys.argv[1:], "directory": os.getcwd(), "environment": dict(os.environ)}}
+    socket.send_fds(starting, [json.dumps(asked).encode()], [0, 1, 2])
+    sys.exit(int(starting.recv(64) or 1))
+"""
+LONGEST = 1 << 17
+COMMANDS = {"python": [], "hf": ["-m", "huggingface_hub.cli.hf"]}
+
+
+class Programs:
+    """Starts the Python programs of a job's command while it runs, in the process that has this."""
+
+    def __init__(self, job: HubJob) -> None:
+        self.job = job
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+
+    def __enter__(self) -> None:
+        """Put the commands there."""
+        address = str(self.job.log.parent / "start")
+        self.listener.bind(address)
+        self.listener.listen()
+        self.job.bin.mkdir()
+        for name, words in COMMANDS.items():
+            self.put(name, COMMAND.format(executable=sys.executable, address=address, words=words))
+        if not self.job.pip:
+            self.put("pip", "#!/bin/sh\n")
+        self.thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
+
+    def put(self, name: str, text: str) -> None:
+        """Make a command."""
+        path = self.job.bin / name
+        path.write_text(text, "utf-8")
+        path.chmod(0o755)
+
+    def serve(self) -> None:
+        """Start what is asked for, one after another, as bash does."""
+        with suppress(OSError):  # nobody listens any more, or waits for an answer
+            while not self.job.killed:
+                asking, _ = self.listener.accept()
+                with asking:
+                    said, streams, _, _ = socket.recv_fds(asking, LONGEST, 3)
+                    asking.send(str(self.start(json.loads(said), streams)).encode())
+
+    def start(self, asked: Any, streams: Sequence[int]) -> int:
+        """Run a program to its end; returns its exit status."""
+        stdin, stdout, stderr = streams
+        program = subprocess.Popen(
+            [sys.executable, *asked["words"]],
+            cwd=asked["directory"],
+            env=asked["environment"],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        self.job.programs.append(program)
+        if self.job.killed:  # meanwhile
+            program.kill()
+        for stream in streams:
+            os.close(stream)
+        return program.wait()
 
 
 class JobHub(HubServer):
@@ -108,10 +207,13 @@ class JobHub(HubServer):
         self.jobs: dict[str, HubJob] = {}
         self.lent: dict[str, str] = {}
         """Further variables of the commands' environment."""
+        self.pip = False
+        """Whether its jobs install by the real pip what is installed already, which takes seconds."""
 
     def __exit__(self, *exception: object) -> None:
         for job in self.jobs.values():
             job.kill(signal.SIGKILL)
+            job.thread.join()
         super().__exit__(*exception)
 
 
@@ -133,10 +235,10 @@ def find(hub: HubServer, ask: Ask, namespace: str, job: str) -> HubJob:
 def run_job(hub: HubServer, ask: Ask, namespace: str) -> Reply:
     hub.check_write(ask, namespace)
     home = Path(tempfile.mkdtemp(prefix="job-", dir=hub.home))
-    job = HubJob(uuid.uuid4().hex[:24], namespace, ask.json, home / "log.txt", renting(hub).lent)
+    job = HubJob(uuid.uuid4().hex[:24], namespace, ask.json, home / "log.txt", renting(hub).lent, pip=renting(hub).pip)
     with hub.lock:
         renting(hub).jobs[job.id] = job
-    threading.Thread(target=job.run, daemon=True).start()
+    job.thread.start()
     return Reply(job.told())
 
 

@@ -110,9 +110,10 @@ class RewardModelSpec(TrainingSpec):
     parent: str = "base"
     """Revision whose weights carry the reward model: 'base', fully trained or merged weights, or a reward model to
     continue."""
-    method: Method = "qlora"
+    method: Method = TrainingSpec.method
     """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022)."""
+    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two with which the weights are held as the parent
+    holds them."""
     margin: bool = True
     """Ask for a larger difference where people prefer more strongly: by 1/3, 2/3 or 1 (Touvron et al. 2023, equation 2,
     the smaller margins of table 27)."""

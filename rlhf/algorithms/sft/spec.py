@@ -23,7 +23,7 @@ from rlhf.jobs.descriptions import (
     Unit,
     token_span,
 )
-from rlhf.jobs.job_spec import Method, TrainingSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.tokenize import tokenise_demonstrations
 
 # Our own measurements on the sentiment example (`benchmarks.rates`: 180 headlines once, one seed, right on 60 others;
@@ -105,10 +105,6 @@ class SFTSpec(TrainingSpec):
     parent: str = "base"
     """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
     trained or merged weights carry a new adapter."""
-    method: Method = "lora"
-    """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022), 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every
-    weight."""
     source: str = "demonstrations"
     """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
     epochs: PositiveInt = 3

@@ -21,7 +21,7 @@ from rlhf.jobs import job_spec
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs.job_cards import answer_box
+from rlhf.tabs.runs.job_cards import WEIGHTS, answer_box
 from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
@@ -204,7 +204,7 @@ FIGURES = (
         _("KL per token"),
         "kl_to_base",
         3,
-        _("How far the policy has moved from the base model, in nats a token; 0 is the base itself."),
+        _("How far the policy has moved from the weights that it hangs on, in nats a token; 0 is not at all."),
     ),
     ReportRow(
         _("Surprise to the base"),
@@ -244,7 +244,7 @@ FIGURES = (
 
 
 def report_card(report: CheckReport | None, rule: Rule) -> str:
-    """The check of a candidate: its figures beside those of the policy it was compared with and of the base.
+    """The check of a candidate: its figures beside those of the policy it was compared with and of what it hangs on.
 
     It warns of what is past a limit of the project's rule.
     """
@@ -267,6 +267,7 @@ def report_card(report: CheckReport | None, rule: Rule) -> str:
         f"{table(headers, rows, '', tuple(name for name, _values in sides))}{probe_table(report, sides)}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
         f"{paragraph(EARLIER_RULE, 'quiet') if report.rule is None else ''}"
+        f"{'' if report.candidate.weights else paragraph(EARLIER, 'quiet')}"
     )
 
 
@@ -348,15 +349,22 @@ def win_rates(report: CheckReport) -> str:
 
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
-    """(column title, figures): candidate, the policy it was compared with, and the base, each named once."""
-    base = report.base if report.base.revision else report.against
+    """(column title, figures): candidate, the policy it was compared with, and what it hangs on, each named once."""
+    ground = report.base if report.base.revision else report.against
     this = _("{revision} (this)").format(revision=report.candidate.revision or _("candidate"))
     sides = [(this, report.candidate)]
-    if report.against.revision not in ("", "base"):
+    if report.against.revision and report.against != ground:
         sides.append((_("{revision} (compared with)").format(revision=report.against.revision), report.against))
-    return [*sides, (base.revision or "base", base)]
+    sides.append((ground.revision or "base", ground))
+    if len({figures.weights for _title, figures in sides}) == 1:
+        return sides
+    return [(f"{title}, {WEIGHTS.get(figures.weights, figures.weights)}", figures) for title, figures in sides]
 
 
+EARLIER = _(
+    "An earlier version measured this, every policy against the base in 4 bits (NF4): of a policy on 16-bit weights "
+    "the figures are also of the difference between the two precisions. Check it again to have it measured in its own."
+)
 # What is said of a figure that is past its limit, by the figure's name.
 WARNINGS: Mapping[str, str] = {
     "kl_per_token": (

@@ -15,6 +15,7 @@ from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
 
 METHOD_WORDS = {
+    "auto": _("LoRA or QLoRA, as the parent is held"),
     "qlora": _("QLoRA (adapter on 4-bit weights)"),
     "lora": "LoRA (adapter)",
     "prompt": _("prompt tuning (virtual tokens)"),

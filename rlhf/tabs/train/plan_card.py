@@ -19,8 +19,9 @@ from rlhf.jobs.descriptions import Part, TokenSequence, TokenSpan
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
+from rlhf.submission.precisions_spec import Crossing
 from rlhf.submission.preflight import CostEstimate, TrainingData
-from rlhf.tabs.runs.job_cards import PAIR_REASONS
+from rlhf.tabs.runs.job_cards import PAIR_REASONS, WEIGHTS
 from rlhf.tabs.runs.job_words import spec_text
 
 # The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
@@ -287,12 +288,21 @@ def time_sentence(cost: CostEstimate) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
-def rate_note(spec: TrainingSpec) -> str:
-    """The learning rate, and what else 0 stands for, with their sources; nothing where others were given."""
-    said = []
-    rate = spec.methods.get(spec.method)
+def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
+    """What 'auto' and 0 stand for, with the sources of the latter; nothing where others were given.
+
+    `meant` is the spec as it will be queued.
+    """
+    said, method = [], SHORT_METHODS[meant.method]
+    if spec.method == "auto":
+        held = _("4 bits") if meant.method == "qlora" else meant.precision
+        said.append(
+            _("Automatic means {method} here: the parent's weights are held in {held}.").format(
+                method=method, held=held
+            )
+        )
+    rate = meant.methods.get(meant.method)
     if not spec.learning_rate and rate is not None:
-        method = SHORT_METHODS[spec.method]
         said.append(
             _("A learning rate of 0 means {short_number}, the default for {method} here ({source}).").format(
                 short_number=short_number(rate.value), method=method, source=rate.source
@@ -300,6 +310,27 @@ def rate_note(spec: TrainingSpec) -> str:
         )
     said += spec.default_notes()
     return "".join(paragraph(sentence, "quiet") for sentence in said)
+
+
+def crossing_note(found: Crossing | None) -> str:
+    """What it costs to train in another precision than the parent answers in; nothing where a run does not."""
+    if found is None:
+        return ""
+    said = _(
+        "This holds the weights of {revision} in {held_in}, and {revision} answers in {weights}: another policy before "
+        "the first step."
+    ).format(revision=found.parent.revision, held_in=WEIGHTS[found.held_in], weights=WEIGHTS[found.parent.weights])
+    gap = found.gap
+    if gap is not None:
+        apart = _(
+            "They are {kl:.2g} nats a token apart (KL), and their perplexities of a plain text {other:.1f} and "
+            "{perplexity:.1f}, measured on {measured} UTC."
+        ).format(kl=gap.kl, other=gap.other_perplexity, perplexity=gap.perplexity, measured=moment(gap.measured))
+    elif found.measuring:
+        apart = _("How far apart they are is being measured.")
+    else:
+        apart = _("How far apart they are has not been measured: it takes about a minute, once.")
+    return paragraph(f"{said} {apart}", "warning")
 
 
 def problem_box(sentences: Sequence[str]) -> str:

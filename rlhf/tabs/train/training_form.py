@@ -115,7 +115,9 @@ def planned_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
     """All that is known of a run before it."""
     return {
         "problems": gr.update(value=plan_card.problem_box(run.problems)),
-        "rate": gr.update(value=plan_card.rate_note(run.asked)),
+        "rate": gr.update(value=plan_card.rate_note(run.asked, run.spec)),
+        "crossing": gr.update(value=plan_card.crossing_note(run.crossing)),
+        "apart": gr.update(visible=to_be_measured(run)),
         "judged": gr.update(value=reward_card(known.db, run.spec)),
         "data": gr.update(value=plan_card.data_card(run.data, run.spec) if run.data else ""),
         "cost": gr.update(value=plan_card.cost_card(run.cost) if run.cost else markup.notice(run.unknown)),
@@ -126,12 +128,19 @@ def planned_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
     }
 
 
+def to_be_measured(run: PlannedRun) -> bool:
+    """Whether a run leaves its parent's precision and nobody has measured or is measuring how far that is."""
+    return run.crossing is not None and run.crossing.gap is None and not run.crossing.measuring
+
+
 def refused_parts(sentence: str) -> dict[str, Update]:
     """A form that makes no spec."""
     return {
         "accept": gr.update(visible=False),
         "problems": gr.update(value=plan_card.problem_box([sentence])),
         "rate": gr.update(value=""),
+        "crossing": gr.update(value=""),
+        "apart": gr.update(visible=False),
         "spec": gr.update(value=""),
         "command": gr.update(value=""),
         "start": gr.update(interactive=False),
@@ -194,6 +203,9 @@ def lay_out(form: Form) -> TrainingFormPage:
     html_box(paragraph(form.layout.introduction))
     inputs = field_inputs(form, form.layout.main)
     parts["rate"] = html_box()
+    parts["crossing"] = html_box()
+    apart = f"{form.name}-apart"
+    parts["apart"] = gr.Button(_("Measure how far apart"), visible=False, elem_id=apart, scale=0, min_width=240)
     parts["judged"] = html_box()
     for title, names in form.groups.items():
         with gr.Accordion(_("More settings: {title}").format(title=_(title)), open=False) as parts[title]:
@@ -292,13 +304,17 @@ def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Ca
     def measure(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
         return markup.notice(begin_measuring(page, known, annotator.name, ticked, seen, sent))
 
-    for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure")):
+    def compare(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> str:
+        return markup.notice(begin_comparing(page, known, annotator.name, ticked, seen, sent))
+
+    for handler, name in ((view, "view"), (open_form, "open"), (measure, "measure"), (compare, "compare")):
         handler.__name__ = f"{name}_{form.name}"
     opening(admin(open_form), page.asked, [*page.followed, page.said], **QUIET)
     redraw = admin(view)
     touched = [component.input for component in (*page.inputs.values(), page.parts["accept"])]
     gr.on(touched, redraw, page.asked, page.followed, trigger_mode="always_last", **QUIET)
     page.parts["measure"].click(admin(measure), page.asked, page.said, **QUEUED)
+    page.parts["apart"].click(admin(compare), page.asked, page.said, **QUEUED)
     looked = row_views.wire(page.rows, form, context, known, [*page.inputs.values()])
     looked.then(redraw, page.asked, page.followed, **QUIET)
     poll(page.pulse, context, view, page.asked, page.followed)
@@ -332,3 +348,15 @@ def begin_measuring(
         "Job {job_id} is queued: it runs {steps} steps and keeps nothing but their time and memory, which "
         "are shown below when it has ended."
     ).format(job_id=job_id, steps=measuring.steps)
+
+
+def begin_comparing(
+    page: TrainingFormPage, known: Preflight, by: str, ticked: Any, seen: Any, sent: Sequence[Any]
+) -> str:
+    """Queue what measures the two precisions that the form's job lies between, and say so. Raises UserError."""
+    values = page.values(sent)
+    run = known.of(spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values)))
+    if run.crossing is None or not to_be_measured(run):
+        return _("There is nothing to measure: look again at what is said of the precision.")
+    job_id = job_submission.submit(known.db, known.data_dir, run.crossing.spec, by)
+    return _("Job {job_id} is queued: it reads a plain text in both precisions.").format(job_id=job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -11,17 +12,22 @@ import pytest
 from annotation.database import Database
 from annotation.tabs.guard import Context
 from annotation.tabs.polling import again, poll, pulse
+from rlhf.models import registry
 from rlhf.tabs.pages import build_pages
-from tests.conftest import BASE_NAME
+from tests.conftest import BASE_NAME, new_database
 from tests.machine_fixtures import ROOT
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def pages(db: Database, data_dir: Path) -> gr.Blocks:
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
     """All tabs, as the program serves them."""
-    return build_pages(Context(db, data_dir, BASE_NAME))
+    data_dir = tmp_path_factory.mktemp("pages") / "data"
+    db = new_database(data_dir)
+    registry.ensure_base(db, BASE_NAME)
+    yield build_pages(Context(db, data_dir, BASE_NAME))
+    db.close()
 
 
 def test_nothing_but_pulses_asks_by_itself(pages: gr.Blocks) -> None:

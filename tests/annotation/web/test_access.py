@@ -1,4 +1,4 @@
-"""Accounts, sessions, links and the login throttle, on a real file with real hashes; and the command line for them."""
+"""Accounts, sessions, links and the login throttle, on a real file; and the command line for them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from annotation.records import Annotator, UserError
 from annotation.ui import terminal
 from annotation.web import access
 from annotation.web.access import LoginThrottle
-from tests.conftest import dump
+from tests.conftest import SLOW_HASHER, dump
 from tests.machine_fixtures import ROOT
 
 pytestmark = pytest.mark.slow
@@ -34,12 +34,21 @@ def kim(db: Database) -> Annotator:
     return access.add_account(db, "kim", "admin", PASSWORD)
 
 
+@pytest.fixture
+def slow_hasher(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The program's own hashes, in the place of the quick ones of tests."""
+    monkeypatch.setattr(access, "hasher", SLOW_HASHER)
+    access.decoy_hash.cache_clear()
+    yield
+    access.decoy_hash.cache_clear()
+
+
 def everything_stored(db: Database) -> str:
     return "\n".join(dump(db))
 
 
 # ---------------------------------------------------------------------------------------------------------- accounts
-def test_a_password_is_stored_as_argon2id_only(db: Database, kim: Annotator) -> None:
+def test_a_password_is_stored_as_argon2id_only(slow_hasher: None, db: Database, kim: Annotator) -> None:
     assert PASSWORD not in everything_stored(db)
     assert db.value("SELECT password_hash FROM annotator").startswith("$argon2id$v=19$m=65536,")
 
@@ -162,7 +171,7 @@ def test_passwords_that_are_made_up_are_taken(db: Database) -> None:
 
 
 def test_an_unknown_name_costs_as_much_as_a_wrong_password(
-    db: Database, kim: Annotator, monkeypatch: pytest.MonkeyPatch
+    slow_hasher: None, db: Database, kim: Annotator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is one argon2 hash of the same cost, which is nearly all of the time that an answer takes."""
     costs: list[list[str]] = []

@@ -78,6 +78,7 @@ def test_its_memory_is_estimated(form: Session) -> None:
     assert "Optimiser state" in form.text("cost")
 
 
+@pytest.mark.own_start  # one process alone: a server to fork it would cost more
 def test_it_survives_a_kill_and_is_registered(place: Machine, form: Session) -> None:
     job = form.start()
     assert place.kill_worker(job.id, step=2).status == "lost"
@@ -85,7 +86,7 @@ def test_it_survives_a_kill_and_is_registered(place: Machine, form: Session) -> 
     job_store.resume(place.db, job.id)
     assert job_store.at_work(place.db) == []
     assert [one.id for one in job_store.queue(place.db)] == [job.id], "it waits as every training does"
-    done = place.run_worker(job.id)
+    done = place.perform(job.id)
     assert done.status == "finished", done.message
     assert any("resuming from checkpoint-" in line for line in job_store.log_tail(place.db, job.id, 50))
     steps = [entry["step"] for entry in job_store.metrics(place.db, job.id)]

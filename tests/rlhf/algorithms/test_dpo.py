@@ -546,7 +546,7 @@ def test_a_damaged_parent_fails_the_job_with_a_sentence_and_loses_nothing(judged
     weights.write_bytes(content)
     job = judged.perform(judged.submit(replace(QUICK_DPO, parent="earlier")))
     assert job.status == "failed"
-    assert "adapter earlier" in job.message
+    assert "The files of earlier in" in job.message
     assert "sha256 differs" in job.message
     assert registry.of_job(judged.db, job.id) is None
 

@@ -32,7 +32,15 @@ pytestmark = pytest.mark.slow
 
 # Large steps: the adapter must change more than rounding does.
 QUICK = SFTSpec(
-    epochs=2, batch_size=4, learning_rate=2e-2, lora_r=4, lora_alpha=8, virtual_tokens=4, precision="bf16", samples=0
+    method="lora",
+    epochs=2,
+    batch_size=4,
+    learning_rate=2e-2,
+    lora_r=4,
+    lora_alpha=8,
+    virtual_tokens=4,
+    precision="bf16",
+    samples=0,
 )
 
 

@@ -45,7 +45,7 @@ from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine
 pytestmark = pytest.mark.slow
 
 SMALL: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, "precision": "fp32"}
-SFT = SFTSpec(**SMALL, batch_size=4, learning_rate=2e-2, virtual_tokens=4)
+SFT = SFTSpec(**SMALL, method="lora", batch_size=4, learning_rate=2e-2, virtual_tokens=4)
 REWARD = RewardModelSpec(**SMALL, method="lora", learning_rate=5e-3)
 PPO = PPOSpec(
     **SMALL,
@@ -292,8 +292,9 @@ def stall(shelf: Shelf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
         code = {name: re.findall(r"```python\n(.*?)\n```", found.card(name), re.DOTALL)[0] for name in NAMES}
         (place / "asked.json").write_text(json.dumps({"ids": probe(machine).tolist(), "code": code}), "utf-8")
         (place / machine.model.name).symlink_to(machine.model)
+        (place / "elsewhere.py").write_text(ELSEWHERE, "utf-8")
         done = subprocess.run(
-            [sys.executable, "-c", ELSEWHERE],
+            [sys.executable, "elsewhere.py"],
             cwd=place,
             env={**os.environ, **hub.environment("hf_read_ann")},
             capture_output=True,

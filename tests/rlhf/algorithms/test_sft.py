@@ -44,7 +44,15 @@ pytestmark = pytest.mark.slow
 
 # Small enough for seconds on the tiny model.
 QUICK = SFTSpec(
-    epochs=1, batch_size=4, learning_rate=5e-3, lora_r=4, lora_alpha=8, virtual_tokens=4, precision="fp32", samples=0
+    method="lora",
+    epochs=1,
+    batch_size=4,
+    learning_rate=5e-3,
+    lora_r=4,
+    lora_alpha=8,
+    virtual_tokens=4,
+    precision="fp32",
+    samples=0,
 )
 Item = Mapping[str, Any]
 

@@ -22,10 +22,10 @@ from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
-from rlhf.evaluation import probe_scores
+from rlhf.evaluation import gate_decisions, probe_scores
 from rlhf.evaluation.check import ask_people_instead, score
 from rlhf.evaluation.check_spec import EvaluateSpec
-from rlhf.evaluation.gate import Rule, decide
+from rlhf.evaluation.gate import Rule, decide, past_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
 from rlhf.evaluation.report import CheckReport, JudgeCalls
 from rlhf.jobs import job_store
@@ -35,7 +35,7 @@ from rlhf.jobs.worker import Run, perform
 from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
-from rlhf.models.loading import LoadedPolicies, load_quantised
+from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
 from tests.conftest import BASE_NAME, make_response, seed_prompts, shown_texts
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
@@ -44,6 +44,7 @@ from tests.rlhf.evaluation.test_gate import SOUND, each
 pytestmark = pytest.mark.slow
 
 SAMPLING = Sampling(max_new_tokens=16)
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 CHECK = EvaluateSpec(candidate="dpo-1", prompts=6, prompts_per_batch=4, sampling=SAMPLING)
 
 
@@ -100,6 +101,7 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
         "perplexity",
         "repetition",
         "probes",
+        "weights",
     }
     assert [set(report[side]) for side in ("candidate", "against", "base")] == [figures] * 3
     assert [report[side]["revision"] for side in ("candidate", "against", "base")] == ["dpo-1", "base", "base"]
@@ -142,10 +144,10 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
         ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
         kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
         nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
-        assert row.kl_to_base == pytest.approx(kl, rel=0.03, abs=2e-3)
-        assert row.nll_under_base == pytest.approx(nll, rel=0.01)
+        assert row.kl_to_ground == pytest.approx(kl, rel=0.03, abs=2e-3)
+        assert row.nll_under_ground == pytest.approx(nll, rel=0.01)
     # In the report each answer weighs as much as it has tokens.
-    weighted = sum(row.kl_to_base * row.tokens for row in rows) / sum(row.tokens for row in rows)
+    weighted = sum(row.kl_to_ground * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_base"] == pytest.approx(weighted)
 
 
@@ -212,8 +214,71 @@ def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: 
     found = CheckReport.from_json(report)
     assert set(found.probe_falls) == {ALL, *FAMILIES}
     assert all(fall.value == pytest.approx(0, abs=1e-6) for fall in found.probe_falls.values())
-    own, base = ({**report[side], "revision": "", "probes": None} for side in ("candidate", "base"))
+    own, base = ({**report[side], "revision": "", "weights": "", "probes": None} for side in ("candidate", "base"))
     assert own == pytest.approx(base)
+
+
+UNTRAINED: dict[str, dict[str, Any]] = {
+    "lora": {"weights": "bf16"},
+    "lora in fp32": {"weights": "fp32"},
+    "dora": {"weights": "bf16", "use_dora": True},
+    "on whole weights": {"weights": "bf16", "on": "copy"},
+    "on whole weights in 4 bits": {"weights": "nf4", "on": "copy"},
+    "full": {},
+}
+
+
+@pytest.mark.parametrize("how", UNTRAINED)
+def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(checked: Checked, how: str) -> None:
+    """It is measured against what it hangs on in its own precision, though what serves is the base in 4 bits."""
+    machine, named = checked.machine, f"untrained {how}".replace(" ", "-")
+    settings = UNTRAINED[how]
+    if how == "full":
+        add_copy_of_base(machine, named)
+    else:
+        if "on" in settings:
+            add_copy_of_base(machine, "copy")
+        add_fresh_adapter(machine, named, **settings)
+    report = CheckReport.from_json(check(machine, replace(CHECK, candidate=named, against="base")))
+    policy = registry.by_revision(machine.db, named)
+    assert (report.candidate.weights, report.base.weights) == (policy.weights, policy.weights)
+    assert report.base.revision == ("copy" if "on" in settings else "base")
+    assert report.kl_per_token == pytest.approx(0, abs=1e-3)
+    ratios = (report.nll_ratio, report.distinct_ratio, report.perplexity_ratio)
+    assert ratios == pytest.approx((1, 1, 1), abs=0.02 if how == "dora" else 1e-6)
+    assert report.truncated_more == pytest.approx(0, abs=0.2 if how == "dora" else 0)
+    assert past_limits(Rule(), report) == []
+    # Against itself in another precision an implicit reward would prefer something; there is nothing to prefer.
+    assert report.implicit_accuracy is not None
+    assert report.implicit_accuracy.value == pytest.approx(0.5, abs=0.5 if how == "dora" else 0)
+    gate_decisions.set_rule(machine.db, {"prompts_least": 6})
+    decision = gate_decisions.decision_on(machine.db, policy)
+    assert decision.verdict == ("reject" if report.identical else "not enough evidence")
+    assert ("does not differ" in decision.sentence) == report.identical, decision.sentence
+    limits = gate_decisions.limit_criteria(machine.db, policy)
+    assert {one.name: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")} == {}
+
+
+def test_the_base_answers_anew_in_another_precision_and_what_it_has_answered_is_kept(checked: Checked) -> None:
+    machine = checked.machine
+    add_fresh_adapter(machine, "sixteen", "bf16")
+    check(machine, replace(CHECK, candidate="sixteen", seed=900))
+    kept = {weights: base_answers(machine, weights) for weights in ("nf4", "bf16")}
+    assert [len(rows) for rows in kept.values()] == [6, 6]
+    assert [row.text for row in kept["bf16"]] == [
+        row.text for row in answers(machine, "sixteen") if row.seed in range(900, 906)
+    ]
+    assert [row.text for row in kept["bf16"]] != [row.text for row in kept["nf4"]]
+    # What serves is the base in 4 bits, and so it is what the candidate is compared with.
+    pairs = store.paired_answers(machine.db, registry.by_revision(machine.db, "sixteen").id, 1)
+    assert {pair.second for pair in pairs} == {row.id for row in kept["nf4"]}
+    check(machine, replace(CHECK, candidate="sixteen", seed=900))
+    assert {weights: base_answers(machine, weights) for weights in kept} == kept
+
+
+def base_answers(machine: Machine, weights: str) -> list[CheckedAnswer]:
+    """What the base has answered in this precision to the prompts of a check with seeds from 900."""
+    return [row for row in store.evaluation_responses(machine.db, 1, weights) if row.seed in range(900, 906)]
 
 
 @pytest.mark.parametrize(
@@ -235,7 +300,7 @@ def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, c
     assert len(own) == len(prompts)
     assert all(row.tokens <= spec.sampling.max_new_tokens for row in own)
     assert report["prompts"] == len(prompts)
-    weighted = sum(row.nll_under_base * row.tokens for row in own) / sum(row.tokens for row in own)
+    weighted = sum(row.nll_under_ground * row.tokens for row in own) / sum(row.tokens for row in own)
     assert report["candidate"]["nll_under_base"] == pytest.approx(weighted)
 
 
@@ -501,21 +566,53 @@ class LoggedRun:
         self.lines.append(line)
 
 
-def add_fresh_adapter(machine: Machine, revision: str) -> None:
+def add_fresh_adapter(
+    machine: Machine, revision: str, weights: registry.Weights = "nf4", on: str | None = None, **settings: Any
+) -> None:
     """Register an adapter that changes nothing: its B matrices are zero."""
-    add_adapter(machine, revision, lambda _model, _machine: None)
+    add_adapter(machine, revision, lambda _model, _machine: None, weights, on, **settings)
 
 
-def add_adapter(machine: Machine, revision: str, train: Callable[[Any, Machine], None]) -> None:
+def add_adapter(
+    machine: Machine,
+    revision: str,
+    train: Callable[[Any, Machine], None],
+    weights: registry.Weights = "nf4",
+    on: str | None = None,
+    **settings: Any,
+) -> None:
     """Register a new adapter after `train` has had it."""
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(load_quantised(machine.model), config)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", **settings)
+    plain = load_quantised(machine.model) if weights == "nf4" else load_plain(machine.model, DTYPES[weights])
+    model = get_peft_model(plain, config)
     train(model, machine)
     model.save_pretrained(machine.data_dir / "adapters" / revision)
+    register(machine, revision, "lora", weights, None if on is None else registry.by_revision(machine.db, on).id)
+
+
+def add_copy_of_base(machine: Machine, revision: str) -> None:
+    """Register the base's own weights as fully trained ones, unless they are."""
+    if (machine.data_dir / "adapters" / revision).is_dir():
+        return
+    shutil.copytree(machine.model, machine.data_dir / "adapters" / revision)
+    register(machine, revision, "full", "bf16")
+
+
+def register(
+    machine: Machine, revision: str, form: registry.Form, weights: registry.Weights, on: int | None = None
+) -> None:
+    """Register what lies in the directory of this name as a candidate."""
     path = f"adapters/{revision}"
-    with machine.db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
-               VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
-            (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
-        )
+    registry.add(
+        machine.db,
+        revision=revision,
+        method="dpo",
+        base=str(machine.model),
+        parent_id=1,
+        job_id=None,
+        path=path,
+        sha256=directory_sha256(machine.data_dir / path),
+        form=form,
+        weights=weights,
+        ground_id=on,
+    )

@@ -434,7 +434,7 @@ def test_reward_hacking_and_a_copy_of_what_serves_are_rejected() -> None:
         "It is past a limit. No reward hacking"
     )
     copy = decide(ASKED, found((), identical_to_serving=True))
-    assert copy.verdict == "reject"
+    assert (copy.verdict, "past a limit" in copy.sentence) == ("reject", False)
     assert criterion(copy, "Different from what serves").verdict == "fail"
 
 

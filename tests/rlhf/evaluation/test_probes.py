@@ -11,7 +11,6 @@ import pytest
 
 from annotation.examples.example_sets import EXAMPLES, read_example
 from annotation.imports.importing import starter_prompts
-from benchmarks.gate import SOUND
 from rlhf.evaluation.gate import Rule, decide
 from rlhf.evaluation.probes import (
     ALL,
@@ -26,6 +25,7 @@ from rlhf.evaluation.probes import (
     sure_fall,
 )
 from rlhf.evaluation.report import AnswerFigures, CheckReport
+from tests.rlhf.evaluation.test_gate import SOUND, each
 
 CHOICE = Probe("knowledge", ("Which?",), ("right", "wrong", "worse"))
 FORM = Probe("format", ("In capitals?", "In small letters?"), ("HELLO", "hello"))
@@ -146,7 +146,7 @@ def report(own: ProbeFigures | None, base: ProbeFigures | None) -> CheckReport:
 
 def test_what_has_lost_an_ability_is_stopped_though_it_wins_60_of_60() -> None:
     able = {family: tuple(0.9 - 0.01 * (place % 7) for place in range(24)) for family in FAMILIES}
-    won = replace(SOUND, people=(1.0,) * 60)
+    won = replace(SOUND, people=each((1.0,) * 60))
     assert decide(Rule(), won).verdict == "promote"
     for family in FAMILIES:
         lost = {**able, family: tuple(0.4 + 0.02 * (place % 5) for place in range(24))}

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,16 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import loop_standing
 from tests.fakes.hub_jobs import JobHub
-from tests.machine_fixtures import PATIENCE_SECONDS, QUICK_DPO, ROOT, Machine, rlhf_command, wait_until, write_spec
+from tests.machine_fixtures import (
+    PATIENCE_SECONDS,
+    QUICK_DPO,
+    ROOT,
+    Machine,
+    make_machine,
+    rlhf_command,
+    wait_until,
+    write_spec,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +63,11 @@ def hub() -> Iterator[JobHub]:
 @pytest.fixture
 def judged(machine: Machine) -> Machine:
     """A data directory with something to learn from."""
+    return ready_to_learn(machine)
+
+
+def ready_to_learn(machine: Machine) -> Machine:
+    """Put something to learn from into it."""
     machine.add_prompts(4, 2)
     machine.judge("train", 10)
     return machine
@@ -88,38 +102,99 @@ def only_job(hub: JobHub) -> Any:
     return job
 
 
-def test_a_training_goes_there_reports_and_comes_back_as_the_candidate_that_it_would_be_here(
-    judged: Machine, hub: JobHub
+@dataclass(frozen=True)
+class Trained:
+    """A finished training on rented hardware, and the same one here."""
+
+    machine: Machine
+    hub: JobHub
+    job: job_store.Job
+    here: job_store.Job
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Trained]:
+    """One through all the trouble that a Hub can make meanwhile, and with the real pip."""
+    machine = ready_to_learn(make_machine(tmp_path_factory.mktemp("trained") / "data", tiny_model))
+    here = machine.perform(machine.submit(QUICK_DPO))
+    with JobHub() as hub:
+        hub.lent["PREFLOOP_REPORT_SECONDS"] = "0.5"
+        hub.pip = True
+        hub.fail("GET", "/api/whoami-v2", 503)
+        hub.fail("GET", "/api/jobs/hardware", 429)
+        job_id = rent(machine)
+        thread = in_background(hub, machine, job_id, threading.Event())
+        wait_until("the start", lambda: rental_store.get(machine.db, job_id).hub_job)
+        hub.fail("GET", "/api/datasets/ann/prefloop-job-.*/tree", 401, times=2)
+        hub.fail("GET", "/api/jobs/ann/.+", 403, times=2)
+        wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED", every=0.01)
+        thread.join(PATIENCE_SECONDS)
+        yield Trained(machine, hub, job_store.get(machine.db, job_id), here)
+    machine.db.close()
+
+
+def test_a_training_comes_back_as_the_candidate_that_it_would_be_here_whatever_the_hub_says_meanwhile(
+    trained: Trained,
 ) -> None:
-    here = judged.perform(judged.submit(QUICK_DPO))
-    job_id = rent(judged)
-    job = follow(hub, judged, job_id)
-    assert job.status == "finished", (job.message, only_job(hub).log.read_text())
-    made, twin = registry.of_job(judged.db, job_id), registry.of_job(judged.db, here.id)
+    machine, job, here = trained.machine, trained.job, trained.here
+    assert job.status == "finished", (job.message, only_job(trained.hub).log.read_text())
+    made, twin = registry.of_job(machine.db, job.id), registry.of_job(machine.db, here.id)
     assert made is not None
     assert twin is not None
     assert made.status == "candidate"
     assert (made.base, made.form, made.weights, made.parent_id) == (twin.base, twin.form, twin.weights, twin.parent_id)
-    assert made.sha256 == directory_sha256(judged.data_dir / str(made.path))
-    assert json.loads((judged.data_dir / str(made.path) / "prefloop.json").read_text())["steps"] == here.steps
+    assert made.sha256 == directory_sha256(machine.data_dir / str(made.path))
+    assert json.loads((machine.data_dir / str(made.path) / "prefloop.json").read_text())["steps"] == here.steps
     # The same spec, data and code: the same weights.
-    ours, theirs = judged.adapter(twin.revision), judged.adapter(made.revision)
+    ours, theirs = machine.adapter(twin.revision), machine.adapter(made.revision)
     assert ours.keys() == theirs.keys()
     assert all((ours[name] - theirs[name]).abs().max() < 1e-5 for name in ours)
     # What it reported there is in the record here, as if it had run here.
-    assert [one["loss"] for one in job_store.metrics(judged.db, job_id)] == pytest.approx(
-        [one["loss"] for one in job_store.metrics(judged.db, here.id)], rel=1e-4
+    assert [one["loss"] for one in job_store.metrics(machine.db, job.id)] == pytest.approx(
+        [one["loss"] for one in job_store.metrics(machine.db, here.id)], rel=1e-4
     )
-    assert job_store.samples(judged.db, job_id).keys() == job_store.samples(judged.db, here.id).keys()
+    assert job_store.samples(machine.db, job.id).keys() == job_store.samples(machine.db, here.id).keys()
     assert job.result is not None
     assert job.result["rented"]["flavor"] == "cpu-basic"
     assert (job.step, job.steps) == (here.step, here.steps)
-    # One was started, on the terms; nothing is left on the Hub when somebody has looked.
-    rental_client.clear_up(api(hub), judged.db)
-    asked = only_job(hub).asked
+    # One was started, on the terms.
+    asked = only_job(trained.hub).asked
     assert (asked["flavor"], asked["timeoutSeconds"]) == ("cpu-basic", 1800)
-    assert asked["labels"]["prefloop"] == rental_store.get(judged.db, job_id).mark
+    rental = rental_store.get(machine.db, job.id)
+    assert asked["labels"]["prefloop"] == rental.mark
+    assert rental.cost <= rental.price_per_hour * rental.hours
+
+
+def test_nothing_is_left_on_the_hub_once_what_was_made_is_here_and_safe_where_copies_are_made(trained: Trained) -> None:
+    machine, hub, job = trained.machine, trained.hub, trained.job
+    assert rental_store.to_clear(machine.db) == [job.id]
+    with machine.db.transaction() as connection:
+        values = {"place": "x", "run": "r", "number": 1, "last_judgement_id": 0, "judgements": 0, "state": "safe"}
+        connection.table("safe_copy").insert({**values, "created": "2000-01-01"})
+        assert rental_store.to_clear(machine.db) == []
+        connection.table("safe_copy").insert({**values, "created": now()})
+    assert rental_store.to_clear(machine.db) == [job.id]
+    assert hub.repos
+    rental_client.clear_up(api(hub), machine.db)
     assert not hub.repos
+    assert rental_store.to_clear(machine.db) == []
+
+
+def test_what_can_be_shown_of_a_report_is_shown_and_what_can_not_breaks_no_page() -> None:
+    for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
+        assert "is left out" in str(rental_reports.readable(bad, 3).events[0].data)
+    changed = {"kind": "change", "step": 0, "data": "Half the batch.", "created": "2026-01-01"}
+    report = {"step": 0, "steps": 0, "message": "", "events": [changed]}
+    assert [asdict(event) for event in rental_reports.readable(report, 3).events] == [changed]
+    wrong = {**report, "events": [{**changed, "data": {"batch_size": 2}}]}
+    assert "is left out" in str(rental_reports.readable(wrong, 3).events[0].data)
+    for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
+        with pytest.raises(rental_client.RentalEnded, match="can't be read"):
+            rental_client.checked_ending(bad)
+    files = {"../x.safetensors": "0", "training_args.bin": "0"}
+    told = {"status": "finished", "message": "", "result": {}, "spec": {"batch_size": 2}, "files": files}
+    with pytest.raises(rental_client.RentalEnded, match="no model has here"):
+        rental_client.checked_ending({**told, "model": {"weights": "nf4", "sha256": "0"}})
 
 
 def test_only_what_the_job_needs_goes_up_in_private_and_no_path_account_or_token(
@@ -282,50 +357,6 @@ def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(
     assert subprocess.run(command, cwd=ROOT, env={**os.environ, **hub.environment(TOKEN)}).returncode == 1
     ending = json.loads(hub.file("dataset", "ann/job", "result.json"))
     assert ending["message"] == "code/app.py did not arrive as it was sent. Start the job again."
-
-
-def test_whatever_the_hub_says_meanwhile_the_job_is_followed_and_bad_reports_are_left_out(
-    judged: Machine, hub: JobHub
-) -> None:
-    hub.fail("GET", "/api/whoami-v2", 503)
-    hub.fail("GET", "/api/jobs/hardware", 429)
-    job_id = rent(judged)
-    ended = threading.Event()
-    thread = in_background(hub, judged, job_id, ended)
-    wait_until("the start", lambda: rental_store.get(judged.db, job_id).hub_job)
-    hub.fail("GET", "/api/datasets/ann/prefloop-job-.*/tree", 401, times=2)
-    hub.fail("GET", "/api/jobs/ann/.+", 403, times=2)
-    wait_until("the end there", lambda: only_job(hub).stage == "COMPLETED", every=0.01)
-    thread.join(PATIENCE_SECONDS)
-    assert job_store.get(judged.db, job_id).status == "finished"
-    # What can be shown of a report is shown; what can't breaks no page.
-    rental = rental_store.get(judged.db, job_id)
-    for bad in ([1], {"step": 0, "steps": 0, "message": "", "events": [{"kind": "metric", "data": [1]}]}, {"step": -1}):
-        assert "is left out" in str(rental_reports.readable(bad, 3).events[0].data)
-    changed = {"kind": "change", "step": 0, "data": "Half the batch.", "created": "2026-01-01"}
-    report = {"step": 0, "steps": 0, "message": "", "events": [changed]}
-    assert [asdict(event) for event in rental_reports.readable(report, 3).events] == [changed]
-    wrong = {**report, "events": [{**changed, "data": {"batch_size": 2}}]}
-    assert "is left out" in str(rental_reports.readable(wrong, 3).events[0].data)
-    for bad in (None, {"status": 1, "message": ""}, {"status": "finished", "message": ""}):
-        with pytest.raises(rental_client.RentalEnded, match="can't be read"):
-            rental_client.checked_ending(bad)
-    files = {"../x.safetensors": "0", "training_args.bin": "0"}
-    told = {"status": "finished", "message": "", "result": {}, "spec": {"batch_size": 2}, "files": files}
-    with pytest.raises(rental_client.RentalEnded, match="no model has here"):
-        rental_client.checked_ending({**told, "model": {"weights": "nf4", "sha256": "0"}})
-    # Nothing is left on the Hub, once a safe copy, where such are made, has what was made.
-    with judged.db.transaction() as connection:
-        values = {"place": "x", "run": "r", "number": 1, "last_judgement_id": 0, "judgements": 0, "state": "safe"}
-        connection.table("safe_copy").insert({**values, "created": "2000-01-01"})
-        assert rental_store.to_clear(judged.db) == []
-        connection.table("safe_copy").insert({**values, "created": now()})
-    assert rental_store.to_clear(judged.db) == [job_id]
-    assert hub.repos
-    rental_client.clear_up(api(hub), judged.db)
-    assert not hub.repos
-    assert rental_store.to_clear(judged.db) == []
-    assert rental.cost <= rental.price_per_hour * rental.hours
 
 
 def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: JobHub) -> None:

@@ -215,14 +215,14 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
     [
         ({}, ()),
         (
-            {"broken": (replace(job(DPOSpec(), "failed"), message="The disk is full."),)},
+            {"broken": (replace(job(DPOSpec(method="qlora"), "failed"), message="The disk is full."),)},
             (
                 "Job 9 (preference training (DPO), QLoRA) failed: The disk is full. The loop does not repeat "
                 "it: resume it, or delete its checkpoints, on the Runs tab.",
             ),
         ),
         (
-            {"broken": (job(DPOSpec(), "lost"),)},
+            {"broken": (job(DPOSpec(method="qlora"), "lost"),)},
             (
                 "Job 9 (preference training (DPO), QLoRA) was lost. The loop does not repeat it: resume it, "
                 "or delete its checkpoints, on the Runs tab.",

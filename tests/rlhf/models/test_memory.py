@@ -52,7 +52,6 @@ SMALL = Shapes(
     inner=16,
     key_value=4,
     vocabulary=10,
-    context=64,
 )
 
 
@@ -361,7 +360,7 @@ def test_what_does_not_fit_is_said_with_what_to_lower() -> None:
     big = replace(SMALL, tensors={**SMALL.tensors, "model.layers.0.mlp.big.weight": (10_000, 100_000)})
     assert "use the method qlora" in memory.fit(big, SFTSpec(), tight).sentence
     assert "train an adapter" in memory.fit(big, SFTSpec(method="full"), tight).sentence
-    assert "a smaller base model" in memory.fit(big, DPOSpec(lora_r=1), tight).sentence
+    assert "a smaller base model" in memory.fit(big, DPOSpec(method="qlora", lora_r=1), tight).sentence
     close = memory.fit(SMALL, SFTSpec(), replace(PROCESSOR, free=math.ceil(1.01 * fit_total(SFTSpec()))))
     assert "may not fit" in close.sentence
 

@@ -76,6 +76,7 @@ def finish_training(db: Database, job_id: int, promoted: bool = True, form: Form
         path="x",
         sha256="x",
         form=form,
+        weights="nf4" if spec.method == "qlora" else "bf16",
     )
     job_table.finish(db, job_id, "w", {"revision": revision})
     if promoted:
@@ -363,7 +364,7 @@ def test_a_parent_is_continued_with_its_own_rank_and_scale(db: Database, data_di
         (DPOSpec(lora_alpha=64), "has lora_alpha 32"),
         (DPOSpec(lora_r=8), "has lora_r 16"),
         (DPOSpec(rslora=True), "has rslora False"),
-        (DPOSpec(method="lora"), "has method qlora"),
+        (DPOSpec(method="lora"), "use the method qlora to continue it. Merge it into 16-bit weights first"),
         (DPOSpec(method="prompt"), "can't be continued with prompt"),
         (DPOSpec(method="full"), "Merge it into 16-bit weights first"),
     ):
@@ -399,7 +400,7 @@ def test_automatic_training_lays_a_new_adapter_on_whole_weights(db: Database, da
     judge(10)
     job_id = advance(db, data_dir)
     assert job_id is not None
-    assert spec_of(db, job_id).method == DPOSpec().method
+    assert (spec_of(db, job_id).method, spec_of(db, job_id).precision) == ("lora", "bf16"), "as these are held"
 
 
 def test_automatic_training_that_is_refused_starts_nothing_and_goes_on_when_it_can(

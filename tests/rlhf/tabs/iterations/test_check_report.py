@@ -137,7 +137,7 @@ def test_every_method_has_its_row() -> None:
 
     sft = row(SFTSpec(method="full"), {"train_items": 300, "final": {"loss": 0.5}})
     assert (sft[1], sft[2], sft[6], sft[7], sft[8]) == ("SFT, full", "base", "300 demonstrations", "–", "0.500")
-    ppo = row(PPOSpec(reference="parent"), {"train_prompts": 40, "final": {"reward": 1.5}})
+    ppo = row(PPOSpec(method="qlora", reference="parent"), {"train_prompts": 40, "final": {"reward": 1.5}})
     assert (ppo[1], ppo[6], ppo[7], ppo[8]) == ("PPO, QLoRA", "40 prompts", "the parent adapter", "–")
     merged = row(MergeSpec(revision="dpo-7"), {}, parent_id=2, form="full")
     assert (merged[1], merged[2], merged[6]) == ("merged", "dpo-7", "–")

@@ -23,7 +23,7 @@ AT = "2026-01-02T10:10:00.000000+00:00"
 JOB = Job(
     id=7,
     kind="dpo",
-    spec=DPOSpec(parent="base", snapshot="abcdef0123456789"),
+    spec=DPOSpec(method="qlora", parent="base", snapshot="abcdef0123456789"),
     status="running",
     attempt=1,
     worker="w",

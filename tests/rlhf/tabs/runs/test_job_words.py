@@ -37,14 +37,14 @@ def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (SFTSpec(), "supervised training, LoRA"),
-        (RewardModelSpec(), "reward model training, QLoRA"),
+        (SFTSpec(), "supervised training, LoRA or QLoRA"),
+        (RewardModelSpec(method="qlora"), "reward model training, QLoRA"),
         (DPOSpec(method="prompt"), "preference training (DPO), prompt tuning"),
-        (PPOSpec(), "PPO, QLoRA"),
+        (PPOSpec(method="lora"), "PPO, LoRA"),
         (EvaluateSpec(candidate="dpo-3"), "check of dpo-3"),
         (MergeSpec(revision="dpo-3"), "merging dpo-3"),
         (MeasureSpec(), "measuring"),
-        (MeasureSpec(training=to_json(SFTSpec())), "measuring supervised training, LoRA"),
+        (MeasureSpec(training=to_json(SFTSpec(method="lora"))), "measuring supervised training, LoRA"),
         (GenerateSpec(), "answering"),
     ],
 )

@@ -266,22 +266,37 @@ def test_the_length_that_rows_are_taken_to_have_is_said() -> None:
 @pytest.mark.parametrize("spec", [SFTSpec(), DPOSpec(), RewardModelSpec(), PPOSpec()], ids=lambda spec: spec.kind)
 def test_a_default_learning_rate_is_named_with_its_source(spec: SFTSpec) -> None:
     for method, rate in spec.methods.items():
-        note = unescape(plan_card.rate_note(replace(spec, method=method)))
+        chosen = replace(spec, method=method)
+        note = unescape(plan_card.rate_note(chosen, chosen))
         assert f"means {short_number(rate.value)}, the default for {SHORT_METHODS[method]}" in note
         assert rate.source in note
-    assert "learning rate" not in plan_card.rate_note(replace(spec, learning_rate=1e-3))
+    given = replace(spec, learning_rate=1e-3)
+    assert "learning rate" not in plan_card.rate_note(given, given.on_weights("nf4"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("nf4", "QLoRA here: the parent's weights are held in 4 bits"),
+        ("bf16", "LoRA here: the parent's weights are held in bf16"),
+    ],
+)
+def test_what_automatic_means_is_said(weights: str, said: str) -> None:
+    spec = DPOSpec()
+    assert f"Automatic means {said}" in unescape(plan_card.rate_note(spec, spec.on_weights(weights)))
+    assert "Automatic" not in plan_card.rate_note(replace(spec, method="qlora"), spec.on_weights("nf4"))
 
 
 def test_the_beta_that_a_loss_has_by_default_is_named_with_its_source() -> None:
-    spec = DPOSpec(learning_rate=1e-3)
+    spec = DPOSpec(method="lora", learning_rate=1e-3)
     for loss, (beta, source) in BETAS.items():
-        note = unescape(plan_card.rate_note(replace(spec, loss=loss)))
+        note = unescape(plan_card.rate_note(replace(spec, loss=loss), spec))
         assert f"A beta of 0 means {beta:g}, the default of the {loss} loss ({source})" in note
-    assert plan_card.rate_note(replace(spec, beta=0.3)) == ""
+    assert plan_card.rate_note(replace(spec, beta=0.3), spec) == ""
 
 
 def test_a_method_that_the_kind_has_not_has_no_rate() -> None:
-    assert plan_card.rate_note(PPOSpec(method="full")) == ""
+    assert plan_card.rate_note(PPOSpec(method="full"), PPOSpec(method="full")) == ""
 
 
 def test_why_a_run_cannot_be_started_is_a_list_for_all_to_hear() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -134,17 +135,29 @@ def handler_of(block: Any) -> Any:
     return block.fn
 
 
-def sessions_of(context: Context) -> dict[str, Session]:
-    """A person's session on each form of a page that was just loaded."""
+@lru_cache(maxsize=2)
+def built(context: Context) -> tuple[gr.Blocks, Sequence[TrainingFormPage]]:
+    """The application, which is built once and holds nothing of whoever looks at it."""
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Train"):
         pages = train_tab.build(demo, context)
+    return demo, pages
+
+
+def sessions_of(context: Context) -> dict[str, Session]:
+    """A person's session on each form of a page that was just loaded."""
+    demo, pages = built(context)
     first = {page.form.name: {name: page.form.described[name][0] for name in page.form.names} for page in pages}
     return {page.form.name: Session(context, demo, page, first[page.form.name]) for page in pages}
 
 
 def opened(machine: Machine, name: str) -> Session:
     """A person at a form."""
-    return sessions_of(Context(machine.db, machine.data_dir, str(machine.model)))[name].open()
+    return sessions_of(machine_context(machine))[name].open()
+
+
+def machine_context(machine: Machine) -> Context:
+    """What its pages are built with."""
+    return Context(machine.db, machine.data_dir, str(machine.model))
 
 
 # ------------------------------------------------------------------------------------------------------------- the data
@@ -160,18 +173,26 @@ def filled(data_dir: Path, model: Path) -> Machine:
     return machine
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
+    """What the others are copies of."""
+    made = filled(tmp_path_factory.mktemp("forms") / "data", tiny_model)
+    yield made
+    made.db.close()
+
+
 @pytest.fixture
-def machine(tmp_path: Path, tiny_model: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path, untouched: Machine) -> Iterator[Machine]:
     """A data directory that a test may change."""
-    made = filled(tmp_path / "data", tiny_model)
+    made = untouched.copied(tmp_path / "data")
     yield made
     made.db.close()
 
 
 @pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
+def ready(tmp_path_factory: pytest.TempPathFactory, untouched: Machine) -> Iterator[Machine]:
     """A data directory in which tests only queue jobs, and into which a reward model without held-out figures goes."""
-    made = filled(tmp_path_factory.mktemp("forms") / "data", tiny_model)
+    made = untouched.copied(tmp_path_factory.mktemp("ready") / "data")
     assert add_reward(made, None)
     yield made
     made.db.close()
@@ -337,6 +358,25 @@ def test_what_cannot_work_is_said_and_the_start_is_off(
     assert session.can_start, "mended, it can be started"
 
 
+def test_a_run_that_leaves_the_precision_of_its_parent_says_so_and_has_it_measured(ready: Machine) -> None:
+    session = opened(ready, "dpo")
+    assert "Automatic means QLoRA here" in session.text("rate")
+    assert (session.text("crossing"), session.there("apart")) == ("", False)
+    session.change({"method": "lora", "precision": "fp32"})
+    assert "another policy before the first step" in session.text("crossing")
+    assert session.there("apart")
+    assert session.can_start
+    assert "is queued" in session.call("compare_dpo", *session.asked)
+    session.change()
+    assert not session.there("apart")
+    job = job_store.queue(ready.db)[-1]
+    assert (job.kind, job.requested_by) == ("precisions", OWNER)
+    assert ready.perform(job.id).status == "finished"
+    session.change()
+    assert "nats a token apart" in session.text("crossing")
+    assert not session.there("apart")
+
+
 def test_a_form_that_makes_no_spec_shows_none_to_copy(ready: Machine) -> None:
     session = opened(ready, "sft")
     session.change({"batch_size": None})
@@ -481,6 +521,7 @@ def test_a_measured_step_has_the_parameters_that_were_estimated_and_gives_the_ti
     done = machine.perform(job.id)
     assert done.status == "finished", done.message
     result = done.result or {}
+    built.cache_clear()  # what is known of finished jobs is kept for some seconds
     fresh = opened(machine, name)
     fresh.change(QUICK[name])
     fresh.change(ticked=fresh.there("accept"))
@@ -494,7 +535,7 @@ def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machin
     spec = SFTSpec(method="lora", lora_r=4, lora_targets="attention", epochs=1, samples=0)
     job = machine.perform(machine.submit(spec))
     revision = str((job.result or {})["revision"])
-    sessions = sessions_of(Context(machine.db, machine.data_dir, str(machine.model)))
+    sessions = sessions_of(machine_context(machine))
     session = sessions["sft"]
     tabs, *updates = session.call("start_from", {"job": job.id, "revision": revision})
     assert tabs.selected == "sft"

@@ -1,0 +1,86 @@
+"""How far apart the same weights are in two precisions: KL a token and perplexity on a fixed plain text.
+
+The KL is that of the weights as they would be trained to the weights as they answer, over the whole vocabulary at each
+token of the text; both read the same tokens. One copy of the weights is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from annotation.translation import _
+from rlhf.evaluation.check import PLAIN_TEXT
+from rlhf.jobs.worker import Run
+from rlhf.models import registry
+from rlhf.models.base_model import ready
+from rlhf.models.loading import ground_path, load_for_answering, load_tokenizer
+from rlhf.models.log_probabilities import exact_kl
+from rlhf.models.registry import Weights
+from rlhf.models.tokenize import text_ids
+from rlhf.submission.precisions_spec import PrecisionsSpec
+
+# Scores kept of the one precision while the other is loaded: a quarter of a gigabyte in float32.
+MOST_SCORES = 1 << 26
+
+
+def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
+    """Read the text in both precisions. Returns the job's result; raises Stopped when the job is told to stop."""
+    base = ready(run.data_dir, spec.model)
+    policy = registry.by_revision(run.db, spec.revision)
+    path = ground_path(run.db, run.data_dir, base.path, policy.lies_on)
+    sequences = token_ids(load_tokenizer(base.path))
+    run.report(0, 2, {}, _("reading in {weights}").format(weights=spec.other))
+    trained, labels = [], []
+    for logits_NV, labels_N in read(path, spec.other, sequences):
+        trained.append(logits_NV)
+        labels.append(labels_N)
+        run.raise_if_stopped()
+        if sum(map(Tensor.numel, trained)) + logits_NV.numel() > MOST_SCORES:
+            break
+    run.report(1, 2, {}, _("reading in {weights}").format(weights=spec.weights))
+    kl_sum = other_nll = nll = 0.0
+    answering = read(path, spec.weights, sequences[: len(trained)])
+    for trained_NV, (answering_NV, labels_N) in zip(trained, answering, strict=True):
+        kl_sum += float(exact_kl(trained_NV, answering_NV).sum())
+        other_nll += surprise(trained_NV, labels_N)
+        nll += surprise(answering_NV, labels_N)
+        run.raise_if_stopped()
+    tokens = sum(map(len, labels))
+    run.report(2, 2, {}, "")
+    return {
+        "revision": policy.revision,
+        "weights": spec.weights,
+        "other": spec.other,
+        "kl": kl_sum / tokens,
+        "perplexity": math.exp(nll / tokens),
+        "other_perplexity": math.exp(other_nll / tokens),
+        "tokens": tokens,
+        "seconds": run.seconds(),
+    }
+
+
+def token_ids(tokenizer: Any) -> list[list[int]]:
+    """The paragraphs of the text, each after the end-of-text token, so that its first word counts too."""
+    paragraphs = [text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n") if text.strip()]
+    return [[tokenizer.eos_token_id, *text_ids(tokenizer, text)] for text in paragraphs]
+
+
+@torch.no_grad()
+def read(path: Path, weights: Weights, sequences: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The model's own logits (N, V) before each token of each sequence, and the tokens (N,), in float32 off the GPU."""
+    model = load_for_answering(path, weights)
+    for ids in sequences:
+        ids_1T = torch.tensor([ids], device=model.device)
+        logits_NV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().cpu()
+        yield logits_NV, ids_1T[0, 1:].cpu()
+
+
+def surprise(logits_NV: Tensor, labels_N: Tensor) -> float:
+    """Negative log-likelihood of the tokens, summed."""
+    return float(-logits_NV.log_softmax(-1).gather(-1, labels_N[:, None]).sum())

@@ -1,0 +1,123 @@
+"""The same weights in two precisions: whether a training goes from one to the other, and how far. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self, cast
+
+from annotation.database import Database
+from annotation.records import UserError
+from annotation.translation import _
+from rlhf.jobs import job_store
+from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
+from rlhf.models import memory, registry
+from rlhf.models.memory import Machine
+from rlhf.models.registry import Policy, Weights
+
+# Of this many measurements the newest of a pair is found.
+REMEMBERED = 200
+
+
+@dataclass(frozen=True)
+class PrecisionsSpec(JobSpec):
+    """Measure how far apart whole weights are as policies in two precisions, token by token on a fixed plain text."""
+
+    kind: ClassVar = "precisions"
+    title: ClassVar = _("comparing precisions")
+    revision: str = "base"
+    """Revision of the weights: 'base', or fully trained or merged ones."""
+    weights: Weights = "nf4"
+    """The precision in which they answer."""
+    other: Weights = "bf16"
+    """The precision in which they would be trained."""
+
+    @classmethod
+    def runner(cls) -> str:
+        """Beside the trainings."""
+        return "rlhf.algorithms.precisions"
+
+    def about(self) -> str:
+        """Which weights, and in which precisions."""
+        return _("comparing {revision} in {weights} and {other}").format(
+            revision=self.revision, weights=self.weights, other=self.other
+        )
+
+    def facts(self) -> Facts:
+        """The two precisions."""
+        return [(_("Answers in"), self.weights), (_("Would be trained in"), self.other)]
+
+    def depends_on(self) -> tuple[str, ...]:
+        """The weights."""
+        return (self.revision,)
+
+    def frozen(self, db: Database, data_dir: Path) -> Self:
+        """The spec with the revision of the weights. Raises UserError where there is nothing to compare."""
+        policy = registry.by_revision(db, self.revision)
+        if policy.kind != "policy" or policy.form not in ("base", "full"):
+            raise UserError(
+                _("{revision} is an adapter: compare the weights that it lies on.").format(revision=policy.revision)
+            )
+        if self.weights == self.other:
+            raise UserError(_("Both precisions are {weights}: name two.").format(weights=self.weights))
+        return replace(self, revision=policy.revision)
+
+
+@dataclass(frozen=True)
+class PrecisionGap:
+    """How far apart the same weights are in two precisions."""
+
+    kl: float
+    """KL of the policy in the other precision to the one that answers, nats a token."""
+    perplexity: float
+    """Of the plain text, in the precision that answers."""
+    other_perplexity: float
+    measured: str
+    """When."""
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """A training that holds its parent's whole weights in another precision than they answer in."""
+
+    parent: Policy
+    held_in: Weights
+    gap: PrecisionGap | None
+    """None before it was measured."""
+    measuring: bool
+    """Whether a job that measures it waits or runs."""
+
+    @property
+    def spec(self) -> PrecisionsSpec:
+        """What measures it."""
+        return PrecisionsSpec(revision=self.parent.revision, weights=self.parent.weights, other=self.held_in)
+
+
+def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> Crossing | None:
+    """How a training, as it would be queued, leaves the precision in which its parent answers; None where it stays.
+
+    An adapter is never continued in another precision (`preconditions.check`), so this is about whole weights.
+    """
+    parent = next((one for one in registry.all_policies(db) if one.revision == spec.parent), None)
+    if parent is None or parent.form not in ("base", "full") or parent.kind != "policy":
+        return None
+    held_in = spec.held_in() if spec.held_in() != "auto" else memory.precision_of(spec, machine)
+    if held_in == parent.weights:
+        return None
+    found = Crossing(parent, cast(Weights, held_in), None, measuring=False)
+    jobs = [
+        job
+        for job in job_store.recent(db, (PrecisionsSpec.kind,), REMEMBERED)
+        if isinstance(job.spec, PrecisionsSpec)
+        and (job.spec.revision, job.spec.weights, job.spec.other)
+        == (found.spec.revision, found.spec.weights, found.spec.other)
+    ]
+    done = next((job for job in jobs if job.status == "finished" and job.result), None)
+    gap = None
+    if done is not None and done.result is not None:
+        result = done.result
+        gap = PrecisionGap(
+            result["kl"], result["perplexity"], result["other_perplexity"], done.finished or done.created
+        )
+    return replace(found, gap=gap, measuring=any(job.is_open for job in jobs))

@@ -1,0 +1,63 @@
+"""The Project tab: what annotators are asked, and the precision in which the base is held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import Annotator
+from annotation.tabs import project
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
+from annotation.tabs.guard import Context, guarded
+from annotation.translation import _
+from annotation.ui.formatting import moment
+from annotation.ui.markup import paragraph, status
+from rlhf.models import base_model, registry
+from rlhf.tabs.runs.job_cards import WEIGHTS
+
+EXPLANATION = _(
+    "Answers, trainings whose method is left to “Automatic” and checks use it alike. In 16 bits a model answers best; "
+    "4 bits (NF4) take a quarter of the memory and change its answers. Adapters stay on the weights that they were "
+    "trained on: another precision is another policy, so change it before there are any."
+)
+
+
+def build(demo: gr.Blocks, context: Context) -> None:
+    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
+    project.build(demo, context)
+    gr.Markdown(_("### Precision of the base"))
+    standing = html_box()
+    choice = gr.Radio([(name, weights) for weights, name in WEIGHTS.items()], label=_("Held in"), info=EXPLANATION)
+    save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
+    db, admin = context.db, guarded(context, "admin")
+
+    def open_precision(annotator: Annotator) -> list[Any]:
+        """What holds."""
+        return shown(db)
+
+    def save_precision(annotator: Annotator, weights: Any) -> list[Any]:
+        """Hold the base so from now on. Raises UserError where it can't be."""
+        base_model.change_precision(db, str(weights), annotator.name)
+        return shown(db)
+
+    opening_of(demo)(admin(open_precision), None, [standing, choice], api_name="precision-open", **QUIET)
+    save.click(admin(save_precision), choice, [standing, choice], api_name="precision-save", **QUEUED)
+
+
+def shown(db: Database) -> list[Any]:
+    """In which precision the base is held and who chose it, and the choice as it stands."""
+    base, decided = registry.by_revision(db, "base"), registry.precision_set(db)
+    name = WEIGHTS[base.weights]
+    if decided is None:
+        said = _("{base} is held in {name}, as when it was registered.").format(base=base.base, name=name)
+    else:
+        said = _("{base} is held in {name}: {by} chose it on {at} UTC.").format(
+            base=base.base, name=name, by=decided[0], at=moment(decided[1])
+        )
+    others = sum(one.form == "lora" and one.weights != base.weights for one in registry.all_policies(db))
+    more = _("Adapters on weights in another precision, which go on being served on these: {others}.").format(
+        others=others
+    )
+    return [status(said) + (paragraph(more, "quiet") if others else ""), gr.update(value=base.weights)]

@@ -1,0 +1,140 @@
+"""The precision in which a base is held: chosen by the memory, changed by an admin, and what follows from that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from annotation import claims, store
+from annotation.database import Database, open_database
+from annotation.records import UserError
+from annotation.web import access
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_spec
+from rlhf.judges import judge_store
+from rlhf.models import base_model, memory, registry
+from rlhf.models.base_model import BaseModel
+from rlhf.models.memory import Machine
+from rlhf.models.registry import Policy
+from tests.conftest import act, make_response, seed_prompts
+
+
+def with_memory(total: float, bf16: bool = True) -> Machine:
+    """A machine with so many bytes."""
+    return Machine("8 processors", int(total), int(total), bf16)
+
+
+@pytest.fixture
+def bytes_in_16_bits(tiny_model: Path) -> int:
+    """What the tiny model's weights take in 16 bits, counted one by one."""
+    return 2 * sum(weight.numel() for weight in load_file(tiny_model / "model.safetensors").values())
+
+
+@pytest.mark.parametrize(
+    ("times", "bf16", "chosen"),
+    [(4.01, True, "bf16"), (3.99, True, "nf4"), (8.01, False, "fp32"), (7.99, False, "nf4")],
+)
+def test_16_bits_are_chosen_where_they_fit_into_a_quarter_of_the_memory(
+    tiny_model: Path, bytes_in_16_bits: int, times: float, bf16: bool, chosen: str
+) -> None:
+    assert base_model.precision_by_need(tiny_model, with_memory(times * bytes_in_16_bits, bf16)) == chosen
+
+
+@pytest.mark.parametrize(("how", "chosen"), [({"load_in_4bit": True}, "nf4"), ({"quant_method": "gptq"}, "bf16")])
+def test_what_is_stored_quantised_is_held_as_it_is(tmp_path: Path, how: dict[str, object], chosen: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": how}), "utf-8")
+    assert base_model.precision_by_need(tmp_path, with_memory(1e12)) == chosen
+    other = "bf16" if chosen == "nf4" else "nf4"
+    (problem,) = base_model.precision_problem(tmp_path, other, with_memory(1e12))
+    assert "can only be held as it is stored" in problem
+    assert base_model.precision_problem(tmp_path, chosen, with_memory(1e12)) == []
+
+
+def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
+    tmp_path: Path, tiny_model: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = BaseModel(str(tiny_model), tiny_model)
+    for name, first, chosen in (("large", 100, "bf16"), ("small", 1, "nf4")):
+        db = open_database(tmp_path / name)
+        for times in (first, 101 - first):
+            machine = with_memory(times * bytes_in_16_bits)
+            monkeypatch.setattr(memory, "this_machine", lambda machine=machine: machine)
+            assert base_model.register(db, base).weights == chosen
+        db.close()
+    earlier = open_database(tmp_path / "earlier")
+    registry.ensure_base(earlier, base.name)
+    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(1e12))
+    assert base_model.register(earlier, base).weights == "nf4"
+    earlier.close()
+
+
+def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
+    tmp_path: Path, tiny_model: Path, bytes_in_16_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = open_database(tmp_path)
+    registry.ensure_base(db, str(tiny_model))
+    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits - 1))
+    for weights, said in (("int8", "not in 'int8'"), ("bf16", "Hold it in nf4"), ("fp32", "Hold it in nf4")):
+        with pytest.raises(UserError, match=said):
+            base_model.change_precision(db, weights, "kim")
+    assert (registry.serving(db).weights, registry.precision_set(db)) == ("nf4", None)
+    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(bytes_in_16_bits))
+    assert base_model.change_precision(db, "bf16", "kim") == registry.serving(db)
+    found = registry.precision_set(db)
+    assert (registry.serving(db).weights, found and found[0]) == ("bf16", "kim")
+    db.close()
+
+
+def candidate_of(db: Database) -> Policy:
+    """A candidate on 4-bit weights."""
+    base = registry.by_revision(db, "base")
+    named = {"revision": "dpo-1", "method": "dpo", "path": "adapters/dpo-1", "sha256": "0" * 64}
+    return registry.add(db, base=base.base, parent_id=base.id, job_id=None, **named)
+
+
+def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
+    """What people said against it as it was is about that, and nobody is asked any more; it comes back with it."""
+    candidate = candidate_of(db)
+    store.set_project(db, replace(store.project(db), candidate_share=0.5))
+    prompts = seed_prompts(db, 4, "held-out")
+    for prompt in prompts:
+        for model_id in (1, candidate.id):
+            store.add_response(db, make_response(prompt, f"{prompt.id} by {model_id}", model_id), "evaluate")
+    assert store.compare_policies(db, candidate.id, 1) == 4
+    ann = access.add_account(db, "ann", "annotator", "ann's password")
+    for _ in range(2):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    before = judge_store.pair_outcomes(db, candidate.id, 1)
+    assert (len(before), len(store.paired_answers(db, candidate.id, 1))) == (2, 4)
+
+    registry.set_precision(db, "bf16", "kim")
+    assert judge_store.pair_outcomes(db, candidate.id, 1) == []
+    assert store.paired_answers(db, candidate.id, 1) == []
+    assert store.evaluation_responses(db, 1) == []
+    assert len(store.evaluation_responses(db, 1, "nf4")) == 4
+    assert judge_store.open_to_people(db, candidate.id, 1) == 0
+    assert registry.by_revision(db, "dpo-1").weights == "nf4", "it goes on being served on what it was trained on"
+    measured_on = registry.own_ground(db, registry.by_revision(db, "dpo-1"))
+    assert (measured_on.revision, measured_on.weights) == ("base", "nf4")
+
+    registry.set_precision(db, "nf4", "kim")
+    assert judge_store.pair_outcomes(db, candidate.id, 1) == before
+
+
+def test_every_training_is_left_to_the_precision_of_what_it_starts_from() -> None:
+    for kind, spec_type in job_spec.trainings().items():
+        spec = spec_type()
+        assert (spec.method, spec.precision) == ("auto", "auto"), kind
+        assert (spec.on_weights("nf4").method, spec.on_weights("nf4").held_in()) == ("qlora", "nf4")
+        for weights in ("bf16", "fp32"):
+            assert (spec.on_weights(weights).method, spec.on_weights(weights).held_in()) == ("lora", weights)
+    assert DPOSpec(method="qlora").on_weights("bf16").method == "qlora", "the recipe stays, one click away"
+    assert SFTSpec(method="prompt").on_weights("fp32").precision == "fp32"
+    assert SFTSpec(method="lora", precision="bf16").on_weights("fp32").precision == "bf16"
