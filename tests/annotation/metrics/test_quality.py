@@ -106,7 +106,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("simulated")
     db = open_database(directory / "made")
     registry.ensure_base(db, BASE_NAME)
-    simulate(db, PEOPLE, 120, seed=5)
+    simulate(db, PEOPLE, 120, seed=3)
     copy_database(db, directory / "copy.db")
     db.close()
     return directory / "copy.db"
