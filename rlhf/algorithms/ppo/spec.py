@@ -326,7 +326,8 @@ class PPOSpec(TrainingSpec):
                     "lies on."
                 ).format(revision=reward.revision, parent_revision=parent.revision)
             ]
-        if (reward.weights == "nf4") != (self.method == "qlora"):
+        # A form asks for the confirmation with the method as it was chosen, which may be 'auto'.
+        if (reward.weights == "nf4") != (self.on_weights(parent.weights).method == "qlora"):
             other = _(
                 "The reward model {revision} was trained on {weights} weights: use the method {method} here, so that "
                 "it "

@@ -392,6 +392,7 @@ def test_a_word_is_needed_for_a_reward_model_below_the_threshold(
 def test_no_word_helps_where_other_things_are_wrong_too(judged: Database) -> None:
     bad = reward(judged, 0.5)
     assert word_of(judged, PPOSpec(method="qlora", reward_model=bad.revision)) is None
+    assert word_of(judged, PPOSpec(reward_model=bad.revision)) is None, "the base is in 4 bits, where auto is QLoRA"
     assert word_of(judged, PPOSpec(method="lora", reward_model="base")) is None
     assert word_of(judged, PPOSpec(method="lora", reward_model="nothing")) is None
     assert word_of(judged, DPOSpec()) is None

@@ -435,6 +435,19 @@ def test_a_doubtful_reward_model_needs_a_confirmation_that_names_its_accuracy(ma
     assert not session.can_start
 
 
+def test_the_confirmation_is_there_with_the_method_that_is_left_to_the_weights(machine: Machine) -> None:
+    bad = add_reward(machine, 0.553, "qlora")
+    session = opened(machine, "ppo")
+    assert (session.values["method"], session.values["reward_model"]) == ("auto", bad.revision)
+    assert session.there("accept")
+    assert not session.can_start
+    session.change(ticked=True)
+    assert session.can_start
+    started = session.start().spec
+    assert isinstance(started, PPOSpec)
+    assert (started.method, started.accepted_accuracy) == ("qlora", pytest.approx(0.553))
+
+
 def test_a_word_given_for_another_reward_model_does_not_count_at_the_start(machine: Machine) -> None:
     """As if the button was pressed before the page had answered the other choice."""
     bad, worse = add_reward(machine, 0.553), add_reward(machine, 0.421)
