@@ -295,8 +295,13 @@ class LoadedWeights:
     def keep_only(self, revisions: Collection[str]) -> None:
         """Forget the other adapters."""
         self.prompts = {name: model for name, model in self.prompts.items() if name in revisions}
-        for name in [] if self.lora is None else [name for name in self.lora.peft_config if name not in revisions]:
-            if len(self.lora.peft_config) > 1:
+        if self.lora is None:
+            return
+        names = list(self.lora.peft_config)
+        stays = next((name for name in names if name in revisions), names[0])  # PEFT wants one at least
+        self.lora.set_adapter(stays, inference_mode=True)  # and none deleted that is active
+        for name in names:
+            if name != stays and name not in revisions:
                 self.lora.delete_adapter(name)
 
 

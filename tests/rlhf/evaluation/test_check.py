@@ -256,7 +256,7 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     assert ("does not differ" in decision.sentence) == report.identical, decision.sentence
     limits = gate_decisions.limit_criteria(machine.db, policy)
     assert {one.name: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")} == {
-        "prompts": "few"
+        "Held-out prompts": "few"
     }
 
 
