@@ -139,7 +139,8 @@ def subject_of(
     merged = registry.by_revision(db, continued) if continued else None
     if merged is not None and merged.job_id is not None:
         spec = job_store.get(db, merged.job_id).spec
-    training = spec if isinstance(spec, TrainingSpec) else None
+    trained = made if merged is None else merged
+    training = spec.on_weights(trained.weights) if isinstance(spec, TrainingSpec) else None
     base = public_name(made.base)
     return Subject(
         revision=revision,

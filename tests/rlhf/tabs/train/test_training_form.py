@@ -592,6 +592,7 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
         job_id=job_id,
         path="adapters/sft-1",
         sha256="0",
+        weights="bf16",
     )
     registry.promote(machine.db, made.revision, OWNER)
     said = opened(machine, "dpo").call("open_auto_train")[3]
