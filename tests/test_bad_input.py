@@ -154,7 +154,7 @@ def test_a_full_disk(small_disk: Path, tiny_model: Path, capsys: pytest.CaptureF
     fill(data_dir / "rest")
     for start in (start_app, prepare):
         assert start(data_dir, str(tiny_model)) == 2
-        assert "free disk space" in one_sentence(capsys)
+        assert "free disk space" in one_sentence(capsys).casefold()
     db.close()
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
     assert len(store.prompts(open_database(data_dir), "train")) == saved

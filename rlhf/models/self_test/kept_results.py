@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from annotation.records import UserError
 from annotation.validation import read
 from rlhf.jobs.artifacts import explain_write_errors
 
@@ -38,10 +39,10 @@ def mark_of(directory: Path) -> str:
 
 
 def kept_result(data_dir: Path, directory: Path) -> SelfTestResult | None:
-    """The result for a model whose files are as they were then; None where there is none."""
+    """The result for a model whose files are as they were then; None where there is none that can be read."""
     try:
         return result_of((data_dir / DIRECTORY / f"{mark_of(directory)}.json").read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, ValueError, UserError):
         return None
 
 
