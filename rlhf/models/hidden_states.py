@@ -94,6 +94,8 @@ def packing_agrees(causal: Any) -> bool:
         padded_NH = padded_states(causal, None, ids_BT, attention_BT, completion_BT).before_NH.float()
         try:
             packed_NH = packed_states(causal, None, ids_BT, attention_BT, completion_BT, group_B).before_NH.float()
+        except torch.OutOfMemoryError:
+            raise  # says nothing of the model
         except FAILURES:
             return False  # it takes no mask of this form
     return bool((packed_NH - padded_NH).norm() <= AGREEMENT.get(causal.dtype, 0.05) * padded_NH.norm())

@@ -279,6 +279,8 @@ def sharing_agrees(causal: Any) -> bool:
             made = causal.generate(
                 input_ids=ids_BT, attention_mask=mask_BT, past_key_values=cache, generation_config=settings
             )
+        except torch.OutOfMemoryError:
+            raise  # says nothing of the model
         except FAILURES:
             return False
         apart = largest = 0.0
