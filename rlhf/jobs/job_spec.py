@@ -169,8 +169,8 @@ class TrainingSpec(JobSpec):
     """Seeds fresh weights and the data order."""
     method: Method = "auto"
     """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two with which the weights are held as the parent
-    holds them, 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every weight."""
+    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two that fits the parent's
+    weights, 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every weight."""
     precision: Precision = "auto"
     """What is computed in, and for LoRA and prompt tuning also what the frozen weights are held in: bf16, fp32, or
     'auto' for the parent's, and where that is 4 bits for bf16 if the processor has it. What is trained is always held

@@ -198,8 +198,8 @@ class PPOSpec(TrainingSpec):
     """Revision of the reward model that scores the answers."""
     method: Method = TrainingSpec.method
     """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two with which the weights are held as the parent
-    holds them."""
+    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two that fits the parent's
+    weights."""
     reference: Reference = "base"
     """The policy that the KL penalty ties to: the weights under the adapter, or the parent adapter."""
     steps: PositiveInt = 60

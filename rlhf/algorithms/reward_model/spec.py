@@ -112,8 +112,8 @@ class RewardModelSpec(TrainingSpec):
     continue."""
     method: Method = TrainingSpec.method
     """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two with which the weights are held as the parent
-    holds them."""
+    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two that fits the parent's
+    weights."""
     margin: bool = True
     """Ask for a larger difference where people prefer more strongly: by 1/3, 2/3 or 1 (Touvron et al. 2023, equation 2,
     the smaller margins of table 27)."""
