@@ -480,7 +480,7 @@ def withdraw_candidate(db: Database, candidate_id: int) -> None:
         )
 
 
-def evaluation_responses(db: Database, model_id: int, weights: str | None = None) -> list[CheckedAnswer]:
+def checked_answers(db: Database, model_id: int, weights: str | None = None) -> list[CheckedAnswer]:
     """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order.
 
     Those in the precision `weights`, or in that in which it answers now.
@@ -520,12 +520,12 @@ def answers_of_check(
     """A policy's answers on the terms of one check: prompt i with seed + i. Others may have had other terms.
 
     With `rendered`, the text that is fed today by prompt id, only answers to that very text: a template may write the
-    date into it, and may have been told something else before. `weights` as in `evaluation_responses`.
+    date into it, and may have been told something else before. `weights` as in `checked_answers`.
     """
     wanted = {(prompt.id, seed + place) for place, prompt in enumerate(prompts)}
     return [
         answer
-        for answer in evaluation_responses(db, model_id, weights)
+        for answer in checked_answers(db, model_id, weights)
         if (answer.prompt_id, answer.seed) in wanted
         and answer.sampling == sampling
         and (rendered is None or rendered.get(answer.prompt_id) == answer.rendered_prompt)

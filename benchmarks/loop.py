@@ -49,7 +49,7 @@ from benchmarks.driver import (
 )
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import snapshot_counts
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -286,7 +286,7 @@ def train_quick(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
 def check_of(db: Database, revision: str) -> Job | None:
     """The newest check of a candidate, if there is one."""
     checks = job_store.recent(db, ("evaluate",), 20)
-    return next((job for job in checks if isinstance(job.spec, EvaluateSpec) and job.spec.candidate == revision), None)
+    return next((job for job in checks if isinstance(job.spec, CheckSpec) and job.spec.candidate == revision), None)
 
 
 def wait_for_job(app: App, find: Callable[[], Job | None]) -> Job:
@@ -395,7 +395,7 @@ def rounded(value: float | None, digits: int) -> float:
 def gold_win_rate(db: Database, rule: str, revision: str) -> tuple[float, float, float]:
     """How often a policy beats the base on held-out prompts with the same seeds, with Wilson's interval."""
     ours, theirs = (
-        {(answer.prompt_id, answer.seed): answer.text for answer in store.evaluation_responses(db, policy.id)}
+        {(answer.prompt_id, answer.seed): answer.text for answer in store.checked_answers(db, policy.id)}
         for policy in (registry.by_revision(db, revision), registry.by_revision(db, "base"))
     )
     wins = [win_of(rule, text, theirs[key]) for key, text in ours.items() if key in theirs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.merge_spec import MergeSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs.job_spec import JobSpec
@@ -15,7 +15,7 @@ from rlhf.submission.precisions_spec import PrecisionsSpec
 KINDS: dict[str, type[JobSpec]] = {
     "generate": GenerateSpec,
     **ALGORITHMS,
-    "evaluate": EvaluateSpec,
+    "evaluate": CheckSpec,
     "judge": JudgeSpec,
     "answer": AnswerSpec,
     "measure": MeasureSpec,

@@ -29,7 +29,7 @@ from annotation.records import CheckedAnswer, Prompt, UserError
 from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.probe_scores import TokenisedProbe, probe_figures, tokenise_probes
 from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import (
@@ -59,7 +59,7 @@ from rlhf.models.tokenize import answer_ids, load_snapshot, of_split, text_ids, 
 SCORING_BATCH = 4
 
 
-def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
+def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
     run.report(0, 0, {}, _("loading the model"))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
@@ -112,17 +112,17 @@ def run(run: Run, spec: EvaluateSpec) -> dict[str, Any]:
     return report.to_json()
 
 
-def compared_apart(run: Run, spec: EvaluateSpec) -> list[Prompt]:
+def compared_apart(run: Run, spec: CheckSpec) -> list[Prompt]:
     """The prompts on which the policies are compared beside those of the report."""
     return held_out_sets.prompts_of(run.data_dir, spec.compared_set) if spec.compared_set else []
 
 
-def on_compared(spec: EvaluateSpec) -> EvaluateSpec:
+def on_compared(spec: CheckSpec) -> CheckSpec:
     """The terms of the answers that are compared."""
     return replace(spec, seed=spec.compared_seed)
 
 
-def put_before_people(db: Database, spec: EvaluateSpec, candidate: Policy, others: Sequence[Policy]) -> None:
+def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: Sequence[Policy]) -> None:
     """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all.
 
     People get the check's share of them, drawn by lot, or more where it takes more to tell; all of them, earlier
@@ -140,7 +140,7 @@ def put_before_people(db: Database, spec: EvaluateSpec, candidate: Policy, other
                 store.ask_people_of_candidate(db, candidate.id, other.id, on)
 
 
-def people_share(db: Database, spec: EvaluateSpec, candidate: Policy, other: Policy) -> float:
+def people_share(db: Database, spec: CheckSpec, candidate: Policy, other: Policy) -> float:
     """The share of this check's comparisons that people get: what it asks for, and as much as the evidence takes."""
     if spec.people_share in (0.0, 1.0):
         return 1.0
@@ -161,7 +161,7 @@ def refuse_leaked(run: Run, candidate: Policy, prompts: Sequence[Prompt]) -> Non
         )
 
 
-def what_to_feed(run: Run, spec: EvaluateSpec, models: LoadedPolicies, prompts: Sequence[Prompt]) -> dict[int, str]:
+def what_to_feed(run: Run, spec: CheckSpec, models: LoadedPolicies, prompts: Sequence[Prompt]) -> dict[int, str]:
     """The text to feed by prompt id. Raises UserError if the model takes none of the prompts; some may be left out."""
     rendered: dict[int, str] = {}
     refused: list[str] = []
@@ -195,7 +195,7 @@ class CheckProgress:
 
 
 def answers_of(
-    run: Run, spec: EvaluateSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
+    run: Run, spec: CheckSpec, policy: Policy, prompts: Sequence[Prompt], rendered: Mapping[int, str]
 ) -> list[CheckedAnswer]:
     """The policy's answers on the terms of this check, to the very text that it feeds, in its precision."""
     return store.answers_of_check(
@@ -205,7 +205,7 @@ def answers_of(
 
 def answer_prompts(
     progress: CheckProgress,
-    spec: EvaluateSpec,
+    spec: CheckSpec,
     models: LoadedPolicies,
     policy: Policy,
     prompts: Sequence[Prompt],
@@ -230,7 +230,7 @@ def answer_prompts(
 
 def score_answers(
     progress: CheckProgress,
-    spec: EvaluateSpec,
+    spec: CheckSpec,
     models: LoadedPolicies,
     policy: Policy,
     anchor: Policy,
@@ -250,7 +250,7 @@ def score_answers(
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
-def scores_to(spec: EvaluateSpec) -> tuple[str, str]:
+def scores_to(spec: CheckSpec) -> tuple[str, str]:
     """The names of an answer's scores by what it is measured against: its KL, and its negative log-likelihood.
 
     Not `kl_to_base`: so earlier versions named what they measured against the base in NF4, whatever the candidate's
@@ -260,14 +260,14 @@ def scores_to(spec: EvaluateSpec) -> tuple[str, str]:
     return f"kl_to_{of}", f"nll_under_{of}"
 
 
-def anchor_of(db: Database, spec: EvaluateSpec, policy: Policy) -> Policy:
+def anchor_of(db: Database, spec: CheckSpec, policy: Policy) -> Policy:
     """What a policy is measured against, in the policy's precision: its own ground, or what the rule has chosen."""
     if not spec.anchor:
         return registry.own_ground(db, policy)
     return replace(registry.by_revision(db, spec.anchor), weights=policy.weights)
 
 
-def refuse_anchor(db: Database, spec: EvaluateSpec, candidate: Policy) -> None:
+def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
     """Raises UserError where the rule's anchor was trained on another precision: it would not be itself on this one."""
     anchor = registry.by_revision(db, spec.anchor or "base")
     if anchor.form != "base" and anchor.weights != candidate.weights:
@@ -360,7 +360,7 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     return ground, spec.max_length
 
 
-def summarise(spec: EvaluateSpec, policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
+def summarise(spec: CheckSpec, policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
     """The figures of one policy's answers, with its perplexity on the fixed text; KL and likelihood to the anchor."""
     kl_score, nll_score = scores_to(spec)
     texts = [answer.text for answer in answers]
@@ -431,7 +431,7 @@ def ask_probes(
 
 
 # ------------------------------------------------------------------------------------------------- who is found better
-def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, JudgeCalls]:
+def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeCalls]:
     """Let each judge compare the candidate's answers with the others'; how many verdicts failed, and why."""
     rubric, found = judge_store.rubric(run.db), dict[str, JudgeCalls]()
     for judge in judge_store.judges_named(run.db, spec.judges):
@@ -452,7 +452,7 @@ def ask_judges(run: Run, spec: EvaluateSpec, candidate: Policy) -> dict[str, Jud
     return found
 
 
-def ask_people_instead(run: Run, spec: EvaluateSpec, candidate: Policy, judged: Mapping[str, JudgeCalls]) -> None:
+def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Mapping[str, JudgeCalls]) -> None:
     """Where no judge has given any verdict, give people what the judges were to spare them."""
     unheard = (
         bool(judged)
@@ -467,7 +467,7 @@ def ask_people_instead(run: Run, spec: EvaluateSpec, candidate: Policy, judged: 
 
 
 def win_rates(
-    db: Database, spec: EvaluateSpec, candidate: Policy, other: Policy, own: Collection[int]
+    db: Database, spec: CheckSpec, candidate: Policy, other: Policy, own: Collection[int]
 ) -> dict[str, WinRate]:
     """By judge: how often the candidate's `own` answers of this check won against another policy's."""
     panel = judge_store.judges_named(db, spec.judges)

@@ -26,7 +26,7 @@ from rlhf.models.registry import Policy
 
 
 @dataclass(frozen=True)
-class EvaluateSpec(JobSpec):
+class CheckSpec(JobSpec):
     """Let a candidate, the serving policy and the base answer the held-out prompts with the same seeds, and compare."""
 
     kind: ClassVar = "evaluate"
@@ -152,7 +152,7 @@ def chosen_anchor(db: Database) -> str:
     return "" if anchor.revision == "base" or anchor.deleted else anchor.revision
 
 
-def finished_before(db: Database, revision: str, against: str) -> list[EvaluateSpec]:
+def finished_before(db: Database, revision: str, against: str) -> list[CheckSpec]:
     """The finished checks of these two policies, in the order in which they were asked for."""
     finished = [job.spec for job in job_store.checks(db, revision) if job.status == "finished"]
-    return [spec for spec in reversed(finished) if isinstance(spec, EvaluateSpec) and spec.against == against]
+    return [spec for spec in reversed(finished) if isinstance(spec, CheckSpec) and spec.against == against]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from annotation.database import Database
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job, ended_at
@@ -16,7 +16,7 @@ class FinishedCheck:
     """A finished check: what was asked, and what was measured."""
 
     job_id: int
-    spec: EvaluateSpec
+    spec: CheckSpec
     report: CheckReport
 
     @property
@@ -27,7 +27,7 @@ class FinishedCheck:
 
 def check_of(job: Job | None) -> FinishedCheck | None:
     """What a job measured, if it is a check that has ended well."""
-    if job is None or not isinstance(job.spec, EvaluateSpec) or job.status != "finished" or job.result is None:
+    if job is None or not isinstance(job.spec, CheckSpec) or job.status != "finished" or job.result is None:
         return None
     return FinishedCheck(job.id, job.spec, CheckReport.from_json(job.result))
 

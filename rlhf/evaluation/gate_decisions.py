@@ -18,7 +18,7 @@ from annotation.records import UserError, storable
 from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
-from rlhf.evaluation.check_spec import EvaluateSpec, chosen_anchor
+from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import (
     RULE_SETTING,
@@ -135,7 +135,7 @@ def place_of(db: Database, policy: Policy) -> int:
     Deleted ones count: the chance to be wrong about them was spent.
     """
     ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
-    known = list(dict.fromkeys(job.spec.candidate for job in ended if isinstance(job.spec, EvaluateSpec)))
+    known = list(dict.fromkeys(job.spec.candidate for job in ended if isinstance(job.spec, CheckSpec)))
     return known.index(policy.revision) + 1 if policy.revision in known else len(known) + 1
 
 
@@ -393,7 +393,7 @@ class CheckStatus:
 
 def check_status(db: Database, policy: Policy) -> CheckStatus:
     """How the check of a policy stands now; of a candidate only checks against what serves count."""
-    every = [(job, job.spec) for job in job_store.checks(db, policy.revision) if isinstance(job.spec, EvaluateSpec)]
+    every = [(job, job.spec) for job in job_store.checks(db, policy.revision) if isinstance(job.spec, CheckSpec)]
     against = registry.serving(db).revision if policy.status == "candidate" else None
     active = [one for one in every if one[0].is_open]
     ended = sorted((one for one in every if not one[0].is_open), key=lambda one: job_store.ended_at(one[0]))

@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.records import now, seconds_between
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
 from rlhf.jobs import job_spec, job_store
@@ -35,7 +35,7 @@ RETRY_SECONDS = 300.0
 # A check that failed so often would fail again: it takes a person.
 MOST_FAILURES = 2
 
-Action = Literal["evaluate", "decide", "judge", "train", "train the reward model"]
+Action = Literal["check", "decide", "judge", "train", "train the reward model"]
 
 
 # -------------------------------------------------------------------------------------------------------------- state
@@ -143,7 +143,7 @@ def failed_checks(checks: Sequence[Job]) -> dict[str, FailedCheck]:
 
 def candidate_of(job: Job) -> str:
     """The revision that a check checks."""
-    return job.spec.candidate if isinstance(job.spec, EvaluateSpec) else ""
+    return job.spec.candidate if isinstance(job.spec, CheckSpec) else ""
 
 
 def seconds_since(job: Job) -> float:
@@ -255,13 +255,13 @@ def next_step(state: LoopState) -> Step | None:
     if state.active:
         return None
     if state.unchecked and ready(state, state.unchecked):
-        return Step("evaluate", state.unchecked)
+        return Step("check", state.unchecked)
     decided = state.pending is not None and state.pending.decision.verdict != "not enough evidence"
     if state.pending is not None and state.gate == "automatic":
         if decided:
             return Step("decide", state.pending.policy.revision)
         if state.pending.exhausted and ready(state, state.pending.policy.revision):
-            return Step("evaluate", state.pending.policy.revision)
+            return Step("check", state.pending.policy.revision)
     for name, count in state.waiting.items():
         if count >= JUDGE_AT_LEAST and not enough_labels(state):
             return Step("judge", name)
@@ -305,7 +305,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
     step = next_step(state)
     if step is None:
         return None
-    if step.action == "evaluate":
+    if step.action == "check":
         return job_submission.submit(
             db, data_dir, next_check(step.subject, state.failed_checks.get(step.subject)), THE_LOOP
         )
@@ -323,11 +323,11 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None  # enough judgements, but too few of them are pairs: wait for more
 
 
-def next_check(revision: str, failed: FailedCheck | None) -> EvaluateSpec:
+def next_check(revision: str, failed: FailedCheck | None) -> CheckSpec:
     """The loop's check of a candidate; after one that failed it asks the judges that were chosen for that."""
-    spec = EvaluateSpec(candidate=revision)
+    spec = CheckSpec(candidate=revision)
     before = None if failed is None else failed.job.spec
-    return replace(spec, judges=before.judges) if isinstance(before, EvaluateSpec) else spec
+    return replace(spec, judges=before.judges) if isinstance(before, CheckSpec) else spec
 
 
 def automatic_spec(db: Database, step: Step, method: type[TrainingSpec]) -> TrainingSpec:

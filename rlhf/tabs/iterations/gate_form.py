@@ -16,7 +16,7 @@ from annotation.ui import markup
 from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project, percentage
 
 PROMPTS = _("Held-out prompts in a new version")
@@ -73,7 +73,7 @@ def held_out_sentence(context: Context) -> str:
 def offered(context: Context) -> int:
     """How many held-out prompts a new version is to have unless somebody says otherwise: never fewer than the last."""
     made = held_out_sets.versions(context.db)
-    return max(EvaluateSpec.prompts, made[-1].prompts if made else 0)
+    return max(CheckSpec.prompts, made[-1].prompts if made else 0)
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:

@@ -19,7 +19,7 @@ from annotation.translation import _
 from annotation.ui import markup
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
 from rlhf.evaluation.gate import GateVerdict, alphas, corrected_by_judges
 from rlhf.evaluation.gate_decisions import CheckStatus
@@ -297,7 +297,7 @@ def chosen(revision: str | None) -> str:
 
 def asked(panel: Any) -> str:
     """The chosen judges, as a check's spec names them; those that label comparisons where the browser sent no list."""
-    return ", ".join(map(str, panel)) if isinstance(panel, list) else EvaluateSpec.judges
+    return ", ".join(map(str, panel)) if isinstance(panel, list) else CheckSpec.judges
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

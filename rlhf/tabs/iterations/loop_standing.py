@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from annotation.translation import _
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs.job_spec import TrainingSpec
@@ -70,7 +70,7 @@ def stage_of(state: LoopState) -> LoopStatus:
                 now = _("Job {number} trains on rented hardware ({hardware}).")
             said = now.format(number=at_work.id, hardware=at_work.flavor)
             return LoopStatus("training", said, made_of(at_work.spec))
-        if isinstance(at_work.spec, EvaluateSpec):
+        if isinstance(at_work.spec, CheckSpec):
             now = (
                 _("Job {number} waits to check {candidate} on the held-out prompts.")
                 if waits
@@ -132,7 +132,7 @@ def problems(state: LoopState) -> tuple[str, ...]:
 
 def repair(job: Job) -> str:
     """What a person can do about a job that came to nothing; a check leaves no checkpoints."""
-    if isinstance(job.spec, EvaluateSpec):
+    if isinstance(job.spec, CheckSpec):
         return _("The loop does not repeat it: check {candidate} again below.").format(candidate=job.spec.candidate)
     return _("The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab.")
 

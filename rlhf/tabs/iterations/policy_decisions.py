@@ -14,7 +14,7 @@ from annotation.translation import _
 from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.models import registry
@@ -48,12 +48,12 @@ def reject(context: Context, revision: str, decided_by: str, why: str = "") -> s
     )
 
 
-def check(context: Context, revision: str, requested_by: str, judges: str = EvaluateSpec.judges) -> str:
+def check(context: Context, revision: str, requested_by: str, judges: str = CheckSpec.judges) -> str:
     """Queue a check of a policy by these judges, named as in its spec. Raises UserError where that can't be."""
     policy = registry.by_revision(context.db, revision)
     # The serving policy against itself would tell nothing.
     against = "base" if policy.status == "serving" else "serving"
-    spec = EvaluateSpec(model=context.model, candidate=policy.revision, against=against, judges=judges)
+    spec = CheckSpec(model=context.model, candidate=policy.revision, against=against, judges=judges)
     job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by=requested_by)
     return _("Job {job_id} is to check {revision}; Train → Runs shows how far it is.").format(
         job_id=job_id, revision=policy.revision

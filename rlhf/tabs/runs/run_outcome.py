@@ -13,7 +13,7 @@ from annotation.translation import _
 from annotation.ui import formatting
 from annotation.ui.markup import download_button, paragraph
 from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import check_of, newest_check
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_store import Job
@@ -72,7 +72,7 @@ def subject_of(context: Context, job: Job | None) -> Policy | None:
     """The policy or reward model that a job made, or that it checks; the base model is nobody's to act on here."""
     if job is None:
         return None
-    if isinstance(job.spec, EvaluateSpec):
+    if isinstance(job.spec, CheckSpec):
         checked = registry.by_revision(context.db, job.spec.candidate)
         return None if checked.path is None else checked
     return registry.of_job(context.db, job.id)
@@ -133,7 +133,7 @@ def report(context: Context, job: Job | None, subject: Policy | None) -> str:
     """The check of the job's policy; a job that is a check shows its own. Reward models have a health card instead."""
     if job is None or subject is None or subject.kind == "reward":
         return ""
-    if isinstance(job.spec, EvaluateSpec):
+    if isinstance(job.spec, CheckSpec):
         own = check_of(job)
         return "" if own is None else check_report.report_card(own.report, gate_decisions.rule(context.db))
     check = newest_check(context.db, subject.revision)

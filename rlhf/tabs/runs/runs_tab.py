@@ -17,7 +17,7 @@ from annotation.translation import _
 from annotation.ui import markup
 from annotation.ui.markup import Download, paragraph
 from rlhf.data import snapshots
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -71,7 +71,7 @@ def find_job(db: Database, selected: Any) -> Job | None:
 
 def drawn_job(db: Database, job: Job | None) -> Job | None:
     """Whose curves to draw: the job itself, or the training that made the candidate under check."""
-    if job is None or not isinstance(job.spec, EvaluateSpec):
+    if job is None or not isinstance(job.spec, CheckSpec):
         return job
     made_by = registry.by_revision(db, job.spec.candidate).job_id
     return None if made_by is None else job_store.get(db, made_by)

@@ -17,7 +17,7 @@ import pytest
 from annotation import hub_client
 from annotation.records import UserError
 from rlhf.algorithms import ALGORITHMS
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.evaluation.gate import Rule
 from rlhf.hub import job_bundle, push_model
@@ -123,7 +123,7 @@ def test_it_is_compared_with_another_run(place: Machine) -> None:
 def test_it_is_checked(place: Machine) -> None:
     made = registry.of_job(place.db, first_run(place).id)
     assert made is not None
-    done = place.perform(place.submit(EvaluateSpec(candidate=made.revision, prompts=2)))
+    done = place.perform(place.submit(CheckSpec(candidate=made.revision, prompts=2)))
     assert done.status == "finished", done.message
     check = newest_check(place.db, made.revision)
     assert check is not None

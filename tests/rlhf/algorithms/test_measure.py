@@ -11,7 +11,7 @@ from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import to_json
 from rlhf.models import registry
@@ -73,7 +73,7 @@ def test_measuring_keeps_the_checkpoints_of_a_run_that_can_be_resumed(ready: Mac
 
 def test_only_training_is_measured_and_only_what_could_be_trained(machine: Machine) -> None:
     with pytest.raises(UserError, match="Only training jobs can be measured"):
-        machine.submit(MeasureSpec(training=to_json(EvaluateSpec(candidate="base"))))
+        machine.submit(MeasureSpec(training=to_json(CheckSpec(candidate="base"))))
     with pytest.raises(UserError, match="There are 0 demonstrations"):
         machine.submit(MeasureSpec(training=to_json(SFT)))
     assert job_store.recent(machine.db, ("measure",), 10) == []

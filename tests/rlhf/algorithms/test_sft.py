@@ -28,7 +28,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer, score
 from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run, perform
 from rlhf.loop import controller
@@ -309,7 +309,7 @@ def test_a_finished_run_is_checked_next_if_it_asked_for_that(taught: Machine) ->
     check = controller.advance(taught.db, taught.data_dir)
     assert check is not None
     spec = job_store.get(taught.db, check).spec
-    assert isinstance(spec, EvaluateSpec)
+    assert isinstance(spec, CheckSpec)
     assert spec.candidate == made_by(taught, asked).revision != made_by(taught, quiet).revision
     report = taught.perform(check)
     assert report.status == "finished", report.message

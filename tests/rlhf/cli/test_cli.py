@@ -23,7 +23,7 @@ from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import UserError
 from rlhf.data import held_out_sets
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -234,7 +234,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     job_store.mark_lost(machine.db, -1)  # its worker is none
     assert "dpo-1        candidate  dpo" in run("policies")
     assert "It has not been checked yet." in run("policies")
-    check = machine.submit(EvaluateSpec(candidate="dpo-1"))
+    check = machine.submit(CheckSpec(candidate="dpo-1"))
     waits = f"It waits for its check (job {check}, first in the queue)."
     for listed in (run("policies"), run("gate", "dpo-1"), run("show", str(job_id))):
         assert waits in listed

@@ -17,7 +17,7 @@ from rlhf.data import held_out_sets, snapshots
 from rlhf.data.held_out_sets import LEAST, MOST_DECISIONS
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation import prompt_sets
 from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs import job_store
@@ -46,18 +46,18 @@ def candidate(db: Database, number: int = 1) -> Policy:
     return made
 
 
-def compared_prompts(data_dir: Path, spec: EvaluateSpec) -> list[int]:
+def compared_prompts(data_dir: Path, spec: CheckSpec) -> list[int]:
     """The prompts on which a check compares, by id, in the order of their seeds."""
     return ids_of(data_dir, spec.compared_set or spec.prompt_set)
 
 
-def checked(db: Database, data_dir: Path, made: Policy, against: str = "serving") -> EvaluateSpec:
+def checked(db: Database, data_dir: Path, made: Policy, against: str = "serving") -> CheckSpec:
     """A finished check as its worker leaves it: both have answered, and what differs is before people; its spec."""
-    job_id = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision, against=against), "ann")
+    job_id = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision, against=against), "ann")
     job = job_store.claim(db, job_id, "w")
     assert job is not None
     spec = job.spec
-    assert isinstance(spec, EvaluateSpec)
+    assert isinstance(spec, CheckSpec)
     sides = (made, registry.by_revision(db, spec.against))
     answer(db, sides, ids_of(data_dir, spec.prompt_set), spec.seed)
     if spec.compared_set:
@@ -271,7 +271,7 @@ def test_further_checks_take_prompts_never_compared_and_repeat_when_none_is_left
     assert len(second) == min(60, len(pool) - 60)
     assert set(first).isdisjoint(second)
     assert {spec.prompt_set for spec in specs} == {specs[0].prompt_set}, "the report speaks of the same prompts"
-    assert {(spec.seed, spec.gate_set) for spec in specs} == {(EvaluateSpec.seed, specs[0].gate_set)}
+    assert {(spec.seed, spec.gate_set) for spec in specs} == {(CheckSpec.seed, specs[0].gate_set)}
     while len(asked := {one for spec in specs for one in compared_prompts(data_dir, spec)}) < len(pool):
         specs.append(checked(db, data_dir, made))
     assert asked == pool
@@ -290,10 +290,10 @@ def test_the_loop_and_the_button_take_the_next_prompts_alike(db: Database, data_
     checked(db, data_dir, made)
     frozen = {
         job_submission.freeze(db, data_dir, spec)
-        for spec in (controller.next_check(made.revision, None), EvaluateSpec(candidate=made.revision))
+        for spec in (controller.next_check(made.revision, None), CheckSpec(candidate=made.revision))
     }
     (spec,) = frozen
-    assert isinstance(spec, EvaluateSpec)
+    assert isinstance(spec, CheckSpec)
     assert len(compared_prompts(data_dir, spec)) == 40
 
 
@@ -302,7 +302,7 @@ def test_a_check_that_failed_is_repeated_on_the_same_prompts(db: Database, data_
     seed_prompts(db, 200, "held-out")
     made = candidate(db)
     first, second = (
-        job_submission.freeze(db, data_dir, EvaluateSpec(candidate=made.revision, judges="")) for _ in range(2)
+        job_submission.freeze(db, data_dir, CheckSpec(candidate=made.revision, judges="")) for _ in range(2)
     )
     assert first == second
 
@@ -323,7 +323,7 @@ def test_a_policy_whose_files_are_deleted_is_not_checked(db: Database, data_dir:
     made = candidate(db)
     registry.mark_deleted(db, made, "ann")
     with pytest.raises(UserError, match=f"The files of '{made.revision}' were deleted"):
-        job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+        job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert held_out_sets.versions(db) == [], "nothing was drawn for it"
 
 

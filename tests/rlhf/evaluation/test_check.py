@@ -24,7 +24,7 @@ from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import gate_decisions, probe_scores
 from rlhf.evaluation.check import ask_people_instead, score
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule, decide, past_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
 from rlhf.evaluation.report import CheckReport, JudgeCalls
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.slow
 
 SAMPLING = Sampling(max_new_tokens=16)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-CHECK = EvaluateSpec(candidate="dpo-1", prompts=6, prompts_per_batch=4, sampling=SAMPLING)
+CHECK = CheckSpec(candidate="dpo-1", prompts=6, prompts_per_batch=4, sampling=SAMPLING)
 
 
 @dataclass
@@ -73,7 +73,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Iterat
     machine.db.close()
 
 
-def check(machine: Machine, spec: EvaluateSpec) -> dict[str, Any]:
+def check(machine: Machine, spec: CheckSpec) -> dict[str, Any]:
     """Run one more check and return its report."""
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
@@ -83,7 +83,7 @@ def check(machine: Machine, spec: EvaluateSpec) -> dict[str, Any]:
 
 def answers(machine: Machine, revision: str) -> list[CheckedAnswer]:
     """A policy's answers to held-out prompts."""
-    return store.evaluation_responses(machine.db, registry.by_revision(machine.db, revision).id)
+    return store.checked_answers(machine.db, registry.by_revision(machine.db, revision).id)
 
 
 # -------------------------------------------------------------------------------------------------------- the report
@@ -170,7 +170,7 @@ def pairs_right(machine: Machine) -> dict[int, list[bool]]:
     models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
     spec = job_store.recent(machine.db, ("evaluate",), 1)[0].spec
-    assert isinstance(spec, EvaluateSpec)
+    assert isinstance(spec, CheckSpec)
     rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
     right: dict[int, list[bool]] = {}
     for row in rows:
@@ -291,7 +291,7 @@ def test_the_base_answers_anew_in_another_precision_and_what_it_has_answered_is_
 
 def base_answers(machine: Machine, weights: str) -> list[CheckedAnswer]:
     """What the base has answered in this precision to the prompts of a check with seeds from 900."""
-    return [row for row in store.evaluation_responses(machine.db, 1, weights) if row.seed in range(900, 906)]
+    return [row for row in store.checked_answers(machine.db, 1, weights) if row.seed in range(900, 906)]
 
 
 @pytest.mark.parametrize(
@@ -562,7 +562,7 @@ def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judge
     store.compare_policies(db, made.id, 1, "people", share=1e-9)
     calls = {str(place): JudgeCalls(count, 5, {}, "It can't be reached.") for place, count in enumerate(judged)}
     run = LoggedRun(db)
-    spec = EvaluateSpec(candidate="dpo-1", against="base", people_share=1e-9)
+    spec = CheckSpec(candidate="dpo-1", against="base", people_share=1e-9)
     ask_people_instead(cast(Run, run), spec, made, calls)
     assert judge_store.open_to_people(db, made.id, 1) == asked
     assert run.lines == (["No judge has compared anything, so people get 2 comparisons more."] if asked else [])

@@ -11,7 +11,7 @@ import pytest
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.intervals_and_bias import Estimate
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import finished_checks, newest_check, newest_checks
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, RewardChange, WinRate
 from rlhf.jobs import job_store
@@ -53,7 +53,7 @@ REPORT = CheckReport(
 
 
 def test_the_newest_check_is_the_last_to_end_also_where_an_earlier_one_was_resumed(db: Database) -> None:
-    first, second, other = (job_store.enqueue(db, EvaluateSpec(candidate=name), "ann") for name in ("x", "x", "y"))
+    first, second, other = (job_store.enqueue(db, CheckSpec(candidate=name), "ann") for name in ("x", "x", "y"))
     assert newest_check(db, "x") is None
     for number in (first, second, other):
         job_store.claim(db, number, "w")

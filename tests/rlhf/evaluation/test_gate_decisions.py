@@ -24,7 +24,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import JudgeFindings, corrected_by_judges
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
@@ -83,7 +83,7 @@ def make_candidate(
 def finish_check(db: Database, data_dir: Path, policy: Policy, panel: str = "", **changed: Any) -> None:
     """A finished check of a policy against what serves now, as its worker leaves it."""
     finish_job(
-        db, job_submission.submit(db, data_dir, EvaluateSpec(candidate=policy.revision, judges=panel), "ann"), **changed
+        db, job_submission.submit(db, data_dir, CheckSpec(candidate=policy.revision, judges=panel), "ann"), **changed
     )
 
 
@@ -91,7 +91,7 @@ def finish_job(db: Database, job_id: int, **changed: Any) -> None:
     """End a check well that waits, as its worker does; `changed` is what it measured otherwise."""
     job = job_store.claim(db, job_id, "w")
     assert job is not None
-    assert isinstance(job.spec, EvaluateSpec)
+    assert isinstance(job.spec, CheckSpec)
     serving = registry.serving(db).revision
     result = {
         "candidate": {"revision": job.spec.candidate, **SOUND},
@@ -296,9 +296,9 @@ def test_when_all_has_been_compared_the_loop_draws_new_answers(db: Database, dat
     job_id = controller.advance(db, data_dir)
     assert job_id is not None
     spec = job_store.get(db, job_id).spec
-    assert isinstance(spec, EvaluateSpec)
-    assert (spec.candidate, spec.seed) == ("sft-1", EvaluateSpec.seed)
-    assert spec.compared_seed == EvaluateSpec.seed + held_out_sets.SEEDS_APART
+    assert isinstance(spec, CheckSpec)
+    assert (spec.candidate, spec.seed) == ("sft-1", CheckSpec.seed)
+    assert spec.compared_seed == CheckSpec.seed + held_out_sets.SEEDS_APART
     assert len(held_out_sets.prompts_of(data_dir, spec.compared_set)) == 3, "those that were never compared"
 
 
@@ -519,7 +519,7 @@ def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles
     made = make_candidate(db, data_dir)
     for name in ("early", "late"):
         judge_store.add(db, name, "local", {"model": "base"}, "owner")
-    resumed = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision, judges="late"), "ann")
+    resumed = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision, judges="late"), "ann")
     come_to_nothing(db, resumed, "failed")
     finish_check(db, data_dir, made, "early", candidate={"revision": made.revision, **SOUND, "kl_to_base": 0.3})
     job_store.resume(db, resumed)
@@ -527,7 +527,7 @@ def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles
     found = gate_decisions.findings(db, made)
     assert found.kl_per_token == SOUND["kl_to_base"]
     assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
-    job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert f"The figures are those of the check before (job {resumed})." in said_of(db, made)
 
 
@@ -679,7 +679,7 @@ def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) 
     made = make_candidate(db, data_dir, checked=True)
     for name in ("i", "j"):
         judge_store.add(db, name, "local", {"model": "base"}, "owner")
-    chosen = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision, judges="j"), "ann")
+    chosen = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision, judges="j"), "ann")
     come_to_nothing(db, chosen, "failed", controller.RETRY_SECONDS)
     job_id = controller.advance(db, data_dir)
     assert job_id is not None
@@ -711,7 +711,7 @@ def test_while_a_check_waits_or_runs_the_gate_says_so_and_asks_for_none(db: Data
     made = make_candidate(db, data_dir)
     assert said_of(db, made) == "It has not been checked yet."
     training = job_store.enqueue(db, SFTSpec(), "ann")
-    check = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    check = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert said_of(db, made) == f"It waits for its check (job {check}, second in the queue)."
     assert gate_decisions.check_status(db, made).active
     job_store.claim(db, training, "w")
@@ -735,7 +735,7 @@ def test_a_check_that_came_to_nothing_says_how_and_how_to_go_on(
     db: Database, data_dir: Path, status: str, word: str
 ) -> None:
     made = make_candidate(db, data_dir)
-    check = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    check = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     come_to_nothing(db, check, status)
     why = "" if status == "cancelled" else ": Memory ran out"
     assert said_of(db, made) == f"Its check (job {check}) {word}{why}. Check it again, or resume job {check}."
@@ -748,7 +748,7 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
     finish_check(db, data_dir, made)
     (old,) = gate_decisions.checks_of(db, made)
     assert said_of(db, made) == ""
-    again = job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    again = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     job_store.claim(db, again, "w")
     before = f"The figures are those of the check before (job {old.job_id})."
     assert said_of(db, made) == f"Job {again} is checking it. {before}"
@@ -764,7 +764,7 @@ def test_an_older_check_is_named_beside_the_newer_one_that_runs_or_failed(db: Da
 def test_a_check_against_what_serves_no_more_is_said_to_count_for_nothing(db: Database, data_dir: Path) -> None:
     first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, second)
-    running = job_submission.submit(db, data_dir, EvaluateSpec(candidate=second.revision), "ann")
+    running = job_submission.submit(db, data_dir, CheckSpec(candidate=second.revision), "ann")
     registry.promote(db, first.revision, "ann")
     counts = f"The gate counts checks against {first.revision}, which serves now"
     assert said_of(db, second) == (
@@ -781,7 +781,7 @@ def test_a_check_that_left_something_out_is_to_be_repeated_unless_one_runs(db: D
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
     assert said_of(db, made) == "Its check left that out: check it again."
-    job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann")
+    job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert "heck it again" not in said_of(db, made)
 
 
@@ -811,7 +811,7 @@ def unchecked(db: Database, data_dir: Path) -> Policy:
 def being_checked(db: Database, data_dir: Path) -> Policy:
     """Its check runs."""
     made = make_candidate(db, data_dir)
-    job_store.claim(db, job_submission.submit(db, data_dir, EvaluateSpec(candidate=made.revision), "ann"), "w")
+    job_store.claim(db, job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann"), "w")
     return made
 
 

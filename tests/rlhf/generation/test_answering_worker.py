@@ -25,7 +25,7 @@ from annotation import claims, store
 from annotation.records import Claim, Prompt, Sampling, Split, UserError, read_token_ids
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation import answering_worker
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.answering_worker import next_splits, seed_of
@@ -621,7 +621,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         job_store.resume(db, training)
         wait_until("the resumed training", lambda: job_store.get(db, training).status == "finished")
         check = wait_until("the check", lambda: job_store.recent(db, ("evaluate",), 1))[0]
-        assert isinstance(check.spec, EvaluateSpec)
+        assert isinstance(check.spec, CheckSpec)
         assert (check.spec.candidate, check.requested_by) == (f"dpo-{training}", "the loop")
         again = wait_until("another answering worker", lambda: running("generate"))
         assert again != answering

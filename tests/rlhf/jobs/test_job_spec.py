@@ -19,7 +19,7 @@ from rlhf.algorithms.dpo.spec import BETAS, DPOSpec, PreferenceLoss
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, from_row, target_layers, to_json, with_defaults
@@ -30,7 +30,7 @@ CHANGED: list[JobSpec] = [
     GenerateSpec(seed=3, buffer=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
     DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, evaluate=False),
     DPOSpec(annotator_noise="smooth"),
-    EvaluateSpec(candidate="dpo-2", against="base", prompts=9, sampling=Sampling(0.5, 0.1, 12)),
+    CheckSpec(candidate="dpo-2", against="base", prompts=9, sampling=Sampling(0.5, 0.1, 12)),
 ]
 
 

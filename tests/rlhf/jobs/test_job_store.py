@@ -18,7 +18,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
@@ -94,7 +94,7 @@ def test_the_queue_is_in_the_order_of_asking_without_what_runs_or_answers(db: Da
     job_store.enqueue(db, GenerateSpec(), "the program")
     second, third = (
         job_store.enqueue(db, SFTSpec(), "bob"),
-        job_store.enqueue(db, EvaluateSpec(candidate="x"), "the loop"),
+        job_store.enqueue(db, CheckSpec(candidate="x"), "the loop"),
     )
     assert waiting(db) == [job, second, third]
     job_store.claim(db, job, "w")
@@ -214,7 +214,7 @@ def test_half_the_batch_takes_twice_the_accumulation(spec: JobSpec, batch: int, 
 def test_ppo_cuts_its_minibatches_by_itself_and_others_are_left_alone() -> None:
     ppo = PPOSpec(batch_size=4, halve_batch=True)
     assert ppo.halved() == replace(ppo, batch_size=2)
-    for spec in (replace(BIG, batch_size=1), EvaluateSpec(), GenerateSpec()):
+    for spec in (replace(BIG, batch_size=1), CheckSpec(), GenerateSpec()):
         assert spec.halved() is None
 
 
@@ -237,7 +237,7 @@ def test_after_memory_ran_out_a_job_waits_with_half_the_batch_and_its_log_says_s
     assert job_store.get(db, job).spec == row.spec
 
 
-@pytest.mark.parametrize("spec", [DPOSpec(batch_size=8), replace(BIG, batch_size=1), EvaluateSpec()])
+@pytest.mark.parametrize("spec", [DPOSpec(batch_size=8), replace(BIG, batch_size=1), CheckSpec()])
 def test_without_being_told_to_a_job_is_not_changed(db: Database, spec: JobSpec) -> None:
     job = job_store.enqueue(db, spec, "ann")
     job_store.claim(db, job, "w")
@@ -284,7 +284,7 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_when_asked(
         (DPOSpec(batch_size=8), "lost", None),
         (DPOSpec(batch_size=8), "cancelled", "killed"),
         (DPOSpec(batch_size=1), "failed", "out-of-memory"),
-        (EvaluateSpec(), "failed", "out-of-memory"),
+        (CheckSpec(), "failed", "out-of-memory"),
     ],
 )
 def test_what_did_not_end_for_memory_or_has_no_batch_is_not_offered_to_be_halved(

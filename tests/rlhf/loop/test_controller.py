@@ -11,7 +11,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.data.snapshots import MIN_PAIRS
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import GateDecision
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs.job_spec import JobSpec
@@ -86,7 +86,7 @@ def job(spec: JobSpec, status: str = "running") -> Job:
 
 def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCheck]:
     """A check of dpo-7 that came to nothing."""
-    check = replace(job(EvaluateSpec(candidate="dpo-7"), status), message="Memory ran out.")
+    check = replace(job(CheckSpec(candidate="dpo-7"), status), message="Memory ran out.")
     return {"dpo-7": FailedCheck(check, failures, rested)}
 
 
@@ -98,12 +98,12 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"auto_train": ON, "new": 19}, None),
         ({"auto_train": ON, "new": 20}, Step("train")),
         ({"auto_train": ON, "new": 100, "active": (job(DPOSpec()),)}, None),
-        ({"auto_train": ON, "new": 100, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
-        ({"unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
+        ({"auto_train": ON, "new": 100, "unchecked": "dpo-3"}, Step("check", "dpo-3")),
+        ({"unchecked": "dpo-3"}, Step("check", "dpo-3")),
         ({"unchecked": "dpo-3", "active": (job(DPOSpec()),)}, None),
         # a check that came to nothing
-        ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1)}, Step("evaluate", "dpo-7")),
-        ({"unchecked": "dpo-7", "failed_checks": tried("lost", 1)}, Step("evaluate", "dpo-7")),
+        ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1)}, Step("check", "dpo-7")),
+        ({"unchecked": "dpo-7", "failed_checks": tried("lost", 1)}, Step("check", "dpo-7")),
         ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1, rested=False)}, None),
         ({"unchecked": "dpo-7", "failed_checks": tried("failed", 2)}, None),
         ({"unchecked": "dpo-7", "failed_checks": tried("cancelled", 0)}, None),
@@ -126,14 +126,14 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
             | {"gate": "automatic"},
             None,
         ),
-        ({"waiting": {"j": 8}, "unchecked": "dpo-3"}, Step("evaluate", "dpo-3")),
+        ({"waiting": {"j": 8}, "unchecked": "dpo-3"}, Step("check", "dpo-3")),
         # the gate
         ({"pending": candidate("promote")}, None),
         ({"pending": candidate("promote"), "gate": "automatic"}, Step("decide", "dpo-7")),
         ({"pending": candidate("reject"), "gate": "automatic"}, Step("decide", "dpo-7")),
         ({"pending": candidate("promote"), "gate": "never"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic"}, None),
-        ({"pending": exhausted(), "gate": "automatic"}, Step("evaluate", "dpo-7")),
+        ({"pending": exhausted(), "gate": "automatic"}, Step("check", "dpo-7")),
         ({"pending": exhausted(), "gate": "automatic", "failed_checks": tried("failed", 2)}, None),
         ({"pending": exhausted(), "gate": "automatic", "failed_checks": tried("cancelled", 0)}, None),
         ({"pending": exhausted(), "gate": "ask"}, None),
@@ -157,14 +157,14 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         ({"new": 37}, "collecting", ("37 of 20", "Automatic training is off")),
         ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
         ({"active": (job(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
-        ({"active": (job(EvaluateSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),
+        ({"active": (job(CheckSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),
         (
-            {"active": (job(EvaluateSpec(candidate="dpo-7")),), "gate": "automatic"},
+            {"active": (job(CheckSpec(candidate="dpo-7")),), "gate": "automatic"},
             "checking",
             ("checks dpo-7", "the gate decides"),
         ),
-        ({"active": (job(EvaluateSpec(candidate="dpo-7")),), "gate": "never"}, "checking", ("nobody is advised",)),
-        ({"active": (job(EvaluateSpec(candidate="dpo-7"), "queued"),)}, "checking", ("Job 9 waits to check dpo-7",)),
+        ({"active": (job(CheckSpec(candidate="dpo-7")),), "gate": "never"}, "checking", ("nobody is advised",)),
+        ({"active": (job(CheckSpec(candidate="dpo-7"), "queued"),)}, "checking", ("Job 9 waits to check dpo-7",)),
         ({"active": (job(DPOSpec(), "queued"),)}, "training", ("Job 9 waits to train.",)),
         ({"active": (job(DPOSpec(evaluate=False)),)}, "training", ("Its candidate is not checked by itself.",)),
         ({"active": (job(RewardModelSpec()),)}, "training", ("It makes a reward model, which never serves.",)),

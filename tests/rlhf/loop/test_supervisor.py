@@ -19,7 +19,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
@@ -88,7 +88,7 @@ def test_one_process_is_started_as_a_module(db: Database) -> None:
     job = job_store.get(db, queue(db))
     expected = ["--data", "/data", "--job", str(job.id), "--worker", "w"]
     assert worker_command(job, Path("/data"), "w") == [sys.executable, "-m", "rlhf.jobs.worker", *expected]
-    check = job_store.get(db, queue(db, EvaluateSpec()))
+    check = job_store.get(db, queue(db, CheckSpec()))
     assert worker_command(check, Path("/data"), "w")[1:3] == ["-m", "rlhf.jobs.worker"]
 
 
@@ -121,7 +121,7 @@ def test_accelerate_takes_the_command_to_torch_distributed(db: Database) -> None
 
 # ------------------------------------------------------------------------------------------------------------ in turn
 def test_the_first_of_the_queue_is_started_and_only_one_at_a_time(db: Database, supervisor: Supervisor) -> None:
-    first, second, check = queue(db), queue(db, SFTSpec()), queue(db, EvaluateSpec(candidate="x"))
+    first, second, check = queue(db), queue(db, SFTSpec()), queue(db, CheckSpec(candidate="x"))
     job_store.move(db, check, up=True)
     job_store.move(db, check, up=True)
     supervisor.start_next()
@@ -173,7 +173,7 @@ def end(supervisor: Supervisor, job_id: int) -> None:
 
 
 def test_jobs_run_beside_each_other_on_devices_of_their_own(db: Database, two_devices: Supervisor) -> None:
-    first, second, third = queue(db), queue(db, SFTSpec()), queue(db, EvaluateSpec(candidate="x"))
+    first, second, third = queue(db), queue(db, SFTSpec()), queue(db, CheckSpec(candidate="x"))
     two_devices.start_next()
     assert {job: visible(two_devices, job) for job in two_devices.children} == {first: "0", second: "1"}
     assert job_store.claim(db, first, two_devices.children[first].worker) is not None
@@ -502,7 +502,7 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
         (SFTSpec(method="full"), ("method qlora",), ("lora_targets",)),
         (DPOSpec(batch_size=1, halve_batch=True), ("max_length",), ("batch_size", "halve_batch")),
         (DPOSpec(method="qlora", lora_targets="attention"), ("batch_size below 2",), ("lora_targets", "method qlora")),
-        (EvaluateSpec(), ("smaller base model",), ("batch_size",)),
+        (CheckSpec(), ("smaller base model",), ("batch_size",)),
         (
             MeasureSpec(training=to_json(SFTSpec(batch_size=6, max_length=300))),
             ("batch_size below 6", "max_length below 300"),

@@ -117,8 +117,8 @@ def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
     registry.set_precision(db, "bf16", "kim")
     assert judge_store.pair_outcomes(db, candidate.id, 1) == []
     assert store.paired_answers(db, candidate.id, 1) == []
-    assert store.evaluation_responses(db, 1) == []
-    assert len(store.evaluation_responses(db, 1, "nf4")) == 4
+    assert store.checked_answers(db, 1) == []
+    assert len(store.checked_answers(db, 1, "nf4")) == 4
     assert judge_store.open_to_people(db, candidate.id, 1) == 0
     assert registry.by_revision(db, "dpo-1").weights == "nf4", "it goes on being served on what it was trained on"
     measured_on = registry.own_ground(db, registry.by_revision(db, "dpo-1"))

@@ -21,7 +21,7 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.models import memory
@@ -435,7 +435,7 @@ def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database
     measure = MeasureSpec(training=to_json(DPOSpec(parent="base", snapshot="b" * 64)))
     finish(db, measure, {"seconds_per_step": 1.5, "peak_rss_mb": 900.0})
     finish(db, DPOSpec(), {"seconds_per_step": 3.0})
-    finish(db, EvaluateSpec(), {"seconds": 3.0})
+    finish(db, CheckSpec(), {"seconds": 3.0})
     found = step_time(db, spec)
     assert found is not None
     assert (found.seconds_per_step, found.peak_rss_mb) == (1.5, 900.0), "a measurement goes before a run"

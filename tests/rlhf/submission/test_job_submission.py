@@ -22,7 +22,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, NoiseEvidence
 from rlhf.data.snapshots import MIN_PAIRS
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.loop import controller
@@ -243,7 +243,7 @@ def test_a_spec_for_another_base_is_refused(db: Database, data_dir: Path, judge:
 
 def test_an_unknown_parent_or_candidate_is_refused(db: Database, data_dir: Path, judge: Judge) -> None:
     judge(MIN_PAIRS)
-    for spec in (DPOSpec(parent="dpo-9"), EvaluateSpec(candidate="dpo-9"), EvaluateSpec()):
+    for spec in (DPOSpec(parent="dpo-9"), CheckSpec(candidate="dpo-9"), CheckSpec()):
         with pytest.raises(UserError, match="There is no policy"):
             submit(db, data_dir, spec, "ann")
 
@@ -299,7 +299,7 @@ def test_a_finished_training_is_checked_once_against_the_serving_policy(
     check = advance(db, data_dir)
     assert check is not None
     spec = job_store.get(db, check).spec
-    assert isinstance(spec, EvaluateSpec)
+    assert isinstance(spec, CheckSpec)
     assert (spec.candidate, spec.against) == (revision, "base")
     assert load_snapshot(data_dir, spec.snapshot, FrozenRow) == []
     assert advance(db, data_dir) is None

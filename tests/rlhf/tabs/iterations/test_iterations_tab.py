@@ -19,7 +19,7 @@ from annotation.tabs.guard import Context
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, Rule
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -103,7 +103,7 @@ def make_candidate(context: Context) -> Policy:
 
 def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
     """A finished check of a candidate against the serving policy, with the answers of both."""
-    spec = EvaluateSpec(candidate=policy.revision)
+    spec = CheckSpec(candidate=policy.revision)
     job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by="the loop")
     assert job_store.claim(context.db, job_id, "e") is not None
     against = registry.serving(context.db)
@@ -211,7 +211,7 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
 
 def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(context: Context) -> None:
     policy = make_candidate(context)
-    job_id = job_submission.submit(context.db, context.data_dir, EvaluateSpec(candidate=policy.revision), "the loop")
+    job_id = job_submission.submit(context.db, context.data_dir, CheckSpec(candidate=policy.revision), "the loop")
     parts, seen = iterations_tab.view(context, None, 0, {})
     assert f"It waits for its check (job {job_id}, first in the queue)." in parts["gate"]["value"]
     run_job(context, job_id, 4, 247)
@@ -369,8 +369,8 @@ def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
 def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(pages: gr.Blocks, context: Context) -> None:
     seed_comparisons(context.db, 70, "held-out")
     owner, renew, opened = gr.Request(username="owner"), handler(pages, "renew_held_out"), handler(pages, "open_rule")
-    assert opened(owner)[-1] == EvaluateSpec.prompts
-    for number, offered in ((65, 65), (5.0, EvaluateSpec.prompts)):
+    assert opened(owner)[-1] == CheckSpec.prompts
+    for number, offered in ((65, 65), (5.0, CheckSpec.prompts)):
         sent = renew(owner, number)
         assert sent[-2] == offered
         assert held_out_sets.versions(context.db)[-1].prompts == number
@@ -414,7 +414,7 @@ def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(pages: gr
     assert f"is to check {second.revision}" in str(check(owner, second.revision, [], {}))
     check(owner, first.revision, [], {})
     specs = [job.spec for job in job_store.queue(context.db)]
-    assert [(spec.candidate, spec.against) for spec in specs if isinstance(spec, EvaluateSpec)] == [
+    assert [(spec.candidate, spec.against) for spec in specs if isinstance(spec, CheckSpec)] == [
         (second.revision, first.revision),
         (first.revision, "base"),
     ]
@@ -434,7 +434,7 @@ def test_a_check_asks_the_judges_that_were_chosen(pages: gr.Blocks, context: Con
     for given in (offered["value"], ["j"], [], None):
         check(owner, policy.revision, given, {})
     specs = [job.spec for job in job_store.queue(context.db)]
-    assert [spec.judges for spec in specs if isinstance(spec, EvaluateSpec)] == ["i, j", "j", "", "i, j"]
+    assert [spec.judges for spec in specs if isinstance(spec, CheckSpec)] == ["i, j", "j", "", "i, j"]
     with pytest.raises(gr.Error, match="no judge 'x'"):
         check(owner, policy.revision, ["x"], {})
 

@@ -14,7 +14,7 @@ from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.descriptions import Curve
 from rlhf.tabs.runs import curves
 from rlhf.tabs.runs.curves import plots_of
@@ -54,7 +54,7 @@ def test_a_run_has_the_plots_that_it_has_data_for() -> None:
     assert ">optimiser step<" in html
     assert ">nats a token<" in html
     assert curves.run_plots(SFTSpec(), [], 9) == ""
-    assert curves.run_plots(EvaluateSpec(), metrics(3, loss=0.5), 3) == ""
+    assert curves.run_plots(CheckSpec(), metrics(3, loss=0.5), 3) == ""
     assert ">round of answering and learning<" in curves.run_plots(PPOSpec(), metrics(2, kl=1.0), 2)
 
 

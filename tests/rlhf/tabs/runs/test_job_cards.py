@@ -13,7 +13,7 @@ from annotation.ui import formatting
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report
@@ -180,7 +180,7 @@ def test_a_job_that_was_made_smaller_says_so_once() -> None:
 def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
     waiting = [
         replace(JOB, id=9, kind="sft", spec=SFTSpec(method="full"), status="queued", attempt=0),
-        replace(JOB, id=8, kind="evaluate", spec=EvaluateSpec(candidate="dpo-3"), status="queued"),
+        replace(JOB, id=8, kind="evaluate", spec=CheckSpec(candidate="dpo-3"), status="queued"),
     ]
     html = job_cards.queue_table([JOB], waiting, AT)
     rows = html.split("<tr>")[2:]

@@ -15,7 +15,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec, from_json, to_json
 from rlhf.kinds import KINDS
@@ -41,7 +41,7 @@ def test_every_kind_has_its_word_and_its_facts(kind: str) -> None:
         (RewardModelSpec(method="qlora"), "reward model training, QLoRA"),
         (DPOSpec(method="prompt"), "preference training (DPO), prompt tuning"),
         (PPOSpec(method="lora"), "PPO, LoRA"),
-        (EvaluateSpec(candidate="dpo-3"), "check of dpo-3"),
+        (CheckSpec(candidate="dpo-3"), "check of dpo-3"),
         (MergeSpec(revision="dpo-3"), "merging dpo-3"),
         (MeasureSpec(), "measuring"),
         (MeasureSpec(training=to_json(SFTSpec(method="lora"))), "measuring supervised training, LoRA"),
@@ -96,7 +96,7 @@ def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
     }
     ppo = replace(JOB, kind="ppo", spec=PPOSpec())
     assert job_words.data_facts(ppo, {"train": 40, "held-out": 0}) == [("Prompts", "40"), ("Left out", "nothing")]
-    assert job_words.data_facts(replace(JOB, kind="evaluate", spec=EvaluateSpec()), counts) == []
+    assert job_words.data_facts(replace(JOB, kind="evaluate", spec=CheckSpec()), counts) == []
     assert job_words.data_facts(JOB, {}) == []
 
 

@@ -22,7 +22,7 @@ from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
-from rlhf.evaluation.check_spec import EvaluateSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run, perform
@@ -532,7 +532,7 @@ def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypa
 
 def test_a_check_shows_the_curves_of_the_run_that_made_its_candidate(browser: Browser, place: Context) -> None:
     made = make_policy(place)
-    check = begin(place, EvaluateSpec(candidate=made.revision))
+    check = begin(place, CheckSpec(candidate=made.revision))
     browser.open()
     assert browser.seen["job"] == check
     assert f"Curves and samples of job {made.job_id}" in browser.text("heading")
@@ -700,7 +700,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     browser.do("run_check")
     browser.look_at(job.id).do("run_merge")
     check, merge = job_store.queue(machine.db)
-    assert isinstance(check.spec, EvaluateSpec)
+    assert isinstance(check.spec, CheckSpec)
     assert (check.spec.candidate, check.spec.against, check.requested_by) == (made.revision, "base", OWNER)
     assert isinstance(merge.spec, MergeSpec)
     assert (merge.spec.revision, merge.requested_by) == (made.revision, OWNER)
@@ -750,7 +750,7 @@ def test_there_is_a_hue_for_every_run_that_can_be_compared(place: Context) -> No
     made = [job_store.enqueue(place.db, QUICK_SFT, OWNER) for _ in range(comparison_form.MOST + 3)]
     chosen = comparison_form.chosen_jobs(place.db, [str(number) for number in made])
     assert [job.id for job in chosen] == made[: len(line_plots.HUES)]
-    check = job_store.enqueue(place.db, EvaluateSpec(candidate="x"), OWNER)
+    check = job_store.enqueue(place.db, CheckSpec(candidate="x"), OWNER)
     assert [job.id for job in comparison_form.chosen_jobs(place.db, [str(check), str(made[1])])] == [made[1]]
 
 
