@@ -21,7 +21,7 @@ from annotation.records import Message, UserError
 from annotation.translation import _
 from annotation.ui.formatting import percent, short_number
 from rlhf.jobs.worker import Run
-from rlhf.judges import judge_store, rubrics
+from rlhf.judges import judge_store, local_models, rubrics
 from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
 from rlhf.judges.openai_client import Endpoint, EndpointSettings, Failure, Reply
 from rlhf.judges.rubrics import Rubric
@@ -30,16 +30,12 @@ from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import backbone, completions, embed, head_of, inner_model, virtual_ids, virtual_tokens
 from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering
-from rlhf.models.model_files import check_architecture, check_weights
 from rlhf.models.packing import pad
 from rlhf.models.reward_model_quality import FEWEST
 from rlhf.models.sampling import left_padded
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import answer_ids, text_ids
 
-LETTERS = ("A", "B")
-# How vocabularies write that a token begins with a space: not at all, as byte-level BPE, and as SentencePiece.
-SPACES = ("", " ", "Ġ", "▁")
 # A judge whose next token is something else than a letter more often than not says nothing by its letters.
 LEAST_LETTERS = 0.5
 
@@ -88,23 +84,16 @@ class LocalModel:
     def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
         directory = judge.settings.get("directory", "")
-        path = checked_directory(directory) if directory else base_path
+        path = local_models.prepare_directory(run.data_dir, directory) if directory else base_path
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         policy = registry.by_revision(run.db, "base" if directory else judge.settings.get("model", "base"))
-        # A model from elsewhere is always held in 4 bits: what it says is to stay comparable with what it has said.
-        self.model = self.models.use(replace(policy, weights="nf4") if directory else policy)
+        if directory:  # held as when the judge was made; earlier versions held all in 4 bits and kept no word of it
+            policy = replace(policy, weights=judge.settings.get("weights", "nf4"))
+        self.model = self.models.use(policy)
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        # A word's first letter has a space before it in some tokenizers, and in some places: it is the same word.
-        vocabulary = tokenizer.get_vocab()
-        self.letters = [
-            sorted(vocabulary[space + letter] for space in SPACES if space + letter in vocabulary) for letter in LETTERS
-        ]
-        if not all(self.letters):
-            raise UserError(
-                _("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
-            )
+        self.letters = local_models.letter_tokens(tokenizer.get_vocab())
         self.said_letters: list[float] = []
         """P(A) + P(B) of each prompt that was read."""
 
@@ -174,20 +163,6 @@ def no_letter(letters: float) -> str:
         "P(A) + P(B) of the judge's next token is {letters}: it would say something else, so its letters mean nothing. "
         "Choose another model, or a shorter and plainer rubric."
     ).format(letters=percent(letters))
-
-
-def checked_directory(directory: str) -> Path:
-    """A local model's directory. Raises UserError if there is none that can be loaded."""
-    path = Path(directory)
-    if not (path / "config.json").is_file():
-        raise UserError(
-            _("There is no model in {directory}: it needs a config.json. Give the judge another directory.").format(
-                directory=directory
-            )
-        )
-    check_architecture(path)
-    check_weights(path)
-    return path
 
 
 def choice_of(chance: float) -> Choice:
