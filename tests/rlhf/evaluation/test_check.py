@@ -436,7 +436,11 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     ]
     outcomes = [one.outcome for one in paired] + unasked
     assert (rate["n"], rate["value"]) == (6, pytest.approx(fmean(outcomes)))
-    assert report["judged"]["letters"] == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
+    calls = report["judged"]["letters"]
+    chances = calls.pop("chances")
+    assert calls == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
+    assert chances["n"] == 2 * len(everything)
+    assert 0.5 < chances["least"] <= chances["mean"] < 1
     again = check(machine, replace(CHECK, judges="letters"))
     assert again["win_rates"] == report["win_rates"], "the report is of the same answers"
     judged = len(judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)) - len(everything)

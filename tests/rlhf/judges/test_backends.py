@@ -108,7 +108,9 @@ def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: M
         assert verdict.prompt_tokens == len(text_ids(models.tokenizer, text))
         shares.append(float((first + second) / logits.exp().sum()))
     assert bench.said_letters == pytest.approx(shares, abs=0.02)
-    assert f"P(A) + P(B) of the next token: {percent(fmean(bench.said_letters))} on average" in bench.remark
+    assert bench.basis is not None
+    assert f"P(A) + P(B) of the next token: {percent(fmean(bench.said_letters))} on average" in bench.basis.sentence()
+    assert (bench.basis.least, bench.basis.n) == (min(bench.said_letters), 8)
 
 
 def test_a_local_judge_that_would_say_something_else_than_a_letter_fails_in_words(machine: Machine) -> None:
@@ -280,7 +282,7 @@ def test_a_reward_models_chance_is_the_logistic_of_the_difference_of_raw_scores(
     model.config.pad_token_id = machine.tokenizer.pad_token_id
     bench = RewardScorer(run_of(machine), reward_judge, machine.model)
     assert bench.reward.scale.temperature is None
-    assert "is unknown, so it is taken as 1" in bench.remark
+    assert "is unknown, so it is taken as 1" in bench.basis.sentence()
     bench.reward = replace(bench.reward, scale=replace(bench.reward.scale, temperature=temperature))
     open_some(machine, 3)
     requests = requests_of(machine, reward_judge, 3)
