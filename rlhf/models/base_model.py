@@ -363,8 +363,13 @@ def register(db: Database, base: BaseModel) -> Policy:
 
     Raises UserError if the data directory has another base.
     """
-    new = not registry.all_policies(db)
-    return registry.ensure_base(db, base.name, precision_by_need(base.path, memory.this_machine()) if new else "nf4")
+    if not registry.all_policies(db):
+        return registry.ensure_base(db, base.name, precision_by_need(base.path, memory.this_machine()))
+    policy = registry.ensure_base(db, base.name)
+    if policy.weights == "nf4" and quantisation(base.path) not in ("", FOUR_BITS):
+        # Earlier versions called every base one in NF4; this one never was, and a method would be chosen by it.
+        return registry.set_precision(db, precision_by_need(base.path, memory.this_machine()), "Prefloop")
+    return policy
 
 
 def change_precision(db: Database, weights: str, decided_by: str) -> Policy:
