@@ -93,6 +93,12 @@ def m012_held_out_sets_and_chances(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m013_imported_chances(db: sqlite_utils.Database) -> None:
+    """An imported judgement keeps the chance with which its annotator was shown the comparison, where it is known."""
+    db.execute(IMPORTED_CHANCE)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -542,3 +548,8 @@ HELD_OUT_SETS_AND_CHANCES = (
     "ALTER TABLE comparison ADD COLUMN people_drawn INTEGER CHECK (people_drawn IN (0, 1))",
     "ALTER TABLE claim ADD COLUMN chance REAL CHECK (chance > 0 AND chance <= 1)",
 )
+
+
+# Of an imported judgement: it has no claim, which notes that of the others. NULL is unknown.
+IMPORTED_CHANCE = """ALTER TABLE judgement ADD COLUMN imported_chance REAL
+    CHECK (imported_chance > 0 AND imported_chance <= 1)"""

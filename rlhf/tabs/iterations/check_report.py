@@ -343,9 +343,14 @@ def win_rates(report: CheckReport) -> str:
         for judge, calls in report.judged.items()
         if calls.left_open
     )
+    bases = "".join(
+        paragraph(f"{judge}: {calls.chances.sentence()}", "quiet")
+        for judge, calls in report.judged.items()
+        if calls.chances is not None
+    )
     headers = (_("Against"), _("Judge"), _("Won (95%)"), _("Won at equal lengths (95%)"), _("Answers"), _("Ties"))
     none = _("No AI judge has compared its answers with others: the AI judges tab has them.")
-    return table(headers, rows, none, (_("Answers"), _("Ties"))) + missing
+    return table(headers, rows, none, (_("Answers"), _("Ties"))) + missing + bases
 
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
