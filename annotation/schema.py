@@ -567,7 +567,7 @@ REJECTIONS_TAKEN_BACK = (
         id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, previous_id INTEGER REFERENCES model,
         action TEXT NOT NULL CHECK (action IN ('promote', 'reject', 'rollback', 'reopen', 'delete')),
         decided_by TEXT NOT NULL, created TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '')""",
-    """INSERT INTO new_promotion
+    """INSERT INTO new_promotion (id, model_id, previous_id, action, decided_by, created, reason)
         SELECT id, model_id, previous_id, action, decided_by, created, reason FROM promotion""",
     "DROP TABLE promotion",
     "ALTER TABLE new_promotion RENAME TO promotion",
