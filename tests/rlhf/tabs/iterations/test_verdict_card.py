@@ -1,4 +1,4 @@
-"""Whether it got better, in one line: by people's outcomes, by limits, before anything is known, and what would tell."""
+"""Whether it got better, by people's outcomes, by limits, while nothing is known, and what would tell."""
 
 from __future__ import annotations
 
