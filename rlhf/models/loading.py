@@ -315,9 +315,14 @@ class LoadedPolicies:
     def __init__(self, db: Database, data_dir: Path, base_path: Path, no_thinking: bool | None = None) -> None:
         """`no_thinking`: whether prompts tell the model not to think; None: as the base's row says."""
         self.db, self.data_dir, self.base_path = db, data_dir, base_path
-        self.tokenizer = load_tokenizer(base_path, registry.no_thinking(db) if no_thinking is None else no_thinking)
+        self.no_thinking = registry.no_thinking(db) if no_thinking is None else no_thinking
+        self.tokenizer = load_tokenizer(base_path, self.no_thinking)
         self.grounds: dict[tuple[int | None, Weights], LoadedWeights] = {}
         self.context = context_of(base_path)
+
+    def tell(self, no_thinking: bool) -> None:
+        """Whether prompts tell the model not to think, from now on."""
+        self.no_thinking, self.tokenizer.template_options = no_thinking, options_of(no_thinking)
 
     def use(self, policy: Policy) -> Any:
         """The model that computes as this policy. Raises UserError if its files are gone or damaged."""
