@@ -11,10 +11,11 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.metrics import quality
+from annotation.metrics.act_times import act_times
 from annotation.metrics.agreement import ClearCase
 from annotation.metrics.quality import QualityReport
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
-from annotation.tabs import quality_report
+from annotation.tabs import act_table, quality_report
 from annotation.tabs.components import QUEUED, html_box, opening_of, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
@@ -51,6 +52,7 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
         "reliability": quality_report.reliability_chart(figures),
         "agreement": quality_report.agreement_table(figures.agreement),
         "over_time": quality_report.over_time(figures.over_time, figures.per_day),
+        "acts": act_table.acts_table(act_times(db)),
         "biases": quality_report.bias_meters(figures.position, figures.length),
         "policies": quality_report.policies_chart(figures.policies),
         "disputes": quality_report.disputes_table(figures.disputes),
@@ -146,6 +148,8 @@ def lay_out() -> QualityPage:
             buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
         said["exclusion"] = html_box()
 
+    gr.Markdown(_("### Kinds of acts"))
+    parts["acts"] = html_box()
     gr.Markdown(_("### Agreement"))
     parts["agreement"] = html_box()
     parts["over_time"] = html_box()
