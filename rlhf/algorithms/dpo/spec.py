@@ -172,6 +172,8 @@ class DPOSpec(TrainingSpec):
             if not self.flip_rate
             else _("{loss}, flip rate {flip_rate:g}").format(loss=self.loss, flip_rate=self.flip_rate)
         )
+        if self.offset:
+            loss = _("{loss}, offset {offset:g}").format(loss=loss, offset=self.offset)
         beta = f"{self.beta:g}" if self.beta else _("the loss's default")
         return [
             (_("Reference"), REFERENCES[self.reference]),
@@ -223,7 +225,7 @@ class DPOSpec(TrainingSpec):
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Where the plain loss starts."""
-        plain = self.loss == "sigmoid" and not self.sft_weight
+        plain = self.loss == "sigmoid" and not self.sft_weight and not self.offset
         return {"loss": (0.693, _("0.69: no preference"))} if plain else {}
 
     def implicit_reference(self) -> Reference:
