@@ -55,6 +55,18 @@ def figure(frame: Frame, body: str, height: float, described: str, shape: str) -
     )
 
 
+def interval_bar(share: Estimate, words: str) -> str:
+    """A share with its interval on a line from 0% to 100%, whose middle is marked; `words` say it to who can't see."""
+    low, high, value = 100 * share.low, 100 * share.high, 100 * share.value
+    marks = (
+        '<rect class="ground" x="0" y="11" width="100%" height="6" rx="3"/>'
+        f'<rect class="reach" x="{low:.1f}%" y="9" width="{max(high - low, 0.5):.1f}%" height="10" rx="5"/>'
+        '<line class="even" x1="50%" x2="50%" y1="0" y2="28"/>'
+        f'<circle class="point" cx="{value:.1f}%" cy="14" r="8"/>'
+    )
+    return f'<svg class="span" role="img" aria-label="{escape(words)}">{marks}</svg>'
+
+
 def text(x: float, y: float, words: str, anchor: str = "middle", style: str = "") -> str:
     """Words at x percent of the width and y pixels."""
     kind = f' class="{style}"' if style else ""

@@ -240,15 +240,15 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     return card_title(_("Sample answers")) + paragraph(SAMPLES, "quiet") + rows
 
 
-def answer_box(name: str, text: str, tokens: int, finish_reason: str) -> str:
-    """One answer, literally, with its length and whether it was cut off."""
+def answer_box(name: str, text: str, tokens: int, finish_reason: str, as_html: bool = False) -> str:
+    """One answer, literally, with its length and whether it was cut off; `as_html`: the text is escaped already."""
     length = (
         _("{name} · {tokens} tokens, cut off at the limit")
         if finish_reason == "length"
         else _("{name} · {tokens} tokens")
     )
     above = label(length.format(name=name, tokens=tokens))
-    return f"<div>{above}<pre>{escape(text)}</pre></div>"
+    return f"<div>{above}<pre>{text if as_html else escape(text)}</pre></div>"
 
 
 def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:

@@ -365,7 +365,7 @@ def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) ->
     @guarded(context, "admin")
     def choose_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
         changed, seen = live(context, RunsSelection(job, queued, compared), was)
-        return page.sent({**changed, "said": "", "acted": "", **policy_decisions.emptied(changed)}, seen)
+        return page.sent({**changed, "said": "", "acted": ""}, seen)
 
     opening(open_runs, page.looked, page.followed, **QUIET)
     inputs = [*page.looked, page.seen]
@@ -422,15 +422,9 @@ def wire_queue(page: RunsPage, context: Context) -> None:
 def wire_actions(page: RunsPage, context: Context) -> None:
     """Cancel and resume the job that is shown; use, check and merge what it made."""
 
-    @guarded(context, "admin")
-    def run_promote(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen, why: Any) -> list[Any]:
-        said = policy_decisions.promote(context, shown_revision(was), annotator.name, text_in(why))
-        changed, seen = live(context, RunsSelection(job, queued, compared), was)
-        return page.sent({**changed, **policy_decisions.emptied(changed), "acted": markup.done(said)}, seen)
-
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
         def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-            said = markup.notice(act(was, annotator.name))
+            said = (markup.done if name == "promote" else markup.notice)(act(was, annotator.name))
             changed, seen = live(context, RunsSelection(job, queued, compared), was)
             return page.sent({**changed, where: said}, seen)
 
@@ -441,11 +435,11 @@ def wire_actions(page: RunsPage, context: Context) -> None:
         "cancel": lambda was, by: cancel_shown(context.db, was),
         "resume": lambda was, by: resume_shown(context.db, was),
         "half": lambda was, by: resume_shown(context.db, was, half_batch=True),
+        "promote": lambda was, by: policy_decisions.promote(context, shown_revision(was), by),
         "check": lambda was, by: policy_decisions.check(context, shown_revision(was), by),
         "merge": lambda was, by: policy_decisions.merge(context, shown_revision(was), by),
     }
     inputs = [*page.looked, page.seen]
-    page.parts["promote"].click(run_promote, [*inputs, page.parts["why"]], page.followed, **QUEUED)
     for name, act in actions.items():
         where = "said" if name in ("cancel", "resume", "half") else "acted"
         handler = guarded(context, "admin")(actor(name, act, where))

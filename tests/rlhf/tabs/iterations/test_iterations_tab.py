@@ -488,4 +488,4 @@ def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Co
     assert (f"{policy.revision} · files deleted", policy.revision) in parts["selector"]["choices"]
     assert "candidate, files deleted" in parts["history"]["value"]
     assert not any(parts[name]["interactive"] for name in ("promote", "check"))
-    assert "<td>delete</td>" in parts["decisions"]["value"]
+    assert f"owner deleted the files of {policy.revision}" in parts["decisions"]["value"]
