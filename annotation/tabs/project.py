@@ -158,6 +158,7 @@ def build_form() -> dict[str, Any]:
         )
         form["overlap"] = number(_("Annotators for each comparison"), _("Up to the number of active accounts."))
         form["claim_minutes"] = number(_("Minutes to judge"), _("Then a comparison in hand returns to the pool."))
+        form["daily_target"] = number(_("Judgements a day"), _("The target that each annotator sees; 0 for none."))
     with gr.Row():
         form["gold_share"] = number(_("Gold comparisons, %"), _("Share with a known answer, to measure annotators."))
         form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
