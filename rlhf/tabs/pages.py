@@ -106,7 +106,7 @@ def masthead(noticed: bool) -> str:
     recorded = in_template(_("What is recorded"))
     link = f'<a href="/recorded">{recorded}</a> ' if noticed else ""
     # In the page it takes the colour of the theme.
-    logo = stylesheet.LOGO.read_text(encoding="utf-8").strip().replace(' color="#4f46e5"', "")
+    logo = stylesheet.LOGO.read_text(encoding="utf-8").strip().replace(' color="royalblue"', "")
     return (
         MASTHEAD.replace("<!--logo-->", logo)
         .replace("<!--notice-->", link)

@@ -27,7 +27,7 @@ EXPLANATION = _(
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     project.build(demo, context)
-    gr.Markdown(_("### Precision of the base"))
+    gr.Markdown(_("## Precision of the base"))
     standing = html_box()
     choice = gr.Radio([(name, weights) for weights, name in WEIGHTS.items()], label=_("Held in"), info=EXPLANATION)
     save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
