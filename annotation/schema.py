@@ -94,6 +94,12 @@ def m012_held_out_sets_and_chances(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
+def m013_imported_chances(db: sqlite_utils.Database) -> None:
+    """An imported judgement keeps the chance with which its annotator was shown the comparison, where it is known."""
+    db.execute(IMPORTED_CHANCE)
+
+
+@migrations()
 def m017_rejections_taken_back(db: sqlite_utils.Database) -> None:
     """A rejection can be taken back, which is a decision as well."""
     for statement in REJECTIONS_TAKEN_BACK:
@@ -551,12 +557,17 @@ HELD_OUT_SETS_AND_CHANCES = (
 )
 
 
+# Of an imported judgement: it has no claim, which notes that of the others. NULL is unknown.
+IMPORTED_CHANCE = """ALTER TABLE judgement ADD COLUMN imported_chance REAL
+    CHECK (imported_chance > 0 AND imported_chance <= 1)"""
+
+
 REJECTIONS_TAKEN_BACK = (
     """CREATE TABLE new_promotion (
         id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, previous_id INTEGER REFERENCES model,
         action TEXT NOT NULL CHECK (action IN ('promote', 'reject', 'rollback', 'reopen', 'delete')),
         decided_by TEXT NOT NULL, created TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '')""",
-    """INSERT INTO new_promotion
+    """INSERT INTO new_promotion (id, model_id, previous_id, action, decided_by, created, reason)
         SELECT id, model_id, previous_id, action, decided_by, created, reason FROM promotion""",
     "DROP TABLE promotion",
     "ALTER TABLE new_promotion RENAME TO promotion",

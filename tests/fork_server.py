@@ -53,6 +53,8 @@ READ_ONCE = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "OMP_", "MKL_", "CUDA_", "TOR
 READ_ONCE_OF_THE_HUB = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "GRADIO_", "TQDM_", "XDG_", "HOME")
 READ_EACH_TIME = ("PYTHONPATH", "PYTHONUNBUFFERED", "HF_TOKEN", "HF_HUB_DISABLE_TELEMETRY")
 READ_EACH_TIME += ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "TQDM_DISABLE")
+# What the program sets for itself when it is built, as tests do in their own process.
+READ_EACH_TIME += ("GRADIO_TEMP_DIR", "CUDA_VISIBLE_DEVICES")
 OFFLINE = "HF_HUB_OFFLINE"
 """Commands have it set, other programs don't: one server for each."""
 THREADS = Path("/proc/self/task")

@@ -91,6 +91,13 @@ def is_forked(command: list[str], **how: Any) -> bool:
     return done.stdout.splitlines()[-1] == "True"
 
 
+def test_it_has_all_libraries_in_a_process_in_which_the_program_was_built(place: Path) -> None:
+    (place / "gradio_here.py").write_text(TORCH.replace("torch", "gradio"))
+    built = {"GRADIO_TEMP_DIR": str(place), "CUDA_VISIBLE_DEVICES": ""}
+    assert is_forked([sys.executable, "gradio_here.py"], cwd=place, env={**os.environ, **built})
+    assert not is_forked([sys.executable, "gradio_here.py"], cwd=place, env={**os.environ, "HF_HOME": str(place)})
+
+
 def test_it_has_the_libraries_unless_a_test_or_a_variable_asks_for_a_start(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

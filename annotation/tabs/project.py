@@ -10,8 +10,10 @@ import gradio as gr
 
 from annotation import claims, project, store
 from annotation.database import Database
+from annotation.metrics.act_times import act_times
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Project
 from annotation.store import Guidelines
+from annotation.tabs import act_table
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
@@ -120,6 +122,7 @@ class ProjectPage:
     """The tab's components. `sent` is what this session was sent last: fields that differ from it are a draft."""
 
     counts: gr.HTML
+    acts: gr.HTML
     form: Mapping[str, Any]
     save: gr.Button
     saved: gr.HTML
@@ -183,7 +186,7 @@ def number(label: str, info: str) -> gr.Number:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     gr.Markdown(_("## What annotators are asked"))
-    asked: dict[str, Any] = {"counts": html_box(), "form": build_form()}
+    asked: dict[str, Any] = {"counts": html_box(), "acts": html_box(), "form": build_form()}
     gr.Markdown(EXPLANATION)
     asked |= {
         "save": gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save"),
@@ -224,7 +227,7 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
     opening(
         admin(opener(db)),
         [page.sent, *fields_and_text],
-        [page.counts, *fields_and_text, *page.holding, page.sent],
+        [page.counts, page.acts, *fields_and_text, *page.holding, page.sent],
         api_name="project-open",
         **QUIET,
     )
@@ -259,7 +262,8 @@ def opener(db: Database) -> Any:
         here = dict(zip((*FIELDS, "text"), drafted, strict=True))
         fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
         updates = [field_update(name, here | fresh) if name in fresh else gr.skip() for name in holds]
-        return [counts_card(db), *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
+        acts = act_table.acts_table(act_times(db))
+        return [counts_card(db), acts, *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
 
     return open_project
 

@@ -11,10 +11,11 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.metrics import quality
+from annotation.metrics.act_times import act_times
 from annotation.metrics.agreement import ClearCase
 from annotation.metrics.quality import QualityReport
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
-from annotation.tabs import quality_report
+from annotation.tabs import act_table, quality_report
 from annotation.tabs.components import QUEUED, html_box, opening_of, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
@@ -54,6 +55,7 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
         "reliability": quality_report.reliability_chart(figures) if known else "",
         "agreement": titled(_("Agreement"), figures.agreement, quality_report.agreement_table(figures.agreement)),
         "over_time": titled(_("Over time"), per_day, over_time),
+        "acts": titled(_("Kinds of acts"), figures.annotators, act_table.acts_table(act_times(db))),
         "biases": titled(
             _("Biases"),
             figures.position or figures.length,
@@ -164,6 +166,7 @@ def lay_out() -> QualityPage:
             buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
         said["exclusion"] = html_box()
 
+    parts["acts"] = html_box()
     parts["agreement"] = html_box()
     parts["over_time"] = html_box()
     parts["biases"] = html_box()

@@ -432,8 +432,13 @@ def win_rates(report: CheckReport) -> str:
         for judge, calls in report.judged.items()
         if calls.left_open
     )
+    bases = "".join(
+        paragraph(f"{judge}: {calls.chances.sentence()}", "quiet")
+        for judge, calls in report.judged.items()
+        if calls.chances is not None
+    )
     headers = (_("Against"), _("Judge"), _("Won (95%)"), _("Won at equal lengths (95%)"), _("Answers"), _("Ties"))
-    return (table(headers, rows, "", (_("Answers"), _("Ties"))) if rows else "") + missing
+    return (table(headers, rows, "", (_("Answers"), _("Ties"))) if rows else "") + missing + bases
 
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:

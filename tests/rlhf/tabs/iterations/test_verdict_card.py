@@ -1,4 +1,4 @@
-"""Whether it got better, in one line: by people, by limits, before there is anything, and what would tell."""
+"""Whether it got better, by people's outcomes, by limits, while nothing is known, and what would tell."""
 
 from __future__ import annotations
 
@@ -61,8 +61,12 @@ def test_while_nothing_is_shown_it_says_what_would_tell() -> None:
         ([0.5] * 3, {"kl_per_token": 2.0}, "bad", "Past a limit: it should not serve."),
         ([1.0] * 20, {"kl_per_token": 2.0}, "bad", "People find it better than dpo-1, but it is past a limit."),
         ([0.5] * 3, {"identical_to_serving": True}, "", "It answers in the same words as dpo-1."),
-        ([1.0] * 20, {"kl_per_token": None}, "open",
-         "People find it better than dpo-1, but not everything is known yet."),
+        (
+            [1.0] * 20,
+            {"kl_per_token": None},
+            "open",
+            "People find it better than dpo-1, but not everything is known yet.",
+        ),
         ([], {}, "open", "Nobody has compared it with dpo-1 yet."),
     ],
 )  # fmt: skip
