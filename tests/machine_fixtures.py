@@ -125,6 +125,17 @@ class Machine:
                 self.db, annotator.id, claim.nonce, act({"shorter": shorter, "longer": longer}.get(word, word))
             )
 
+    def rank(self, count: int) -> None:
+        """Rank four answers to each of `count` train prompts, the shortest first; the two longest are tied."""
+        store.set_project(self.db, replace(store.project(self.db), kind="rank", answers=4))
+        for number, prompt in enumerate(store.prompts(self.db, "train")[:count]):
+            texts = [" ".join(WORDS[(number + place) % 12] for place in range(words)) for words in (2, 4, 6, 8)]
+            assert store.add_comparison(self.db, [self.response(prompt, text) for text in texts], 4) is not None
+            claim = claims.claim_next(self.db, self.annotator.id)
+            assert claim is not None
+            ranks = [min(len(text.split()) // 2, 3) for text in shown_texts(claim)]
+            claims.judge(self.db, self.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
+
     def annotator_named(self, name: str) -> Annotator:
         """The annotator of this name; an account is made where there is none."""
         row = access.find(self.db, name)

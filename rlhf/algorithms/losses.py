@@ -17,6 +17,24 @@ from rlhf.models.log_probabilities import CHUNK, Head
 
 # ----------------------------------------------------------------------------------------- preferences: DPO and its kin
 @dataclass(frozen=True)
+class AnswerLogps:
+    """Summed log-probabilities of B answers under policy and reference, and their lengths in tokens."""
+
+    policy_B: Tensor
+    reference_B: Tensor
+    tokens_B: Tensor
+
+    def pairs(self, better_P: Tensor, worse_P: Tensor) -> PairLogps:
+        """Those of P pairs, by the places of the better and the worse answer."""
+        sides = [
+            side_B[places_P]
+            for side_B in (self.policy_B, self.reference_B, self.tokens_B)
+            for places_P in (better_P, worse_P)
+        ]
+        return PairLogps(*sides)
+
+
+@dataclass(frozen=True)
 class PairLogps:
     """Summed log-probabilities of P pairs under policy and reference, and the lengths of their answers in tokens."""
 

@@ -35,6 +35,16 @@ def pair_facts(row: PreferenceRow) -> Facts:
     return [(_("Preferred"), strength_word(row)), (_("Judgements"), str(len(row.judgements))), *chance(row)]
 
 
+def ranking_facts(rows: Sequence[PreferenceRow]) -> Facts:
+    """Which answers of a comparison are better than which, and how strongly."""
+    places = places_of(rows)
+    orders = [
+        _("{places} over {places_2}").format(places=places[row.chosen.id], places_2=places[row.rejected.id])
+        for row in rows
+    ]
+    return [(_("Better"), ", ".join(orders)), (_("Preferred"), ", ".join(map(strength_word, rows)))]
+
+
 def chance(row: PreferenceRow) -> Facts:
     """The estimated chance that a pair is the wrong way round, or what is assumed where nothing is known."""
     if row.flip is None:

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal, Self
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
-from annotation.translation import _
+from annotation.records import MAXIMUM_ANSWERS
+from annotation.translation import N_, _
 from annotation.validation import NonNegativeFloat, PositiveInt
-from rlhf.algorithms.pair_facts import pair_facts
+from rlhf.algorithms.pair_facts import pair_facts, ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (
     Curve,
@@ -25,7 +26,7 @@ from rlhf.jobs.descriptions import (
 )
 from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
 from rlhf.models import registry
-from rlhf.models.tokenize import tokenise_pairs
+from rlhf.models.tokenize import tokenise_comparisons
 
 PreferenceLoss = Literal["sigmoid", "ipo", "robust", "length-normalised"]
 # Beta by loss, with its source. IPO's log-ratios are per token too, but its loss aims at 1 / (2 beta) of them.
@@ -87,6 +88,7 @@ class DPOSpec(TrainingSpec):
         "rewards/margins": _("implicit margin"),
     }
     automatic: ClassVar = "DPO"
+    items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
         "qlora": LearningRate(7e-5, MEASURED),
@@ -94,7 +96,7 @@ class DPOSpec(TrainingSpec):
         "prompt": LearningRate(3e-3, _("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, _("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
-    answers_per_item: ClassVar = 2
+    answers_per_item: ClassVar = MAXIMUM_ANSWERS
     pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta")
     labels: ClassVar = {"sft_weight": _("SFT weight")}
     words: ClassVar = {
@@ -140,7 +142,7 @@ class DPOSpec(TrainingSpec):
     """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
     take 1). Our choice: with 0.2 answers stay the model's language (benchmarks/loop.py) and follow the preferences."""
     epochs: PositiveInt = 3
-    """Passes over the pairs; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
+    """Passes over the comparisons; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; 0 for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
@@ -150,7 +152,8 @@ class DPOSpec(TrainingSpec):
     """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
     people's in RLAIF (Lee et al. 2023)."""
     batch_size: PositiveInt = 2
-    """Pairs in one forward pass. Our choice, with accumulation: four pairs a step, so that sixty make 45 steps."""
+    """Comparisons in one forward pass, each with all its pairs. Our choice, with accumulation: four a step, so that
+    sixty make 45 steps."""
     accumulation: PositiveInt = 2
     """Forward passes in one optimiser step."""
     evaluate: bool = True
@@ -221,21 +224,26 @@ class DPOSpec(TrainingSpec):
         return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
 
     def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
-        """Prompts with a chosen and a rejected answer."""
-        return tokenise_pairs(tokenizer, rows, self.max_length)
+        """Comparisons with all their pairs together."""
+        return tokenise_comparisons(tokenizer, rows, self.max_length)
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:
-        """The chosen and the rejected answer."""
-        return [item["chosen_ids"], item["rejected_ids"]]
+        """All answers of a comparison, each once."""
+        return list(item["answers"])
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
-        """Two sequences: the chosen answer is made likelier, the rejected one less likely."""
-        prompt = self.prompt_spans(tokenizer, item)
-        return [
-            TokenSequence(_("Chosen"), [*prompt, token_span(tokenizer, "raised", item["chosen_ids"])]),
-            TokenSequence(_("Rejected"), [*prompt, token_span(tokenizer, "lowered", item["rejected_ids"])]),
-        ]
+        """A sequence an answer: what wins at least as many pairs as it loses is made likelier, others less likely."""
+        prompt, pairs = self.prompt_spans(tokenizer, item), item["pairs"]
+        names = [_("Chosen"), _("Rejected")] if len(pairs) == 1 else None
+        made = []
+        for place, ids in enumerate(item["answers"]):
+            won = sum((better == place) - (worse == place) for better, worse, *_ in pairs)
+            title = names[won < 0] if names else _("Answer {place}").format(place=place + 1)
+            made.append(
+                TokenSequence(title, [*prompt, token_span(tokenizer, "raised" if won >= 0 else "lowered", ids)])
+            )
+        return made
 
     def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:
-        """How sure the preference is."""
-        return pair_facts(rows[0])
+        """How sure the preference is, or which answers of a ranking are better than which."""
+        return pair_facts(rows[0]) if len(rows) == 1 else ranking_facts(rows)

@@ -11,7 +11,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
 from annotation.translation import N_, _
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
-from rlhf.algorithms.pair_facts import places_of, strength_word
+from rlhf.algorithms.pair_facts import ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (
     Curve,
@@ -172,9 +172,4 @@ class RewardModelSpec(TrainingSpec):
 
     def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:
         """Which answers are better than which, and how strongly."""
-        places = places_of(rows)
-        orders = [
-            _("{places} over {places_2}").format(places=places[row.chosen.id], places_2=places[row.rejected.id])
-            for row in rows
-        ]
-        return [(_("Better"), ", ".join(orders)), (_("Preferred"), ", ".join(map(strength_word, rows)))]
+        return ranking_facts(rows)

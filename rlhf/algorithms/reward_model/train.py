@@ -41,6 +41,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
+from rlhf.algorithms.comparisons import Item, collate, with_targets
 from rlhf.algorithms.losses import bradley_terry, centring
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
@@ -51,11 +52,9 @@ from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
-from rlhf.models.packing import pad
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, with_noise
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 
-Item = dict[str, Any]
 # The margin of a preference: 1/3 slightly, 2/3 clearly, 1 much; 0 where nobody said how strongly.
 MUCH = 3
 
@@ -90,48 +89,7 @@ def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> tuple[list[Ite
     pairs = sum(len(item["pairs"]) for item in found)
     if pairs < MIN_PAIRS:
         raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))
-    return with_targets(found, spec), with_targets(held_out), left_out
-
-
-def with_targets(items: Sequence[Item], spec: RewardModelSpec | None = None) -> list[Item]:
-    """Comparisons with their pairs as columns: `better` and `worse` place in `answers`, `margin`, `flip`, `weight`.
-
-    Without a spec (held-out comparisons, which are only scored) the last three are neutral. Raises UserError where the
-    data has not the chances of error that the spec wants to use.
-    """
-    margins = spec is not None and spec.margin
-    known: list[dict[str, Any]] = [
-        {"ai": ai} if flip is None else {"flip": flip, "ai": ai} for item in items for *_, flip, ai in item["pairs"]
-    ]
-    noise = iter(
-        with_noise(known, "ignore") if spec is None else with_noise(known, spec.annotator_noise, spec.ai_weight)
-    )
-    made = []
-    for item in items:
-        better, worse, strengths, *_ = zip(*item["pairs"], strict=True)
-        margin = [(strength or 0) / MUCH if margins else 0.0 for strength in strengths]
-        own = [next(noise) for _ in better]
-        columns = {name: [float(pair[name]) for pair in own] for name in ("flip", "weight")}
-        kept = {name: item[name] for name in ("prompt_ids", "answers")}
-        made.append({**kept, "better": list(better), "worse": list(worse), "margin": margin, **columns})
-    return made
-
-
-def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
-    """Ids, attention mask and completion mask of a right-padded batch of all answers, each (B, T), and the comparison
-    of each as `group`, (B,). Of each pair among them, (P,): `better` and `worse` (rows of the batch), `margin`, `flip`,
-    `weight`, and `share` of its comparison."""
-    parts = pad([(item["prompt_ids"], ids) for item in items for ids in item["answers"]], pad_id)
-    batch = dict(zip(("input_ids", "attention_mask", "completion_mask"), parts, strict=True))
-    batch["group"] = torch.tensor([place for place, item in enumerate(items) for _ in item["answers"]])
-    starts = torch.tensor([0, *(len(item["answers"]) for item in items[:-1])]).cumsum(0).tolist()
-    for side in ("better", "worse"):
-        rows = [start + place for start, item in zip(starts, items, strict=True) for place in item[side]]
-        batch[side] = torch.tensor(rows)
-    for name in ("margin", "flip", "weight"):
-        batch[name] = torch.tensor([value for item in items for value in item[name]])
-    batch["share"] = torch.tensor([1 / len(item["better"]) for item in items for _ in item["better"]])
-    return batch
+    return with_targets(found, spec.annotator_noise, spec.ai_weight), with_targets(held_out), left_out
 
 
 # --------------------------------------------------------------------------------------------------------- the trainer
@@ -172,7 +130,8 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
         """The loss of each comparison's pairs."""
         scores_B = scores_of(model, batch)
         better_P, worse_P, share_P = scores_B[batch["better"]], scores_B[batch["worse"]], batch["share"]
-        loss_P = batch["weight"] * bradley_terry(better_P, worse_P, batch["margin"], batch["flip"])
+        asked_P = batch["strength"] / MUCH if self.spec.margin else torch.zeros_like(share_P)
+        loss_P = batch["weight"] * bradley_terry(better_P, worse_P, asked_P, batch["flip"])
         loss_P = loss_P + self.spec.centre * centring(better_P, worse_P)
         margin_P = better_P - worse_P
         self.note("accuracy", (share_P * (margin_P.sign() + 1) / 2).sum(), items)

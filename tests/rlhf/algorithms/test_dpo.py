@@ -27,6 +27,7 @@ from rlhf.algorithms.checkpoints import (
     newest_checkpoint,
     write_checkpoint,
 )
+from rlhf.algorithms.comparisons import with_targets
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.jobs import job_store
@@ -42,7 +43,7 @@ from rlhf.models.loading import (
     load_quantised,
 )
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_pairs, with_noise
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, tokenise_pairs
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -66,11 +67,11 @@ def frozen_rows(machine: Machine) -> list[PreferenceRow]:
 def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> PreferenceTrainer:
     """The trainer as the job builds it, on the machine's judgements."""
     job_store.cancel(machine.db, machine.submit(replace(spec, parent=parent)))
-    pairs, _ = tokenise_pairs(machine.tokenizer, frozen_rows(machine), spec.max_length)
-    pairs = with_noise(pairs, spec.annotator_noise)
+    items, _ = tokenise_comparisons(machine.tokenizer, frozen_rows(machine), spec.max_length)
+    items = with_targets(items, spec.annotator_noise)
     torch.manual_seed(spec.seed)
     start = machine.start(parent)
-    return build_trainer(with_defaults(spec), start, machine.tokenizer, pairs, machine.data_dir / "checkpoints")
+    return build_trainer(with_defaults(spec), start, machine.tokenizer, items, machine.data_dir / "checkpoints")
 
 
 def stock_trainer(machine: Machine, spec: DPOSpec, loss: Mapping[str, float]) -> DPOTrainer:
@@ -173,12 +174,13 @@ def test_the_first_loss_equals_that_of_trl_and_is_ln_2_from_a_fresh_adapter(judg
     ours = trainer_of(judged, spec)
     stock = stock_trainer(judged, spec, {"sigmoid": 1.0, "sft": sft_weight} if sft_weight else {"sigmoid": 1.0})
     our_batch, stock_batch = first_batch(ours), first_batch(stock)
+    as_stock = torch.cat([our_batch["better"], our_batch["worse"]])
     for name in ("input_ids", "attention_mask", "completion_mask"):
-        assert torch.equal(our_batch[name], stock_batch[name])
+        assert torch.equal(our_batch[name][as_stock], stock_batch[name])
 
     fresh = loss_of(ours, our_batch).item()
-    chosen_tokens = our_batch["completion_mask"][:4].sum().item()
-    likelihood_term = -sft_weight * our_batch["ref_chosen_logps"].sum().item() / chosen_tokens
+    chosen_tokens = our_batch["completion_mask"][our_batch["better"]].sum().item()
+    likelihood_term = -sft_weight * our_batch["reference_logps"][our_batch["better"]].sum().item() / chosen_tokens
     assert fresh == pytest.approx(math.log(2) + likelihood_term, abs=2e-3)
     assert fresh == pytest.approx(loss_of(stock, stock_batch).item(), abs=2e-3)
 
@@ -274,7 +276,7 @@ def test_each_pair_keeps_its_own_chance_of_error_up_to_the_loss(mixed: Machine) 
     seen = {}
     for batch in trainer.get_train_dataloader():
         lengths = batch["attention_mask"].sum(-1)
-        for row, (flip, weight) in enumerate(zip(batch["flip"].tolist(), batch["weight"].tolist(), strict=True)):
+        for row, flip, weight in zip(*(batch[name].tolist() for name in ("better", "flip", "weight")), strict=True):
             seen[tuple(batch["input_ids"][row, : lengths[row]].tolist())] = flip
             assert weight == 1.0
     assert seen == pytest.approx(expected)
@@ -380,18 +382,12 @@ def independent_gradients(machine: Machine, batch: dict[str, Any], beta: float) 
         with torch.autocast(batch["input_ids"].device.type, dtype=torch.bfloat16):
             logits = model(input_ids=ids[None, :length]).logits[0].float().log_softmax(-1)
         logps.append(sum(logits[at - 1, ids[at]] for at in range(1, length) if completion[at]))
-    pairs = len(logps) // 2
+    gained = [logp - reference for logp, reference in zip(logps, batch["reference_logps"], strict=True)]
     losses = [
-        -torch.nn.functional.logsigmoid(
-            beta
-            * (
-                (logps[pair] - batch["ref_chosen_logps"][pair])
-                - (logps[pairs + pair] - batch["ref_rejected_logps"][pair])
-            )
-        )
-        for pair in range(pairs)
+        -torch.nn.functional.logsigmoid(beta * (gained[better] - gained[worse]))
+        for better, worse in zip(batch["better"], batch["worse"], strict=True)
     ]
-    (sum(losses) / pairs).backward()
+    (sum(losses) / len(losses)).backward()
     return adapter_gradients(model)
 
 
@@ -446,7 +442,11 @@ def test_with_the_base_as_reference_a_continued_adapter_starts_with_the_margin_i
     assert parent.path is not None
     policy = PeftModel.from_pretrained(load_for_answering(judged.model), judged.data_dir / parent.path).eval()
     margins = []
-    for pair in list(trainer.train_dataset)[:4]:
+    for item in list(trainer.train_dataset)[:4]:
+        pair = {"prompt_ids": item["prompt_ids"]}
+        pair |= {
+            f"{side}_ids": item["answers"][item[at][0]] for side, at in (("chosen", "better"), ("rejected", "worse"))
+        }
         gained = {side: plain_logp(policy, pair, side) for side in ("chosen", "rejected")}
         with policy.disable_adapter():
             gained = {side: logp - plain_logp(policy, pair, side) for side, logp in gained.items()}

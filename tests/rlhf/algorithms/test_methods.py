@@ -12,6 +12,7 @@ import torch
 
 from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow
 from annotation.records import Sampling, UserError
+from rlhf.algorithms.comparisons import with_targets
 from rlhf.algorithms.dpo import train as dpo
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
@@ -23,7 +24,7 @@ from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
 from rlhf.models.loading import LoadedPolicies, load_plain
 from rlhf.models.sampling import draw
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations, tokenise_pairs, with_noise
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, tokenise_demonstrations
 from rlhf.submission import job_submission, preconditions
 from tests import quantised_model
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
@@ -63,8 +64,8 @@ def trainer_of(machine: Machine, spec: TrainingSpec) -> Any:
         return sft.build_trainer(frozen, start, machine.tokenizer, items, checkpoints)
     assert isinstance(frozen, DPOSpec)
     rows = of_split(load_snapshot(machine.data_dir, frozen.snapshot, PreferenceRow), "train")
-    pairs, _ = tokenise_pairs(machine.tokenizer, rows, spec.max_length)
-    return dpo.build_trainer(frozen, start, machine.tokenizer, with_noise(pairs, "ignore"), checkpoints)
+    items, _ = tokenise_comparisons(machine.tokenizer, rows, spec.max_length)
+    return dpo.build_trainer(frozen, start, machine.tokenizer, with_targets(items), checkpoints)
 
 
 def one_step(trainer: Any) -> None:
@@ -211,7 +212,8 @@ def test_an_adapter_on_fully_trained_weights_has_them_as_its_reference(judged: M
     batch = trainer.data_collator([trainer.train_dataset[0]])
     with torch.no_grad():
         loss = trainer.compute_loss(trainer.model, batch).item()
-    chosen = batch["ref_chosen_logps"].sum().item() / batch["completion_mask"][0].sum().item()
+    (best,) = batch["better"].tolist()
+    chosen = batch["reference_logps"][best].item() / batch["completion_mask"][best].sum().item()
     assert loss == pytest.approx(0.6931 - 0.2 * chosen, abs=5e-3), "a fresh adapter must agree with its reference"
     with pytest.raises(UserError, match="lie on the weights"):
         job_submission.delete_policy(judged.db, judged.data_dir, full.revision, "a test")

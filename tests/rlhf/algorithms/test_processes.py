@@ -32,10 +32,11 @@ SPECS: dict[str, TrainingSpec] = {
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
-    """A data directory with judged pairs and prompts."""
+    """A data directory with judged pairs, a ranking, and prompts; answers that two processes can't share evenly."""
     machine = make_machine(tmp_path_factory.mktemp("processes") / "data", tiny_model)
     machine.add_prompts(train=16, held_out=4)
-    machine.judge("train", 16)
+    machine.judge("train", 15)
+    machine.rank(1)
     machine.judge("held-out", 4)
     machine.db.close()
     return machine.data_dir

@@ -18,14 +18,14 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from annotation import claims, store
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import MANIFEST, checkpoints_of
+from rlhf.algorithms.comparisons import with_targets
 from rlhf.algorithms.ppo.roles import SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
-from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of, with_targets
+from rlhf.algorithms.reward_model.train import ComparisonTrainer, build_trainer, score, scores_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.worker import Run, perform
@@ -35,8 +35,7 @@ from rlhf.models.loading import load_for_training
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
-from tests.conftest import shown_texts
-from tests.machine_fixtures import WORDS, Machine, make_machine
+from tests.machine_fixtures import Machine, make_machine
 
 pytestmark = pytest.mark.slow
 
@@ -69,18 +68,6 @@ def judged(machine: Machine) -> Machine:
     return machine
 
 
-def rank(machine: Machine, count: int) -> None:
-    """Rank four answers to each of `count` prompts, the shortest first; the two longest are tied."""
-    store.set_project(machine.db, replace(store.project(machine.db), kind="rank", answers=4))
-    for number, prompt in enumerate(store.prompts(machine.db, "train")[:count]):
-        texts = [" ".join(WORDS[(number + place) % 12] for place in range(words)) for words in (2, 4, 6, 8)]
-        assert store.add_comparison(machine.db, [machine.response(prompt, text) for text in texts], 4) is not None
-        claim = claims.claim_next(machine.db, machine.annotator.id)
-        assert claim is not None
-        ranks = [min(len(text.split()) // 2, 3) for text in shown_texts(claim)]
-        claims.judge(machine.db, machine.annotator.id, claim.nonce, {"outcome": "ranked", "ranks": ranks})
-
-
 def items_of(machine: Machine, sha256: str, split: str = "train") -> list[dict[str, Any]]:
     """The comparisons of frozen data as the job tokenises them."""
     rows = of_split(load_snapshot(machine.data_dir, sha256, PreferenceRow), split)
@@ -94,7 +81,7 @@ def trainer_of(machine: Machine, spec: RewardModelSpec) -> tuple[ComparisonTrain
     torch.manual_seed(spec.seed)
     start = machine.start(spec.parent)
     directory = machine.data_dir / "checkpoints"
-    return build_trainer(spec, start, machine.tokenizer, with_targets(items, spec), directory), items
+    return build_trainer(spec, start, machine.tokenizer, with_targets(items, spec.annotator_noise), directory), items
 
 
 def randomise(trainer: ComparisonTrainer, scale: float = 0.1) -> None:
@@ -131,7 +118,7 @@ def gradients(trainer: ComparisonTrainer, loss: Tensor) -> dict[str, Tensor]:
 def test_the_loss_of_a_batch_equals_a_slow_loop_over_its_pairs(judged: Machine, noise: Any) -> None:
     """Pairs with strengths and rankings without, in one batch; a second annotator makes chances of error differ."""
     judged.judge("train", 16, "left-much", by="bob")
-    rank(judged, 4)
+    judged.rank(4)
     snapshot = judged.freeze({"ann": 0.95, "bob": 0.7})
     spec = replace(QUICK, snapshot=snapshot, annotator_noise=noise, centre=0.05)
     trainer, items = trainer_of(judged, spec)
@@ -174,7 +161,7 @@ def test_without_a_margin_a_fresh_model_pays_ln_2_and_with_one_the_strength_coun
 def test_answers_score_the_same_alone_in_a_packed_batch_and_in_a_padded_one(
     judged: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rank(judged, 3)
+    judged.rank(3)
     trainer, items = trainer_of(judged, QUICK)
     randomise(trainer)
     places = [0, len(items) - 1, 3, len(items) - 2]
@@ -235,7 +222,7 @@ def finished(machine: Machine, spec: RewardModelSpec) -> tuple[job_store.Job, Ma
 
 def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None:
     """On rankings and pairs; it is right on held-out comparisons, and PPO may follow it without a person's word."""
-    rank(judged, 8)
+    judged.rank(8)
     job, result = finished(judged, replace(QUICK, epochs=4))
     curve = job_store.metrics(judged.db, job.id)
     assert (job.step, len(curve)) == (24, 24)

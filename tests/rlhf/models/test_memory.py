@@ -241,14 +241,16 @@ def test_four_bits_hold_the_linear_layers_and_full_training_everything_several_t
 
 
 def test_both_answers_count_and_a_reward_model_meets_no_vocabulary() -> None:
-    single, pair = sizes(SFTSpec(method="qlora", batch_size=2)), sizes(DPOSpec(batch_size=1))
+    single = sizes(SFTSpec(method="qlora", batch_size=2))
+    pair = sizes(DPOSpec(batch_size=1), load=Workload(answers=2))
     assert pair["Activations"] == single["Activations"]
     assert "Scores of the vocabulary" not in sizes(RewardModelSpec())
 
 
-def test_a_reward_model_reads_all_answers_of_a_comparison_together() -> None:
+@pytest.mark.parametrize("kind", [RewardModelSpec, DPOSpec])
+def test_all_answers_of_a_comparison_are_read_together(kind: type[TrainingSpec]) -> None:
     """As many as the largest has; where that is not known, as many as a comparison can have."""
-    spec = RewardModelSpec(batch_size=1, max_length=100)
+    spec = kind(batch_size=1, max_length=100)
     by_answers = {answers: sizes(spec, load=Workload(answers=answers))["Activations"] for answers in (2, 4, 8)}
     for answers, found in by_answers.items():
         tokens = answers * 100
@@ -257,8 +259,6 @@ def test_a_reward_model_reads_all_answers_of_a_comparison_together() -> None:
     assert sizes(spec, load=Workload(item_tokens=200, answers=8))["Activations"] == by_answers[2], (
         "what is known counts"
     )
-    pairs = sizes(DPOSpec(batch_size=1, max_length=100), load=Workload(answers=8))["Activations"]
-    assert pairs == by_answers[2], "DPO takes rankings apart"
 
 
 def test_what_sees_what_is_kept_for_rows_of_bounded_length() -> None:

@@ -18,7 +18,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs.descriptions import LeftOut, TokenSequence
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
-from rlhf.models.tokenize import tokenise_comparisons, tokenise_demonstrations, tokenise_pairs, tokenise_prompts
+from rlhf.models.tokenize import tokenise_comparisons, tokenise_demonstrations, tokenise_prompts
 from rlhf.submission import inspect_rows, job_submission
 from rlhf.submission.inspect_rows import InspectedItem, Item
 from tests.conftest import act
@@ -56,9 +56,7 @@ def by_worker(machine: Machine, spec: TrainingSpec, split: str) -> tuple[list[di
         return tokenise_demonstrations(machine.tokenizer, rows, spec.max_length)
     if isinstance(spec, PPOSpec):
         return tokenise_prompts(machine.tokenizer, rows, spec.max_length - spec.sampling.max_new_tokens)
-    if isinstance(spec, RewardModelSpec):
-        return tokenise_comparisons(machine.tokenizer, rows, spec.max_length)
-    return tokenise_pairs(machine.tokenizer, rows, spec.max_length)
+    return tokenise_comparisons(machine.tokenizer, rows, spec.max_length)
 
 
 def shown_items(machine: Machine, spec: TrainingSpec, split: Any) -> Iterator[InspectedItem]:
@@ -93,7 +91,8 @@ def expected_sequences(machine: Machine, spec: TrainingSpec, item: dict[str, Any
         return [[prompt]]
     if isinstance(spec, RewardModelSpec):
         return [[prompt, part("context", ids[:-1]), part("scored", ids[-1:])] for ids in item["answers"]]
-    return [[prompt, part("raised", item["chosen_ids"])], [prompt, part("lowered", item["rejected_ids"])]]
+    ((better, worse, *_),) = item["pairs"]
+    return [[prompt, part({better: "raised", worse: "lowered"}[at], ids)] for at, ids in enumerate(item["answers"])]
 
 
 @pytest.mark.parametrize("split", ["train", "held-out"])
@@ -205,8 +204,7 @@ def test_all_rows_looked_through_are_those_that_are_frozen_and_used(ready: Machi
 
 def length(item: dict[str, Any]) -> int:
     """Tokens of an item, its prompt counted once."""
-    answers = item.get("answers") or [item["chosen_ids"], item["rejected_ids"]]
-    return len(item["prompt_ids"]) + sum(map(len, answers))
+    return len(item["prompt_ids"]) + sum(map(len, item["answers"]))
 
 
 def test_the_answers_that_ppo_draws_count_and_long_prompts_are_left_out(ready: Machine) -> None:
@@ -233,9 +231,9 @@ def test_only_the_first_are_tokenised_and_a_few_examples_kept(machine: Machine) 
     assert (some.seen, some.tokenised, some.items["train"]) == (20, 2, 18)
 
 
-def test_a_reward_models_batches_count_comparisons(ready: Machine) -> None:
-    for spec in (DPOSpec(), RewardModelSpec()):
+def test_batches_of_what_takes_whole_comparisons_count_these(ready: Machine) -> None:
+    for spec in (DPOSpec(), RewardModelSpec(), SFTSpec()):
         found = job_submission.preview(ready.db, ready.data_dir, spec)
         items, _ = by_worker(ready, spec, "train")
-        answers = max(len(item["answers"]) for item in items) if isinstance(spec, RewardModelSpec) else 0
+        answers = max(len(item.get("answers", ())) for item in items)
         assert inspect_rows.items_to_train(ready.db, spec, found) == (len(items), answers)

@@ -31,7 +31,7 @@ from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import tokenise_pairs
+from rlhf.models.tokenize import tokenise_comparisons
 from rlhf.submission import job_submission, preflight
 from rlhf.submission.form_fields import forms
 from rlhf.tabs.train import automatic_training, train_tab
@@ -468,12 +468,12 @@ def test_a_row_is_shown_as_the_worker_is_fed_it(ready: Machine) -> None:
         for row in job_submission.rows_of(ready.db, DPOSpec())
         if isinstance(row, PreferenceRow) and row.split == "held-out"
     ]
-    items, _ = tokenise_pairs(ready.tokenizer, rows, 512)
+    items, _ = tokenise_comparisons(ready.tokenizer, rows, 512)
     number, html = session.call("show_dpo", "held-out", 2, *session.values.values())
     assert number == 2
-    chosen = ready.tokenizer.convert_ids_to_tokens(items[1]["chosen_ids"])
-    assert html.count('<span class="raised"') == len(chosen)
-    assert html.count('<span class="lowered"') == len(items[1]["rejected_ids"])
+    ((better, worse, *_),), answers = items[1]["pairs"], items[1]["answers"]
+    assert html.count('<span class="raised"') == len(ready.tokenizer.convert_ids_to_tokens(answers[better]))
+    assert html.count('<span class="lowered"') == len(answers[worse])
     assert html.count('<span class="context"') == 2 * len(items[1]["prompt_ids"])
     assert "&lt;|im_end|&gt;</span></pre>" in html
     assert session.call("show_dpo", "held-out", 99, *session.values.values())[0] == 4

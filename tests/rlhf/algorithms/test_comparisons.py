@@ -1,0 +1,88 @@
+"""A comparison's answers computed once: the loss and the gradient of its pairs one by one, in several families."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlhf.algorithms.comparisons import collate, with_targets
+from rlhf.algorithms.dpo.train import answer_logps, collate_answers, logps_of
+from rlhf.algorithms.losses import PairLogps, preference_loss
+from rlhf.models.hidden_states import summed_logps
+from rlhf.models.packing import pad
+from tests.architectures import VOCABULARY, built
+
+BETA = 0.1
+# Three that can be packed, one of them with sliding windows, and one that can't.
+FAMILIES = ("llama", "gpt2", "gemma3_text", "lfm2")
+# A ranking of four with a tie between the last two, as pairs by place, and a comparison of two.
+PAIRS = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)], [(1, 0)]
+LENGTHS = (11, (7, 4, 13, 9)), (6, (8, 5))
+
+
+def comparisons() -> list[dict[str, Any]]:
+    """Random comparisons as `tokenise_comparisons` makes them, with what the reference would say of each answer."""
+    random = torch.Generator().manual_seed(3)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(3, VOCABULARY, (length,), generator=random).tolist()  # type: ignore[no-any-return]
+
+    items = [
+        {
+            "prompt_ids": ids(prompt),
+            "answers": [ids(length) for length in answers],
+            "comparison": number,
+            "pairs": [(better, worse, None, 0.1 * worse, False) for better, worse in pairs],
+        }
+        for number, ((prompt, answers), pairs) in enumerate(zip(LENGTHS, PAIRS, strict=True))
+    ]
+    made = with_targets(items, "smooth")
+    return [{**item, "reference_logps": [-30.0 - place for place, _ in enumerate(item["answers"])]} for item in made]
+
+
+def pair_by_pair(model: Any, item: dict[str, Any]) -> Tensor:
+    """The losses of a comparison's pairs, each with its prompt and its two answers computed anew."""
+    losses = []
+    for better, worse, flip in zip(item["better"], item["worse"], item["flip"], strict=True):
+        both = [item["answers"][better], item["answers"][worse]]
+        logps = summed_logps(model, *pad([(item["prompt_ids"], ids) for ids in both], 0), packed=False)
+        reference = [torch.tensor([item["reference_logps"][place]]) for place in (better, worse)]
+        lengths = [torch.tensor([len(ids)]) for ids in both]
+        pair = PairLogps(*logps.chunk(2), *reference, *lengths)
+        losses.append(preference_loss("sigmoid", pair, BETA, torch.tensor([flip]), 0.0))
+    return torch.cat(losses)
+
+
+def gradients(model: Any, loss: Tensor) -> list[Tensor]:
+    """What the loss asks of every weight."""
+    model.zero_grad()
+    loss.backward()
+    return [value.grad.clone() for value in model.parameters() if value.grad is not None]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_pairs_of_a_comparison_together_are_the_pairs_one_by_one(family: str) -> None:
+    """Loss and gradient, though four answers of five pairs are computed once each, and their prompt once."""
+    model, items = built(family), comparisons()
+    slow_P = torch.cat([pair_by_pair(model, item) for item in items])
+    expected = gradients(model, slow_P.mean())
+    batch = collate(items, 0)
+    assert len(batch["input_ids"]) == 6
+    pairs = logps_of(model, batch).pairs(batch["better"], batch["worse"])
+    fast_P = preference_loss("sigmoid", pairs, BETA, batch["flip"], 0.0)
+    torch.testing.assert_close(fast_P, slow_P, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(model, fast_P.mean()), expected, rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def test_answers_to_one_prompt_share_it_whichever_comparison_they_belong_to() -> None:
+    """As the reference takes them: sorted, so that those of a prompt lie together."""
+    model, items = built("llama"), comparisons()
+    answers = sorted((tuple(item["prompt_ids"]), tuple(ids)) for item in items for ids in item["answers"])
+    batch = collate_answers(answers, 0)
+    assert sorted(batch["group"].tolist()) == [0, 0, 0, 0, 1, 1] or batch["group"].tolist() == [0, 0, 1, 1, 1, 1]
+    alone = torch.cat([answer_logps(model, collate_answers([answer], 0)) for answer in answers])
+    torch.testing.assert_close(answer_logps(model, batch), alone, rtol=0, atol=1e-4)
