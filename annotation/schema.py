@@ -93,6 +93,19 @@ def m012_held_out_sets_and_chances(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m013_imported_chances(db: sqlite_utils.Database) -> None:
+    """An imported judgement keeps the chance with which its annotator was shown the comparison, where it is known."""
+    db.execute(IMPORTED_CHANCE)
+
+
+@migrations()
+def m017_rejections_taken_back(db: sqlite_utils.Database) -> None:
+    """A rejection can be taken back, which is a decision as well."""
+    for statement in REJECTIONS_TAKEN_BACK:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -541,4 +554,21 @@ HELD_OUT_SETS_AND_CHANCES = (
     # Whether that draw gave it to people; who is asked now, `asks` says.
     "ALTER TABLE comparison ADD COLUMN people_drawn INTEGER CHECK (people_drawn IN (0, 1))",
     "ALTER TABLE claim ADD COLUMN chance REAL CHECK (chance > 0 AND chance <= 1)",
+)
+
+
+# Of an imported judgement: it has no claim, which notes that of the others. NULL is unknown.
+IMPORTED_CHANCE = """ALTER TABLE judgement ADD COLUMN imported_chance REAL
+    CHECK (imported_chance > 0 AND imported_chance <= 1)"""
+
+
+REJECTIONS_TAKEN_BACK = (
+    """CREATE TABLE new_promotion (
+        id INTEGER PRIMARY KEY, model_id INTEGER NOT NULL REFERENCES model, previous_id INTEGER REFERENCES model,
+        action TEXT NOT NULL CHECK (action IN ('promote', 'reject', 'rollback', 'reopen', 'delete')),
+        decided_by TEXT NOT NULL, created TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '')""",
+    """INSERT INTO new_promotion (id, model_id, previous_id, action, decided_by, created, reason)
+        SELECT id, model_id, previous_id, action, decided_by, created, reason FROM promotion""",
+    "DROP TABLE promotion",
+    "ALTER TABLE new_promotion RENAME TO promotion",
 )

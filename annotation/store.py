@@ -698,7 +698,7 @@ RESPONSE_FIELDS = f"""json_object('id', r.id, 'origin', r.origin, 'model_id', r.
     'text', r.text, 'finish_reason', r.finish_reason, 'tokens', r.tokens, 'prompt_tokens', r.prompt_tokens,
     'rendered_prompt', r.rendered_prompt, {LAST_FIELD})"""
 JUDGEMENTS = f"""SELECT j.*, c.prompt_id, c.formed_chance, c.people_chance,
-         (SELECT k.chance FROM claim k WHERE k.id = j.claim_id) AS shown_chance,
+         coalesce(j.imported_chance, (SELECT k.chance FROM claim k WHERE k.id = j.claim_id)) AS shown_chance,
          p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
         (SELECT json_group_array({RESPONSE_FIELDS})
            FROM (SELECT response.*, m.revision FROM comparison_response cr JOIN response ON response.id = cr.response_id

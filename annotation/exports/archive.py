@@ -80,7 +80,7 @@ TABLES: Final[Mapping[str, Table]] = {
         (
             *("id", "claim_id", "comparison_id", "annotator_id", "purpose", "kind", "outcome", "ranking", "strength"),
             *("tags", "note", "flag", "edited_response_id", "early", "guidelines_version", "re_ask_of", "shown_order"),
-            *("seconds", "import_id", "supersedes", "created"),
+            *("seconds", "import_id", "supersedes", "created", "imported_chance"),
         )
     ),
     "judge": Table(("annotator_id", "backend", "settings", "active", "created_by", "created"), order="annotator_id"),
@@ -286,6 +286,8 @@ def default_columns(table: str, row: Row) -> dict[str, Any]:
         return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None, **unknown}
     if table == "claim":
         return {"chance": None}
+    if table == "judgement":
+        return {"imported_chance": None}
     if table == "response":
         return {"weights": None}
     if table != "model":

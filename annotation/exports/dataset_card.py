@@ -171,13 +171,16 @@ MARK: Final = "prefloop"
 
 
 TYPES: Final[Mapping[Column, str]] = {"text": "string", "number": "float64", "whole": "int64", "truth": "bool"}
+LISTS: Final[Mapping[Column, str]] = {"texts": "string", "numbers": "float64"}
 
 
 def feature(name: str, kind: Column) -> dict[str, Any]:
     """A column's type as `datasets` writes it."""
     if kind == "messages":
         return {"name": name, "list": [{"name": part, "dtype": "string"} for part in ("role", "content")]}
-    return {"name": name, "list": "string"} if kind == "texts" else {"name": name, "dtype": TYPES[kind]}
+    if kind in LISTS:
+        return {"name": name, "list": LISTS[kind]}
+    return {"name": name, "dtype": TYPES[kind]}
 
 
 def size_category(rows: int) -> str:
@@ -345,6 +348,9 @@ NOTES: Final[Mapping[str, str]] = {
     "comparison_id": "rows with the same number come from one comparison: keep them on one side of a split",
     "judged": "when (UTC)",
     "written": "when (UTC)",
+    "formed_chance": "with what chance its prompt was taken for a comparison; none is unknown",
+    "people_chance": "with what chance people were to judge the comparison; none is unknown",
+    "shown_chances": "of each judgement, with what chance its annotator was shown this comparison; none is unknown",
 }
 WHOLE_CONVERSATIONS: Final[Mapping[str, str]] = {
     "chosen": "the conversation with the preferred answer",
@@ -377,7 +383,7 @@ def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenan
     if figures.unknown_chances:
         lines.append(
             "- With what chance comparisons were made and given to people is unknown of "
-            f"{figures.unknown_chances:,} of {figures.comparisons:,}; the raw archive has that of the others."
+            f"{figures.unknown_chances:,} of {figures.comparisons:,}."
         )
     parents = {model["id"]: model["revision"] for model in provenance.models}
     rows = [

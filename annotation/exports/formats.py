@@ -24,7 +24,7 @@ from annotation.records import (
 from annotation.translation import N_, _
 
 Source = Literal["human", "ai", "edited", "imported"]
-Column = Literal["text", "number", "whole", "truth", "texts", "messages"]
+Column = Literal["text", "number", "whole", "truth", "texts", "numbers", "messages"]
 Row = dict[str, Any]
 
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)
@@ -333,6 +333,12 @@ def iteration_of(revisions: set[str], known: ExportContext) -> int | None:
     return max((known.iterations[revision] for revision in revisions), default=None)
 
 
+# Chances as `annotation.selection` defines them; none is unknown. The last is a list, one for each judgement.
+CHANCE_FACTS: Final[Mapping[str, Column]] = {
+    "formed_chance": "number",
+    "people_chance": "number",
+    "shown_chances": "numbers",
+}
 PAIR_FACTS: Final[Mapping[str, Column]] = {
     "margin": "number",
     "strength": "number",
@@ -346,7 +352,17 @@ PAIR_FACTS: Final[Mapping[str, Column]] = {
     "prompt_id": "whole",
     "comparison_id": "whole",
     "judged": "text",
+    **CHANCE_FACTS,
 }
+
+
+def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> Row:
+    """The chances of a comparison, and of each judgement that a row rests on."""
+    return {
+        "formed_chance": first.formed_chance,
+        "people_chance": first.people_chance,
+        "shown_chances": [judgement.shown_chance for judgement in judgements],
+    }
 
 
 def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) -> Row:
@@ -366,6 +382,7 @@ def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) 
         "prompt_id": first.prompt_id,
         "comparison_id": first.comparison_id,
         "judged": max(judgements[number].created for number in pair.judgements),
+        **chance_facts(first, [judgements[number] for number in pair.judgements]),
     }
 
 
@@ -431,6 +448,7 @@ ANSWER_FACTS: Final[Mapping[str, Column]] = {
     "prompt_id": "whole",
     "comparison_id": "whole",
     "judged": "text",
+    **CHANCE_FACTS,
 }
 
 
@@ -452,6 +470,8 @@ def kto(settled: AggregatedComparison, filters: Filters, known: ExportContext) -
             left_out.append("middle")
             continue
         facts = [pair_facts(settled, pair, known) for pair in (better or worse)]
+        numbers = dict.fromkeys(number for pair in (better or worse) for number in pair.judgements)
+        behind = [judgement for judgement in settled.judgements if judgement.id in numbers]
         rows.append(
             {
                 **kto_parts(settled, response, bool(better), known),
@@ -459,6 +479,7 @@ def kto(settled: AggregatedComparison, filters: Filters, known: ExportContext) -
                 "annotators": list(dict.fromkeys(name for fact in facts for name in fact["annotators"])),
                 "source": "+".join(dict.fromkeys(fact["source"] for fact in facts)),
                 "judged": max(fact["judged"] for fact in facts),
+                **chance_facts(settled.judgements[0], behind),
             }
         )
     return ExportedRows(rows, left_out)
@@ -478,6 +499,7 @@ def kto_all_bad(
         "annotators": annotator_names([judgement.annotator for judgement in bad], known),
         "source": "+".join(dict.fromkeys(SOURCE_OF_KIND[judgement.annotator_kind] for judgement in bad)),
         "judged": max(judgement.created for judgement in bad),
+        **chance_facts(settled.judgements[0], bad),
     }
     rows = [{**kto_parts(settled, response, False, known), **shared} for response in responses]
     return ExportedRows(rows, left_out)
@@ -610,7 +632,7 @@ def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> Ro
 
 def chance_text(chance: float | None) -> str:
     """A chance that was noted, or that it is unknown."""
-    return UNKNOWN if chance is None else f"{chance:.6g}"
+    return UNKNOWN if chance is None else str(chance)
 
 
 UNKNOWN: Final = "unknown"

@@ -110,6 +110,7 @@ class Parquet:
             "whole": pyarrow.int64(),
             "truth": pyarrow.bool_(),
             "texts": pyarrow.list_(pyarrow.string()),
+            "numbers": pyarrow.list_(pyarrow.float64()),
             "messages": messages,
         }
         self.schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])

@@ -82,6 +82,12 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         ("strength", "margin", "preference_strength", "degree"),
     ),
 }
+# Not for people to choose: columns of Prefloop's own exports, with the chances of `annotation.selection`.
+CHANCES: Final[Mapping[str, tuple[str, ...]]] = {
+    "formed_chance": ("formed_chance",),
+    "people_chance": ("people_chance",),
+    "shown_chance": ("shown_chance", "shown_chances"),
+}
 QUALITIES: Final = tuple(dict.fromkeys((*ROLES["label"][1], *ROLES["rating"][1])))
 PAIR_STEMS: Final = (
     *("response", "answer", "output", "completion", "conversation", "text", "model_response", "human_ref", ""),
@@ -139,6 +145,7 @@ def propose(rows: Sequence[SourceRow]) -> dict[str, str]:
         fitting = [column for column in wanted if column not in taken and (role not in LISTS or column in lists)]
         return {role: fitting[0]} if fitting else {}
 
+    chances = {role: names[name] for role, known in CHANCES.items() for name in known if name in names}
     chosen = find("chosen") | find("rejected")
     ends, pair = find_pair(names)
     responses = find("responses")
@@ -149,18 +156,18 @@ def propose(rows: Sequence[SourceRow]) -> dict[str, str]:
         question |= find("context")
     if len(chosen) == 2:
         scores = find_scores(names, ("chosen", "rejected"))
-        return without_columns(question, chosen) | chosen | find("strength") | scores | find("status")
+        return without_columns(question, chosen) | chosen | find("strength") | scores | find("status") | chances
     if pair:
         question = without_columns(question, pair)
         taken = [*pair.values(), *question.values()]
         signed = find("preference", taken)
         winner = find("winner", taken)
         if winner:
-            return question | pair | winner | find("strength", taken)
-        return question | pair | (signed or find_scores(names, ends) or find("strength", taken))
+            return question | pair | winner | find("strength", taken) | chances
+        return question | pair | (signed or find_scores(names, ends) or find("strength", taken)) | chances
     if responses:
         judged = find("outcome") and find("outcome") | find("strength")
-        return without_columns(question, responses) | responses | (find("scores") or find("ranks")) | judged
+        return without_columns(question, responses) | responses | (find("scores") or find("ranks")) | judged | chances
     messages = find("messages")
     if messages and "messages" not in question:
         return messages | find("system") | find_quality(rows, names, messages.values())

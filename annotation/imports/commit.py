@@ -185,10 +185,10 @@ class ImportCommit:
 
 INSERT_COMPARISONS = """
     INSERT INTO main.comparison (id, prompt_id, purpose, state, expected, import_id, created, people_chance,
-        people_drawn)
+        people_drawn, formed_chance)
     SELECT :comparison + id, iif(prompt < 0, -prompt, :prompt + prompt), iif(form = 'gold', 'gold', 'preference'),
         iif(form = 'judged', 'closed', 'ready'), iif(form = 'gold', ranking, NULL), :import, :created,
-        iif(form = 'open' AND :people, 1.0, NULL), iif(form = 'open' AND :people, 1, NULL)
+        iif(form = 'open' AND :people, 1.0, people_chance), iif(form = 'open' AND :people, 1, NULL), formed_chance
     FROM staged.item WHERE form != 'demonstration' ORDER BY id"""
 PLACE_ANSWERS = """
     INSERT INTO main.comparison_response (comparison_id, position, response_id)
@@ -197,9 +197,9 @@ PLACE_ANSWERS = """
     WHERE i.form != 'demonstration' AND a.id BETWEEN :first AND :last ORDER BY a.id"""
 INSERT_JUDGEMENTS = """
     INSERT INTO main.judgement (id, comparison_id, annotator_id, purpose, kind, outcome, ranking, strength, shown_order,
-        import_id, created)
+        import_id, created, imported_chance)
     SELECT :judgement + id, :comparison + id, :annotator, 'import', iif(size = 2, 'pair', 'rank'), outcome, ranking,
-        strength, substr('[0, 1, 2, 3, 4, 5, 6, 7', 1, 3 * size - 1) || ']', :import, :created
+        strength, substr('[0, 1, 2, 3, 4, 5, 6, 7', 1, 3 * size - 1) || ']', :import, :created, shown_chance
     FROM staged.item WHERE form = 'judged' ORDER BY id"""
 
 

@@ -8,8 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
+from annotation.exports.formats import UNKNOWN
 from annotation.exports.transcripts import is_transcript
 from annotation.imports.columns import (
+    CHANCES,
     EMPTY,
     PICTURES,
     QUALITIES,
@@ -96,6 +98,10 @@ class MappedRow:
     strength: int | None = None
     label: bool | None = None
     remark: str = ""
+    formed_chance: float | None = None
+    """The chances of `annotation.selection` that came with a verdict; None is unknown."""
+    people_chance: float | None = None
+    shown_chance: float | None = None
 
 
 Reader = Callable[[Mapping[str, Any]], MappedRow]
@@ -126,7 +132,7 @@ class ImportPlan:
         def of(values: Mapping[str, Any]) -> MappedRow:
             if self.paths:
                 values = {**values, **{path: at_path(values, path) for path in self.paths}}
-            return without_pictures(read(values), values)
+            return without_pictures(with_chances(read(values), values, self), values)
 
         return of
 
@@ -138,6 +144,8 @@ class ImportPlan:
             roles = tuple(role for role in roles if role != "messages")
         if self.verdict == "open":
             roles = tuple(role for role in roles if role not in (*VERDICT_ROLES, *RANKING_ROLES))
+        if self.verdict != "judged":
+            roles = tuple(role for role in roles if role not in CHANCES)
         return [self.columns[role] for role in roles if role in self.columns]
 
 
@@ -586,9 +594,12 @@ ROLES_OF_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "shared prompt": ("chosen", "rejected", "system"),
     "answer": (*QUESTION, "completion", "label", "rating"),
     "last turn": ("messages", "system", "label", "rating"),
-    "chosen": (*QUESTION, "chosen", "rejected", "strength", "score_a", "score_b", "status"),
-    "pair": (*QUESTION, "a", "b", *VERDICT_ROLES, "score_a", "score_b", "strength"),
-    "responses": (*QUESTION, "responses", "winner_from_0", "winner_from_1", "ranks", "scores", "outcome", "strength"),
+    "chosen": (*QUESTION, "chosen", "rejected", "strength", "score_a", "score_b", "status", *CHANCES),
+    "pair": (*QUESTION, "a", "b", *VERDICT_ROLES, "score_a", "score_b", "strength", *CHANCES),
+    "responses": (
+        *(*QUESTION, "responses", "winner_from_0", "winner_from_1", "ranks", "scores", "outcome", "strength"),
+        *CHANCES,
+    ),
     "labelled answer": (*QUESTION, "completion", "label", "rating"),
     "labelled last turn": ("messages", "system", "label", "rating"),
 }
@@ -598,6 +609,35 @@ ROLES_OF_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
 def cell(values: Mapping[str, Any], columns: Columns, role: str) -> Any:
     """What a row holds for a role; None where no column has it."""
     return values.get(columns[role]) if role in columns else None
+
+
+def with_chances(record: MappedRow, values: Mapping[str, Any], plan: ImportPlan) -> MappedRow:
+    """The record with the chances that its row notes; those of a verdict that is not taken over mean nothing here."""
+    if plan.verdict != "judged" or record.outcome is None:
+        return record
+    return replace(
+        record,
+        formed_chance=chance_of(values, plan.columns, "formed_chance"),
+        people_chance=chance_of(values, plan.columns, "people_chance"),
+        shown_chance=chance_of(values, plan.columns, "shown_chance"),
+    )
+
+
+def chance_of(values: Mapping[str, Any], columns: Columns, role: str) -> float | None:
+    """A chance from 0 to 1; None where it is unknown, or of several judgements, which are one here.
+
+    Raises UnusableRow for anything else.
+    """
+    value = cell(values, columns, role)
+    noted = value if isinstance(value, list) else [value]
+    if len(noted) != 1 or noted[0] in (*EMPTY, UNKNOWN):
+        return None
+    chance = number_of(noted[0])
+    if chance is None or not 0 <= chance <= 1 or (chance == 0 and role != "people_chance"):
+        raise UnusableRow(
+            columns[role], _("holds {value}, which is no chance from 0 to 1").format(value=shown(noted[0]))
+        )
+    return chance
 
 
 def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:

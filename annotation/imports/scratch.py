@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from itertools import groupby
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from annotation import store
 from annotation.database import Database, explain_disk_errors, scratch_database
+from annotation.imports.columns import CHANCES
 from annotation.imports.labels import UnusableRow
 from annotation.imports.mapping import MappedRow, Target, VerdictUse
 from annotation.imports.names import display_name
@@ -25,13 +26,15 @@ MAXIMUM_VERDICT_ROWS = 1_500_000
 CACHE_KIB = 32 * 1024
 # From so many new prompts on one is held out, where a share is and chance would take none.
 ENOUGH_TO_HOLD_OUT = 10
+UNKNOWN_CHANCES: Mapping[str, float | None] = dict.fromkeys(CHANCES)
 
 TABLES = (
     """CREATE TABLE prompt (id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL,
         split TEXT NOT NULL, known INTEGER)""",
     # A comparison with or without its verdict, or a demonstration.
     """CREATE TABLE item (id INTEGER PRIMARY KEY, content BLOB NOT NULL UNIQUE, prompt INTEGER NOT NULL,
-        form TEXT NOT NULL, outcome TEXT, ranking TEXT, strength INTEGER, size INTEGER NOT NULL)""",
+        form TEXT NOT NULL, outcome TEXT, ranking TEXT, strength INTEGER, size INTEGER NOT NULL,
+        formed_chance REAL, people_chance REAL, shown_chance REAL)""",
     """CREATE TABLE answer (id INTEGER PRIMARY KEY, item INTEGER NOT NULL, position INTEGER NOT NULL,
         text TEXT NOT NULL)""",
     """CREATE TABLE labelled (id INTEGER PRIMARY KEY, content BLOB NOT NULL UNIQUE, prompt INTEGER NOT NULL,
@@ -122,7 +125,14 @@ class Staging:
             self.counts.repeated += not self.add_item("demonstration", prompt, fingerprint, record.answers)
         else:
             added = self.add_item(
-                self.verdict, prompt, fingerprint, record.answers, record.outcome, record.ranking, record.strength
+                self.verdict,
+                prompt,
+                fingerprint,
+                record.answers,
+                record.outcome,
+                record.ranking,
+                record.strength,
+                {role: getattr(record, role) for role in CHANCES},
             )
             self.counts.repeated += not added
 
@@ -155,11 +165,14 @@ class Staging:
         outcome: str | None = None,
         ranking: Sequence[int] | None = None,
         strength: int | None = None,
+        chances: Mapping[str, float | None] = UNKNOWN_CHANCES,
     ) -> bool:
         """Gather a comparison or a demonstration; False if the same one has been gathered."""
         added = self.sql.execute(
-            """INSERT OR IGNORE INTO item (content, prompt, form, outcome, ranking, strength, size)
-               VALUES (:content, :prompt, :form, :outcome, :ranking, :strength, :size)""",
+            """INSERT OR IGNORE INTO item (content, prompt, form, outcome, ranking, strength, size, formed_chance,
+                   people_chance, shown_chance)
+               VALUES (:content, :prompt, :form, :outcome, :ranking, :strength, :size, :formed_chance, :people_chance,
+                   :shown_chance)""",
             {
                 "content": content_key(form, fingerprint, answers, outcome, ranking),
                 "prompt": prompt,
@@ -168,6 +181,7 @@ class Staging:
                 "ranking": None if ranking is None else json.dumps(list(ranking)),
                 "strength": strength,
                 "size": len(answers),
+                **chances,
             },
         )
         if not added.rowcount:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from annotation.exports.formats import LICENCES
+from annotation.records import UserError
 from annotation.translation import _
-from annotation.ui.markup import escape
+from annotation.ui.markup import escape, unfold
 
 # Listeners that never fail with a message for people: what follows a form, a pulse or the opening of a tab. Progress is
 # shown on nothing, not only hidden: at each event the browser walks the whole page for every component that ever had
@@ -31,6 +32,40 @@ def html_box(value: str = "") -> gr.HTML:
     """A box for HTML that is made here, by functions that escape whatever a person or a model wrote."""
     # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
     return gr.HTML(value=value, elem_classes=["kit"])
+
+
+ACTING = """
+element.addEventListener("click", (event) => {
+  const pressed = event.target.closest("button[data-act]");
+  if (!pressed || !element.contains(pressed) || pressed.disabled) return;
+  pressed.disabled = true;
+  setTimeout(() => { pressed.disabled = false; }, 2000);
+  trigger("act", { act: pressed.dataset.act, subject: pressed.dataset.subject });
+});
+"""
+
+
+def acting_box(**options: Any) -> gr.HTML:
+    """A box as `html_box`, whose buttons (`markup.act_button`) raise its event `act`, with what is to be done to what.
+
+    One component in place of a button for each row, which could not be as many as there are rows. What the browser says
+    of it is unchecked, as always: the handler, `guarded_event`, checks it.
+    """
+    return gr.HTML(value="", js_on_load=ACTING, elem_classes=["kit"], **options)
+
+
+def pressed(event: Any, acts: Mapping[str, Any]) -> tuple[Any, str]:
+    """What one of `acts` a press asked for, and its subject. Raises UserError for anything else."""
+    act, subject = (event.get("act"), event.get("subject")) if isinstance(event, dict) else (None, None)
+    if not isinstance(act, str) or act not in acts or not isinstance(subject, str):
+        raise UserError(_("That can't be done here; reload the page."))
+    return acts[act], subject
+
+
+def meanings(entries: Sequence[tuple[str, str]]) -> gr.HTML:
+    """What fields mean, (label, sentence) each, for whoever asks: below them, folded."""
+    said = "".join(f"<dt>{escape(label)}</dt><dd>{escape(sentence)}</dd>" for label, sentence in entries)
+    return html_box(unfold(_("What these mean"), f'<dl class="meanings">{said}</dl>'))
 
 
 def in_template(sentence: str) -> str:

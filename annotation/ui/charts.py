@@ -12,7 +12,7 @@ from annotation.metrics.calibration import CONFIDENCES, Calibration
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import _, ngettext
 from annotation.ui.formatting import percent, percent_with_interval
-from annotation.ui.markup import escape
+from annotation.ui.markup import Explained, escape, explained
 
 Write = Callable[[float], str]
 
@@ -41,18 +41,30 @@ class Frame:
     name: str
     title: str
     sentence: str
-    """What there is to see."""
+    """What there is to see, for who asks."""
 
 
 def figure(frame: Frame, body: str, height: float, described: str, shape: str) -> str:
     """A chart with its heading, for eyes and for screen readers."""
     name = escape(frame.name)
     return (
-        f'<figure class="chart"><figcaption><b>{escape(frame.title)}</b>{escape(frame.sentence)}</figcaption>'
+        f'<figure class="chart"><figcaption>{explained(Explained(frame.title, frame.sentence))}</figcaption>'
         f'<div class="{shape}"><svg role="img" height="{height:.0f}" aria-labelledby="{name}-title {name}-desc">'
         f'<title id="{name}-title">{escape(frame.title)}</title><desc id="{name}-desc">{escape(described)}</desc>'
         f"{body}</svg></div></figure>"
     )
+
+
+def interval_bar(share: Estimate, words: str) -> str:
+    """A share with its interval on a line from 0% to 100%, whose middle is marked; `words` say it to who can't see."""
+    low, high, value = 100 * share.low, 100 * share.high, 100 * share.value
+    marks = (
+        '<rect class="ground" x="0" y="11" width="100%" height="6" rx="3"/>'
+        f'<rect class="reach" x="{low:.1f}%" y="9" width="{max(high - low, 0.5):.1f}%" height="10" rx="5"/>'
+        '<line class="even" x1="50%" x2="50%" y1="0" y2="28"/>'
+        f'<circle class="point" cx="{value:.1f}%" cy="14" r="8"/>'
+    )
+    return f'<svg class="span" role="img" aria-label="{escape(words)}">{marks}</svg>'
 
 
 def text(x: float, y: float, words: str, anchor: str = "middle", style: str = "") -> str:

@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from annotation.translation import _
 from annotation.ui.invisible import visible
 
 # Characters from which a table's cell is a sentence and may wrap.
@@ -28,7 +29,32 @@ class Bar:
     said: str
 
 
-Cell = str | Download | Bar
+@dataclass(frozen=True)
+class Chip:
+    """A table's cell that says a state, in a colour as well: 'good', 'bad', 'open' or none."""
+
+    words: str
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A table's cell whose name is explained to whoever asks."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Button:
+    """A table's cell that can be pressed: what its box does then, and with what."""
+
+    words: str
+    act: str
+    subject: str
+
+
+Cell = str | Download | Bar | Chip | Explained | Button
 Row = Sequence[Cell]
 
 
@@ -51,6 +77,16 @@ def card_title(title: str, sentence: str = "") -> str:
     return f'<p class="headline"><b>{escape(title)}</b>{escape(f" {sentence}" if sentence else "")}</p>'
 
 
+def heading(title: str) -> str:
+    """The heading of a part of a tab."""
+    return f"<h2>{escape(title)}</h2>"
+
+
+def card(title: str, inside: str) -> str:
+    """A card with its heading."""
+    return f'<section class="card"><h2>{escape(title)}</h2>{inside}</section>'
+
+
 def label(words: str) -> str:
     """What stands above a text or a box."""
     return paragraph(words, "label")
@@ -71,6 +107,25 @@ def log(text: str) -> str:
 def unfold(summary: str, inside: str) -> str:
     """HTML that is shown when asked for."""
     return f"<details><summary>{escape(summary)}</summary>{inside}</details>"
+
+
+def chip(entry: Chip) -> str:
+    """A state in a word."""
+    return f"<span{class_of(f'chip {entry.state}'.strip())}>{escape(entry.words)}</span>"
+
+
+def explained(entry: Explained) -> str:
+    """A name, and behind an "i" what it means; the name alone where there is nothing to say."""
+    if not entry.meaning:
+        return escape(entry.name)
+    asks = _("What is meant by {name}").format(name=entry.name)
+    hint = f'<summary aria-label="{escape(asks)}">i</summary>{escape(entry.meaning)}'
+    return f'{escape(entry.name)}<details class="why">{hint}</details>'
+
+
+def act_button(words: str, act: str, subject: str) -> str:
+    """A button within HTML; the script of its box, `annotation.tabs.components.acting_box`, tells the server of it."""
+    return f'<button type="button" data-act="{escape(act)}" data-subject="{escape(subject)}">{escape(words)}</button>'
 
 
 def download_button(address: str, words: str) -> str:
@@ -121,6 +176,12 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     style, inside = "", ""
     if isinstance(entry, Download):
         inside = f'<a href="{escape(entry.address)}" download>{escape(entry.name)}</a>'
+    elif isinstance(entry, Chip):
+        inside = chip(entry)
+    elif isinstance(entry, Explained):
+        inside = explained(entry)
+    elif isinstance(entry, Button):
+        inside = act_button(entry.words, entry.act, entry.subject)
     elif isinstance(entry, Bar):
         over = " over" if entry.share > 1 else ""
         filled = f'<div style="width: {min(entry.share, 1):.1%}"></div>'

@@ -1,17 +1,19 @@
 """The mathematics of training: tensors in, tensors out; shapes in the names, equations beside the lines.
 
-By algorithm: preferences (DPO); comparisons (reward model); policies compared; PPO.
+By algorithm: preferences (DPO); rankings (DPO and reward model); reward model; policies compared; PPO.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import combinations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlhf.algorithms.dpo.spec import PreferenceLoss
+from rlhf.algorithms.dpo.spec import PairwiseLoss, PreferenceLoss
 from rlhf.models.log_probabilities import CHUNK, Head
 
 
@@ -67,21 +69,12 @@ class PairLogps:
         )
 
 
-def preference_loss(name: PreferenceLoss, pairs: PairLogps, beta: float, flip_P: Tensor, flip_rate: float) -> Tensor:
-    """The loss of this name for each pair. Returns (P,).
+def pairwise_loss(name: PairwiseLoss, pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
+    """The loss of this name for each pair: those that are defined for pairs, not for a ranking. Returns (P,).
 
-    `flip_P` is each pair's own chance of a wrong label, which 'sigmoid' smooths by; `flip_rate` is the one rate that
-    'robust' expects. The other losses use neither.
+    `flip_rate` is the one rate of wrong labels that 'robust' expects.
     """
-    match name:
-        case "sigmoid":
-            return conservative_dpo(pairs, beta, flip_P)
-        case "ipo":
-            return ipo(pairs, beta)
-        case "robust":
-            return robust_dpo(pairs, beta, flip_rate)
-        case "length-normalised":
-            return length_normalised_dpo(pairs, beta)
+    return ipo(pairs, beta) if name == "ipo" else robust_dpo(pairs, beta, flip_rate)
 
 
 def dpo(pairs: PairLogps, beta: float) -> Tensor:
@@ -89,18 +82,6 @@ def dpo(pairs: PairLogps, beta: float) -> Tensor:
     # r(x, y_w) - r(x, y_l), equation 5
     margin_P = beta * ((pairs.chosen_P - pairs.ref_chosen_P) - (pairs.rejected_P - pairs.ref_rejected_P))
     return -F.logsigmoid(margin_P)
-
-
-def conservative_dpo(pairs: PairLogps, beta: float, flip_P: Tensor) -> Tensor:
-    """DPO loss of pairs that are the wrong way round with chance `flip` (Mitchell 2023, equation 3). Returns (P,).
-
-    "A note on DPO with noisy preferences & relationship to IPO", with an epsilon for each pair: the expected loss of
-    the right label, given what the annotators said. It pulls the margin to log((1 - flip) / flip) and no further, and
-    from zero by 1/2 - flip: unsure pairs pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust
-    DPO") divides by 1 - 2 flip: right for one error rate of many pairs, but here pairs that are nearly a coin's would
-    pull the hardest, and without an end.
-    """
-    return (1 - flip_P) * dpo(pairs, beta) + flip_P * dpo(pairs.swapped(), beta)
 
 
 def ipo(pairs: PairLogps, beta: float) -> Tensor:
@@ -124,15 +105,6 @@ def robust_dpo(pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
     return ((1 - flip_rate) * as_said_P - flip_rate * flipped_P) / (1 - 2 * flip_rate)
 
 
-def length_normalised_dpo(pairs: PairLogps, beta: float) -> Tensor:
-    """DPO loss on log-ratios per token, so that a longer answer has no larger say (TRL's 'sigmoid_norm'). (P,).
-
-    The normalisation is that of Meng et al. 2024 (SimPO, equation 4), which has no reference; beta must be larger than
-    for sums by about an answer's length.
-    """
-    return dpo(pairs.per_token(), beta)
-
-
 def expected_better(chosen_P: Tensor, rejected_P: Tensor, flip_P: Tensor) -> Tensor:
     """What each pair's better answer has, be it log-probability or length: the chosen one's but for `flip`. (P,).
 
@@ -147,27 +119,90 @@ def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tenso
     return beta * (policy_P - reference_P)
 
 
-def implicit_rewards(name: PreferenceLoss, pairs: PairLogps, beta: float) -> tuple[Tensor, Tensor]:
-    """`implicit_reward` of chosen and rejected answers as the loss of this name sees it, some per token. (P,), (P,)."""
-    chosen_P = implicit_reward(pairs.chosen_P, pairs.ref_chosen_P, beta)
-    rejected_P = implicit_reward(pairs.rejected_P, pairs.ref_rejected_P, beta)
-    if name in ("ipo", "length-normalised"):
-        return chosen_P / pairs.chosen_tokens_P, rejected_P / pairs.rejected_tokens_P
-    return chosen_P, rejected_P
+def implicit_rewards(name: PreferenceLoss, answers: AnswerLogps, beta: float) -> Tensor:
+    """`implicit_reward` of each answer as the loss of this name sees it, for some per token. Returns (B,).
+
+    Per token a longer answer has no larger say (TRL's 'sigmoid_norm'). The normalisation is that of Meng et al. 2024
+    (SimPO, equation 4), which has no reference; beta must be larger than for sums by about an answer's length.
+    """
+    reward_B = implicit_reward(answers.policy_B, answers.reference_B, beta)
+    return reward_B / answers.tokens_B if name in ("ipo", "length-normalised") else reward_B
+
+
+# ----------------------------------------------------------------------------- rankings: preferences and reward models
+@dataclass(frozen=True)
+class Rankings:
+    """What is known of the order of the answers of C comparisons, of up to K answers each.
+
+    `above_CKK[c, i, j]` says that answer i is better than j. It need not say so of every two: answers may be tied, or
+    only the best of them be known; but it goes round in no circle. `offset_CKK[c, i, j]` is by how much more i is to
+    score where it is better. Comparison c has the first `size_C[c]` answers, the rest of K is padding.
+    """
+
+    above_CKK: Tensor
+    offset_CKK: Tensor
+    size_C: Tensor
+
+    def turned(self) -> Rankings:
+        """The same answers in the opposite order."""
+        return replace(self, above_CKK=self.above_CKK.mT, offset_CKK=self.offset_CKK.mT)
+
+
+def plackett_luce(scores_CK: Tensor, rankings: Rankings) -> Tensor:
+    """-log of the chance that Plackett and Luce's model draws an order that agrees with each comparison. Returns (C,).
+
+    The model (Plackett 1975) places one answer after the other, each by a softmax of the scores of those left. What
+    people leave open (ties, all but the best) is summed over: the chance is that of all orders which keep what they
+    said (partial orders under this model: Liu et al. 2019, "Learning Plackett-Luce Mixtures from Partial
+    Preferences"), by a recursion over the 2^K sets of answers left instead of the K! orders. Of two answers it is the
+    Bradley-Terry loss; where all are tied, 0. With an offset, which Amini et al. 2024 ("Direct Preference Optimization
+    with an Offset") give to pairs, an answer competes with those it is better than as if they scored so much more.
+    """
+    chances = [torch.zeros_like(scores_CK[:, :1])]  # their logarithms, by the number of answers left: (C, sets)
+    for members_SN, without_SN in sets_left(scores_CK.shape[1]):
+        firsts_SN1, others_S1N = members_SN[:, :, None], members_SN[:, None, :]
+        scores_CSN = scores_CK[:, members_SN]
+        rivals_CSNN = scores_CSN[:, :, None, :] + rankings.offset_CKK[:, firsts_SN1, others_S1N]
+        placed_CSN = scores_CSN - rivals_CSNN.logsumexp(-1) + chances[-1][:, without_SN]
+        waits_CSN = rankings.above_CKK[:, firsts_SN1, others_S1N].any(2)  # one that is better is left
+        chances.append(placed_CSN.masked_fill(waits_CSN, -torch.inf).logsumexp(-1))
+    return -torch.stack([chances[size][row, 0] for row, size in enumerate(rankings.size_C.tolist())])
+
+
+@cache
+def sets_left(size: int) -> list[tuple[Tensor, Tensor]]:
+    """The sets of 1, 2, ... up to `size` answers: members (S, N), and the place of the set without each, (S, N).
+
+    Sets of one size are in lexicographic order, so that the first is that of the first answers.
+    """
+    found = []
+    before: dict[tuple[int, ...], int] = {(): 0}
+    for number in range(1, size + 1):
+        sets = list(combinations(range(size), number))
+        without = [[before[one[:place] + one[place + 1 :]] for place in range(number)] for one in sets]
+        found.append((torch.tensor(sets), torch.tensor(without)))
+        before = {one: place for place, one in enumerate(sets)}
+    return found
+
+
+def expected_loss(scores_CK: Tensor, rankings: Rankings, flip_C: Tensor) -> Tensor:
+    """`plackett_luce` of comparisons whose order is, with chance `flip`, the opposite one. Returns (C,).
+
+    Of two answers' implicit rewards it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences &
+    relationship to IPO", equation 3, with an epsilon for each comparison), without a chance of error DPO itself
+    (Rafailov et al. 2023, equation 7). It pulls the margin to log((1 - flip) / flip) and no further, and from zero by
+    1/2 - flip: unsure ones pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust DPO") divides
+    by 1 - 2 flip: right for one error rate of many pairs, but here those that are nearly a coin's would pull the
+    hardest, and without an end. Of two scores it is the loss of Ouyang et al. 2022, equation 1, and the offset the
+    margin of Touvron et al. 2023, equation 2.
+    """
+    loss_C = plackett_luce(scores_CK, rankings)
+    if not flip_C.any():
+        return loss_C
+    return (1 - flip_C) * loss_C + flip_C * plackett_luce(scores_CK, rankings.turned())
 
 
 # ------------------------------------------------------------------------------------------------------ reward models
-def bradley_terry(better_P: Tensor, worse_P: Tensor, margin_P: Tensor, flip_P: Tensor) -> Tensor:
-    """Loss of each pair of scores (Ouyang et al. 2022, equation 1; margin: Touvron et al. 2023, equation 2). (P,).
-
-    The expected loss of the right label, where `flip` is the chance that the answer called worse is the better one, by
-    the same margin. Exchanging the answers and 1 - flip for flip changes nothing.
-    """
-    as_said_P = -F.logsigmoid(better_P - worse_P - margin_P)
-    flipped_P = -F.logsigmoid(worse_P - better_P - margin_P)
-    return (1 - flip_P) * as_said_P + flip_P * flipped_P
-
-
 def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
     """(r_w + r_l)^2, which keeps scores about zero (Eisenstein et al. 2023). Returns (P,).
 

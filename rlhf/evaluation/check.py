@@ -448,7 +448,7 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
             except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
                 counts.gave_up = str(error)
         left_open = len(waiting) - counts.judged
-        found[judge.name] = JudgeCalls(counts.judged, left_open, dict(counts.failed), counts.gave_up)
+        found[judge.name] = JudgeCalls(counts.judged, left_open, dict(counts.failed), counts.gave_up, counts.basis)
     return found
 
 

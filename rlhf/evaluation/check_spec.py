@@ -100,8 +100,8 @@ class CheckSpec(JobSpec):
         return self.compared_set[:12]
 
     def depends_on(self) -> tuple[str, ...]:
-        """The two policies that are compared."""
-        return self.candidate, self.against
+        """The two policies that are compared, and what the limits are against."""
+        return self.candidate, self.against, *filter(None, (self.anchor,))
 
     def frozen(self, db: Database, data_dir: Path) -> Self:
         """The spec with names for what stands for them, and its data's sha256.

@@ -12,6 +12,7 @@ from typing import Any
 
 from annotation.metrics.intervals_and_bias import Estimate, Share
 from rlhf.evaluation.probes import ProbeFigures, falls, sure_fall
+from rlhf.judges.verdicts import ChanceBasis, LetterShare, ScoreTemperature
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,17 @@ class JudgeCalls:
     """Verdicts that failed, by reason."""
     gave_up: str = ""
     """Why it gave up, as a sentence; empty where it did not."""
+    chances: ChanceBasis | None = None
+    """What its chances rest on; None where it gave none in this check, and of an earlier version."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> JudgeCalls:
+        """Stored counts."""
+        chances = values.get("chances")
+        if chances is None:
+            return cls(**{**values, "chances": None})
+        kind = ScoreTemperature if "value" in chances else LetterShare
+        return cls(**{**values, "chances": kind(**chances)})
 
 
 @dataclass(frozen=True)
@@ -203,7 +215,7 @@ class CheckReport:
             compared_apart=values.get("compared_apart", 0),
             implicit_accuracy=read_accuracy(values.get("implicit_accuracy")),
             win_rates=read_rates(values["win_rates"]) if "win_rates" in values else None,
-            judged={name: JudgeCalls(**calls) for name, calls in values.get("judged", {}).items()},
+            judged={name: JudgeCalls.from_json(calls) for name, calls in values.get("judged", {}).items()},
             same_answers=values.get("same_answers"),
             reward=None if reward is None else RewardChange(reward["rise"], reward["length"]),
             reward_known="reward_hacking" in values,

@@ -82,6 +82,7 @@ class AnsweringWorker:
     def follow_promotion(self) -> None:
         """Compute as the policy that serves now."""
         self.serving = registry.serving(self.db)
+        self.models.tell(registry.no_thinking(self.db))
         self.model = self.models.use(self.serving)
         self.make_room(self._lately)
         self.run.log(f"answering as {self.serving.revision}")
@@ -92,9 +93,10 @@ class AnsweringWorker:
         self.models.keep_only(self.serving, *self._lately)
 
     def outdated(self) -> bool:
-        """Whether answers of this policy are no longer wanted: another serves, or it in another precision, or it is to
-        stop."""
-        return self.run.stopped or registry.serving(self.db).version != self.serving.version
+        """Whether answers of this policy are no longer wanted: another serves, or it in another precision or told
+        otherwise whether to think, or it is to stop."""
+        told_otherwise = registry.no_thinking(self.db) != self.models.no_thinking
+        return self.run.stopped or told_otherwise or registry.serving(self.db).version != self.serving.version
 
     def stock_sentence(self) -> str:
         """What waits to be judged, for people."""

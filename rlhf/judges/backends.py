@@ -19,27 +19,30 @@ from torch import Tensor
 from annotation.database import Database
 from annotation.records import Message, UserError
 from annotation.translation import _
-from annotation.ui.formatting import percent, short_number
+from annotation.ui.formatting import percent
 from rlhf.jobs.worker import Run
-from rlhf.judges import judge_store, rubrics
+from rlhf.judges import judge_store, local_models, rubrics
 from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
 from rlhf.judges.openai_client import Endpoint, EndpointSettings, Failure, Reply
 from rlhf.judges.rubrics import Rubric
-from rlhf.judges.verdicts import Choice, Verdict, parse_verdict, shortened
+from rlhf.judges.verdicts import (
+    ChanceBasis,
+    Choice,
+    LetterShare,
+    ScoreTemperature,
+    Verdict,
+    parse_verdict,
+    shortened,
+)
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import backbone, completions, embed, head_of, inner_model, virtual_ids, virtual_tokens
 from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering
-from rlhf.models.model_files import check_architecture, check_weights
 from rlhf.models.packing import pad
-from rlhf.models.reward_model_quality import FEWEST
 from rlhf.models.sampling import left_padded
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import answer_ids, text_ids
 
-LETTERS = ("A", "B")
-# How vocabularies write that a token begins with a space: not at all, as byte-level BPE, and as SentencePiece.
-SPACES = ("", " ", "Ġ", "▁")
 # A judge whose next token is something else than a letter more often than not says nothing by its letters.
 LEAST_LETTERS = 0.5
 
@@ -66,8 +69,8 @@ class JudgeBackend(Protocol):
         """Why no more can be asked of it in this job; empty while it can."""
 
     @property
-    def remark(self) -> str:
-        """What to know of the verdicts that it has given so far; empty where there is nothing."""
+    def basis(self) -> ChanceBasis | None:
+        """What the chances rest on that it has given so far; None where it gives none."""
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """One after the other, in any order; ends early when a budget is spent or once `stopped` says so.
@@ -88,34 +91,24 @@ class LocalModel:
     def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
         directory = judge.settings.get("directory", "")
-        path = checked_directory(directory) if directory else base_path
+        path = local_models.prepare_directory(run.data_dir, directory) if directory else base_path
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         policy = registry.by_revision(run.db, "base" if directory else judge.settings.get("model", "base"))
-        # A model from elsewhere is always held in 4 bits: what it says is to stay comparable with what it has said.
-        self.model = self.models.use(replace(policy, weights="nf4") if directory else policy)
+        if directory:  # held as when the judge was made; earlier versions held all in 4 bits and kept no word of it
+            policy = replace(policy, weights=judge.settings.get("weights", "nf4"))
+        self.model = self.models.use(policy)
         tokenizer = self.models.tokenizer
         self.special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-        # A word's first letter has a space before it in some tokenizers, and in some places: it is the same word.
-        vocabulary = tokenizer.get_vocab()
-        self.letters = [
-            sorted(vocabulary[space + letter] for space in SPACES if space + letter in vocabulary) for letter in LETTERS
-        ]
-        if not all(self.letters):
-            raise UserError(
-                _("This model's tokenizer has no token for the letters A and B, so it can't be a judge here.")
-            )
+        self.letters = local_models.letter_tokens(tokenizer.get_vocab())
         self.said_letters: list[float] = []
         """P(A) + P(B) of each prompt that was read."""
 
     @property
-    def remark(self) -> str:
-        """How much of the next token's probability the letters had: what its chances are shares of."""
-        if not self.said_letters:
-            return ""
-        return _("P(A) + P(B) of the next token: {mean} on average, {least} at least.").format(
-            mean=percent(fmean(self.said_letters)), least=percent(min(self.said_letters))
-        )
+    def basis(self) -> LetterShare | None:
+        """How much of the next token's probability the letters had; None before any prompt was read."""
+        said = self.said_letters
+        return LetterShare(fmean(said), min(said), len(said)) if said else None
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """The likelier letter, with its share of the two letters' probability; a failure where both have too little."""
@@ -176,20 +169,6 @@ def no_letter(letters: float) -> str:
     ).format(letters=percent(letters))
 
 
-def checked_directory(directory: str) -> Path:
-    """A local model's directory. Raises UserError if there is none that can be loaded."""
-    path = Path(directory)
-    if not (path / "config.json").is_file():
-        raise UserError(
-            _("There is no model in {directory}: it needs a config.json. Give the judge another directory.").format(
-                directory=directory
-            )
-        )
-    check_architecture(path)
-    check_weights(path)
-    return path
-
-
 def choice_of(chance: float) -> Choice:
     """The likelier side."""
     return "tie" if chance == 0.5 else "first" if chance > 0.5 else "second"
@@ -214,7 +193,6 @@ class RewardScorer:
             )
         self.models = LoadedPolicies(run.db, run.data_dir, base_path)
         self.reward = read_reward_model(run, policy.revision)
-        self.revision = policy.revision
         key = ground_key(policy)
         ground = load_for_answering(ground_path(run.db, run.data_dir, base_path, key[0]), key[1])
         config = copy(self.reward.config)
@@ -224,17 +202,9 @@ class RewardScorer:
         self.model.eval()
 
     @property
-    def remark(self) -> str:
+    def basis(self) -> ScoreTemperature:
         """By which temperature its chances are calibrated."""
-        temperature = self.reward.scale.temperature
-        if temperature is None:
-            return _(
-                "The temperature of {revision} is unknown, so it is taken as 1 and its chances may be too sure. One is "
-                "fitted when a reward model is trained with at least {fewest} held-out comparisons."
-            ).format(revision=self.revision, fewest=FEWEST)
-        return _("Its chances are calibrated by the temperature {temperature}, fitted on held-out comparisons.").format(
-            temperature=short_number(temperature)
-        )
+        return ScoreTemperature(self.reward.scale.temperature)
 
     def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
         """The calibrated Bradley–Terry probability of the first answer, by the difference of raw scores."""
@@ -275,7 +245,7 @@ class RewardScorer:
 class RemoteModel:
     """A chat model behind an OpenAI-compatible endpoint, which writes its verdict as text."""
 
-    remark = ""
+    basis = None
 
     def __init__(self, run: Run, judge: Judge, rubric: Rubric) -> None:
         """Raises UserError where the calls of all jobs together are spent."""
@@ -381,8 +351,8 @@ class JudgingCounts:
     completion_tokens: int = 0
     gave_up: str = ""
     """Why it ended before all was judged."""
-    remark: str = ""
-    """What to know of its verdicts."""
+    basis: ChanceBasis | None = None
+    """What its chances rest on."""
 
 
 def run_judge(
@@ -432,9 +402,9 @@ def run_judge(
         counts.judged += finish(run.db, judge, request.comparison)
         progress(counts)
     run.raise_if_stopped()
-    counts.remark = bench.remark
-    if counts.remark:
-        run.log(f"{judge.name}: {counts.remark}")
+    counts.basis = bench.basis
+    if counts.basis is not None:
+        run.log(f"{judge.name}: {counts.basis.sentence()}")
     judge_store.pass_over(run.db, failed)
     counts.gave_up = counts.gave_up or bench.spent
     return counts

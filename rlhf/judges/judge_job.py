@@ -51,7 +51,7 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
         "verdicts": counts.verdicts,
         "failed": dict(counts.failed),
         "gave_up": counts.gave_up,
-        "remark": counts.remark,
+        "remark": "" if counts.basis is None else counts.basis.sentence(),
         "prompt_tokens": counts.prompt_tokens,
         "completion_tokens": counts.completion_tokens,
         "cost": judge_store.cost(judge, counts.prompt_tokens, counts.completion_tokens),

@@ -22,6 +22,7 @@ from annotation.records import Feedback, Message, TokenIds, UserError, now, read
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
+from rlhf.judges import local_models
 from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
 from rlhf.judges.rubrics import DEFAULT, Rubric
 from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, combine, ranking_of
@@ -139,7 +140,7 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
             other = _("'{revision}' is no policy.") if backend == "local" else _("'{revision}' is no reward model.")
             raise UserError(other.format(revision=policy.revision))
         return {"model": policy.revision}
-    return {"directory": str(settings["directory"])}
+    return local_models.settings_of_directory(db.path.parent, str(settings["directory"]))
 
 
 def set_active(db: Database, name: str, active: bool) -> None:

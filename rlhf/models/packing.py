@@ -1,12 +1,26 @@
-"""Token ids to tensors: padded batches, and packed ones in which answers share their prompt and nothing is padding."""
+"""Token ids to tensors: padded batches, and packed ones in which answers share their prompt and nothing is padding.
+
+In a packed row every token could look at every other one, and most pairs are forbidden: `attend` computes attention
+within each group only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+# The name under which a mask knows its `Spans`.
+SPANS: Final = "spans"
+# Tokens up to which a group's attention in 16 bits is two plain matrix products: on a processor twice as fast as the
+# fused one of torch, but heads x tokens x tokens of it are kept for the backward pass.
+PRODUCTS_UP_TO = 512
 
 
 def pad(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,7 +42,7 @@ def rows_of(
 ) -> list[list[int]]:
     """Which of a batch's sequences lie in one packed row: groups in turn, whole, as many as fit, and at least one.
 
-    Those of a row are in the order of the batch. `virtual` tokens stand before each group's prompt.
+    Those of a group lie together. `virtual` tokens stand before each group's prompt.
     """
     members: dict[int, list[int]] = {}
     for place, group in enumerate(group_B):
@@ -44,7 +58,7 @@ def rows_of(
             taken = 0
         rows[-1] += places
         taken += length
-    return [sorted(row) for row in rows]
+    return rows
 
 
 @dataclass(frozen=True)
@@ -63,6 +77,8 @@ class Packed:
     labels_N: Tensor
     rows_N: Tensor
     last_B: Tensor
+    spans: tuple[tuple[int, int], ...]
+    """Where the groups lie; one span of everything where they lie mixed up."""
 
 
 def pack(
@@ -116,6 +132,8 @@ def pack(
     visible = (part_L[None, :] == 0) | (part_L[:, None] == part_L[None, :])
     earlier = torch.ones(len(group_L), len(group_L), dtype=torch.bool).tril()
     device = ids_BT.device
+    borders = [0, *(torch.nonzero(group_L.diff())[:, 0] + 1).tolist(), length]
+    spans = tuple(pairwise(borders)) if len(borders) == len(prompts) + 1 else ((0, length),)
     return Packed(
         ids_1L=torch.cat(ids)[None],
         positions_1L=torch.cat(positions)[None].to(device),
@@ -124,4 +142,66 @@ def pack(
         labels_N=torch.cat(labels),
         rows_N=torch.cat(rows).to(device),
         last_B=torch.tensor(last).to(device),
+        spans=spans,
     )
+
+
+# ----------------------------------------------------------------------------------------------------------- attention
+@dataclass(frozen=True)
+class Spans:
+    """Where a packed row's groups lie, and what their masks are as numbers to add, by type and repeats of the rows."""
+
+    spans: tuple[tuple[int, int], ...]
+    added: dict[tuple[torch.dtype, int], list[Tensor]] = field(default_factory=dict)
+
+    def to_add(self, allowed_11LL: Tensor, dtype: torch.dtype, repeats: int) -> list[Tensor]:
+        """For each span 0 where a token may look and -inf elsewhere, (1, repeats x tokens, tokens)."""
+        if (dtype, repeats) not in self.added:
+            blocks = [allowed_11LL[0, :, start:end, start:end] for start, end in self.spans]
+            zeros = [torch.zeros_like(block, dtype=dtype).masked_fill(~block, -torch.inf) for block in blocks]
+            self.added[dtype, repeats] = [block.repeat(1, repeats, 1) for block in zeros]
+        return self.added[dtype, repeats]
+
+
+def attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' attention by scaled dot products; where the mask has `Spans`, within each of them.
+
+    Of (1, heads, L, D) it makes (1, L, heads, D), as transformers asks.
+    """
+    known: Spans | None = getattr(attention_mask, SPANS, None)
+    if known is None or attention_mask is None or kwargs.get("position_bias") is not None:
+        attended: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **kwargs
+        )
+        return attended
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    added = known.to_add(attention_mask, query.dtype, query.shape[1] // key.shape[1])
+    parts = []
+    for (start, end), added_1TT in zip(known.spans, added, strict=True):
+        q, k, v = (states[:, :, start:end] for states in (query, key, value))
+        if query.dtype != torch.float32 and end - start <= PRODUCTS_UP_TO:
+            parts.append(attend_by_products(q[0], k[0], v[0], added_1TT, scale))
+            continue
+        mask = attention_mask[..., start:end, start:end]
+        parts.append(sdpa_attention_forward(module, q, k, v, mask, dropout, scaling, **kwargs)[0][0])
+    return torch.cat(parts)[None], None
+
+
+def attend_by_products(q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, added_1TT: Tensor, scale: float) -> Tensor:
+    """softmax(scale q k' + added) v of H heads that share K keys and values. Returns (T, H, D)."""
+    heads, tokens, _ = q_HTD.shape
+    q_KQD = q_HTD.reshape(len(k_KTD), -1, q_HTD.shape[-1])
+    weights_KQT = torch.baddbmm(added_1TT, q_KQD, k_KTD.transpose(1, 2), alpha=scale).softmax(-1)
+    return torch.bmm(weights_KQT, v_KTD).reshape(heads, tokens, -1).transpose(0, 1)
+
+
+AttentionInterface.register("sdpa", attend)

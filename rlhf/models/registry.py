@@ -314,6 +314,21 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
     return by_revision(db, policy.revision)
 
 
+def reopen(db: Database, revision: str, decided_by: str) -> Policy:
+    """Take a rejection back: the policy is a candidate again. Raises UserError where it is not rejected any more."""
+    with db.transaction() as connection:
+        policy = by_revision(db, revision)
+        if policy.status != "rejected" or policy.deleted:
+            raise UserError(
+                _("'{revision}' is {status}; there is no rejection to take back.").format(
+                    revision=policy.revision, status=policy.status
+                )
+            )
+        connection.execute("UPDATE model SET status = 'candidate' WHERE id = ?", (policy.id,))
+        record_decision(db, policy.id, serving(db).id, "reopen", decided_by)
+    return by_revision(db, policy.revision)
+
+
 def mark_deleted(db: Database, policy: Policy, decided_by: str) -> None:
     """Record that a policy's files are about to be deleted, and by whom."""
     with db.transaction() as connection:
@@ -367,7 +382,7 @@ def rejection(db: Database, policy: Policy) -> str:
 def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
     """The latest promotions, rejections and rollbacks, newest first."""
     return db.rows(
-        """SELECT p.created, p.action, m.revision, previous.revision AS previous, p.decided_by, p.reason
+        """SELECT p.id, p.created, p.action, m.revision, previous.revision AS previous, p.decided_by, p.reason
            FROM promotion p JOIN model m ON m.id = p.model_id LEFT JOIN model previous ON previous.id = p.previous_id
            ORDER BY p.id DESC LIMIT ?""",
         (limit,),

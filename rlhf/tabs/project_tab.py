@@ -1,13 +1,14 @@
-"""The Project tab: what annotators are asked, and the precision in which the base is held."""
+"""The Project tab: what annotators are asked, in which precision the base is held, whether it may think first."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast, get_args
 
 import gradio as gr
 
 from annotation.database import Database
-from annotation.records import Annotator
+from annotation.records import Annotator, UserError
 from annotation.tabs import project
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
@@ -22,15 +23,25 @@ EXPLANATION = _(
     "4 bits (NF4) take a quarter of the memory and change its answers. Adapters stay on the weights that they were "
     "trained on: another precision is another policy, so change it before there are any."
 )
+THINKING: Mapping[registry.Thinking, str] = {"off": _("No"), "template": _("As its chat template has it")}
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     project.build(demo, context)
-    gr.Markdown(_("### Precision of the base"))
+    gr.Markdown(_("## Precision of the base"))
     standing = html_box()
     choice = gr.Radio([(name, weights) for weights, name in WEIGHTS.items()], label=_("Held in"), info=EXPLANATION)
     save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
+    with gr.Column(visible=False) as can_think:
+        gr.Markdown(_("## Thinking before an answer"))
+        thinks = gr.Radio(
+            [(name, wish) for wish, name in THINKING.items()],
+            label=_("Whether the base may"),
+            info=_("Holds for answers, trainings and checks from now on. Judges on this machine never do."),
+        )
+        save_thinks = gr.Button(_("Save"), scale=0, min_width=240, elem_id="thinking-save")
+        thinks_said = html_box()
     db, admin = context.db, guarded(context, "admin")
 
     def open_precision(annotator: Annotator) -> list[Any]:
@@ -42,8 +53,24 @@ def build(demo: gr.Blocks, context: Context) -> None:
         base_model.change_precision(db, str(weights), annotator.name)
         return shown(db)
 
-    opening_of(demo)(admin(open_precision), None, [standing, choice], api_name="precision-open", **QUIET)
+    def open_thinking(annotator: Annotator) -> list[Any]:
+        """What holds; nothing of it where the base's template can't be told."""
+        base = registry.by_revision(db, "base")
+        told = base_model.can_be_told(context.data_dir, base.base)
+        return [gr.update(visible=told), gr.update(value=base.thinking or "template"), ""]
+
+    def save_thinking(annotator: Annotator, wish: Any) -> str:
+        """Tell the base so from now on. Raises UserError for any other wish."""
+        if wish not in get_args(registry.Thinking):
+            raise UserError(_("Choose whether the base may think before it answers."))
+        registry.set_thinking(db, cast(registry.Thinking, wish))
+        return status(_("Saved."))
+
+    opening = opening_of(demo)
+    opening(admin(open_precision), None, [standing, choice], api_name="precision-open", **QUIET)
     save.click(admin(save_precision), choice, [standing, choice], api_name="precision-save", **QUEUED)
+    opening(admin(open_thinking), None, [can_think, thinks, thinks_said], api_name="thinking-open", **QUIET)
+    save_thinks.click(admin(save_thinking), thinks, thinks_said, api_name="thinking-save", **QUEUED)
 
 
 def shown(db: Database) -> list[Any]:

@@ -145,9 +145,7 @@ def reckoned(compute: Callable[[], T]) -> T:
 
 def unusable(reason: str) -> UserError:
     """Why a model can't be used."""
-    return UserError(
-        _("This model can't be computed rightly here. {reason} Choose another one with --model.").format(reason=reason)
-    )
+    return UserError(_("This model can't be computed rightly here. {reason} Choose another one.").format(reason=reason))
 
 
 def main(directory: str) -> int:

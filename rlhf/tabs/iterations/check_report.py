@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isnan
 from typing import Any
 
@@ -11,10 +12,11 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between
 from annotation.store import AnswerCounts
 from annotation.translation import _
+from annotation.ui import differences, markup
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
-from annotation.ui.markup import card_title, escape, facts, paragraph, table
+from annotation.ui.markup import Button, Chip, Explained, Row, card_title, escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import FinishedCheck
-from rlhf.evaluation.gate import MetricLimit, Rule, past_limits
+from rlhf.evaluation.gate import LIMITS, Criterion, MetricLimit, Passed, Rule, past_limits
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
@@ -146,20 +148,57 @@ def history_row(
     )
 
 
-def decisions_table(decisions: Sequence[Mapping[str, Any]]) -> str:
-    """Promotions, rejections and rollbacks, newest first."""
-    rows = [
+ACTIONS: Mapping[str, str] = {
+    "promote": _("promote"),
+    "rollback": _("go back"),
+    "reject": _("reject"),
+    "reopen": _("take back the rejection"),
+    "delete": _("delete the files"),
+}
+LATEST: Mapping[str, str] = {
+    "promote": _("Latest decision: {who} promoted {revision}, {when} UTC."),
+    "rollback": _("Latest decision: {who} went back to {revision}, {when} UTC."),
+    "reject": _("Latest decision: {who} rejected {revision}, {when} UTC."),
+    "reopen": _("Latest decision: {who} took back the rejection of {revision}, {when} UTC."),
+    "delete": _("Latest decision: {who} deleted the files of {revision}, {when} UTC."),
+}
+
+
+def decisions_card(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[int, Button]) -> str:
+    """The latest decision with its undo, and all decisions, newest first; `undoable` by the number of the decision."""
+    if not decisions:
+        return ""
+    latest = decisions[0]
+    said = LATEST[latest["action"]].format(
+        who=latest["decided_by"], revision=latest["revision"], when=moment(latest["created"])
+    )
+    undo = undoable.get(latest["id"])
+    beside = f"<span>{markup.act_button(undo.words, undo.act, undo.subject)}</span>" if undo else ""
+    first = f'<div class="decided"><p>{escape(said)}</p>{beside}</div>'
+    return first + markup.unfold(_("All decisions"), decisions_table(decisions, undoable))
+
+
+def decisions_table(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[int, Button]) -> str:
+    """Promotions, rejections and what took them back, newest first, each with its undo while it can be undone."""
+    rows: list[Row] = [
         (
-            *(moment(row["created"]), row["action"], row["revision"], row["previous"] or NOTHING, row["decided_by"]),
-            row["reason"] or NOTHING,
+            *(moment(row["created"]), row["decided_by"], ACTIONS[row["action"]], row["revision"]),
+            *(row["previous"] or NOTHING, row["reason"] or NOTHING, undoable.get(row["id"], "")),
         )
         for row in decisions
     ]
-    return table(
-        (_("When (UTC)"), _("Decision"), _("Policy"), _("Served until then"), _("By"), _("Why")),
-        rows,
-        _("No decision yet."),
-    )
+    headers = (_("When (UTC)"), _("Who"), _("Decision"), _("Policy"), _("Served until then"), _("Why"), _("Undo"))
+    return table(headers, rows)
+
+
+def undo_of(row: Mapping[str, Any], serving: str, rejected: Collection[str], there: Collection[str]) -> Button | None:
+    """How a decision is taken back; None where something else holds since, or what it takes is not there any more."""
+    subject = str(row["id"])
+    if row["action"] in ("promote", "rollback") and row["revision"] == serving and row["previous"] in there:
+        return Button(_("Undo: {revision} serves again").format(revision=row["previous"]), "undo", subject)
+    if row["action"] == "reject" and row["revision"] in rejected:
+        return Button(_("Undo: {revision} is a candidate again").format(revision=row["revision"]), "undo", subject)
+    return None
 
 
 def policy_order(policies: Sequence[Policy]) -> list[Policy]:
@@ -243,32 +282,97 @@ FIGURES = (
 )
 
 
-def report_card(report: CheckReport | None, rule: Rule) -> str:
-    """The check of a candidate: its figures beside those of the policy it was compared with and of what it hangs on.
+# What a verdict on a criterion is called, and its colour.
+VERDICTS: Mapping[Passed, Chip] = {
+    "pass": Chip(_("✓ met"), "good"),
+    "fail": Chip(_("✗ not met"), "bad"),
+    "open": Chip(_("… not enough yet"), "open"),
+    "few": Chip(_("… too few"), "open"),
+    "missing": Chip(_("– not measured"), "open"),
+    "inapplicable": Chip(_("– does not apply")),
+    "informs": Chip(_("· informs only")),
+}
+# The figure of a policy that a limit of the rule is about, by the limit's name.
+LIMITED: Mapping[str, str] = {
+    "kl_per_token": "kl_to_base",
+    "nll_ratio": "nll_under_base",
+    "distinct_ratio": "distinct_2",
+    "truncated_more": "ended_share",
+    "perplexity_ratio": "perplexity",
+}
 
-    It warns of what is past a limit of the project's rule.
+
+def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Criterion] = ()) -> str:
+    """The check of a candidate: its figures beside those of the policy it was compared with and of what it hangs on,
+    with what the rule asks and found where its criteria are given. It warns of what is past a limit of the rule.
     """
     if report is None:
         return ""  # why there is none, `gate_decisions.check_status` says
-    sides = report_sides(report)
-    headers = (_("Figure"), *(name for name, _values in sides), _("How to read it"))
-    rows = [
-        (entry.label, *(figure(getattr(values, entry.key), entry.digits) for _, values in sides), entry.reading)
-        for entry in FIGURES
-    ]
     warned = "".join(paragraph(sentence, "warning") for sentence in warnings(report, rule))
-    accuracy = _("Accuracy on held-out judgements: {accuracy}.").format(accuracy=held_out_accuracy(report))
-    answered = _("{prompts} held-out prompts, the same seeds for every policy.").format(prompts=report.prompts)
+    answered = _("{prompts} held-out prompts, the same random numbers for every policy.").format(prompts=report.prompts)
     apart = _("People and judges have compared answers to {count} others, which are not shown.")
     apart = apart.format(count=report.compared_apart) if report.compared_apart else ""
     return (
-        f"<p><b>{escape(accuracy)}</b> {escape(ACCURACY_NOTE)}</p>"
-        f"{warned}{win_rates(report)}{reward_sentence(report.reward)}"
-        f"{table(headers, rows, '', tuple(name for name, _values in sides))}{probe_table(report, sides)}"
+        f"{warned}{win_rates(report)}{reward_sentence(report.reward)}{figures_table(report, criteria)}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
         f"{paragraph(EARLIER_RULE, 'quiet') if report.rule is None else ''}"
         f"{'' if report.candidate.weights else paragraph(EARLIER, 'quiet')}"
     )
+
+
+RULE_HEADS = (_("Found"), _("Asked for"), _("Verdict"))
+FIGURES_CAPTION = _("Figures of the check")
+
+
+def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
+    """Every figure once: what the rule asks of it and found, if anything, and what each policy has of it."""
+    sides = report_sides(report)
+    own = {limit.name: LIMITED.get(limit.figure, "") for limit in LIMITS}
+    shown = {entry.key: entry for entry in FIGURES}
+    rows: list[Row] = []
+    for one in criteria:
+        entry = shown.pop(own.get(one.name, ""), None)
+        if entry is None and own.get(one.name) == "" and report.candidate.probes is not None:
+            values: Sequence[str] = probe_means(ALL, sides)
+        else:
+            values = side_figures(entry, sides)
+        why = f"{one.why} {entry.reading}" if entry is not None else one.why
+        rows.append((Explained(one.name, why), one.value, one.threshold, VERDICTS[one.verdict], *values))
+    blank = ("",) * len(RULE_HEADS) if criteria else ()
+    rows += [(Explained(one.label, one.reading), *blank, *side_figures(one, sides)) for one in shown.values()]
+    accuracy = (held_out_accuracy(report), *("" for _side in sides[1:]))
+    rows.append((Explained(_("Accuracy on held-out judgements"), ACCURACY_NOTE), *blank, *accuracy))
+    rows += [(name, *blank, *values) for name, values in probe_rows(report, sides)]
+    names = tuple(name for name, _values in sides)
+    headers = (_("Figure"), *(RULE_HEADS if criteria else ()), *names)
+    return table(headers, rows, "", names, caption=FIGURES_CAPTION)
+
+
+def side_figures(entry: ReportRow | None, sides: Sequence[tuple[str, AnswerFigures]]) -> Sequence[str]:
+    """A figure of each policy; nothing for none."""
+    return [figure(getattr(values, entry.key), entry.digits) if entry else "" for _side, values in sides]
+
+
+def probe_means(family: str, sides: Sequence[tuple[str, AnswerFigures]]) -> Sequence[str]:
+    """The mean chance of what is right on probes of a family, of each policy."""
+    return [figure(None if values.probes is None else values.probes.mean(family), 3) for _side, values in sides]
+
+
+def probe_rows(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) -> list[tuple[Explained, list[str]]]:
+    """By family of probes what chance each policy gives to what is right, below the candidate's own what it has lost
+    to the base; nothing of a check of an earlier version.
+    """
+    if report.candidate.probes is None:
+        return []
+    rows = []
+    for family, (name, reading) in PROBE_ROWS.items():
+        fall = report.probe_falls.get(family)
+        first, *others = probe_means(family, sides)
+        if fall is not None:
+            lost = _("lost to the base: {fall}").format(fall=with_interval(fall))
+            first = f"{first}\n{lost}"
+        rows.append((Explained(name, reading), [first, *others]))
+    return rows
 
 
 EARLIER_RULE = _(
@@ -286,26 +390,11 @@ PROBE_ROWS: Mapping[str, tuple[str, str]] = {
 }
 
 
-def probe_table(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) -> str:
-    """What chance each policy gives to what is right on the probes, and what the candidate has lost to the base."""
-    asked = [(name, values.probes) for name, values in sides]
-    if report.candidate.probes is None:
-        return ""  # a check of an earlier version
-    lost = _("Lost to the base (interval)")
-    rows = []
-    for family, (label, reading) in PROBE_ROWS.items():
-        fall = report.probe_falls.get(family)
-        means = (figure(None if probes is None else probes.mean(family), 3) for _name, probes in asked)
-        rows.append((label, *means, NOT_MEASURED if fall is None else with_interval(fall), reading))
-    headers = (_("Chance of what is right"), *(name for name, _probes in asked), lost, _("How to read it"))
-    return table(headers, rows, "", (*(name for name, _probes in asked), lost))
-
-
 def with_interval(fall: Estimate) -> str:
     """A difference of chances with its interval."""
-    return _("{value} ({low} to {high})").format(
-        value=f"{fall.value:+.3f}", low=f"{fall.low:+.3f}", high=f"{fall.high:+.3f}"
-    )
+    value, low, high = (f"{end:+.3f}" for end in (fall.value, fall.low, fall.high))
+    shown = [text if float(text) else text[1:] for text in (value, low, high)]  # nothing is neither lost nor won
+    return _("{value} ({low} to {high})").format(value=shown[0], low=shown[1], high=shown[2])
 
 
 def reward_sentence(found: RewardChange | None) -> str:
@@ -324,7 +413,7 @@ def reward_sentence(found: RewardChange | None) -> str:
 
 
 def win_rates(report: CheckReport) -> str:
-    """How often judges find the candidate's answers better, against each other policy; a sentence without judges."""
+    """How often judges find the candidate's answers better, against each other policy; nothing without judges."""
     rows = []
     for other, judged in (report.win_rates or {}).items():
         for judge, rate in judged.items():
@@ -343,9 +432,13 @@ def win_rates(report: CheckReport) -> str:
         for judge, calls in report.judged.items()
         if calls.left_open
     )
+    bases = "".join(
+        paragraph(f"{judge}: {calls.chances.sentence()}", "quiet")
+        for judge, calls in report.judged.items()
+        if calls.chances is not None
+    )
     headers = (_("Against"), _("Judge"), _("Won (95%)"), _("Won at equal lengths (95%)"), _("Answers"), _("Ties"))
-    none = _("No AI judge has compared its answers with others: the AI judges tab has them.")
-    return table(headers, rows, none, (_("Answers"), _("Ties"))) + missing
+    return (table(headers, rows, "", (_("Answers"), _("Ties"))) if rows else "") + missing + bases
 
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
@@ -406,8 +499,8 @@ WARNINGS: Mapping[str, str] = {
 }
 # Of whatever limit.
 ACCURACY_NOTE = _(
-    "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: an "
-    "interval that holds 50% says that it can't be told from a coin."
+    "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
+    "where that holds 50%, it may be guessing."
 )
 NO_NUMBER = _("{name}: not a number, so some of its answers could not be scored. Read them before you promote it.")
 
@@ -461,20 +554,24 @@ def conversation(messages: Sequence[Mapping[str, str]]) -> str:
 
 
 def answers_page(pairs: Sequence[AnswerPair], page: int, size: int, names: tuple[str, str]) -> str:
-    """One page of answers side by side, as literal text."""
+    """One page of answers side by side, literally, with the words marked in which they differ."""
     shown = pairs[page * size : (page + 1) * size]
     if not shown:
         return paragraph(_("There are no answers of both policies to the same held-out prompts yet."), "quiet")
-    return "".join(
-        f'<div class="pair"><pre class="prompt">{escape(pair.prompt)}</pre><div class="sides">'
-        f"{checked_box(names[0], pair.left)}{checked_box(names[1], pair.right)}</div></div>"
-        for pair in shown
+    return paragraph(_("Marked: words that the other answer has not."), "quiet") + "".join(
+        map(partial(pair_box, names), shown)
     )
 
 
-def checked_box(name: str, answer: CheckedAnswer) -> str:
-    """One side of a pair."""
-    return answer_box(name, answer.text, answer.tokens, answer.finish_reason)
+def pair_box(names: tuple[str, str], pair: AnswerPair) -> str:
+    """A prompt and the two answers to it."""
+    sides = (pair.left, pair.right)
+    marked = differences.marked(*(side.text for side in sides))
+    boxes = "".join(
+        answer_box(name, inside, side.tokens, side.finish_reason, as_html=True)
+        for name, inside, side in zip(names, marked, sides, strict=True)
+    )
+    return f'<div class="pair"><pre class="prompt">{escape(pair.prompt)}</pre><div class="sides">{boxes}</div></div>'
 
 
 def page_label(total: int, page: int, size: int) -> str:

@@ -37,46 +37,33 @@ def status_card(standing: LoopStatus) -> str:
         f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()
     )
     problems = "".join(paragraph(sentence, "warning") for sentence in standing.problems)
-    return f'<ol class="stages">{stages}</ol>{problems}{paragraph(standing.now)}{paragraph(standing.then, "quiet")}'
+    # What is found of a candidate is its verdict, below.
+    now = "" if standing.stage == "deciding" else paragraph(standing.now)
+    return f'<ol class="stages">{stages}</ol>{problems}{now}{paragraph(standing.then, "quiet")}'
 
 
 # --------------------------------------------------------------------------------------------------------------- gate
-VERDICTS = {
-    "pass": _("✓ met"),
-    "fail": _("✗ not met"),
-    "open": _("… not enough yet"),
-    "few": _("… too few"),
-    "missing": _("– not measured"),
-    "inapplicable": _("– does not apply"),
-    "informs": _("· informs only"),
-}
 HEADINGS = {
     "promote": _("The rule says: promote."),
     "reject": _("The rule says: reject."),
     "not enough evidence": _("The rule says: not enough evidence yet."),
 }
+AS_IT_STANDS = _("It was decided on against {}; this is as the rule and the comparisons stand now.")
+NOBODY_ADVISED = _("The rule's mode is 'never': nobody is advised. Whether it serves is your decision.")
 
 
-AS_IT_STANDS = _("It was decided on against {}. These are its criteria, as the rule and the comparisons stand now.")
-NOBODY_ADVISED = _(
-    "The gate's mode is 'never', so nobody is advised. This is what was measured, for your own decision."
-)
+def advice(decision: GateDecision, mode: Mode, decided_against: str = "", missing: str = "") -> list[str]:
+    """What the rule makes of a candidate, in sentences.
 
-
-def decision_card(decision: GateDecision, mode: Mode, decided_against: str = "", checking: str = "") -> str:
-    """What the rule makes of a candidate, with each criterion's number, threshold and verdict.
-
-    The criteria alone where the mode is 'never', and of a policy that was decided on, `decided_against` another.
-    `checking` says how its check stands.
+    Of a policy that was decided on, `decided_against` another, only that; nothing is advised where the mode is 'never'.
+    `missing` says what the rule could not look at.
     """
-    check = checking_line(checking)
-    rows = [(one.name, one.value, one.threshold, VERDICTS[one.verdict], one.why) for one in decision.criteria]
-    headers = (_("Criterion"), _("Found"), _("Asked for"), _("Verdict"), _("Why"))
     if decided_against:
-        return check + paragraph(AS_IT_STANDS.format(decided_against)) + table(headers, rows)
+        return [AS_IT_STANDS.format(decided_against)]
     if mode == "never":
-        return check + paragraph(NOBODY_ADVISED) + table(headers, rows)
-    return f"<p><b>{HEADINGS[decision.verdict]}</b> {escape(decision.sentence)}</p>{check}{table(headers, rows)}"
+        return [NOBODY_ADVISED]
+    why = decision.sentence if decision.verdict != "not enough evidence" else missing
+    return [f"{HEADINGS[decision.verdict]} {why}".strip()]
 
 
 def checking_line(sentence: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,17 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, CheckedAnswer, UserError, now
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
-from annotation.tabs.guard import Context, guarded
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    acting_box,
+    html_box,
+    opening_of,
+    pressed,
+    row_number,
+    text_in,
+)
+from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
 from annotation.ui import markup
@@ -21,7 +30,7 @@ from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
-from rlhf.evaluation.gate import GateVerdict, alphas, corrected_by_judges
+from rlhf.evaluation.gate import Criterion, GateVerdict, alphas, corrected_by_judges, limits_of, unmeasured
 from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
@@ -30,7 +39,14 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs import closer_look
 from rlhf.tabs.closer_look import CurveData
-from rlhf.tabs.iterations import check_report, gate_form, iteration_card, loop_standing, policy_decisions
+from rlhf.tabs.iterations import (
+    check_report,
+    gate_form,
+    iteration_card,
+    loop_standing,
+    policy_decisions,
+    verdict_card,
+)
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.runs import job_cards
 
@@ -100,7 +116,7 @@ def standing_part(db: Database) -> Update:
 
 
 def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:
-    """What the gate makes of a candidate, or of what it was when it was decided on, and people's running verdict."""
+    """The verdict on a candidate, or on what it was when it was decided on, and people's running verdict."""
     against = "" if policy.status == "candidate" else decided_against(db, policy)
     if policy.status != "candidate" and not against:
         return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
@@ -108,10 +124,15 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     found, decision = gate_decisions.decided(db, policy)
     alpha, _ = alphas(rule, len(found.panel), found.number)
     against_now = gate_decisions.opponent(db, policy).revision
+    verdict = verdict_card.verdict_of(rule, found, decision, against_now)
+    more = [*iteration_card.advice(decision, rule.mode, against, unmeasured(limits_of(rule, found))), stands.sentence]
+    if not gate_decisions.checks_of(db, policy):
+        verdict = verdict_card.unchecked(verdict, stands.active)
+        more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != verdict.saying]
     running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
     unknown = sum(one.probability is None for one in found.people)
     return {
-        "gate": gr.update(value=iteration_card.decision_card(decision, rule.mode, against, stands.sentence)),
+        "gate": gr.update(value=verdict_card.verdict_card(verdict, more)),
         "running": gr.update(value=running + iteration_card.unknown_chances(unknown)),
     }
 
@@ -155,11 +176,47 @@ def report_parts(
     )
     names = (_("{revision} (this)").format(revision=policy.revision), against)
     return {
-        "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db))),
+        "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db), criteria_of(db, policy))),
         "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
         "where": gr.update(value=markup.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
         "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),
+    }
+
+
+def criteria_of(db: Database, policy: Policy) -> Sequence[Criterion]:
+    """What the rule asks and found of a policy that it looks at, or looked at."""
+    asked = policy.status == "candidate" or decided_against(db, policy)
+    return gate_decisions.decided(db, policy)[1].criteria if asked else ()
+
+
+def decisions_part(db: Database) -> Update:
+    """Who decided what, each with its undo."""
+    rows, policies = registry.decisions(db), registry.all_policies(db)
+    there = {one.revision for one in policies if one.deleted is None}
+    rejected = {one.revision for one in policies if one.status == "rejected"} & there
+    serving = registry.serving(db).revision
+    found = {row["id"]: check_report.undo_of(row, serving, rejected, there) for row in undoable(rows)}
+    return gr.update(value=check_report.decisions_card(rows, {key: undo for key, undo in found.items() if undo}))
+
+
+def undoable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The newest decision on each policy: what was decided before it can't be taken back any more."""
+    newest: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        newest.setdefault(row["revision"], row)
+    return list(newest.values())
+
+
+def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, Update]:
+    """The question whether a policy is to serve against the rule, while it is asked."""
+    against = gate_decisions.objection(db, policy) if confirming else ""
+    asks = _("Let {revision} serve although the rule speaks against it? {against}").format(
+        revision=policy.revision, against=against
+    )
+    return {
+        "confirm": gr.update(visible=bool(against)),
+        "question": gr.update(value=markup.paragraph(asks, "warning") if against else ""),
     }
 
 
@@ -169,9 +226,8 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
     return None if decision is None else decision.verdict
 
 
-WHY, WHY_INFO = _("Why (for the record)"), _("Kept with the decision to promote or reject; may be left empty.")
+WHY = _("Why (for the record)")
 WHY_AGAINST = _("Why (needed to promote it against the rule)")
-WHY_AGAINST_INFO = _("Kept with the decision and with what the rule says.")
 
 
 def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) -> dict[str, Update]:
@@ -193,7 +249,7 @@ def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) ->
             value=check_report.check_label(checking, checked),
             interactive=policy.path is not None and policy.deleted is None and not checking,
         ),
-        "why": gr.update(label=WHY_AGAINST if against else WHY, info=WHY_AGAINST_INFO if against else WHY_INFO),
+        "why": gr.update(label=WHY_AGAINST if against else WHY),
     }
 
 
@@ -218,9 +274,10 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "standing": standing_part(db),
         "serving": serving_part(db),
         "history": history_part(db, checked),
-        "decisions": gr.update(value=check_report.decisions_table(registry.decisions(db))),
+        "decisions": decisions_part(db),
         "selector": gr.update(choices=listed, value=policy.revision),
         **button_parts(db, policy, stands.active, check is not None),
+        **confirm_parts(db, policy, seen.get("confirming") == policy.revision),
         "ask": gr.update(interactive=can_be_asked(db, policy, check)),
         "judges": judges_part(db),
         **gate_parts(db, policy, stands),
@@ -228,7 +285,14 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
-    drawn = [policy.revision, None if check is None else check.job_id, page, gate_decisions.rule(db).to_setting()]
+    criteria = [(one.name, one.value, one.verdict) for one in criteria_of(db, policy)]
+    drawn = [
+        policy.revision,
+        None if check is None else check.job_id,
+        page,
+        gate_decisions.rule(db).to_setting(),
+        criteria,
+    ]
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != drawn:
         changed |= report_parts(db, context.data_dir, policy, check, page)
@@ -236,7 +300,8 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     if "over" in changed:
         close, look = closer_look.updates(LOOK, curves, (), look)
         changed |= close
-    return changed, {**marks, "drawn": drawn, "page": page, LOOK: look}
+    confirming = policy.revision if parts["confirm"]["visible"] else None
+    return changed, {**marks, "drawn": drawn, "page": page, "confirming": confirming, LOOK: look}
 
 
 def page_of(seen: Seen) -> int:
@@ -325,55 +390,52 @@ class IterationsPage:
 
 
 def lay_out() -> IterationsPage:
-    """The components, top to bottom, without any value."""
-    parts: dict[str, Any] = {}
-    gr.Markdown(_("### Where the iteration stands"))
-    parts["standing"] = html_box()
-    gr.Markdown(_("### Serving now"))
-    parts["serving"] = html_box()
-    gr.Markdown(_("### All policies"))
-    parts["history"] = html_box()
-    gr.Markdown(_("### Check of one policy"))
+    """The components, top to bottom, without any value: the verdict and what can be decided, then what it rests on."""
+    parts: dict[str, Any] = {"standing": html_box()}
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label=_("Policy"), allow_custom_value=True)
     parts["gate"] = html_box()
-    parts["running"] = html_box()
-    parts["report"] = html_box()
     with gr.Row():
         parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", interactive=False, min_width=200)
-        parts["reject"] = gr.Button(_("Reject"), elem_id="reject", interactive=False, min_width=200)
-        parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", interactive=False, min_width=200)
-        parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", interactive=False, min_width=200)
+        parts["reject"] = gr.Button(_("Reject"), elem_id="reject", interactive=False, min_width=120)
+        parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", interactive=False, min_width=180)
+        parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", interactive=False, min_width=160)
     with gr.Row():
-        parts["why"] = gr.Textbox(
-            label=WHY,
-            info=WHY_INFO,
-            max_length=gate_decisions.MOST_WHY,
-            elem_id="why",
-            min_width=300,
-        )
+        parts["why"] = gr.Textbox(label=WHY, max_length=gate_decisions.MOST_WHY, elem_id="why", min_width=300)
         parts["judges"] = gr.Dropdown(
             [],
             label=_("Judges to ask in a check"),
-            info=_("Without any, a check measures its answers and puts them before people alone."),
+            info=_("Without any, people alone compare."),
             multiselect=True,
             allow_custom_value=True,
             visible=False,
             elem_id="check-judges",
             min_width=300,
         )
+    with gr.Column(visible=False) as parts["confirm"]:
+        parts["question"] = html_box()
+        with gr.Row():
+            parts["really"] = gr.Button(
+                _("Yes, promote it"), variant="stop", elem_id="promote-really", scale=0, min_width=180
+            )
+            parts["keep"] = gr.Button(_("No"), elem_id="promote-not", scale=0, min_width=100)
     parts["said"] = html_box()
-    gr.Markdown(_("### Answers to held-out prompts, side by side"))
-    parts["answers"] = html_box()
-    with gr.Row():
-        parts["previous"] = gr.Button(_("Previous"), size="sm", interactive=False)
-        parts["next"] = gr.Button(_("Next"), size="sm", interactive=False)
-    parts["where"] = html_box()
-    gr.Markdown(_("### Over the iterations"))
-    parts["over"] = html_box()
-    parts |= closer_look.lay_out(LOOK, _("Look closer"))
-    gr.Markdown(_("### Decisions"))
-    parts["decisions"] = html_box()
+    parts["decisions"] = acting_box(elem_id="decisions")
+    with gr.Accordion(_("Answers side by side"), open=False):
+        parts["answers"] = html_box()
+        with gr.Row():
+            parts["previous"] = gr.Button(_("Previous"), size="sm", interactive=False, scale=0, min_width=120)
+            parts["next"] = gr.Button(_("Next"), size="sm", interactive=False, scale=0, min_width=120)
+        parts["where"] = html_box()
+    with gr.Accordion(_("Figures, and what the rule asks"), open=False):
+        parts["report"] = html_box()
+        parts["running"] = html_box()
+    with gr.Accordion(_("All policies, and what serves"), open=False):
+        parts["serving"] = html_box()
+        parts["history"] = html_box()
+    with gr.Accordion(_("Over the iterations"), open=False):
+        parts["over"] = html_box()
+        parts |= closer_look.lay_out(LOOK, _("Look closer"))
     return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 
 
@@ -435,7 +497,7 @@ def wire_look(page: IterationsPage, context: Context) -> None:
 
 
 def wire_decisions(page: IterationsPage, context: Context) -> None:
-    """Promote, reject, roll back, check again, and ask people."""
+    """Promote, reject, check again, ask people, and take decisions back."""
 
     def said(sentence: str, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, page_of(was), was)
@@ -447,7 +509,27 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def promote_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
-        return decided(policy_decisions.promote(context, chosen(revision), annotator.name, text_in(why)), revision, was)
+        policy = registry.by_revision(context.db, chosen(revision))
+        if gate_decisions.objection(context.db, policy):
+            changed, seen = view(context, revision, page_of(was), {**was, "confirming": policy.revision})
+            return page.sent({**changed, "said": ""}, seen)
+        return decided(policy_decisions.promote(context, policy.revision, annotator.name, text_in(why)), revision, was)
+
+    @guarded(context, "admin")
+    def promote_all_the_same(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
+        if not isinstance(was, dict) or was.get("confirming") != chosen(revision):
+            raise UserError(_("Press “Promote against the rule” first; the question says what speaks against it."))
+        said = policy_decisions.promote(context, chosen(revision), annotator.name, text_in(why))
+        return decided(said, revision, {**was, "confirming": None})
+
+    @guarded(context, "admin")
+    def promote_not(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
+        return page.sent(*view(context, revision, page_of(was), {**was, "confirming": None}))
+
+    @guarded_event(context, "admin")
+    def take_back(annotator: Annotator, event: Any, revision: str | None, was: Seen) -> list[Any]:
+        act, subject = pressed(event, {"undo": policy_decisions.undo})
+        return decided(act(context, row_number(subject) or 0, annotator.name), revision, was)
 
     @guarded(context, "admin")
     def reject_policy(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
@@ -464,8 +546,11 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
     parts = page.parts
     for name, handler, given in (
         ("promote", promote_policy, [parts["why"]]),
+        ("really", promote_all_the_same, [parts["why"]]),
+        ("keep", promote_not, [parts["why"]]),
         ("reject", reject_policy, [parts["why"]]),
         ("check", check_policy, [parts["judges"]]),
         ("ask", ask_annotators, []),
     ):
         parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **QUEUED)
+    parts["decisions"].act(take_back, [page.selector, page.seen], page.followed, **QUEUED)

@@ -27,12 +27,27 @@ def promote(context: Context, revision: str, decided_by: str, why: str = "") -> 
     try:
         made = gate_decisions.promote(context.db, context.data_dir, revision, decided_by, why)
     except gate_decisions.PromotionAgainstRule as error:
-        raise UserError(_("{error} Say why in the field below.").format(error=error)) from error
+        raise UserError(_("{error} Say why on the Iterations tab.").format(error=error)) from error
     return _(
-        "{sentence} The answering worker switches within seconds, and its comparisons come first; those of "
-        "earlier policies that wait are judged after them. To go back, choose {before} under “Policy” on "
-        "the Iterations tab: that needs no reason."
-    ).format(sentence=made.sentence(), before=made.before)
+        "{sentence} Its answers come first from now on; what waits of earlier policies is judged after them."
+    ).format(sentence=made.sentence())
+
+
+def undo(context: Context, number: int, decided_by: str) -> str:
+    """Take the decision of this number back. Raises UserError where something else holds since."""
+    row = next((one for one in registry.decisions(context.db) if one["id"] == number), None)
+    if row is None:
+        raise UserError(_("There is no such decision; reload the page."))
+    if row["action"] == "reject":
+        registry.reopen(context.db, row["revision"], decided_by)
+        return _("{revision} is a candidate again. “Let people compare” puts its answers before them again.").format(
+            revision=row["revision"]
+        )
+    if row["action"] not in ("promote", "rollback") or row["revision"] != registry.serving(context.db).revision:
+        raise UserError(_("Something else was decided since; reload the page."))
+    return promote(
+        context, row["previous"], decided_by, _("{revision} was taken back.").format(revision=row["revision"])
+    )
 
 
 def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,9 +58,7 @@ def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:
 def reject(context: Context, revision: str, decided_by: str, why: str = "") -> str:
     """Turn a candidate down; `why` is kept with what the rule says. Raises UserError where that can't be."""
     policy = gate_decisions.reject(context.db, revision, decided_by, why)
-    return _("{revision} was rejected. It stays on disk and can still be promoted, with a reason.").format(
-        revision=policy.revision
-    )
+    return _("{revision} was rejected. Its files stay.").format(revision=policy.revision)
 
 
 def check(context: Context, revision: str, requested_by: str, judges: str = CheckSpec.judges) -> str:
@@ -55,7 +68,7 @@ def check(context: Context, revision: str, requested_by: str, judges: str = Chec
     against = "base" if policy.status == "serving" else "serving"
     spec = CheckSpec(model=context.model, candidate=policy.revision, against=against, judges=judges)
     job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by=requested_by)
-    return _("Job {job_id} is to check {revision}; Train → Runs shows how far it is.").format(
+    return _("Job {job_id} is to check {revision}; the Runs tab shows how far it is.").format(
         job_id=job_id, revision=policy.revision
     )
 

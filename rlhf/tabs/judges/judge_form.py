@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,7 +13,7 @@ from annotation.records import UserError
 from annotation.tabs.components import text_in
 from annotation.translation import _
 from annotation.validation import from_form
-from rlhf.judges import judge_store, openai_client
+from rlhf.judges import judge_store, local_models, openai_client
 from rlhf.judges.judge_store import Backend, Judge
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.models import registry
@@ -71,7 +70,7 @@ def settings_of(db: Database, values: Values) -> tuple[Backend, dict[str, Any]]:
         raise UserError(_("Choose what judges: a chat model, a reward model, or an endpoint."))
     directory = text_in(values["directory"]).strip()
     if directory:
-        return "local", {"directory": str(checked_directory(directory))}
+        return "local", local_models.settings_of_directory(db.path.parent, directory)
     return "local", {"model": revision_of(db, text_in(values["model"]) or "base", "policy")}
 
 
@@ -94,19 +93,6 @@ def revision_of(db: Database, revision: Any, kind: registry.Kind) -> str:
     return found.revision
 
 
-def checked_directory(text: str) -> Path:
-    """A local model's directory. Raises UserError if none is there."""
-    path = Path(text).expanduser()
-    if not path.is_absolute() or not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
-        raise UserError(
-            _(
-                "There is no model in '{text}'. Give the full path of a directory with config.json and "
-                "safetensors files."
-            ).format(text=text)
-        )
-    return path
-
-
 def endpoint_settings(values: Values) -> dict[str, Any]:
     """An endpoint's settings. Raises UserError naming the one at fault."""
     numbers = from_form({name: values[name] for name in NUMBERS})
@@ -121,7 +107,9 @@ def what_it_is(judge: Judge) -> str:
         return _("reward model {model}").format(model=settings["model"])
     if judge.backend == "local":
         return (
-            _("model in {directory}").format(directory=settings["directory"])
+            _("model in {directory}, {weights}").format(
+                directory=settings["directory"], weights=settings.get("weights", "nf4")
+            )
             if settings.get("directory")
             else _("model {model}").format(model=settings["model"])
         )
@@ -158,7 +146,9 @@ def lay_out() -> JudgeFormPage:
     with gr.Column() as local:
         fields["model"] = gr.Dropdown([], label=_("Model"), info=LOCAL_NOTE, allow_custom_value=True)
         fields["directory"] = gr.Textbox(
-            label=_("Or a model's directory"), info=_("Its full path where Prefloop runs."), max_length=500
+            label=_("Or a model's directory"),
+            info=_("Its full path where Prefloop runs. It is tried first."),
+            max_length=500,
         )
     with gr.Column(visible=False) as reward:
         fields["reward"] = gr.Dropdown([], label=_("Reward model"), allow_custom_value=True)

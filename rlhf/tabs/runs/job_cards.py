@@ -197,7 +197,7 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
         state = _("waits to go on") if job.attempt else _("since {created} UTC").format(created=moment(job.created))
         rows.append((str(place), *queue_row(job, state)))
     rows += [("rented", *queue_row(job, rented_state(job, at))) for job in elsewhere]
-    return table((_("Order"), _("Job"), _("What"), _("Asked for by"), _("State")), rows)
+    return table((_("Order"), _("Job"), _("What"), _("By"), _("State")), rows)
 
 
 def rented_state(job: Job, at: str) -> str:
@@ -240,15 +240,15 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
     return card_title(_("Sample answers")) + paragraph(SAMPLES, "quiet") + rows
 
 
-def answer_box(name: str, text: str, tokens: int, finish_reason: str) -> str:
-    """One answer, literally, with its length and whether it was cut off."""
+def answer_box(name: str, text: str, tokens: int, finish_reason: str, as_html: bool = False) -> str:
+    """One answer, literally, with its length and whether it was cut off; `as_html`: the text is escaped already."""
     length = (
         _("{name} · {tokens} tokens, cut off at the limit")
         if finish_reason == "length"
         else _("{name} · {tokens} tokens")
     )
     above = label(length.format(name=name, tokens=tokens))
-    return f"<div>{above}<pre>{escape(text)}</pre></div>"
+    return f"<div>{above}<pre>{text if as_html else escape(text)}</pre></div>"
 
 
 def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:

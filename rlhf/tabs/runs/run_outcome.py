@@ -26,15 +26,14 @@ from rlhf.tabs.runs import job_cards, reward_model_card
 
 Update = dict[str, Any]
 Variant = Literal["primary", "secondary", "stop"]
-NEW_RUN_SENTENCE = _(
-    "“Start a new run” fills in a form with this as the parent: a job of its own, with data, settings and "
-    "a result of its own."
-)
+NEW_RUN_SENTENCE = _("“Start a new run” fills in a form with this as the parent.")
 
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    parts: dict[str, Any] = {"outcome": html_box(), "health": html_box(), "report": html_box()}
+    parts: dict[str, Any] = {"outcome": html_box(), "health": html_box()}
+    with gr.Accordion(_("Its check"), open=False, visible=False) as parts["checked"]:
+        parts["report"] = html_box()
     with gr.Column(visible=False) as actions:
         with gr.Row():
             parts["promote"] = button(_("Use it in the loop"), "promote", 180, "primary")
@@ -43,13 +42,6 @@ def lay_out() -> dict[str, Any]:
             parts["merge"] = button(_("Merge into 16-bit weights"), "merge", 240)
             parts["delete"] = button(_("Delete with its files"), "delete", 210, "stop")
         parts["objection"] = html_box()
-        parts["why"] = gr.Textbox(
-            label=_("Why (needed to use it against the rule)"),
-            info=_("Kept with the decision and with what the rule says."),
-            max_length=gate_decisions.MOST_WHY,
-            visible=False,
-            elem_id="run-why",
-        )
         parts["acted"] = html_box()
         parts["download"] = html_box()
         with gr.Column(visible=False) as confirm:
@@ -112,7 +104,8 @@ def parts_of(
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
         "health": gr.update(value="" if quality is None else reward_model_card.card(quality)),
-        "report": gr.update(value=report(context, job, subject)),
+        "report": gr.update(value=(checked := report(context, job, subject))),
+        "checked": gr.update(visible=bool(checked)),
         "actions": gr.update(visible=subject is not None or files is not None),
         "download": gr.update(
             value="" if subject is None else download_line(subject, on_disk, registry.ground(context.db, subject))
@@ -120,8 +113,7 @@ def parts_of(
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject, bool(against)),
-        "objection": gr.update(value=paragraph(against, "quiet") if against else ""),
-        "why": gr.update(visible=bool(against)),
+        "objection": gr.update(value=objection_line(against)),
         "delete": gr.update(
             value=_("Delete with its files") if subject is not None else _("Delete its checkpoints"),
             interactive=files is not None,
@@ -142,21 +134,30 @@ def report(context: Context, job: Job | None, subject: Policy | None) -> str:
 
 
 def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
-    """Which of the buttons are there and can be pressed; `against`: the rule speaks against using what was made."""
+    """Which of the buttons are there and can be pressed; `against`: the rule speaks against using what was
+    made, which is decided on the Iterations tab."""
     if subject is None:
         return {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
     there, answers = subject.deleted is None, subject.kind == "policy"
-    use = _("Use it against the rule") if against else _("Use it in the loop")
-    label = use if subject.status in ("candidate", "rejected") else check_report.promote_label(subject)
+    decided = subject.status in ("candidate", "rejected")
+    label = _("Use it in the loop") if decided else check_report.promote_label(subject)
     start = "adapter" if subject.form in ("lora", "prompt") else "model"
     return {
-        "promote": gr.update(value=label, visible=answers, interactive=check_report.can_serve(subject)),
+        "promote": gr.update(value=label, visible=answers and not against, interactive=check_report.can_serve(subject)),
         "check": gr.update(visible=answers, interactive=there),
         "new_run": gr.update(
             value=_("Start a new run from this {start}").format(start=start), visible=True, interactive=there
         ),
         "merge": gr.update(visible=answers and subject.form == "lora", interactive=there),
     }
+
+
+def objection_line(against: str) -> str:
+    """What speaks against using what was made, and where it can be used all the same."""
+    return paragraph(f"{against} {ELSEWHERE}", "quiet") if against else ""
+
+
+ELSEWHERE = _("To use it all the same, say why on the Iterations tab.")
 
 
 def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:

@@ -92,6 +92,9 @@ def test_a_preference_row_is_what_trl_reads_with_what_tracing_needs() -> None:
                 "prompt_id": 7,
                 "comparison_id": 1,
                 "judged": "2026-11-24T00:00:00.000000+00:00",
+                "formed_chance": None,
+                "people_chance": None,
+                "shown_chances": [None, None],
             }
         ],
         [],
@@ -339,6 +342,7 @@ def test_every_row_has_the_columns_that_the_format_declares(name: str) -> None:
         "whole": int,
         "truth": bool,
         "texts": list,
+        "numbers": list,
         "messages": list,
     }
     for row in made.rows:

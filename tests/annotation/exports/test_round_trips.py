@@ -54,8 +54,19 @@ def conversation(system: str | None, turns: list[str]) -> tuple[dict[str, str], 
     return (*first, *spoken)
 
 
+Chances = tuple[float | None, float | None, float | None]
+CHANCES = st.tuples(
+    *(st.none() | st.floats(0, 1, exclude_min=name != "people") for name in ("formed", "people", "shown"))
+)
+
+
 def judged(
-    messages: Any, texts: list[str], ranks: list[int] | None, strength: int | None, edit: str | None
+    messages: Any,
+    texts: list[str],
+    ranks: list[int] | None,
+    strength: int | None,
+    edit: str | None,
+    chances: Chances = (None, None, None),
 ) -> Judgement:
     """A person's judgement of these answers; all bad without ranks."""
     responses = tuple(
@@ -73,6 +84,7 @@ def judged(
         ranking, None if not pair or ranking is None else strength if decided else 0,
         responses, tuple(range(len(texts))), edited if edit is not None else None, (), "", None, False, None, None,
         "2026-01-01T00:00:00.000000+00:00",
+        *chances,
     )  # fmt: skip
 
 
@@ -109,6 +121,9 @@ def pairs(judgement: Judgement, strength: bool = True) -> list[MappedRow]:
             outcome="ranked",
             ranking=(1, 2),
             strength=judgement.strength,
+            formed_chance=judgement.formed_chance,
+            people_chance=judgement.people_chance,
+            shown_chance=judgement.shown_chance,
         )
         for one in range(len(ranks))
         for other in range(len(ranks))
@@ -130,6 +145,9 @@ def expected(judgement: Judgement, name: str) -> list[MappedRow]:
                 outcome=judgement.outcome,
                 ranking=ranks,
                 strength=judgement.strength,
+                formed_chance=judgement.formed_chance,
+                people_chance=judgement.people_chance,
+                shown_chance=judgement.shown_chance,
             )
         ]  # type: ignore[arg-type]
     if name == "kto":
@@ -153,17 +171,30 @@ CASES = [(name, container) for name in FORMATS for container in (("csv",) if nam
     ANSWERS,
     st.lists(st.integers(1, 3), min_size=4, max_size=4) | st.none(),
     st.sampled_from([None, 1, 2, 3]),
+    CHANCES,
 )
-@example(("Be short.", ["Name a port.", "Kiel.", "Another."]), ["Brest.", "Human: x\n\nAssistant: y"], [1, 2, 1, 1], 3)
-@example((None, ["Hi\n\nHuman: you"]), ["a", "b"], [2, 1, 1, 1], None)
-@example((None, [' "x" ']), ['[{"role": "user", "content": "x"}]', '["a"]'], None, None)
+@example(
+    ("Be short.", ["Name a port.", "Kiel.", "Another."]),
+    ["Brest.", "Human: x\n\nAssistant: y"],
+    [1, 2, 1, 1],
+    3,
+    (1 / 3, 0.0, 1.0),
+)
+@example((None, ["Hi\n\nHuman: you"]), ["a", "b"], [2, 1, 1, 1], None, (None, None, None))
+@example((None, [' "x" ']), ['[{"role": "user", "content": "x"}]', '["a"]'], None, None, (0.5, None, 0.1))
 @settings(deadline=None, max_examples=60)
 def test_an_export_is_read_back_as_it_was(
-    name: str, container: str, asked: Any, texts: list[str], ranks: list[int] | None, strength: int | None
+    name: str,
+    container: str,
+    asked: Any,
+    texts: list[str],
+    ranks: list[int] | None,
+    strength: int | None,
+    chances: Chances,
 ) -> None:
     edit = f"mended {texts[0]}" if name == "sft" and ranks is not None else None
     chosen = None if ranks is None else ranks[: len(texts)] if edit is None else [1, *[2] * (len(texts) - 1)]
-    judgement = judged(conversation(*asked), texts, chosen, strength, edit)
+    judgement = judged(conversation(*asked), texts, chosen, strength, edit, chances)
     made = exported(judgement, name)
     wanted = expected(judgement, name)
     assert len(made.rows) == len(wanted), made

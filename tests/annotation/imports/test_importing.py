@@ -94,6 +94,28 @@ def sound(db: Database) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- what is written
+CHANCES = [(1 / 3, 0.25, [0.5]), (1, 0, [0.5, 0.25]), (None, None, [None]), ("unknown", "", None), (0.5, 2, [1])]
+
+
+@pytest.mark.parametrize("verdict", ["judged", "open"])
+def test_the_chances_that_a_row_notes_are_kept_with_its_verdict(
+    db: Database, bring: Callable[..., ImportResult], verdict: str
+) -> None:
+    """Of two judgements that became one, and of people's who are asked here, the noted chances are not those."""
+    names = ("formed_chance", "people_chance", "shown_chances")
+    rows = [{**pair, **dict(zip(names, noted, strict=True))} for pair, noted in zip(PAIRS, CHANCES, strict=False)]
+    outcome = bring(rows, verdict=verdict)
+    if verdict == "open":
+        chances = {(row["formed_chance"], row["people_chance"]) for row in db.rows("SELECT * FROM comparison")}
+        assert (counts(outcome)["open"], chances) == (5, {(None, 1.0)})
+        return
+    assert [(row.row, row.column) for row in outcome.skipped] == [(5, "people_chance")]
+    assert "no chance from 0 to 1" in outcome.skipped[0].reason
+    assert [(one.formed_chance, one.people_chance, one.shown_chance) for one in store.judgements(db)] == [
+        *((1 / 3, 0.25, 0.5), (1.0, 0.0, None), (None, None, None), (None, None, None)),
+    ]
+
+
 def test_preferences_become_judgements_that_training_uses(db: Database, bring: Callable[..., ImportResult]) -> None:
     outcome = bring([*PAIRS, '{"prompt": "x", "chosen": null, "rejected": "b"}', "{broken"])
     assert counts(outcome) == {"prompts": 6, "judged": 6, "skipped": 2}

@@ -60,7 +60,7 @@ class Admin:
         self.fields: dict[str, Any] = {**dict.fromkeys(tab.FIELDS), "text": ""}
         self.interactive = True
         self.sent: Any = {}
-        self.counts = ""
+        self.counts = self.acts = ""
 
     def call(self, name: str, *inputs: Any) -> Any:
         return self.functions[name](self.request, *inputs)
@@ -74,7 +74,7 @@ class Admin:
 
     def open(self) -> list[Any]:
         """Select the tab; what is said of the guidelines comes back."""
-        self.counts, *updates, standing, versions, earlier, self.sent = self.call(
+        self.counts, self.acts, *updates, standing, versions, earlier, self.sent = self.call(
             "project-open", self.sent, *self.fields.values()
         )
         self.take(list(self.fields), updates)

@@ -52,7 +52,7 @@ def test_dark_pages_have_each_colour_of_text_anew() -> None:
         set(re.findall(r"(--[\w-]+):", block)) for block in COMMENT.sub("", stylesheet.TOKENS).split(".dark {")
     )
     assert dark < light
-    assert {"--bad", "--chosen", "--on-chosen", "--quiet", "--tab", "--keyword"} <= dark
+    assert {"--bad", "--chosen", "--on-chosen", "--quiet", "--accent", "--good", "--open", "--keyword"} <= dark
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -257,7 +257,6 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     assert "base serves now." in run("promote", "base")
 
 
-@pytest.mark.own_start
 def test_a_job_runs_to_its_end_from_the_command_line_alone(tiny_model: Path, tmp_path: Path) -> None:
     """A model directory is set up, and its stock filled, in a data directory that no page has ever opened."""
     data = str(tmp_path / "data")
@@ -338,7 +337,6 @@ def test_stopped_while_it_waits_a_run_is_taken_out_of_the_queue(machine: Machine
     assert job_store.get(machine.db, ahead).status == "running"
 
 
-@pytest.mark.own_start
 def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Machine) -> None:
     with running(machine, "run", quick_spec(machine, epochs=500)) as (process, printed):
         wait_until("the second step", lambda: [job for job in job_store.at_work(machine.db) if job.step >= 2])

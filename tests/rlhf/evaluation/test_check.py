@@ -36,6 +36,7 @@ from rlhf.judges import judge_store
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenize import answer_ids, load_snapshot, of_split
 from tests.conftest import BASE_NAME, make_response, seed_prompts, shown_texts
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
@@ -413,6 +414,7 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     checked: Checked, tiny_judge: Path
 ) -> None:
     machine = checked.machine
+    keep_result(machine.data_dir, tiny_judge, SelfTestResult(packs=True, shares_prompts=True))
     judge_store.add(machine.db, "letters", "local", {"directory": str(tiny_judge)}, "owner")
     judge_store.write_rubric(machine.db, "Which is better?", ("Shorter is better.",), 0, "owner")
     report = check(machine, replace(CHECK, judges="letters"))
@@ -434,7 +436,11 @@ def test_judges_compare_the_candidate_with_every_other_policy_and_identical_answ
     ]
     outcomes = [one.outcome for one in paired] + unasked
     assert (rate["n"], rate["value"]) == (6, pytest.approx(fmean(outcomes)))
-    assert report["judged"]["letters"] == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
+    calls = report["judged"]["letters"]
+    chances = calls.pop("chances")
+    assert calls == {"judged": len(everything), "left_open": 0, "failed": {}, "gave_up": ""}
+    assert chances["n"] == 2 * len(everything)
+    assert 0.5 < chances["least"] <= chances["mean"] < 1
     again = check(machine, replace(CHECK, judges="letters"))
     assert again["win_rates"] == report["win_rates"], "the report is of the same answers"
     judged = len(judge_store.pair_outcomes(machine.db, candidate.id, 1, judge.id)) - len(everything)

@@ -15,6 +15,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import finished_checks, newest_check, newest_checks
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls, RewardChange, WinRate
 from rlhf.jobs import job_store
+from rlhf.judges.verdicts import LetterShare, ScoreTemperature
 
 OWN = AnswerFigures(
     revision="dpo-7",
@@ -45,7 +46,12 @@ REPORT = CheckReport(
     prompts=60,
     implicit_accuracy=ImplicitAccuracy(value=0.66, low=0.5, high=0.8, n=40, left_out={"too-long": 2}),
     win_rates={"base": {"j": WinRate(0.6, 0.5, 0.7, 60, ties=3, length_controlled=Estimate(0.55, 0.4, 0.7, 50))}},
-    judged={"j": JudgeCalls(50, 2, {"timeout": 2}, "It is gone.")},
+    judged={
+        "j": JudgeCalls(50, 2, {"timeout": 2}, "It is gone."),
+        "letters": JudgeCalls(50, chances=LetterShare(0.9, 0.6, 100)),
+        "scores": JudgeCalls(50, chances=ScoreTemperature(1.7)),
+        "scores of unknown temperature": JudgeCalls(50, chances=ScoreTemperature(None)),
+    },
     same_answers=3,
     reward=RewardChange(0.5, None),
     seconds=12.5,
@@ -102,3 +108,8 @@ def test_a_report_that_judged_reward_hacking_by_itself_is_read() -> None:
     found = CheckReport.from_json({**OLD, "reward_hacking": {"rise": 0.5, "flagged": True, "length": 0.1}})
     assert found.reward == RewardChange(0.5, 0.1)
     assert CheckReport.from_json({**OLD, "reward_hacking": None}).reward_known
+
+
+def test_judges_counts_from_before_their_chances_rest_was_kept_are_read() -> None:
+    calls = {"judged": 50, "left_open": 2, "failed": {"timeout": 2}, "gave_up": ""}
+    assert CheckReport.from_json({**OLD, "judged": {"j": calls}}).judged == {"j": JudgeCalls(50, 2, {"timeout": 2})}

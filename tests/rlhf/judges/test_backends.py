@@ -15,20 +15,21 @@ import pytest
 import torch
 
 from annotation import store
-from annotation.records import Feedback, TokenIds
+from annotation.records import Feedback, TokenIds, UserError
 from annotation.ui.formatting import percent
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.worker import Run, perform
-from rlhf.judges import backends, judge_history, judge_store, rubrics
+from rlhf.judges import backends, judge_history, judge_store, local_models, rubrics
 from rlhf.judges.backends import JudgeRequest, LocalModel, RewardScorer
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Comparison, Judge
 from rlhf.judges.openai_client import EndpointSettings
-from rlhf.models import registry
+from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenize import answer_ids, render, text_ids
 from tests.fakes.chat_server import ChatModel, serving
 from tests.machine_fixtures import Machine, make_machine
@@ -40,11 +41,12 @@ REWARD = RewardModelSpec(method="lora", precision="fp32", epochs=1, batch_size=4
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
+def machine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_judge: Path) -> Iterator[Machine]:
     """People have judged ten comparisons; everything later waits for judges."""
     made = make_machine(tmp_path_factory.mktemp("judging") / "data", tiny_model)
     made.add_prompts(train=24, held_out=4)
     made.judge("train", 10)
+    keep_result(made.data_dir, tiny_judge, SelfTestResult(packs=True, shares_prompts=True))
     store.set_feedback(made.db, Feedback(mode="mixed", audit_share=0.0))
     # Short, because the tiny model's tokens are, and so is its context.
     judge_store.write_rubric(made.db, BRIEF.instruction, BRIEF.principles, 0, "owner")
@@ -106,7 +108,9 @@ def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: M
         assert verdict.prompt_tokens == len(text_ids(models.tokenizer, text))
         shares.append(float((first + second) / logits.exp().sum()))
     assert bench.said_letters == pytest.approx(shares, abs=0.02)
-    assert f"P(A) + P(B) of the next token: {percent(fmean(bench.said_letters))} on average" in bench.remark
+    assert bench.basis is not None
+    assert f"P(A) + P(B) of the next token: {percent(fmean(bench.said_letters))} on average" in bench.basis.sentence()
+    assert (bench.basis.least, bench.basis.n) == (min(bench.said_letters), 8)
 
 
 def test_a_local_judge_that_would_say_something_else_than_a_letter_fails_in_words(machine: Machine) -> None:
@@ -201,10 +205,57 @@ def test_a_model_that_can_not_be_read_is_said_in_a_sentence(machine: Machine, tm
     )
 
 
-def test_a_local_directory_is_a_judge_of_its_own(machine: Machine, tiny_judge: Path) -> None:
-    judge = judge_store.add(machine.db, "by directory", "local", {"directory": str(tiny_judge)}, "owner")
-    job = work(machine, judge, scope="judged", comparisons=3)
+def test_a_local_directory_is_a_judge_of_its_own_in_the_precision_of_its_making(
+    machine: Machine, tiny_judge: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By need; one that an earlier version made goes on in 4 bits, as its verdicts were given."""
+    for total, weights in ((1e12, "bf16"), (1, "nf4")):
+        asked = memory.Machine("a machine", int(total), int(total), bf16=True)
+        monkeypatch.setattr(memory, "this_machine", lambda asked=asked: asked)
+        settings = judge_store.checked_settings(machine.db, "local", {"directory": str(tiny_judge)})
+        assert settings == {"directory": str(tiny_judge), "weights": weights}
+        judge = judge_store.add(machine.db, f"held in {weights}", "local", settings, "owner")
+        bench = LocalModel(run_of(machine), judge, BRIEF, machine.model, 3)
+        assert [key[1] for key in bench.models.grounds] == [weights]
+    older = judge_store.add(machine.db, "by directory", "local", {"directory": str(tiny_judge)}, "owner")
+    assert [key[1] for key in LocalModel(run_of(machine), older, BRIEF, machine.model, 3).models.grounds] == ["nf4"]
+    job = work(machine, older, scope="judged", comparisons=3)
     assert (job.status, (job.result or {}).get("comparisons")) == ("finished", 3), job.message
+
+
+def test_a_directory_is_tried_before_its_model_judges(
+    machine: Machine, tiny_judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a judge is made, or, of a judge of an earlier version, before it is loaded; once for the same files."""
+    directory, tried = tmp_path / "judge", list[Path]()
+    shutil.copytree(tiny_judge, directory)
+    (directory / "own.json").write_text("{}", "utf-8")  # or its files would be known
+
+    def refused(path: Path) -> SelfTestResult:
+        tried.append(path)
+        raise UserError("In training it computes something else each time.")
+
+    def passed(path: Path) -> SelfTestResult:
+        tried.append(path)
+        return SelfTestResult(packs=False, shares_prompts=False)
+
+    monkeypatch.setattr(base_model, "self_test", refused)
+    with pytest.raises(UserError, match="computes something else"):
+        judge_store.checked_settings(machine.db, "local", {"directory": str(directory)})
+    older = judge_store.add(machine.db, "untried", "local", {"directory": str(directory)}, "owner")
+    job = work(machine, older, scope="judged")
+    assert (job.status, "computes something else" in job.message) == ("failed", True), job.message
+    monkeypatch.setattr(base_model, "self_test", passed)
+    assert judge_store.checked_settings(machine.db, "local", {"directory": str(directory)})
+    assert tried == [directory] * 3
+    job = work(machine, older, scope="judged", comparisons=1)
+    assert (job.status, tried) == ("finished", [directory] * 3), job.message
+
+
+def test_letters_that_a_vocabulary_has_not_are_said() -> None:
+    assert local_models.letter_tokens({"A": 3, "ĠA": 1, "B": 2, "b": 0}) == [[1, 3], [2]]
+    with pytest.raises(UserError, match="no token for the letters"):
+        local_models.letter_tokens({"A": 0, "b": 1})
 
 
 # ------------------------------------------------------------------------------------------------------ a reward model
@@ -231,7 +282,7 @@ def test_a_reward_models_chance_is_the_logistic_of_the_difference_of_raw_scores(
     model.config.pad_token_id = machine.tokenizer.pad_token_id
     bench = RewardScorer(run_of(machine), reward_judge, machine.model)
     assert bench.reward.scale.temperature is None
-    assert "is unknown, so it is taken as 1" in bench.remark
+    assert "is unknown, so it is taken as 1" in bench.basis.sentence()
     bench.reward = replace(bench.reward, scale=replace(bench.reward.scale, temperature=temperature))
     open_some(machine, 3)
     requests = requests_of(machine, reward_judge, 3)

@@ -404,7 +404,6 @@ def test_memory_that_runs_out_in_the_second_process_halves_the_batch_where_that_
     assert any("resuming from checkpoint-2" in line for line in job_store.log_tail(machine.db, job_id))
 
 
-@pytest.mark.own_start
 def test_a_process_that_is_killed_in_training_takes_the_job_with_it_and_it_is_queued_again(
     machine: Machine, at_machine: Supervisor
 ) -> None:

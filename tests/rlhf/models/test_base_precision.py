@@ -21,6 +21,7 @@ from rlhf.models import base_model, memory, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.models.memory import Machine
 from rlhf.models.registry import Policy
+from rlhf.submission import preconditions
 from tests.conftest import act, make_response, seed_prompts
 
 
@@ -71,6 +72,24 @@ def test_a_base_is_asked_once_and_an_earlier_data_directory_keeps_nf4(
     monkeypatch.setattr(memory, "this_machine", lambda: with_memory(1e12))
     assert base_model.register(earlier, base).weights == "nf4"
     earlier.close()
+
+
+def test_a_quantised_base_that_an_earlier_version_called_nf4_is_trained_by_lora(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left to NF4 the method would be QLoRA, which no weights in 8 bits take."""
+    monkeypatch.setattr(memory, "this_machine", lambda: with_memory(1e12))
+    db = open_database(tmp_path / "data")
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    base = BaseModel(str(tmp_path), tmp_path)
+    registry.ensure_base(db, base.name)
+    assert base_model.register(db, base).weights == "nf4"
+    for how in ({"load_in_8bit": True}, {"quant_method": "gptq"}):
+        registry.set_precision(db, "nf4", "a test")
+        (tmp_path / "config.json").write_text(json.dumps({"quantization_config": how}), "utf-8")
+        spec = DPOSpec().on_weights(base_model.register(db, base).weights)
+        assert (spec.method, preconditions.quantised_problem(spec, base_model.quantisation(tmp_path))) == ("lora", [])
+    db.close()
 
 
 def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(

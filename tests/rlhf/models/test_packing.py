@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ import torch
 
 from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, line_of, read_rows
 from annotation.records import TokenIds, UserError
+from rlhf.models import hidden_states, packing
 from rlhf.models.chat_template import ChatTokenizer, vocabulary_of
-from rlhf.models.packing import pack, pad, rows_of
+from rlhf.models.packing import SPANS, Spans, attend, pack, pad, rows_of
 from rlhf.models.tokenize import (
     answer_ids,
     load_snapshot,
@@ -23,6 +25,7 @@ from rlhf.models.tokenize import (
     tokenise_pairs,
     with_noise,
 )
+from tests.architectures import built
 from tests.tiny_model import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -84,6 +87,32 @@ def test_an_answer_is_the_tokens_that_were_drawn_and_ends_as_it_ended() -> None:
     assert (pair["chosen_ids"], pair["rejected_ids"]) == (list(drawn.ids), encoded)
     ((item,), _) = tokenise_comparisons(TOKENIZER, [stored], 100)
     assert item["answers"] == [list(drawn.ids), encoded]
+
+
+def preferences(pairs: Iterable[tuple[int, int]]) -> list[PreferenceRow]:
+    """Rows of one comparison, by the ids of the better and the worse answer."""
+    return [
+        replace(row("", ""), chosen=FrozenAnswer(better, f"sun {better}"), rejected=FrozenAnswer(worse, f"sun {worse}"))
+        for better, worse in pairs
+    ]
+
+
+def test_preferences_in_a_circle_are_left_out_and_what_is_decided_beside_them_is_kept() -> None:
+    circle = [(1, 2), (2, 3), (3, 1)]
+    (item,), left_out = tokenise_comparisons(TOKENIZER, preferences([*circle, (1, 4)]), 100)
+    assert [pair[:2] for pair in item["pairs"]] == [(0, 3)]
+    assert left_out == {"disagreement": 3}
+    assert tokenise_comparisons(TOKENIZER, preferences(circle), 100) == ([], {"disagreement": 3})
+
+
+def test_no_item_has_more_answers_than_their_orders_can_be_counted_of() -> None:
+    """Four ranked answers, and nine mended ones that are better than all of them."""
+    ranked = [(first, second) for first in range(1, 5) for second in range(first + 1, 5)]
+    mended = [(10 + edit, place) for edit in range(9) for place in range(1, 5)]
+    items, left_out = tokenise_comparisons(TOKENIZER, preferences([*mended, *ranked]), 100)
+    assert left_out == {}
+    assert [len(item["answers"]) for item in items] == [10, 7]
+    assert sum(len(item["pairs"]) for item in items) == 9 * 4 + 6
 
 
 def test_token_ids_are_never_used_with_another_tokenizer(tmp_path: Path) -> None:
@@ -264,9 +293,9 @@ def test_a_group_stays_in_one_row_its_prompt_and_virtual_tokens_counted_once() -
     pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
     _, attention_BT, completion_BT = padded_pairs(pairs)
     groups = [0, 1, 2, 0, 1, 2]
-    assert rows_of(attention_BT, completion_BT, groups, 10) == [[0, 1, 3, 4], [2, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 10) == [[0, 3, 1, 4], [2, 5]]
     assert rows_of(attention_BT, completion_BT, groups, 10, virtual=1) == [[0, 3], [1, 4], [2, 5]]
-    assert rows_of(attention_BT, completion_BT, groups, 16) == [[0, 1, 2, 3, 4, 5]]
+    assert rows_of(attention_BT, completion_BT, groups, 16) == [[0, 3, 1, 4, 2, 5]]
     assert rows_of(attention_BT, completion_BT, groups, 1) == [[0, 3], [1, 4], [2, 5]]
 
 
@@ -277,3 +306,50 @@ def test_virtual_tokens_stand_once_before_each_prompt_and_shift_what_follows() -
     assert packed.sources_N.tolist() == [3, 4, 3]
     assert packed.last_B.tolist() == [5, 6]
     assert packed.allowed_11LL[0, 0, 6].int().tolist() == [1, 1, 1, 1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+def test_attention_within_the_groups_is_attention_over_the_whole_row(
+    dtype: torch.dtype, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its gradients, by torch's fused attention and by plain products; where keys are shared, too."""
+    monkeypatch.setattr(packing, "PRODUCTS_UP_TO", 9)
+    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2, 3, 4], [3, 4, 5], [6, 7, 8, 9])]
+    sides = [(prompt, answer) for prompt, *answers in pairs for answer in answers]
+    packed = pack(*pad(sides, 0), [0, 0, 1, 1, 2, 2])
+    assert packed.spans == ((0, 6), (6, 10), (10, 21))
+    random = torch.Generator().manual_seed(0)
+    states = [torch.randn(1, many, 21, 8, generator=random, dtype=dtype) for many in (heads[0], heads[1], heads[1])]
+    module = SimpleNamespace(num_key_value_groups=heads[0] // heads[1], is_causal=True)
+    weight = torch.randn(1, 21, heads[0], 8, generator=random, dtype=dtype)
+    found = []
+    for spans in (None, Spans(packed.spans)):
+        mask = packed.allowed_11LL.clone()
+        if spans is not None:
+            setattr(mask, SPANS, spans)
+        own = [part.clone().requires_grad_() for part in states]
+        attended, _ = attend(module, *own, mask, scaling=0.3)
+        (attended * weight).sum().backward()
+        found.append([attended.detach(), *(part.grad for part in own)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+
+
+def test_groups_that_lie_mixed_up_are_one_span() -> None:
+    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10])]
+    assert pack(*padded_pairs(pairs), [0, 1, 0, 1]).spans == ((0, 10),)
+
+
+def test_a_models_layers_attend_within_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask comes to each of them as it was made, so no pair of tokens of two groups is computed."""
+    seen = []
+
+    def attend_by_products(q: torch.Tensor, *rest: Any) -> torch.Tensor:
+        seen.append(q.shape[1])
+        return by_products(q, *rest)
+
+    model, by_products = built("gemma3_text").to(torch.bfloat16), packing.attend_by_products
+    monkeypatch.setattr(packing, "attend_by_products", attend_by_products, raising=True)
+    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10])]
+    hidden_states.summed_logps(model, *padded_pairs(pairs), [0, 1, 0, 1])
+    assert seen[-4:] == [6, 4] * 2

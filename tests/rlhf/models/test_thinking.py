@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from annotation import store
+from annotation.records import now
 from rlhf.data import snapshots
 from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.generation.answering_worker import AnsweringWorker
 from rlhf.judges import judge_store
 from rlhf.judges.backends import LocalModel
 from rlhf.judges.rubrics import DEFAULT
@@ -22,6 +25,7 @@ from rlhf.models.loading import LoadedPolicies
 from rlhf.models.tokenize import render
 from rlhf.submission.preflight import Preflight
 from tests.machine_fixtures import Machine, make_machine
+from tests.rlhf.tabs.test_project_precision import functions
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +75,10 @@ class RunOf:
     """What is seen of a job before it begins to work."""
 
     def __init__(self, machine: Machine) -> None:
-        self.db, self.data_dir = machine.db, machine.data_dir
+        self.db, self.data_dir, self.stopped = machine.db, machine.data_dir, False
+
+    def log(self, message: str) -> None:
+        """Nobody reads it."""
 
 
 class TokenizerAsked(Exception):
@@ -99,6 +106,38 @@ def test_answers_say_what_they_were_fed(thinker: Machine) -> None:
     assert fed
     assert all(text.endswith(f"<|im_start|>assistant\n{THOUGHT}") for text in fed)
     assert store.answer_counts(thinker.db).total
+
+
+def test_the_worker_that_answers_follows_a_change(thinker: Machine) -> None:
+    worker = AnsweringWorker(RunOf(thinker), GenerateSpec(model=str(thinker.model)))
+    assert not worker.outdated()
+    for wish, ends in (("template", "assistant\n"), ("off", THOUGHT)):
+        registry.set_thinking(thinker.db, wish)
+        assert worker.outdated()
+        worker.follow_promotion()
+        assert not worker.outdated()
+        assert worker.models.feed(ASKED, 1).endswith(ends)
+
+
+def test_an_admin_sees_and_changes_it_on_the_page(thinker: Machine) -> None:
+    pages = functions(thinker.db)
+    owner, ann = (gr.Request(username=name) for name in ("owner", "ann"))
+    for name, role in (("owner", "admin"), ("ann", "annotator")):
+        if not thinker.db.value("SELECT 1 FROM annotator WHERE name = ?", (name,)):
+            thinker.db.insert("annotator", {"name": name, "role": role, "created": now()})
+    shown, choice, _said = pages["thinking-open"](owner)
+    assert (shown["visible"], choice["value"]) == (True, "off")
+    assert "Saved" in pages["thinking-save"](owner, "template")
+    assert not registry.no_thinking(thinker.db)
+    assert pages["thinking-open"](owner)[1]["value"] == "template"
+    for wrong in (None, "on", ["off"]):
+        with pytest.raises(gr.Error, match="Choose whether"):
+            pages["thinking-save"](owner, wrong)
+    for name, inputs in (("thinking-open", []), ("thinking-save", ["off"])):
+        with pytest.raises(gr.Error, match="Only an admin"):
+            pages[name](ann, *inputs)
+    assert not registry.no_thinking(thinker.db)
+    registry.set_thinking(thinker.db, "off")
 
 
 def test_the_command_line_says_and_changes_it(

@@ -30,7 +30,7 @@ from rlhf.loop.controller import advance
 from rlhf.models import registry
 from rlhf.models.registry import Form
 from rlhf.models.tokenize import load_snapshot
-from rlhf.submission import job_submission
+from rlhf.submission import job_submission, preconditions
 from rlhf.submission.job_submission import preview, submit
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 
@@ -246,6 +246,16 @@ def test_an_unknown_parent_or_candidate_is_refused(db: Database, data_dir: Path,
     for spec in (DPOSpec(parent="dpo-9"), CheckSpec(candidate="dpo-9"), CheckSpec()):
         with pytest.raises(UserError, match="There is no policy"):
             submit(db, data_dir, spec, "ann")
+
+
+def test_what_a_waiting_check_measures_against_is_not_deleted(db: Database) -> None:
+    for name in ("dpo-1", "dpo-2"):
+        made = {"revision": name, "path": f"adapters/{name}", "sha256": "0" * 64}
+        registry.add(db, method="dpo", base=BASE_NAME, parent_id=1, job_id=None, **made)
+    anchor = registry.by_revision(db, "dpo-1")
+    assert preconditions.needed_by(db, anchor) == []
+    job_store.enqueue(db, CheckSpec(candidate="dpo-2", against="base", anchor="dpo-1"), "ann")
+    assert preconditions.needed_by(db, anchor) == ["Job 1 needs dpo-1: wait for it, or cancel it."]
 
 
 def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_dir: Path, judge: Judge) -> None:

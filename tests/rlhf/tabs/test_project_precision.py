@@ -44,6 +44,7 @@ def test_an_admin_sees_and_changes_the_precision_of_the_base(held: Database) -> 
     said, choice = pages["precision-save"](owner, "bf16")
     assert "is held in bf16: owner chose it on" in said
     assert (choice["value"], registry.serving(held).weights) == ("bf16", "bf16")
+    assert not pages["thinking-open"](owner)[0]["visible"]  # its template can't be told
     for wrong in (None, "int8", ["bf16"], "<b>"):
         with pytest.raises(gr.Error, match="can be held in nf4, bf16 or fp32"):
             pages["precision-save"](owner, wrong)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer
 from annotation.store import AnswerCounts
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -17,9 +18,10 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.gate import Rule, within_limits
 from rlhf.evaluation.probes import ProbeFigures
-from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy
+from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec
+from rlhf.judges.verdicts import LetterShare, ScoreTemperature
 from rlhf.tabs.iterations import check_report
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB
 
@@ -203,3 +205,25 @@ def test_the_serving_card_counts_answers() -> None:
     assert "not measured" in check_report.serving_card(
         BASE, None, {"train": 0, "held-out": 0}, 0, AnswerCounts(0, 0, 0, 0), AT
     )
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    assert check_report.with_interval(Estimate(-0.0001, -0.0004, 0.0, 20)) == "0.000 (0.000 to 0.000)"
+    assert check_report.with_interval(Estimate(0.0006, -0.01, 0.0004, 20)) == "+0.001 (-0.010 to 0.000)"
+
+
+def test_what_a_judges_chances_rest_on_stands_in_one_line() -> None:
+    judged = {
+        "letters": JudgeCalls(4, chances=LetterShare(0.91, 0.6, 8)),
+        "scores": JudgeCalls(4, chances=ScoreTemperature(1.7)),
+        "unsure": JudgeCalls(4, chances=ScoreTemperature(None)),
+        "far": JudgeCalls(4),
+    }
+    html = check_report.report_card(replace(REPORT, judged=judged), Rule())
+    for words in (
+        "letters: P(A) + P(B) of the next token: 91% on average, 60% at least.",
+        "scores: Its chances are calibrated by the temperature 1.7",
+        "unsure: Its temperature is unknown",
+    ):
+        assert html.count(words) == 1
+    assert "far:" not in html

@@ -8,7 +8,7 @@ import pytest
 
 from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected
 from annotation.metrics.intervals_and_bias import Estimate
-from rlhf.evaluation.gate import Criterion, GateDecision, Rule, alphas
+from rlhf.evaluation.gate import GateDecision, Rule, alphas
 from rlhf.evaluation.report import AnswerFigures, CheckReport, WinRate
 from rlhf.tabs.iterations import iteration_card
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
@@ -75,16 +75,16 @@ def test_the_chart_by_people_says_why_it_ends() -> None:
     assert drawn.count("only against what serves, so after the first promotion") == 1
 
 
-def test_the_criteria_of_what_was_decided_on_are_shown_without_advice() -> None:
-    criteria = (
-        Criterion(name="KL", value="0.1", threshold="at most 0.5", verdict="pass", why="Near."),
-        Criterion(name="J", value="1", threshold="nothing", verdict="informs", why="."),
-    )
-    card = iteration_card.decision_card(GateDecision("promote", "Better.", criteria), "ask", "sft-<1>")
-    assert "decided on against sft-&lt;1&gt;. These are its criteria, as the rule and the comparisons stand now" in card
-    assert "at most 0.5" in card
-    assert "· informs only" in card
-    assert "The rule says" not in card
+def test_of_what_was_decided_on_nothing_is_advised() -> None:
+    decision = GateDecision("promote", "Better.", ())
+    (said,) = iteration_card.advice(decision, "ask", "sft-1")
+    assert said.startswith("It was decided on against sft-1")
+    assert iteration_card.advice(decision, "ask") == ["The rule says: promote. Better."]
+    assert iteration_card.advice(
+        GateDecision("not enough evidence", "It takes more.", ()), "ask", missing="No KL."
+    ) == ["The rule says: not enough evidence yet. No KL."]
+    (never,) = iteration_card.advice(decision, "never")
+    assert "nobody is advised" in never
 
 
 def test_without_people_or_judges_there_is_no_chart_of_win_rates() -> None:

@@ -28,6 +28,9 @@ from rlhf.judges.judge_store import Judge
 from rlhf.judges.openai_client import EndpointSettings, Failure
 from rlhf.judges.verdicts import Choice, Verdict
 from rlhf.models import registry
+from rlhf.models.base_model import precision_by_need
+from rlhf.models.memory import this_machine
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenize import render
 from rlhf.tabs.judges import judge_form
 from rlhf.tabs.judges import judges_tab as tab
@@ -202,7 +205,7 @@ def test_the_page_counts_what_waits_for_whom_and_why(context: Context, local: Ju
 
 
 # --------------------------------------------------------------------------------------------------------- the judges
-def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: Context, tmp_path: Path) -> None:
+def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: Context, tiny_judge: Path) -> None:
     db = context.db
     with db.transaction() as connection:
         connection.execute(
@@ -210,17 +213,17 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
                VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward', 'candidate', ?)""",
             (BASE_NAME, now()),
         )
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text("{}")
-    (tmp_path / "other" / "model.safetensors").write_bytes(b"")
+    keep_result(context.data_dir, tiny_judge, SelfTestResult(packs=True, shares_prompts=True))
     press(pages, "add_judge", None, {}, *form(name="by letters"))
-    press(pages, "add_judge", None, {}, *form(name="elsewhere", directory=str(tmp_path / "other")))
+    press(pages, "add_judge", None, {}, *form(name="elsewhere", directory=str(tiny_judge)))
     press(pages, "add_judge", None, {}, *form(name="scores", backend="reward-model", reward="reward_model-1"))
     sent = press(pages, "add_judge", None, {}, *form(name="remote", backend="endpoint", **ENDPOINT, calls=50.0))
     assert "remote is there and switched on" in str(sent)
     made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
     assert made["by letters"] == ("local", {"model": "base"})
-    assert made["elsewhere"] == ("local", {"directory": str(tmp_path / "other")})
+    weights = precision_by_need(tiny_judge, this_machine())
+    assert weights != "nf4"
+    assert made["elsewhere"] == ("local", {"directory": str(tiny_judge), "weights": weights})
     assert made["scores"] == ("reward-model", {"model": "reward_model-1"})
     settings = EndpointSettings("http://127.0.0.1:8000/v1", "tiny", "PREFLOOP_JUDGE_KEY", calls=50)
     assert made["remote"] == ("endpoint", json.loads(json.dumps(vars(settings))))
@@ -238,7 +241,7 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
         ({"backend": "oracle"}, "Choose what judges"),
         ({"backend": ["local"]}, "Choose what judges"),
         ({"model": "dpo-9"}, "no policy 'dpo-9'"),
-        ({"directory": "models/x"}, "no model in 'models/x'. Give the full path"),
+        ({"directory": "models/x"}, "Give the full path of the judge's directory, not 'models/x'"),
         ({"directory": "/proc"}, "no model in '/proc'"),
         ({"backend": "reward-model"}, "Choose a reward model"),
         ({"backend": "reward-model", "reward": "base"}, "'base' is no reward model"),
@@ -636,6 +639,7 @@ def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine:
     db = machine.db
     context = Context(db, machine.data_dir, registry.by_revision(db, "base").base)
     judge_store.write_rubric(db, "The shorter answer is better.", [], 0, "owner")  # its context holds no longer one
+    keep_result(machine.data_dir, tiny_judge, SelfTestResult(packs=True, shares_prompts=True))
     judge = judge_store.add(db, "tiny", "local", {"directory": str(tiny_judge)}, "owner")
     tab.judge_judged(context, judge, 200, "owner")
     job = machine.perform(1)

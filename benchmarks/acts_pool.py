@@ -1,0 +1,101 @@
+"""What `benchmarks.acts` judges and learns from: answers of a base model to the starter prompts, with hidden states.
+
+They are drawn once, with the product's own sampler, and kept in the data directory: a run that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from annotation.database import open_database
+from annotation.imports.importing import starter_prompts
+from annotation.records import Prompt, Sampling
+from benchmarks import driver
+from benchmarks.driver import say
+from rlhf.models import base_model, registry
+from rlhf.models.loading import LoadedPolicies
+from rlhf.models.packing import pad
+from rlhf.models.sampling import Draw, draw
+
+PROMPTS_TOGETHER = 12
+# Short ones: most of a run's time goes into drawing, and the rules are about a sentence or two.
+SAMPLING = Sampling(max_new_tokens=48)
+# Of the layers, the one whose states are taken: those in the middle say more of an answer than the last.
+DEPTH = 0.5
+
+
+@dataclass(frozen=True)
+class PooledPrompt:
+    """A prompt with K answers and, of each, the mean of a middle layer's states over its tokens, (K, H)."""
+
+    split: str
+    prompt: str
+    texts: tuple[str, ...]
+    states_KH: Tensor
+
+
+def pool(directory: Path, model: str, prompts: tuple[int, int], answers: int) -> list[PooledPrompt]:
+    """The prompts with their answers, drawn where an earlier start has not; so many to train on, and held-out ones."""
+    path = directory / "pool.pt"
+    stored: list[dict[str, Any]] = torch.load(path, weights_only=True) if path.exists() else []
+    missing = wanted(prompts)[len(stored) :]
+    if missing:
+        driver.share_base_model(directory)
+        base = base_model.prepare(directory, model)
+        db = open_database(directory)
+        base_model.register(db, base)
+        models = LoadedPolicies(db, directory, base.path)
+        policy = registry.by_revision(db, "base")
+        for start in range(0, len(missing), PROMPTS_TOGETHER):
+            part_of = missing[start : start + PROMPTS_TOGETHER]
+            stored += answered(models, models.use(policy), part_of, answers, len(stored) * answers)
+            part = path.with_suffix(".part")
+            torch.save(stored, part)
+            part.replace(path)
+            say(f"{len(stored)} prompts answered")
+        db.close()
+    return [PooledPrompt(one["split"], one["prompt"], tuple(one["texts"]), one["states"]) for one in stored]
+
+
+def wanted(numbers: tuple[int, int]) -> list[Prompt]:
+    """The first starter prompts: so many to train on, then so many held-out ones."""
+    found = starter_prompts()
+    by_split = ([prompt for prompt in found if prompt.split == split] for split in ("train", "held-out"))
+    return [prompt for prompts, number in zip(by_split, numbers, strict=True) for prompt in prompts[:number]]
+
+
+def answered(
+    models: LoadedPolicies, model: Any, prompts: Sequence[Prompt], answers: int, seed: int
+) -> list[dict[str, Any]]:
+    """A few prompts with their answers and states, as they are stored; their seeds begin with this one."""
+    fed = [models.feed(prompt.messages, SAMPLING.max_new_tokens) for prompt in prompts]
+    seeds = [[seed + place * answers + sample for sample in range(answers)] for place in range(len(prompts))]
+    drawn = draw(model, models.tokenizer, fed, seeds, SAMPLING)
+    return [
+        {
+            "split": prompt.split,
+            "prompt": prompt.text,
+            "texts": [one.text for one in group],
+            "states": states_of(model, models.tokenizer, text, group),
+        }
+        for prompt, text, group in zip(prompts, fed, drawn, strict=True)
+    ]
+
+
+@torch.no_grad()
+def states_of(model: Any, tokenizer: Any, fed: str, drawn: Sequence[Draw]) -> Tensor:
+    """The mean of a middle layer's states over each answer's tokens, (K, H), float32."""
+    prompt_ids = tokenizer(fed, add_special_tokens=False)["input_ids"]
+    sequences = [(prompt_ids, list(one.ids)) for one in drawn]
+    ids_BT, attention_BT, completion_BT = pad(sequences, tokenizer.pad_token_id)
+    outputs = model(input_ids=ids_BT, attention_mask=attention_BT, output_hidden_states=True)
+    layer = outputs.hidden_states[round(DEPTH * (len(outputs.hidden_states) - 1))].float()
+    mask_BT1 = completion_BT[..., None].float()
+    states_BH: Tensor = (layer * mask_BT1).sum(1) / mask_BT1.sum(1)
+    return states_BH

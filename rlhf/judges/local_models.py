@@ -1,0 +1,62 @@
+"""A model in a directory of its own as an AI judge: tried, as a base is, when the judge is made. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from annotation.records import UserError
+from annotation.translation import _
+from rlhf.models import base_model, memory
+from rlhf.models.chat_template import TOKENIZER_FILE, ChatTokenizer
+
+LETTERS = ("A", "B")
+# How vocabularies write that a token begins with a space: not at all, as byte-level BPE, and as SentencePiece.
+SPACES = ("", " ", "Ġ", "▁")
+
+
+def settings_of_directory(data_dir: Path, directory: str) -> dict[str, Any]:
+    """The settings of a judge that is the model in a directory: also the precision in which it is held, for good.
+
+    By need, as a base's. Some seconds, for it is tried. Raises UserError where it can't judge.
+    """
+    path = Path(directory).expanduser()
+    if not path.is_absolute():
+        raise UserError(
+            _("Give the full path of the judge's directory, not '{directory}'.").format(directory=directory)
+        )
+    prepare_directory(data_dir, str(path))
+    if (path / TOKENIZER_FILE).is_file():
+        letter_tokens(ChatTokenizer(path).get_vocab())
+    return {"directory": str(path), "weights": base_model.precision_by_need(path, memory.this_machine())}
+
+
+def prepare_directory(data_dir: Path, directory: str) -> Path:
+    """A judge's own directory, whose model is tried where that was not done before.
+
+    Raises UserError where there is none, or it can't be used.
+    """
+    path = Path(directory)
+    if not (path / "config.json").is_file() or not any(path.glob("*.safetensors")):
+        raise UserError(
+            _(
+                "There is no model in '{directory}': it needs config.json and safetensors files. Give the judge "
+                "another directory."
+            ).format(directory=directory)
+        )
+    base_model.prepare(data_dir, directory)
+    return path
+
+
+def letter_tokens(vocabulary: Mapping[str, int]) -> list[list[int]]:
+    """The tokens of each letter. Raises UserError where one has none.
+
+    A word's first letter has a space before it in some tokenizers, and in some places: it is the same word.
+    """
+    found = [
+        sorted(vocabulary[space + letter] for space in SPACES if space + letter in vocabulary) for letter in LETTERS
+    ]
+    if not all(found):
+        raise UserError(_("This model's tokenizer has no token for the letters A and B, so it can't be a judge here."))
+    return found

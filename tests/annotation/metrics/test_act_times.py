@@ -1,0 +1,88 @@
+"""What kinds of acts take here, from real rows; and the table that says so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.metrics.act_times import PAIRS_AN_ACT, ActTime, act_times
+from annotation.records import Kind, now
+from annotation.tabs.act_table import acts_table
+from tests.conftest import make_response, seed_prompts
+
+RANKED = {2: [1, 2], 4: [2, 1, 3, 3]}
+BEST = [2, 2, 1, 2]
+
+
+def judge(db: Database, annotator: int, seconds: float, said: dict[str, Any]) -> None:
+    """Judge the next comparison as somebody does who was shown it so long ago."""
+    claim = claims.claim_next(db, annotator)
+    assert claim is not None
+    shown = (datetime.fromisoformat(now()) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+    db.connection.execute("UPDATE claim SET created = ? WHERE nonce = ?", (shown, claim.nonce))
+    claims.judge(db, annotator, claim.nonce, said)
+
+
+def judge_all(db: Database, kind: Kind, answers: int, seconds: Sequence[float], said: dict[str, Any]) -> None:
+    """As many comparisons of a kind as there are times."""
+    plain = {"gold_share": 0.0, "re_ask_share": 0.0, "candidate_share": 0.0}
+    store.set_project(db, replace(store.project(db), kind=kind, answers=answers, **plain))
+    for prompt, taken in zip(seed_prompts(db, len(seconds))[-len(seconds) :], seconds, strict=True):
+        texts = [f"{kind} {place}" for place in range(answers)]
+        assert store.add_comparison(db, [make_response(prompt, text) for text in texts], answers) is not None
+        judge(db, annotator_of(db), taken, said)
+
+
+def annotator_of(db: Database) -> int:
+    """The person who judges."""
+    found = db.value("SELECT id FROM annotator WHERE name = 'ann'")
+    if found is None:
+        db.insert("annotator", {"name": "ann", "role": "annotator", "created": now()})
+        return annotator_of(db)
+    return int(found)
+
+
+def test_each_kind_has_its_quartiles_and_skips_do_not_count(db: Database) -> None:
+    judge_all(db, "rank", 4, [20, 40, 30, 10, 50], {"outcome": "ranked", "ranks": RANKED[4]})
+    judge_all(db, "rank", 4, [900], {"outcome": "skip"})
+    judge_all(db, "best", 4, [12], {"outcome": "ranked", "ranks": BEST})
+    judge_all(db, "pair", 2, [4, 8], {"outcome": "ranked", "ranks": RANKED[2], "strength": 2})
+    pair, best, rank = act_times(db)
+    assert [(one.kind, one.answers, one.judgements) for one in (pair, best, rank)] == [
+        ("pair", 2, 2),
+        ("best", 4, 1),
+        ("rank", 4, 5),
+    ]
+    assert (rank.low, rank.median, rank.high) == pytest.approx((20, 30, 40), abs=0.5)
+    assert (pair.low, pair.median, pair.high) == pytest.approx((5, 6, 7), abs=0.5)
+    assert (best.low, best.median, best.high) == pytest.approx((12, 12, 12), abs=0.5)
+    assert rank.pairs_a_minute == pytest.approx(2 * PAIRS_AN_ACT["rank"], rel=0.05)
+
+
+def test_what_was_not_measured_is_not_guessed() -> None:
+    of_eight = ActTime(kind="rank", answers=8, judgements=30, median=60.0, low=50.0, high=70.0)
+    assert (of_eight.pairs_an_act, of_eight.pairs_a_minute) == (None, None)
+    assert act_words(acts_table([of_eight]))[-1] == [
+        *("Ranking of 8", "30", "60.0 s 50.0 to 70.0 s", "not measured", "not measured"),
+    ]
+
+
+def test_a_project_that_has_judged_nothing_is_told_what_an_act_teaches() -> None:
+    shown = act_words(acts_table([]))
+    assert [row[0] for row in shown] == ["Two answers", "Best of 4", "Ranking of 4"]
+    assert {(row[1], row[2], row[4]) for row in shown} == {("0", "–", "–")}
+    assert [float(row[3]) for row in shown] == list(PAIRS_AN_ACT.values())
+
+
+def act_words(html: str) -> list[list[str]]:
+    """The cells of the table's rows as text."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)[1:]
+    cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
