@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Literal
@@ -39,6 +39,8 @@ from rlhf.models.registry import Policy
 
 # How often a draw that people watch shows what has been written.
 SHOW_SECONDS = 0.5
+# Tokens after which answers that have ended leave the batch.
+SPELL = 16
 # Of the likeliest token's probability: what less likely ones come to is a few in a thousand of a model's draws.
 PLAUSIBLE = 1e-5
 # Numbers of which a few copies fit into the cache of a processor's core.
@@ -253,28 +255,64 @@ def draw(
     criteria: list[Any] = [StopWhen(stop)]
     if written is not None:
         criteria.append(StreamCallback(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
-    output_BT = causal.generate(
-        input_ids=ids_BT,
-        attention_mask=mask_BT,
-        **cache,
+    settings = GenerationConfig(
         # The model's own settings (a repetition penalty, say) would shape answers without being recorded.
-        generation_config=GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=False,  # the sampler's noise is in the scores already: their largest is the draw
-            eos_token_id=sorted(ends),
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        logits_processor=LogitsProcessorList([SeededSampler(flat_seeds, sampling)]),
-        stopping_criteria=StoppingCriteriaList(criteria),
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,  # the sampler's noise is in the scores already: their largest is the draw
+        eos_token_id=sorted(ends),
+        pad_token_id=tokenizer.pad_token_id,
     )
+    answers = continued(causal, ids_BT, mask_BT, cache, settings, SeededSampler(flat_seeds, sampling), criteria)
     if stop():  # what was cut off would be taken for answers that ran into the limit
         return []
     prompt_tokens = (mask_PT.sum(-1) - (0 if virtual_KH is None else len(virtual_KH))).tolist()
     draws = [
-        read_draw(tokenizer, row[ids_BT.shape[1] :].tolist(), seed, prompt_tokens[index // samples], ends)
-        for index, (row, seed) in enumerate(zip(output_BT, flat_seeds, strict=True))
+        read_draw(tokenizer, ids, seed, prompt_tokens[index // samples], ends)
+        for index, (ids, seed) in enumerate(zip(answers, flat_seeds, strict=True))
     ]
     return [draws[start : start + samples] for start in range(0, len(draws), samples)]
+
+
+def continued(
+    causal: Any,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    cache: Mapping[str, Any],
+    settings: GenerationConfig,
+    sampler: SeededSampler,
+    criteria: list[Any],
+) -> list[list[int]]:
+    """The tokens of each row's answer, with padding after its end perhaps.
+
+    With a cache, rows that have ended leave the batch every SPELL tokens, so that the others go on faster.
+    """
+    answers: list[list[int]] = [[] for _ in ids_BT]
+    alive, left = torch.arange(len(ids_BT), device=ids_BT.device), settings.max_new_tokens
+    ends_E = torch.tensor(settings.eos_token_id, device=ids_BT.device)
+    watched = len(criteria) > 1  # who watches all rows is told of all rows
+    while left and len(alive):
+        settings.max_new_tokens = min(left, SPELL) if cache and not watched else left
+        before = ids_BT.shape[1]
+        ids_BT = causal.generate(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            **cache,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([sampler]),
+            stopping_criteria=StoppingCriteriaList(criteria),
+        )
+        new_BT = ids_BT[:, before:]
+        for row, ids in zip(alive.tolist(), new_BT.tolist(), strict=True):
+            answers[row] += ids
+        if new_BT.shape[1] < settings.max_new_tokens or watched or not cache:
+            break  # all have ended, or were told to stop
+        left -= settings.max_new_tokens
+        mask_BT = torch.cat([mask_BT, torch.ones_like(new_BT)], dim=1)
+        going = (~torch.isin(new_BT, ends_E).any(dim=1)).nonzero().flatten()
+        ids_BT, mask_BT, alive = ids_BT[going], mask_BT[going], alive[going]
+        sampler.seeds_B = sampler.seeds_B[going.cpu()]
+        cache["past_key_values"].reorder_cache(going)
+    return answers
 
 
 # Of the models in memory, which can go on from prompts that were computed once for several answers.
