@@ -120,17 +120,20 @@ def test_answers_that_have_ended_leave_the_batch_and_change_none_of_the_others(
     model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seeds, sampling = [[10 * place + sample for sample in range(6)] for place in range(3)], Sampling(max_new_tokens=40)
+    monkeypatch.setattr("rlhf.models.sampling.SPELL", 40)
     together = draw(model, tokenizer, prompts, seeds, sampling)
     lengths = {answer.tokens for row in together for answer in row}
-    assert min(lengths) < 20 and 40 in lengths, "some end early, some not at all"
+    assert min(lengths) < 20, "some end early"
+    assert 40 in lengths, "others not at all"
     rows: list[int] = []
-    forward = type(model).forward
-    monkeypatch.setattr(
-        type(model), "forward", lambda self, **inputs: rows.append(len(inputs["input_ids"])) or forward(self, **inputs)
-    )
+    watch = model.model.embed_tokens.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
     monkeypatch.setattr("rlhf.models.sampling.SPELL", 3)
     assert draw(model, tokenizer, prompts, seeds, sampling) == together
-    assert rows[0] == 18 and rows[-1] < 18 and rows == sorted(rows, reverse=True)
+    watch.remove()
+    # The prompts are computed once each.
+    assert rows[:2] == [3, 18]
+    assert rows[1:] == sorted(rows[1:], reverse=True)
+    assert rows[-1] < 10
 
 
 def test_a_batch_whose_prompts_ask_for_different_numbers_is_a_mistake(model: Any, tokenizer: Any) -> None:
