@@ -585,7 +585,7 @@ def test_a_damaged_parent_fails_the_job_with_a_sentence_and_loses_nothing(judged
 
 
 # ------------------------------------------------------------------------------------------- killed, cancelled, resumed
-STEPS = 36
+STEPS = 12
 
 
 @dataclass
