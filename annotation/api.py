@@ -229,7 +229,7 @@ class AnnotationApi:
             "asked": claims.prompts_in_answer(self.db, annotator.id),
             "unanswered": claims.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
             "guidelines_version": store.guidelines(self.db).version,
-            "progress": self.progress(annotator, asked),
+            "progress": {**self.progress(annotator, asked), "target": project.daily_target},
             "revising": None,
         }
         if claim is not None:

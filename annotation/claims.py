@@ -703,6 +703,16 @@ def judged_by(db: Database, annotator_id: int, since: str = "") -> int:
     )
 
 
+def judged_by_each(db: Database, since: str) -> list[dict[str, Any]]:
+    """Who has judged how many comparisons (skips aside) of those shown after `since`, and the latest; most first."""
+    return db.rows(
+        """SELECT a.name, count(*) AS today, max(k.created) AS latest
+           FROM claim k JOIN annotator a ON a.id = k.annotator_id
+           WHERE k.state = 'judged' AND k.created >= ? GROUP BY a.id ORDER BY today DESC, a.name""",
+        (since,),
+    )
+
+
 def judged_by_all(db: Database) -> int:
     """How many comparisons have been judged, each counted once for every annotator."""
     return int(db.value("SELECT count(*) FROM claim WHERE state = 'judged'"))

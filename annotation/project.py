@@ -198,6 +198,19 @@ def tags_text(tags: Sequence[Tag]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- guidelines
+def first_guidelines() -> str:
+    """The guidelines that a new project begins with, in Markdown; whoever leads it writes better ones."""
+    sentences = (
+        _("Read the prompt, then every answer to its end."),
+        _("Better is what helps the person who asked more: it does what was asked, it is true, and it is clear."),
+        _("Length is no merit, nor is a tone of certainty: of two answers that say the same the shorter is better."),
+        _("Much better: everybody would see it. Clearly: you could say why. Slightly: you hesitate. A tie is fine."),
+        _("Both bad: neither can be used. Skip: you can't tell, or would rather not."),
+        _("Flag what is harmful, what tells of a private person, and what is broken."),
+    )
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
 def check_guidelines(text: Any) -> str:
     """Guidelines as they are stored. Raises UserError if they are too long or hold characters that can't be seen."""
     if not isinstance(text, str) or len(text) > MAXIMUM_GUIDELINES:

@@ -27,6 +27,7 @@ STRENGTHS: Mapping[int, str] = {0: "tie", 1: "slightly", 2: "clearly", 3: "much"
 MAXIMUM_ANSWERS = 8
 MAXIMUM_SHARE: Final = 0.5
 MAXIMUM_MINUTES: Final = 1440
+MAXIMUM_TARGET: Final = 10_000
 MAXIMUM_NOTE = 4_000
 MAXIMUM_EDIT = 20_000
 
@@ -184,6 +185,8 @@ class Project:
     """Share of an annotator's own earlier comparisons, shown again in another order."""
     candidate_share: Annotated[Share, N_("Share of candidate against serving")] = 0.2
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
+    daily_target: Annotated[int, Interval(ge=0, le=MAXIMUM_TARGET), N_("Judgements a day")] = 30
+    """What each annotator sees as the day's target; 0 for none."""
     rendered: Annotated[bool, N_("First view: rendered")] = False
     """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch."""
     own_prompts: Annotated[bool, N_("Own prompts")] = True

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import Lifespan
 
-from annotation import api, store
+from annotation import api, project, store
 from annotation.copies import restoration, safe_copies, targets
 from annotation.database import (
     FILE_NAME,
@@ -128,6 +128,8 @@ def open_data(settings: Settings) -> DataDirectory:
     model = prepare_model(settings, db, known=fresh)
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
+        if not store.guidelines(db).version:
+            store.write_guidelines(db, project.first_guidelines(), "Prefloop")
     return DataDirectory(db, model, (in_use, lock))
 
 

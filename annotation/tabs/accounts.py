@@ -25,7 +25,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     table: Any = gr.Dataframe(headers=HEADERS, datatype="str", interactive=False, label=_("Accounts"), wrap=True)
     with gr.Row():
         with gr.Column(min_width=320):
-            gr.Markdown(_("### Add someone"))
+            gr.Markdown(_("## Add someone"))
             name = gr.Textbox(label=_("Name"), max_length=40)
             role = gr.Radio(list(ROLES), value="annotator", label=_("Role"))
             password = gr.Textbox(
@@ -36,7 +36,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
             )
             add = gr.Button(_("Add account"), variant="primary")
         with gr.Column(min_width=320):
-            gr.Markdown(_("### Change an account"))
+            gr.Markdown(_("## Change an account"))
             account = gr.Dropdown([], label=_("Account"), allow_custom_value=True)
             with gr.Row():
                 reset = gr.Button(_("Reset password"), size="md", min_width=130)

@@ -34,8 +34,8 @@ const BETTER = {
   right: ["", _("right slightly better"), _("right clearly better"), _("right much better")],
 };
 const DEGREES = {
-  left: ["", _("Left slightly"), _("Left clearly"), _("Left much")],
-  right: ["", _("Right slightly"), _("Right clearly"), _("Right much")],
+  left: ["", _("Left slightly better"), _("Left clearly better"), _("Left much better")],
+  right: ["", _("Right slightly better"), _("Right clearly better"), _("Right much better")],
 };
 const ORDINALS = [_("1st"), _("2nd"), _("3rd"), _("4th"), _("5th"), _("6th"), _("7th"), _("8th")];
 
@@ -113,6 +113,7 @@ function meet(name) {
   if (name === me) return;
   me = name;
   judged = null;
+  refreshKeys();
   guidelines = 0; // so that it is looked up whether this person has read them
 }
 
@@ -263,8 +264,10 @@ function fill(box, text) {
   if (box.shown === shown && box.classList.contains("rendered") === html) return;
   box.shown = shown;
   box.classList.toggle("rendered", html);
-  if (html) box.innerHTML = shown;
-  else box.textContent = shown;
+  if (html) {
+    box.innerHTML = shown;
+    letCopy(box);
+  } else box.textContent = shown;
   letScroll(box);
 }
 
@@ -272,12 +275,13 @@ function fill(box, text) {
 function letScroll(box) {
   if (box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
   else box.removeAttribute("tabindex");
+  cue(box);
 }
 
 const sizes = new ResizeObserver((entries) => entries.forEach((entry) => letScroll(entry.target)));
 
 function textBox(label) {
-  const box = make("div", { class: "shown", dir: "auto", role: "group", "aria-label": label });
+  const box = make("div", { class: "shown", dir: "auto", role: "group", "aria-label": label, scroll: scrollAlong });
   sizes.observe(box);
   return box;
 }
@@ -373,8 +377,21 @@ function show(next) {
   }
   if (inHand()) refill();
   refresh();
-  if (!same && inHand()) toStart();
+  if (!same && inHand()) {
+    toStart();
+    announce();
+  }
   loadGuidelines();
+}
+
+// Whoever does not see the page hears what is asked next, and goes on from there: the control that was pressed last is
+// gone, and with it the place where they were. Who is on another tab, or types, is left alone.
+function announce() {
+  const prompt = card.messages.at(-1).text;
+  const said = prompt.length > 300 ? `${prompt.slice(0, 300)} …` : prompt;
+  find(".next").textContent = filled(_("Next: {prompt}"), { prompt: said });
+  const lost = document.activeElement === document.body || !document.activeElement?.isConnected;
+  if (lost && element.offsetParent !== null) find(".turn:last-child h2").focus({ preventScroll: true });
 }
 
 // Show what the server has for this page now; if that is something else, say why. A judged comparison needs no draft.
@@ -400,14 +417,15 @@ function lay() {
   const turns = card.messages.map((message, number) => {
     const last = number === card.messages.length - 1;
     const name = last ? _("Prompt") : ROLES[message.role] || message.role;
-    return make("section", { class: `turn ${message.role}`, "aria-label": name }, make("h2", {}, name), textBox(name));
+    const title = make("h2", { tabindex: "-1" }, name);
+    return make("section", { class: `turn ${message.role}`, "aria-label": name }, title, textBox(name));
   });
   const conversation = make("div", { class: "conversation", role: "group", "aria-label": _("Conversation") }, turns);
   sizes.observe(conversation);
   const boxes = card.answers.map((_, place) => answerBox(place));
   const answers = make("div", { class: "answers", "data-size": size(), "data-many": size() > 3 }, boxes);
   const question = make("p", { class: "question" }, QUESTIONS[card.kind]);
-  find(".comparison").replaceChildren(conversation, question, answers, extras());
+  find(".comparison").replaceChildren(conversation, question, sideSwitch(answers), answers, extras());
   find(".verdicts").replaceChildren(...verdicts());
   find(".verdicts").dataset.kind = card.kind;
   find(".revising").replaceChildren(...(card.revising ? revisingNote() : []));
@@ -431,10 +449,50 @@ function revisingNote() {
   ];
 }
 
+// On a phone long answers are shown one at a time: below each other the second would be screens away from the first.
+const LONG_ALTOGETHER = 900; // characters
+function sideSwitch(answers) {
+  answers.dataset.long = card.answers.reduce((sum, answer) => sum + answer.text.length, 0) > LONG_ALTOGETHER;
+  const turn = (place) => {
+    answers.dataset.side = place;
+    controls.forEach((control, number) => setPressed(control, number === place));
+  };
+  const controls = card.answers.map((_, place) => button("", answerName(place), () => turn(place), { class: "side" }));
+  turn(0);
+  return make("div", { class: "sides-switch", role: "group", "aria-label": _("Answer shown") }, controls);
+}
+
+// What is read in one answer is beside its like in the others.
+let scrolled = null;
+function scrollAlong(event) {
+  if (scrolled !== null && scrolled !== event.target) return; // it only follows
+  const others = [...element.querySelectorAll(".answer .shown")].filter((box) => box !== event.target);
+  const far = event.target.scrollTop / Math.max(1, event.target.scrollHeight - event.target.clientHeight);
+  scrolled = event.target;
+  for (const box of others) box.scrollTop = far * (box.scrollHeight - box.clientHeight);
+  for (const box of [event.target, ...others]) cue(box);
+  clearTimeout(scrolled.rest);
+  event.target.rest = setTimeout(() => { scrolled = null; }, 120);
+}
+
+// Whether there is more below: browsers hide scroll bars, and a cut at the end of a sentence looks like the end.
+function cue(box) {
+  const more = box.closest(".answer")?.querySelector(".more");
+  if (!more) return;
+  const below = box.scrollHeight - box.clientHeight - box.scrollTop > 4;
+  box.classList.toggle("cut", below);
+  more.hidden = !below;
+}
+
+function readOn(event) {
+  const box = event.target.closest(".answer").querySelector(".shown");
+  box.scrollBy({ top: 0.85 * box.clientHeight });
+}
+
 function answerBox(place) {
   const number = String(place + 1);
   const name = answerName(place);
-  const title = make("h2", { id: `answer-${place}` }, name);
+  const title = make("h2", { id: `answer-${place}` }, name, " ", make("span", { class: "words" }));
   const head = [title];
   const best = { class: "choose verdict", "aria-label": filled(_("{answer} is the best"), { answer: name }) };
   const rank = make("span", { class: "rank" });
@@ -446,8 +504,21 @@ function answerBox(place) {
     textBox(filled(_("{answer}, text"), { answer: name })),
     make("p", { class: "state" }),
     make("div", { class: "editor", hidden: true }),
-    make("div", { class: "foot" }, editButton(place)),
+    make("div", { class: "foot" }, button("", _("More ▾"), readOn, { class: "quiet more", hidden: true }),
+      editButton(place)),
   );
+}
+
+const counted = (text) => (text.match(/[\u3040-\u30ff\u3400-\u9fff]|[\p{L}\p{N}]+/gu) ?? []).length;
+
+// A button that copies a block of code, beside it: nothing is put into what a stranger wrote.
+function letCopy(box) {
+  if (!navigator.clipboard) return;
+  for (const code of box.querySelectorAll("pre:not(.literal)")) {
+    const copy = button("", _("Copy"), () => navigator.clipboard.writeText(code.textContent).then(
+      () => say(_("Copied.")), () => say(_("It can't be copied here."), true)), { class: "quiet copy" });
+    code.before(copy);
+  }
 }
 
 // Put texts and states into the comparison as it stands, leaving alone what has not changed.
@@ -456,6 +527,8 @@ function refill() {
   element.querySelectorAll(".answer").forEach((box, place) => {
     const answer = card.answers[place];
     fill(box.querySelector(".shown"), answer);
+    const words = counted(answer.text);
+    box.querySelector(".words").textContent = words === 1 ? _("1 word") : filled(_("{count} words"), { count: words });
     box.dataset.state = answer.state;
     const state = STATES[answer.state];
     if (box.querySelector(".state").textContent !== state) box.querySelector(".state").textContent = state;
@@ -468,8 +541,7 @@ function refresh() {
   judging.dataset.state = state;
   find(".mine").hidden = !listing;
   find(".revising").hidden = listing || !card.revising;
-  const progress = filled(_("today {today} · yours {yours} · all {everyone}"), card.progress);
-  find(".progress").textContent = progress;
+  refreshProgress();
   find(".waiting").textContent = waitingText();
   if (find(".unanswered").textContent !== card.unanswered) find(".unanswered").textContent = card.unanswered;
   find(".ask").hidden = !card.own_prompts || listing;
@@ -477,6 +549,21 @@ function refresh() {
   setPressed(find(".tools [data-key=m]"), listing);
   if (inHand()) refreshComparison();
   else find(".verdicts").replaceChildren(...(card.progress.yours ? [row("others", _("Other"), [undoButton()])] : []));
+}
+
+// How far the person has come today, and whether that was the day's target.
+function refreshProgress() {
+  const { today, target } = card.progress;
+  const [line, bar] = [find(".progress .said"), find(".progress progress")];
+  line.textContent = filled(!target
+    ? _("{today} judged today · {yours} by you in all")
+    : today < target
+      ? _("{today} of {target} judged today · {yours} by you in all")
+      : _("{today} judged today: the day's {target} are done, thank you · {yours} by you in all"), card.progress);
+  bar.hidden = !target;
+  if (!target) return;
+  bar.max = target;
+  bar.value = Math.min(today, target);
 }
 
 function waitingText() {
@@ -891,6 +978,38 @@ async function askOwn() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------- keys
+// What each key does now, as far as its control is there; and whether single keys count at all, which each person
+// chooses: speech input types them unasked, and screen readers have uses of their own for them (WCAG 2.1.4).
+const keysOn = () => kept("keys") !== false;
+
+function toggleKeys() {
+  const panel = find(".keys");
+  panel.hidden = !panel.hidden;
+  setPressed(find(".tools .help"), !panel.hidden);
+  if (panel.hidden) return;
+  const rows = [...element.querySelectorAll("[data-key]")].filter((control) => control.offsetParent !== null);
+  const named = rows.map((control) => [SHOWN_KEYS[control.getAttribute("aria-keyshortcuts")]
+    || control.getAttribute("aria-keyshortcuts"), control.lastChild.textContent]);
+  const others = [
+    ...(inHand() ? [["E", _("Edit an answer: then its number")], ["N", _("Write a note")]] : []),
+    ["G", _("Guidelines")], ["Esc", _("Leave what was begun")],
+  ];
+  const entries = [...named, ...others].map(([key, words]) => make("li", {}, make("kbd", {}, key), " ", words));
+  find(".keys ul").replaceChildren(...entries);
+  find("#single-keys").checked = keysOn();
+  find("#keys-title").focus();
+}
+
+function switchKeys(event) {
+  keep("keys", event.target.checked);
+  refreshKeys();
+  say(event.target.checked ? _("Single keys judge.") : _("Single keys do nothing; the buttons do it all."));
+}
+
+function refreshKeys() {
+  judging.dataset.keys = keysOn() ? "on" : "off";
+}
+
 function onKey(event) {
   if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (!card || element.offsetParent === null) return;
@@ -900,6 +1019,7 @@ function onKey(event) {
   }
   if (event.key === "Escape") onEscape();
   if (event.key.length > 1 && event.key !== "Enter" && event.key !== "Backspace") return;
+  if (event.key.length === 1 && !keysOn()) return;
   const onControl = event.target.closest && event.target.closest("a, button, summary, [role=tab]");
   if (event.key === "Enter" && onControl) return; // it presses that control
   if (obey(event.key.toLowerCase())) event.preventDefault();
@@ -909,7 +1029,8 @@ function onEscape() {
   if (armed) {
     armed = false;
     say("");
-  } else if (listing) toggleMine();
+  } else if (!find(".keys").hidden) toggleKeys();
+  else if (listing) toggleMine();
   else if (card.revising) leave();
 }
 
@@ -924,7 +1045,7 @@ function obey(key) {
 }
 
 function actionOf(key) {
-  const always = { m: toggleMine, g: toggleGuidelines };
+  const always = { m: toggleMine, g: toggleGuidelines, "?": toggleKeys };
   const reading = { r: toggleRendered, u: takeBack };
   const comparing = { e: armEdit, n: () => find("#judgement-note").focus() };
   const actions = { ...always, ...(listing ? {} : reading), ...(inHand() && !listing ? comparing : {}) };
@@ -989,7 +1110,9 @@ const signal = window.prefloopAnnotate.signal;
 find(".tools").append(
   button("R", _("Rendered"), toggleRendered, { class: "toggle", "aria-pressed": "false" }),
   button("M", _("My judgements"), toggleMine, { class: "toggle", "aria-pressed": "false" }),
+  button("?", _("Keys"), toggleKeys, { class: "toggle help", "aria-pressed": "false" }),
 );
+find("#single-keys").addEventListener("change", switchKeys);
 find(".ask").append(button("", _("Ask"), askOwn));
 find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);

@@ -15,7 +15,14 @@ from annotation.translation import LANGUAGE, _
 # JavaScript template literal, so that an answer with a dollar sign and braces in it would run as code.
 SKELETON = """
 <div class="judging" data-state="loading">
-  <div class="bar"><p class="progress"></p><div class="tools"></div></div>
+  <div class="bar">
+    <div class="progress"><p class="said"></p><progress aria-label="{today}" hidden></progress></div>
+    <div class="tools"></div>
+  </div>
+  <section class="keys panel" aria-labelledby="keys-title" hidden>
+    <h2 id="keys-title" tabindex="-1">{keys}</h2><ul></ul>
+    <p><input type="checkbox" id="single-keys"> <label for="single-keys">{single}</label></p>
+  </section>
   <details class="guidelines panel" hidden>
     <summary>
       <span class="name">{guidelines}</span>
@@ -27,6 +34,7 @@ SKELETON = """
     <h2 id="mine-title" tabindex="-1">{mine}</h2><ol></ol>
   </section>
   <div class="revising" hidden></div>
+  <p class="next" role="status" aria-live="polite"></p>
   <div class="comparison"></div>
   <p class="waiting"></p>
   <p class="loading">{loading}</p>
@@ -39,6 +47,9 @@ SKELETON = """
   </details>
 </div>
 """.format(
+    today=in_template(_("Judged today")),
+    keys=in_template(_("Keys")),
+    single=in_template(_("Single keys judge, without Ctrl or Alt")),
     guidelines=in_template(_("Guidelines")),
     mine=in_template(_("My judgements")),
     loading=in_template(_("Loading …")),

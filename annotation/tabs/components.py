@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -11,7 +11,7 @@ import gradio as gr
 from annotation.exports.formats import LICENCES
 from annotation.records import UserError
 from annotation.translation import _
-from annotation.ui.markup import escape
+from annotation.ui.markup import escape, unfold
 
 # Listeners that never fail with a message for people: what follows a form, a pulse or the opening of a tab. Progress is
 # shown on nothing, not only hidden: at each event the browser walks the whole page for every component that ever had
@@ -60,6 +60,12 @@ def pressed(event: Any, acts: Mapping[str, Any]) -> tuple[Any, str]:
     if not isinstance(act, str) or act not in acts or not isinstance(subject, str):
         raise UserError(_("That can't be done here; reload the page."))
     return acts[act], subject
+
+
+def meanings(entries: Sequence[tuple[str, str]]) -> gr.HTML:
+    """What fields mean, (label, sentence) each, for whoever asks: below them, folded."""
+    said = "".join(f"<dt>{escape(label)}</dt><dd>{escape(sentence)}</dd>" for label, sentence in entries)
+    return html_box(unfold(_("What these mean"), f'<dl class="meanings">{said}</dl>'))
 
 
 def in_template(sentence: str) -> str:

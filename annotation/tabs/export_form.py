@@ -37,10 +37,8 @@ from annotation.ui.markup import Download, Row, progress_bar, status, table
 
 POLL_SECONDS = 1
 EXPLANATION = _(
-    "Data sets to train on, with a card that says what is in them. Left out, and counted, is what training "
-    "leaves out: gold comparisons, re-asks, early and flagged judgements, and annotators who are left out. "
-    "**Raw** is everything, to keep or to move: `python -m annotation restore FILE` fills a fresh data "
-    "directory from it."
+    "What training uses, with a card that says what is in it and what was left out. **Raw** is everything, to keep or "
+    "to move (`python -m annotation restore FILE`)."
 )
 FORMAT_CHOICES = [
     *((_(entry.title), name) for name, entry in FORMATS.items()),
@@ -221,11 +219,12 @@ def day(label: str, elem_id: str) -> gr.Textbox:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    gr.Markdown(_("### Export"))
+    gr.Markdown(_("## Export"))
     gr.Markdown(EXPLANATION)
     form = build_form()
     count = html_box()
-    command = gr.Textbox(label=_("The same on the command line"), interactive=False, buttons=["copy"], lines=2)
+    with gr.Accordion(_("The same on the command line"), open=False):
+        command = gr.Textbox(label=_("Command"), interactive=False, buttons=["copy"], lines=2)
     with gr.Row():
         write = gr.Button(_("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write")
         cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel")

@@ -50,8 +50,7 @@ SPLIT_CHOICES = [
     (_("A share held out"), "share"),
 ]
 EXPLANATION = _(
-    "Prompts, demonstrations and preferences from {formats}; also packed with gzip.\nLook at the first rows, "
-    "check what would be imported, then import. What is there already is not imported again."
+    "Prompts, demonstrations or preferences from {formats}, also gzipped. What is there already is not imported twice."
 ).format(formats=FORMATS)
 
 
@@ -297,7 +296,7 @@ def build_columns() -> dict[str, gr.Dropdown]:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
-    gr.Markdown(_("### Import"))
+    gr.Markdown(_("## Import"))
     gr.Markdown(EXPLANATION)
     source = build_source()
     look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look")
@@ -305,7 +304,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         first_rows, meaning = html_box(), html_box()
         form, columns = build_form(), build_columns()
         with gr.Row():
-            again = gr.Button(_("Read the first rows again so"), min_width=200, elem_id="import-again")
+            again = gr.Button(_("Read the first rows again"), min_width=200, elem_id="import-again")
             check = gr.Button(_("Check all rows"), min_width=200, elem_id="import-check")
             bring = gr.Button(_("Import"), variant="primary", min_width=200, elem_id="import-import")
     standing = html_box()

@@ -24,11 +24,7 @@ from annotation.web import access
 FIELDS = tuple(field.name for field in fields(Project))
 FIRST_VIEW: Mapping[str, bool] = {_("Literal text"): False, _("Rendered Markdown"): True}
 EACH_CAN_SWITCH = _("How answers are first shown; each annotator can switch.")
-EXPLANATION = _(
-    "What you save here holds for comparisons handed out from then on; what is in somebody's hands stays as it "
-    "was shown. Comparisons already made keep their number of answers: with a new number, those that the model "
-    "makes from then on have it."
-)
+EXPLANATION = _("It holds for comparisons handed out from then on; those made already keep their number of answers.")
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
 Values = dict[str, Any]
 
@@ -73,9 +69,9 @@ def counts_card(db: Database) -> str:
         _("{count:,} with {size} answers").format(count=count, size=size) for size, count in sizes.items()
     ) or _("none")
     lines = [
-        _("Active accounts that can judge: {people}.").format(people=people),
-        _("Open comparisons, taken by fewer annotators than the project wants: {by_size}.").format(by_size=by_size),
-        _("Gold comparisons, whose answer is known: {gold:,}.").format(gold=gold),
+        _("{people} can judge · open comparisons: {by_size} · gold ones: {gold:,}").format(
+            people=people, by_size=by_size, gold=gold
+        ),
     ]
     wanted = store.project(db).overlap
     if wanted > people:
@@ -161,6 +157,7 @@ def build_form() -> dict[str, Any]:
         )
         form["overlap"] = number(_("Annotators for each comparison"), _("Up to the number of active accounts."))
         form["claim_minutes"] = number(_("Minutes to judge"), _("Then a comparison in hand returns to the pool."))
+        form["daily_target"] = number(_("Judgements a day"), _("The target that each annotator sees; 0 for none."))
     with gr.Row():
         form["gold_share"] = number(_("Gold comparisons, %"), _("Share with a known answer, to measure annotators."))
         form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
@@ -169,12 +166,10 @@ def build_form() -> dict[str, Any]:
         )
         form["rendered"] = gr.Radio(list(FIRST_VIEW), label=_("First view"), info=EACH_CAN_SWITCH, min_width=240)
     form["own_prompts"] = gr.Checkbox(label=_("Annotators may write prompts of their own"))
-    taken = ", ".join(f"{letter} ({use})" for letter, use in project.RESERVED_KEYS.items())
+    taken = " ".join(project.RESERVED_KEYS)
     form["tags"] = gr.Textbox(
         label=_("Reasons that can be given with a judgement"),
-        info=_(
-            "One a line, as 'key: label'. A line without a key is given a free letter. Taken by the page: {taken}."
-        ).format(taken=taken),
+        info=_("One a line, as 'key: label'. Letters that the page takes: {taken}.").format(taken=taken),
         lines=6,
         max_lines=20,
         max_length=project.MAXIMUM_TAGS_TEXT,
@@ -190,14 +185,14 @@ def number(label: str, info: str) -> gr.Number:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
-    gr.Markdown(_("### What annotators are asked"))
+    gr.Markdown(_("## What annotators are asked"))
     asked: dict[str, Any] = {"counts": html_box(), "acts": html_box(), "form": build_form()}
     gr.Markdown(EXPLANATION)
     asked |= {
         "save": gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save"),
         "saved": html_box(),
     }
-    gr.Markdown(_("### Guidelines"))
+    gr.Markdown(_("## Guidelines"))
     page = ProjectPage(**asked, **build_guidelines(), sent=gr.State({}))
     wire(page, context, opening_of(demo))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from annotation.tabs import act_table, quality_report
 from annotation.tabs.components import QUEUED, html_box, opening_of, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
-from annotation.ui.markup import paragraph, status
+from annotation.ui.markup import heading, paragraph, status, unfold
 
 Update = dict[str, Any]
 NO_COMPARISON = _("Choose a comparison first, or type its number.")
@@ -46,30 +46,49 @@ EXCLUSION_EXPLANATION = _(
 def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     """Every part of the page that follows the figures."""
     project = store.project(db)
+    known = any(one.evidence for one in figures.reliabilities.values())
+    several, per_day = figures.over_time, figures.per_day
+    over_time = quality_report.over_time(several, per_day) if several else quality_report.days_chart(per_day)
     shown = {
         "standing": quality_report.status_sentence(figures, project),
-        "annotators": quality_report.annotators_table(figures),
-        "reliability": quality_report.reliability_chart(figures),
-        "agreement": quality_report.agreement_table(figures.agreement),
-        "over_time": quality_report.over_time(figures.over_time, figures.per_day),
-        "acts": act_table.acts_table(act_times(db)),
-        "biases": quality_report.bias_meters(figures.position, figures.length),
-        "policies": quality_report.policies_chart(figures.policies),
-        "disputes": quality_report.disputes_table(figures.disputes),
-        "golds": quality_report.gold_table(figures.golds, figures.gold_accuracy),
-        "flagged": quality_report.flagged_table(figures.flagged),
-        "decisions": quality_report.decisions_table(figures.decisions),
+        "annotators": quality_report.annotators_table(figures) if figures.annotators else "",
+        "reliability": quality_report.reliability_chart(figures) if known else "",
+        "agreement": titled(_("Agreement"), figures.agreement, quality_report.agreement_table(figures.agreement)),
+        "over_time": titled(_("Over time"), per_day, over_time),
+        "acts": titled(_("Kinds of acts"), figures.annotators, act_table.acts_table(act_times(db))),
+        "biases": titled(
+            _("Biases"),
+            figures.position or figures.length,
+            quality_report.bias_meters(figures.position, figures.length),
+        ),
+        "policies": titled(_("Policies"), figures.policies.placed, quality_report.policies_chart(figures.policies)),
+        "disputes": titled(
+            _("To settle"),
+            figures.disputes,
+            unfold(_("How settling works"), paragraph(SETTLE_EXPLANATION))
+            + quality_report.disputes_table(figures.disputes),
+        ),
+        "golds": titled(
+            _("Gold comparisons"), figures.golds, quality_report.gold_table(figures.golds, figures.gold_accuracy)
+        ),
+        "flagged": titled(_("Flagged"), figures.flagged, quality_report.flagged_table(figures.flagged)),
+        "decisions": titled(_("Decisions"), figures.decisions, quality_report.decisions_table(figures.decisions)),
     }
     names = [one.name for one in figures.annotators]
     clear = [(clear_label(one), one.comparison_id) for one in figures.clear]
     golds = [(f"#{gold.comparison_id}", gold.comparison_id) for gold in figures.golds]
     return {
         **{name: gr.update(value=html) for name, html in shown.items()},
-        "settle": gr.update(interactive=bool(figures.disputes)),
+        "settle": gr.update(interactive=bool(figures.disputes), visible=bool(figures.disputes)),
         "annotator": gr.update(choices=names),
         "case": gr.update(choices=clear),
         "gold": gr.update(choices=golds),
     }
+
+
+def titled(title: str, there: Sequence[Any], inside: str) -> str:
+    """A part of the page with its heading; nothing while there is nothing to say in it."""
+    return f"{heading(title)}{inside}" if there else ""
 
 
 def clear_label(found: ClearCase) -> str:
@@ -133,9 +152,8 @@ def lay_out() -> QualityPage:
             parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
         buttons["refresh"] = gr.Button(_("Refresh"), size="md", scale=1, min_width=120)
 
-    gr.Markdown(_("### Annotators"))
     parts["annotators"] = html_box()
-    html_box(quality_report.reliability_explained() + paragraph(quality_report.TABLE_EXPLANATION, "quiet"))
+    html_box(quality_report.reliability_explained())
     parts["reliability"] = html_box()
     with gr.Accordion(_("Leave someone out of training, or take them back in"), open=False):
         gr.Markdown(EXCLUSION_EXPLANATION)
@@ -148,24 +166,18 @@ def lay_out() -> QualityPage:
             buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
         said["exclusion"] = html_box()
 
-    gr.Markdown(_("### Kinds of acts"))
     parts["acts"] = html_box()
-    gr.Markdown(_("### Agreement"))
     parts["agreement"] = html_box()
     parts["over_time"] = html_box()
-    gr.Markdown(_("### Biases"))
     parts["biases"] = html_box()
 
-    gr.Markdown(_("### To settle"))
-    gr.Markdown(SETTLE_EXPLANATION)
     parts["disputes"] = html_box()
     with gr.Row():
         parts["settle"] = gr.Button(
-            _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False
+            _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False, visible=False
         )
     said["settle"] = html_box()
 
-    gr.Markdown(_("### Gold comparisons"))
     parts["golds"] = html_box()
     with gr.Accordion(_("Make a comparison gold, or change one"), open=False):
         gr.Markdown(GOLD_EXPLANATION)
@@ -192,11 +204,8 @@ def lay_out() -> QualityPage:
             buttons["release"] = gr.Button(_("No longer gold"), variant="stop", min_width=140)
         said["gold"] = html_box()
 
-    gr.Markdown(_("### Policies"))
     parts["policies"] = html_box()
-    gr.Markdown(_("### Flagged"))
     parts["flagged"] = html_box()
-    gr.Markdown(_("### Decisions"))
     parts["decisions"] = html_box()
     return QualityPage(parts, said, reason, best, view, buttons)
 

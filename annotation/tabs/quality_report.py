@@ -110,8 +110,7 @@ def to_look_at(figures: QualityReport, project: Project) -> list[str]:
     biased = [bias for bias in (*figures.position, *figures.length) if clearly_biased(bias)]
     points = [
         _(
-            "{coins}: hardly more reliable than a coin. Look at their judgements; you can leave them out of "
-            "training below."
+            "{coins}: hardly better than guessing. Look at their judgements; you can leave them out of training below."
         ).format(coins=", ".join(coins))
         if coins
         else "",
@@ -269,14 +268,14 @@ RELIABILITY_EXPLANATION = (
         "annotator of whom nothing is known, far less after three who agree. What training does with that "
         "chance is chosen on the Train tab: nothing (Ignore), a smaller weight for unsure preferences "
         "(Weight), or a loss that expects some of them to be wrong (Smooth). Nobody is believed to be worse "
-        "than a coin or better than 99%."
+        "than guessing or better than 99%."
     ),
 )
 
 
 def reliability_explained() -> str:
-    words = "".join(paragraph(sentence) for sentence in RELIABILITY_EXPLANATION)
-    return unfold(_("What the reliability number means"), words)
+    words = "".join(paragraph(sentence) for sentence in (*RELIABILITY_EXPLANATION, TABLE_EXPLANATION))
+    return unfold(_("What these figures mean"), words)
 
 
 NO_EVIDENCE = _(
@@ -306,7 +305,7 @@ def reliability_chart(figures: QualityReport) -> str:
     frame = Frame(
         "reliability",
         _("Reliability of each annotator"),
-        _("Further right is better. The dashed line is a coin: an interval that reaches it may be no better than one."),
+        _("Further right is better. Dashed: guessing (50%)."),
     )
     return charts.intervals(frame, marks, _("chance to choose the better of two answers"), COIN)
 
@@ -605,9 +604,9 @@ def shortened(words: str, most: int = 200) -> str:
 
 def case_view(case: ComparisonReview) -> str:
     """A comparison with what was said of it."""
-    asked = "".join(f"<h4>{escape(m['role'])}</h4><pre>{escape(m['content'])}</pre>" for m in case.messages)
+    asked = "".join(f"<h3>{escape(m['role'])}</h3><pre>{escape(m['content'])}</pre>" for m in case.messages)
     answers = "".join(
-        f"<div><h4>{escape(answer_title(case, number))}</h4><pre>{escape(answer)}</pre></div>"
+        f"<div><h3>{escape(answer_title(case, number))}</h3><pre>{escape(answer)}</pre></div>"
         for number, answer in enumerate(case.answers, 1)
     )
     rows = [(one.annotator, opinion_text(one), one.purpose) for one in case.opinions]

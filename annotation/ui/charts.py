@@ -12,7 +12,7 @@ from annotation.metrics.calibration import CONFIDENCES, Calibration
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import _, ngettext
 from annotation.ui.formatting import percent, percent_with_interval
-from annotation.ui.markup import escape
+from annotation.ui.markup import Explained, escape, explained
 
 Write = Callable[[float], str]
 
@@ -41,14 +41,14 @@ class Frame:
     name: str
     title: str
     sentence: str
-    """What there is to see."""
+    """What there is to see, for who asks."""
 
 
 def figure(frame: Frame, body: str, height: float, described: str, shape: str) -> str:
     """A chart with its heading, for eyes and for screen readers."""
     name = escape(frame.name)
     return (
-        f'<figure class="chart"><figcaption><b>{escape(frame.title)}</b>{escape(frame.sentence)}</figcaption>'
+        f'<figure class="chart"><figcaption>{explained(Explained(frame.title, frame.sentence))}</figcaption>'
         f'<div class="{shape}"><svg role="img" height="{height:.0f}" aria-labelledby="{name}-title {name}-desc">'
         f'<title id="{name}-title">{escape(frame.title)}</title><desc id="{name}-desc">{escape(described)}</desc>'
         f"{body}</svg></div></figure>"

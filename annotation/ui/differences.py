@@ -22,13 +22,19 @@ def marked(left: str, right: str) -> tuple[str, str]:
     """
     ours, theirs = PIECE.findall(left), PIECE.findall(right)
     matcher = SequenceMatcher(None, ours[:MOST_PIECES], theirs[:MOST_PIECES])
-    if matcher.quick_ratio() < LIKE_EACH_OTHER or matcher.ratio() < LIKE_EACH_OTHER:
-        return escape(left), escape(right)
     runs = matcher.get_opcodes()
+    common = sum(words(ours[begin:end]) for tag, begin, end, _from, _to in runs if tag == "equal")
+    if 2 * common < LIKE_EACH_OTHER * (words(ours) + words(theirs)):
+        return escape(left), escape(right)
     shown = "".join(run(ours[begin:end], tag != "equal") for tag, begin, end, _from, _to in runs)
     shown_there = "".join(run(theirs[begin:end], tag != "equal") for tag, _from, _to, begin, end in runs)
     rest, rest_there = ("".join(pieces[MOST_PIECES:]) for pieces in (ours, theirs))
     return shown + escape(rest), shown_there + escape(rest_there)
+
+
+def words(pieces: list[str]) -> int:
+    """How many of them are not mere space."""
+    return sum(not piece.isspace() for piece in pieces[:MOST_PIECES])
 
 
 def run(pieces: list[str], differs: bool) -> str:

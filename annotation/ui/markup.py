@@ -77,6 +77,16 @@ def card_title(title: str, sentence: str = "") -> str:
     return f'<p class="headline"><b>{escape(title)}</b>{escape(f" {sentence}" if sentence else "")}</p>'
 
 
+def heading(title: str) -> str:
+    """The heading of a part of a tab."""
+    return f"<h2>{escape(title)}</h2>"
+
+
+def card(title: str, inside: str) -> str:
+    """A card with its heading."""
+    return f'<section class="card"><h2>{escape(title)}</h2>{inside}</section>'
+
+
 def label(words: str) -> str:
     """What stands above a text or a box."""
     return paragraph(words, "label")

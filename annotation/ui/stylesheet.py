@@ -1,4 +1,4 @@
-"""The one stylesheet, style.css, as Gradio's pages and the small pages without Gradio take it. Pure."""
+"""The one stylesheet, style.css, and the logo, as Gradio's pages and the small pages without Gradio take it. Pure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ PLAIN_MARK: Final = "/* ==== pages without Gradio ==== */\n"
 # What ends the tokens, which all pages share.
 TOKENS_MARK: Final = "/* ==== end of the tokens ==== */\n"
 
+LOGO: Final = Path(__file__).with_name("logo.svg")
 SHEET: Final = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 TOKENS, RULES = SHEET.split(TOKENS_MARK)
 GRADIO_RULES, PLAIN_RULES = RULES.split(PLAIN_MARK)

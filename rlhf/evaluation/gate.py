@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
-from math import isnan
+from math import isclose, isnan
 from typing import Annotated, Any, Literal, Protocol, cast
 
 from annotated_types import Interval
@@ -882,7 +882,11 @@ def number(value: float, digits: int) -> str:
 
 
 def beside(value: float, bound: float, write: Callable[[float, int], str]) -> str:
-    """A figure with as many digits as it takes to see on which side of the bound it lies."""
+    """A figure with as many digits as it takes to see on which side of the bound it lies; what is off by the noise of
+    binary fractions only lies on it.
+    """
+    if isclose(value, bound, rel_tol=1e-9):
+        return write(bound, 6)
     for digits in range(2, 18):
         if write(value, digits) != write(bound, digits):
             break

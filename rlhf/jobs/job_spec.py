@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 from annotation.database import Database
 from annotation.records import Sampling, UserError
 from annotation.translation import N_, _
+from annotation.ui.formatting import short_number
 from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     Confirmation,
@@ -160,6 +161,9 @@ class TrainingSpec(JobSpec):
     sampling_fields: ClassVar[Mapping[str, str]] = {}
     """What the form asks of how it draws answers, with a sentence each."""
 
+    left_open: ClassVar[Sequence[str]] = ("learning_rate",)
+    """Fields of which 0 stands for a default of its own; in the form they are empty then."""
+
     snapshot: str = ""
     """sha256 of the frozen data; empty: freeze the data as it is when the job is made."""
     parent: str = "serving"
@@ -201,7 +205,7 @@ class TrainingSpec(JobSpec):
     virtual_text: str = "Answer the user well, in the way that people prefer."
     """The text that virtual tokens start from, repeated or cut to their number."""
     learning_rate: NonNegativeFloat = 0.0
-    """Peak of AdamW's step size; warmed up, then linearly to zero. 0 for the default of the method."""
+    """Peak of AdamW's step size; warmed up, then linearly to zero. Empty (or 0) for the method's own."""
     warmup_steps: NonNegativeInt = 2
     """Optimiser steps until the peak. Our choice: AdamW's first steps are its noisiest (Liu et al. 2020), and a run may
     have only a dozen."""
@@ -213,8 +217,9 @@ class TrainingSpec(JobSpec):
     """Tokens of prompt and answer; longer items are left out and counted. 512 as Alpaca (Taori et al. 2023)."""
     optimiser: Optimiser = "adamw"
     """'adamw-8bit' holds the optimiser's state in 8 bits (Dettmers et al. 2022); needs a GPU."""
-    checkpoint_steps: PositiveInt = 2
-    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
+    checkpoint_steps: NonNegativeInt = 0
+    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one. 0
+    for as often as takes 3% of the time."""
     samples: NonNegativeInt = 3
     """How often in the run a few fixed held-out prompts are answered, to be read; 0 for never."""
     processes: PositiveInt = 1
@@ -235,6 +240,11 @@ class TrainingSpec(JobSpec):
     def default_notes(self) -> list[str]:
         """What those of its own settings stand for that are left to a default, with the source."""
         return []
+
+    def open_values(self) -> Mapping[str, str]:
+        """What the fields that are `left_open` stand for with these settings, in a word."""
+        rate = self.methods.get(self.method)
+        return {} if rate is None else {"learning_rate": short_number(rate.value)}
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Values to compare with, and their names, by the name of the curve that they are drawn in."""

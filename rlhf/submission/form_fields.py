@@ -188,11 +188,25 @@ def hidden(form: Form, values: Values) -> set[str]:
 def spec_of(form: Form, model: str, values: Values) -> TrainingSpec:
     """The form as a spec; what is hidden keeps its default. Raises UserError naming a field that can't be meant."""
     unseen = hidden(form, values)
-    asked = {name: value for name, value in values.items() if name not in unseen}
+    left_open = form.spec_type.left_open
+    typed = {name: number_typed(value) if name in left_open else value for name, value in values.items()}
+    empty = {name for name in left_open if typed.get(name) is None}
+    asked = {name: value for name, value in typed.items() if name not in unseen | empty}
     drawn = {name.removeprefix("sampling."): value for name, value in asked.items() if name.startswith("sampling.")}
     plain = {name: value for name, value in asked.items() if not name.startswith("sampling.")}
     sampling = {"sampling": {**form.drawn, **drawn}} if form.drawn else {}
     return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, _("The spec"))
+
+
+def number_typed(value: Any) -> Any:
+    """A number that was typed; None for nothing, and as it is what is no number, which the spec refuses by name."""
+    text = value.strip() if isinstance(value, str) else value
+    if text == "":
+        return None
+    try:
+        return float(text) if isinstance(text, str) else text
+    except ValueError:
+        return text
 
 
 def form_for(kind: str, method: str) -> Form:

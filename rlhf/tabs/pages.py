@@ -30,23 +30,22 @@ from rlhf.tabs import project_tab
 from rlhf.tabs.hub import hub_tab
 from rlhf.tabs.iterations import iterations_tab
 from rlhf.tabs.judges import judges_tab
+from rlhf.tabs.overview import overview_tab
 from rlhf.tabs.playground import playground_tab
 from rlhf.tabs.train import train_tab
 
-TABS: dict[str, ModuleType] = {
-    _("Annotate"): annotate,
-    _("Train"): train_tab,
-    _("Iterations"): iterations_tab,
-    _("AI judges"): judges_tab,
-    _("Playground"): playground_tab,
-    _("Project"): project_tab,
-    _("Quality"): quality,
-    _("Data"): data,
-    _("Hub"): hub_tab,
-    _("Accounts"): accounts,
+# The tabs of admins behind those that need the others, in the order of the page: name and label.
+TABS: dict[str, tuple[str, ModuleType]] = {
+    "iterations": (_("Iterations"), iterations_tab),
+    "quality": (_("Quality"), quality),
+    "judges": (_("AI judges"), judges_tab),
+    "playground": (_("Playground"), playground_tab),
+    "project": (_("Project"), project_tab),
+    "hub": (_("Hub"), hub_tab),
+    "accounts": (_("Accounts"), accounts),
 }
 MASTHEAD = """
-<header class="masthead"><h1>Prefloop</h1>
+<header class="masthead"><h1><!--logo-->Prefloop</h1>
 <form method="post" action="/logout"><!--notice--><span>{{value}}</span>
 <button type="submit"><!--out--></button></form></header>
 """
@@ -86,17 +85,33 @@ def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
         from rlhf.tabs.playground import zero_gpu_notice
 
         zero_gpu_notice.build(context)
-    with gr.Tabs():
-        for label, module in TABS.items():
-            with gr.Tab(label):
+    strip = overview_tab.build_strip(context)
+    # In the order of the loop. The page opens where there is something to do at once, whoever comes for the first time.
+    with gr.Tabs(selected="annotate") as tabs:
+        with gr.Tab(_("Overview"), id="overview"):
+            overview_tab.build(pages, context, tabs)
+        with gr.Tab(_("Annotate"), id="annotate"):
+            annotate.build(pages, context)
+        with gr.Tab(_("Data"), id="data"):
+            data.build(pages, context)
+        train_tab.build(pages, context, tabs)
+        for name, (label, module) in TABS.items():
+            with gr.Tab(label, id=name):
                 module.build(pages, context)
+    overview_tab.wire_strip(pages, context, strip, tabs)
 
 
 def masthead(noticed: bool) -> str:
     """What stands above the tabs, as Gradio's template: the name that the page fills in, and the way out."""
     recorded = in_template(_("What is recorded"))
     link = f'<a href="/recorded">{recorded}</a> ' if noticed else ""
-    return MASTHEAD.replace("<!--notice-->", link).replace("<!--out-->", in_template(_("Sign out")))
+    # In the page it takes the colour of the theme.
+    logo = stylesheet.LOGO.read_text(encoding="utf-8").strip().replace(' color="royalblue"', "")
+    return (
+        MASTHEAD.replace("<!--logo-->", logo)
+        .replace("<!--notice-->", link)
+        .replace("<!--out-->", in_template(_("Sign out")))
+    )
 
 
 def greet(annotator: Annotator) -> str:
@@ -178,6 +193,7 @@ def hosted(pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:
         app_kwargs={"openapi_url": None, "docs_url": None, "redoc_url": None},
         theme=theme(),
         css=stylesheet.FOR_GRADIO,
+        favicon_path=str(stylesheet.LOGO),
         # What is blocked is so wherever it lies: in a data directory around that of the uploads, these as well.
         blocked_paths=[] if uploads.is_relative_to(settings.data_dir) else [str(settings.data_dir)],
         max_file_size=MAXIMUM_UPLOAD,  # and only from admins: gradio_door.WAYS

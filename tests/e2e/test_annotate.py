@@ -200,7 +200,9 @@ def test_a_pair_is_judged_by_one_key(site: Site) -> None:
         assert judgement.seconds is not None
     assert ann.judge("0").outcome == "all-bad"
     assert ann.judge("s").outcome == "skip"
-    ann.page.wait_for_selector("text=/today [78] · yours 8/")  # the first may have been before midnight
+    ann.page.wait_for_selector(
+        "text=/[78] of 30 judged today · 8 by you in all/"
+    )  # the first may have been before midnight
     ann.ready()
     ann.press("u")
     ann.wait_status("Undone. Judge it again.")

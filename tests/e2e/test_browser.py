@@ -72,7 +72,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     keys = "2635" * 3
     for key in keys:
         site.judge(key)
-    page.wait_for_selector(f"text=yours {len(keys)}")
+    page.wait_for_selector(f"text=· {len(keys)} by you in all")
     page.wait_for_selector(".judging[data-state=comparing]:not([aria-busy])")
     page.wait_for_timeout(600)
     page.keyboard.press("u")

@@ -109,6 +109,7 @@ class DPOSpec(TrainingSpec):
         }
     }
     only_with: ClassVar = {"flip_rate": ("loss", ("robust",)), "offset": ("loss", ("sigmoid", "length-normalised"))}
+    left_open: ClassVar = (*TrainingSpec.left_open, "beta", "flip_rate")
     loss_fields: ClassVar = ("sft_weight", "offset", "flip_rate", "ai_weight")
     curves: ClassVar = CURVES
     forms: ClassVar = (
@@ -138,7 +139,7 @@ class DPOSpec(TrainingSpec):
     wrong labels (Chowdhury et al. 2024, equation 11), 'length-normalised' log-ratios per token (Meng et al. 2024).
     Sigmoid and length-normalised learn a ranking as one (Plackett 1975), the others its pairs."""
     beta: NonNegativeFloat = 0.0
-    """Strength of the tie to the reference (equation 7 of the DPO paper). 0 for the default of the loss: 0.1, and 5
+    """Strength of the tie to the reference (equation 7 of the DPO paper). Empty for the default of the loss: 0.1, and 5
     where it is length-normalised, because log-ratios per token are smaller by about an answer's length."""
     sft_weight: NonNegativeFloat = 0.2
     """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
@@ -150,7 +151,7 @@ class DPOSpec(TrainingSpec):
     epochs: PositiveInt = 3
     """Passes over the comparisons; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     flip_rate: NonNegativeFloat = 0.0
-    """Share of wrong labels that the robust loss expects; 0 for the mean that annotators' reliability suggests."""
+    """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
@@ -187,13 +188,17 @@ class DPOSpec(TrainingSpec):
         """The spec with its learning rate, and the beta of its loss."""
         return replace(super().filled(), beta=self.beta or BETAS[self.loss][0])
 
+    def open_values(self) -> Mapping[str, str]:
+        """What an empty beta and rate of wrong labels stand for, beside the learning rate."""
+        return {**super().open_values(), "beta": f"{BETAS[self.loss][0]:g}", "flip_rate": _("from the data")}
+
     def default_notes(self) -> list[str]:
-        """What a beta of 0 stands for."""
+        """What an empty beta stands for."""
         if self.beta:
             return []
         beta, source = BETAS[self.loss]
         return [
-            _("A beta of 0 means {beta:g}, the default of the {loss} loss ({source}).").format(
+            _("Left empty, beta is {beta:g}, the default of the {loss} loss ({source}).").format(
                 beta=beta, loss=self.loss, source=source
             )
         ]

@@ -15,8 +15,9 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
 - A likelihood term on the chosen answers keeps the language (Pang et al. 2024, "Iterative Reasoning Preference
   Optimization", equation 1), per token over the batch as in TRL's "sft" loss.
 - An answer that was cut off at the limit gets no end-of-text token.
-- The reference is computed once, before the first step: with the parent's weights in the adapter if the parent is the
-  reference, before they are if the base is. TRL would make the parent the reference in any case, and round it.
+- The reference is computed before the first step, once for all runs (`rlhf.algorithms.dpo.reference`): with the
+  parent's weights in the adapter if the parent is the reference, before they are if the base is. TRL would make the
+  parent the reference in any case, and round it.
 - The reference of virtual tokens is the model without them; of full fine-tuning, the model as it was at the start.
 """
 
@@ -30,6 +31,7 @@ from statistics import fmean
 from typing import Any, get_args
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -39,6 +41,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import Item, collate, order_loss, with_targets
+from rlhf.algorithms.dpo.reference import Answer, KeptReference, kept_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
 from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
@@ -52,8 +55,6 @@ from rlhf.models.loading import adapter_config, load_for_training, load_tokenize
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 
-# The token ids of a prompt and an answer.
-Answer = tuple[tuple[int, ...], tuple[int, ...]]
 # Answers whose reference is computed together: without gradients, several times a training batch fits.
 REFERENCE_BATCH = 16
 
@@ -120,7 +121,7 @@ def build_trainer(
     )
     parents = spec.reference == "parent" and start.adapter is not None
     trainer.start_from(start if parents else replace(start, adapter=None))
-    trainer.train_dataset = with_reference(trainer, parents, run)
+    trainer.train_dataset = with_reference(trainer, parents, reference_of(trainer, start, parents, run), run)
     trainer.start_from(start)
     return trainer
 
@@ -179,29 +180,41 @@ def answer_logps(model: Any, batch: Any, *, adapted: bool = True) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------- the reference
+def reference_of(trainer: PreferenceTrainer, start: Start, parents: bool, run: Run | None) -> KeptReference:
+    """What earlier runs have kept of this reference; only the first process writes."""
+    if run is None or run.rank:
+        return KeptReference(None)
+    return kept_reference(run.data_dir, trainer.spec, start, parents, trainer.accelerator.device.type)
+
+
 @torch.no_grad()
-def with_reference(trainer: PreferenceTrainer, parents: bool, run: Run | None) -> Dataset:
+def with_reference(trainer: PreferenceTrainer, parents: bool, kept: KeptReference, run: Run | None) -> Dataset:
     """The comparisons with their answers' log-probabilities under the reference: the model before it is trained.
 
     A fresh LoRA adapter changes nothing, and one that holds the parent's weights is the parent. Virtual tokens always
-    change something, so they are left out unless they are the parent's. An answer that several comparisons have is
-    computed once, beside the others to its prompt. Processes share the work. Raises Stopped when the job is told to
-    stop.
+    change something, so they are left out unless they are the parent's. What is not kept from an earlier run is
+    computed once, beside the other answers to its prompt; processes share the work. Raises Stopped when the job is told
+    to stop.
     """
     dataset, accelerator = trainer.train_dataset, trainer.accelerator
     adapted = trainer.spec.method != "prompt" or parents
     wanted = [[(tuple(item["prompt_ids"]), tuple(ids)) for ids in item["answers"]] for item in dataset]
-    answers: Any = sorted({answer for answers in wanted for answer in answers})
+    missing = kept.missing(answer for answers in wanted for answer in answers)
+    kept.known, missing = broadcast_object_list([kept.known, missing])  # as the first process knows it
     collate_them = partial(collate_answers, pad_id=trainer.processing_class.pad_token_id)
-    found = []
-    for batch in accelerator.prepare(DataLoader(answers, REFERENCE_BATCH, collate_fn=collate_them)):
+    batches = accelerator.prepare(DataLoader(missing, REFERENCE_BATCH, collate_fn=collate_them)) if missing else []
+    done = 0
+    for batch in batches:
         if run is not None:
             run.raise_if_stopped()
         with accelerator.autocast():
             logps_B = answer_logps(trainer.model, batch, adapted=adapted)
-        found.append(accelerator.gather_for_metrics(logps_B))
-    known = dict(zip(answers, torch.cat(found).float().cpu().tolist(), strict=True))
-    return dataset.add_column("reference_logps", [[known[answer] for answer in answers] for answers in wanted])
+        logps = accelerator.gather_for_metrics(logps_B).float().tolist()
+        kept.add(missing[done : done + len(logps)], logps)
+        done += len(logps)
+    if missing:
+        kept.keep()
+    return dataset.add_column("reference_logps", [kept.of(answers) for answers in wanted])
 
 
 def collate_answers(answers: Sequence[Answer], pad_id: int) -> dict[str, Tensor]:

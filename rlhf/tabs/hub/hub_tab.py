@@ -334,11 +334,11 @@ def lay_out() -> HubPage:
             lay_out_push(parts, forms, buttons)
         with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
             lay_out_space(parts, forms, buttons)
-        gr.Markdown(_("### What was asked"))
+        gr.Markdown(_("## What was asked"))
         parts["requests"] = html_box()
-    gr.Markdown(_("### Published from here"))
+    gr.Markdown(_("## Published from here"))
     parts["published"] = html_box()
-    gr.Markdown(_("### Safe copies"))
+    gr.Markdown(_("## Safe copies"))
     parts["copies"] = html_box()
     return HubPage(parts, forms, buttons, gr.State({}), pulse())
 

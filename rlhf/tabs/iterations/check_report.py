@@ -306,8 +306,8 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
     """The check of a candidate: its figures beside those of the policy it was compared with and of what it hangs on,
     with what the rule asks and found where its criteria are given. It warns of what is past a limit of the rule.
     """
-    if report is None:  # why there is none, `gate_decisions.check_status` says
-        return criteria_table(criteria) if criteria else ""
+    if report is None:
+        return ""  # why there is none, `gate_decisions.check_status` says
     warned = "".join(paragraph(sentence, "warning") for sentence in warnings(report, rule))
     answered = _("{prompts} held-out prompts, the same random numbers for every policy.").format(prompts=report.prompts)
     apart = _("People and judges have compared answers to {count} others, which are not shown.")
@@ -322,12 +322,6 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
 
 RULE_HEADS = (_("Found"), _("Asked for"), _("Verdict"))
 FIGURES_CAPTION = _("Figures of the check")
-
-
-def criteria_table(criteria: Sequence[Criterion]) -> str:
-    """What the rule asks and found, where there is no report."""
-    rows = [(Explained(one.name, one.why), one.value, one.threshold, VERDICTS[one.verdict]) for one in criteria]
-    return table((_("Figure"), *RULE_HEADS), rows, "", caption=FIGURES_CAPTION)
 
 
 def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
@@ -398,9 +392,9 @@ PROBE_ROWS: Mapping[str, tuple[str, str]] = {
 
 def with_interval(fall: Estimate) -> str:
     """A difference of chances with its interval."""
-    return _("{value} ({low} to {high})").format(
-        value=f"{fall.value:+.3f}", low=f"{fall.low:+.3f}", high=f"{fall.high:+.3f}"
-    )
+    value, low, high = (f"{end:+.3f}" for end in (fall.value, fall.low, fall.high))
+    shown = [text if float(text) else text[1:] for text in (value, low, high)]  # nothing is neither lost nor won
+    return _("{value} ({low} to {high})").format(value=shown[0], low=shown[1], high=shown[2])
 
 
 def reward_sentence(found: RewardChange | None) -> str:

@@ -78,9 +78,8 @@ SCOPES: Mapping[str, str] = {
     "candidate": _("the answers of"),
 }
 JUDGES_NOTE = _(
-    "All judges that are switched on judge every open comparison, each two answers in both orders. What a "
-    "judge is never changes, so that its figures stay those of one judge; for other settings make another "
-    "one."
+    "Every judge that is switched on judges all open comparisons, in both orders. What a judge is never changes: for "
+    "other settings make another."
 )
 
 
@@ -371,6 +370,7 @@ def judge_parts(known: Sequence[Judge], judge: Judge | None) -> dict[str, Update
     """The choice of a judge, and what can be done with it."""
     switch = _("Switch it off") if judge is not None and judge.active else _("Switch it on")
     return {
+        "one": gr.update(visible=bool(known)),
         "selector": gr.update(choices=[one.name for one in known], value=None if judge is None else judge.name),
         "switch": gr.update(value=switch, interactive=judge is not None),
         "judge_judged": gr.update(interactive=judge is not None),
@@ -482,22 +482,30 @@ def lay_out() -> JudgesPage:
     """The components down to the rubric; nothing of the rows is in them."""
     parts: dict[str, Any] = {}
     said: dict[str, Any] = {}
-    gr.Markdown(_("### Who judges"))
+    gr.Markdown(_("## Who judges"))
     parts["standing"] = html_box()
     feedback = lay_out_feedback()
-    save = button(_("Save who judges"), "judges-save", "primary")
+    save = button(_("Save"), "judges-save", "primary")
     said["save"] = html_box()
-    gr.Markdown(_("### The judges"))
+    gr.Markdown(_("## The judges"))
     parts["judges"] = html_box()
-    html_box(paragraph(JUDGES_NOTE, "quiet"))
     with gr.Accordion(_("Make a judge"), open=False):
+        html_box(paragraph(JUDGES_NOTE, "quiet"))
         form = judge_form.lay_out()
         add = button(_("Make this judge"), "judge-add", "primary")
         said["add"] = html_box()
     parts |= {name: form.fields[name] for name in ("model", "reward")}
+    with gr.Column(visible=False) as parts["one"]:
+        lay_out_one(parts, said)
+        most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
+        parts["verdicts"] = html_box()
+    return JudgesPage(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
+
+
+def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
+    """The components about one judge, which are there once there is a judge."""
     # A choice made before the app was restarted must still be accepted after it.
     parts["selector"] = gr.Dropdown([], label=_("Judge to look at"), allow_custom_value=True, elem_id="judge-selector")
-    most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
     with gr.Row():
         parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", interactive=False)
         parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", interactive=False)
@@ -511,9 +519,6 @@ def lay_out() -> JudgesPage:
     parts["job"] = html_box()
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
     parts["card"] = html_box()
-    gr.Markdown(_("### Its latest verdicts"))
-    parts["verdicts"] = html_box()
-    return JudgesPage(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
 
 
 def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:

@@ -31,7 +31,7 @@ Values = dict[str, Any]
 # ------------------------------------------------------------------------------------------------------- the versions
 def title_of(found: Rubric) -> str:
     if not found.version:
-        return _("Version 0, which ships with Prefloop")
+        return _("Version 0, Prefloop's own,")
     return _("Version {version} of {created} by {written_by}").format(
         version=found.version, created=found.created[:10], written_by=found.written_by
     )
@@ -176,41 +176,41 @@ def build(context: Context, opening: Callable[..., Any], selector: gr.Dropdown) 
 
 def lay_out() -> RubricFormPage:
     """The components, top to bottom, without any value."""
-    gr.Markdown(_("### The rubric"))
-    holding = html_box()
-    form: dict[str, Any] = {}
-    form["instruction"] = gr.Textbox(
-        label=_("Instruction"),
-        lines=3,
-        max_lines=12,
-        max_length=rubrics.MAXIMUM_INSTRUCTION,
-        elem_id="rubric-instruction",
-    )
-    form["principles"] = gr.Textbox(
-        label=_("Principles, one a line"),
-        lines=7,
-        max_lines=30,
-        max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
-        elem_id="rubric-principles",
-    )
-    form["drawn"] = whole_number(_("Principles drawn"), info=_("By lot for each comparison; 0 for all."))
-    save = gr.Button(
-        _("Save as a new version"), variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
-    )
-    said = html_box()
-    with gr.Accordion(_("Every version"), open=False):
-        # A choice made before the app was restarted must still be accepted after it.
-        chosen = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="rubric-versions")
-        earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
-    with gr.Accordion(_("The prompt as sent"), open=False):
-        number = gr.Textbox(
-            label=_("Comparison"),
-            info=_("Its number; empty for the latest."),
-            max_length=20,
-            elem_id="rubric-comparison",
+    with gr.Accordion(_("The rubric: what judges go by"), open=False, elem_id="rubric"):
+        holding = html_box()
+        form: dict[str, Any] = {}
+        form["instruction"] = gr.Textbox(
+            label=_("Instruction"),
+            lines=3,
+            max_lines=12,
+            max_length=rubrics.MAXIMUM_INSTRUCTION,
+            elem_id="rubric-instruction",
         )
-        show = gr.Button(_("Show the prompt"), size="md", scale=0, min_width=200, elem_id="rubric-prompt")
-        prompt = html_box()
+        form["principles"] = gr.Textbox(
+            label=_("Principles, one a line"),
+            lines=7,
+            max_lines=30,
+            max_length=rubrics.MAXIMUM_PRINCIPLES * (rubrics.MAXIMUM_PRINCIPLE + 1),
+            elem_id="rubric-principles",
+        )
+        form["drawn"] = whole_number(_("Principles drawn"), info=_("By lot for each comparison; 0 for all."))
+        save = gr.Button(
+            _("Save as a new version"), variant="primary", size="md", scale=0, min_width=240, elem_id="rubric-save"
+        )
+        said = html_box()
+        with gr.Accordion(_("Every version"), open=False):
+            # A choice made before the app was restarted must still be accepted after it.
+            chosen = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="rubric-versions")
+            earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
+        with gr.Accordion(_("The prompt as sent"), open=False):
+            number = gr.Textbox(
+                label=_("Comparison"),
+                info=_("Its number; empty for the latest."),
+                max_length=20,
+                elem_id="rubric-comparison",
+            )
+            show = gr.Button(_("Show the prompt"), size="md", scale=0, min_width=200, elem_id="rubric-prompt")
+            prompt = html_box()
     return RubricFormPage(holding, form, save, said, chosen, earlier, number, show, prompt, gr.State({}))
 
 

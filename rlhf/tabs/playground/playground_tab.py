@@ -57,7 +57,7 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
         turns.append(turn("assistant", chat.text, rendered))
     style = "warning" if chat.state == "failed" else "quiet"
     return (
-        f'<section class="talk" data-state="{chat.state}"><h4>{escape(chat.revision)}</h4>{"".join(turns)}'
+        f'<section class="talk" data-state="{chat.state}"><h2>{escape(chat.revision)}</h2>{"".join(turns)}'
         f"{paragraph(status_sentence(chat, problem), style)}</section>"
     )
 

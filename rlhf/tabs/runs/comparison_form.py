@@ -30,7 +30,13 @@ MOST = len(line_plots.HUES)
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    gr.Markdown(_("### Compare runs"))
+    with gr.Column(visible=False) as comparable:
+        gr.Markdown(_("## Compare runs"))
+        return {"comparable": comparable, **lay_out_comparison()}
+
+
+def lay_out_comparison() -> dict[str, Any]:
+    """The components of the comparison, which are there once there are two runs."""
     return {
         "compared": gr.Dropdown(
             [],
@@ -56,13 +62,11 @@ def chosen_jobs(db: Database, chosen: Any) -> list[Job]:
     return [known[number] for number in numbers if number in known and known[number].kind in job_spec.trainings()]
 
 
-def choice_part(db: Database) -> Update:
-    """The runs that there are to choose from."""
-    return gr.update(
-        choices=[
-            (job_words.title(job), str(job.id)) for job in job_store.recent(db, tuple(job_spec.trainings()), LISTED)
-        ]
-    )
+def choice_parts(db: Database) -> dict[str, Update]:
+    """The runs that there are to choose from; with fewer than two nothing is asked."""
+    runs = job_store.recent(db, tuple(job_spec.trainings()), LISTED)
+    choices = [(job_words.title(job), str(job.id)) for job in runs]
+    return {"compared": gr.update(choices=choices), "comparable": gr.update(visible=len(runs) > 1)}
 
 
 def key_of(db: Database, chosen: Sequence[Job]) -> list[Any]:

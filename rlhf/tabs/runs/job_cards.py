@@ -197,7 +197,7 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
         state = _("waits to go on") if job.attempt else _("since {created} UTC").format(created=moment(job.created))
         rows.append((str(place), *queue_row(job, state)))
     rows += [("rented", *queue_row(job, rented_state(job, at))) for job in elsewhere]
-    return table((_("Order"), _("Job"), _("What"), _("Asked for by"), _("State")), rows)
+    return table((_("Order"), _("Job"), _("What"), _("By"), _("State")), rows)
 
 
 def rented_state(job: Job, at: str) -> str:

@@ -26,15 +26,14 @@ from rlhf.tabs.runs import job_cards, reward_model_card
 
 Update = dict[str, Any]
 Variant = Literal["primary", "secondary", "stop"]
-NEW_RUN_SENTENCE = _(
-    "“Start a new run” fills in a form with this as the parent: a job of its own, with data, settings and "
-    "a result of its own."
-)
+NEW_RUN_SENTENCE = _("“Start a new run” fills in a form with this as the parent.")
 
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    parts: dict[str, Any] = {"outcome": html_box(), "health": html_box(), "report": html_box()}
+    parts: dict[str, Any] = {"outcome": html_box(), "health": html_box()}
+    with gr.Accordion(_("Its check"), open=False, visible=False) as parts["checked"]:
+        parts["report"] = html_box()
     with gr.Column(visible=False) as actions:
         with gr.Row():
             parts["promote"] = button(_("Use it in the loop"), "promote", 180, "primary")
@@ -105,7 +104,8 @@ def parts_of(
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
         "health": gr.update(value="" if quality is None else reward_model_card.card(quality)),
-        "report": gr.update(value=report(context, job, subject)),
+        "report": gr.update(value=(checked := report(context, job, subject))),
+        "checked": gr.update(visible=bool(checked)),
         "actions": gr.update(visible=subject is not None or files is not None),
         "download": gr.update(
             value="" if subject is None else download_line(subject, on_disk, registry.ground(context.db, subject))

@@ -118,7 +118,7 @@ def job_facts(db: Database, job: Job) -> str:
 def list_parts(db: Database, at: str) -> dict[str, Update]:
     """The table of the last jobs and the choice among them."""
     recent = job_store.recent(db, job_store.waiting_kinds(), LISTED_JOBS)
-    choices = [(_("What runs, or the latest"), LATEST), *((job_words.title(job), str(job.id)) for job in recent)]
+    choices = [(_("What runs now, or ran last"), LATEST), *((job_words.title(job), str(job.id)) for job in recent)]
     return {
         "jobs": gr.update(value=job_cards.jobs_table(recent[:TABLE_JOBS], at)),
         "selector": gr.update(choices=choices),
@@ -175,7 +175,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         | job_parts(db, job, None if job is None else registry.of_job(db, job.id), at)
         | run_outcome.parts_of(context, job, subject, files, looked.confirming)
         | list_parts(db, at)
-        | {"compared": comparison_form.choice_part(db)}
+        | comparison_form.choice_parts(db)
     )
     marks = job_cards.fingerprints(parts)
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
@@ -314,12 +314,11 @@ class RunsPage:
 def lay_out() -> RunsPage:
     """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
-    with gr.Accordion(_("The last jobs"), open=False):
+    with gr.Accordion(_("All jobs"), open=False):
         parts["jobs"] = html_box()
-    gr.Markdown(_("### One run"))
     parts["selector"] = gr.Dropdown(
         # A choice made before the app was restarted must still be accepted after it.
-        [(_("What runs, or the latest"), LATEST)],
+        [(_("What runs now, or ran last"), LATEST)],
         value=LATEST,
         label=_("Job"),
         allow_custom_value=True,
@@ -332,11 +331,12 @@ def lay_out() -> RunsPage:
         parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
     parts["resume_note"] = html_box()
     parts["said"] = html_box()
-    parts["facts"] = html_box()
     parts |= run_outcome.lay_out()
     parts |= {"heading": html_box(), "plots": html_box()}
     parts |= closer_look.lay_out(LOOK, _("Look closer"))
-    parts |= {"samples": html_box(), "log": html_box()}
+    parts["samples"] = html_box()
+    with gr.Accordion(_("Its settings and log"), open=False):
+        parts |= {"facts": html_box(), "log": html_box()}
     parts |= comparison_form.lay_out()
     return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS))
 

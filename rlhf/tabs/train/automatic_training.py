@@ -47,15 +47,15 @@ def save(db: Database, on: bool, every: float | None, method: str) -> str:
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
-    gr.Markdown(_("### Automatic training"))
-    with gr.Row(elem_classes=["fields", "typed"]):
-        on = gr.Checkbox(label=_("Train automatically"), info=_("With the default settings, while the program runs."))
-        every = whole_number(EVERY)
-        method = gr.Radio(
-            [(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label=_("How")
-        )
-    button = gr.Button(_("Save"), size="md", scale=0, min_width=140, elem_id="auto-save")
-    said = html_box()
+    with gr.Accordion(_("Automatic training"), open=False):
+        with gr.Row(elem_classes=["fields", "typed"]):
+            on = gr.Checkbox(label=_("Train automatically"))
+            every = whole_number(EVERY)
+            method = gr.Radio(
+                [(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label=_("How")
+            )
+        button = gr.Button(_("Save"), size="md", scale=0, min_width=140, elem_id="auto-save")
+        said = html_box()
 
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:

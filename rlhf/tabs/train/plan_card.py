@@ -20,18 +20,13 @@ from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
 from rlhf.submission.precisions_spec import Crossing
-from rlhf.submission.preflight import CostEstimate, TrainingData
+from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
 from rlhf.tabs.runs.job_cards import PAIR_REASONS, WEIGHTS
 from rlhf.tabs.runs.job_words import spec_text
 
 # The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
 # has the box: what is typed stands in line, choices have room for their sentences, nothing is stretched over the page.
 
-MEASURING = _(
-    "“Measure a step” runs three steps of exactly this and keeps nothing but their time and memory, from "
-    "which the time below is worked out."
-)
-THROUGH = _("“Look through all rows” names those that would be left out, with the reason, and finds the longest.")
 LEGEND: Mapping[Part, str] = {
     "context": _("read, not trained on"),
     "raised": _("trained on: made likelier"),
@@ -43,6 +38,20 @@ PAIRS_SENTENCE = _(
     "A comparison gives a pair for every two of its answers of which one is found better. What several "
     "annotators say of them is one pair, the surer the more they agree."
 )
+
+
+def summary_line(run: PlannedRun) -> str:
+    """What a run would be, in one line: on how much it learns, how many steps it makes, and how long that takes."""
+    parts = []
+    if run.data is not None:
+        parts.append(_("{count:,} {items}").format(count=run.data.items, items=_(run.spec.items)))
+    if run.cost is not None and run.cost.steps:
+        parts.append(_("{count:,} {steps}").format(count=run.cost.steps, steps=_(run.cost.unit)))
+        step_time = run.cost.step_time
+        taken = None if step_time is None else duration(step_time.seconds_per_step * run.cost.steps)
+        parts.append(_("time not measured yet") if taken is None else _("about {duration}").format(duration=taken))
+        parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
+    return f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -60,8 +69,8 @@ def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     known = facts(numbers, _("facts figures")) + (paragraph(data.unchecked, "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")
-    explained = paragraph(f"{PAIRS_SENTENCE} {noise_sentence(found.noise)}".strip(), "quiet")
-    return known + explained + left_out_table(found.left_out)
+    explained = points([sentence for sentence in (PAIRS_SENTENCE, noise_sentence(found.noise)) if sentence])
+    return known + left_out_table(found.left_out) + markup.unfold(_("How pairs are counted"), explained)
 
 
 def noise_sentence(noise: Noise | None) -> str:
@@ -289,7 +298,7 @@ def time_sentence(cost: CostEstimate) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ settings
 def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
-    """What 'auto' and 0 stand for, with the sources of the latter; nothing where others were given.
+    """What is left to a default stands for, folded, with its source; nothing where all was given.
 
     `meant` is the spec as it will be queued.
     """
@@ -304,12 +313,12 @@ def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
     rate = meant.methods.get(meant.method)
     if not spec.learning_rate and rate is not None:
         said.append(
-            _("A learning rate of 0 means {short_number}, the default for {method} here ({source}).").format(
+            _("Left empty, the learning rate is {short_number}, the default for {method} here ({source}).").format(
                 short_number=short_number(rate.value), method=method, source=rate.source
             )
         )
     said += spec.default_notes()
-    return "".join(paragraph(sentence, "quiet") for sentence in said)
+    return markup.unfold(_("What is left to defaults"), points(said)) if said else ""
 
 
 def crossing_note(found: Crossing | None) -> str:

@@ -12,7 +12,6 @@ from annotation.records import Annotator, Split
 from annotation.tabs.components import QUEUED, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
-from annotation.ui.markup import paragraph
 from annotation.validation import whole
 from rlhf.submission import form_fields
 from rlhf.submission.form_fields import Form
@@ -70,7 +69,6 @@ def lay_out(form: Form) -> RowsPage:
                 for name, (label, _step) in TURNS.items()
             }
         row = html_box()
-    html_box(paragraph(plan_card.THROUGH, "quiet"))
     through = gr.Button(_("Look through all rows"), scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
     return RowsPage(accordion, split, number, turns, row, through, html_box())
 

@@ -1,4 +1,4 @@
-"""The Train tab: a form for each kind of training, and the runs that they have started."""
+"""The Train tab, a form for each kind of training, and the Runs tab with what they have started."""
 
 from __future__ import annotations
 
@@ -21,27 +21,29 @@ from rlhf.tabs.runs.runs_tab import LATEST, RunsPage, shown_revision
 from rlhf.tabs.train import automatic_training, rental_form, training_form
 from rlhf.tabs.train.training_form import TrainingFormPage
 
-RUNS = "runs"
+TRAIN, RUNS = "train", "runs"
 
 
-def build(demo: gr.Blocks, context: Context) -> list[TrainingFormPage]:
-    """Lay the tab out inside the caller's and wire it; every value comes from a guarded handler. Returns the forms."""
+def build(demo: gr.Blocks, context: Context, tabs: gr.Tabs) -> list[TrainingFormPage]:
+    """Lay both tabs out inside the caller's `with gr.Tabs() as tabs` and wire them; every value comes from a guarded
+    handler. Returns the forms.
+    """
     known = Preflight(context.db, context.data_dir, context.model)
     pages: list[TrainingFormPage] = []
     openings: list[Any] = []
-    with gr.Tabs() as tabs:
+    with gr.Tab(_("Train"), id=TRAIN), gr.Tabs() as kinds:
         for form in forms():
             with gr.Tab(form.layout.label, id=form.name):
                 openings.append(opening_of(demo))
                 pages.append(training_form.lay_out(form))
                 if form is forms()[0]:
                     automatic_training.build(context, opening_of(demo))
-        with gr.Tab(_("Runs"), id=RUNS):
-            runs_page = runs_tab.build(demo, context)
+    with gr.Tab(_("Runs"), id=RUNS):
+        runs_page = runs_tab.build(demo, context)
     for page, opening in zip(pages, openings, strict=True):
         training_form.wire(page, context, known, opening)
         wire_start(page, context, known, tabs, runs_page)
-    wire_runs(pages, context, tabs, runs_page)
+    wire_runs(pages, context, tabs, kinds, runs_page)
     return pages
 
 
@@ -66,7 +68,9 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, tabs:
     rental_form.wire(page.rented, page.form.name, context, page.asked, rent, [runs_page.parts["selector"], tabs])
 
 
-def wire_runs(pages: Sequence[TrainingFormPage], context: Context, tabs: gr.Tabs, runs_page: RunsPage) -> None:
+def wire_runs(
+    pages: Sequence[TrainingFormPage], context: Context, tabs: gr.Tabs, kinds: gr.Tabs, runs_page: RunsPage
+) -> None:
     """Fill a form in from what a run has made."""
 
     @guarded(context, "admin")
@@ -77,7 +81,7 @@ def wire_runs(pages: Sequence[TrainingFormPage], context: Context, tabs: gr.Tabs
             for page in pages
             for name in page.inputs
         ]
-        return [gr.Tabs(selected=form.name), *updates]
+        return [gr.Tabs(selected=TRAIN), gr.Tabs(selected=form.name), *updates]
 
     inputs = [component for page in pages for component in page.inputs.values()]
-    runs_page.new_run.click(start_from, runs_page.seen, [tabs, *inputs], **QUEUED)
+    runs_page.new_run.click(start_from, runs_page.seen, [tabs, kinds, *inputs], **QUEUED)

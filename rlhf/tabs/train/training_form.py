@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
+from annotation.tabs.components import QUEUED, QUIET, html_box, meanings, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
@@ -80,6 +80,9 @@ def live(form: Form, known: Preflight, values: Values, ticked: Any, seen: Any) -
         run = known.of(spec)
         rows = [*preflight.what_decides_lengths(run.spec)]
         parts |= {"accept": accept_part(known.db, spec), **planned_parts(known, run)}
+        meant = run.spec.open_values()
+        for name in open_fields(form):
+            parts[name] = {**parts.get(name, gr.update()), "placeholder": meant.get(name, "")}
     except UserError as error:
         parts |= refused_parts(str(error))
     if ticked and not accepted:
@@ -114,6 +117,7 @@ def accept_part(db: Database, spec: TrainingSpec) -> Update:
 def planned_parts(known: Preflight, run: PlannedRun) -> dict[str, Update]:
     """All that is known of a run before it."""
     return {
+        "summary": gr.update(value=plan_card.summary_line(run)),
         "problems": gr.update(value=plan_card.problem_box(run.problems)),
         "rate": gr.update(value=plan_card.rate_note(run.asked, run.spec)),
         "crossing": gr.update(value=plan_card.crossing_note(run.crossing)),
@@ -136,6 +140,7 @@ def to_be_measured(run: PlannedRun) -> bool:
 def refused_parts(sentence: str) -> dict[str, Update]:
     """A form that makes no spec."""
     return {
+        "summary": gr.update(value=""),
         "accept": gr.update(visible=False),
         "problems": gr.update(value=plan_card.problem_box([sentence])),
         "rate": gr.update(value=""),
@@ -198,42 +203,49 @@ class TrainingFormPage:
 
 
 def lay_out(form: Form) -> TrainingFormPage:
-    """The components, top to bottom, without anything from the rows."""
-    parts: dict[str, Any] = {}
-    html_box(paragraph(form.layout.introduction))
-    inputs = field_inputs(form, form.layout.main)
-    parts["rate"] = html_box()
-    parts["crossing"] = html_box()
-    apart = f"{form.name}-apart"
-    parts["apart"] = gr.Button(_("Measure how far apart"), visible=False, elem_id=apart, scale=0, min_width=240)
-    parts["judged"] = html_box()
-    for title, names in form.groups.items():
-        with gr.Accordion(_("More settings: {title}").format(title=_(title)), open=False) as parts[title]:
-            inputs |= field_inputs(form, names)
-    parts["problems"] = html_box()
-    parts["accept"] = gr.Checkbox(label=_("Run it"), visible=False, elem_id=f"{form.name}-accept")
+    """The components, without anything from the rows: what a run would be and its button, then what is behind it."""
+    parts: dict[str, Any] = {"summary": html_box()}
     with gr.Row():
         start = f"{form.name}-start"
         parts["start"] = gr.Button(
             form.layout.start, variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
         )
         measure = f"{form.name}-measure"
-        parts["measure"] = gr.Button(_("Measure a step"), interactive=False, elem_id=measure, scale=0, min_width=200)
-    html_box(paragraph(plan_card.MEASURING, "quiet"))
+        parts["measure"] = gr.Button(
+            _("Measure three steps"), interactive=False, elem_id=measure, scale=0, min_width=200
+        )
     said = html_box()
+    parts["problems"] = html_box()
+    parts["accept"] = gr.Checkbox(label=_("Run it"), visible=False, elem_id=f"{form.name}-accept")
+    parts["crossing"] = html_box()
+    apart = f"{form.name}-apart"
+    parts["apart"] = gr.Button(_("Measure how far apart"), visible=False, elem_id=apart, scale=0, min_width=240)
+    parts["judged"] = html_box()
+    with gr.Accordion(_("Settings"), open=False, elem_id=f"{form.name}-settings"):
+        html_box(paragraph(form.layout.introduction))
+        inputs = field_inputs(form, form.layout.main)
+        parts["rate"] = html_box()
+        for title, names in form.groups.items():
+            with gr.Accordion(_(title), open=False) as parts[title]:
+                inputs |= field_inputs(form, names)
+    with gr.Accordion(_("What it would learn from"), open=False):
+        parts["data"] = html_box()
+        rows = row_views.lay_out(form)
+    with gr.Accordion(_("What it would take"), open=False):
+        parts["cost"] = html_box()
     rented = rental_form.lay_out(form.name)
-    gr.Markdown(_("### What it would learn from"))
-    parts["data"] = html_box()
-    rows = row_views.lay_out(form)
     parts |= {"row": rows.row, "rows_found": rows.found}
-    gr.Markdown(_("### What it would take"))
-    parts["cost"] = html_box()
     with gr.Accordion(_("As JSON, and on the command line"), open=False):
         parts["spec"] = to_copy(_("Spec"), f"{form.name}-spec")
         parts["command"] = to_copy(_("Commands that run it without the page"), f"{form.name}-command")
-    parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional)}
+    parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional, *open_fields(form))}
     ordered = {name: inputs[name] for name in form.names}
     return TrainingFormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
+
+
+def open_fields(form: Form) -> list[str]:
+    """The fields that are empty where they are left to a default."""
+    return [name for name in form.spec_type.left_open if name in form.names]
 
 
 def to_copy(label: str, element: str) -> gr.Textbox:
@@ -257,6 +269,7 @@ def field_inputs(form: Form, names: Sequence[str]) -> dict[str, Any]:
         if wanted in shapes.values():
             with gr.Row(elem_classes=["fields", wanted]):
                 inputs |= {name: field_input(form, name) for name in names if shapes[name] == wanted}
+    meanings([(form.label(name), _(form.described[name][1])) for name in inputs])
     return inputs
 
 
@@ -276,8 +289,10 @@ def shape(form: Form, name: str) -> str:
 
 def field_input(form: Form, name: str) -> Any:
     """The component that asks for a field; what it may be is checked when the form is read."""
-    default, sentence = form.described[name]
-    common: dict[str, Any] = {"label": form.label(name), "info": _(sentence), "value": default, "min_width": 260}
+    default, _sentence = form.described[name]
+    common: dict[str, Any] = {"label": form.label(name), "value": default, "min_width": 260}
+    if name in form.spec_type.left_open:  # a number field would show 0 where nothing is typed
+        return gr.Textbox(**{**common, "value": ""}, max_length=30)
     if isinstance(default, bool):
         return gr.Checkbox(**common)
     if isinstance(default, int | float):

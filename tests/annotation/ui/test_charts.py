@@ -101,7 +101,7 @@ def test_long_words_stand_below_each_other_instead_of_on_each_other() -> None:
 def test_strangers_words_stay_words(chart: str) -> None:
     tree = drawn(chart)
     assert {element.tag for element in tree.iter()} <= {
-        "figure", "figcaption", "b", "div", "svg", "title", "desc", "line", "circle", "rect", "text"
+        "figure", "figcaption", "details", "summary", "div", "svg", "title", "desc", "line", "circle", "rect", "text"
     }  # fmt: skip
     assert not any(name.startswith("on") or name in ("href", "style") for e in tree.iter() for name in e.attrib)
     assert "<img" not in chart

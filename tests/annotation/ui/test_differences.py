@@ -42,7 +42,7 @@ def test_both_texts_are_whole_and_only_marks_are_markup(left: str, right: str) -
 
 
 def test_of_long_texts_the_beginning_is_compared() -> None:
-    long = " ".join(["word"] * MOST_PIECES)
+    long = " ".join(f"word{number}" for number in range(MOST_PIECES))
     left, right = marked(f"first {long} end", f"other {long} last")
     assert plain(left) == f"first {long} end"
     assert left.startswith("<mark>first</mark>")

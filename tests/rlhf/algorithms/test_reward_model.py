@@ -413,14 +413,14 @@ class Unbroken:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Unbroken]:
-    """A machine with a finished job of 24 steps, on the 4-bit base."""
+    """A machine with a finished job of 16 steps, on the 4-bit base."""
     machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
     machine.add_prompts(train=16, held_out=6)
     machine.judge("train", 16)
     machine.judge("held-out", 6)
-    spec = replace(QUICK, method="qlora", precision="auto", epochs=3, batch_size=2, learning_rate=1e-3)
+    spec = replace(QUICK, method="qlora", precision="auto", epochs=2, batch_size=2, learning_rate=1e-3)
     job, result = finished(machine, spec)
-    assert job.steps == 24
+    assert job.steps == 16
     assert isinstance(job.spec, RewardModelSpec)
     curve = job_store.metrics(machine.db, job.id)
     yield Unbroken(machine, job.spec, machine.adapter(result["revision"]), curve, result["health"])
@@ -448,7 +448,7 @@ def test_a_worker_killed_in_the_middle_is_resumed_to_the_weights_of_an_unbroken_
     checkpoints = machine.data_dir / "checkpoints" / f"job-{job_id}"
     saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{MANIFEST}"))
     assert saved
-    assert saved[-1] < 23
+    assert saved[-1] < 15
     job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.attempt == 2
@@ -468,7 +468,7 @@ class Impatient(Run):
         super().report(step, steps, metrics, message)
 
 
-@pytest.mark.parametrize("when", [(5, ""), (24, "scoring the comparisons")])
+@pytest.mark.parametrize("when", [(5, ""), (16, "scoring the comparisons")])
 def test_a_cancelled_run_is_resumed_to_the_weights_of_an_unbroken_run(
     unbroken: Unbroken, when: tuple[int, str]
 ) -> None:

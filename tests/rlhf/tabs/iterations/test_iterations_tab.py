@@ -50,9 +50,8 @@ def context(db: Database, data_dir: Path) -> Context:
 @pytest.fixture
 def pages(context: Context) -> gr.Blocks:
     """Both tabs, built as the app builds them."""
-    with gr.Blocks() as demo, gr.Tabs():
-        with gr.Tab("Train"):
-            train_tab.build(demo, context)
+    with gr.Blocks() as demo, gr.Tabs() as tabs:
+        train_tab.build(demo, context, tabs)
         with gr.Tab("Iterations"):
             iterations_tab.build(demo, context)
     return demo
@@ -146,9 +145,8 @@ def test_an_annotator_is_refused_by_every_listener(pages: gr.Blocks, context: Co
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
     policy = make_candidate(context)
     check_candidate(context, policy)
-    with gr.Blocks() as demo:
-        with gr.Tab("Train"):
-            train_tab.build(demo, context)
+    with gr.Blocks() as demo, gr.Tabs() as tabs:
+        train_tab.build(demo, context, tabs)
         with gr.Tab("Iterations"):
             iterations_tab.build(demo, context)
     sent = str(demo.get_config_file())
@@ -164,7 +162,7 @@ def test_before_the_first_training_the_base_serves_unmeasured(context: Context) 
     assert not parts["check"]["interactive"]
     assert "It is what others are checked against." in parts["gate"]["value"]
     assert parts["report"]["value"] == ""
-    assert "No decision yet" in parts["decisions"]["value"]
+    assert parts["decisions"]["value"] == ""
 
 
 def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Context) -> None:
@@ -177,8 +175,9 @@ def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Cont
         assert words in parts["history"]["value"]
     page = parts["answers"]["value"]
     assert page.count('class="pair"') == 10
-    assert f"&lt;think&gt;{policy.revision}&lt;/think&gt; answers 0" in page
-    assert "&lt;think&gt;base&lt;/think&gt; answers 0" in page
+    plain = page.replace("<mark>", "").replace("</mark>", "")
+    assert f"&lt;think&gt;{policy.revision}&lt;/think&gt; answers 0" in plain
+    assert "&lt;think&gt;<mark>base</mark>&lt;/think&gt; answers 0" in page
     assert parts["next"]["interactive"]
     again, seen = iterations_tab.view(context, policy.revision, 0, seen)
     assert {"answers", "report", "history", "selector"}.isdisjoint(again)
@@ -204,7 +203,7 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert "not measured" in parts["history"]["value"]
     assert parts["gate"]["value"].count("not been checked") == 1
-    assert parts["gate"]["value"].count("missing never passes") == 1
+    assert parts["report"]["value"] == ""
     assert "check it again" not in str(parts).lower(), "it has not been checked once"
     assert parts["check"] == gr.update(value="Check it", interactive=True)
 
@@ -239,19 +238,61 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert shown["promote"]["value"] == "Promote against the rule"
     assert shown["why"]["label"] == "Why (needed to promote it against the rule)"
     assert "The rule says: not enough evidence yet." in shown["gate"]["value"]
-    promote = handler(pages, "promote_policy")
+    promote, really = handler(pages, "promote_policy"), handler(pages, "promote_all_the_same")
+    with pytest.raises(gr.Error, match="Press “Promote against the rule” first"):
+        really(owner, policy.revision, "I read ten of them", seen)
+    asked = promote(owner, policy.revision, "I read ten of them", seen)
+    assert registry.serving(context.db).revision == "base", "it asks first"
+    assert f"Let {policy.revision} serve although the rule speaks against it? The rule says: not enough" in str(asked)
+    confirming = asked[-1]
+    assert confirming["confirming"] == policy.revision
+    kept = handler(pages, "promote_not")(owner, policy.revision, "", confirming)[-1]
+    assert kept["confirming"] is None
     for sent in ("", "   ", None, 7, ["it is good"], {"why": "x"}):
-        with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Say why in the field below"):
-            promote(owner, policy.revision, sent, seen)
+        with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Against that it takes a reason"):
+            really(owner, policy.revision, sent, confirming)
     assert registry.serving(context.db).revision == "base"
-    said = str(promote(owner, policy.revision, "I read <b>ten</b> of them", seen))
+    said = str(really(owner, policy.revision, "I read <b>ten</b> of them", confirming))
     assert f"{policy.revision} serves now, against the rule." in said
-    assert "To go back, choose base under “Policy”" in said
     assert registry.serving(context.db).revision == policy.revision
     shown, _ = iterations_tab.view(context, "base", 0, {})
     assert "I read &lt;b&gt;ten&lt;/b&gt; of them. The rule said: not enough evidence." in shown["decisions"]["value"]
     assert (shown["promote"]["value"], shown["why"]["label"]) == ("Roll back to this one", "Why (for the record)")
-    assert "serves now." in str(promote(owner, "base", "", {})), "going back needs no reason"
+    assert "Undo: base serves again" in shown["decisions"]["value"]
+    assert "serves now." in str(promote(owner, "base", "", {})), "going back needs no reason and no question"
+
+
+def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, context: Context) -> None:
+    policy, owner = make_candidate(context), gr.Request(username="owner")
+    check_candidate(context, policy)
+    take_back = handler(pages, "take_back")
+
+    def undo(number: Any, act: Any = "undo") -> str:
+        event = gr.EventData(None, {"act": act, "subject": number})
+        return str(take_back(owner, event, policy.revision, {}))
+
+    def newest() -> dict[str, Any]:
+        return registry.decisions(context.db)[0]
+
+    gate_decisions.reject(context.db, policy.revision, "owner")
+    shown = iterations_tab.view(context, policy.revision, 0, {})[0]["decisions"]["value"]
+    assert f"Undo: {policy.revision} is a candidate again" in shown
+    rejected = str(newest()["id"])
+    assert f"{policy.revision} is a candidate again" in undo(rejected)
+    assert registry.by_revision(context.db, policy.revision).status == "candidate"
+    assert (newest()["action"], newest()["decided_by"]) == ("reopen", "owner")
+    with pytest.raises(gr.Error, match="no rejection to take back"):
+        undo(rejected)
+    gate_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It is good")
+    promoted = str(newest()["id"])
+    assert "base serves now." in undo(promoted)
+    assert registry.serving(context.db).revision == "base"
+    with pytest.raises(gr.Error, match="Something else was decided since"):
+        undo(promoted)
+    for number, name in (("999", "undo"), ("x", "undo"), (None, "undo"), (promoted, "delete"), (promoted, None)):
+        with pytest.raises(gr.Error, match="reload the page"):
+            undo(number, name)
+    assert registry.serving(context.db).revision == "base"
 
 
 def test_a_promotion_by_the_rule_needs_no_reason_and_what_is_typed_stays_until_another_is_chosen(
@@ -276,8 +317,9 @@ def test_a_promotion_by_the_rule_needs_no_reason_and_what_is_typed_stays_until_a
 def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, context: Context) -> None:
     policy, owner = make_candidate(context), gr.Request(username="owner")
     promote, reject = handler(pages, "promote_policy"), handler(pages, "reject_policy")
-    sent = str(promote(owner, policy.revision, "It reads better", {}))
-    assert "switches within seconds, and its comparisons come first" in sent
+    really = handler(pages, "promote_all_the_same")
+    sent = str(really(owner, policy.revision, "It reads better", {"confirming": policy.revision}))
+    assert "Its answers come first from now on" in sent
     assert registry.serving(context.db).revision == policy.revision
     base = registry.by_revision(context.db, "base")
     assert iterations_tab.button_parts(context.db, base, False, False)["promote"]["value"] == "Roll back to this one"
@@ -306,10 +348,11 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     check_candidate(context, policy)
     assert "The rule says: " in iterations_tab.view(context, policy.revision, 0, {})[0]["gate"]["value"]
     promote = handler(pages, "promote_policy")
-    promote(owner, policy.revision, "It reads better", {})
-    card = iterations_tab.view(context, policy.revision, 0, {})[0]["gate"]["value"]
-    assert "It was decided on against base." in card
-    assert "Surprise to the base" in card
+    gate_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It reads better")
+    shown = iterations_tab.view(context, policy.revision, 0, {})[0]
+    card = shown["gate"]["value"]
+    assert "It was decided on against base;" in card
+    assert "Surprise to the base" in shown["report"]["value"]
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
     assert registry.decisions(context.db)[0]["reason"] == "no reason given"
@@ -447,7 +490,8 @@ def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised
 
     def shown() -> tuple[str, str, str]:
         parts = iterations_tab.view(context, policy.revision, 0, {})[0]
-        return parts["promote"]["variant"], parts["reject"]["variant"], parts["gate"]["value"]
+        card = f"{parts['gate']['value']} {parts['report']['value']}"
+        return parts["promote"]["variant"], parts["reject"]["variant"], card
 
     promote, reject, card = shown()
     assert (promote, reject) == ("secondary", "primary")
@@ -472,7 +516,7 @@ def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -
     parts, _ = iterations_tab.view(context, policy.revision, 0, seen)
     assert "moved 0.0712 nats a token from the base (more than 0.05 is a bad sign)" in parts["report"]["value"]
     assert "KL to the base, nats a token" in parts["gate"]["value"]
-    assert "✗ not met" in parts["gate"]["value"]
+    assert "✗ not met" in parts["report"]["value"]
 
 
 def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Context) -> None:

@@ -138,8 +138,8 @@ def handler_of(block: Any) -> Any:
 @lru_cache(maxsize=2)
 def built(context: Context) -> tuple[gr.Blocks, Sequence[TrainingFormPage]]:
     """The application, which is built once and holds nothing of whoever looks at it."""
-    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Train"):
-        pages = train_tab.build(demo, context)
+    with gr.Blocks() as demo, gr.Tabs() as tabs:
+        pages = train_tab.build(demo, context, tabs)
     return demo, pages
 
 
@@ -550,8 +550,8 @@ def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machin
     revision = str((job.result or {})["revision"])
     sessions = sessions_of(machine_context(machine))
     session = sessions["sft"]
-    tabs, *updates = session.call("start_from", {"job": job.id, "revision": revision})
-    assert tabs.selected == "sft"
+    outer, kinds, *updates = session.call("start_from", {"job": job.id, "revision": revision})
+    assert (outer.selected, kinds.selected) == (train_tab.TRAIN, "sft")
     fields = [(page.page.form.name, name) for page in sessions.values() for name in page.values]
     filled = {key: update["value"] for key, update in zip(fields, updates, strict=True) if update != gr.skip()}
     assert {form for form, _ in filled} == {"sft"}

@@ -1,0 +1,61 @@
+"""What an admin can do next to bring the loop on, most pressing first, each with the tab where it is done. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from annotation.translation import _, ngettext
+from rlhf.loop.controller import LoopState, checked_by_loop
+
+TabName = Literal["annotate", "data", "train", "runs", "iterations"]
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """Something to be done, as its button says it, and the tab where it is done."""
+
+    words: str
+    tab: TabName
+
+
+def next_steps(state: LoopState, waiting: int) -> list[NextStep]:
+    """Every step that can be done now; `waiting` comparisons can be judged by people."""
+    return [*troubles(state), *about_the_candidate(state, waiting), *about_judgements(state, waiting)]
+
+
+def troubles(state: LoopState) -> list[NextStep]:
+    """What came to nothing, which the loop does not repeat."""
+    return [NextStep(_("See why job {number} ended").format(number=job.id), "runs") for job in state.broken]
+
+
+def about_the_candidate(state: LoopState, waiting: int) -> list[NextStep]:
+    """What the newest candidate waits for."""
+    if state.unchecked and not state.active and not checked_by_loop(state, state.unchecked):
+        return [NextStep(_("Check {revision} again").format(revision=state.unchecked), "iterations")]
+    if state.pending is None:
+        return []
+    revision = state.pending.policy.revision
+    if state.pending.exhausted and state.gate != "automatic":
+        return [NextStep(_("Check {revision} again").format(revision=revision), "iterations")]
+    if state.pending.decision.verdict != "not enough evidence" and state.gate != "automatic":
+        return [NextStep(_("Decide on {revision}").format(revision=revision), "iterations")]
+    if waiting:
+        return [NextStep(_("Compare answers of {revision}").format(revision=revision), "annotate")]
+    return [NextStep(_("Look at {revision}").format(revision=revision), "iterations")]
+
+
+def about_judgements(state: LoopState, waiting: int) -> list[NextStep]:
+    """What the next training waits for, or that it can begin."""
+    steps = []
+    if state.new >= state.auto_train.wanted and not state.auto_train.on and not state.active and not state.rented:
+        said = ngettext("Train on {count} new judgement", "Train on {count} new judgements", state.new)
+        steps.append(NextStep(said.format(count=state.new), "train"))
+    if state.active:
+        steps.append(NextStep(_("Watch job {number}").format(number=state.active[0].id), "runs"))
+    if waiting:
+        said = ngettext("Judge: {count} comparison waits", "Judge: {count} comparisons wait", waiting)
+        steps.append(NextStep(said.format(count=waiting), "annotate"))
+    elif not state.active:
+        steps.append(NextStep(_("Import prompts or answers"), "data"))
+    return steps

@@ -1,0 +1,126 @@
+"""What the strip and the Overview tab say. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.translation import _, ngettext
+from annotation.ui.charts import interval_bar
+from annotation.ui.formatting import duration, moment, percent
+from annotation.ui.markup import act_button, card, escape, paragraph, progress_bar, table
+from rlhf.jobs.job_store import Job
+from rlhf.tabs.overview.next_steps import NextStep
+from rlhf.tabs.runs.job_words import about
+
+GO = "go"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where things stand, as the strip and the Overview say it."""
+
+    serves: str
+    judged: int
+    """New judgements since the last training."""
+    wanted: int
+    """How many start the next one, or are enough for it."""
+    running: Job | None
+    left: float | None
+    """Seconds until that ends, where it is known."""
+    steps: tuple[NextStep, ...]
+
+
+def strip(standing: Standing) -> str:
+    """One line for every page, and the most pressing step as a button."""
+    parts = [
+        _("{revision} serves").format(revision=standing.serves),
+        judged_words(standing),
+        running_words(standing.running, standing.left),
+    ]
+    said = "".join(f"<span>{escape(part)}</span>" for part in parts)
+    step = next(iter(standing.steps), None)
+    button = act_button(step.words, GO, step.tab) if step else ""
+    named = escape(_("Where things stand"))
+    return f'<section class="standing" aria-label="{named}"><p>{said}</p>{button}</section>'
+
+
+def judged_words(standing: Standing) -> str:
+    """How many were judged of how many."""
+    return _("{judged} of {wanted} judged for the next training").format(judged=standing.judged, wanted=standing.wanted)
+
+
+def running_words(job: Job | None, left: float | None) -> str:
+    """What runs, how far it is and how long it will take."""
+    if job is None:
+        return _("Nothing runs")
+    done = f"{100 * job.step // job.steps}%" if job.steps else _("preparing")
+    if left is None:
+        return _("{job}: {done}").format(job=about(job), done=done)
+    return _("{job}: {done}, about {left} left").format(job=about(job), done=done, left=duration(left))
+
+
+def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
+    """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
+    steps = "".join(act_button(step.words, GO, step.tab) for step in standing.steps)
+    waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
+    return (
+        f'<div class="cards">{card(_("Waits for you"), waits + judged_bar(standing))}'
+        f"{card(_('Does the model get better?'), verdict + record)}"
+        f"{card(_('Came in today'), today_table(today))}"
+        f"{card(_('Runs'), running_part(standing, latest))}</div>"
+    )
+
+
+def judged_bar(standing: Standing) -> str:
+    """How far it is to the next training."""
+    words = judged_words(standing)
+    share = min(100, 100 * standing.judged // max(standing.wanted, 1))
+    return paragraph(words) + progress_bar(words, share)
+
+
+def no_candidate() -> str:
+    """That no candidate was checked against what serves."""
+    return paragraph(_("No candidate waits for a decision."), "quiet")
+
+
+def about_candidate(revision: str) -> str:
+    """Which candidate a verdict is on."""
+    return paragraph(_("The candidate {revision}:").format(revision=revision))
+
+
+def record_of(revision: str, rate: Estimate | None) -> str:
+    """How often people prefer what serves to the base."""
+    if rate is None:
+        return paragraph(
+            _("How {revision} compares with the base is not known yet.").format(revision=revision), "quiet"
+        )
+    said = ngettext(
+        "What serves, {revision}, against the base: preferred in {value} of {n} comparison ({low} to {high}).",
+        "What serves, {revision}, against the base: preferred in {value} of {n} comparisons ({low} to {high}).",
+        rate.n,
+    ).format(revision=revision, value=percent(rate.value), n=rate.n, low=percent(rate.low), high=percent(rate.high))
+    shade = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "plain"
+    return f'{paragraph(said)}<div class="evidence {shade}">{interval_bar(rate, said)}</div>'
+
+
+def today_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Who has judged how much today; a sentence where nobody has."""
+    if not rows:
+        return paragraph(_("Nobody has judged anything today (UTC)."), "quiet")
+    total = sum(row["today"] for row in rows)
+    said = ngettext("{count} judgement today (UTC).", "{count} judgements today (UTC).", total).format(count=total)
+    entries = [(row["name"], str(row["today"]), moment(row["latest"])[11:]) for row in rows]
+    number = _("Judged")
+    return paragraph(said) + table((_("Who"), number, _("Last at")), entries, "", (number,))
+
+
+def running_part(standing: Standing, latest: str) -> str:
+    """What runs with its progress, else what ran last."""
+    job = standing.running
+    if job is None:
+        return paragraph(_("Nothing runs.")) + (paragraph(latest, "quiet") if latest else "")
+    words = running_words(job, standing.left)
+    return paragraph(words) + progress_bar(words, 100 * job.step // job.steps if job.steps else None)

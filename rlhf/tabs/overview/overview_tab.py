@@ -1,0 +1,116 @@
+"""The Overview tab, and the strip above all tabs, filled from the rows; their buttons lead to other tabs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import gradio as gr
+
+from annotation import claims
+from annotation.database import Database
+from annotation.records import Annotator, now
+from annotation.tabs.components import QUEUED, QUIET, acting_box, opening_of, pressed
+from annotation.tabs.guard import Context, guarded, guarded_event
+from annotation.tabs.polling import poll, pulse
+from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation.gate import Findings
+from rlhf.jobs import job_store
+from rlhf.loop import controller
+from rlhf.models import registry
+from rlhf.tabs.iterations import verdict_card
+from rlhf.tabs.overview import overview_card
+from rlhf.tabs.overview.next_steps import TabName, next_steps
+from rlhf.tabs.overview.overview_card import GO, Standing
+from rlhf.tabs.runs import job_cards, job_words
+
+STRIP_SECONDS = 10
+OVERVIEW_SECONDS = 5
+
+
+def standing_of(db: Database) -> Standing:
+    """Where things stand now."""
+    state, at = controller.state_of(db), now()
+    running = next(iter([*job_store.at_work(db), *job_store.rented_jobs(db)]), None)
+    return Standing(
+        serves=registry.serving(db).revision,
+        judged=state.new,
+        wanted=state.auto_train.wanted,
+        running=running,
+        left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
+        steps=tuple(next_steps(state, sum(claims.open_comparisons(db).values()))),
+    )
+
+
+def strip_of(db: Database) -> str:
+    """The strip as it is now."""
+    return overview_card.strip(standing_of(db))
+
+
+def overview_of(db: Database) -> str:
+    """The Overview as it is now."""
+    serving, base = registry.serving(db), registry.by_revision(db, "base")
+    rate = None if serving.id == base.id else win_rates.by_people(db, serving, base)
+    latest = job_store.recent(db, job_store.waiting_kinds(), 1)
+    at = now()
+    return overview_card.overview(
+        standing_of(db),
+        verdict_of_pending(db),
+        "" if serving.id == base.id else overview_card.record_of(serving.revision, rate),
+        claims.judged_by_each(db, at[:10]),
+        f"{job_words.title(latest[0])}. {job_cards.headline(latest[0], at)}" if latest else "",
+    )
+
+
+def verdict_of_pending(db: Database) -> str:
+    """The verdict on the candidate that waits for a decision; without one, that there is none."""
+    pending = gate_decisions.pending(db)
+    if pending is None:
+        return overview_card.no_candidate()
+    found: Findings = gate_decisions.decided(db, pending.policy)[0]
+    against = gate_decisions.opponent(db, pending.policy).revision
+    verdict = verdict_card.verdict_of(gate_decisions.rule(db), found, pending.decision, against)
+    return overview_card.about_candidate(pending.policy.revision) + verdict_card.verdict_card(verdict)
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+def build_strip(context: Context) -> gr.HTML:
+    """Lay out the strip; `wire_strip` fills it once there are tabs for its button to lead to."""
+    return acting_box(elem_id="standing")
+
+
+def wire_strip(demo: gr.Blocks, context: Context, strip: gr.HTML, tabs: gr.Tabs) -> None:
+    """Fill the strip when the page is loaded, and follow the rows."""
+
+    def show_standing(annotator: Annotator) -> list[Any]:
+        return [strip_of(context.db)]
+
+    demo.load(guarded(context, "admin")(show_standing), None, [strip], **QUIET)
+    poll(pulse(STRIP_SECONDS), context, show_standing, [], [strip])
+    lead(context, strip, tabs)
+
+
+def build(demo: gr.Blocks, context: Context, tabs: gr.Tabs) -> None:
+    """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
+    box = acting_box(elem_id="overview")
+    opening: Callable[..., Any] = opening_of(demo)
+
+    def show_overview(annotator: Annotator) -> list[Any]:
+        return [overview_of(context.db)]
+
+    opening(guarded(context, "admin")(show_overview), None, [box], **QUIET)
+    poll(pulse(OVERVIEW_SECONDS), context, show_overview, [], [box])
+    lead(context, box, tabs)
+
+
+def lead(context: Context, box: gr.HTML, tabs: gr.Tabs) -> None:
+    """Have the buttons of a box lead to their tabs."""
+
+    @guarded_event(context, "admin")
+    def go_to_tab(annotator: Annotator, event: Any) -> Any:
+        names, subject = pressed(event, {GO: get_args(TabName)})
+        if subject not in names:
+            pressed(None, {})
+        return gr.Tabs(selected=subject)
+
+    box.act(go_to_tab, None, tabs, **QUEUED)
