@@ -62,9 +62,14 @@ def verdict_of(rule: Rule, findings: Findings, decision: GateDecision, against: 
     return CandidateVerdict("open", saying, people.found, would_tell(people, decision))
 
 
-def unchecked(verdict: CandidateVerdict, active: bool) -> CandidateVerdict:
-    """Of a candidate without a check that counts, whatever people say of it: that it is `active`, or needed."""
+def unchecked(verdict: CandidateVerdict, active: bool, elsewhere: str = "") -> CandidateVerdict:
+    """Of a candidate without a check that counts, whatever people say of it: that one is `active`, or is needed.
+
+    `elsewhere` is the policy that it was to be checked against, where it was checked against another.
+    """
     saying = _("It is being checked.") if active else _("It has not been checked yet.")
+    if elsewhere and not active:
+        saying = _("It has not been checked against {against} yet.").format(against=elsewhere)
     return replace(verdict, state="", saying=saying, then="")
 
 
