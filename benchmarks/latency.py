@@ -97,8 +97,8 @@ def first_choice(left: str, right: str) -> str:
 
 def start_training(app: App, owner: Page) -> Job:
     """Press "Train the next iteration" and wait for its first optimiser step."""
-    form = owner.handlers["start_training"].form({"Epochs": EPOCHS})
-    owner.call("start_training", *form)
+    form = owner.handlers["start_dpo"].form({"Epochs": EPOCHS})
+    owner.call("start_dpo", *form)
     db, began = app.database, time.monotonic()
     while time.monotonic() - began < JOB_SECONDS:
         job = job_store.recent(db, ("dpo",), 1)[0]
@@ -112,10 +112,10 @@ def start_training(app: App, owner: Page) -> Job:
 
 def cancel_training(app: App, owner: Page, job: Job) -> float:
     """Press Cancel; returns the seconds until the job has ended."""
-    looked = [value for _, value in owner.handlers["poll_train"].inputs]
-    owner.call("poll_train", *looked)
+    looked = [value for _, value in owner.handlers["poll_runs"].inputs]
+    owner.call("poll_runs", *looked)
     began = time.monotonic()
-    owner.call("cancel_job", None)
+    owner.call("run_cancel", *looked)
     while job_store.get(app.database, job.id).is_open:
         if time.monotonic() - began > JOB_SECONDS:
             raise BenchmarkError(f"Job {job.id} did not end in {JOB_SECONDS:.0f} s after it was cancelled.")
@@ -127,11 +127,11 @@ def cancel_training(app: App, owner: Page, job: Job) -> float:
 def watched(page: Page) -> Iterator[None]:
     """An admin's open Train page, asking every two seconds as its timer does."""
     ended = threading.Event()
-    looked = [value for _, value in page.handlers["poll_train"].inputs]
+    looked = [value for _, value in page.handlers["view_dpo"].inputs]
 
     def watch() -> None:
         while not ended.wait(WATCH_SECONDS):
-            page.call("poll_train", *looked)
+            page.call("view_dpo", *looked)
 
     with ThreadPoolExecutor(1) as pool:
         work = pool.submit(watch)

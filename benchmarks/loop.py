@@ -262,7 +262,7 @@ class Trained:
 def train(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
     """Press "Train the next iteration" and wait for the training and for the check that follows by itself."""
     db, began = app.database, time.monotonic()
-    owner.call("start_training", *owner.handlers["start_training"].form(changed))
+    owner.call("start_dpo", *owner.handlers["start_dpo"].form(changed))
     training = wait_for_job(app, lambda: job_store.recent(db, ("dpo",), 1)[0])
     assert training.result is not None
     revision = str(training.result["revision"])

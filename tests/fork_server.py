@@ -31,11 +31,11 @@ from _posixsubprocess import fork_exec
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 from typing import Any
 
-# In the order in which they need each other. What needs huggingface_hub has read the variables of the Hub for good.
+# In the order in which they need each other.
 FREE_OF_THE_HUB = (
     *("numpy", "pandas", "pyarrow.parquet", "torch", "fsspec", "httpx", "jinja2", "pydantic", "fastapi", "uvicorn"),
     *("PIL.Image", "psutil", "pygments.lexers", "yaml"),
@@ -50,13 +50,13 @@ ALL = (
 NOT_FORKED = ("rlhf.models.template_process", "annotation.ui.markdown_process", "pytest")
 # What libraries, Python and the C library read once, when they are loaded: beginnings of names.
 READ_ONCE = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "OMP_", "MKL_", "CUDA_", "TORCH_", "TORCHDYNAMO_")
-READ_ONCE_OF_THE_HUB = ("HF_", "HUGGINGFACE", "TRANSFORMERS_", "GRADIO_", "TQDM_", "XDG_", "HOME")
+READ_ONCE_BY_MORE = ("TRANSFORMERS_", "GRADIO_", "TQDM_", "XDG_")
+# What huggingface_hub and datasets keep in a module each, which a fork loads again: see `read_again`.
+READ_AGAIN = ("HF_", "HUGGINGFACE", "HOME")
 READ_EACH_TIME = ("PYTHONPATH", "PYTHONUNBUFFERED", "HF_TOKEN", "HF_HUB_DISABLE_TELEMETRY")
 READ_EACH_TIME += ("TORCH_NCCL_ASYNC_ERROR_HANDLING", "TQDM_DISABLE")
 # What the program sets for itself when it is built, as tests do in their own process.
 READ_EACH_TIME += ("GRADIO_TEMP_DIR", "CUDA_VISIBLE_DEVICES")
-OFFLINE = "HF_HUB_OFFLINE"
-"""Commands have it set, other programs don't: one server for each."""
 THREADS = Path("/proc/self/task")
 # A fork lacks all threads but the one that forks, which is Python's; pyarrow's allocator starts this one again.
 STARTED_AGAIN = "jemalloc_bg_thd"
@@ -164,7 +164,7 @@ class Client:
 
 def read_once(environment: Mapping[str, str], libraries: Sequence[str]) -> dict[str, str]:
     """The variables that matter to a library that is loaded already."""
-    names = READ_ONCE if libraries == FREE_OF_THE_HUB else (*READ_ONCE, *READ_ONCE_OF_THE_HUB)
+    names = READ_ONCE if libraries == FREE_OF_THE_HUB else (*READ_ONCE, *READ_ONCE_BY_MORE)
     return {name: value for name, value in environment.items() if name.startswith(names) and name not in READ_EACH_TIME}
 
 
@@ -235,9 +235,8 @@ class Starter:
 
     def libraries_for(self, environment: Mapping[str, str]) -> Sequence[str]:
         """What a server for this environment has loaded; nothing where there are to be none."""
-        offline = {OFFLINE: environment.get(OFFLINE, "")}
         for libraries in (ALL, FREE_OF_THE_HUB):
-            if read_once({**environment, **offline}, libraries) == read_once({**self.usual, **offline}, libraries):
+            if read_once(environment, libraries) == read_once(self.usual, libraries):
                 return libraries
         return ()
 
@@ -421,6 +420,8 @@ def become(program: Program, streams: Sequence[int], connection: socket.socket, 
     connection.close()
     take_streams(streams, program.unbuffered)
     take_words(program, loaded)
+    if loaded.libraries == ALL:
+        read_again(loaded.environment)
     starter = Starter([Client(ours, loaded.libraries, loaded.environment)], serving=False)
     subprocess._fork_exec = starter.fork_exec  # type: ignore[attr-defined]
     return server
@@ -452,6 +453,24 @@ def take_words(program: Program, loaded: Loaded) -> None:
         said = b"".join(os.fsencode(word) + b"\0" for word in words)
         room = int(end) - int(start)
         ctypes.memmove(int(start), said[: room - 1].ljust(room, b"\0"), room)
+
+
+def read_again(before: Mapping[str, str]) -> None:
+    """Have the libraries of the Hub know this program's variables, where the server had others."""
+    now, then = (
+        {name: value for name, value in variables.items() if name.startswith(READ_AGAIN)}
+        for variables in (os.environ, before)
+    )
+    if now == then:
+        return
+    from huggingface_hub import constants, hf_api, hf_file_system
+
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        reload(sys.modules[name])
+    # What they have made for the address of the Hub; the file systems that fsspec keeps by what they are made with.
+    hf_api.api.endpoint = constants.ENDPOINT
+    hf_file_system.HfFileSystem.clear_instance_cache()
+    vars(hf_file_system.hffs).update(vars(hf_file_system.HfFileSystem(skip_instance_cache=True)))
 
 
 if __name__ == "__main__":

@@ -95,7 +95,35 @@ def test_it_has_all_libraries_in_a_process_in_which_the_program_was_built(place:
     (place / "gradio_here.py").write_text(TORCH.replace("torch", "gradio"))
     built = {"GRADIO_TEMP_DIR": str(place), "CUDA_VISIBLE_DEVICES": ""}
     assert is_forked([sys.executable, "gradio_here.py"], cwd=place, env={**os.environ, **built})
-    assert not is_forked([sys.executable, "gradio_here.py"], cwd=place, env={**os.environ, "HF_HOME": str(place)})
+
+
+HUB = """
+import json, huggingface_hub, datasets
+from huggingface_hub import constants, hf_file_system
+places = [constants.ENDPOINT, huggingface_hub.HfApi().endpoint, huggingface_hub.hf_api.api.endpoint]
+places += [hf_file_system.hffs.endpoint, huggingface_hub.HfFileSystem().endpoint, datasets.config.HF_ENDPOINT]
+places += [hf_file_system.hffs._api.endpoint, constants.HUGGINGFACE_CO_URL_TEMPLATE, constants.HF_HUB_CACHE]
+places += [constants.HF_TOKEN_PATH, str(datasets.config.HF_DATASETS_CACHE), huggingface_hub.get_token()]
+print(json.dumps([*places, constants.HF_HUB_DISABLE_IMPLICIT_TOKEN, huggingface_hub.is_offline_mode()]))
+"""
+
+
+def test_it_knows_its_own_hub_and_home(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "hub.py").write_text(f"{HUB}\n{TORCH}")
+    command = [sys.executable, "hub.py"]
+    there = {**os.environ, "HF_ENDPOINT": "http://localhost:9", "HF_HOME": str(place), "HF_TOKEN": "hf_of_a_test"}
+    hidden = {"HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_TOKEN_PATH": os.devnull, "HF_HUB_OFFLINE": "1"}
+    said = []
+    for environment in (there, {**os.environ, **hidden}, {**os.environ, "HOME": str(place)}):
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=True)
+        known, forked = done.stdout.splitlines()
+        assert forked == "True"
+        said.append(known)
+    assert len(set(said)) == 3
+    assert conftest.starter is not None
+    monkeypatch.setattr(conftest.starter, "wanted", False)
+    started = subprocess.run(command, cwd=place, env=there, capture_output=True, text=True, check=True)
+    assert started.stdout.splitlines()[0] == said[0]
 
 
 def test_it_has_the_libraries_unless_a_test_or_a_variable_asks_for_a_start(

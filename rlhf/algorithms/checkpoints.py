@@ -36,8 +36,38 @@ WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 KEPT_CHECKPOINTS = 2
 RESUMABLE_RUNS = 3
+# What writing checkpoints may take of a run's time.
+SHARE_OF_TIME = 0.03
+# A trained weight with AdamW's two moments, and how fast a slow disk takes them.
+BYTES_A_WEIGHT, BYTES_A_SECOND = 12, 200e6
 # The mark of a whole checkpoint before there was a manifest.
 EARLIER_MARK = "complete"
+
+
+@dataclass
+class CheckpointPace:
+    """When a checkpoint is due: after so many steps, or where `steps` is 0 when writing it takes 3% of the time.
+
+    All times are in seconds; `writing` is what the last one took, to begin with a guess by the size.
+    """
+
+    steps: int
+    writing: float
+    since: float
+    """When the run began, or the last checkpoint was whole."""
+
+    @classmethod
+    def of(cls, steps: int, trainable: int, now: float) -> CheckpointPace:
+        """Of a run that begins now and trains so many weights."""
+        return cls(steps, trainable * BYTES_A_WEIGHT / BYTES_A_SECOND, now)
+
+    def due(self, step: int, now: float) -> bool:
+        """Whether one is to be written after this step."""
+        return step % self.steps == 0 if self.steps else self.writing <= SHARE_OF_TIME * (now - self.since)
+
+    def written(self, began: float, now: float) -> None:
+        """One was written between these times."""
+        self.writing, self.since = now - began, now
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,28 @@
 """Comparisons as preference training and reward models take them: each answer once, their pairs by index.
 
 However many pairs a ranking has, its prompt and its answers are computed once (Ouyang et al. 2022, "Training language
-models to follow instructions with human feedback", section 3.5).
+models to follow instructions with human feedback", section 3.5). It weighs by what it decides, in bits: one for a
+pair, two for the best of four, 4.6 for a ranking of four, not by its pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from annotation.metrics.rankings import bits
+from rlhf.algorithms.losses import Rankings, expected_loss
 from rlhf.jobs.job_spec import Noise
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import with_noise
 
 Item = dict[str, Any]
+# The strongest preference that annotators can give.
+MUCH = 3
 # What is known of each pair of a comparison beside its places, and of each answer, where an algorithm adds it.
 OF_PAIRS, OF_ANSWERS = ("strength", "flip", "weight"), ("reference_logps",)
 
@@ -24,7 +30,8 @@ OF_PAIRS, OF_ANSWERS = ("strength", "flip", "weight"), ("reference_logps",)
 def with_targets(items: Sequence[Item], noise: Noise = "ignore", ai_weight: float = 1.0) -> list[Item]:
     """Comparisons with their pairs as columns: `better` and `worse` place in `answers`, `strength`, `flip`, `weight`.
 
-    A strength that nobody gave is 0. Raises UserError where the data has not the chances of error that are to be used.
+    A strength that nobody gave is 0. `bits` says what all pairs decide together, by which a comparison weighs; weights
+    have the mean 1 over all bits. Raises UserError where the data has not the chances of error that are to be used.
     """
     known: list[Item] = [
         {"ai": ai} if flip is None else {"flip": flip, "ai": ai} for item in items for *_, flip, ai in item["pairs"]
@@ -37,14 +44,21 @@ def with_targets(items: Sequence[Item], noise: Noise = "ignore", ai_weight: floa
         columns = {name: [float(pair[name]) for pair in own] for name in ("flip", "weight")}
         columns["strength"] = [float(strength or 0) for strength in strengths]
         kept = {name: item[name] for name in ("prompt_ids", "answers")}
-        made.append({**kept, "better": list(better), "worse": list(worse), **columns})
-    return made
+        decided = bits(len(item["answers"]), zip(better, worse, strict=True))
+        made.append({**kept, "better": list(better), "worse": list(worse), "bits": decided, **columns})
+    return weighing_one(made)
+
+
+def weighing_one(items: Sequence[Item]) -> list[Item]:
+    """The comparisons with their weights over the mean of these, each by what its comparison decides."""
+    weight, decided = sum(item["bits"] * fmean(item["weight"]) for item in items), sum(item["bits"] for item in items)
+    return [{**item, "weight": [one * decided / weight for one in item["weight"]]} for item in items]
 
 
 def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
     """Ids, attention mask and completion mask of a right-padded batch of all answers, each (B, T), and the comparison
     of each as `group`, (B,). Of each pair among them, (P,): `better` and `worse` (rows of the batch), `strength`,
-    `flip`, `weight`, and `share` of its comparison; of each answer, (B,), its `reference_logps` where they are known.
+    `flip`, `weight`, and `share` of its comparison's bits; of each answer, (B,), its `reference_logps` where known.
     """
     parts = pad([(item["prompt_ids"], ids) for item in items for ids in item["answers"]], pad_id)
     batch = dict(zip(("input_ids", "attention_mask", "completion_mask"), parts, strict=True))
@@ -56,5 +70,30 @@ def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
     for name in (*OF_PAIRS, *OF_ANSWERS):
         if name in items[0]:
             batch[name] = torch.tensor([value for item in items for value in item[name]])
-    batch["share"] = torch.tensor([1 / len(item["better"]) for item in items for _ in item["better"]])
+    batch["share"] = torch.tensor([item["bits"] / len(item["better"]) for item in items for _ in item["better"]])
     return batch
+
+
+def of_comparisons(values_P: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """The sums of pairs' values over each comparison of a batch, (C,)."""
+    sums_C = values_P.new_zeros(int(batch["group"][-1]) + 1)
+    return sums_C.index_add(0, batch["group"][batch["better"]], values_P)
+
+
+def order_loss(scores_B: Tensor, batch: Mapping[str, Tensor], offset: float) -> Tensor:
+    """The loss of the order of each comparison in a batch (`losses.expected_loss`), times its weight. Returns (C,).
+
+    `offset` is by how much more the better answer is to score where it is much better. A comparison's chance of error
+    and weight are the means of its pairs'.
+    """
+    size_C = batch["group"].bincount()
+    first_C, most = size_C.cumsum(0) - size_C, int(size_C.max())
+    comparison_P = batch["group"][batch["better"]]
+    pairs = comparison_P, batch["better"] - first_C[comparison_P], batch["worse"] - first_C[comparison_P]
+    above_CKK = torch.zeros(len(size_C), most, most, dtype=torch.bool, device=scores_B.device)
+    offset_CKK = torch.zeros_like(above_CKK, dtype=scores_B.dtype)
+    above_CKK[pairs], offset_CKK[pairs] = True, offset * batch["strength"].to(offset_CKK.dtype) / MUCH
+    places_CK = (first_C[:, None] + torch.arange(most, device=scores_B.device)).clamp(max=len(scores_B) - 1)
+    bits_C = of_comparisons(batch["share"], batch)
+    flip_C, weight_C = (of_comparisons(batch["share"] * batch[name], batch) / bits_C for name in ("flip", "weight"))
+    return weight_C * expected_loss(scores_B[places_CK], Rankings(above_CKK, offset_CKK, size_C), flip_C)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlhf.algorithms.dpo.spec import PreferenceLoss
+from rlhf.algorithms.dpo.spec import PairwiseLoss, PreferenceLoss
 from rlhf.models.log_probabilities import CHUNK, Head
 
 
@@ -69,21 +69,12 @@ class PairLogps:
         )
 
 
-def preference_loss(name: PreferenceLoss, pairs: PairLogps, beta: float, flip_P: Tensor, flip_rate: float) -> Tensor:
-    """The loss of this name for each pair. Returns (P,).
+def pairwise_loss(name: PairwiseLoss, pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
+    """The loss of this name for each pair: those that are defined for pairs, not for a ranking. Returns (P,).
 
-    `flip_P` is each pair's own chance of a wrong label, which 'sigmoid' smooths by; `flip_rate` is the one rate that
-    'robust' expects. The other losses use neither.
+    `flip_rate` is the one rate of wrong labels that 'robust' expects.
     """
-    match name:
-        case "sigmoid":
-            return conservative_dpo(pairs, beta, flip_P)
-        case "ipo":
-            return ipo(pairs, beta)
-        case "robust":
-            return robust_dpo(pairs, beta, flip_rate)
-        case "length-normalised":
-            return length_normalised_dpo(pairs, beta)
+    return ipo(pairs, beta) if name == "ipo" else robust_dpo(pairs, beta, flip_rate)
 
 
 def dpo(pairs: PairLogps, beta: float) -> Tensor:
@@ -91,18 +82,6 @@ def dpo(pairs: PairLogps, beta: float) -> Tensor:
     # r(x, y_w) - r(x, y_l), equation 5
     margin_P = beta * ((pairs.chosen_P - pairs.ref_chosen_P) - (pairs.rejected_P - pairs.ref_rejected_P))
     return -F.logsigmoid(margin_P)
-
-
-def conservative_dpo(pairs: PairLogps, beta: float, flip_P: Tensor) -> Tensor:
-    """DPO loss of pairs that are the wrong way round with chance `flip` (Mitchell 2023, equation 3). Returns (P,).
-
-    "A note on DPO with noisy preferences & relationship to IPO", with an epsilon for each pair: the expected loss of
-    the right label, given what the annotators said. It pulls the margin to log((1 - flip) / flip) and no further, and
-    from zero by 1/2 - flip: unsure pairs pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust
-    DPO") divides by 1 - 2 flip: right for one error rate of many pairs, but here pairs that are nearly a coin's would
-    pull the hardest, and without an end.
-    """
-    return (1 - flip_P) * dpo(pairs, beta) + flip_P * dpo(pairs.swapped(), beta)
 
 
 def ipo(pairs: PairLogps, beta: float) -> Tensor:
@@ -126,15 +105,6 @@ def robust_dpo(pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
     return ((1 - flip_rate) * as_said_P - flip_rate * flipped_P) / (1 - 2 * flip_rate)
 
 
-def length_normalised_dpo(pairs: PairLogps, beta: float) -> Tensor:
-    """DPO loss on log-ratios per token, so that a longer answer has no larger say (TRL's 'sigmoid_norm'). (P,).
-
-    The normalisation is that of Meng et al. 2024 (SimPO, equation 4), which has no reference; beta must be larger than
-    for sums by about an answer's length.
-    """
-    return dpo(pairs.per_token(), beta)
-
-
 def expected_better(chosen_P: Tensor, rejected_P: Tensor, flip_P: Tensor) -> Tensor:
     """What each pair's better answer has, be it log-probability or length: the chosen one's but for `flip`. (P,).
 
@@ -149,13 +119,14 @@ def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tenso
     return beta * (policy_P - reference_P)
 
 
-def implicit_rewards(name: PreferenceLoss, pairs: PairLogps, beta: float) -> tuple[Tensor, Tensor]:
-    """`implicit_reward` of chosen and rejected answers as the loss of this name sees it, some per token. (P,), (P,)."""
-    chosen_P = implicit_reward(pairs.chosen_P, pairs.ref_chosen_P, beta)
-    rejected_P = implicit_reward(pairs.rejected_P, pairs.ref_rejected_P, beta)
-    if name in ("ipo", "length-normalised"):
-        return chosen_P / pairs.chosen_tokens_P, rejected_P / pairs.rejected_tokens_P
-    return chosen_P, rejected_P
+def implicit_rewards(name: PreferenceLoss, answers: AnswerLogps, beta: float) -> Tensor:
+    """`implicit_reward` of each answer as the loss of this name sees it, for some per token. Returns (B,).
+
+    Per token a longer answer has no larger say (TRL's 'sigmoid_norm'). The normalisation is that of Meng et al. 2024
+    (SimPO, equation 4), which has no reference; beta must be larger than for sums by about an answer's length.
+    """
+    reward_B = implicit_reward(answers.policy_B, answers.reference_B, beta)
+    return reward_B / answers.tokens_B if name in ("ipo", "length-normalised") else reward_B
 
 
 # ----------------------------------------------------------------------------- rankings: preferences and reward models
@@ -217,7 +188,13 @@ def sets_left(size: int) -> list[tuple[Tensor, Tensor]]:
 def expected_loss(scores_CK: Tensor, rankings: Rankings, flip_C: Tensor) -> Tensor:
     """`plackett_luce` of comparisons whose order is, with chance `flip`, the opposite one. Returns (C,).
 
-    Of two answers it is conservative DPO's loss (Mitchell 2023, equation 3) of their scores.
+    Of two answers' implicit rewards it is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences &
+    relationship to IPO", equation 3, with an epsilon for each comparison), without a chance of error DPO itself
+    (Rafailov et al. 2023, equation 7). It pulls the margin to log((1 - flip) / flip) and no further, and from zero by
+    1/2 - flip: unsure ones pull less. The unbiased estimator of Chowdhury et al. 2024 ("Provably Robust DPO") divides
+    by 1 - 2 flip: right for one error rate of many pairs, but here those that are nearly a coin's would pull the
+    hardest, and without an end. Of two scores it is the loss of Ouyang et al. 2022, equation 1, and the offset the
+    margin of Touvron et al. 2023, equation 2.
     """
     loss_C = plackett_luce(scores_CK, rankings)
     if not flip_C.any():
@@ -226,17 +203,6 @@ def expected_loss(scores_CK: Tensor, rankings: Rankings, flip_C: Tensor) -> Tens
 
 
 # ------------------------------------------------------------------------------------------------------ reward models
-def bradley_terry(better_P: Tensor, worse_P: Tensor, margin_P: Tensor, flip_P: Tensor) -> Tensor:
-    """Loss of each pair of scores (Ouyang et al. 2022, equation 1; margin: Touvron et al. 2023, equation 2). (P,).
-
-    The expected loss of the right label, where `flip` is the chance that the answer called worse is the better one, by
-    the same margin. Exchanging the answers and 1 - flip for flip changes nothing.
-    """
-    as_said_P = -F.logsigmoid(better_P - worse_P - margin_P)
-    flipped_P = -F.logsigmoid(worse_P - better_P - margin_P)
-    return (1 - flip_P) * as_said_P + flip_P * flipped_P
-
-
 def centring(better_P: Tensor, worse_P: Tensor) -> Tensor:
     """(r_w + r_l)^2, which keeps scores about zero (Eisenstein et al. 2023). Returns (P,).
 

@@ -26,6 +26,7 @@ from annotation.records import Prompt, Sampling, UserError
 from annotation.translation import _
 from rlhf.algorithms.checkpoints import (
     CheckpointManifest,
+    CheckpointPace,
     checkpoints_of,
     forget_broken_checkpoints,
     forget_old_checkpoints,
@@ -318,6 +319,7 @@ class TrainingProgress:
         trainable = sum(value.numel() for value in learner.weights().values())
         self.figures = RunCost(trainable=trainable, total=count_parameters(learner.model))
         self.began = time.monotonic()
+        self.pace = CheckpointPace.of(spec.checkpoint_steps, trainable, self.began)
 
     def restore(self) -> dict[str, Any] | None:
         """Go on from the last checkpoint; returns what else it holds, or None where the run begins."""
@@ -347,7 +349,7 @@ class TrainingProgress:
         told = self.told_to_stop()
         if not told or step >= steps:
             self.samples.draw_at(step, steps, self.learner)
-        if told or step >= steps or step % self.spec.checkpoint_steps == 0:
+        if told or step >= steps or self.pace.due(step, time.monotonic()):
             self.save(step, steps)
         return told
 
@@ -358,9 +360,10 @@ class TrainingProgress:
     def save(self, step: int, steps: int) -> None:
         """Write a checkpoint, whole or not at all; nothing while measuring or in a further process."""
         if not self.run.measured_steps and not self.run.rank:
-            learner = self.learner
+            learner, began = self.learner, time.monotonic()
             manifest = CheckpointManifest(self.spec.kind, step, steps)
             write_checkpoint(self.checkpoints, manifest, learner.weights(), learner.optimiser, learner.further())
+            self.pace.written(began, time.monotonic())
 
 
 def any_process(accelerator: Any, flag: bool) -> bool:

@@ -8,7 +8,8 @@ don't is in `rlhf.algorithms.trl_private`. Departures from it, in all three:
 - Rows come tokenised, by the code that the preview uses too.
 - What is trained stays in float32 (TRL casts adapters to bfloat16 on a quantised base): AdamW's steps at these learning
   rates are below bfloat16's resolution and would be lost. There is no dropout.
-- A continued adapter is a fresh one that gets its parent's weights.
+- A continued adapter is a fresh one that gets its parent's weights. Plain LoRA is computed by
+  `rlhf.algorithms.low_rank`.
 - Checkpoints are the run's (`rlhf.algorithms.checkpoints`); transformers is only told at which step to go on.
 """
 
@@ -27,6 +28,7 @@ from transformers import TrainerCallback, TrainerState
 
 from annotation.records import Prompt
 from rlhf.algorithms.checkpoints import Checkpoint
+from rlhf.algorithms.low_rank import compute_adapters_at_once
 from rlhf.algorithms.trainer import (
     RunCost,
     Start,
@@ -61,6 +63,7 @@ class JobTrainer(WithoutPreparation):
         with warnings.catch_warnings():  # names whose new ones TRL and PEFT do not know yet
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
             super().__init__(**arguments)
+        compute_adapters_at_once(self.model)
 
     def start_from(self, start: Start) -> None:
         """Hold what is trained in float32, and put the parent's weights into a continued adapter."""

@@ -217,8 +217,9 @@ class TrainingSpec(JobSpec):
     """Tokens of prompt and answer; longer items are left out and counted. 512 as Alpaca (Taori et al. 2023)."""
     optimiser: Optimiser = "adamw"
     """'adamw-8bit' holds the optimiser's state in 8 bits (Dettmers et al. 2022); needs a GPU."""
-    checkpoint_steps: PositiveInt = 2
-    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
+    checkpoint_steps: NonNegativeInt = 0
+    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one. 0
+    for as often as takes 3% of the time."""
     samples: NonNegativeInt = 3
     """How often in the run a few fixed held-out prompts are answered, to be read; 0 for never."""
     processes: PositiveInt = 1

@@ -124,8 +124,7 @@ def token_logps(
 
 def chunk_logps(hidden_NH: Tensor, head: Head, labels_N: Tensor, temperature: float = 1.0) -> Tensor:
     """`token_logps` of one chunk."""
-    logits_NV = head.logits(hidden_NH, temperature)
-    return logits_NV.gather(-1, labels_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
+    return -F.cross_entropy(head.logits(hidden_NH, temperature), labels_N, reduction="none")
 
 
 def sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:

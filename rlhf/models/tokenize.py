@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow, PromptRow, Row, read_rows
+from annotation.metrics.rankings import MOST_ANSWERS, decided
 from annotation.records import TokenIds, UserError
 from annotation.translation import _
 from rlhf.jobs.descriptions import LeftOut
@@ -142,26 +143,32 @@ def tokenise_comparisons(
     """Comparisons with all their pairs together, each answer once, and how many pairs are left out and why.
 
     An item has `prompt_ids`, `answers` (a list of token ids), `comparison`, and `pairs`: (better, worse, strength or
-    None, flip, by AI judges alone) with places in `answers`.
+    None, flip, by AI judges alone) with places in `answers`. Pairs on a circle of preferences are left out: nothing is
+    decided among them. A comparison with very many mended answers becomes several items.
     """
-    items: dict[int, dict[str, Any]] = {}
-    places: dict[int, dict[int, int]] = {}
+    items: list[dict[str, Any]] = []
+    latest: dict[int, tuple[dict[str, Any], dict[int, int]]] = {}
     left_out = LeftOut()
     for row in rows:
         tokenised, reasons = tokenise_pairs(tokenizer, [row], max_length)
         left_out.take(reasons)
         for pair in tokenised:
-            known = places.setdefault(row.comparison, {})
-            item = items.setdefault(
-                row.comparison,
-                {"prompt_ids": pair["prompt_ids"], "answers": [], "comparison": row.comparison, "pairs": []},
-            )
+            item, known = latest.get(row.comparison, ({}, {}))
+            if not item or len({*known, row.chosen.id, row.rejected.id}) > MOST_ANSWERS:
+                item = {"prompt_ids": pair["prompt_ids"], "answers": [], "comparison": row.comparison, "pairs": []}
+                latest[row.comparison] = item, (known := {})
+                items.append(item)
             for answer, ids in ((row.chosen, pair["chosen_ids"]), (row.rejected, pair["rejected_ids"])):
                 if answer.id not in known:
                     known[answer.id] = len(item["answers"])
                     item["answers"].append(ids)
             item["pairs"].append((known[row.chosen.id], known[row.rejected.id], row.strength, row.flip, row.ai))
-    return list(items.values()), left_out
+    for item in items:
+        kept = decided((better, worse) for better, worse, *_ in item["pairs"])
+        if len(kept) < len(item["pairs"]):
+            left_out["disagreement"] += len(item["pairs"]) - len(kept)
+        item["pairs"] = [pair for pair in item["pairs"] if (pair[0], pair[1]) in kept]
+    return [item for item in items if item["pairs"]], left_out
 
 
 def tokenise_demonstrations(

@@ -177,7 +177,8 @@ class Programs:
                 asking, _ = self.listener.accept()
                 with asking:
                     said, streams, _, _ = socket.recv_fds(asking, LONGEST, 3)
-                    asking.send(str(self.start(json.loads(said), streams)).encode())
+                    if said:  # who asks was not killed before
+                        asking.send(str(self.start(json.loads(said), streams)).encode())
 
     def start(self, asked: Any, streams: Sequence[int]) -> int:
         """Run a program to its end; returns its exit status."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
@@ -28,7 +28,8 @@ from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, Noise, Reference, Scop
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 
-PreferenceLoss = Literal["sigmoid", "ipo", "robust", "length-normalised"]
+PairwiseLoss = Literal["ipo", "robust"]
+PreferenceLoss = Literal["sigmoid", PairwiseLoss, "length-normalised"]
 # Beta by loss, with its source. IPO's log-ratios are per token too, but its loss aims at 1 / (2 beta) of them.
 BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
     "sigmoid": (0.1, _("Rafailov et al. 2023, appendix B")),
@@ -107,9 +108,9 @@ class DPOSpec(TrainingSpec):
             "length-normalised": _("Length-normalised"),
         }
     }
-    only_with: ClassVar = {"flip_rate": ("loss", ("robust",))}
+    only_with: ClassVar = {"flip_rate": ("loss", ("robust",)), "offset": ("loss", ("sigmoid", "length-normalised"))}
     left_open: ClassVar = (*TrainingSpec.left_open, "beta", "flip_rate")
-    loss_fields: ClassVar = ("sft_weight", "flip_rate", "ai_weight")
+    loss_fields: ClassVar = ("sft_weight", "offset", "flip_rate", "ai_weight")
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
@@ -135,13 +136,18 @@ class DPOSpec(TrainingSpec):
     that carry it), or the parent."""
     loss: PreferenceLoss = "sigmoid"
     """'sigmoid' (Rafailov et al. 2023, equation 7), 'ipo' (Azar et al. 2024, equation 17), 'robust' to one rate of
-    wrong labels (Chowdhury et al. 2024, equation 11), 'length-normalised' log-ratios per token (Meng et al. 2024)."""
+    wrong labels (Chowdhury et al. 2024, equation 11), 'length-normalised' log-ratios per token (Meng et al. 2024).
+    Sigmoid and length-normalised learn a ranking as one (Plackett 1975), the others its pairs."""
     beta: NonNegativeFloat = 0.0
     """Strength of the tie to the reference (equation 7 of the DPO paper). Empty for the default of the loss: 0.1, and 5
     where it is length-normalised, because log-ratios per token are smaller by about an answer's length."""
     sft_weight: NonNegativeFloat = 0.2
     """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
     take 1). Our choice: with 0.2 answers stay the model's language (benchmarks/loop.py) and follow the preferences."""
+    offset: NonNegativeFloat = 0.0
+    """How much more implicit reward is asked of an answer that people prefer much; a third of it slightly, two thirds
+    clearly (Amini et al. 2024, ODPO, with people's own word for the strength). 0, because more gained nothing
+    (benchmarks/acts.py)."""
     epochs: PositiveInt = 3
     """Passes over the comparisons; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     flip_rate: NonNegativeFloat = 0.0
@@ -167,6 +173,8 @@ class DPOSpec(TrainingSpec):
             if not self.flip_rate
             else _("{loss}, flip rate {flip_rate:g}").format(loss=self.loss, flip_rate=self.flip_rate)
         )
+        if self.offset:
+            loss = _("{loss}, offset {offset:g}").format(loss=loss, offset=self.offset)
         beta = f"{self.beta:g}" if self.beta else _("the loss's default")
         return [
             (_("Reference"), REFERENCES[self.reference]),
@@ -204,6 +212,12 @@ class DPOSpec(TrainingSpec):
                     loss=self.loss
                 )
             )
+        if self.offset and self.loss in get_args(PairwiseLoss):
+            found.append(
+                _("offset belongs to the sigmoid and the length-normalised loss; the loss is '{loss}'.").format(
+                    loss=self.loss
+                )
+            )
         if self.flip_rate >= 0.5:
             found.append(
                 _("flip_rate must be below 0.5, not {flip_rate}: at half the labels say nothing.").format(
@@ -216,7 +230,7 @@ class DPOSpec(TrainingSpec):
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Where the plain loss starts."""
-        plain = self.loss == "sigmoid" and not self.sft_weight
+        plain = self.loss == "sigmoid" and not self.sft_weight and not self.offset
         return {"loss": (0.693, _("0.69: no preference"))} if plain else {}
 
     def implicit_reference(self) -> Reference:

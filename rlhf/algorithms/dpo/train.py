@@ -6,14 +6,18 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
 - The losses are ours (`rlhf.algorithms.losses`, tested against TRL's). An item is a comparison: its prompt and each of
   its answers are computed once, whatever the number of its pairs, batches carry no padding, and only answer positions
   meet the vocabulary; on a CPU that more than halves the time of a step. Metric names are TRL's.
+- A ranking is learnt as one, ties as what they leave open (Plackett 1975; Tang et al. 2025, "Beyond Pairwise", for the
+  policy's own loss): of two answers that is equation 7. Comparisons weigh by what they decide, in bits
+  (`rlhf.algorithms.comparisons`). Stronger preferences can ask for more (Amini et al. 2024).
 - Each pair has a chance of being the wrong way round, estimated from its annotators' reliability, that can weigh it or
   smooth its label (`annotator_noise`), or set the robust loss's rate; the likelihood term follows, so that it does not
   teach what is doubted.
 - A likelihood term on the chosen answers keeps the language (Pang et al. 2024, "Iterative Reasoning Preference
   Optimization", equation 1), per token over the batch as in TRL's "sft" loss.
 - An answer that was cut off at the limit gets no end-of-text token.
-- The reference is computed once, before the first step: with the parent's weights in the adapter if the parent is the
-  reference, before they are if the base is. TRL would make the parent the reference in any case, and round it.
+- The reference is computed before the first step, once for all runs (`rlhf.algorithms.dpo.reference`): with the
+  parent's weights in the adapter if the parent is the reference, before they are if the base is. TRL would make the
+  parent the reference in any case, and round it.
 - The reference of virtual tokens is the model without them; of full fine-tuning, the model as it was at the start.
 """
 
@@ -24,9 +28,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -35,9 +40,10 @@ from trl import DPOConfig, DPOTrainer
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.comparisons import Item, collate, with_targets
-from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, preference_loss
+from rlhf.algorithms.comparisons import Item, collate, order_loss, with_targets
+from rlhf.algorithms.dpo.reference import Answer, KeptReference, kept_reference
+from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
+from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import reason_text, shortage
@@ -49,8 +55,6 @@ from rlhf.models.loading import adapter_config, load_for_training, load_tokenize
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 
-# The token ids of a prompt and an answer.
-Answer = tuple[tuple[int, ...], tuple[int, ...]]
 # Answers whose reference is computed together: without gradients, several times a training batch fits.
 REFERENCE_BATCH = 16
 
@@ -117,7 +121,7 @@ def build_trainer(
     )
     parents = spec.reference == "parent" and start.adapter is not None
     trainer.start_from(start if parents else replace(start, adapter=None))
-    trainer.train_dataset = with_reference(trainer, parents, run)
+    trainer.train_dataset = with_reference(trainer, parents, reference_of(trainer, start, parents, run), run)
     trainer.start_from(start)
     return trainer
 
@@ -126,37 +130,42 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
     """TRL's trainer with the losses of `rlhf.algorithms.losses`."""
 
     def items_in(self, batch: Any) -> Tensor:
-        """Pairs, and tokens of their better answers, (2,)."""
-        tokens_B = batch["completion_mask"].sum(-1).float()
+        """Bits that are decided, one for a pair, and tokens of the better answers, (2,)."""
+        tokens_B, share_P = batch["completion_mask"].sum(-1).float(), batch["share"]
         tokens_P = expected_better(tokens_B[batch["better"]], tokens_B[batch["worse"]], batch["flip"])
-        return torch.stack([torch.ones_like(tokens_P).sum(), tokens_P.sum()])
+        return torch.stack([share_P.sum(), (share_P * tokens_P).sum()])
 
     def loss(self, model: Any, batch: Any, items: Tensor) -> Tensor:
-        """The preference loss of each comparison's pairs, less the likelihood of their better answers."""
-        spec, (pairs, tokens), (flip_P, weight_P) = self.spec, items, (batch["flip"], batch["weight"])
-        logps = logps_of(model, batch).pairs(batch["better"], batch["worse"])
-        loss_P = preference_loss(spec.loss, logps, spec.beta, flip_P, spec.flip_rate)
-        loss: Tensor = (weight_P * loss_P).sum() / pairs
+        """The preference loss of each comparison, less the likelihood of its better answers."""
+        spec, (bits, tokens), weight_P = self.spec, items, batch["weight"] * batch["share"]
+        answers = logps_of(model, batch)
+        rewards_B = implicit_rewards(spec.loss, answers, spec.beta)
+        pairs = answers.pairs(batch["better"], batch["worse"])
+        if spec.loss in get_args(PairwiseLoss):
+            loss_C = weight_P * pairwise_loss(spec.loss, pairs, spec.beta, spec.flip_rate)
+        else:
+            loss_C = order_loss(rewards_B, batch, spec.offset)
+        loss: Tensor = loss_C.sum() / bits
         if spec.sft_weight:
-            better_P = expected_better(logps.chosen_P, logps.rejected_P, flip_P)
+            better_P = expected_better(pairs.chosen_P, pairs.rejected_P, batch["flip"])
             loss = loss - spec.sft_weight * (weight_P * better_P).sum() / tokens
-        self.note_rewards(logps, pairs)
+        self.note_rewards(rewards_B, pairs, batch, bits)
         return loss
 
     @torch.no_grad()
-    def note_rewards(self, logps: PairLogps, pairs: Tensor) -> None:
+    def note_rewards(self, rewards_B: Tensor, pairs: PairLogps, batch: Any, bits: Tensor) -> None:
         """The implicit rewards of the pairs, by TRL's names."""
-        chosen_P, rejected_P = implicit_rewards(self.spec.loss, logps, self.spec.beta)
+        chosen_P, rejected_P = rewards_B[batch["better"]], rewards_B[batch["worse"]]
         noted = {
             "rewards/chosen": chosen_P,
             "rewards/rejected": rejected_P,
             "rewards/margins": chosen_P - rejected_P,
             "rewards/accuracies": (chosen_P > rejected_P).float(),
-            "logps/chosen": logps.chosen_P,
-            "logps/rejected": logps.rejected_P,
+            "logps/chosen": pairs.chosen_P,
+            "logps/rejected": pairs.rejected_P,
         }
         for name, values_P in noted.items():
-            self.note(name, values_P.sum(), pairs)
+            self.note(name, (batch["share"] * values_P).sum(), bits)
 
 
 def logps_of(model: Any, batch: Any) -> AnswerLogps:
@@ -171,29 +180,41 @@ def answer_logps(model: Any, batch: Any, *, adapted: bool = True) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------- the reference
+def reference_of(trainer: PreferenceTrainer, start: Start, parents: bool, run: Run | None) -> KeptReference:
+    """What earlier runs have kept of this reference; only the first process writes."""
+    if run is None or run.rank:
+        return KeptReference(None)
+    return kept_reference(run.data_dir, trainer.spec, start, parents, trainer.accelerator.device.type)
+
+
 @torch.no_grad()
-def with_reference(trainer: PreferenceTrainer, parents: bool, run: Run | None) -> Dataset:
+def with_reference(trainer: PreferenceTrainer, parents: bool, kept: KeptReference, run: Run | None) -> Dataset:
     """The comparisons with their answers' log-probabilities under the reference: the model before it is trained.
 
     A fresh LoRA adapter changes nothing, and one that holds the parent's weights is the parent. Virtual tokens always
-    change something, so they are left out unless they are the parent's. An answer that several comparisons have is
-    computed once, beside the others to its prompt. Processes share the work. Raises Stopped when the job is told to
-    stop.
+    change something, so they are left out unless they are the parent's. What is not kept from an earlier run is
+    computed once, beside the other answers to its prompt; processes share the work. Raises Stopped when the job is told
+    to stop.
     """
     dataset, accelerator = trainer.train_dataset, trainer.accelerator
     adapted = trainer.spec.method != "prompt" or parents
     wanted = [[(tuple(item["prompt_ids"]), tuple(ids)) for ids in item["answers"]] for item in dataset]
-    answers: Any = sorted({answer for answers in wanted for answer in answers})
+    missing = kept.missing(answer for answers in wanted for answer in answers)
+    kept.known, missing = broadcast_object_list([kept.known, missing])  # as the first process knows it
     collate_them = partial(collate_answers, pad_id=trainer.processing_class.pad_token_id)
-    found = []
-    for batch in accelerator.prepare(DataLoader(answers, REFERENCE_BATCH, collate_fn=collate_them)):
+    batches = accelerator.prepare(DataLoader(missing, REFERENCE_BATCH, collate_fn=collate_them)) if missing else []
+    done = 0
+    for batch in batches:
         if run is not None:
             run.raise_if_stopped()
         with accelerator.autocast():
             logps_B = answer_logps(trainer.model, batch, adapted=adapted)
-        found.append(accelerator.gather_for_metrics(logps_B))
-    known = dict(zip(answers, torch.cat(found).float().cpu().tolist(), strict=True))
-    return dataset.add_column("reference_logps", [[known[answer] for answer in answers] for answers in wanted])
+        logps = accelerator.gather_for_metrics(logps_B).float().tolist()
+        kept.add(missing[done : done + len(logps)], logps)
+        done += len(logps)
+    if missing:
+        kept.keep()
+    return dataset.add_column("reference_logps", [kept.of(answers) for answers in wanted])
 
 
 def collate_answers(answers: Sequence[Answer], pad_id: int) -> dict[str, Tensor]:

@@ -4,10 +4,10 @@ Bradley and Terry 1952; Ouyang et al. 2022, "Training language models to follow 
 equation 1; LoRA: Hu et al. 2022, QLoRA: Dettmers et al. 2023. Departures, besides those of all our TRL trainers
 (`rlhf.algorithms.trl_trainer`):
 
-- All pairs of a comparison are in one batch and each of its answers is computed once (Ouyang et al., section 3.5),
-  after one pass over the prompt that they share, without padding. A comparison's loss is the mean over its pairs: over
-  those that people told apart, where the paper's 1 / (K choose 2) has no ties. Passes and processes are weighted by
-  their comparisons, so that each comparison has one say in an optimiser step.
+- All answers of a comparison are in one batch and each is computed once (Ouyang et al., section 3.5), after one pass
+  over the prompt that they share, without padding. Its loss is not the paper's mean over pairs but that of the order
+  that people gave (Plackett 1975), with ties as what they leave open; of two answers it is the same. It weighs by what
+  it decides, in bits (`rlhf.algorithms.comparisons`). Passes and processes are weighted by theirs.
 - The score is that of an answer's last token, wherever padding is; the head computes in 32 bits.
 - The head begins at zero, so all answers score the same and the loss, but for margins, begins at ln 2. TRL's is random.
 - A margin for stronger preferences (Touvron et al. 2023, "Llama 2", equation 2, with the smaller values of its table
@@ -41,8 +41,8 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.comparisons import Item, collate, with_targets
-from rlhf.algorithms.losses import bradley_terry, centring
+from rlhf.algorithms.comparisons import Item, collate, order_loss, with_targets
+from rlhf.algorithms.losses import centring
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
@@ -55,8 +55,8 @@ from rlhf.models.loading import adapter_config, load_for_training, load_tokenize
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 
-# The margin of a preference: 1/3 slightly, 2/3 clearly, 1 much; 0 where nobody said how strongly.
-MUCH = 3
+# The margin of the strongest preference; 1/3 of it slightly, 2/3 clearly, 0 where nobody said how strongly.
+MARGIN = 1.0
 
 
 def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
@@ -122,22 +122,20 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
     """TRL's trainer with our loss, on whole comparisons."""
 
     def items_in(self, batch: Any) -> Tensor:
-        """Comparisons: the shares of a comparison's pairs add up to 1."""
-        comparisons: Tensor = batch["share"].sum().round()
-        return comparisons
+        """Bits: what the comparisons decide, one for a pair."""
+        bits: Tensor = batch["share"].sum()
+        return bits
 
     def loss(self, model: Any, batch: Any, items: Tensor) -> Tensor:
-        """The loss of each comparison's pairs."""
+        """The loss of each comparison's order, and what keeps its scores about zero."""
         scores_B = scores_of(model, batch)
         better_P, worse_P, share_P = scores_B[batch["better"]], scores_B[batch["worse"]], batch["share"]
-        asked_P = batch["strength"] / MUCH if self.spec.margin else torch.zeros_like(share_P)
-        loss_P = batch["weight"] * bradley_terry(better_P, worse_P, asked_P, batch["flip"])
-        loss_P = loss_P + self.spec.centre * centring(better_P, worse_P)
+        loss_C = order_loss(scores_B, batch, MARGIN if self.spec.margin else 0.0)
         margin_P = better_P - worse_P
         self.note("accuracy", (share_P * (margin_P.sign() + 1) / 2).sum(), items)
         self.note("margin", (share_P * margin_P).sum(), items)
         self.note("score", (share_P * (better_P + worse_P) / 2).sum(), items)
-        loss: Tensor = (share_P * loss_P).sum() / items
+        loss: Tensor = (loss_C.sum() + self.spec.centre * (share_P * centring(better_P, worse_P)).sum()) / items
         return loss
 
 

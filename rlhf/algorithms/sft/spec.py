@@ -116,8 +116,6 @@ class SFTSpec(TrainingSpec):
     """Forward passes in one optimiser step."""
     packing: bool = True
     """Put a batch's demonstrations into rows without padding, each seeing only itself; where the model allows it."""
-    checkpoint_steps: PositiveInt = 20
-    """Optimiser steps between checkpoints, of which the last two are kept; a killed run resumes from the last one."""
     evaluate: bool = False
     """Check the candidate against the serving policy when training ends."""
 

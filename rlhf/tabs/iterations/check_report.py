@@ -392,9 +392,9 @@ PROBE_ROWS: Mapping[str, tuple[str, str]] = {
 
 def with_interval(fall: Estimate) -> str:
     """A difference of chances with its interval."""
-    return _("{value} ({low} to {high})").format(
-        value=f"{fall.value:+.3f}", low=f"{fall.low:+.3f}", high=f"{fall.high:+.3f}"
-    )
+    value, low, high = (f"{end:+.3f}" for end in (fall.value, fall.low, fall.high))
+    shown = [text if float(text) else text[1:] for text in (value, low, high)]  # nothing is neither lost nor won
+    return _("{value} ({low} to {high})").format(value=shown[0], low=shown[1], high=shown[2])
 
 
 def reward_sentence(found: RewardChange | None) -> str:

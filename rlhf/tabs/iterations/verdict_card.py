@@ -17,7 +17,7 @@ State = Literal["good", "bad", "open", ""]
 
 
 @dataclass(frozen=True)
-class CandidateVerdict:
+class Headline:
     """What is to be said of a candidate first."""
 
     state: State
@@ -30,39 +30,35 @@ class CandidateVerdict:
     """What would tell, as a sentence."""
 
 
-def verdict_of(rule: Rule, findings: Findings, decision: GateDecision, against: str) -> CandidateVerdict:
+def verdict_of(rule: Rule, findings: Findings, decision: GateDecision, against: str) -> Headline:
     """What the comparisons and the rule's limits say of a candidate against another policy."""
     alpha, _judges = alphas(rule, len(findings.panel), findings.number)
     people = weigh_people(rule, findings, alpha)
     failed = [one.name for one in decision.criteria if one.verdict == "fail"]
     if DIFFERENT in failed:
-        return CandidateVerdict(
-            "", _("It answers in the same words as {against}.").format(against=against), people.found
-        )
+        return Headline("", _("It answers in the same words as {against}.").format(against=against), people.found)
     if people.standing == "worse":
-        return CandidateVerdict("bad", _("Worse than {against}.").format(against=against), people.found)
+        return Headline("bad", _("Worse than {against}.").format(against=against), people.found)
     if decision.verdict == "promote":
-        return CandidateVerdict("good", _("Better than {against}.").format(against=against), people.found)
+        return Headline("good", _("Better than {against}.").format(against=against), people.found)
     if decision.verdict == "reject" and failed and people.standing != "spent":
         saying = _("Past a limit: it should not serve.")
         if people.standing == "better":
             saying = _("People find it better than {against}, but it is past a limit.").format(against=against)
-        return CandidateVerdict("bad", saying, people.found)
+        return Headline("bad", saying, people.found)
     if decision.verdict == "reject":
-        return CandidateVerdict(
-            "open", _("Not shown to be better than {against}.").format(against=against), people.found
-        )
+        return Headline("open", _("Not shown to be better than {against}.").format(against=against), people.found)
     if people.found is None and not any(judge.outcomes for judge in findings.judges):
         saying = _("Nobody has compared it with {against} yet.").format(against=against)
-        return CandidateVerdict("open", saying, None, would_tell(people, decision))
+        return Headline("open", saying, None, would_tell(people, decision))
     if people.standing == "better":
         saying = _("People find it better than {against}, but not everything is known yet.").format(against=against)
-        return CandidateVerdict("open", saying, people.found, would_tell(people, decision))
+        return Headline("open", saying, people.found, would_tell(people, decision))
     saying = _("Not shown to be better than {against} yet.").format(against=against)
-    return CandidateVerdict("open", saying, people.found, would_tell(people, decision))
+    return Headline("open", saying, people.found, would_tell(people, decision))
 
 
-def unchecked(verdict: CandidateVerdict, active: bool, elsewhere: str = "") -> CandidateVerdict:
+def unchecked(verdict: Headline, active: bool, elsewhere: str = "") -> Headline:
     """Of a candidate without a check that counts, whatever people say of it: that one is `active`, or is needed.
 
     `elsewhere` is the policy that it was to be checked against, where it was checked against another.
@@ -110,7 +106,7 @@ def score(found: Estimate | None) -> str:
     return said.format(value=percent(found.value), n=found.n, low=percent(found.low), high=percent(found.high))
 
 
-def verdict_card(verdict: CandidateVerdict, more: Sequence[str] = ()) -> str:
+def verdict_card(verdict: Headline, more: Sequence[str] = ()) -> str:
     """The verdict in one line, large and in its colour, the interval as a bar, what would tell, and more sentences."""
     said = score(verdict.found)
     bar = ""

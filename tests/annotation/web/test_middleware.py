@@ -634,8 +634,9 @@ def test_a_sqlite_that_loses_commits_is_said_at_the_start_and_to_admins(tmp_path
     program, _, *words = command(tmp_path / "data")
     code = f"{old}; sys.argv = ['app.py']; sys.path.insert(0, ''); runpy.run_path('app.py', run_name='__main__')"
     code = code.replace("['app.py']", repr(["app.py", *words]))
+    (tmp_path / "old.py").write_text(code, "utf-8")
     pipe = subprocess.PIPE
-    with subprocess.Popen([program, "-c", code], stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen([program, str(tmp_path / "old.py")], stdout=pipe, stderr=pipe, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         url = process.stdout.readline().removeprefix("Prefloop runs at ").strip().rstrip("/")

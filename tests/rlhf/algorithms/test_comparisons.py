@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.comparisons import collate, with_targets
+from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.dpo.train import answer_logps, collate_answers, logps_of
-from rlhf.algorithms.losses import PairLogps, preference_loss
+from rlhf.algorithms.losses import PairLogps, dpo
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad
 from tests.architectures import VOCABULARY, built
+from tests.rlhf.algorithms.pair_losses import slow_order_loss
 
 BETA = 0.1
 # Three that can be packed, one of them with sliding windows, and one that can't.
@@ -52,7 +54,7 @@ def pair_by_pair(model: Any, item: dict[str, Any]) -> Tensor:
         reference = [torch.tensor([item["reference_logps"][place]]) for place in (better, worse)]
         lengths = [torch.tensor([len(ids)]) for ids in both]
         pair = PairLogps(*logps.chunk(2), *reference, *lengths)
-        losses.append(preference_loss("sigmoid", pair, BETA, torch.tensor([flip]), 0.0))
+        losses.append((1 - flip) * dpo(pair, BETA) + flip * dpo(pair.swapped(), BETA))
     return torch.cat(losses)
 
 
@@ -72,9 +74,52 @@ def test_all_pairs_of_a_comparison_together_are_the_pairs_one_by_one(family: str
     batch = collate(items, 0)
     assert len(batch["input_ids"]) == 6
     pairs = logps_of(model, batch).pairs(batch["better"], batch["worse"])
-    fast_P = preference_loss("sigmoid", pairs, BETA, batch["flip"], 0.0)
+    fast_P = (1 - batch["flip"]) * dpo(pairs, BETA) + batch["flip"] * dpo(pairs.swapped(), BETA)
     torch.testing.assert_close(fast_P, slow_P, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(model, fast_P.mean()), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_the_loss_of_a_batch_is_that_of_its_orders_each_with_its_own_size_weight_and_chance_of_error() -> None:
+    items = with_targets(
+        [
+            {"prompt_ids": [1], "answers": [[2]] * size, "pairs": pairs}
+            for size, pairs in (
+                (2, [(1, 0, 3.0, 0.1, False)]),
+                (4, [(2, other, None, 0.2, False) for other in (0, 1, 3)]),
+                (3, [(0, 2, None, 0.3, False), (1, 2, None, 0.1, False)]),
+            )
+        ],
+        "smooth",
+    )
+    items[1]["weight"] = [0.5] * 3
+    scores = torch.randn(9, generator=torch.Generator().manual_seed(1))
+    first, found = 0, []
+    for item, flip in zip(items, (0.1, 0.2, 0.2), strict=True):
+        own = list(scores[first : first + len(item["answers"])])
+        pairs = list(zip(item["better"], item["worse"], item["strength"], strict=True))
+        above = {(better, worse): 0.6 * strength / 3 for better, worse, strength in pairs}
+        below = {(worse, better): margin for (better, worse), margin in above.items()}
+        loss = (1 - flip) * slow_order_loss(own, above) + flip * slow_order_loss(own, below)
+        found.append((item["weight"][0] * loss).item())
+        first += len(item["answers"])
+    assert order_loss(scores, collate(items, 0), 0.6).tolist() == pytest.approx(found, abs=1e-5)
+    assert collate(items, 0)["share"].sum().item() == pytest.approx(1 + 2 + math.log2(3))
+
+
+def test_a_ranking_weighs_by_what_it_decides_and_weights_have_the_mean_1_over_that() -> None:
+    """A sure pair and a doubted ranking of three: log2(6) bits, not three pairs."""
+    items = [
+        {"prompt_ids": [1], "answers": [[2]] * 2, "pairs": [(0, 1, None, 0.0, False)]},
+        {
+            "prompt_ids": [1],
+            "answers": [[2]] * 3,
+            "pairs": [(a, b, None, 0.4, False) for a, b in ((0, 1), (0, 2), (1, 2))],
+        },
+    ]
+    pair, ranking = with_targets(items, "weight")
+    assert (pair["bits"], ranking["bits"]) == pytest.approx((1.0, math.log2(6)))
+    assert pair["weight"][0] / ranking["weight"][0] == pytest.approx(5)
+    assert pair["weight"][0] + math.log2(6) * ranking["weight"][0] == pytest.approx(1 + math.log2(6))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -28,6 +29,7 @@ from rlhf.algorithms.checkpoints import (
     write_checkpoint,
 )
 from rlhf.algorithms.comparisons import with_targets
+from rlhf.algorithms.dpo import train as dpo_train
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
 from rlhf.jobs import job_store
@@ -464,6 +466,37 @@ def test_with_the_parent_as_reference_a_continued_adapter_starts_without_a_margi
     assert loss_of(trainer, first_batch(trainer)).item() > math.log(2)
 
 
+def test_what_a_reference_says_is_computed_once_for_all_runs(judged: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rate, more judgements, another precision, the parent as the reference; and a file that is damaged."""
+    computed: list[int] = []
+
+    def counted(model: Any, batch: Any, **keywords: Any) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            computed.append(len(batch["group"]))
+        return answer_logps(model, batch, **keywords)
+
+    def run(**changes: Any) -> int:
+        computed.clear()
+        job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False, scope="all", **changes)))
+        assert job.status == "finished", job.message
+        return sum(computed)
+
+    monkeypatch.setattr(dpo_train, "answer_logps", counted)
+    assert run(samples=0) == 24
+    assert run(samples=0, learning_rate=1e-3) == 0
+    judged.judge("train", 2)
+    assert run(samples=0) == 4
+    assert run(samples=0, method="lora", precision="fp32") == 28
+    parent = add_parent(judged)
+    assert run(samples=0, reference="parent", parent=parent.revision) == 28
+    kept = list((judged.data_dir / "references").iterdir())
+    assert len(kept) == 3
+    for path in kept:
+        assert len(json.loads(path.read_text("utf-8"))) == 28
+        path.write_text("{half", "utf-8")
+    assert run(samples=0) == 28
+
+
 @pytest.mark.parametrize("reference", ["base", "parent"])
 def test_a_continued_adapter_starts_from_the_weights_of_its_parent_to_the_bit(judged: Machine, reference: Any) -> None:
     """Rounded to bfloat16 on the way, each iteration would lose a little of what the last one learned."""
@@ -552,7 +585,7 @@ def test_a_damaged_parent_fails_the_job_with_a_sentence_and_loses_nothing(judged
 
 
 # ------------------------------------------------------------------------------------------- killed, cancelled, resumed
-STEPS = 36
+STEPS = 12
 
 
 @dataclass

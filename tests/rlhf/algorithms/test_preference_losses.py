@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlhf.algorithms.dpo.spec import BETAS, PreferenceLoss
-from rlhf.algorithms.losses import (
-    PairLogps,
-    bradley_terry,
-    centring,
-    conservative_dpo,
-    dpo,
-    implicit_rewards,
-    ipo,
-    length_normalised_dpo,
-    preference_loss,
-    robust_dpo,
-)
+from rlhf.algorithms.losses import PairLogps, centring, dpo, ipo, robust_dpo
+from tests.rlhf.algorithms.pair_losses import bradley_terry, conservative_dpo, preference_loss, rewards_of
 
 # The chosen answer gained 10 nats over 5 tokens, the rejected one lost 5 over 10: log-ratios 10 and -5, or 2 and -0.5.
 PAIR = PairLogps(*(torch.tensor([value]) for value in (-20.0, -25.0, -30.0, -20.0, 5.0, 10.0)))
@@ -77,21 +67,21 @@ def test_every_named_loss_is_trls(
     assert loss_P.tolist() == pytest.approx([slow_loss(name, sums, tokens, beta, flip_rate)], rel=1e-9, abs=1e-9)
 
 
-def test_the_sigmoid_loss_smooths_by_each_pairs_own_chance_and_the_others_do_not() -> None:
+def test_losses_of_rankings_smooth_by_each_pairs_own_chance_and_those_of_pairs_do_not() -> None:
     flip_P = torch.tensor([0.2])
     assert preference_loss("sigmoid", PAIR, 0.1, flip_P, 0.3).equal(conservative_dpo(PAIR, 0.1, flip_P))
     for name in get_args(PreferenceLoss):
         changed = not preference_loss(name, PAIR, 0.1, flip_P, 0.3).equal(
             preference_loss(name, PAIR, 0.1, torch.zeros(1), 0.3)
         )
-        assert changed == (name == "sigmoid")
+        assert changed == (name in ("sigmoid", "length-normalised"))
         used = not preference_loss(name, PAIR, 0.1, flip_P, 0.3).equal(preference_loss(name, PAIR, 0.1, flip_P, 0.1))
         assert used == (name == "robust")
 
 
 @pytest.mark.parametrize("name", get_args(PreferenceLoss))
 def test_the_rewards_that_are_shown_have_the_margin_that_the_loss_sees(name: PreferenceLoss) -> None:
-    chosen_P, rejected_P = implicit_rewards(name, PAIR, 0.2)
+    chosen_P, rejected_P = rewards_of(name, PAIR, 0.2)
     margin = (chosen_P - rejected_P).item()
     seen = {"ipo": (margin / 0.2 - 1 / (2 * 0.2)) ** 2}.get(name, -ln_sigmoid(margin))
     assert preference_loss(name, PAIR, 0.2, torch.zeros(1), 0.0).item() == pytest.approx(seen, rel=1e-5)
@@ -141,13 +131,15 @@ def test_wrong_labels_leave_the_robust_loss_unbiased(margin: float, flip_rate: f
 # ------------------------------------------------------------------------------------------------- length-normalised
 def test_length_normalised_dpo_of_a_pair_worked_out_by_hand() -> None:
     # 0.4 x 2.5 = 1 and -ln sigmoid(1) = 0.3132617.
-    assert length_normalised_dpo(PAIR, 0.4).item() == pytest.approx(0.3132617, abs=1e-6)
+    assert preference_loss("length-normalised", PAIR, 0.4, torch.zeros(1), 0.0).item() == pytest.approx(
+        0.3132617, abs=1e-6
+    )
 
 
 def test_an_answer_twice_as_long_with_twice_the_log_ratio_has_no_larger_say() -> None:
     doubled = PairLogps(*(2 * value for value in vars(PAIR).values()))
-    longer = length_normalised_dpo(doubled, 0.4)
-    assert longer.item() == pytest.approx(length_normalised_dpo(PAIR, 0.4).item())
+    longer = preference_loss("length-normalised", doubled, 0.4, torch.zeros(1), 0.0)
+    assert longer.item() == pytest.approx(preference_loss("length-normalised", PAIR, 0.4, torch.zeros(1), 0.0).item())
     assert dpo(doubled, 0.1).item() < dpo(PAIR, 0.1).item()
 
 

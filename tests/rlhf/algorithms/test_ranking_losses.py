@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.losses import PairLogps, Rankings, bradley_terry, conservative_dpo, expected_loss, plackett_luce
-from rlhf.data.rankings import bits
+from annotation.metrics.rankings import bits
+from rlhf.algorithms.losses import PairLogps, Rankings, dpo, expected_loss, plackett_luce
 
 Pairs = Collection[tuple[int, int]]
 
@@ -76,17 +76,20 @@ def test_a_ranking_of_four_worked_out_by_hand() -> None:
 
 
 def test_of_two_answers_it_is_the_pair_loss_with_margin_and_chance_of_error() -> None:
+    """The expected Bradley-Terry loss from its definition, and DPO's of implicit rewards."""
     generator = torch.Generator().manual_seed(2)
     scores = torch.randn(20, 2, generator=generator, dtype=torch.float64) * 3
     flip, margin = (torch.rand(20, generator=generator, dtype=torch.float64) for _ in range(2))
     rankings = rankings_of([2] * 20, [{(0, 1)}] * 20, margin.tolist())
-    expected = bradley_terry(scores[:, 0], scores[:, 1], margin, flip)
+    better, worse = scores.T
+    said, turned = ((1 + (margin - gap).exp()).log() for gap in (better - worse, worse - better))
+    expected = (1 - flip) * said + flip * turned
     assert expected_loss(scores, rankings, flip).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
-    pairs, one = (
+    pairs, plain = (
         PairLogps(*(10 * scores.T), *torch.zeros(2, 20), *torch.ones(2, 20)),
         rankings_of([2] * 20, [{(0, 1)}] * 20),
     )
-    assert expected_loss(scores, one, flip).tolist() == pytest.approx(conservative_dpo(pairs, 0.1, flip).tolist())
+    assert plackett_luce(scores, plain).tolist() == pytest.approx(dpo(pairs, 0.1).tolist())
 
 
 def test_where_all_are_tied_there_is_nothing_to_learn() -> None:

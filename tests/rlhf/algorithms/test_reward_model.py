@@ -36,6 +36,7 @@ from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
 from tests.machine_fixtures import Machine, make_machine
+from tests.rlhf.algorithms.pair_losses import slow_order_loss
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +105,22 @@ def logit_alone(model: Any, prompt_ids: Sequence[int], answer_ids: Sequence[int]
     return logit
 
 
+def flip_of(item: Mapping[str, Any]) -> float:
+    """A comparison's chance of error: all its pairs have the same here."""
+    (flip,) = {flip for *_, flip, _ in item["pairs"]}
+    return float(flip)
+
+
+def decided_of(item: Mapping[str, Any]) -> float:
+    """What a comparison decides: a pair one bit, four with the last two tied 12 of the 24 orders."""
+    return {1: 1.0, 5: math.log2(12)}[len(item["pairs"])]
+
+
+def weighted_mean(values: Sequence[tuple[float, float]]) -> float:
+    """Of (weight, value)."""
+    return sum(weight * value for weight, value in values) / sum(weight for weight, _ in values)
+
+
 def gradients(trainer: ComparisonTrainer, loss: Tensor) -> dict[str, Tensor]:
     """The gradient of everything that is trained."""
     trainer.model.zero_grad()
@@ -115,7 +132,7 @@ def gradients(trainer: ComparisonTrainer, loss: Tensor) -> dict[str, Tensor]:
 
 # ------------------------------------------------------------------------------------------------------------ the loss
 @pytest.mark.parametrize("noise", ["ignore", "weight", "smooth"])
-def test_the_loss_of_a_batch_equals_a_slow_loop_over_its_pairs(judged: Machine, noise: Any) -> None:
+def test_the_loss_of_a_batch_equals_a_slow_loop_over_all_orders(judged: Machine, noise: Any) -> None:
     """Pairs with strengths and rankings without, in one batch; a second annotator makes chances of error differ."""
     judged.judge("train", 16, "left-much", by="bob")
     judged.rank(4)
@@ -126,23 +143,22 @@ def test_the_loss_of_a_batch_equals_a_slow_loop_over_its_pairs(judged: Machine, 
     flips = [flip for item in items for *_, flip, _ in item["pairs"]]
     assert len(flips) == 32 + 4 * 5
     assert sorted(set(flips)) == pytest.approx([0.05, 0.3])
+    mean_weight = weighted_mean([(decided_of(item), 1 - 2 * flip_of(item)) for item in items])
 
     places = [0, 20, len(items) - 1, 5, len(items) - 2]
-    losses = []
+    losses, decided = [], []
     for place in places:
         item = items[place]
         scores = [logit_alone(trainer.model, item["prompt_ids"], ids) for ids in item["answers"]]
-        of_pairs = []
-        for better, worse, strength, flip, _ in item["pairs"]:
-            margin = 0 if strength is None else strength / 3
-            chance = flip if noise == "smooth" else 0.0
-            weight = (1 - 2 * flip) / fmean(1 - 2 * other for other in flips) if noise == "weight" else 1.0
-            said = (1 + (margin - scores[better] + scores[worse]).exp()).log()
-            turned = (1 + (margin - scores[worse] + scores[better]).exp()).log()
-            loss = weight * ((1 - chance) * said + chance * turned)
-            of_pairs.append(loss + 0.05 * (scores[better] + scores[worse]) ** 2)
-        losses.append(sum(of_pairs) / len(of_pairs))
-    slow = sum(losses) / len(places)
+        above = {(better, worse): (strength or 0) / 3 for better, worse, strength, *_ in item["pairs"]}
+        below = {(worse, better): margin for (better, worse), margin in above.items()}
+        chance = flip_of(item) if noise == "smooth" else 0.0
+        weight = (1 - 2 * flip_of(item)) / mean_weight if noise == "weight" else 1.0
+        loss = weight * ((1 - chance) * slow_order_loss(scores, above) + chance * slow_order_loss(scores, below))
+        centre = torch.stack([(scores[better] + scores[worse]) ** 2 for better, worse in above]).mean()
+        losses.append(loss + decided_of(item) * 0.05 * centre)
+        decided.append(decided_of(item))
+    slow = torch.stack(losses).sum() / sum(decided)
     fast = trainer.compute_loss(trainer.model, batch_of(trainer, places))
     assert {len(items[place]["pairs"]) for place in places} == {1, 5}
     assert fast.item() == pytest.approx(slow.item(), rel=1e-5)
@@ -397,14 +413,14 @@ class Unbroken:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Unbroken]:
-    """A machine with a finished job of 24 steps, on the 4-bit base."""
+    """A machine with a finished job of 16 steps, on the 4-bit base."""
     machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
     machine.add_prompts(train=16, held_out=6)
     machine.judge("train", 16)
     machine.judge("held-out", 6)
-    spec = replace(QUICK, method="qlora", precision="auto", epochs=3, batch_size=2, learning_rate=1e-3)
+    spec = replace(QUICK, method="qlora", precision="auto", epochs=2, batch_size=2, learning_rate=1e-3)
     job, result = finished(machine, spec)
-    assert job.steps == 24
+    assert job.steps == 16
     assert isinstance(job.spec, RewardModelSpec)
     curve = job_store.metrics(machine.db, job.id)
     yield Unbroken(machine, job.spec, machine.adapter(result["revision"]), curve, result["health"])
@@ -432,7 +448,7 @@ def test_a_worker_killed_in_the_middle_is_resumed_to_the_weights_of_an_unbroken_
     checkpoints = machine.data_dir / "checkpoints" / f"job-{job_id}"
     saved = sorted(int(mark.parent.name.split("-")[1]) for mark in checkpoints.glob(f"checkpoint-*/{MANIFEST}"))
     assert saved
-    assert saved[-1] < 23
+    assert saved[-1] < 15
     job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.attempt == 2
@@ -452,7 +468,7 @@ class Impatient(Run):
         super().report(step, steps, metrics, message)
 
 
-@pytest.mark.parametrize("when", [(5, ""), (24, "scoring the comparisons")])
+@pytest.mark.parametrize("when", [(5, ""), (16, "scoring the comparisons")])
 def test_a_cancelled_run_is_resumed_to_the_weights_of_an_unbroken_run(
     unbroken: Unbroken, when: tuple[int, str]
 ) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +295,6 @@ def finished(importer: Importer) -> State:
     return importer.state
 
 
-@pytest.mark.own_start
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it_has_no_token(
     project: Path, db: Database, hub: SpaceHub
@@ -310,7 +310,7 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         importer = Importer(db, token_held=True)
         source = ["--hub", "--", "ann/secret"]
         importer.start("look", source, [])
-        seen = children_until(holder, lambda: importer.state.status != "running")
+        seen = imports_until(holder, lambda: importer.state.status != "running")
         look = finished(importer)
         assert look.status == "finished", look.error
         assert look.result["columns"] == ["prompt", "chosen", "rejected"]
@@ -332,7 +332,7 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
         wait_until("its start", lambda: REQUESTS.get(db, cut).status == "running")
         program.process.send_signal(signal.SIGTERM)
         assert program.process.wait(PATIENCE_SECONDS) == 0
-        assert not any(process.is_running() for process in program.family)
+        assert psutil.wait_procs(program.family, PATIENCE_SECONDS)[1] == []
         assert "not finished" not in program.log.read_text()
     left = REQUESTS.get(db, cut)
     assert (left.status, left.worker) == ("running", None), "left to whoever comes next"
@@ -342,11 +342,13 @@ def test_with_a_token_and_without_copies_what_the_web_server_asks_is_done_and_it
     assert (again.id, again.attempt) == (cut, 2)
 
 
-def children_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int]:
-    """The processes that another has started until something has ended."""
+def imports_until(holder: psutil.Process, ended: Callable[[], bool]) -> set[int]:
+    """The processes that import which another has started until something has ended."""
     seen: set[int] = set()
     while not ended():
-        seen |= {child.pid for child in holder.children()}
+        for child in holder.children():
+            with suppress(psutil.NoSuchProcess):
+                seen |= {child.pid} if "--import" in child.cmdline() else set()
         time.sleep(0.05)
     return seen
 

@@ -161,7 +161,8 @@ def test_what_the_page_called_safe_is_there_after_everything_was_killed_and_the_
     project: Path, hub: HubServer, tmp_path: Path
 ) -> None:
     told = {**hub.environment(TOKEN), PLACE: REPO, **OFTEN}
-    with running(project, told, as_typed=True) as program, program.page() as page:
+    with running(project, told) as program, program.page() as page:
+        wait_until("the first copy", lambda: "Last safe copy" in page.safety(), every=0.3)
         page.judge(5)
         wait_until("a safe copy of five", lambda: told_safe(page.safety(), 5) == 5, every=0.3)
         page.judge(1)
@@ -172,7 +173,7 @@ def test_what_the_page_called_safe_is_there_after_everything_was_killed_and_the_
 
     new = tmp_path / "new-disk" / "data"
     new.parent.mkdir()
-    with running(new, told, as_typed=True) as program, program.page() as page:
+    with running(new, told) as program, program.page() as page:
         assert "Restored" in program.log.read_text()
         assert safe <= stored(new) <= 6
         assert "Last safe copy" in page.safety()
@@ -185,7 +186,6 @@ def test_what_the_page_called_safe_is_there_after_everything_was_killed_and_the_
         assert stored(last) == safe + 1, "the last copy is made after the last judgement"
 
 
-@pytest.mark.own_start
 def test_the_last_copy_is_made_at_the_end_and_a_directory_needs_no_token(project: Path, tmp_path: Path) -> None:
     told = {"HF_TOKEN": "", PLACE: str(tmp_path / "bucket"), **ONLY_AT_THE_ENDS}
     with running(project, told) as program, program.page() as page:
@@ -195,7 +195,7 @@ def test_the_last_copy_is_made_at_the_end_and_a_directory_needs_no_token(project
         program.process.send_signal(signal.SIGINT)
         assert program.process.wait(PATIENCE_SECONDS) == 0
         assert "Prefloop has stopped." in program.log.read_text()
-        assert not any(process.is_running() for process in program.family)
+        assert psutil.wait_procs(program.family, PATIENCE_SECONDS)[1] == []
     new = tmp_path / "new-disk" / "data"
     new.parent.mkdir()
     with running(new, told):
@@ -211,6 +211,7 @@ def environment_of(process: psutil.Process) -> bytes:
 def test_only_the_launcher_and_the_token_process_hold_the_token(project: Path, hub: HubServer) -> None:
     told = {**hub.environment(TOKEN), PLACE: REPO, **OFTEN}
     with running(project, told) as program, program.page() as page:
+        wait_until("the first copy", lambda: "Last safe copy" in page.safety(), every=0.3)
         page.judge(2)
         wait_until("a safe copy", lambda: told_safe(page.safety(), 2) == 2, every=0.3)
         holder, web = program.part("rlhf.hub.token_process"), program.part("app.py")

@@ -153,6 +153,7 @@ def test_every_number_of_a_recipe_says_where_it_comes_from(kind: str) -> None:
         (SFTSpec(lora_targets="named"), "put them into lora_layers"),
         (PPOSpec(lora_targets="named", lora_layers=" , "), "put them into lora_layers"),
         (RewardModelSpec(lora_layers="q_proj"), "lora_layers are used with lora_targets 'named' only"),
+        (DPOSpec(loss="ipo", offset=0.5), "offset belongs to the sigmoid"),
         (PPOSpec(kl_coefficient=0.0), "kl_coefficient is 0, which stays 0"),
     ],
 )

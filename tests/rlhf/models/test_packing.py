@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -87,6 +87,32 @@ def test_an_answer_is_the_tokens_that_were_drawn_and_ends_as_it_ended() -> None:
     assert (pair["chosen_ids"], pair["rejected_ids"]) == (list(drawn.ids), encoded)
     ((item,), _) = tokenise_comparisons(TOKENIZER, [stored], 100)
     assert item["answers"] == [list(drawn.ids), encoded]
+
+
+def preferences(pairs: Iterable[tuple[int, int]]) -> list[PreferenceRow]:
+    """Rows of one comparison, by the ids of the better and the worse answer."""
+    return [
+        replace(row("", ""), chosen=FrozenAnswer(better, f"sun {better}"), rejected=FrozenAnswer(worse, f"sun {worse}"))
+        for better, worse in pairs
+    ]
+
+
+def test_preferences_in_a_circle_are_left_out_and_what_is_decided_beside_them_is_kept() -> None:
+    circle = [(1, 2), (2, 3), (3, 1)]
+    (item,), left_out = tokenise_comparisons(TOKENIZER, preferences([*circle, (1, 4)]), 100)
+    assert [pair[:2] for pair in item["pairs"]] == [(0, 3)]
+    assert left_out == {"disagreement": 3}
+    assert tokenise_comparisons(TOKENIZER, preferences(circle), 100) == ([], {"disagreement": 3})
+
+
+def test_no_item_has_more_answers_than_their_orders_can_be_counted_of() -> None:
+    """Four ranked answers, and nine mended ones that are better than all of them."""
+    ranked = [(first, second) for first in range(1, 5) for second in range(first + 1, 5)]
+    mended = [(10 + edit, place) for edit in range(9) for place in range(1, 5)]
+    items, left_out = tokenise_comparisons(TOKENIZER, preferences([*mended, *ranked]), 100)
+    assert left_out == {}
+    assert [len(item["answers"]) for item in items] == [10, 7]
+    assert sum(len(item["pairs"]) for item in items) == 9 * 4 + 6
 
 
 def test_token_ids_are_never_used_with_another_tokenizer(tmp_path: Path) -> None:

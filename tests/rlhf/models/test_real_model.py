@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 
 from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
+from rlhf.algorithms import trainer
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.jobs import job_store
 from rlhf.models import base_model
@@ -60,8 +61,11 @@ def test_it_answers_and_most_answers_end_by_themselves(smollm: Path) -> None:
     assert sum(answer.finish_reason == "stop" for answer in answers) >= 5
 
 
-def test_a_short_training_runs_with_the_default_recipe(smollm: Path, tmp_path: Path) -> None:
+def test_a_short_training_runs_with_the_default_recipe(
+    smollm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Eight pairs in two steps; the first loss is ln 2 and the likelihood term, within bfloat16."""
+    monkeypatch.setattr(trainer, "SAMPLE_TOKENS", 4)  # of its sample answers, which nothing here is about
     machine = make_machine(tmp_path / "data", smollm)
     machine.add_prompts(train=8, held_out=1)
     machine.judge("train", 8)

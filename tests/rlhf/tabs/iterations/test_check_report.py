@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer
 from annotation.store import AnswerCounts
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -204,6 +205,11 @@ def test_the_serving_card_counts_answers() -> None:
     assert "not measured" in check_report.serving_card(
         BASE, None, {"train": 0, "held-out": 0}, 0, AnswerCounts(0, 0, 0, 0), AT
     )
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    assert check_report.with_interval(Estimate(-0.0001, -0.0004, 0.0, 20)) == "0.000 (0.000 to 0.000)"
+    assert check_report.with_interval(Estimate(0.0006, -0.01, 0.0004, 20)) == "+0.001 (-0.010 to 0.000)"
 
 
 def test_what_a_judges_chances_rest_on_stands_in_one_line() -> None:

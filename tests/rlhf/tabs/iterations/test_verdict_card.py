@@ -10,7 +10,7 @@ import pytest
 from annotation.metrics.evidence import DecidedOutcome
 from rlhf.evaluation.gate import Findings, GateDecision, Rule, decide, given_up
 from rlhf.tabs.iterations import verdict_card
-from rlhf.tabs.iterations.verdict_card import CandidateVerdict
+from rlhf.tabs.iterations.verdict_card import Headline
 
 KEPT: dict[str, Any] = {
     "prompts": 60, "kl_per_token": 0.1, "nll_ratio": 1.0, "distinct_ratio": 1.0, "truncated_more": 0.0,
@@ -18,9 +18,7 @@ KEPT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def verdict(
-    outcomes: Sequence[float], rule: Rule | None = None, **changed: Any
-) -> tuple[CandidateVerdict, GateDecision]:
+def verdict(outcomes: Sequence[float], rule: Rule | None = None, **changed: Any) -> tuple[Headline, GateDecision]:
     """What is said of a candidate of whom people said this, one prompt after the other."""
     rule = rule or Rule()
     people = tuple(DecidedOutcome(prompt, outcome) for prompt, outcome in enumerate(outcomes))
@@ -96,6 +94,6 @@ def test_without_a_check_that_is_said_whatever_people_say() -> None:
 
 
 def test_a_name_is_text() -> None:
-    card = verdict_card.verdict_card(CandidateVerdict("open", "Not better than <b>x</b>.", None), ["<i>more</i>"])
+    card = verdict_card.verdict_card(Headline("open", "Not better than <b>x</b>.", None), ["<i>more</i>"])
     assert "&lt;b&gt;x" in card
     assert "&lt;i&gt;more" in card

@@ -8,6 +8,8 @@ from math import factorial, log2
 
 Preference = tuple[int, int]
 """Places of two answers of a comparison, the better one first."""
+# With more answers there are too many orders to count: eight are shown, and others may be mended ones.
+MOST_ANSWERS = 10
 
 
 def decided(pairs: Iterable[Preference]) -> frozenset[Preference]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf.data.rankings import bits, decided
+from annotation.metrics.rankings import bits, decided
 
 PAIRS = [(first, second) for first in range(4) for second in range(4) if first != second]
 RANKING = {(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)}

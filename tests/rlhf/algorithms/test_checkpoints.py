@@ -1,0 +1,41 @@
+"""When a checkpoint is due: by steps where somebody asked for that, else by what writing it costs."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from rlhf.algorithms.checkpoints import SHARE_OF_TIME, CheckpointPace
+
+
+@pytest.mark.parametrize(("step_seconds", "writing_seconds"), [(0.02, 0.004), (2.0, 0.3), (40.0, 9.0), (0.5, 60.0)])
+def test_writing_checkpoints_takes_no_more_of_the_time_than_it_may(step_seconds: float, writing_seconds: float) -> None:
+    """But for the first, whose cost is not known before; and no more is lost with a killed run than it must be."""
+    source, now, spent, saved = random.Random(1), 100.0, [], [0]
+    pace = CheckpointPace.of(0, trainable=5_000_000, now=now)
+    for step in range(1, 20_000):
+        now += step_seconds * source.uniform(0.8, 1.2)
+        if pace.due(step, now):
+            spent.append(writing_seconds * source.uniform(0.9, 1.1))
+            saved.append(step)
+            pace.written(now, now + spent[-1])
+            now += spent[-1]
+    assert len(spent) > 1
+    assert sum(spent[1:]) <= 1.25 * SHARE_OF_TIME * (now - 100.0)
+    apart = max(later - earlier for earlier, later in pairwise(saved[1:]))
+    assert apart * step_seconds <= 1.5 * writing_seconds / SHARE_OF_TIME + 2 * step_seconds
+
+
+def test_the_first_is_written_soon_where_little_is_trained_and_later_where_much_is() -> None:
+    small, large = (CheckpointPace.of(0, trainable, now=0.0) for trainable in (5_000_000, 135_000_000))
+    assert small.due(1, 11.0)
+    assert not small.due(1, 5.0)
+    assert not large.due(1, 11.0)
+    assert large.due(1, 280.0)
+
+
+def test_whoever_asks_for_steps_gets_them() -> None:
+    pace = CheckpointPace.of(3, trainable=5_000_000, now=0.0)
+    assert [step for step in range(1, 10) if pace.due(step, 1e9)] == [3, 6, 9]

@@ -1,0 +1,88 @@
+"""Adapted layers computed at once: PEFT's output and gradients, and PEFT itself for what is no plain LoRA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from rlhf.algorithms import low_rank
+from rlhf.algorithms.low_rank import AdaptedProduct, compute_adapters_at_once
+from rlhf.models.hidden_states import summed_logps
+from rlhf.models.packing import pad
+from tests.architectures import built
+
+SEQUENCES = [([5, 6, 7, 8], [9, 10, 11]), ([5, 6, 7, 8], [12, 13]), ([14, 15], [16, 17, 18, 19])]
+# With biases in its layers, with windows, and with layers of another class, which PEFT goes on to compute.
+FAMILIES = ("llama", "phi", "gemma3_text", "gpt2")
+
+
+def adapted(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A tiny model of this type with a random adapter, held in float32, on every linear layer."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM", **changes)
+    model = get_peft_model(built(family).to(dtype), config)
+    random = torch.Generator().manual_seed(1)
+    for _, value in sorted(model.named_parameters()):
+        if value.requires_grad:
+            value.data = 0.2 * torch.randn(value.shape, generator=random)
+    return model
+
+
+def computed(model: Any) -> list[Tensor]:
+    """Log-probabilities of sequences and the gradients of their sum."""
+    model.zero_grad()
+    logps = summed_logps(model, *pad(SEQUENCES, 0), [0, 0, 1])
+    logps.sum().backward()
+    return [logps.detach(), *(value.grad for value in model.parameters() if value.grad is not None)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_output_and_gradients_are_pefts(family: str) -> None:
+    model = adapted(family)
+    expected = computed(model)
+    compute_adapters_at_once(model)
+    torch.testing.assert_close(computed(model), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_16_bits_the_gradients_are_pefts_up_to_rounding() -> None:
+    model = adapted("llama", torch.bfloat16)
+    found = []
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(torch.cat([part.flatten() for part in computed(model)]))
+        compute_adapters_at_once(model)
+    assert found[0].dtype == found[1].dtype == torch.float32
+    assert torch.cosine_similarity(found[0], found[1], dim=0) > 0.999
+
+
+def test_plain_adapters_are_computed_at_once_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Counted(AdaptedProduct):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Tensor:
+            calls.append(1)
+            return AdaptedProduct.forward(ctx, *arguments)
+
+    monkeypatch.setattr(low_rank, "AdaptedProduct", Counted)
+
+    def used(model: Any) -> int:
+        calls.clear()
+        computed(model)
+        return len(calls)
+
+    model, other = adapted("llama"), adapted("llama", use_dora=True)
+    for one in (model, other):
+        computed(one)  # and found out whether it can be packed
+        compute_adapters_at_once(one)
+    assert used(other) == 0
+    assert used(model) == 2 * 7
+    expected = computed(model)
+    with model.disable_adapter():
+        calls.clear()
+        summed_logps(model, *pad(SEQUENCES, 0))
+        assert not calls
+    torch.testing.assert_close(computed(model), expected)
