@@ -12,8 +12,10 @@ from axe_playwright_python.sync_playwright import Axe
 
 import app
 from annotation.database import open_database
+from annotation.jobs import job_table
 from annotation.web import access
-from benchmarks import page_at_rest
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_store
 from tests.e2e.conftest import running_app, wait_for
 from tests.machine_fixtures import make_machine
 
@@ -34,7 +36,11 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
     machine = make_machine(tmp_path_factory.mktemp("accessible") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=6)
     machine.judge("train", 8)
-    page_at_rest.fill(machine.db)
+    job_id = job_store.enqueue(machine.db, SFTSpec(snapshot="0" * 64), "kim")
+    assert job_store.claim(machine.db, job_id, "w") is not None
+    for step in range(1, 6):
+        job_table.report(machine.db, job_id, "w", step, 5, {"loss": 1 / step}, "Training")
+    job_table.finish(machine.db, job_id, "w", {})
     admin = access.add_account(machine.db, "kim", "admin", "a long enough password")
     machine.db.close()
     with running_app(machine.data_dir, "--no-workers", "--model", str(tiny_model)) as (address, _):
