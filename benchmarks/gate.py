@@ -290,11 +290,14 @@ def run(candidates: int, seed: int = TUNED_ON) -> dict[str, Any]:
     """Every cell; the figures."""
     rule, began = Rule(), time.monotonic()
     wrong = [measure(rule, replace(cell, seed=seed), candidates)[0] for cell in cells()]
-    panels: tuple[Panel, ...] = ("none", "coin", "flattered coin", "75", "85", "95")
+    panels: tuple[Panel, ...] = ("none", "coin", "flattered coin", "hostile", "75", "85", "95")
     right = {judge: measure(rule, Cell(BETTER, 200, judge=judge, seed=seed), candidates)[0] for judge in panels}
     # Looked at to the end, whatever alpha a candidate's place in the project leaves it.
     to_the_end = replace(rule, alpha=TINY_ALPHA)
     _, useless = measure(to_the_end, Cell(EVEN, 200, "beta", seed=seed), USELESS_IN_A_ROW * max(candidates // 4, 2))
+    project = projects(rule, useless)
+    together = share_of(round(project["one alpha for all"] * (rows := len(useless) // USELESS_IN_A_ROW)), rows)
+    assert together is not None
     found = {
         "false_promotion_worst": max(cell["promoted"] for cell in wrong),
         "nominal": rule.alpha,
@@ -302,7 +305,8 @@ def run(candidates: int, seed: int = TUNED_ON) -> dict[str, Any]:
         "promoted": {judge: cell["promoted"] for judge, cell in right.items()},
         "people_mean": {judge: cell["people_mean"] for judge, cell in right.items()},
         "half_promoted_after": {judge: cell["half_promoted_after"] for judge, cell in right.items()},
-        "project": projects(rule, useless),
+        "project": project,
+        "project_interval": [round(together.low, 4), round(together.high, 4)],
         "biased_judge_alone": judge_alone(min(candidates, 200), seed),
         "cells": [*wrong, *right.values()],
         "candidates": candidates,
@@ -325,6 +329,9 @@ def missed(found: Mapping[str, Any]) -> list[str]:
     alone = medians["none"]
     if alone is not None and (medians["coin"] is None or medians["coin"] > COIN_GOAL * alone):
         said.append(f"coin: {medians['coin']} comparisons by people, more than {COIN_GOAL} times {alone:g}")
+    if found["project_interval"][0] > nominal:
+        share = found["project"]["one alpha for all"]
+        said.append(f"a project of useless candidates: any promoted in {share:.1%}, more than {nominal:.0%}")
     return said
 
 

@@ -88,7 +88,8 @@ class Rule:
     with by then is rejected."""
     anchor: Annotated[str, N_("The limits are against")] = "base"
     """The policy that the limits are against: the base, or one that was trained to a style or a language on purpose, so
-    that later candidates are not turned down for it. Not each policy that serves: one could go step by step."""
+    that later candidates are not turned down for it. Not each policy that serves: one could go step by step. Under a
+    policy that hangs on weights of its own, merged or fully trained ones, these are the base."""
     prompts_least: Annotated[EnoughPrompts, N_("Fewest held-out prompts")] = FEWEST_PROMPTS
     """Held-out prompts that the figures must rest on; below 60 an interval of a win rate spans a quarter of all, and
     the 5% would speak of these prompts more than of others like them."""
@@ -310,7 +311,10 @@ def risk(rule: Rule, findings: Findings) -> Criterion:
     value = most if over_project(rule) else about
     asked = _("{alpha} over all candidates") if over_project(rule) else _("{alpha} for each candidate")
     own = _("This one has to show it with an alpha of {own}.").format(own=f"{alpha_of(rule, number):.2g}")
-    each = _("Of many candidates that are no better, one will be promoted by chance.")
+    each = _(
+        "Of many candidates that are no better, one will be promoted by chance. Counted as if this rule had decided on "
+        "all of them."
+    )
     return Criterion(
         _("Chance that a wrong one was promoted"),
         value.format(share=percentage(risk_so_far(rule, number), 2), number=number),

@@ -83,7 +83,9 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         form: dict[str, Any] = {"mode": gr.Radio(MODES, label=_("What is done with a decision"))}
         form["alpha_holds"] = gr.Radio(HOLDS, label=_("The share of wrong promotions holds"))
         form["anchor"] = gr.Textbox(
-            label=_("The limits are against"), info=_("The base, or a policy by its name."), max_lines=1
+            label=_("The limits are against"),
+            info=_("A policy by its name, or the base: for one on merged or fully trained weights, these."),
+            max_lines=1,
         )
         form["judge_may_decide"] = gr.Checkbox(
             label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")

@@ -651,12 +651,15 @@ def test_the_benchmark_draws_what_it_names() -> None:
 
 def test_the_benchmark_says_what_it_misses() -> None:
     cell = {"name": "c", "win_rate": 0.5, "promoted": 0.09, "promoted_interval": [0.07, 0.11]}
-    found = {"nominal": 0.05, "cells": [cell], "people_median": {"none": 90, "coin": 96, "85": 46, "75": None}}
+    medians = {"none": 90, "coin": 96, "85": 46, "75": None}
+    project = {"project": {"one alpha for all": 0.2}, "project_interval": [0.12, 0.3]}
+    found = {"nominal": 0.05, "cells": [cell], "people_median": medians, **project}
     assert benchmark.missed(found) == [
         "c: 9.0% promoted, more than 5%",
         "judge of 85%: 46 comparisons by people, more than 45",
         "judge of 75%: None comparisons by people, more than 60",
         "coin: 96 comparisons by people, more than 1.05 times 90",
+        "a project of useless candidates: any promoted in 20.0%, more than 5%",
     ]
-    fine = {"nominal": 0.05, "cells": [], "people_median": {"none": 90, "coin": 94, "85": 45, "75": 60}}
-    assert benchmark.missed(fine) == []
+    medians, project = {"none": 90, "coin": 94, "85": 45, "75": 60}, {"project_interval": [0.02, 0.12]}
+    assert benchmark.missed({"nominal": 0.05, "cells": [], "people_median": medians, **project}) == []
