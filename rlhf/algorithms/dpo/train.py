@@ -181,8 +181,8 @@ def answer_logps(model: Any, batch: Any, *, adapted: bool = True) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------- the reference
 def reference_of(trainer: PreferenceTrainer, start: Start, parents: bool, run: Run | None) -> KeptReference:
-    """What earlier runs have kept of this reference; only the first process writes."""
-    if run is None or run.rank:
+    """What earlier runs have kept of this reference; only the first process writes, and measuring leaves nothing."""
+    if run is None or run.rank or run.measured_steps:
         return KeptReference(None)
     return kept_reference(run.data_dir, trainer.spec, start, parents, trainer.accelerator.device.type)
 

@@ -425,7 +425,7 @@ def step_time(db: Database, spec: TrainingSpec) -> memory.StepTime | None:
 def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database) -> None:
     spec = DPOSpec(seed=3, scope="all")
     assert step_time(db, spec) is None
-    finish(db, DPOSpec(batch_size=4), {"seconds_per_step": 9.0})
+    finish(db, DPOSpec(batch_size=8), {"seconds_per_step": 9.0})
     finish(db, SFTSpec(), {"seconds_per_step": 8.0})
     assert step_time(db, spec) is None, "other settings say nothing"
     run = finish(db, DPOSpec(parent="base", snapshot="a" * 64, epochs=7, learning_rate=7e-5), {"seconds_per_step": 2.0})
