@@ -33,7 +33,6 @@ from rlhf.models.base_model import EMBEDDED_NAME
 
 SECONDS = 20.0
 STEPS = 300
-WITHIN = {"Train": "Runs"}
 TURN = """async (name) => {
   const tabs = [...document.querySelectorAll("[role=tab]")].filter((one) => one.offsetParent);
   const tab = tabs.find((one) => one.textContent.trim() === name);
@@ -110,9 +109,6 @@ class Looker:
     def look(self, tab: str, seconds: float) -> Rest:
         """Turn to a tab and do nothing for a while, once it has settled."""
         turned = self.turn(tab)
-        within = WITHIN.get(tab)
-        if within is not None:
-            turned = self.turn(within)
         self.page.wait_for_timeout(3000)
         self.asked.clear()
         before = self.cpu()
@@ -155,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.page_at_rest", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long each tab is looked at")
-    tabs = ["Annotate", "Train", "Iterations", "AI judges", "Playground", "Data", "Hub"]
+    tabs = ["Overview", "Annotate", "Train", "Runs", "Iterations", "AI judges", "Playground", "Data", "Hub"]
     parser.add_argument("--tabs", nargs="+", default=tabs, help="which (default: all that ask by themselves)")
     options = parser.parse_args(arguments)
     driver.end_on_sigterm()

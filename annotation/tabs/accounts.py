@@ -8,21 +8,25 @@ import gradio as gr
 
 from annotation.database import SQLITE_PROBLEM, Database
 from annotation.records import ROLES, Annotator
-from annotation.tabs.components import QUEUED, QUIET, opening_of
+from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
+from annotation.ui.markup import Chip, done, table
 from annotation.web import access
 from annotation.web.access import Account
 
 HEADERS = [_("Name"), _("Role"), _("State"), _("Signs in with"), _("Since")]
-Rows = list[list[str]]
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`."""
     db = context.db
     problem = gr.Markdown(visible=False)
-    table: Any = gr.Dataframe(headers=HEADERS, datatype="str", interactive=False, label=_("Accounts"), wrap=True)
+    listed = html_box()
+    outcome = html_box()
+    secret = gr.Textbox(
+        label=_("Password, shown once"), interactive=False, buttons=["copy"], visible=False, elem_id="new-password"
+    )
     with gr.Row():
         with gr.Column(min_width=320):
             gr.Markdown(_("## Add someone"))
@@ -44,8 +48,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 make_annotator = gr.Button(_("Make annotator"), size="md", min_width=130)
                 shut_out = gr.Button(_("Deactivate"), variant="stop", size="md", min_width=130)
                 let_in = gr.Button(_("Reactivate"), size="md", min_width=130)
-    outcome = gr.Textbox(label=_("What was done (a new password is shown once)"), interactive=False, buttons=["copy"])
-    page, admin = [table, account, outcome], guarded(context, "admin")
+    page, admin = [listed, account, outcome, secret], guarded(context, "admin")
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
     opening_of(demo)(admin(opening(db)), outputs=[*page, problem], api_name="accounts", **QUIET)
@@ -57,20 +60,24 @@ def build(demo: gr.Blocks, context: Context) -> None:
     let_in.click(admin(activating(db)), account, api_name="account-activate", **common)
 
 
-def page_of(db: Database, outcome: str = "", account: str | None = None) -> tuple[Rows, Any, str]:
-    """The table, the choice of accounts and what was done."""
+def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
+    """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied."""
     everyone = access.accounts(db)
     rows = [
-        [
-            entry.name,
-            entry.role,
-            _("active") if entry.active else _("deactivated"),
-            signs_in_with(entry),
-            entry.created[:10],
-        ]
+        (
+            *(entry.name, entry.role, state_of(entry)),
+            *(signs_in_with(entry), entry.created[:10]),
+        )
         for entry in everyone
     ]
-    return rows, gr.Dropdown([entry.name for entry in everyone], value=account), outcome
+    shown = table(HEADERS, rows, caption=_("Accounts"))
+    chosen = gr.Dropdown([entry.name for entry in everyone], value=account)
+    return shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password))
+
+
+def state_of(entry: Account) -> Chip:
+    """Whether an account can sign in."""
+    return Chip(_("active"), "good") if entry.active else Chip(_("deactivated"))
 
 
 def signs_in_with(entry: Account) -> str:
@@ -95,12 +102,8 @@ def adding(db: Database) -> Any:
     def add(annotator: Annotator, name: str, role: str, password: str) -> Any:
         chosen = password or access.generate_password()
         access.add_account(db, name.strip(), role, chosen)
-        said = (
-            _("Added {name}.").format(name=name.strip())
-            if password
-            else _("Added {name}. Password: {chosen}").format(name=name.strip(), chosen=chosen)
-        )
-        return page_of(db, said, name.strip())
+        said = _("Added {name}.").format(name=name.strip())
+        return page_of(db, said, name.strip(), "" if password else chosen)
 
     return add
 
@@ -112,11 +115,8 @@ def resetting(db: Database) -> Any:
         """Give an account a new password and sign it out everywhere."""
         password = access.generate_password()
         access.set_password(db, account or "", password)
-        return page_of(
-            db,
-            _("{account} was signed out. New password: {password}").format(account=account, password=password),
-            account,
-        )
+        said = _("{account} was signed out and has a new password.").format(account=account)
+        return page_of(db, said, account, password)
 
     return reset
 

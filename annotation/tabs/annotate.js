@@ -528,7 +528,8 @@ function refill() {
     const answer = card.answers[place];
     fill(box.querySelector(".shown"), answer);
     const words = counted(answer.text);
-    box.querySelector(".words").textContent = words === 1 ? _("1 word") : filled(_("{count} words"), { count: words });
+    const count = words.toLocaleString(document.documentElement.lang || undefined);
+    box.querySelector(".words").textContent = words === 1 ? _("1 word") : filled(_("{count} words"), { count });
     box.dataset.state = answer.state;
     const state = STATES[answer.state];
     if (box.querySelector(".state").textContent !== state) box.querySelector(".state").textContent = state;

@@ -18,7 +18,7 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui import markdown_process
-from annotation.ui.markup import paragraph, status
+from annotation.ui.markup import paragraph, status, unfold
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
@@ -262,7 +262,7 @@ def opener(db: Database) -> Any:
         here = dict(zip((*FIELDS, "text"), drafted, strict=True))
         fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
         updates = [field_update(name, here | fresh) if name in fresh else gr.skip() for name in holds]
-        acts = act_table.acts_table(act_times(db))
+        acts = unfold(_("What each kind of act takes and teaches"), act_table.acts_table(act_times(db)))
         return [counts_card(db), acts, *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
 
     return open_project

@@ -76,7 +76,7 @@ class PlannedRun:
 
     spec: TrainingSpec
     asked: TrainingSpec
-    """The spec as the form has it: names such as 'serving', and a learning rate of 0 for the method's."""
+    """The spec as the form has it: names such as 'serving', and a learning rate of 0 for the method's own."""
     problems: Sequence[str]
     """Why it can't be started; empty if it can."""
     data: TrainingData | None

@@ -49,11 +49,11 @@ def names(name: str) -> list[str]:
 
 def lay_out(name: str, label: str) -> dict[str, Any]:
     """The components, without any value."""
-    with gr.Column(visible=False) as box:
+    with gr.Accordion(label, open=False, visible=False, elem_id=f"{name}-box") as box:
         with gr.Row():
             choice = gr.Dropdown(
                 [],
-                label=label,
+                label=_("Curve"),
                 info=_("Point at it for its values; draw across it to see a part of it."),
                 allow_custom_value=True,
                 elem_id=f"{name}-choice",

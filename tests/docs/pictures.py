@@ -38,13 +38,13 @@ class Picture:
 PICTURES: Mapping[str, Picture] = {
     "annotate": Picture(("Annotate",), "text=Which answer is better", 760),
     "run": Picture(
-        ("Train", "Runs"),
+        ("Runs",),
         "svg[preserveAspectRatio=none] >> visible=true",
         690,
         "figure >> visible=true",
         ("Job", "training"),
     ),
-    "iteration": Picture(("Iterations",), "text=Held-out prompts >> visible=true", 500, "text=Check of one policy"),
+    "iteration": Picture(("Iterations",), ".verdict >> visible=true", 500),
 }
 
 

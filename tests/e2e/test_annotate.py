@@ -838,7 +838,7 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
         site.compare(*letters(2))
     ann = site.open()
     ann.ready()
-    assert not ann.page.locator(".guidelines").is_visible()
+    ann.page.wait_for_selector(".guidelines[open] >> text=Read the prompt, then every answer")
     store.write_guidelines(site.db, "Be **fair**.", "owner")
     ann.judge("2")
     ann.page.wait_for_selector(".guidelines[open] strong:has-text('fair')")
@@ -853,7 +853,7 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
     ann.page.wait_for_selector(".guidelines:not([open])")
     ann.wait(lambda: ann.page.locator(".guidelines .news").text_content() == "", "the news to be gone")
     ann.judge("2")
-    assert [row.guidelines_version for row in ann.rows()] == [None, 1, 2]
+    assert [row.guidelines_version for row in ann.rows()] == [1, 2, 3]
 
 
 def test_people_who_share_a_browser_share_no_drafts_and_no_habits(site: Site) -> None:
@@ -949,7 +949,7 @@ def test_every_control_names_its_key_and_the_focus_is_seen(site: Site) -> None:
     keys = ann.page.locator(".judging [aria-keyshortcuts]").evaluate_all(
         "all => all.map(control => control.getAttribute('aria-keyshortcuts'))"
     )
-    assert set("1234567 0SU RM HPB ACTLI EN".replace(" ", "")) == set(keys)
+    assert set("1234567 0SU RM? HPB ACTLI EN".replace(" ", "")) == set(keys)
     ann.page.keyboard.press("Tab")
     ann.page.locator(".verdicts button").first.focus()
     ann.page.keyboard.press("Tab")
@@ -959,6 +959,59 @@ def test_every_control_names_its_key_and_the_focus_is_seen(site: Site) -> None:
     ann.press("Enter")  # a focused control is pressed by Enter, as anywhere
     ann.wait(lambda: len(ann.rows()) == before + 1, "judgement from the focused button")
     assert ann.rows()[-1].strength == 2
+
+
+def test_all_keys_are_listed_and_single_ones_can_be_turned_off(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.press("?")
+    listed = ann.page.locator(".keys li").all_inner_texts()
+    assert {"1 Left much better", "S Skip", "H Harmful", "G Guidelines"} <= {" ".join(text.split()) for text in listed}
+    ann.page.uncheck("#single-keys")
+    ann.page.locator("#keys-title").focus()
+    ann.press("1", "s", "?")
+    assert ann.rows() == []
+    assert ann.page.locator(".keys").is_visible(), "the question mark is a single key, too"
+    assert not ann.page.locator(".verdicts kbd").first.is_visible()
+    ann.press("Escape")
+    assert not ann.page.locator(".keys").is_visible()
+    ann.page.reload()
+    ann.ready()
+    ann.press("1")
+    ann.page.get_by_role("button", name="Tie").click()
+    ann.wait(lambda: [row.strength for row in ann.rows()] == [0], "what the button judged, and no key")
+
+
+def test_the_next_comparison_is_announced_and_the_focus_goes_on_from_its_prompt(site: Site) -> None:
+    for question in ("Is tea good?", "Is rice good?"):
+        site.compare(*letters(2), turns=(question,))
+    ann = site.open()
+    ann.ready()
+    asked = ann.page.locator(".next").text_content()
+    ann.judge("1")
+    ann.ready()
+    announced = ann.page.locator(".next").text_content()
+    assert {asked, announced} == {"Next: Is tea good?", "Next: Is rice good?"}
+    assert ann.page.evaluate("document.activeElement.closest('.turn h2') !== null")
+
+
+def test_what_is_cut_says_so_and_a_phone_shows_one_long_answer_at_a_time(site: Site) -> None:
+    site.compare("word " * 700, "Short.")
+    ann = site.open(viewport={"width": 1280, "height": 800})
+    ann.ready()
+    counts = sorted(ann.page.locator(".answer .words").all_inner_texts())
+    assert counts == ["1 word", "700 words"]
+    more = ann.page.locator(".answer .more >> visible=true")
+    assert more.count() == 1
+    while more.count():
+        more.click()
+        ann.page.wait_for_timeout(50)
+    ann.page.set_viewport_size({"width": 390, "height": 844})
+    shown = ann.page.locator(".answer >> visible=true")
+    assert shown.count() == 1
+    ann.page.get_by_role("button", name="Right", exact=True).click()
+    assert shown.get_attribute("data-place") == "1"
 
 
 def test_the_page_sends_the_nonce_and_the_act(site: Site) -> None:

@@ -71,6 +71,7 @@ def open_runs(running: tuple[Database, str], browser: Any) -> Iterator[Callable[
         page.goto(address)
         for tab in ("Train", "Runs"):
             page.get_by_role("tab", name=tab, exact=True).click()
+        page.locator("#closer-box > button").click()
         page.wait_for_selector(f"{PLOT} svg .mark-line path")
         return page
 

@@ -127,7 +127,8 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     verdict = verdict_card.verdict_of(rule, found, decision, against_now)
     more = [*iteration_card.advice(decision, rule.mode, against, unmeasured(limits_of(rule, found))), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
-        verdict = verdict_card.unchecked(verdict, stands.active)
+        elsewhere = against_now if newest_check(db, policy.revision) is not None else ""
+        verdict = verdict_card.unchecked(verdict, stands.active, elsewhere)
         more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != verdict.saying]
     running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
     unknown = sum(one.probability is None for one in found.people)

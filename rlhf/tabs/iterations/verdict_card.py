@@ -58,9 +58,14 @@ def verdict_of(rule: Rule, findings: Findings, decision: GateDecision, against: 
     return Headline("open", saying, people.found, would_tell(people, decision))
 
 
-def unchecked(verdict: Headline, active: bool) -> Headline:
-    """Of a candidate without a check that counts, whatever people say of it: that it is `active`, or needed."""
+def unchecked(verdict: Headline, active: bool, elsewhere: str = "") -> Headline:
+    """Of a candidate without a check that counts, whatever people say of it: that one is `active`, or is needed.
+
+    `elsewhere` is the policy that it was to be checked against, where it was checked against another.
+    """
     saying = _("It is being checked.") if active else _("It has not been checked yet.")
+    if elsewhere and not active:
+        saying = _("It has not been checked against {against} yet.").format(against=elsewhere)
     return replace(verdict, state="", saying=saying, then="")
 
 
@@ -111,6 +116,6 @@ def verdict_card(verdict: Headline, more: Sequence[str] = ()) -> str:
         drawn = interval_bar(verdict.found, said)
         bar = f'<div class="evidence {shade}">{drawn}<p class="ends" aria-hidden="true">{ends}</p></div>'
     sentences = "".join(paragraph(sentence) for sentence in (verdict.then, *more) if sentence)
-    style = class_of(" ".join(("verdict", verdict.state)).strip())
+    style = class_of(f"verdict {verdict.state}".strip())
     line = f"{escape(verdict.saying)} <span>{escape(said)}</span>" if said else escape(verdict.saying)
     return f'<section{style}><p class="saying" role="status">{line}</p>{bar}{sentences}</section>'

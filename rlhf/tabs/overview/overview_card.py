@@ -66,12 +66,13 @@ def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapp
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
     steps = "".join(act_button(step.words, GO, step.tab) for step in standing.steps)
     waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
-    return (
-        f'<div class="cards">{card(_("Waits for you"), waits + judged_bar(standing))}'
-        f"{card(_('Does the model get better?'), verdict + record)}"
-        f"{card(_('Came in today'), today_table(today))}"
-        f"{card(_('Runs'), running_part(standing, latest))}</div>"
+    cards = (
+        (_("Waits for you"), waits + judged_bar(standing)),
+        (_("Does the model get better?"), verdict + record),
+        (_("Came in today"), today_table(today)),
+        (_("Runs"), running_part(standing, latest)),
     )
+    return f'<div class="cards">{"".join(card(title, inside) for title, inside in cards)}</div>'
 
 
 def judged_bar(standing: Standing) -> str:

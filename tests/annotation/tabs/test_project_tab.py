@@ -142,6 +142,7 @@ def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.
         "answers": 4,
         "overlap": 2,
         "claim_minutes": 30,
+        "daily_target": 30,
         "gold_share": 12.5,
         "re_ask_share": 7.0,
         "candidate_share": 25.0,
@@ -151,7 +152,7 @@ def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.
         "text": "",
     }
     assert admin.interactive
-    assert "can judge: 3." in admin.counts
+    assert "3 can judge" in admin.counts
 
 
 def test_what_was_opened_is_stored_unchanged(context: Context, admin: Admin) -> None:
@@ -168,17 +169,17 @@ def test_open_comparisons_are_counted_by_size_until_their_annotators_are_full(co
     (prompt,) = seed_prompts(context.db, 1)[-1:]
     store.add_comparison(context.db, [make_response(prompt, f"{letter} as such") for letter in "ABCD"], 4)
     admin.open()
-    assert "wants: 3 with 2 answers, 1 with 4 answers." in admin.counts
+    assert "open comparisons: 3 with 2 answers, 1 with 4 answers ·" in admin.counts
     for name in ("ann", "kim"):
         person = access.authorise(context.db, name, "annotator").id
         claim = claims.claim_next(context.db, person)
         assert claim is not None
         claims.judge(context.db, person, claim.nonce, act("tie"))
     admin.open()
-    assert "wants: 1 with 2 answers, 1 with 4 answers." in admin.counts
+    assert "open comparisons: 1 with 2 answers, 1 with 4 answers ·" in admin.counts
     admin.fields["overlap"] = 2
     admin.save()
-    assert "wants: 3 with 2 answers, 1 with 4 answers." in admin.counts
+    assert "open comparisons: 3 with 2 answers, 1 with 4 answers ·" in admin.counts
 
 
 def test_a_saved_project_is_what_annotators_are_asked(context: Context, admin: Admin) -> None:

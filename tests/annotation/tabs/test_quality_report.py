@@ -125,7 +125,7 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
                 }
             },
             SHARED,
-            "bob: hardly more reliable than a coin",
+            "bob: hardly better than guessing",
         ),
         ({"disputes": (Dispute(1, 2, 1.0, 6),) * 3}, SHARED, "3 comparisons wait to be settled"),
         (

@@ -89,6 +89,8 @@ def test_without_a_check_that_is_said_whatever_people_say() -> None:
     for active, saying in ((True, "It is being checked."), (False, "It has not been checked yet.")):
         unchecked = verdict_card.unchecked(found, active)
         assert (unchecked.state, unchecked.saying, unchecked.then) == ("", saying, "")
+    other = verdict_card.unchecked(found, False, "dpo-1")
+    assert other.saying == "It has not been checked against dpo-1 yet.", "it was checked against another"
 
 
 def test_a_name_is_text() -> None:

@@ -534,7 +534,7 @@ def test_a_job_of_a_judge_that_there_is_not_is_shown_all_the_same(context: Conte
 # ------------------------------------------------------------------------------------------------- rubric and verdicts
 def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> None:
     opened = press(pages, "open_rubric", {}, None, None, None)
-    assert "Version 0, which ships with Prefloop holds." in opened[0]
+    assert "Version 0, Prefloop&#x27;s own, holds." in opened[0]
     assert opened[2] == rubrics.DEFAULT.instruction
     saved = press(pages, "save_rubric", "Be fair.", "Short\n\n- Correct\n", 1)
     assert "Version 1 holds from now on" in saved[-1]

@@ -49,7 +49,7 @@ def test_every_plot_says_what_it_measures_and_what_to_see(kind: str) -> None:
 
 def test_a_run_has_the_plots_that_it_has_data_for() -> None:
     html = curves.run_plots(SFTSpec(), metrics(3, loss=0.5, token_accuracy=0.4, learning_rate=1e-4), 9)
-    assert [name for name in ("Loss", "Token accuracy", "Learning rate") if f"<b>{name}</b>" not in html] == []
+    assert [name for name in ("Loss", "Token accuracy", "Learning rate") if f"<figcaption>{name}<" not in html] == []
     assert "Gradient norm" not in html
     assert ">optimiser step<" in html
     assert ">nats a token<" in html

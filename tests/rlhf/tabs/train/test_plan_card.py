@@ -268,7 +268,10 @@ def test_a_default_learning_rate_is_named_with_its_source(spec: SFTSpec) -> None
     for method, rate in spec.methods.items():
         chosen = replace(spec, method=method)
         note = unescape(plan_card.rate_note(chosen, chosen))
-        assert f"means {short_number(rate.value)}, the default for {SHORT_METHODS[method]}" in note
+        assert (
+            f"Left empty, the learning rate is {short_number(rate.value)}, the default for {SHORT_METHODS[method]}"
+            in note
+        )
         assert rate.source in note
     given = replace(spec, learning_rate=1e-3)
     assert "learning rate" not in plan_card.rate_note(given, given.on_weights("nf4"))
@@ -291,7 +294,7 @@ def test_the_beta_that_a_loss_has_by_default_is_named_with_its_source() -> None:
     spec = DPOSpec(method="lora", learning_rate=1e-3)
     for loss, (beta, source) in BETAS.items():
         note = unescape(plan_card.rate_note(replace(spec, loss=loss), spec))
-        assert f"A beta of 0 means {beta:g}, the default of the {loss} loss ({source})" in note
+        assert f"Left empty, beta is {beta:g}, the default of the {loss} loss ({source})" in note
     assert plan_card.rate_note(replace(spec, beta=0.3), spec) == ""
 
 

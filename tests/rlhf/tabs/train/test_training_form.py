@@ -233,7 +233,7 @@ def test_an_opened_form_says_what_it_would_learn_from_and_take(ready: Machine, n
     assert f"<dd>{count}</dd>" in session.text("data")
     for words in ("Trainable parameters", "Activations", "Together", "has not been measured yet"):
         assert words in session.text("cost")
-    assert f"means {short_number(session.spec().learning_rate)}" in session.text("rate")
+    assert f"learning rate is {short_number(session.spec().learning_rate)}" in session.text("rate")
     assert session.spec().parent == "base"
     assert str(ready.data_dir) in session.text("command")
 
@@ -241,9 +241,9 @@ def test_an_opened_form_says_what_it_would_learn_from_and_take(ready: Machine, n
 def test_only_what_changed_is_sent_again(ready: Machine) -> None:
     session = opened(ready, "dpo")
     assert session.change() == {}
-    assert session.change({"beta": 0.2}).keys() == {"spec", "command", "rate"}, "0 meant the loss's default"
+    assert session.change({"beta": 0.2}).keys() == {"spec", "command", "rate"}, "it had the the loss's default"
     assert session.change({"beta": 0.3}).keys() == {"spec", "command"}
-    assert session.change({"epochs": 4}).keys() == {"spec", "command", "cost"}
+    assert session.change({"epochs": 4}).keys() == {"spec", "command", "cost", "summary"}
     changed = session.change({"scope": "all"})
     assert changed.keys() == {"spec", "command", "row", "rows_found"}, "the same number of pairs is counted"
 

@@ -1,0 +1,93 @@
+"""Every tab of an admin's page: axe finds nothing, in both themes and at both sizes; headings stand in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+import app
+from annotation.database import open_database
+from annotation.jobs import job_table
+from annotation.web import access
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_store
+from tests.e2e.conftest import running_app, wait_for
+from tests.machine_fixtures import make_machine
+
+pytestmark = pytest.mark.browser
+
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+# What a theme changes; the rest is the same in both, and half of what axe asks takes half the time.
+OF_THE_THEME = {"runOnly": ["color-contrast"]}
+# Parts that fade in are faint for a moment.
+SETTLED = "() => document.getAnimations().every((one) => one.playState !== 'running')"
+HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter((one) => one.offsetParent)
+  .map((one) => Number(one.tagName[1]))"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[tuple[str, str, str]]:
+    """The program on a project with judgements and a run that is over: its address, an admin's session, its cookie."""
+    machine = make_machine(tmp_path_factory.mktemp("accessible") / "data", tiny_model)
+    machine.add_prompts(train=12, held_out=6)
+    machine.judge("train", 8)
+    job_id = job_store.enqueue(machine.db, SFTSpec(snapshot="0" * 64), "kim")
+    assert job_store.claim(machine.db, job_id, "w") is not None
+    for step in range(1, 6):
+        job_table.report(machine.db, job_id, "w", step, 5, {"loss": 1 / step}, "Training")
+    job_table.finish(machine.db, job_id, "w", {})
+    admin = access.add_account(machine.db, "kim", "admin", "a long enough password")
+    machine.db.close()
+    with running_app(machine.data_dir, "--no-workers", "--model", str(tiny_model)) as (address, _):
+        db = open_database(machine.data_dir)
+        cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
+        yield address, access.open_session(db, admin), cookie
+        db.close()
+
+
+def turn(page: Any, name: str) -> None:
+    """Turn to a tab, which on a phone is behind "…"."""
+    tab = page.get_by_role("tab", name=name, exact=True).locator("visible=true")
+    if not tab.count():
+        page.locator(".overflow-menu > button").locator("visible=true").first.click()
+        tab = page.locator(".overflow-dropdown button").get_by_text(name, exact=True)
+    tab.first.click()
+    page.wait_for_selector(f"[role=tab][aria-selected=true]:text-is('{name}')", state="attached")
+    page.wait_for_load_state("domcontentloaded")
+    wait_for(page, f"that {name} is still", lambda: page.evaluate(SETTLED))
+
+
+def broken(page: Any, options: dict[str, Any] | None) -> list[str]:
+    """The rules that the page breaks, each with where."""
+    found = Axe().run(page, options=options).response["violations"]
+    return [f"{one['id']}: {node['html'][:200]}" for one in found for node in one["nodes"]]
+
+
+@pytest.mark.parametrize(("theme", "options"), [("light", None), ("dark", OF_THE_THEME)])
+def test_axe_finds_nothing_on_any_tab_at_either_size(
+    site: tuple[str, str, str], browser: Any, theme: str, options: dict[str, Any] | None
+) -> None:
+    address, session, cookie = site
+    context = browser.new_context(viewport=WIDE, color_scheme=theme, reduced_motion="reduce")
+    context.add_cookies([{"name": cookie, "value": session, "url": address}])
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("text=kim · admin", state="attached")
+    names = [text.strip() for text in page.get_by_role("tab").locator("visible=true").all_inner_texts()]
+    assert len(names) == 12
+    wrong: dict[str, list[str]] = {}
+    for size in (WIDE, PHONE):
+        page.set_viewport_size(size)
+        for name in names:
+            turn(page, name)
+            levels = page.evaluate(HEADINGS)
+            jumps = [f"h{a} h{b}" for a, b in pairwise(levels) if b > a + 1]
+            wrong[f"{name}, {size['width']}"] = [*broken(page, options), *jumps]
+            assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 1
+    context.close()
+    assert {where: found for where, found in wrong.items() if found} == {}

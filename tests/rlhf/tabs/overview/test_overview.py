@@ -1,0 +1,114 @@
+"""The strip and the Overview: what is next in every state of the loop, what is said, and who may press."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from annotation.database import Database
+from annotation.records import now
+from annotation.tabs.guard import Context
+from rlhf.evaluation.gate import GateDecision, GateVerdict
+from rlhf.evaluation.gate_decisions import PendingDecision
+from rlhf.loop.controller import FailedCheck
+from rlhf.tabs.overview import overview_card, overview_tab
+from rlhf.tabs.overview.next_steps import next_steps
+from tests.conftest import BASE_NAME, seed_comparisons
+from tests.rlhf.loop.test_controller import QUIET
+from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, handler, judge, make_candidate
+from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
+
+
+def pending(verdict: GateVerdict, exhausted: bool = False) -> PendingDecision:
+    """A candidate on which the rule says that."""
+    return PendingDecision(ADAPTER, GateDecision(verdict, "Because.", ()), exhausted)
+
+
+FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "waiting", "words", "tab"),
+    [
+        ({}, 3, "Judge: 3 comparisons wait", "annotate"),
+        ({}, 1, "Judge: 1 comparison waits", "annotate"),
+        ({}, 0, "Import prompts or answers", "data"),
+        ({"new": 20}, 3, "Train on 20 new judgements", "train"),
+        ({"new": 20, "auto_train": replace(QUIET.auto_train, on=True)}, 3, "Judge: 3 comparisons wait", "annotate"),
+        ({"active": (JOB,)}, 0, "Watch job 7", "runs"),
+        ({"new": 20, "active": (JOB,)}, 0, "Watch job 7", "runs"),
+        ({"broken": (replace(JOB, status="failed"),)}, 3, "See why job 7 ended", "runs"),
+        ({"pending": pending("promote")}, 3, "Decide on dpo-7", "iterations"),
+        ({"pending": pending("reject")}, 3, "Decide on dpo-7", "iterations"),
+        ({"pending": pending("promote"), "gate": "automatic"}, 3, "Compare answers of dpo-7", "annotate"),
+        ({"pending": pending("not enough evidence")}, 3, "Compare answers of dpo-7", "annotate"),
+        ({"pending": pending("not enough evidence")}, 0, "Look at dpo-7", "iterations"),
+        ({"pending": pending("not enough evidence", True)}, 3, "Check dpo-7 again", "iterations"),
+        ({"unchecked": "dpo-7", "failed_checks": {"dpo-7": FAILED}}, 3, "Check dpo-7 again", "iterations"),
+    ],
+)
+def test_in_every_state_the_next_step_is_a_button_to_its_tab(
+    changes: dict[str, Any], waiting: int, words: str, tab: str
+) -> None:
+    first = next_steps(replace(QUIET, **changes), waiting)[0]
+    assert (first.words, first.tab) == (words, tab)
+
+
+@pytest.fixture
+def context(db: Database, data_dir: Path) -> Context:
+    """A project with two people and twelve judgements."""
+    with db.transaction() as connection:
+        for name, role in (("owner", "admin"), ("ann", "annotator")):
+            connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
+    judge(db, 12, "left-clearly")
+    return Context(db, data_dir, BASE_NAME)
+
+
+def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Context) -> None:
+    seed_comparisons(context.db, 2)
+    strip = overview_tab.strip_of(context.db)
+    for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
+        assert words in strip
+    assert 'data-act="go" data-subject="annotate"' in strip
+
+
+def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
+    standing = overview_card.Standing("dpo-3", 5, 60, replace(JOB, step=4, steps=10), 125.0, ())
+    assert "40%, about 2 min 5 s left" in overview_card.strip(standing)
+    assert "<button" not in overview_card.strip(standing)
+    assert "preparing" in overview_card.strip(replace(standing, running=replace(JOB, step=0, steps=0), left=None))
+
+
+def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: Context) -> None:
+    before = overview_tab.overview_of(context.db)
+    assert "12 judgements today (UTC)." in before
+    assert "<td>owner</td>" in before
+    assert "No candidate waits for a decision." in before
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    after = overview_tab.overview_of(context.db)
+    assert f"The candidate {policy.revision}:" in after
+    assert "Nobody has compared it with base yet." in after
+    assert "No candidate waits" not in after
+
+
+def test_a_name_is_text() -> None:
+    rows = [{"name": "<b>", "today": 2, "latest": now()}]
+    assert "&lt;b&gt;" in overview_card.today_table(rows)
+
+
+def test_buttons_lead_to_the_tabs_of_the_loop_and_nowhere_else(context: Context) -> None:
+    with gr.Blocks() as demo, gr.Tabs() as tabs:
+        overview_tab.build(demo, context, tabs)
+    go = handler(demo, "go_to_tab")
+    owner = gr.Request(username="owner")
+    assert go(owner, gr.EventData(None, {"act": "go", "subject": "runs"})).selected == "runs"
+    for sent in ({"act": "go", "subject": "elsewhere"}, {"act": "undo", "subject": "runs"}, {}, None, ["go"]):
+        with pytest.raises(gr.Error, match="reload the page"):
+            go(owner, gr.EventData(None, sent))
+    with pytest.raises(gr.Error):
+        go(gr.Request(username="ann"), gr.EventData(None, {"act": "go", "subject": "runs"}))
