@@ -78,6 +78,13 @@ class Sampling:
     temperature: Annotated[float, Gt(0)] = 1.0
     min_p: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     max_new_tokens: Annotated[int, Gt(0)] = 96
+    sampler: Literal[1, 2] = 2
+    """How random numbers become tokens. 1, which is no more, drew noise for each token of the vocabulary."""
+
+    @classmethod
+    def from_json(cls, text: str) -> Sampling:
+        """A stored one."""
+        return cls(**{"sampler": 1, **json.loads(text)})
 
 
 @dataclass(frozen=True)

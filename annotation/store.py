@@ -498,7 +498,7 @@ def checked_answers(db: Database, model_id: int, weights: str | None = None) -> 
         CheckedAnswer(
             **{
                 **row,
-                "sampling": Sampling(**json.loads(row["sampling"])),
+                "sampling": Sampling.from_json(row["sampling"]),
                 "messages": tuple(json.loads(row["messages"])),
                 "token_ids": read_token_ids(row["token_ids"]),
                 "scores": json.loads(row["scores"]),

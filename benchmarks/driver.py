@@ -42,7 +42,7 @@ OWNER_LINK = re.compile(r"https?://\S+/signin\?token=\S+")
 # The first start converts the embedded model, and a slow machine takes its time.
 START_SECONDS = 240.0
 STOP_SECONDS = 45.0
-REQUEST_SECONDS = 30.0
+REQUEST_SECONDS = 180.0
 # As often as the page asks again while nothing waits to be judged (POLL_MS in annotate.js).
 POLL_SECONDS = 2.0
 SAMPLE_SECONDS = 0.5

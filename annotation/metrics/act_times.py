@@ -11,7 +11,7 @@ from annotation.database import Database
 from annotation.records import Kind
 
 # How many pairs at random teach what one act does, with four answers; `benchmarks.acts` (docs/benchmarks.md).
-PAIRS_AN_ACT: Mapping[Kind, float] = {"pair": 1.0, "best": 2.0, "rank": 4.0}
+PAIRS_AN_ACT: Mapping[Kind, float] = {"pair": 1.0, "best": 2.3, "rank": 4.2}
 MEASURED_ANSWERS = 4
 # With fewer judgements their median says little, and the page says so.
 FEW = 10

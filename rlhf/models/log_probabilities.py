@@ -124,7 +124,12 @@ def token_logps(
 
 def chunk_logps(hidden_NH: Tensor, head: Head, labels_N: Tensor, temperature: float = 1.0) -> Tensor:
     """`token_logps` of one chunk."""
-    return -F.cross_entropy(head.logits(hidden_NH, temperature), labels_N, reduction="none")
+    return label_logps(head.logits(hidden_NH, temperature), labels_N)
+
+
+def label_logps(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    """log p(label) of N rows of logits, (N,). PPO's first ratio is 1 to the bit only where all go through here."""
+    return -F.cross_entropy(logits_NV, labels_N, reduction="none")
 
 
 def sum_by_row(values_N: Tensor, rows_N: Tensor, rows: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, Literal
@@ -39,6 +39,12 @@ from rlhf.models.registry import Policy
 
 # How often a draw that people watch shows what has been written.
 SHOW_SECONDS = 0.5
+# Tokens after which answers that have ended leave the batch.
+SPELL = 16
+# Of the likeliest token's probability: what less likely ones come to is a few in a thousand of a model's draws.
+PLAUSIBLE = 1e-5
+# Numbers of which a few copies fit into the cache of a processor's core.
+CACHED = 2**18
 # What a decoder puts for bytes that are no whole character yet.
 INCOMPLETE = "\ufffd"
 
@@ -94,6 +100,10 @@ class SeededSampler(LogitsProcessor):
     argmax(logit / T + g) with Gumbel noise g is a sample from softmax(logit / T). The noise is a function of the
     answer's seed, the step and the token, so an answer can be drawn again without its batch, and two policies given
     the same seeds share their random numbers: their answers differ only where the policies do.
+
+    Tokens of less than PLAUSIBLE of the likeliest are first drawn as one: the largest of their perturbed logits has
+    Gumbel noise around the logarithm of what they come to (Maddison et al. 2014, section 3). Only where they win are
+    they told apart, so that noise costs next to nothing however large the vocabulary.
     """
 
     def __init__(self, seeds: Sequence[int], sampling: Sampling) -> None:
@@ -103,14 +113,32 @@ class SeededSampler(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores (rows, vocabulary) → perturbed scores whose argmax is the sample."""
-        logits_BV = scores.float() / self.sampling.temperature
-        floor_B1 = logits_BV.amax(dim=-1, keepdim=True) + math.log(max(self.sampling.min_p, 1e-12))
-        rows_N, tokens_N = (logits_BV >= floor_B1).nonzero(as_tuple=True)
-        noise_N = gumbel(self.seeds_B.to(scores.device)[rows_N], self.step, tokens_N)
+        seeds_B = self.seeds_B.to(scores.device)
+        # A few rows at a time take a fraction of the time where they stay in the processor's cache.
+        rows = max(1, CACHED // scores.shape[-1]) if scores.device.type == "cpu" else len(scores)
+        parts = zip(torch.split(scores, rows), torch.split(seeds_B, rows), strict=True)
+        perturbed_BV = torch.cat([self.perturbed(scores_RV.float(), seeds_R) for scores_RV, seeds_R in parts])
         self.step += 1
-        perturbed_BV = torch.full_like(logits_BV, -math.inf)
-        perturbed_BV[rows_N, tokens_N] = logits_BV[rows_N, tokens_N] + noise_N
         return perturbed_BV
+
+    def perturbed(self, scores_RV: Tensor, seeds_R: Tensor) -> Tensor:
+        """Of some rows: scores with noise, of tokens that may win."""
+        logits_RV = scores_RV / self.sampling.temperature
+        floor_R1 = logits_RV.amax(dim=-1, keepdim=True) + math.log(max(self.sampling.min_p, PLAUSIBLE))
+        rows_N, tokens_N = (logits_RV >= floor_R1).nonzero(as_tuple=True)
+        logits_N = logits_RV[rows_N, tokens_N]
+        perturbed_RV = torch.full_like(logits_RV, -math.inf)
+        perturbed_RV[rows_N, tokens_N] = logits_N + gumbel(seeds_R[rows_N], self.step, tokens_N)
+        if self.sampling.min_p < PLAUSIBLE:
+            all_R = logits_RV.logsumexp(dim=-1)
+            tail_R = 1 - torch.zeros_like(all_R).index_add_(0, rows_N, (logits_N - all_R[rows_N]).exp())
+            beyond_R = torch.full_like(seeds_R, logits_RV.shape[-1])  # the noise of a tail is that of one token more
+            best_R = all_R + tail_R.clamp(min=0).log() + gumbel(seeds_R, self.step, beyond_R)
+            for row in (best_R > perturbed_RV.amax(dim=-1)).nonzero().flatten().tolist():
+                tokens_N = (logits_RV[row] < floor_R1[row]).nonzero().flatten()
+                noise_N = gumbel(seeds_R[row].expand_as(tokens_N), self.step, tokens_N)
+                perturbed_RV[row, tokens_N[(logits_RV[row, tokens_N] + noise_N).argmax()]] = math.inf
+        return perturbed_RV
 
 
 def gumbel(seeds_N: Tensor, step: int, tokens_N: Tensor) -> Tensor:
@@ -204,6 +232,8 @@ def draw(
     samples = len(seeds[0])
     if any(len(row) != samples for row in seeds):
         raise ValueError("Every prompt of one batch needs the same number of seeds.")
+    if sampling.sampler != Sampling.sampler:
+        raise UserError(_("Answers are not drawn by that sampler any more: leave “sampler” out of “sampling”."))
     causal, virtual_KH = inner_model(model), virtual_tokens(model)
     # Padded on the left, so that every answer begins at the same column.
     ids_PT, mask_PT = left_padded(tokenizer, rendered_prompts, virtual_ids(causal, virtual_KH), causal.device)
@@ -225,28 +255,64 @@ def draw(
     criteria: list[Any] = [StopWhen(stop)]
     if written is not None:
         criteria.append(StreamCallback(tokenizer, ids_BT.shape[1], ends, samples, written, show_seconds))
-    output_BT = causal.generate(
-        input_ids=ids_BT,
-        attention_mask=mask_BT,
-        **cache,
+    settings = GenerationConfig(
         # The model's own settings (a repetition penalty, say) would shape answers without being recorded.
-        generation_config=GenerationConfig(
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=False,  # the sampler's noise is in the scores already: their largest is the draw
-            eos_token_id=sorted(ends),
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        logits_processor=LogitsProcessorList([SeededSampler(flat_seeds, sampling)]),
-        stopping_criteria=StoppingCriteriaList(criteria),
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,  # the sampler's noise is in the scores already: their largest is the draw
+        eos_token_id=sorted(ends),
+        pad_token_id=tokenizer.pad_token_id,
     )
+    answers = continued(causal, ids_BT, mask_BT, cache, settings, SeededSampler(flat_seeds, sampling), criteria)
     if stop():  # what was cut off would be taken for answers that ran into the limit
         return []
     prompt_tokens = (mask_PT.sum(-1) - (0 if virtual_KH is None else len(virtual_KH))).tolist()
     draws = [
-        read_draw(tokenizer, row[ids_BT.shape[1] :].tolist(), seed, prompt_tokens[index // samples], ends)
-        for index, (row, seed) in enumerate(zip(output_BT, flat_seeds, strict=True))
+        read_draw(tokenizer, ids, seed, prompt_tokens[index // samples], ends)
+        for index, (ids, seed) in enumerate(zip(answers, flat_seeds, strict=True))
     ]
     return [draws[start : start + samples] for start in range(0, len(draws), samples)]
+
+
+def continued(
+    causal: Any,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    cache: Mapping[str, Any],
+    settings: GenerationConfig,
+    sampler: SeededSampler,
+    criteria: list[Any],
+) -> list[list[int]]:
+    """The tokens of each row's answer, with padding after its end perhaps.
+
+    With a cache, rows that have ended leave the batch every SPELL tokens, so that the others go on faster.
+    """
+    answers: list[list[int]] = [[] for _ in ids_BT]
+    alive, left = torch.arange(len(ids_BT), device=ids_BT.device), settings.max_new_tokens
+    ends_E = torch.tensor(settings.eos_token_id, device=ids_BT.device)
+    watched = len(criteria) > 1  # who watches all rows is told of all rows
+    while left and len(alive):
+        settings.max_new_tokens = min(left, SPELL) if cache and not watched else left
+        before = ids_BT.shape[1]
+        ids_BT = causal.generate(
+            input_ids=ids_BT,
+            attention_mask=mask_BT,
+            **cache,
+            generation_config=settings,
+            logits_processor=LogitsProcessorList([sampler]),
+            stopping_criteria=StoppingCriteriaList(criteria),
+        )
+        new_BT = ids_BT[:, before:]
+        for row, ids in zip(alive.tolist(), new_BT.tolist(), strict=True):
+            answers[row] += ids
+        if new_BT.shape[1] < settings.max_new_tokens or watched or not cache:
+            break  # all have ended, or were told to stop
+        left -= settings.max_new_tokens
+        mask_BT = torch.cat([mask_BT, torch.ones_like(new_BT)], dim=1)
+        going = (~torch.isin(new_BT, ends_E).any(dim=1)).nonzero().flatten()
+        ids_BT, mask_BT, alive = ids_BT[going], mask_BT[going], alive[going]
+        sampler.seeds_B = sampler.seeds_B[going.cpu()]
+        cache["past_key_values"].reorder_cache(going)
+    return answers
 
 
 # Of the models in memory, which can go on from prompts that were computed once for several answers.

@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from peft import get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
+from rlhf.algorithms.low_rank import compute_adapters_at_once
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import Start
 from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
@@ -52,6 +53,7 @@ class Roles:
         self.reward_head = scalar_head(width, reward_model).to(self.accelerator.device).requires_grad_(False)
         self.act_as("policy")
         hold_in_float32(model)
+        compute_adapters_at_once(model)
 
     def act_as(self, role: Role) -> Any:
         """The model that computes as this role. What is trained stays trainable, whichever adapter is active."""

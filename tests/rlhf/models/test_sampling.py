@@ -20,7 +20,7 @@ from annotation.records import Response, Sampling, TokenIds
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import load_for_answering, load_tokenizer
-from rlhf.models.sampling import Draw, SeededSampler, StreamCallback, draw, end_token_ids, read_draw
+from rlhf.models.sampling import PLAUSIBLE, Draw, SeededSampler, StreamCallback, draw, end_token_ids, read_draw
 from rlhf.models.tokenize import render
 from tests.conftest import shown_texts
 from tests.machine_fixtures import Machine
@@ -116,6 +116,26 @@ def test_seeds_make_the_difference_and_nothing_else_does(model: Any, tokenizer: 
     assert draw(model, tokenizer, prompts[1:2], [[21]], SAMPLING) == [[first]]
 
 
+def test_answers_that_have_ended_leave_the_batch_and_change_none_of_the_others(
+    model: Any, tokenizer: Any, prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds, sampling = [[10 * place + sample for sample in range(6)] for place in range(3)], Sampling(max_new_tokens=40)
+    monkeypatch.setattr("rlhf.models.sampling.SPELL", 40)
+    together = draw(model, tokenizer, prompts, seeds, sampling)
+    lengths = {answer.tokens for row in together for answer in row}
+    assert min(lengths) < 20, "some end early"
+    assert 40 in lengths, "others not at all"
+    rows: list[int] = []
+    watch = model.model.embed_tokens.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    monkeypatch.setattr("rlhf.models.sampling.SPELL", 3)
+    assert draw(model, tokenizer, prompts, seeds, sampling) == together
+    watch.remove()
+    # The prompts are computed once each.
+    assert rows[:2] == [3, 18]
+    assert rows[1:] == sorted(rows[1:], reverse=True)
+    assert rows[-1] < 10
+
+
 def test_a_batch_whose_prompts_ask_for_different_numbers_is_a_mistake(model: Any, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="same number of seeds"):
         draw(model, tokenizer, ["a", "b"], [[1, 2], [3]], SAMPLING)
@@ -158,6 +178,22 @@ def test_min_p_keeps_tokens_of_at_least_that_share_of_the_likeliest_and_no_other
     assert chi_square(counts, expected) < 13.82  # 2 degrees
     # The filter looks at the tempered distribution: at temperature 2, shares go to their square roots.
     assert set(Counter(sampled(logits, Sampling(temperature=2.0, min_p=0.2), 4000)[0])) == {0, 1, 2, 3}
+
+
+def test_unlikely_tokens_are_drawn_as_often_as_they_should_be() -> None:
+    """Each of 4,000 tokens is hardly possible, all of them together are as likely as one that is."""
+    rare = 4000
+    logits = [0.0, *([math.log(0.9 * PLAUSIBLE)] * rare)]
+    first, second = sampled(logits, Sampling(temperature=1.0, min_p=0.0), 20_000, steps=2)
+    together = 0.9 * PLAUSIBLE * rare / (1 + 0.9 * PLAUSIBLE * rare)
+    for tokens in (first, second):
+        drawn = Counter(0 if token == 0 else 1 + (token - 1) // 1000 for token in tokens)
+        expected = {0: 20_000 * (1 - together), **{part: 20_000 * together / 4 for part in range(1, 5)}}
+        assert chi_square(drawn, expected) < 18.47  # 4 degrees
+    # Which of them is no matter of the row alone.
+    assert len({token for token in first if token}) > 500
+    # min_p keeps them out, however small it is.
+    assert set(sampled(logits, Sampling(temperature=1.0, min_p=PLAUSIBLE), 4000)[0]) == {0}
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
