@@ -102,7 +102,7 @@ def test_a_name_is_text() -> None:
 
 
 def test_buttons_lead_to_the_tabs_of_the_loop_and_nowhere_else(context: Context) -> None:
-    with gr.Blocks() as demo, gr.Tabs() as tabs:
+    with gr.Blocks() as demo, gr.Tabs() as tabs, gr.Tab("Overview"):
         overview_tab.build(demo, context, tabs)
     go = handler(demo, "go_to_tab")
     owner = gr.Request(username="owner")
