@@ -22,7 +22,7 @@ from rlhf.tabs.iterations import verdict_card
 from rlhf.tabs.overview import overview_card
 from rlhf.tabs.overview.next_steps import TabName, next_steps
 from rlhf.tabs.overview.overview_card import GO, Standing
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.runs import job_cards
 
 STRIP_SECONDS = 10
 OVERVIEW_SECONDS = 5
@@ -58,7 +58,7 @@ def overview_of(db: Database) -> str:
         verdict_of_pending(db),
         "" if serving.id == base.id else overview_card.record_of(serving.revision, rate),
         claims.judged_by_each(db, at[:10]),
-        f"{job_words.title(latest[0])}. {job_cards.headline(latest[0], at)}" if latest else "",
+        f"{job_cards.name_of(latest[0])} {job_cards.headline(latest[0], at)}" if latest else "",
     )
 
 
