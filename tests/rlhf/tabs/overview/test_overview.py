@@ -15,7 +15,7 @@ from annotation.tabs.guard import Context
 from rlhf.evaluation.gate import GateDecision, GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.loop.controller import FailedCheck
-from rlhf.tabs.overview import overview_card, overview_tab
+from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import next_steps
 from tests.conftest import BASE_NAME, seed_comparisons
 from tests.rlhf.loop.test_controller import QUIET
@@ -70,17 +70,17 @@ def context(db: Database, data_dir: Path) -> Context:
 
 def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Context) -> None:
     seed_comparisons(context.db, 2)
-    strip = overview_tab.strip_of(context.db)
+    strip = standing.strip_of(context.db)
     for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
         assert words in strip
     assert 'data-act="go" data-subject="annotate"' in strip
 
 
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
-    standing = overview_card.Standing("dpo-3", 5, 60, replace(JOB, step=4, steps=10), 125.0, ())
-    assert "40%, about 2 min 5 s left" in overview_card.strip(standing)
-    assert "<button" not in overview_card.strip(standing)
-    assert "preparing" in overview_card.strip(replace(standing, running=replace(JOB, step=0, steps=0), left=None))
+    found = overview_card.Standing("dpo-3", 5, 60, replace(JOB, step=4, steps=10), 125.0, ())
+    assert "40%, about 2 min 5 s left" in overview_card.strip(found)
+    assert "<button" not in overview_card.strip(found)
+    assert "preparing" in overview_card.strip(replace(found, running=replace(JOB, step=0, steps=0), left=None))
 
 
 def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: Context) -> None:
