@@ -58,18 +58,17 @@ def verdict_of_pending(db: Database) -> str:
 # Asks for the strip while the page is in view, and shows it where it has changed. Once signed out it asks no more: the
 # tabs say so.
 FOLLOW = """
-let shown = "", timer = null;
+let shown = "", signedOut = false, asking = false;
 async function follow() {
-  clearTimeout(timer);
-  if (!element.isConnected) return;
-  if (document.visibilityState === "visible") {
-    const answer = await fetch(props.address).catch(() => null);
-    if (answer && answer.status === 401) return;
-    const html = answer && answer.ok ? await answer.text() : shown;
-    if (html !== shown) element.innerHTML = shown = html;
-  }
-  timer = setTimeout(follow, 1000 * props.seconds);
+  if (asking || signedOut || !element.isConnected || document.visibilityState !== "visible") return;
+  asking = true;
+  const answer = await fetch(props.address).catch(() => null);
+  signedOut = answer?.status === 401;
+  const html = answer?.ok ? await answer.text() : shown;
+  if (html !== shown) element.innerHTML = shown = html;
+  asking = false;
 }
+setInterval(follow, 1000 * props.seconds);
 document.addEventListener("visibilitychange", follow);
 follow();
 """
