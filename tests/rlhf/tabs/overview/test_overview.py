@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
+from starlette.requests import Request
 
 from annotation.database import Database
-from annotation.records import now
+from annotation.records import Annotator, now
 from annotation.tabs.guard import Context
+from annotation.web.middleware import ANNOTATOR_KEY
 from rlhf.evaluation.gate import GateDecision, GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.loop.controller import FailedCheck
@@ -74,6 +77,17 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
         assert words in strip
     assert 'data-act="go" data-subject="annotate"' in strip
+
+
+def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
+    endpoint = standing.StripEndpoint(context.db)
+    (route,) = endpoint.routes()
+    assert route.path == f"/{standing.ADDRESS}"
+    for role, status in (("admin", 200), ("annotator", 403), (None, 403)):
+        known = {} if role is None else {ANNOTATOR_KEY: Annotator(id=1, name="kim", role=role)}
+        answer = asyncio.run(endpoint.strip(Request({"type": "http", **known})))
+        assert answer.status_code == status
+        assert (b"base serves" in bytes(answer.body)) == (status == 200)
 
 
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
