@@ -55,6 +55,7 @@ from rlhf.loop.supervisor import Supervisor
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel, thinking_sentence
 from rlhf.tabs import downloads
+from rlhf.tabs.overview import standing
 
 # For an import or export that is at work when the program ends, to be told and leave; another program does it again.
 LEAVE_SECONDS = 5.0
@@ -168,6 +169,7 @@ def guarded_app(db: Database, settings: Settings, pages: DeferredApp, lifespan: 
             *annotation_api.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
+            *standing.StripEndpoint(db).routes(),
             Mount("/", pages),
         ],
     )

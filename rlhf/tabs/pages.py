@@ -98,7 +98,7 @@ def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
         for name, (label, module) in TABS.items():
             with gr.Tab(label, id=name):
                 module.build(pages, context)
-    overview_tab.wire_strip(pages, context, strip, tabs)
+    overview_tab.lead(context, strip, tabs)
 
 
 def masthead(noticed: bool) -> str:

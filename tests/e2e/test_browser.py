@@ -81,6 +81,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     site.judge("6")
 
     page.get_by_role("tab", name="Train").click()
+    page.click("#dpo-settings > button")
     page.get_by_label("Epochs").first.fill("2")
     page.click("#dpo-start")
     site.wait_until(lambda: registry.all_policies(site.db)[1:], "trained adapter")
@@ -92,10 +93,10 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
 
     page.get_by_role("tab", name="Iterations").click()
     page.wait_for_selector("#promote:not([disabled])")
-    page.wait_for_selector("text=KL per token >> visible=true")
     page.wait_for_selector("#promote:has-text('Promote against the rule')")
     page.fill("#why textarea", "It reads better")
     page.click("#promote")
+    page.click("#promote-really")
     page.wait_for_selector("text=serves now, against the rule")
     adapter = registry.serving(site.db)
     assert adapter.method == "dpo"

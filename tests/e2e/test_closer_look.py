@@ -69,8 +69,7 @@ def open_runs(running: tuple[Database, str], browser: Any) -> Iterator[Callable[
         page.said = []
         page.on("console", lambda message: page.said.append(message.text))
         page.goto(address)
-        for tab in ("Train", "Runs"):
-            page.get_by_role("tab", name=tab, exact=True).click()
+        page.get_by_role("tab", name="Runs", exact=True).click()
         page.locator("#closer-box > button").click()
         page.wait_for_selector(f"{PLOT} svg .mark-line path")
         return page

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000
 # More than any pulse waits between two beats, and than it waits for an answer.
 LONG_MS = 20_000
-WITHIN = (*(form.layout.label for form in forms()), "Runs")
+WITHIN = tuple(form.layout.label for form in forms())
 PASSWORD = "correct horse battery"
 
 
@@ -163,7 +163,7 @@ def make_run(db: Database) -> int:
 
 def test_after_all_tabs_were_visited_nothing_asks_but_the_tab_in_view(admin: Looker) -> None:
     tabs = admin.page.get_by_role("tab").all_inner_texts()
-    assert len(tabs) == 10
+    assert len(tabs) == 12
     for name in tabs:
         admin.turn(name)
         for within in WITHIN if name == "Train" else ():
@@ -189,12 +189,12 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
     db, page = site[1], admin.page
     run = make_run(db)
     for _ in range(3):
-        admin.turn("Train", "Runs")
+        admin.turn("Runs")
         page.locator(f"text=Job {run}, ").first.wait_for()
         admin.turn("Annotate")
     admin.rest_on_annotate(1)
     assert job_table.report(db, run, "w", 30, 60, {"loss": 0.5}, "Warming up")
-    admin.turn("Train")  # its runs are in view again
+    admin.turn("Runs")
     page.locator("text=step 30 of 60").first.wait_for()
     assert job_table.report(db, run, "w", 31, 60, {"loss": 0.4}, "Warming up")
     page.locator("text=step 31 of 60").first.wait_for()
@@ -210,7 +210,7 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
 
 def test_a_tab_that_is_left_before_its_opening_was_answered_does_not_begin_to_ask(admin: Looker) -> None:
     let_through = admin.hold()
-    for names in (("Hub",), ("Playground",), ("Train", "Runs")):
+    for names in (("Hub",), ("Playground",), ("Runs",)):
         before = len(admin.asked)
         admin.turn(*names)
         admin.until(lambda before=before: len(admin.asked) > before)

@@ -26,8 +26,10 @@ class Training:
     page: Any
 
     def open(self, name: str) -> None:
-        """Turn to one of the tabs inside it."""
+        """Turn to one of the tabs inside Train, and unfold its settings."""
+        self.page.get_by_role("tab", name="Train", exact=True).click()
         self.page.get_by_role("tab", name=name, exact=True).click()
+        self.page.locator("button", has_text="Settings").locator("visible=true").first.click()
 
     def set(self, label: str, value: str) -> None:
         """Fill a field of the open form."""
@@ -36,7 +38,7 @@ class Training:
     def start(self, form: str, kind: str) -> job_store.Job:
         """Press the form's button, and wait until the job has finished."""
         self.page.click(f"#{form}-start:not([disabled])")
-        self.page.wait_for_selector("text=One run")  # the page turns to the runs
+        self.page.wait_for_selector("#run-job")  # the page turns to the runs
 
         def job() -> job_store.Job | None:
             return next(iter(job_store.recent(self.machine.db, (kind,), 1)), None)
@@ -92,7 +94,8 @@ def test_a_reward_model_is_trained_doubted_and_followed_all_the_same(training: T
 
     # Its check, which the form asks for, needs it.
     wait_until("its check", lambda: any(job.status == "finished" for job in job_store.recent(db, ("evaluate",))))
-    page.wait_for_selector("text=Accuracy on held-out judgements")
+    page.get_by_role("button", name="Its check").click()
+    page.wait_for_selector("text=Accuracy on held-out judgements >> visible=true")
     page.click("#run-delete")
     page.wait_for_selector("text=can't be brought back")
     page.get_by_role("button", name="Yes, delete the files").click()

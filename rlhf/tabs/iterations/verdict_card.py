@@ -116,6 +116,6 @@ def verdict_card(verdict: Headline, more: Sequence[str] = ()) -> str:
         drawn = interval_bar(verdict.found, said)
         bar = f'<div class="evidence {shade}">{drawn}<p class="ends" aria-hidden="true">{ends}</p></div>'
     sentences = "".join(paragraph(sentence) for sentence in (verdict.then, *more) if sentence)
-    style = class_of(f"verdict {verdict.state}".strip())
+    style = class_of(" ".join(filter(None, ("verdict", verdict.state))))
     line = f"{escape(verdict.saying)} <span>{escape(said)}</span>" if said else escape(verdict.saying)
     return f'<section{style}><p class="saying" role="status">{line}</p>{bar}{sentences}</section>'

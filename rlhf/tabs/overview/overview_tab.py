@@ -10,41 +10,22 @@ import gradio as gr
 from annotation import claims
 from annotation.database import Database
 from annotation.records import Annotator, now
-from annotation.tabs.components import QUEUED, QUIET, acting_box, opening_of, pressed
+from annotation.tabs.components import ACTING, QUEUED, QUIET, acting_box, opening_of, pressed
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.gate import Findings
 from rlhf.jobs import job_store
-from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.tabs.iterations import verdict_card
 from rlhf.tabs.overview import overview_card
-from rlhf.tabs.overview.next_steps import TabName, next_steps
-from rlhf.tabs.overview.overview_card import GO, Standing
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.overview.next_steps import TabName
+from rlhf.tabs.overview.overview_card import GO
+from rlhf.tabs.overview.standing import ADDRESS, standing_of
+from rlhf.tabs.runs import job_cards
 
 STRIP_SECONDS = 10
 OVERVIEW_SECONDS = 5
-
-
-def standing_of(db: Database) -> Standing:
-    """Where things stand now."""
-    state, at = controller.state_of(db), now()
-    running = next(iter([*job_store.at_work(db), *job_store.rented_jobs(db)]), None)
-    return Standing(
-        serves=registry.serving(db).revision,
-        judged=state.new,
-        wanted=state.auto_train.wanted,
-        running=running,
-        left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
-        steps=tuple(next_steps(state, sum(claims.open_comparisons(db).values()))),
-    )
-
-
-def strip_of(db: Database) -> str:
-    """The strip as it is now."""
-    return overview_card.strip(standing_of(db))
 
 
 def overview_of(db: Database) -> str:
@@ -58,7 +39,7 @@ def overview_of(db: Database) -> str:
         verdict_of_pending(db),
         "" if serving.id == base.id else overview_card.record_of(serving.revision, rate),
         claims.judged_by_each(db, at[:10]),
-        f"{job_words.title(latest[0])}. {job_cards.headline(latest[0], at)}" if latest else "",
+        f"{job_cards.name_of(latest[0])} {job_cards.headline(latest[0], at)}" if latest else "",
     )
 
 
@@ -74,20 +55,30 @@ def verdict_of_pending(db: Database) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
+# Asks for the strip while the page is in view, and shows it where it has changed. Once signed out it asks no more: the
+# tabs say so.
+FOLLOW = """
+let shown = "", signedOut = false, asking = false;
+async function follow() {
+  if (asking || signedOut || !element.isConnected || document.visibilityState !== "visible") return;
+  asking = true;
+  const answer = await fetch(props.address).catch(() => null);
+  signedOut = answer?.status === 401;
+  const html = answer?.ok ? await answer.text() : shown;
+  if (html !== shown) element.innerHTML = shown = html;
+  asking = false;
+}
+setInterval(follow, 1000 * props.seconds);
+document.addEventListener("visibilitychange", follow);
+follow();
+"""
+
+
 def build_strip(context: Context) -> gr.HTML:
-    """Lay out the strip; `wire_strip` fills it once there are tabs for its button to lead to."""
-    return acting_box(elem_id="standing")
-
-
-def wire_strip(demo: gr.Blocks, context: Context, strip: gr.HTML, tabs: gr.Tabs) -> None:
-    """Fill the strip when the page is loaded, and follow the rows."""
-
-    def show_standing(annotator: Annotator) -> list[Any]:
-        return [strip_of(context.db)]
-
-    demo.load(guarded(context, "admin")(show_standing), None, [strip], **QUIET)
-    poll(pulse(STRIP_SECONDS), context, show_standing, [], [strip])
-    lead(context, strip, tabs)
+    """Lay out the strip, which its script fills; `lead` makes its button lead to a tab."""
+    script = f"{ACTING}\n{FOLLOW}"
+    options: dict[str, Any] = {"elem_classes": ["kit"], "elem_id": "standing"}
+    return gr.HTML("", js_on_load=script, address=ADDRESS, seconds=STRIP_SECONDS, **options)
 
 
 def build(demo: gr.Blocks, context: Context, tabs: gr.Tabs) -> None:

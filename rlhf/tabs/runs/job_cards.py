@@ -112,10 +112,14 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
 def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries: Sequence[str] = ()) -> str:
     """One job's state in words, how far it is, what it has made, and what was made smaller for want of memory."""
     sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
-    title = _("Job {number}, {about}.").format(number=job.id, about=about(job))
-    said = f'<p class="headline" role="status"><b>{escape(title)}</b> {escape(sentence)}</p>'
+    said = f'<p class="headline" role="status"><b>{escape(name_of(job))}</b> {escape(sentence)}</p>'
     shrunk = "".join(paragraph(retry, "warning") for retry in retries if retry != job.message)
     return said + shrunk + job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
+
+
+def name_of(job: Job) -> str:
+    """What a job is, as what is said of it begins."""
+    return _("Job {number}, {about}.").format(number=job.id, about=about(job))
 
 
 def made_sentence(made: Policy | None) -> str:

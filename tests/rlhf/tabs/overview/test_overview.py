@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
+from starlette.requests import Request
 
 from annotation.database import Database
-from annotation.records import now
+from annotation.records import Annotator, now
 from annotation.tabs.guard import Context
+from annotation.web.middleware import ANNOTATOR_KEY
 from rlhf.evaluation.gate import GateDecision, GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.loop.controller import FailedCheck
-from rlhf.tabs.overview import overview_card, overview_tab
+from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import next_steps
 from tests.conftest import BASE_NAME, seed_comparisons
 from tests.rlhf.loop.test_controller import QUIET
@@ -70,17 +73,28 @@ def context(db: Database, data_dir: Path) -> Context:
 
 def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Context) -> None:
     seed_comparisons(context.db, 2)
-    strip = overview_tab.strip_of(context.db)
+    strip = standing.strip_of(context.db)
     for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
         assert words in strip
     assert 'data-act="go" data-subject="annotate"' in strip
 
 
+def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
+    endpoint = standing.StripEndpoint(context.db)
+    (route,) = endpoint.routes()
+    assert route.path == f"/{standing.ADDRESS}"
+    for role, status in (("admin", 200), ("annotator", 403), (None, 403)):
+        known = {} if role is None else {ANNOTATOR_KEY: Annotator(id=1, name="kim", role=role)}
+        answer = asyncio.run(endpoint.strip(Request({"type": "http", **known})))
+        assert answer.status_code == status
+        assert (b"base serves" in bytes(answer.body)) == (status == 200)
+
+
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
-    standing = overview_card.Standing("dpo-3", 5, 60, replace(JOB, step=4, steps=10), 125.0, ())
-    assert "40%, about 2 min 5 s left" in overview_card.strip(standing)
-    assert "<button" not in overview_card.strip(standing)
-    assert "preparing" in overview_card.strip(replace(standing, running=replace(JOB, step=0, steps=0), left=None))
+    found = overview_card.Standing("dpo-3", 5, 60, replace(JOB, step=4, steps=10), 125.0, ())
+    assert "40%, about 2 min 5 s left" in overview_card.strip(found)
+    assert "<button" not in overview_card.strip(found)
+    assert "preparing" in overview_card.strip(replace(found, running=replace(JOB, step=0, steps=0), left=None))
 
 
 def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: Context) -> None:
@@ -102,7 +116,7 @@ def test_a_name_is_text() -> None:
 
 
 def test_buttons_lead_to_the_tabs_of_the_loop_and_nowhere_else(context: Context) -> None:
-    with gr.Blocks() as demo, gr.Tabs() as tabs:
+    with gr.Blocks() as demo, gr.Tabs() as tabs, gr.Tab("Overview"):
         overview_tab.build(demo, context, tabs)
     go = handler(demo, "go_to_tab")
     owner = gr.Request(username="owner")

@@ -98,7 +98,7 @@ def preview(unit: str = "pairs", train: int = 1200, **values: object) -> Trainin
 
 def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
     said = " ".join(Text(plan_card.data_card(TrainingData(preview(), 1200), DPOSpec())).said)
-    for words in ("dpo-3", "1,200", "Held-out pairs", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
+    for words in ("dpo-3", "1,200", "Held-out comparisons", REASONS["tie"], "pairs", REASONS["skip"], "judgements"):
         assert words in said
     assert "Pairs in them" not in said
     assert REASONS["flagged"] not in said
