@@ -105,7 +105,7 @@ def test_what_is_hidden_keeps_its_default() -> None:
     assert form_fields.hidden(form, values) >= {"virtual_tokens", "flip_rate"}
     assert form_fields.spec_of(form, "base", values) == DPOSpec(lora_r=99, dora=True)
     tuned = {**values, "method": "prompt", "loss": "robust"}
-    assert form_fields.hidden(form, tuned) == set(form_fields.LORA)
+    assert form_fields.hidden(form, tuned) == {*form_fields.LORA, "offset"}
     assert form_fields.spec_of(form, "base", tuned) == DPOSpec(
         method="prompt", loss="robust", flip_rate=0.3, virtual_tokens=7
     )
