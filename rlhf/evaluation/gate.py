@@ -644,7 +644,7 @@ class MetricLimit:
 
     def holds(self, value: float, bound: float) -> bool:
         """Whether a figure keeps within it. NaN is on neither side and does not: its answers could not be scored."""
-        return value >= bound if self.least else value <= bound
+        return lies_on(value, bound) or (value >= bound if self.least else value <= bound)
 
 
 LIMITS = (
@@ -885,11 +885,14 @@ def number(value: float, digits: int) -> str:
     return str(float(f"{value:.{digits}g}")).removesuffix(".0")  # never as 1e+02
 
 
+def lies_on(value: float, bound: float) -> bool:
+    """Whether a figure is off its bound by the noise of binary fractions only."""
+    return isclose(value, bound, rel_tol=1e-9)
+
+
 def beside(value: float, bound: float, write: Callable[[float, int], str]) -> str:
-    """A figure with as many digits as it takes to see on which side of the bound it lies; what is off by the noise of
-    binary fractions only lies on it.
-    """
-    if isclose(value, bound, rel_tol=1e-9):
+    """A figure with as many digits as it takes to see on which side of the bound it lies."""
+    if lies_on(value, bound):
         return write(bound, 6)
     for digits in range(2, 18):
         if write(value, digits) != write(bound, digits):

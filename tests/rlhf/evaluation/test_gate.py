@@ -330,7 +330,8 @@ BOUNDS = {
 def test_a_criterions_verdict_agrees_with_its_number_and_its_threshold(figure: str) -> None:
     """Also at the threshold itself and beside it, where as many digits are shown as it takes to see the difference."""
     bound, least = BOUNDS[figure], figure == "distinct_ratio"
-    for value in (bound, math.nextafter(bound, -1), math.nextafter(bound, 9), bound - 0.04, bound + 0.00004, bound + 3):
+    noise = (math.nextafter(bound, -1), math.nextafter(bound, 9))
+    for value in (bound, *noise, bound * (1 - 1e-8), bound * (1 + 1e-8), bound - 0.04, bound + 0.00004, bound + 3):
         decision = decide(ASKED, found(BETTER, **{figure: value}))
         one = criterion(decision, NAMES[figure])
         side, asked = one.threshold.rsplit(" ", 1)
