@@ -38,7 +38,7 @@ from rlhf.models.chat_template import TOKENIZERS, has_template
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGES: Final = ("annotation", "rlhf")
-KINDS: Final = (".py", ".js", ".css", ".jsonl", ".txt", ".md")
+KINDS: Final = (".py", ".js", ".css", ".svg", ".po", ".jsonl", ".txt", ".md")
 SINGLE: Final = ("app.py", "LICENSE")
 LARGEST: Final = 10_000_000  # the Hub wants larger files as LFS objects
 TOKEN: Final = re.compile(rb"\bhf_[A-Za-z0-9]{20,}\b")

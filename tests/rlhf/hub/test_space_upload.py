@@ -72,6 +72,11 @@ def test_a_space_is_made_with_its_settings_and_only_the_files_it_needs(hub: Spac
     assert len(space.history(space.head.sha)) == 2
 
 
+def test_everything_that_the_program_reads_goes_up() -> None:
+    there = {path.relative_to(ROOT) for name in ("annotation", "rlhf") for path in (ROOT / name).rglob("*.*")}
+    assert {path for path in there if "__pycache__" not in path.parts} <= set(space_upload.files())
+
+
 def test_creating_it_twice_changes_nothing_and_a_new_version_takes_old_files_out(hub: SpaceHub, client: Hub) -> None:
     first = space_upload.create(PLAN, client)
     again = space_upload.create(PLAN, client)
