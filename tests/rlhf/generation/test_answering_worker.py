@@ -126,7 +126,7 @@ def test_a_stock_is_filled_once_and_topped_up_with_new_answers(stocked: Machine)
         messages = stocked.db.value("SELECT messages FROM prompt WHERE id = ?", (row["prompt_id"],))
         assert row["rendered_prompt"] == stocked.render(json.loads(messages))
         assert row["prompt_tokens"] == stocked.count(row["rendered_prompt"])
-        assert json.loads(row["sampling"]) == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 12}
+        assert json.loads(row["sampling"]) == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 12, "sampler": 2}
         drawn_ids = read_token_ids(row["token_ids"])
         assert drawn_ids is not None
         assert drawn_ids.vocabulary == vocabulary_of(stocked.tokenizer)
