@@ -466,7 +466,7 @@ def test_every_prompt_is_answered_as_often_as_asked_by_the_chosen_policy(stocked
         again = draw(model, models.tokenizer, texts, seeds, SAMPLING)[prompts.index(prompt)][0]
         assert (row["answer"], row["seed"]) == (again.text, again.seed)
         assert (row["tokens"], row["finish_reason"]) == (again.tokens, again.finish_reason)
-        assert row["sampling"] == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 24}
+        assert row["sampling"] == {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 24, "sampler": 2}
     content = prompt_sets.file_of(stocked.data_dir, job.id).read_bytes()
     assert job.result == {
         "revision": revision,

@@ -93,7 +93,7 @@ def test_a_row_says_how_to_draw_its_answer_again() -> None:
             "finish_reason": "stop",
             "tokens": 5,
             "seed": 0,
-            "sampling": {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 96},
+            "sampling": {"temperature": 1.0, "min_p": 0.1, "max_new_tokens": 96, "sampler": 2},
             "revision": "base",
         }
     ]
