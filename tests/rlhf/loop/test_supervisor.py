@@ -500,7 +500,7 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
         ),
         (SFTSpec(method="full"), ("method qlora",), ("lora_targets",)),
         (DPOSpec(batch_size=1, halve_batch=True), ("max_length",), ("batch_size", "halve_batch")),
-        (DPOSpec(method="qlora", lora_targets="attention"), ("batch_size below 2",), ("lora_targets", "method qlora")),
+        (DPOSpec(method="qlora", lora_targets="attention"), ("batch_size below 4",), ("lora_targets", "method qlora")),
         (CheckSpec(), ("smaller base model",), ("batch_size",)),
         (
             MeasureSpec(training=to_json(SFTSpec(batch_size=6, max_length=300))),
