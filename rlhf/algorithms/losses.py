@@ -246,7 +246,7 @@ def compare_policies(
         here, labels_n = slice(i, i + chunk), labels_N[i : i + chunk]
         p_NV, q_NV = head.logits(hidden_NH[here], temperature), ref_head.logits(ref_hidden_NH[here], temperature)
         p_log_sum_N, q_log_sum_N = p_NV.logsumexp(-1), q_NV.logsumexp(-1)
-        logps_N, ref_logps_N = label_logps(p_NV, labels_n), q_NV.gather(-1, labels_n[:, None])[:, 0] - q_log_sum_N
+        logps_N, ref_logps_N = label_logps(p_NV, labels_n), label_logps(q_NV, labels_n)
         mass_NV = (p_NV - p_log_sum_N[:, None]).exp_()
         p_mean_N, q_mean_N = (torch.einsum("nv,nv->n", mass_NV, logits_NV) for logits_NV in (p_NV, q_NV))
         parts.append(

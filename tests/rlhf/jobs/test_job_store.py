@@ -268,10 +268,10 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_when_asked(
     job_table.stop(db, job, "w", status, "In whatever words.", reason)
     assert job_store.can_be_halved(job_store.get(db, job))
     changed = job_store.resume(db, job, half_batch=True)
-    assert changed == "Queued again with a smaller batch: batch_size 8 → 4, accumulation 2 → 4."
+    assert changed == "Queued again with a smaller batch: batch_size 8 → 4, accumulation 1 → 2."
     row = job_store.get(db, job)
     assert (row.status, row.worker, row.message, row.reason) == ("queued", None, changed, None)
-    assert row.spec == DPOSpec(batch_size=4, accumulation=4), "and nobody told it to halve it by itself"
+    assert row.spec == DPOSpec(batch_size=4, accumulation=2), "and nobody told it to halve it by itself"
     assert job_store.retries(db, job) == [changed]
     assert waiting(db) == [later, job]
 

@@ -270,7 +270,7 @@ def test_the_card_shows_people_beside_the_judge_and_says_when_comparisons_are_ha
     assert "On the 30 that several people judged, they agree in 100%" in said
     assert "People were asked about 4 of these 30 because judges contradicted themselves" in said
     assert "it contradicted itself on 25%" in said
-    assert [title.text for title in tree(said).iter("b")][1:] == ["Agreement", "Calibration", "Position", "Length"]
+    assert [title.text for title in tree(said).iter("figcaption")] == ["Agreement", "Calibration", "Position", "Length"]
     cells = [cell.text for cell in tree(said).iter("td")]
     assert cells[0:3] == ["With people", "30", "67% (49% to 81%)"]
     assert cells[4:7] == ["People with each other", "30", "100% (89% to 100%)"]
