@@ -113,6 +113,7 @@ def test_a_browser_is_told_what_it_waits_for_and_everything_else_waits(starting:
     asyncio.run(wait())
 
 
+@pytest.mark.own_start
 def test_pages_that_can_not_be_built_end_the_program_with_the_reason(db: Database, data_dir: Path) -> None:
     (data_dir / "gradio.py").write_text("raise ImportError('no pages today')")
     words = ["--no-workers", "--no-browser", "--port", "0", "--data", str(data_dir)]
