@@ -100,7 +100,7 @@ def m013_imported_chances(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
-def m017_rejections_taken_back(db: sqlite_utils.Database) -> None:
+def m014_rejections_taken_back(db: sqlite_utils.Database) -> None:
     """A rejection can be taken back, which is a decision as well."""
     for statement in REJECTIONS_TAKEN_BACK:
         db.execute(statement)
