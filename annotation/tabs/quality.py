@@ -61,7 +61,9 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
             figures.position or figures.length,
             quality_report.bias_meters(figures.position, figures.length),
         ),
-        "policies": titled(_("Policies"), figures.policies.placed, quality_report.policies_chart(figures.policies)),
+        "policies": titled(
+            _("Policies"), figures.policies.comparisons, quality_report.policies_chart(figures.policies)
+        ),
         "disputes": titled(
             _("To settle"),
             figures.disputes,
@@ -86,7 +88,7 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     }
 
 
-def titled(title: str, there: Sequence[Any], inside: str) -> str:
+def titled(title: str, there: Sequence[Any] | int, inside: str) -> str:
     """A part of the page with its heading; nothing while there is nothing to say in it."""
     return f"{heading(title)}{inside}" if there else ""
 

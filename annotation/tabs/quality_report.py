@@ -476,14 +476,7 @@ def won(odds: float) -> float:
 
 
 def no_strengths(policies: Strengths) -> str:
-    """Why no strengths can be shown."""
-    if not policies.comparisons:
-        return _(
-            "No judgement compares answers of different policies: each comparison holds answers of the "
-            "policy that served when it was made. 'Let people compare' on the Iterations tab puts the "
-            "answers of two policies before annotators; strengths appear here once such comparisons have "
-            "been judged."
-        )
+    """Why no strengths can be shown of the comparisons that there are."""
     return ngettext(
         "{count} comparison of answers by different policies ({policies}) so far: not enough. "
         "It takes ten in which each policy has won and lost.",

@@ -44,7 +44,8 @@ class AdaptedProduct(torch.autograd.Function):
 def compute_adapters_at_once(model: Any) -> None:
     """Let each adapted plain layer of a model be computed by `AdaptedProduct` where its one adapter is plain LoRA.
 
-    PEFT goes on to compute the others: 4-bit layers, DoRA, several adapters at once, what is switched off or merged.
+    PEFT goes on to compute the others: 4-bit layers, DoRA, adapters with a bias, several at once, what is switched off
+    or merged.
     """
     for layer in model.modules():
         if isinstance(layer, Linear) and type(layer.get_base_layer()) is torch.nn.Linear:
@@ -58,6 +59,7 @@ def at_once(layer: Any, by_peft: Callable[..., Tensor]) -> Callable[..., Tensor]
         names, base = layer.active_adapters, layer.get_base_layer()
         name = names[0] if len(names) == 1 and names[0] in layer.lora_A else None
         off = layer.disable_adapters or layer.merged or name is None or name in layer.lora_variant
+        off = off or layer.lora_bias[name]
         if off or arguments or keywords or x.dtype != base.weight.dtype:
             return by_peft(x, *arguments, **keywords)
         a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]

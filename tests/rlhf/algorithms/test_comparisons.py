@@ -30,7 +30,7 @@ def comparisons() -> list[dict[str, Any]]:
     random = torch.Generator().manual_seed(3)
 
     def ids(length: int) -> list[int]:
-        return torch.randint(3, VOCABULARY, (length,), generator=random).tolist()  # type: ignore[no-any-return]
+        return [int(one) for one in torch.randint(3, VOCABULARY, (length,), generator=random)]
 
     items = [
         {

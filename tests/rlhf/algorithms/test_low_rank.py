@@ -58,6 +58,7 @@ def test_in_16_bits_the_gradients_are_pefts_up_to_rounding() -> None:
     assert torch.cosine_similarity(found[0], found[1], dim=0) > 0.999
 
 
+@pytest.mark.filterwarnings("ignore:`lora_bias=True`")
 def test_plain_adapters_are_computed_at_once_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
@@ -74,11 +75,11 @@ def test_plain_adapters_are_computed_at_once_and_nothing_else_is(monkeypatch: py
         computed(model)
         return len(calls)
 
-    model, other = adapted("llama"), adapted("llama", use_dora=True)
-    for one in (model, other):
+    model, others = adapted("llama"), (adapted("llama", use_dora=True), adapted("llama", lora_bias=True))
+    for one in (model, *others):
         computed(one)  # and found out whether it can be packed
         compute_adapters_at_once(one)
-    assert used(other) == 0
+    assert [used(other) for other in others] == [0, 0]
     assert used(model) == 2 * 7
     expected = computed(model)
     with model.disable_adapter():
