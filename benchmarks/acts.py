@@ -25,7 +25,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -44,7 +43,7 @@ from annotation.records import UserError
 from benchmarks import driver
 from benchmarks.acts_pool import PooledPrompt, pool
 from benchmarks.driver import BenchmarkError, say
-from benchmarks.loop import plain, shorter
+from benchmarks.loop import plain, reason, shorter
 from rlhf.algorithms.losses import Rankings, plackett_luce
 from rlhf.models.base_model import EMBEDDED
 
@@ -58,23 +57,11 @@ CHOSEN_SHARE = 0.5
 STEPS, RATE = 60, 0.05
 # Of 0.02 to 2 nearly the same with the rule and the seeds of `tune`, and this the best of rankings.
 RIDGE = 0.5
-# A reason in an answer, by the words that announce one.
-REASON = re.compile(
-    r"\b(because|since|so that|due to|in order to|therefore|thus|reason|caus\w+|help(s|ing)?|ensur\w+|allow\w*|"
-    r"mak(es|ing)|prevent\w*|which (means|makes|can)|to (avoid|keep|make|help|protect|reduce|prevent))\b",
-    re.IGNORECASE,
-)
-
 Pairs = frozenset[tuple[int, int]]
 Worth = tuple[float, ...]
 
 
 # ------------------------------------------------------------------------------------------------------------- people
-def reason(text: str) -> Worth:
-    """An answer that names a reason is better, then one that names more of them."""
-    return (float(len(REASON.findall(text))),)
-
-
 def few_commas(text: str) -> Worth:
     """Fewer commas are better: the rule that the learner is tuned with."""
     return (-float(text.count(",")),)

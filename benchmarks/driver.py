@@ -344,8 +344,13 @@ RANKS: Mapping[str, list[int]] = {"left": [1, 2], "right": [2, 1], "tie": [1, 1]
 STRENGTHS: Mapping[str, int] = {"slightly": 1, "clearly": 2, "much": 3}
 
 
-def act_of(verdict: str) -> dict[str, Any]:
-    """What the page sends for a verdict on two answers: 'left-clearly', 'right-slightly', 'tie', 'all-bad', 'skip'."""
+def act_of(verdict: str | Sequence[int]) -> dict[str, Any]:
+    """What the page sends for a verdict on two answers: 'left-clearly', 'right-slightly', 'tie', 'all-bad', 'skip'.
+
+    For more answers than two a verdict is the rank of each.
+    """
+    if not isinstance(verdict, str):
+        return {"outcome": "ranked", "ranks": list(verdict)}
     if verdict in ("all-bad", "skip"):
         return {"outcome": verdict}
     side, _, degree = verdict.partition("-")
@@ -439,11 +444,11 @@ class Answered:
 
 @dataclass
 class SimulatedAnnotator:
-    """Someone who judges what the page shows by a fixed taste. `taste(left, right)` is a verdict for `act_of`."""
+    """Someone who judges what the page shows by a fixed taste. `taste(*answers)` is a verdict for `act_of`."""
 
     page: Page
     ledger: Ledger
-    taste: Callable[[str, str], str]
+    taste: Callable[..., str | Sequence[int]]
     last_nonce: str = field(default="", init=False)
 
     def look(self) -> Card:

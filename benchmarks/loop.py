@@ -19,18 +19,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
-from annotation import store
+from annotation import project, store
 from annotation.database import Database, open_database
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import UserError, seconds_between
@@ -62,6 +63,8 @@ JOB_SECONDS = 3600.0
 PROGRESS_SECONDS = 10.0
 PROBE = "probe"
 PROBE_PAUSE_SECONDS = 2.0
+# In a comparison of several answers.
+ANSWERS = 4
 QUICK_JUDGEMENTS = 12
 QUICK_PROMPTS = 4
 QUICK_TOKENS = 32
@@ -69,6 +72,12 @@ QUICK_TOKENS = 32
 
 # --------------------------------------------------------------------------------------------------------- gold rules
 Worth = tuple[float, ...]
+# A reason in an answer, by the words that announce one.
+REASON = re.compile(
+    r"\b(because|since|so that|due to|in order to|therefore|thus|reason|caus\w+|help(s|ing)?|ensur\w+|allow\w*|"
+    r"mak(es|ing)|prevent\w*|which (means|makes|can)|to (avoid|keep|make|help|protect|reduce|prevent))\b",
+    re.IGNORECASE,
+)
 
 
 def shorter(text: str) -> Worth:
@@ -87,17 +96,33 @@ def plain(text: str) -> Worth:
     return (-sum(map(len, words)) / max(len(words), 1),)
 
 
-RULES: dict[str, Callable[[str], Worth]] = {"shorter": shorter, "question": question, "plain": plain}
+def reason(text: str) -> Worth:
+    """An answer that names a reason is better, then one that names more of them."""
+    return (float(len(REASON.findall(text))),)
 
 
-def taste_of(rule: str) -> Callable[[str, str], str]:
-    """A rule as the button that someone with this taste presses."""
+# Of length, of wording, of content, and one that is easily seen.
+RULES: dict[str, Callable[[str], Worth]] = {
+    "shorter": shorter,
+    "plain": plain,
+    "reason": reason,
+    "question": question,
+}
+
+
+def taste_of(rule: str) -> Callable[..., str | list[int]]:
+    """A rule as what someone with this taste presses: a button for two answers, a rank for each of more."""
     worth = RULES[rule]
 
-    def taste(left: str, right: str) -> str:
-        if worth(left) == worth(right):
+    def taste(*answers: str) -> str | list[int]:
+        worths = [worth(answer) for answer in answers]
+        if len(worths) > 2:
+            order = sorted(set(worths), reverse=True)
+            return [order.index(one) + 1 for one in worths]
+        left, right = worths
+        if left == right:
             return "tie"
-        return "left-clearly" if worth(left) > worth(right) else "right-clearly"
+        return "left-clearly" if left > right else "right-clearly"
 
     return taste
 
@@ -270,7 +295,7 @@ def train(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
     return Trained(training, check, round(time.monotonic() - began, 1))
 
 
-def train_quick(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
+def train_quick(app: App) -> Trained:
     """The same two jobs, shortened, from the command line: the form has no field for the size of the check."""
     db, began = app.database, time.monotonic()
     driver.run_job(app.data_dir, {"kind": "dpo", "epochs": 1, "evaluate": False})
@@ -410,26 +435,52 @@ def wall_seconds(job: Job) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------- reporting
-def report(options: argparse.Namespace, iterations: Sequence[Iteration], tally: Tally, memory: MemorySampler) -> str:
-    """Tables for people; the last line is one JSON object."""
-    found = driver.machine()
-    held = f"adapters on {iterations[-1].precision} weights"
-    title = f"Gold rule '{options.rule}', {held}: {len(iterations)} iterations of {options.judgements} judgements"
+@dataclass(frozen=True)
+class LoopRun:
+    """One loop from a new data directory, whose trainings had this seed."""
+
+    seed: int
+    iterations: Sequence[Iteration]
+    tally: Tally
+    peak_mb: float
+    memory_measure: str
+
+    def figures(self) -> dict[str, Any]:
+        """Its part of the JSON object."""
+        return {
+            "seed": self.seed,
+            "precision": self.iterations[-1].precision,
+            "iterations": [asdict(entry) for entry in self.iterations],
+            "nll_ratio": self.iterations[-1].nll_ratio,
+            "distinct_ratio": self.iterations[-1].distinct_ratio,
+            "iteration_seconds": [entry.iteration_seconds for entry in self.iterations],
+            "judgements_acknowledged": self.tally.acknowledged,
+            "judgements_stored": self.tally.stored,
+            "judgements_lost": self.tally.lost,
+            "peak_rss_mb": self.peak_mb,
+            "memory_measure": self.memory_measure,
+        }
+
+
+def report(options: argparse.Namespace, found: LoopRun) -> str:
+    """A run's tables for people."""
+    iterations, tally = found.iterations, found.tally
+    acts = f"{options.judgements} judgements ({project.KINDS[options.act]})"
+    title = f"Gold rule '{options.rule}', seed {found.seed}, adapters on {iterations[-1].precision} weights"
     smoke = "SMOKE RUN: one epoch on a few pairs, a check on a few prompts. It shows that the loop turns, no more."
     stored = f"Judgements: {tally.acknowledged} acknowledged, {tally.stored} stored"
     trouble = f", {tally.lost} LOST, {tally.unforeseen} UNFORESEEN, {tally.judged_twice} JUDGED TWICE"
     lines = [
-        f"{title} by {options.annotators} annotators, and a probe",
+        f"{title}: {len(iterations)} iterations of {acts} by {options.annotators} annotators, and a probe",
         *([smoke] if options.quick else []),
         "",
         answers_table(iterations),
         "",
         costs_table(iterations),
         "",
-        f"{stored}{'' if tally.clean else trouble}. Peak of all processes: {memory.peak_mb:.0f} MB ({memory.measure}).",
+        f"{stored}{'' if tally.clean else trouble}. "
+        f"Peak of all processes: {found.peak_mb:.0f} MB ({found.memory_measure}).",
         describe_data(iterations),
-        driver.describe_machine(found),
-        json.dumps(figures(options, iterations, tally, memory) | {"machine": found}),
     ]
     return "\n".join(lines)
 
@@ -502,26 +553,19 @@ def describe_data(iterations: Sequence[Iteration]) -> str:
     return f"Left out of training, by iteration: {'; '.join(counts)}."
 
 
-def figures(
-    options: argparse.Namespace, iterations: Sequence[Iteration], tally: Tally, memory: MemorySampler
-) -> dict[str, Any]:
-    """The JSON object's content."""
+def figures(options: argparse.Namespace, runs: Sequence[LoopRun]) -> dict[str, Any]:
+    """The JSON object's content: each run's, and the win rate after the first iteration over all of them."""
+    firsts = [one.iterations[0] for one in runs]
     return {
-        "precision": iterations[-1].precision,
         "rule": options.rule,
+        "act": options.act,
         "quick": options.quick,
         "judgements": options.judgements,
         "annotators": options.annotators,
         "settings": options.changed,
-        "iterations": [asdict(entry) for entry in iterations],
-        "nll_ratio": iterations[-1].nll_ratio,
-        "distinct_ratio": iterations[-1].distinct_ratio,
-        "iteration_seconds": [entry.iteration_seconds for entry in iterations],
-        "judgements_acknowledged": tally.acknowledged,
-        "judgements_stored": tally.stored,
-        "judgements_lost": tally.lost,
-        "peak_rss_mb": memory.peak_mb,
-        "memory_measure": memory.measure,
+        "win_rate": round(fmean(one.win_rate for one in firsts), 4),
+        "lowest_bound": min(one.low for one in firsts),
+        "runs": [one.figures() for one in runs],
     }
 
 
@@ -531,6 +575,12 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run of under two minutes; figures mean little")
     parser.add_argument("--rule", choices=sorted(RULES), default="shorter", help="what the annotators prefer")
+    parser.add_argument(
+        "--act", choices=sorted(project.KINDS), default="rank", help="two answers, or four (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", default=[1], help="a run from the start for each (default: 1)"
+    )
     parser.add_argument("--iterations", type=int, metavar="N", help="(default: 2, quick: 1)")
     parser.add_argument("--judgements", type=int, metavar="N", help="in each iteration (default: 60, quick: 12)")
     parser.add_argument("--annotators", type=int, metavar="N", default=2, help="(default: %(default)s)")
@@ -551,6 +601,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.iterations = options.iterations or (1 if options.quick else 2)
     options.judgements = options.judgements or (QUICK_JUDGEMENTS if options.quick else 60)
     options.changed = dict(read_field(parser, text) for text in options.set)
+    if options.data and len(options.seeds) > 1:
+        parser.error("--data is for one run; each of --seeds has a data directory of its own")
     if options.quick and options.changed:
         parser.error("--set changes the form, which --quick does not use")
     return options
@@ -567,7 +619,7 @@ def read_field(parser: argparse.ArgumentParser, text: str) -> tuple[str, Any]:
         return name, value
 
 
-def run(app: App, options: argparse.Namespace) -> tuple[list[Iteration], Tally]:
+def run(app: App, options: argparse.Namespace, seed: int) -> tuple[list[Iteration], Tally]:
     """Sign everybody in and turn the loop."""
     db, ledger, began = app.database, Ledger(), app.started
     names = [f"annotator-{number}" for number in range(1, options.annotators + 1)]
@@ -579,7 +631,7 @@ def run(app: App, options: argparse.Namespace) -> tuple[list[Iteration], Tally]:
         for page in pages.values():
             stack.enter_context(page)
         team = [SimulatedAnnotator(pages[name], ledger, taste_of(options.rule)) for name in names]
-        probe = SimulatedAnnotator(pages[PROBE], ledger, lambda left, right: "tie")
+        probe = SimulatedAnnotator(pages[PROBE], ledger, nothing_decided)
         iterations = []
         for number in range(1, options.iterations + 1):
             say(f"iteration {number}: judging")
@@ -589,42 +641,56 @@ def run(app: App, options: argparse.Namespace) -> tuple[list[Iteration], Tally]:
             say(f"iteration {number}: training")
             # The smoke run has no time for a latency that benchmarks.latency measures better.
             with nullcontext([]) if options.quick else probing(probe) as probed:
-                trained = (train_quick if options.quick else train)(app, owner, options.changed)
+                changed = {"Seed": seed, **options.changed}
+                trained = train_quick(app) if options.quick else train(app, owner, changed)
             iterations.append(measure(db, options.rule, collected, trained, probed))
             promote(owner, iterations[-1].revision)
             began = time.monotonic()
     return iterations, ledger.tally(db)
 
 
-@contextmanager
-def held_in(data_dir: Path, model: str | None, precision: str | None) -> Iterator[None]:
-    """The base set up in a precision before the app starts; without one the app chooses it. Raises UserError."""
-    if precision is not None:
-        db = open_database(data_dir)
-        base_model.register(db, base_model.prepare(data_dir, model or base_model.EMBEDDED))
-        base_model.change_precision(db, precision, "the benchmark")
-        db.close()
-    yield
+def nothing_decided(*answers: str) -> str | list[int]:
+    """The verdict of a tie, from which nothing is trained."""
+    return "tie" if len(answers) == 2 else [1] * len(answers)
+
+
+def set_up(data_dir: Path, options: argparse.Namespace) -> None:
+    """What the project asks before the app starts, and the base in a precision where one is given. Raises UserError."""
+    db = open_database(data_dir)
+    answers = 2 if options.act == "pair" else ANSWERS
+    store.set_project(db, replace(store.project(db), kind=options.act, answers=answers))
+    if options.precision is not None:
+        base_model.register(db, base_model.prepare(data_dir, options.model or base_model.EMBEDDED))
+        base_model.change_precision(db, options.precision, "the benchmark")
+    db.close()
+
+
+def run_once(options: argparse.Namespace, seed: int) -> LoopRun:
+    """The loop in a data directory of its own. Raises BenchmarkError and UserError."""
+    with driver.data_directory(options.data, options.keep) as data_dir, MemorySampler() as memory:
+        set_up(data_dir, options)
+        with App(data_dir, model=options.model) as app:
+            say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
+            iterations, tally = run(app, options, seed)
+    return LoopRun(seed, iterations, tally, memory.peak_mb, memory.measure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 when every acknowledged judgement is stored, once."""
     options = read_options(arguments)
     driver.end_on_sigterm()
+    runs: list[LoopRun] = []
     try:
-        with (
-            driver.data_directory(options.data, options.keep) as data_dir,
-            MemorySampler() as memory,
-            held_in(data_dir, options.model, options.precision),
-            App(data_dir, model=options.model) as app,
-        ):
-            say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
-            iterations, tally = run(app, options)
+        for seed in options.seeds:
+            runs.append(run_once(options, seed))
+            print(report(options, runs[-1]), flush=True)
     except (BenchmarkError, UserError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(report(options, iterations, tally, memory))
-    return 0 if tally.clean else 1
+    found = driver.machine()
+    print(driver.describe_machine(found))
+    print(json.dumps(figures(options, runs) | {"machine": found}))
+    return 0 if all(one.tally.clean for one in runs) else 1
 
 
 if __name__ == "__main__":
