@@ -48,11 +48,11 @@ from benchmarks.driver import (
     Tally,
     say,
 )
-from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import base_model, registry
 from rlhf.models.registry import Weights
@@ -63,6 +63,9 @@ JOB_SECONDS = 3600.0
 PROGRESS_SECONDS = 10.0
 PROBE = "probe"
 PROBE_PAUSE_SECONDS = 2.0
+# What learns from judgements: PPO does from a reward model that did.
+PREFERENCES = ("dpo", "reward_model")
+ANY_ACCURACY = 0.01
 # In a comparison of several answers.
 ANSWERS = 4
 QUICK_JUDGEMENTS = 12
@@ -284,22 +287,38 @@ class Trained:
     """From pressing the button to the end of the check."""
 
 
-def train(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
-    """Press "Train the next iteration" and wait for the training and for the check that follows by itself."""
-    db, began = app.database, time.monotonic()
-    owner.call("start_dpo", *owner.handlers["start_dpo"].form(changed))
-    training = wait_for_job(app, lambda: job_store.recent(db, ("dpo",), 1)[0])
+def train(app: App, owner: Page, algorithm: str, changed: Mapping[str, Any]) -> Trained:
+    """Press the button of an algorithm's form and wait for the training and for the check that follows by itself.
+
+    PPO learns from a reward model, which is trained first, and is followed whatever its accuracy is.
+    """
+    began = time.monotonic()
+    if algorithm == "ppo":
+        owner.call("start_reward_model", *owner.handlers["start_reward_model"].form({}))
+        rewards = finished_training(app, "reward_model")
+        assert rewards.result is not None
+        rounds = {name.lower().replace(" ", "_"): value for name, value in changed.items()}
+        spec = {"kind": "ppo", "reward_model": rewards.result["revision"], "accepted_accuracy": ANY_ACCURACY}
+        driver.run_job(app.data_dir, {**spec, **rounds})
+    else:
+        owner.call("start_dpo", *owner.handlers["start_dpo"].form(changed))
+    training = finished_training(app, algorithm)
     assert training.result is not None
     revision = str(training.result["revision"])
-    check = wait_for_job(app, lambda: check_of(db, revision))
+    check = wait_for_job(app, lambda: check_of(app.database, revision))
     return Trained(training, check, round(time.monotonic() - began, 1))
+
+
+def finished_training(app: App, kind: str) -> Job:
+    """The newest job of this kind, at its end. Raises BenchmarkError if it has another."""
+    return wait_for_job(app, lambda: job_store.recent(app.database, (kind,), 1)[0])
 
 
 def train_quick(app: App) -> Trained:
     """The same two jobs, shortened, from the command line: the form has no field for the size of the check."""
     db, began = app.database, time.monotonic()
     driver.run_job(app.data_dir, {"kind": "dpo", "epochs": 1, "evaluate": False})
-    training = wait_for_job(app, lambda: job_store.recent(db, ("dpo",), 1)[0])
+    training = finished_training(app, "dpo")
     assert training.result is not None
     revision = str(training.result["revision"])
     short = {"prompts": QUICK_PROMPTS, "sampling": {"max_new_tokens": QUICK_TOKENS}}
@@ -377,12 +396,13 @@ class Iteration:
 def measure(db: Database, rule: str, collected: Collected, trained: Trained, probed: Sequence[float]) -> Iteration:
     """The figures of an iteration from its rows."""
     assert trained.check.result is not None
-    assert isinstance(trained.training.spec, DPOSpec)
     report = CheckReport.from_json(trained.check.result)
     own, implicit = report.candidate, report.implicit_accuracy
     assert implicit is not None
     win_rate, low, high = gold_win_rate(db, rule, own.revision)
-    counts = snapshot_counts(db, trained.training.spec.snapshot)
+    (learnt_from,) = job_store.recent(db, PREFERENCES, 1)
+    assert isinstance(learnt_from.spec, TrainingSpec)
+    counts = snapshot_counts(db, learnt_from.spec.snapshot)
     return Iteration(
         revision=own.revision,
         precision=own.weights,
@@ -466,7 +486,7 @@ def report(options: argparse.Namespace, found: LoopRun) -> str:
     """A run's tables for people."""
     iterations, tally = found.iterations, found.tally
     acts = f"{options.judgements} judgements ({project.KINDS[options.act]})"
-    title = f"Gold rule '{options.rule}', seed {found.seed}, adapters on {iterations[-1].precision} weights"
+    title = f"Gold rule '{options.rule}', {options.algorithm.upper()}, seed {found.seed}, adapters on {iterations[-1].precision} weights"
     smoke = "SMOKE RUN: one epoch on a few pairs, a check on a few prompts. It shows that the loop turns, no more."
     stored = f"Judgements: {tally.acknowledged} acknowledged, {tally.stored} stored"
     trouble = f", {tally.lost} LOST, {tally.unforeseen} UNFORESEEN, {tally.judged_twice} JUDGED TWICE"
@@ -558,6 +578,7 @@ def figures(options: argparse.Namespace, runs: Sequence[LoopRun]) -> dict[str, A
     firsts = [one.iterations[0] for one in runs]
     return {
         "rule": options.rule,
+        "algorithm": options.algorithm,
         "act": options.act,
         "quick": options.quick,
         "judgements": options.judgements,
@@ -575,6 +596,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loop", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run of under two minutes; figures mean little")
     parser.add_argument("--rule", choices=sorted(RULES), default="shorter", help="what the annotators prefer")
+    parser.add_argument(
+        "--algorithm", choices=("dpo", "ppo"), default="dpo", help="of the trainings (default: %(default)s)"
+    )
     parser.add_argument(
         "--act", choices=sorted(project.KINDS), default="rank", help="two answers, or four (default: %(default)s)"
     )
@@ -642,7 +666,7 @@ def run(app: App, options: argparse.Namespace, seed: int) -> tuple[list[Iteratio
             # The smoke run has no time for a latency that benchmarks.latency measures better.
             with nullcontext([]) if options.quick else probing(probe) as probed:
                 changed = {"Seed": seed, **options.changed}
-                trained = train_quick(app) if options.quick else train(app, owner, changed)
+                trained = train_quick(app) if options.quick else train(app, owner, options.algorithm, changed)
             iterations.append(measure(db, options.rule, collected, trained, probed))
             promote(owner, iterations[-1].revision)
             began = time.monotonic()
