@@ -486,7 +486,8 @@ def report(options: argparse.Namespace, found: LoopRun) -> str:
     """A run's tables for people."""
     iterations, tally = found.iterations, found.tally
     acts = f"{options.judgements} judgements ({project.KINDS[options.act]})"
-    title = f"Gold rule '{options.rule}', {options.algorithm.upper()}, seed {found.seed}, adapters on {iterations[-1].precision} weights"
+    held = f"adapters on {iterations[-1].precision} weights"
+    title = f"Gold rule '{options.rule}', {options.algorithm.upper()}, seed {found.seed}, {held}"
     smoke = "SMOKE RUN: one epoch on a few pairs, a check on a few prompts. It shows that the loop turns, no more."
     stored = f"Judgements: {tally.acknowledged} acknowledged, {tally.stored} stored"
     trouble = f", {tally.lost} LOST, {tally.unforeseen} UNFORESEEN, {tally.judged_twice} JUDGED TWICE"
