@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,9 @@ LISTED = (
     *("id", "kind", "size", "outcome", "ranks", "strength", "tags", "note", "flag", "edited", "changed", "created"),
 )
 SHORT = 300
+# Of Markdown: a heading, code, a table, strong words, a formula; and of a list two lines, since one may be a dash.
+MARKS = re.compile(r"^ {0,3}(?:#{1,6} \S|```|~~~|\|[^\n]*\|)|\*\*\S|`[^`\n]+`|\\\(|\\\[|\$\$", re.MULTILINE)
+LIST_LINE = re.compile(r"^ {0,8}(?:[-*+]|\d{1,3}[.)]) +\S", re.MULTILINE)
 
 
 Text = Annotated[str, AfterValidator(storable)]
@@ -224,7 +228,7 @@ class AnnotationApi:
             "notice": notice,
             "trouble": self.problem() if claim is None else "",
             "tags": [{"key": tag.key, "label": tag.label} for tag in project.tags],
-            "rendered": project.rendered,
+            "rendered": bool(project.rendered),
             "own_prompts": project.own_prompts,
             "asked": claims.prompts_in_answer(self.db, annotator.id),
             "unanswered": claims.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
@@ -233,8 +237,9 @@ class AnnotationApi:
             "revising": None,
         }
         if claim is not None:
-            rendered = project.rendered if asked.rendered is None else asked.rendered
-            card |= {"nonce": claim.nonce, **comparison_part(claim, rendered)}
+            chosen = project.rendered if asked.rendered is None else asked.rendered
+            rendered = has_marks(claim) if chosen is None else chosen
+            card |= {"nonce": claim.nonce, "rendered": rendered, **comparison_part(claim, rendered)}
         return card
 
     def progress(self, annotator: Annotator, asked: RequestBody) -> dict[str, int]:
@@ -246,6 +251,12 @@ class AnnotationApi:
         yours = claims.judged_by(self.db, annotator.id)
         today = claims.judged_by(self.db, annotator.id, day_start(asked.utc_offset_minutes))
         return {"today": today, "yours": yours, "everyone": max(count, yours)}
+
+
+def has_marks(claim: Claim) -> bool:
+    """Whether a comparison has something that is read better rendered; all of it is shown alike."""
+    texts = (*(message["content"] for message in claim.messages), *(answer.text for answer in claim.shown))
+    return any(MARKS.search(text) or len(LIST_LINE.findall(text)) > 1 for text in texts)
 
 
 def comparison_part(claim: Claim, rendered: bool) -> Card:

@@ -194,8 +194,9 @@ class Project:
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
     daily_target: Annotated[int, Interval(ge=0, le=MAXIMUM_TARGET), N_("Judgements a day")] = 30
     """What each annotator sees as the day's target; 0 for none."""
-    rendered: Annotated[bool, N_("First view: rendered")] = False
-    """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch."""
+    rendered: Annotated[bool | None, N_("First view: rendered")] = None
+    """Whether answers are first shown as rendered Markdown rather than literally; each annotator can switch. Without a
+    choice they are where something of a comparison has Markdown's marks."""
     own_prompts: Annotated[bool, N_("Own prompts")] = True
     """Whether annotators may write prompts of their own."""
     tags: tuple[Tag, ...] = (

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from reprlib import Repr
+from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import DocInfo, Ge, Gt, Interval
@@ -207,8 +208,9 @@ def hint_at(kind: Any, path: Sequence[str]) -> Any:
 
 
 def bare(hint: Any) -> Any:
-    """A type without its marks."""
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    """A type without its marks, and without None beside it."""
+    kind = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return get_args(kind)[0] if isinstance(kind, UnionType) and get_args(kind)[1:] == (NoneType,) else kind
 
 
 def label_of(hint: Any) -> str:

@@ -22,7 +22,11 @@ from annotation.ui.markup import paragraph, status, unfold
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
-FIRST_VIEW: Mapping[str, bool] = {_("Literal text"): False, _("Rendered Markdown"): True}
+FIRST_VIEW: Mapping[str, bool | None] = {
+    _("As answers are written"): None,
+    _("Literal text"): False,
+    _("Rendered Markdown"): True,
+}
 EACH_CAN_SWITCH = _("How answers are first shown; each annotator can switch.")
 EXPLANATION = _("It holds for comparisons handed out from then on; those made already keep their number of answers.")
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
@@ -51,7 +55,8 @@ def percent_of(share: float) -> float:
 def project_of(values: Values, people: int) -> Project:
     """The form's fields as a project. Raises UserError naming the field at fault."""
     shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share", "candidate_share")}
-    rendered = FIRST_VIEW.get(values["rendered"]) if isinstance(values["rendered"], str) else None
+    view = values["rendered"]
+    rendered = FIRST_VIEW.get(view, view) if isinstance(view, str) else str(view)  # what is no view is refused
     return project.check({**values, **shares, "rendered": rendered}, people)
 
 

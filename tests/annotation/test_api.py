@@ -106,6 +106,33 @@ def test_texts_come_rendered_when_the_project_or_the_annotator_wants_it(db: Data
     assert not any("html" in answer for answer in ann("card", rendered=False)["answers"])
 
 
+@pytest.mark.parametrize(
+    ("text", "rendered"),
+    [
+        ("Two words.", False),
+        ("- a dash at the start of a line", False),
+        ("- one\n- two", True),
+        ("1. first\n\n2. second", True),
+        ("# Heading\nText", True),
+        ("#hashtag", False),
+        ("It is **strong**.", True),
+        ("5 * 3 ** 2 = 45", False),
+        ("```python\nprint(1)\n```", True),
+        ("Run `make test`.", True),
+        ("| a | b |\n|---|---|", True),
+        ("\\(x^2\\)", True),
+    ],
+)
+def test_answers_are_first_shown_as_they_are_written(db: Database, ann: Ask, text: str, rendered: bool) -> None:
+    seed_answers(db, 2, (text, "plain"))
+    card = ann("card")
+    assert card["rendered"] is rendered
+    assert [("html" in answer) for answer in card["answers"]] == [rendered, rendered]
+    assert ann("card", rendered=not rendered)["rendered"] is not rendered
+    set_project(db, rendered=not rendered)
+    assert ann("card")["rendered"] is not rendered
+
+
 def test_gold_and_re_asked_comparisons_look_like_any_other(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 40)
     own = ann("card")

@@ -242,7 +242,7 @@ SOUND = {
     "claim_minutes": st.integers(1, 1440),
     "gold_share": st.floats(0, 0.25),
     "re_ask_share": st.floats(0, 0.25),
-    "rendered": st.booleans(),
+    "rendered": st.none() | st.booleans(),
     "own_prompts": st.booleans(),
     "tags": st.text() | st.lists(st.text(max_size=40), max_size=18),
 }
@@ -277,7 +277,8 @@ def assert_sound(made: Project, annotators: int) -> None:
     assert min(made.gold_share, made.re_ask_share) >= 0
     assert made.gold_share + made.re_ask_share <= 0.5 + 1e-9
     assert all(type(number) is int for number in (made.answers, made.overlap, made.claim_minutes))
-    assert {type(made.rendered), type(made.own_prompts)} == {bool}
+    assert type(made.own_prompts) is bool
+    assert made.rendered in (None, False, True)
     keys, labels = [tag.key for tag in made.tags], [tag.label.casefold() for tag in made.tags]
     assert len(set(keys)) == len(keys)
     assert len(set(labels)) == len(labels)

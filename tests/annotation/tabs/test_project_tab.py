@@ -205,7 +205,7 @@ def test_a_saved_project_is_what_annotators_are_asked(context: Context, admin: A
         ({"gold_share": 60}, "from 0 to 50%, not 60%"),
         ({"gold_share": None}, "Share of gold"),
         ({"re_ask_share": 10**400}, "Share of re-asks"),
-        ({"rendered": None}, "First view"),
+        ({"rendered": "Upside down"}, "First view"),
         ({"tags": "<b>a</b>: x"}, "Reasons, line 1"),
     ],
 )
