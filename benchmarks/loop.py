@@ -273,19 +273,19 @@ def train(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
 def train_quick(app: App, owner: Page, changed: Mapping[str, Any]) -> Trained:
     """The same two jobs, shortened, from the command line: the form has no field for the size of the check."""
     db, began = app.database, time.monotonic()
-    driver.run_job(app.data_dir, {"kind": "dpo", "epochs": 1, "evaluate": False})
+    driver.run_job(app.data_dir, {"kind": "dpo", "epochs": 1, "check": False})
     training = wait_for_job(app, lambda: job_store.recent(db, ("dpo",), 1)[0])
     assert training.result is not None
     revision = str(training.result["revision"])
     short = {"prompts": QUICK_PROMPTS, "sampling": {"max_new_tokens": QUICK_TOKENS}}
-    driver.run_job(app.data_dir, {"kind": "evaluate", "candidate": revision, **short})
+    driver.run_job(app.data_dir, {"kind": "check", "candidate": revision, **short})
     check = wait_for_job(app, lambda: check_of(db, revision))
     return Trained(training, check, round(time.monotonic() - began, 1))
 
 
 def check_of(db: Database, revision: str) -> Job | None:
     """The newest check of a candidate, if there is one."""
-    checks = job_store.recent(db, ("evaluate",), 20)
+    checks = job_store.recent(db, ("check",), 20)
     return next((job for job in checks if isinstance(job.spec, CheckSpec) and job.spec.candidate == revision), None)
 
 

@@ -157,7 +157,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         print(show(db, options.job))
     elif options.command == "policies":
         for policy in registry.all_policies(db):
-            state = f"{policy.status:<10} {policy.method:<6}"
+            state = f"{policy.status:<10} {policy.algorithm:<6}"
             candidate = policy.kind == "policy" and policy.status == "candidate"
             check = f"  {gate_decisions.check_status(db, policy).sentence}" if candidate else ""
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}".rstrip())

@@ -264,7 +264,7 @@ def decisions(db: Database, version: int) -> int:
         db.value(
             """SELECT count(*) FROM promotion p JOIN model m ON m.id = p.model_id
                WHERE p.action IN ('promote', 'reject') AND EXISTS (SELECT 1 FROM job j
-                   WHERE j.kind = 'evaluate' AND j.status = 'finished' AND j.finished <= p.created
+                   WHERE j.kind = 'check' AND j.status = 'finished' AND j.finished <= p.created
                      AND json_extract(j.spec, '$.candidate') = m.revision
                      AND coalesce(json_extract(j.spec, '$.gate_set'), 0) = ?)""",
             (version,),

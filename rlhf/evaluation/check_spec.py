@@ -29,7 +29,7 @@ from rlhf.models.registry import Policy
 class CheckSpec(JobSpec):
     """Let a candidate, the serving policy and the base answer the held-out prompts with the same seeds, and compare."""
 
-    kind: ClassVar = "evaluate"
+    kind: ClassVar = "check"
     title: ClassVar = _("check")
     candidate: str = ""
     """Revision of the policy to check."""

@@ -280,12 +280,12 @@ def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> C
     """
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
-               (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'evaluate')
+               (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'check')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
-               (SELECT weights FROM model WHERE method = 'base') AS precision"""
+               (SELECT weights FROM model WHERE algorithm = 'base') AS precision"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:

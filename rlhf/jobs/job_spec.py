@@ -140,7 +140,7 @@ class TrainingSpec(JobSpec):
     """What is held in memory beside the policy."""
     pace_free: ClassVar[tuple[str, ...]] = (
         *("model", "snapshot", "parent", "seed", "learning_rate", "epochs", "warmup_steps", "checkpoint_steps"),
-        *("samples", "evaluate"),
+        *("samples", "check"),
     )
     """Fields that change nothing about the time of a step."""
     # ---------------------------------------------------------------------------------------------------------- form
@@ -477,8 +477,15 @@ def from_row(text: str) -> JobSpec:
         return from_json(text)
 
 
+# What specs of earlier versions say for it, in files and on cards: a kind, and a field.
+CALLED_CHECK_SINCE = "evaluate"
+
+
 def from_json(text: str) -> JobSpec:
-    """Read a spec. Raises UserError naming the field that is unknown, of the wrong type or out of range."""
+    """Read a spec, of earlier versions too.
+
+    Raises UserError naming the field that is unknown, of the wrong type or out of range.
+    """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -486,6 +493,9 @@ def from_json(text: str) -> JobSpec:
             _("The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.").format(error=error)
         ) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
+    kind = "check" if kind == CALLED_CHECK_SINCE else kind
+    if isinstance(values, dict) and CALLED_CHECK_SINCE in values:
+        values["check"] = values.pop(CALLED_CHECK_SINCE)
     if not isinstance(kind, str) or kind not in kinds():
         raise UserError(_('The spec needs a field "kind", one of: {kinds}.').format(kinds=", ".join(kinds())))
     return read(kinds()[kind], values, _("The spec"))

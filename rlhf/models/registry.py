@@ -22,7 +22,7 @@ Form = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
-# What each method of training leaves behind.
+# What each method leaves behind.
 FORM_OF: Mapping[str, Form] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
 
 
@@ -37,7 +37,7 @@ class Policy:
 
     id: int
     revision: str
-    method: str
+    algorithm: str
     base: str
     parent_id: int | None
     job_id: int | None
@@ -71,12 +71,12 @@ def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
     Raises UserError if the file has another base.
     """
     with db.transaction():
-        row = db.row("SELECT * FROM model WHERE method = 'base'")
+        row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
         if row is None:
-            named = dict.fromkeys(("revision", "method", "form"), "base")
+            named = dict.fromkeys(("revision", "algorithm", "form"), "base")
             row = {**named, "base": base, "weights": weights, "status": "serving", "thinking": "off", "created": now()}
             db.insert("model", row)
-            row = db.row("SELECT * FROM model WHERE method = 'base'")
+            row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
     assert row is not None
     if row["base"] != base:
         raise UserError(
@@ -113,7 +113,7 @@ def add(
     db: Database,
     *,
     revision: str,
-    method: str,
+    algorithm: str,
     base: str,
     parent_id: int,
     job_id: int | None,
@@ -125,10 +125,10 @@ def add(
     ground_id: int | None = None,
     source: str | None = None,
 ) -> Policy:
-    """Register as a candidate what a job has trained, or what comes from `source`; `method` is the kind of the job."""
+    """Register as a candidate what a job of the kind `algorithm` has made, or what comes from `source`."""
     row = {
         "revision": revision,
-        "method": method,
+        "algorithm": algorithm,
         "base": base,
         "parent_id": parent_id,
         "job_id": job_id,

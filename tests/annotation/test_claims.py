@@ -116,7 +116,7 @@ def test_the_serving_policys_comparisons_take_turns_with_imported_ones_and_older
     imported = seed_comparisons(db, 12)
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET model_id = NULL WHERE id >= ?", (imported[0],))
-    registry.add(db, revision="it-1", method="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0")
+    registry.add(db, revision="it-1", algorithm="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0")
     registry.promote(db, "it-1", "test")
     fresh = seed_comparisons(db, 12, model_id=2)
     source, served = random.Random(4), []

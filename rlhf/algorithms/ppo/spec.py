@@ -252,7 +252,7 @@ class PPOSpec(TrainingSpec):
     """The reward model's held-out accuracy that the person accepted although it is below the threshold; 0: none."""
     sampling: Drawing = field(default_factory=lambda: Sampling(min_p=0.0))
     """How answers are drawn. PPO needs the policy's own distribution: temperature as is, no min_p."""
-    evaluate: bool = True
+    check: bool = True
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:

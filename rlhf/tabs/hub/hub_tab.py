@@ -188,11 +188,11 @@ def can_be_published(policy: Policy) -> bool:
 def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     """The models with files, newest first."""
     names = {
-        "policy": _("{revision} ({method}, {status})"),
-        "reward": _("{revision} ({method}, reward model, {status})"),
+        "policy": _("{revision} ({algorithm}, {status})"),
+        "reward": _("{revision} ({algorithm}, reward model, {status})"),
     }
     return [
-        (names[one.kind].format(revision=one.revision, method=one.method, status=one.status), one.revision)
+        (names[one.kind].format(revision=one.revision, algorithm=one.algorithm, status=one.status), one.revision)
         for one in reversed(known)
         if can_be_published(one)
     ]

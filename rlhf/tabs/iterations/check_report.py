@@ -92,7 +92,7 @@ def held_out_accuracy(report: CheckReport | None) -> str:
 
 HISTORY = (
     _("Revision"),
-    _("Method"),
+    _("Algorithm, method"),
     _("Parent"),
     _("Status"),
     _("Job"),
@@ -136,7 +136,7 @@ def history_row(
     )
     return (
         policy.revision,
-        job_spec.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
+        job_spec.short_of(policy.algorithm) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
         _("{status}, files deleted").format(status=policy.status) if policy.deleted else policy.status,
         str(policy.job_id or NOTHING),

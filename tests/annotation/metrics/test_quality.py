@@ -298,7 +298,7 @@ def test_policies_are_placed_by_comparisons_of_their_answers(db: Database) -> No
         connection.execute(
             "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', '', '')"
         )
-    registry.add(db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
+    registry.add(db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
     assert not quality.report(db).policies.placed
     for prompt in seed_prompts(db, 20):
         store.add_comparison(db, [make_response(prompt, "old answer"), make_response(prompt, "new answer", 2)])

@@ -361,7 +361,7 @@ def test_a_reward_model_of_merged_or_fully_trained_weights_lies_on_them(judged: 
     full = registry.add(
         judged.db,
         revision="full",
-        method="sft",
+        algorithm="sft",
         base=base.base,
         parent_id=base.id,
         job_id=job_id,

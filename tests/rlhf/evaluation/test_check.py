@@ -69,7 +69,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Iterat
         done = machine.command("run", str(path))
         assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout[done.stdout.index("\n{") :])
-    assert report == job_store.recent(machine.db, ("evaluate",), 1)[0].result
+    assert report == job_store.recent(machine.db, ("check",), 1)[0].result
     yield Checked(machine, report)
     machine.db.close()
 
@@ -170,7 +170,7 @@ def pairs_right(machine: Machine) -> dict[int, list[bool]]:
     """By comparison: which pairs of the last check's held-out data the candidate gets right, one answer at a time."""
     models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
-    spec = job_store.recent(machine.db, ("evaluate",), 1)[0].spec
+    spec = job_store.recent(machine.db, ("check",), 1)[0].spec
     assert isinstance(spec, CheckSpec)
     rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
     right: dict[int, list[bool]] = {}
@@ -560,11 +560,11 @@ def test_the_gates_own_prompts_are_answered_by_the_two_and_no_figure_is_of_them(
 def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judged: tuple[int, int], asked: int) -> None:
     """Two that broke off at once; of two of whom one has judged something, people keep their share."""
     made = registry.add(
-        db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=None, path="x", sha256="x"
+        db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=None, path="x", sha256="x"
     )
     for prompt in seed_prompts(db, 2, "held-out"):
         for model_id in (1, made.id):
-            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "evaluate")
+            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check")
     store.compare_policies(db, made.id, 1, "people", share=1e-9)
     calls = {str(place): JudgeCalls(count, 5, {}, "It can't be reached.") for place, count in enumerate(judged)}
     run = LoggedRun(db)
@@ -625,7 +625,7 @@ def register(
     registry.add(
         machine.db,
         revision=revision,
-        method="dpo",
+        algorithm="dpo",
         base=str(machine.model),
         parent_id=1,
         job_id=None,

@@ -61,20 +61,20 @@ def make_candidate(
 
     Its training may have asked to have it checked.
     """
-    job_id = job_store.enqueue(db, SFTSpec(evaluate=checked), "ann")
+    job_id = job_store.enqueue(db, SFTSpec(check=checked), "ann")
     job_store.claim(db, job_id, "w")
     directory = data_dir / "adapters" / revision
     directory.mkdir(parents=True)
     (directory / "adapter.txt").write_text(revision)
     made = registry.add(
-        db, revision=revision, method="sft", base=BASE_NAME, parent_id=1, job_id=job_id,
+        db, revision=revision, algorithm="sft", base=BASE_NAME, parent_id=1, job_id=job_id,
         path=f"adapters/{revision}", sha256=directory_sha256(directory),
     )  # fmt: skip
     job_table.finish(db, job_id, "w", {"revision": revision})
     for prompt in seed_prompts(db, number, "held-out")[-number:]:
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
     store.compare_policies(db, made.id, registry.serving(db).id, share=share)
     store.set_project(db, replace(store.project(db), candidate_share=0.5))
     return made
@@ -268,13 +268,13 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
     child = job_store.enqueue(db, SFTSpec(), "ann")
     for number, parent in ((job_id, 1), (child, 2)):
         registry.add(
-            db, revision=f"sft-{number}", method="sft", base=BASE_NAME, parent_id=parent, job_id=number, path="x",
+            db, revision=f"sft-{number}", algorithm="sft", base=BASE_NAME, parent_id=parent, job_id=number, path="x",
             sha256="x",
         )  # fmt: skip
     # The second one's, as a reward model, scored what a policy on the base was trained on.
     scored = job_store.enqueue(db, PPOSpec(reward_model=f"sft-{child}"), "ann")
     registry.add(
-        db, revision="ppo-1", method="ppo", base=BASE_NAME, parent_id=1, job_id=scored, path="x", sha256="x"
+        db, revision="ppo-1", algorithm="ppo", base=BASE_NAME, parent_id=1, job_id=scored, path="x", sha256="x"
     )  # fmt: skip
     for revision in (f"sft-{job_id}", f"sft-{child}", "ppo-1"):
         found = held_out_sets.trained_on(db, data_dir, registry.by_revision(db, revision), prompts)
@@ -369,7 +369,7 @@ def judge_says(db: Database, judge: judge_store.Judge, policy: Policy) -> None:
 
 def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(db: Database, data_dir: Path) -> None:
     registry.add(
-        db, revision="rm-1", method="reward_model", base=BASE_NAME, parent_id=1,
+        db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
         job_id=job_store.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward",
     )  # fmt: skip
     made = make_candidate(db, data_dir)
@@ -944,10 +944,10 @@ def test_whether_a_reward_took_part_is_told_from_the_training(
         connection.execute("UPDATE job SET kind = ?, spec = ? WHERE id = ?", (spec.kind, to_json(spec), made.job_id))
     merging = job_store.enqueue(db, MergeSpec(revision=made.revision), "ann")
     merged = registry.add(
-        db, revision="merge-9", method="merge", base=BASE_NAME, parent_id=1, job_id=merging, path="x", sha256="x"
+        db, revision="merge-9", algorithm="merge", base=BASE_NAME, parent_id=1, job_id=merging, path="x", sha256="x"
     )
     pulled = registry.add(
-        db, revision="pulled-9", method="pulled", base=BASE_NAME, parent_id=1, job_id=None, path="y", sha256="y",
+        db, revision="pulled-9", algorithm="pulled", base=BASE_NAME, parent_id=1, job_id=None, path="y", sha256="y",
         source="a/b@c",
     )  # fmt: skip
     for policy, said in ((made, expected), (merged, expected), (pulled, "made elsewhere")):
@@ -1003,8 +1003,8 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
         job_store.claim(db, job_id, "w")
         job_table.finish(db, job_id, "w", {})
         return registry.add(
-            db, revision=f"{spec.kind}-{job_id}", method=spec.kind, base=BASE_NAME, job_id=job_id, path="x", kind=kind,
-            parent_id=registry.by_revision(db, parent).id, sha256="x",
+            db, revision=f"{spec.kind}-{job_id}", algorithm=spec.kind, base=BASE_NAME, job_id=job_id, path="x",
+            kind=kind, parent_id=registry.by_revision(db, parent).id, sha256="x",
         )  # fmt: skip
 
     base = registry.by_revision(db, "base")

@@ -311,7 +311,7 @@ def test_damaged_files_are_not_published(hub: HubServer, machine: Machine) -> No
     directory.mkdir(parents=True)
     (directory / "adapter_config.json").write_text("{}")
     registry.add(
-        machine.db, revision="x", method="sft", base=str(machine.model), parent_id=1, job_id=None, path="adapters/x",
+        machine.db, revision="x", algorithm="sft", base=str(machine.model), parent_id=1, job_id=None, path="adapters/x",
         sha256="0",
     )  # fmt: skip
     with pytest.raises(UserError, match="are damaged"):
@@ -321,11 +321,11 @@ def test_damaged_files_are_not_published(hub: HubServer, machine: Machine) -> No
 
 def test_an_adapter_on_weights_that_nobody_else_has_is_refused(hub: HubServer, kitchen: Machine) -> None:
     ground = registry.add(
-        kitchen.db, revision="whole", method="sft", base=str(kitchen.model), parent_id=1, job_id=None, form="full",
+        kitchen.db, revision="whole", algorithm="sft", base=str(kitchen.model), parent_id=1, job_id=None, form="full",
         path="adapters/whole", sha256="0",
     )  # fmt: skip
     on_it = registry.add(
-        kitchen.db, revision="on-whole", method="dpo", base=str(kitchen.model), parent_id=ground.id, job_id=None,
+        kitchen.db, revision="on-whole", algorithm="dpo", base=str(kitchen.model), parent_id=ground.id, job_id=None,
         path=made(kitchen).path or "", sha256=made(kitchen).sha256 or "", ground_id=ground.id,
     )  # fmt: skip
     with pytest.raises(UserError, match="lies on the weights of 'whole', which are not on the Hub"):

@@ -75,7 +75,7 @@ def made(
     return registry.add(
         db,
         revision=revision,
-        method=spec.kind,
+        algorithm=spec.kind,
         base=BASE_NAME,
         parent_id=1,
         job_id=job_id,

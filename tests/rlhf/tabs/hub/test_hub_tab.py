@@ -42,7 +42,7 @@ def context(db: Database, data_dir: Path) -> Context:
         registry.add(
             db,
             revision=revision,
-            method="dpo",
+            algorithm="dpo",
             base=BASE_NAME,
             parent_id=1,
             job_id=None,

@@ -134,7 +134,7 @@ def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
 def test_every_method_has_its_row() -> None:
     def row(spec: JobSpec, result: dict[str, Any], **changes: Any) -> tuple[str, ...]:
         trained = replace(JOB, kind=spec.kind, spec=spec, status="finished", result=result)
-        policy = replace(ADAPTER, method=spec.kind, **changes)
+        policy = replace(ADAPTER, algorithm=spec.kind, **changes)
         return check_report.history_row(policy, {1: "base", 2: "dpo-7"}, trained, None)
 
     sft = row(SFTSpec(method="full"), {"train_items": 300, "final": {"loss": 0.5}})

@@ -197,7 +197,7 @@ def make_policy(place: Context, spec: Any = QUICK_SFT, **changes: Any) -> Policy
     made = registry.add(
         place.db,
         revision=revision,
-        method=spec.kind,
+        algorithm=spec.kind,
         base=place.model,
         parent_id=1,
         job_id=job_id,
