@@ -97,7 +97,7 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     report = CheckReport(
         candidate=figures[candidate.version],
         against=figures[against.version],
-        base=figures[anchor.version],
+        anchor=figures[anchor.version],
         prompts=len(rendered),
         compared_apart=len(rendered_apart),
         implicit_accuracy=accuracy,
@@ -377,8 +377,8 @@ def summarise(spec: CheckSpec, policy: Policy, answers: Sequence[CheckedAnswer],
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
         distinct_2=distinct_n(texts, 2) or None,
-        kl_to_base=per_token(answer.scores[kl_score] for answer in answers),
-        nll_under_base=per_token(answer.scores[nll_score] for answer in answers),
+        kl_to_anchor=per_token(answer.scores[kl_score] for answer in answers),
+        nll_under_anchor=per_token(answer.scores[nll_score] for answer in answers),
         # An empty answer has not ended well, however it ended.
         ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
         repetition=fmean(repetition(text) for text in texts),

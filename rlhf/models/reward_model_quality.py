@@ -107,7 +107,7 @@ class RewardModelQuality:
 
 def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
     """What the result of a job says of the reward model that it made; None where that was not measured."""
-    found = (result or {}).get("health")
+    found = (result or {}).get("quality") or (result or {}).get("health")  # as earlier versions called it
     return RewardModelQuality.from_json(found) if found else None
 
 

@@ -1,4 +1,4 @@
-"""The Train tab in a real browser: a reward model, its health card, PPO on a person's word, and what came of them."""
+"""The Train tab in a real browser: a reward model, its quality, PPO on a person's word, and what came of them."""
 
 from __future__ import annotations
 

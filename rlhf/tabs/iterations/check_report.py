@@ -131,7 +131,7 @@ def history_row(
     measured = (
         NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
         held_out_accuracy(report),
-        figure(own.kl_to_base, 3),
+        figure(own.kl_to_anchor, 3),
         figure(own.mean_length, 1),
     )
     return (
@@ -241,13 +241,13 @@ FIGURES = (
     ),
     ReportRow(
         _("KL per token"),
-        "kl_to_base",
+        "kl_to_anchor",
         3,
         _("How far the policy has moved from the weights that it hangs on, in nats a token; 0 is not at all."),
     ),
     ReportRow(
         _("Surprise to the base"),
-        "nll_under_base",
+        "nll_under_anchor",
         3,
         _(
             "Negative log-likelihood of the answers under the base model, in nats a token. Far above the "
@@ -294,8 +294,8 @@ VERDICTS: Mapping[Passed, Chip] = {
 }
 # The figure of a policy that a limit of the rule is about, by the limit's name.
 LIMITED: Mapping[str, str] = {
-    "kl_per_token": "kl_to_base",
-    "nll_ratio": "nll_under_base",
+    "kl_per_token": "kl_to_anchor",
+    "nll_ratio": "nll_under_anchor",
     "distinct_ratio": "distinct_2",
     "truncated_more": "ended_share",
     "perplexity_ratio": "perplexity",
@@ -443,12 +443,12 @@ def win_rates(report: CheckReport) -> str:
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     """(column title, figures): candidate, the policy it was compared with, and what it hangs on, each named once."""
-    ground = report.base if report.base.revision else report.against
+    anchor = report.anchor if report.anchor.revision else report.against
     this = _("{revision} (this)").format(revision=report.candidate.revision or _("candidate"))
     sides = [(this, report.candidate)]
-    if report.against.revision and report.against != ground:
+    if report.against.revision and report.against != anchor:
         sides.append((_("{revision} (compared with)").format(revision=report.against.revision), report.against))
-    sides.append((ground.revision or "base", ground))
+    sides.append((anchor.revision or "base", anchor))
     if len({figures.weights for _title, figures in sides}) == 1:
         return sides
     return [(f"{title}, {WEIGHTS.get(figures.weights, figures.weights)}", figures) for title, figures in sides]

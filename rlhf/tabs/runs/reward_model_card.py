@@ -20,13 +20,13 @@ WEAK, STRONG, CLOSE = 0.2, 0.5, 0.05
 
 def card(quality: RewardModelQuality) -> str:
     """Whether a reward model can be trusted, in words and plots."""
-    name = "health-" + sha256(json.dumps(quality.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+    name = "quality-" + sha256(json.dumps(quality.to_json(), sort_keys=True).encode()).hexdigest()[:8]
     drawn = [accuracy_plot(name, quality)]
     if quality.calibration is not None:
         drawn.append(calibration_plot(name, quality.calibration))
     if quality.scores is not None:
         drawn.append(scores_plot(name, quality.scores))
-    said = card_title(_("Health of the reward model.")) + paragraph(verdict(quality))
+    said = card_title(_("Quality of the reward model.")) + paragraph(verdict(quality))
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
     said += paragraph(temperature_sentence(quality.temperature))

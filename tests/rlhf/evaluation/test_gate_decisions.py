@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 
 PROBED = {"asked": "a", "weights": "bf16", "chances": {"knowledge": [0.9, 0.7], "refusals": [1.0, 0.9]}}
 SOUND = {
-    "kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0,
+    "kl_to_anchor": 0.05, "nll_under_anchor": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0,
     "probes": PROBED,
 }  # fmt: skip
 
@@ -96,7 +96,7 @@ def finish_job(db: Database, job_id: int, **changed: Any) -> None:
     result = {
         "candidate": {"revision": job.spec.candidate, **SOUND},
         "against": {"revision": serving, **SOUND},
-        "base": {"revision": "base", **SOUND},
+        "anchor": {"revision": "base", **SOUND},
         "win_rates": {serving: {}},
         "same_answers": 0,
         "judged": {},
@@ -166,7 +166,7 @@ def test_the_gate_does_nothing_by_itself_unless_it_is_told_to(db: Database, data
 def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     people_say(db, 15, "candidate")
-    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **SOUND, "nll_under_base": 1.2 * 1.3})
+    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **SOUND, "nll_under_anchor": 1.2 * 1.3})
     assert gate_decisions.decision_on(db, made).verdict == "reject"
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
@@ -480,13 +480,13 @@ def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Pa
 def test_limits_are_against_the_anchor_that_the_rule_names(db: Database, data_dir: Path) -> None:
     style, made = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, made)
-    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_base"]
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
     gate_decisions.set_rule(db, {"anchor": style.revision})
     assert gate_decisions.findings(db, made).kl_per_token is None, "it was measured against the base"
     finish_check(db, data_dir, made)
     (check, _) = gate_decisions.checks_of(db, made)
     assert check.spec.anchor == "sft-1"
-    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_base"]
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
     with pytest.raises(UserError, match="nobody"):
         gate_decisions.set_rule(db, {"anchor": "nobody"})
 
@@ -521,11 +521,11 @@ def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles
         judge_store.add(db, name, "local", {"model": "base"}, "owner")
     resumed = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision, judges="late"), "ann")
     come_to_nothing(db, resumed, "failed")
-    finish_check(db, data_dir, made, "early", candidate={"revision": made.revision, **SOUND, "kl_to_base": 0.3})
+    finish_check(db, data_dir, made, "early", candidate={"revision": made.revision, **SOUND, "kl_to_anchor": 0.3})
     job_store.resume(db, resumed)
     finish_job(db, resumed)
     found = gate_decisions.findings(db, made)
-    assert found.kl_per_token == SOUND["kl_to_base"]
+    assert found.kl_per_token == SOUND["kl_to_anchor"]
     assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
     job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert f"The figures are those of the check before (job {resumed})." in said_of(db, made)
@@ -588,7 +588,7 @@ def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir:
     people_say(db, 15, "candidate")
     registry.promote(db, first.revision, "ann")
     found, decision = gate_decisions.decided(db, registry.by_revision(db, first.revision))
-    assert (len(found.people), found.kl_per_token, decision.verdict) == (15, SOUND["kl_to_base"], "promote")
+    assert (len(found.people), found.kl_per_token, decision.verdict) == (15, SOUND["kl_to_anchor"], "promote")
     registry.promote(db, "base", "ann")
     retired = registry.by_revision(db, first.revision)
     assert registry.decided_against(db, retired) == registry.by_revision(db, "base")

@@ -247,13 +247,13 @@ def test_the_card_has_the_figures_of_a_check_that_no_judge_took_part_in(
     db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
     push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     assert "It was not compared with the base" in hub.file("model", REPO, "README.md").decode()
-    figures = {"kl_to_base": 0.00241, "nll_under_base": 1.08, "perplexity": 30.0}
+    figures = {"kl_to_anchor": 0.00241, "nll_under_anchor": 1.08, "perplexity": 30.0}
     finish_check(
         db,
         data_dir,
         policy,
         candidate={"revision": policy.revision, **figures},
-        base={"revision": "base", "nll_under_base": 1.0, "perplexity": 24.0},
+        anchor={"revision": "base", "nll_under_anchor": 1.0, "perplexity": 24.0},
         implicit_accuracy={"value": 1.0, "low": 0.44, "high": 1.0, "n": 3, "left_out": {}},
         prompts=4,
     )

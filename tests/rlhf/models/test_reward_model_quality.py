@@ -1,4 +1,4 @@
-"""The health card of a reward model: its figures against numbers worked out by hand, and what it says of them."""
+"""The quality of a reward model: its figures against numbers worked out by hand, and what it says of them."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ scored = st.lists(
 
 
 @given(train=scored, held_out=scored)
-def test_any_health_can_be_stored_and_shown(train: list[ScoredComparison], held_out: list[ScoredComparison]) -> None:
+def test_any_quality_can_be_stored_and_shown(train: list[ScoredComparison], held_out: list[ScoredComparison]) -> None:
     """Through JSON without a number that is none, and back."""
     quality = measure(train, held_out)
     stored = RewardModelQuality.from_json(json.loads(json.dumps(quality.to_json(), allow_nan=False)))

@@ -111,11 +111,17 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
         for side in (policy, against):
             answer = make_response(prompt, f"<think>{side.revision}</think> answers {number}", side.id, 20_000 + number)
             store.add_response(context.db, answer, "check")
-    figures = {"mean_length": 20.0, "distinct_1": 0.3, "distinct_2": 0.8, "kl_to_base": 0.0712, "nll_under_base": 1.2}
+    figures = {
+        "mean_length": 20.0,
+        "distinct_1": 0.3,
+        "distinct_2": 0.8,
+        "kl_to_anchor": 0.0712,
+        "nll_under_anchor": 1.2,
+    }
     result = {
         "candidate": {"revision": policy.revision, **figures, "ended_share": 0.9},
         "against": {"revision": against.revision, **figures},
-        "base": {"revision": "base", **figures},
+        "anchor": {"revision": "base", **figures},
         "implicit_accuracy": {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40},
         "prompts": prompts,
         "seconds": 3.0,
