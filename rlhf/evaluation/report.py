@@ -14,7 +14,6 @@ from annotation.metrics.intervals_and_bias import Estimate, Share
 from rlhf.evaluation.probes import ProbeFigures, falls, sure_fall
 from rlhf.judges.verdicts import ChanceBasis, LetterShare, ScoreTemperature
 
-
 # What is stored of earlier versions by another name: they said base also where it was other weights.
 CALLED_SINCE: Mapping[str, str] = {
     "base": "anchor",

@@ -1,4 +1,4 @@
-"""What came of a run, on the Runs page: figures, check or a reward model's quality, and what can be done with the policy."""
+"""What came of a run, on the Runs page: figures, check or quality, and what can be done with the policy."""
 
 from __future__ import annotations
 
