@@ -34,7 +34,7 @@ EPILOG = """A job waits while others run or are before it in the queue; Ctrl-C t
 
 Exit codes: 0 done, 1 the job failed or was stopped, 2 bad input (a sentence on standard error says which).
 
-Example: python -m rlhf spec dpo > spec.json; edit it; python -m rlhf run spec.json"""
+For example: python -m rlhf spec KIND > spec.json; edit it; python -m rlhf run spec.json"""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -49,8 +49,8 @@ NOTHING_TO_CHECK = _(
     "some with a share that is held out before you start."
 )
 NO_PAIRS_TO_CHECK = _(
-    "No judged comparison is held out: how often the reward model is right can't be measured, and PPO asks "
-    "for that. Judge some answers to held-out prompts before you start."
+    "No judged comparison is held out: how often the reward model is right can't be measured, and "
+    "training a policy against it asks for that. Judge some answers to held-out prompts before you start."
 )
 
 

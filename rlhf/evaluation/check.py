@@ -319,8 +319,9 @@ def implicit_accuracy(
 ) -> ImplicitAccuracy:
     """How often the candidate's implicit reward prefers the answer that annotators preferred, with its interval.
 
-    The reward is beta times a log-ratio (equation 5 of the DPO paper), and which of two is larger beta does not change.
-    The pairs of one comparison stand or fall together, so each comparison counts once, with the share that is right.
+    The reward is beta times a log-ratio (Rafailov et al. 2023, equation 5), and which of two is larger beta does not
+    change. The pairs of one comparison stand or fall together, so each comparison counts once, with the share that is
+    right.
     """
     reference, max_length = training_terms(progress, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)

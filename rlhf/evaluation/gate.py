@@ -77,9 +77,9 @@ class Rule:
     judge_may_decide: Annotated[bool, N_("Whether a judge may decide")] = False
     """Whether a trusted judge's comparisons decide while people's have not; off, because that has to be wanted."""
     judge_trust: Annotated[float, Interval(ge=0.5, le=1), N_("Agreement of a judge with people")] = 0.6
-    """What the lower limit of a judge's agreement with people must reach. PPO asks as much of a reward model, though
-    not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on open
-    questions."""
+    """What the lower limit of a judge's agreement with people must reach. A training asks as much of a reward model,
+    though not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on
+    open questions."""
     judge_least: Annotated[Count, N_("Fewest prompts compared by a judge")] = 30
     """Prompts that a judge has compared before it can decide: they are cheap, and it takes some to tell what length
     does."""
@@ -94,7 +94,8 @@ class Rule:
     """Held-out prompts that the figures must rest on; below 60 an interval of a win rate spans a quarter of all, and
     the 5% would speak of these prompts more than of others like them."""
     kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to the base, nats a token")] = 0.5
-    """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times what PPO aims at."""
+    """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times the
+    target of Ziegler et al. (2019)."""
     nll_ratio_most: Annotated[Ratio, N_("Surprise to the base, ratio")] = 1.15
     """How far its answers may surprise the base more than the base's own do; above it they stop being its language."""
     distinct_ratio_least: Annotated[Share, N_("Distinct-2, ratio")] = 0.90

@@ -138,6 +138,10 @@ class TrainingSpec(JobSpec):
     """Answers that one item has at most, each as long as max_length allows."""
     beside: ClassVar[tuple[Role, ...]] = ()
     """What is held in memory beside the policy."""
+    drawn_together: ClassVar[int] = 1
+    """How many answers it draws together, as a multiple of those in a pass with gradients; where it draws any."""
+    raises: ClassVar[str] = ""
+    """Its metric that a model's scores make, and that it is to raise; empty where it is scored by none."""
     pace_free: ClassVar[tuple[str, ...]] = (
         *("model", "snapshot", "parent", "seed", "learning_rate", "epochs", "warmup_steps", "checkpoint_steps"),
         *("samples", "check"),
@@ -420,8 +424,8 @@ def impossible_methods(spec: TrainingSpec) -> list[str]:
         found.append(
             _(
                 "PiSSA changes the base weights, so switching the adapter off no longer gives the reference "
-                "(or the base that several adapters share). Use the default init here; PiSSA works for "
-                "supervised fine-tuning."
+                "(or the base that several adapters share). Use the default init here; PiSSA works where "
+                "nothing needs the base as it was."
             )
         )
     if spec.lora_init == "pissa" and spec.dora:
@@ -490,7 +494,9 @@ def from_json(text: str) -> JobSpec:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            _("The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.").format(error=error)
+            _("The spec is not JSON: {error}. See `python -m rlhf spec {kind}` for one that works.").format(
+                error=error, kind=next(iter(trainings()))
+            )
         ) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
     kind = "check" if kind == CALLED_CHECK_SINCE else kind

@@ -153,6 +153,9 @@ class PPOSpec(TrainingSpec):
     at_least: ClassVar = MIN_PROMPTS
     methods: ClassVar = {"qlora": LearningRate(5e-5, HUANG), "lora": LearningRate(5e-5, HUANG)}
     beside: ClassVar[tuple[Role, ...]] = ("reward model", "critic")
+    # A pass with gradients takes several times the memory.
+    drawn_together: ClassVar = 4
+    raises: ClassVar = "reward"
     pace_free: ClassVar = (
         *(name for name in TrainingSpec.pace_free if name != "epochs"),  # they are passes over a round's answers
         *("steps", "accepted_accuracy", "reward_model"),

@@ -398,14 +398,14 @@ def with_interval(fall: Estimate) -> str:
 
 
 def reward_sentence(found: RewardChange | None) -> str:
-    """How much PPO's reward rose, and how it goes with length; nothing without PPO."""
+    """How much the reward of its training rose, and how it goes with length; nothing where no reward took part."""
     if found is None:
         return ""
     rise = _("can't be told from so few rounds") if found.rise is None else f"{found.rise:+.2f}"
     length = _("not measured") if found.length is None else f"{found.length:.2f}"
     return paragraph(
         _(
-            "Change of the reward in its PPO training: {rise}, in standard deviations of the reward model's "
+            "Change of the reward in its training: {rise}, in standard deviations of the reward model's "
             "scores; correlation of the reward with length: {length}. A reward that rises while nobody finds "
             "the answers better is being hacked."
         ).format(rise=rise, length=length)

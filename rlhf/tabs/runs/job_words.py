@@ -24,7 +24,7 @@ METHOD_WORDS = {
 
 
 def about(job: Job) -> str:
-    """What a job does and with which method or policy, for lists: 'preference training (DPO), QLoRA'."""
+    """What a job does and with which method or policy, for lists."""
     return (
         _("{about}, on rented {flavor}").format(about=job.spec.about(), flavor=job.flavor)
         if job.flavor
