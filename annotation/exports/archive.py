@@ -280,7 +280,7 @@ def recomputed_columns(table: str, row: Row) -> dict[str, Any]:
     return {}
 
 
-def in_present_words(table: str, row: Row) -> Row:
+def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
     """A row of an earlier archive with what is called otherwise since."""
     if table == "model" and "method" in row:
         return {"algorithm" if name == "method" else name: value for name, value in row.items()}

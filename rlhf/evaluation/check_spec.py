@@ -84,7 +84,7 @@ class CheckSpec(JobSpec):
                 _("Of that by people, at least"),
                 percent(self.people_share) if self.people_share else _("set at the start"),
             ),
-            (_("Judges"), self.judges or "none"),
+            (_("Judges"), self.judges or _("none")),
             (_("Data snapshot"), self.snapshot[:12] or _("frozen at the start")),
             (_("First seed"), str(self.seed)),
         ]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
 from math import isclose, isnan
 from typing import Annotated, Any, Literal, Protocol, cast
 
@@ -401,20 +400,54 @@ class EvidenceSource:
         ).format(count=self.helped)
 
     def needs(self) -> str:
-        """How many more comparisons it takes, in words."""
-        comparisons = self.whose(
-            ngettext("{count} more prompt compared by people", "{count} more prompts compared by people", self.more),
-            ngettext(
-                "{count} more prompt compared by the judge {judge}",
-                "{count} more prompts compared by the judge {judge}",
-                self.more,
-            ),
-        ).format(count=self.more, judge=self.judge)
+        """How many more comparisons it takes, as a sentence; a judge's stands after people's."""
+        return self.whose(self.people_needed(), self.judge_needed()).format(count=self.more, judge=self.judge)
+
+    def people_needed(self) -> str:
+        """That people have to compare {count} more prompts."""
+        count = self.more
         if self.likely:
-            return _("about {comparisons} (if they go on as they have)").format(comparisons=comparisons)
+            return ngettext(
+                "Not enough evidence: it takes about {count} more prompt compared by people "
+                "(if they go on as they have).",
+                "Not enough evidence: it takes about {count} more prompts compared by people "
+                "(if they go on as they have).",
+                count,
+            )
         if self.count < self.least:
-            return _("at least {comparisons}").format(comparisons=comparisons)
-        return _("at most {comparisons} (it is not clearly ahead so far)").format(comparisons=comparisons)
+            return ngettext(
+                "Not enough evidence: it takes at least {count} more prompt compared by people.",
+                "Not enough evidence: it takes at least {count} more prompts compared by people.",
+                count,
+            )
+        return ngettext(
+            "Not enough evidence: it takes at most {count} more prompt compared by people "
+            "(it is not clearly ahead so far).",
+            "Not enough evidence: it takes at most {count} more prompts compared by people "
+            "(it is not clearly ahead so far).",
+            count,
+        )
+
+    def judge_needed(self) -> str:
+        """That the {judge} would have to."""
+        count = self.more
+        if self.likely:
+            return ngettext(
+                "Or it takes about {count} more prompt compared by the judge {judge} (if it goes on as it has).",
+                "Or it takes about {count} more prompts compared by the judge {judge} (if it goes on as it has).",
+                count,
+            )
+        if self.count < self.least:
+            return ngettext(
+                "Or it takes at least {count} more prompt compared by the judge {judge}.",
+                "Or it takes at least {count} more prompts compared by the judge {judge}.",
+                count,
+            )
+        return ngettext(
+            "Or it takes at most {count} more prompt compared by the judge {judge} (it is not clearly ahead so far).",
+            "Or it takes at most {count} more prompts compared by the judge {judge} (it is not clearly ahead so far).",
+            count,
+        )
 
     def criterion(self) -> Criterion:
         """Whether they prefer the candidate."""
@@ -856,11 +889,7 @@ def unmeasured(limits: Sequence[Criterion]) -> str:
 def waiting(people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
     """Why nothing is decided, and what it takes."""
     sources = [people, *(voter.source for voter in panel if voter.says == "open")]
-    needs = reduce(
-        lambda first, second: _("{first}, or {second}").format(first=first, second=second),
-        (source.needs() for source in sources),
-    )
-    sentences = [_("Not enough evidence: it takes {needs}.").format(needs=needs)]
+    sentences = [source.needs() for source in sources]
     decided = [voter.source for voter in panel if voter.says in ("better", "worse")]
     if decided:
         finds = {"better": _("The judge {judge} finds it better."), "worse": _("The judge {judge} finds it worse.")}
