@@ -22,6 +22,12 @@ Form = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
+STATUS_WORDS: Mapping[str, str] = {
+    "candidate": _("candidate"),
+    "serving": _("serving"),
+    "retired": _("retired"),
+    "rejected": _("rejected"),
+}
 # What each method leaves behind.
 FORM_OF: Mapping[str, Form] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
 
@@ -58,6 +64,11 @@ class Policy:
     def lies_on(self) -> int | None:
         """Whose weights it computes with when its adapter is off: its own where they are whole; None for the base's."""
         return self.id if self.form == "full" else self.ground_id
+
+    @property
+    def status_word(self) -> str:
+        """How it stands, for people."""
+        return STATUS_WORDS[self.status]
 
     @property
     def version(self) -> tuple[int, Weights]:
@@ -305,7 +316,7 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
         if policy.status != "candidate":
             raise UserError(
                 _("'{revision}' is not a candidate ({status}), so it can't be rejected.").format(
-                    revision=policy.revision, status=policy.status
+                    revision=policy.revision, status=policy.status_word
                 )
             )
         connection.execute("UPDATE model SET status = 'rejected' WHERE id = ?", (policy.id,))
@@ -321,7 +332,7 @@ def reopen(db: Database, revision: str, decided_by: str) -> Policy:
         if policy.status != "rejected" or policy.deleted:
             raise UserError(
                 _("'{revision}' is {status}; there is no rejection to take back.").format(
-                    revision=policy.revision, status=policy.status
+                    revision=policy.revision, status=policy.status_word
                 )
             )
         connection.execute("UPDATE model SET status = 'candidate' WHERE id = ?", (policy.id,))

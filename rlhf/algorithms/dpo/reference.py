@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.validation import read
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import Start
@@ -66,7 +67,7 @@ class KeptReference:
 def read_file(path: Path) -> dict[str, float]:
     """What a file holds; nothing where there is none that can be read."""
     try:
-        return read(dict[str, float], json.loads(path.read_text("utf-8")), "What is kept of a reference")
+        return read(dict[str, float], json.loads(path.read_text("utf-8")), _("What is kept of a reference"))
     except (FileNotFoundError, ValueError, UserError):
         return {}
 

@@ -45,7 +45,7 @@ from rlhf.jobs.job_spec import TrainingSpec, trainings
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
-from rlhf.tabs.runs import job_cards
+from rlhf.tabs.runs import job_cards, job_words
 
 # While something that was asked is not done, and while only the safe copies change.
 POLL_SECONDS, RESTING_SECONDS = 1, 15
@@ -192,7 +192,7 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
         "reward": _("{revision} ({algorithm}, reward model, {status})"),
     }
     return [
-        (names[one.kind].format(revision=one.revision, algorithm=one.algorithm, status=one.status), one.revision)
+        (names[one.kind].format(revision=one.revision, algorithm=one.algorithm, status=one.status_word), one.revision)
         for one in reversed(known)
         if can_be_published(one)
     ]
@@ -202,7 +202,9 @@ def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
     """The training runs whose frozen data can be pushed, newest first."""
     return [
         (
-            _("The frozen data of run {id} ({kind}, {status})").format(id=one.id, kind=one.kind, status=one.status),
+            _("The frozen data of run {id} ({kind}, {status})").format(
+                id=one.id, kind=one.kind, status=job_words.STATUS_WORDS[one.status]
+            ),
             str(one.id),
         )
         for one in found

@@ -23,6 +23,7 @@ from rlhf.jobs import job_spec
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models.registry import Policy
+from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import WEIGHTS, answer_box
 from rlhf.tabs.runs.job_words import trained_on
 
@@ -70,7 +71,7 @@ def worker_sentence(worker: Job | None, at: str) -> str:
         return _("The answering worker is starting.")
     return (
         _("The answering worker does not run ({status}). {message}")
-        .format(status=worker.status, message=worker.message)
+        .format(status=job_words.STATUS_WORDS[worker.status], message=worker.message)
         .strip()
     )
 
@@ -138,7 +139,7 @@ def history_row(
         policy.revision,
         job_spec.short_of(policy.algorithm) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
-        _("{status}, files deleted").format(status=policy.status) if policy.deleted else policy.status,
+        _("{status}, files deleted").format(status=policy.status_word) if policy.deleted else policy.status_word,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
         NOTHING if trained_on(result) is None else f"{trained_on(result)} {spec.unit if spec else 'pairs'}",
