@@ -104,8 +104,8 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
         "probes",
         "weights",
     }
-    assert [set(report[side]) for side in ("candidate", "against", "base")] == [figures] * 3
-    assert [report[side]["revision"] for side in ("candidate", "against", "base")] == ["dpo-1", "base", "base"]
+    assert [set(report[side]) for side in ("candidate", "against", "anchor")] == [figures] * 3
+    assert [report[side]["revision"] for side in ("candidate", "against", "anchor")] == ["dpo-1", "base", "base"]
     assert report["against"] == report["anchor"]
     assert report["anchor"]["kl_to_anchor"] == 0.0
     assert report["candidate"]["kl_to_anchor"] > 0.01
@@ -215,8 +215,8 @@ def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: 
     found = CheckReport.from_json(report)
     assert set(found.probe_falls) == {ALL, *FAMILIES}
     assert all(fall.value == pytest.approx(0, abs=1e-6) for fall in found.probe_falls.values())
-    own, base = ({**report[side], "revision": "", "weights": "", "probes": None} for side in ("candidate", "base"))
-    assert own == pytest.approx(base)
+    own, ground = ({**report[side], "revision": "", "weights": "", "probes": None} for side in ("candidate", "anchor"))
+    assert own == pytest.approx(ground)
 
 
 UNTRAINED: dict[str, dict[str, Any]] = {
