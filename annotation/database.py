@@ -357,7 +357,7 @@ def damage(path: Path) -> str:
         if found != "ok":
             return str(found)
         if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
-            return "rows refer to others that are not there"
+            return _("rows refer to others that are not there")
         applied = {name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations")}
     except sqlite3.DatabaseError as error:
         return str(error)

@@ -106,6 +106,13 @@ def m014_rejections_taken_back(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m015_one_word_for_one_thing(db: sqlite_utils.Database) -> None:
+    """What trained a policy is its algorithm, as a method is LoRA or QLoRA; what is checked is nowhere evaluated."""
+    for statement in ONE_WORD_FOR_ONE_THING:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -571,4 +578,40 @@ REJECTIONS_TAKEN_BACK = (
         SELECT id, model_id, previous_id, action, decided_by, created, reason FROM promotion""",
     "DROP TABLE promotion",
     "ALTER TABLE new_promotion RENAME TO promotion",
+)
+
+
+ONE_WORD_FOR_ONE_THING = (
+    "ALTER TABLE model RENAME COLUMN method TO algorithm",
+    """UPDATE setting SET value = json_set(json_remove(value, '$.method'),
+            '$.algorithm', json_extract(value, '$.method'))
+        WHERE key = 'auto_train' AND json_type(value, '$.method') NOT NULL""",
+    "UPDATE job SET kind = 'check', spec = json_set(spec, '$.kind', 'check') WHERE kind = 'evaluate'",
+    # Whether what a training makes is checked when it ends.
+    """UPDATE job SET spec = json_set(json_remove(spec, '$.evaluate'),
+            '$.check', json(json_type(spec, '$.evaluate')))
+        WHERE json_type(spec, '$.evaluate') IN ('true', 'false')""",
+    """CREATE TABLE new_response (
+        id INTEGER PRIMARY KEY, prompt_id INTEGER NOT NULL REFERENCES prompt,
+        origin TEXT NOT NULL CHECK (origin IN ('policy', 'import', 'person')),
+        model_id INTEGER REFERENCES model, annotator_id INTEGER REFERENCES annotator,
+        edited_from INTEGER REFERENCES response, import_id INTEGER REFERENCES import,
+        purpose TEXT NOT NULL CHECK (purpose IN ('compare', 'check', 'demonstrate')), text TEXT NOT NULL,
+        state TEXT NOT NULL DEFAULT 'done' CHECK (state IN ('writing', 'done', 'failed')),
+        sampling TEXT, seed INTEGER, rendered_prompt TEXT, prompt_tokens INTEGER, tokens INTEGER,
+        finish_reason TEXT CHECK (finish_reason IN ('stop', 'length')),
+        dropped TEXT CHECK (dropped IN ('empty', 'duplicate')), created TEXT NOT NULL,
+        weights TEXT CHECK (weights IN ('nf4', 'bf16', 'fp32')), token_ids TEXT,
+        CHECK (origin != 'policy' OR model_id IS NOT NULL))""",
+    """INSERT INTO new_response (id, prompt_id, origin, model_id, annotator_id, edited_from, import_id, purpose, text,
+            state, sampling, seed, rendered_prompt, prompt_tokens, tokens, finish_reason, dropped, created, weights,
+            token_ids)
+        SELECT id, prompt_id, origin, model_id, annotator_id, edited_from, import_id,
+            iif(purpose = 'evaluate', 'check', purpose), text, state, sampling, seed, rendered_prompt, prompt_tokens,
+            tokens, finish_reason, dropped, created, weights, token_ids
+        FROM response""",
+    "DROP TABLE response",
+    "ALTER TABLE new_response RENAME TO response",
+    "CREATE INDEX response_by_prompt ON response (prompt_id, model_id, purpose)",
+    "CREATE INDEX response_in_progress ON response (state) WHERE state = 'writing'",
 )

@@ -402,7 +402,7 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
                JOIN response b ON b.prompt_id = a.prompt_id AND b.seed = a.seed AND b.sampling = a.sampling
                    AND b.rendered_prompt = a.rendered_prompt
                JOIN model n ON n.id = b.model_id AND n.weights = b.weights
-           WHERE a.purpose = 'evaluate' AND b.purpose = 'evaluate' AND a.model_id = ? AND b.model_id = ?
+           WHERE a.purpose = 'check' AND b.purpose = 'check' AND a.model_id = ? AND b.model_id = ?
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
     )
@@ -490,7 +490,7 @@ def checked_answers(db: Database, model_id: int, weights: str | None = None) -> 
                r.tokens, r.finish_reason, r.weights, r.token_ids, p.messages,
                (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores
            FROM response r JOIN prompt p ON p.id = r.prompt_id JOIN model m ON m.id = r.model_id
-           WHERE r.model_id = :model AND r.purpose = 'evaluate' AND r.weights = coalesce(:weights, m.weights)
+           WHERE r.model_id = :model AND r.purpose = 'check' AND r.weights = coalesce(:weights, m.weights)
            ORDER BY r.prompt_id, r.seed""",
         {"model": model_id, "weights": weights},
     )
@@ -676,8 +676,8 @@ def annotators(db: Database) -> list[dict[str, Any]]:
 
 
 def models(db: Database) -> list[dict[str, Any]]:
-    """The policies that can have written answers: id, revision, method, base, parent_id and created, oldest first."""
-    return db.rows("SELECT id, revision, method, base, parent_id, created FROM model ORDER BY id")
+    """The policies that can have written answers, oldest first."""
+    return db.rows("SELECT id, revision, algorithm, base, parent_id, created FROM model ORDER BY id")
 
 
 def imports(db: Database) -> list[dict[str, Any]]:

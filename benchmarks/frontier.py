@@ -204,7 +204,7 @@ def ppo_spec(ground: Ground, sizes: Sizes, beta: float) -> PPOSpec:
         sampling=Sampling(temperature=1.0, min_p=0.0, max_new_tokens=sizes.tokens),
         seed=sizes.seed,
         samples=0,
-        evaluate=False,
+        check=False,
     )
 
 
@@ -228,7 +228,7 @@ def dpo_spec(ground: Ground, sizes: Sizes, beta: float) -> DPOSpec:
         seed=sizes.seed,
         samples=0,
         checkpoint_steps=NEVER,
-        evaluate=False,
+        check=False,
     )
 
 

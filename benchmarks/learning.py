@@ -82,7 +82,7 @@ def spec_of(seed: int, sizes: Sizes) -> PPOSpec:
         sampling=Sampling(temperature=1.0, min_p=0.0, max_new_tokens=sizes.tokens),
         seed=seed,
         samples=0,
-        evaluate=False,
+        check=False,
     )
 
 

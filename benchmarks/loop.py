@@ -31,10 +31,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
-from annotation import project, store
+from annotation import store
 from annotation.database import Database, open_database
 from annotation.metrics.intervals_and_bias import wilson_interval
-from annotation.records import UserError, seconds_between
+from annotation.records import Kind, UserError, seconds_between
 from benchmarks import driver
 from benchmarks.driver import (
     App,
@@ -317,19 +317,19 @@ def finished_training(app: App, kind: str) -> Job:
 def train_quick(app: App) -> Trained:
     """The same two jobs, shortened, from the command line: the form has no field for the size of the check."""
     db, began = app.database, time.monotonic()
-    driver.run_job(app.data_dir, {"kind": "dpo", "epochs": 1, "evaluate": False})
+    driver.run_job(app.data_dir, {"kind": "dpo", "epochs": 1, "check": False})
     training = finished_training(app, "dpo")
     assert training.result is not None
     revision = str(training.result["revision"])
     short = {"prompts": QUICK_PROMPTS, "sampling": {"max_new_tokens": QUICK_TOKENS}}
-    driver.run_job(app.data_dir, {"kind": "evaluate", "candidate": revision, **short})
+    driver.run_job(app.data_dir, {"kind": "check", "candidate": revision, **short})
     check = wait_for_job(app, lambda: check_of(db, revision))
     return Trained(training, check, round(time.monotonic() - began, 1))
 
 
 def check_of(db: Database, revision: str) -> Job | None:
     """The newest check of a candidate, if there is one."""
-    checks = job_store.recent(db, ("evaluate",), 20)
+    checks = job_store.recent(db, ("check",), 20)
     return next((job for job in checks if isinstance(job.spec, CheckSpec) and job.spec.candidate == revision), None)
 
 
@@ -410,10 +410,10 @@ def measure(db: Database, rule: str, collected: Collected, trained: Trained, pro
         low=round(low, 4),
         high=round(high, 4),
         mean_length=rounded(own.mean_length, 1),
-        base_mean_length=rounded(report.base.mean_length, 1),
+        base_mean_length=rounded(report.anchor.mean_length, 1),
         nll_ratio=rounded(report.nll_ratio, 4),
         distinct_ratio=rounded(report.distinct_ratio, 4),
-        kl_to_base=rounded(own.kl_to_base, 4),
+        kl_to_base=rounded(own.kl_to_anchor, 4),
         implicit_accuracy=None if implicit.value is None else round(implicit.value, 4),
         implicit_low=rounded(implicit.low, 4),
         implicit_high=rounded(implicit.high, 4),
@@ -485,7 +485,7 @@ class LoopRun:
 def report(options: argparse.Namespace, found: LoopRun) -> str:
     """A run's tables for people."""
     iterations, tally = found.iterations, found.tally
-    acts = f"{options.judgements} judgements ({project.KINDS[options.act]})"
+    acts = f"{options.judgements} judgements ({options.act})"
     held = f"adapters on {iterations[-1].precision} weights"
     title = f"Gold rule '{options.rule}', {options.algorithm.upper()}, seed {found.seed}, {held}"
     smoke = "SMOKE RUN: one epoch on a few pairs, a check on a few prompts. It shows that the loop turns, no more."
@@ -601,7 +601,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--algorithm", choices=("dpo", "ppo"), default="dpo", help="of the trainings (default: %(default)s)"
     )
     parser.add_argument(
-        "--act", choices=sorted(project.KINDS), default="rank", help="two answers, or four (default: %(default)s)"
+        "--act", choices=get_args(Kind), default="rank", help="two answers, or four (default: %(default)s)"
     )
     parser.add_argument(
         "--seeds", type=int, nargs="+", metavar="N", default=[1], help="a run from the start for each (default: 1)"

@@ -208,7 +208,7 @@ def train(lab: Laboratory, sizes: Sizes, iteration: int, seed: int) -> dict[str,
             accumulation=1,
             epochs=sizes.epochs,
             seed=seed,
-            evaluate=False,
+            check=False,
             samples=0,
         )
         job = lab.run(f"train {iteration}", spec)

@@ -34,7 +34,7 @@ EPILOG = """A job waits while others run or are before it in the queue; Ctrl-C t
 
 Exit codes: 0 done, 1 the job failed or was stopped, 2 bad input (a sentence on standard error says which).
 
-Example: python -m rlhf spec dpo > spec.json; edit it; python -m rlhf run spec.json"""
+For example: python -m rlhf spec KIND > spec.json; edit it; python -m rlhf run spec.json"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -157,7 +157,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
         print(show(db, options.job))
     elif options.command == "policies":
         for policy in registry.all_policies(db):
-            state = f"{policy.status:<10} {policy.method:<6}"
+            state = f"{policy.status:<10} {policy.algorithm:<6}"
             candidate = policy.kind == "policy" and policy.status == "candidate"
             check = f"  {gate_decisions.check_status(db, policy).sentence}" if candidate else ""
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}".rstrip())

@@ -15,7 +15,7 @@ from rlhf.submission.precisions_spec import PrecisionsSpec
 KINDS: dict[str, type[JobSpec]] = {
     "generate": GenerateSpec,
     **ALGORITHMS,
-    "evaluate": CheckSpec,
+    "check": CheckSpec,
     "judge": JudgeSpec,
     "answer": AnswerSpec,
     "measure": MeasureSpec,

@@ -75,15 +75,15 @@ def add_adapter(db: Database) -> None:
         "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', 'x', ?)", (now(),)
     )
     registry.add(
-        db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/dpo-1", sha256="ab"
+        db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/dpo-1", sha256="ab"
     )
     registry.promote(db, "dpo-1", "kim")
     registry.add(
-        db, revision="sft-2", method="sft", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/sft-2", sha256="cd",
-        form="full", weights="fp32",
+        db, revision="sft-2", algorithm="sft", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/sft-2",
+        sha256="cd", form="full", weights="fp32",
     )  # fmt: skip
     judge = registry.add(
-        db, revision="reward-model-3", method="reward_model", base=BASE_NAME, parent_id=1, job_id=1,
+        db, revision="reward-model-3", algorithm="reward_model", base=BASE_NAME, parent_id=1, job_id=1,
         path="adapters/reward-model-3", sha256="ef", kind="reward", weights="bf16", ground_id=3,
     )  # fmt: skip
     registry.mark_deleted(db, judge, "kim")

@@ -234,30 +234,44 @@ def test_every_module_says_in_one_line_what_it_is_for() -> None:
         assert described.splitlines()[0].endswith("."), path
 
 
-# What other modules call by a name that is an algorithm's too: an export format, a tag on the Hub, a form.
+# What other modules call by a name that is an algorithm's too, and why.
 OTHER_MEANINGS = {
-    "annotation/exports/dataset_card.py": {"sft", "dpo"},
-    "annotation/exports/formats.py": {"sft"},
-    "annotation/exports/writing.py": {"sft"},
-    "rlhf/hub/snapshot_card.py": {"sft"},
+    "annotation/exports/formats.py": "formats of TRL's, which are named by what is trained on them",
+    "annotation/exports/writing.py": "one of these formats",
+    "annotation/exports/dataset_card.py": "tags that the Hub knows, by format",
+    "rlhf/hub/snapshot_card.py": "a tag that the Hub knows, and what demonstrations are for",
+    "annotation/schema.py": "what rows of an earlier version were",
 }
+# Kinds that are a word for something else as well: whose spec and whole kind nobody names all the same.
+ALSO_WORDS = {"reward_model"}
+
+
+def names_of_algorithms() -> re.Pattern[str]:
+    """The kinds, what they are called in a table and how a card says what they do, wherever such a word stands."""
+    specs = [spec for kind, spec in ALGORITHMS.items() if kind not in ALSO_WORDS]
+    names = {name for spec in specs for name in (spec.kind, spec.short, spec.trained_by) if name}
+    return re.compile(rf"(?<![a-z])({'|'.join(sorted(map(re.escape, names)))})(?![a-z])", re.IGNORECASE)
 
 
 def test_nobody_outside_names_an_algorithm() -> None:
-    """Neither its spec nor, as a whole text, its kind: what others ask they ask of the spec."""
+    """In code, texts and comments: what others ask they ask of the spec, and what a page calls it the spec says."""
     classes = {spec.__name__ for spec in ALGORITHMS.values()}
     packages = tuple(f"rlhf.algorithms.{kind}" for kind in ALGORITHMS)
-    own = ROOT / "rlhf" / "algorithms"
-    found = []
+    own, names = ROOT / "rlhf" / "algorithms", names_of_algorithms()
+    found, unused = [], set(OTHER_MEANINGS)
     for path in (path for path in SOURCE if own not in path.parents):
         place = path.relative_to(ROOT).as_posix()
-        allowed = OTHER_MEANINGS.get(place, set())
+        lines = [(number, line) for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)]
+        said = [f"{place}:{number} {line.strip()}" for number, line in lines if names.search(line)]
+        unused -= {place} if said else set()
+        found += [] if place in OTHER_MEANINGS else said
         for node in nodes_of(path):
             named = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
-            said = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-            if named in classes or (said in ALGORITHMS and said not in allowed) or said.startswith(packages):
-                found.append(f"{place}:{node.lineno} {named or said}")
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            if named in classes or text in ALSO_WORDS or text.startswith(packages):
+                found.append(f"{place}:{node.lineno} {named or text}")
     assert found == []
+    assert unused == set(), "their reason is gone"
     assert offenders((path for path in SOURCE if own not in path.parents), packages) == []
 
 

@@ -15,51 +15,79 @@ from tests.machine_fixtures import ROOT
 from tests.sentences import extracted
 
 MARKS = {"_", "N_", "ngettext"}
-# What is marked wholly so far, and what may stay as it is in there.
-MARKED = (
-    *("annotation/tabs", "annotation/claims.py", "annotation/project.py", "annotation/validation.py"),
-    *("annotation/exports/export_files.py", "annotation/imports/import_process.py", "annotation/jobs/job_queue.py"),
-    *(f"annotation/imports/{name}.py" for name in ("columns", "commit", "conversations", "directories", "importing")),
-    *(f"annotation/imports/{name}.py" for name in ("labels", "mapping", "names", "reading", "scratch")),
-    *("annotation/web/sign_in_pages.py", "annotation/web/deferred_app.py"),
-    *("app.py", "rlhf/tabs", "rlhf/web_server.py", "rlhf/hub/hub_requests.py"),
-    *("annotation/ui/formatting.py", "annotation/ui/charts.py", "rlhf/generation/playground_store.py"),
-    *("rlhf/jobs/job_store.py", "rlhf/jobs/out_of_memory.py", "rlhf/jobs/rental_store.py"),
-    *("rlhf/jobs/worker.py", "rlhf/jobs/worker_process.py", "rlhf/judges/openai_client.py"),
-    *("rlhf/generation/prompt_sets.py", "rlhf/generation/answering_spec.py", "rlhf/generation/answering_worker.py"),
-    *("rlhf/generation/answer_job.py", "rlhf/data/snapshots.py", "rlhf/hub/pull_model.py", "rlhf/hub/push_model.py"),
-    *("rlhf/hub/rental_client.py", "rlhf/hub/space_upload.py", "annotation/hub_client.py"),
-    *("rlhf/models/model_files.py", "rlhf/models/template_process.py", "rlhf/models/loading.py"),
-    *("rlhf/models/registry.py", "annotation/sqlite.py", "annotation/copies/safe_copies.py"),
-)
-NO_SENTENCES = {
-    *("Hugging Face", "{} MB", "{} kB", "python -m rlhf --data {} run spec.json"),
-    *("the iterations", 'attachment; filename="job-{}.csv"', "OWNER/NAME, or OWNER/NAME@REVISION"),
-    *('attachment; filename="{}"', "not enough evidence", "no verdict", "said {}", "SQLite {}", "can't be read"),
-    *("{} is no number of steps", "{} is no event", "rate limit", "server error", "Bearer {}"),
-    *("the import form", "An import ended with status %s: %s", "Gradio was mounted last"),
-    "a step of twice the next power of ten is always large enough",
-    # Logs, and what tells a library's errors apart.
-    *("[process {}] {}", "life line", "Job {} is not queued, or Prefloop was stopped; nothing to do."),
-    *("answering as {}", "prompts that can't be answered: {}, the last is {}: {}"),
-    *("{} of {} prompts can't be answered, for example: {}", "Connection closed by peer", "Connection reset by peer"),
-    *("remote process exited", "allocate memory", "out of memory", "not enough memory", "No space left"),
-    *("os error 28", "file write failed", "the data directory", "the id under which to claim the job"),
-    *("the queued job to run", "end with whoever holds the other end of standard input", "rented jobs"),
-    *("rented jobs could not be looked for", "rented job {}", "Job {}: {}", "{} is no text", "the command line"),
-    *(
-        "the AI judge {}",
-        "Error while deserializing header: ",
-        "--extra-index-url https://download.pytorch.org/whl/cpu",
-    ),
+# What is in English whatever the pages are in, and why (docs/translating.md); everything else is marked.
+IN_ENGLISH = {
+    "annotation/__main__.py": "the command line",
+    "annotation/copies/copies_command.py": "the command line",
+    "annotation/exports/export_command.py": "the command line",
+    "annotation/imports/import_command.py": "the command line",
+    "annotation/ui/terminal.py": "the command line",
+    "annotation/web/settings.py": "the command line",
+    "rlhf/__main__.py": "the command line",
+    "rlhf/cli": "the command line",
+    "annotation/exports/dataset_card.py": "a card",
+    "rlhf/algorithms/model_card.py": "a card",
+    "rlhf/hub/snapshot_card.py": "a card",
+    "rlhf/judges/rubrics.py": "what models are told",
+    "rlhf/algorithms/trl_private.py": "for who brings TRL up to date",
+    "annotation/translation.py": "what is wrong with a translation",
+    "annotation/schema.py": "SQL, and what earlier versions said",
 }
-# Keys, and what stands in the database: where a prompt is from, and what was imported.
-NO_SENTENCES |= {
-    *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
-    *("saved dataset", "dataset directory", "Hub dataset"),
+# Texts of other modules that are no sentence for people, by what they are.
+NO_SENTENCES_BY_REASON = {
+    "names, and what is typed as it stands": {
+        *("Hugging Face", "OWNER/NAME, or OWNER/NAME@REVISION", "SQLite {}"),
+        *("python -m rlhf --data {} run spec.json", "--extra-index-url https://download.pytorch.org/whl/cpu"),
+    },
+    "headers and marks of HTTP, HTML, CSS and JSON": {
+        *('attachment; filename="job-{}.csv"', 'attachment; filename="{}"', "Bearer {}", "openid profile"),
+        *("private, max-age=31536000, immutable", "chip {}", 'th scope="col"', 'th scope="row"'),
+        *("/* ==== pages without Gradio ==== */\n", "/* ==== end of the tokens ==== */\n"),
+    },
+    "keys, and what stands in the database, in a file or on the Hub": {
+        *("the iterations", "not enough evidence", "no verdict", "rate limit", "server error"),
+        *("the data directory", "the command line", "the import form", "life line", "rented jobs", "the AI judge {}"),
+        *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
+        *("saved dataset", "dataset directory", "Hub dataset", "own prompt", "held-out set", "prefloop archive"),
+        *("prefloop copy", "another format", "Safe copy {} of run {}, {} judgements", "{} export", "{}: run {}"),
+        *("the gate", "the loop", "the program", "no reason given", "no reward", "made elsewhere", "lane {}"),
+        *("reward model", "train the reward model", "too long", "calls of judge {}", "trust before {}", "no host"),
+        *("Report {}", "The end", "right tone", "right length", "follows the instruction"),
+        *("order {} {} {}", "prompts {} {}", "answer {} {} {}", "rented job {}", "Job {}: {}"),
+    },
+    "what a log says": {
+        *("the system has it for everybody's files", "its file system keeps no rights"),
+    },
+    "what tells a library's errors and warnings apart": {
+        *("can't be read", "Connection closed by peer", "Connection reset by peer", "remote process exited"),
+        *("allocate memory", "out of memory", "not enough memory", "No space left", "os error 28"),
+        *("file write failed", "Error while deserializing header: ", "Detected call of `lr_scheduler.step"),
+        "`(is_)?gradient_checkpointing` is deprecated",
+    },
+    "what a model is told": {
+        "Answer in one word.",
+        "What is a good breakfast?",
+        "Answer the user well, in the way that people prefer.",
+    },
+    "papers, and how a card says what was done": {
+        *("Rafailov et al. 2023", "Schulman et al. 2017; Ouyang et al. 2022, equation 2"),
+        *("Bradley and Terry 1952; Ouyang et al. 2022, equation 1", "Ouyang et al. 2022, section 3.5"),
+        *("direct preference optimisation", "proximal policy optimisation", "supervised fine-tuning"),
+        "comparing answers (Bradley and Terry 1952)",
+    },
 }
-# Cards, which are in English, and commands.
-NO_PAGES = {"readme", "front_matter", "VARIABLES", "SCRIPT"}
+NO_SENTENCES = set().union(*NO_SENTENCES_BY_REASON.values())
+# Constants and functions that hold none, and calls that take words apart.
+NO_PAGES = {
+    **dict.fromkeys(("readme", "front_matter", "ABOUT"), "a card"),
+    **dict.fromkeys(("VARIABLES", "SCRIPT"), "a command"),
+    "SECURITY_HEADERS": "headers",
+    "OBVIOUS_WORDS": "passwords",
+    "EVENT_KEYS": "names",
+    "TABLES": "columns",
+    "NOT_ARCHIVED": "for who adds a table",
+}
+TAKE_WORDS = {"names", "allowed_route"}
 # What is typed as it stands.
 NO_WORDS = {
     *("/data/preferences.jsonl", "owner/name", "2026-01-31", "OWNER/NAME", "OWNER/NAME-copies", "owner", "everybody"),
@@ -71,11 +99,16 @@ SQL = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|FROM|WHERE|AND|NOT EXISTS|ORDER|JOIN|\{\} WHERE)\b"
     r"|\(?[a-z.]+ (=|IN) [('?]"
 )
+SQL_WITHIN = re.compile(r"\b(SELECT .* FROM|IS NULL|ORDER BY|json_each|json_object|coalesce|DESC)\b", re.DOTALL)
 STYLE = re.compile(r"\{\s*[a-z-]+\s*:|;\s*$")
 SHOWN_KEYWORDS = {"label", "info", "placeholder"}
 SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}
 
 
+# What a log, or who started the program, is told; what says how the program is wrong; what argparse shows.
+LOGS = {"log", "debug", "info", "warning", "error", "exception", "print"}
+BUGS = {"AssertionError", "RuntimeError", "TypeError", "ValueError", "NotImplementedError"}
+ARGUMENT_HELP = {"help", "description", "epilog", "prog"}
 # What an error is called whose sentence is read by people.
 REFUSALS = {
     *("UserError", "UnusableRow", "UnclearColumn", "DamagedCopy", "TemplateRefused", "EndpointError", "TooFewRows"),
@@ -97,7 +130,7 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def marked_files() -> list[Path]:
-    return [path for path in files() if named(path).startswith(MARKED)]
+    return [path for path in files() if not named(path).startswith(tuple(IN_ENGLISH))]
 
 
 def name_of(call: ast.AST) -> str:
@@ -137,13 +170,26 @@ def literals(node: ast.AST) -> Iterator[tuple[ast.AST, str, list[ast.AST]]]:
 
 def assigned(node: ast.AST) -> str:
     """The constant that a statement makes; empty for others."""
-    return node.target.id if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else ""
+    target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+def is_for_developers(around: list[ast.AST]) -> bool:
+    """Whether it is said by a log, a terminal or a bug, all of which speak English."""
+    asserted = any(isinstance(one, ast.Assert) for one in around)
+    bug = any(isinstance(one, ast.Raise) and one.exc is not None and name_of(one.exc) in BUGS for one in around)
+    typed = any(isinstance(one, ast.keyword) and one.arg in ARGUMENT_HELP for one in around)
+    return asserted or bug or typed or any(name_of(one) in LOGS for one in around)
 
 
 def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
     """Whether a string is shown: by how it reads, and by what it is given to."""
     outside = around[0]
-    if NO_PAGES & {what.name if isinstance(what, ast.FunctionDef) else assigned(what) for what in around}:
+    if is_for_developers(around):
+        return False
+    if NO_PAGES.keys() & {what.name if isinstance(what, ast.FunctionDef) else assigned(what) for what in around}:
+        return False
+    if name_of(outside) in TAKE_WORDS or (isinstance(outside, ast.Attribute) and outside.attr == "split"):
         return False
     if isinstance(outside, ast.Expr | ast.Compare | ast.Subscript) or text in NO_SENTENCES | NO_WORDS:
         return False
@@ -152,7 +198,8 @@ def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
     if name_of(outside) in SHOWN_FIRST and isinstance(outside, ast.Call) and outside.args[0] is literal:
         return bool(re.search("[A-Za-z]", text))
     plain = re.sub(r"<[^>]*>", "", text)
-    return bool(READS_LIKE_WORDS.search(plain)) and not SQL.match(text) and not STYLE.search(text)
+    sql = SQL.match(text) or SQL_WITHIN.search(text)
+    return bool(READS_LIKE_WORDS.search(plain)) and not sql and not STYLE.search(text)
 
 
 @pytest.mark.parametrize("path", marked_files(), ids=named)
@@ -160,6 +207,14 @@ def test_every_sentence_is_marked(path: Path) -> None:
     found = [f"line {getattr(one, 'lineno', 0)}: {text!r}" for one, text, around in literals(tree_of(path))
              if around and is_for_people(one, text, around)]  # fmt: skip
     assert found == []
+
+
+def test_every_exception_is_needed() -> None:
+    """A file in which nothing would be found, or a text that stands nowhere any more, is none."""
+    found = {path: [one for one in literals(tree_of(path)) if one[2] and is_for_people(*one)] for path in files()}
+    assert [name for name in IN_ENGLISH if not any(found[path] for path in found if named(path).startswith(name))] == []
+    said = {text for path in marked_files() for _, text, _ in literals(tree_of(path))}
+    assert sorted(NO_SENTENCES - said) == []
 
 
 @pytest.mark.parametrize("path", files(), ids=named)

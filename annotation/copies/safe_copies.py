@@ -60,7 +60,7 @@ WORK: Final = (
         ORDER BY key""",
     """SELECT id, name, role, active, password_hash, hub_id FROM annotator
        WHERE NOT (name = 'owner' AND role = 'admin' AND active AND password_hash IS NULL) ORDER BY id""",
-    "SELECT id, status, deleted FROM model WHERE method != 'base' OR status != 'serving' ORDER BY id",
+    "SELECT id, status, deleted FROM model WHERE algorithm != 'base' OR status != 'serving' ORDER BY id",
     "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
     "SELECT max(id) AS id FROM prompt WHERE source != 'starter' HAVING max(id) IS NOT NULL",
     *(

@@ -12,8 +12,8 @@ from annotation.records import Message, Split, UserError
 from annotation.translation import _
 
 EXAMPLES: Mapping[str, str] = {
-    "financial-sentiment": "360 invented headlines about companies, to be called positive, negative or neutral",
-    "medical-answers": "120 lay questions on general health with short, careful answers",
+    "financial-sentiment": _("360 invented headlines about companies, to be called positive, negative or neutral"),
+    "medical-answers": _("120 lay questions on general health with short, careful answers"),
 }
 LABELS = ("positive", "negative", "neutral")
 

@@ -48,7 +48,7 @@ TABLES: Final[Mapping[str, Table]] = {
     "exclusion": Table(("id", "annotator_id", "excluded", "reason", "decided_by", "created")),
     "model": Table(
         (
-            *("id", "revision", "method", "base", "parent_id", "path", "sha256", "kind", "form", "weights"),
+            *("id", "revision", "algorithm", "base", "parent_id", "path", "sha256", "kind", "form", "weights"),
             *("ground_id", "deleted", "source", "thinking", "created"),
         )
     ),
@@ -245,6 +245,7 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
         table = value.pop("table")
         if not isinstance(table, str) or table not in TABLES:
             reader.refuse(_("it is no row of this version's tables"))
+        value = in_present_words(table, value)
         value = {**default_columns(table, value), **value}
         if set(value) != set(TABLES[table].columns):
             reader.refuse(_("it is no row of this version's tables"))
@@ -265,7 +266,7 @@ def fill(db: Database, file: IO[bytes], name: str) -> dict[str, int]:
 
 def insert_statement(table: str) -> str:
     """SQL that inserts a row of a table given as a mapping."""
-    columns = (*TABLES[table].columns, *(name for name in recomputed_columns(table, {"method": ""})))
+    columns = (*TABLES[table].columns, *(name for name in recomputed_columns(table, {"algorithm": ""})))
     names = ", ".join(f'"{name}"' for name in columns)
     return f'INSERT INTO "{table}" ({names}) VALUES ({", ".join(f":{name}" for name in columns)})'
 
@@ -275,8 +276,17 @@ def recomputed_columns(table: str, row: Row) -> dict[str, Any]:
     if table == "claim":
         return {"nonce": secrets.token_urlsafe(16)}
     if table == "model":
-        return {"status": "serving" if row["method"] == "base" else "retired"}
+        return {"status": "serving" if row["algorithm"] == "base" else "retired"}
     return {}
+
+
+def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of an earlier archive with what is called otherwise since."""
+    if table == "model" and "method" in row:
+        return {"algorithm" if name == "method" else name: value for name, value in row.items()}
+    if table == "response" and row.get("purpose") == "evaluate":
+        return {**row, "purpose": "check"}
+    return row
 
 
 def default_columns(table: str, row: Row) -> dict[str, Any]:
@@ -292,7 +302,7 @@ def default_columns(table: str, row: Row) -> dict[str, Any]:
         return {"weights": None}
     if table != "model":
         return {}
-    form = "base" if row.get("method") == "base" else "lora"
+    form = "base" if row.get("algorithm") == "base" else "lora"
     older = {"kind": "policy", "form": form, "weights": "nf4", "ground_id": None, "deleted": None, "source": None}
     return {**older, "thinking": None}
 
@@ -493,5 +503,5 @@ MISFITS: Final[Sequence[tuple[str, str]]] = (
                OR max(v.first, v.second)
                    >= (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = v.comparison_id)""",
     ),
-    (_("there is more than one base model"), "SELECT 1 AS id FROM model WHERE method = 'base' LIMIT 1 OFFSET 1"),
+    (_("there is more than one base model"), "SELECT 1 AS id FROM model WHERE algorithm = 'base' LIMIT 1 OFFSET 1"),
 )

@@ -389,7 +389,7 @@ def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenan
     rows = [
         [
             code(model["revision"]),
-            model["method"],
+            model["algorithm"],
             code(parents[model["parent_id"]]) if model["parent_id"] in parents else "",
             model["created"][:10],
             f"{figures.written_by[model['revision']]:,}",
@@ -401,7 +401,7 @@ def origin(request: ExportRequest, figures: CardStatistics, provenance: Provenan
     ]
     others = [[word, "", "", "", f"{figures.written_by[word]:,}", ""] for word in ("import", "person")]
     rows += [row for row in others if row[4] != "0"]
-    heads = ["answers by", "method", "parent", "made", "answers", "sampling"]
+    heads = ["answers by", "algorithm", "parent", "made", "answers", "sampling"]
     return "\n".join(lines) + ("\n\n" + table(heads, rows) if rows else "")
 
 

@@ -283,8 +283,12 @@ class SignIn:
         browser = access.known_browser(self.db, name, request.cookies.get(self.browser_cookie, ""))
         wait = self.throttle.attempt(address, name, browser)
         if wait:
-            shown = f"{math.ceil(wait / 60)} min" if wait > 60 else f"{math.ceil(wait)} s"
-            page = self.page(_("Too many attempts. Wait {shown} and try again.").format(shown=shown), 429)
+            said = (
+                _("Too many attempts. Wait {minutes} min and try again.").format(minutes=math.ceil(wait / 60))
+                if wait > 60
+                else _("Too many attempts. Wait {seconds} s and try again.").format(seconds=math.ceil(wait))
+            )
+            page = self.page(said, 429)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
         turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())

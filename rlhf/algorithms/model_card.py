@@ -459,14 +459,14 @@ def check_rows(check: CheckReport) -> list[list[str]]:
 
 def probe_rows(check: CheckReport) -> list[tuple[str, str | None]]:
     """The chance that it gives to what is right on the probes, by family, with that of the base."""
-    own, base = check.candidate.probes, check.base.probes
-    if own is None or base is None:
+    own, anchor = check.candidate.probes, check.anchor.probes
+    if own is None or anchor is None:
         return []
-    means = [(family, own.mean(family), base.mean(family)) for family in own.chances]
+    means = [(family, own.mean(family), anchor.mean(family)) for family in own.chances]
     return [
-        (f"chance of what is right, probes of {family} (the base's)", f"{mean:.2f} ({anchor:.2f})")
-        for family, mean, anchor in means
-        if mean is not None and anchor is not None
+        (f"chance of what is right, probes of {family} (the base's)", f"{mean:.2f} ({beside:.2f})")
+        for family, mean, beside in means
+        if mean is not None and beside is not None
     ]
 
 

@@ -257,7 +257,7 @@ def store_made(
     policy = registry.add(
         run.db,
         revision=revision,
-        method=run.kind,
+        algorithm=run.kind,
         job_id=run.job_id,
         path=relative,
         sha256=directory_sha256(run.data_dir / relative),

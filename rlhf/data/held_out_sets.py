@@ -49,8 +49,8 @@ NOTHING_TO_CHECK = _(
     "some with a share that is held out before you start."
 )
 NO_PAIRS_TO_CHECK = _(
-    "No judged comparison is held out: how often the reward model is right can't be measured, and PPO asks "
-    "for that. Judge some answers to held-out prompts before you start."
+    "No judged comparison is held out: how often the reward model is right can't be measured, and "
+    "training a policy against it asks for that. Judge some answers to held-out prompts before you start."
 )
 
 
@@ -264,7 +264,7 @@ def decisions(db: Database, version: int) -> int:
         db.value(
             """SELECT count(*) FROM promotion p JOIN model m ON m.id = p.model_id
                WHERE p.action IN ('promote', 'reject') AND EXISTS (SELECT 1 FROM job j
-                   WHERE j.kind = 'evaluate' AND j.status = 'finished' AND j.finished <= p.created
+                   WHERE j.kind = 'check' AND j.status = 'finished' AND j.finished <= p.created
                      AND json_extract(j.spec, '$.candidate') = m.revision
                      AND coalesce(json_extract(j.spec, '$.gate_set'), 0) = ?)""",
             (version,),

@@ -97,7 +97,7 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     report = CheckReport(
         candidate=figures[candidate.version],
         against=figures[against.version],
-        base=figures[anchor.version],
+        anchor=figures[anchor.version],
         prompts=len(rendered),
         compared_apart=len(rendered_apart),
         implicit_accuracy=accuracy,
@@ -224,7 +224,7 @@ def answer_prompts(
         draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
         run.raise_if_stopped()
         for (prompt, _seed), text, (drawn,) in zip(batch, texts, draws, strict=True):
-            store.add_response(run.db, drawn.response(prompt, policy, text, spec.sampling), "evaluate")
+            store.add_response(run.db, drawn.response(prompt, policy, text, spec.sampling), "check")
         progress.advance(len(batch), _("{revision} answers").format(revision=policy.revision))
 
 
@@ -319,8 +319,9 @@ def implicit_accuracy(
 ) -> ImplicitAccuracy:
     """How often the candidate's implicit reward prefers the answer that annotators preferred, with its interval.
 
-    The reward is beta times a log-ratio (equation 5 of the DPO paper), and which of two is larger beta does not change.
-    The pairs of one comparison stand or fall together, so each comparison counts once, with the share that is right.
+    The reward is beta times a log-ratio (Rafailov et al. 2023, equation 5), and which of two is larger beta does not
+    change. The pairs of one comparison stand or fall together, so each comparison counts once, with the share that is
+    right.
     """
     reference, max_length = training_terms(progress, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
@@ -377,8 +378,8 @@ def summarise(spec: CheckSpec, policy: Policy, answers: Sequence[CheckedAnswer],
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
         distinct_2=distinct_n(texts, 2) or None,
-        kl_to_base=per_token(answer.scores[kl_score] for answer in answers),
-        nll_under_base=per_token(answer.scores[nll_score] for answer in answers),
+        kl_to_anchor=per_token(answer.scores[kl_score] for answer in answers),
+        nll_under_anchor=per_token(answer.scores[nll_score] for answer in answers),
         # An empty answer has not ended well, however it ended.
         ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
         repetition=fmean(repetition(text) for text in texts),

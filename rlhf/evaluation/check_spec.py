@@ -29,7 +29,7 @@ from rlhf.models.registry import Policy
 class CheckSpec(JobSpec):
     """Let a candidate, the serving policy and the base answer the held-out prompts with the same seeds, and compare."""
 
-    kind: ClassVar = "evaluate"
+    kind: ClassVar = "check"
     title: ClassVar = _("check")
     candidate: str = ""
     """Revision of the policy to check."""
@@ -84,7 +84,7 @@ class CheckSpec(JobSpec):
                 _("Of that by people, at least"),
                 percent(self.people_share) if self.people_share else _("set at the start"),
             ),
-            (_("Judges"), self.judges or "none"),
+            (_("Judges"), self.judges or _("none")),
             (_("Data snapshot"), self.snapshot[:12] or _("frozen at the start")),
             (_("First seed"), str(self.seed)),
         ]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
 from math import isclose, isnan
 from typing import Annotated, Any, Literal, Protocol, cast
 
@@ -77,9 +76,9 @@ class Rule:
     judge_may_decide: Annotated[bool, N_("Whether a judge may decide")] = False
     """Whether a trusted judge's comparisons decide while people's have not; off, because that has to be wanted."""
     judge_trust: Annotated[float, Interval(ge=0.5, le=1), N_("Agreement of a judge with people")] = 0.6
-    """What the lower limit of a judge's agreement with people must reach. PPO asks as much of a reward model, though
-    not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on open
-    questions."""
+    """What the lower limit of a judge's agreement with people must reach. A training asks as much of a reward model,
+    though not of its lower limit (`rlhf.submission.preconditions`); people agree with each other little more often on
+    open questions."""
     judge_least: Annotated[Count, N_("Fewest prompts compared by a judge")] = 30
     """Prompts that a judge has compared before it can decide: they are cheap, and it takes some to tell what length
     does."""
@@ -94,7 +93,8 @@ class Rule:
     """Held-out prompts that the figures must rest on; below 60 an interval of a win rate spans a quarter of all, and
     the 5% would speak of these prompts more than of others like them."""
     kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to the base, nats a token")] = 0.5
-    """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times what PPO aims at."""
+    """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times the
+    target of Ziegler et al. (2019)."""
     nll_ratio_most: Annotated[Ratio, N_("Surprise to the base, ratio")] = 1.15
     """How far its answers may surprise the base more than the base's own do; above it they stop being its language."""
     distinct_ratio_least: Annotated[Share, N_("Distinct-2, ratio")] = 0.90
@@ -400,20 +400,54 @@ class EvidenceSource:
         ).format(count=self.helped)
 
     def needs(self) -> str:
-        """How many more comparisons it takes, in words."""
-        comparisons = self.whose(
-            ngettext("{count} more prompt compared by people", "{count} more prompts compared by people", self.more),
-            ngettext(
-                "{count} more prompt compared by the judge {judge}",
-                "{count} more prompts compared by the judge {judge}",
-                self.more,
-            ),
-        ).format(count=self.more, judge=self.judge)
+        """How many more comparisons it takes, as a sentence; a judge's stands after people's."""
+        return self.whose(self.people_needed(), self.judge_needed()).format(count=self.more, judge=self.judge)
+
+    def people_needed(self) -> str:
+        """That people have to compare {count} more prompts."""
+        count = self.more
         if self.likely:
-            return _("about {comparisons} (if they go on as they have)").format(comparisons=comparisons)
+            return ngettext(
+                "Not enough evidence: it takes about {count} more prompt compared by people "
+                "(if they go on as they have).",
+                "Not enough evidence: it takes about {count} more prompts compared by people "
+                "(if they go on as they have).",
+                count,
+            )
         if self.count < self.least:
-            return _("at least {comparisons}").format(comparisons=comparisons)
-        return _("at most {comparisons} (it is not clearly ahead so far)").format(comparisons=comparisons)
+            return ngettext(
+                "Not enough evidence: it takes at least {count} more prompt compared by people.",
+                "Not enough evidence: it takes at least {count} more prompts compared by people.",
+                count,
+            )
+        return ngettext(
+            "Not enough evidence: it takes at most {count} more prompt compared by people "
+            "(it is not clearly ahead so far).",
+            "Not enough evidence: it takes at most {count} more prompts compared by people "
+            "(it is not clearly ahead so far).",
+            count,
+        )
+
+    def judge_needed(self) -> str:
+        """That the {judge} would have to."""
+        count = self.more
+        if self.likely:
+            return ngettext(
+                "Or it takes about {count} more prompt compared by the judge {judge} (if it goes on as it has).",
+                "Or it takes about {count} more prompts compared by the judge {judge} (if it goes on as it has).",
+                count,
+            )
+        if self.count < self.least:
+            return ngettext(
+                "Or it takes at least {count} more prompt compared by the judge {judge}.",
+                "Or it takes at least {count} more prompts compared by the judge {judge}.",
+                count,
+            )
+        return ngettext(
+            "Or it takes at most {count} more prompt compared by the judge {judge} (it is not clearly ahead so far).",
+            "Or it takes at most {count} more prompts compared by the judge {judge} (it is not clearly ahead so far).",
+            count,
+        )
 
     def criterion(self) -> Criterion:
         """Whether they prefer the candidate."""
@@ -855,11 +889,7 @@ def unmeasured(limits: Sequence[Criterion]) -> str:
 def waiting(people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
     """Why nothing is decided, and what it takes."""
     sources = [people, *(voter.source for voter in panel if voter.says == "open")]
-    needs = reduce(
-        lambda first, second: _("{first}, or {second}").format(first=first, second=second),
-        (source.needs() for source in sources),
-    )
-    sentences = [_("Not enough evidence: it takes {needs}.").format(needs=needs)]
+    sentences = [source.needs() for source in sources]
     decided = [voter.source for voter in panel if voter.says in ("better", "worse")]
     if decided:
         finds = {"better": _("The judge {judge} finds it better."), "worse": _("The judge {judge} finds it worse.")}

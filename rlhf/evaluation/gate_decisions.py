@@ -25,6 +25,7 @@ from rlhf.evaluation.gate import (
     Criterion,
     Findings,
     GateDecision,
+    GateVerdict,
     Hacked,
     JudgeFindings,
     Rule,
@@ -280,12 +281,12 @@ def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> C
     """
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
-               (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'evaluate')
+               (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'check')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
                    AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
-               (SELECT weights FROM model WHERE method = 'base') AS precision"""
+               (SELECT weights FROM model WHERE algorithm = 'base') AS precision"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:
@@ -449,11 +450,17 @@ def progress_of(db: Database, job: Job) -> str:
         return _("It waits for its check (job {number}, first in the queue, behind job {running}).").format(
             number=job.id, running=running[0].id
         )
-    ordinal = ORDINALS[place] if place < len(ORDINALS) else _("number {place}").format(place=place + 1)
-    return _("It waits for its check (job {number}, {place} in the queue).").format(number=job.id, place=ordinal)
+    said = IN_THE_QUEUE[min(place, len(IN_THE_QUEUE) - 1)]
+    return said.format(number=job.id, place=place + 1)
 
 
-ORDINALS = (_("first"), _("second"), _("third"), _("fourth"), _("fifth"))
+# By how many are before it.
+IN_THE_QUEUE = (
+    _("It waits for its check (job {number}, first in the queue)."),
+    _("It waits for its check (job {number}, second in the queue)."),
+    _("It waits for its check (job {number}, third in the queue)."),
+    _("It waits for its check (job {number}, number {place} in the queue)."),
+)
 # How jobs end that come to nothing.
 ENDINGS: Mapping[str, str] = {
     "failed": _("Its check (job {number}) failed."),
@@ -504,12 +511,24 @@ def objection(db: Database, policy: Policy) -> str:
     decision = advice(db, policy)
     if decision is None or decision.verdict == "promote":
         return ""
-    return _("The rule says: {described}").format(described=described(db, policy, decision))
+    return described(db, policy, decision, RULE_SAYS)
 
 
-def described(db: Database, policy: Policy, decision: GateDecision) -> str:
+RULE_SAYS: Mapping[GateVerdict, str] = {
+    "promote": _("The rule says: promote."),
+    "reject": _("The rule says: reject."),
+    "not enough evidence": _("The rule says: not enough evidence."),
+}
+RULE_SAID: Mapping[GateVerdict, str] = {
+    "promote": _("The rule said: promote."),
+    "reject": _("The rule said: reject."),
+    "not enough evidence": _("The rule said: not enough evidence."),
+}
+
+
+def described(db: Database, policy: Policy, decision: GateDecision, says: Mapping[GateVerdict, str]) -> str:
     """A decision on a candidate, with how its check stands."""
-    return f"{decision.verdict}. {decision.sentence} {check_status(db, policy).sentence}".strip()
+    return f"{says[decision.verdict]} {decision.sentence} {check_status(db, policy).sentence}".strip()
 
 
 @dataclass(frozen=True)
@@ -578,11 +597,7 @@ def reason(db: Database, policy: Policy, own: str) -> str:
     """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
     decision = advice(db, policy)
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
-    rule_said = (
-        objection(db, policy)
-        if decision is None
-        else _("The rule said: {described}").format(described=described(db, policy, decision))
-    )
+    rule_said = objection(db, policy) if decision is None else described(db, policy, decision, RULE_SAID)
     return f"{said} {rule_said}".strip() or NO_REASON
 
 

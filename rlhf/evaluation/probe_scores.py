@@ -90,7 +90,7 @@ def probe_figures(
 def kept(db: Database, policy: Policy, asked: str) -> ProbeFigures | None:
     """What an earlier check found of this policy in this precision: a policy never changes."""
     for check in finished_checks(db):
-        for figures in (check.report.candidate, check.report.against, check.report.base):
+        for figures in (check.report.candidate, check.report.against, check.report.anchor):
             known = figures.probes
             if known and (figures.revision, known.weights, known.asked) == (policy.revision, policy.weights, asked):
                 return known

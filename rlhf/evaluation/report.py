@@ -14,6 +14,13 @@ from annotation.metrics.intervals_and_bias import Estimate, Share
 from rlhf.evaluation.probes import ProbeFigures, falls, sure_fall
 from rlhf.judges.verdicts import ChanceBasis, LetterShare, ScoreTemperature
 
+# What is stored of earlier versions by another name: they said base also where it was other weights.
+CALLED_SINCE: Mapping[str, str] = {
+    "base": "anchor",
+    "kl_to_base": "kl_to_anchor",
+    "nll_under_base": "nll_under_anchor",
+}
+
 
 @dataclass(frozen=True)
 class AnswerFigures:
@@ -29,9 +36,9 @@ class AnswerFigures:
     """Different words as a share of all words (Li et al. 2016)."""
     distinct_2: float | None = None
     """The same of pairs of words."""
-    kl_to_base: float | None = None
-    """To what the policy hangs on, in its own precision, nats a token."""
-    nll_under_base: float | None = None
+    kl_to_anchor: float | None = None
+    """To what it is measured against, in its own precision, nats a token."""
+    nll_under_anchor: float | None = None
     """Negative log-likelihood under the same, nats a token."""
     ended_share: float | None = None
     """Share of answers that ended by themselves and said something."""
@@ -45,6 +52,7 @@ class AnswerFigures:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AnswerFigures:
         """Stored figures."""
+        values = {CALLED_SINCE.get(name, name): value for name, value in values.items()}
         stored = {entry.name: values[entry.name] for entry in fields(cls) if entry.name in values}
         probes = stored.get("probes")
         return cls(**{**stored, "probes": None if probes is None else ProbeFigures.from_json(probes)})
@@ -123,8 +131,8 @@ class CheckReport:
     candidate: AnswerFigures
     against: AnswerFigures
     """Of the policy that it was compared with."""
-    base: AnswerFigures
-    """Of what the candidate hangs on, its adapter off, in its own precision: the base, or whole weights under it."""
+    anchor: AnswerFigures
+    """Of what the candidate is measured against, in the candidate's precision: its ground, or what the rule names."""
     prompts: int
     """Held-out prompts that were answered."""
     compared_apart: int = 0
@@ -141,47 +149,47 @@ class CheckReport:
     """Whether the check looked for a reward at all."""
     seconds: float | None = None
     equal_length_distinct: float | None = None
-    """Distinct-2 of its answers over the base's at equal lengths; None of a version that did not cut the longer."""
+    """Distinct-2 of its answers over the anchor's at equal lengths; None of a version that did not cut the longer."""
     rule: int | None = None
     """The version of the gate's rule that the check was made for; None of one that counted comparisons, not prompts."""
 
     def in_one_precision(self, weights: str) -> bool:
-        """Whether a candidate with these weights was measured against its ground in its own precision."""
+        """Whether a candidate with these weights was measured against its anchor in its own precision."""
         return bool(self.candidate.weights) or weights == "nf4"
 
-    # What the gate's limits bound: ratios are to the ground's own figures, so that no step is too small to be seen.
+    # What the gate's limits bound: ratios are to the anchor's own figures, so that no step is too small to be seen.
     @property
     def kl_per_token(self) -> float | None:
-        """How far it has moved from its ground, in nats a token."""
-        return self.candidate.kl_to_base
+        """How far it has moved from its anchor, in nats a token."""
+        return self.candidate.kl_to_anchor
 
     @property
     def nll_ratio(self) -> float | None:
-        """How much its answers surprise its ground, over how much the ground's own do."""
-        return ratio(self.candidate.nll_under_base, self.base.nll_under_base)
+        """How much its answers surprise its anchor, over how much the anchor's own do."""
+        return ratio(self.candidate.nll_under_anchor, self.anchor.nll_under_anchor)
 
     @property
     def distinct_ratio(self) -> float | None:
-        """Distinct-2 of its answers, over the ground's, at equal lengths where they were measured so."""
+        """Distinct-2 of its answers, over the anchor's, at equal lengths where they were measured so."""
         if self.equal_length_distinct is not None:
             return self.equal_length_distinct
-        return ratio(self.candidate.distinct_2, self.base.distinct_2)
+        return ratio(self.candidate.distinct_2, self.anchor.distinct_2)
 
     @property
     def truncated_more(self) -> float | None:
-        """Share of its answers that were cut off, less the ground's."""
-        own, base = self.candidate.ended_share, self.base.ended_share
-        return None if own is None or base is None else base - own
+        """Share of its answers that were cut off, less the anchor's."""
+        own, anchor = self.candidate.ended_share, self.anchor.ended_share
+        return None if own is None or anchor is None else anchor - own
 
     @property
     def perplexity_ratio(self) -> float | None:
-        """Perplexity of the fixed text, over the ground's."""
-        return ratio(self.candidate.perplexity, self.base.perplexity)
+        """Perplexity of the fixed text, over the anchor's."""
+        return ratio(self.candidate.perplexity, self.anchor.perplexity)
 
     @property
     def probe_falls(self) -> Mapping[str, Estimate]:
-        """How much less chance than the base it gives to what is right on the probes, over all and by family."""
-        return falls(self.candidate.probes, self.base.probes)
+        """How much less chance than the anchor it gives to what is right on the probes, over all and by family."""
+        return falls(self.candidate.probes, self.anchor.probes)
 
     @property
     def probes_fall(self) -> float | None:
@@ -205,12 +213,13 @@ class CheckReport:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CheckReport:
         """A stored report, whatever version wrote it."""
-        candidate, against, base = (values.get(side) or {} for side in ("candidate", "against", "base"))
+        values = {CALLED_SINCE.get(name, name): value for name, value in values.items()}
+        candidate, against, anchor = (values.get(side) or {} for side in ("candidate", "against", "anchor"))
         reward = values.get("reward_hacking")
         return cls(
             candidate=AnswerFigures.from_json(candidate),
             against=AnswerFigures.from_json(against),
-            base=AnswerFigures.from_json(base),
+            anchor=AnswerFigures.from_json(anchor),
             prompts=values.get("prompts", 0),
             compared_apart=values.get("compared_apart", 0),
             implicit_accuracy=read_accuracy(values.get("implicit_accuracy")),

@@ -160,10 +160,11 @@ def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
     reward that is mostly length is soon hacked (Gao et al. 2023; Singhal et al. 2023).
     """
     job = registry.training_of(db, candidate)
-    pleased = job.spec.trained_against() if job is not None and isinstance(job.spec, TrainingSpec) else ()
-    if job is None or not pleased:
+    spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
+    pleased = () if spec is None else spec.trained_against()
+    if job is None or spec is None or not pleased:
         return None
-    rewards = [entry["reward"] for entry in job_store.metrics(db, job.id) if "reward" in entry]
+    rewards = [entry[spec.raises] for entry in job_store.metrics(db, job.id) if spec.raises in entry]
     ends = min(ROUNDS_AT_AN_END, len(rewards) // 2)
     quality = quality_of(db, registry.by_revision(db, pleased[0]))
     return RewardChange(

@@ -26,7 +26,7 @@ from rlhf.models.model_files import CONFIG, LARGEST_FILE, check_architecture, ch
 from rlhf.models.registry import Form, Kind, Policy, Weights
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 
-METHOD: Final = "pulled"
+PULLED: Final = "pulled"
 TASKS: Final[Mapping[str, Kind]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
 FORMS: Final[Mapping[str, Form]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
 WEIGHTS: Final[tuple[Weights, ...]] = ("nf4", "bf16", "fp32")
@@ -114,7 +114,7 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
     return registry.add(
         db,
         revision=revision,
-        method=METHOD,
+        algorithm=PULLED,
         base=registry.by_revision(db, "base").base,
         parent_id=entry.ground_id or registry.by_revision(db, "base").id,
         job_id=None,

@@ -117,7 +117,7 @@ def publish(
     if sha is None or fresh:
         head = own_contents(hub, repo, "model")
         gone = [name for name in head if is_ours(name) and name not in files]
-        sha = hubs.commit(hub, repo, "model", files, f"{tag}: {policy.method}", gone=gone)
+        sha = hubs.commit(hub, repo, "model", files, f"{tag}: {policy.algorithm}", gone=gone)
         set_tag(hub, repo, "model", tag, sha, known)
     registry.record_publication(db, "model", policy.id, repo, tag, sha, private, by)
     return PublishResult(repo, tag, sha, f"{hub.endpoint}/{repo}", fresh)
@@ -329,7 +329,7 @@ def ancestors(db: Database, policy: Policy) -> list[list[str]]:
     for parent in registry.ancestors(db, policy):
         address = address_of(db, parent) if parent.path else base_address(parent.base)
         place = "" if address is None else f"{address.repo}{'@' if address.revision else ''}{address.revision}"
-        rows.append([f"`{parent.revision}`", parent.method, f"`{parent.sha256}`" if parent.sha256 else "", place])
+        rows.append([f"`{parent.revision}`", parent.algorithm, f"`{parent.sha256}`" if parent.sha256 else "", place])
     return rows
 
 

@@ -433,7 +433,7 @@ class RentedRun:
         registry.add(
             self.db,
             revision=revision,
-            method=self.job.kind,
+            algorithm=self.job.kind,
             base=registry.by_revision(self.db, "base").base,
             parent_id=parent.id,
             job_id=self.job.id,

@@ -24,6 +24,7 @@ from annotation.database import Database
 from annotation.environment import keep_private
 from annotation.hub_client import Hub
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.ui.invisible import visible
 from rlhf.hub.job_bundle import MADE, RESULT, digest, report_name, unpack
 from rlhf.hub.push_model import Files
@@ -47,8 +48,8 @@ SPARE_SECONDS: Final = 120.0
 LAST_SECONDS: Final = 10.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
 REFUSED_SECONDS: Final = 600.0
-OVER: Final = "The time that was agreed to is over. What it had learnt until then is gone: rent for longer."
-ENDED_THERE: Final = "The machine was told to end before it began."
+OVER: Final = _("The time that was agreed to is over. What it had learnt until then is gone: rent for longer.")
+ENDED_THERE: Final = _("The machine was told to end before it began.")
 
 logger = logging.getLogger(__name__)
 
@@ -202,7 +203,8 @@ def refuse_machine(spec: JobSpec) -> None:
 
     found = machine_problem(spec) if isinstance(spec, TrainingSpec) else []
     if query_graphics() and not torch.cuda.is_available():
-        found.append(f"PyTorch {torch.__version__} can't use the GPU of this machine. Rent another kind.")
+        said = _("PyTorch {version} can't use the GPU of this machine. Rent another kind.")
+        found.append(said.format(version=torch.__version__))
     if found:
         raise UserError(" ".join(found))
 

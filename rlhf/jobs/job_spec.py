@@ -138,9 +138,13 @@ class TrainingSpec(JobSpec):
     """Answers that one item has at most, each as long as max_length allows."""
     beside: ClassVar[tuple[Role, ...]] = ()
     """What is held in memory beside the policy."""
+    drawn_together: ClassVar[int] = 1
+    """How many answers it draws together, as a multiple of those in a pass with gradients; where it draws any."""
+    raises: ClassVar[str] = ""
+    """Its metric that a model's scores make, and that it is to raise; empty where it is scored by none."""
     pace_free: ClassVar[tuple[str, ...]] = (
         *("model", "snapshot", "parent", "seed", "learning_rate", "epochs", "warmup_steps", "checkpoint_steps"),
-        *("samples", "evaluate"),
+        *("samples", "check"),
     )
     """Fields that change nothing about the time of a step."""
     # ---------------------------------------------------------------------------------------------------------- form
@@ -420,8 +424,8 @@ def impossible_methods(spec: TrainingSpec) -> list[str]:
         found.append(
             _(
                 "PiSSA changes the base weights, so switching the adapter off no longer gives the reference "
-                "(or the base that several adapters share). Use the default init here; PiSSA works for "
-                "supervised fine-tuning."
+                "(or the base that several adapters share). Use the default init here; PiSSA works where "
+                "nothing needs the base as it was."
             )
         )
     if spec.lora_init == "pissa" and spec.dora:
@@ -477,15 +481,27 @@ def from_row(text: str) -> JobSpec:
         return from_json(text)
 
 
+# What specs of earlier versions say for it, in files and on cards: a kind, and a field.
+CALLED_CHECK_SINCE = "evaluate"
+
+
 def from_json(text: str) -> JobSpec:
-    """Read a spec. Raises UserError naming the field that is unknown, of the wrong type or out of range."""
+    """Read a spec, of earlier versions too.
+
+    Raises UserError naming the field that is unknown, of the wrong type or out of range.
+    """
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            _("The spec is not JSON: {error}. See `python -m rlhf spec dpo` for one that works.").format(error=error)
+            _("The spec is not JSON: {error}. See `python -m rlhf spec {kind}` for one that works.").format(
+                error=error, kind=next(iter(trainings()))
+            )
         ) from error
     kind = values.pop("kind", None) if isinstance(values, dict) else None
+    kind = "check" if kind == CALLED_CHECK_SINCE else kind
+    if isinstance(values, dict) and CALLED_CHECK_SINCE in values:
+        values["check"] = values.pop(CALLED_CHECK_SINCE)
     if not isinstance(kind, str) or kind not in kinds():
         raise UserError(_('The spec needs a field "kind", one of: {kinds}.').format(kinds=", ".join(kinds())))
     return read(kinds()[kind], values, _("The spec"))

@@ -306,7 +306,7 @@ def active(db: Database, kinds: Sequence[str]) -> list[Job]:
 def checks(db: Database, revision: str | None = None) -> list[Job]:
     """Every check of this policy, or of all, in whatever state; the last to be asked for first."""
     rows = db.rows(
-        """SELECT * FROM job WHERE kind = 'evaluate' AND (:revision IS NULL OR json_extract(spec, '$.candidate')
+        """SELECT * FROM job WHERE kind = 'check' AND (:revision IS NULL OR json_extract(spec, '$.candidate')
            = :revision) ORDER BY id DESC""",
         {"revision": revision},
     )

@@ -225,7 +225,7 @@ class RewardScorer:
 
     @torch.no_grad()
     def scores(self, comparison: Comparison) -> list[float]:
-        """The raw score of each answer; PPO sees them shifted and scaled, which would change the chances."""
+        """The raw score of each answer; a training sees them shifted and scaled, which would change the chances."""
         tokenizer = self.models.tokenizer
         prompt = text_ids(tokenizer, comparison.rendered_prompt or self.models.feed(comparison.messages, 1))
         drawn = comparison.token_ids or (None,) * len(comparison.answers)

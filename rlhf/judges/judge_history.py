@@ -180,7 +180,7 @@ def cache_key(db: Database) -> list[int | str | None]:
     row = db.row(
         """SELECT (SELECT max(id) FROM verdict) AS verdict, (SELECT max(id) FROM judgement) AS judgement,
                (SELECT max(e.id) FROM job JOIN event e ON e.job_id = job.id AND e.kind = 'sample'
-                   WHERE job.kind IN ('judge', 'evaluate')) AS in_vain,
+                   WHERE job.kind IN ('judge', 'check')) AS in_vain,
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT group_concat(value) FROM setting WHERE key LIKE 'calls of judge %' OR key = 'gate') AS setting,
                (SELECT max(id) FROM exclusion) AS exclusion, (SELECT max(annotator_id) FROM judge) AS judge,

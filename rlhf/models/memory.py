@@ -52,8 +52,6 @@ LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 # A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
 # and on a GPU.
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
-# PPO draws so many times the answers of a pass together (rlhf.algorithms.ppo.train.DRAWN_TOGETHER).
-DRAWN_TOGETHER = 4
 CACHE = _("Keys and values")
 # The kind of job that runs a few steps of a training.
 MEASURING = "measure"
@@ -300,7 +298,7 @@ class Workload:
     answers: int = 0
     """Answers of the largest comparison, all of which a reward model reads together."""
     reward: TrainingSpec | None = None
-    """How the reward model was trained whose shape PPO's critic has."""
+    """How the reward model was trained whose shape the critic has, where there is one."""
 
 
 NOTHING_KNOWN = Workload()
@@ -381,7 +379,7 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Work
     layer = tokens * (per_token + width * row)
     size = layer + shapes.layers * tokens * shapes.hidden * width if machine.gpu else shapes.layers * layer
     if spec.drawn_tokens():
-        drawn = DRAWN_TOGETHER * spec.batch_size
+        drawn = spec.drawn_together * spec.batch_size
         cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
         if cache > size:
             return Component(CACHE, cache, _("{drawn} answers drawn together").format(drawn=drawn))

@@ -22,7 +22,13 @@ Form = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
-# What each method of training leaves behind.
+STATUS_WORDS: Mapping[str, str] = {
+    "candidate": _("candidate"),
+    "serving": _("serving"),
+    "retired": _("retired"),
+    "rejected": _("rejected"),
+}
+# What each method leaves behind.
 FORM_OF: Mapping[str, Form] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
 
 
@@ -37,7 +43,7 @@ class Policy:
 
     id: int
     revision: str
-    method: str
+    algorithm: str
     base: str
     parent_id: int | None
     job_id: int | None
@@ -60,6 +66,11 @@ class Policy:
         return self.id if self.form == "full" else self.ground_id
 
     @property
+    def status_word(self) -> str:
+        """How it stands, for people."""
+        return STATUS_WORDS[self.status]
+
+    @property
     def version(self) -> tuple[int, Weights]:
         """What tells its answers from others: whose they are, and the precision of the weights that drew them."""
         return self.id, self.weights
@@ -71,12 +82,12 @@ def ensure_base(db: Database, base: str, weights: Weights = "nf4") -> Policy:
     Raises UserError if the file has another base.
     """
     with db.transaction():
-        row = db.row("SELECT * FROM model WHERE method = 'base'")
+        row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
         if row is None:
-            named = dict.fromkeys(("revision", "method", "form"), "base")
+            named = dict.fromkeys(("revision", "algorithm", "form"), "base")
             row = {**named, "base": base, "weights": weights, "status": "serving", "thinking": "off", "created": now()}
             db.insert("model", row)
-            row = db.row("SELECT * FROM model WHERE method = 'base'")
+            row = db.row("SELECT * FROM model WHERE algorithm = 'base'")
     assert row is not None
     if row["base"] != base:
         raise UserError(
@@ -113,7 +124,7 @@ def add(
     db: Database,
     *,
     revision: str,
-    method: str,
+    algorithm: str,
     base: str,
     parent_id: int,
     job_id: int | None,
@@ -125,10 +136,10 @@ def add(
     ground_id: int | None = None,
     source: str | None = None,
 ) -> Policy:
-    """Register as a candidate what a job has trained, or what comes from `source`; `method` is the kind of the job."""
+    """Register as a candidate what a job of the kind `algorithm` has made, or what comes from `source`."""
     row = {
         "revision": revision,
-        "method": method,
+        "algorithm": algorithm,
         "base": base,
         "parent_id": parent_id,
         "job_id": job_id,
@@ -305,7 +316,7 @@ def reject(db: Database, revision: str, decided_by: str, reason: str = "") -> Po
         if policy.status != "candidate":
             raise UserError(
                 _("'{revision}' is not a candidate ({status}), so it can't be rejected.").format(
-                    revision=policy.revision, status=policy.status
+                    revision=policy.revision, status=policy.status_word
                 )
             )
         connection.execute("UPDATE model SET status = 'rejected' WHERE id = ?", (policy.id,))
@@ -321,7 +332,7 @@ def reopen(db: Database, revision: str, decided_by: str) -> Policy:
         if policy.status != "rejected" or policy.deleted:
             raise UserError(
                 _("'{revision}' is {status}; there is no rejection to take back.").format(
-                    revision=policy.revision, status=policy.status
+                    revision=policy.revision, status=policy.status_word
                 )
             )
         connection.execute("UPDATE model SET status = 'candidate' WHERE id = ?", (policy.id,))

@@ -27,7 +27,7 @@ from rlhf.models.model_files import read_object
 from rlhf.models.registry import Policy
 
 Array = NDArray[np.float64]
-# PPO against a reward model that is right less often than this on held-out comparisons needs a person's word.
+# To train against a reward model that is right less often than this on held-out comparisons needs a person's word.
 REWARD_THRESHOLD = 0.6
 # With fewer held-out comparisons even a model that is right on all of them has an interval that reaches below the
 # threshold of 60%: 6 / (6 + 1.96²) = 0.61, 5 / (5 + 1.96²) = 0.57.
@@ -107,7 +107,7 @@ class RewardModelQuality:
 
 def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
     """What the result of a job says of the reward model that it made; None where that was not measured."""
-    found = (result or {}).get("health")
+    found = (result or {}).get("quality") or (result or {}).get("health")  # as earlier versions called it
     return RewardModelQuality.from_json(found) if found else None
 
 
@@ -121,7 +121,7 @@ class ScoreScale:
     """How the scores of a reward model are read: what stands in reward.json beside its weights."""
 
     mean: float
-    """Over the answers that it was trained on; PPO shifts and scales scores by this and `std`."""
+    """Over the answers that it was trained on; a training shifts and scales scores by this and `std`."""
     std: NonNegativeFloat
     pairs: int = 0
     temperature: PositiveFloat | None = None

@@ -20,7 +20,7 @@ Values = Mapping[str, Any]
 UNASKED = ("model", "snapshot", "sampling")
 LORA = ("lora_r", "lora_alpha", "lora_targets", "lora_layers", "dora", "rslora", "lora_init")
 PROMPT = ("virtual_tokens", "virtual_init", "virtual_text")
-RUN = ("samples", "evaluate", "checkpoint_steps", "processes", "halve_batch")
+RUN = ("samples", "check", "checkpoint_steps", "processes", "halve_batch")
 # Advanced fields in the order of the page; what is in no other group is about the optimisation.
 GROUPS: Mapping[str, Sequence[str]] = {
     N_("Loss"): (),  # those that the kind names

@@ -292,7 +292,7 @@ def continuing(db: Database, revision: str) -> tuple[Form, dict[str, Any]]:
     """The form that goes on from a policy or reward model, and what it fills in: the parent, and its shape."""
     policy = registry.by_revision(db, revision)
     made = preconditions.trained_as(db, policy)
-    form = form_fields.form_for(policy.method, "" if made is None else made.method)
+    form = form_fields.form_for(policy.algorithm, "" if made is None else made.method)
     whole = {} if made is None else {"method": made.method}
     filled = {
         name: value for name, value in {**whole, **preconditions.shape_of(db, policy)}.items() if name in form.names

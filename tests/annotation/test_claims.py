@@ -116,7 +116,7 @@ def test_the_serving_policys_comparisons_take_turns_with_imported_ones_and_older
     imported = seed_comparisons(db, 12)
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET model_id = NULL WHERE id >= ?", (imported[0],))
-    registry.add(db, revision="it-1", method="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0")
+    registry.add(db, revision="it-1", algorithm="dpo", base="b", parent_id=1, job_id=make_job(db), path="p", sha256="0")
     registry.promote(db, "it-1", "test")
     fresh = seed_comparisons(db, 12, model_id=2)
     source, served = random.Random(4), []
@@ -547,18 +547,22 @@ def test_what_goes_along_with_a_verdict_is_kept(db: Database, ann: Annotator) ->
     ("sent", "message"),
     [
         (act("left-much", tags=["no such reason"]), "Reload the page"),
-        (act("left-much", flag="ugly"), "is no flag"),
+        (act("left-much", flag="ugly"), "'flag' must be one of harmful, personal-data, broken, not 'ugly'"),
         (act("left-much", note="x" * 5000), "A note can have"),
         (act("left-much", edit={"place": 1, "text": "Better."}), "Edit the answer that you find best"),
-        (act("tie", edit={"place": 5, "text": "Better."}), "names the place"),
+        (act("tie", edit={"place": 5, "text": "Better."}), "Edit the answer that you find best"),
+        (act("tie", edit={"place": 1}), "'edit.text' is missing"),
+        (act("tie", why="so"), "no field 'why'"),
         (act("all-bad", edit={"place": 0, "text": "Better."}), "Edit the answer that you find best"),
         ({"outcome": "ranked", "ranks": [1, 2, 3], "strength": 1}, "one whole number"),
-        ({"outcome": "ranked", "ranks": [1, True], "strength": 1}, "one whole number"),
+        ({"outcome": "ranked", "ranks": [1, True], "strength": 1}, r"'ranks\.1' must be of type int, not True"),
+        ({"outcome": "ranked", "ranks": [1, 0], "strength": 1}, r"'ranks\.1' must be above zero"),
         ({"outcome": "ranked", "ranks": [1, 1], "strength": 2}, "strength"),
         ({"outcome": "ranked", "ranks": [1, 2], "strength": 0}, "strength"),
         ({"outcome": "ranked", "ranks": [1, 2]}, "strength"),
-        ("left", "has an outcome"),
-        (None, "has an outcome"),
+        ("left", "has these fields: outcome, ranks, "),
+        ({"outcome": "undone"}, "must be one of ranked, all-bad, skip, not 'undone'"),
+        (None, "has these fields: outcome, ranks, "),
     ],
 )
 def test_a_judgement_that_does_not_fit_is_refused_whole(db: Database, ann: Annotator, sent: Any, message: str) -> None:

@@ -14,6 +14,12 @@ from annotation.database import FILE_NAME, Database, copy_database, migrate, ope
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
+from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.jobs import job_store
+from rlhf.kinds import KINDS
 from rlhf.models import registry
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
 
@@ -291,6 +297,47 @@ def test_answers_of_earlier_versions_are_in_the_precision_of_their_policy(data_d
     old.close()
     db = open_database(data_dir)
     assert [row["weights"] for row in db.rows("SELECT weights FROM response ORDER BY id")] == ["nf4", "bf16", None]
+
+
+def test_what_was_called_by_another_word_is_called_as_everywhere_else(data_dir: Path) -> None:
+    """With all that other tables say of it: references to answers hold, and whole specs are read."""
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m015_one_word_for_one_thing")
+    model = {"base": "b", "status": "candidate", "created": "1"}
+    old["model"].insert_all({**model, "revision": name, "method": name} for name in ("base", "dpo"))
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "held-out", "created": "1"})
+    answer = {"prompt_id": 1, "origin": "policy", "model_id": 1, "text": "x", "created": "1", "edited_from": None}
+    drawn = [{**answer, "purpose": purpose} for purpose in ("evaluate", "compare", "demonstrate")]
+    old["response"].insert_all([*drawn, {**answer, "purpose": "demonstrate", "edited_from": 1}])
+    old["score"].insert({"response_id": 1, "scorer": "kl", "value": 0.5})
+    specs = {
+        "evaluate": {"candidate": "dpo-1", "kind": "evaluate", "people_share": 0.5},
+        "dpo": {"beta": 0.1, "evaluate": True, "kind": "dpo"},
+        "sft": {"evaluate": False, "kind": "sft"},
+        "merge": {"kind": "merge", "revision": "dpo-1"},
+    }
+    job = {"status": "finished", "requested_by": "kim", "created": "1"}
+    old["job"].insert_all({**job, "kind": kind, "spec": json.dumps(spec)} for kind, spec in specs.items())
+    settings = {"auto_train": {"on": True, "every": 30, "method": "dpo"}, "gate": {"mode": "ask"}}
+    old["setting"].insert_all({"key": key, "value": json.dumps(value)} for key, value in settings.items())
+    old.close()
+    db = open_database(data_dir)
+    assert [one.algorithm for one in registry.all_policies(db)] == ["base", "dpo"]
+    rows = db.rows("SELECT purpose, edited_from FROM response ORDER BY id")
+    assert [tuple(row.values()) for row in rows] == [
+        *(("check", None), ("compare", None), ("demonstrate", None), ("demonstrate", 1))
+    ]
+    assert db.rows("PRAGMA foreign_key_check") == []
+    assert [(job.kind, job.spec) for job in reversed(job_store.recent(db, tuple(KINDS)))] == [
+        ("check", CheckSpec(candidate="dpo-1", people_share=0.5)),
+        ("dpo", DPOSpec(beta=0.1, check=True)),
+        ("sft", SFTSpec(check=False)),
+        ("merge", MergeSpec(revision="dpo-1")),
+    ]
+    assert db.value("SELECT count(*) FROM job WHERE spec LIKE '%evaluate%'") == 0
+    assert store.setting(db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
+    assert store.setting(db, "gate", None) == {"mode": "ask"}
 
 
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:

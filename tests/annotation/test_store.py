@@ -27,13 +27,13 @@ def test_kept_answers_of_a_check_are_those_to_the_very_text_that_is_fed(db: Data
     """A template that writes the date feeds another text a day later: yesterday's answer is no answer to it."""
     with db.transaction() as connection:
         connection["model"].insert(
-            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+            {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     prompt = seed_prompts(db, 1, "held-out")[0]
     for day, models in (("Monday", (1, 2)), ("Tuesday", (1,))):
         for model_id in models:
             answer = replace(make_response(prompt, f"{day} {model_id}", model_id), rendered_prompt=f"{day}: Why?")
-            store.add_response(db, answer, "evaluate")
+            store.add_response(db, answer, "check")
     terms = (db, 1, [prompt], make_response(prompt, "").seed, make_response(prompt, "").sampling)
     assert [one.text for one in store.answers_of_check(*terms)] == ["Monday 1", "Tuesday 1"]
     assert [one.text for one in store.answers_of_check(*terms, {prompt.id: "Tuesday: Why?"})] == ["Tuesday 1"]
@@ -70,13 +70,13 @@ def test_a_known_prompt_keeps_its_split(db: Database) -> None:
 def test_what_two_policies_answered_in_a_check_is_compared_once(db: Database, ann: Annotator) -> None:
     with db.transaction() as connection:
         connection["model"].insert(
-            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+            {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     prompts = seed_prompts(db, 4, "held-out")
     texts = [("base one", "dpo one"), ("base two", "dpo two"), ("the same", "the same"), ("base four", " ")]
     for prompt, pair in zip(prompts, texts, strict=True):
         for model_id, text in enumerate(pair, 1):
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
     store.set_project(db, replace(store.project(db), candidate_share=0.5))
     assert store.compare_policies(db, 2, 1) == 2
     assert store.compare_policies(db, 2, 1) == store.compare_policies(db, 1, 2) == 0
@@ -132,12 +132,12 @@ def test_a_comparison_says_with_what_chance_it_was_made_and_goes_to_people(db: D
 def test_people_get_a_share_of_a_check_drawn_by_lot_until_all_is_asked_of_them(db: Database) -> None:
     with db.transaction() as connection:
         connection["model"].insert(
-            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+            {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     prompts = seed_prompts(db, 300, "held-out")
     for prompt in prompts:
         for model_id in (1, 2):
-            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "evaluate")
+            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check")
     on = [prompt.id for prompt in prompts[:200]]
     assert store.compare_policies(db, 2, 1, "people", on, 0.25) == 300
     rows = db.rows("SELECT * FROM comparison ORDER BY prompt_id")

@@ -127,7 +127,7 @@ def test_the_kl_is_that_of_whole_distributions_summed_over_the_answer(machine: M
 
     machine.add_prompts(train=12, held_out=2)
     machine.judge("train", 12)
-    spec = replace(QUICK_DPO, method="lora", precision="fp32", learning_rate=1e-2, evaluate=False)
+    spec = replace(QUICK_DPO, method="lora", precision="fp32", learning_rate=1e-2, check=False)
     reference, revision = (
         str((machine.perform(machine.submit(replace(spec, seed=seed))).result or {})["revision"]) for seed in (0, 1)
     )

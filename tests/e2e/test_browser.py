@@ -30,7 +30,7 @@ class Site:
 
     def wait_until(self, true: Callable[[], Any], what: str) -> None:
         """Wait for the rows to say something; fails with what was waited for and the jobs as they stand."""
-        wait_for(self.page, what, true, lambda: job_store.recent(self.db, ("dpo", "evaluate", "generate")))
+        wait_for(self.page, what, true, lambda: job_store.recent(self.db, ("dpo", "check", "generate")))
 
     def judged(self) -> int:
         """Judgements that count."""
@@ -88,7 +88,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     page.wait_for_selector("text=Reward margin")
     page.locator(".plots polyline").first.wait_for(state="attached")
     site.wait_until(
-        lambda: any(job.status == "finished" for job in job_store.recent(site.db, ("evaluate",))), "finished check"
+        lambda: any(job.status == "finished" for job in job_store.recent(site.db, ("check",))), "finished check"
     )
 
     page.get_by_role("tab", name="Iterations").click()
@@ -99,7 +99,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     page.click("#promote-really")
     page.wait_for_selector("text=serves now, against the rule")
     adapter = registry.serving(site.db)
-    assert adapter.method == "dpo"
+    assert adapter.algorithm == "dpo"
 
     page.get_by_role("tab", name="Annotate").click()
     site.wait_until(lambda: sum(store.stock_sizes(site.db, adapter.id).values()), "comparison by the new policy")

@@ -1,4 +1,4 @@
-"""The Train tab in a real browser: a reward model, its health card, PPO on a person's word, and what came of them."""
+"""The Train tab in a real browser: a reward model, its quality, PPO on a person's word, and what came of them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_reward_model_is_trained_doubted_and_followed_all_the_same(training: T
     page.wait_for_selector("text=Sample answers")
 
     # Its check, which the form asks for, needs it.
-    wait_until("its check", lambda: any(job.status == "finished" for job in job_store.recent(db, ("evaluate",))))
+    wait_until("its check", lambda: any(job.status == "finished" for job in job_store.recent(db, ("check",))))
     page.get_by_role("button", name="Its check").click()
     page.wait_for_selector("text=Accuracy on held-out judgements >> visible=true")
     page.click("#run-delete")

@@ -163,7 +163,7 @@ class DPOSpec(TrainingSpec):
     In one pass they take a tenth less time than in two."""
     accumulation: PositiveInt = 1
     """Forward passes in one optimiser step."""
-    evaluate: bool = True
+    check: bool = True
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:

@@ -153,6 +153,9 @@ class PPOSpec(TrainingSpec):
     at_least: ClassVar = MIN_PROMPTS
     methods: ClassVar = {"qlora": LearningRate(5e-5, HUANG), "lora": LearningRate(5e-5, HUANG)}
     beside: ClassVar[tuple[Role, ...]] = ("reward model", "critic")
+    # A pass with gradients takes several times the memory.
+    drawn_together: ClassVar = 4
+    raises: ClassVar = "reward"
     pace_free: ClassVar = (
         *(name for name in TrainingSpec.pace_free if name != "epochs"),  # they are passes over a round's answers
         *("steps", "accepted_accuracy", "reward_model"),
@@ -252,7 +255,7 @@ class PPOSpec(TrainingSpec):
     """The reward model's held-out accuracy that the person accepted although it is below the threshold; 0: none."""
     sampling: Drawing = field(default_factory=lambda: Sampling(min_p=0.0))
     """How answers are drawn. PPO needs the policy's own distribution: temperature as is, no min_p."""
-    evaluate: bool = True
+    check: bool = True
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:

@@ -90,8 +90,6 @@ from rlhf.models.sampling import draw
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_prompts
 
-# Answers drawn together, as a multiple of those in a pass with gradients, which takes several times the memory.
-DRAWN_TOGETHER = 4
 MAX_GRAD_NORM = 1.0
 
 Item = dict[str, Any]
@@ -297,7 +295,7 @@ class Learner:
         shares = [self.share(minibatch(spec, step, part)) for part in range(spec.minibatches)]
         mine = [index for share in shares for index in share]
         drawn: dict[int, SampledResponse] = {}
-        for indices in pieces(mine, DRAWN_TOGETHER * spec.batch_size):
+        for indices in pieces(mine, spec.drawn_together * spec.batch_size):
             drawn.update(zip(indices, self.draw_answers(indices), strict=False))
         assessed: dict[int, tuple[SampledResponse, dict[str, Tensor]]] = {}
         for share in shares:

@@ -49,7 +49,7 @@ CURVES = (
         {"accuracy": "accuracy"},
         _(
             "Share of the step's pairs in which the answer that people chose gets the higher reward; one half "
-            "is a coin. The health card says how it does on pairs that it was not trained on."
+            "is a coin. Its quality, shown when it is done, is on pairs that it was not trained on."
         ),
         (0.0, 1.0),
     ),
@@ -99,8 +99,8 @@ class RewardModelSpec(TrainingSpec):
             _("Train a reward model"),
             _(
                 "A reward model learns from judged comparisons to give preferred answers the higher score. PPO "
-                "trains a policy against it; its health card, shown when it is done, says whether it is good "
-                "enough for that."
+                "trains a policy against it; its quality, shown when it is done, says whether it is good enough "
+                "for that."
             ),
         ),
     )

@@ -53,22 +53,22 @@ from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
+from rlhf.models.tokenize import load_snapshot, of_split
 
 # The margin of the strongest preference; 1/3 of it slightly, 2/3 clearly, 0 where nobody said how strongly.
 MARGIN = 1.0
 
 
 def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
-    """Train a reward model on frozen comparisons and register it. Returns the job's result, with its health."""
+    """Train a reward model on frozen comparisons and register it. Returns the job's result, with its quality."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, held_out, left_out = read_data(run, spec, tokenizer)
     pairs = sum(len(item["better"]) for item in items)
     run.log(
-        f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} comparisons held out; parent "
-        f"{start.parent.revision}; {spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: "
-        f"{spec.annotator_noise}.{left_out_sentence(left_out)}"
+        f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} held out; parent {start.parent.revision}; "
+        f"{spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: {spec.annotator_noise}."
+        f"{left_out_sentence(left_out)}"
     )
     trained = stored_before(run)
     if trained is None:
@@ -84,8 +84,8 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
 def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> tuple[list[Item], list[Item], LeftOut]:
     """Comparisons to train on, held-out ones, and what is left out. Raises UserError for too few pairs."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
-    found, left_out = tokenise_comparisons(tokenizer, of_split(rows, "train"), spec.max_length)
-    held_out, _ = tokenise_comparisons(tokenizer, of_split(rows, "held-out"), spec.max_length)
+    found, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
+    held_out, _ = spec.tokenise(tokenizer, of_split(rows, "held-out"))
     pairs = sum(len(item["pairs"]) for item in found)
     if pairs < MIN_PAIRS:
         raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))
@@ -144,11 +144,11 @@ def scores_of(model: Any, batch: Any) -> Tensor:
     ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
     states = completions(model, ids_BT, attention_BT, completion_BT, batch["group"].tolist())
     # A sum of products, because autocast would compute a matrix product in bfloat16.
-    scores_B: Tensor = (states.last_BH.float() * head_of(model)).sum(-1)
+    scores_B: Tensor = (states.last_BH.float() * scalar_head(model)).sum(-1)
     return scores_B
 
 
-def head_of(model: Any) -> Tensor:
+def scalar_head(model: Any) -> Tensor:
     """The weights of the scalar head, (H,): those that are trained; PEFT keeps an untouched copy beside them."""
     head_H: Tensor = inner_model(model).score.modules_to_save["default"].weight[0]
     return head_H
@@ -173,7 +173,7 @@ def score(trainer: ComparisonTrainer, items: Iterable[Item], run: Run | None = N
 def save(
     trainer: ComparisonTrainer, directory: Path, items: Sequence[Item], held_out: Sequence[Item], run: Run
 ) -> dict[str, Any]:
-    """Write the adapter with its head, and how it scores what it was trained on. Returns its health."""
+    """Write the adapter with its head, and how it scores what it was trained on. Returns its quality."""
     run.report(trainer.state.global_step, trainer.state.max_steps, {}, _("scoring the comparisons"))
     trained_on, checked_on = score(trainer, items, run), score(trainer, held_out, run)
     trainer.save(directory)
@@ -182,4 +182,4 @@ def save(
     pairs = sum(len(one.pairs) for one in trained_on)
     scale = ScoreScale(mean=fmean(scores), std=pstdev(scores), pairs=pairs, temperature=quality.temperature)
     (directory / SCALE_FILE).write_text(json.dumps(asdict(scale)), "utf-8")
-    return {"health": quality.to_json()}
+    return {"quality": quality.to_json()}

@@ -116,7 +116,7 @@ class SFTSpec(TrainingSpec):
     """Forward passes in one optimiser step."""
     packing: bool = True
     """Put a batch's demonstrations into rows without padding, each seeing only itself; where the model allows it."""
-    evaluate: bool = False
+    check: bool = False
     """Check the candidate against the serving policy when training ends."""
 
     def facts(self) -> Facts:

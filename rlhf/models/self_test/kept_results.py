@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from annotation.records import UserError
+from annotation.translation import _
 from annotation.validation import read
 from rlhf.jobs.artifacts import explain_write_errors
 
@@ -58,4 +59,4 @@ def keep_result(data_dir: Path, directory: Path, result: SelfTestResult) -> None
 
 def result_of(text: str) -> SelfTestResult:
     """A result from its text. Raises UserError for any other."""
-    return read(SelfTestResult, json.loads(text), "The result of a model's self-test")
+    return read(SelfTestResult, json.loads(text), _("The result of a model's self-test"))

@@ -41,11 +41,11 @@ from rlhf.hub.hub_requests import (
 from rlhf.hub.pull_model import WEIGHTS
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import TrainingSpec, trainings
+from rlhf.jobs.job_spec import TrainingSpec, short_of, trainings
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
-from rlhf.tabs.runs import job_cards
+from rlhf.tabs.runs import job_cards, job_words
 
 # While something that was asked is not done, and while only the safe copies change.
 POLL_SECONDS, RESTING_SECONDS = 1, 15
@@ -188,11 +188,14 @@ def can_be_published(policy: Policy) -> bool:
 def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     """The models with files, newest first."""
     names = {
-        "policy": _("{revision} ({method}, {status})"),
-        "reward": _("{revision} ({method}, reward model, {status})"),
+        "policy": _("{revision} ({algorithm}, {status})"),
+        "reward": _("{revision} ({algorithm}, reward model, {status})"),
     }
     return [
-        (names[one.kind].format(revision=one.revision, method=one.method, status=one.status), one.revision)
+        (
+            names[one.kind].format(revision=one.revision, algorithm=short_of(one.algorithm), status=one.status_word),
+            one.revision,
+        )
         for one in reversed(known)
         if can_be_published(one)
     ]
@@ -202,7 +205,9 @@ def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
     """The training runs whose frozen data can be pushed, newest first."""
     return [
         (
-            _("The frozen data of run {id} ({kind}, {status})").format(id=one.id, kind=one.kind, status=one.status),
+            _("The frozen data of run {id} ({kind}, {status})").format(
+                id=one.id, kind=short_of(one.kind), status=job_words.STATUS_WORDS[one.status]
+            ),
             str(one.id),
         )
         for one in found

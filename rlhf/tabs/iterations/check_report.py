@@ -23,6 +23,7 @@ from rlhf.jobs import job_spec
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models.registry import Policy
+from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import WEIGHTS, answer_box
 from rlhf.tabs.runs.job_words import trained_on
 
@@ -70,7 +71,7 @@ def worker_sentence(worker: Job | None, at: str) -> str:
         return _("The answering worker is starting.")
     return (
         _("The answering worker does not run ({status}). {message}")
-        .format(status=worker.status, message=worker.message)
+        .format(status=job_words.STATUS_WORDS[worker.status], message=worker.message)
         .strip()
     )
 
@@ -92,7 +93,7 @@ def held_out_accuracy(report: CheckReport | None) -> str:
 
 HISTORY = (
     _("Revision"),
-    _("Method"),
+    _("Algorithm, method"),
     _("Parent"),
     _("Status"),
     _("Job"),
@@ -131,14 +132,14 @@ def history_row(
     measured = (
         NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
         held_out_accuracy(report),
-        figure(own.kl_to_base, 3),
+        figure(own.kl_to_anchor, 3),
         figure(own.mean_length, 1),
     )
     return (
         policy.revision,
-        job_spec.short_of(policy.method) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
+        job_spec.short_of(policy.algorithm) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
-        _("{status}, files deleted").format(status=policy.status) if policy.deleted else policy.status,
+        _("{status}, files deleted").format(status=policy.status_word) if policy.deleted else policy.status_word,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
         NOTHING if trained_on(result) is None else f"{trained_on(result)} {spec.unit if spec else 'pairs'}",
@@ -241,13 +242,13 @@ FIGURES = (
     ),
     ReportRow(
         _("KL per token"),
-        "kl_to_base",
+        "kl_to_anchor",
         3,
         _("How far the policy has moved from the weights that it hangs on, in nats a token; 0 is not at all."),
     ),
     ReportRow(
         _("Surprise to the base"),
-        "nll_under_base",
+        "nll_under_anchor",
         3,
         _(
             "Negative log-likelihood of the answers under the base model, in nats a token. Far above the "
@@ -294,8 +295,8 @@ VERDICTS: Mapping[Passed, Chip] = {
 }
 # The figure of a policy that a limit of the rule is about, by the limit's name.
 LIMITED: Mapping[str, str] = {
-    "kl_per_token": "kl_to_base",
-    "nll_ratio": "nll_under_base",
+    "kl_per_token": "kl_to_anchor",
+    "nll_ratio": "nll_under_anchor",
     "distinct_ratio": "distinct_2",
     "truncated_more": "ended_share",
     "perplexity_ratio": "perplexity",
@@ -398,14 +399,14 @@ def with_interval(fall: Estimate) -> str:
 
 
 def reward_sentence(found: RewardChange | None) -> str:
-    """How much PPO's reward rose, and how it goes with length; nothing without PPO."""
+    """How much the reward of its training rose, and how it goes with length; nothing where no reward took part."""
     if found is None:
         return ""
     rise = _("can't be told from so few rounds") if found.rise is None else f"{found.rise:+.2f}"
     length = _("not measured") if found.length is None else f"{found.length:.2f}"
     return paragraph(
         _(
-            "Change of the reward in its PPO training: {rise}, in standard deviations of the reward model's "
+            "Change of the reward in its training: {rise}, in standard deviations of the reward model's "
             "scores; correlation of the reward with length: {length}. A reward that rises while nobody finds "
             "the answers better is being hacked."
         ).format(rise=rise, length=length)
@@ -443,12 +444,12 @@ def win_rates(report: CheckReport) -> str:
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     """(column title, figures): candidate, the policy it was compared with, and what it hangs on, each named once."""
-    ground = report.base if report.base.revision else report.against
+    anchor = report.anchor if report.anchor.revision else report.against
     this = _("{revision} (this)").format(revision=report.candidate.revision or _("candidate"))
     sides = [(this, report.candidate)]
-    if report.against.revision and report.against != ground:
+    if report.against.revision and report.against != anchor:
         sides.append((_("{revision} (compared with)").format(revision=report.against.revision), report.against))
-    sides.append((ground.revision or "base", ground))
+    sides.append((anchor.revision or "base", anchor))
     if len({figures.weights for _title, figures in sides}) == 1:
         return sides
     return [(f"{title}, {WEIGHTS.get(figures.weights, figures.weights)}", figures) for title, figures in sides]

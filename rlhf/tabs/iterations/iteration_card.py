@@ -186,7 +186,7 @@ def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estima
 def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
     """The figures over the policies that were checked, oldest first, as far as they are known."""
     values: Mapping[str, Sequence[float | None]] = {
-        "kl": [one.report.candidate.kl_to_base for one in checked],
+        "kl": [one.report.candidate.kl_to_anchor for one in checked],
         "length": [one.report.candidate.mean_length for one in checked],
         "judgements": [one.judged for one in checked],
     }
@@ -266,7 +266,7 @@ def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
         (
             *(str(place), one.revision),
             *(rate_text(rate) for rate in (one.people, *(one.rates.get(judge) for judge in panel))),
-            *(figure(one.report.candidate.kl_to_base, 3), figure(one.report.candidate.mean_length, 1)),
+            *(figure(one.report.candidate.kl_to_anchor, 3), figure(one.report.candidate.mean_length, 1)),
             str(one.judged or NOTHING),
         )
         for place, one in enumerate(checked, 1)

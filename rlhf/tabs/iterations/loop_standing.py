@@ -20,7 +20,7 @@ from rlhf.loop.controller import (
     LoopState,
     checked_by_loop,
     enough_labels,
-    method_of,
+    kind_to_train,
     ready,
 )
 from rlhf.tabs.runs import job_words
@@ -104,7 +104,7 @@ def made_of(spec: TrainingSpec) -> str:
     """What follows a training."""
     if spec.makes == "reward":
         return _("It makes a reward model, which never serves.")
-    checked = getattr(spec, "evaluate", False)
+    checked = getattr(spec, "check", False)
     return _("When it ends, its candidate is checked.") if checked else _("Its candidate is not checked by itself.")
 
 
@@ -225,10 +225,10 @@ def after(state: LoopState) -> str:
     """What collecting leads to."""
     if not state.auto_train.on:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
-    method = method_of(state).automatic
+    training = kind_to_train(state).automatic
     missing = max(state.auto_train.wanted - state.new, 0)
     return (
-        _("After {missing} more a training starts: {method}.").format(missing=missing, method=method)
+        _("After {missing} more a training starts: {training}.").format(missing=missing, training=training)
         if missing
-        else _("A training is due: {method}.").format(method=method)
+        else _("A training is due: {training}.").format(training=training)
     )

@@ -20,6 +20,7 @@ from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs import downloads
+from rlhf.tabs.runs import job_words
 
 
 def promote(context: Context, revision: str, decided_by: str, why: str = "") -> str:
@@ -97,7 +98,7 @@ def delete_checkpoints(context: Context, job_id: int) -> str:
         if job.is_open:
             raise UserError(
                 _("Job {job_id} is {status} and needs its checkpoints: cancel it first.").format(
-                    job_id=job_id, status=job.status
+                    job_id=job_id, status=job_words.STATUS_WORDS[job.status]
                 )
             )
         directory = checkpoints_directory(context.data_dir, job_id)

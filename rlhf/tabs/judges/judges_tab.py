@@ -31,7 +31,7 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
 from rlhf.tabs.judges.judge_form import JudgeFormPage
-from rlhf.tabs.runs import job_cards
+from rlhf.tabs.runs import job_cards, job_words
 
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
@@ -248,7 +248,7 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
         if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
             raise UserError(
                 _("{name} is at that already: job {id} is {status}.").format(
-                    name=judge.name, id=job.id, status=job.status
+                    name=judge.name, id=job.id, status=job_words.STATUS_WORDS[job.status]
                 )
             )
     spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=int(most))

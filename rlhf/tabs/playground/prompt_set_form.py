@@ -64,7 +64,9 @@ def sources(db: Database) -> list[tuple[str, str]]:
 def choices(db: Database) -> list[tuple[str, str]]:
     """The policies to choose from, candidates first."""
     found = [policy for policy in registry.all_policies(db) if policy.kind == "policy" and not policy.deleted]
-    return [(f"{policy.revision} · {policy.status}", policy.revision) for policy in check_report.policy_order(found)]
+    return [
+        (f"{policy.revision} · {policy.status_word}", policy.revision) for policy in check_report.policy_order(found)
+    ]
 
 
 def number_in(value: Any, low: float, high: float, label: str) -> float:

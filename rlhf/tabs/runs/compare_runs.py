@@ -169,7 +169,7 @@ def held_out(run: RunSummary) -> dict[str, str]:
         _("Held-out token accuracy"): measured.get("token_accuracy"),
         _("Held-out accuracy of the reward model"): None if quality is None else quality.accuracy.value,
         _("Held-out accuracy (check)"): None if accuracy is None else accuracy.value,
-        _("KL to the base, nats a token (check)"): own.kl_to_base,
+        _("KL to the base, nats a token (check)"): own.kl_to_anchor,
         _("Mean words of an answer (check)"): own.mean_length,
         _("Distinct-2 (check)"): own.distinct_2,
     }

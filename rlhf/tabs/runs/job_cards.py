@@ -15,7 +15,7 @@ from annotation.ui.markup import card_title, escape, facts, label, log, paragrap
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
 from rlhf.models.registry import Policy
-from rlhf.tabs.runs.job_words import SIZE_ON_DISK, about, data_facts, result_facts, spec_facts, spec_text
+from rlhf.tabs.runs.job_words import SIZE_ON_DISK, STATUS_WORDS, about, data_facts, result_facts, spec_facts, spec_text
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
@@ -190,9 +190,12 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
         return paragraph(_("Nothing runs and nothing waits."), "quiet")
     rows = [
         (
-            "now",
+            _("now"),
             *queue_row(
-                job, _("{status} for {duration}").format(status=job.status, duration=duration(seconds_taken(job, at)))
+                job,
+                _("{status} for {duration}").format(
+                    status=STATUS_WORDS[job.status], duration=duration(seconds_taken(job, at))
+                ),
             ),
         )
         for job in running
@@ -200,14 +203,16 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
     for place, job in enumerate(waiting, start=1):
         state = _("waits to go on") if job.attempt else _("since {created} UTC").format(created=moment(job.created))
         rows.append((str(place), *queue_row(job, state)))
-    rows += [("rented", *queue_row(job, rented_state(job, at))) for job in elsewhere]
+    rows += [(_("rented"), *queue_row(job, rented_state(job, at))) for job in elsewhere]
     return table((_("Order"), _("Job"), _("What"), _("By"), _("State")), rows)
 
 
 def rented_state(job: Job, at: str) -> str:
     """How a job for rented hardware stands, which waits for nothing here but for somebody with a token."""
     if job.status != "queued":
-        return _("{status} for {duration}").format(status=job.status, duration=duration(seconds_taken(job, at)))
+        return _("{status} for {duration}").format(
+            status=STATUS_WORDS[job.status], duration=duration(seconds_taken(job, at))
+        )
     return _("is sent within seconds, if Prefloop has a token for the Hub")
 
 
@@ -318,7 +323,9 @@ def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
         if policy.form == "full"
         else _("{adapters} on {precision} weights").format(adapters=ADAPTERS[policy.form], precision=precision)
     )
-    state = _("files deleted on {deleted}").format(deleted=policy.deleted[:10]) if policy.deleted else policy.status
+    state = (
+        _("files deleted on {deleted}").format(deleted=policy.deleted[:10]) if policy.deleted else policy.status_word
+    )
     # A reward model never serves, so it is no candidate either.
     told = [(_("State"), state)] if policy.kind == "policy" or policy.deleted else []
     return [(_("Made"), policy.revision), (_("Form"), form), *told, (SIZE_ON_DISK, size_on_disk)]
@@ -352,7 +359,7 @@ def jobs_table(jobs: Sequence[Job], at: str) -> str:
         (
             str(job.id),
             about(job),
-            job.status,
+            STATUS_WORDS[job.status],
             job.requested_by,
             moment(job.started),
             NOTHING if job.started is None else f"{seconds_taken(job, at) / 60:.1f}",

@@ -14,6 +14,15 @@ from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
 
+STATUS_WORDS: Mapping[str, str] = {
+    "queued": _("queued"),
+    "running": _("running"),
+    "cancelling": _("cancelling"),
+    "cancelled": _("cancelled"),
+    "finished": _("finished"),
+    "failed": _("failed"),
+    "lost": _("lost"),
+}
 METHOD_WORDS = {
     "auto": _("LoRA or QLoRA, as the parent is held"),
     "qlora": _("QLoRA (adapter on 4-bit weights)"),
@@ -24,7 +33,7 @@ METHOD_WORDS = {
 
 
 def about(job: Job) -> str:
-    """What a job does and with which method or policy, for lists: 'preference training (DPO), QLoRA'."""
+    """What a job does and with which method or policy, for lists."""
     return (
         _("{about}, on rented {flavor}").format(about=job.spec.about(), flavor=job.flavor)
         if job.flavor
@@ -34,7 +43,7 @@ def about(job: Job) -> str:
 
 def title(job: Job) -> str:
     """A job's name in lists of choices."""
-    return f"{job.id} · {about(job)} · {job.status}"
+    return f"{job.id} · {about(job)} · {STATUS_WORDS[job.status]}"
 
 
 # ---------------------------------------------------------------------------------------------------------- settings

@@ -20,13 +20,13 @@ WEAK, STRONG, CLOSE = 0.2, 0.5, 0.05
 
 def card(quality: RewardModelQuality) -> str:
     """Whether a reward model can be trusted, in words and plots."""
-    name = "health-" + sha256(json.dumps(quality.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+    name = "quality-" + sha256(json.dumps(quality.to_json(), sort_keys=True).encode()).hexdigest()[:8]
     drawn = [accuracy_plot(name, quality)]
     if quality.calibration is not None:
         drawn.append(calibration_plot(name, quality.calibration))
     if quality.scores is not None:
         drawn.append(scores_plot(name, quality.scores))
-    said = card_title(_("Health of the reward model.")) + paragraph(verdict(quality))
+    said = card_title(_("Quality of the reward model.")) + paragraph(verdict(quality))
     if quality.length is not None and quality.accuracy.value is not None:
         said += paragraph(length_sentence(quality.length, quality.accuracy.value))
     said += paragraph(temperature_sentence(quality.temperature))
@@ -34,7 +34,7 @@ def card(quality: RewardModelQuality) -> str:
 
 
 def verdict(quality: RewardModelQuality) -> str:
-    """How often it is right on comparisons that it was not trained on, and whether that is enough for PPO."""
+    """How often it is right on comparisons that it was not trained on, and whether that is enough to train by it."""
     found, threshold = quality.accuracy.estimate, percent(REWARD_THRESHOLD)
     if found is None:
         why = unmeasured(quality.accuracy.n)
@@ -44,12 +44,12 @@ def verdict(quality: RewardModelQuality) -> str:
         _(
             "It is right on {value:.1%} of {count} held-out comparisons (95% interval: {interval}), below the "
             "{threshold} "
-            "from which PPO runs without asking."
+            "from which a policy is trained against it without asking."
         ),
         _(
             "It is right on {value:.1%} of {count} held-out comparisons (95% interval: {interval}), above the "
             "{threshold} "
-            "from which PPO runs without asking."
+            "from which a policy is trained against it without asking."
         ),
     )
     known = {"value": found.value, "count": found.n, "interval": interval, "threshold": threshold}
@@ -57,7 +57,7 @@ def verdict(quality: RewardModelQuality) -> str:
         sentences = [
             below.format(**known),
             _("It may be no better than a coin.") if found.low <= 0.5 else "",
-            _("PPO would mostly learn its mistakes: collect more judgements first."),
+            _("A policy trained against it would mostly learn its mistakes: collect more judgements first."),
         ]
         return " ".join(filter(None, sentences))
     unsure = _("The interval reaches below it, so that is not certain.")
@@ -145,8 +145,8 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
         return ""
     sentence = _(
         "How often the answer that people prefer gets the higher score, with 95% intervals. Dashed: the "
-        "{reward_threshold} that PPO asks for; one half is a coin. Far more on its training data than on "
-        "held-out comparisons means that it has learnt them by heart."
+        "{reward_threshold} that training a policy against it asks for; one half is a coin. Far more on its "
+        "training data than on held-out comparisons means that it has learnt them by heart."
     ).format(reward_threshold=percent(REWARD_THRESHOLD))
     frame = Frame(f"{name}-accuracy", _("Accuracy"), sentence)
     return charts.intervals(frame, marks, _("share of comparisons"), reference=REWARD_THRESHOLD)

@@ -1,4 +1,4 @@
-"""What came of a run, on the Runs page: figures, check or health card, and what can be done with the policy."""
+"""What came of a run, on the Runs page: figures, check or quality, and what can be done with the policy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NEW_RUN_SENTENCE = _("“Start a new run” fills in a form with this as the par
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    parts: dict[str, Any] = {"outcome": html_box(), "health": html_box()}
+    parts: dict[str, Any] = {"outcome": html_box(), "quality": html_box()}
     with gr.Accordion(_("Its check"), open=False, visible=False) as parts["checked"]:
         parts["report"] = html_box()
     with gr.Column(visible=False) as actions:
@@ -95,7 +95,7 @@ def files_of(context: Context, job: Job | None, subject: Policy | None) -> RunFi
 def parts_of(
     context: Context, job: Job | None, subject: Policy | None, files: RunFiles | None, confirming: str | None
 ) -> dict[str, Update]:
-    """What a job measured and made, its check or health card, and the buttons that make sense now."""
+    """What a job measured and made, its check or its quality, and the buttons that make sense now."""
     quality = quality_in(None if job is None else job.result)
     on_disk = _("nothing") if files is None else files.size
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
@@ -103,7 +103,7 @@ def parts_of(
     against = gate_decisions.objection(context.db, subject) if subject is not None else ""
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
-        "health": gr.update(value="" if quality is None else reward_model_card.card(quality)),
+        "quality": gr.update(value="" if quality is None else reward_model_card.card(quality)),
         "report": gr.update(value=(checked := report(context, job, subject))),
         "checked": gr.update(visible=bool(checked)),
         "actions": gr.update(visible=subject is not None or files is not None),
@@ -122,7 +122,7 @@ def parts_of(
 
 
 def report(context: Context, job: Job | None, subject: Policy | None) -> str:
-    """The check of the job's policy; a job that is a check shows its own. Reward models have a health card instead."""
+    """The check of the job's policy; a job that is a check shows its own. Of a reward model its quality is shown."""
     if job is None or subject is None or subject.kind == "reward":
         return ""
     if isinstance(job.spec, CheckSpec):

@@ -25,22 +25,22 @@ def sentence(db: Database, setting: AutomaticTraining) -> str:
     if not setting.on:
         return _("Off: an iteration starts only when someone starts it.")
     problem = controller.automatic_problems(db)
-    how = controller.automatic_kinds()[setting.method].automatic
+    how = controller.automatic_kinds()[setting.algorithm].automatic
     said = _("On: an iteration ({how}, by the defaults) starts after every {every} new judgements.").format(
         how=how, every=setting.every
     )
     return " ".join([said, _("At the moment none can start."), *problem]) if problem else said
 
 
-def save(db: Database, on: bool, every: float | None, method: str) -> str:
+def save(db: Database, on: bool, every: float | None, algorithm: str) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
     number = whole(every, EVERY, 1)
-    if method not in controller.automatic_kinds():
+    if algorithm not in controller.automatic_kinds():
         known = ", or ".join(
             _("by {automatic}").format(automatic=spec.automatic) for spec in controller.automatic_kinds().values()
         )
         raise UserError(_("Choose how to train: {known}.").format(known=known))
-    setting = AutomaticTraining(bool(on), number, method)
+    setting = AutomaticTraining(bool(on), number, algorithm)
     controller.save_automatic_training(db, setting)
     return _("Saved. {sentence}").format(sentence=sentence(db, setting))
 
@@ -51,7 +51,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         with gr.Row(elem_classes=["fields", "typed"]):
             on = gr.Checkbox(label=_("Train automatically"))
             every = whole_number(EVERY)
-            method = gr.Radio(
+            algorithm = gr.Radio(
                 [(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label=_("How")
             )
         button = gr.Button(_("Save"), size="md", scale=0, min_width=140, elem_id="auto-save")
@@ -60,11 +60,11 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     @guarded(context, "admin")
     def open_auto_train(annotator: Annotator) -> list[Any]:
         setting = controller.automatic_training(context.db)
-        return [setting.on, setting.every, setting.method, markup.notice(sentence(context.db, setting))]
+        return [setting.on, setting.every, setting.algorithm, markup.notice(sentence(context.db, setting))]
 
     @guarded(context, "admin")
     def save_auto_train(annotator: Annotator, wanted: bool, number: float | None, how: str) -> str:
         return markup.notice(save(context.db, wanted, number, how))
 
-    opening(open_auto_train, None, [on, every, method, said], **QUIET)
-    button.click(save_auto_train, [on, every, method], said, **QUEUED)
+    opening(open_auto_train, None, [on, every, algorithm, said], **QUIET)
+    button.click(save_auto_train, [on, every, algorithm], said, **QUEUED)

@@ -357,7 +357,7 @@ def command_text(spec: JobSpec, data_dir: Path) -> str:
 
 
 def reward_intro(revision: str, result: Mapping[str, Any] | None) -> str:
-    """What is known of a chosen reward model, where it has no health card."""
+    """What is known of a chosen reward model, where its quality was not measured."""
     if result is None:
         return notice(
             _("{revision} has no finished training here, so nothing is known of how good it is.").format(

@@ -107,7 +107,7 @@ def add_model(db: Database, data_dir: Path, revision: str, status: str = "candid
     (path / "adapter_model.safetensors").write_bytes(os.urandom(5000))
     (path / "adapter_config.json").write_text("{}")
     registry.add(
-        db, revision=revision, method="dpo", base=BASE_NAME, parent_id=1, job_id=None, path=f"adapters/{revision}",
+        db, revision=revision, algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=None, path=f"adapters/{revision}",
         sha256="0" * 64,
     )  # fmt: skip
     with db.transaction() as connection:

@@ -283,13 +283,17 @@ def test_an_archive_from_before_there_were_other_models_than_adapters_is_read(co
     earlier = []
     for line in lines_of(content)[:-1]:
         new = ARE_NEW.get(line.get("table"), ())
-        earlier.append({name: line[name] for name in line if name not in new})
+        before = {"algorithm": "method"} if line.get("table") == "model" else {}
+        earlier.append({before.get(name, name): value for name, value in line.items() if name not in new})
+    next(line for line in earlier if line.get("table") == "response")["purpose"] = "evaluate"
     with fresh() as db:
         restored(db, sealed(earlier))
         assert registry.by_revision(db, "base").form == "base"
         held = "SELECT DISTINCT m.weights AS own, r.weights FROM response r LEFT JOIN model m ON m.id = r.model_id"
         assert all(row["own"] == row["weights"] for row in db.rows(held))
+        assert db.value("SELECT count(*) FROM response WHERE purpose = 'check'") == 1
         adapter = registry.by_revision(db, "dpo-1")
+        assert adapter.algorithm == "dpo"
         assert (adapter.kind, adapter.form, adapter.weights, adapter.ground_id) == ("policy", "lora", "nf4", None)
 
 

@@ -232,7 +232,7 @@ def test_a_card_of_hostile_text_stays_a_card(tmp_path: Path) -> None:
     """Guidelines with fences, file names and base models with bars, backticks and line breaks."""
     db = open_database(tmp_path / "data")
     populate(db, 3, ["```\n# Not a heading\n```\n| a | b |", "---\nlicense: evil\n---"])
-    db.connection.execute("UPDATE model SET base = 'a`b|c\n# d' WHERE method = 'base'")
+    db.connection.execute("UPDATE model SET base = 'a`b|c\n# d' WHERE algorithm = 'base'")
     writing.export(db, ExportRequest("preference"), tmp_path / "out")
     db.close()
     card = (tmp_path / "out" / "README.md").read_text("utf-8")

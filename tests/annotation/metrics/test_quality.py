@@ -298,7 +298,7 @@ def test_policies_are_placed_by_comparisons_of_their_answers(db: Database) -> No
         connection.execute(
             "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', '{}', 'finished', '', '')"
         )
-    registry.add(db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
+    registry.add(db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="p", sha256="0")
     assert not quality.report(db).policies.placed
     for prompt in seed_prompts(db, 20):
         store.add_comparison(db, [make_response(prompt, "old answer"), make_response(prompt, "new answer", 2)])
@@ -324,10 +324,10 @@ def test_leaving_out_is_recorded_reversible_and_deletes_nothing(db: Database) ->
     assert db.value("SELECT count(*) FROM judgement") == 2
     quality.take_back(db, "ann", "", "second")
     assert len(frozen(db).rows) == 2
-    decided = [(one.what, one.about, one.reason, one.decided_by) for one in quality.report(db).decisions]
+    decided = [(one.what, one.annotator, one.reason, one.decided_by) for one in quality.report(db).decisions]
     assert decided == [
-        ("taken back in", "ann", "", "second"),
-        ("left out of training", "ann", "clicks without reading", "owner"),
+        ("take-back", "ann", "", "second"),
+        ("leave-out", "ann", "clicks without reading", "owner"),
     ]
 
 
@@ -403,10 +403,10 @@ def test_gold_can_be_retired_handed_out_again_and_made_ordinary(db: Database) ->
     (carla,) = people(db, "carla").values()
     assert prefer(db, carla, 0).purpose == "own"
     assert [(one.what, one.decided_by) for one in quality.report(db).decisions] == [
-        ("no longer gold", "owner"),
-        ("gold handed out again", "second"),
-        ("gold no longer handed out", "owner"),
-        ("made gold", "owner"),
+        ("release", "owner"),
+        ("reinstate", "second"),
+        ("retire", "owner"),
+        ("make", "owner"),
     ]
     for change in (quality.retire_gold, quality.reinstate_gold, quality.release_gold):
         with pytest.raises(UserError, match="Choose a gold comparison"):

@@ -81,7 +81,7 @@ def seed(db: Database) -> None:
             ('{"kind": "dpo"}',),
         )
     adapter = registry.add(
-        db, revision=REVISION, method="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/zebra", sha256="0"
+        db, revision=REVISION, algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=1, path="adapters/zebra", sha256="0"
     )
     registry.promote(db, REVISION, "test")
     for name, role in (("ann", "annotator"), ("bob", "annotator"), ("kim", "admin")):

@@ -93,7 +93,7 @@ def test_it_survives_a_kill_and_is_registered(place: Machine, form: Session) -> 
     assert steps == [*range(1, done.steps + 1)]
     made = registry.of_job(place.db, job.id)
     assert made is not None
-    assert (made.method, made.kind, made.status) == (KIND, "policy", "candidate")
+    assert (made.algorithm, made.kind, made.status) == (KIND, "policy", "candidate")
 
 
 def test_what_it_optimises_moved(place: Machine) -> None:

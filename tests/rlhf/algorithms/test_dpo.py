@@ -29,9 +29,10 @@ from rlhf.algorithms.checkpoints import (
     write_checkpoint,
 )
 from rlhf.algorithms.comparisons import with_targets
-from rlhf.algorithms.dpo import train as dpo_train
+from rlhf.algorithms.dpo import reference as dpo_reference
+from rlhf.algorithms.dpo.reference import answer_logps
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
+from rlhf.algorithms.dpo.train import PreferenceTrainer, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import Precision, with_defaults
@@ -161,7 +162,7 @@ def add_parent(machine: Machine, revision: str = "earlier", scale: float = 0.1) 
     path = f"adapters/{revision}"
     with machine.db.transaction() as connection:
         connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+            """INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created)
                VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
             (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
         )
@@ -266,7 +267,7 @@ def mixed(machine: Machine) -> Machine:
 
 def noisy(machine: Machine, noise: Any, **changes: Any) -> DPOSpec:
     """A spec on frozen data in which the annotators' reliability is known."""
-    return replace(QUICK_DPO, annotator_noise=noise, snapshot=machine.freeze(RELIABILITY), evaluate=False, **changes)
+    return replace(QUICK_DPO, annotator_noise=noise, snapshot=machine.freeze(RELIABILITY), check=False, **changes)
 
 
 def test_each_pair_keeps_its_own_chance_of_error_up_to_the_loss(mixed: Machine) -> None:
@@ -477,11 +478,11 @@ def test_what_a_reference_says_is_computed_once_for_all_runs(judged: Machine, mo
 
     def run(**changes: Any) -> int:
         computed.clear()
-        job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False, scope="all", **changes)))
+        job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, check=False, scope="all", **changes)))
         assert job.status == "finished", job.message
         return sum(computed)
 
-    monkeypatch.setattr(dpo_train, "answer_logps", counted)
+    monkeypatch.setattr(dpo_reference, "answer_logps", counted)
     assert run(samples=0) == 24
     assert run(samples=0, learning_rate=1e-3) == 0
     judged.judge("train", 2)
@@ -604,7 +605,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=1)
     machine.judge("train", 12)
-    job = machine.perform(machine.submit(replace(QUICK_DPO, epochs=STEPS // 3, learning_rate=1e-3, evaluate=False)))
+    job = machine.perform(machine.submit(replace(QUICK_DPO, epochs=STEPS // 3, learning_rate=1e-3, check=False)))
     assert (job.status, job.steps) == ("finished", STEPS)
     assert isinstance(job.spec, DPOSpec)
     yield Unbroken(machine, job.spec, machine.adapter(f"dpo-{job.id}"), job_store.metrics(machine.db, job.id))
@@ -676,7 +677,7 @@ def test_a_cancelled_run_stops_at_that_step_and_can_be_finished_later(unbroken: 
 
 def test_a_worker_killed_after_its_adapter_was_registered_is_resumed_to_that_adapter(judged: Machine) -> None:
     """Training again would put other files under a name whose sha256 is recorded."""
-    job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False)))
+    job = judged.perform(judged.submit(replace(QUICK_DPO, epochs=1, check=False)))
     registered = registry.of_job(judged.db, job.id)
     assert job.status == "finished"
     with judged.db.transaction() as connection:  # the rows as the killed worker left them
@@ -713,7 +714,7 @@ def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp
 def test_a_run_with_checkpoints_of_another_version_is_refused_until_they_are_deleted(
     judged: Machine, name: str, content: str
 ) -> None:
-    job_id = judged.submit(replace(QUICK_DPO, epochs=1, evaluate=False))
+    job_id = judged.submit(replace(QUICK_DPO, epochs=1, check=False))
     directory = judged.data_dir / "checkpoints" / f"job-{job_id}"
     other = directory / "checkpoint-2"
     other.mkdir(parents=True)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 SFT = SFTSpec(method="lora", epochs=4, batch_size=4, lora_r=4, lora_alpha=8, precision="fp32", checkpoint_steps=1)
 DPO = DPOSpec(
-    method="qlora", epochs=4, batch_size=2, accumulation=2, lora_r=4, lora_alpha=8, checkpoint_steps=1, evaluate=False
+    method="qlora", epochs=4, batch_size=2, accumulation=2, lora_r=4, lora_alpha=8, checkpoint_steps=1, check=False
 )
 
 

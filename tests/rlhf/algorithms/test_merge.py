@@ -126,7 +126,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_merged_weights_are_the_plain_ones_and_the_change_rounded_once(pair: Pair) -> None:
     machine, adapter, merged = pair.machine, pair.adapter, pair.merged
     assert (merged.kind, merged.form, merged.weights, merged.ground_id) == ("policy", "full", "bf16", None)
-    assert (merged.parent_id, merged.status, merged.method) == (adapter.id, "candidate", "merge")
+    assert (merged.parent_id, merged.status, merged.algorithm) == (adapter.id, "candidate", "merge")
     assert merged.sha256 == directory_sha256(files(machine, merged))
 
     plain, stored = (
@@ -194,7 +194,7 @@ def test_a_merged_policy_serves_and_is_trained_on(taught: Machine) -> None:
 
     taught.judge("train", 8)
     for method in ("lora", "qlora"):
-        spec = DPOSpec(method=method, epochs=1, lora_r=4, lora_alpha=8, samples=0, scope="all", evaluate=False)
+        spec = DPOSpec(method=method, epochs=1, lora_r=4, lora_alpha=8, samples=0, scope="all", check=False)
         trained = made(taught, spec)
         assert (trained.parent_id, trained.ground_id) == (merged.id, merged.id)
         shift = mean_kl(logps(taught, models.use(merged)), logps(taught, models.use(trained)))
@@ -213,7 +213,7 @@ def test_what_is_no_lora_adapter_is_refused_with_the_reason(taught: Machine) -> 
     reward = registry.add(
         taught.db,
         revision="reward-model-9",
-        method="reward_model",
+        algorithm="reward_model",
         base=lora.base,
         parent_id=1,
         job_id=int(lora.job_id or 0),
@@ -268,7 +268,7 @@ def test_a_worker_killed_while_it_merges_leaves_nothing_and_the_next_one_a_singl
     job = taught.perform(job_id)
     assert (job.status, job.attempt) == ("finished", 2)
     assert kept(taught) == {adapter.revision, (job.result or {})["revision"]}
-    assert [policy.method for policy in registry.all_policies(taught.db)] == ["base", "sft", "merge"]
+    assert [policy.algorithm for policy in registry.all_policies(taught.db)] == ["base", "sft", "merge"]
 
 
 @pytest.mark.parametrize("registered", [True, False])
@@ -289,7 +289,7 @@ def test_a_worker_killed_at_the_end_is_resumed_to_the_same_policy(taught: Machin
     assert merged is not None
     assert found is not None
     assert (found.sha256, found.path) == (merged.sha256, merged.path)
-    assert [policy.method for policy in registry.all_policies(taught.db)] == ["base", "sft", "merge"]
+    assert [policy.algorithm for policy in registry.all_policies(taught.db)] == ["base", "sft", "merge"]
 
 
 class CancelledAtLayer7(Run):

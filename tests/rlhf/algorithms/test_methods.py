@@ -32,7 +32,7 @@ from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 pytestmark = pytest.mark.slow
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp32")
-QUICK = replace(QUICK_DPO, epochs=1, virtual_tokens=4, evaluate=False, samples=0, learning_rate=1e-3)
+QUICK = replace(QUICK_DPO, epochs=1, virtual_tokens=4, check=False, samples=0, learning_rate=1e-3)
 QUICK_SFT = SFTSpec(method="lora", source="example:medical-answers", lora_r=4, lora_alpha=8, virtual_tokens=4)
 EVERY: list[TrainingSpec] = [
     replace(quick, method=method, precision=precision)

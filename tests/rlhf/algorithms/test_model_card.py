@@ -57,7 +57,7 @@ PPO = PPOSpec(
     learning_rate=1e-2,
     accepted_accuracy=0.01,
     sampling=Sampling(min_p=0.0, max_new_tokens=8),
-    evaluate=False,
+    check=False,
 )
 
 
@@ -107,7 +107,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     found.make("4-bit", replace(SFT, method="qlora", precision="bf16"))
     found.make("prompt", replace(SFT, method="prompt", virtual_text="Two\n```\nlines | and a bar"))
     found.make("full", replace(SFT, method="full", learning_rate=1e-2))
-    on_full = DPOSpec(**SMALL, method="lora", parent=found.made["full"].revision, scope="all", evaluate=False)
+    on_full = DPOSpec(**SMALL, method="lora", parent=found.made["full"].revision, scope="all", check=False)
     found.make("on full", replace(on_full, learning_rate=1e-2))
     found.make("merged", MergeSpec(revision=found.made["on full"].revision))
     found.make("reward", REWARD)

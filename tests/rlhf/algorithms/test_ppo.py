@@ -60,7 +60,7 @@ QUICK = PPOSpec(
     samples=0,
     accepted_accuracy=0.01,
     sampling=Sampling(temperature=0.8, min_p=0.0, max_new_tokens=16),
-    evaluate=False,
+    check=False,
 )
 METHOD_AND_PRECISION = list(product(PPOSpec.methods, ("bf16", "fp32")))
 # Whatever the form offers of adapters.
@@ -103,7 +103,7 @@ def add_reward_model(machine: Machine, spec: PPOSpec) -> None:
     registry.add(
         machine.db,
         revision="reward",
-        method="reward_model",
+        algorithm="reward_model",
         base=str(machine.model),
         parent_id=registry.by_revision(machine.db, "base").id,
         job_id=job_id,

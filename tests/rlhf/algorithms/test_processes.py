@@ -26,7 +26,7 @@ FEW: dict[str, Any] = {"epochs": 1, "lora_r": 4, "lora_alpha": 8, "samples": 0, 
 SPECS: dict[str, TrainingSpec] = {
     "sft": SFTSpec(**FEW, source="example:medical-answers", learning_rate=1e-3, batch_size=8, accumulation=2),
     "reward_model": RewardModelSpec(**FEW, learning_rate=1e-3, batch_size=4),
-    "dpo": DPOSpec(**FEW, learning_rate=1e-3, batch_size=2, accumulation=2, evaluate=False),
+    "dpo": DPOSpec(**FEW, learning_rate=1e-3, batch_size=2, accumulation=2, check=False),
 }
 
 

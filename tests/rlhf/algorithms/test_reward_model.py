@@ -247,10 +247,10 @@ def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None
     assert curve[-1]["margin"] > 1.0
     assert {"learning_rate", "grad_norm", "memory_gb"} <= curve[0].keys()
     assert result["train_pairs"] == 16 + 8 * 5
-    accuracy = result["health"]["accuracy"]
+    accuracy = result["quality"]["accuracy"]
     assert (accuracy["n"], accuracy["value"] > 0.8, accuracy["low"] > 0.5) == (8, True, True)
-    assert result["health"]["length"]["longer_wins"]["value"] == 0.0
-    assert result["health"]["length"]["spearman"] < -0.5
+    assert result["quality"]["length"]["longer_wins"]["value"] == 0.0
+    assert result["quality"]["length"]["spearman"] < -0.5
     reward = registry.by_revision(judged.db, result["revision"])
     assert (reward.kind, reward.form, reward.weights, reward.status) == ("reward", "lora", "fp32", "candidate")
     assert preconditions.accuracy_of(judged.db, reward) == accuracy["value"]
@@ -267,8 +267,8 @@ def test_with_few_held_out_comparisons_there_is_no_accuracy_and_ppo_asks_for_a_w
     machine.judge("train", 8)
     machine.judge("held-out", 2)
     _, result = finished(machine, replace(QUICK, epochs=1))
-    assert result["health"]["accuracy"] == {"value": None, "low": None, "high": None, "n": 2}
-    assert result["health"]["train_accuracy"]["n"] == 8
+    assert result["quality"]["accuracy"] == {"value": None, "low": None, "high": None, "n": 2}
+    assert result["quality"]["train_accuracy"]["n"] == 8
     ppo = PPOSpec(reward_model=result["revision"], method="lora", parent="base")
     assert "Too few held-out comparisons tell" in " ".join(preconditions.check(machine.db, ppo))
 
@@ -322,7 +322,7 @@ def test_ppo_reads_the_scores_that_training_ended_with(judged: Machine, method: 
     figures = json.loads((directory / "reward.json").read_text("utf-8"))
     tolerance = 1e-3 if precision == "fp32" else 0.05  # bfloat16 in batches of another make-up
     assert (figures["pairs"], figures["std"] > 0.1) == (16, True)
-    assert figures["temperature"] == result["health"]["temperature"]
+    assert figures["temperature"] == result["quality"]["temperature"]
     assert (fmean(found), pstdev(found)) == pytest.approx((0.0, 1.0), abs=tolerance)
     if method == "lora" and precision == "fp32":
         base = AutoModelForSequenceClassification.from_pretrained(judged.model, num_labels=1, dtype=torch.float32)
@@ -361,7 +361,7 @@ def test_a_reward_model_of_merged_or_fully_trained_weights_lies_on_them(judged: 
     full = registry.add(
         judged.db,
         revision="full",
-        method="sft",
+        algorithm="sft",
         base=base.base,
         parent_id=base.id,
         job_id=job_id,
@@ -408,7 +408,7 @@ class Unbroken:
     spec: RewardModelSpec
     weights: dict[str, Tensor]
     curve: list[dict[str, Any]]
-    health: Mapping[str, Any]
+    quality: Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -423,12 +423,12 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     assert job.steps == 16
     assert isinstance(job.spec, RewardModelSpec)
     curve = job_store.metrics(machine.db, job.id)
-    yield Unbroken(machine, job.spec, machine.adapter(result["revision"]), curve, result["health"])
+    yield Unbroken(machine, job.spec, machine.adapter(result["revision"]), curve, result["quality"])
     machine.db.close()
 
 
 def assert_as_if_unbroken(unbroken: Unbroken, job: job_store.Job) -> None:
-    """The same weights, head included, the same loss curve, each step once, and the same health."""
+    """The same weights, head included, the same loss curve, each step once, and the same quality."""
     assert job.status == "finished", job.message
     assert job.result is not None
     weights = unbroken.machine.adapter(job.result["revision"])
@@ -438,7 +438,7 @@ def assert_as_if_unbroken(unbroken: Unbroken, job: job_store.Job) -> None:
     curve = job_store.metrics(unbroken.machine.db, job.id)
     assert [entry["step"] for entry in curve] == [entry["step"] for entry in unbroken.curve]
     assert [entry["loss"] for entry in curve] == pytest.approx([entry["loss"] for entry in unbroken.curve], rel=1e-3)
-    assert job.result["health"]["accuracy"] == unbroken.health["accuracy"]
+    assert job.result["quality"]["accuracy"] == unbroken.quality["accuracy"]
 
 
 def test_a_worker_killed_in_the_middle_is_resumed_to_the_weights_of_an_unbroken_run(unbroken: Unbroken) -> None:

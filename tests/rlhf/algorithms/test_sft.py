@@ -24,8 +24,9 @@ from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import WEIGHTS
 from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft.predictions import score
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer, score
+from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer
 from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
 from rlhf.evaluation.check_spec import CheckSpec
@@ -249,7 +250,7 @@ def test_it_learns_what_is_demonstrated_and_says_so(taught: Machine) -> None:
     assert all(list(answers) == [0, 15, 30] for answers in samples.values())
 
     policy = made_by(taught, job)
-    assert (policy.method, policy.form, policy.weights, policy.status) == ("sft", "lora", "fp32", "candidate")
+    assert (policy.algorithm, policy.form, policy.weights, policy.status) == ("sft", "lora", "fp32", "candidate")
     assert not list((taught.data_dir / "checkpoints").iterdir())
 
 
@@ -305,7 +306,7 @@ def test_every_answer_of_an_imported_conversation_is_learned_and_what_two_share_
 
 
 def test_a_finished_run_is_checked_next_if_it_asked_for_that(taught: Machine) -> None:
-    asked, quiet = (finished(taught, replace(QUICK, evaluate=evaluate)) for evaluate in (True, False))
+    asked, quiet = (finished(taught, replace(QUICK, check=check)) for check in (True, False))
     check = controller.advance(taught.db, taught.data_dir)
     assert check is not None
     spec = job_store.get(taught.db, check).spec
@@ -379,7 +380,7 @@ def test_a_parent_is_continued_from_its_own_weights_to_the_bit(taught: Machine, 
 
 def test_a_dpo_adapter_is_continued_and_one_of_another_shape_is_refused(taught: Machine) -> None:
     taught.judge("train", 8)
-    dpo = DPOSpec(epochs=1, method="lora", lora_r=4, lora_alpha=8, precision="fp32", samples=0, evaluate=False)
+    dpo = DPOSpec(epochs=1, method="lora", lora_r=4, lora_alpha=8, precision="fp32", samples=0, check=False)
     parent = made_by(taught, taught.perform(taught.submit(dpo)))
     job = finished(taught, replace(QUICK, parent=parent.revision))
     assert made_by(taught, job).parent_id == parent.id

@@ -224,7 +224,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
     registry.add(
         machine.db,
         revision="dpo-1",
-        method="dpo",
+        algorithm="dpo",
         base="x",
         parent_id=1,
         job_id=job_id,

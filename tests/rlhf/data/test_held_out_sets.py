@@ -40,7 +40,7 @@ def candidate(db: Database, number: int = 1) -> Policy:
     job_id = job_store.enqueue(db, SFTSpec(), "ann")
     job_store.claim(db, job_id, "w")
     made = registry.add(
-        db, revision=f"sft-{number}", method="sft", base=BASE_NAME, parent_id=1, job_id=job_id, path="x", sha256="x"
+        db, revision=f"sft-{number}", algorithm="sft", base=BASE_NAME, parent_id=1, job_id=job_id, path="x", sha256="x"
     )
     job_table.finish(db, job_id, "w", {"revision": made.revision})
     return made
@@ -77,7 +77,7 @@ def answer(db: Database, sides: Sequence[Policy], prompt_ids: Sequence[int], see
         for side in sides:
             if (side.id, prompt_id, seed + place) not in known:
                 text = f"{side.revision} answers {prompt_id} by {seed + place}"
-                store.add_response(db, make_response(prompts[prompt_id], text, side.id, seed + place), "evaluate")
+                store.add_response(db, make_response(prompts[prompt_id], text, side.id, seed + place), "check")
 
 
 # ---------------------------------------------------------------------------------------------------------- the draws

@@ -69,7 +69,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, tiny_model: Any) -> Iterat
         done = machine.command("run", str(path))
         assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout[done.stdout.index("\n{") :])
-    assert report == job_store.recent(machine.db, ("evaluate",), 1)[0].result
+    assert report == job_store.recent(machine.db, ("check",), 1)[0].result
     yield Checked(machine, report)
     machine.db.close()
 
@@ -96,19 +96,19 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
         "mean_length",
         "distinct_1",
         "distinct_2",
-        "kl_to_base",
-        "nll_under_base",
+        "kl_to_anchor",
+        "nll_under_anchor",
         "ended_share",
         "perplexity",
         "repetition",
         "probes",
         "weights",
     }
-    assert [set(report[side]) for side in ("candidate", "against", "base")] == [figures] * 3
-    assert [report[side]["revision"] for side in ("candidate", "against", "base")] == ["dpo-1", "base", "base"]
-    assert report["against"] == report["base"]
-    assert report["base"]["kl_to_base"] == 0.0
-    assert report["candidate"]["kl_to_base"] > 0.01
+    assert [set(report[side]) for side in ("candidate", "against", "anchor")] == [figures] * 3
+    assert [report[side]["revision"] for side in ("candidate", "against", "anchor")] == ["dpo-1", "base", "base"]
+    assert report["against"] == report["anchor"]
+    assert report["anchor"]["kl_to_anchor"] == 0.0
+    assert report["candidate"]["kl_to_anchor"] > 0.01
     rows = answers(checked.machine, "dpo-1")
     assert report["candidate"]["mean_length"] == pytest.approx(fmean(len(row.text.split()) for row in rows))
     assert report["candidate"]["ended_share"] == pytest.approx(fmean(row.finish_reason == "stop" for row in rows))
@@ -149,7 +149,7 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
         assert row.nll_under_ground == pytest.approx(nll, rel=0.01)
     # In the report each answer weighs as much as it has tokens.
     weighted = sum(row.kl_to_ground * row.tokens for row in rows) / sum(row.tokens for row in rows)
-    assert checked.report["candidate"]["kl_to_base"] == pytest.approx(weighted)
+    assert checked.report["candidate"]["kl_to_anchor"] == pytest.approx(weighted)
 
 
 def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> None:
@@ -170,7 +170,7 @@ def pairs_right(machine: Machine) -> dict[int, list[bool]]:
     """By comparison: which pairs of the last check's held-out data the candidate gets right, one answer at a time."""
     models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     candidate, base = (registry.by_revision(machine.db, revision) for revision in ("dpo-1", "base"))
-    spec = job_store.recent(machine.db, ("evaluate",), 1)[0].spec
+    spec = job_store.recent(machine.db, ("check",), 1)[0].spec
     assert isinstance(spec, CheckSpec)
     rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
     right: dict[int, list[bool]] = {}
@@ -211,12 +211,12 @@ def test_an_untrained_adapter_answers_and_scores_exactly_like_the_base(checked: 
     report = check(machine, replace(CHECK, candidate="untouched"))
     texts = [{(row.prompt_id, row.seed): row.text for row in answers(machine, name)} for name in ("untouched", "base")]
     assert texts[0].items() <= texts[1].items()
-    assert report["candidate"]["kl_to_base"] == 0.0
+    assert report["candidate"]["kl_to_anchor"] == 0.0
     found = CheckReport.from_json(report)
     assert set(found.probe_falls) == {ALL, *FAMILIES}
     assert all(fall.value == pytest.approx(0, abs=1e-6) for fall in found.probe_falls.values())
-    own, base = ({**report[side], "revision": "", "weights": "", "probes": None} for side in ("candidate", "base"))
-    assert own == pytest.approx(base)
+    own, ground = ({**report[side], "revision": "", "weights": "", "probes": None} for side in ("candidate", "anchor"))
+    assert own == pytest.approx(ground)
 
 
 UNTRAINED: dict[str, dict[str, Any]] = {
@@ -242,8 +242,8 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
         add_fresh_adapter(machine, named, **settings)
     report = CheckReport.from_json(check(machine, replace(CHECK, candidate=named, against="base")))
     policy = registry.by_revision(machine.db, named)
-    assert (report.candidate.weights, report.base.weights) == (policy.weights, policy.weights)
-    assert report.base.revision == ("copy" if "on" in settings else "base")
+    assert (report.candidate.weights, report.anchor.weights) == (policy.weights, policy.weights)
+    assert report.anchor.revision == ("copy" if "on" in settings else "base")
     assert report.kl_per_token == pytest.approx(0, abs=1e-3)
     ratios = (report.nll_ratio, report.distinct_ratio, report.perplexity_ratio)
     assert ratios == pytest.approx((1, 1, 1), abs=0.02 if how == "dora" else 1e-6)
@@ -265,8 +265,8 @@ def test_the_limits_may_be_against_another_policy_of_the_same_precision(checked:
     machine = checked.machine
     add_fresh_adapter(machine, "style")
     report = check(machine, replace(CHECK, anchor="style"))
-    assert report["base"]["revision"] == "style"
-    assert report["candidate"]["kl_to_base"] == pytest.approx(checked.report["candidate"]["kl_to_base"], rel=1e-3)
+    assert report["anchor"]["revision"] == "style"
+    assert report["candidate"]["kl_to_anchor"] == pytest.approx(checked.report["candidate"]["kl_to_anchor"], rel=1e-3)
     add_fresh_adapter(machine, "other-style", "bf16")
     job = machine.perform(machine.submit(replace(CHECK, anchor="other-style")))
     assert job.status == "failed"
@@ -315,7 +315,7 @@ def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, c
     assert all(row.tokens <= spec.sampling.max_new_tokens for row in own)
     assert report["prompts"] == len(prompts)
     weighted = sum(row.nll_under_ground * row.tokens for row in own) / sum(row.tokens for row in own)
-    assert report["candidate"]["nll_under_base"] == pytest.approx(weighted)
+    assert report["candidate"]["nll_under_anchor"] == pytest.approx(weighted)
 
 
 def frozen_prompts(machine: Machine, ids: Sequence[int]) -> str:
@@ -338,8 +338,8 @@ def test_perplexity_is_that_of_the_text_read_paragraph_by_paragraph(checked: Che
         ids = machine.tokenizer(paragraph.strip(), add_special_tokens=False)["input_ids"]
         table = plain_logps(models, base, [machine.tokenizer.eos_token_id], ids)
         logps += [table[at, token].item() for at, token in enumerate(ids)]
-    assert checked.report["base"]["perplexity"] == pytest.approx(math.exp(-fmean(logps)), rel=0.01)
-    assert checked.report["candidate"]["perplexity"] != checked.report["base"]["perplexity"]
+    assert checked.report["anchor"]["perplexity"] == pytest.approx(math.exp(-fmean(logps)), rel=0.01)
+    assert checked.report["candidate"]["perplexity"] != checked.report["anchor"]["perplexity"]
 
 
 def test_each_probes_chance_is_that_of_its_answers_read_one_by_one(checked: Checked) -> None:
@@ -380,8 +380,8 @@ def test_probes_are_asked_once_of_the_same_policy(checked: Checked, monkeypatch:
     monkeypatch.setattr(probe_scores, "logps_of_batch", ask)
     again = check(checked.machine, replace(CHECK, seed=900))
     assert again["candidate"]["probes"] == checked.report["candidate"]["probes"]
-    assert again["base"]["probes"] == checked.report["base"]["probes"]
-    assert again["base"]["probes"] != again["candidate"]["probes"]
+    assert again["anchor"]["probes"] == checked.report["anchor"]["probes"]
+    assert again["anchor"]["probes"] != again["candidate"]["probes"]
 
 
 def test_what_has_learnt_to_refuse_is_stopped_though_it_wins_60_of_60(checked: Checked) -> None:
@@ -553,18 +553,18 @@ def test_the_gates_own_prompts_are_answered_by_the_two_and_no_figure_is_of_them(
     ] * 2
     assert [len(rows) for rows in apart] == [4, 4]
     assert all(row.scores == {} for rows in apart for row in rows)
-    assert report["candidate"]["mean_length"] == checked.report["base"]["mean_length"], "of the same prompts as ever"
+    assert report["candidate"]["mean_length"] == checked.report["anchor"]["mean_length"], "of the same prompts as ever"
 
 
 @pytest.mark.parametrize(("judged", "asked"), [((0, 0), 2), ((0, 3), 0)])
 def test_people_get_all_where_no_judge_has_compared_anything(db: Database, judged: tuple[int, int], asked: int) -> None:
     """Two that broke off at once; of two of whom one has judged something, people keep their share."""
     made = registry.add(
-        db, revision="dpo-1", method="dpo", base=BASE_NAME, parent_id=1, job_id=None, path="x", sha256="x"
+        db, revision="dpo-1", algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=None, path="x", sha256="x"
     )
     for prompt in seed_prompts(db, 2, "held-out"):
         for model_id in (1, made.id):
-            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "evaluate")
+            store.add_response(db, make_response(prompt, f"by {model_id}", model_id, seed=prompt.id), "check")
     store.compare_policies(db, made.id, 1, "people", share=1e-9)
     calls = {str(place): JudgeCalls(count, 5, {}, "It can't be reached.") for place, count in enumerate(judged)}
     run = LoggedRun(db)
@@ -625,7 +625,7 @@ def register(
     registry.add(
         machine.db,
         revision=revision,
-        method="dpo",
+        algorithm="dpo",
         base=str(machine.model),
         parent_id=1,
         job_id=None,

@@ -22,8 +22,8 @@ OWN = AnswerFigures(
     mean_length=20.0,
     distinct_1=0.3,
     distinct_2=0.8,
-    kl_to_base=0.1,
-    nll_under_base=1.5,
+    kl_to_anchor=0.1,
+    nll_under_anchor=1.5,
     ended_share=0.7,
     repetition=0.02,
     perplexity=12.0,
@@ -33,8 +33,8 @@ BASE = AnswerFigures(
     mean_length=25.0,
     distinct_1=0.4,
     distinct_2=1.0,
-    kl_to_base=0.0,
-    nll_under_base=1.2,
+    kl_to_anchor=0.0,
+    nll_under_anchor=1.2,
     ended_share=0.9,
     repetition=0.01,
     perplexity=10.0,
@@ -42,7 +42,7 @@ BASE = AnswerFigures(
 REPORT = CheckReport(
     candidate=OWN,
     against=BASE,
-    base=BASE,
+    anchor=BASE,
     prompts=60,
     implicit_accuracy=ImplicitAccuracy(value=0.66, low=0.5, high=0.8, n=40, left_out={"too-long": 2}),
     win_rates={"base": {"j": WinRate(0.6, 0.5, 0.7, 60, ties=3, length_controlled=Estimate(0.55, 0.4, 0.7, 50))}},
@@ -100,6 +100,7 @@ def test_reports_of_earlier_versions_are_read_and_lack_what_came_later(
     assert found.implicit_accuracy is not None
     assert (found.implicit_accuracy.value, found.implicit_accuracy.left_out) == (accuracy["value"], left_out)
     assert (found.candidate.revision, found.candidate.perplexity, found.nll_ratio) == ("dpo-7", None, 1.0)
+    assert (found.kl_per_token, found.anchor.revision, found.anchor.nll_under_anchor) == (0.0, "base", 1.2)
     assert found.win_rates is found.same_answers is found.identical is found.perplexity_ratio is None
     assert (found.judged, found.reward, found.reward_known) == ({}, None, False)
 

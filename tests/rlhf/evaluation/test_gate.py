@@ -158,7 +158,7 @@ def test_the_shorter_way_to_a_decision_is_named_first() -> None:
     decision = decide(WITH_JUDGE, found(outcomes(11, 9), judge(outcomes(25, 8))))
     assert decision.verdict == "not enough evidence"
     assert decision.more_by == "Ada"
-    assert f"or about {decision.more} more prompts compared by the judge Ada" in decision.sentence
+    assert f"Or it takes about {decision.more} more prompts compared by the judge Ada" in decision.sentence
     assert decide(WITH_JUDGE, found((), judge(outcomes(20, 20)))).more_by is None
 
 

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.slow
 
 PROBED = {"asked": "a", "weights": "bf16", "chances": {"knowledge": [0.9, 0.7], "refusals": [1.0, 0.9]}}
 SOUND = {
-    "kl_to_base": 0.05, "nll_under_base": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0,
+    "kl_to_anchor": 0.05, "nll_under_anchor": 1.2, "distinct_2": 0.8, "ended_share": 0.9, "perplexity": 14.0,
     "probes": PROBED,
 }  # fmt: skip
 
@@ -61,20 +61,20 @@ def make_candidate(
 
     Its training may have asked to have it checked.
     """
-    job_id = job_store.enqueue(db, SFTSpec(evaluate=checked), "ann")
+    job_id = job_store.enqueue(db, SFTSpec(check=checked), "ann")
     job_store.claim(db, job_id, "w")
     directory = data_dir / "adapters" / revision
     directory.mkdir(parents=True)
     (directory / "adapter.txt").write_text(revision)
     made = registry.add(
-        db, revision=revision, method="sft", base=BASE_NAME, parent_id=1, job_id=job_id,
+        db, revision=revision, algorithm="sft", base=BASE_NAME, parent_id=1, job_id=job_id,
         path=f"adapters/{revision}", sha256=directory_sha256(directory),
     )  # fmt: skip
     job_table.finish(db, job_id, "w", {"revision": revision})
     for prompt in seed_prompts(db, number, "held-out")[-number:]:
         for model_id in (1, made.id):
             text = f"policy {model_id} answers {prompt.text}"
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
     store.compare_policies(db, made.id, registry.serving(db).id, share=share)
     store.set_project(db, replace(store.project(db), candidate_share=0.5))
     return made
@@ -96,7 +96,7 @@ def finish_job(db: Database, job_id: int, **changed: Any) -> None:
     result = {
         "candidate": {"revision": job.spec.candidate, **SOUND},
         "against": {"revision": serving, **SOUND},
-        "base": {"revision": "base", **SOUND},
+        "anchor": {"revision": "base", **SOUND},
         "win_rates": {serving: {}},
         "same_answers": 0,
         "judged": {},
@@ -166,7 +166,7 @@ def test_the_gate_does_nothing_by_itself_unless_it_is_told_to(db: Database, data
 def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     people_say(db, 15, "candidate")
-    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **SOUND, "nll_under_base": 1.2 * 1.3})
+    finish_check(db, data_dir, made, candidate={"revision": "sft-1", **SOUND, "nll_under_anchor": 1.2 * 1.3})
     assert gate_decisions.decision_on(db, made).verdict == "reject"
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
@@ -268,13 +268,13 @@ def test_training_on_a_held_out_prompt_is_found_by_its_content_through_the_linea
     child = job_store.enqueue(db, SFTSpec(), "ann")
     for number, parent in ((job_id, 1), (child, 2)):
         registry.add(
-            db, revision=f"sft-{number}", method="sft", base=BASE_NAME, parent_id=parent, job_id=number, path="x",
+            db, revision=f"sft-{number}", algorithm="sft", base=BASE_NAME, parent_id=parent, job_id=number, path="x",
             sha256="x",
         )  # fmt: skip
     # The second one's, as a reward model, scored what a policy on the base was trained on.
     scored = job_store.enqueue(db, PPOSpec(reward_model=f"sft-{child}"), "ann")
     registry.add(
-        db, revision="ppo-1", method="ppo", base=BASE_NAME, parent_id=1, job_id=scored, path="x", sha256="x"
+        db, revision="ppo-1", algorithm="ppo", base=BASE_NAME, parent_id=1, job_id=scored, path="x", sha256="x"
     )  # fmt: skip
     for revision in (f"sft-{job_id}", f"sft-{child}", "ppo-1"):
         found = held_out_sets.trained_on(db, data_dir, registry.by_revision(db, revision), prompts)
@@ -369,7 +369,7 @@ def judge_says(db: Database, judge: judge_store.Judge, policy: Policy) -> None:
 
 def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(db: Database, data_dir: Path) -> None:
     registry.add(
-        db, revision="rm-1", method="reward_model", base=BASE_NAME, parent_id=1,
+        db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
         job_id=job_store.enqueue(db, RewardModelSpec(), "a"), path="x", sha256="x", kind="reward",
     )  # fmt: skip
     made = make_candidate(db, data_dir)
@@ -480,13 +480,13 @@ def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Pa
 def test_limits_are_against_the_anchor_that_the_rule_names(db: Database, data_dir: Path) -> None:
     style, made = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, made)
-    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_base"]
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
     gate_decisions.set_rule(db, {"anchor": style.revision})
     assert gate_decisions.findings(db, made).kl_per_token is None, "it was measured against the base"
     finish_check(db, data_dir, made)
     (check, _) = gate_decisions.checks_of(db, made)
     assert check.spec.anchor == "sft-1"
-    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_base"]
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
     with pytest.raises(UserError, match="nobody"):
         gate_decisions.set_rule(db, {"anchor": "nobody"})
 
@@ -521,11 +521,11 @@ def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles
         judge_store.add(db, name, "local", {"model": "base"}, "owner")
     resumed = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision, judges="late"), "ann")
     come_to_nothing(db, resumed, "failed")
-    finish_check(db, data_dir, made, "early", candidate={"revision": made.revision, **SOUND, "kl_to_base": 0.3})
+    finish_check(db, data_dir, made, "early", candidate={"revision": made.revision, **SOUND, "kl_to_anchor": 0.3})
     job_store.resume(db, resumed)
     finish_job(db, resumed)
     found = gate_decisions.findings(db, made)
-    assert found.kl_per_token == SOUND["kl_to_base"]
+    assert found.kl_per_token == SOUND["kl_to_anchor"]
     assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
     job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert f"The figures are those of the check before (job {resumed})." in said_of(db, made)
@@ -588,7 +588,7 @@ def test_what_was_decided_on_can_be_looked_at_afterwards(db: Database, data_dir:
     people_say(db, 15, "candidate")
     registry.promote(db, first.revision, "ann")
     found, decision = gate_decisions.decided(db, registry.by_revision(db, first.revision))
-    assert (len(found.people), found.kl_per_token, decision.verdict) == (15, SOUND["kl_to_base"], "promote")
+    assert (len(found.people), found.kl_per_token, decision.verdict) == (15, SOUND["kl_to_anchor"], "promote")
     registry.promote(db, "base", "ann")
     retired = registry.by_revision(db, first.revision)
     assert registry.decided_against(db, retired) == registry.by_revision(db, "base")
@@ -944,10 +944,10 @@ def test_whether_a_reward_took_part_is_told_from_the_training(
         connection.execute("UPDATE job SET kind = ?, spec = ? WHERE id = ?", (spec.kind, to_json(spec), made.job_id))
     merging = job_store.enqueue(db, MergeSpec(revision=made.revision), "ann")
     merged = registry.add(
-        db, revision="merge-9", method="merge", base=BASE_NAME, parent_id=1, job_id=merging, path="x", sha256="x"
+        db, revision="merge-9", algorithm="merge", base=BASE_NAME, parent_id=1, job_id=merging, path="x", sha256="x"
     )
     pulled = registry.add(
-        db, revision="pulled-9", method="pulled", base=BASE_NAME, parent_id=1, job_id=None, path="y", sha256="y",
+        db, revision="pulled-9", algorithm="pulled", base=BASE_NAME, parent_id=1, job_id=None, path="y", sha256="y",
         source="a/b@c",
     )  # fmt: skip
     for policy, said in ((made, expected), (merged, expected), (pulled, "made elsewhere")):
@@ -1003,8 +1003,8 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
         job_store.claim(db, job_id, "w")
         job_table.finish(db, job_id, "w", {})
         return registry.add(
-            db, revision=f"{spec.kind}-{job_id}", method=spec.kind, base=BASE_NAME, job_id=job_id, path="x", kind=kind,
-            parent_id=registry.by_revision(db, parent).id, sha256="x",
+            db, revision=f"{spec.kind}-{job_id}", algorithm=spec.kind, base=BASE_NAME, job_id=job_id, path="x",
+            kind=kind, parent_id=registry.by_revision(db, parent).id, sha256="x",
         )  # fmt: skip
 
     base = registry.by_revision(db, "base")

@@ -139,7 +139,7 @@ def report(own: ProbeFigures | None, base: ProbeFigures | None) -> CheckReport:
     return CheckReport(
         candidate=AnswerFigures("dpo-7", probes=own),
         against=AnswerFigures("base", probes=base),
-        base=AnswerFigures("base", probes=base),
+        anchor=AnswerFigures("base", probes=base),
         prompts=60,
     )
 

@@ -28,7 +28,7 @@ SETTLED = (("Yes.", "Yes."), ("Yes.", "Yes.\n"), ("", " "), (" ", "Yes."), ("Yes
 
 def answer(db: Database, prompt: Prompt, policy: Policy, text: str) -> None:
     """A policy's answer in a check."""
-    store.add_response(db, make_response(prompt, text, policy.id, seed=prompt.id), "evaluate")
+    store.add_response(db, make_response(prompt, text, policy.id, seed=prompt.id), "check")
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def add_adapter(machine: Machine, revision: str) -> registry.Policy:
     path = f"adapters/{revision}"
     with machine.db.transaction() as connection:
         connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+            """INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created)
                VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
             (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
         )
@@ -620,7 +620,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         going_on.touch()
         job_store.resume(db, training)
         wait_until("the resumed training", lambda: job_store.get(db, training).status == "finished")
-        check = wait_until("the check", lambda: job_store.recent(db, ("evaluate",), 1))[0]
+        check = wait_until("the check", lambda: job_store.recent(db, ("check",), 1))[0]
         assert isinstance(check.spec, CheckSpec)
         assert (check.spec.candidate, check.requested_by) == (f"dpo-{training}", "the loop")
         again = wait_until("another answering worker", lambda: running("generate"))
@@ -632,7 +632,7 @@ def test_the_supervisor_runs_what_is_queued_checks_it_and_survives_killed_worker
         supervisor.stop()
     assert children
     assert all(child.process.returncode is not None for child in supervisor.children.values())
-    assert job_store.active(db, ("generate", "dpo", "evaluate")) == []
+    assert job_store.active(db, ("generate", "dpo", "check")) == []
 
 
 def test_an_answering_worker_that_fails_again_and_again_is_started_ever_more_rarely(

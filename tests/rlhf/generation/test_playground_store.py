@@ -26,7 +26,7 @@ def two(db: Database) -> Database:
     """A registry of two policies, with ids 1 and 2."""
     with db.transaction() as connection:
         connection["model"].insert(
-            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+            {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     return db
 
@@ -272,7 +272,7 @@ def test_of_several_answers_the_different_ones_that_ended_are_compared(two: Data
     with two.transaction() as connection:
         for number in (3, 4, 5):
             connection["model"].insert(
-                {"id": number, "revision": f"dpo-{number}", "method": "dpo", "base": "b", "status": "candidate",
+                {"id": number, "revision": f"dpo-{number}", "algorithm": "dpo", "base": "b", "status": "candidate",
                  "created": ""}
             )  # fmt: skip
     numbers = asked(two, 1, 2, 3, 4, 5)

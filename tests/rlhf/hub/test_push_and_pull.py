@@ -247,13 +247,13 @@ def test_the_card_has_the_figures_of_a_check_that_no_judge_took_part_in(
     db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
     push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     assert "It was not compared with the base" in hub.file("model", REPO, "README.md").decode()
-    figures = {"kl_to_base": 0.00241, "nll_under_base": 1.08, "perplexity": 30.0}
+    figures = {"kl_to_anchor": 0.00241, "nll_under_anchor": 1.08, "perplexity": 30.0}
     finish_check(
         db,
         data_dir,
         policy,
         candidate={"revision": policy.revision, **figures},
-        base={"revision": "base", "nll_under_base": 1.0, "perplexity": 24.0},
+        anchor={"revision": "base", "nll_under_anchor": 1.0, "perplexity": 24.0},
         implicit_accuracy={"value": 1.0, "low": 0.44, "high": 1.0, "n": 3, "left_out": {}},
         prompts=4,
     )
@@ -311,7 +311,7 @@ def test_damaged_files_are_not_published(hub: HubServer, machine: Machine) -> No
     directory.mkdir(parents=True)
     (directory / "adapter_config.json").write_text("{}")
     registry.add(
-        machine.db, revision="x", method="sft", base=str(machine.model), parent_id=1, job_id=None, path="adapters/x",
+        machine.db, revision="x", algorithm="sft", base=str(machine.model), parent_id=1, job_id=None, path="adapters/x",
         sha256="0",
     )  # fmt: skip
     with pytest.raises(UserError, match="are damaged"):
@@ -321,11 +321,11 @@ def test_damaged_files_are_not_published(hub: HubServer, machine: Machine) -> No
 
 def test_an_adapter_on_weights_that_nobody_else_has_is_refused(hub: HubServer, kitchen: Machine) -> None:
     ground = registry.add(
-        kitchen.db, revision="whole", method="sft", base=str(kitchen.model), parent_id=1, job_id=None, form="full",
+        kitchen.db, revision="whole", algorithm="sft", base=str(kitchen.model), parent_id=1, job_id=None, form="full",
         path="adapters/whole", sha256="0",
     )  # fmt: skip
     on_it = registry.add(
-        kitchen.db, revision="on-whole", method="dpo", base=str(kitchen.model), parent_id=ground.id, job_id=None,
+        kitchen.db, revision="on-whole", algorithm="dpo", base=str(kitchen.model), parent_id=ground.id, job_id=None,
         path=made(kitchen).path or "", sha256=made(kitchen).sha256 or "", ground_id=ground.id,
     )  # fmt: skip
     with pytest.raises(UserError, match="lies on the weights of 'whole', which are not on the Hub"):

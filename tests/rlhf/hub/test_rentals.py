@@ -380,7 +380,7 @@ def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: 
 
 
 def test_the_loop_goes_on_beside_a_rented_training_but_trains_nothing_itself(judged: Machine) -> None:
-    auto = {"on": True, "every": 8, "method": "dpo"}
+    auto = {"on": True, "every": 8, "algorithm": "dpo"}
     store.set_setting(judged.db, "auto_train", auto)
     job_id = rent(judged)
     judged.judge("train", 10, by="bob")

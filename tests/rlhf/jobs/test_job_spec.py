@@ -28,7 +28,7 @@ from rlhf.kinds import KINDS
 
 CHANGED: list[JobSpec] = [
     GenerateSpec(seed=3, buffer=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
-    DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, evaluate=False),
+    DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, check=False),
     DPOSpec(annotator_noise="smooth"),
     CheckSpec(candidate="dpo-2", against="base", prompts=9, sampling=Sampling(0.5, 0.1, 12)),
 ]
@@ -57,11 +57,17 @@ def test_the_text_of_a_spec_does_not_depend_on_the_order_of_its_fields() -> None
     )
 
 
+def test_a_spec_of_when_a_check_was_called_otherwise_is_read() -> None:
+    for read_back in (from_json, from_row):
+        assert read_back('{"kind": "evaluate", "candidate": "dpo-2"}') == CheckSpec(candidate="dpo-2")
+        assert read_back('{"kind": "dpo", "evaluate": false, "beta": 0.2}') == DPOSpec(check=False, beta=0.2)
+
+
 MISTAKES: list[tuple[Any, str]] = [
     ("{", "not JSON"),
     ([], '"kind"'),
     ({"beta": 0.1}, '"kind"'),
-    ({"kind": "nothing"}, "generate, dpo, sft, reward_model, ppo, evaluate"),
+    ({"kind": "nothing"}, "generate, dpo, sft, reward_model, ppo, check"),
     ({"kind": "dpo", "betta": 0.1}, "no field 'betta'"),
     ({"kind": "generate", "sampling": {"temprature": 1}}, "no field 'sampling.temprature'"),
     ({"kind": "generate", "sampling": 1}, "'sampling' must be an object"),
@@ -70,7 +76,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"kind": "dpo", "epochs": 1.5}, "'epochs' must be of type int"),
     ({"kind": "dpo", "epochs": True}, "'epochs' must be of type int"),
     ({"kind": "dpo", "beta": True}, "'beta' must be of type float"),
-    ({"kind": "dpo", "evaluate": 1}, "'evaluate' must be of type bool"),
+    ({"kind": "dpo", "check": 1}, "'check' must be of type bool"),
     ({"kind": "dpo", "snapshot": 5}, "'snapshot' must be of type str"),
     ({"kind": "dpo", "reference": "copy"}, "'reference' must be one of base, parent"),
     ({"kind": "dpo", "scope": "old"}, "'scope' must be one of new, all"),
@@ -86,7 +92,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ({"kind": "dpo", "annotator_noise": "flip"}, "'annotator_noise' must be one of ignore, weight, smooth"),
     ({"kind": "generate", "answers": 1}, "between 2 and 8, or 0 for the project's"),
     ({"kind": "generate", "answers": 9}, "between 2 and 8"),
-    ({"kind": "evaluate", "prompts": 0}, "'prompts' must be above zero"),
+    ({"kind": "check", "prompts": 0}, "'prompts' must be above zero"),
 ]
 
 

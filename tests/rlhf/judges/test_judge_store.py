@@ -89,7 +89,7 @@ def test_a_judge_is_an_annotator_who_can_not_sign_in_and_whose_name_is_its_own(d
 def test_a_judge_whose_models_files_are_deleted_can_not_be_switched_on(db: Database) -> None:
     with db.transaction() as connection:
         connection["model"].insert(
-            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+            {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     judge_store.add(db, "gone", "local", {"model": "dpo-1"}, "owner")
     judge_store.add(db, "far", "endpoint", {"address": "http://x", "model": "dpo-1"}, "owner")
@@ -448,12 +448,12 @@ def duel(db: Database, texts: Sequence[tuple[str, str]]) -> int:
     """A candidate (id 2) and the base have answered as many held-out prompts; returns the comparisons made."""
     with db.transaction() as connection:
         connection["model"].insert(
-            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+            {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     store.set_project(db, replace(store.project(db), candidate_share=0.2))
     for prompt, pair in zip(seed_prompts(db, len(texts), "held-out"), texts, strict=True):
         for model_id, text in zip((2, 1), pair, strict=True):
-            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "evaluate")
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
     return store.compare_policies(db, 2, 1)
 
 
@@ -598,7 +598,7 @@ def test_when_another_policy_comes_to_serve_nobody_is_asked_about_the_one_before
     duel(db, [("new", "old"), ("newer", "older")])
     with db.transaction() as connection:
         connection["model"].insert(
-            {"id": 3, "revision": "dpo-2", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+            {"id": 3, "revision": "dpo-2", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     registry.promote(db, "dpo-2", "owner")
     assert claims.claim_next(db, ann.id) is None

@@ -22,7 +22,7 @@ from rlhf.models.registry import Policy
 from rlhf.tabs.iterations.loop_standing import loop_status
 
 QUIET = LoopState(
-    auto_train=AutomaticTraining(on=False, every=20, method="dpo"),
+    auto_train=AutomaticTraining(on=False, every=20, algorithm="dpo"),
     new=0,
     active=(),
     unchecked=None,
@@ -32,8 +32,8 @@ QUIET = LoopState(
     reward_model=None,
     reward_tried=False,
 )
-ON = AutomaticTraining(on=True, every=20, method="dpo")
-PPO = replace(ON, method="ppo")
+ON = AutomaticTraining(on=True, every=20, algorithm="dpo")
+PPO = replace(ON, algorithm="ppo")
 
 
 def candidate(verdict: Any, sentence: str = "People find it so.") -> PendingDecision:
@@ -41,7 +41,7 @@ def candidate(verdict: Any, sentence: str = "People find it so.") -> PendingDeci
     policy = Policy(
         id=2,
         revision="dpo-7",
-        method="dpo",
+        algorithm="dpo",
         base="b",
         parent_id=1,
         job_id=7,
@@ -166,7 +166,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         ({"active": (job(CheckSpec(candidate="dpo-7")),), "gate": "never"}, "checking", ("nobody is advised",)),
         ({"active": (job(CheckSpec(candidate="dpo-7"), "queued"),)}, "checking", ("Job 9 waits to check dpo-7",)),
         ({"active": (job(DPOSpec(), "queued"),)}, "training", ("Job 9 waits to train.",)),
-        ({"active": (job(DPOSpec(evaluate=False)),)}, "training", ("Its candidate is not checked by itself.",)),
+        ({"active": (job(DPOSpec(check=False)),)}, "training", ("Its candidate is not checked by itself.",)),
         ({"active": (job(RewardModelSpec()),)}, "training", ("It makes a reward model, which never serves.",)),
         ({"active": (job(JudgeSpec(judge="j"), "queued"),)}, "collecting", ("The judge j is to judge",)),
         (

@@ -112,7 +112,7 @@ def test_a_precision_that_can_not_be_held_is_refused_and_nothing_changes(
 def candidate_of(db: Database) -> Policy:
     """A candidate on 4-bit weights."""
     base = registry.by_revision(db, "base")
-    named = {"revision": "dpo-1", "method": "dpo", "path": "adapters/dpo-1", "sha256": "0" * 64}
+    named = {"revision": "dpo-1", "algorithm": "dpo", "path": "adapters/dpo-1", "sha256": "0" * 64}
     return registry.add(db, base=base.base, parent_id=base.id, job_id=None, **named)
 
 
@@ -123,7 +123,7 @@ def test_in_another_precision_the_base_is_another_policy(db: Database) -> None:
     prompts = seed_prompts(db, 4, "held-out")
     for prompt in prompts:
         for model_id in (1, candidate.id):
-            store.add_response(db, make_response(prompt, f"{prompt.id} by {model_id}", model_id), "evaluate")
+            store.add_response(db, make_response(prompt, f"{prompt.id} by {model_id}", model_id), "check")
     assert store.compare_policies(db, candidate.id, 1) == 4
     ann = access.add_account(db, "ann", "annotator", "ann's password")
     for _ in range(2):

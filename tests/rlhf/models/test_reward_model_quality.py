@@ -1,4 +1,4 @@
-"""The health card of a reward model: its figures against numbers worked out by hand, and what it says of them."""
+"""The quality of a reward model: its figures against numbers worked out by hand, and what it says of them."""
 
 from __future__ import annotations
 
@@ -198,8 +198,12 @@ def tree(html: str) -> ElementTree.Element:
     ("right", "of", "words"),
     [
         (6, 6, "above the 60%"),
-        (8, 10, "above the 60% from which PPO runs without asking. The interval reaches below it"),
-        (5, 10, "below the 60% from which PPO runs without asking. It may be no better than a coin. PPO would mostly"),
+        (
+            8,
+            10,
+            "60% from which a policy is trained against it without asking. The interval reaches below it",
+        ),
+        (5, 10, "It may be no better than a coin. A policy trained against it would mostly"),
         (59, 100, "It is right on 59.0% of 100"),
     ],
 )
@@ -275,7 +279,7 @@ scored = st.lists(
 
 
 @given(train=scored, held_out=scored)
-def test_any_health_can_be_stored_and_shown(train: list[ScoredComparison], held_out: list[ScoredComparison]) -> None:
+def test_any_quality_can_be_stored_and_shown(train: list[ScoredComparison], held_out: list[ScoredComparison]) -> None:
     """Through JSON without a number that is none, and back."""
     quality = measure(train, held_out)
     stored = RewardModelQuality.from_json(json.loads(json.dumps(quality.to_json(), allow_nan=False)))

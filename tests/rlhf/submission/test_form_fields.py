@@ -149,7 +149,7 @@ def test_ppo_draws_from_the_policys_own_distribution() -> None:
         ("learning_rate", float("inf")),
         ("seed", 1.5),
         ("method", ["lora"]),
-        ("evaluate", 1),
+        ("check", 1),
         ("parent", None),
     ],
 )

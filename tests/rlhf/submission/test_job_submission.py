@@ -69,7 +69,7 @@ def finish_training(db: Database, job_id: int, promoted: bool = True, form: Form
     registry.add(
         db,
         revision=revision,
-        method=spec.kind,
+        algorithm=spec.kind,
         base=BASE_NAME,
         parent_id=parent.id,
         job_id=job_id,
@@ -251,7 +251,7 @@ def test_an_unknown_parent_or_candidate_is_refused(db: Database, data_dir: Path,
 def test_what_a_waiting_check_measures_against_is_not_deleted(db: Database) -> None:
     for name in ("dpo-1", "dpo-2"):
         made = {"revision": name, "path": f"adapters/{name}", "sha256": "0" * 64}
-        registry.add(db, method="dpo", base=BASE_NAME, parent_id=1, job_id=None, **made)
+        registry.add(db, algorithm="dpo", base=BASE_NAME, parent_id=1, job_id=None, **made)
     anchor = registry.by_revision(db, "dpo-1")
     assert preconditions.needed_by(db, anchor) == []
     job_store.enqueue(db, CheckSpec(candidate="dpo-2", against="base", anchor="dpo-1"), "ann")
@@ -320,7 +320,7 @@ def test_a_finished_training_is_checked_once_against_the_serving_policy(
 
 def test_a_training_that_wants_no_check_or_was_rejected_gets_none(db: Database, data_dir: Path, judge: Judge) -> None:
     judge(MIN_PAIRS)
-    finish_training(db, submit(db, data_dir, replace(DPOSpec(), evaluate=False), "ann"), promoted=False)
+    finish_training(db, submit(db, data_dir, replace(DPOSpec(), check=False), "ann"), promoted=False)
     assert advance(db, data_dir) is None
     registry.reject(db, finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False), "ann")
     assert advance(db, data_dir) is None

@@ -75,7 +75,7 @@ def made(
     return registry.add(
         db,
         revision=revision,
-        method=spec.kind,
+        algorithm=spec.kind,
         base=BASE_NAME,
         parent_id=1,
         job_id=job_id,
@@ -90,8 +90,8 @@ def made(
 
 def reward(db: Database, accuracy: float | None) -> Policy:
     """A reward model that is right so often."""
-    health = {"health": {"accuracy": {"value": accuracy, "low": 0.0, "high": 1.0, "n": 40}}}
-    return made(db, RewardModelSpec(method="lora"), health, "reward")
+    quality = {"quality": {"accuracy": {"value": accuracy, "low": 0.0, "high": 1.0, "n": 40}}}
+    return made(db, RewardModelSpec(method="lora"), quality, "reward")
 
 
 # ---------------------------------------------------------------------------------------------------------------- data

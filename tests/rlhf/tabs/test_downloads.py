@@ -183,7 +183,7 @@ def test_a_policy_whose_files_are_gone_is_not_found(site: Site) -> None:
     gone = registry.add(
         machine.db,
         revision="sft-99",
-        method="sft",
+        algorithm="sft",
         base=made.base,
         parent_id=1,
         job_id=int(made.job_id or 0),

@@ -26,12 +26,12 @@ from rlhf.tabs.iterations import check_report
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB
 
 FIGURES = AnswerFigures(
-    "base", mean_length=20.0, distinct_1=0.3, distinct_2=0.8, kl_to_base=0.1, nll_under_base=1.2, ended_share=0.9
+    "base", mean_length=20.0, distinct_1=0.3, distinct_2=0.8, kl_to_anchor=0.1, nll_under_anchor=1.2, ended_share=0.9
 )
 REPORT = CheckReport(
     candidate=replace(FIGURES, revision="dpo-7"),
     against=FIGURES,
-    base=FIGURES,
+    anchor=FIGURES,
     prompts=60,
     implicit_accuracy=ImplicitAccuracy(0.66, 0.5, 0.8, 40),
     seconds=1.0,
@@ -59,7 +59,7 @@ def test_few_held_out_judgements_are_said_to_tell_nothing() -> None:
 
 
 def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
-    html = check_report.report_card(replace(REPORT, base=AnswerFigures(), candidate=AnswerFigures("dpo-7")), Rule())
+    html = check_report.report_card(replace(REPORT, anchor=AnswerFigures(), candidate=AnswerFigures("dpo-7")), Rule())
     assert "not measured" in html
     assert html.count(">base<") == 1
     assert check_report.report_card(None, Rule()) == "", "why there is none, the rows say"
@@ -69,13 +69,13 @@ def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
 
 def test_a_policy_that_loses_the_language_is_warned_of() -> None:
     assert check_report.warnings(REPORT, Rule()) == []
-    surprise, repetition = check_report.warnings(worse(nll_under_base=1.5, distinct_2=0.6), Rule())
+    surprise, repetition = check_report.warnings(worse(nll_under_anchor=1.5, distinct_2=0.6), Rule())
     assert "25% more" in surprise
     assert "75% of the base's" in repetition
 
 
 LOST: Mapping[str, Any] = {
-    "kl_to_base": 0.7, "nll_under_base": 1.5, "distinct_2": 0.6, "ended_share": 0.7, "perplexity": 18.0,
+    "kl_to_anchor": 0.7, "nll_under_anchor": 1.5, "distinct_2": 0.6, "ended_share": 0.7, "perplexity": 18.0,
     "probes": probed(0.5),
 }  # fmt: skip
 
@@ -90,9 +90,9 @@ RULES = (
 @pytest.mark.parametrize("figure", [None, *LOST])
 def test_the_page_warns_of_what_the_projects_rule_rejects_and_of_nothing_else(rule: Rule, figure: str | None) -> None:
     """At another bound too: what one half of a page calls a bad sign, the other must not call met."""
-    fixed = replace(REPORT, base=replace(FIGURES, perplexity=12.0, probes=probed(0.9)))
+    fixed = replace(REPORT, anchor=replace(FIGURES, perplexity=12.0, probes=probed(0.9)))
     lost = {} if figure is None else {figure: LOST[figure]}
-    report = replace(fixed, candidate=replace(fixed.base, revision="dpo-7", **lost))
+    report = replace(fixed, candidate=replace(fixed.anchor, revision="dpo-7", **lost))
     failed = [one for one in within_limits(rule, report) if one.verdict == "fail"]
     said = check_report.warnings(report, rule)
     assert len(said) == len(failed)
@@ -101,7 +101,7 @@ def test_the_page_warns_of_what_the_projects_rule_rejects_and_of_nothing_else(ru
 
 def test_probes_stand_beside_the_figures_by_family_with_what_was_lost() -> None:
     measured = replace(REPORT, candidate=replace(FIGURES, revision="dpo-7", probes=probed(0.5)))
-    html = check_report.report_card(replace(measured, base=replace(FIGURES, probes=probed(0.9))), Rule())
+    html = check_report.report_card(replace(measured, anchor=replace(FIGURES, probes=probed(0.9))), Rule())
     row = html[html.index("Probes: knowledge") :].partition("</tr>")[0]
     for words in ("0.500", "0.900", "+0.400 (+0.400 to +0.400)"):
         assert words in row
@@ -116,7 +116,7 @@ STARTS = {name: text.partition("{")[0] for name, text in check_report.WARNINGS.i
 
 
 def test_what_could_not_be_scored_is_warned_of_as_the_gate_rejects_it() -> None:
-    (said,) = check_report.warnings(worse(nll_under_base=math.nan), Rule())
+    (said,) = check_report.warnings(worse(nll_under_anchor=math.nan), Rule())
     assert said.startswith("Surprise to the base, ratio: not a number")
 
 
@@ -134,7 +134,7 @@ def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
 def test_every_method_has_its_row() -> None:
     def row(spec: JobSpec, result: dict[str, Any], **changes: Any) -> tuple[str, ...]:
         trained = replace(JOB, kind=spec.kind, spec=spec, status="finished", result=result)
-        policy = replace(ADAPTER, method=spec.kind, **changes)
+        policy = replace(ADAPTER, algorithm=spec.kind, **changes)
         return check_report.history_row(policy, {1: "base", 2: "dpo-7"}, trained, None)
 
     sft = row(SFTSpec(method="full"), {"train_items": 300, "final": {"loss": 0.5}})

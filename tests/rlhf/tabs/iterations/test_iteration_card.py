@@ -22,12 +22,12 @@ def checked(
 ) -> CheckedPolicy:
     """A policy that was checked by these judges."""
     rate = WinRate(0.61, 0.5, 0.7, 60, ties=3)
-    own = AnswerFigures(revision, kl_to_base=0.05, mean_length=20.0)
+    own = AnswerFigures(revision, kl_to_anchor=0.05, mean_length=20.0)
     rates = {"base": dict.fromkeys(judges, rate)}
     base = AnswerFigures("base")
     return CheckedPolicy(
         revision,
-        CheckReport(candidate=own, against=base, base=base, prompts=60, implicit_accuracy=None, win_rates=rates),
+        CheckReport(candidate=own, against=base, anchor=base, prompts=60, implicit_accuracy=None, win_rates=rates),
         people,
         judged,
     )

@@ -88,7 +88,7 @@ def make_candidate(context: Context) -> Policy:
     policy = registry.add(
         context.db,
         revision=f"dpo-{job_id}",
-        method="dpo",
+        algorithm="dpo",
         base=BASE_NAME,
         parent_id=registry.by_revision(context.db, spec.parent).id,
         job_id=job_id,
@@ -110,12 +110,18 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
     for number, prompt in enumerate(store.prompts(context.db, "held-out")):
         for side in (policy, against):
             answer = make_response(prompt, f"<think>{side.revision}</think> answers {number}", side.id, 20_000 + number)
-            store.add_response(context.db, answer, "evaluate")
-    figures = {"mean_length": 20.0, "distinct_1": 0.3, "distinct_2": 0.8, "kl_to_base": 0.0712, "nll_under_base": 1.2}
+            store.add_response(context.db, answer, "check")
+    figures = {
+        "mean_length": 20.0,
+        "distinct_1": 0.3,
+        "distinct_2": 0.8,
+        "kl_to_anchor": 0.0712,
+        "nll_under_anchor": 1.2,
+    }
     result = {
         "candidate": {"revision": policy.revision, **figures, "ended_share": 0.9},
         "against": {"revision": against.revision, **figures},
-        "base": {"revision": "base", **figures},
+        "anchor": {"revision": "base", **figures},
         "implicit_accuracy": {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40},
         "prompts": prompts,
         "seconds": 3.0,
@@ -486,7 +492,7 @@ def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised
     policy = make_candidate(context)
     check_candidate(context, policy)
     with context.db.transaction() as connection:  # all answers alike: there is nothing to promote
-        connection.execute("UPDATE job SET result = json_set(result, '$.same_answers', 12) WHERE kind = 'evaluate'")
+        connection.execute("UPDATE job SET result = json_set(result, '$.same_answers', 12) WHERE kind = 'check'")
 
     def shown() -> tuple[str, str, str]:
         parts = iterations_tab.view(context, policy.revision, 0, {})[0]

@@ -209,7 +209,7 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     db = context.db
     with db.transaction() as connection:
         connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, path, kind, status, created)
+            """INSERT INTO model (revision, algorithm, base, parent_id, path, kind, status, created)
                VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward', 'candidate', ?)""",
             (BASE_NAME, now()),
         )
@@ -471,14 +471,14 @@ def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Conte
         press(pages, "start_candidate", "local", {}, 200, None)
     with db.transaction() as connection:
         connection["model"].insert(
-            {"id": 2, "revision": "dpo-1", "method": "dpo", "base": "b", "status": "candidate", "created": ""}
+            {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
     assert not tab.view(context, None, {})[0]["judge_candidate"]["interactive"]
     with pytest.raises(gr.Error, match="no comparison of dpo-1"):
         press(pages, "start_candidate", "local", {}, 200, "dpo-1")
     prompt = seed_prompts(db, 1, "held-out")[0]
     for model_id, text in ((2, "new"), (1, "old")):
-        store.add_response(db, make_response(prompt, text, model_id, seed=1), "evaluate")
+        store.add_response(db, make_response(prompt, text, model_id, seed=1), "check")
     assert store.compare_policies(db, 2, 1) == 1
     parts, _ = tab.view(context, None, {})
     assert (parts["candidate"]["choices"], parts["judge_candidate"]["interactive"]) == (["dpo-1"], True)

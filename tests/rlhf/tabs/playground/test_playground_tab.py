@@ -34,8 +34,8 @@ def context(db: Database, data_dir: Path) -> Context:
             connection.execute("INSERT INTO annotator (name, role, created) VALUES (?, ?, ?)", (name, role, now()))
         for number, kind in ((1, "policy"), (2, "policy"), (3, "reward")):
             connection["model"].insert(
-                {"revision": f"dpo-{number}", "method": "dpo", "base": BASE_NAME, "status": "candidate", "kind": kind,
-                 "path": f"adapters/dpo-{number}", "created": ""}
+                {"revision": f"dpo-{number}", "algorithm": "dpo", "base": BASE_NAME, "status": "candidate",
+                 "kind": kind, "path": f"adapters/dpo-{number}", "created": ""}
             )  # fmt: skip
     return Context(db, data_dir, BASE_NAME, lambda: TROUBLE)
 

@@ -104,7 +104,7 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
         },
     )
     check = CheckReport.from_json(
-        {"implicit_accuracy": {"value": 0.75}, "candidate": {"kl_to_base": 0.0712, "mean_length": 20.0}}
+        {"implicit_accuracy": {"value": 0.75}, "candidate": {"kl_to_anchor": 0.0712, "mean_length": 20.0}}
     )
     second = run(2, DPOSpec(), [0.7, 0.6], result={"trainable": 9600}, check=check)
     rows = {row[0]: row[1:] for row in rows_of(compare_runs.figures_table([first, second]))}
@@ -127,13 +127,13 @@ def test_every_figure_has_its_place_in_the_order() -> None:
         [1.0],
         result={
             "held_out": {"loss": 1.0, "perplexity": 2.7, "token_accuracy": 0.5},
-            "health": {"accuracy": {"value": 0.7}},
+            "quality": {"accuracy": {"value": 0.7}},
             **dict.fromkeys(key for key, _ in compare_runs.COSTS.values()),
         },
         check=CheckReport(
-            candidate=AnswerFigures("dpo-1", mean_length=1, distinct_2=1, kl_to_base=0),
+            candidate=AnswerFigures("dpo-1", mean_length=1, distinct_2=1, kl_to_anchor=0),
             against=AnswerFigures(),
-            base=AnswerFigures(),
+            anchor=AnswerFigures(),
             prompts=20,
             implicit_accuracy=ImplicitAccuracy(0.5, 0.4, 0.6, 20),
         ),

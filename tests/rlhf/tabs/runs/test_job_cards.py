@@ -51,7 +51,7 @@ ANSWER = CheckedAnswer(
 BASE = Policy(
     id=1,
     revision="base",
-    method="base",
+    algorithm="base",
     base="SmolLM2",
     parent_id=None,
     job_id=None,
@@ -69,7 +69,7 @@ ADAPTER = replace(
     BASE,
     id=2,
     revision="dpo-7",
-    method="dpo",
+    algorithm="dpo",
     parent_id=1,
     job_id=7,
     path="adapters/dpo-7",
@@ -180,7 +180,7 @@ def test_a_job_that_was_made_smaller_says_so_once() -> None:
 def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
     waiting = [
         replace(JOB, id=9, kind="sft", spec=SFTSpec(method="full"), status="queued", attempt=0),
-        replace(JOB, id=8, kind="evaluate", spec=CheckSpec(candidate="dpo-3"), status="queued"),
+        replace(JOB, id=8, kind="check", spec=CheckSpec(candidate="dpo-3"), status="queued"),
     ]
     html = job_cards.queue_table([JOB], waiting, AT)
     rows = html.split("<tr>")[2:]

@@ -97,7 +97,7 @@ def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
     }
     ppo = replace(JOB, kind="ppo", spec=PPOSpec())
     assert job_words.data_facts(ppo, {"train": 40, "held-out": 0}) == [("Prompts", "40"), ("Left out", "nothing")]
-    assert job_words.data_facts(replace(JOB, kind="evaluate", spec=CheckSpec()), counts) == []
+    assert job_words.data_facts(replace(JOB, kind="check", spec=CheckSpec()), counts) == []
     assert job_words.data_facts(JOB, {}) == []
 
 

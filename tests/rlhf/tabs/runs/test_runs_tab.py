@@ -197,7 +197,7 @@ def make_policy(place: Context, spec: Any = QUICK_SFT, **changes: Any) -> Policy
     made = registry.add(
         place.db,
         revision=revision,
-        method=spec.kind,
+        algorithm=spec.kind,
         base=place.model,
         parent_id=1,
         job_id=job_id,
@@ -300,14 +300,14 @@ def test_a_supervised_run_shows_held_out_figures_its_data_and_its_seed(trained: 
     for words in ("<dd>4</dd>", "12 to train, 4 held-out", f"<dd>{snapshot[:12]}</dd>", f"&quot;{snapshot}&quot;"):
         assert words in facts
     assert "12 demonstrations" in browser.text("log")
-    assert browser.text("health") == ""
+    assert browser.text("quality") == ""
     assert browser.text("report").count("It has not been checked yet.") == 1
 
 
-def test_a_reward_model_shows_its_health_and_can_not_serve(trained: Machine) -> None:
+def test_a_reward_model_shows_its_quality_and_can_not_serve(trained: Machine) -> None:
     browser = browser_of(context_of(trained)).open().look_at(newest(trained, "reward_model").id)
-    assert "Health of the reward model." in browser.text("health")
-    assert "of 8 held-out comparisons" in browser.text("health")
+    assert "Quality of the reward model." in browser.text("quality")
+    assert "of 8 held-out comparisons" in browser.text("quality")
     assert browser.text("report") == ""
     assert {name: browser.can(name) for name in ("promote", "check", "merge", "delete", "new_run")} == {
         "promote": False,
@@ -538,10 +538,16 @@ def test_a_check_shows_the_curves_of_the_run_that_made_its_candidate(browser: Br
     assert browser.seen["job"] == check
     assert f"Curves and samples of job {made.job_id}" in browser.text("heading")
     assert browser.text("plots").count("<figure") == 2
-    figures = {"mean_length": 20.0, "distinct_1": 0.3, "distinct_2": 0.8, "kl_to_base": 0.0712, "nll_under_base": 1.2}
+    figures = {
+        "mean_length": 20.0,
+        "distinct_1": 0.3,
+        "distinct_2": 0.8,
+        "kl_to_anchor": 0.0712,
+        "nll_under_anchor": 1.2,
+    }
     result = {
         "candidate": {"revision": made.revision, **figures},
-        "base": {"revision": "base", **figures},
+        "anchor": {"revision": "base", **figures},
         "implicit_accuracy": {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40},
         "prompts": 2,
     }

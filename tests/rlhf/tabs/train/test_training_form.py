@@ -211,7 +211,7 @@ def add_reward(machine: Machine, accuracy: float | None, method: str = "lora") -
     return registry.add(
         machine.db,
         revision=f"reward-model-{job_id}",
-        method="reward_model",
+        algorithm="reward_model",
         base=str(machine.model),
         parent_id=1,
         job_id=job_id,
@@ -290,7 +290,7 @@ def test_the_preview_follows_judgements_and_who_is_left_out(machine: Machine) ->
 
 
 def test_what_a_parent_has_seen_is_not_new_to_it(machine: Machine) -> None:
-    job = machine.perform(machine.submit(DPOSpec(**{**QUICK["dpo"], "evaluate": False, "samples": 0})))
+    job = machine.perform(machine.submit(DPOSpec(**{**QUICK["dpo"], "check": False, "samples": 0})))
     assert job.status == "finished", job.message
     revision = str((job.result or {})["revision"])
     session = opened(machine, "dpo")
@@ -384,7 +384,7 @@ def test_a_form_that_makes_no_spec_shows_none_to_copy(ready: Machine) -> None:
 
 
 def test_a_reward_model_grows_on_whole_weights_only(machine: Machine) -> None:
-    job = machine.perform(machine.submit(DPOSpec(**{**QUICK["dpo"], "evaluate": False, "samples": 0})))
+    job = machine.perform(machine.submit(DPOSpec(**{**QUICK["dpo"], "check": False, "samples": 0})))
     adapter = str((job.result or {})["revision"])
     session = opened(machine, "reward_model")
     assert [revision for _, revision in session.shown["parent"]["choices"]] == ["serving", "base"]
@@ -566,13 +566,13 @@ def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machin
 # ----------------------------------------------------------------------------------------------------------- the rest
 def test_the_automatic_training_is_stored(machine: Machine) -> None:
     assert "after every 30" in automatic_training.save(machine.db, True, 30, "dpo")
-    assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "method": "dpo"}
+    assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
     for wrong in (None, 0, 2.5):
         with pytest.raises(UserError, match="whole number"):
             automatic_training.save(machine.db, True, wrong, "dpo")
     session = opened(machine, "dpo")
-    on, every, method, said = session.call("open_auto_train")
-    assert (on, every, method) == (True, 30, "dpo")
+    on, every, algorithm, said = session.call("open_auto_train")
+    assert (on, every, algorithm) == (True, 30, "dpo")
     with pytest.raises(UserError, match="Choose how to train"):
         automatic_training.save(machine.db, True, 30, "luck")
     assert "after every 30" in said
@@ -586,7 +586,7 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
     made = registry.add(
         machine.db,
         revision="sft-1",
-        method="sft",
+        algorithm="sft",
         base=str(machine.model),
         parent_id=1,
         job_id=job_id,
