@@ -1,4 +1,5 @@
-"""Every tab of an admin's page: axe finds nothing, in both themes and at both sizes; headings stand in order."""
+"""Every tab of an admin's page: axe finds nothing, in both themes and at both sizes; headings stand in order; what is
+touched on a phone is high enough."""
 
 from __future__ import annotations
 
@@ -31,6 +32,12 @@ SETTLED = """() => !document.querySelector(".pending, .generating")
 LOOKS = 4
 HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter((one) => one.offsetParent)
   .map((one) => Number(one.tagName[1]))"""
+# What is touched, but for links within a text, and parts of a larger one that is touched as well.
+SMALL_TARGETS = """() => [...document.querySelectorAll("button, summary, select, [role=tab], label:has(> input), a.button")]
+  .filter((one) => one.offsetParent && !one.disabled && one.checkVisibility({ visibilityProperty: true }))
+  .map((one) => [one, one.getBoundingClientRect()])
+  .filter(([one, box]) => box.width > 1 && box.height > 1 && box.height < 43.5 && box.right > 0 && box.left < innerWidth)
+  .map(([one, box]) => `${Math.round(box.height)} px: ${one.outerHTML.slice(0, 160)}`)"""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +101,8 @@ def test_axe_finds_nothing_on_any_tab_at_either_size(
             turn(page, name)
             levels = page.evaluate(HEADINGS)
             jumps = [f"h{a} h{b}" for a, b in pairwise(levels) if b > a + 1]
-            wrong[f"{name}, {size['width']}"] = [*broken(page, options), *jumps]
+            small = page.evaluate(SMALL_TARGETS) if size is PHONE else []
+            wrong[f"{name}, {size['width']}"] = [*broken(page, options), *jumps, *small]
             assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 1
     context.close()
     assert {where: found for where, found in wrong.items() if found} == {}

@@ -70,6 +70,8 @@ def test_gradio_keeps_the_whole_sheet() -> None:
     """It splits selectors at commas and drops @rules but @media and @keyframes."""
     css = COMMENT.sub("", stylesheet.FOR_GRADIO)
     assert set(re.findall(r"@([a-z-]+)", css)) <= {"media", "keyframes"}
+    for inside in re.findall(r"@media [^{]+\{(.*?)^\}", css, re.DOTALL | re.MULTILINE):
+        assert ".gradio-container" not in inside, "there it puts its own container before every selector"
     assert re.findall(r":(?:is|where|not|has)\([^()]*,", css) == []
     assert "url(" not in css
     assert css.count("{") == css.count("}")
