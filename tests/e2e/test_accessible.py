@@ -33,10 +33,11 @@ LOOKS = 4
 HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter((one) => one.offsetParent)
   .map((one) => Number(one.tagName[1]))"""
 # What is touched, but for links within a text, and parts of a larger one that is touched as well.
-SMALL_TARGETS = """() => [...document.querySelectorAll("button, summary, select, [role=tab], label:has(> input), a.button")]
+SMALL_TARGETS = """() => [...document.querySelectorAll("button, summary, select, [role=tab], label:has(> input)")]
   .filter((one) => one.offsetParent && !one.disabled && one.checkVisibility({ visibilityProperty: true }))
   .map((one) => [one, one.getBoundingClientRect()])
-  .filter(([one, box]) => box.width > 1 && box.height > 1 && box.height < 43.5 && box.right > 0 && box.left < innerWidth)
+  .filter(([one, box]) => box.width > 1 && box.height > 1 && box.height < 43.5)
+  .filter(([one, box]) => box.right > 0 && box.left < innerWidth)
   .map(([one, box]) => `${Math.round(box.height)} px: ${one.outerHTML.slice(0, 160)}`)"""
 
 
