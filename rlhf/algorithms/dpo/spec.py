@@ -92,8 +92,8 @@ class DPOSpec(TrainingSpec):
     items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": LearningRate(7e-5, MEASURED),
-        "lora": LearningRate(7e-5, MEASURED),
+        "qlora": LearningRate(5e-4, MEASURED),
+        "lora": LearningRate(5e-4, MEASURED),
         "prompt": LearningRate(3e-3, _("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, _("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
