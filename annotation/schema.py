@@ -106,6 +106,12 @@ def m014_rejections_taken_back(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m018_run_labels(db: sqlite_utils.Database) -> None:
+    """A run has a name, tags and notes that people give it; the runs of earlier versions have none."""
+    db.execute(RUN_LABELS)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -572,3 +578,9 @@ REJECTIONS_TAKEN_BACK = (
     "DROP TABLE promotion",
     "ALTER TABLE new_promotion RENAME TO promotion",
 )
+
+
+# Tags are words with commas between.
+RUN_LABELS = """CREATE TABLE run_label (
+    job_id INTEGER PRIMARY KEY REFERENCES job, name TEXT NOT NULL DEFAULT '', tags TEXT NOT NULL DEFAULT '',
+    notes TEXT NOT NULL DEFAULT '', changed_by TEXT NOT NULL, changed TEXT NOT NULL)"""

@@ -11,6 +11,7 @@ const UNREAD_MS = 300;
 const DEBOUNCE_MS = 250;
 const TOO_SOON = _("Pressed too soon: not counted. Press again.");
 const WAITING_MS = 2000;
+const LOOK_MS = 200; // whether anything is due
 const WRITING_MS = 400;
 const PATIENCE_MS = 15000;
 const SAFETY_MS = 10000;
@@ -228,7 +229,7 @@ function complain({ sure, unsure }, error) {
   const sentences = [error.again ? unsure : sure, error.message, error.again ? _("Press again.") : ""];
   say(sentences.filter(Boolean).join(" "), true);
   if (!error.signedOut) return;
-  const link = make("a", { href: "login" }, _("Sign in again."));
+  const link = make("a", { href: `login?next=${encodeURIComponent(location.pathname + location.search)}` }, _("Sign in again."));
   find(".status").append(" ", _("Your draft is kept."), " ", link);
 }
 
@@ -1118,7 +1119,7 @@ find(".ask").append(button("", _("Ask"), askOwn));
 find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);
 document.addEventListener("keydown", onKey, { signal });
-const timers = [setInterval(poll, 100), setInterval(showSafety, SAFETY_MS)];
+const timers = [setInterval(poll, LOOK_MS), setInterval(showSafety, SAFETY_MS)];
 signal.addEventListener("abort", () => {
   timers.forEach(clearInterval);
   sizes.disconnect();

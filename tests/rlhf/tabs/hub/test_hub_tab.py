@@ -24,6 +24,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.tabs.hub import hub_tab as tab
 from tests.conftest import BASE_NAME
+from tests.handlers import asked_by
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,8 @@ def pages(context: Context) -> gr.Blocks:
 
 def press(pages: gr.Blocks, name: str, *inputs: Any) -> Any:
     """Call a registered function as Gradio calls it, for the owner."""
-    return next(block.fn for block in pages.fns.values() if block.api_name == f"hub-{name}")(OWNER, *inputs)
+    function = next(block.fn for block in pages.fns.values() if block.api_name == f"hub-{name}")
+    return function(*asked_by("owner", function), *inputs)
 
 
 def recent(db: Database) -> list[Job[Any]]:
@@ -95,7 +97,7 @@ def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Bl
     for block in pages.fns.values():
         assert getattr(block.fn, "required_role", None) == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
-            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+            block.fn(*asked_by("ann", block.fn), *(None for _ in block.inputs))
     assert recent(context.db) == []
 
 
