@@ -430,7 +430,7 @@ def wire_views(page: RunsPage, context: Context) -> None:
     def open_runs(annotator: Annotator, place: Place) -> list[Any]:
         looked, said = selection_at(context.db, place)
         changed, seen = live(context, looked, {})
-        values = dict(zip(LOOKED, (looked.job, None, looked.compared, looked.search, looked.order), strict=True))
+        values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
         return [*page.sent({**changed, **shown, "said": said, "acted": ""}, seen), told(place_of(looked), step=False)]
 

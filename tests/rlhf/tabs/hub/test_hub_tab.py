@@ -173,12 +173,40 @@ def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context
 def test_without_a_token_the_tab_says_how_to_get_one_and_asks_for_nothing(context: Context) -> None:
     without = replace(context, token_held=False)
     parts, _ = tab.view(without, {})
-    assert not parts["forms"]["visible"]
-    for word in ("HF_TOKEN", "hf auth login", "python -m rlhf publish"):
+    for word in ("HF_TOKEN", "hf auth login", "never on a page", "Start Prefloop again"):
         assert word in parts["held"]["value"]
+    assert parts["held"]["value"].count("<li>") == 3
+    for name in tab.NEED_TOKEN:
+        assert not parts[name]["interactive"]
+        assert tab.view(context, {})[0][name]["interactive"]
     with pytest.raises(gr.Error, match="Nobody has a token"):
         press(built(without), "token", {})
     assert recent(context.db) == []
+
+
+def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(context: Context) -> None:
+    directory = context.data_dir / "adapters" / "dpo-1"
+    directory.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "training_args.bin", "optimizer.pt"):
+        (directory / name).write_bytes(b"x" * 2000)
+    pages = built(replace(context, token_held=False))
+    said = press(pages, "look", "dpo-1", "ann/loop", True, "")
+    for words in ("private repository ann/loop", "adapter_model.safetensors", "2.0 kB", "README.md", "tag dpo-1"):
+        assert words in said
+    assert "training_args" not in said
+    assert "public repository" in press(pages, "look", "dpo-1", "ann/loop", False, "")
+    for wrong in (("dpo-1", HOSTILE), ("dpo-2", "ann/loop"), ("nothing", "ann/loop")):
+        with pytest.raises(gr.Error):
+            press(pages, "look", *wrong, True, "")
+    sent = "".join(str(part) for part in press(pages, "check", {}, *SPACE))
+    for words in ("public Space ann/loop", "files of the program", "cpu-upgrade", "The Hub was not asked"):
+        assert words in sent
+    with pytest.raises(gr.Error, match="Check the Space"):
+        press(pages, "make", {}, *SPACE, True)
+    assert recent(context.db) == []
+    copies = tab.copies_card(context.db, {})
+    assert "PREFLOOP_COPIES=OWNER/NAME-copies" in copies
+    assert "after 5 min, sooner after 10 judgements" in copies
 
 
 def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Blocks, context: Context) -> None:
