@@ -113,6 +113,12 @@ def m015_one_word_for_one_thing(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m018_run_labels(db: sqlite_utils.Database) -> None:
+    """A run has a name, tags and notes that people give it; the runs of earlier versions have none."""
+    db.execute(RUN_LABELS)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -615,3 +621,9 @@ ONE_WORD_FOR_ONE_THING = (
     "CREATE INDEX response_by_prompt ON response (prompt_id, model_id, purpose)",
     "CREATE INDEX response_in_progress ON response (state) WHERE state = 'writing'",
 )
+
+
+# Tags are words with commas between.
+RUN_LABELS = """CREATE TABLE run_label (
+    job_id INTEGER PRIMARY KEY REFERENCES job, name TEXT NOT NULL DEFAULT '', tags TEXT NOT NULL DEFAULT '',
+    notes TEXT NOT NULL DEFAULT '', changed_by TEXT NOT NULL, changed TEXT NOT NULL)"""

@@ -188,7 +188,8 @@ def act_once(db: Database, source: random.Random, texts: Sequence[str]) -> None:
 
 def random_act(db: Database, source: random.Random, texts: Sequence[str], size: int, kind: str) -> dict[str, object]:
     """Something that the page could send."""
-    extras: dict[str, object] = {"note": source.choice(["", *texts]), "flag": source.choice([None] * 60 + list(get_args(Flag)))}
+    flags = [None] * 60 + list(get_args(Flag))
+    extras: dict[str, object] = {"note": source.choice(["", *texts]), "flag": source.choice(flags)}
     extras["tags"] = source.sample([tag.label for tag in store.project(db).tags], source.randint(0, 2))
     outcome = source.choice(["ranked"] * 8 + ["all-bad", "skip"])
     if outcome != "ranked":

@@ -54,7 +54,15 @@ class Button:
     subject: str
 
 
-Cell = str | Download | Bar | Chip | Explained | Button
+@dataclass(frozen=True)
+class Way:
+    """A table's cell that leads to another place of the page."""
+
+    address: str
+    words: str
+
+
+Cell = str | Download | Bar | Chip | Explained | Button | Way
 Row = Sequence[Cell]
 
 
@@ -128,6 +136,11 @@ def act_button(words: str, act: str, subject: str) -> str:
     return f'<button type="button" data-act="{escape(act)}" data-subject="{escape(subject)}">{escape(words)}</button>'
 
 
+def way(address: str, words: str) -> str:
+    """A link to another place of the page that looks like a button."""
+    return f'<a class="button" href="{escape(address)}">{escape(words)}</a>'
+
+
 def download_button(address: str, words: str) -> str:
     """A link that fetches a file and looks like a button."""
     return f'<p><a class="button" href="{escape(address)}" download>{escape(words)}</a></p>'
@@ -176,6 +189,9 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     style, inside = "", ""
     if isinstance(entry, Download):
         inside = f'<a href="{escape(entry.address)}" download>{escape(entry.name)}</a>'
+    elif isinstance(entry, Way):
+        style = "wordy" if len(entry.words) > WORDY else ""
+        inside = f'<a href="{escape(entry.address)}">{escape(entry.words)}</a>'
     elif isinstance(entry, Chip):
         inside = chip(entry)
     elif isinstance(entry, Explained):

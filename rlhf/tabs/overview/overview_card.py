@@ -10,12 +10,20 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import duration, moment, percent
-from annotation.ui.markup import act_button, card, escape, paragraph, progress_bar, table
+from annotation.ui.markup import card, escape, paragraph, progress_bar, table, way
+from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.tabs.overview.next_steps import NextStep
 from rlhf.tabs.runs.job_words import about
 
-GO = "go"
+ENDED: Mapping[str, str] = {
+    "finished": _("Done"),
+    "failed": _("Failed"),
+    "lost": _("Lost"),
+    "cancelled": _("Cancelled"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Standing:
 
 
 def strip(standing: Standing) -> str:
-    """One line for every page, and the most pressing step as a button."""
+    """One line for every page, and the most pressing step as a link."""
     parts = [
         _("{revision} serves").format(revision=standing.serves),
         judged_words(standing),
@@ -42,9 +50,33 @@ def strip(standing: Standing) -> str:
     ]
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
     step = next(iter(standing.steps), None)
-    button = act_button(step.words, GO, step.tab) if step else ""
+    button = way(step.address, step.words) if step else ""
     named = escape(_("Where things stand"))
-    return f'<section class="standing" aria-label="{named}"><p>{said}</p>{button}</section>'
+    asks = "" if standing.running is None else notify_buttons()
+    return f'<section class="standing" aria-label="{named}"><p>{said}{asks}</p>{button}</section>'
+
+
+def notify_buttons() -> str:
+    """Asks to be told of the end, or no more; the script of the strip shows the one that does something."""
+    told = (("on", _("Notify me when it ends")), ("off", _("Don't notify me")))
+    return "".join(f'<button type="button" data-notify="{on}" hidden>{escape(words)}</button>' for on, words in told)
+
+
+def title_of(job: Job) -> str:
+    """What runs and how far it is, for the title of the page."""
+    kind = _("Job")
+    if isinstance(job.spec, TrainingSpec):
+        kind = _("Training")
+    elif isinstance(job.spec, CheckSpec):
+        kind = _("Check")
+    elif isinstance(job.spec, JudgeSpec):
+        kind = _("AI judge")
+    return f"{kind} {100 * job.step // job.steps}%" if job.steps else f"{kind} …"
+
+
+def ended_words(job: Job) -> str:
+    """How a job ended and which, for the title of the page and for notifications."""
+    return f"{ENDED[job.status]} · {about(job)}"
 
 
 def judged_words(standing: Standing) -> str:
@@ -64,7 +96,7 @@ def running_words(job: Job | None, left: float | None) -> str:
 
 def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
-    steps = "".join(act_button(step.words, GO, step.tab) for step in standing.steps)
+    steps = "".join(way(step.address, step.words) for step in standing.steps)
     waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
     cards = (
         (_("Waits for you"), waits + judged_bar(standing)),

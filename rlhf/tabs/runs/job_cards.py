@@ -10,7 +10,7 @@ from typing import Any
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
 from annotation.translation import _
-from annotation.ui.formatting import NOT_MEASURED, NOTHING, dollars, duration, moment, most_dollars, percent
+from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars, percent
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
@@ -71,7 +71,7 @@ def headline(job: Job, at: str) -> str:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
         return _("Running: {message}.").format(message=job.message) if job.message else _("Running.")
     if job.status == "cancelling":
-        return _("Cancelling: it stops within seconds and keeps a checkpoint.")
+        return _("Cancelling: it stops within seconds. What it has saved stays.")
     if job.status == "finished":
         return _("Finished in {duration}.").format(duration=duration(seconds_taken(job, at)))
     word = {"lost": _("Lost"), "failed": _("Failed"), "cancelled": _("Cancelled")}[job.status]
@@ -351,21 +351,3 @@ def checkpoints_question(job: Job, size_on_disk: str) -> str:
         ).format(id=job.id, size_on_disk=size_on_disk),
         "warning",
     )
-
-
-def jobs_table(jobs: Sequence[Job], at: str) -> str:
-    """The last jobs, one a row."""
-    rows = [
-        (
-            str(job.id),
-            about(job),
-            STATUS_WORDS[job.status],
-            job.requested_by,
-            moment(job.started),
-            NOTHING if job.started is None else f"{seconds_taken(job, at) / 60:.1f}",
-            job.message or NOTHING,
-        )
-        for job in jobs
-    ]
-    headers = (_("Job"), _("What"), _("Status"), _("Requested by"), _("Started (UTC)"), _("Minutes"), _("Message"))
-    return table(headers, rows, _("No job has been started yet."), (_("Minutes"),))

@@ -3,42 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, row_number, text_in
+from annotation.tabs.address import place_bar, told, visits
+from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
 from annotation.ui import markup
 from annotation.ui.markup import Download, paragraph
+from annotation.ui.places import Place
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.jobs import job_store, rental_store
+from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
+from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.tabs import closer_look, downloads
 from rlhf.tabs.closer_look import Look
 from rlhf.tabs.iterations import policy_decisions
-from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_outcome
+from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_list, run_outcome
+from rlhf.tabs.runs.run_list import NEWEST
 
 LATEST = "latest"
 # The plots that are looked at closely: of the run, and of the comparison.
 LOOK = "closer"
 LOOKS = (LOOK, comparison_form.LOOK)
 LISTED_JOBS = 50
-TABLE_JOBS = 15
+SEARCHED_JOBS = 5000
+# What is looked at, in the order of `RunsSelection`.
+LOOKED = ("selector", "queued", "compared", "search", "order")
 LOG_LINES = 200
 POLL_SECONDS = 2
 RESUME_SENTENCE = _(
-    "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the "
+    "“Resume this run” puts the same job back in the queue: it goes on from what it has saved, if anything, with the "
     "same data and settings, to the end that it was given."
 )
 RENTED_SENTENCE = _(
@@ -115,13 +121,34 @@ def job_facts(db: Database, job: Job) -> str:
     return job_cards.job_facts(job, data, rental_store.found(db, job.id))
 
 
-def list_parts(db: Database, at: str) -> dict[str, Update]:
-    """The table of the last jobs and the choice among them."""
-    recent = job_store.recent(db, job_store.waiting_kinds(), LISTED_JOBS)
-    choices = [(_("What runs now, or ran last"), LATEST), *((job_words.title(job), str(job.id)) for job in recent)]
+def list_parts(db: Database, looked: RunsSelection, at: str) -> dict[str, Update]:
+    """The list of the runs that are searched for, and the choice among the last."""
+    search, order = text_in(looked.search), text_in(looked.order)
+    everything = bool(search.strip()) or order != NEWEST
+    jobs = job_store.recent(db, job_store.waiting_kinds(), SEARCHED_JOBS if everything else LISTED_JOBS)
+    known = run_labels.labels(db)
+    made = {one.job_id: one.revision for one in registry.all_policies(db) if one.job_id is not None}
+    runs = run_list.found(run_list.listed(jobs, known, made, at), search, order)
+    named = ((job, known.get(job.id, run_labels.NONE).name) for job in jobs[:LISTED_JOBS])
+    titles = [
+        (f"{name} · {job_words.title(job)}" if name else job_words.title(job), str(job.id)) for job, name in named
+    ]
     return {
-        "jobs": gr.update(value=job_cards.jobs_table(recent[:TABLE_JOBS], at)),
-        "selector": gr.update(choices=choices),
+        "jobs": gr.update(value=run_list.runs_table(runs, search)),
+        "selector": gr.update(choices=[(_("What runs now, or ran last"), LATEST), *titles]),
+    }
+
+
+def label_parts(db: Database, job: Job | None) -> dict[str, Update]:
+    """The fields for what people call a run, as it is stored, and where its report is fetched."""
+    label = run_labels.NONE if job is None else run_labels.label_of(db, job.id)
+    address = "" if job is None else downloads.report_address(job.id)
+    return {
+        "labels": gr.update(visible=job is not None),
+        "name": gr.update(value=label.name),
+        "tags": gr.update(value=", ".join(label.tags)),
+        "notes": gr.update(value=label.notes),
+        "fetch": gr.update(value=markup.download_button(address, _("Report (Markdown)")) if address else ""),
     }
 
 
@@ -155,13 +182,39 @@ def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
 
 @dataclass(frozen=True)
 class RunsSelection:
-    """What this browser looks at: a job, a place in the queue, the runs to compare, whether to delete."""
+    """What this browser looks at: a job, a place in the queue, the runs to compare, the list, whether to delete."""
 
     job: Any = LATEST
     queued: Any = None
     compared: Any = None
+    search: Any = ""
+    order: Any = NEWEST
     confirming: str | None = None
     """The files that a person was asked about and has not answered."""
+
+
+def selection_at(db: Database, place: Place) -> tuple[RunsSelection, str]:
+    """What an address names, and what is to be said of it where there is no such job."""
+    compared = [number for number in place.query.get("compare", "").split(",") if row_number(number) is not None]
+    order = place.query.get("sort", NEWEST)
+    order = order if order in run_list.ORDERS else NEWEST
+    looked = RunsSelection(compared=compared, search=place.query.get("q", ""), order=order)
+    if not place.first:
+        return looked, ""
+    number = row_number(place.first)
+    if number is not None and (found := job_store.with_ids(db, [number])) and found[0].spec.waits:
+        return replace(looked, job=str(number)), ""
+    said = _("There is no job {number}; this is what runs now, or ran last.").format(number=place.first)
+    return looked, markup.notice(said)
+
+
+def place_of(looked: RunsSelection) -> Place:
+    """The address of what is looked at."""
+    number, compared = row_number(looked.job), looked.compared if isinstance(looked.compared, list) else []
+    numbers = ",".join(str(one) for one in map(row_number, compared) if one is not None)
+    order = text_in(looked.order)
+    query = {"compare": numbers, "q": text_in(looked.search).strip(), "sort": "" if order == NEWEST else order}
+    return Place(() if number is None else (str(number),), query)
 
 
 def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str, Update], Seen]:
@@ -174,7 +227,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         queue_view.parts_of(db, looked.queued, at)
         | job_parts(db, job, None if job is None else registry.of_job(db, job.id), at)
         | run_outcome.parts_of(context, job, subject, files, looked.confirming)
-        | list_parts(db, at)
+        | list_parts(db, looked, at)
         | comparison_form.choice_parts(db)
     )
     marks = job_cards.fingerprints(parts)
@@ -185,6 +238,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         "comparison": comparison_form.key_of(db, chosen),
         "state": None if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
+        "decided": [registry.newest_decision(db), registry.serving(db).revision],
     }
     looks: dict[str, Any] = {name: seen.get(name) for name in LOOKS}
     if seen.get("recorded") != keys["recorded"]:
@@ -193,6 +247,11 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
     if seen.get("comparison") != keys["comparison"]:
         comparison, looks[comparison_form.LOOK] = comparison_form.parts_of(db, chosen, looks[comparison_form.LOOK])
         changed |= comparison
+    if "job" not in seen or seen["job"] != (None if job is None else job.id):
+        changed |= label_parts(db, job)  # else somebody may be typing
+        keys["label"] = None if job is None else stored(run_labels.label_of(db, job.id))
+    else:
+        keys["label"] = seen.get("label")
     changed |= overtaken(seen, keys)
     there = subject is not None and subject.deleted is None
     return changed, {
@@ -208,7 +267,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
 
 def overtaken(seen: Seen, keys: Mapping[str, Any]) -> dict[str, Update]:
     """What an earlier press of a button said and is not so any more, taken away."""
-    said = {"state": "said", "order": "queue_said"}
+    said = {"state": "said", "order": "queue_said", "decided": "acted"}
     return {part: gr.update(value="") for key, part in said.items() if key in seen and seen[key] != keys[key]}
 
 
@@ -216,12 +275,12 @@ def cancel_shown(db: Database, seen: Any) -> str:
     """Cancel the job on the page: the one this session was shown, even if a newer one began since."""
     job_id = shown_job(seen)
     job_store.cancel(db, job_id)
-    kept = (
-        _("its last checkpoint stays")
-        if job_store.get(db, job_id).flavor is None
-        else _("the rented machine is given back")
-    )
-    return _("Job {job_id} was asked to stop; {kept}.").format(job_id=job_id, kept=kept)
+    job = job_store.get(db, job_id)
+    if job.status == "cancelled":
+        return _("Job {job_id} is cancelled: it had not begun.").format(job_id=job_id)
+    if job.flavor is not None:
+        return _("Job {job_id} was asked to stop; the rented machine is given back.").format(job_id=job_id)
+    return _("Job {job_id} was asked to stop; what it has saved stays.").format(job_id=job_id)
 
 
 def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
@@ -231,10 +290,15 @@ def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
     if job_store.get(db, job_id).flavor is not None:
         return _("Job {job_id} is looked for on the Hub again.").format(job_id=job_id)
     return (
-        _("Job {job_id} is queued again and goes on from its last checkpoint. {changed}")
+        _("Job {job_id} is queued again and goes on from what it has saved. {changed}")
         .format(job_id=job_id, changed=changed)
         .strip()
     )
+
+
+def stored(label: RunLabel) -> list[Any]:
+    """A label as a session keeps it, to see whether somebody else has changed it."""
+    return [label.name, list(label.tags), label.notes]
 
 
 def shown_job(seen: Any) -> int:
@@ -281,6 +345,7 @@ class RunsPage:
     parts: Mapping[str, Any]
     seen: gr.State
     pulse: gr.HTML
+    bar: gr.HTML
 
     @property
     def new_run(self) -> gr.Button:
@@ -291,7 +356,7 @@ class RunsPage:
     @property
     def looked(self) -> list[Any]:
         """The inputs that say what is looked at, in the order of `RunsSelection`."""
-        return [self.parts["selector"], self.parts["queued"], self.parts["compared"]]
+        return [self.parts[name] for name in LOOKED]
 
     @property
     def followed(self) -> list[Any]:
@@ -314,7 +379,13 @@ class RunsPage:
 def lay_out() -> RunsPage:
     """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
-    with gr.Accordion(_("All jobs"), open=False):
+    with gr.Accordion(_("All runs"), open=False):
+        with gr.Row():
+            parts["search"] = gr.Textbox(
+                label=_("Search"), max_length=200, elem_id="run-search", min_width=240, scale=2
+            )
+            orders = [(words, name) for name, words in run_list.ORDERS.items()]
+            parts["order"] = gr.Dropdown(orders, value=NEWEST, label=_("Order"), elem_id="run-order", min_width=160)
         parts["jobs"] = html_box()
     parts["selector"] = gr.Dropdown(
         # A choice made before the app was restarted must still be accepted after it.
@@ -331,6 +402,16 @@ def lay_out() -> RunsPage:
         parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
     parts["resume_note"] = html_box()
     parts["said"] = html_box()
+    with gr.Accordion(_("Name, tags and notes"), open=False) as parts["labels"]:
+        with gr.Row():
+            parts["name"] = gr.Textbox(label=_("Name"), max_length=run_labels.LONGEST_NAME, elem_id="run-name")
+            parts["tags"] = gr.Textbox(label=_("Tags, with commas between"), max_length=900, elem_id="run-tags")
+        parts["notes"] = gr.Textbox(
+            label=_("Notes"), lines=3, max_lines=20, max_length=run_labels.LONGEST_NOTES, elem_id="run-notes"
+        )
+        parts["keep_label"] = run_outcome.button(_("Save"), "keep-label", 110)
+        parts["labelled"] = html_box()
+        parts["fetch"] = html_box()
     parts |= run_outcome.lay_out()
     parts |= {"heading": html_box(), "plots": html_box()}
     parts |= closer_look.lay_out(LOOK, _("Look closer"))
@@ -338,13 +419,14 @@ def lay_out() -> RunsPage:
     with gr.Accordion(_("Its settings and log"), open=False):
         parts |= {"facts": html_box(), "log": html_box()}
     parts |= comparison_form.lay_out()
-    return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS))
+    return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS), place_bar())
 
 
-def build(demo: gr.Blocks, context: Context) -> RunsPage:
+def build(context: Context) -> RunsPage:
     """Lay the page out inside the caller's tab and wire it; every value comes from a guarded handler."""
     page = lay_out()
-    wire_views(page, context, opening_of(demo))
+    wire_views(page, context)
+    wire_labels(page, context)
     wire_looks(page, context)
     wire_queue(page, context)
     wire_actions(page, context)
@@ -352,27 +434,64 @@ def build(demo: gr.Blocks, context: Context) -> RunsPage:
     return page
 
 
-def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) -> None:
-    """Fill the page when it is opened, and from then on send what changes."""
+def wire_views(page: RunsPage, context: Context) -> None:
+    """Fill the page with what its address names, and from then on send what changes."""
+
+    def open_runs(annotator: Annotator, place: Place) -> list[Any]:
+        looked, said = selection_at(context.db, place)
+        changed, seen = live(context, looked, {})
+        values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
+        shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
+        return [*page.sent({**changed, **shown, "said": said, "acted": ""}, seen), told(place_of(looked), step=False)]
+
+    def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
+        return page.sent(*live(context, replace(looked, confirming=was.get("confirming")), was))
 
     @guarded(context, "admin")
-    def open_runs(annotator: Annotator, job: Any, queued: Any, compared: Any) -> list[Any]:
-        return page.sent(*live(context, RunsSelection(job, queued, compared), {}))
+    def choose_run(annotator: Annotator, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
+        changed, seen = live(context, looked, was)
+        return [*page.sent({**changed, "said": "", "acted": ""}, seen), told(place_of(looked))]
 
-    def poll_runs(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        return page.sent(*live(context, RunsSelection(job, queued, compared, was.get("confirming")), was))
-
-    @guarded(context, "admin")
-    def choose_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        changed, seen = live(context, RunsSelection(job, queued, compared), was)
-        return page.sent({**changed, "said": "", "acted": ""}, seen)
-
-    opening(open_runs, page.looked, page.followed, **QUIET)
+    followed = [*page.followed, page.bar]
+    visits(page.bar, context, open_runs, [], followed)
     inputs = [*page.looked, page.seen]
-    page.parts["selector"].input(choose_run, inputs, page.followed, **QUIET)
-    for name in ("queued", "compared"):
-        page.parts[name].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
+    for name in ("selector", "compared", "order"):
+        page.parts[name].input(choose_run, inputs, followed, **QUIET)
+    page.parts["search"].submit(choose_run, inputs, followed, **QUIET)
+    page.parts["queued"].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
     poll(page.pulse, context, poll_runs, inputs, page.followed)
+
+
+def wire_labels(page: RunsPage, context: Context) -> None:
+    """Store what people call the run that is shown."""
+
+    @guarded(context, "admin")
+    def save_label(annotator: Annotator, name: Any, tags: Any, notes: Any, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
+        label = run_labels.written(text_in(name), text_in(tags), text_in(notes))
+        there = run_labels.label_of(context.db, shown_job(was))
+        if stored(there) not in (was.get("label"), stored(label)):
+            raise UserError(
+                _(
+                    "Somebody else has written here meanwhile: name “{name}”, tags “{tags}”, notes “{notes}”. Nothing "
+                    "was saved. Copy what you have written, reload the page and put the two together."
+                ).format(name=there.name, tags=", ".join(there.tags), notes=there.notes)
+            )
+        run_labels.set_label(context.db, shown_job(was), label, annotator.name)
+        changed, seen = live(context, looked, {**was, "job": None})
+        said = markup.notice(_("Saved for job {job_id}.").format(job_id=shown_job(was)))
+        return page.sent({**changed, "labelled": said}, seen)
+
+    fields = [page.parts[name] for name in ("name", "tags", "notes")]
+    page.parts["keep_label"].click(save_label, [*fields, *page.looked, page.seen], page.followed, **QUEUED)
+
+
+def read(sent: Sequence[Any]) -> tuple[RunsSelection, Seen]:
+    """What a browser looks at and was sent last, from what it sends with each press."""
+    *looked, was = sent
+    return RunsSelection(*looked), was if isinstance(was, dict) else {}
 
 
 def wire_looks(page: RunsPage, context: Context) -> None:
@@ -406,9 +525,10 @@ def wire_queue(page: RunsPage, context: Context) -> None:
     """Move a waiting job up or down, or take it out."""
 
     def changer(action: str) -> Callable[..., list[Any]]:
-        def change_queue(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-            said = markup.notice(queue_view.change(context.db, queued, action))
-            changed, seen = live(context, RunsSelection(job, queued, compared), was)
+        def change_queue(annotator: Annotator, *sent: Any) -> list[Any]:
+            looked, was = read(sent)
+            said = markup.notice(queue_view.change(context.db, looked.queued, action))
+            changed, seen = live(context, looked, was)
             return page.sent({**changed, "queue_said": said}, seen)
 
         change_queue.__name__ = f"queue_{action}"
@@ -423,9 +543,10 @@ def wire_actions(page: RunsPage, context: Context) -> None:
     """Cancel and resume the job that is shown; use, check and merge what it made."""
 
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
-        def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        def act_on_run(annotator: Annotator, *sent: Any) -> list[Any]:
+            looked, was = read(sent)
             said = (markup.done if name == "promote" else markup.notice)(act(was, annotator.name))
-            changed, seen = live(context, RunsSelection(job, queued, compared), was)
+            changed, seen = live(context, looked, was)
             return page.sent({**changed, where: said}, seen)
 
         act_on_run.__name__ = f"run_{name}"
@@ -451,19 +572,20 @@ def wire_deleting(page: RunsPage, context: Context) -> None:
     inputs = [*page.looked, page.seen]
 
     @guarded(context, "admin")
-    def ask_deletion(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        looked = RunsSelection(job, queued, compared, confirming=asked_about(context, was))
-        return page.sent(*live(context, looked, was))
+    def ask_deletion(annotator: Annotator, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
+        return page.sent(*live(context, replace(looked, confirming=asked_about(context, was)), was))
 
     @guarded(context, "admin")
-    def delete_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+    def delete_run(annotator: Annotator, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
         said = markup.notice(delete_confirmed(context, was, annotator.name))
-        changed, seen = live(context, RunsSelection(job, queued, compared), was)
+        changed, seen = live(context, looked, was)
         return page.sent({**changed, "acted": said}, seen)
 
     @guarded(context, "admin")
-    def keep_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        return page.sent(*live(context, RunsSelection(job, queued, compared), was))
+    def keep_run(annotator: Annotator, *sent: Any) -> list[Any]:
+        return page.sent(*live(context, *read(sent)))
 
     page.parts["delete"].click(ask_deletion, inputs, page.followed, **QUEUED)
     page.parts["really"].click(delete_run, inputs, page.followed, **QUEUED)

@@ -25,7 +25,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -34,8 +34,8 @@ from rlhf.tabs.runs import comparison_form, runs_tab
 from rlhf.tabs.runs.curves import plots_of
 from rlhf.tabs.runs.runs_tab import RunsPage
 from tests.conftest import BASE_NAME
+from tests.handlers import asked_by
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
-from tests.rlhf.tabs.requests import asked_by
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run
 
 pytestmark = pytest.mark.slow
@@ -64,13 +64,16 @@ def handler_of(block: Any) -> Any:
     return block.fn
 
 
+CHOSEN = {"selector": "latest", "queued": None, "compared": None, "search": "", "order": "newest"}
+
+
 @dataclass
 class Browser:
     """One browser session on the Runs page: what it chose, and what each part of the page shows now."""
 
     demo: gr.Blocks
     page: RunsPage
-    chosen: dict[str, Any] = field(default_factory=lambda: {"selector": "latest", "queued": None, "compared": None})
+    chosen: dict[str, Any] = field(default_factory=lambda: dict(CHOSEN))
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen: Any = None
 
@@ -80,7 +83,10 @@ class Browser:
         """Call a registered handler with what this session has chosen; returns the parts that were sent."""
         block = next(block for block in self.demo.fns.values() if handler_of(block).__name__ == name)
         inputs = [*self.chosen.values(), self.seen][: len(block.inputs)]
-        sent = handler_of(block)(gr.Request(username=person), *inputs)
+        number = "" if self.chosen["selector"] == "latest" else f"/{self.chosen['selector']}"
+        compared = self.chosen["compared"] if isinstance(self.chosen["compared"], list) else []
+        part = f"{number}?compare={','.join(map(str, compared))}"
+        sent = handler_of(block)(*asked_by(person, handler_of(block), part=part), *inputs)
         assert len(sent) == len(block.outputs)
         parts = dict(zip(self.page.parts, sent, strict=False))
         self.seen = sent[len(self.page.parts)]
@@ -120,7 +126,7 @@ class Browser:
 def browser_of(place: Context) -> Browser:
     """A session on a page of its own over this data directory."""
     with gr.Blocks() as demo, gr.Tab("Runs"):
-        page = runs_tab.build(demo, place)
+        page = runs_tab.build(place)
     return Browser(demo, page)
 
 
@@ -241,7 +247,7 @@ def test_whatever_a_browser_sends_is_answered_in_words(browser: Browser, place: 
         {},
         str(job_store.recent(place.db, job_store.waiting_kinds())[0].id),
     ):
-        browser.chosen = {"selector": selected, "queued": selected, "compared": selected}
+        browser.chosen = dict.fromkeys(CHOSEN, selected)
         browser.open()
         assert f"Job {job_id}" in browser.text("card")
     browser.chosen["compared"] = [None, "x", "9" * 30, str(job_id)]
@@ -787,3 +793,47 @@ def test_only_an_admin_draws_out_a_part(browser: Browser) -> None:
     assert show_part(gr.Request(username=OWNER), drawn)["x_lim"] == [1, 3]
     with pytest.raises(gr.Error, match="Only an admin"):
         show_part(gr.Request(username="bob"), drawn)
+
+
+# ------------------------------------------------------------------------------------------------- two tabs, two people
+def test_what_a_press_said_goes_when_it_was_undone_elsewhere(browser: Browser, place: Context) -> None:
+    made = make_policy(place)
+    browser.look_at(made.job_id or 0)
+    gate_decisions.set_rule(place.db, {"mode": "never"})
+    browser.do("run_promote")
+    assert "serves now" in browser.text("acted")
+    browser.do("poll_runs")
+    assert "serves now" in browser.text("acted")
+    gate_decisions.promote(place.db, place.data_dir, "base", "another", "Back.")
+    browser.do("poll_runs")
+    assert browser.text("acted") == ""
+
+
+def test_a_run_that_had_not_begun_is_cancelled_and_not_asked_to_stop(browser: Browser, place: Context) -> None:
+    queued, running = job_store.enqueue(place.db, QUICK_SFT, OWNER), begin(place, steps=2)
+    browser.look_at(queued).do("run_cancel")
+    assert f"Job {queued} is cancelled: it had not begun." in browser.text("said")
+    browser.look_at(running).do("run_cancel")
+    assert "was asked to stop; what it has saved stays" in browser.text("said")
+    assert "checkpoint" not in browser.text("card"), "there is none yet"
+
+
+def test_notes_that_two_people_write_are_not_lost(browser: Browser, place: Context) -> None:
+    job_id = begin(place, steps=2)
+    other = browser_of(place).open().look_at(job_id)
+    browser.look_at(job_id)
+
+    def save(person: Browser, notes: str) -> None:
+        block = next(one for one in person.demo.fns.values() if handler_of(one).__name__ == "save_label")
+        sent = handler_of(block)(gr.Request(username=OWNER), "", "", notes, *person.chosen.values(), person.seen)
+        person.seen = sent[len(person.page.parts)]
+
+    save(browser, "Mine.")
+    save(browser, "Mine, more.")
+    with pytest.raises(gr.Error, match=r"Mine, more\."):
+        save(other, "Theirs.")
+    assert run_labels.label_of(place.db, job_id).notes == "Mine, more."
+    other.open().look_at(job_id)
+    assert other.shown["notes"]["value"] == "Mine, more."
+    save(other, "Both.")
+    assert run_labels.label_of(place.db, job_id).notes == "Both."
