@@ -54,7 +54,16 @@ class Button:
     subject: str
 
 
-Cell = str | Download | Bar | Chip | Explained | Button
+@dataclass(frozen=True)
+class Choosable:
+    """A table's cell that names its row, with a box to choose the row by; its name can be pressed."""
+
+    name: Button
+    label: str
+    """Of the box."""
+
+
+Cell = str | Download | Bar | Chip | Explained | Button | Choosable
 Row = Sequence[Cell]
 
 
@@ -140,7 +149,7 @@ def links(files: Sequence[Download]) -> str:
 
 
 def table(
-    headers: Sequence[str],
+    headers: Sequence[str | Button],
     rows: Sequence[Row],
     empty: str = "",
     numbers: Sequence[str] = (),
@@ -182,6 +191,9 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
         inside = explained(entry)
     elif isinstance(entry, Button):
         inside = act_button(entry.words, entry.act, entry.subject)
+    elif isinstance(entry, Choosable):
+        box = f'<input type="checkbox" value="{escape(entry.name.subject)}" aria-label="{escape(entry.label)}">'
+        inside = box + act_button(entry.name.words, entry.name.act, entry.name.subject)
     elif isinstance(entry, Bar):
         over = " over" if entry.share > 1 else ""
         filled = f'<div style="width: {min(entry.share, 1):.1%}"></div>'

@@ -1,0 +1,161 @@
+"""The table of comparisons with what can be done with the chosen ones, as HTML; all text is escaped. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from annotation.tabs.comparisons import words
+from annotation.translation import _, ngettext
+from annotation.ui.formatting import NOTHING, moment
+from annotation.ui.markup import Button, Choosable, Row, act_button, escape, paragraph, status, table, unfold
+from annotation.workbench.bulk_changes import BulkRequest, Change, ChangeKind, Plan
+from annotation.workbench.comparison_list import FilterChoices, ListedComparison, ListPage
+
+SHOWN_PROMPT: Final = 140
+# What the header of a column sorts by, and by when it is pressed again.
+TURNS: Final = {"newest": "oldest", "latest": "earliest", "most": "fewest"}
+
+
+def header(label: str, sort: str, current: str) -> Button:
+    """The header of a column that can be sorted by; pressed again it turns the order round."""
+    turned = {first: second for second, first in TURNS.items()}
+    base = turned.get(current, current)
+    mark = "" if base != sort else " ▼" if current == sort else " ▲"
+    return Button(f"{label}{mark}", "sort", TURNS[sort] if current == sort else sort)
+
+
+def table_of(page: ListPage, sort: str, known: FilterChoices, filter_text: str) -> str:
+    """The whole of it: how many there are, what can be done with them, the rows, and the way to further pages."""
+    counted = ngettext("{total:,} comparison", "{total:,} comparisons", page.total).format(total=page.total)
+    if not page.rows:
+        none = _("No comparison is like this.") if filter_text else _("There are no comparisons yet.")
+        return status(none)
+    headers: Sequence[str | Button] = (
+        header(_("Number"), "newest", sort),
+        _("Status"),
+        _("Prompt"),
+        header(_("Judgements"), "most", sort),
+        header(_("Last judged"), "latest", sort),
+        _("Answers by"),
+    )
+    rows = [row_of(one) for one in page.rows]
+    shown = table(headers, rows, caption=counted)
+    data = f'data-total="{page.total}" data-filter="{escape(filter_text)}"'
+    return f'<div class="workbench" {data}>{bulk_bar(page.total, known)}{shown}{pager(page)}</div>'
+
+
+def row_of(one: ListedComparison) -> Row:
+    """A row of the table."""
+    prompt = " ".join(one.prompt.split())
+    beginning = prompt if len(prompt) <= SHOWN_PROMPT else f"{prompt[:SHOWN_PROMPT].rstrip()} …"
+    split = f" · {_('held out')}" if one.split == "held-out" else ""
+    assigned = "\n" + _("to {whom}").format(whom=one.assigned) if one.assigned else ""
+    flagged = "\n" + _("flagged") if one.flagged else ""
+    return (
+        Choosable(Button(f"#{one.id}", "open", str(one.id)), _("Choose comparison {number}").format(number=one.id)),
+        words.status_chip(one.status) if not (assigned or flagged) else with_notes(one, assigned + flagged),
+        f"{beginning}\n{one.source}{split}",
+        f"{one.judged} / {one.wanted}" + (f"\n{one.judges}" if one.judges else ""),
+        moment(one.last_judged),
+        one.writers or NOTHING,
+    )
+
+
+def with_notes(one: ListedComparison, notes: str) -> str:
+    """A status with what else is to be known, as lines of a cell."""
+    return f"{words.status_chip(one.status).words}{notes}"
+
+
+def bulk_bar(total: int, known: FilterChoices) -> str:
+    """What can be done with the chosen ones; the script of the box fills in how many are chosen."""
+    scopes = (
+        f'<option value="chosen" data-words="{escape(_("chosen"))}">{escape(_("chosen"))} (0)</option>'
+        f'<option value="all">{escape(_("all {total:,} in this list").format(total=total))}</option>'
+    )
+    return (
+        f'<div class="bulk" role="group" aria-label="{escape(_("With several comparisons"))}">'
+        f'<label class="tick"><input type="checkbox" data-page> {escape(_("Choose this page"))}</label>'
+        f'<select data-scope aria-label="{escape(_("Which comparisons"))}">{scopes}</select>'
+        f"{acts(known)}{act_button(_('Export'), 'export', '')}</div>"
+    )
+
+
+def acts(known: FilterChoices) -> str:
+    """Whom to assign to, and a button for each kind of change."""
+    kinds: Sequence[ChangeKind] = ("release", "settle", "skip", "withdraw")
+    groups = set(known.groups)
+    people = "".join(option(f"person:{name}", name) for name in known.assignees if name not in groups)
+    several = "".join(option(f"group:{name}", _("group {name}").format(name=name)) for name in known.groups)
+    whom = f'<select data-whom aria-label="{escape(_("To whom"))}">{people}{several}</select>'
+    buttons = "".join(act_button(words.BUTTONS[kind], "plan", kind) for kind in kinds)
+    return f'<span class="assign">{act_button(_("Assign to"), "plan", "assign")}{whom}</span>{buttons}'
+
+
+def option(value: str, label: str) -> str:
+    """An entry of a choice."""
+    return f'<option value="{escape(value)}">{escape(label)}</option>'
+
+
+def pager(page: ListPage) -> str:
+    """The way to the pages before and after this one."""
+    if page.pages == 1:
+        return ""
+    said = _("Page {number:,} of {pages:,}").format(number=page.number, pages=page.pages)
+    back = act_button(_("Previous"), "page", str(page.number - 1)) if page.number > 1 else ""
+    on = act_button(_("Next"), "page", str(page.number + 1)) if page.number < page.pages else ""
+    return f'<p class="pages">{back}<span>{escape(said)}</span>{on}</p>'
+
+
+def confirmation(asked: BulkRequest, planned: Plan) -> str:
+    """What a change would do, to be confirmed or left."""
+    whom = asked.whom.partition(":")[2]
+    rest = words.left_out(asked.kind, planned.left_out)
+    if not planned.changed:
+        return f'<div class="confirm">{status(_("None of these can be changed so."))}{paragraph(rest)}{leave()}</div>'
+    request = {
+        "kind": asked.kind,
+        "comparisons": asked.comparisons.text,
+        "whom": asked.whom,
+        "expected": planned.changed,
+    }
+    words_of = f"{words.BUTTONS[asked.kind]} ({planned.changed:,})"
+    return (
+        f'<div class="confirm">{status(words.question(asked.kind, planned.changed, whom), "headline")}'
+        f"{paragraph(words.MEANINGS[asked.kind])}{paragraph(rest) if rest else ''}"
+        f"<p>{act_button(words_of, 'make', json.dumps(request))} {leave()}</p></div>"
+    )
+
+
+def leave() -> str:
+    """The way out of a confirmation."""
+    return act_button(_("Leave it"), "leave", "")
+
+
+def made(change: Change) -> str:
+    """What was just done, with the way back."""
+    said = words.outcome(change.kind, change.comparisons, change.whom)
+    if change.undone_by is not None:
+        return f'<div class="confirm" data-done>{status(_("Taken back. {what}.").format(what=said), "headline")}</div>'
+    undo = act_button(_("Undo"), "undo", str(change.id))
+    return f'<div class="confirm" data-done>{status(f"{said}.", "headline")}<p>{undo}</p></div>'
+
+
+def changes_table(changes: Sequence[Change]) -> str:
+    """The latest bulk changes, each to be taken back; nothing where there is none."""
+    if not changes:
+        return ""
+    rows: list[Row] = [
+        (
+            words.outcome(one.kind, one.comparisons, one.whom),
+            one.decided_by,
+            moment(one.created),
+            Button(_("Undo"), "undo", str(one.id))
+            if one.undone_by is None
+            else _("taken back by {name}").format(name=one.undone_by),
+        )
+        for one in changes
+    ]
+    headers = (_("Change"), _("By"), _("When (UTC)"), "")
+    return unfold(_("Latest bulk changes"), table(headers, rows, caption=_("Latest bulk changes")))
