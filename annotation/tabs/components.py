@@ -28,10 +28,10 @@ QUEUED: Mapping[str, Any] = {**QUIET, "queue": True}
 LONGEST_NUMBER = 15
 
 
-def html_box(value: str = "") -> gr.HTML:
+def html_box(value: str = "", **options: Any) -> gr.HTML:
     """A box for HTML that is made here, by functions that escape whatever a person or a model wrote."""
     # The default template puts the value in as it is. "{{value}}" would evaluate `${…}` found in it as JavaScript.
-    return gr.HTML(value=value, elem_classes=["kit"])
+    return gr.HTML(value=value, elem_classes=["kit"], **options)
 
 
 ACTING = """

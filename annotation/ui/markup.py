@@ -137,6 +137,11 @@ def act_button(words: str, act: str, subject: str) -> str:
     return f'<button type="button" data-act="{escape(act)}" data-subject="{escape(subject)}">{escape(words)}</button>'
 
 
+def way(address: str, words: str) -> str:
+    """A link to another place of the page that looks like a button."""
+    return f'<a class="button" href="{escape(address)}">{escape(words)}</a>'
+
+
 def download_button(address: str, words: str) -> str:
     """A link that fetches a file and looks like a button."""
     return f'<p><a class="button" href="{escape(address)}" download>{escape(words)}</a></p>'

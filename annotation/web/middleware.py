@@ -21,6 +21,7 @@ from annotation.records import Annotator, UserError
 from annotation.translation import _
 from annotation.web import access, sign_in_pages
 from annotation.web.access import LoginThrottle
+from annotation.web.destinations import BEGINNING, NEXT, destination, sign_in_address
 from annotation.web.space import Space
 
 # Gradio's bundle compiles its templates (unsafe-eval) and writes its configuration into the page (unsafe-inline).
@@ -215,7 +216,11 @@ class SignedIn:
             await self.app({**scope, ANNOTATOR_KEY: annotator}, receive, send)
             return
         wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-        refusal = RedirectResponse("/login", 303) if wants_page else JSONResponse({"error": _("Sign in first.")}, 401)
+        refusal = (
+            RedirectResponse(sign_in_address(scope), 303)
+            if wants_page
+            else JSONResponse({"error": _("Sign in first.")}, 401)
+        )
         await refusal(scope, receive, send)
 
 
@@ -231,6 +236,11 @@ def signed_in_name(request: Request) -> str | None:
 
 
 # -------------------------------------------------------------------------------------------------------- signing in
+def wanted_by(request: Request) -> str:
+    """Where a sign-in leads, by what the browser says of it."""
+    return destination(request.query_params.get(NEXT, BEGINNING))
+
+
 @dataclass(frozen=True)
 class SignIn:
     """The routes for signing in with a password or the owner's link, and for signing out."""
@@ -260,13 +270,13 @@ class SignIn:
         ]
         return routes if self.space is None else [*routes, Route("/recorded", self.show_notice, methods=["GET"])]
 
-    def page(self, problem: str = "", status: int = 200) -> HTMLResponse:
+    def page(self, problem: str = "", status: int = 200, wanted: str = BEGINNING) -> HTMLResponse:
         author = None if self.space is None else self.space.author
         passwords = not self.hub or access.has_password_accounts(self.db)
-        return HTMLResponse(sign_in_pages.login_page(problem, author, self.hub, passwords), status, NOT_STORED)
+        return HTMLResponse(sign_in_pages.login_page(problem, author, self.hub, passwords, wanted), status, NOT_STORED)
 
     async def show_form(self, request: Request) -> Response:
-        return self.page()
+        return self.page(wanted=wanted_by(request))
 
     async def show_notice(self, request: Request) -> Response:
         """What is recorded about annotators."""
@@ -275,25 +285,25 @@ class SignIn:
 
     async def sign_in(self, request: Request) -> Response:
         """Check a name and password; too many attempts have to wait."""
-        form = await read_form(request)
+        form, wanted = await read_form(request), wanted_by(request)
         if form is None:
-            return self.page(_("This form is too large."), 413)
+            return self.page(_("This form is too large."), 413, wanted)
         name, password = form.get("name", ""), form.get("password", "")
         address = request.client.host if request.client else ""
         browser = access.known_browser(self.db, name, request.cookies.get(self.browser_cookie, ""))
         wait = self.throttle.attempt(address, name, browser)
         if wait:
             shown = f"{math.ceil(wait / 60)} min" if wait > 60 else f"{math.ceil(wait)} s"
-            page = self.page(_("Too many attempts. Wait {shown} and try again.").format(shown=shown), 429)
+            page = self.page(_("Too many attempts. Wait {shown} and try again.").format(shown=shown), 429, wanted)
             page.headers["Retry-After"] = str(math.ceil(wait))
             return page
         turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())
         async with turn, self.hashing:
             annotator = await asyncio.to_thread(access.check_password, self.db, name, password)
         if annotator is None:
-            return self.page(_("Name and password don't match."), 401)
+            return self.page(_("Name and password don't match."), 401, wanted)
         self.throttle.succeeded(address, name, browser)
-        response = await self.welcome(request, annotator)
+        response = await self.welcome(request, annotator, wanted)
         self.set_cookie(
             request, response, self.browser_cookie, access.browser_mark(self.db, name), BROWSER_DAYS, "/login"
         )
@@ -317,11 +327,11 @@ class SignIn:
         response.delete_cookie(self.cookie, httponly=True, samesite="lax")
         return response
 
-    async def welcome(self, request: Request, annotator: Annotator) -> Response:
-        """Open a session and go to the pages."""
+    async def welcome(self, request: Request, annotator: Annotator, wanted: str = BEGINNING) -> Response:
+        """Open a session and go to the wanted page."""
         days = access.SESSION_DAYS if self.space is None else SPACE_SESSION_DAYS
         token = await asyncio.to_thread(access.open_session, self.db, annotator, days)
-        response = RedirectResponse("/", 303)
+        response = RedirectResponse(wanted, 303)
         self.set_cookie(request, response, self.cookie, token, days)
         return response
 

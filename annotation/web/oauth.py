@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote, unquote, urlencode
 
 import httpx
 from starlette.requests import Request
@@ -22,7 +22,8 @@ from annotation.records import Annotator, UserError
 from annotation.translation import _
 from annotation.web import access
 from annotation.web.access import LoginThrottle
-from annotation.web.middleware import SignIn
+from annotation.web.destinations import destination
+from annotation.web.middleware import SignIn, wanted_by
 from annotation.web.space import HubUser, Space
 
 LEAVE: Final = "/oauth/login"
@@ -100,7 +101,7 @@ class HubSignIn:
         # Lax, not strict: the browser comes back from another site.
         response.set_cookie(
             COOKIE,
-            f"{state}.{verifier}",
+            f"{state}.{verifier}.{quote(wanted_by(request), safe='')}",
             max_age=MINUTES * 60,
             path=RETURN,
             httponly=True,
@@ -112,7 +113,7 @@ class HubSignIn:
 
     async def come_back(self, request: Request) -> Response:
         """Let in whom the Hub has named, if the rules do; say in a sentence why not."""
-        state, _dot, verifier = request.cookies.get(COOKIE, "").partition(".")
+        state, verifier, wanted = brought_back(request.cookies.get(COOKIE, ""))
         if not state or not secrets.compare_digest(state.encode(), request.query_params.get("state", "").encode()):
             problem = _("This sign-in took longer than {minutes} minutes, or began in another browser. {again}").format(
                 minutes=MINUTES, again=AGAIN
@@ -131,7 +132,7 @@ class HubSignIn:
         except UserError as error:
             return self.refuse(str(error), 403)
         self.throttle.succeeded(address, state)
-        return self.forgotten(await self.door.welcome(request, annotator))
+        return self.forgotten(await self.door.welcome(request, annotator, wanted))
 
     def refuse(self, problem: str, status: int) -> Response:
         """The sign-in page with what went wrong."""
@@ -207,6 +208,13 @@ class Unreachable(UserError):
 def challenge(verifier: str) -> str:
     """What PKCE shows of a secret before it is told (RFC 7636, S256)."""
     return urlsafe_b64encode(sha256(verifier.encode()).digest()).decode().rstrip("=")
+
+
+def brought_back(cookie: str) -> tuple[str, str, str]:
+    """The state, the secret and the wanted address that a browser brings back; empty texts where it brings none."""
+    state, _dot, rest = cookie.partition(".")
+    verifier, _dot, wanted = rest.partition(".")
+    return state, verifier, destination(unquote(wanted))
 
 
 def refusal(error: str) -> str:

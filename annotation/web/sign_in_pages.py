@@ -7,8 +7,9 @@ from typing import Final
 from annotation.translation import LANGUAGE, _
 from annotation.ui import stylesheet
 from annotation.ui.markup import escape
+from annotation.web.destinations import BEGINNING, with_destination
 
-PASSWORD_FORM: Final = """<form method="post" action="/login">
+PASSWORD_FORM: Final = """<form method="post" action="{action}">
 <label for="name">{name}</label>
 <input id="name" name="name" autocomplete="username" required maxlength="40"{focus}>
 <label for="password">{password}</label>
@@ -39,22 +40,27 @@ goOn();
 </script>"""
 
 
-def login_page(problem: str = "", author: str | None = None, hub: bool = False, passwords: bool = True) -> str:
-    """The sign-in page: with a password, or on a Space (whose author is named) with Hugging Face, or both."""
+def login_page(
+    problem: str = "", author: str | None = None, hub: bool = False, passwords: bool = True, wanted: str = BEGINNING
+) -> str:
+    """The sign-in page: with a password, or on a Space (whose author is named) with Hugging Face, or both; it leads to
+    the `wanted` address.
+    """
     parts = ["<h1>Prefloop</h1>"]
     if problem:
         parts.append(f'<p role="alert">{escape(problem)}</p>')
     if hub:
-        parts.append(button("/oauth/login", _("Sign in with Hugging Face")))
+        parts.append(button(with_destination("/oauth/login", wanted), _("Sign in with Hugging Face")))
     if passwords:
-        parts.append(password_form(focused=not hub))
+        parts.append(password_form(focused=not hub, wanted=wanted))
     parts.append(owners_hint() if author is None else recorded(author))
     return page(_("Sign in"), *parts)
 
 
-def password_form(focused: bool) -> str:
+def password_form(focused: bool, wanted: str) -> str:
     """The form for a name and its password."""
     return PASSWORD_FORM.format(
+        action=escape(with_destination("/login", wanted)),
         name=escape(_("Name")),
         password=escape(_("Password")),
         button=escape(_("Sign in")),
@@ -85,10 +91,23 @@ def recorded(author: str) -> str:
     )
 
 
+def dead_end(said: str) -> str:
+    """What stands at an address where there is nothing for whoever asks."""
+    back = _("Back to the program")
+    return page(
+        "Prefloop", "<h1>Prefloop</h1>", f'<p role="alert">{escape(said)}</p>', f'<p><a href="/">{escape(back)}</a></p>'
+    )
+
+
 def notice_page(author: str) -> str:
     """The notice by itself, for those who are signed in."""
+    return page(TITLE, "<h1>Prefloop</h1>", recorded(author), way_back())
+
+
+def way_back() -> str:
+    """A link to where everybody begins."""
     back = _("Back to the program")
-    return page(TITLE, "<h1>Prefloop</h1>", recorded(author), f'<p><a href="/">{escape(back)}</a></p>')
+    return f'<p><a href="/">{escape(back)}</a></p>'
 
 
 def starting_page() -> str:

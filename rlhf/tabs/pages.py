@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from annotation.records import Annotator, Role
-from annotation.tabs import accounts, annotate, data, quality
+from annotation.tabs import accounts, address, annotate, data, quality
 from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
@@ -24,6 +24,7 @@ from annotation.ui import stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import BuiltApp
 from annotation.web.gradio_allowlist import Function, GradioGuard
+from annotation.web.page_addresses import PageAddresses, PageHead
 from annotation.web.settings import Settings
 from annotation.web.space import Space
 from rlhf.tabs import project_tab
@@ -85,20 +86,20 @@ def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
         from rlhf.tabs.playground import zero_gpu_notice
 
         zero_gpu_notice.build(context)
-    strip = overview_tab.build_strip(context)
+    overview_tab.build_strip()
+    guide = address.guide()
     # In the order of the loop. The page opens where there is something to do at once, whoever comes for the first time.
-    with gr.Tabs(selected="annotate") as tabs:
+    with gr.Tabs(selected="annotate", elem_id="pages"):
         with gr.Tab(_("Overview"), id="overview"):
-            overview_tab.build(pages, context, tabs)
+            overview_tab.build(pages, context)
         with gr.Tab(_("Annotate"), id="annotate"):
             annotate.build(pages, context)
         with gr.Tab(_("Data"), id="data"):
             data.build(pages, context)
-        train_tab.build(pages, context, tabs)
+        train_tab.build(pages, context, guide)
         for name, (label, module) in TABS.items():
             with gr.Tab(label, id=name):
                 module.build(pages, context)
-    overview_tab.lead(context, strip, tabs)
 
 
 def masthead(noticed: bool) -> str:
@@ -171,10 +172,18 @@ def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
                 await stack.enter_async_context(host.router.lifespan_context(host))
             yield
 
-    mounts = {role: host.routes[-1] for role, host in hosts.items()}
-    apps = {role: mount.app for role, mount in mounts.items() if isinstance(mount, Mount)}
-    assert len(apps) == len(pages), "Gradio was mounted last"
-    return BuiltApp(GradioGuard(ByRole(apps), functions_of(pages["admin"])), lifespan())
+    apps: dict[Role, ASGIApp] = {}
+    for role, host in hosts.items():
+        mount = host.routes[-1]
+        assert isinstance(mount, Mount), "Gradio was mounted last"
+        assert isinstance(mount.app, FastAPI)
+        # Last, so that what Gradio packs goes through it before.
+        mount.app.user_middleware.append(Middleware(PageHead, inserted=address.head(pages[role])))
+        apps[role] = mount.app
+    guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]))
+    return BuiltApp(
+        PageAddresses(guard, {role: [*address.names(blocks)] for role, blocks in pages.items()}), lifespan()
+    )
 
 
 def hosted(pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:

@@ -1,22 +1,31 @@
-"""What an admin can do next to bring the loop on, most pressing first, each with the tab where it is done. Pure."""
+"""What an admin can do next to bring the loop on, most pressing first, each with the address where it is done. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from annotation.translation import _, ngettext
+from annotation.ui.places import Place, link
+from rlhf.jobs.job_store import Job
 from rlhf.loop.controller import LoopState, checked_by_loop
-
-TabName = Literal["annotate", "data", "train", "runs", "iterations"]
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """Something to be done, as its button says it, and the tab where it is done."""
+    """Something to be done, as its link says it, and the address of the page where it is done."""
 
     words: str
-    tab: TabName
+    address: str
+
+
+def run(job: Job) -> str:
+    """The address of a job."""
+    return link("runs", Place((str(job.id),)))
+
+
+def iteration(revision: str) -> str:
+    """The address of a policy."""
+    return link("iterations", Place((revision,)))
 
 
 def next_steps(state: LoopState, waiting: int) -> list[NextStep]:
@@ -26,23 +35,23 @@ def next_steps(state: LoopState, waiting: int) -> list[NextStep]:
 
 def troubles(state: LoopState) -> list[NextStep]:
     """What came to nothing, which the loop does not repeat."""
-    return [NextStep(_("See why job {number} ended").format(number=job.id), "runs") for job in state.broken]
+    return [NextStep(_("See why job {number} ended").format(number=job.id), run(job)) for job in state.broken]
 
 
 def about_the_candidate(state: LoopState, waiting: int) -> list[NextStep]:
     """What the newest candidate waits for."""
     if state.unchecked and not state.active and not checked_by_loop(state, state.unchecked):
-        return [NextStep(_("Check {revision} again").format(revision=state.unchecked), "iterations")]
+        return [NextStep(_("Check {revision} again").format(revision=state.unchecked), iteration(state.unchecked))]
     if state.pending is None:
         return []
     revision = state.pending.policy.revision
     if state.pending.exhausted and state.gate != "automatic":
-        return [NextStep(_("Check {revision} again").format(revision=revision), "iterations")]
+        return [NextStep(_("Check {revision} again").format(revision=revision), iteration(revision))]
     if state.pending.decision.verdict != "not enough evidence" and state.gate != "automatic":
-        return [NextStep(_("Decide on {revision}").format(revision=revision), "iterations")]
+        return [NextStep(_("Decide on {revision}").format(revision=revision), iteration(revision))]
     if waiting:
-        return [NextStep(_("Compare answers of {revision}").format(revision=revision), "annotate")]
-    return [NextStep(_("Look at {revision}").format(revision=revision), "iterations")]
+        return [NextStep(_("Compare answers of {revision}").format(revision=revision), "/annotate")]
+    return [NextStep(_("Look at {revision}").format(revision=revision), iteration(revision))]
 
 
 def about_judgements(state: LoopState, waiting: int) -> list[NextStep]:
@@ -50,12 +59,12 @@ def about_judgements(state: LoopState, waiting: int) -> list[NextStep]:
     steps = []
     if state.new >= state.auto_train.wanted and not state.auto_train.on and not state.active and not state.rented:
         said = ngettext("Train on {count} new judgement", "Train on {count} new judgements", state.new)
-        steps.append(NextStep(said.format(count=state.new), "train"))
+        steps.append(NextStep(said.format(count=state.new), "/train"))
     if state.active:
-        steps.append(NextStep(_("Watch job {number}").format(number=state.active[0].id), "runs"))
+        steps.append(NextStep(_("Watch job {number}").format(number=state.active[0].id), run(state.active[0])))
     if waiting:
         said = ngettext("Judge: {count} comparison waits", "Judge: {count} comparisons wait", waiting)
-        steps.append(NextStep(said.format(count=waiting), "annotate"))
+        steps.append(NextStep(said.format(count=waiting), "/annotate"))
     elif not state.active:
-        steps.append(NextStep(_("Import prompts or answers"), "data"))
+        steps.append(NextStep(_("Import prompts or answers"), "/data"))
     return steps

@@ -10,12 +10,10 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import duration, moment, percent
-from annotation.ui.markup import act_button, card, escape, paragraph, progress_bar, table
+from annotation.ui.markup import card, escape, paragraph, progress_bar, table, way
 from rlhf.jobs.job_store import Job
 from rlhf.tabs.overview.next_steps import NextStep
 from rlhf.tabs.runs.job_words import about
-
-GO = "go"
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Standing:
 
 
 def strip(standing: Standing) -> str:
-    """One line for every page, and the most pressing step as a button."""
+    """One line for every page, and the most pressing step as a link."""
     parts = [
         _("{revision} serves").format(revision=standing.serves),
         judged_words(standing),
@@ -42,7 +40,7 @@ def strip(standing: Standing) -> str:
     ]
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
     step = next(iter(standing.steps), None)
-    button = act_button(step.words, GO, step.tab) if step else ""
+    button = way(step.address, step.words) if step else ""
     named = escape(_("Where things stand"))
     return f'<section class="standing" aria-label="{named}"><p>{said}</p>{button}</section>'
 
@@ -64,7 +62,7 @@ def running_words(job: Job | None, left: float | None) -> str:
 
 def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
-    steps = "".join(act_button(step.words, GO, step.tab) for step in standing.steps)
+    steps = "".join(way(step.address, step.words) for step in standing.steps)
     waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
     cards = (
         (_("Waits for you"), waits + judged_bar(standing)),

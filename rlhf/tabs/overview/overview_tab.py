@@ -1,17 +1,17 @@
-"""The Overview tab, and the strip above all tabs, filled from the rows; their buttons lead to other tabs."""
+"""The Overview tab, and the strip above all tabs, filled from the rows; their links lead to other tabs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 
 from annotation import claims
 from annotation.database import Database
 from annotation.records import Annotator, now
-from annotation.tabs.components import ACTING, QUEUED, QUIET, acting_box, opening_of, pressed
-from annotation.tabs.guard import Context, guarded, guarded_event
+from annotation.tabs.components import QUIET, html_box, opening_of
+from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.gate import Findings
@@ -19,8 +19,6 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.tabs.iterations import verdict_card
 from rlhf.tabs.overview import overview_card
-from rlhf.tabs.overview.next_steps import TabName
-from rlhf.tabs.overview.overview_card import GO
 from rlhf.tabs.overview.standing import ADDRESS, standing_of
 from rlhf.tabs.runs import job_cards
 
@@ -74,16 +72,15 @@ follow();
 """
 
 
-def build_strip(context: Context) -> gr.HTML:
-    """Lay out the strip, which its script fills; `lead` makes its button lead to a tab."""
-    script = f"{ACTING}\n{FOLLOW}"
+def build_strip() -> None:
+    """Lay out the strip, which its script fills."""
     options: dict[str, Any] = {"elem_classes": ["kit"], "elem_id": "standing"}
-    return gr.HTML("", js_on_load=script, address=ADDRESS, seconds=STRIP_SECONDS, **options)
+    gr.HTML("", js_on_load=FOLLOW, address=ADDRESS, seconds=STRIP_SECONDS, **options)
 
 
-def build(demo: gr.Blocks, context: Context, tabs: gr.Tabs) -> None:
+def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
-    box = acting_box(elem_id="overview")
+    box = html_box(elem_id="overview")
     opening: Callable[..., Any] = opening_of(demo)
 
     def show_overview(annotator: Annotator) -> list[Any]:
@@ -91,17 +88,3 @@ def build(demo: gr.Blocks, context: Context, tabs: gr.Tabs) -> None:
 
     opening(guarded(context, "admin")(show_overview), None, [box], **QUIET)
     poll(pulse(OVERVIEW_SECONDS), context, show_overview, [], [box])
-    lead(context, box, tabs)
-
-
-def lead(context: Context, box: gr.HTML, tabs: gr.Tabs) -> None:
-    """Have the buttons of a box lead to their tabs."""
-
-    @guarded_event(context, "admin")
-    def go_to_tab(annotator: Annotator, event: Any) -> Any:
-        names, subject = pressed(event, {GO: get_args(TabName)})
-        if subject not in names:
-            pressed(None, {})
-        return gr.Tabs(selected=subject)
-
-    box.act(go_to_tab, None, tabs, **QUEUED)

@@ -10,12 +10,14 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, row_number, text_in
+from annotation.tabs.address import place_bar, told, visits
+from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
 from annotation.ui import markup
 from annotation.ui.markup import Download, paragraph
+from annotation.ui.places import Place
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store
@@ -164,6 +166,25 @@ class RunsSelection:
     """The files that a person was asked about and has not answered."""
 
 
+def selection_at(db: Database, place: Place) -> tuple[RunsSelection, str]:
+    """What an address names, and what is to be said of it where there is no such job."""
+    compared = [number for number in place.query.get("compare", "").split(",") if row_number(number) is not None]
+    if not place.first:
+        return RunsSelection(compared=compared), ""
+    number = row_number(place.first)
+    if number is not None and (found := job_store.with_ids(db, [number])) and found[0].spec.waits:
+        return RunsSelection(str(number), compared=compared), ""
+    said = _("There is no job {number}; this is what runs now, or ran last.").format(number=place.first)
+    return RunsSelection(compared=compared), markup.notice(said)
+
+
+def place_of(looked: RunsSelection) -> Place:
+    """The address of what is looked at."""
+    number, compared = row_number(looked.job), looked.compared if isinstance(looked.compared, list) else []
+    numbers = ",".join(str(one) for one in map(row_number, compared) if one is not None)
+    return Place(() if number is None else (str(number),), {"compare": numbers})
+
+
 def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str, Update], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now."""
     db, at = context.db, now()
@@ -281,6 +302,7 @@ class RunsPage:
     parts: Mapping[str, Any]
     seen: gr.State
     pulse: gr.HTML
+    bar: gr.HTML
 
     @property
     def new_run(self) -> gr.Button:
@@ -338,13 +360,13 @@ def lay_out() -> RunsPage:
     with gr.Accordion(_("Its settings and log"), open=False):
         parts |= {"facts": html_box(), "log": html_box()}
     parts |= comparison_form.lay_out()
-    return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS))
+    return RunsPage(parts, gr.State({}), pulse(POLL_SECONDS), place_bar())
 
 
-def build(demo: gr.Blocks, context: Context) -> RunsPage:
+def build(context: Context) -> RunsPage:
     """Lay the page out inside the caller's tab and wire it; every value comes from a guarded handler."""
     page = lay_out()
-    wire_views(page, context, opening_of(demo))
+    wire_views(page, context)
     wire_looks(page, context)
     wire_queue(page, context)
     wire_actions(page, context)
@@ -352,26 +374,31 @@ def build(demo: gr.Blocks, context: Context) -> RunsPage:
     return page
 
 
-def wire_views(page: RunsPage, context: Context, opening: Callable[..., Any]) -> None:
-    """Fill the page when it is opened, and from then on send what changes."""
+def wire_views(page: RunsPage, context: Context) -> None:
+    """Fill the page with what its address names, and from then on send what changes."""
 
-    @guarded(context, "admin")
-    def open_runs(annotator: Annotator, job: Any, queued: Any, compared: Any) -> list[Any]:
-        return page.sent(*live(context, RunsSelection(job, queued, compared), {}))
+    def open_runs(annotator: Annotator, place: Place) -> list[Any]:
+        looked, said = selection_at(context.db, place)
+        changed, seen = live(context, looked, {})
+        values = {"selector": looked.job, "compared": looked.compared, "queued": None}
+        shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
+        return [*page.sent({**changed, **shown, "said": said, "acted": ""}, seen), told(place_of(looked), step=False)]
 
     def poll_runs(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
         return page.sent(*live(context, RunsSelection(job, queued, compared, was.get("confirming")), was))
 
     @guarded(context, "admin")
     def choose_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        changed, seen = live(context, RunsSelection(job, queued, compared), was)
-        return page.sent({**changed, "said": "", "acted": ""}, seen)
+        looked = RunsSelection(job, queued, compared)
+        changed, seen = live(context, looked, was)
+        return [*page.sent({**changed, "said": "", "acted": ""}, seen), told(place_of(looked))]
 
-    opening(open_runs, page.looked, page.followed, **QUIET)
+    followed = [*page.followed, page.bar]
+    visits(page.bar, context, open_runs, [], followed)
     inputs = [*page.looked, page.seen]
-    page.parts["selector"].input(choose_run, inputs, page.followed, **QUIET)
-    for name in ("queued", "compared"):
-        page.parts[name].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
+    for name in ("selector", "compared"):
+        page.parts[name].input(choose_run, inputs, followed, **QUIET)
+    page.parts["queued"].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
     poll(page.pulse, context, poll_runs, inputs, page.followed)
 
 

@@ -8,30 +8,32 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator
+from annotation.tabs.address import leading
 from annotation.tabs.components import QUEUED, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui import markup
+from annotation.ui.places import Place, link
 from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
 from rlhf.submission.form_fields import forms
 from rlhf.submission.preflight import Preflight
 from rlhf.tabs.runs import runs_tab
-from rlhf.tabs.runs.runs_tab import LATEST, RunsPage, shown_revision
+from rlhf.tabs.runs.runs_tab import RunsPage, shown_revision
 from rlhf.tabs.train import automatic_training, rental_form, training_form
 from rlhf.tabs.train.training_form import TrainingFormPage
 
 TRAIN, RUNS = "train", "runs"
 
 
-def build(demo: gr.Blocks, context: Context, tabs: gr.Tabs) -> list[TrainingFormPage]:
-    """Lay both tabs out inside the caller's `with gr.Tabs() as tabs` and wire them; every value comes from a guarded
-    handler. Returns the forms.
+def build(demo: gr.Blocks, context: Context, guide: gr.HTML) -> list[TrainingFormPage]:
+    """Lay both tabs out inside the caller's `with gr.Tabs()` and wire them; every value comes from a guarded handler.
+    Returns the forms.
     """
     known = Preflight(context.db, context.data_dir, context.model)
     pages: list[TrainingFormPage] = []
     openings: list[Any] = []
-    with gr.Tab(_("Train"), id=TRAIN), gr.Tabs() as kinds:
+    with gr.Tab(_("Train"), id=TRAIN), gr.Tabs(elem_id="trainings"):
         for form in forms():
             with gr.Tab(form.layout.label, id=form.name):
                 openings.append(opening_of(demo))
@@ -39,15 +41,15 @@ def build(demo: gr.Blocks, context: Context, tabs: gr.Tabs) -> list[TrainingForm
                 if form is forms()[0]:
                     automatic_training.build(context, opening_of(demo))
     with gr.Tab(_("Runs"), id=RUNS):
-        runs_page = runs_tab.build(demo, context)
+        runs_page = runs_tab.build(context)
     for page, opening in zip(pages, openings, strict=True):
         training_form.wire(page, context, known, opening)
-        wire_start(page, context, known, tabs, runs_page)
-    wire_runs(pages, context, tabs, kinds, runs_page)
+        wire_start(page, context, known, guide, runs_page)
+    wire_runs(pages, context, guide, runs_page)
     return pages
 
 
-def wire_start(page: TrainingFormPage, context: Context, known: Preflight, tabs: gr.Tabs, runs_page: RunsPage) -> None:
+def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide: gr.HTML, runs_page: RunsPage) -> None:
     """Start the job that a form describes, and look at it."""
 
     def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
@@ -55,22 +57,20 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, tabs:
         said = markup.notice(
             _("Job {job_id} is queued. It starts in its turn, when its device is free.").format(job_id=job_id)
         )
-        return [said, said, gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
+        return [said, said, leading(link(RUNS, Place((str(job_id),))))]
 
     start.__name__ = f"start_{page.form.name}"
-    outputs = [page.said, runs_page.parts["queue_said"], runs_page.parts["selector"], tabs]
+    outputs = [page.said, runs_page.parts["queue_said"], guide]
     page.parts["start"].click(guarded(context, "admin")(start), page.asked, outputs, **QUEUED)
 
     def rent(by: str, terms: Terms, ticked: Any, seen: Any, *sent: Any) -> tuple[int, list[Any]]:
         job_id = training_form.begin_rented(page, known, by, terms, ticked, seen, sent)
-        return job_id, [gr.update(value=LATEST), gr.Tabs(selected=RUNS)]
+        return job_id, [leading(link(RUNS, Place((str(job_id),))))]
 
-    rental_form.wire(page.rented, page.form.name, context, page.asked, rent, [runs_page.parts["selector"], tabs])
+    rental_form.wire(page.rented, page.form.name, context, page.asked, rent, [guide])
 
 
-def wire_runs(
-    pages: Sequence[TrainingFormPage], context: Context, tabs: gr.Tabs, kinds: gr.Tabs, runs_page: RunsPage
-) -> None:
+def wire_runs(pages: Sequence[TrainingFormPage], context: Context, guide: gr.HTML, runs_page: RunsPage) -> None:
     """Fill a form in from what a run has made."""
 
     @guarded(context, "admin")
@@ -81,7 +81,7 @@ def wire_runs(
             for page in pages
             for name in page.inputs
         ]
-        return [gr.Tabs(selected=TRAIN), gr.Tabs(selected=form.name), *updates]
+        return [leading(link(TRAIN, Place((form.name,)))), *updates]
 
     inputs = [component for page in pages for component in page.inputs.values()]
-    runs_page.new_run.click(start_from, runs_page.seen, [tabs, kinds, *inputs], **QUEUED)
+    runs_page.new_run.click(start_from, runs_page.seen, [guide, *inputs], **QUEUED)

@@ -1,4 +1,4 @@
-"""The strip and the Overview: what is next in every state of the loop, what is said, and who may press."""
+"""The strip and the Overview: what is next in every state of the loop, what is said, and to whom."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import pytest
 from starlette.requests import Request
 
@@ -22,7 +21,7 @@ from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import next_steps
 from tests.conftest import BASE_NAME, seed_comparisons
 from tests.rlhf.loop.test_controller import QUIET
-from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, handler, judge, make_candidate
+from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judge, make_candidate
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
 
 
@@ -35,30 +34,30 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
 
 
 @pytest.mark.parametrize(
-    ("changes", "waiting", "words", "tab"),
+    ("changes", "waiting", "words", "address"),
     [
-        ({}, 3, "Judge: 3 comparisons wait", "annotate"),
-        ({}, 1, "Judge: 1 comparison waits", "annotate"),
-        ({}, 0, "Import prompts or answers", "data"),
-        ({"new": 20}, 3, "Train on 20 new judgements", "train"),
-        ({"new": 20, "auto_train": replace(QUIET.auto_train, on=True)}, 3, "Judge: 3 comparisons wait", "annotate"),
-        ({"active": (JOB,)}, 0, "Watch job 7", "runs"),
-        ({"new": 20, "active": (JOB,)}, 0, "Watch job 7", "runs"),
-        ({"broken": (replace(JOB, status="failed"),)}, 3, "See why job 7 ended", "runs"),
-        ({"pending": pending("promote")}, 3, "Decide on dpo-7", "iterations"),
-        ({"pending": pending("reject")}, 3, "Decide on dpo-7", "iterations"),
-        ({"pending": pending("promote"), "gate": "automatic"}, 3, "Compare answers of dpo-7", "annotate"),
-        ({"pending": pending("not enough evidence")}, 3, "Compare answers of dpo-7", "annotate"),
-        ({"pending": pending("not enough evidence")}, 0, "Look at dpo-7", "iterations"),
-        ({"pending": pending("not enough evidence", True)}, 3, "Check dpo-7 again", "iterations"),
-        ({"unchecked": "dpo-7", "failed_checks": {"dpo-7": FAILED}}, 3, "Check dpo-7 again", "iterations"),
+        ({}, 3, "Judge: 3 comparisons wait", "/annotate"),
+        ({}, 1, "Judge: 1 comparison waits", "/annotate"),
+        ({}, 0, "Import prompts or answers", "/data"),
+        ({"new": 20}, 3, "Train on 20 new judgements", "/train"),
+        ({"new": 20, "auto_train": replace(QUIET.auto_train, on=True)}, 3, "Judge: 3 comparisons wait", "/annotate"),
+        ({"active": (JOB,)}, 0, "Watch job 7", "/runs/7"),
+        ({"new": 20, "active": (JOB,)}, 0, "Watch job 7", "/runs/7"),
+        ({"broken": (replace(JOB, status="failed"),)}, 3, "See why job 7 ended", "/runs/7"),
+        ({"pending": pending("promote")}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
+        ({"pending": pending("reject")}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
+        ({"pending": pending("promote"), "gate": "automatic"}, 3, "Compare answers of dpo-7", "/annotate"),
+        ({"pending": pending("not enough evidence")}, 3, "Compare answers of dpo-7", "/annotate"),
+        ({"pending": pending("not enough evidence")}, 0, "Look at dpo-7", "/iterations/dpo-7"),
+        ({"pending": pending("not enough evidence", True)}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
+        ({"unchecked": "dpo-7", "failed_checks": {"dpo-7": FAILED}}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
     ],
 )
-def test_in_every_state_the_next_step_is_a_button_to_its_tab(
-    changes: dict[str, Any], waiting: int, words: str, tab: str
+def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
+    changes: dict[str, Any], waiting: int, words: str, address: str
 ) -> None:
     first = next_steps(replace(QUIET, **changes), waiting)[0]
-    assert (first.words, first.tab) == (words, tab)
+    assert (first.words, first.address) == (words, address)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     strip = standing.strip_of(context.db)
     for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
         assert words in strip
-    assert 'data-act="go" data-subject="annotate"' in strip
+    assert '<a class="button" href="/annotate">' in strip
 
 
 def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
@@ -93,7 +92,7 @@ def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
     found = overview_card.Standing("dpo-3", 5, 60, replace(JOB, step=4, steps=10), 125.0, ())
     assert "40%, about 2 min 5 s left" in overview_card.strip(found)
-    assert "<button" not in overview_card.strip(found)
+    assert "<a " not in overview_card.strip(found)
     assert "preparing" in overview_card.strip(replace(found, running=replace(JOB, step=0, steps=0), left=None))
 
 
@@ -113,16 +112,3 @@ def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: C
 def test_a_name_is_text() -> None:
     rows = [{"name": "<b>", "today": 2, "latest": now()}]
     assert "&lt;b&gt;" in overview_card.today_table(rows)
-
-
-def test_buttons_lead_to_the_tabs_of_the_loop_and_nowhere_else(context: Context) -> None:
-    with gr.Blocks() as demo, gr.Tabs() as tabs, gr.Tab("Overview"):
-        overview_tab.build(demo, context, tabs)
-    go = handler(demo, "go_to_tab")
-    owner = gr.Request(username="owner")
-    assert go(owner, gr.EventData(None, {"act": "go", "subject": "runs"})).selected == "runs"
-    for sent in ({"act": "go", "subject": "elsewhere"}, {"act": "undo", "subject": "runs"}, {}, None, ["go"]):
-        with pytest.raises(gr.Error, match="reload the page"):
-            go(owner, gr.EventData(None, sent))
-    with pytest.raises(gr.Error):
-        go(gr.Request(username="ann"), gr.EventData(None, {"act": "go", "subject": "runs"}))

@@ -1,0 +1,195 @@
+// The address of the page, kept together with what is in view: /TAB, a tab within it, and what is looked at there, as in
+// /train/dpo, /runs/12 and /data?status=skipped. Stands in the head of the page, before anything is drawn.
+//
+// `tabs`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. What others use of it, as
+// `prefloop.address`: `part`, `tell`, `go`, `follow`; annotation/tabs/place_bar.js is the example.
+(function (outermost) {
+const LANDING = "annotate"; // where "/" leads
+const PATIENCE_MS = 15000;
+
+const parts = new Map(); // of each tab, "train/dpo" for one within another, what was looked at last
+const followers = new Set();
+let target = null; // the tabs that are being turned to, while one of them is not laid out yet
+let giveUp = null;
+let news = ""; // what the title says besides
+
+// ---------------------------------------------------------------------------------------------------------- addresses
+const within = (level, id) => level?.tabs.find((tab) => tab.id === id)?.within ?? null;
+
+// The tabs that an address names, and the rest of it as it stands there: {tabs: ["train", "dpo"], part: "?from=dpo-3"}.
+function read({ pathname, search } = location) {
+  const rest = pathname.split("/").filter(Boolean);
+  const tabs = [];
+  for (let level = outermost; level?.tabs.some((tab) => tab.id === rest[0]); level = within(level, tabs.at(-1))) {
+    tabs.push(rest.shift());
+  }
+  if (!tabs.length && !rest.length) tabs.push(LANDING);
+  return { tabs, part: rest.map((one) => `/${one}`).join("") + search };
+}
+
+// The same tabs with the first one of those within, where none is named.
+function whole(tabs) {
+  const all = [...tabs];
+  let level = all.reduce(within, outermost);
+  for (; all.length && level; level = within(level, all.at(-1))) all.push(level.tabs[0].id);
+  return all;
+}
+
+const same = (some, others) => some.length === others.length && some.every((one, place) => one === others[place]);
+const keyOf = (tabs) => tabs.join("/");
+const addressOf = (tabs, part) => `/${keyOf(tabs)}${part}`;
+
+function write(address, replace = false) {
+  if (address === location.pathname + location.search) return;
+  history[replace ? "replaceState" : "pushState"](null, "", address);
+  showTitle();
+}
+
+// --------------------------------------------------------------------------------------------------------------- tabs
+const listOf = (level) => document.getElementById(level.element)?.querySelector("[role=tablist]");
+
+// The tabs that are chosen now, as far as they are laid out.
+function chosen() {
+  const tabs = [];
+  for (let level = outermost; level; level = within(level, tabs.at(-1))) {
+    const id = level.element ? listOf(level)?.querySelector("[aria-selected=true]")?.dataset.tabId : LANDING;
+    if (id === undefined) break;
+    tabs.push(id);
+  }
+  return tabs;
+}
+
+// On a narrow screen Gradio puts tabs into a menu, where only their names say which they are.
+function press(level, id) {
+  const shown = listOf(level)?.querySelector(`[data-tab-id="${CSS.escape(id)}"]`);
+  const { label } = level.tabs.find((tab) => tab.id === id);
+  const menu = document.querySelectorAll(`[id="${CSS.escape(level.element)}"] > .tab-wrapper .overflow-dropdown button`);
+  const button = shown ?? [...menu].find((one) => one.textContent.trim() === label);
+  button?.click();
+}
+
+// Turn to the tabs of `target`, the outermost first: those within another are laid out once it was turned to.
+function turn() {
+  if (!target) return;
+  const now = chosen();
+  const place = target.findIndex((id, index) => id !== now[index]);
+  if (place < 0) {
+    rest();
+    tellFollowers();
+  } else if (place < now.length) press(target.slice(0, place).reduce(within, outermost), target[place]);
+}
+
+const laidOut = new MutationObserver(turn);
+
+function turnTo(tabs) {
+  rest();
+  target = whole(tabs);
+  laidOut.observe(document.documentElement, { childList: true, subtree: true });
+  giveUp = setTimeout(rest, PATIENCE_MS);
+  turn();
+}
+
+function rest() {
+  target = null;
+  laidOut.disconnect();
+  clearTimeout(giveUp);
+}
+
+// Another tab was chosen, by a person or by the server: so says the address.
+function chose() {
+  if (target) return turn();
+  const [now, named] = [chosen(), whole(read().tabs)];
+  if (now.every((id, place) => id === named[place])) return;
+  write(addressOf(now, parts.get(keyOf(now)) ?? ""));
+  tellFollowers();
+}
+
+// ------------------------------------------------------------------------------------------------- what others ask for
+// What is looked at in a tab, as its part of the address: "/12?compare=3". Where another tab is in view, what was.
+function part(tabs) {
+  const now = read();
+  if (same(whole(now.tabs), tabs)) parts.set(keyOf(tabs), now.part);
+  return parts.get(keyOf(tabs)) ?? "";
+}
+
+// Say what is looked at in a tab now; `replace`: as another word for where the address led, not as a step to go back.
+function tell(tabs, said, { replace = false } = {}) {
+  parts.set(keyOf(tabs), said);
+  const now = read();
+  if (same(whole(now.tabs), tabs) && now.part !== said) write(addressOf(now.tabs, said), replace);
+}
+
+// Lead to an address of this page, as a link does.
+function go(address) {
+  write(address);
+  arrive();
+}
+
+// Have `look` called when the address has changed; returns what ends that.
+function follow(look) {
+  followers.add(look);
+  return () => followers.delete(look);
+}
+
+function tellFollowers() {
+  showTitle();
+  for (const look of followers) look();
+}
+
+function arrive() {
+  const { tabs } = read();
+  if (same(whole(tabs), chosen())) {
+    rest();
+    tellFollowers();
+  } else turnTo(tabs);
+}
+
+// -------------------------------------------------------------------------------------------------------------- title
+function nameOf(tabs) {
+  let [level, name] = [outermost, ""];
+  for (const id of tabs) {
+    name = level.tabs.find((tab) => tab.id === id)?.label ?? name;
+    level = within(level, id);
+  }
+  return name;
+}
+
+function showTitle(said = news) {
+  news = said;
+  const title = [news || nameOf(read().tabs), "Prefloop"].filter(Boolean).join(" · ");
+  if (document.title !== title) document.title = title;
+}
+
+// -------------------------------------------------------------------------------------------------------------- start
+// Links to the page's own addresses lead there without loading it anew.
+function onLink(event) {
+  const link = event.target.closest?.("a[href]");
+  const plain = event.button === 0 && !event.metaKey && !event.ctrlKey && !event.shiftKey && !event.altKey;
+  if (!link || !plain || event.defaultPrevented || link.target || link.hasAttribute("download")) return;
+  if (link.origin !== location.origin || !read(link).tabs.length || link.pathname === "/") return;
+  event.preventDefault();
+  go(link.pathname + link.search);
+}
+
+// The page is drawn with the tab that its address names, and none before it.
+function choose(components) {
+  let level = outermost;
+  for (const id of whole(read().tabs)) {
+    const drawn = components.find((one) => one.id === level.component);
+    if (drawn) drawn.props.selected = id;
+    level = within(level, id);
+  }
+}
+
+choose(window.gradio_config.components);
+window.prefloop = { ...window.prefloop, address: { part, tell, go, follow, title: showTitle } };
+new MutationObserver(chose).observe(document.documentElement, { attributeFilter: ["aria-selected"], subtree: true });
+// Gradio writes the title once, when it has drawn the page.
+new MutationObserver(() => showTitle()).observe(document.head, { childList: true, subtree: true, characterData: true });
+addEventListener("popstate", arrive);
+document.addEventListener("click", onLink);
+const pressed = (event) => event.isTrusted && rest(); // whoever does something does not want to be led elsewhere
+for (const press of ["pointerdown", "keydown"]) document.addEventListener(press, pressed, true);
+if (location.pathname === "/") write(`/${LANDING}${location.search}`, true);
+arrive();
+})

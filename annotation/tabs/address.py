@@ -1,0 +1,139 @@
+"""What is looked at in a tab, as its part of the page's address, so that reload, Back and a copied link lead there.
+
+An address is a tab, a tab within it, and what is looked at there: /runs/12, /train/dpo, /data?status=skipped. The
+script in the head of the page, `address.js`, keeps tabs and address together. A tab in which something is chosen lays
+out one `place_bar`, which takes the place of listening to the tab's opening:
+
+    bar = place_bar()
+    visits(bar, context, open_runs, [state], [box, state])   # open_runs(annotator, place, state) -> outputs
+
+`open_runs` is called when the tab comes into view, at Back and Forward, and when a link within the page, such as
+<a href="/runs/12">, leads to another place of it. A handler that changes what is looked at has the bar among its
+outputs and answers `told(Place(("12",)))` for it: that is written into the address, and is a step to go Back from. In
+place of a step, `told(place, step=False)` corrects the address, as fits what is typed letter by letter; `gr.skip()`
+leaves it.
+A handler that leads to another tab has the page's `guide` among its outputs and answers `leading("/runs/12")`.
+Whatever an address says was typed by anybody: the handler checks it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import gradio as gr
+
+from annotation.tabs.components import QUIET
+from annotation.tabs.guard import Context, Handler, guarded_event
+from annotation.tabs.polling import ANSWERS
+from annotation.ui.places import Place, place_in
+
+HEAD: Final = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+BAR: Final = Path(__file__).with_name("place_bar.js").read_text(encoding="utf-8")
+LANDING: Final = "annotate"
+
+
+def place_bar() -> gr.HTML:
+    """Lay out what speaks for the tab that is being laid out in the address; once in a tab. Shows nothing."""
+    return gr.HTML("", html_template="", js_on_load=BAR, elem_classes=["pulse"], tabs=tabs_around())
+
+
+def tabs_around() -> list[str]:
+    """The names of the tabs that are being laid out, the outermost first."""
+    block, names = gr.context.Context.block, []
+    while block is not None:
+        if isinstance(block, gr.Tab):
+            names.append(str(block.id))
+        block = block.parent
+    return names[::-1]
+
+
+def visits(
+    bar: gr.HTML, context: Context, handler: Handler, inputs: Sequence[Any], outputs: Sequence[Any], **options: Any
+) -> None:
+    """Have `handler(annotator, place, *inputs)` show a place when its tab comes into view or the address leads there.
+
+    Only admins have tabs with a bar.
+    """
+
+    def show(annotator: Any, event: Any, *values: Any) -> list[Any]:
+        place = place_in(event.get("part") if isinstance(event, dict) else None)
+        sent = handler(annotator, place, *values)
+        return list(sent) if bar in outputs else [*sent, told(place)]
+
+    show.__name__ = handler.__name__
+    listen: Callable[..., Any] = bar.visit
+    every = outputs if bar in outputs else [*outputs, bar]
+    listen(guarded_event(context, "admin")(show), [*inputs], [*every], **{**QUIET, **options})
+
+
+def told(place: Place, step: bool = True) -> str:
+    """A value for a bar among the outputs: this is looked at now. Numbered, so the browser notices every answer."""
+    return json.dumps([next(ANSWERS), "step" if step else "replace", place.part()])
+
+
+GUIDE: Final = """
+watch("value", () => window.prefloop.address.go(JSON.parse(props.value)[1]));
+"""
+
+
+def guide() -> gr.HTML:
+    """Lay out what leads to another place of the page when a handler says so. Shows nothing."""
+    return gr.HTML("", html_template="", js_on_load=GUIDE, elem_classes=["pulse"])
+
+
+def leading(address: str) -> str:
+    """A value for the guide among the outputs: it leads to this address."""
+    return json.dumps([next(ANSWERS), address])
+
+
+# ------------------------------------------------------------------------------------------------ the head of the page
+@dataclass(frozen=True)
+class TabName:
+    """A tab as the address names it and the page shows it, with those within it."""
+
+    id: str
+    label: str
+    within: TabList | None
+
+
+@dataclass(frozen=True)
+class TabList:
+    """Tabs beside each other, and where Gradio draws them."""
+
+    component: int
+    element: str
+    tabs: Sequence[TabName]
+
+
+def tabs_of(block: Any) -> TabList | None:
+    """The outermost tabs within a block of Gradio's, those within them included; None where there are none."""
+    for child in getattr(block, "children", ()):
+        if isinstance(child, gr.Tabs):
+            assert child.elem_id, "the script finds tabs by it"
+            return TabList(
+                child._id, child.elem_id, [name_of(tab) for tab in child.children if isinstance(tab, gr.Tab)]
+            )
+        if found := tabs_of(child):
+            return found
+    return None
+
+
+def name_of(tab: gr.Tab) -> TabName:
+    return TabName(str(tab.id), str(tab.label or ""), tabs_of(tab))
+
+
+def head(page: Any) -> str:
+    """The script for the head of a page; one without tabs is that of annotators."""
+    tabs = tabs_of(page) or TabList(0, "", [TabName(LANDING, "", None)])
+    told_tabs = json.dumps(asdict(tabs)).replace("<", "\\u003c")
+    return f"<script>{HEAD.strip()}({told_tabs});</script>"
+
+
+def names(page: Any) -> Iterator[str]:
+    """What the addresses of a page begin with."""
+    tabs = tabs_of(page)
+    yield from (tab.id for tab in tabs.tabs) if tabs else (LANDING,)

@@ -1,0 +1,44 @@
+// The script of a place bar: triggers "visit" with its tab's part of the address, when the tab comes into view and when
+// the address leads elsewhere in it; and writes into the address what the server says is looked at.
+const { address } = window.prefloop;
+const PATIENCE_MS = 10000;
+
+const panel = element.closest("[role=tabpanel]") ?? document.body;
+const seen = () => element.isConnected && panel.getClientRects().length > 0;
+let shown = false;
+let visited = null; // the part that was visited last, or told
+let asking = null; // the timer of a visit that is not answered yet
+let last = 0;
+
+function visit() {
+  clearTimeout(asking);
+  asking = setTimeout(answered, PATIENCE_MS);
+  visited = address.part(props.tabs);
+  trigger("visit", { part: visited });
+}
+
+function answered() {
+  clearTimeout(asking);
+  asking = null;
+  look();
+}
+
+function look() {
+  const [before, now] = [shown, seen()];
+  if (asking !== null) return;
+  shown = now;
+  if (now && (!before || address.part(props.tabs) !== visited)) visit();
+}
+
+watch("value", () => {
+  const [number, how, part] = JSON.parse(props.value);
+  if (number > last) {
+    last = number;
+    const led = address.part(props.tabs) !== visited; // meanwhile, by a person
+    if (!led) address.tell(props.tabs, (visited = part), { replace: asking !== null || how === "replace" });
+  }
+  answered();
+});
+
+new ResizeObserver(look).observe(panel);
+const leave = address.follow(() => (element.isConnected ? look() : leave()));

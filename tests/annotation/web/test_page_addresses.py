@@ -1,0 +1,74 @@
+"""Which addresses open the page, for whom, and what stands in its head."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.responses import HTMLResponse, PlainTextResponse
+from starlette.types import Message
+
+from annotation.records import Annotator, Role
+from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.web.page_addresses import PageAddresses, PageHead
+
+TABS: dict[Role, list[str]] = {"annotator": ["annotate"], "admin": ["annotate", "runs", "train"]}
+
+
+def answer_of(app: Any, path: str, role: Role | None = "admin", method: str = "GET", accept: str = "text/html") -> Any:
+    """The status of an answer, and its body."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "query_string": b"a=b", "headers": []}
+    scope["headers"] = [(b"accept", accept.encode())]
+    scope[ANNOTATOR_KEY] = None if role is None else Annotator(1, "kim", role)
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]).decode()
+
+
+async def behind(scope: Any, receive: Any, send: Any) -> None:
+    """In Gradio's place: says which path it was asked for."""
+    await PlainTextResponse(f"{scope['path']} {scope['query_string'].decode()}".strip())(scope, receive, send)
+
+
+@pytest.mark.parametrize("path", ["/runs", "/runs/", "/runs/12", "/train/dpo/x", "/annotate", "/runs/a b"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_an_address_of_a_tab_opens_the_page(path: str, method: str) -> None:
+    assert answer_of(PageAddresses(behind, TABS), path, method=method) == (200, "/")
+
+
+def test_what_is_no_address_is_left_to_gradio() -> None:
+    page = PageAddresses(behind, TABS)
+    for path in ("/", "/assets/index-12345678.js", "/config", "/gradio_api/run/greet", "/runs//x", "/Runs"):
+        assert answer_of(page, path) == (200, f"{path} a=b")
+    assert answer_of(page, "/runs", method="POST") == (200, "/runs a=b")
+    assert answer_of(page, "/nothing", accept="*/*") == (200, "/nothing a=b")
+    assert answer_of(page, "/runs", role=None) == (200, "/runs a=b")
+
+
+def test_a_person_reads_why_there_is_nothing_for_them() -> None:
+    page = PageAddresses(behind, TABS)
+    status, said = answer_of(page, "/runs/12", role="annotator")
+    assert status == 403
+    assert "Only admins see this page." in said
+    for role in ("annotator", "admin"):
+        status, said = answer_of(page, "/nothing", role)
+        assert status == 404
+        assert "There is nothing at this address." in said
+
+
+def test_the_head_of_the_page_has_the_script_before_anything_is_drawn_and_finds_its_files_from_any_address() -> None:
+    page = '<base href="./" /><script>window.gradio_config = {};</script><script data-gradio-mode>…</script>'
+    status, changed = answer_of(PageHead(HTMLResponse(page), "<script>ours</script>"), "/")
+    assert status == 200
+    ours = "<script>ours</script><script data-gradio-mode>…</script>"
+    assert changed == f'<base href="/" /><script>window.gradio_config = {{}};</script>{ours}'
+    assert answer_of(PageHead(HTMLResponse("x"), "y"), "/config") == (200, "x")
+    assert answer_of(PageHead(HTMLResponse("x", 404), "y"), "/") == (404, "x")
