@@ -55,15 +55,32 @@ class Button:
 
 
 @dataclass(frozen=True)
-class Choosable:
-    """A table's cell that names its row, with a box to choose the row by; its name can be pressed."""
+class Way:
+    """A table's cell that leads to another place of the page."""
 
-    name: Button
+    address: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Choosable:
+    """A table's cell that names its row, with a box to choose the row by; its name leads to what the row is about."""
+
+    name: Way
+    value: str
     label: str
     """Of the box."""
 
 
-Cell = str | Download | Bar | Chip | Explained | Button | Choosable
+@dataclass(frozen=True)
+class Noted:
+    """A table's cell that says a state and, small below it, what else is to be known."""
+
+    state: Chip
+    notes: Sequence[str]
+
+
+Cell = str | Download | Bar | Chip | Explained | Button | Way | Choosable | Noted
 Row = Sequence[Cell]
 
 
@@ -142,6 +159,11 @@ def way(address: str, words: str) -> str:
     return f'<a class="button" href="{escape(address)}">{escape(words)}</a>'
 
 
+def within(place: Way) -> str:
+    """A link to another place of the page."""
+    return f'<a href="{escape(place.address)}">{escape(place.words)}</a>'
+
+
 def download_button(address: str, words: str) -> str:
     """A link that fetches a file and looks like a button."""
     return f'<p><a class="button" href="{escape(address)}" download>{escape(words)}</a></p>'
@@ -154,7 +176,7 @@ def links(files: Sequence[Download]) -> str:
 
 
 def table(
-    headers: Sequence[str | Button],
+    headers: Sequence[str | Way],
     rows: Sequence[Row],
     empty: str = "",
     numbers: Sequence[str] = (),
@@ -197,8 +219,12 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     elif isinstance(entry, Button):
         inside = act_button(entry.words, entry.act, entry.subject)
     elif isinstance(entry, Choosable):
-        box = f'<input type="checkbox" value="{escape(entry.name.subject)}" aria-label="{escape(entry.label)}">'
-        inside = box + act_button(entry.name.words, entry.name.act, entry.name.subject)
+        box = f'<input type="checkbox" value="{escape(entry.value)}" aria-label="{escape(entry.label)}">'
+        inside = f"{box}{within(entry.name)}"
+    elif isinstance(entry, Way):
+        inside = within(entry)
+    elif isinstance(entry, Noted):
+        inside = chip(entry.state) + "".join(f'<span class="quiet">{escape(note)}</span>' for note in entry.notes)
     elif isinstance(entry, Bar):
         over = " over" if entry.share > 1 else ""
         filled = f'<div style="width: {min(entry.share, 1):.1%}"></div>'

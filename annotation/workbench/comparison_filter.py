@@ -126,9 +126,14 @@ class ComparisonFilter:
         """A filter from its text. Raises UserError that says what of it means nothing."""
         if len(text) > LONGEST_FILTER:
             raise UserError(_("This filter is too long."))
+        return cls.of_query(dict(parse_qsl(text.strip().removeprefix("?"), keep_blank_values=True)))
+
+    @classmethod
+    def of_query(cls, query: Mapping[str, str]) -> ComparisonFilter:
+        """A filter from the fields of an address. Raises UserError that says what of it means nothing."""
         found: dict[str, Any] = {}
         known = {field.name: field.type for field in fields(cls)}
-        for name, value in parse_qsl(text, keep_blank_values=True):
+        for name, value in query.items():
             if name not in known:
                 raise UserError(
                     _("There is no filter '{name}'. There is: {known}.").format(name=name[:40], known=", ".join(known))
@@ -137,23 +142,24 @@ class ComparisonFilter:
                 found[name] = numbers(value)
             elif known[name] == "str":
                 found[name] = value.strip()
-            elif value:
-                found[name] = (*found.get(name, ()), value)
+            else:
+                found[name] = tuple(unescaped(part) for part in value.split(",") if part)
         return cls(**found)
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The fields of its address: values of one beside each other, with commas between them."""
+        found: dict[str, str] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value:
+                found[field.name] = value if isinstance(value, str) else ",".join(escaped(str(one)) for one in value)
+        return found
 
     @property
     def text(self) -> str:
         """What `of` reads; empty for all comparisons."""
-        pairs: list[tuple[str, str]] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "ids":
-                pairs += [("ids", ",".join(map(str, value)))] if value else []
-            elif isinstance(value, str):
-                pairs += [(field.name, value)] if value else []
-            else:
-                pairs += [(field.name, one) for one in value]
-        return urlencode(pairs, safe=",:")
+        return urlencode(self.query, safe=",:")
 
     def where(self) -> tuple[str, dict[str, Any]]:
         """A condition on a comparison `c`, and its parameters beside those of STATUS."""
@@ -212,6 +218,16 @@ def search(asked: str) -> tuple[str, str | int]:
     # Words as the index knows them, in quotation marks: what its own language makes of other signs is nothing to us.
     words = WORD.findall(plain)
     return (BY_WORDS, " ".join(f'"{word}"*' for word in words)) if words else (BY_READING, plain)
+
+
+def escaped(name: str) -> str:
+    """A name as one of several between commas."""
+    return name.replace("%", "%25").replace(",", "%2C")
+
+
+def unescaped(part: str) -> str:
+    """The name that `escaped` was given."""
+    return part.replace("%2C", ",").replace("%25", "%")
 
 
 def numbers(text: str) -> tuple[int, ...]:

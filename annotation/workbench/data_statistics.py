@@ -86,9 +86,9 @@ SAID: Final = "FROM chosen o JOIN current_judgement j ON j.comparison_id = o.id"
 PLACED: Final = "FROM chosen o JOIN comparison_response cr ON cr.comparison_id = o.id"
 TIE: Final = "j.outcome = 'ranked' AND j.ranking NOT LIKE '%2%'"
 EDGES: Final = " ".join(f"WHEN length(r.text) < {edge} THEN {edge}" for edge in LENGTH_EDGES)
-# The texts are read once, for both: who wrote how long ones, and how many there are of each length.
-ANSWERS: Final = f"""SELECT coalesce(m.revision, r.origin) AS writer, CASE {EDGES} ELSE 0 END AS edge, count(*) AS answers,
-        sum(length(r.text)) AS characters, max(length(r.text)) AS longest
+# The texts are read once for both: who wrote how long ones, and how many there are of each length.
+ANSWERS: Final = f"""SELECT coalesce(m.revision, r.origin) AS writer, CASE {EDGES} ELSE 0 END AS edge,
+        count(*) AS answers, sum(length(r.text)) AS characters, max(length(r.text)) AS longest
     {PLACED} JOIN response r ON r.id = cr.response_id LEFT JOIN model m ON m.id = r.model_id GROUP BY 1, 2"""
 PEOPLE: Final = f"""SELECT a.name, sum(j.outcome != 'skip') AS judgements, sum({TIE}) AS ties,
         sum(j.outcome = 'all-bad') AS all_bad, sum(j.outcome = 'skip') AS skips, sum(j.flag NOT NULL) AS flags,

@@ -11,18 +11,18 @@ from annotation.tabs.quality_report import FLAG_NAMES
 from annotation.translation import _, ngettext
 from annotation.ui.differences import marked
 from annotation.ui.formatting import NOTHING, duration, moment, percent
-from annotation.ui.markup import Row, act_button, card, chip, escape, facts, paragraph, table
+from annotation.ui.markup import Row, card, chip, escape, facts, paragraph, table, way
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices
 
 ROLES: Final = {"system": _("Instructions"), "user": _("User"), "assistant": _("Assistant")}
 
 
-def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoices) -> str:
+def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoices, back_to: str) -> str:
     """Everything about one comparison, from how it was formed to who learnt of it."""
     number = found.listed.id
     title = _("Comparison {number}").format(number=number)
-    back = act_button(_("Back to the list"), "list", "")
+    back = way(back_to, _("Back to the list"))
     bar = f'<div class="bulk" role="group" aria-label="{escape(_("With this comparison"))}">{acts(known)}</div>'
     parts = (
         formed(found),

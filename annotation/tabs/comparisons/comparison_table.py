@@ -4,46 +4,86 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from annotation.tabs.comparisons import words
 from annotation.translation import _, ngettext
 from annotation.ui.formatting import NOTHING, moment
-from annotation.ui.markup import Button, Choosable, Row, act_button, escape, paragraph, status, table, unfold
+from annotation.ui.markup import (
+    Button,
+    Choosable,
+    Noted,
+    Row,
+    Way,
+    act_button,
+    escape,
+    paragraph,
+    status,
+    table,
+    unfold,
+    way,
+)
+from annotation.ui.places import Place, link
 from annotation.workbench.bulk_changes import BulkRequest, Change, ChangeKind, Plan
+from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import FilterChoices, ListedComparison, ListPage
 
 SHOWN_PROMPT: Final = 140
+LIST, STATISTICS, EXPORT = "data/comparisons", "data/statistics", "data/export"
 # What the header of a column sorts by, and by when it is pressed again.
 TURNS: Final = {"newest": "oldest", "latest": "earliest", "most": "fewest"}
 
 
-def header(label: str, sort: str, current: str) -> Button:
+EVERYTHING: Final = ComparisonFilter()
+
+
+@dataclass(frozen=True)
+class ListPlace:
+    """What of the list is looked at: the filter, the order and the page."""
+
+    comparisons: ComparisonFilter = EVERYTHING
+    sort: str = "newest"
+    page: int = 1
+
+    @property
+    def place(self) -> Place:
+        """Its part of the address."""
+        sort = {"sort": self.sort} if self.sort != "newest" else {}
+        page = {"page": str(self.page)} if self.page > 1 else {}
+        return Place((), {**self.comparisons.query, **sort, **page})
+
+    @property
+    def address(self) -> str:
+        """Where it is found."""
+        return link(LIST, self.place)
+
+
+def header(label: str, sort: str, looked: ListPlace) -> Way:
     """The header of a column that can be sorted by; pressed again it turns the order round."""
-    turned = {first: second for second, first in TURNS.items()}
-    base = turned.get(current, current)
-    mark = "" if base != sort else " ▼" if current == sort else " ▲"
-    return Button(f"{label}{mark}", "sort", TURNS[sort] if current == sort else sort)
+    turned = {second: first for first, second in TURNS.items()}
+    mark = "" if turned.get(looked.sort, looked.sort) != sort else " ▼" if looked.sort == sort else " ▲"
+    then = TURNS[sort] if looked.sort == sort else sort
+    return Way(replace(looked, sort=then, page=1).address, f"{label}{mark}")
 
 
-def table_of(page: ListPage, sort: str, known: FilterChoices, filter_text: str) -> str:
+def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
     """The whole of it: how many there are, what can be done with them, the rows, and the way to further pages."""
-    counted = ngettext("{total:,} comparison", "{total:,} comparisons", page.total).format(total=page.total)
+    filtered = looked.comparisons.text
     if not page.rows:
-        none = _("No comparison is like this.") if filter_text else _("There are no comparisons yet.")
-        return status(none)
-    headers: Sequence[str | Button] = (
-        header(_("Number"), "newest", sort),
+        return status(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
+    counted = ngettext("{total:,} comparison", "{total:,} comparisons", page.total).format(total=page.total)
+    headers: Sequence[str | Way] = (
+        header(_("Number"), "newest", looked),
         _("Status"),
         _("Prompt"),
-        header(_("Judgements"), "most", sort),
-        header(_("Last judged"), "latest", sort),
+        header(_("Judgements"), "most", looked),
+        header(_("Last judged"), "latest", looked),
         _("Answers by"),
     )
-    rows = [row_of(one) for one in page.rows]
-    shown = table(headers, rows, caption=counted)
-    data = f'data-total="{page.total}" data-filter="{escape(filter_text)}"'
-    return f'<div class="workbench" {data}>{bulk_bar(page.total, known)}{shown}{pager(page)}</div>'
+    shown = table(headers, [row_of(one) for one in page.rows], caption=counted)
+    bar = f"{bulk_bar(page.total, known)}{shown}{pager(page, looked)}"
+    return f'<div class="workbench" data-filter="{escape(filtered)}">{bar}</div>'
 
 
 def row_of(one: ListedComparison) -> Row:
@@ -51,21 +91,17 @@ def row_of(one: ListedComparison) -> Row:
     prompt = " ".join(one.prompt.split())
     beginning = prompt if len(prompt) <= SHOWN_PROMPT else f"{prompt[:SHOWN_PROMPT].rstrip()} …"
     split = f" · {_('held out')}" if one.split == "held-out" else ""
-    assigned = "\n" + _("to {whom}").format(whom=one.assigned) if one.assigned else ""
-    flagged = "\n" + _("flagged") if one.flagged else ""
+    notes = [_("to {whom}").format(whom=one.assigned)] if one.assigned else []
+    notes += [_("flagged")] if one.flagged else []
+    name = Way(link(LIST, Place((str(one.id),))), f"#{one.id}")
     return (
-        Choosable(Button(f"#{one.id}", "open", str(one.id)), _("Choose comparison {number}").format(number=one.id)),
-        words.status_chip(one.status) if not (assigned or flagged) else with_notes(one, assigned + flagged),
+        Choosable(name, str(one.id), _("Choose comparison {number}").format(number=one.id)),
+        Noted(words.status_chip(one.status), notes),
         f"{beginning}\n{one.source}{split}",
         f"{one.judged} / {one.wanted}" + (f"\n{one.judges}" if one.judges else ""),
         moment(one.last_judged),
         one.writers or NOTHING,
     )
-
-
-def with_notes(one: ListedComparison, notes: str) -> str:
-    """A status with what else is to be known, as lines of a cell."""
-    return f"{words.status_chip(one.status).words}{notes}"
 
 
 def bulk_bar(total: int, known: FilterChoices) -> str:
@@ -74,11 +110,12 @@ def bulk_bar(total: int, known: FilterChoices) -> str:
         f'<option value="chosen" data-words="{escape(_("chosen"))}">{escape(_("chosen"))} (0)</option>'
         f'<option value="all">{escape(_("all {total:,} in this list").format(total=total))}</option>'
     )
+    ways = act_button(_("Statistics"), "go", f"/{STATISTICS}") + act_button(_("Export"), "go", f"/{EXPORT}")
     return (
         f'<div class="bulk" role="group" aria-label="{escape(_("With several comparisons"))}">'
         f'<label class="tick"><input type="checkbox" data-page> {escape(_("Choose this page"))}</label>'
         f'<select data-scope aria-label="{escape(_("Which comparisons"))}">{scopes}</select>'
-        f"{acts(known)}{act_button(_('Export'), 'export', '')}</div>"
+        f"{acts(known)}{ways}</div>"
     )
 
 
@@ -98,13 +135,13 @@ def option(value: str, label: str) -> str:
     return f'<option value="{escape(value)}">{escape(label)}</option>'
 
 
-def pager(page: ListPage) -> str:
+def pager(page: ListPage, looked: ListPlace) -> str:
     """The way to the pages before and after this one."""
     if page.pages == 1:
         return ""
     said = _("Page {number:,} of {pages:,}").format(number=page.number, pages=page.pages)
-    back = act_button(_("Previous"), "page", str(page.number - 1)) if page.number > 1 else ""
-    on = act_button(_("Next"), "page", str(page.number + 1)) if page.number < page.pages else ""
+    back = way(replace(looked, page=page.number - 1).address, _("Previous")) if page.number > 1 else ""
+    on = way(replace(looked, page=page.number + 1).address, _("Next")) if page.number < page.pages else ""
     return f'<p class="pages">{back}<span>{escape(said)}</span>{on}</p>'
 
 

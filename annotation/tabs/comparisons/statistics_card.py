@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from annotation.tabs.comparisons import words
+from annotation.tabs.comparisons.comparison_table import STATISTICS, ListPlace
 from annotation.translation import _, ngettext
 from annotation.ui import charts
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, duration, percent
-from annotation.ui.markup import Bar, Row, card, facts, paragraph, table
+from annotation.ui.markup import Bar, Row, card, escape, facts, paragraph, table, way
+from annotation.ui.places import Place, link
 from annotation.workbench.comparison_filter import SPLITS
 from annotation.workbench.data_statistics import LENGTH_EDGES, Counts, DataStatistics
 
 
-def card_of(found: DataStatistics, filtered: bool) -> str:
+def card_of(found: DataStatistics, looked: ListPlace) -> str:
     """All of it."""
+    filtered = looked.comparisons.text
+    said = _("Of all comparisons.") if not filtered else _("Of the comparisons of one list.")
+    ways = way(looked.address, _("The list"))
+    ways += way(link(STATISTICS, Place()), _("Of all")) if filtered else ""
+    top = f'<p class="pages"><span>{escape(said)}</span>{ways}</p>'
     if not found.comparisons:
-        return paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."), "quiet")
-    said = (
-        _("Of the comparisons that the list shows now.")
-        if filtered
-        else _("Of all comparisons; the list's filters hold here as well.")
-    )
+        return top + paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
     share = (lambda part: f"{part:,} ({percent(part / found.judgements)})") if found.judgements else str
     numbers = facts(
         [
@@ -42,7 +44,7 @@ def card_of(found: DataStatistics, filtered: bool) -> str:
         counted(_("Answers by length, in characters"), found.lengths, sum(n for _name, n in found.lengths), length),
         writers(found),
     )
-    return f'{paragraph(said, "quiet")}{numbers}{people(found)}{days(found)}<div class="beside">{"".join(tables)}</div>'
+    return f'{top}{numbers}{people(found)}{days(found)}<div class="cards">{"".join(tables)}</div>'
 
 
 def counted(title: str, counts: Counts, whole: int, name_of: Callable[[str], str] = str) -> str:
