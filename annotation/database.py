@@ -42,6 +42,8 @@ class Database:
         self.path = path
         self._local = threading.local()
         self._write_lock = threading.RLock()
+        self._watching: sqlite3.Connection | None = None
+        self._watching_lock = threading.Lock()
 
     @property
     def connection(self) -> sqlite_utils.Database:
@@ -129,8 +131,20 @@ class Database:
             found = self.connection.execute(sql, params).fetchone()
         return None if found is None else found[0]
 
+    def revision(self) -> int:
+        """A number that is another after each commit, by whomever; it means nothing to another Database."""
+        with self._watching_lock, explain_disk_errors(self.path):
+            # SQLite counts the commits of other connections: this one commits nothing.
+            if self._watching is None:
+                self._watching = sqlite3.connect(self.path, timeout=5.0, check_same_thread=False)
+            return int(self._watching.execute("PRAGMA data_version").fetchone()[0])
+
     def close(self) -> None:
-        """Close this thread's connection, if it has one."""
+        """Close this thread's connection, if it has one, and the one that watches."""
+        with self._watching_lock:
+            if self._watching is not None:
+                self._watching.close()
+                self._watching = None
         existing: sqlite_utils.Database | None = getattr(self._local, "database", None)
         if existing is not None:
             existing.close()

@@ -47,6 +47,7 @@ from annotation.web import access, connections, invitations, middleware, oauth
 from annotation.web.deferred_app import BuiltApp, DeferredApp
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
+from annotation.web.watches import Watches
 from rlhf.hub import token_launcher
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import VISIBLE
@@ -84,7 +85,8 @@ def build_app(settings: Settings) -> Starlette:
     # Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
     uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
-    pages = DeferredApp(partial(build_pages, opened, settings, uploads))
+    watches = Watches(db)
+    pages = DeferredApp(partial(build_pages, opened, settings, uploads, watches))
     # Neither waits for the other.
     runners: list[LaneRunner[Any]] = [
         export_files.runner(settings.data_dir),
@@ -105,7 +107,7 @@ def build_app(settings: Settings) -> Starlette:
             await asyncio.to_thread(supervisor.stop)
         clear_uploads()
 
-    app = guarded_app(db, settings, pages, lifespan)
+    app = guarded_app(db, settings, pages, watches, lifespan)
     clear_uploads = weakref.finalize(app, shutil.rmtree, uploads, ignore_errors=True)
     app.state.db, app.state.held, app.state.pages = db, opened.held, pages
     return app
@@ -134,16 +136,15 @@ def open_data(settings: Settings) -> DataDirectory:
     return DataDirectory(db, model, (in_use, lock))
 
 
-def build_pages(opened: DataDirectory, settings: Settings, uploads: Path) -> BuiltApp:
+def build_pages(opened: DataDirectory, settings: Settings, uploads: Path, watches: Watches) -> BuiltApp:
     """What admins and annotators see, made while judgements are taken already."""
     # Not at the top: Gradio takes seconds to load, and whoever judges does not need it.
     from annotation.tabs.guard import Context
     from rlhf.tabs import pages
 
     db, has_token = opened.db, token_launcher.HELD in os.environ
-    built = pages.build(
-        Context(db, settings.data_dir, opened.model, lambda: answering_problem(db), has_token), settings, uploads
-    )
+    context = Context(db, settings.data_dir, opened.model, lambda: answering_problem(db), has_token, watches)
+    built = pages.build(context, settings, uploads)
     if settings.space is not None and settings.space.zero_gpu:
         from rlhf.loop import zero_gpu
 
@@ -151,7 +152,9 @@ def build_pages(opened: DataDirectory, settings: Settings, uploads: Path) -> Bui
     return built
 
 
-def guarded_app(db: Database, settings: Settings, pages: DeferredApp, lifespan: Lifespan[Starlette]) -> Starlette:
+def guarded_app(
+    db: Database, settings: Settings, pages: DeferredApp, watches: Watches, lifespan: Lifespan[Starlette]
+) -> Starlette:
     """The endpoints, and the pages behind them, with all around them that a request passes."""
     here, provider = settings.space, provider_of(settings)
     sign_in = middleware.SignIn(db, settings.cookie, here, provider is not None)
@@ -170,7 +173,7 @@ def guarded_app(db: Database, settings: Settings, pages: DeferredApp, lifespan: 
             *annotation_api.routes(),
             *export_files.Downloads(settings.data_dir).routes(),
             *downloads.ModelDownloads(db, settings.data_dir).routes(),
-            *standing.StripEndpoint(db).routes(),
+            *standing.FollowEndpoint(db, watches).routes(),
             Mount("/", pages),
         ],
     )

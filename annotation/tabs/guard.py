@@ -14,6 +14,7 @@ from annotation.database import Database
 from annotation.records import Role, UserError
 from annotation.ui.markup import escape
 from annotation.web import access
+from annotation.web.watches import Watches
 
 Handler = Callable[..., Any]
 
@@ -29,6 +30,8 @@ class Context:
     """Says what keeps new answers from coming, empty while nothing does."""
     token_held: bool = False
     """Whether a process beside this one has a token for the Hub, and does the jobs of the Hub's lane."""
+    watches: Watches | None = None
+    """What open pages follow; without it each of their questions goes through Gradio."""
 
 
 def guarded(context: Context, role: Role) -> Callable[[Handler], Handler]:

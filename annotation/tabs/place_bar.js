@@ -37,6 +37,7 @@ watch("value", () => {
     const led = address.part(props.tabs) !== visited; // meanwhile, by a person
     if (!led) address.tell(props.tabs, (visited = part), { replace: asking !== null || how === "replace" });
   }
+  panel.dispatchEvent(new Event("change")); // what the tab follows may be another thing now
   answered();
 });
 

@@ -1,93 +1,154 @@
-// The script of a pulse: triggers "beat" again and again, while its tab can be seen. There is one timer at most, either
-// of the next beat or of the answer to the last one; while the tab is hidden there is none.
-const _ = (sentence) => props.sentences[sentence] ?? sentence;
+// What on the page follows the server. Stands in the head of the page; a pulse or the strip calls `prefloop.follow`.
+//
+// Whatever is in view is asked for with one small request, ever more seldom while nothing has changed; only what has
+// changed is fetched. Out of view nothing is asked, and in a page that nobody sees nothing but what has to be (`unseen`).
+(function (sentences) {
+const _ = (sentence) => sentences[sentence] ?? sentence;
 const SLOWER = 1.25; // so a change is seen later by a quarter of the time before it in which nothing changed, at most
 const SLOWEST_MS = 15000;
 const PATIENCE_MS = 10000;
+const TOGETHER_MS = 200; // what is due within this time is asked for together
+const ADDRESS = "follow";
 
-const panel = element.closest("[role=tabpanel]") ?? document.body;
-const seen = () => element.isConnected && document.visibilityState === "visible" && panel.getClientRects().length > 0;
-const told = props.seconds === null; // the answers say when to ask again; else it slows down while they stay the same
-const FIRST_MS = told ? Infinity : 1000 * props.seconds;
-let wait = FIRST_MS;
-let mark = "";
-let last = 0;
-let shown = false;
-let asking = false;
+const all = new Set();
 let timer = null;
-let due = Infinity;
+let asking = false;
+let signedOut = false;
 const notice = document.createElement("p");
 notice.className = "signed-out";
 notice.setAttribute("role", "alert");
 const signIn = document.createElement("a");
-signIn.href = "login";
 signIn.textContent = _("Sign in again.");
 notice.append(_("You are not signed in any more; what is shown here stands still."), " ", signIn);
 
-function next(act, ms) {
-  rest();
-  if (ms === Infinity) return;
-  due = performance.now() + ms;
-  timer = setTimeout(act, ms);
+const random = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (one) => one.toString(36)).join("");
+
+// `seconds` between two questions at first, or null where the answers say when. `ask` has the whole answer sent, which is
+// told by `answered`; without it `changed` is told what there is now. `key`: a name that the server knows by itself.
+// `unseen`: milliseconds between two questions while nobody sees the page, or null.
+function follow({ element, seconds, ask = null, changed = null, key = random(), unseen = () => null }) {
+  const panel = element.closest("[role=tabpanel]") ?? document.body;
+  const first = seconds === null ? Infinity : 1000 * seconds;
+  const one = { key, element, panel, first, ask, changed, unseen, told: seconds === null };
+  // `whole`: whether what is known of it may be out of date, so that the whole answer is asked for.
+  Object.assign(one, { wait: first, due: Infinity, mark: "", whole: ask !== null, waiting: false, shown: false, last: 0 });
+  one.answered = (value) => answered(one, value);
+  all.add(one);
+  new ResizeObserver(() => look(one)).observe(panel);
+  for (const press of ["click", "change", "keyup"]) panel.addEventListener(press, () => look(one, true));
+  look(one);
+  return one;
 }
 
-function rest() {
-  clearTimeout(timer);
-  timer = null;
-  due = Infinity;
-}
+const inView = (one) => one.element.isConnected && one.panel.getClientRects().length > 0;
+const seen = (one) => inView(one) && document.visibilityState === "visible";
+const later = (ms) => performance.now() + ms;
 
-function goOn() {
-  asking = false;
-  if (seen()) next(beat, wait);
-  else rest();
-}
-
-function beat() {
-  if (!seen()) return rest();
-  asking = true;
-  next(unanswered, PATIENCE_MS);
-  trigger("beat");
-}
-
-watch("value", () => {
-  notice.remove();
-  const [number, word] = props.value.split(" ");
-  if (Number(number) > last) {
-    if (told) wait = 1000 * Number(word);
-    else wait = word === mark ? Math.min(SLOWER * wait, SLOWEST_MS) : FIRST_MS;
-    [last, mark] = [Number(number), word];
-  } // else it was overtaken by the answer to a button
-  goOn();
-});
-
-// The handler failed, or the server is slow or away: it is asked again. Or the person was signed out: then it is not.
-async function unanswered() {
-  rest();
-  if (seen() && (await signedOut())) {
-    asking = false;
-    panel.prepend(notice);
-  } else if (timer === null) goOn();
-}
-
-async function signedOut() {
-  const headers = { "Content-Type": "application/json" };
-  const answer = await fetch("annotate/safety", { method: "POST", headers, body: "{}" }).catch(() => null);
-  return answer?.status === 401;
-}
-
-// The tab may have come into view or gone out of it, or something on it was pressed.
-function look({ pressed = false } = {}) {
-  const [before, now] = [shown, seen()];
-  shown = now;
-  if (asking) return;
-  if (!now) rest();
-  else if (pressed || !before) {
-    if (!told) wait = FIRST_MS;
-    if (due > performance.now() + wait) goOn();
+// It may have come into view or gone out of it, or something on it was pressed.
+function look(one, pressed = false) {
+  if (!one.element.isConnected) all.delete(one);
+  const [before, now] = [one.shown, seen(one)];
+  one.shown = now;
+  if (now && (pressed || !before)) {
+    one.whole = one.ask !== null;
+    if (!one.told) one.wait = one.first;
   }
+  if (one.waiting) return;
+  if (!now) one.due = unseenDue(one);
+  else if (pressed || !before) one.due = Math.min(one.due, later(before || one.ask ? one.wait : 0));
+  plan();
 }
 
-new ResizeObserver(() => look()).observe(panel);
-document.addEventListener("visibilitychange", () => look());
-for (const press of ["click", "change"]) panel.addEventListener(press, () => look({ pressed: true }));
+const unseenDue = (one) => (inView(one) && one.unseen() !== null ? later(one.unseen()) : Infinity);
+
+function plan() {
+  clearTimeout(timer);
+  const due = Math.min(...[...all].map((one) => one.due));
+  if (due !== Infinity && !asking) timer = setTimeout(tick, Math.max(0, due - performance.now()));
+}
+
+function tick() {
+  const due = [...all].filter((one) => one.due <= later(TOGETHER_MS));
+  for (const one of due.filter((one) => one.waiting)) late(one);
+  const here = due.filter((one) => !one.waiting && (seen(one) || unseenDue(one) !== Infinity));
+  for (const one of due.filter((one) => !one.waiting && !here.includes(one))) one.due = Infinity;
+  const quick = here.filter((one) => !one.whole);
+  for (const one of here.filter((one) => one.whole)) askWhole(one);
+  if (quick.length) askWhether(quick);
+  else plan();
+}
+
+// ------------------------------------------------------------------------------------------------------ whole answers
+function askWhole(one) {
+  one.waiting = true;
+  one.whole = false; // until something is pressed
+  one.due = later(PATIENCE_MS);
+  one.ask(one.key);
+}
+
+function answered(one, value) {
+  const [number, word, mark = ""] = value.split(" ");
+  const overtaken = Number(number) <= one.last; // by the answer to a button
+  if (!overtaken) {
+    one.last = Number(number);
+    if (one.told) one.wait = 1000 * Number(word);
+    else one.wait = mark === one.mark ? slower(one) : one.first;
+    one.mark = mark;
+    if (mark === "") one.whole = true;
+  }
+  one.waiting = false;
+  one.due = seen(one) ? later(one.wait) : unseenDue(one);
+  plan();
+}
+
+const slower = (one) => Math.min(SLOWER * one.wait, SLOWEST_MS);
+
+// The handler failed, or the server is slow or away, or the person was signed out, which is asked.
+function late(one) {
+  [one.waiting, one.whole] = [false, true];
+  one.due = seen(one) ? later(one.wait) : Infinity;
+  if (seen(one)) askWhether([]);
+}
+
+// -------------------------------------------------------------------------------------------------------- has it changed
+async function askWhether(some) {
+  asking = true;
+  const query = new URLSearchParams(some.map((one) => ["of", `${one.key} ${one.mark}`]));
+  const options = { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" };
+  const answer = await fetch(`${ADDRESS}?${query}`, options).catch(() => null);
+  const said = answer?.ok ? await answer.json().catch(() => null) : null;
+  asking = false;
+  tellSignedOut(answer);
+  for (const one of some) {
+    if (signedOut) one.due = Infinity;
+    else hear(one, said?.[one.key]);
+  }
+  plan();
+}
+
+// `said`: null, that it has not changed; undefined, that there was no answer.
+function hear(one, said) {
+  if (said === null && !one.told) one.wait = slower(one);
+  one.due = seen(one) ? later(one.wait) : unseenDue(one);
+  if (said === null || said === undefined) return;
+  if (!one.told) one.wait = one.first;
+  if (!one.ask) {
+    one.mark = said.mark;
+    one.changed(said);
+    one.due = seen(one) ? later(one.wait) : unseenDue(one);
+  } else if (seen(one)) askWhole(one);
+}
+
+function tellSignedOut(answer) {
+  if (answer === null) return;
+  signedOut = answer.status === 401;
+  if (!signedOut) return notice.remove();
+  signIn.href = `login?next=${encodeURIComponent(location.pathname + location.search)}`;
+  document.getElementById("standing")?.before(notice);
+  for (const one of all) if (!one.waiting) one.due = Infinity;
+}
+
+// -------------------------------------------------------------------------------------------------------------- start
+window.prefloop = { ...window.prefloop, follow };
+document.addEventListener("visibilitychange", () => all.forEach((one) => look(one)));
+})

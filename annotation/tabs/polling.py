@@ -1,35 +1,51 @@
-"""How a tab follows what changes: while it can be seen, its pulse asks a handler again and again; else nothing asks."""
+"""How a tab follows what changes: while it can be seen the page asks now and then whether anything has, else not.
+
+At each event of Gradio's the browser walks the whole page. So a pulse asks a small endpoint whether what its handler
+would say is still what it said last (`annotation.web.watches`), and has Gradio call the handler only where it is not.
+The script in the head of the page, `polling.js`, asks for all that is in view with one request.
+"""
 
 from __future__ import annotations
 
 import itertools
+import json
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
 
 from annotation.tabs.components import QUIET
-from annotation.tabs.guard import Context, Handler, guarded
+from annotation.tabs.guard import Context, Handler, guarded_event
 from annotation.translation import LANGUAGE
+from annotation.web.watches import mark_of
 
-SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+HEAD: Final = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
+# `follow` says when: see polling.js.
+PULSE: Final = """
+const one = window.prefloop.follow({ element, seconds: props.seconds, ask: (key) => trigger("beat", { key }) });
+watch("value", () => one.answered(props.value));
+"""
+# In place of a number of seconds: as often as the page asks by itself.
+EVEN: Final = "-"
 # Greater than before also after a restart, which open pages outlive.
 ANSWERS = itertools.count(time.time_ns() // 1_000_000)
 
 
+def head() -> str:
+    """The script for the head of a page whose tabs follow what changes."""
+    sentences = json.dumps(dict(LANGUAGE.script)).replace("<", "\\u003c")
+    return f"<script>{HEAD.strip()}({sentences});</script>"
+
+
 def pulse(seconds: float | None = None) -> gr.HTML:
-    """Lay out what beats while the tab that is being laid out can be seen.
+    """Lay out what asks while the tab that is being laid out can be seen.
 
     At first every so many seconds; slower and slower while the answers stay the same. Without a number, the handlers
     that have the pulse among their outputs say when to ask again. No gr.Timer: that goes on after its tab was left.
     """
-    sentences = dict(LANGUAGE.script)
-    return gr.HTML(
-        "", html_template="", js_on_load=SCRIPT, elem_classes=["pulse"], seconds=seconds, sentences=sentences
-    )
+    return gr.HTML("", html_template="", js_on_load=PULSE, elem_classes=["pulse"], seconds=seconds)
 
 
 def poll(
@@ -40,19 +56,35 @@ def poll(
     outputs: Sequence[Any],
     **options: Any,
 ) -> None:
-    """Have a pulse ask `handler(annotator, *inputs)` for a list of outputs. Only admins have tabs that follow."""
-    listen: Callable[..., Any] = beating.beat
-    admin = guarded(context, "admin")
-    if beating in outputs:
-        listen(admin(handler), [*inputs], [*outputs], **{**QUIET, **options})
-        return
+    """Have a pulse ask `handler(annotator, *inputs)` for a list of outputs. Only admins have tabs that follow.
 
-    def ask(annotator: Any, *values: Any) -> list[Any]:
-        sent = handler(annotator, *values)
-        return [*sent, told(str(zlib.crc32(repr(sent).encode())))]
+    It must change nothing: it is called as well to see whether it would say something else by now.
+    """
+    says_when = beating in outputs
+    place = [*outputs].index(beating) if says_when else len(outputs)
+
+    def found(annotator: Any, values: Sequence[Any]) -> tuple[list[Any], str, str]:
+        """What the handler says, when to ask again, and a mark for both."""
+        sent = list(handler(annotator, *values))
+        word = word_of(sent.pop(place)) if says_when else EVEN
+        return sent, word, mark_of([sent, word])
+
+    def ask(annotator: Any, event: Any, *values: Any) -> list[Any]:
+        sent, word, mark = found(annotator, values)
+        if context.watches is not None:
+            key = event.get("key") if isinstance(event, dict) else None
+            context.watches.keep(annotator, key, lambda person: found(person, values)[2], mark, live=says_when)
+        return [*sent[:place], told(word, mark), *sent[place:]]
 
     ask.__name__ = handler.__name__
-    listen(admin(ask), [*inputs], [*outputs, beating], **{**QUIET, **options})
+    listen: Callable[..., Any] = beating.beat
+    every = outputs if says_when else [*outputs, beating]
+    listen(guarded_event(context, "admin")(ask), [*inputs], [*every], **{**QUIET, **options})
+
+
+def word_of(sent: Any) -> str:
+    """When to ask again, in what a handler says for its pulse."""
+    return str(sent["value"] if isinstance(sent, dict) else sent).split(" ")[1]
 
 
 def again(seconds: float | None) -> str:
@@ -60,6 +92,6 @@ def again(seconds: float | None) -> str:
     return told("Infinity" if seconds is None else str(seconds))
 
 
-def told(word: str) -> str:
+def told(word: str, mark: str = "") -> str:
     """A value for a pulse, numbered: so the browser notices every answer, and which of two came later."""
-    return f"{next(ANSWERS)} {word}"
+    return f"{next(ANSWERS)} {word} {mark}".strip()

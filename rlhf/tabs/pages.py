@@ -15,7 +15,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from annotation.records import Annotator, Role
-from annotation.tabs import accounts, address, annotate, data, quality
+from annotation.tabs import accounts, address, annotate, data, polling, quality
 from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
@@ -178,7 +178,8 @@ def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
         assert isinstance(mount, Mount), "Gradio was mounted last"
         assert isinstance(mount.app, FastAPI)
         # Last, so that what Gradio packs goes through it before.
-        mount.app.user_middleware.append(Middleware(PageHead, inserted=address.head(pages[role])))
+        scripts = address.head(pages[role]) + (polling.head() if role == "admin" else "")
+        mount.app.user_middleware.append(Middleware(PageHead, inserted=scripts))
         apps[role] = mount.app
     guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]))
     return BuiltApp(

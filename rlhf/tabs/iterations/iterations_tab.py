@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, CheckedAnswer, UserError, now
+from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
@@ -26,6 +27,7 @@ from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
 from annotation.ui import markup
+from annotation.ui.places import Place
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
@@ -97,6 +99,23 @@ def selected_policy(db: Database, revision: str | None) -> Policy:
     serving = registry.serving(db)
     first = check_report.policy_order(those_that_answer(db))[0]
     return first if first.status == "candidate" else serving
+
+
+def policy_at(db: Database, place: Place) -> tuple[str | None, str]:
+    """The policy that an address names, if there is one, and what is to be said where there is not."""
+    if not place.first or place.first in {one.revision for one in those_that_answer(db)}:
+        return place.first or None, ""
+    return None, markup.notice(_("There is no policy {revision}; this is another one.").format(revision=place.first))
+
+
+def answers_page(place: Place) -> int:
+    """The page of answers that an address names, counted from 0."""
+    return max(0, (row_number(place.query.get("page", "")) or 1) - 1)
+
+
+def place_of(revision: str | None, page: int) -> Place:
+    """The address of a policy and a page of its answers."""
+    return Place((revision,) if revision else (), {"page": str(page + 1) if page else ""})
 
 
 def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedCheck | None) -> list[CheckedAnswer]:
@@ -374,6 +393,7 @@ class IterationsPage:
     parts: Mapping[str, Any]
     seen: gr.State
     pulse: gr.HTML
+    bar: gr.HTML
 
     @property
     def selector(self) -> Any:
@@ -437,23 +457,25 @@ def lay_out() -> IterationsPage:
     with gr.Accordion(_("Over the iterations"), open=False):
         parts["over"] = html_box()
         parts |= closer_look.lay_out(LOOK, _("Look closer"))
-    return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS))
+    return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS), place_bar())
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
     page = lay_out()
     gate_form.build(context, opening_of(demo))
-    wire_views(page, context, opening_of(demo))
+    wire_views(page, context)
     wire_decisions(page, context)
 
 
-def wire_views(page: IterationsPage, context: Context, opening: Callable[..., Any]) -> None:
-    """Fill the page when it is opened, send what changes, and turn the pages of answers."""
+def wire_views(page: IterationsPage, context: Context) -> None:
+    """Fill the page with what its address names, send what changes, and turn the pages of answers."""
 
-    @guarded(context, "admin")
-    def open_iterations(annotator: Annotator, revision: str | None) -> list[Any]:
-        return page.sent(*view(context, revision, 0, {}))
+    def open_iterations(annotator: Annotator, place: Place) -> list[Any]:
+        revision, unknown = policy_at(context.db, place)
+        changed, seen = view(context, revision, answers_page(place), {})
+        shown = {**changed, "said": unknown, **policy_decisions.emptied(changed)}
+        return [*page.sent(shown, seen), told(Place() if unknown else place, step=False)]
 
     def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         return page.sent(*view(context, revision, page_of(was), was))
@@ -461,17 +483,21 @@ def wire_views(page: IterationsPage, context: Context, opening: Callable[..., An
     @guarded(context, "admin")
     def choose_policy(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         changed, seen = view(context, revision, 0, was)
-        return page.sent({"said": "", **changed, **policy_decisions.emptied(changed)}, seen)
+        sent = page.sent({"said": "", **changed, **policy_decisions.emptied(changed)}, seen)
+        return [*sent, told(place_of(revision, 0))]
 
     @guarded(context, "admin")
     def previous_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return page.sent(*view(context, revision, max(0, page_of(was) - 1), was))
+        before = max(0, page_of(was) - 1)
+        return [*page.sent(*view(context, revision, before, was)), told(place_of(revision, before))]
 
     @guarded(context, "admin")
     def next_page(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
-        return page.sent(*view(context, revision, page_of(was) + 1, was))
+        after = page_of(was) + 1
+        return [*page.sent(*view(context, revision, after, was)), told(place_of(revision, after))]
 
-    opening(open_iterations, [page.selector], page.followed, **QUIET)
+    followed = [*page.followed, page.bar]
+    visits(page.bar, context, open_iterations, [], followed)
     poll(page.pulse, context, poll_iterations, [page.selector, page.seen], page.followed)
     listeners = (
         (page.selector.input, choose_policy),
@@ -479,7 +505,7 @@ def wire_views(page: IterationsPage, context: Context, opening: Callable[..., An
         (page.parts["next"].click, next_page),
     )
     for listen, handler in listeners:
-        listen(handler, [page.selector, page.seen], page.followed, **QUIET)
+        listen(handler, [page.selector, page.seen], followed, **QUIET)
     wire_look(page, context)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, Feedback, UserError, now
+from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
@@ -19,6 +20,7 @@ from annotation.translation import _, ngettext
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
+from annotation.ui.places import Place
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -470,10 +472,9 @@ class JudgesPage:
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
-    opening = opening_of(demo)
     page = lay_out()
-    rubric_form.build(context, opening, page.parts["selector"])
-    wire_views(page, context, opening)
+    rubric_form.build(context, opening_of(demo), page.parts["selector"])
+    wire_views(page, context)
     wire_judges(page, context)
     wire_jobs(page, context)
 
@@ -550,13 +551,12 @@ def lay_out_feedback() -> dict[str, Any]:
 
 
 # Handlers are plain functions, which Gradio runs in threads of their own: figures keep no annotator waiting.
-def wire_views(page: JudgesPage, context: Context, opening: Callable[..., Any]) -> None:
+def wire_views(page: JudgesPage, context: Context) -> None:
     """Fill the page when it is opened, send what changes, and store who judges."""
     admin, fields = guarded(context, "admin"), [page.feedback[name] for name in FEEDBACK]
 
-    @admin
-    def open_judges(annotator: Annotator, selected: Any, was: Any, *here: Any) -> list[Any]:
-        changed, seen = view(context, selected, {})
+    def open_judges(annotator: Annotator, place: Place, was: Any, *here: Any) -> list[Any]:
+        changed, seen = view(context, place.first, {})
         sent, holds = was.get("sent", {}) if isinstance(was, dict) else {}, form_of(store.feedback(context.db))
         fresh = {
             name: holds[name]
@@ -564,7 +564,9 @@ def wire_views(page: JudgesPage, context: Context, opening: Callable[..., Any]) 
             if name not in sent or value == sent[name]
         }
         drafts = [fresh.get(name, gr.skip()) for name in FEEDBACK]
-        return [*page.sent(changed, {**seen, "sent": {**sent, **fresh}}), *drafts]
+        unknown = place.first and place.first not in {judge.name for judge in judge_store.judges(context.db)}
+        said = _("There is no judge {name}.").format(name=place.first) if unknown else ""
+        return [*page.sent(changed, {**seen, "sent": {**sent, **fresh}}, "jobs" if said else "", said), *drafts]
 
     def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
         return page.sent(*view(context, selected, was))
@@ -577,8 +579,13 @@ def wire_views(page: JudgesPage, context: Context, opening: Callable[..., Any]) 
         said = _("Saved. {modes}").format(modes=MODES[feedback.mode][1])
         return page.sent(changed, {**seen, "sent": form_of(feedback)}, "save", said)
 
-    opening(open_judges, [*page.looked, *fields], [*page.followed, *fields], **QUIET)
-    page.parts["selector"].input(admin(look_at_judge), page.looked, page.followed, **QUIET)
+    @admin
+    def choose_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
+        return [*look_at_judge(annotator, selected, was), told(Place((text_in(selected),)))]
+
+    bar = place_bar()
+    visits(bar, context, open_judges, [page.seen, *fields], [*page.followed, *fields])
+    page.parts["selector"].input(choose_judge, page.looked, [*page.followed, bar], **QUIET)
     poll(page.pulse, context, look_at_judge, page.looked, page.followed)
     page.save.click(save_feedback, [*page.looked, *fields], page.followed, **QUEUED)
 

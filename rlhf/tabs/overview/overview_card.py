@@ -11,9 +11,19 @@ from annotation.translation import _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import duration, moment, percent
 from annotation.ui.markup import card, escape, paragraph, progress_bar, table, way
+from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.tabs.overview.next_steps import NextStep
 from rlhf.tabs.runs.job_words import about
+
+ENDED: Mapping[str, str] = {
+    "finished": _("Done"),
+    "failed": _("Failed"),
+    "lost": _("Lost"),
+    "cancelled": _("Cancelled"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,31 @@ def strip(standing: Standing) -> str:
     step = next(iter(standing.steps), None)
     button = way(step.address, step.words) if step else ""
     named = escape(_("Where things stand"))
-    return f'<section class="standing" aria-label="{named}"><p>{said}</p>{button}</section>'
+    asks = "" if standing.running is None else notify_buttons()
+    return f'<section class="standing" aria-label="{named}"><p>{said}{asks}</p>{button}</section>'
+
+
+def notify_buttons() -> str:
+    """Asks to be told of the end, or no more; the script of the strip shows the one that does something."""
+    told = (("on", _("Notify me when it ends")), ("off", _("Don't notify me")))
+    return "".join(f'<button type="button" data-notify="{on}" hidden>{escape(words)}</button>' for on, words in told)
+
+
+def title_of(job: Job) -> str:
+    """What runs and how far it is, for the title of the page."""
+    kind = _("Job")
+    if isinstance(job.spec, TrainingSpec):
+        kind = _("Training")
+    elif isinstance(job.spec, CheckSpec):
+        kind = _("Check")
+    elif isinstance(job.spec, JudgeSpec):
+        kind = _("AI judge")
+    return f"{kind} {100 * job.step // job.steps}%" if job.steps else f"{kind} …"
+
+
+def ended_words(job: Job) -> str:
+    """How a job ended and which, for the title of the page and for notifications."""
+    return f"{ENDED[job.status]} · {about(job)}"
 
 
 def judged_words(standing: Standing) -> str:

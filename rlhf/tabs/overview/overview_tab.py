@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,7 +20,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.tabs.iterations import verdict_card
 from rlhf.tabs.overview import overview_card
-from rlhf.tabs.overview.standing import ADDRESS, standing_of
+from rlhf.tabs.overview.standing import STRIP, standing_of
 from rlhf.tabs.runs import job_cards
 
 STRIP_SECONDS = 10
@@ -53,29 +54,13 @@ def verdict_of_pending(db: Database) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
-# Asks for the strip while the page is in view, and shows it where it has changed. Once signed out it asks no more: the
-# tabs say so.
-FOLLOW = """
-let shown = "", signedOut = false, asking = false;
-async function follow() {
-  if (asking || signedOut || !element.isConnected || document.visibilityState !== "visible") return;
-  asking = true;
-  const answer = await fetch(props.address).catch(() => null);
-  signedOut = answer?.status === 401;
-  const html = answer?.ok ? await answer.text() : shown;
-  if (html !== shown) element.innerHTML = shown = html;
-  asking = false;
-}
-setInterval(follow, 1000 * props.seconds);
-document.addEventListener("visibilitychange", follow);
-follow();
-"""
+SCRIPT = Path(__file__).with_name("strip.js").read_text(encoding="utf-8")
 
 
 def build_strip() -> None:
     """Lay out the strip, which its script fills."""
     options: dict[str, Any] = {"elem_classes": ["kit"], "elem_id": "standing"}
-    gr.HTML("", js_on_load=FOLLOW, address=ADDRESS, seconds=STRIP_SECONDS, **options)
+    gr.HTML("", js_on_load=SCRIPT, named=STRIP, seconds=STRIP_SECONDS, **options)
 
 
 def build(demo: gr.Blocks, context: Context) -> None:

@@ -1,23 +1,26 @@
-"""Where things stand, read from the rows; and the endpoint by which the strip follows that, outside Gradio.
+"""Where things stand, read from the rows; and the endpoint by which pages learn what of what they show has changed.
 
-At each event of Gradio's the browser walks the whole page, and the strip is in view all day.
+At each event of Gradio's the browser walks the whole page, and it is open all day: so it asks here first.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from annotation import claims
 from annotation.database import Database
-from annotation.records import now
+from annotation.records import Annotator, now
 from annotation.translation import _
+from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.web.watches import TRUSTED_SECONDS, Watches, mark_of
 from rlhf.jobs import job_store
 from rlhf.loop import controller
 from rlhf.models import registry
@@ -27,7 +30,11 @@ from rlhf.tabs.overview.next_steps import next_steps
 from rlhf.tabs.overview.overview_card import Standing
 from rlhf.tabs.runs import job_cards
 
-ADDRESS: Final = "overview/strip"
+ADDRESS: Final = "follow"
+STRIP: Final = "strip"
+# As many as a page can have in view at once, generously.
+MOST_ASKED: Final = 20
+ENDED_JOBS: Final = 10
 
 
 def standing_of(db: Database) -> Standing:
@@ -44,23 +51,56 @@ def standing_of(db: Database) -> Standing:
     )
 
 
-def strip_of(db: Database) -> str:
-    """The strip as it is now."""
-    return overview_card.strip(standing_of(db))
+def strip_of(db: Database) -> dict[str, Any]:
+    """The strip as it is now, and what the title of the page says: what runs, or what has ended."""
+    found = standing_of(db)
+    last = job_store.recent(db, job_store.waiting_kinds(), ENDED_JOBS)
+    return {
+        "html": overview_card.strip(found),
+        "job": None if found.running is None else found.running.id,
+        "said": "" if found.running is None else overview_card.title_of(found.running),
+        "over": {str(job.id): overview_card.ended_words(job) for job in last if not job.is_open},
+    }
 
 
-@dataclass(frozen=True)
-class StripEndpoint:
-    """The route by which an admin's page, and nobody else, asks for the strip."""
+@dataclass
+class FollowEndpoint:
+    """The route by which an admin's page, and nobody else's, asks what has changed."""
 
     db: Database
+    watches: Watches
+    kept: tuple[int, float, dict[str, Any]] | None = None
+    """The strip, and at which revision of the database and when it was read."""
 
     def routes(self) -> Sequence[Route]:
         """What the server adds beside the pages."""
-        return [Route(f"/{ADDRESS}", self.strip, methods=["GET"])]
+        return [Route(f"/{ADDRESS}", self.follow, methods=["GET"])]
 
-    async def strip(self, request: Request) -> Response:
-        """The strip as HTML. Who asks comes from the session, as everywhere."""
+    async def follow(self, request: Request) -> Response:
+        """Of each thing that is asked for null where it is as it was; else the strip, or true. Who asks comes from the
+        session, as everywhere.
+        """
         if not by_admin(request):
             return PlainTextResponse(_("Only an admin may look at this."), 403)
-        return HTMLResponse(await asyncio.to_thread(strip_of, self.db), headers={"Cache-Control": "no-store"})
+        asked = [tuple(one.rpartition(" ")[::2]) for one in request.query_params.getlist("of")[:MOST_ASKED]]
+        found = await asyncio.to_thread(self.changes, request.scope[ANNOTATOR_KEY], asked)
+        return JSONResponse(found, headers={"Cache-Control": "no-store"})
+
+    def changes(self, annotator: Annotator, asked: Sequence[tuple[str, ...]]) -> Mapping[str, Any]:
+        """What has changed of the things asked for, each a key and the mark of what the page shows of it."""
+        found: dict[str, Any] = {}
+        for key, mark in asked:
+            if key == STRIP:
+                strip = self.strip()
+                found[key] = None if strip["mark"] == mark else strip
+            else:
+                found[key] = True if self.watches.changed(annotator, key, mark) else None
+        return found
+
+    def strip(self) -> dict[str, Any]:
+        """The strip with its mark, the same for all admins, read again after a commit or some seconds."""
+        revision, at = self.db.revision(), time.monotonic()
+        if self.kept is None or self.kept[0] != revision or at - self.kept[1] > TRUSTED_SECONDS:
+            read = strip_of(self.db)
+            self.kept = (revision, at, {**read, "mark": mark_of(read)})
+        return self.kept[2]

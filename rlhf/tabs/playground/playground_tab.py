@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,15 @@ import gradio as gr
 from annotation import store
 from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError, now, seconds_between
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
+from annotation.tabs.address import place_bar, told, visits
+from annotation.tabs.components import QUEUED, QUIET, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import _
 from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
 from annotation.ui.markup import escape, label, paragraph
+from annotation.ui.places import Place
 from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import Chat
 from rlhf.models import registry
@@ -169,6 +171,13 @@ def form_of(db: Database, asked: Sequence[Chat]) -> dict[str, Any]:
     }
 
 
+def models_at(db: Database, place: Place) -> list[str]:
+    """The models that an address names, as far as there are such."""
+    there = {revision for _, revision in prompt_set_form.choices(db)}
+    named = [name for name in place.query.get("models", "").split(",") if name in there]
+    return list(dict.fromkeys(named))[: playground_store.COLUMNS]
+
+
 # ---------------------------------------------------------------------------------------------------------- the page
 FORM = ("models", "system", "temperature", "min_p", "tokens", "seed", "fresh")
 FOLLOWED = ("columns", "send", "stop", "compare", "files", "pulse")
@@ -251,22 +260,25 @@ def button(label: str, name: str, width: int, variant: prompt_set_form.Variant =
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it; every value comes from a guarded handler."""
     page = lay_out()
-    wire_views(page, context, opening_of(demo))
+    wire_views(page, context)
     wire_talk(page, context)
     prompt_set_form.wire(page.parts, context)
 
 
-def wire_views(page: PlaygroundPage, context: Context, opening: Callable[..., Any]) -> None:
-    """Fill the page when it is opened, and from then on send what changes."""
+def wire_views(page: PlaygroundPage, context: Context) -> None:
+    """Fill the page with what its address names, and from then on send what changes."""
     db = context.db
 
-    @guarded(context, "admin")
-    def open_playground(annotator: Annotator, talk: Any, mode: Any) -> list[Any]:
+    def open_playground(annotator: Annotator, place: Place, talk: Any, mode: Any) -> list[Any]:
         known = isinstance(talk, dict) and "chats" in talk  # then what is in the form stays
         asked = conversation(db, annotator, talk)
         form = {} if known else form_of(db, asked)
+        if named := models_at(db, place):
+            form = {**form, "models": named}
         updates = [gr.update(value=form[name]) if name in form else gr.skip() for name in FORM[1:]]
-        models = gr.update(choices=prompt_set_form.choices(db), **({"value": form["models"]} if form else {}))
+        models = gr.update(
+            choices=prompt_set_form.choices(db), **({"value": form["models"]} if "models" in form else {})
+        )
         held = {"chats": [chat.id for chat in asked]}
         return [held, models, *updates, *prompt_set_form.opened(context), *page.sent(*view(context, asked, mode, {}))]
 
@@ -275,7 +287,15 @@ def wire_views(page: PlaygroundPage, context: Context, opening: Callable[..., An
 
     outputs = [page.talk, *page.some(FORM), *page.some(prompt_set_form.OPENED), *page.followed]
     inputs = [page.talk, page.parts["mode"], page.seen]
-    opening(open_playground, inputs[:2], outputs, api_name="playground-open", **QUIET)
+    bar = place_bar()
+    visits(bar, context, open_playground, inputs[:2], outputs, api_name="playground-open")
+
+    @guarded(context, "admin")
+    def choose_models(annotator: Annotator, revisions: Any) -> str:
+        names = [name for name in revisions if isinstance(name, str)] if isinstance(revisions, list) else []
+        return told(Place((), {"models": ",".join(names)}), step=False)
+
+    page.parts["models"].input(choose_models, page.parts["models"], bar, api_name="playground-models", **QUIET)
     poll(page.parts["pulse"], context, poll_playground, inputs, page.followed, api_name="playground-poll")
     redraw = guarded(context, "admin")(poll_playground)
     page.parts["mode"].input(redraw, inputs, page.followed, api_name="playground-mode", **QUIET)
