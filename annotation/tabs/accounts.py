@@ -102,7 +102,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[*page, problem], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[*page, problem, quota], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
     make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
@@ -147,7 +147,8 @@ def opening(db: Database) -> Any:
 
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
-        return (*page_of(db), gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM)))
+        problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
+        return (*page_of(db), problem, gr.update(value=None))  # Gradio draws a number without a value as 0
 
     return open_page
 
@@ -229,7 +230,9 @@ def saving(db: Database) -> Any:
     def save_groups(annotator: Annotator, account: str | None, groups: Any, quota: Any) -> Any:
         row = access.existing(db, account or "")
         names = annotator_groups.group_names(text_in(groups))
-        number = None if quota in (None, "") else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
+        number = (
+            None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
+        )
         with db.transaction():
             annotator_groups.set_groups(db, row["id"], names)
             annotator_groups.set_quota(db, row["id"], number)
@@ -272,7 +275,7 @@ def wire_invitations(form: InvitationForm, context: Context, opening: Any) -> No
 
     @guarded(context, "admin")
     def open_invitations(annotator: Annotator) -> list[Any]:
-        return ["", invitations_table(invitations.invitations(db))]
+        return ["", invitations_table(invitations.invitations(db)), gr.update(value=None)]
 
     @guarded(context, "admin")
     def make_invitation(annotator: Annotator, uses: Any, days: Any, group: Any, quota: Any) -> list[Any]:
@@ -287,7 +290,7 @@ def wire_invitations(form: InvitationForm, context: Context, opening: Any) -> No
         return ["", invitations_table(invitations.invitations(db))]
 
     shown = [form.link, form.listed]
-    opening(open_invitations, None, shown, api_name="invitations", **QUIET)
+    opening(open_invitations, None, [*shown, form.quota], api_name="invitations", **QUIET)
     asked = [form.uses, form.days, form.group, form.quota]
     form.make.click(make_invitation, asked, shown, api_name="invitation-make", **QUEUED)
     form.listed.act(withdraw_invitation, None, shown, api_name="invitation-withdraw", **QUEUED)

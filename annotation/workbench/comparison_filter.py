@@ -82,7 +82,7 @@ SPLITS: Final[Mapping[str, str]] = {"train": N_("to train on"), "held-out": N_("
 UNSPACED: Final = re.compile(
     "[\u0e00-\u0e7f\u0e80-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
 )
-WORD: Final = re.compile(r"\w+")
+WORD: Final = re.compile(r"\w")
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,8 @@ def search(asked: str) -> tuple[str, str | int]:
         return "c.id = :q", int(plain.removeprefix("#"))
     if UNSPACED.search(plain):
         return BY_READING, plain
-    # Words as the index knows them, in quotation marks: what its own language makes of other signs is nothing to us.
-    words = WORD.findall(plain)
+    # Each in quotation marks, in which the index's own language has no signs but these.
+    words = [word.replace('"', '""') for word in plain.replace("\0", " ").split() if WORD.search(word)]
     return (BY_WORDS, " ".join(f'"{word}"*' for word in words)) if words else (BY_READING, plain)
 
 

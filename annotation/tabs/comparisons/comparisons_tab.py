@@ -23,12 +23,13 @@ from annotation.ui.places import Place, place_in
 from annotation.validation import read
 from annotation.workbench import bulk_changes, comparison_list, data_statistics
 from annotation.workbench.bulk_changes import BulkRequest
-from annotation.workbench.comparison_filter import SAID, SPLITS, STATUSES, ComparisonFilter, numbers
+from annotation.workbench.comparison_filter import LONGEST_FILTER, SAID, SPLITS, STATUSES, ComparisonFilter, numbers
 from annotation.workbench.comparison_history import history, used_by
 from annotation.workbench.comparison_list import SORTS, FilterChoices
 
 SCRIPT: Final = Path(__file__).with_name("comparison_box.js").read_text(encoding="utf-8")
 SEVERAL: Final = ("status", "person", "source", "assigned", "policy", "said", "split")
+TOO_MANY: Final = _("Too many are chosen for this. Choose fewer, or filter the list and take all of it.")
 FIELDS: Final = ("q", "status", "person", "source", "sort", "assigned", "policy", "said", "split", "since", "until")
 
 
@@ -259,7 +260,10 @@ def planned(event: Any, looked: Place) -> BulkRequest:
     chosen = numbers(",".join(str(one) for one in ids)) if isinstance(ids, list) else ()
     if not chosen:
         raise UserError(_("Choose comparisons first."))
-    return BulkRequest(kind, ComparisonFilter(ids=chosen), whom)
+    wanted = ComparisonFilter(ids=chosen)
+    if len(wanted.text) > LONGEST_FILTER:
+        raise UserError(TOO_MANY)
+    return BulkRequest(kind, wanted, whom)
 
 
 def json_of(text: str) -> Any:
@@ -278,7 +282,7 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
     def plan_change(annotator: Annotator, event: Any, part: Any) -> str:
         what, _subject = pressed(event, {"plan": "plan", "many": "many"})
         if what == "many":
-            raise UserError(_("Too many are chosen for this. Choose fewer, or filter the list and take all of it."))
+            raise UserError(TOO_MANY)
         asked = planned(event, place_in(part))
         return comparison_table.confirmation(asked, bulk_changes.plan(db, asked, annotator))
 

@@ -151,7 +151,7 @@ def test_words_are_found_in_prompts_and_answers_as_they_begin_and_in_any_script(
         "quoted": [practice], '"quoted"': [practice], "寿司": [food], "料理": [food], "ラーメ": [food],
         "break": [lines], "nbreak": [], "user": [], "role": [], f"#{lines}": [lines], str(rice): [rice],
         "OR": [practice], "100%": [lines],
-        "%": [lines], "*": [lines], "'": [], "not a word here": [],
+        "%": [lines], "*": [lines], "'": [], "a\0b": [], "not a word here": [],
     }.items():  # fmt: skip
         assert found(db, ComparisonFilter(q=query).text) == expected, query
 
