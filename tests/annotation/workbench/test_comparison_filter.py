@@ -159,17 +159,17 @@ def test_words_are_found_in_prompts_and_answers_as_they_begin_and_in_any_script(
 def test_words_follow_the_texts(db: Database) -> None:
     prompt = seed_prompts(db, 1)[0]
     comparison, answers = store.begin_answers(db, [make_response(prompt, ""), make_response(prompt, "", seed=1)])
-    store.update_answers(db, {answers[0]: "half a sente"})
-    assert found(db, "q=sente") == []
+    store.update_answers(db, {answers[0]: "half a zeb"})
+    assert found(db, "q=zeb") == []
     store.finish_answers(
         db,
         comparison,
-        {answers[0]: make_response(prompt, "a whole sentence"), answers[1]: make_response(prompt, "two")},
+        {answers[0]: make_response(prompt, "a whole zebra"), answers[1]: make_response(prompt, "two")},
     )
-    assert found(db, "q=sentence") == [comparison]
+    assert found(db, "q=zebra") == [comparison]
     with db.transaction() as connection:
         connection.execute("UPDATE response SET text = 'reworded' WHERE id = ?", (answers[0],))
-    assert (found(db, "q=sentence"), found(db, "q=reworded")) == ([], [comparison])
+    assert (found(db, "q=zebra"), found(db, "q=reworded")) == ([], [comparison])
 
 
 def test_policies_sets_splits_and_days(db: Database) -> None:
