@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,7 @@ from annotation.workbench.comparison_list import SORTS, FilterChoices
 
 SCRIPT: Final = Path(__file__).with_name("comparison_box.js").read_text(encoding="utf-8")
 SEVERAL: Final = ("status", "person", "source", "assigned", "policy", "said", "split")
+TYPED: Final = ("q", "since", "until")
 TOO_MANY: Final = _("Too many are chosen for this. Choose fewer, or filter the list and take all of it.")
 FIELDS: Final = ("q", "status", "person", "source", "sort", "assigned", "policy", "said", "split", "since", "until")
 
@@ -193,24 +194,24 @@ def wire_views(page: ComparisonsPage, context: Context) -> None:
         return [*updates, gr.update(visible=True), *shown]
 
     @guarded(context, "admin")
-    def filter_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
-        return filtered(context, values, step=True)
+    def filter_comparisons(annotator: Annotator, part: Any, *values: Any) -> list[Any]:
+        return filtered(context, part, values, step=True)
 
     @guarded(context, "admin")
-    def search_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
-        return filtered(context, values, step=False)
+    def search_comparisons(annotator: Annotator, part: Any, *values: Any) -> list[Any]:
+        return filtered(context, part, values, step=False)
 
     visits(
         page.bar, context, open_comparisons, page.inputs, [*page.inputs, page.filters, *page.shown, page.looked],
         api_name="comparisons-open",
     )  # fmt: skip
-    outputs = [page.said, page.box, page.looked, page.bar]
-    typed = {"q", "since", "until"}
+    asked, outputs = [page.looked, *page.inputs], [page.said, page.box, page.looked, page.bar]
+    options = {**QUIET, "trigger_mode": "always_last"}
     for name, field in page.fields.items():
-        handler = search_comparisons if name in typed else filter_comparisons
-        field.input(
-            handler, page.inputs, outputs, api_name=f"comparisons-{name}", **{**QUIET, "trigger_mode": "always_last"}
-        )
+        if name in TYPED:  # Gradio tells of input for keys alone, not of what is pasted
+            field.change(search_comparisons, asked, outputs, api_name=f"comparisons-{name}", **options)
+        else:
+            field.input(filter_comparisons, asked, outputs, api_name=f"comparisons-{name}", **options)
 
 
 def address_of(values: Sequence[Any]) -> str:
@@ -222,14 +223,29 @@ def address_of(values: Sequence[Any]) -> str:
         return ListPlace().address
 
 
-def filtered(context: Context, values: Sequence[Any], step: bool) -> list[Any]:
-    """The list that the fields say, and its address; where they mean nothing, why."""
+def filtered(context: Context, part: Any, values: Sequence[Any], step: bool) -> list[Any]:
+    """The list that the fields say, and its address; where they mean nothing, why.
+
+    Nothing where that is what is looked at: then the fields were filled by an address, which may name a later page.
+    """
     try:
         form = dict(zip(FIELDS, values, strict=True))
         looked = ListPlace(filter_of(values), sort_of(form["sort"]))
+        if shows(place_in(part), looked):
+            return [gr.skip() for _output in range(4)]
         return ["", list_html(context.db, looked), looked.place.part(), told(looked.place, step=step)]
     except UserError as error:
         return ["", status(str(error), "warning"), gr.skip(), gr.skip()]
+
+
+def shows(place: Place, looked: ListPlace) -> bool:
+    """Whether an address names a page of this list, or a comparison, beside which the fields are hidden."""
+    if place.first:
+        return True
+    try:
+        return replace(looked_at(place), page=1) == looked
+    except UserError:
+        return False
 
 
 # --------------------------------------------------------------------------------------------------------------- acts
