@@ -335,33 +335,39 @@ SETTLED = """EXISTS (SELECT 1 FROM claim k WHERE k.assigned_by = x.id AND k.comp
     AND k.state IN ('judged', 'skipped'))"""
 
 
-def follow_assignments(db: Database, comparison_id: int | None = None, change_id: int | None = None) -> None:
-    """Note which assignments of a comparison, of all in a bulk change, or of all still stand, in the caller's
-    transaction.
+def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
+    """Note which assignments of a comparison, or of all, still stand, inside the caller's transaction.
 
     One ends when everybody whom it names has judged or skipped the comparison, or can't sign in any more. While one
     stands nobody else gets the comparison.
     """
-    asked = {"overlap": store.project(db).overlap, "comparison": comparison_id, "change": change_id}
-    changed = "comparison_id IN (SELECT comparison_id FROM bulk_change_comparison WHERE change_id = :change)"
-    mine = "comparison_id = :comparison" if comparison_id else changed if change_id else "1"
     if (
         comparison_id
         and db.row("SELECT 1 FROM bulk_change_comparison WHERE comparison_id = ?", (comparison_id,)) is None
     ):
         return
+    mine = "comparison_id = :comparison" if comparison_id else "1"
     db.connection.execute(
         f"""UPDATE bulk_change_comparison AS i SET state = (SELECT iif(
                 CASE x.kind WHEN 'settle' THEN NOT {SETTLED} ELSE {STILL_TO_JUDGE} END, 'stands', 'done')
             FROM bulk_change x WHERE x.id = i.change_id) WHERE state IN ('stands', 'done') AND {mine}""",
-        asked,
+        {"overlap": store.project(db).overlap, "comparison": comparison_id},
     )
+    among = f"SELECT comparison_id FROM bulk_change_comparison WHERE state IS NOT NULL AND {mine}"
+    hold_back(db, among, {"comparison": comparison_id})
+
+
+def hold_back(db: Database, among: str, values: Mapping[str, Any]) -> None:
+    """Keep those of the comparisons `among` for whom they are assigned to whose assignment stands, and no others.
+
+    Inside the caller's transaction.
+    """
     db.connection.execute(
-        f"""UPDATE comparison SET assigned = EXISTS (SELECT 1 FROM bulk_change_comparison i
+        f"""UPDATE comparison SET assigned = NOT assigned
+            WHERE id IN ({among}) AND assigned != EXISTS (SELECT 1 FROM bulk_change_comparison i
                 JOIN bulk_change x ON x.id = i.change_id
-                WHERE i.comparison_id = comparison.id AND i.state = 'stands' AND x.kind = 'assign')
-            WHERE id IN (SELECT comparison_id FROM bulk_change_comparison WHERE state IS NOT NULL AND {mine})""",
-        asked,
+                WHERE i.comparison_id = comparison.id AND i.state = 'stands' AND x.kind = 'assign')""",
+        dict(values),
     )
 
 

@@ -122,20 +122,11 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
     Raises UserError, and changes nothing, where it would be another number by now, or none.
     """
     with db.transaction() as connection:
-        found = plan(db, asked, by).changed
-        if not found:
-            raise UserError(_("None of these comparisons can be changed so. Nothing was changed."))
-        if found != expected:
-            raise UserError(
-                _(
-                    "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again."
-                ).format(found=found, expected=expected)
-            )
         whom = whom_of(db, asked, by)
         row = {"kind": asked.kind, "annotator_id": whom["annotator"], "group_name": whom["group"]}
         change_id = db.insert("bulk_change", {**row, "decided_by": by.name, "created": now()})
         condition, values = asked.comparisons.where()
-        connection.execute(
+        found = connection.execute(
             f"""INSERT INTO bulk_change_comparison (change_id, comparison_id, before, state)
                 SELECT :change, c.id, {BEFORE.get(asked.kind, "NULL")}, :state FROM comparison c
                 WHERE ({condition}) AND {ELIGIBLE[asked.kind]}""",
@@ -146,33 +137,42 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
                 "change": change_id,
                 "state": "stands" if asked.kind in ("assign", "settle") else None,
             },
-        )
+        ).rowcount
+        if not found:
+            raise UserError(_("None of these comparisons can be changed so. Nothing was changed."))
+        if found != expected:
+            raise UserError(
+                _(
+                    "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again."
+                ).format(found=found, expected=expected)
+            )
         MADE[asked.kind](db, change_id)
     return change_id
 
 
-OF_CHANGE: Final = "(SELECT comparison_id FROM bulk_change_comparison WHERE change_id = :change)"
+OF_CHANGE: Final = "SELECT comparison_id FROM bulk_change_comparison WHERE change_id = :change"
 
 
 def follow(db: Database, change_id: int) -> None:
     """What is assigned now is held back for those whom it was assigned to."""
-    claims.follow_assignments(db, change_id=change_id)
+    claims.hold_back(db, OF_CHANGE, {"change": change_id})
 
 
 def release(db: Database, change_id: int) -> None:
     """Give what was assigned back to all."""
     db.connection.execute(
-        f"""UPDATE bulk_change_comparison SET state = 'released' WHERE state = 'stands' AND comparison_id IN {OF_CHANGE}
+        f"""UPDATE bulk_change_comparison SET state = 'released'
+            WHERE state = 'stands' AND comparison_id IN ({OF_CHANGE})
               AND change_id IN (SELECT id FROM bulk_change WHERE kind = 'assign')""",
         {"change": change_id},
     )
-    claims.follow_assignments(db, change_id=change_id)
+    claims.hold_back(db, OF_CHANGE, {"change": change_id})
 
 
 def withdraw(db: Database, change_id: int) -> None:
     """Ask nobody any more. What is in somebody's hands stays there until it is judged."""
     db.connection.execute(
-        f"UPDATE comparison SET state = 'closed', asks = 'nobody', asks_why = NULL WHERE id IN {OF_CHANGE}",
+        f"UPDATE comparison SET state = 'closed', asks = 'nobody', asks_why = NULL WHERE id IN ({OF_CHANGE})",
         {"change": change_id},
     )
 
@@ -198,7 +198,7 @@ def skip(db: Database, change_id: int) -> None:
            FROM claim WHERE assigned_by = :change ORDER BY id""",
         values,
     )
-    claims.follow_assignments(db, change_id=change_id)
+    claims.follow_assignments(db)
 
 
 MADE: Final[Mapping[ChangeKind, Callable[[Database, int], None]]] = {
@@ -222,7 +222,6 @@ def undo(db: Database, change_id: int, by: str) -> Change:
             raise UserError(_("This was taken back already. Nothing was changed now."))
         UNDONE[made.kind](db, change_id)
         connection.execute("UPDATE bulk_change SET undone_by = ?, undone = ? WHERE id = ?", (by, now(), change_id))
-        claims.follow_assignments(db, change_id=change_id)
     found = change(db, change_id)
     assert found is not None
     return found
@@ -233,6 +232,7 @@ def undo_assigning(db: Database, change_id: int) -> None:
     db.connection.execute(
         "UPDATE bulk_change_comparison SET state = 'released' WHERE change_id = ? AND state = 'stands'", (change_id,)
     )
+    claims.hold_back(db, OF_CHANGE, {"change": change_id})
 
 
 def undo_releasing(db: Database, change_id: int) -> None:
@@ -244,6 +244,7 @@ def undo_releasing(db: Database, change_id: int) -> None:
                  WHERE b.change_id = :change AND b.comparison_id = i.comparison_id AND was.value = i.change_id)""",
         {"change": change_id},
     )
+    claims.follow_assignments(db)  # some may have been judged meanwhile
 
 
 def undo_withdrawing(db: Database, change_id: int) -> None:
@@ -253,7 +254,7 @@ def undo_withdrawing(db: Database, change_id: int) -> None:
                 SELECT json_extract(before, '$.state'), json_extract(before, '$.asks'),
                     json_extract(before, '$.asks_why')
                 FROM bulk_change_comparison WHERE change_id = :change AND comparison_id = comparison.id)
-            WHERE state = 'closed' AND asks = 'nobody' AND id IN {OF_CHANGE}""",
+            WHERE state = 'closed' AND asks = 'nobody' AND id IN ({OF_CHANGE})""",
         {"change": change_id},
     )
 
@@ -271,6 +272,7 @@ def undo_skipping(db: Database, change_id: int) -> None:
     db.connection.execute(
         "UPDATE claim SET state = 'released' WHERE assigned_by = ? AND state = 'skipped'", (change_id,)
     )
+    claims.follow_assignments(db)
 
 
 UNDONE: Final[Mapping[ChangeKind, Callable[[Database, int], None]]] = {

@@ -104,7 +104,7 @@ def list_page(db: Database, wanted: ComparisonFilter, sort: str = "newest", numb
     with db.reading():
         asked = {**terms(db), **values}
         query = f"SELECT c.id FROM comparison c WHERE {condition} ORDER BY {order}"
-        if wanted.q or wanted.said:  # what is found so is found as a whole: once is enough
+        if wanted.q or wanted.said or wanted.person or wanted.source:  # found as a whole, so once is enough
             found = [str(row["id"]) for row in db.rows(query, asked)]
             total, number = len(found), last_of(len(found), number)
             ids = found[(number - 1) * PAGE_ROWS : number * PAGE_ROWS]

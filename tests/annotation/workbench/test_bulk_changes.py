@@ -171,6 +171,21 @@ def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people
     assert judge_all(db, people["ann"]) == ids[:2]
 
 
+def test_skipping_what_is_assigned_gives_it_to_all_and_its_undo_takes_it_back(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 1)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    made = change(db, people["ann"], "skip", ids)
+    assert statuses(db) == ["open"]
+    bulk_changes.undo(db, made, "ann")
+    assert statuses(db) == ["assigned"]
+    released = change(db, people["eve"], "release", ids)
+    assert judge_all(db, people["ann"]) == ids
+    bulk_changes.undo(db, released, "eve")
+    assert statuses(db) == ["judged"], "there is nothing more to hold back"
+
+
 def test_nobody_is_asked_about_what_is_withdrawn_and_an_undo_gives_it_back(
     db: Database, people: dict[str, Annotator]
 ) -> None:
