@@ -308,9 +308,10 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
     and to one at least, whoever else has judged it; a person's to that person in any case.
     """
     row = db.row(
+        # CROSS: in this order, from the few that stand.
         f"""SELECT i.comparison_id, i.change_id FROM bulk_change x
-                JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
-                JOIN comparison c ON c.id = i.comparison_id
+                CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
+                CROSS JOIN comparison c ON c.id = i.comparison_id
             WHERE x.kind = :kind AND {IS_GIVEN.format(":annotator")} AND c.purpose = 'preference'
               AND c.state IN ('ready', 'writing', 'closed') AND (:kind = 'settle' OR {UNSEEN} AND (
                   x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
