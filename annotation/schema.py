@@ -113,6 +113,12 @@ def m017_workbench(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m018_run_labels(db: sqlite_utils.Database) -> None:
+    """A run has a name, tags and notes that people give it; the runs of earlier versions have none."""
+    db.execute(RUN_LABELS)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -682,3 +688,9 @@ WORKBENCH = (
         invited_by TEXT NOT NULL, created TEXT NOT NULL, expires TEXT NOT NULL, withdrawn TEXT)""",
     "ALTER TABLE annotator ADD COLUMN invitation_id INTEGER REFERENCES invitation",
 )
+
+
+# Tags are words with commas between.
+RUN_LABELS = """CREATE TABLE run_label (
+    job_id INTEGER PRIMARY KEY REFERENCES job, name TEXT NOT NULL DEFAULT '', tags TEXT NOT NULL DEFAULT '',
+    notes TEXT NOT NULL DEFAULT '', changed_by TEXT NOT NULL, changed TEXT NOT NULL)"""

@@ -36,7 +36,9 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME
 
-SECONDS = 20.0
+SECONDS = 40.0
+# Until what the press of a tab began is over, tidying up included.
+SETTLING = 10.0
 STEPS = 300
 TURN = """async (name) => {
   const tabs = [...document.querySelectorAll("[role=tab]")].filter((one) => one.offsetParent);
@@ -170,7 +172,7 @@ class Looker:
     def look(self, tab: str, seconds: float) -> Rest:
         """Turn to a tab and do nothing for a while, once it has settled."""
         turned = self.turn(tab)
-        self.page.wait_for_timeout(3000)
+        self.page.wait_for_timeout(1000 * SETTLING)
         self.asked.clear()
         before = self.cpu()
         self.page.wait_for_timeout(1000 * seconds)

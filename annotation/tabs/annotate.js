@@ -11,12 +11,15 @@ const UNREAD_MS = 300;
 const DEBOUNCE_MS = 250;
 const TOO_SOON = _("Pressed too soon: not counted. Press again.");
 const WAITING_MS = 2000;
+const LOOK_MS = 200; // whether anything is due
 const WRITING_MS = 400;
 const PATIENCE_MS = 15000;
 const SAFETY_MS = 10000;
 const KEPT_DRAFTS_MS = 7 * 24 * 3600 * 1000;
 const TYPING = "input, textarea, select, [contenteditable], [role=listbox], [role=dialog]";
 const STORE = "prefloop.";
+const HERE = ["annotate"]; // the tab, as addresses name it
+const { address } = window.prefloop;
 
 const ROLES = { user: _("User"), assistant: _("Assistant"), system: _("Instructions") };
 const QUESTIONS = {
@@ -56,6 +59,7 @@ let away = false; // whether the page has been out of sight since it was last as
 let signedOut = false; // whether the server has said so: then nothing is asked until the person does something
 let unheard = 0; // polls in a row without an answer
 let guidelines = 0; // the version in the panel
+let arrived = false; // whether the first comparison has come
 let judged = null; // the latest judgement's id and the draft that went with it, for Undo
 
 function newDraft() {
@@ -228,7 +232,7 @@ function complain({ sure, unsure }, error) {
   const sentences = [error.again ? unsure : sure, error.message, error.again ? _("Press again.") : ""];
   say(sentences.filter(Boolean).join(" "), true);
   if (!error.signedOut) return;
-  const link = make("a", { href: "login" }, _("Sign in again."));
+  const link = make("a", { href: `login?next=${encodeURIComponent(location.pathname + location.search)}` }, _("Sign in again."));
   find(".status").append(" ", _("Your draft is kept."), " ", link);
 }
 
@@ -550,6 +554,7 @@ function refresh() {
   setPressed(find(".tools [data-key=m]"), listing);
   if (inHand()) refreshComparison();
   else find(".verdicts").replaceChildren(...(card.progress.yours ? [row("others", _("Other"), [undoButton()])] : []));
+  if (arrived) address.tell(HERE, place());
 }
 
 // How far the person has come today, and whether that was the day's target.
@@ -921,6 +926,20 @@ async function reopen(id) {
   say("");
 }
 
+// What is shown as the page's address says it: nothing for the comparison in hand, the own judgements, or one of them.
+const place = () => (listing ? "/mine" : card.revising ? `/mine/${card.revising.id}` : "");
+
+// Show what the address says: when the page is opened there, at Back, and for a link.
+async function goToPlace() {
+  const wanted = address.part(HERE);
+  if (!arrived || wanted === place()) return;
+  const [, mine, id] = wanted.split(/[/?]/);
+  if (mine === "mine" && Number(id)) await reopen(Number(id));
+  else if ((mine === "mine") !== listing) await toggleMine();
+  else if (card.revising) await leave();
+  address.tell(HERE, place(), { replace: true }); // where there is no such judgement
+}
+
 // From changing an earlier judgement back to the comparison in hand.
 async function leave() {
   const next = await act("card", {}, surely(_("Not left.")));
@@ -1097,6 +1116,7 @@ async function poll() {
     if (unheard > 1) say("");
     unheard = 0;
     move(next);
+    arrive();
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
     unheard += 1;
@@ -1106,6 +1126,13 @@ async function poll() {
   } finally {
     polledAt = performance.now();
   }
+}
+
+// The first comparison is there: now what the address says is.
+function arrive() {
+  if (arrived) return;
+  arrived = true;
+  goToPlace();
 }
 
 // --------------------------------------------------------------------------------------------------------------- start
@@ -1124,9 +1151,11 @@ find(".ask").append(button("", _("Ask"), askOwn));
 find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);
 document.addEventListener("keydown", onKey, { signal });
-const timers = [setInterval(poll, 100), setInterval(showSafety, SAFETY_MS)];
+const timers = [setInterval(poll, LOOK_MS), setInterval(showSafety, SAFETY_MS)];
+const unfollow = address.follow(goToPlace);
 signal.addEventListener("abort", () => {
   timers.forEach(clearInterval);
+  unfollow();
   sizes.disconnect();
 });
 purgeDrafts();

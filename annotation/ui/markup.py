@@ -212,6 +212,9 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     style, inside = "", ""
     if isinstance(entry, Download):
         inside = f'<a href="{escape(entry.address)}" download>{escape(entry.name)}</a>'
+    elif isinstance(entry, Way):
+        style = "wordy" if len(entry.words) > WORDY else ""
+        inside = within(entry)
     elif isinstance(entry, Chip):
         inside = chip(entry)
     elif isinstance(entry, Explained):
@@ -221,8 +224,6 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     elif isinstance(entry, Choosable):
         box = f'<input type="checkbox" value="{escape(entry.value)}" aria-label="{escape(entry.label)}">'
         inside = f"{box}{within(entry.name)}"
-    elif isinstance(entry, Way):
-        inside = within(entry)
     elif isinstance(entry, Noted):
         inside = chip(entry.state) + "".join(f'<span class="quiet">{escape(note)}</span>' for note in entry.notes)
     elif isinstance(entry, Bar):

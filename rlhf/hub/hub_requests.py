@@ -110,7 +110,7 @@ class CheckSpace(JobRequest):
         """Raises UserError for what can't be meant."""
         hubs.check_name(self.repo)
 
-    def plan(self, hub: Hub) -> space_upload.SpacePlan:
+    def plan(self, hub: Hub | None) -> space_upload.SpacePlan:
         """The Space as it is to be. Raises UserError."""
         asked = {"admins": self.admins, "annotators": self.annotators, "copies": self.copies, "model": self.model}
         return space_upload.planned(

@@ -1,4 +1,4 @@
-"""What workers have made, for admins only: policies as zip files, answers, metrics."""
+"""What workers have made, for admins only: policies as zip files, answers, metrics, reports."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from rlhf.models.registry import Policy
 
 ADDRESS: Final = "models"
 METRICS: Final = "metrics"
+REPORTS: Final = "reports"
+REPORT_NAME: Final = re.compile(r"run-(\d{1,15})\.md", re.ASCII)
 METRICS_NAME: Final = re.compile(r"(\d{1,15})\.csv", re.ASCII)
 # No separators, and no dot in front.
 NAME: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})\.zip")
@@ -43,6 +45,11 @@ def address(revision: str) -> str:
 def metrics_address(job_id: int) -> str:
     """Where a browser fetches what a job has reported, relative to the page."""
     return f"{METRICS}/{job_id}.csv"
+
+
+def report_address(job_id: int) -> str:
+    """Where a browser fetches the report of a run, relative to the page."""
+    return f"{REPORTS}/run-{job_id}.md"
 
 
 def directory_of(db: Database, data_dir: Path, revision: str) -> Path:
@@ -113,7 +120,7 @@ def zip_chunks(folder: str, files: Sequence[Path]) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class ModelDownloads:
-    """The routes by which an admin, and nobody else, fetches a policy, a job's answers or its metrics."""
+    """The routes by which an admin, and nobody else, fetches a policy, a job's answers, its metrics or its report."""
 
     db: Database
     data_dir: Path
@@ -124,6 +131,7 @@ class ModelDownloads:
             Route(f"/{ADDRESS}/{{name}}", self.download, methods=["GET"]),
             Route(f"/{prompt_sets.DIRECTORY}/{{name}}", self.download_answers, methods=["GET"]),
             Route(f"/{METRICS}/{{name}}", self.download_metrics, methods=["GET"]),
+            Route(f"/{REPORTS}/{{name}}", self.download_report, methods=["GET"]),
         ]
 
     async def download(self, request: Request) -> Response:
@@ -164,6 +172,21 @@ class ModelDownloads:
             return PlainTextResponse(_("This job has reported nothing."), 404)
         headers = {"Content-Disposition": f'attachment; filename="job-{named[1]}.csv"', "Cache-Control": "no-store"}
         return Response(metrics_table(found), media_type="text/csv", headers=headers)
+
+    async def download_report(self, request: Request) -> Response:
+        """A run as one Markdown file, to be saved and not shown."""
+        if not by_admin(request):
+            return PlainTextResponse(_("Only an admin may fetch reports."), 403)
+        named = REPORT_NAME.fullmatch(request.path_params["name"])
+        found = [] if named is None else await asyncio.to_thread(job_store.with_ids, self.db, [int(named[1])])
+        if named is None or not found or not found[0].spec.waits:
+            return PlainTextResponse(_("There is no such run."), 404)
+        # Not at the top: it loads Gradio, which takes seconds, and whoever judges does not need it.
+        from rlhf.tabs.runs import run_report
+
+        text = await asyncio.to_thread(run_report.report_of, self.db, self.data_dir, found[0])
+        headers = {"Content-Disposition": f'attachment; filename="{named[0]}"', "Cache-Control": "no-store"}
+        return Response(text, media_type="text/markdown", headers=headers)
 
 
 def metrics_table(metrics: Sequence[Mapping[str, Any]]) -> str:

@@ -45,11 +45,14 @@ from rlhf.jobs.job_spec import TrainingSpec, trainings
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
+from rlhf.tabs.hub import hub_preview
 from rlhf.tabs.runs import job_cards
 
 # While something that was asked is not done, and while only the safe copies change.
 POLL_SECONDS, RESTING_SECONDS = 1, 15
 SHOWN_REQUESTS = 10
+# The buttons that do nothing without a token; those that only look say what they can.
+NEED_TOKEN = ("token", "publish", "pull", "push")
 NO_TOKEN = _(
     "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then "
     "start Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” "
@@ -170,7 +173,7 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
                 "No place for safe copies is set: {place}=OWNER/NAME-copies (a private dataset, made by "
                 "itself) or a directory on another disk, then start Prefloop again."
             ).format(place=PLACE)
-        )
+        ) + hub_preview.copies_preview(safe_copies.Schedule.from_environment(environment))
     found = safe_copies.status(db, place)
     said = _("No copy has been begun yet.") if found is None else safe_copies.sentence(found, now(), "admin")
     began = safe_copies.start_notice(db)
@@ -267,8 +270,8 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
     agreed = agreement(checked)
     revisions = {one.id: one.revision for one in known}
     parts = {
-        "forms": gr.update(visible=held),
-        "held": gr.update(value="" if held else paragraph(NO_TOKEN, "warning")),
+        "held": gr.update(value="" if held else hub_preview.without_token()),
+        **{name: gr.update(interactive=held) for name in NEED_TOKEN},
         "revision": gr.update(choices=model_choices(known)),
         "data": gr.update(choices=[JUDGEMENTS, *run_choices(job_store.recent(db, tuple(trainings())))]),
         "published": gr.update(value=publications_table(registry.publications(db), revisions)),
@@ -276,10 +279,7 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "requests": gr.update(value=requests_table(HUB_LANE.recent(db, SHOWN_REQUESTS))),
         "agreed": gr.update(visible=bool(agreed), label=agreed, value=False),
         "make": gr.update(interactive=bool(agreed)),
-        **{
-            _("said {form}").format(form=form): gr.update(value=request_card(REQUESTS.newest(db, *kinds)))
-            for form, kinds in FORMS.items()
-        },
+        **{f"said {form}": gr.update(value=request_card(REQUESTS.newest(db, *kinds))) for form, kinds in FORMS.items()},
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A tick is for the check that it was given for, even where another says the same.
@@ -314,6 +314,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
     page = lay_out()
     wire(page, context, opening_of(demo))
+    wire_previews(page, context)
 
 
 def lay_out() -> HubPage:
@@ -322,7 +323,7 @@ def lay_out() -> HubPage:
     forms: dict[str, Sequence[Any]] = {}
     buttons: dict[str, gr.Button] = {}
     parts["held"] = html_box()
-    with gr.Column(visible=False) as parts["forms"]:
+    with gr.Column():
         html_box(paragraph(EXPLANATION, "quiet"))
         buttons["token"] = button(_("Check the token"), "hub-token")
         forms["token"], parts["said token"] = [], html_box()
@@ -340,6 +341,7 @@ def lay_out() -> HubPage:
     parts["published"] = html_box()
     gr.Markdown(_("## Safe copies"))
     parts["copies"] = html_box()
+    parts |= {name: buttons[name] for name in NEED_TOKEN}
     return HubPage(parts, forms, buttons, gr.State({}), pulse())
 
 
@@ -361,7 +363,9 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
     private = gr.Checkbox(
         True, label=_("Private"), info=_("Of a repository that is there already this is never changed.")
     )
-    buttons["publish"] = button(_("Publish"), "hub-publish-go", "primary")
+    with gr.Row():
+        buttons["look"] = button(_("What would be sent"), "hub-publish-look")
+        buttons["publish"] = button(_("Publish"), "hub-publish-go", "primary")
     parts["said publish"] = html_box()
     forms["publish"] = [parts["revision"], repo, private, licence]
 
@@ -474,13 +478,28 @@ def wire(page: HubPage, context: Context, opening: Callable[..., Any]) -> None:
         page.buttons[name].click(admin(asks), [page.seen, *fields], page.followed, api_name=f"hub-{name}", **QUEUED)
 
 
+def wire_previews(page: HubPage, context: Context) -> None:
+    """Say what would be sent; without a token, a check of a Space says what can be seen from here."""
+
+    @guarded(context, "admin")
+    def look_at_publication(annotator: Annotator, *values: Any) -> str:
+        return hub_preview.publish_preview(context.db, context.data_dir, publish_of(*values))
+
+    page.buttons["look"].click(
+        look_at_publication, page.forms["publish"], page.parts["said publish"], api_name="hub-look", **QUEUED
+    )
+
+
 def asker(page: HubPage, context: Context, request_of: Callable[..., Request]) -> Callable[..., list[Any]]:
     """The handler of a button: ask for what its form says."""
 
     def ask_hub(annotator: Annotator, seen: Any, *values: Any) -> list[Any]:
+        request = request_of(*values)
+        if not context.token_held and type(request) is CheckSpace:
+            said = {"said space": gr.update(value=hub_preview.space_preview(request))}
+            return [*(said.get(name, gr.skip()) for name in page.parts), seen, again(RESTING_SECONDS)]
         if not context.token_held:
             raise UserError(NO_TOKEN)
-        request = request_of(*values)
         waiting = REQUESTS.newest(context.db, status="queued")
         if waiting is not None and waiting.spec == request:
             raise UserError(_("That has been asked already, and waits for its turn."))

@@ -8,6 +8,7 @@ from functools import partial
 from math import isnan
 from typing import Any
 
+from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between
 from annotation.store import AnswerCounts
@@ -60,12 +61,11 @@ def worker_sentence(worker: Job | None, at: str) -> str:
     if worker is None:
         return _("The answering worker has not been started yet.")
     if worker.status == "running":
-        heard = duration(seconds_between(worker.heartbeat or at, at))
-        return (
-            _("The answering worker runs (heard of {heard} ago). {message}")
-            .format(heard=heard, message=worker.message)
-            .strip()
-        )
+        silent = seconds_between(worker.heartbeat or at, at)
+        runs = _("The answering worker runs. {message}")
+        if silent > LOST_AFTER_SECONDS / 2:
+            runs = _("The answering worker has said nothing for {silent}. {message}")
+        return runs.format(silent=duration(silent), message=worker.message).strip()
     if worker.status == "queued":
         return _("The answering worker is starting.")
     return (

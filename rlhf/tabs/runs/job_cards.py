@@ -10,7 +10,7 @@ from typing import Any
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
 from annotation.translation import _
-from annotation.ui.formatting import NOT_MEASURED, NOTHING, dollars, duration, moment, most_dollars, percent
+from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars, percent
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
@@ -344,21 +344,3 @@ def checkpoints_question(job: Job, size_on_disk: str) -> str:
         ).format(id=job.id, size_on_disk=size_on_disk),
         "warning",
     )
-
-
-def jobs_table(jobs: Sequence[Job], at: str) -> str:
-    """The last jobs, one a row."""
-    rows = [
-        (
-            str(job.id),
-            about(job),
-            job.status,
-            job.requested_by,
-            moment(job.started),
-            NOTHING if job.started is None else f"{seconds_taken(job, at) / 60:.1f}",
-            job.message or NOTHING,
-        )
-        for job in jobs
-    ]
-    headers = (_("Job"), _("What"), _("Status"), _("Requested by"), _("Started (UTC)"), _("Minutes"), _("Message"))
-    return table(headers, rows, _("No job has been started yet."), (_("Minutes"),))

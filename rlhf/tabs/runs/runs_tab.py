@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -20,7 +20,7 @@ from annotation.ui.markup import Download, paragraph
 from annotation.ui.places import Place
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.jobs import job_store, rental_store
+from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
@@ -29,14 +29,17 @@ from rlhf.submission import preconditions
 from rlhf.tabs import closer_look, downloads
 from rlhf.tabs.closer_look import Look
 from rlhf.tabs.iterations import policy_decisions
-from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_outcome
+from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_list, run_outcome
+from rlhf.tabs.runs.run_list import NEWEST
 
 LATEST = "latest"
 # The plots that are looked at closely: of the run, and of the comparison.
 LOOK = "closer"
 LOOKS = (LOOK, comparison_form.LOOK)
 LISTED_JOBS = 50
-TABLE_JOBS = 15
+SEARCHED_JOBS = 5000
+# What is looked at, in the order of `RunsSelection`.
+LOOKED = ("selector", "queued", "compared", "search", "order")
 LOG_LINES = 200
 POLL_SECONDS = 2
 RESUME_SENTENCE = _(
@@ -117,13 +120,34 @@ def job_facts(db: Database, job: Job) -> str:
     return job_cards.job_facts(job, data, rental_store.found(db, job.id))
 
 
-def list_parts(db: Database, at: str) -> dict[str, Update]:
-    """The table of the last jobs and the choice among them."""
-    recent = job_store.recent(db, job_store.waiting_kinds(), LISTED_JOBS)
-    choices = [(_("What runs now, or ran last"), LATEST), *((job_words.title(job), str(job.id)) for job in recent)]
+def list_parts(db: Database, looked: RunsSelection, at: str) -> dict[str, Update]:
+    """The list of the runs that are searched for, and the choice among the last."""
+    search, order = text_in(looked.search), text_in(looked.order)
+    everything = bool(search.strip()) or order != NEWEST
+    jobs = job_store.recent(db, job_store.waiting_kinds(), SEARCHED_JOBS if everything else LISTED_JOBS)
+    known = run_labels.labels(db)
+    made = {one.job_id: one.revision for one in registry.all_policies(db) if one.job_id is not None}
+    runs = run_list.found(run_list.listed(jobs, known, made, at), search, order)
+    named = ((job, known.get(job.id, run_labels.NONE).name) for job in jobs[:LISTED_JOBS])
+    titles = [
+        (f"{name} · {job_words.title(job)}" if name else job_words.title(job), str(job.id)) for job, name in named
+    ]
     return {
-        "jobs": gr.update(value=job_cards.jobs_table(recent[:TABLE_JOBS], at)),
-        "selector": gr.update(choices=choices),
+        "jobs": gr.update(value=run_list.runs_table(runs, search)),
+        "selector": gr.update(choices=[(_("What runs now, or ran last"), LATEST), *titles]),
+    }
+
+
+def label_parts(db: Database, job: Job | None) -> dict[str, Update]:
+    """The fields for what people call a run, as it is stored, and where its report is fetched."""
+    label = run_labels.NONE if job is None else run_labels.label_of(db, job.id)
+    address = "" if job is None else downloads.report_address(job.id)
+    return {
+        "labels": gr.update(visible=job is not None),
+        "name": gr.update(value=label.name),
+        "tags": gr.update(value=", ".join(label.tags)),
+        "notes": gr.update(value=label.notes),
+        "fetch": gr.update(value=markup.download_button(address, _("Report (Markdown)")) if address else ""),
     }
 
 
@@ -157,11 +181,13 @@ def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
 
 @dataclass(frozen=True)
 class RunsSelection:
-    """What this browser looks at: a job, a place in the queue, the runs to compare, whether to delete."""
+    """What this browser looks at: a job, a place in the queue, the runs to compare, the list, whether to delete."""
 
     job: Any = LATEST
     queued: Any = None
     compared: Any = None
+    search: Any = ""
+    order: Any = NEWEST
     confirming: str | None = None
     """The files that a person was asked about and has not answered."""
 
@@ -169,20 +195,25 @@ class RunsSelection:
 def selection_at(db: Database, place: Place) -> tuple[RunsSelection, str]:
     """What an address names, and what is to be said of it where there is no such job."""
     compared = [number for number in place.query.get("compare", "").split(",") if row_number(number) is not None]
+    order = place.query.get("sort", NEWEST)
+    order = order if order in run_list.ORDERS else NEWEST
+    looked = RunsSelection(compared=compared, search=place.query.get("q", ""), order=order)
     if not place.first:
-        return RunsSelection(compared=compared), ""
+        return looked, ""
     number = row_number(place.first)
     if number is not None and (found := job_store.with_ids(db, [number])) and found[0].spec.waits:
-        return RunsSelection(str(number), compared=compared), ""
+        return replace(looked, job=str(number)), ""
     said = _("There is no job {number}; this is what runs now, or ran last.").format(number=place.first)
-    return RunsSelection(compared=compared), markup.notice(said)
+    return looked, markup.notice(said)
 
 
 def place_of(looked: RunsSelection) -> Place:
     """The address of what is looked at."""
     number, compared = row_number(looked.job), looked.compared if isinstance(looked.compared, list) else []
     numbers = ",".join(str(one) for one in map(row_number, compared) if one is not None)
-    return Place(() if number is None else (str(number),), {"compare": numbers})
+    order = text_in(looked.order)
+    query = {"compare": numbers, "q": text_in(looked.search).strip(), "sort": "" if order == NEWEST else order}
+    return Place(() if number is None else (str(number),), query)
 
 
 def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str, Update], Seen]:
@@ -195,7 +226,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         queue_view.parts_of(db, looked.queued, at)
         | job_parts(db, job, None if job is None else registry.of_job(db, job.id), at)
         | run_outcome.parts_of(context, job, subject, files, looked.confirming)
-        | list_parts(db, at)
+        | list_parts(db, looked, at)
         | comparison_form.choice_parts(db)
     )
     marks = job_cards.fingerprints(parts)
@@ -214,6 +245,8 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
     if seen.get("comparison") != keys["comparison"]:
         comparison, looks[comparison_form.LOOK] = comparison_form.parts_of(db, chosen, looks[comparison_form.LOOK])
         changed |= comparison
+    if "job" not in seen or seen["job"] != (None if job is None else job.id):
+        changed |= label_parts(db, job)  # else somebody may be typing
     changed |= overtaken(seen, keys)
     there = subject is not None and subject.deleted is None
     return changed, {
@@ -313,7 +346,7 @@ class RunsPage:
     @property
     def looked(self) -> list[Any]:
         """The inputs that say what is looked at, in the order of `RunsSelection`."""
-        return [self.parts["selector"], self.parts["queued"], self.parts["compared"]]
+        return [self.parts[name] for name in LOOKED]
 
     @property
     def followed(self) -> list[Any]:
@@ -336,7 +369,13 @@ class RunsPage:
 def lay_out() -> RunsPage:
     """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
-    with gr.Accordion(_("All jobs"), open=False):
+    with gr.Accordion(_("All runs"), open=False):
+        with gr.Row():
+            parts["search"] = gr.Textbox(
+                label=_("Search"), max_length=200, elem_id="run-search", min_width=240, scale=2
+            )
+            orders = [(words, name) for name, words in run_list.ORDERS.items()]
+            parts["order"] = gr.Dropdown(orders, value=NEWEST, label=_("Order"), elem_id="run-order", min_width=160)
         parts["jobs"] = html_box()
     parts["selector"] = gr.Dropdown(
         # A choice made before the app was restarted must still be accepted after it.
@@ -353,6 +392,16 @@ def lay_out() -> RunsPage:
         parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
     parts["resume_note"] = html_box()
     parts["said"] = html_box()
+    with gr.Accordion(_("Name, tags and notes"), open=False) as parts["labels"]:
+        with gr.Row():
+            parts["name"] = gr.Textbox(label=_("Name"), max_length=run_labels.LONGEST_NAME, elem_id="run-name")
+            parts["tags"] = gr.Textbox(label=_("Tags, with commas between"), max_length=900, elem_id="run-tags")
+        parts["notes"] = gr.Textbox(
+            label=_("Notes"), lines=3, max_lines=20, max_length=run_labels.LONGEST_NOTES, elem_id="run-notes"
+        )
+        parts["keep_label"] = run_outcome.button(_("Save"), "keep-label", 110)
+        parts["labelled"] = html_box()
+        parts["fetch"] = html_box()
     parts |= run_outcome.lay_out()
     parts |= {"heading": html_box(), "plots": html_box()}
     parts |= closer_look.lay_out(LOOK, _("Look closer"))
@@ -367,6 +416,7 @@ def build(context: Context) -> RunsPage:
     """Lay the page out inside the caller's tab and wire it; every value comes from a guarded handler."""
     page = lay_out()
     wire_views(page, context)
+    wire_labels(page, context)
     wire_looks(page, context)
     wire_queue(page, context)
     wire_actions(page, context)
@@ -380,26 +430,50 @@ def wire_views(page: RunsPage, context: Context) -> None:
     def open_runs(annotator: Annotator, place: Place) -> list[Any]:
         looked, said = selection_at(context.db, place)
         changed, seen = live(context, looked, {})
-        values = {"selector": looked.job, "compared": looked.compared, "queued": None}
+        values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
         return [*page.sent({**changed, **shown, "said": said, "acted": ""}, seen), told(place_of(looked), step=False)]
 
-    def poll_runs(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        return page.sent(*live(context, RunsSelection(job, queued, compared, was.get("confirming")), was))
+    def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
+        return page.sent(*live(context, replace(looked, confirming=was.get("confirming")), was))
 
     @guarded(context, "admin")
-    def choose_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        looked = RunsSelection(job, queued, compared)
+    def choose_run(annotator: Annotator, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
         changed, seen = live(context, looked, was)
         return [*page.sent({**changed, "said": "", "acted": ""}, seen), told(place_of(looked))]
 
     followed = [*page.followed, page.bar]
     visits(page.bar, context, open_runs, [], followed)
     inputs = [*page.looked, page.seen]
-    for name in ("selector", "compared"):
+    for name in ("selector", "compared", "order"):
         page.parts[name].input(choose_run, inputs, followed, **QUIET)
+    page.parts["search"].submit(choose_run, inputs, followed, **QUIET)
     page.parts["queued"].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
     poll(page.pulse, context, poll_runs, inputs, page.followed)
+
+
+def wire_labels(page: RunsPage, context: Context) -> None:
+    """Store what people call the run that is shown."""
+
+    @guarded(context, "admin")
+    def save_label(annotator: Annotator, name: Any, tags: Any, notes: Any, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
+        label = run_labels.written(text_in(name), text_in(tags), text_in(notes))
+        run_labels.set_label(context.db, shown_job(was), label, annotator.name)
+        changed, seen = live(context, looked, {**was, "job": None})
+        said = markup.notice(_("Saved for job {job_id}.").format(job_id=shown_job(was)))
+        return page.sent({**changed, "labelled": said}, seen)
+
+    fields = [page.parts[name] for name in ("name", "tags", "notes")]
+    page.parts["keep_label"].click(save_label, [*fields, *page.looked, page.seen], page.followed, **QUEUED)
+
+
+def read(sent: Sequence[Any]) -> tuple[RunsSelection, Seen]:
+    """What a browser looks at and was sent last, from what it sends with each press."""
+    *looked, was = sent
+    return RunsSelection(*looked), was if isinstance(was, dict) else {}
 
 
 def wire_looks(page: RunsPage, context: Context) -> None:
@@ -433,9 +507,10 @@ def wire_queue(page: RunsPage, context: Context) -> None:
     """Move a waiting job up or down, or take it out."""
 
     def changer(action: str) -> Callable[..., list[Any]]:
-        def change_queue(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-            said = markup.notice(queue_view.change(context.db, queued, action))
-            changed, seen = live(context, RunsSelection(job, queued, compared), was)
+        def change_queue(annotator: Annotator, *sent: Any) -> list[Any]:
+            looked, was = read(sent)
+            said = markup.notice(queue_view.change(context.db, looked.queued, action))
+            changed, seen = live(context, looked, was)
             return page.sent({**changed, "queue_said": said}, seen)
 
         change_queue.__name__ = f"queue_{action}"
@@ -450,9 +525,10 @@ def wire_actions(page: RunsPage, context: Context) -> None:
     """Cancel and resume the job that is shown; use, check and merge what it made."""
 
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
-        def act_on_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+        def act_on_run(annotator: Annotator, *sent: Any) -> list[Any]:
+            looked, was = read(sent)
             said = (markup.done if name == "promote" else markup.notice)(act(was, annotator.name))
-            changed, seen = live(context, RunsSelection(job, queued, compared), was)
+            changed, seen = live(context, looked, was)
             return page.sent({**changed, where: said}, seen)
 
         act_on_run.__name__ = f"run_{name}"
@@ -478,19 +554,20 @@ def wire_deleting(page: RunsPage, context: Context) -> None:
     inputs = [*page.looked, page.seen]
 
     @guarded(context, "admin")
-    def ask_deletion(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        looked = RunsSelection(job, queued, compared, confirming=asked_about(context, was))
-        return page.sent(*live(context, looked, was))
+    def ask_deletion(annotator: Annotator, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
+        return page.sent(*live(context, replace(looked, confirming=asked_about(context, was)), was))
 
     @guarded(context, "admin")
-    def delete_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
+    def delete_run(annotator: Annotator, *sent: Any) -> list[Any]:
+        looked, was = read(sent)
         said = markup.notice(delete_confirmed(context, was, annotator.name))
-        changed, seen = live(context, RunsSelection(job, queued, compared), was)
+        changed, seen = live(context, looked, was)
         return page.sent({**changed, "acted": said}, seen)
 
     @guarded(context, "admin")
-    def keep_run(annotator: Annotator, job: Any, queued: Any, compared: Any, was: Seen) -> list[Any]:
-        return page.sent(*live(context, RunsSelection(job, queued, compared), was))
+    def keep_run(annotator: Annotator, *sent: Any) -> list[Any]:
+        return page.sent(*live(context, *read(sent)))
 
     page.parts["delete"].click(ask_deletion, inputs, page.followed, **QUEUED)
     page.parts["really"].click(delete_run, inputs, page.followed, **QUEUED)

@@ -38,6 +38,7 @@ from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import populate
 from tests.conftest import BASE_NAME, act, make_response, measure_nobody, shown_texts
+from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.slow
@@ -507,7 +508,8 @@ class Page:
         }
 
     def call(self, name: str, *inputs: Any) -> Any:
-        return self.functions[name](self.request, *inputs)
+        function = self.functions[name]
+        return function(*asked_by(self.request.username, function), *inputs)
 
     def count(self, **changes: Any) -> tuple[str, str, bool]:
         """What is said of the form, the command line, and whether it can be written."""

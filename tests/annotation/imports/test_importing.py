@@ -37,6 +37,7 @@ from annotation.web import access
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, shown_texts
 from tests.freezing import freeze
+from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.slow
@@ -902,7 +903,8 @@ def follow(page: gr.Blocks, seen: int) -> list[Any]:
     """What the page is sent when the run has ended, and it asks no more."""
 
     def sent() -> list[Any] | None:
-        found = handler(page, "import-follow")(gr.Request(username="kim"), seen)
+        follows = handler(page, "import-follow")
+        found = follows(*asked_by("kim", follows), seen)
         return list(found) if float(found[1].split()[1]) == math.inf else None
 
     return list(wait_until("the end of the run", sent))
@@ -912,7 +914,7 @@ def test_every_listener_is_for_admins(page: gr.Blocks) -> None:
     assert len(page.fns) >= 9
     for block in page.fns.values():
         with pytest.raises(gr.Error, match="Only an admin"):
-            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+            block.fn(*asked_by("ann", block.fn), *(None for _ in block.inputs))
 
 
 def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Database, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from annotation.tabs.polling import again, poll, pulse
 from rlhf.models import registry
 from rlhf.tabs.pages import build_pages
 from tests.conftest import BASE_NAME, new_database
+from tests.handlers import asked_by
 from tests.machine_fixtures import ROOT
 
 pytestmark = pytest.mark.slow
@@ -69,9 +70,9 @@ def test_an_answer_that_says_the_same_is_marked_the_same_and_each_answer_is_anot
     (function,) = demo.fns.values()
     with db.transaction() as connection:
         connection.execute("INSERT INTO annotator (name, role, created) VALUES ('owner', 'admin', '2026-01-01')")
-    sent = [function.fn(gr.Request(username="owner"), text) for text in ("a", "a", "b")]
+    sent = [function.fn(*asked_by("owner", function.fn), text) for text in ("a", "a", "b")]
     assert [text for text, _ in sent] == ["a", "a", "b"]
-    marks = [value.split()[1] for _, value in sent]
+    marks = [value.split()[2] for _, value in sent]
     assert marks[0] == marks[1] != marks[2]
     assert len({value for _, value in sent}) == 3
 

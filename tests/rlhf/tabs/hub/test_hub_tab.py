@@ -24,6 +24,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.tabs.hub import hub_tab as tab
 from tests.conftest import BASE_NAME
+from tests.handlers import asked_by
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,8 @@ def pages(context: Context) -> gr.Blocks:
 
 def press(pages: gr.Blocks, name: str, *inputs: Any) -> Any:
     """Call a registered function as Gradio calls it, for the owner."""
-    return next(block.fn for block in pages.fns.values() if block.api_name == f"hub-{name}")(OWNER, *inputs)
+    function = next(block.fn for block in pages.fns.values() if block.api_name == f"hub-{name}")
+    return function(*asked_by("owner", function), *inputs)
 
 
 def recent(db: Database) -> list[Job[Any]]:
@@ -95,7 +97,7 @@ def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Bl
     for block in pages.fns.values():
         assert getattr(block.fn, "required_role", None) == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
-            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+            block.fn(*asked_by("ann", block.fn), *(None for _ in block.inputs))
     assert recent(context.db) == []
 
 
@@ -171,12 +173,40 @@ def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context
 def test_without_a_token_the_tab_says_how_to_get_one_and_asks_for_nothing(context: Context) -> None:
     without = replace(context, token_held=False)
     parts, _ = tab.view(without, {})
-    assert not parts["forms"]["visible"]
-    for word in ("HF_TOKEN", "hf auth login", "python -m rlhf publish"):
+    for word in ("HF_TOKEN", "hf auth login", "never on a page", "Start Prefloop again"):
         assert word in parts["held"]["value"]
+    assert parts["held"]["value"].count("<li>") == 3
+    for name in tab.NEED_TOKEN:
+        assert not parts[name]["interactive"]
+        assert tab.view(context, {})[0][name]["interactive"]
     with pytest.raises(gr.Error, match="Nobody has a token"):
         press(built(without), "token", {})
     assert recent(context.db) == []
+
+
+def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(context: Context) -> None:
+    directory = context.data_dir / "adapters" / "dpo-1"
+    directory.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors", "training_args.bin", "optimizer.pt"):
+        (directory / name).write_bytes(b"x" * 2000)
+    pages = built(replace(context, token_held=False))
+    said = press(pages, "look", "dpo-1", "ann/loop", True, "")
+    for words in ("private repository ann/loop", "adapter_model.safetensors", "2.0 kB", "README.md", "tag dpo-1"):
+        assert words in said
+    assert "training_args" not in said
+    assert "public repository" in press(pages, "look", "dpo-1", "ann/loop", False, "")
+    for wrong in (("dpo-1", HOSTILE), ("dpo-2", "ann/loop"), ("nothing", "ann/loop")):
+        with pytest.raises(gr.Error):
+            press(pages, "look", *wrong, True, "")
+    sent = "".join(str(part) for part in press(pages, "check", {}, *SPACE))
+    for words in ("public Space ann/loop", "files of the program", "cpu-upgrade", "The Hub was not asked"):
+        assert words in sent
+    with pytest.raises(gr.Error, match="Check the Space"):
+        press(pages, "make", {}, *SPACE, True)
+    assert recent(context.db) == []
+    copies = tab.copies_card(context.db, {})
+    assert "PREFLOOP_COPIES=OWNER/NAME-copies" in copies
+    assert "after 5 min, sooner after 10 judgements" in copies
 
 
 def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Blocks, context: Context) -> None:

@@ -187,7 +187,7 @@ def test_a_conversation_says_who_said_what() -> None:
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [("running", "runs (heard of 1 s ago)"), ("queued", "starting"), ("failed", "does not run (failed)")],
+    [("running", "The answering worker runs."), ("queued", "starting"), ("failed", "does not run (failed)")],
 )
 def test_the_answering_workers_state(status: str, words: str) -> None:
     worker = replace(JOB, kind="generate", spec=GenerateSpec(), status=status)

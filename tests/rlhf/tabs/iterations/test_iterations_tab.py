@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import UserError, now
+from annotation.tabs import address
 from annotation.tabs.guard import Context
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
@@ -30,7 +31,7 @@ from rlhf.submission import job_submission
 from rlhf.tabs.iterations import gate_form, iterations_tab
 from rlhf.tabs.train import automatic_training, train_tab
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, shown_texts
-from tests.rlhf.tabs.requests import asked_by
+from tests.handlers import asked_by
 
 pytestmark = pytest.mark.slow
 
@@ -50,8 +51,8 @@ def context(db: Database, data_dir: Path) -> Context:
 @pytest.fixture
 def pages(context: Context) -> gr.Blocks:
     """Both tabs, built as the app builds them."""
-    with gr.Blocks() as demo, gr.Tabs() as tabs:
-        train_tab.build(demo, context, tabs)
+    with gr.Blocks() as demo, gr.Tabs():
+        train_tab.build(demo, context, address.guide())
         with gr.Tab("Iterations"):
             iterations_tab.build(demo, context)
     return demo
@@ -145,8 +146,8 @@ def test_an_annotator_is_refused_by_every_listener(pages: gr.Blocks, context: Co
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
     policy = make_candidate(context)
     check_candidate(context, policy)
-    with gr.Blocks() as demo, gr.Tabs() as tabs:
-        train_tab.build(demo, context, tabs)
+    with gr.Blocks() as demo, gr.Tabs():
+        train_tab.build(demo, context, address.guide())
         with gr.Tab("Iterations"):
             iterations_tab.build(demo, context)
     sent = str(demo.get_config_file())

@@ -35,6 +35,7 @@ from rlhf.models.tokenize import render
 from rlhf.tabs.judges import judge_form
 from rlhf.tabs.judges import judges_tab as tab
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
+from tests.handlers import asked_by
 from tests.machine_fixtures import Machine
 
 pytestmark = pytest.mark.slow
@@ -76,7 +77,8 @@ def remote(db: Database, name: str = "remote", **settings: Any) -> Judge:
 
 def press(pages: gr.Blocks, name: str, *inputs: Any) -> Any:
     """Call a registered function as Gradio calls it, for the owner."""
-    return next(block.fn for block in pages.fns.values() if block.fn.__name__ == name)(OWNER, *inputs)
+    function = next(block.fn for block in pages.fns.values() if block.fn.__name__ == name)
+    return function(*asked_by("owner", function), *inputs)
 
 
 def form(**changes: Any) -> list[Any]:
@@ -134,7 +136,7 @@ def test_every_listener_is_for_admins_only_and_refuses_an_annotator(pages: gr.Bl
     for block in pages.fns.values():
         assert getattr(block.fn, "required_role", None) == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
-            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+            block.fn(*asked_by("ann", block.fn), *(None for _ in block.inputs))
     assert judge_store.judges(context.db) == []
     assert judge_store.rubric(context.db).version == 0
 
@@ -570,12 +572,12 @@ def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: C
     again = press(pages, "open_rubric", sent, "My draft", principles, drawn)
     assert again[2] == gr.skip()
     assert again[3:5] == [principles, drawn]
-    opened = press(pages, "open_judges", None, {}, None, None, None, None)
+    *opened, _place = press(pages, "open_judges", {}, None, None, None, None)
     assert opened[-4:] == ["people", 10.0, 60.0, 25.0]
     seen = opened[-5]
-    drafted = press(pages, "open_judges", None, seen, "people", 33.0, 60.0, 25.0)
+    *drafted, _place = press(pages, "open_judges", seen, "people", 33.0, 60.0, 25.0)
     assert drafted[-4:] == ["people", gr.skip(), 60.0, 25.0]
-    assert press(pages, "open_judges", None, drafted[-5], "people", 33.0, 60.0, 25.0)[-4:] == drafted[-4:]
+    assert press(pages, "open_judges", drafted[-5], "people", 33.0, 60.0, 25.0)[-5:-1] == drafted[-4:]
     assert instruction == rubrics.DEFAULT.instruction
 
 

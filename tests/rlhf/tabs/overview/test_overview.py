@@ -11,11 +11,15 @@ import pytest
 from starlette.requests import Request
 
 from annotation.database import Database
+from annotation.jobs import job_table
 from annotation.records import Annotator, now
 from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.web.watches import Watches
+from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.gate import GateDecision, GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
+from rlhf.jobs import job_store
 from rlhf.loop.controller import FailedCheck
 from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import next_steps
@@ -79,14 +83,53 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
 
 
 def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
-    endpoint = standing.StripEndpoint(context.db)
+    endpoint = standing.FollowEndpoint(context.db, Watches(context.db))
     (route,) = endpoint.routes()
     assert route.path == f"/{standing.ADDRESS}"
     for role, status in (("admin", 200), ("annotator", 403), (None, 403)):
         known = {} if role is None else {ANNOTATOR_KEY: Annotator(id=1, name="kim", role=role)}
-        answer = asyncio.run(endpoint.strip(Request({"type": "http", **known})))
+        request = Request({"type": "http", "query_string": b"of=strip+1", **known})
+        answer = asyncio.run(endpoint.follow(request))
         assert answer.status_code == status
         assert (b"base serves" in bytes(answer.body)) == (status == 200)
+
+
+def test_a_page_is_told_what_has_changed_and_nothing_of_the_rest(context: Context) -> None:
+    watches, kim = Watches(context.db), Annotator(id=1, name="kim", role="admin")
+    endpoint = standing.FollowEndpoint(context.db, watches)
+    strip = endpoint.changes(kim, [("strip", "")])["strip"]
+    watches.keep(kim, "pulse", lambda person: str(judged_by(context.db)), str(judged_by(context.db)), live=False)
+    asked = [("strip", strip["mark"]), ("pulse", str(judged_by(context.db))), ("unknown", "1")]
+    assert endpoint.changes(kim, asked) == {"strip": None, "pulse": None, "unknown": True}
+    judge(context.db, 1, "left-clearly")
+    found = endpoint.changes(kim, asked)
+    assert "13 of 60 judged" in found["strip"]["html"]
+    assert found["pulse"] is True
+    assert endpoint.changes(Annotator(id=2, name="lee", role="admin"), asked)["pulse"] is True, "it is kim's"
+
+
+def judged_by(db: Database) -> int:
+    """How many judgements there are."""
+    return int(db.value("SELECT count(*) FROM judgement"))
+
+
+def test_the_title_says_what_runs_and_how_it_ended(context: Context) -> None:
+    job = replace(JOB, step=4, steps=10)
+    assert overview_card.title_of(job) == "Training 40%"
+    assert overview_card.title_of(replace(job, steps=0)) == "Training …"
+    for status, word in (("finished", "Done"), ("failed", "Failed"), ("lost", "Lost"), ("cancelled", "Cancelled")):
+        assert overview_card.ended_words(replace(JOB, status=status)).startswith(f"{word} · ")
+    queued = job_store.enqueue(context.db, SFTSpec(snapshot="0" * 64), "owner")
+    assert standing.strip_of(context.db)["job"] is None, "it waits"
+    assert job_store.claim(context.db, queued, "w") is not None
+    found = standing.strip_of(context.db)
+    assert (found["job"], found["said"], found["over"]) == (queued, "Training …", {})
+    assert "Notify me when it ends" in found["html"]
+    job_table.finish(context.db, queued, "w", {})
+    found = standing.strip_of(context.db)
+    assert (found["job"], found["said"]) == (None, "")
+    assert found["over"][str(queued)].startswith("Done · ")
+    assert "Notify me" not in found["html"]
 
 
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:

@@ -19,6 +19,7 @@ from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs import job_store
 from rlhf.tabs.playground import playground_tab, prompt_set_form
 from tests.conftest import BASE_NAME, dump, seed_prompts
+from tests.handlers import asked_by
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,8 @@ class Admin:
         self.message, self.said = "", ""
 
     def call(self, name: str, *inputs: Any) -> Any:
-        return self.functions[name](self.request, *inputs)
+        function = self.functions[name]
+        return function(*asked_by(self.request.username, function), *inputs)
 
     def take(self, updates: list[Any]) -> None:
         """What the browser does with the parts that were sent."""
@@ -136,7 +138,7 @@ def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -
     for block in pages.fns.values():
         assert block.fn.required_role == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
-            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+            block.fn(*asked_by("ann", block.fn), *(None for _ in block.inputs))
     assert dump(context.db) == before
 
 

@@ -15,9 +15,10 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_store import Job
+from rlhf.jobs.run_labels import RunLabel
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report
-from rlhf.tabs.runs import job_cards
+from rlhf.tabs.runs import job_cards, run_list
 
 AT = "2026-01-02T10:10:00.000000+00:00"
 JOB = Job(
@@ -269,7 +270,9 @@ def test_whatever_was_written_is_shown_literally() -> None:
         job_cards.log_box([nasty]),
         job_cards.samples_box({nasty: {3: sample}}),
         check_report.answers_page([pair], 0, 10, (nasty, nasty)),
-        job_cards.jobs_table([replace(JOB, message=nasty)], AT),
+        run_list.runs_table(
+            run_list.listed([replace(JOB, message=nasty)], {7: RunLabel(nasty, (nasty,))}, {}, AT), nasty
+        ),
         job_cards.queue_table([], [replace(JOB, requested_by=nasty)], AT),
         job_cards.job_card(replace(JOB, message=nasty), None, replace(ADAPTER, revision=nasty), AT, [nasty + nasty]),
         job_cards.job_facts(replace(JOB, requested_by=nasty, spec=spec), {}),

@@ -34,8 +34,8 @@ from rlhf.tabs.runs import comparison_form, runs_tab
 from rlhf.tabs.runs.curves import plots_of
 from rlhf.tabs.runs.runs_tab import RunsPage
 from tests.conftest import BASE_NAME
+from tests.handlers import asked_by
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
-from tests.rlhf.tabs.requests import asked_by
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run
 
 pytestmark = pytest.mark.slow
@@ -64,13 +64,16 @@ def handler_of(block: Any) -> Any:
     return block.fn
 
 
+CHOSEN = {"selector": "latest", "queued": None, "compared": None, "search": "", "order": "newest"}
+
+
 @dataclass
 class Browser:
     """One browser session on the Runs page: what it chose, and what each part of the page shows now."""
 
     demo: gr.Blocks
     page: RunsPage
-    chosen: dict[str, Any] = field(default_factory=lambda: {"selector": "latest", "queued": None, "compared": None})
+    chosen: dict[str, Any] = field(default_factory=lambda: dict(CHOSEN))
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen: Any = None
 
@@ -80,7 +83,10 @@ class Browser:
         """Call a registered handler with what this session has chosen; returns the parts that were sent."""
         block = next(block for block in self.demo.fns.values() if handler_of(block).__name__ == name)
         inputs = [*self.chosen.values(), self.seen][: len(block.inputs)]
-        sent = handler_of(block)(gr.Request(username=person), *inputs)
+        number = "" if self.chosen["selector"] == "latest" else f"/{self.chosen['selector']}"
+        compared = self.chosen["compared"] if isinstance(self.chosen["compared"], list) else []
+        part = f"{number}?compare={','.join(map(str, compared))}"
+        sent = handler_of(block)(*asked_by(person, handler_of(block), part=part), *inputs)
         assert len(sent) == len(block.outputs)
         parts = dict(zip(self.page.parts, sent, strict=False))
         self.seen = sent[len(self.page.parts)]
@@ -120,7 +126,7 @@ class Browser:
 def browser_of(place: Context) -> Browser:
     """A session on a page of its own over this data directory."""
     with gr.Blocks() as demo, gr.Tab("Runs"):
-        page = runs_tab.build(demo, place)
+        page = runs_tab.build(place)
     return Browser(demo, page)
 
 
@@ -241,7 +247,7 @@ def test_whatever_a_browser_sends_is_answered_in_words(browser: Browser, place: 
         {},
         str(job_store.recent(place.db, job_store.waiting_kinds())[0].id),
     ):
-        browser.chosen = {"selector": selected, "queued": selected, "compared": selected}
+        browser.chosen = dict.fromkeys(CHOSEN, selected)
         browser.open()
         assert f"Job {job_id}" in browser.text("card")
     browser.chosen["compared"] = [None, "x", "9" * 30, str(job_id)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.jobs import job_table
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError, now
+from annotation.tabs import address
 from annotation.tabs.guard import Context
 from annotation.ui.formatting import short_number
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -37,8 +39,8 @@ from rlhf.submission.form_fields import forms
 from rlhf.tabs.train import automatic_training, train_tab
 from rlhf.tabs.train.training_form import TrainingFormPage
 from tests.demonstrations import demonstrate
+from tests.handlers import asked_by
 from tests.machine_fixtures import Machine, make_machine
-from tests.rlhf.tabs.requests import asked_by
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +77,7 @@ class Session:
         """Call a registered handler."""
         block = next(one for one in self.demo.fns.values() if handler_of(one).__name__ == name)
         assert len(inputs) == len(block.inputs)
-        sent = handler_of(block)(gr.Request(username=person), *inputs)
+        sent = handler_of(block)(*asked_by(person, handler_of(block)), *inputs)
         assert len(block.outputs) == 1 or len(sent) == len(block.outputs)
         return sent
 
@@ -138,8 +140,8 @@ def handler_of(block: Any) -> Any:
 @lru_cache(maxsize=2)
 def built(context: Context) -> tuple[gr.Blocks, Sequence[TrainingFormPage]]:
     """The application, which is built once and holds nothing of whoever looks at it."""
-    with gr.Blocks() as demo, gr.Tabs() as tabs:
-        pages = train_tab.build(demo, context, tabs)
+    with gr.Blocks() as demo, gr.Tabs():
+        pages = train_tab.build(demo, context, address.guide())
     return demo, pages
 
 
@@ -318,11 +320,11 @@ def test_what_is_started_is_the_spec_that_was_shown(ready: Machine, name: str) -
 
 def test_after_the_start_the_runs_are_looked_at(ready: Machine) -> None:
     session = opened(ready, "dpo")
-    said, in_runs, selector, tabs = session.call("start_dpo", *session.asked)
-    assert f"Job {job_store.queue(ready.db)[-1].id} is queued" in said
+    said, in_runs, leads = session.call("start_dpo", *session.asked)
+    job_id = job_store.queue(ready.db)[-1].id
+    assert f"Job {job_id} is queued" in said
     assert in_runs == said
-    assert selector["value"] == "latest"
-    assert tabs.selected == "runs"
+    assert json.loads(leads)[1] == f"/runs/{job_id}"
 
 
 @pytest.mark.parametrize(
@@ -550,8 +552,8 @@ def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machin
     revision = str((job.result or {})["revision"])
     sessions = sessions_of(machine_context(machine))
     session = sessions["sft"]
-    outer, kinds, *updates = session.call("start_from", {"job": job.id, "revision": revision})
-    assert (outer.selected, kinds.selected) == (train_tab.TRAIN, "sft")
+    leads, *updates = session.call("start_from", {"job": job.id, "revision": revision})
+    assert json.loads(leads)[1] == "/train/sft"
     fields = [(page.page.form.name, name) for page in sessions.values() for name in page.values]
     filled = {key: update["value"] for key, update in zip(fields, updates, strict=True) if update != gr.skip()}
     assert {form for form, _ in filled} == {"sft"}
@@ -622,8 +624,8 @@ def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monk
         session.call("rent_sft", None, *session.asked)
     assert not job_store.rented_jobs(machine.db)
     cleared = session.call("rent_sft", agreed, *session.asked)
-    assert (cleared[1]["visible"], cleared[3], cleared[-1].selected) == (False, None, train_tab.RUNS)
     (job,) = job_store.rented_jobs(machine.db)
+    assert (cleared[1]["visible"], cleared[3], json.loads(cleared[-1])[1]) == (False, None, f"/runs/{job.id}")
     assert (job.flavor, job.kind, job_store.queue(machine.db)) == ("t4-small", "sft", [])
     rental = rental_store.get(machine.db, job.id)
     assert (rental.price_per_hour, rental.hours, rental.namespace) == (0.4, 2.0, "acme")

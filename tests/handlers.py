@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 
-def asked_by(person: str | None, handler: Callable[..., Any]) -> list[Any]:
+def asked_by(person: str | None, handler: Callable[..., Any], **said: Any) -> list[Any]:
     """The request of whoever is signed in and, for a handler that listens to it, what the browser says of an event."""
     listens = "event" in signature(handler).parameters
-    return [gr.Request(username=person), *([gr.EventData(None, {})] if listens else [])]
+    return [gr.Request(username=person), *([gr.EventData(None, said)] if listens else [])]

@@ -1,0 +1,71 @@
+"""What the forms of the Hub tab would do, as far as this machine knows: it needs no token, and asks nobody."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+from annotation.copies.safe_copies import Schedule
+from annotation.database import Database
+from annotation.translation import _
+from annotation.ui.formatting import duration, size
+from annotation.ui.markup import paragraph, points, status, table
+from rlhf.hub import space_upload
+from rlhf.hub.hub_requests import CheckSpace, PublishModel
+from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
+from rlhf.models import registry
+from rlhf.tabs import downloads
+
+HOW_TO_GIVE_A_TOKEN = (
+    _("On huggingface.co, under Settings and Access Tokens, make a token that may write."),
+    _("Give it where Prefloop is started, never on a page: HF_TOKEN=…, or “hf auth login”."),
+    _("Start Prefloop again. Until then this tab shows what each form would do."),
+)
+
+
+def without_token() -> str:
+    """How somebody gives Prefloop a token, in three lines."""
+    return paragraph(_("Prefloop has no token for the Hub."), "warning") + points(HOW_TO_GIVE_A_TOKEN)
+
+
+def publish_preview(db: Database, data_dir: Path, asked: PublishModel) -> str:
+    """Which files would go where. Raises UserError for a form that can't be meant, and for files that are gone."""
+    asked.check()
+    policy = registry.by_revision(db, asked.revision)
+    directory = downloads.directory_of(db, data_dir, asked.revision)
+    allowed = WHOLE if policy.form == "full" else ADAPTER
+    found = [path for path in downloads.files_of(directory) if any(fnmatch(path.name, one) for one in allowed)]
+    rows = [(path.name, size(path.stat().st_size)) for path in found if path.name != CARD]
+    into = _("These files would go to the private repository {repo}, which is made if it is not there:")
+    if not asked.private:
+        into = _("These files would go to the public repository {repo}, which is made if it is not there:")
+    said = status(into.format(repo=asked.repo))
+    rows.append((CARD, _("the model's card, written from the record")))
+    tag = _("Their commit gets the tag {tag}. Nothing was sent.").format(tag=policy.revision)
+    return said + table((_("File"), _("Size")), rows) + paragraph(tag, "quiet")
+
+
+def space_preview(asked: CheckSpace) -> str:
+    """What a Space would be made of, with which settings, and what would fail as far as can be seen from here."""
+    asked.check()
+    plan = asked.plan(None)
+    found = space_upload.check(plan, None)
+    into = _("{files} files of the program would go to the private Space {repo}. Nothing was sent.")
+    if plan.public:
+        into = _("{files} files of the program would go to the public Space {repo}. Nothing was sent.")
+    said = status(into.format(files=len(space_upload.contents(plan)), repo=plan.repo))
+    settings = [*plan.variables.items(), (_("Hardware"), plan.hardware or space_upload.FREE)]
+    findings = [(one.level, one.text) for one in found]
+    return said + table((_("Setting"), _("Value")), settings) + table(("", _("What the check found")), findings)
+
+
+def copies_preview(schedule: Schedule) -> str:
+    """What safe copies would be, where no place is set for them."""
+    each = _("What has changed is copied after {every}, sooner after {after} judgements.")
+    return points(
+        (
+            _("A copy holds the database and the adapters that serve: a new machine can begin from it."),
+            each.format(every=duration(schedule.every), after=schedule.after),
+            _("The Annotate tab then says how far the judgements are safe."),
+        )
+    )

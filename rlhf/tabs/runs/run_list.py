@@ -1,0 +1,108 @@
+"""The list of all runs: which of them a search finds, in which order, as a table with links. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from annotation.translation import _
+from annotation.ui.formatting import NOTHING, moment
+from annotation.ui.markup import Cell, Way, paragraph, table
+from annotation.ui.places import Place, link
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.run_labels import NONE, RunLabel
+from rlhf.tabs.runs.job_cards import seconds_taken
+from rlhf.tabs.runs.job_words import about
+
+LISTED: Final = 100
+# The orders of the list, by their name in the address, and what they are called.
+ORDERS: Final[Mapping[str, str]] = {
+    "newest": _("Newest first"),
+    "oldest": _("Oldest first"),
+    "name": _("By name"),
+    "tags": _("By tags"),
+    "status": _("By status"),
+    "longest": _("Longest first"),
+}
+NEWEST: Final = "newest"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run in the list."""
+
+    job: Job
+    label: RunLabel
+    made: str
+    """The policy or reward model that it made; empty for none."""
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """What people call it, else what it does."""
+        return self.label.name or about(self.job)
+
+    def words(self) -> str:
+        """All that a search looks through."""
+        label, job = self.label, self.job
+        texts = (
+            f"#{job.id}",
+            about(job),
+            job.status,
+            job.requested_by,
+            self.made,
+            label.name,
+            *label.tags,
+            label.notes,
+        )
+        return "\n".join(texts).casefold()
+
+
+def listed(jobs: Sequence[Job], labels: Mapping[int, RunLabel], made: Mapping[int, str], at: str) -> list[Listed]:
+    """Jobs with all that the list says of them."""
+    return [Listed(job, labels.get(job.id, NONE), made.get(job.id, ""), seconds_taken(job, at)) for job in jobs]
+
+
+KEYS: Mapping[str, Callable[[Listed], Any]] = {
+    "newest": lambda run: -run.job.id,
+    "oldest": lambda run: run.job.id,
+    "name": lambda run: (run.name.casefold(), -run.job.id),
+    "tags": lambda run: (not run.label.tags, [tag.casefold() for tag in run.label.tags], -run.job.id),
+    "status": lambda run: (run.job.status, -run.job.id),
+    "longest": lambda run: (-run.seconds, -run.job.id),
+}
+
+
+def found(runs: Sequence[Listed], search: str, order: str) -> list[Listed]:
+    """The runs in which all words of a search stand, in an order; in no known one, the newest first."""
+    words = search.casefold().split()
+    return sorted(
+        (run for run in runs if all(word in run.words() for word in words)), key=KEYS.get(order, KEYS[NEWEST])
+    )
+
+
+def runs_table(runs: Sequence[Listed], search: str) -> str:
+    """The runs, each with the link to it; how many more there are than are shown."""
+    nothing = _("No run has these words.") if search.strip() else _("No job has been started yet.")
+    minutes = _("Minutes")
+    headers = ("#", _("Run"), _("Tags"), _("Status"), _("Made"), _("Started (UTC)"), minutes, _("By"), _("Message"))
+    shown = table(headers, [row(run) for run in runs[:LISTED]], nothing, (minutes,))
+    more = len(runs) - LISTED
+    return shown if more <= 0 else shown + paragraph(_("{more} more: search for them.").format(more=more), "quiet")
+
+
+def row(run: Listed) -> Sequence[Cell]:
+    """One run."""
+    job = run.job
+    return (
+        str(job.id),
+        Way(link("runs", Place((str(job.id),))), run.name),
+        ", ".join(run.label.tags) or NOTHING,
+        job.status,
+        Way(link("iterations", Place((run.made,))), run.made) if run.made else NOTHING,
+        moment(job.started),
+        NOTHING if job.started is None else f"{run.seconds / 60:.1f}",
+        job.requested_by,
+        job.message or NOTHING,
+    )

@@ -1,0 +1,126 @@
+"""One run as a Markdown report: what it was asked, what it learnt from, how it went, what its check and people said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from annotation.database import Database
+from annotation.records import now
+from annotation.translation import _
+from annotation.ui.invisible import visible
+from rlhf.data import snapshots
+from rlhf.evaluation import gate_decisions
+from rlhf.evaluation.finished_checks import FinishedCheck, check_of, newest_check
+from rlhf.jobs import job_store, run_labels
+from rlhf.jobs.job_spec import TrainingSpec
+from rlhf.jobs.job_store import Job
+from rlhf.jobs.run_labels import RunLabel
+from rlhf.models import registry
+from rlhf.models.registry import Policy
+from rlhf.tabs.iterations import check_report, verdict_card
+from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.runs.compare_runs import RunSummary, figures
+
+CARD = "README.md"
+
+
+def report_of(db: Database, data_dir: Path, job: Job) -> str:
+    """The whole report of a job."""
+    made = registry.of_job(db, job.id)
+    check = check_of(job) or (None if made is None else newest_check(db, made.revision))
+    metrics = job_store.metrics(db, job.id)
+    summary = RunSummary(job, metrics, None if made is None else made.revision, None if check is None else check.report)
+    data = snapshots.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else {}
+    subject = registry.by_revision(db, check.spec.candidate) if made is None and check is not None else made
+    parts = [
+        top(job, run_labels.label_of(db, job.id), made),
+        section(_("Settings"), pairs(job_words.spec_facts(job.spec)), code(job_words.spec_text(job.spec))),
+        section(_("Data"), pairs(job_words.data_facts(job, data))),
+        section(_("Last values and costs"), pairs([*figures(summary).items()])),
+        section(_("Check"), "" if check is None or subject is None else checked(db, subject, check)),
+        section(_("Decisions"), "" if subject is None else decisions(db, subject)),
+        section(_("Card"), "" if made is None else card(data_dir, made)),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def top(job: Job, label: RunLabel, made: Policy | None) -> str:
+    """What the run is called, how it stands, and what people have noted."""
+    at = now()
+    name = label.name or job_words.about(job)
+    said = " ".join(filter(None, (job_cards.headline(job, at), job_cards.made_sentence(made))))
+    facts = [
+        (_("Job"), f"{job.id}, {job_words.about(job)}"),
+        *([(_("Tags"), ", ".join(label.tags))] if label.tags else []),
+        (_("Requested by"), job.requested_by),
+        (_("Started (UTC)"), job.started or _("not yet")),
+        (_("Ended (UTC)"), job.finished or _("not yet")),
+        (_("Attempt"), str(job.attempt)),
+    ]
+    notes = "\n".join(f"> {line}".rstrip() for line in visible(label.notes).splitlines())
+    return "\n\n".join(filter(None, (f"# {plain(name)}", plain(said), pairs(facts), notes)))
+
+
+def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
+    """The verdict on a policy, and the figures of its check."""
+    against = gate_decisions.opponent(db, subject).revision
+    verdict = ""
+    if subject.status == "candidate":
+        found, decision = gate_decisions.decided(db, subject)
+        headline = verdict_card.verdict_of(gate_decisions.rule(db), found, decision, against)
+        verdict = " ".join(filter(None, (headline.saying, verdict_card.score(headline.found), headline.then)))
+    sides = check_report.report_sides(check.report)
+    head = [_("Figure"), *(name for name, _values in sides)]
+    rows = [[one.label, *check_report.side_figures(one, sides)] for one in check_report.FIGURES]
+    accuracy = [_("Accuracy on held-out judgements"), check_report.held_out_accuracy(check.report)]
+    rows.append([*accuracy, *("" for _side in sides[1:])])
+    asked = _("Job {id}: {prompts} held-out prompts.").format(id=check.job_id, prompts=check.report.prompts)
+    warned = [f"- {plain(sentence)}" for sentence in check_report.warnings(check.report, gate_decisions.rule(db))]
+    return "\n\n".join(filter(None, (plain(verdict), asked, "\n".join(warned), grid(head, rows))))
+
+
+def decisions(db: Database, policy: Policy) -> str:
+    """Who decided what about a policy, the newest first."""
+    rows = [row for row in registry.decisions(db, 10_000) if row["revision"] == policy.revision]
+    head = [_("When (UTC)"), _("Decision"), _("By"), _("Why")]
+    return grid(head, [[row["created"], row["action"], row["decided_by"], row["reason"]] for row in rows])
+
+
+def card(data_dir: Path, made: Policy) -> str:
+    """The card that was written when the policy was made, as a quotation; nothing where its files are gone."""
+    path = None if made.path is None or made.deleted else data_dir / made.path / CARD
+    if path is None or path.is_symlink() or not path.is_file():
+        return ""
+    return "\n".join(f"> {line}".rstrip() for line in path.read_text("utf-8").splitlines())
+
+
+# ---------------------------------------------------------------------------------------------------------- Markdown
+def section(title: str, *parts: str) -> str:
+    """A part of the report; nothing where there is nothing to say."""
+    said = "\n\n".join(filter(None, parts))
+    return f"## {title}\n\n{said}" if said else ""
+
+
+def pairs(facts: Sequence[tuple[str, str]]) -> str:
+    """Names with their values."""
+    return "\n".join(f"- {plain(name)}: {plain(value)}" for name, value in facts)
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table; nothing without rows."""
+    lines = [head, ["---"] * len(head), *rows] if rows else []
+    return "\n".join(
+        f"| {' | '.join(plain(str(cell)).replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
+
+
+def code(text: str) -> str:
+    """JSON as it is: no line of it could end the fence."""
+    return f"```json\n{text}\n```"
+
+
+def plain(text: str) -> str:
+    """A text on one line, in which nothing is taken for markup that begins a line or an element."""
+    return visible(" ".join(text.split())).replace("<", "&lt;").lstrip("#>")

@@ -1,0 +1,104 @@
+"""Addresses in a real browser: tabs and what is looked at have one, through reload, Back, links and a sign-in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from annotation.database import open_database
+from annotation.jobs import job_table
+from annotation.web import access
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_store
+from rlhf.models import registry
+from tests.conftest import BASE_NAME
+from tests.e2e.conftest import running_app
+
+pytestmark = pytest.mark.browser
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The program with an admin, an annotator and two runs that are over."""
+    data_dir: Path = tmp_path_factory.mktemp("addresses") / "data"
+    db = open_database(data_dir)
+    registry.ensure_base(db, BASE_NAME)
+    access.add_account(db, "kim", "admin", PASSWORD)
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    for _ in range(2):
+        job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
+        assert job_store.claim(db, job_id, "w") is not None
+        assert job_table.finish(db, job_id, "w", {})
+    with running_app(data_dir, "--no-workers") as (served, _):
+        yield served
+    db.close()
+
+
+def sign_in(page: Any, name: str) -> None:
+    """Fill the form in that is shown."""
+    page.fill("input[name=name]", name)
+    page.fill("input[name=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.get_by_text(f"{name} · ").wait_for()
+
+
+def selected(page: Any) -> str:
+    """The tab in view."""
+    return str(page.locator("#pages [role=tab][aria-selected=true]").first.inner_text())
+
+
+def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: str, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}runs/1?compare=1,2")
+    assert re.search(r"/login\?next=%2Fruns%2F1%3Fcompare", page.url)
+    sign_in(page, "kim")
+    expect(page).to_have_url(f"{address}runs/1?compare=1,2")
+    page.get_by_text("Job 1, ").first.wait_for()
+    assert selected(page) == "Runs"
+    expect(page).to_have_title("Runs · Prefloop")
+    page.get_by_role("tab", name="Train", exact=True).click()
+    page.get_by_role("tab", name="Reward model", exact=True).click()
+    expect(page).to_have_url(f"{address}train/reward")
+    page.go_back()
+    expect(page).to_have_url(f"{address}train")
+    page.go_back()
+    expect(page).to_have_url(f"{address}runs/1?compare=1,2")
+    assert selected(page) == "Runs"
+    page.get_by_role("button", name="All runs").click()
+    page.locator("#run-search textarea, #run-search input").first.fill("nothing like it")
+    page.keyboard.press("Enter")
+    page.get_by_text("No run has these words.").wait_for()
+    expect(page).to_have_url(re.compile(r"[?&]q=nothing\+like\+it"))
+    page.go_back()
+    expect(page).to_have_url(f"{address}runs/1?compare=1,2")
+    page.locator("a[href='/runs/2']").first.click()
+    page.get_by_text("Job 2, ").first.wait_for()
+    expect(page).to_have_url(f"{address}runs/2")
+    page.reload()
+    page.get_by_text("Job 2, ").first.wait_for()
+    assert selected(page) == "Runs"
+    page.context.close()
+
+
+def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(address: str, browser: Any) -> None:
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}annotate")
+    sign_in(page, "ann")
+    assert page.url == f"{address}annotate"
+    page.get_by_role("button", name="My judgements").click()
+    page.get_by_role("heading", name="My judgements").wait_for()
+    assert page.url == f"{address}annotate/mine"
+    page.go_back()
+    page.get_by_role("heading", name="My judgements").wait_for(state="hidden")
+    assert page.url == f"{address}annotate"
+    for path, words in (("runs/1", "Only admins see this page."), ("nothing", "There is nothing at this address.")):
+        page.goto(f"{address}{path}")
+        page.get_by_text(words).wait_for()
+    page.context.close()
