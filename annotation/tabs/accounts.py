@@ -34,7 +34,7 @@ from annotation.workbench import annotator_groups
 HEADERS = [
     *(_("Name"), _("Role"), _("Groups"), _("Judged"), _("State"), _("Signs in with"), _("Since")),
 ]
-INVITATION_HEADERS = (_("Used"), _("Until (UTC)"), _("Group"), _("Judgements each"), _("Made by"), _("State"), "")
+INVITATION_HEADERS = (_("Used"), _("Until (UTC)"), _("Group"), _("Judgements each"), _("Made by"), _("State"), _("Act"))
 STATES = {
     "open": Chip(_("open"), "open"),
     "used": Chip(_("used up")),

@@ -194,5 +194,5 @@ def changes_table(changes: Sequence[Change]) -> str:
         )
         for one in changes
     ]
-    headers = (_("Change"), _("By"), _("When (UTC)"), "")
+    headers = (_("Change"), _("By"), _("When (UTC)"), _("Act"))
     return unfold(_("Latest bulk changes"), table(headers, rows, caption=_("Latest bulk changes")))
