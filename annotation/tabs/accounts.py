@@ -96,7 +96,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
             )
             quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
             save = gr.Button(_("Save groups and judgements"), size="md")
-    wire_invitations(invited, context, opening_of(demo))
+    wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
     page, admin = [listed, account, outcome, secret], guarded(context, "admin")
     account.input(admin(choosing(db)), account, [groups, quota], api_name="account-choose", **QUIET)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
@@ -244,7 +244,7 @@ def saving(db: Database) -> Any:
 # --------------------------------------------------------------------------------------------------------- invitations
 @dataclass(frozen=True)
 class InvitationForm:
-    """What an invitation is made with, the link, and those that there are."""
+    """What an invitation is made with, and the link."""
 
     uses: gr.Number
     days: gr.Number
@@ -252,7 +252,6 @@ class InvitationForm:
     quota: gr.Number
     make: gr.Button
     link: gr.HTML
-    listed: gr.HTML
 
 
 def lay_out_invitation() -> InvitationForm:
@@ -266,10 +265,10 @@ def lay_out_invitation() -> InvitationForm:
         quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
     make = gr.Button(_("Make a link"), variant="primary")
     link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
-    return InvitationForm(uses, days, group, quota, make, link, acting_box(elem_id="invitations"))
+    return InvitationForm(uses, days, group, quota, make, link)
 
 
-def wire_invitations(form: InvitationForm, context: Context, opening: Any) -> None:
+def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:
     """Make invitations, list and withdraw them."""
     db = context.db
 
@@ -289,11 +288,11 @@ def wire_invitations(form: InvitationForm, context: Context, opening: Any) -> No
         invitations.withdraw(db, row_number(subject) or 0)
         return ["", invitations_table(invitations.invitations(db))]
 
-    shown = [form.link, form.listed]
+    shown = [form.link, listed]
     opening(open_invitations, None, [*shown, form.quota], api_name="invitations", **QUIET)
     asked = [form.uses, form.days, form.group, form.quota]
     form.make.click(make_invitation, asked, shown, api_name="invitation-make", **QUEUED)
-    form.listed.act(withdraw_invitation, None, shown, api_name="invitation-withdraw", **QUEUED)
+    listed.act(withdraw_invitation, None, shown, api_name="invitation-withdraw", **QUEUED)
 
 
 def link_card(path: str) -> str:
