@@ -297,8 +297,8 @@ def release_unfit(db: Database) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- what is assigned
-# Of a bulk change `x`: that it gives comparisons to an annotator, by name or as one of a group.
-IS_GIVEN = """(x.annotator_id = {0} OR x.group_name IN (SELECT name FROM annotator_group WHERE annotator_id = {0}))"""
+# The annotators to whom a bulk change `x` gives comparisons, by name or as those of a group.
+GIVEN_TO = "SELECT x.annotator_id UNION ALL SELECT annotator_id FROM annotator_group WHERE name = x.group_name"
 
 
 def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int) -> tuple[int, int] | None:
@@ -312,7 +312,7 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
         f"""SELECT i.comparison_id, i.change_id FROM bulk_change x
                 CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
                 CROSS JOIN comparison c ON c.id = i.comparison_id
-            WHERE x.kind = :kind AND {IS_GIVEN.format(":annotator")} AND c.purpose = 'preference'
+            WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
               AND c.state IN ('ready', 'writing', 'closed') AND (:kind = 'settle' OR {UNSEEN} AND (
                   x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
                       JOIN annotator_group g ON g.annotator_id = k.annotator_id
@@ -324,7 +324,7 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
 
 
 # Of comparison `i.comparison_id` in the assignment `x`: that somebody is still to judge it under it.
-STILL_TO_JUDGE = f"""EXISTS (SELECT 1 FROM annotator a WHERE a.active AND {IS_GIVEN.format("a.id")}
+STILL_TO_JUDGE = f"""SELECT EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.id IN ({GIVEN_TO})
         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = i.comparison_id
             AND k.state IN ('judged', 'skipped')))
     AND NOT (x.group_name IS NOT NULL
@@ -332,7 +332,7 @@ STILL_TO_JUDGE = f"""EXISTS (SELECT 1 FROM annotator a WHERE a.active AND {IS_GI
             AND k.slot IS NOT NULL) >= :overlap
         AND EXISTS (SELECT 1 FROM claim k JOIN annotator_group g ON g.annotator_id = k.annotator_id
             WHERE g.name = x.group_name AND k.comparison_id = i.comparison_id AND k.state = 'judged'))"""
-SETTLED = """EXISTS (SELECT 1 FROM claim k WHERE k.assigned_by = x.id AND k.comparison_id = i.comparison_id
+SETTLED = """SELECT EXISTS (SELECT 1 FROM claim k WHERE k.assigned_by = x.id AND k.comparison_id = i.comparison_id
     AND k.state IN ('judged', 'skipped'))"""
 
 
@@ -350,7 +350,7 @@ def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
     mine = "comparison_id = :comparison" if comparison_id else "1"
     db.connection.execute(
         f"""UPDATE bulk_change_comparison AS i SET state = (SELECT iif(
-                CASE x.kind WHEN 'settle' THEN NOT {SETTLED} ELSE {STILL_TO_JUDGE} END, 'stands', 'done')
+                CASE x.kind WHEN 'settle' THEN NOT ({SETTLED}) ELSE ({STILL_TO_JUDGE}) END, 'stands', 'done')
             FROM bulk_change x WHERE x.id = i.change_id) WHERE state IN ('stands', 'done') AND {mine}""",
         {"overlap": store.project(db).overlap, "comparison": comparison_id},
     )

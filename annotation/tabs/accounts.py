@@ -299,7 +299,8 @@ def link_card(path: str) -> str:
     """The link, which is shown once."""
     said = _("Send this link. Whoever opens it makes an account of their own. It is shown once.")
     link = f'<a data-path href="{escape(path)}" target="_blank" rel="noopener">{escape(path)}</a>'
-    copy = f'<button type="button" data-copy="{escape(_("Copied"))}">{escape(_("Copy"))}</button>'
+    copied, words = _("Copied"), _("Copy")
+    copy = f'<button type="button" data-copy="{escape(copied)}">{escape(words)}</button>'
     return f"{done(said)}<p>{link} {copy}</p>"
 
 

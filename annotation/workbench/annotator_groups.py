@@ -26,8 +26,8 @@ def set_groups(db: Database, annotator_id: int, names: tuple[str, ...]) -> None:
         connection.execute("DELETE FROM annotator_group WHERE annotator_id = ?", (annotator_id,))
         connection.conn.executemany(
             """INSERT OR IGNORE INTO annotator_group (name, annotator_id)
-               VALUES (coalesce((SELECT name FROM annotator_group WHERE name = ?1 LIMIT 1), ?1), ?2)""",
-            [(name, annotator_id) for name in names],
+               VALUES (coalesce((SELECT name FROM annotator_group WHERE name = :name LIMIT 1), :name), :annotator)""",
+            [{"name": name, "annotator": annotator_id} for name in names],
         )
         claims.follow_assignments(db)
 

@@ -142,9 +142,14 @@ class FilterChoices:
     people: tuple[str, ...]
     policies: tuple[str, ...]
     sources: tuple[str, ...]
-    assignees: tuple[str, ...]
-    """People who can sign in, then groups."""
+    active: tuple[str, ...]
+    """People who can sign in."""
     groups: tuple[str, ...]
+
+    @property
+    def assignees(self) -> tuple[str, ...]:
+        """To whom comparisons can be assigned."""
+        return tuple(dict.fromkeys((*self.active, *self.groups)))
 
 
 def choices(db: Database) -> FilterChoices:
@@ -157,6 +162,6 @@ def choices(db: Database) -> FilterChoices:
         tuple(people),
         tuple(row["revision"] for row in policies),
         tuple(sorted(store.prompt_sources(db))),
-        (*(row["name"] for row in active), *groups),
+        tuple(row["name"] for row in active),
         groups,
     )

@@ -23,7 +23,8 @@ def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoic
     number = found.listed.id
     title = _("Comparison {number}").format(number=number)
     back = way(back_to, _("Back to the list"))
-    bar = f'<div class="bulk" role="group" aria-label="{escape(_("With this comparison"))}">{acts(known)}</div>'
+    label = escape(_("With this comparison"))
+    bar = f'<div class="bulk" role="group" aria-label="{label}">{acts(known)}</div>'
     parts = (
         formed(found),
         given(found),
@@ -68,9 +69,10 @@ def answer_title(number: int, answer: HistoryAnswer) -> str:
 def formed(found: ComparisonHistory) -> str:
     """Where it comes from, and with which chances."""
     origin = found.listed.source
+    split = _("held out") if found.listed.split == "held-out" else _("to train on")
     pairs = [
         (_("Made"), f"{moment(found.created)} UTC"),
-        (_("Prompt"), f"{origin} · {_('held out') if found.listed.split == 'held-out' else _('to train on')}"),
+        (_("Prompt"), f"{origin} · {split}"),
         (_("Asked now"), asked_now(found)),
         (_("Chance of its prompt"), chance(found.formed_chance)),
         (_("Chance that people get it"), people(found)),

@@ -90,14 +90,14 @@ def row_of(one: ListedComparison) -> Row:
     """A row of the table."""
     prompt = " ".join(one.prompt.split())
     beginning = prompt if len(prompt) <= SHOWN_PROMPT else f"{prompt[:SHOWN_PROMPT].rstrip()} …"
-    split = f" · {_('held out')}" if one.split == "held-out" else ""
+    held_out = " · " + _("held out") if one.split == "held-out" else ""
     notes = [_("to {whom}").format(whom=one.assigned)] if one.assigned else []
     notes += [_("flagged")] if one.flagged else []
     name = Way(link(LIST, Place((str(one.id),))), f"#{one.id}")
     return (
         Choosable(name, str(one.id), _("Choose comparison {number}").format(number=one.id)),
         Noted(words.status_chip(one.status), notes),
-        f"{beginning}\n{one.source}{split}",
+        f"{beginning}\n{one.source}{held_out}",
         f"{one.judged} / {one.wanted}" + (f"\n{one.judges}" if one.judges else ""),
         moment(one.last_judged),
         one.writers or NOTHING,
@@ -106,15 +106,16 @@ def row_of(one: ListedComparison) -> Row:
 
 def bulk_bar(total: int, known: FilterChoices) -> str:
     """What can be done with the chosen ones; the script of the box fills in how many are chosen."""
-    scopes = (
-        f'<option value="chosen" data-words="{escape(_("chosen"))}">{escape(_("chosen"))} (0)</option>'
-        f'<option value="all">{escape(_("all {total:,} in this list").format(total=total))}</option>'
+    chosen, every = escape(_("chosen")), escape(_("all {total:,} in this list").format(total=total))
+    scopes = f'<option value="chosen" data-words="{chosen}">{chosen} (0)</option><option value="all">{every}</option>'
+    label, which, page = (
+        *(escape(_("With several comparisons")), escape(_("Which comparisons")), escape(_("Choose this page"))),
     )
     ways = act_button(_("Statistics"), "go", f"/{STATISTICS}") + act_button(_("Export"), "go", f"/{EXPORT}")
     return (
-        f'<div class="bulk" role="group" aria-label="{escape(_("With several comparisons"))}">'
-        f'<label class="tick"><input type="checkbox" data-page> {escape(_("Choose this page"))}</label>'
-        f'<select data-scope aria-label="{escape(_("Which comparisons"))}">{scopes}</select>'
+        f'<div class="bulk" role="group" aria-label="{label}">'
+        f'<label class="tick"><input type="checkbox" data-page> {page}</label>'
+        f'<select data-scope aria-label="{which}">{scopes}</select>'
         f"{acts(known)}{ways}</div>"
     )
 
@@ -122,12 +123,12 @@ def bulk_bar(total: int, known: FilterChoices) -> str:
 def acts(known: FilterChoices) -> str:
     """Whom to assign to, and a button for each kind of change."""
     kinds: Sequence[ChangeKind] = ("release", "settle", "skip", "withdraw")
-    groups = set(known.groups)
-    people = "".join(option(f"person:{name}", name) for name in known.assignees if name not in groups)
+    people = "".join(option(f"person:{name}", name) for name in known.active)
     several = "".join(option(f"group:{name}", _("group {name}").format(name=name)) for name in known.groups)
-    whom = f'<select data-whom aria-label="{escape(_("To whom"))}">{people}{several}</select>'
+    label, assign = escape(_("To whom")), act_button(_("Assign to"), "plan", "assign")
+    whom = f'<select data-whom aria-label="{label}">{people}{several}</select>'
     buttons = "".join(act_button(words.BUTTONS[kind], "plan", kind) for kind in kinds)
-    return f'<span class="assign">{act_button(_("Assign to"), "plan", "assign")}{whom}</span>{buttons}'
+    return f'<span class="assign">{assign}{whom}</span>{buttons}'
 
 
 def option(value: str, label: str) -> str:
@@ -150,7 +151,8 @@ def confirmation(asked: BulkRequest, planned: Plan) -> str:
     whom = asked.whom.partition(":")[2]
     rest = words.left_out(asked.kind, planned.left_out)
     if not planned.changed:
-        return f'<div class="confirm">{status(_("None of these can be changed so."))}{paragraph(rest)}{leave()}</div>'
+        none = status(_("None of these can be changed so."))
+        return f'<div class="confirm">{none}{paragraph(rest)}{leave()}</div>'
     request = {
         "kind": asked.kind,
         "comparisons": asked.comparisons.text,
@@ -174,9 +176,10 @@ def made(change: Change) -> str:
     """What was just done, with the way back."""
     said = words.outcome(change.kind, change.comparisons, change.whom)
     if change.undone_by is not None:
-        return f'<div class="confirm" data-done>{status(_("Taken back. {what}.").format(what=said), "headline")}</div>'
+        back = status(_("Taken back. {what}.").format(what=said), "headline")
+        return f'<div class="confirm">{back}</div>'
     undo = act_button(_("Undo"), "undo", str(change.id))
-    return f'<div class="confirm" data-done>{status(f"{said}.", "headline")}<p>{undo}</p></div>'
+    return f'<div class="confirm">{status(f"{said}.", "headline")}<p>{undo}</p></div>'
 
 
 def changes_table(changes: Sequence[Change]) -> str:

@@ -10,7 +10,7 @@ from annotation.translation import _, ngettext
 from annotation.ui import charts
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, duration, percent
-from annotation.ui.markup import Bar, Row, card, escape, facts, paragraph, table, way
+from annotation.ui.markup import Bar, Row, card, escape, figures, paragraph, table, way
 from annotation.ui.places import Place, link
 from annotation.workbench.comparison_filter import SPLITS
 from annotation.workbench.data_statistics import LENGTH_EDGES, Counts, DataStatistics
@@ -26,15 +26,14 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
     if not found.comparisons:
         return top + paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
     share = (lambda part: f"{part:,} ({percent(part / found.judgements)})") if found.judgements else str
-    numbers = facts(
+    numbers = figures(
         [
             (_("Comparisons"), f"{found.comparisons:,}"),
             (_("Judgements"), f"{found.judgements:,}"),
             (_("Ties"), share(found.ties)),
             (_("All bad"), share(found.all_bad)),
             (_("Flagged"), f"{found.flagged:,}"),
-        ],
-        "facts figures",
+        ]
     )
     tables = (
         counted(_("By status"), found.by_status, found.comparisons, lambda name: words.status_chip(name).words),
