@@ -30,6 +30,7 @@ from annotation.ui import markdown_process
 from annotation.ui.invisible import visible
 from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY
+from annotation.workbench.own_standing import own_agreement
 
 Card = dict[str, Any]
 MAXIMUM_BODY = 6 * (MAXIMUM_EDIT + MAXIMUM_NOTE)  # JSON may need six bytes for a character
@@ -48,6 +49,8 @@ SHORT = 300
 # Of Markdown: a heading, code, a table, strong words, a formula; and of a list two lines, since one may be a dash.
 MARKS = re.compile(r"^ {0,3}(?:#{1,6} \S|```|~~~|\|[^\n]*\|)|\*\*\S|`[^`\n]+`|\\\(|\\\[|\$\$", re.MULTILINE)
 LIST_LINE = re.compile(r"^ {0,8}(?:[-*+]|\d{1,3}[.)]) +\S", re.MULTILINE)
+# Of so many comparisons that others have judged as well, somebody is told how often they found the same.
+FEWEST_SHARED = 10
 
 
 Row = Annotated[int, Interval(ge=1, le=2**63 - 1)]  # what SQLite can hold
@@ -163,7 +166,12 @@ class AnnotationApi:
 
     def latest(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         rows = claims.latest(self.db, annotator.id)
-        return {"judgements": [listed(row) for row in rows]}
+        return {"judgements": [listed(row) for row in rows], "agreement": self.agreement(annotator)}
+
+    def agreement(self, annotator: Annotator) -> dict[str, int] | None:
+        """How often others found the same answer best; None while there is too little to say so."""
+        found = own_agreement(self.db, annotator.id)
+        return {"shared": found.shared, "same": found.same} if found.shared >= FEWEST_SHARED else None
 
     def ask(self, annotator: Annotator, asked: RequestBody) -> Card:
         """Have the annotator's own prompt answered before all others."""
@@ -229,7 +237,11 @@ class AnnotationApi:
             "asked": claims.prompts_in_answer(self.db, annotator.id),
             "unanswered": claims.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
             "guidelines_version": store.guidelines(self.db).version,
-            "progress": {**self.progress(annotator, asked), "target": project.daily_target},
+            "progress": {
+                **self.progress(annotator, asked),
+                "target": project.daily_target,
+                "quota": claims.quota_of(self.db, annotator.id) or 0,
+            },
             "revising": None,
         }
         if claim is not None:

@@ -80,10 +80,22 @@ class ChosenComparison:
     slot: int | None = None
     re_ask_of: int | None = None
     chance: float | None = 1.0
+    assigned_by: int | None = None
+    """The bulk change that gave it to this annotator."""
 
 
 def choose(db: Database, annotator_id: int, project: Project, source: random.Random) -> ChosenComparison | None:
-    """What this annotator is to see next: a prompt of their own first, now and then gold or a re-ask, else the pool."""
+    """What this annotator is to see next; nothing once they have judged as many as they are to judge (their quota).
+
+    What they are to settle and a prompt of their own come first, now and then gold or a re-ask, then what is assigned
+    to them, then the pool.
+    """
+    if quota_reached(db, annotator_id):
+        return None
+    settling = standing_assignment(db, annotator_id, "settle", project.overlap)
+    if settling is not None:
+        order = selection.draw_order(size_of(db, settling[0]), source)
+        return ChosenComparison(settling[0], "adjudication", order, chance=None, assigned_by=settling[1])
     own = db.row(
         f"""SELECT c.id FROM comparison c WHERE c.asked_by = :annotator AND c.purpose = 'preference'
               AND c.state IN ('writing', 'ready') AND c.taken = 0 AND {UNSEEN} ORDER BY c.id LIMIT 1""",
@@ -96,9 +108,10 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
         "gold": choose_gold(db, annotator_id, source) if project.gold_share else None,
         "re-ask": choose_re_ask(db, annotator_id) if project.re_ask_share else None,
     }
+    assigned = standing_assignment(db, annotator_id, "assign", project.overlap)
     learning = {
-        "candidate": choose_of_candidate(db, annotator_id) if project.candidate_share else None,
-        "own": choose_from_pool(db, annotator_id, project.overlap, source),
+        "candidate": choose_of_candidate(db, annotator_id) if project.candidate_share and not assigned else None,
+        "own": assigned or choose_from_pool(db, annotator_id, project.overlap, source),
     }
     offered = cast(
         list[selection.Shown], [purpose for purpose, found in (*measuring.items(), *learning.items()) if found]
@@ -111,10 +124,12 @@ def choose(db: Database, annotator_id: int, project: Project, source: random.Ran
         return replace(measure, chance=chances[purpose])
     learn = learning[purpose]
     assert learn is not None
+    if purpose == "own" and assigned is not None:
+        return replace(for_learning(db, assigned[0], source, None), assigned_by=assigned[1])
     return for_learning(db, learn[0], source, learn[1] * chances[purpose])
 
 
-def for_learning(db: Database, comparison_id: int, source: random.Random, chance: float) -> ChosenComparison:
+def for_learning(db: Database, comparison_id: int, source: random.Random, chance: float | None) -> ChosenComparison:
     """A comparison to learn from or to measure a candidate by, in a drawn order and a free slot."""
     order = selection.draw_order(size_of(db, comparison_id), source)
     return ChosenComparison(comparison_id, "own", order, free_slot(db, comparison_id), chance=chance)
@@ -127,7 +142,7 @@ def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | 
     """
     found = db.value(
         f"""SELECT c.id FROM comparison c WHERE c.candidate_id IS NOT NULL AND c.asks = 'people' AND c.state = 'ready'
-              AND c.taken = 0 AND {UNSEEN} ORDER BY c.candidate_id DESC, c.id LIMIT 1""",
+              AND c.assigned = 0 AND c.taken = 0 AND {UNSEEN} ORDER BY c.candidate_id DESC, c.id LIMIT 1""",
         {"annotator": annotator_id},
     )
     return None if found is None else (int(found), 1.0)
@@ -171,7 +186,7 @@ def open_of(db: Database, annotator_id: int, overlap: int, state: str, model_id:
                     (SELECT sum(o.taken) FROM comparison o WHERE o.prompt_id = open.prompt_id) AS judged
                 FROM (SELECT c.id, c.prompt_id FROM comparison c
                       WHERE c.purpose = 'preference' AND c.state = :state AND c.asks = 'people'
-                        AND c.model_id IS :model AND c.candidate_id IS NULL AND c.taken = :taken
+                        AND c.model_id IS :model AND c.candidate_id IS NULL AND c.assigned = 0 AND c.taken = :taken
                         AND (c.asked_by IS NULL OR c.taken > 0) AND {UNSEEN}
                       ORDER BY c.id LIMIT {CANDIDATES}) AS open GROUP BY open.prompt_id""",
             {"state": state, "model": model_id, "taken": taken, "annotator": annotator_id},
@@ -241,6 +256,7 @@ def insert_claim(db: Database, project: Project, annotator_id: int, chosen: Chos
             "guidelines_version": db.value("SELECT max(version) FROM guidelines"),
             "shown_order": json.dumps(list(chosen.order)),
             "chance": chosen.chance,
+            "assigned_by": chosen.assigned_by,
             "state": "held",
             "created": created.isoformat(timespec="microseconds"),
             "expires": (created + timedelta(minutes=project.claim_minutes)).isoformat(timespec="microseconds"),
@@ -297,6 +313,100 @@ def release_unfit(db: Database) -> None:
         )
 
 
+# ------------------------------------------------------------------------------------------------- what is assigned
+# The annotators to whom a bulk change `x` gives comparisons, by name or as those of a group.
+GIVEN_TO = "SELECT x.annotator_id UNION ALL SELECT annotator_id FROM annotator_group WHERE name = x.group_name"
+
+
+def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int) -> tuple[int, int] | None:
+    """What an annotator is to judge ('assign') or to settle ('settle') first: the comparison, and the bulk change.
+
+    Nobody judges anew what they have judged or skipped. A group's goes to as many of it as a comparison has annotators,
+    and to one at least, whoever else has judged it; a person's to that person in any case.
+    """
+    row = db.row(
+        # CROSS: in this order, from the few that stand.
+        f"""SELECT i.comparison_id, i.change_id FROM bulk_change x
+                CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
+                CROSS JOIN comparison c ON c.id = i.comparison_id
+            WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
+              AND c.state IN ('ready', 'writing', 'closed') AND (:kind = 'settle' OR {UNSEEN} AND (
+                  x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
+                      JOIN annotator_group g ON g.annotator_id = k.annotator_id
+                      WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))
+            ORDER BY x.id, i.comparison_id LIMIT 1""",
+        {"annotator": annotator_id, "kind": kind, "overlap": overlap},
+    )
+    return None if row is None else (int(row["comparison_id"]), int(row["change_id"]))
+
+
+# Of comparison `i.comparison_id` in the assignment `x`: that somebody is still to judge it under it.
+STILL_TO_JUDGE = f"""SELECT EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.id IN ({GIVEN_TO})
+        AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = i.comparison_id
+            AND k.state IN ('judged', 'skipped')))
+    AND NOT (x.group_name IS NOT NULL
+        AND (SELECT count(*) FROM claim k WHERE k.comparison_id = i.comparison_id AND k.state = 'judged'
+            AND k.slot IS NOT NULL) >= :overlap
+        AND EXISTS (SELECT 1 FROM claim k JOIN annotator_group g ON g.annotator_id = k.annotator_id
+            WHERE g.name = x.group_name AND k.comparison_id = i.comparison_id AND k.state = 'judged'))"""
+SETTLED = """SELECT EXISTS (SELECT 1 FROM claim k WHERE k.assigned_by = x.id AND k.comparison_id = i.comparison_id
+    AND k.state IN ('judged', 'skipped'))"""
+
+
+def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
+    """Note which assignments of a comparison, or of all, still stand, inside the caller's transaction.
+
+    One ends when everybody whom it names has judged or skipped the comparison, or can't sign in any more. While one
+    stands nobody else gets the comparison.
+    """
+    if (
+        comparison_id
+        and db.row("SELECT 1 FROM bulk_change_comparison WHERE comparison_id = ?", (comparison_id,)) is None
+    ):
+        return
+    mine = "comparison_id = :comparison" if comparison_id else "1"
+    db.connection.execute(
+        f"""UPDATE bulk_change_comparison AS i SET state = (SELECT iif(
+                CASE x.kind WHEN 'settle' THEN NOT ({SETTLED}) ELSE ({STILL_TO_JUDGE}) END, 'stands', 'done')
+            FROM bulk_change x WHERE x.id = i.change_id) WHERE state IN ('stands', 'done') AND {mine}""",
+        {"overlap": store.project(db).overlap, "comparison": comparison_id},
+    )
+    among = f"SELECT comparison_id FROM bulk_change_comparison WHERE state IS NOT NULL AND {mine}"
+    hold_back(db, among, {"comparison": comparison_id})
+
+
+def hold_back(db: Database, among: str, values: Mapping[str, Any]) -> None:
+    """Keep those of the comparisons `among` for whom they are assigned to whose assignment stands, and no others.
+
+    Inside the caller's transaction.
+    """
+    db.connection.execute(
+        f"""UPDATE comparison SET assigned = NOT assigned
+            WHERE id IN ({among}) AND assigned != EXISTS (SELECT 1 FROM bulk_change_comparison i
+                JOIN bulk_change x ON x.id = i.change_id
+                WHERE i.comparison_id = comparison.id AND i.state = 'stands' AND x.kind = 'assign')""",
+        dict(values),
+    )
+
+
+def kinds_by_size(db: Database) -> dict[str, str]:
+    """What is asked about a comparison of two answers, and of several."""
+    project = store.project(db)
+    return {"two": selection.kind_of(project, 2), "several": selection.kind_of(project, 3)}
+
+
+def quota_of(db: Database, annotator_id: int) -> int | None:
+    """How many comparisons an annotator shall judge in all; None for no end."""
+    quota = db.value("SELECT quota FROM annotator WHERE id = ?", (annotator_id,))
+    return None if quota is None else int(quota)
+
+
+def quota_reached(db: Database, annotator_id: int) -> bool:
+    """Whether an annotator has judged as many comparisons as they shall."""
+    quota = quota_of(db, annotator_id)
+    return quota is not None and judged_by(db, annotator_id) >= quota
+
+
 # ----------------------------------------------------------------------------------------------------------- judging
 class JudgementConflict(UserError):
     """A judgement was refused because another one stands for the comparison: the current one with id `stands`."""
@@ -326,6 +436,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim["id"])
         )
+        follow_assignments(db, claim["comparison_id"])
         return insert_judgement(db, claim, act, seconds_between(claim["created"], now()))
 
 
@@ -453,7 +564,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim["id"],))
         project = store.project(db)
         taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
-        if claim["purpose"] == "own" and taken >= project.overlap:
+        if claim["purpose"] == "own" and claim["assigned_by"] is None and taken >= project.overlap:
             raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
         insert_undone(db, last)
         connection.execute(
@@ -467,8 +578,10 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             slot=slot,
             re_ask_of=claim["re_ask_of"],
             chance=claim["chance"],
+            assigned_by=claim["assigned_by"],
         )
         insert_claim(db, project, annotator_id, again)
+        follow_assignments(db, claim["comparison_id"])
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
@@ -618,11 +731,12 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
         state = "skipped" if act.outcome == "skip" else "judged"
         if state == "judged" and claim["state"] == "skipped" and claim["purpose"] == "own":
             taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
-            if taken >= store.project(db).overlap:
+            if claim["assigned_by"] is None and taken >= store.project(db).overlap:
                 raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
             slot = free_slot(db, claim["comparison_id"])
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim["id"]))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim["id"]))
+        follow_assignments(db, claim["comparison_id"])
         claim["guidelines_version"] = store.guidelines(db).version or None  # the page shows today's
         return insert_judgement(db, claim, act, row["seconds"], supersedes=judgement_id)
 

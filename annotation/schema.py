@@ -114,6 +114,13 @@ def m015_one_word_for_one_thing(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
+def m017_workbench(db: sqlite_utils.Database) -> None:
+    """How each comparison stands and its words, for a table of all; bulk changes, groups, quotas, invitations."""
+    for statement in WORKBENCH:
+        db.execute(statement)
+
+
+@migrations()
 def m018_run_labels(db: sqlite_utils.Database) -> None:
     """A run has a name, tags and notes that people give it; the runs of earlier versions have none."""
     db.execute(RUN_LABELS)
@@ -620,6 +627,109 @@ ONE_WORD_FOR_ONE_THING = (
     "ALTER TABLE new_response RENAME TO response",
     "CREATE INDEX response_by_prompt ON response (prompt_id, model_id, purpose)",
     "CREATE INDEX response_in_progress ON response (state) WHERE state = 'writing'",
+)
+
+
+# What people's judgements of a comparison come to; `opinion` as `annotation.metrics.agreement.disputes` sees it.
+STANDING = """(judged, last_judged, flagged, opinion) = (
+        (SELECT count(DISTINCT j.annotator_id) FROM current_judgement j WHERE j.comparison_id = comparison.id
+            AND j.outcome != 'skip' AND j.purpose NOT IN ('judge', 're-ask')),
+        (SELECT max(j.created) FROM current_judgement j WHERE j.comparison_id = comparison.id
+            AND j.outcome != 'skip' AND j.purpose != 'judge'),
+        EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = comparison.id AND j.flag NOT NULL),
+        CASE WHEN EXISTS (SELECT 1 FROM current_judgement j WHERE j.comparison_id = comparison.id
+                AND j.purpose = 'adjudication' AND j.outcome != 'skip'
+                AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)) THEN 'settled'
+            WHEN EXISTS (SELECT 1 FROM opinion a JOIN opinion b
+                    ON b.comparison_id = a.comparison_id AND b.annotator_id > a.annotator_id,
+                    json_each(a.ranking) x, json_each(a.ranking) y, json_each(b.ranking) v, json_each(b.ranking) w
+                WHERE a.comparison_id = comparison.id AND v.key = x.key AND w.key = y.key
+                    AND x.value < y.value AND v.value > w.value) THEN 'disputed'
+            WHEN EXISTS (SELECT 1 FROM opinion o WHERE o.comparison_id = comparison.id) THEN 'agreed'
+            ELSE 'none' END)"""
+# The words of a prompt `p`: what its turns say, without their roles.
+PROMPT_WORDS = (
+    """(SELECT group_concat(json_extract(turn.value, '$.content'), char(10)) FROM json_each({}.messages) turn)"""
+)
+
+
+WORKBENCH = (
+    # Annotators, re-asks and judges aside, whose judgements that say something stand; triggers keep these.
+    "ALTER TABLE comparison ADD COLUMN judged INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE comparison ADD COLUMN last_judged TEXT",
+    "ALTER TABLE comparison ADD COLUMN flagged INTEGER NOT NULL DEFAULT 0",
+    """ALTER TABLE comparison ADD COLUMN opinion TEXT NOT NULL DEFAULT 'none'
+        CHECK (opinion IN ('none', 'agreed', 'disputed', 'settled'))""",
+    # Whether only those may have it whom it was assigned to; `annotation.claims.follow_assignments` keeps it.
+    "ALTER TABLE comparison ADD COLUMN assigned INTEGER NOT NULL DEFAULT 0",
+    """CREATE VIEW excluded_annotator AS SELECT annotator_id FROM exclusion e
+        WHERE excluded AND id = (SELECT max(id) FROM exclusion later WHERE later.annotator_id = e.annotator_id)""",
+    """CREATE VIEW opinion AS SELECT comparison_id, annotator_id, ranking FROM current_judgement
+        WHERE purpose IN ('own', 'import') AND ranking NOT NULL AND NOT early
+            AND annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)""",
+    f"UPDATE comparison SET {STANDING} WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose != 'judge')",
+    f"""CREATE TRIGGER judgement_counts AFTER INSERT ON judgement WHEN new.purpose != 'judge'
+        BEGIN UPDATE comparison SET {STANDING} WHERE id = new.comparison_id; END""",
+    f"""CREATE TRIGGER exclusion_counts AFTER INSERT ON exclusion
+        BEGIN UPDATE comparison SET {STANDING}
+            WHERE id IN (SELECT comparison_id FROM judgement WHERE annotator_id = new.annotator_id); END""",
+    "CREATE INDEX comparison_last_judged ON comparison (last_judged)",
+    "CREATE INDEX comparison_judged ON comparison (judged)",
+    # All that its status is made of, so that a status is counted without reading the rows.
+    """CREATE INDEX comparison_standing
+        ON comparison (purpose, opinion, judged, assigned, state, asks, candidate_id)""",
+    "CREATE INDEX comparison_assigned ON comparison (assigned) WHERE assigned = 1",
+    "CREATE INDEX comparison_created ON comparison (created)",
+    "CREATE INDEX prompt_by_source ON prompt (source)",
+    "CREATE INDEX comparison_response_by_response ON comparison_response (response_id)",
+    "DROP INDEX comparison_open",
+    "CREATE INDEX comparison_open ON comparison (purpose, state, asks, model_id, assigned, taken)",
+    # The words of prompts and of finished answers. Derived: the texts themselves are in their tables.
+    "CREATE VIRTUAL TABLE prompt_words USING fts5 (text, content = '')",
+    f"INSERT INTO prompt_words (rowid, text) SELECT id, {PROMPT_WORDS.format('prompt')} FROM prompt",
+    f"""CREATE TRIGGER prompt_words_added AFTER INSERT ON prompt
+        BEGIN INSERT INTO prompt_words (rowid, text) VALUES (new.id, {PROMPT_WORDS.format("new")}); END""",
+    f"""CREATE TRIGGER prompt_words_gone AFTER DELETE ON prompt
+        BEGIN INSERT INTO prompt_words (prompt_words, rowid, text)
+            VALUES ('delete', old.id, {PROMPT_WORDS.format("old")}); END""",
+    "CREATE VIRTUAL TABLE answer_words USING fts5 (text, content = '')",
+    "INSERT INTO answer_words (rowid, text) SELECT id, text FROM response WHERE state = 'done'",
+    """CREATE TRIGGER answer_words_added AFTER INSERT ON response WHEN new.state = 'done'
+        BEGIN INSERT INTO answer_words (rowid, text) VALUES (new.id, new.text); END""",
+    """CREATE TRIGGER answer_words_changed AFTER UPDATE OF text, state ON response
+        WHEN old.state = 'done' OR new.state = 'done'
+        BEGIN
+            INSERT INTO answer_words (answer_words, rowid, text)
+                SELECT 'delete', old.id, old.text WHERE old.state = 'done';
+            INSERT INTO answer_words (rowid, text) SELECT new.id, new.text WHERE new.state = 'done';
+        END""",
+    """CREATE TRIGGER answer_words_gone AFTER DELETE ON response WHEN old.state = 'done'
+        BEGIN INSERT INTO answer_words (answer_words, rowid, text) VALUES ('delete', old.id, old.text); END""",
+    # A change of many comparisons at once: to whom they are assigned (a person or a group), or what else was done.
+    """CREATE TABLE bulk_change (
+        id INTEGER PRIMARY KEY, kind TEXT NOT NULL CHECK (kind IN ('assign', 'release', 'settle', 'skip', 'withdraw')),
+        annotator_id INTEGER REFERENCES annotator, group_name TEXT, decided_by TEXT NOT NULL, created TEXT NOT NULL,
+        undone_by TEXT, undone TEXT, CHECK (annotator_id IS NULL OR group_name IS NULL))""",
+    # `state` is that of an assignment, or of one to settle; `before` is what an undo goes back to.
+    """CREATE TABLE bulk_change_comparison (
+        change_id INTEGER NOT NULL REFERENCES bulk_change, comparison_id INTEGER NOT NULL REFERENCES comparison,
+        before TEXT, state TEXT CHECK (state IN ('stands', 'done', 'released')),
+        PRIMARY KEY (change_id, comparison_id))""",
+    "CREATE INDEX bulk_change_by_comparison ON bulk_change_comparison (comparison_id)",
+    """CREATE INDEX bulk_change_standing ON bulk_change_comparison (change_id, comparison_id) WHERE state = 'stands'""",
+    # The assignment, or the other bulk change, that put a comparison into these hands.
+    "ALTER TABLE claim ADD COLUMN assigned_by INTEGER REFERENCES bulk_change",
+    """CREATE TABLE annotator_group (
+        name TEXT NOT NULL COLLATE NOCASE, annotator_id INTEGER NOT NULL REFERENCES annotator,
+        PRIMARY KEY (name, annotator_id))""",
+    "CREATE INDEX annotator_group_by_annotator ON annotator_group (annotator_id)",
+    # How many comparisons somebody shall judge in all; none for no end.
+    "ALTER TABLE annotator ADD COLUMN quota INTEGER CHECK (quota > 0)",
+    """CREATE TABLE invitation (
+        id INTEGER PRIMARY KEY, token_sha256 TEXT NOT NULL UNIQUE, group_name TEXT, quota INTEGER CHECK (quota > 0),
+        uses INTEGER NOT NULL CHECK (uses > 0), used INTEGER NOT NULL DEFAULT 0 CHECK (used <= uses),
+        invited_by TEXT NOT NULL, created TEXT NOT NULL, expires TEXT NOT NULL, withdrawn TEXT)""",
+    "ALTER TABLE annotator ADD COLUMN invitation_id INTEGER REFERENCES invitation",
 )
 
 

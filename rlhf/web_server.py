@@ -43,7 +43,7 @@ from annotation.jobs import job_table
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
 from annotation.translation import _
-from annotation.web import access, connections, middleware, oauth
+from annotation.web import access, connections, invitations, middleware, oauth
 from annotation.web.deferred_app import BuiltApp, DeferredApp
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
@@ -168,6 +168,7 @@ def guarded_app(
         routes=[
             Route("/healthz", health_route(settings, db, pages)),
             *sign_in.routes(),
+            *invitations.JoinPages(db, sign_in).routes(),
             *from_hub,
             *annotation_api.routes(),
             *export_files.Downloads(settings.data_dir).routes(),

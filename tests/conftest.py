@@ -150,7 +150,8 @@ def dump(db: Database) -> list[str]:
     """The whole database as text: each table's and index's statement, and each row as `INSERT INTO "table" …`."""
     made = db.rows("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name")
     lines = [entry["sql"] for entry in made]
-    for name in (entry["name"] for entry in made if entry["type"] == "table"):
+    # Not the full-text indexes: they are made of the texts, and have no rows to read.
+    for name in (entry["name"] for entry in made if entry["type"] == "table" and "_words" not in entry["name"]):
         rows = db.connection.execute(f'SELECT * FROM "{name}" ORDER BY rowid')
         lines += [f'INSERT INTO "{name}" VALUES {row!r}' for row in rows]
     return lines

@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
-from annotation import project, store
+from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
 from annotation.translation import _
@@ -44,7 +44,8 @@ class Table:
 TABLES: Final[Mapping[str, Table]] = {
     "import": Table(("id", "name", "sha256", "format", "counts", "requested_by", "created")),
     "guidelines": Table(("version", "text", "written_by", "created"), order="version"),
-    "annotator": Table(("id", "name", "role", "kind", "active", "created")),
+    "annotator": Table(("id", "name", "role", "kind", "active", "quota", "created")),
+    "annotator_group": Table(("name", "annotator_id"), order="name, annotator_id"),
     "exclusion": Table(("id", "annotator_id", "excluded", "reason", "decided_by", "created")),
     "model": Table(
         (
@@ -68,11 +69,15 @@ TABLES: Final[Mapping[str, Table]] = {
     ),
     "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
     "gold_decision": Table(("id", "comparison_id", "action", "expected", "previous_state", "decided_by", "created")),
+    "bulk_change": Table(("id", "kind", "annotator_id", "group_name", "decided_by", "created", "undone_by", "undone")),
+    "bulk_change_comparison": Table(
+        ("change_id", "comparison_id", "before", "state"), order="change_id, comparison_id"
+    ),
     # A claim without a judgement is in somebody's hands, or was: nothing that is worth keeping.
     "claim": Table(
         (
             *("id", "comparison_id", "annotator_id", "purpose", "kind", "slot", "re_ask_of", "guidelines_version"),
-            *("shown_order", "state", "created", "expires", "chance"),
+            *("shown_order", "state", "created", "expires", "chance", "assigned_by"),
         ),
         where="id IN (SELECT claim_id FROM judgement)",
     ),
@@ -94,10 +99,16 @@ TABLES: Final[Mapping[str, Table]] = {
     "score": Table(("response_id", "scorer", "value"), order="response_id, scorer"),
     "setting": Table(("key", "value"), where="key = 'project'", order="key"),
 }
+STANDING_COLUMNS: Final = ("judged", "last_judged", "flagged", "opinion")
+WORD_TABLES: Final = ("prompt_words", "answer_words")
+# SQLite's own, of a full-text index.
+WORD_TABLE_PARTS: Final = ("", "_data", "_idx", "_docsize", "_config")
 # What the archive leaves to the data directory it comes from, with the reason.
 NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "session": "a secret",
     "sign_in_link": "a secret",
+    "invitation": "a secret",
+    "annotator.invitation_id": "a secret",
     "job": "the machines'",
     "event": "the machines'",
     "snapshot": "the machines'",
@@ -110,6 +121,9 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "annotator.hub_id": "the Hub's",
     "claim.nonce": "made anew",
     "comparison.taken": "counted from the claims",
+    "comparison.assigned": "counted from the bulk changes",
+    **{f"comparison.{name}": "counted from the judgements" for name in STANDING_COLUMNS},
+    **{f"{table}{part}": "made of the texts" for table in WORD_TABLES for part in WORD_TABLE_PARTS},
     "prompt.held_for": "drawn anew",
     "model.job_id": "the machines'",
     "response.token_ids": "the machines', and tokenised anew from the text",
@@ -164,6 +178,7 @@ def restore(db: Database, path: Path) -> dict[str, int]:
             refuse_used(db)
             counts = fill(db, file, path.name)
             check_whole(db, path.name)
+            claims.follow_assignments(db)
     except OSError as error:
         raise UserError(
             _("{path} can't be read ({strerror}). Give the path of an archive.").format(
@@ -295,7 +310,9 @@ def default_columns(table: str, row: Row) -> dict[str, Any]:
         unknown = {"formed_chance": None, "people_chance": None, "people_drawn": None}
         return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None, **unknown}
     if table == "claim":
-        return {"chance": None}
+        return {"chance": None, "assigned_by": None}
+    if table == "annotator":
+        return {"quota": None}
     if table == "judgement":
         return {"imported_chance": None}
     if table == "response":
@@ -442,6 +459,9 @@ CHECKS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "model.deleted": is_time,
     "model.source": is_source,
     "judgement.created": is_time,
+    "bulk_change.created": is_time,
+    "bulk_change.undone": is_time,
+    "bulk_change_comparison.before": lambda text: parsed(text) is not None,
     "claim.created": is_time,
     "claim.expires": is_time,
     "setting.value": is_project,

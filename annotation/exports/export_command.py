@@ -80,6 +80,9 @@ def add_choice(export: argparse.ArgumentParser) -> None:
     wanted.add_argument(
         "--min-agreement", type=float, default=0.0, metavar="SHARE", help="least share of annotators who agree, 0 to 1"
     )
+    wanted.add_argument(
+        "--comparisons", default="", metavar="FILTER", help="as the address of a list on the Data tab: 'status=judged'"
+    )
     export.add_argument("--names", action="store_true", help="name annotators instead of giving them pseudonyms")
     export.add_argument("--licence", default="", metavar="NAME", help=LICENCE_HELP)
 
@@ -94,6 +97,7 @@ def request_of(options: argparse.Namespace) -> ExportRequest:
         until=options.until,
         agreement=options.min_agreement,
         sources=tuple(dict.fromkeys(options.source)) or SOURCES,
+        comparisons=options.comparisons,
     )
     return ExportRequest(options.format, options.container, filters, options.names, options.licence)
 
@@ -112,6 +116,7 @@ def arguments_of(request: ExportRequest) -> list[str]:
     arguments += [f"--since={filters.since}"] if filters.since else []
     arguments += [f"--until={filters.until}"] if filters.until else []
     arguments += [f"--min-agreement={filters.agreement}"] if filters.agreement else []
+    arguments += [f"--comparisons={filters.comparisons}"] if filters.comparisons else []
     arguments += [f"--licence={request.licence}"] if request.licence else []
     return [*arguments, "--names"] if request.names else arguments
 

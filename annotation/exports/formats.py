@@ -22,6 +22,7 @@ from annotation.records import (
     ancestors_of,
 )
 from annotation.translation import N_, _
+from annotation.workbench.comparison_filter import ComparisonFilter, check_day
 
 Source = Literal["human", "ai", "edited", "imported"]
 Column = Literal["text", "number", "whole", "truth", "texts", "numbers", "messages"]
@@ -67,6 +68,8 @@ class Filters:
     """Least share of the annotators who preferred one of two answers that must agree."""
     sources: tuple[Source, ...] = SOURCES
     """Judgements by people, by AI judges, or imported; and edited answers."""
+    comparisons: str = ""
+    """Only these comparisons: a filter of their list, as its address says it (`status=judged`)."""
 
     def covers(self, moment: str) -> bool:
         """Whether a time (as `records.now` writes it) is in the asked days."""
@@ -141,6 +144,7 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
             )
         )
     check_licence(request.licence)
+    ComparisonFilter.of(filters.comparisons)
     if not filters.sources:
         raise UserError(_("Choose at least one source: {sources}.").format(sources=", ".join(SOURCES)))
     if not 0 <= filters.agreement <= 1:
@@ -176,17 +180,6 @@ def refuse_unknown(what: str, asked: Sequence[Any], there: Any) -> None:
                     what=what, value=value, listed=listed
                 )
             )
-
-
-def check_day(text: str) -> None:
-    """Raises UserError for a text that is no day and not empty."""
-    try:
-        sound = not text or date.fromisoformat(text).isoformat() == text
-        sound = sound and (not text or date.fromisoformat(text) < date.max)
-    except ValueError:
-        sound = False
-    if not sound:
-        raise UserError(_("'{text}' is no day. Write days as 2026-01-31, or leave the field empty.").format(text=text))
 
 
 def iterations_of(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -41,6 +41,8 @@ from annotation.exports.formats import (
 from annotation.metrics import quality
 from annotation.records import UserError
 from annotation.translation import _
+from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.workbench.comparison_list import matching
 
 ROW_GROUP: Final = 1_000
 REPORT_SECONDS: Final = 0.5
@@ -245,7 +247,11 @@ def rows(
 ) -> Iterator[tuple[str, Row]]:
     """Every row with its split, counted in `figures`, comparison for comparison."""
     total, done, said = store.judged_count(db), 0, 0.0
+    wanted = ComparisonFilter.of(request.filters.comparisons)
+    only = matching(db, wanted) if wanted.text else None
     for group in store.judged_comparisons(db):
+        if only is not None and group[0].comparison_id not in only:
+            continue
         settled = aggregate(group, request.filters, known)
         made = export_rows(settled, request, known)
         split = SPLIT_NAMES[group[0].split]
@@ -255,7 +261,7 @@ def rows(
         if time.monotonic() - said > REPORT_SECONDS:
             said = time.monotonic()
             report(done, total)
-    if request.format == "sft":
+    if request.format == "sft" and only is None:  # the others belong to no comparison
         yield from demonstrations(db, request, known, figures)
     report(total, total)
 

@@ -1,21 +1,62 @@
-"""The Accounts tab: an admin lists, adds and shuts out people, resets passwords and changes roles."""
+"""The Accounts tab: an admin lists, adds, invites and shuts out people, and says in which groups they are."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
 from annotation.database import SQLITE_PROBLEM, Database
 from annotation.records import ROLES, Annotator
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
-from annotation.tabs.guard import Context, guarded
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    acting_box,
+    html_box,
+    opening_of,
+    pressed,
+    row_number,
+    text_in,
+    whole_number,
+)
+from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import _
-from annotation.ui.markup import Chip, done, table
-from annotation.web import access
+from annotation.ui.formatting import NOTHING, moment
+from annotation.ui.markup import Button, Chip, Row, done, escape, table
+from annotation.validation import from_form, whole
+from annotation.web import access, invitations
 from annotation.web.access import Account
+from annotation.web.invitations import Invitation
+from annotation.workbench import annotator_groups
 
-HEADERS = [_("Name"), _("Role"), _("State"), _("Signs in with"), _("Since")]
+HEADERS = [
+    *(_("Name"), _("Role"), _("Groups"), _("Judged"), _("State"), _("Signs in with"), _("Since")),
+]
+INVITATION_HEADERS = (_("Used"), _("Until (UTC)"), _("Group"), _("Judgements each"), _("Made by"), _("State"), _("Act"))
+STATES = {
+    "open": Chip(_("open"), "open"),
+    "used": Chip(_("used up")),
+    "expired": Chip(_("expired")),
+    "withdrawn": Chip(_("withdrawn")),
+}
+# The whole address, which only the browser knows, in place of the path that the server knows.
+LINK = """
+const fill = () => {
+  for (const link of element.querySelectorAll("a[data-path]")) {
+    if (link.textContent !== link.href) link.textContent = link.href;
+  }
+};
+element.addEventListener("click", async (event) => {
+  const copying = event.target.closest("button[data-copy]");
+  if (!copying) return;
+  await navigator.clipboard?.writeText(element.querySelector("a[data-path]").href);
+  copying.textContent = copying.dataset.copy;
+});
+new MutationObserver(fill).observe(element, { childList: true, subtree: true });
+fill();
+"""
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -40,6 +81,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
             )
             add = gr.Button(_("Add account"), variant="primary")
         with gr.Column(min_width=320):
+            invited = lay_out_invitation()
+        with gr.Column(min_width=320):
             gr.Markdown(_("## Change an account"))
             account = gr.Dropdown([], label=_("Account"), allow_custom_value=True)
             with gr.Row():
@@ -48,10 +91,18 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 make_annotator = gr.Button(_("Make annotator"), size="md", min_width=130)
                 shut_out = gr.Button(_("Deactivate"), variant="stop", size="md", min_width=130)
                 let_in = gr.Button(_("Reactivate"), size="md", min_width=130)
+            groups = gr.Textbox(
+                label=_("Groups"), info=_("Names with commas between them; comparisons can be assigned to a group.")
+            )
+            quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
+            save = gr.Button(_("Save groups and judgements"), size="md")
+    wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
     page, admin = [listed, account, outcome, secret], guarded(context, "admin")
+    account.input(admin(choosing(db)), account, [groups, quota], api_name="account-choose", **QUIET)
+    save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[*page, problem], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[*page, problem, quota], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
     make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
@@ -62,17 +113,22 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
     """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied."""
-    everyone = access.accounts(db)
+    everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
-            *(entry.name, entry.role, state_of(entry)),
-            *(signs_in_with(entry), entry.created[:10]),
+            *(entry.name, entry.role, ", ".join(groups.get(entry.id, ())) or NOTHING, judged(entry)),
+            *(state_of(entry), signs_in_with(entry), entry.created[:10]),
         )
         for entry in everyone
     ]
-    shown = table(HEADERS, rows, caption=_("Accounts"))
+    shown = table(HEADERS, rows, numbers=(HEADERS[3],), caption=_("Accounts"))
     chosen = gr.Dropdown([entry.name for entry in everyone], value=account)
     return shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password))
+
+
+def judged(entry: Account) -> str:
+    """How many comparisons somebody has judged, of how many."""
+    return f"{entry.judged:,}" if entry.quota is None else f"{entry.judged:,} / {entry.quota:,}"
 
 
 def state_of(entry: Account) -> Chip:
@@ -91,7 +147,8 @@ def opening(db: Database) -> Any:
 
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
-        return (*page_of(db), gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM)))
+        problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
+        return (*page_of(db), problem, gr.update(value=None))  # Gradio draws a number without a value as 0
 
     return open_page
 
@@ -152,3 +209,113 @@ def activating(db: Database) -> Any:
         return page_of(db, _("{account} can sign in again.").format(account=account), account)
 
     return let_in
+
+
+def choosing(db: Database) -> Any:
+    """The handler of the choice of an account."""
+
+    def choose_account(annotator: Annotator, account: str | None) -> Any:
+        """The groups and the quota of the chosen one; nothing while no whole name is typed."""
+        entry = next((entry for entry in access.accounts(db) if entry.name == account), None)
+        if entry is None:
+            return ["", None]
+        return [", ".join(annotator_groups.groups_of_each(db).get(entry.id, ())), entry.quota]
+
+    return choose_account
+
+
+def saving(db: Database) -> Any:
+    """The handler of "Save groups and judgements"."""
+
+    def save_groups(annotator: Annotator, account: str | None, groups: Any, quota: Any) -> Any:
+        row = access.existing(db, account or "")
+        names = annotator_groups.group_names(text_in(groups))
+        number = (
+            None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
+        )
+        with db.transaction():
+            annotator_groups.set_groups(db, row["id"], names)
+            annotator_groups.set_quota(db, row["id"], number)
+        return page_of(db, _("Saved for {name}.").format(name=row["name"]), row["name"])
+
+    return save_groups
+
+
+# --------------------------------------------------------------------------------------------------------- invitations
+@dataclass(frozen=True)
+class InvitationForm:
+    """What an invitation is made with, and the link."""
+
+    uses: gr.Number
+    days: gr.Number
+    group: gr.Textbox
+    quota: gr.Number
+    make: gr.Button
+    link: gr.HTML
+
+
+def lay_out_invitation() -> InvitationForm:
+    """The form, below each other."""
+    gr.Markdown(_("## Invite someone"))
+    with gr.Row():
+        uses = whole_number(_("Accounts"), 1, min_width=100)
+        days = whole_number(_("Days"), 7, min_width=100)
+    with gr.Row():
+        group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
+        quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
+    make = gr.Button(_("Make a link"), variant="primary")
+    link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
+    return InvitationForm(uses, days, group, quota, make, link)
+
+
+def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:
+    """Make invitations, list and withdraw them."""
+    db = context.db
+
+    @guarded(context, "admin")
+    def open_invitations(annotator: Annotator) -> list[Any]:
+        return ["", invitations_table(invitations.invitations(db)), gr.update(value=None)]
+
+    @guarded(context, "admin")
+    def make_invitation(annotator: Annotator, uses: Any, days: Any, group: Any, quota: Any) -> list[Any]:
+        asked = {"uses": uses, "days": days, "group": text_in(group), "quota": 0 if quota in (None, "") else quota}
+        path = invitations.invite(db, from_form(asked), annotator.name)
+        return [link_card(path), invitations_table(invitations.invitations(db))]
+
+    @guarded_event(context, "admin")
+    def withdraw_invitation(annotator: Annotator, event: Any) -> list[Any]:
+        _act, subject = pressed(event, {"withdraw": "withdraw"})
+        invitations.withdraw(db, row_number(subject) or 0)
+        return ["", invitations_table(invitations.invitations(db))]
+
+    shown = [form.link, listed]
+    opening(open_invitations, None, [*shown, form.quota], api_name="invitations", **QUIET)
+    asked = [form.uses, form.days, form.group, form.quota]
+    form.make.click(make_invitation, asked, shown, api_name="invitation-make", **QUEUED)
+    listed.act(withdraw_invitation, None, shown, api_name="invitation-withdraw", **QUEUED)
+
+
+def link_card(path: str) -> str:
+    """The link, which is shown once."""
+    said = _("Send this link. Whoever opens it makes an account of their own. It is shown once.")
+    link = f'<a data-path href="{escape(path)}" target="_blank" rel="noopener">{escape(path)}</a>'
+    copied, words = _("Copied"), _("Copy")
+    copy = f'<button type="button" data-copy="{escape(copied)}">{escape(words)}</button>'
+    return f"{done(said)}<p>{link} {copy}</p>"
+
+
+def invitations_table(found: Sequence[Invitation]) -> str:
+    """The invitations, those that are open with a way to withdraw them; nothing where there are none."""
+    rows: list[Row] = [
+        (
+            f"{one.used:,} / {one.uses:,}",
+            moment(one.expires),
+            one.group_name or NOTHING,
+            NOTHING if one.quota is None else f"{one.quota:,}",
+            one.invited_by,
+            STATES[one.state],
+            Button(_("Withdraw"), "withdraw", str(one.id)) if one.state == "open" else "",
+        )
+        for one in found
+    ]
+    return table(INVITATION_HEADERS, rows, caption=_("Invitations")) if rows else ""

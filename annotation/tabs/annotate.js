@@ -559,13 +559,14 @@ function refresh() {
 
 // How far the person has come today, and whether that was the day's target.
 function refreshProgress() {
-  const { today, target } = card.progress;
+  const { today, target, quota } = card.progress;
   const [line, bar] = [find(".progress .said"), find(".progress progress")];
   line.textContent = filled(!target
     ? _("{today} judged today · {yours} by you in all")
     : today < target
       ? _("{today} of {target} judged today · {yours} by you in all")
       : _("{today} judged today: the day's {target} are done, thank you · {yours} by you in all"), card.progress);
+  if (quota) line.textContent += ` · ${filled(_("{quota} asked of you"), { quota })}`;
   bar.hidden = !target;
   if (!target) return;
   bar.max = target;
@@ -573,6 +574,9 @@ function refreshProgress() {
 }
 
 function waitingText() {
+  const { quota, yours } = card.progress;
+  const done = _("You have judged all {quota} that you were asked for. Thank you.");
+  if (quota && yours >= quota) return filled(done, { quota });
   if (card.trouble) return card.asked ? `${card.trouble} ${_("Your prompt is kept till then.")}` : card.trouble;
   if (card.asked) return _("Your prompt is being answered. The answers appear here by themselves.");
   return _("The model is writing the next answers. They appear here by themselves.");
@@ -890,6 +894,8 @@ async function toggleMine() {
   const said = await attempt("latest", {}, surely(_("Your judgements can't be shown.")));
   if (said === null) return;
   find(".mine ol").replaceChildren(...said.judgements.map(listed));
+  const alike = _("Of your latest {shared} that others have judged as well, they found the same best in {same}.");
+  find(".mine .alike").textContent = said.agreement ? filled(alike, said.agreement) : "";
   if (!said.judgements.length) find(".mine ol").append(make("li", {}, _("You have not judged anything yet.")));
   listing = true;
   say("");

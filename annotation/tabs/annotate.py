@@ -31,7 +31,7 @@ SKELETON = """
     <div class="shown rendered" dir="auto"></div>
   </details>
   <section class="mine panel" aria-labelledby="mine-title" hidden>
-    <h2 id="mine-title" tabindex="-1">{mine}</h2><ol></ol>
+    <h2 id="mine-title" tabindex="-1">{mine}</h2><p class="alike"></p><ol></ol>
   </section>
   <div class="revising" hidden></div>
   <p class="next" role="status" aria-live="polite"></p>

@@ -28,12 +28,15 @@ from annotation.exports.formats import (
 )
 from annotation.jobs.job_table import Job
 from annotation.records import Annotator, UserError
+from annotation.tabs.address import place_bar, visits
 from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import _, ngettext
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, progress_bar, status, table
+from annotation.ui.places import Place
+from annotation.workbench.comparison_filter import ComparisonFilter
 
 POLL_SECONDS = 1
 EXPLANATION = _(
@@ -56,7 +59,20 @@ SOURCE_CHOICES = [
 # ------------------------------------------------------------------------------------------------------ form to request
 def request_of(db: Database, *values: Any) -> ExportRequest:
     """The form as a request. Raises UserError naming what can't be had."""
-    asked, container, policies, iterations, annotators, sources, since, until, agreement, names, licence = values
+    (
+        asked,
+        container,
+        policies,
+        iterations,
+        annotators,
+        sources,
+        since,
+        until,
+        agreement,
+        comparisons,
+        names,
+        licence,
+    ) = values
     request = ExportRequest(
         text_in(asked),
         text_in(container),
@@ -68,6 +84,7 @@ def request_of(db: Database, *values: Any) -> ExportRequest:
             until=text_in(until).strip(),
             agreement=number_of(agreement),
             sources=tuple(source for source in SOURCES if source in list_of(sources)),
+            comparisons=text_in(comparisons).strip().removeprefix("?"),
         ),
         bool(names),
         text_in(licence).strip(),
@@ -194,6 +211,11 @@ def build_form() -> dict[str, Any]:
                 info=_("Share of the annotators who preferred one of two answers that must agree."),
                 min_width=240,
             )
+    form["comparisons"] = gr.Textbox(
+        label=_("Only these comparisons"),
+        info=_("The filter of a list, as its address has it, such as status=judged. Empty: all."),
+        elem_id="export-comparisons",
+    )
     form["names"] = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
     form["licence"] = licence_choice(elem_id="export-licence")
     return form
@@ -244,6 +266,7 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
     counted = [page.count, page.write]
     described = [page.command, form["container"]]
     changed = partial(gr.on, [field.change for field in page.fields])
+    visits(place_bar(), context, narrower(), [], [form["comparisons"]], api_name="export-only")
     opening(admin(opener(context)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
     # The browser runs what one event starts one after the other: what is quick comes first.
     for event, name in ((opening, "export-describe"), (changed, "export-redescribe")):
@@ -289,6 +312,19 @@ def opener(context: Context) -> Any:
         return [*filters, *standing(context)]
 
     return open_exports
+
+
+def narrower() -> Any:
+    """The handler of the address, which may have a list's filter."""
+
+    def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
+        """Fill the filter in; without one what was typed stays."""
+        try:
+            return [ComparisonFilter.of_query(place.query).text] if place.query else [gr.skip()]
+        except UserError:
+            return [gr.skip()]
+
+    return narrow_export
 
 
 def counter(context: Context) -> Any:

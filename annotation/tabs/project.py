@@ -304,7 +304,9 @@ def saver(db: Database) -> Any:
         """Store the form."""
         asked = project_of(dict(zip(FIELDS, values, strict=True)), access.active_people(db))
         changed = asked != store.project(db)
-        store.set_project(db, asked)
+        with db.transaction():
+            store.set_project(db, asked)
+            claims.follow_assignments(db)
         form = form_of(asked)
         told = (
             _("Saved. It holds for every comparison handed out from now on.") if changed else _("Nothing was changed.")

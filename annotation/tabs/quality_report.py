@@ -23,7 +23,8 @@ from annotation.translation import _, ngettext
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
-from annotation.ui.markup import Row, escape, paragraph, points, table, unfold
+from annotation.ui.markup import Row, Way, escape, paragraph, points, table, unfold
+from annotation.ui.places import Place, link
 
 FLAG_NAMES: Mapping[str, str] = {
     "harmful": _("harmful"),
@@ -49,6 +50,11 @@ def in_hand(comparison_id: int) -> str:
     said = _("Comparison {number} is in your hands, to settle.").format(number=comparison_id)
     link = _("Judge it on the Annotate tab.")
     return f'<p role="status">{escape(said)} <a href="./">{escape(link)}</a></p>'
+
+
+def comparison_way(comparison_id: int) -> Way:
+    """The number of a comparison, which leads to its page."""
+    return Way(link("data/comparisons", Place((str(comparison_id),))), f"#{comparison_id}")
 
 
 # ----------------------------------------------------------------------------------------------------------- standing
@@ -516,7 +522,7 @@ def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
     """Comparisons to settle."""
     rows = [
         (
-            f"#{dispute.comparison_id}",
+            comparison_way(dispute.comparison_id),
             ngettext("{count} annotator", "{count} annotators", dispute.annotators).format(count=dispute.annotators),
             percent(dispute.disagreement),
             str(dispute.spread) if dispute.spread else NOTHING,
@@ -535,7 +541,7 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
     """Gold comparisons and how annotators do on them."""
     rows = [
         (
-            f"#{gold.comparison_id}",
+            comparison_way(gold.comparison_id),
             known_answer(gold),
             NOTHING if gold.right is None else share_of_count(gold.right),
             _("retired") if gold.retired else _("handed out"),
@@ -569,7 +575,7 @@ def flagged_table(cases: Sequence[FlaggedCase]) -> str:
     """What annotators flagged."""
     rows = [
         (
-            f"#{one.comparison_id}",
+            comparison_way(one.comparison_id),
             FLAG_NAMES[one.flag],
             one.note or NOTHING,
             shortened(one.prompt),

@@ -62,7 +62,25 @@ class Way:
     words: str
 
 
-Cell = str | Download | Bar | Chip | Explained | Button | Way
+@dataclass(frozen=True)
+class Choosable:
+    """A table's cell that names its row, with a box to choose the row by; its name leads to what the row is about."""
+
+    name: Way
+    value: str
+    label: str
+    """Of the box."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A table's cell that says a state and, small below it, what else is to be known."""
+
+    state: Chip
+    notes: Sequence[str]
+
+
+Cell = str | Download | Bar | Chip | Explained | Button | Way | Choosable | Noted
 Row = Sequence[Cell]
 
 
@@ -141,6 +159,11 @@ def way(address: str, words: str) -> str:
     return f'<a class="button" href="{escape(address)}">{escape(words)}</a>'
 
 
+def within(place: Way) -> str:
+    """A link to another place of the page."""
+    return f'<a href="{escape(place.address)}">{escape(place.words)}</a>'
+
+
 def download_button(address: str, words: str) -> str:
     """A link that fetches a file and looks like a button."""
     return f'<p><a class="button" href="{escape(address)}" download>{escape(words)}</a></p>'
@@ -153,7 +176,7 @@ def links(files: Sequence[Download]) -> str:
 
 
 def table(
-    headers: Sequence[str],
+    headers: Sequence[str | Way],
     rows: Sequence[Row],
     empty: str = "",
     numbers: Sequence[str] = (),
@@ -191,13 +214,18 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
         inside = f'<a href="{escape(entry.address)}" download>{escape(entry.name)}</a>'
     elif isinstance(entry, Way):
         style = "wordy" if len(entry.words) > WORDY else ""
-        inside = f'<a href="{escape(entry.address)}">{escape(entry.words)}</a>'
+        inside = within(entry)
     elif isinstance(entry, Chip):
         inside = chip(entry)
     elif isinstance(entry, Explained):
         inside = explained(entry)
     elif isinstance(entry, Button):
         inside = act_button(entry.words, entry.act, entry.subject)
+    elif isinstance(entry, Choosable):
+        box = f'<input type="checkbox" value="{escape(entry.value)}" aria-label="{escape(entry.label)}">'
+        inside = f"{box}{within(entry.name)}"
+    elif isinstance(entry, Noted):
+        inside = chip(entry.state) + "".join(f'<span class="quiet">{escape(note)}</span>' for note in entry.notes)
     elif isinstance(entry, Bar):
         over = " over" if entry.share > 1 else ""
         filled = f'<div style="width: {min(entry.share, 1):.1%}"></div>'
@@ -227,6 +255,11 @@ def facts(pairs: Sequence[tuple[str, str]], style: str = "facts") -> str:
     """Labels with their values, as many beside each other as fit."""
     cells = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value in pairs)
     return f'<dl class="{style}">{cells}</dl>'
+
+
+def figures(pairs: Sequence[tuple[str, str]]) -> str:
+    """Labels with large numbers below them."""
+    return facts(pairs, "facts figures")
 
 
 def notice(sentence: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from annotation import store
+from annotation import claims, store
 from annotation.database import Database
 from annotation.records import ROLES, Annotator, Role, UserError, now
 from annotation.translation import _
@@ -53,22 +53,36 @@ class Account:
     created: str
     on_hub: bool = False
     """Whether it is a Hub user's, made when they first signed in."""
+    id: int = 0
+    quota: int | None = None
+    """How many comparisons they shall judge in all; None for no end."""
+    judged: int = 0
+    """How many they have."""
 
 
 # --------------------------------------------------------------------------------------------------------- accounts
 def add_account(db: Database, name: str, role: str, password: str) -> Annotator:
     """Make an account. Raises UserError for a bad name, role or password, or a name that is taken."""
+    check_name(name)
+    return insert_account(db, name, check_role(role), hash_password(name, password))
+
+
+def check_name(name: str) -> None:
+    """Raises UserError for what can't be a name."""
     if not NAME.fullmatch(name):
         raise UserError(
             _("'{name}' can't be a name: use 1 to 40 letters, digits, dots, dashes or underscores.").format(name=name)
         )
-    checked_role, hashed = check_role(role), hash_password(name, password)
+
+
+def insert_account(db: Database, name: str, role: Role, hashed: str) -> Annotator:
+    """Add the row of an account with the hash of its password. Raises UserError where the name is taken."""
     with db.transaction():
         if find(db, name) is not None:
             raise UserError(
                 _("There is an account '{name}' already. Choose another name, or reset its password.").format(name=name)
             )
-        db.insert("annotator", {"name": name, "role": checked_role, "password_hash": hashed, "created": now()})
+        db.insert("annotator", {"name": name, "role": role, "password_hash": hashed, "created": now()})
         return read_annotator(existing(db, name))
 
 
@@ -109,31 +123,26 @@ def deactivate(db: Database, name: str) -> None:
         keep_an_admin(db, row)
         connection.execute("UPDATE annotator SET active = 0 WHERE id = ?", (row["id"],))
         end_sessions(db, row["id"])
+        claims.follow_assignments(db)
 
 
 def activate(db: Database, name: str) -> None:
     """Let a deactivated account in again. Raises UserError for an unknown name."""
     with db.transaction() as connection:
         connection.execute("UPDATE annotator SET active = 1 WHERE id = ?", (existing(db, name)["id"],))
+        claims.follow_assignments(db)
 
 
 def accounts(db: Database) -> list[Account]:
     """All accounts of people, active ones first, by name."""
     rows = db.rows(
-        """SELECT name, role, active, password_hash IS NOT NULL AS has_password, created, hub_id IS NOT NULL AS on_hub
+        """SELECT id, name, role, active, password_hash IS NOT NULL AS has_password, created,
+               hub_id IS NOT NULL AS on_hub, quota,
+               (SELECT count(*) FROM claim k WHERE k.annotator_id = annotator.id AND k.state = 'judged') AS judged
            FROM annotator WHERE kind = 'person' ORDER BY active DESC, name"""
     )
-    return [
-        Account(
-            row["name"],
-            row["role"],
-            bool(row["active"]),
-            bool(row["has_password"]),
-            row["created"],
-            bool(row["on_hub"]),
-        )
-        for row in rows
-    ]
+    flags = ("active", "has_password", "on_hub")
+    return [Account(**{**row, **{name: bool(row[name]) for name in flags}}) for row in rows]
 
 
 def active_people(db: Database) -> int:

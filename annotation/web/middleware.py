@@ -44,7 +44,7 @@ HOST = re.compile(r"(?P<name>[\w.-]{1,255}|\[[0-9a-f:.]{2,45}\])(?::(?P<port>\d{
 # What proxies say of a request, and anybody else can.
 CLAIMED = (b"forwarded", b"x-gradio-server")
 CLAIMED_PREFIX = b"x-forwarded-"
-OPEN_PATHS = ("/healthz", "/login", "/logout", "/signin")
+OPEN_PATHS = ("/healthz", "/login", "/logout", "/signin", "/join")
 FRAMES = ("iframe", "frame", "embed", "object")
 NOT_STORED = {"Cache-Control": "no-store"}
 # Days until somebody has to sign in again; on a Space soon, because the rules about who may are asked then.

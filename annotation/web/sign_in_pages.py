@@ -68,6 +68,38 @@ def password_form(focused: bool, wanted: str) -> str:
     )
 
 
+JOIN_FORM: Final = """<form method="post" action="/join">
+<input type="hidden" name="token" value="{token}">
+<label for="name">{name}</label>
+<input id="name" name="name" autocomplete="username" required maxlength="40" value="{given}">
+<label for="password">{password}</label>
+<input id="password" name="password" type="password" autocomplete="new-password" required minlength="10">
+<p class="hint">{hint}</p>
+<button>{button}</button>
+</form>"""
+
+
+def join_page(token: str, problem: str, given: str, author: str | None) -> str:
+    """Where somebody who was invited makes an account; without a token the problem alone."""
+    parts = ["<h1>Prefloop</h1>"]
+    if problem:
+        parts.append(f'<p role="alert">{escape(problem)}</p>')
+    if token:
+        said = _("You are invited to compare answers of a language model. Choose a name and a password of your own.")
+        hint = _("Letters, digits, dots and dashes in the name; ten characters or more in the password.")
+        form = JOIN_FORM.format(
+            token=escape(token),
+            name=escape(_("Name")),
+            given=escape(given),
+            password=escape(_("Password")),
+            hint=escape(hint),
+            button=escape(_("Make my account")),
+        )
+        parts += [f"<p>{escape(said)}</p>", form]
+        parts += [] if author is None else [recorded(author)]
+    return page(_("Invitation"), *parts)
+
+
 def owners_hint() -> str:
     """What somebody does who started the program themself."""
     hint = _("Is this your own machine? Open the link that Prefloop printed in the terminal when it started.")

@@ -637,7 +637,7 @@ def test_nobody_opens_or_changes_the_judgements_of_others(db: Database, person: 
     number = latest_row(db)["id"]
     assert bob("reopen", id=number)["status"] == 409
     assert bob("revise", id=number, act=act("left-much"))["status"] == 409
-    assert bob("latest") == {"judgements": []}
+    assert bob("latest") == {"judgements": [], "agreement": None}
     for wrong in (None, "1", True, 1.5, [1]):
         assert "Reload the page" in ann("reopen", id=wrong)["error"]
 

@@ -30,6 +30,13 @@ SETTLED = """() => !document.querySelector(".pending, .generating")
   && document.getAnimations().every((one) => one.playState !== "running")"""
 # A handler's answer may come while axe looks, and begin another such moment.
 LOOKS = 4
+# Within the Data tab.
+PLACES = {
+    "/data/comparisons/1": "How it was formed",
+    "/data/statistics": "By status",
+    "/data/import": "Upload a file",
+    "/data/export": "Write the export",
+}
 HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter((one) => one.offsetParent)
   .map((one) => Number(one.tagName[1]))"""
 # What is touched, but for links within a text, and parts of a larger one that is touched as well.
@@ -105,5 +112,9 @@ def test_axe_finds_nothing_on_any_tab_at_either_size(
             small = page.evaluate(SMALL_TARGETS) if size is PHONE else []
             wrong[f"{name}, {size['width']}"] = [*broken(page, options), *jumps, *small]
             assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 1
+        for place, words in PLACES.items():
+            page.evaluate("place => window.prefloop.address.go(place)", place)
+            page.locator(f"text={words}").locator("visible=true").first.wait_for()
+            wrong[f"{place}, {size['width']}"] = broken(page, options)
     context.close()
     assert {where: found for where, found in wrong.items() if found} == {}

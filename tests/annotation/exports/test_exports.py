@@ -502,6 +502,7 @@ class Page:
             "since": "",
             "until": "",
             "agreement": 0,
+            "comparisons": "",
             "names": False,
             "licence": "",
         }
@@ -541,6 +542,23 @@ def test_the_licence_that_is_chosen_or_typed_goes_into_the_command(context: Cont
     assert "is no licence as the Hub names them" in said
     assert (command, interactive) == ("", False)
     assert "--licence" not in page.describe(licence="")
+
+
+def test_an_export_can_be_of_one_list_alone(context: Context, tmp_path: Path) -> None:
+    page = Page(context)
+    said, command, _writable = page.count(comparisons="?person=ann&said=tie")
+    assert "--comparisons=person=ann&said=tie" in command
+    (row,) = context.db.rows(
+        """SELECT count(DISTINCT comparison_id) AS n FROM current_judgement
+           WHERE outcome = 'ranked' AND ranking NOT LIKE '%2%' AND comparison_id IN (SELECT comparison_id
+               FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id WHERE a.name = 'ann')"""
+    )
+    request = ExportRequest("csv", filters=Filters(comparisons="person=ann&said=tie"))
+    writing.export(context.db, request, tmp_path / "some.csv")
+    with (tmp_path / "some.csv").open(encoding="utf-8-sig", newline="") as file:
+        assert len({line["comparison_id"] for line in csv.DictReader(file)}) == row["n"] > 0
+    said, command, writable = page.count(comparisons="status=great")
+    assert ("There is no status" in said, command, writable) == (True, "", False)
 
 
 def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: Path) -> None:

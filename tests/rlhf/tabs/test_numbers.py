@@ -37,7 +37,7 @@ def test_what_is_no_rows_number_is_none(db: Database, wrong: Any) -> None:
         with pytest.raises(UserError):
             hub_tab.push_of(sent, "o/n", "preference", True, False, "")
         with suppress(UserError):
-            form = ["preference", "jsonl", [], [sent], [], [], "", "", sent, False, ""]
+            form = ["preference", "jsonl", [], [sent], [], [], "", "", sent, "", False, ""]
             assert export_form.request_of(db, *form).filters.iterations == ()
 
 

@@ -1,0 +1,73 @@
+// The table of comparisons: which rows are chosen, over several pages of one list, and what is asked to be done with
+// them. Every button with `data-act` raises the box's event `act`, with the chosen ones.
+const chosen = new Set();
+let list = null; // the filter that the chosen ones were chosen in
+const LONGEST = 1800; // characters of an address
+
+const part = (selector) => element.querySelector(selector);
+const boxes = () => [...element.querySelectorAll("tbody input[type=checkbox]")];
+
+function refresh() {
+  const bench = part(".workbench");
+  if (!bench || bench.dataset.filter === undefined) return;
+  if (bench.dataset.filter !== list) chosen.clear();
+  list = bench.dataset.filter;
+  for (const box of boxes()) box.checked = chosen.has(box.value);
+  const page = part("[data-page]");
+  page.checked = boxes().length > 0 && boxes().every((box) => box.checked);
+  page.indeterminate = !page.checked && boxes().some((box) => box.checked);
+  const own = part("[data-scope] option[value=chosen]");
+  own.textContent = `${own.dataset.words} (${chosen.size})`;
+  const none = part("[data-scope]").value === "chosen" && chosen.size === 0;
+  for (const button of element.querySelectorAll(".bulk [data-act=plan]")) button.disabled = none;
+}
+
+let last = null; // the box that was pressed last, for a span of rows
+function choose(box, event) {
+  const all = boxes();
+  const [from, to] = [all.indexOf(last), all.indexOf(box)].sort((a, b) => a - b);
+  const span = event.shiftKey && last?.isConnected && last !== box ? all.slice(from, to + 1) : [box];
+  for (const one of span) chosen[box.checked ? "add" : "delete"](one.value);
+  last = box;
+  if (chosen.size) part("[data-scope]").value = "chosen";
+}
+
+element.addEventListener("click", (event) => {
+  const box = event.target.closest("tbody input[type=checkbox]");
+  if (box) choose(box, event);
+  const page = event.target.closest("[data-page]");
+  if (page) for (const one of boxes()) chosen[page.checked ? "add" : "delete"](one.value);
+  const button = event.target.closest("button[data-act]");
+  if (button && !button.disabled) act(button);
+  refresh();
+});
+element.addEventListener("change", refresh);
+
+function act(button) {
+  const bench = part(".workbench");
+  const only = bench.dataset.only;
+  const going = button.dataset.act === "go"; // what changes nothing is about all where none is chosen
+  const all = !only && (part("[data-scope]").value === "all" || (going && chosen.size === 0));
+  const ids = only ? [only] : all ? [] : [...chosen];
+  const { act, subject } = button.dataset;
+  if (going) {
+    const query = all ? bench.dataset.filter : `ids=${ids.join(",")}`;
+    const address = query ? `${subject}?${query}` : subject;
+    if (address.length < LONGEST) window.prefloop.address.go(address);
+    else trigger("act", { act: "many", subject });
+    return;
+  }
+  button.disabled = true;
+  setTimeout(() => { button.disabled = false; refresh(); }, 1000);
+  trigger("act", { act, subject, ids, all, whom: part("[data-whom]")?.value ?? "" });
+}
+
+// Only a table that was drawn anew has to be looked at; what is changed here in one is no news.
+let drawn = null;
+function look() {
+  if (part(".workbench") === drawn) return;
+  drawn = part(".workbench");
+  refresh();
+}
+new MutationObserver(look).observe(element, { childList: true, subtree: true });
+look();

@@ -1,0 +1,211 @@
+"""The page of one comparison with its whole history, as HTML; all text is escaped. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from annotation.tabs.comparisons import words
+from annotation.tabs.comparisons.comparison_table import acts
+from annotation.tabs.quality_report import FLAG_NAMES
+from annotation.translation import _, ngettext
+from annotation.ui.differences import marked
+from annotation.ui.formatting import NOTHING, duration, moment, percent
+from annotation.ui.markup import Row, card, chip, escape, facts, paragraph, table, way
+from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
+from annotation.workbench.comparison_list import FilterChoices
+
+ROLES: Final = {"system": _("Instructions"), "user": _("User"), "assistant": _("Assistant")}
+
+
+def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoices, back_to: str) -> str:
+    """Everything about one comparison, from how it was formed to who learnt of it."""
+    number = found.listed.id
+    title = _("Comparison {number}").format(number=number)
+    back = way(back_to, _("Back to the list"))
+    label = escape(_("With this comparison"))
+    bar = f'<div class="bulk" role="group" aria-label="{label}">{acts(known)}</div>'
+    parts = (
+        formed(found),
+        given(found),
+        said(found),
+        judged_by_machines(found),
+        decided(found),
+        learnt(used),
+    )
+    return (
+        f'<div class="workbench one" data-only="{number}"><p class="pages">{back}</p>'
+        f"<h2>{escape(title)} {chip(words.status_chip(found.listed.status))}</h2>{bar}"
+        f"{asked(found)}{''.join(parts)}</div>"
+    )
+
+
+def asked(found: ComparisonHistory) -> str:
+    """The prompt and the answers, those of a pair with the words marked in which they differ."""
+    turns = "".join(
+        f'<h3>{escape(ROLES.get(turn["role"], turn["role"]))}</h3><pre dir="auto">{escape(turn["content"])}</pre>'
+        for turn in found.messages
+    )
+    texts = [escape(answer.text) for answer in found.answers]
+    if len(found.answers) == 2:
+        texts = list(marked(found.answers[0].text, found.answers[1].text))
+    sides = "".join(
+        f'<div><h3>{escape(answer_title(number, answer))}</h3><pre dir="auto" tabindex="0">{text}</pre></div>'
+        for number, (answer, text) in enumerate(zip(found.answers, texts, strict=True), 1)
+    )
+    return f'{turns}<div class="sides">{sides}</div>'
+
+
+def answer_title(number: int, answer: HistoryAnswer) -> str:
+    """What stands above an answer: who wrote it and how long it is."""
+    count = len(answer.text.split())
+    long = ngettext("{count:,} word", "{count:,} words", count).format(count=count)
+    cut = _(", cut off") if answer.finish_reason == "length" else ""
+    state = {"writing": _(", being written"), "failed": _(", not written to its end")}.get(answer.state, "")
+    said_of = _("Answer {number} · {writer} · {long}").format(number=number, writer=answer.writer, long=long)
+    return f"{said_of}{cut}{state}"
+
+
+def formed(found: ComparisonHistory) -> str:
+    """Where it comes from, and with which chances."""
+    origin = found.listed.source
+    split = _("held out") if found.listed.split == "held-out" else _("to train on")
+    pairs = [
+        (_("Made"), f"{moment(found.created)} UTC"),
+        (_("Prompt"), f"{origin} · {split}"),
+        (_("Asked now"), asked_now(found)),
+        (_("Chance of its prompt"), chance(found.formed_chance)),
+        (_("Chance that people get it"), people(found)),
+    ]
+    if found.asked_by:
+        pairs.append((_("Asked for by"), found.asked_by))
+    if found.import_name:
+        pairs.append((_("Import"), found.import_name))
+    if found.candidate:
+        pairs.append((_("Measures"), f"{found.candidate} / {found.against or NOTHING}"))
+    return card(_("How it was formed"), facts(pairs))
+
+
+def asked_now(found: ComparisonHistory) -> str:
+    """Who is asked, and why people are although judges have been."""
+    why = words.ASKED_WHY.get(found.asks_why or "", "")
+    return f"{words.ASKS[found.asks]} ({why})" if why else words.ASKS[found.asks]
+
+
+def people(found: ComparisonHistory) -> str:
+    """The chance that people were to get it, and what came of it."""
+    if found.people_drawn is None or found.people_chance in (0, 1):
+        return chance(found.people_chance)
+    drawn = _("it did") if found.people_drawn else _("it did not")
+    return f"{chance(found.people_chance)}: {drawn}"
+
+
+def chance(value: float | None) -> str:
+    """A recorded chance; one that nobody recorded is unknown."""
+    if value is None:
+        return _("unknown")
+    return percent(value) if value >= 0.01 or value == 0 else f"{100 * value:.2g}%"
+
+
+def given(found: ComparisonHistory) -> str:
+    """Who was given it when."""
+    rows: list[Row] = [
+        (
+            one.annotator,
+            moment(one.when),
+            words.PURPOSES[one.purpose],
+            words.CLAIM_STATES[one.state],
+            _("assigned by {name}").format(name=one.assigned_by) if one.assigned_by else chance(one.chance),
+        )
+        for one in found.hand_outs
+    ]
+    headers = (_("Annotator"), _("When (UTC)"), _("Why"), _("What became of it"), _("Chance"))
+    return card(_("Given to"), table(headers, rows, _("Nobody has been given it.")))
+
+
+def said(found: ComparisonHistory) -> str:
+    """Every judgement with changes and undos."""
+    rows = [judgement_row(one, found) for one in found.judgements]
+    headers = (_("Annotator"), _("When (UTC)"), _("Judgement"), _("Stands"), _("Along with it"), _("Took"))
+    return card(_("Judgements"), table(headers, rows, _("Nobody has judged it yet.")))
+
+
+def judgement_row(one: SaidJudgement, found: ComparisonHistory) -> Row:
+    """One judgement."""
+    along = [*one.tags]
+    along += [FLAG_NAMES[one.flag]] if one.flag else []
+    along += [_("judged before its end")] if one.early else []
+    note = f"\n{one.note}" if one.note else ""
+    edited = "\n" + _("Edited: {text}").format(text=one.edited) if one.edited else ""
+    return (
+        f"{one.annotator}\n{words.PURPOSES[one.purpose]}",
+        moment(one.when),
+        words.verdict(one.outcome, one.ranking, one.strength),
+        stands(one, found.judgements),
+        f"{', '.join(along) or NOTHING}{note}{edited}",
+        duration(one.seconds) if one.seconds else NOTHING,
+    )
+
+
+def stands(one: SaidJudgement, all_of_them: Sequence[SaidJudgement]) -> str:
+    """Whether a judgement counts, and what took its place if it does not."""
+    if one.outcome == "undone":
+        return _("takes the one before back")
+    after = next((later for later in all_of_them if later.supersedes == one.id), None)
+    if after is None:
+        return _("yes, a change") if one.supersedes else _("yes")
+    return _("taken back") if after.outcome == "undone" else _("changed since")
+
+
+def judged_by_machines(found: ComparisonHistory) -> str:
+    """AI judges' answers, each order by itself; nothing without any."""
+    choices = {"first": 0, "second": 1}
+    rows: list[Row] = []
+    for one in found.verdicts:
+        shown = (one.first, one.second)
+        place = choices.get(one.choice)
+        words_of = _("tie") if place is None else _("answer {number}").format(number=shown[place] + 1)
+        sure = "" if one.chance is None else f"\n{percent(one.chance if place != 1 else 1 - one.chance)}"
+        rows.append(
+            (
+                one.judge,
+                moment(one.when),
+                f"{one.first + 1}, {one.second + 1}",
+                f"{words_of}{sure}",
+                one.reply or NOTHING,
+            )
+        )
+    headers = (_("AI judge"), _("When (UTC)"), _("Shown in this order"), _("Better"), _("Its words"))
+    return card(_("AI judges"), table(headers, rows)) if rows else ""
+
+
+def decided(found: ComparisonHistory) -> str:
+    """What admins did with it; nothing where they did nothing."""
+    rows: list[Row] = [
+        (
+            words.KINDS[one.kind] + (f": {one.whom}" if one.whom and one.kind == "assign" else ""),
+            one.who,
+            moment(one.when),
+            _("taken back by {name}, {when}").format(name=one.undone_by, when=moment(one.undone))
+            if one.undone_by
+            else NOTHING,
+        )
+        for one in found.acts
+    ]
+    headers = (_("What"), _("By"), _("When (UTC)"), _("Since"))
+    return card(_("What admins did"), table(headers, rows)) if rows else ""
+
+
+def learnt(used: Sequence[UsedBy]) -> str:
+    """The frozen data and the jobs that had it."""
+    if not used:
+        return card(_("Used by"), paragraph(_("No training has used it."), "quiet"))
+    rows: list[Row] = [
+        (
+            NOTHING if one.job is None else _("job {number}, {kind}").format(number=one.job, kind=one.kind),
+            one.revision or NOTHING,
+            f"{one.snapshot[:12]}\n{moment(one.created)} UTC",
+        )
+        for one in used
+    ]
+    return card(_("Used by"), table((_("Training"), _("Made"), _("Frozen data")), rows))

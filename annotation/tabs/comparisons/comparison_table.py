@@ -1,0 +1,201 @@
+"""The table of comparisons with what can be done with the chosen ones, as HTML; all text is escaped. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from annotation.tabs.comparisons import words
+from annotation.translation import _, ngettext
+from annotation.ui.formatting import NOTHING, moment
+from annotation.ui.markup import (
+    Button,
+    Choosable,
+    Noted,
+    Row,
+    Way,
+    act_button,
+    escape,
+    paragraph,
+    status,
+    table,
+    unfold,
+    way,
+)
+from annotation.ui.places import Place, link
+from annotation.workbench.bulk_changes import BulkRequest, Change, ChangeKind, Plan
+from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.workbench.comparison_list import FilterChoices, ListedComparison, ListPage
+
+SHOWN_PROMPT: Final = 140
+LIST, STATISTICS, EXPORT = "data/comparisons", "data/statistics", "data/export"
+# What the header of a column sorts by, and by when it is pressed again.
+TURNS: Final = {"newest": "oldest", "latest": "earliest", "most": "fewest"}
+
+
+EVERYTHING: Final = ComparisonFilter()
+
+
+@dataclass(frozen=True)
+class ListPlace:
+    """What of the list is looked at: the filter, the order and the page."""
+
+    comparisons: ComparisonFilter = EVERYTHING
+    sort: str = "newest"
+    page: int = 1
+
+    @property
+    def place(self) -> Place:
+        """Its part of the address."""
+        sort = {"sort": self.sort} if self.sort != "newest" else {}
+        page = {"page": str(self.page)} if self.page > 1 else {}
+        return Place((), {**self.comparisons.query, **sort, **page})
+
+    @property
+    def address(self) -> str:
+        """Where it is found."""
+        return link(LIST, self.place)
+
+
+def header(label: str, sort: str, looked: ListPlace) -> Way:
+    """The header of a column that can be sorted by; pressed again it turns the order round."""
+    turned = {second: first for first, second in TURNS.items()}
+    mark = "" if turned.get(looked.sort, looked.sort) != sort else " ▼" if looked.sort == sort else " ▲"
+    then = TURNS[sort] if looked.sort == sort else sort
+    return Way(replace(looked, sort=then, page=1).address, f"{label}{mark}")
+
+
+def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
+    """The whole of it: how many there are, what can be done with them, the rows, and the way to further pages."""
+    filtered = looked.comparisons.text
+    if not page.rows:
+        return status(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
+    counted = ngettext("{total:,} comparison", "{total:,} comparisons", page.total).format(total=page.total)
+    headers: Sequence[str | Way] = (
+        header(_("Number"), "newest", looked),
+        _("Status"),
+        _("Prompt"),
+        header(_("Judgements"), "most", looked),
+        header(_("Last judged"), "latest", looked),
+        _("Answers by"),
+    )
+    shown = table(headers, [row_of(one) for one in page.rows], caption=counted)
+    bar = f"{bulk_bar(page.total, known)}{shown}{pager(page, looked)}"
+    return f'<div class="workbench" data-filter="{escape(filtered)}">{bar}</div>'
+
+
+def row_of(one: ListedComparison) -> Row:
+    """A row of the table."""
+    prompt = " ".join(one.prompt.split())
+    beginning = prompt if len(prompt) <= SHOWN_PROMPT else f"{prompt[:SHOWN_PROMPT].rstrip()} …"
+    held_out = " · " + _("held out") if one.split == "held-out" else ""
+    notes = [_("to {whom}").format(whom=one.assigned)] if one.assigned else []
+    notes += [_("flagged")] if one.flagged else []
+    name = Way(link(LIST, Place((str(one.id),))), f"#{one.id}")
+    return (
+        Choosable(name, str(one.id), _("Choose comparison {number}").format(number=one.id)),
+        Noted(words.status_chip(one.status), notes),
+        f"{beginning}\n{one.source}{held_out}",
+        f"{one.judged} / {one.wanted}" + (f"\n{one.judges}" if one.judges else ""),
+        moment(one.last_judged),
+        one.writers or NOTHING,
+    )
+
+
+def bulk_bar(total: int, known: FilterChoices) -> str:
+    """What can be done with the chosen ones; the script of the box fills in how many are chosen."""
+    chosen, every = escape(_("chosen")), escape(_("all {total:,} in this list").format(total=total))
+    scopes = f'<option value="chosen" data-words="{chosen}">{chosen} (0)</option><option value="all">{every}</option>'
+    label, which, page = (
+        *(escape(_("With several comparisons")), escape(_("Which comparisons")), escape(_("Choose this page"))),
+    )
+    ways = act_button(_("Statistics"), "go", f"/{STATISTICS}") + act_button(_("Export"), "go", f"/{EXPORT}")
+    return (
+        f'<div class="bulk" role="group" aria-label="{label}">'
+        f'<label class="tick"><input type="checkbox" data-page> {page}</label>'
+        f'<select data-scope aria-label="{which}">{scopes}</select>'
+        f"{acts(known)}{ways}</div>"
+    )
+
+
+def acts(known: FilterChoices) -> str:
+    """Whom to assign to, and a button for each kind of change."""
+    kinds: Sequence[ChangeKind] = ("release", "settle", "skip", "withdraw")
+    people = "".join(option(f"person:{name}", name) for name in known.active)
+    several = "".join(option(f"group:{name}", _("group {name}").format(name=name)) for name in known.groups)
+    label, assign = escape(_("To whom")), act_button(_("Assign to"), "plan", "assign")
+    whom = f'<select data-whom aria-label="{label}">{people}{several}</select>'
+    buttons = "".join(act_button(words.BUTTONS[kind], "plan", kind) for kind in kinds)
+    return f'<span class="assign">{assign}{whom}</span>{buttons}'
+
+
+def option(value: str, label: str) -> str:
+    """An entry of a choice."""
+    return f'<option value="{escape(value)}">{escape(label)}</option>'
+
+
+def pager(page: ListPage, looked: ListPlace) -> str:
+    """The way to the pages before and after this one."""
+    if page.pages == 1:
+        return ""
+    said = _("Page {number:,} of {pages:,}").format(number=page.number, pages=page.pages)
+    back = way(replace(looked, page=page.number - 1).address, _("Previous")) if page.number > 1 else ""
+    on = way(replace(looked, page=page.number + 1).address, _("Next")) if page.number < page.pages else ""
+    return f'<p class="pages">{back}<span>{escape(said)}</span>{on}</p>'
+
+
+def confirmation(asked: BulkRequest, planned: Plan) -> str:
+    """What a change would do, to be confirmed or left."""
+    whom = asked.whom.partition(":")[2]
+    rest = words.left_out(asked.kind, planned.left_out)
+    if not planned.changed:
+        none = status(_("None of these can be changed so."))
+        return f'<div class="confirm">{none}{paragraph(rest)}{leave()}</div>'
+    request = {
+        "kind": asked.kind,
+        "comparisons": asked.comparisons.text,
+        "whom": asked.whom,
+        "expected": planned.changed,
+    }
+    words_of = f"{words.BUTTONS[asked.kind]} ({planned.changed:,})"
+    return (
+        f'<div class="confirm">{status(words.question(asked.kind, planned.changed, whom), "headline")}'
+        f"{paragraph(words.MEANINGS[asked.kind])}{paragraph(rest) if rest else ''}"
+        f"<p>{act_button(words_of, 'make', json.dumps(request))} {leave()}</p></div>"
+    )
+
+
+def leave() -> str:
+    """The way out of a confirmation."""
+    return act_button(_("Leave it"), "leave", "")
+
+
+def made(change: Change) -> str:
+    """What was just done, with the way back."""
+    said = words.outcome(change.kind, change.comparisons, change.whom)
+    if change.undone_by is not None:
+        back = status(_("Taken back. {what}.").format(what=said), "headline")
+        return f'<div class="confirm">{back}</div>'
+    undo = act_button(_("Undo"), "undo", str(change.id))
+    return f'<div class="confirm">{status(f"{said}.", "headline")}<p>{undo}</p></div>'
+
+
+def changes_table(changes: Sequence[Change]) -> str:
+    """The latest bulk changes, each to be taken back; nothing where there is none."""
+    if not changes:
+        return ""
+    rows: list[Row] = [
+        (
+            words.outcome(one.kind, one.comparisons, one.whom),
+            one.decided_by,
+            moment(one.created),
+            Button(_("Undo"), "undo", str(one.id))
+            if one.undone_by is None
+            else _("taken back by {name}").format(name=one.undone_by),
+        )
+        for one in changes
+    ]
+    headers = (_("Change"), _("By"), _("When (UTC)"), _("Act"))
+    return unfold(_("Latest bulk changes"), table(headers, rows, caption=_("Latest bulk changes")))

@@ -1,0 +1,353 @@
+"""Comparisons and Statistics on the Data tab: filters in a row, the table, bulk changes, and the page of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import gradio as gr
+
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from annotation.tabs.address import place_bar, told, visits
+from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
+from annotation.tabs.comparisons.comparison_table import ListPlace
+from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, pressed, row_number, text_in
+from annotation.tabs.guard import Context, guarded, guarded_event
+from annotation.translation import _
+from annotation.ui.markup import status
+from annotation.ui.places import Place, place_in
+from annotation.validation import read
+from annotation.workbench import bulk_changes, comparison_list, data_statistics
+from annotation.workbench.bulk_changes import BulkRequest
+from annotation.workbench.comparison_filter import LONGEST_FILTER, SAID, SPLITS, STATUSES, ComparisonFilter, numbers
+from annotation.workbench.comparison_history import history, used_by
+from annotation.workbench.comparison_list import SORTS, FilterChoices
+
+SCRIPT: Final = Path(__file__).with_name("comparison_box.js").read_text(encoding="utf-8")
+SEVERAL: Final = ("status", "person", "source", "assigned", "policy", "said", "split")
+TYPED: Final = ("q", "since", "until")
+TOO_MANY: Final = _("Too many are chosen for this. Choose fewer, or filter the list and take all of it.")
+FIELDS: Final = ("q", "status", "person", "source", "sort", "assigned", "policy", "said", "split", "since", "until")
+
+
+# ------------------------------------------------------------------------------------------------- fields and addresses
+def filter_of(values: Sequence[Any]) -> ComparisonFilter:
+    """The filter that the fields say. Raises UserError where it means nothing."""
+    form = dict(zip(FIELDS, values, strict=True))
+    asked: dict[str, Any] = {name: texts_in(form[name]) for name in SEVERAL}
+    asked |= {name: text_in(form[name]).strip() for name in ("q", "since", "until")}
+    return ComparisonFilter(**asked)
+
+
+def texts_in(value: Any) -> tuple[str, ...]:
+    """What a choice of several holds; nothing where the browser sent no list of texts."""
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+def sort_of(value: Any) -> str:
+    """The chosen order, or the usual one."""
+    return value if isinstance(value, str) and value in SORTS else "newest"
+
+
+def looked_at(place: Place) -> ListPlace:
+    """The list that an address names. Raises UserError that says what of it means nothing."""
+    query = {name: value for name, value in place.query.items() if name not in ("sort", "page")}
+    page = row_number(place.query.get("page", "1")) or 1
+    return ListPlace(ComparisonFilter.of_query(query), sort_of(place.query.get("sort")), page)
+
+
+def field_updates(looked: ListPlace, known: FilterChoices) -> list[Any]:
+    """The fields as an address fills them, with what there is to choose from now."""
+    choices: dict[str, Sequence[str]] = {
+        "person": known.people,
+        "source": known.sources,
+        "assigned": known.assignees,
+        "policy": known.policies,
+    }
+    values: dict[str, Any] = {name: list(getattr(looked.comparisons, name)) for name in SEVERAL}
+    values |= {name: getattr(looked.comparisons, name) for name in ("q", "since", "until")}
+    values["sort"] = looked.sort
+    offered: dict[str, dict[str, Any]] = {name: {"choices": list(choices[name])} for name in choices}
+    return [gr.update(value=values[name], **offered.get(name, {})) for name in FIELDS]
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+@dataclass(frozen=True)
+class ComparisonsPage:
+    """The components of the list. `looked` is the part of the address that the box shows."""
+
+    fields: Mapping[str, Any]
+    filters: gr.Column
+    said: gr.HTML
+    box: gr.HTML
+    changes: gr.HTML
+    looked: gr.State
+    bar: gr.HTML
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The fields, in the order of FIELDS."""
+        return [self.fields[name] for name in FIELDS]
+
+    @property
+    def shown(self) -> list[Any]:
+        """What is drawn anew by whatever changes something."""
+        return [self.said, self.box, self.changes]
+
+
+def lay_out() -> ComparisonsPage:
+    """The components, without any value."""
+    fields: dict[str, Any] = {}
+    with gr.Column() as filters:
+        with gr.Row(elem_classes=["filters"]):
+            fields["q"] = gr.Textbox(
+                label=_("Search"), placeholder=_("Words, or a number"), min_width=180, elem_id="comparisons-search"
+            )
+            fields["status"] = several(_("Status"), [(_(word), name) for name, word in STATUSES.items()])
+            fields["person"] = several(_("Judged by"), [])
+            fields["source"] = several(_("Set of prompts"), [])
+            fields["sort"] = gr.Dropdown(
+                [(_(word), name) for name, (word, _order) in SORTS.items()],
+                value="newest",
+                label=_("Order"),
+                min_width=160,
+            )
+        with gr.Accordion(_("More filters"), open=False), gr.Row():
+            fields["assigned"] = several(_("Assigned to"), [])
+            fields["policy"] = several(_("Answers by"), [])
+            fields["said"] = several(_("What was said"), [(_(word), name) for name, (word, _sql) in SAID.items()])
+            fields["split"] = several(_("Split"), [(_(word), name) for name, word in SPLITS.items()])
+            fields["since"] = day(_("Made since"))
+            fields["until"] = day(_("Made until"))
+    said = acting_box(elem_id="comparisons-said")
+    box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
+    changes = acting_box(elem_id="comparisons-changes")
+    return ComparisonsPage(fields, filters, said, box, changes, gr.State(""), place_bar())
+
+
+def several(label: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
+    """A choice of several; one that was made before the program was restarted must still be accepted after it."""
+    return gr.Dropdown(list(choices), multiselect=True, label=label, allow_custom_value=True, min_width=160)
+
+
+def day(label: str) -> gr.Textbox:
+    """A day, or nothing."""
+    return gr.Textbox(label=label, placeholder="2026-01-31", max_length=10, min_width=140)
+
+
+def build(context: Context) -> None:
+    """Lay the list out inside the caller's tab and wire it; every value comes from a guarded handler."""
+    page = lay_out()
+    wire_views(page, context)
+    wire_acts(page, context)
+
+
+# -------------------------------------------------------------------------------------------------------------- views
+def list_html(db: Database, looked: ListPlace) -> str:
+    """The table as an address names it."""
+    page = comparison_list.list_page(db, looked.comparisons, looked.sort, looked.page)
+    return comparison_table.table_of(page, looked, comparison_list.choices(db))
+
+
+def card_html(context: Context, number: int | None, back: str) -> str:
+    """The page of one comparison. Raises UserError where there is none."""
+    if number is None:
+        raise UserError(_("There is no such comparison."))
+    found = history(context.db, number)
+    used = used_by(context.db, context.data_dir, number)
+    return comparison_card.card_of(found, used, comparison_list.choices(context.db), back)
+
+
+def box_html(context: Context, place: Place, back: str = "/data/comparisons") -> str:
+    """What an address of the list shows: the page of a comparison, or the table; or why there is none."""
+    try:
+        if place.first:
+            return card_html(context, row_number(place.first), back)
+        return list_html(context.db, looked_at(place))
+    except UserError as error:
+        return status(str(error), "warning")
+
+
+def changes_html(db: Database) -> str:
+    """The latest bulk changes."""
+    return comparison_table.changes_table(bulk_changes.changes(db))
+
+
+def wire_views(page: ComparisonsPage, context: Context) -> None:
+    """Show what the address names, and follow the fields."""
+
+    def open_comparisons(annotator: Annotator, place: Place, *values: Any) -> list[Any]:
+        if place.first:
+            back = address_of(values)
+            shown = ["", box_html(context, place, back), "", place.part()]
+            return [*(gr.skip() for _field in FIELDS), gr.update(visible=False), *shown]
+        try:
+            looked = looked_at(place)
+        except UserError:  # the box says why
+            looked = ListPlace()
+        updates = field_updates(looked, comparison_list.choices(context.db))
+        shown = ["", box_html(context, place), changes_html(context.db), place.part()]
+        return [*updates, gr.update(visible=True), *shown]
+
+    @guarded(context, "admin")
+    def filter_comparisons(annotator: Annotator, part: Any, *values: Any) -> list[Any]:
+        return filtered(context, part, values, step=True)
+
+    @guarded(context, "admin")
+    def search_comparisons(annotator: Annotator, part: Any, *values: Any) -> list[Any]:
+        return filtered(context, part, values, step=False)
+
+    visits(
+        page.bar, context, open_comparisons, page.inputs, [*page.inputs, page.filters, *page.shown, page.looked],
+        api_name="comparisons-open",
+    )  # fmt: skip
+    asked, outputs = [page.looked, *page.inputs], [page.said, page.box, page.looked, page.bar]
+    options = {**QUIET, "trigger_mode": "always_last"}
+    for name, field in page.fields.items():
+        if name in TYPED:  # Gradio tells of input for keys alone, not of what is pasted
+            field.change(search_comparisons, asked, outputs, api_name=f"comparisons-{name}", **options)
+        else:
+            field.input(filter_comparisons, asked, outputs, api_name=f"comparisons-{name}", **options)
+
+
+def address_of(values: Sequence[Any]) -> str:
+    """Where the list is that the fields say; the whole list where they mean nothing."""
+    try:
+        form = dict(zip(FIELDS, values, strict=True))
+        return ListPlace(filter_of(values), sort_of(form["sort"])).address
+    except UserError:
+        return ListPlace().address
+
+
+def filtered(context: Context, part: Any, values: Sequence[Any], step: bool) -> list[Any]:
+    """The list that the fields say, and its address; where they mean nothing, why.
+
+    Nothing where that is what is looked at: then the fields were filled by an address, which may name a later page.
+    """
+    try:
+        form = dict(zip(FIELDS, values, strict=True))
+        looked = ListPlace(filter_of(values), sort_of(form["sort"]))
+        if shows(place_in(part), looked):
+            return [gr.skip() for _output in range(4)]
+        return ["", list_html(context.db, looked), looked.place.part(), told(looked.place, step=step)]
+    except UserError as error:
+        return ["", status(str(error), "warning"), gr.skip(), gr.skip()]
+
+
+def shows(place: Place, looked: ListPlace) -> bool:
+    """Whether an address names a page of this list, or a comparison, beside which the fields are hidden."""
+    if place.first:
+        return True
+    try:
+        return replace(looked_at(place), page=1) == looked
+    except UserError:
+        return False
+
+
+# --------------------------------------------------------------------------------------------------------------- acts
+@dataclass(frozen=True)
+class ConfirmedChange:
+    """What a confirmation sends back."""
+
+    kind: str
+    comparisons: str
+    whom: str
+    expected: int
+
+    @property
+    def request(self) -> BulkRequest:
+        """The change that was confirmed. Raises UserError where it means nothing."""
+        kind = bulk_changes.check_kind(self.kind)
+        return BulkRequest(kind, ComparisonFilter.of(self.comparisons), self.whom)
+
+
+def planned(event: Any, looked: Place) -> BulkRequest:
+    """The change that a press on the table asks for. Raises UserError for what is none."""
+    asked = event if isinstance(event, dict) else {}
+    kind = bulk_changes.check_kind(asked.get("subject"))
+    whom = text_in(asked.get("whom"))
+    if asked.get("all") is True:
+        return BulkRequest(kind, looked_at(looked).comparisons, whom)
+    ids = asked.get("ids")
+    chosen = numbers(",".join(str(one) for one in ids)) if isinstance(ids, list) else ()
+    if not chosen:
+        raise UserError(_("Choose comparisons first."))
+    wanted = ComparisonFilter(ids=chosen)
+    if len(wanted.text) > LONGEST_FILTER:
+        raise UserError(TOO_MANY)
+    return BulkRequest(kind, wanted, whom)
+
+
+def json_of(text: str) -> Any:
+    """What a confirmation sent; nothing where it is no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def wire_acts(page: ComparisonsPage, context: Context) -> None:
+    """Ask before a change, make it, take it back."""
+    db = context.db
+
+    @guarded_event(context, "admin")
+    def plan_change(annotator: Annotator, event: Any, part: Any) -> str:
+        what, _subject = pressed(event, {"plan": "plan", "many": "many"})
+        if what == "many":
+            raise UserError(TOO_MANY)
+        asked = planned(event, place_in(part))
+        return comparison_table.confirmation(asked, bulk_changes.plan(db, asked, annotator))
+
+    def changed(said: str, part: Any) -> list[Any]:
+        return [said, box_html(context, place_in(part)), changes_html(db)]
+
+    @guarded_event(context, "admin")
+    def make_change(annotator: Annotator, event: Any, part: Any) -> list[Any]:
+        what, subject = pressed(event, {"make": "make", "undo": "undo", "leave": "leave"})
+        if what == "leave":
+            return ["", gr.skip(), gr.skip()]
+        if what == "undo":
+            return changed(undone(db, subject, annotator), part)
+        confirmed = read(ConfirmedChange, json_of(subject), _("The confirmation"))
+        change_id = bulk_changes.make(db, confirmed.request, annotator, confirmed.expected)
+        made = bulk_changes.change(db, change_id)
+        assert made is not None
+        return changed(comparison_table.made(made), part)
+
+    @guarded_event(context, "admin")
+    def undo_change(annotator: Annotator, event: Any, part: Any) -> list[Any]:
+        _act, subject = pressed(event, {"undo": "undo"})
+        return changed(undone(db, subject, annotator), part)
+
+    page.box.act(plan_change, page.looked, page.said, api_name="comparisons-plan", **QUEUED)
+    page.said.act(make_change, page.looked, page.shown, api_name="comparisons-change", **QUEUED)
+    page.changes.act(undo_change, page.looked, page.shown, api_name="comparisons-undo", **QUEUED)
+
+
+def undone(db: Database, subject: str, annotator: Annotator) -> str:
+    """Take a bulk change back, and say so."""
+    number = row_number(subject)
+    if number is None:
+        raise UserError(_("There is no such change. Reload the page."))
+    return comparison_table.made(bulk_changes.undo(db, number, annotator.name))
+
+
+# --------------------------------------------------------------------------------------------------------- statistics
+def build_statistics(context: Context) -> None:
+    """Lay the statistics out inside the caller's tab and wire them."""
+    box = html_box(status(_("Counting …")))
+    bar = place_bar()
+
+    def open_statistics(annotator: Annotator, place: Place) -> list[Any]:
+        try:
+            looked = ListPlace(ComparisonFilter.of_query(place.query))
+        except UserError as error:
+            return [status(str(error), "warning")]
+        found = data_statistics.statistics(context.db, looked.comparisons)
+        return [statistics_card.card_of(found, looked)]
+
+    visits(bar, context, open_statistics, [], [box], api_name="comparisons-statistics")

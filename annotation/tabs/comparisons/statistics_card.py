@@ -1,0 +1,109 @@
+"""Statistics of the filtered comparisons, as HTML; all text is escaped. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from annotation.tabs.comparisons import words
+from annotation.tabs.comparisons.comparison_table import STATISTICS, ListPlace
+from annotation.translation import _, ngettext
+from annotation.ui import charts
+from annotation.ui.charts import Frame
+from annotation.ui.formatting import NOTHING, duration, percent
+from annotation.ui.markup import Bar, Row, card, escape, figures, paragraph, table, way
+from annotation.ui.places import Place, link
+from annotation.workbench.comparison_filter import SPLITS
+from annotation.workbench.data_statistics import LENGTH_EDGES, Counts, DataStatistics
+
+
+def card_of(found: DataStatistics, looked: ListPlace) -> str:
+    """All of it."""
+    filtered = looked.comparisons.text
+    said = _("Of all comparisons.") if not filtered else _("Of the comparisons of one list.")
+    ways = way(looked.address, _("The list"))
+    ways += way(link(STATISTICS, Place()), _("Of all")) if filtered else ""
+    top = f'<p class="pages"><span>{escape(said)}</span>{ways}</p>'
+    if not found.comparisons:
+        return top + paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
+    share = (lambda part: f"{part:,} ({percent(part / found.judgements)})") if found.judgements else str
+    numbers = figures(
+        [
+            (_("Comparisons"), f"{found.comparisons:,}"),
+            (_("Judgements"), f"{found.judgements:,}"),
+            (_("Ties"), share(found.ties)),
+            (_("All bad"), share(found.all_bad)),
+            (_("Flagged"), f"{found.flagged:,}"),
+        ]
+    )
+    tables = (
+        counted(_("By status"), found.by_status, found.comparisons, lambda name: words.status_chip(name).words),
+        counted(_("By set of prompts"), found.by_source, found.comparisons),
+        counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name])),
+        counted(_("By number of answers"), found.by_answers, found.comparisons),
+        counted(_("Answers by length, in characters"), found.lengths, sum(n for _name, n in found.lengths), length),
+        writers(found),
+    )
+    return f'{top}{numbers}{people(found)}{days(found)}<div class="cards">{"".join(tables)}</div>'
+
+
+def counted(title: str, counts: Counts, whole: int, name_of: Callable[[str], str] = str) -> str:
+    """A count for each name, as a number and as a bar; nothing without any."""
+    if not counts:
+        return ""
+    rows: list[Row] = [
+        (name_of(name), f"{number:,}", Bar(number / whole if whole else 0, percent(number / whole if whole else 0)))
+        for name, number in counts
+    ]
+    return card(title, table((_("What"), _("Number"), _("Share")), rows, numbers=(_("Number"),)))
+
+
+def length(edge: str) -> str:
+    """A span of lengths, named by where it ends; 0 is the last."""
+    number = int(edge)
+    if number == 0:
+        return _("{least:,} and more").format(least=LENGTH_EDGES[-1])
+    place = LENGTH_EDGES.index(number)
+    return _("{least:,} to {most:,}").format(least=LENGTH_EDGES[place - 1] if place else 0, most=number - 1)
+
+
+def people(found: DataStatistics) -> str:
+    """What each annotator said."""
+    rows: list[Row] = [
+        (
+            one.name,
+            f"{one.judgements:,}",
+            share_of(one.ties, one.judgements),
+            share_of(one.all_bad, one.judgements),
+            f"{one.skips:,}",
+            f"{one.flags:,}",
+            duration(one.seconds) if one.seconds else NOTHING,
+        )
+        for one in found.people
+    ]
+    headers: Sequence[str] = (
+        *(_("Annotator"), _("Judgements"), _("Ties"), _("All bad"), _("Skips"), _("Flags"), _("Mean time")),
+    )
+    return card(_("By person"), table(headers, rows, numbers=headers[1:])) if rows else ""
+
+
+def share_of(part: int, whole: int) -> str:
+    """A number and what share that is."""
+    return f"{part:,} ({percent(part / whole)})" if whole else NOTHING
+
+
+def writers(found: DataStatistics) -> str:
+    """How long the answers of each policy are."""
+    rows: list[Row] = [
+        (one.writer, f"{one.answers:,}", f"{one.mean:,.0f}", f"{one.longest:,}") for one in found.writers
+    ]
+    headers = (_("Answers by"), _("Answers"), _("Mean length"), _("Longest"))
+    return card(_("Length of answers, in characters"), table(headers, rows, numbers=headers[1:])) if rows else ""
+
+
+def days(found: DataStatistics) -> str:
+    """Judgements by day."""
+    if not found.by_day:
+        return ""
+    total = sum(number for _day, number in found.by_day)
+    sentence = ngettext("{count:,} judgement.", "{count:,} judgements.", total).format(count=total)
+    return charts.columns(Frame("data-days", _("Judgements by day"), sentence), found.by_day, _("judgements"))

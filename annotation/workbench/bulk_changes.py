@@ -1,0 +1,301 @@
+"""Changes of many comparisons at once: assigned, released, settled, passed over or withdrawn, and each taken back.
+
+Each is a row with the comparisons that it changed, in one transaction with what it changes, so that the history of a
+comparison names it and an undo knows what was there before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, cast, get_args
+
+from annotation import claims
+from annotation.database import Database
+from annotation.records import Annotator, UserError, now
+from annotation.translation import N_, _
+from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.workbench.comparison_list import terms
+
+ChangeKind = Literal["assign", "release", "settle", "skip", "withdraw"]
+CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = get_args(ChangeKind)
+CAN_BE_JUDGED: Final = """c.purpose = 'preference'
+    AND (c.state IN ('ready', 'writing') OR c.state = 'closed' AND c.asks != 'nobody')"""
+STANDS: Final = """SELECT {} FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
+    WHERE i.comparison_id = c.id AND i.state = 'stands' AND x.kind = '{}'"""
+# Which comparisons each kind changes; `annotator` is whom it is for.
+ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
+    "assign": f"""{CAN_BE_JUDGED} AND (:annotator IS NULL OR {claims.UNSEEN})
+        AND NOT EXISTS ({STANDS.format("1", "assign")} AND x.annotator_id IS :annotator AND x.group_name IS :group)""",
+    "release": f"EXISTS ({STANDS.format('1', 'assign')})",
+    "settle": f"""c.purpose = 'preference' AND c.state IN ('ready', 'closed') AND c.judged > 0
+        AND NOT EXISTS ({STANDS.format("1", "settle")} AND x.annotator_id = :annotator)""",
+    "skip": f"{CAN_BE_JUDGED} AND {claims.UNSEEN}",
+    "withdraw": "c.purpose = 'preference' AND c.candidate_id IS NULL AND c.state IN ('ready', 'asked')",
+}
+# What a change of this kind leaves out of what was chosen, and why.
+LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
+    "assign": N_("judged, skipped or assigned to them already, gold, or not fit to be judged"),
+    "release": N_("assigned to nobody"),
+    "settle": N_("judged by nobody, gold, or in your list already"),
+    "skip": N_("judged or skipped by you already, gold, or not fit to be judged"),
+    "withdraw": N_("gold, withdrawn or judged elsewhere already, being answered, or measuring a candidate"),
+}
+BEFORE: Final[Mapping[ChangeKind, str]] = {
+    "withdraw": "json_object('state', c.state, 'asks', c.asks, 'asks_why', c.asks_why)",
+    "release": f"(SELECT json_group_array(i.change_id) FROM ({STANDS.format('i.change_id', 'assign')}) i)",
+}
+
+
+@dataclass(frozen=True)
+class BulkRequest:
+    """What is to be done with which comparisons. `whom`: 'person:NAME' or 'group:NAME', of an assignment."""
+
+    kind: ChangeKind
+    comparisons: ComparisonFilter
+    whom: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a change would do."""
+
+    changed: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A bulk change that was made."""
+
+    id: int
+    kind: ChangeKind
+    whom: str
+    """The person or the group that it is for; empty where it is for nobody."""
+    comparisons: int
+    decided_by: str
+    created: str
+    undone_by: str | None
+
+
+def check_kind(word: Any) -> ChangeKind:
+    """Raises UserError for what is no kind of change."""
+    if word not in CHANGE_KINDS:
+        raise UserError(_("There is no such change. Reload the page."))
+    return cast(ChangeKind, word)
+
+
+def whom_of(db: Database, asked: BulkRequest, by: Annotator) -> dict[str, Any]:
+    """The columns that say whom a change is for. Raises UserError for nobody, or a group without anybody."""
+    if asked.kind != "assign":
+        return {"annotator": None if asked.kind in ("release", "withdraw") else by.id, "group": None}
+    sort, _colon, name = asked.whom.partition(":")
+    if sort == "person":
+        person = db.value("SELECT id FROM annotator WHERE name = ? AND kind = 'person' AND active", (name,))
+        if person is not None:
+            return {"annotator": person, "group": None}
+    group = db.value(
+        """SELECT g.name FROM annotator_group g JOIN annotator a ON a.id = g.annotator_id
+           WHERE g.name = ? AND a.active""",
+        (name,),
+    )
+    if sort == "group" and group is not None:
+        return {"annotator": None, "group": group}
+    raise UserError(_("Choose a person who can sign in, or a group with somebody in it. Nothing was changed."))
+
+
+def plan(db: Database, asked: BulkRequest, by: Annotator) -> Plan:
+    """How many comparisons a change would change, and how many of those chosen it would leave out."""
+    condition, values = asked.comparisons.where()
+    row = db.row(
+        f"""SELECT count(*) AS chosen, coalesce(sum({ELIGIBLE[asked.kind]}), 0) AS changed
+            FROM comparison c WHERE {condition}""",
+        {**terms(db), **whom_of(db, asked, by), **values},
+    )
+    assert row is not None
+    return Plan(row["changed"], row["chosen"] - row["changed"])
+
+
+def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
+    """Make a change of as many comparisons as were confirmed; returns its id.
+
+    Raises UserError, and changes nothing, where it would be another number by now, or none.
+    """
+    with db.transaction() as connection:
+        whom = whom_of(db, asked, by)
+        row = {"kind": asked.kind, "annotator_id": whom["annotator"], "group_name": whom["group"]}
+        change_id = db.insert("bulk_change", {**row, "decided_by": by.name, "created": now()})
+        condition, values = asked.comparisons.where()
+        found = connection.execute(
+            f"""INSERT INTO bulk_change_comparison (change_id, comparison_id, before, state)
+                SELECT :change, c.id, {BEFORE.get(asked.kind, "NULL")}, :state FROM comparison c
+                WHERE ({condition}) AND {ELIGIBLE[asked.kind]}""",
+            {
+                **terms(db),
+                **whom,
+                **values,
+                "change": change_id,
+                "state": "stands" if asked.kind in ("assign", "settle") else None,
+            },
+        ).rowcount
+        if not found:
+            raise UserError(_("None of these comparisons can be changed so. Nothing was changed."))
+        if found != expected:
+            raise UserError(
+                _(
+                    "Meanwhile it would be {found:,} comparisons, not {expected:,}. Nothing was changed; look again."
+                ).format(found=found, expected=expected)
+            )
+        MADE[asked.kind](db, change_id)
+    return change_id
+
+
+OF_CHANGE: Final = "SELECT comparison_id FROM bulk_change_comparison WHERE change_id = :change"
+
+
+def follow(db: Database, change_id: int) -> None:
+    """What is assigned now is held back for those whom it was assigned to."""
+    claims.hold_back(db, OF_CHANGE, {"change": change_id})
+
+
+def release(db: Database, change_id: int) -> None:
+    """Give what was assigned back to all."""
+    db.connection.execute(
+        f"""UPDATE bulk_change_comparison SET state = 'released'
+            WHERE state = 'stands' AND comparison_id IN ({OF_CHANGE})
+              AND change_id IN (SELECT id FROM bulk_change WHERE kind = 'assign')""",
+        {"change": change_id},
+    )
+    claims.hold_back(db, OF_CHANGE, {"change": change_id})
+
+
+def withdraw(db: Database, change_id: int) -> None:
+    """Ask nobody any more. What is in somebody's hands stays there until it is judged."""
+    db.connection.execute(
+        f"UPDATE comparison SET state = 'closed', asks = 'nobody', asks_why = NULL WHERE id IN ({OF_CHANGE})",
+        {"change": change_id},
+    )
+
+
+def skip(db: Database, change_id: int) -> None:
+    """Pass comparisons over as one does while annotating: an act in the record, and others still get them."""
+    size = "(SELECT count(*) FROM comparison_response cr WHERE cr.comparison_id = i.comparison_id)"
+    values = {"change": change_id, "now": now(), **claims.kinds_by_size(db)}
+    db.connection.execute(
+        f"""INSERT INTO claim (nonce, comparison_id, annotator_id, purpose, kind, slot, guidelines_version, shown_order,
+                assigned_by, state, created, expires)
+            SELECT lower(hex(randomblob(16))), i.comparison_id, x.annotator_id, 'own',
+                iif({size} = 2, :two, :several), 0, (SELECT max(version) FROM guidelines),
+                (SELECT json_group_array(position) FROM (SELECT position FROM comparison_response cr
+                    WHERE cr.comparison_id = i.comparison_id ORDER BY position)), x.id, 'skipped', :now, :now
+            FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id WHERE x.id = :change""",
+        values,
+    )
+    db.connection.execute(
+        """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, shown_order,
+               guidelines_version, seconds, created)
+           SELECT id, comparison_id, annotator_id, purpose, kind, 'skip', shown_order, guidelines_version, 0, :now
+           FROM claim WHERE assigned_by = :change ORDER BY id""",
+        values,
+    )
+    claims.follow_assignments(db)
+
+
+MADE: Final[Mapping[ChangeKind, Callable[[Database, int], None]]] = {
+    "assign": follow,
+    "release": release,
+    "settle": follow,
+    "skip": skip,
+    "withdraw": withdraw,
+}
+
+
+# ------------------------------------------------------------------------------------------------------- taking back
+def undo(db: Database, change_id: int, by: str) -> Change:
+    """Take a change back as far as nothing else has come of it: what was judged meanwhile stays judged.
+
+    Raises UserError where there is no such change, or it was taken back.
+    """
+    with db.transaction() as connection:
+        made = change(db, change_id)
+        if made is None or made.undone_by is not None:
+            raise UserError(_("This was taken back already. Nothing was changed now."))
+        UNDONE[made.kind](db, change_id)
+        connection.execute("UPDATE bulk_change SET undone_by = ?, undone = ? WHERE id = ?", (by, now(), change_id))
+    found = change(db, change_id)
+    assert found is not None
+    return found
+
+
+def undo_assigning(db: Database, change_id: int) -> None:
+    """Nobody has it from this change any more."""
+    db.connection.execute(
+        "UPDATE bulk_change_comparison SET state = 'released' WHERE change_id = ? AND state = 'stands'", (change_id,)
+    )
+    claims.hold_back(db, OF_CHANGE, {"change": change_id})
+
+
+def undo_releasing(db: Database, change_id: int) -> None:
+    """The assignments that were released stand again, unless they were taken back meanwhile."""
+    db.connection.execute(
+        """UPDATE bulk_change_comparison AS i SET state = 'stands' WHERE state = 'released'
+             AND change_id IN (SELECT id FROM bulk_change WHERE kind = 'assign' AND undone IS NULL)
+             AND EXISTS (SELECT 1 FROM bulk_change_comparison b, json_each(b.before) was
+                 WHERE b.change_id = :change AND b.comparison_id = i.comparison_id AND was.value = i.change_id)""",
+        {"change": change_id},
+    )
+    claims.follow_assignments(db)  # some may have been judged meanwhile
+
+
+def undo_withdrawing(db: Database, change_id: int) -> None:
+    """Those that are still withdrawn are handed out as before."""
+    db.connection.execute(
+        f"""UPDATE comparison SET (state, asks, asks_why) = (
+                SELECT json_extract(before, '$.state'), json_extract(before, '$.asks'),
+                    json_extract(before, '$.asks_why')
+                FROM bulk_change_comparison WHERE change_id = :change AND comparison_id = comparison.id)
+            WHERE state = 'closed' AND asks = 'nobody' AND id IN ({OF_CHANGE})""",
+        {"change": change_id},
+    )
+
+
+def undo_skipping(db: Database, change_id: int) -> None:
+    """The skips that still stand are taken back, each by a row of its own, as every judgement is."""
+    db.connection.execute(
+        """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, shown_order, seconds,
+               supersedes, created)
+           SELECT j.claim_id, j.comparison_id, j.annotator_id, j.purpose, j.kind, 'undone', j.shown_order, 0, j.id, :now
+           FROM current_judgement j JOIN claim k ON k.id = j.claim_id
+           WHERE k.assigned_by = :change AND j.outcome = 'skip' ORDER BY j.id""",
+        {"change": change_id, "now": now()},
+    )
+    db.connection.execute(
+        "UPDATE claim SET state = 'released' WHERE assigned_by = ? AND state = 'skipped'", (change_id,)
+    )
+    claims.follow_assignments(db)
+
+
+UNDONE: Final[Mapping[ChangeKind, Callable[[Database, int], None]]] = {
+    "assign": undo_assigning,
+    "release": undo_releasing,
+    "settle": undo_assigning,
+    "skip": undo_skipping,
+    "withdraw": undo_withdrawing,
+}
+
+
+CHANGES: Final = """SELECT x.id, x.kind, coalesce(a.name, x.group_name, '') AS whom, x.decided_by, x.created,
+        x.undone_by,
+        (SELECT count(*) FROM bulk_change_comparison i WHERE i.change_id = x.id) AS comparisons
+    FROM bulk_change x LEFT JOIN annotator a ON a.id = x.annotator_id WHERE {} ORDER BY x.id DESC LIMIT {}"""
+
+
+def change(db: Database, change_id: int) -> Change | None:
+    """A change by its id."""
+    row = db.row(CHANGES.format("x.id = ?", 1), (change_id,))
+    return None if row is None else Change(**row)
+
+
+def changes(db: Database, limit: int = 20) -> list[Change]:
+    """The latest changes, newest first."""
+    return [Change(**row) for row in db.rows(CHANGES.format("1", limit))]

@@ -1,0 +1,151 @@
+"""What the filtered comparisons are: by status, person, set of prompts and day; ties and lengths. All SQL of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from annotation.database import Database
+from annotation.workbench.comparison_filter import STATUS, ComparisonFilter
+from annotation.workbench.comparison_list import terms
+
+MOST_ROWS: Final = 30
+MOST_DAYS: Final = 120
+# Characters: where the bars of lengths end, the last of all others.
+LENGTH_EDGES: Final = (100, 200, 400, 800, 1600, 3200)
+
+Counts = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class PersonCounts:
+    """What one annotator said of the comparisons."""
+
+    name: str
+    judgements: int
+    ties: int
+    all_bad: int
+    skips: int
+    flags: int
+    seconds: float | None
+    """The mean that a judgement took, those over ten minutes left out."""
+
+
+@dataclass(frozen=True)
+class WriterLengths:
+    """How long the answers of one policy (or of an import) are, in characters."""
+
+    writer: str
+    answers: int
+    mean: float
+    longest: int
+
+
+@dataclass(frozen=True)
+class DataStatistics:
+    """What there is to say of a selection of comparisons."""
+
+    comparisons: int
+    judgements: int
+    """That stand, skips aside."""
+    ties: int
+    all_bad: int
+    flagged: int
+    """Comparisons."""
+    by_status: Counts
+    by_source: Counts
+    by_split: Counts
+    by_answers: Counts
+    """By how many answers they have."""
+    by_day: Counts
+    """Judgements by day (UTC), oldest first."""
+    people: tuple[PersonCounts, ...]
+    writers: tuple[WriterLengths, ...]
+    lengths: Counts
+    """Answers by their length."""
+
+
+def statistics(db: Database, wanted: ComparisonFilter) -> DataStatistics:
+    """Count what a filter finds. 100,000 comparisons take about a second."""
+    condition, values = wanted.where()
+    asked = {**terms(db), **values}
+    chosen = f"FROM comparison c WHERE {condition}"
+    with db.reading():
+        # Once for all the counts: the ids in a table of this connection's own, in memory or on the temporary disk.
+        db.connection.execute("CREATE TEMP TABLE IF NOT EXISTS chosen (id INTEGER PRIMARY KEY)")
+        db.connection.execute("DELETE FROM chosen")
+        db.connection.execute(f"INSERT INTO chosen SELECT c.id {chosen}", asked)
+        return counted(db, asked)
+
+
+MINE: Final = "FROM chosen o JOIN comparison c ON c.id = o.id"
+PROMPTS: Final = f"{MINE} JOIN prompt p ON p.id = c.prompt_id"
+SAID: Final = "FROM chosen o JOIN current_judgement j ON j.comparison_id = o.id"
+PLACED: Final = "FROM chosen o JOIN comparison_response cr ON cr.comparison_id = o.id"
+TIE: Final = "j.outcome = 'ranked' AND j.ranking NOT LIKE '%2%'"
+EDGES: Final = " ".join(f"WHEN length(r.text) < {edge} THEN {edge}" for edge in LENGTH_EDGES)
+# The texts are read once for both: who wrote how long ones, and how many there are of each length.
+ANSWERS: Final = f"""SELECT coalesce(m.revision, r.origin) AS writer, CASE {EDGES} ELSE 0 END AS edge,
+        count(*) AS answers, sum(length(r.text)) AS characters, max(length(r.text)) AS longest
+    {PLACED} JOIN response r ON r.id = cr.response_id LEFT JOIN model m ON m.id = r.model_id GROUP BY 1, 2"""
+PEOPLE: Final = f"""SELECT a.name, sum(j.outcome != 'skip') AS judgements, sum({TIE}) AS ties,
+        sum(j.outcome = 'all-bad') AS all_bad, sum(j.outcome = 'skip') AS skips, sum(j.flag NOT NULL) AS flags,
+        avg(iif(j.seconds BETWEEN 0.01 AND 600, j.seconds, NULL)) AS seconds
+    {SAID} JOIN annotator a ON a.id = j.annotator_id GROUP BY a.id ORDER BY judgements DESC"""
+
+
+def counted(db: Database, asked: dict[str, Any]) -> DataStatistics:
+    """The figures of the chosen."""
+    pairs = counts_of(db)
+    people = tuple(PersonCounts(**row) for row in db.rows(PEOPLE))
+    answers = db.rows(ANSWERS)
+    return DataStatistics(
+        comparisons=int(db.value("SELECT count(*) FROM chosen")),
+        judgements=sum(one.judgements for one in people),
+        ties=sum(one.ties for one in people),
+        all_bad=sum(one.all_bad for one in people),
+        flagged=int(db.value(f"SELECT count(*) {MINE} WHERE c.flagged")),
+        by_status=pairs(f"SELECT {STATUS}, count(*) {MINE} GROUP BY 1 ORDER BY 2 DESC", asked),
+        by_source=pairs(f"SELECT p.source, count(*) {PROMPTS} GROUP BY 1 ORDER BY 2 DESC LIMIT {MOST_ROWS}"),
+        by_split=pairs(f"SELECT p.split, count(*) {PROMPTS} GROUP BY 1 ORDER BY 1 DESC"),
+        by_answers=pairs(
+            f"SELECT n, count(*) FROM (SELECT count(*) AS n {PLACED} GROUP BY o.id) GROUP BY 1 ORDER BY 1"
+        ),
+        by_day=pairs(
+            f"""SELECT * FROM (SELECT substr(j.created, 1, 10), count(*) {SAID} WHERE j.outcome != 'skip'
+                GROUP BY 1 ORDER BY 1 DESC LIMIT {MOST_DAYS}) ORDER BY 1"""
+        ),
+        people=people[:MOST_ROWS],
+        writers=writers_of(answers),
+        lengths=lengths_of(answers),
+    )
+
+
+def writers_of(rows: Sequence[Mapping[str, Any]]) -> tuple[WriterLengths, ...]:
+    """How long the answers of each are, who wrote most of them first."""
+    found: dict[str, WriterLengths] = {}
+    for row in rows:
+        old = found.get(row["writer"], WriterLengths(row["writer"], 0, 0.0, 0))
+        count = old.answers + row["answers"]
+        mean = (old.mean * old.answers + row["characters"]) / count
+        found[row["writer"]] = WriterLengths(row["writer"], count, mean, max(old.longest, row["longest"]))
+    return tuple(sorted(found.values(), key=lambda one: -one.answers)[:MOST_ROWS])
+
+
+def lengths_of(rows: Sequence[Mapping[str, Any]]) -> Counts:
+    """How many answers end by each edge; 0, that they are longer than all of them, comes last."""
+    counts: Counter[int] = Counter()
+    for row in rows:
+        counts[row["edge"]] += row["answers"]
+    return tuple((str(edge), counts[edge]) for edge in (*LENGTH_EDGES, 0) if counts[edge])
+
+
+def counts_of(db: Database) -> Any:
+    """Reads (name, number) of a query's rows."""
+
+    def pairs(query: str, values: dict[str, Any] | Sequence[Any] = ()) -> Counts:
+        return tuple((str(name), int(number)) for name, number in db.connection.conn.execute(query, values).fetchall())
+
+    return pairs

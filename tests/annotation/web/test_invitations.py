@@ -1,0 +1,103 @@
+"""Invitations: an account of one's own by a link, as an annotator, so often and so long; nothing secret is stored."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from annotation.database import Database
+from annotation.records import UserError
+from annotation.web import access, invitations
+from annotation.web.invitations import JoinPages
+from annotation.web.middleware import SignIn
+from annotation.workbench import annotator_groups
+
+PASSWORD = "seven wooden bridges"
+
+
+def token_of(path: str) -> str:
+    return path.removeprefix("/join?token=")
+
+
+@pytest.fixture
+def client(db: Database) -> TestClient:
+    sign_in = SignIn(db, "cookie")
+    return TestClient(Starlette(routes=JoinPages(db, sign_in).routes()), follow_redirects=False)
+
+
+def test_whoever_has_the_link_makes_an_annotators_account_and_is_signed_in(db: Database, client: TestClient) -> None:
+    path = invitations.invite(db, {"uses": 2, "days": 1, "group": " the  crowd ", "quota": 30}, "eve")
+    assert 'name="password"' in client.get(path).text
+    answer = client.post("/join", data={"token": token_of(path), "name": "ann", "password": PASSWORD})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    joined = access.session_annotator(db, answer.cookies["cookie"])
+    assert joined is not None
+    assert (joined.name, joined.role) == ("ann", "annotator")
+    account = access.accounts(db)[0]
+    assert (account.quota, annotator_groups.groups_of_each(db)[account.id]) == (30, ("the crowd",))
+    assert invitations.invitations(db)[0].used == 1
+    token = token_of(path)
+    assert token not in "".join(str(row) for row in db.rows("SELECT * FROM invitation"))
+
+
+def test_a_link_ends_with_its_uses_its_days_and_its_withdrawal(db: Database, client: TestClient) -> None:
+    used, old, withdrawn = (invitations.invite(db, {"uses": 1}, "eve") for _turn in range(3))
+    invitations.accept(db, token_of(used), "ann", PASSWORD)
+    with db.transaction() as connection:
+        connection.execute("UPDATE invitation SET expires = '2020' WHERE id = 2")
+    invitations.withdraw(db, 3)
+    for path in (used, old, withdrawn, "/join?token=made-up", "/join", "/join?token="):
+        answer = client.get(path)
+        assert (answer.status_code, "not valid" in answer.text, "<form" in answer.text) == (404, True, False)
+        with pytest.raises(UserError, match="not valid"):
+            invitations.accept(db, token_of(path), "bob", PASSWORD)
+    assert [one.state for one in invitations.invitations(db)] == ["withdrawn", "expired", "used"]
+    for number in (1, 2, 3, 9):
+        with pytest.raises(UserError, match="over already"):
+            invitations.withdraw(db, number)
+    assert len(access.accounts(db)) == 1
+
+
+def test_a_refused_name_or_password_spends_nothing_and_is_said_on_the_form(db: Database, client: TestClient) -> None:
+    access.add_account(db, "eve", "admin", PASSWORD)
+    path = invitations.invite(db, {}, "eve")
+    for name, password, said in (
+        ("eve", PASSWORD, "There is an account"), ("EVE", PASSWORD, "There is an account"),
+        ("<b>", PASSWORD, "be a name"), ("ann", "short", "too short"), ("ann", "", "too short"),
+    ):  # fmt: skip
+        answer = client.post("/join", data={"token": token_of(path), "name": name, "password": password})
+        assert answer.status_code == 409
+        assert said in answer.text
+        assert "<b>" not in answer.text
+    assert invitations.invitations(db)[0].used == 0
+
+
+def test_a_bad_token_costs_no_hash(db: Database, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "hash_password", lambda *_: pytest.fail("it was hashed"))
+    answer = client.post("/join", data={"token": "guessed", "name": "ann", "password": PASSWORD})
+    assert answer.status_code == 404
+
+
+def test_the_last_use_is_given_once(db: Database) -> None:
+    token = token_of(invitations.invite(db, {"uses": 1}, "eve"))
+
+    async def both() -> list[object]:
+        tries = (asyncio.to_thread(invitations.accept, db, token, name, PASSWORD) for name in ("ann", "bob"))
+        return await asyncio.gather(*tries, return_exceptions=True)
+
+    done = asyncio.run(both())
+    assert sum(isinstance(one, UserError) for one in done) == 1
+    assert len(access.accounts(db)) == 1
+
+
+BAD = ({"uses": 0}, {"uses": 1001}, {"days": 0}, {"days": 91}, {"quota": -1}, {"uses": "many"}, {"group": "a, b"}, 7)
+
+
+@pytest.mark.parametrize("asked", BAD)
+def test_what_no_invitation_can_be_is_refused(db: Database, asked: object) -> None:
+    with pytest.raises(UserError):
+        invitations.invite(db, asked, "eve")
+    assert invitations.invitations(db) == []

@@ -1,0 +1,239 @@
+"""Bulk changes: who gets what is assigned, what is left out, and that each can be taken back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.records import Annotator, UserError
+from annotation.web import access
+from annotation.workbench import annotator_groups, bulk_changes
+from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
+from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.workbench.comparison_list import list_page
+from tests.conftest import act, seed_comparisons
+
+
+@pytest.fixture
+def people(db: Database) -> dict[str, Annotator]:
+    roles = {"ann": "annotator", "bob": "annotator", "cat": "annotator", "eve": "admin"}
+    return {name: access.add_account(db, name, role, "long enough words") for name, role in roles.items()}
+
+
+def change(db: Database, by: Annotator, kind: ChangeKind, ids: list[int], whom: str = "") -> int:
+    asked = BulkRequest(kind, ComparisonFilter(ids=tuple(ids)), whom)
+    return bulk_changes.make(db, asked, by, bulk_changes.plan(db, asked, by).changed)
+
+
+def judge_all(db: Database, annotator: Annotator, word: str = "tie", most: int = 99) -> list[int]:
+    served: list[int] = []
+    while len(served) < most and (claim := claims.claim_next(db, annotator.id)) is not None:
+        served.append(claim.comparison_id)
+        claims.judge(db, annotator.id, claim.nonce, act(word))
+    return served
+
+
+def statuses(db: Database) -> list[str]:
+    return [row.status for row in list_page(db, ComparisonFilter(), "oldest").rows]
+
+
+def test_what_is_assigned_to_a_person_comes_first_and_to_nobody_else(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 6)
+    change(db, people["eve"], "assign", ids[4:], "person:ann")
+    assert judge_all(db, people["bob"]) == ids[:4]
+    assert judge_all(db, people["ann"]) == ids[4:]
+    rows = db.rows("SELECT chance, assigned_by FROM claim WHERE annotator_id = ?", (people["ann"].id,))
+    assert {(row["chance"], row["assigned_by"]) for row in rows} == {(None, 1)}
+
+
+def test_the_assigned_stay_theirs_when_they_expire_and_when_an_act_is_undone(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 1)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    held = claims.claim_next(db, people["ann"].id)
+    assert held is not None
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
+    assert judge_all(db, people["bob"]) == []
+    assert judge_all(db, people["ann"], most=1) == ids
+    assert statuses(db) == ["judged"]
+    claims.undo(db, people["ann"].id, "")
+    assert judge_all(db, people["bob"]) == []
+    again = claims.claim_next(db, people["ann"].id)
+    assert again is not None
+    claims.judge(db, people["ann"].id, again.nonce, act("skip"))
+    assert judge_all(db, people["bob"]) == ids, "who is asked may pass, and then it is everybody's"
+
+
+def test_a_second_opinion_can_be_assigned_on_what_has_its_full_number(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 2)
+    assert judge_all(db, people["bob"]) == ids
+    asked = BulkRequest("assign", ComparisonFilter(), "person:bob")
+    assert bulk_changes.plan(db, asked, people["eve"]) == bulk_changes.Plan(0, 2), "judged by them already"
+    change(db, people["eve"], "assign", ids, "person:ann")
+    assert judge_all(db, people["ann"], most=1) == ids[:1]
+    undone = claims.undo(db, people["ann"].id, "")
+    assert undone.comparison_id == ids[0], "though another has judged it"
+    claims.judge(db, people["ann"].id, undone.nonce, act("tie"))
+    assert judge_all(db, people["ann"]) == ids[1:]
+
+
+def test_a_group_shares_what_is_assigned_up_to_the_number_of_annotators(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    store.set_project(db, replace(store.project(db), overlap=2))
+    ids = seed_comparisons(db, 2)
+    for name in ("ann", "bob"):
+        annotator_groups.set_groups(db, people[name].id, ("Medics",))
+    annotator_groups.set_groups(db, people["eve"].id, ("medics", "others"))
+    assert annotator_groups.groups_of_each(db)[people["eve"].id] == ("Medics", "others"), "one spelling"
+    change(db, people["eve"], "assign", ids, "group:medics")
+    assert judge_all(db, people["cat"]) == []
+    assert judge_all(db, people["ann"]) == ids
+    assert judge_all(db, people["bob"]) == ids
+    assert (judge_all(db, people["eve"]), judge_all(db, people["cat"])) == ([], [])
+    assert statuses(db) == ["judged", "judged"]
+
+
+def test_an_assignment_to_somebody_who_leaves_goes_back_to_all(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 2)
+    annotator_groups.set_groups(db, people["bob"].id, ("crowd",))
+    change(db, people["eve"], "assign", ids[:1], "person:ann")
+    change(db, people["eve"], "assign", ids[1:], "group:crowd")
+    assert judge_all(db, people["cat"]) == []
+    access.deactivate(db, "ann")
+    assert judge_all(db, people["cat"]) == ids[:1]
+    annotator_groups.set_groups(db, people["bob"].id, ())
+    assert judge_all(db, people["cat"]) == ids[1:]
+    with pytest.raises(UserError, match="a person who can sign in, or a group"):
+        change(db, people["eve"], "assign", ids, "group:crowd")
+    with pytest.raises(UserError, match="a person who can sign in, or a group"):
+        change(db, people["eve"], "assign", ids, "person:ann")
+
+
+def test_an_assigned_stock_does_not_keep_the_model_from_writing_for_the_others(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 3)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    assert store.stock_sizes(db, 1)["train"] == 0
+    change(db, people["eve"], "release", ids[:1])
+    assert store.stock_sizes(db, 1)["train"] == 1
+
+
+def test_releasing_and_its_undo(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 2)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    released = change(db, people["eve"], "release", ids)
+    assert statuses(db) == ["open", "open"]
+    bulk_changes.undo(db, released, "eve")
+    assert statuses(db) == ["assigned", "assigned"]
+    bulk_changes.undo(db, 1, "eve")
+    assert statuses(db) == ["open", "open"]
+    with pytest.raises(UserError, match="taken back already"):
+        bulk_changes.undo(db, released, "eve")
+
+
+def test_what_is_put_aside_to_settle_comes_blind_one_after_the_other(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 3)
+    judge_all(db, people["bob"], most=2)
+    asked = BulkRequest("settle", ComparisonFilter())
+    assert bulk_changes.plan(db, asked, people["eve"]) == bulk_changes.Plan(2, 1)
+    made = bulk_changes.make(db, asked, people["eve"], 2)
+    assert judge_all(db, people["ann"], most=1) == ids[2:], "nobody else is kept from anything"
+    assert judge_all(db, people["eve"]) == ids[:2]
+    assert {row["purpose"] for row in db.rows("SELECT purpose FROM judgement WHERE annotator_id = 5 - 1")} == {
+        "adjudication"
+    }
+    assert statuses(db) == ["settled", "settled", "judged"]
+    bulk_changes.undo(db, made, "eve")
+    assert statuses(db) == ["settled", "settled", "judged"], "what was judged stays"
+
+
+def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 3)
+    made = change(db, people["ann"], "skip", ids[:2])
+    assert judge_all(db, people["ann"]) == ids[2:]
+    rows = db.rows("SELECT outcome, shown_order, kind FROM judgement ORDER BY id")
+    assert rows[0] == {"outcome": "skip", "shown_order": "[0,1]", "kind": "pair"}
+    assert len(claims.latest(db, people["ann"].id)) == 3
+    bulk_changes.undo(db, made, "ann")
+    assert judge_all(db, people["ann"]) == ids[:2]
+
+
+def test_skipping_what_is_assigned_gives_it_to_all_and_its_undo_takes_it_back(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 1)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    made = change(db, people["ann"], "skip", ids)
+    assert statuses(db) == ["open"]
+    bulk_changes.undo(db, made, "ann")
+    assert statuses(db) == ["assigned"]
+    released = change(db, people["eve"], "release", ids)
+    assert judge_all(db, people["ann"]) == ids
+    bulk_changes.undo(db, released, "eve")
+    assert statuses(db) == ["judged"], "there is nothing more to hold back"
+
+
+def test_nobody_is_asked_about_what_is_withdrawn_and_an_undo_gives_it_back(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 4)
+    held = claims.claim_next(db, people["bob"].id)
+    assert held is not None
+    made = change(db, people["eve"], "withdraw", ids[:3])
+    assert judge_all(db, people["ann"]) == ids[3:]
+    claims.judge(db, people["bob"].id, held.nonce, act("tie"))  # what was in hand is not lost
+    assert statuses(db) == ["withdrawn"] * 3 + ["judged"]
+    assert store.stock_sizes(db, 1)["train"] == 0
+    bulk_changes.undo(db, made, "eve")
+    assert judge_all(db, people["ann"]) == ids[1:3]
+
+
+def test_a_change_of_another_number_than_was_confirmed_is_refused_whole(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    seed_comparisons(db, 2)
+    asked = BulkRequest("withdraw", ComparisonFilter(status=("open",)))
+    seed_comparisons(db, 1)
+    with pytest.raises(UserError, match="it would be 3 comparisons, not 2"):
+        bulk_changes.make(db, asked, people["eve"], 2)
+    assert (statuses(db), bulk_changes.changes(db)) == (["open"] * 3, [])
+    with pytest.raises(UserError, match="None of these"):
+        bulk_changes.make(db, BulkRequest("release", ComparisonFilter()), people["eve"], 0)
+
+
+def test_nothing_more_is_handed_out_once_the_quota_is_reached(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 4)
+    change(db, people["eve"], "assign", ids[3:], "person:ann")
+    annotator_groups.set_quota(db, people["ann"].id, 2)
+    assert judge_all(db, people["ann"]) == [ids[3], ids[0]]
+    undone = claims.undo(db, people["ann"].id, "")
+    claims.judge(db, people["ann"].id, undone.nonce, act("tie"))
+    assert claims.claim_next(db, people["ann"].id) is None
+    annotator_groups.set_quota(db, people["ann"].id, None)
+    assert judge_all(db, people["ann"]) == ids[1:3]
+
+
+def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 30)
+    store.set_project(db, replace(store.project(db), gold_share=0.5))
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id > ?", (ids[19],))
+    change(db, people["eve"], "assign", ids[:20], "person:ann")
+    judge_all(db, people["ann"], most=16)
+    rows = db.rows("SELECT purpose, chance FROM claim WHERE annotator_id = ?", (people["ann"].id,))
+    assert {(row["purpose"], row["chance"]) for row in rows} == {("gold", 0.5), ("own", None)}

@@ -1,0 +1,143 @@
+"""The page of one comparison: everything that became of it, in rows, and as a page that is safe to look at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from annotation import claims, store
+from annotation.database import Database
+from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, line_of
+from annotation.records import UserError, now
+from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
+from annotation.tabs.comparisons.comparison_table import ListPlace
+from annotation.web import access
+from annotation.workbench import bulk_changes, own_standing
+from annotation.workbench.bulk_changes import BulkRequest
+from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.workbench.comparison_history import history, used_by
+from annotation.workbench.comparison_list import choices, list_page
+from annotation.workbench.data_statistics import statistics
+from tests.conftest import act, make_response, seed_comparisons, seed_prompts
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def lived(db: Database) -> int:
+    """A comparison that was judged, changed, taken back, judged again, settled, assigned and withdrawn."""
+    ann = access.add_account(db, "ann", "admin", "long enough words")
+    prompt = seed_prompts(db, 1)[0]
+    comparison = store.add_comparison(db, [make_response(prompt, EVIL), make_response(prompt, "plain")], chance=0.25)
+    assert comparison is not None
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    first = claims.judge(db, ann.id, claim.nonce, act("left-much", note=EVIL, flag="broken", tags=["clear"]))
+    claims.revise(db, ann.id, first, act("tie"))
+    again = claims.undo(db, ann.id, "")
+    claims.judge(db, ann.id, again.nonce, act("right-slightly", edit={"place": 1, "text": "better"}))
+    settling = claims.adjudicate(db, ann.id, comparison)
+    claims.judge(db, ann.id, settling.nonce, act("all-bad"))
+    for kind, whom in (("withdraw", ""), ("release", "")):
+        asked = BulkRequest(bulk_changes.check_kind(kind), ComparisonFilter(ids=(comparison,)), whom)
+        if bulk_changes.plan(db, asked, ann).changed:
+            bulk_changes.make(db, asked, ann, 1)
+    bulk_changes.undo(db, 1, "ann")
+    return comparison
+
+
+def test_the_history_has_every_act_in_order(db: Database) -> None:
+    comparison = lived(db)
+    found = history(db, comparison)
+    assert [(one.outcome, one.stands) for one in found.judgements] == [
+        ("ranked", False), ("ranked", False), ("undone", False), ("ranked", True), ("all-bad", True),
+    ]  # fmt: skip
+    assert [one.purpose for one in found.hand_outs] == ["own", "own", "adjudication"]
+    assert [(one.kind, one.undone_by) for one in found.acts] == [("withdraw", "ann")]
+    assert (found.formed_chance, found.people_chance, found.asks) == (0.25, 1.0, "people")
+    assert found.judgements[3].edited == "better"
+    with pytest.raises(UserError, match="There is no comparison 999"):
+        history(db, 999)
+
+
+def test_the_pages_are_inert_and_say_what_happened(db: Database, data_dir: Path) -> None:
+    comparison = lived(db)
+    known = choices(db)
+    card = comparison_card.card_of(
+        history(db, comparison), used_by(db, data_dir, comparison), known, "/data/comparisons"
+    )
+    page = list_page(db, ComparisonFilter())
+    table = comparison_table.table_of(page, ListPlace(), known)
+    figures = statistics_card.card_of(statistics(db, ComparisonFilter()), ListPlace())
+    assert "<img" not in card + table + figures
+    assert "&lt;img" in card
+    for sentence in ("changed since", "taken back", "takes the one before back", "25%", "Edited: better", "all bad"):
+        assert sentence in card
+    assert f'value="{comparison}"' in table
+    assert f'href="/data/comparisons/{comparison}"' in table
+
+
+def test_a_header_sorts_and_pressed_again_turns_round() -> None:
+    assert comparison_table.header("Number", "newest", ListPlace()).address == "/data/comparisons?sort=oldest"
+    turned = comparison_table.header("Number", "newest", ListPlace(sort="oldest", page=3))
+    assert (turned.address, turned.words) == ("/data/comparisons", "Number ▲")
+    other = comparison_table.header("Last judged", "latest", ListPlace(ComparisonFilter(q="a b")))
+    assert (other.address, other.words) == ("/data/comparisons?q=a+b&sort=latest", "Last judged")
+
+
+def test_trainings_that_used_it_are_found_in_the_frozen_data(db: Database, data_dir: Path) -> None:
+    comparison = lived(db)
+    edit = db.value("SELECT edited_response_id FROM judgement WHERE edited_response_id NOT NULL")
+    turn = ({"role": "user", "content": f'say "comparison": {comparison}, please'},)
+    sides = {"chosen": FrozenAnswer(1, "a"), "rejected": FrozenAnswer(2, "b")}
+    other = PreferenceRow("train", turn, comparison=comparison * 10 + 1, prompt_id=1, **sides)
+    files = {
+        "own": [other, replace(other, comparison=comparison)],
+        "another": [other],
+        "edited": [DemonstrationRow("train", turn, "better", "person", edit)],
+    }
+    (data_dir / "snapshots").mkdir()
+    for name, rows in files.items():
+        (data_dir / "snapshots" / name).write_bytes(b"".join(map(line_of, rows)))
+        row = {"sha256": name, "path": f"snapshots/{name}", "rows": 1, "counts": "{}", "last_judgement_id": 9}
+        db.insert("snapshot", {**row, "created": now()})
+    db.insert("snapshot", {**row, "sha256": "gone", "path": "snapshots/gone", "created": now()})
+    job = {"kind": "dpo", "status": "finished", "requested_by": "ann", "created": now()}
+    db.insert("job", {**job, "spec": json.dumps({"snapshot": "own"})})
+    found = used_by(db, data_dir, comparison)
+    assert {(one.snapshot, one.kind) for one in found} == {("own", "dpo"), ("edited", None)}
+
+
+def test_statistics_are_of_what_is_filtered(db: Database) -> None:
+    ann = access.add_account(db, "ann", "annotator", "long enough words")
+    ids = seed_comparisons(db, 5)
+    for word in ("tie", "left-much", "all-bad", "skip"):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act(word))
+    everything = statistics(db, ComparisonFilter())
+    assert (everything.comparisons, everything.judgements, everything.ties, everything.all_bad) == (5, 3, 1, 1)
+    assert dict(everything.by_status) == {"judged": 3, "open": 2}
+    assert [(one.name, one.judgements, one.skips) for one in everything.people] == [("ann", 3, 1)]
+    assert sum(number for _edge, number in everything.lengths) == 10
+    assert [(one.writer, one.answers) for one in everything.writers] == [("base", 10)]
+    some = statistics(db, ComparisonFilter(ids=tuple(ids[:1])))
+    assert (some.comparisons, some.judgements, dict(some.by_day)) == (1, 1, {now()[:10]: 1})
+
+
+def test_ones_own_agreement_is_with_others_on_opinions_alone(db: Database) -> None:
+    store.set_project(db, replace(store.project(db), overlap=2))
+    people = [access.add_account(db, name, "annotator", "long enough words") for name in ("ann", "bob")]
+    seed_comparisons(db, 4)
+    for annotator in people:
+        for turn in range(4):
+            claim = claims.claim_next(db, annotator.id)
+            assert claim is not None
+            best = 0 if annotator is people[0] or turn else 1  # they differ on the first
+            side = "left" if claim.shown_order[0] == best else "right"
+            claims.judge(db, annotator.id, claim.nonce, act(f"{side}-much"))
+    for annotator in people:
+        found = own_standing.own_agreement(db, annotator.id)
+        assert (found.shared, found.same) == (4, 3)
