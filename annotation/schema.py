@@ -106,6 +106,13 @@ def m014_rejections_taken_back(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
+@migrations()
+def m016_how_answers_were_chosen(db: sqlite_utils.Database) -> None:
+    """What chose the answers of a comparison, and by what chance; unknown of all that there are."""
+    for statement in HOW_ANSWERS_WERE_CHOSEN:
+        db.execute(statement)
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,
@@ -571,4 +578,10 @@ REJECTIONS_TAKEN_BACK = (
         SELECT id, model_id, previous_id, action, decided_by, created, reason FROM promotion""",
     "DROP TABLE promotion",
     "ALTER TABLE new_promotion RENAME TO promotion",
+)
+
+# As `annotation.selection` defines them; NULL where an earlier version, or somebody elsewhere, noted none.
+HOW_ANSWERS_WERE_CHOSEN = (
+    "ALTER TABLE comparison ADD COLUMN answers_by TEXT CHECK (answers_by IN ('random', 'heads', 'person'))",
+    "ALTER TABLE comparison ADD COLUMN answers_chance REAL CHECK (answers_chance > 0 AND answers_chance <= 1)",
 )

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from annotation.metrics.rankings import bits
-from rlhf.algorithms.losses import Rankings, expected_loss
+from rlhf.algorithms.losses import expected_loss
 from rlhf.jobs.job_spec import Noise
+from rlhf.models.orders.plackett_luce import Rankings
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import with_noise
 

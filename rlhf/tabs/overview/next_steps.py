@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from annotation.metrics.act_times import MEASURED_ANSWERS, RicherAct
+from annotation.records import Project
 from annotation.translation import _, ngettext
 from rlhf.loop.controller import LoopState, checked_by_loop
 
-TabName = Literal["annotate", "data", "train", "runs", "iterations"]
+TabName = Literal["annotate", "data", "train", "runs", "iterations", "project"]
+# With fewer comparisons in stock people might have to wait for longer ones.
+ENOUGH_STOCK = 12
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,15 @@ def about_judgements(state: LoopState, waiting: int) -> list[NextStep]:
     elif not state.active:
         steps.append(NextStep(_("Import prompts or answers"), "data"))
     return steps
+
+
+def richer_offer(project: Project, richer: RicherAct | None, stock: int) -> NextStep | None:
+    """To let people rank instead of choosing one of two, where that teaches more and nobody would wait for it."""
+    if project.kind != "pair" or richer is None or stock < ENOUGH_STOCK:
+        return None
+    said = (
+        _("Ask for rankings of {answers}: one teaches {times:.1f} times as much")
+        if richer.by == "act"
+        else _("Ask for rankings of {answers}: a minute teaches {times:.1f} times as much")
+    )
+    return NextStep(said.format(answers=MEASURED_ANSWERS, times=richer.times), "project")

@@ -31,20 +31,22 @@ class Standing:
     left: float | None
     """Seconds until that ends, where it is known."""
     steps: tuple[NextStep, ...]
+    offer: NextStep | None = None
+    """What would teach more, which nothing waits for."""
 
 
 def strip(standing: Standing) -> str:
-    """One line for every page, and the most pressing step as a button."""
+    """One line for every page, and buttons: the most pressing step, and what would teach more."""
     parts = [
         _("{revision} serves").format(revision=standing.serves),
         judged_words(standing),
         running_words(standing.running, standing.left),
     ]
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
-    step = next(iter(standing.steps), None)
-    button = act_button(step.words, GO, step.tab) if step else ""
+    offered = (standing.offer,) if standing.offer else ()
+    buttons = "".join(act_button(step.words, GO, step.tab) for step in (*standing.steps[:1], *offered))
     named = escape(_("Where things stand"))
-    return f'<section class="standing" aria-label="{named}"><p>{said}</p>{button}</section>'
+    return f'<section class="standing" aria-label="{named}"><p>{said}</p>{buttons}</section>'
 
 
 def judged_words(standing: Standing) -> str:
@@ -64,7 +66,8 @@ def running_words(job: Job | None, left: float | None) -> str:
 
 def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
-    steps = "".join(act_button(step.words, GO, step.tab) for step in standing.steps)
+    offered = (standing.offer,) if standing.offer else ()
+    steps = "".join(act_button(step.words, GO, step.tab) for step in (*standing.steps, *offered))
     waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
     cards = (
         (_("Waits for you"), waits + judged_bar(standing)),
