@@ -75,6 +75,23 @@ def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
     return batch
 
 
+def part_of(batch: Mapping[str, Tensor], places: Sequence[int]) -> dict[str, Tensor]:
+    """The part of a batch that has these of its answers, all of a comparison together, without needless padding."""
+    rows_B = torch.tensor(places, device=batch["input_ids"].device)
+    width = int(batch["attention_mask"][rows_B].sum(-1).max())
+    part = {name: batch[name][rows_B, :width] for name in ("input_ids", "attention_mask", "completion_mask")}
+    if "group" not in batch:
+        return part
+    own_B = batch["group"][rows_B]
+    own_P = torch.isin(batch["group"][batch["better"]], own_B)
+    place_B = torch.full_like(batch["group"], -1)
+    place_B[rows_B] = torch.arange(len(places), device=place_B.device)
+    part["group"] = torch.unique(own_B, return_inverse=True)[1]
+    part |= {side: place_B[batch[side][own_P]] for side in ("better", "worse")}
+    part |= {name: batch[name][own_P] for name in (*OF_PAIRS, "share") if name in batch}
+    return part | {name: batch[name][rows_B] for name in OF_ANSWERS if name in batch}
+
+
 def of_comparisons(values_P: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """The sums of pairs' values over each comparison of a batch, (C,)."""
     sums_C = values_P.new_zeros(int(batch["group"][-1]) + 1)

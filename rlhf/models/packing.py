@@ -61,6 +61,11 @@ def rows_of(
     return rows
 
 
+def rows_alone(attention_BT: Tensor, group_B: Sequence[int], limit: int) -> list[list[int]]:
+    """The same where a model can't compute several sequences in one row: each brings its own prompt."""
+    return rows_of(attention_BT, attention_BT, group_B, limit)
+
+
 @dataclass(frozen=True)
 class Packed:
     """Prompts with their completions in one row of L tokens without padding, each prompt once.

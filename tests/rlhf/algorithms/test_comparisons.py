@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.comparisons import collate, order_loss, with_targets
+from rlhf.algorithms.comparisons import collate, order_loss, part_of, with_targets
 from rlhf.algorithms.dpo.train import answer_logps, collate_answers, logps_of
 from rlhf.algorithms.losses import PairLogps, dpo
 from rlhf.models.hidden_states import summed_logps
@@ -131,3 +131,14 @@ def test_answers_to_one_prompt_share_it_whichever_comparison_they_belong_to() ->
     assert sorted(batch["group"].tolist()) == [0, 0, 0, 0, 1, 1] or batch["group"].tolist() == [0, 0, 1, 1, 1, 1]
     alone = torch.cat([answer_logps(model, collate_answers([answer], 0)) for answer in answers])
     torch.testing.assert_close(answer_logps(model, batch), alone, rtol=0, atol=1e-4)
+
+
+def test_a_part_of_a_batch_is_the_batch_of_its_comparisons() -> None:
+    """In every column, so that whatever a loss asks of it is right."""
+    ranking, pair = comparisons()
+    batch = collate([ranking, pair, ranking], 0)
+    for items, places in (([ranking], range(4)), ([pair], range(4, 6)), ([pair, ranking], range(4, 10))):
+        found, alone = part_of(batch, places), collate(items, 0)
+        assert found.keys() == alone.keys()
+        for name, column in found.items():
+            assert torch.equal(column, alone[name]), name

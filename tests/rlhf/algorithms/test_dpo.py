@@ -242,6 +242,27 @@ def test_pairs_in_several_packed_rows_give_what_they_give_in_one(
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_batch_in_passes_of_fewer_tokens_has_the_same_gradient(judged: Machine, packs: bool) -> None:
+    """And the same loss and figures, whether the model can pack sequences or not."""
+    trainer = trainer_of(judged, replace(QUICK_DPO, method="lora", precision="fp32"))
+    randomise_all(trainer.model)
+    hidden_states.PACKS[hidden_states.inner_model(trainer.model)] = packs
+    batch = first_batch(trainer, 6)
+    found = []
+    for tokens in (None, 150):
+        trainer.pass_tokens = tokens
+        parts = trainer.parts_of(batch)
+        assert (len(parts) > 1) == (tokens is not None)
+        assert sum(len(part["input_ids"]) for part in parts) == 12
+        trainer.model.zero_grad()
+        trainer.noted.clear()
+        loss = trainer.training_step(trainer.model, batch)
+        noted = [total for total, _ in trainer.noted.values()]
+        found.append([loss, *noted, *(p.grad.clone() for p in trainer.model.parameters() if p.requires_grad)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
 def randomise_all(model: Any) -> None:
     """Give everything that is trained values: an adapter that does something."""
     generator = torch.Generator().manual_seed(5)

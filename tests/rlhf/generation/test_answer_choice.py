@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from annotation.metrics import quality
 from annotation.records import Sampling
 from rlhf.data import label_noise
 from rlhf.data.label_noise import Noise
-from rlhf.generation.answer_choice import DRAWN
+from rlhf.generation import answering_worker
 from rlhf.generation.answering_spec import GenerateSpec
 from tests.conftest import act
 from tests.machine_fixtures import Machine
@@ -43,61 +43,66 @@ def judge(machine: Machine, count: int) -> None:
 
 
 def refilled(machine: Machine, judged: int = 6, spec: GenerateSpec = FILLING) -> list[Mapping[str, Any]]:
-    """The comparisons that the worker makes after so many judgements, with how many answers their prompt got."""
+    """The comparisons that the worker makes after so many judgements."""
     judge(machine, judged)
     last = machine.db.value("SELECT max(id) FROM comparison")
-    drawn = machine.db.value("SELECT max(id) FROM response")
     assert machine.perform(machine.submit(spec)).status == "finished"
     return machine.db.rows(
-        """SELECT c.*, p.split, (SELECT count(*) FROM response r WHERE r.prompt_id = c.prompt_id AND r.id > ?) AS drawn
-           FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE c.id > ? ORDER BY c.id""",
-        (drawn, last),
+        "SELECT c.*, p.split FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE c.id > ? ORDER BY c.id",
+        (last,),
     )
+
+
+def how(rows: Sequence[Mapping[str, Any]]) -> set[tuple[str, float]]:
+    """What chose the answers of comparisons, and by what chance."""
+    return {(row["answers_by"], row["answers_chance"]) for row in rows}
 
 
 def test_answers_are_chosen_where_enough_was_judged_and_how_is_kept(doubting: Machine) -> None:
     first = refilled(doubting)
-    assert {(row["answers_by"], row["answers_chance"]) for row in first} == {("random", 1.0)}, "too little was judged"
-    assert {row["drawn"] for row in first} == {3 + FILLING.spare}
+    assert how(first) == {("random", 1.0)}, "too little was judged"
     rows = refilled(doubting)
-    assert {row["drawn"] for row in rows} == {DRAWN}
-    held_out = [row for row in rows if row["split"] == "held-out"]
     chosen = [row for row in rows if row["split"] == "train"]
-    assert chosen
-    assert {(row["answers_by"], row["answers_chance"]) for row in held_out} <= {("random", 1.0)}
+    assert how([row for row in rows if row["split"] == "held-out"]) <= {("random", 1.0)}
     # 3 of at most 8 at random, in half of the cases: at least 1 in 112, and never certain.
+    assert chosen
     assert all(1 / 112 - 1e-9 <= row["answers_chance"] < 1 for row in chosen)
     assert {row["answers_by"] for row in chosen} <= {"random", "heads"}
-    texts = doubting.db.rows(
+    shown = doubting.db.rows(
         """SELECT cr.comparison_id, r.text, r.dropped FROM comparison_response cr JOIN response r
            ON r.id = cr.response_id WHERE cr.comparison_id >= ?""",
         (rows[0]["id"],),
     )
-    assert all(row["dropped"] is None for row in texts)
-    assert len({(row["comparison_id"], row["text"]) for row in texts}) == 3 * len(rows)
+    assert all(row["dropped"] is None for row in shown)
+    assert len({(row["comparison_id"], row["text"]) for row in shown}) == 3 * len(rows)
 
 
 def test_with_little_in_stock_nothing_is_chosen(doubting: Machine) -> None:
-    """Nor while a training wants the processors: drawing more would let people wait."""
+    """Drawing more would let people wait."""
+    refilled(doubting)
     rows = refilled(doubting, judged=11)
-    assert rows
-    assert {row["drawn"] for row in rows if row["answers_chance"] == 1} == {3 + FILLING.spare}
-    assert rows[0]["answers_chance"] == 1, "the first batch, with one comparison in stock"
+    assert rows[0]["answers_chance"] == 1, "with one comparison in stock"
+
+
+def test_nothing_is_chosen_while_a_training_wants_the_processors(
+    doubting: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refilled(doubting)
+    monkeypatch.setattr(answering_worker, "training", lambda run: True)
+    assert how(refilled(doubting, judged=11)) == {("random", 1.0)}
 
 
 def test_no_choice_without_the_setting(doubting: Machine) -> None:
     store.set_project(doubting.db, replace(store.project(doubting.db), doubt_share=0.0))
     refilled(doubting)
-    assert {(row["answers_by"], row["drawn"]) for row in refilled(doubting)} == {("random", 3 + FILLING.spare)}
+    assert how(refilled(doubting)) == {("random", 1.0)}
 
 
 def test_no_choice_where_too_many_labels_are_wrong(doubting: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And where that is not known the choice stays: a guess is no estimate."""
+    """Where that is not known the choice stays, as in the other tests: a guess is no estimate."""
     refilled(doubting)
     monkeypatch.setattr(label_noise, "noise_of", lambda *_: Noise(pairs=30, measured=30, share=0.16))
-    assert {row["answers_chance"] for row in refilled(doubting)} == {1.0}
-    monkeypatch.setattr(label_noise, "noise_of", lambda *_: Noise(pairs=30, measured=30, share=0.14))
-    assert min(row["answers_chance"] for row in refilled(doubting)) < 1
+    assert how(refilled(doubting)) == {("random", 1.0)}
 
 
 def test_agreement_and_trust_rest_on_random_comparisons_alone(doubting: Machine) -> None:
@@ -119,8 +124,5 @@ def test_agreement_and_trust_rest_on_random_comparisons_alone(doubting: Machine)
             side = "left" if claim.shown_order[0] == wants else "right"
             claims.judge(doubting.db, claim.annotator_id, claim.nonce, act(f"{side}-clearly"))
     found = quality.report(doubting.db)
-    (agreement,) = (one for one in found.agreement if one.comparisons)
-    assert agreement.comparisons == 4
-    assert agreement.percent is not None
-    assert agreement.percent.value == 1.0
+    assert {(one.comparisons, one.percent.value) for one in found.agreement} == {(4, 1.0)}
     assert {one.agreement.value for one in found.annotators if one.agreement is not None} == {1.0}
