@@ -6,7 +6,7 @@ on rankings of four, a reward model, supervised training. A step is forward, bac
 in one process, so what else the machine does falls on both; ratios count. With OMP_NUM_THREADS=1 the seconds are the
 process's own on the processor, whatever else runs; with more threads they are those of the clock. In float32 the
 losses of an item must agree to 1e-3, or the benchmark ends with 1. Peak memory is that of a process for each side.
-Answers: 12 prompts with eight answers each, ours against `generate` with `num_return_sequences`.
+Answers: 12 prompts with four and with eight answers each, ours against `generate` with `num_return_sequences`.
 
 How to read it. `ratio` is ours over the peer's (items a second; for memory: megabytes, so less is better), in brackets
 the least and the greatest of the rounds. `of the rate` is what share of the matrix products that this processor was
@@ -40,7 +40,9 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs.job_spec import TrainingSpec, with_defaults
 
 AGREE = 1e-3
-PROMPTS, ANSWERS, NEW_TOKENS = 12, 8, 64
+PROMPTS, NEW_TOKENS = 12, 64
+# Answers to each prompt.
+DRAWS: Mapping[str, int] = {"generate_4": 4, "generate_8": 8}
 ANSWER_TOKENS = (24, 72)
 # What a profile's operators are; the first name that an operator's begins with counts.
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
@@ -70,7 +72,7 @@ CASES: Mapping[str, Case] = {
     "reward": Case(RewardModelSpec(**LORA, batch_size=4, margin=False, centre=0.0), 96, 2, 4),
     "sft": Case(SFTSpec(**LORA, batch_size=8), 96, 1, 8),
 }
-KEYS = (*CASES, "memory", "generate_8", "check")
+KEYS = (*CASES, "memory", *DRAWS, "check")
 MEMORY_CASE = "dpo_pairs_256"
 # Pairs or demonstrations that TRL takes in one pass.
 PEER_PASS = 4
@@ -398,8 +400,8 @@ def peak(side: str, name: str, model: Path) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
-def answered(options: Options) -> Ratio:
-    """Tokens of answers a second: ours against `generate` with `num_return_sequences`."""
+def answered(answers: int, options: Options) -> Ratio:
+    """Tokens a second of so many answers to each prompt: ours against `generate` with `num_return_sequences`."""
     import torch
 
     from annotation.imports.importing import starter_prompts
@@ -415,7 +417,7 @@ def answered(options: Options) -> Ratio:
     batch = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
 
     def ours() -> int:
-        seeds = [[place * ANSWERS + one for one in range(ANSWERS)] for place in range(len(texts))]
+        seeds = [[place * answers + one for one in range(answers)] for place in range(len(texts))]
         return sum(one.tokens for row in draw(model, tokenizer, texts, seeds, sampling) for one in row)
 
     def peers() -> int:
@@ -426,7 +428,7 @@ def answered(options: Options) -> Ratio:
             min_p=sampling.min_p,
             top_k=0,
             max_new_tokens=sampling.max_new_tokens,
-            num_return_sequences=ANSWERS,
+            num_return_sequences=answers,
             pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )[:, batch["input_ids"].shape[1] :]
@@ -457,8 +459,8 @@ def measure(options: Options) -> tuple[dict[str, Ratio | None], str]:
         elif name == "memory":
             found[name] = ratio = peaks(MEMORY_CASE, options)
             rows.append((f"{name}, {MEMORY_CASE}, MB", f"{ratio.ours:.0f}", f"{ratio.peer:.0f}", ratio, "–", "–"))
-        elif name == "generate_8":
-            found[name] = ratio = answered(options)
+        elif name in DRAWS:
+            found[name] = ratio = answered(DRAWS[name], options)
             rows.append((f"{name}, tokens", f"{ratio.ours:.0f}", f"{ratio.peer:.0f}", ratio, "–", "–"))
         say(f"{name}: {found[name]}")
     load = "load average " + ", ".join(f"{one:.1f}" for one in os.getloadavg())
