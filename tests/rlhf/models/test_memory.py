@@ -244,7 +244,7 @@ def test_four_bits_hold_the_linear_layers_and_full_training_everything_several_t
 def test_both_answers_count_and_a_reward_model_meets_no_vocabulary() -> None:
     single = sizes(SFTSpec(method="qlora", batch_size=2))
     pair = sizes(DPOSpec(batch_size=1), load=Workload(answers=2))
-    assert pair["Activations"] == single["Activations"]
+    assert pair["Activations"] == pytest.approx(single["Activations"], rel=0.01), "but for what attention keeps"
     assert "Scores of the vocabulary" not in sizes(RewardModelSpec())
 
 
@@ -313,8 +313,9 @@ def test_ppo_holds_four_roles() -> None:
 
 def test_a_gpu_keeps_less_and_holds_one_process() -> None:
     gpu = Machine("A card", 80_000_000_000, 70_000_000_000, bf16=True, devices=2, gpu=True)
-    short = SFTSpec(max_length=128)
-    assert sizes(short, gpu)["Activations"] < sizes(short)["Activations"]
+    short, real = SFTSpec(max_length=128), replace(SMALL, hidden=512, inner=1536, heads=8, layers=8)
+    on_gpu, here = (memory.activations(real, short, machine, NOTHING_KNOWN).size for machine in (gpu, PROCESSOR))
+    assert on_gpu < here / 2
     spec = SFTSpec(processes=2)
     assert memory.fit(SMALL, spec, gpu).processes == 1
     both = memory.fit(SMALL, spec, PROCESSOR)
