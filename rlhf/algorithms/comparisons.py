@@ -3,6 +3,10 @@
 However many pairs a ranking has, its prompt and its answers are computed once (Ouyang et al. 2022, "Training language
 models to follow instructions with human feedback", section 3.5). It weighs by what it decides, in bits: one for a
 pair, two for the best of four, 4.6 for a ranking of four, not by its pairs.
+
+“All bad” is an order, too: no answer at all, whose score is 0, is better than each of those that were shown. So scores
+have a zero that means something, as in Kahneman-Tversky optimisation (Ethayarajh et al. 2024), where the bad answer's
+rival is how far the policy has moved on average.
 """
 
 from __future__ import annotations

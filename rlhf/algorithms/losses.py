@@ -121,11 +121,13 @@ def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tenso
 def implicit_rewards(name: PreferenceLoss, answers: AnswerLogps, beta: float) -> Tensor:
     """`implicit_reward` of each answer as the loss of this name sees it, for some per token. Returns (B,).
 
-    Per token a longer answer has no larger say (TRL's 'sigmoid_norm'). The normalisation is that of Meng et al. 2024
-    (SimPO, equation 4), which has no reference; beta must be larger than for sums by about an answer's length.
+    That of no answer at all, which is better than answers that are all bad, is 0: of its no tokens policy and reference
+    say the same. Per token a longer answer has no larger say (TRL's 'sigmoid_norm'). The normalisation is that of Meng
+    et al. 2024 (SimPO, equation 4), which has no reference; beta must be larger than for sums by about an answer's
+    length.
     """
     reward_B = implicit_reward(answers.policy_B, answers.reference_B, beta)
-    return reward_B / answers.tokens_B if name in ("ipo", "length-normalised") else reward_B
+    return reward_B / answers.tokens_B.clamp(min=1) if name in ("ipo", "length-normalised") else reward_B
 
 
 # ----------------------------------------------------------------------------- rankings: preferences and reward models

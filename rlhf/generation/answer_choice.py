@@ -87,14 +87,16 @@ class AnswerChoice:
             self._ground, self._states, self.heads_MH = ground_key(policy), {}, None
         last, items = store.newest_judgement(self.db), self.judged_items(policy)
         answers = [[(tuple(item["prompt_ids"]), tuple(ids)) for ids in item["answers"]] for item in items]
-        if not self.know({answer for group in answers for answer in group}, policy, pause):
+        if not self.know({answer for group in answers for answer in group if answer[1]}, policy, pause):
             return
         self.heads_MH, self.judged = None, last
         if items:
-            states = [torch.stack([self._states[answer] for answer in group]) for group in answers]
-            self.scale = StateScale.of(torch.cat(states))
+            scale = StateScale.of(torch.stack([self._states[one] for group in answers for one in group if one[1]]))
+            none_H = scale.mean_H  # no answer, which is better than those that are all bad, has the score 0
+            states = [torch.stack([self._states.get(answer, none_H) for answer in group]) for group in answers]
             orders = [[(better, worse) for better, worse, *_ in item["pairs"]] for item in items]
-            batch = rankings_of([self.scale.scaled(states_KH) for states_KH in states], orders)
+            batch = rankings_of([scale.scaled(states_KH) for states_KH in states], orders)
+            self.scale = scale
             self.heads_MH = ensemble(*batch, torch.Generator().manual_seed(last), between=pause)
         self._renewed, self._took = time.monotonic(), time.monotonic() - begun
 
@@ -104,8 +106,7 @@ class AnswerChoice:
         noise = label_noise.noise_of(self.db, label_noise.voices_in(rows))
         if noise is not None and noise.share is not None and noise.share > MOST_WRONG:
             return []
-        items, _ = tokenise_comparisons(self.models.tokenizer, rows, LONGEST)
-        return [item for item in items if all(item["answers"])]
+        return tokenise_comparisons(self.models.tokenizer, rows, LONGEST)[0]
 
     def know(self, answers: Collection[Answer], policy: Policy, pause: Pause) -> bool:
         """Compute the states that are not known yet; False where it was to go no further."""

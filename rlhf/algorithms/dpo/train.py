@@ -92,7 +92,10 @@ def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], floa
     """
     rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "train")
     items, left_out = tokenise_comparisons(tokenizer, rows, spec.max_length)
-    if not items:
+    if spec.loss in get_args(PairwiseLoss):  # defined for two answers, of which each has tokens
+        left_out.update("all-bad" for item in items if not all(item["answers"]))
+        items = [item for item in items if all(item["answers"])]
+    if not any(all(item["answers"]) for item in items):
         raise UserError(shortage("pairs", 0, 1, left_out))
     flip_rate = spec.flip_rate or suggested_flip_rate(items)
     return with_targets(items, spec.annotator_noise, spec.ai_weight), flip_rate, left_out

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlhf.algorithms.comparisons import collate, order_loss, part_of, with_targets
 from rlhf.algorithms.dpo.train import answer_logps, collate_answers, logps_of
-from rlhf.algorithms.losses import PairLogps, dpo
+from rlhf.algorithms.losses import PairLogps, dpo, implicit_rewards
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad
 from tests.architectures import VOCABULARY, built
@@ -77,6 +77,25 @@ def test_all_pairs_of_a_comparison_together_are_the_pairs_one_by_one(family: str
     fast_P = (1 - batch["flip"]) * dpo(pairs, BETA) + batch["flip"] * dpo(pairs.swapped(), BETA)
     torch.testing.assert_close(fast_P, slow_P, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(model, fast_P.mean()), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_that_are_all_bad_lose_against_a_score_of_zero(family: str) -> None:
+    """No answer has no tokens, so its reward is 0; beside a ranking, whether sequences are packed or not."""
+    model, ranking = built(family), comparisons()[0]
+    bad = [(0, place, None, 0.0, False) for place in (1, 2)]
+    (outside,) = with_targets([{"prompt_ids": [5, 6, 7], "answers": [[], [8, 9], [10]], "pairs": bad}])
+    batch = collate([ranking, {**outside, "reference_logps": [0.0, -9.0, -4.0]}], 0)
+    answers = logps_of(model, batch)
+    rewards_B = implicit_rewards("sigmoid", answers, BETA)
+    assert rewards_B[4].item() == 0
+    assert rewards_B[:4].all()
+    loss = order_loss(rewards_B, batch, 0.0)[1]
+    assert loss.item() == pytest.approx(torch.log1p(rewards_B[5:].exp().sum()).item(), rel=1e-5)
+    assert batch["share"][-2:].sum().item() == pytest.approx(math.log2(3))
+    assert implicit_rewards("length-normalised", answers, BETA)[4].item() == 0
+    grown = torch.autograd.grad(loss, rewards_B)[0]
+    assert (grown[5:] > 0).all(), "the loss falls where they become less likely"
 
 
 def test_the_loss_of_a_batch_is_that_of_its_orders_each_with_its_own_size_weight_and_chance_of_error() -> None:

@@ -748,3 +748,24 @@ def test_a_run_with_checkpoints_of_another_version_is_refused_until_they_are_del
     shutil.rmtree(directory)
     job_store.resume(judged.db, job_id)
     assert judged.perform(job_id).status == "finished"
+
+
+def test_answers_that_are_all_bad_become_less_likely(machine: Machine) -> None:
+    """Beside preferences; losses of pairs leave them out and say so, and alone they are no data."""
+    machine.add_prompts(train=16, held_out=4)
+    machine.judge("train", 8)
+    machine.judge("train", 8, word="all-bad")
+    quick = replace(QUICK_DPO, epochs=1, evaluate=False, sft_weight=0.0)
+    trainer = trainer_of(machine, quick)
+    batch = next(one for one in trainer.get_train_dataloader() if (one["completion_mask"].sum(-1) == 0).any())
+    empty_B = batch["completion_mask"].sum(-1) == 0
+    assert (batch["reference_logps"][empty_B] == 0).all()
+    assert (answer_logps(trainer.model, batch)[empty_B] == 0).all()
+    loss_of(trainer, batch).backward()
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in trainer.model.parameters() if p.requires_grad
+    )
+    done = machine.perform(machine.submit(quick))
+    assert (done.status, (done.result or {})["train_pairs"]) == ("finished", 8 + 2 * 8)
+    robust = machine.perform(machine.submit(replace(quick, loss="robust", flip_rate=0.1)))
+    assert (robust.result or {})["left_out"] == {"all-bad": 8}
