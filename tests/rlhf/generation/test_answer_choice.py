@@ -105,7 +105,7 @@ def test_no_choice_where_too_many_labels_are_wrong(doubting: Machine, monkeypatc
     assert how(refilled(doubting)) == {("random", 1.0)}
 
 
-def test_agreement_and_trust_rest_on_random_comparisons_alone(doubting: Machine) -> None:
+def test_agreement_rests_on_random_comparisons_alone(doubting: Machine) -> None:
     """Two people agree on what was random and contradict each other on what heads chose."""
     project = replace(store.project(doubting.db), kind="pair", answers=2, overlap=2)
     store.set_project(doubting.db, replace(project, gold_share=0.0, re_ask_share=0.0))
