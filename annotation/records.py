@@ -151,6 +151,18 @@ class CheckedAnswer(Response):
         return self.scores["nll_under_ground"]
 
 
+ChosenBy = Literal["random", "heads", "person"]
+
+
+@dataclass(frozen=True)
+class ChosenAnswers:
+    """Which of the answers that were drawn are compared (`places` among them), what chose them, and by what chance."""
+
+    places: tuple[int, ...]
+    by: ChosenBy
+    chance: float
+
+
 @dataclass(frozen=True)
 class Annotator:
     """A person with a role."""
@@ -191,6 +203,9 @@ class Project:
     """Share of an annotator's own earlier comparisons, shown again in another order."""
     candidate_share: Annotated[Share, N_("Share of candidate against serving")] = 0.2
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
+    doubt_share: Annotated[Share, N_("Share of answers chosen by doubt")] = 0.0
+    """Share of comparisons that show those of eight answers of which it is least known what people prefer; the others
+    show answers at random. It takes more drawing, and stops by itself where more than 15% of labels seem wrong."""
     daily_target: Annotated[int, Interval(ge=0, le=MAXIMUM_TARGET), N_("Judgements a day")] = 30
     """What each annotator sees as the day's target; 0 for none."""
     rendered: Annotated[bool | None, N_("First view: rendered")] = None
@@ -320,6 +335,9 @@ class Judgement:
     that this annotator was shown it then. None is unknown."""
     people_chance: float | None = None
     shown_chance: float | None = None
+    answers_by: ChosenBy | None = None
+    """What chose the answers of its comparison, and with what chance these; None is unknown."""
+    answers_chance: float | None = None
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,13 @@ def m015_one_word_for_one_thing(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
+def m016_how_answers_were_chosen(db: sqlite_utils.Database) -> None:
+    """What chose the answers of a comparison, and by what chance; unknown of all that there are."""
+    for statement in HOW_ANSWERS_WERE_CHOSEN:
+        db.execute(statement)
+
+
+@migrations()
 def m017_workbench(db: sqlite_utils.Database) -> None:
     """How each comparison stands and its words, for a table of all; bulk changes, groups, quotas, invitations."""
     for statement in WORKBENCH:
@@ -737,3 +744,10 @@ WORKBENCH = (
 RUN_LABELS = """CREATE TABLE run_label (
     job_id INTEGER PRIMARY KEY REFERENCES job, name TEXT NOT NULL DEFAULT '', tags TEXT NOT NULL DEFAULT '',
     notes TEXT NOT NULL DEFAULT '', changed_by TEXT NOT NULL, changed TEXT NOT NULL)"""
+
+
+# As `annotation.selection` defines them; NULL where an earlier version, or somebody elsewhere, noted none.
+HOW_ANSWERS_WERE_CHOSEN = (
+    "ALTER TABLE comparison ADD COLUMN answers_by TEXT CHECK (answers_by IN ('random', 'heads', 'person'))",
+    "ALTER TABLE comparison ADD COLUMN answers_chance REAL CHECK (answers_chance > 0 AND answers_chance <= 1)",
+)

@@ -1,11 +1,14 @@
-"""The draws behind handing out: gold and re-asks now and then, prompts evenly, answers in a drawn order. Pure.
+"""The draws behind comparing: gold and re-asks now and then, prompts evenly, which answers, in what order. Pure.
 
 Which comparisons people judge is no accident, so the chances are kept beside the rows, each given all that was known
 when it was drawn by. NULL is unknown: an earlier version, or who made the data elsewhere, noted none.
 
 - `comparison.formed_chance`: that its prompt was taken for a comparison just then, of those that were in question
-  (prompts compared least often come first, ties by lot). Nothing else was left to chance: of the answers that were
-  drawn, the first that differ are taken. 1 where a person asked for it, or a check compares all that it answers.
+  (prompts compared least often come first, ties by lot). 1 where a person asked for it, or a check compares all that it
+  answers.
+- `comparison.answers_by`: what chose the answers: `random`, `heads` (that disagree on them), or a `person`. And
+  `answers_chance`: that these came to be compared of those that were drawn and differ, whichever of the first two it
+  was. 1 where nothing was chosen: the first that differ are taken, which is random as well.
 - `comparison.people_chance`: that people were to judge it, and `people_drawn`, whether that came out. 1 where people
   judge everything, 0 where they judge nothing; with judges first, 1 where these flipped, differed or were unsure, else
   the audit's share; in a check, the share that people get. Unknown until judges have settled it. What an admin has
@@ -20,9 +23,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
+from math import comb
 from typing import Literal
 
-from annotation.records import Kind, Project
+from annotation.records import ChosenAnswers, Kind, Project
 
 # One comparison in six is on a held-out prompt: these measure every later adapter and are never trained on.
 HELD_OUT_SHARE = 1 / 6
@@ -81,3 +86,41 @@ def kind_of(project: Project, size: int) -> Kind:
     if size == 2:
         return "best" if project.kind == "best" else "pair"
     return "rank" if project.kind == "pair" else project.kind
+
+
+# --------------------------------------------------------------------------------------------- which answers to compare
+def choose_answers(votes: Sequence[int], number: int, share: float, source: random.Random) -> ChosenAnswers:
+    """So many answers to compare: with chance `share` by the votes of heads, else at random.
+
+    `votes` say how many heads find each answer the best. Heads are drawn until their favourites are enough (double
+    Thompson sampling for two: Wu and Liu 2016, "Double Thompson Sampling for Dueling Bandits"); where all of them have
+    fewer favourites, the rest is drawn from the other answers.
+    """
+    by_heads = source.random() < share
+    left = list(range(len(votes)))
+    places: list[int] = []
+    for _place in range(number):
+        weights = [votes[answer] if by_heads else 1 for answer in left]
+        (taken,) = source.choices(left, weights if any(weights) else None)
+        left.remove(taken)
+        places.append(taken)
+    chance = share * chance_by_votes(votes, places) + (1 - share) / comb(len(votes), number)
+    return ChosenAnswers(tuple(places), "heads" if by_heads else "random", chance)
+
+
+def chance_by_votes(votes: Sequence[int], places: Sequence[int]) -> float:
+    """The chance that heads, drawn one after the other, take these answers, in whatever order."""
+    named = [place for place in places if votes[place]]
+    others = sum(not count for count in votes)
+    unnamed = len(places) - len(named)
+    if unnamed and sum(votes[place] for place in named) < sum(votes):
+        return 0.0  # favourites are taken before the rest
+    total = sum(votes)
+    reached = {frozenset[int](): 1.0}  # by the set that has been taken
+    for size in range(1, len(named) + 1):
+        for chosen in map(frozenset, combinations(named, size)):
+            reached[chosen] = sum(
+                reached[chosen - {last}] * votes[last] / (total - sum(votes[place] for place in chosen - {last}))
+                for last in chosen
+            )
+    return reached[frozenset(named)] / comb(others, unnamed)

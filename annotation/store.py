@@ -17,6 +17,7 @@ from annotation.database import Database
 from annotation.records import (
     Asks,
     CheckedAnswer,
+    ChosenAnswers,
     Demonstration,
     Feedback,
     Judgement,
@@ -149,31 +150,48 @@ def add_response(db: Database, response: Response, purpose: str, dropped: str | 
 
 
 def add_comparison(
-    db: Database, responses: Sequence[Response], wanted: int = 2, chance: float | None = None
+    db: Database,
+    responses: Sequence[Response],
+    wanted: int = 2,
+    chance: float | None = None,
+    chosen: ChosenAnswers | None = None,
 ) -> int | None:
-    """Store the answers a policy drew to one prompt, and a comparison of the first `wanted` that differ.
+    """Store the answers a policy drew to one prompt, and a comparison of those chosen, or the first that differ.
 
     Empty answers and answers equal to an earlier one (white space and case aside) are kept, marked and never offered.
     `chance` is that with which the prompt was taken. Returns the comparison's id, or None when too few answers were
     left.
     """
-    seen: set[str] = set()
-    offered: list[int] = []
+    reasons = reasons_to_drop(response.text for response in responses)
+    offered = [place for place, reason in enumerate(reasons) if reason is None][:wanted]
+    taken = ChosenAnswers(tuple(offered), "random", 1.0) if chosen is None else chosen
     with db.transaction():
-        for response in responses:
-            folded = " ".join(response.text.split()).casefold()
-            dropped = "empty" if not folded else "duplicate" if folded in seen else None
-            seen.add(folded)
-            response_id = add_response(db, response, "compare", dropped)
-            if dropped is None and len(offered) < wanted:
-                offered.append(response_id)
-        if len(offered) < wanted:
+        ids = [
+            add_response(db, response, "compare", reason) for response, reason in zip(responses, reasons, strict=True)
+        ]
+        if len(taken.places) < wanted:
             return None
         comparison_id = insert_comparison(
-            db, responses[0].prompt_id, model_id=responses[0].model_id, formed_chance=chance
+            db,
+            responses[0].prompt_id,
+            model_id=responses[0].model_id,
+            formed_chance=chance,
+            answers_by=taken.by,
+            answers_chance=taken.chance,
         )
-        place_responses(db, comparison_id, offered)
+        place_responses(db, comparison_id, [ids[place] for place in taken.places])
     return comparison_id
+
+
+def reasons_to_drop(texts: Iterable[str]) -> list[str | None]:
+    """Why each of some answers is not to be compared with the others; None of those that differ."""
+    seen: set[str] = set()
+    reasons: list[str | None] = []
+    for text in texts:
+        folded = " ".join(text.split()).casefold()
+        reasons.append("empty" if not folded else "duplicate" if folded in seen else None)
+        seen.add(folded)
+    return reasons
 
 
 def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Response]) -> int | None:
@@ -192,7 +210,7 @@ def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Respo
         compared = {(row["model_id"], row["seed"], row["text"]) for row in rows}
         if all((response.model_id, response.seed, response.text) in compared for response in responses):
             return None
-        comparison_id = insert_comparison(db, prompt_id, formed_chance=1.0)
+        comparison_id = insert_comparison(db, prompt_id, formed_chance=1.0, answers_by="person")
         answers = [replace(response, prompt_id=prompt_id) for response in responses]
         place_responses(db, comparison_id, [add_response(db, answer, "compare") for answer in answers])
     return comparison_id
@@ -201,11 +219,13 @@ def add_mixed_comparison(db: Database, prompt: Prompt, responses: Sequence[Respo
 def insert_comparison(db: Database, prompt_id: int | None, **columns: Any) -> int:
     """A comparison of answers to a prompt, still without them, inside the caller's transaction; returns its id.
 
-    Unless it says with what chance people are to judge it, they judge it for certain, or once judges have settled that.
+    Unless it says with what chance people are to judge it, they judge it for certain, or once judges have settled that;
+    unless it says what chose its answers, these are the first that were drawn.
     """
     certain = columns.get("asked_by") is not None or feedback(db).mode == "people"
     told = {"people_chance": 1.0, "people_drawn": 1} if certain else {}
-    row = {"prompt_id": prompt_id, "purpose": "preference", **told, **columns, "created": now()}
+    chosen = {"answers_by": "random", "answers_chance": 1.0}
+    row = {"prompt_id": prompt_id, "purpose": "preference", **told, **chosen, **columns, "created": now()}
     return db.insert("comparison", row)
 
 
@@ -322,12 +342,9 @@ def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Res
 
     A judgement made before stays in the record either way; it says that it was early, and is not trained on.
     """
-    seen: set[str] = set()
+    reasons = reasons_to_drop(response.text for response in responses.values())
     with db.transaction() as connection:
-        for response_id, response in responses.items():
-            folded = " ".join(response.text.split()).casefold()
-            dropped = "empty" if not folded else "duplicate" if folded in seen else None
-            seen.add(folded)
+        for (response_id, response), dropped in zip(responses.items(), reasons, strict=True):
             connection.execute(
                 """UPDATE response SET text = :text, tokens = :tokens, prompt_tokens = :prompt_tokens,
                        finish_reason = :finish_reason, token_ids = :token_ids, dropped = :dropped, state = 'done'
@@ -342,7 +359,7 @@ def finish_answers(db: Database, comparison_id: int, responses: Mapping[int, Res
                     "id": response_id,
                 },
             )
-        state = "ready" if len(seen) == len(responses) and "" not in seen else "withdrawn"
+        state = "withdrawn" if any(reasons) else "ready"
         connection.execute("UPDATE comparison SET state = ? WHERE id = ? AND state = 'writing'", (state, comparison_id))
     return state
 
@@ -623,15 +640,23 @@ def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
         yield read_judgement(row)
 
 
-def judged_comparisons(db: Database, *, reserved: bool = True, token_ids: bool = False) -> Iterator[list[Judgement]]:
+# Of judgements `j`: that they are on one of the comparisons to train on that were judged last.
+LATEST = """j.comparison_id IN (SELECT c.id FROM current_judgement l JOIN comparison c ON c.id = l.comparison_id
+    JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'train' AND c.purpose = 'preference' AND l.outcome != 'skip'
+    GROUP BY c.id ORDER BY max(l.id) DESC LIMIT :latest)"""
+
+
+def judged_comparisons(
+    db: Database, *, reserved: bool = True, token_ids: bool = False, latest: int | None = None
+) -> Iterator[list[Judgement]]:
     """Current judgements, the ones of a comparison together, in the comparisons' order, read as they are needed.
 
     With those on prompts that are the gate's own, unless they are not wanted. With `token_ids` the answers have these
-    too, which are as long as the texts.
+    too, which are as long as the texts. With `latest` only so many comparisons to train on: those judged last.
     """
     query = JUDGEMENTS.replace(LAST_FIELD, f"{LAST_FIELD}, 'token_ids', json(r.token_ids)") if token_ids else JUDGEMENTS
-    wanted = "" if reserved else f"WHERE NOT {RESERVED}"
-    rows = db.connection.query(f"{query} {wanted} ORDER BY j.comparison_id, j.id")
+    wanted = " AND ".join(["TRUE" if reserved else f"NOT {RESERVED}", "TRUE" if latest is None else LATEST])
+    rows = db.connection.query(f"{query} WHERE {wanted} ORDER BY j.comparison_id, j.id", {"latest": latest})
     for _comparison, group in groupby(rows, key=itemgetter("comparison_id")):
         yield [read_judgement(row) for row in group]
 
@@ -699,6 +724,7 @@ RESPONSE_FIELDS = f"""json_object('id', r.id, 'origin', r.origin, 'model_id', r.
     'text', r.text, 'finish_reason', r.finish_reason, 'tokens', r.tokens, 'prompt_tokens', r.prompt_tokens,
     'rendered_prompt', r.rendered_prompt, {LAST_FIELD})"""
 JUDGEMENTS = f"""SELECT j.*, c.prompt_id, c.formed_chance, c.people_chance,
+         c.answers_by, c.answers_chance,
          coalesce(j.imported_chance, (SELECT k.chance FROM claim k WHERE k.id = j.claim_id)) AS shown_chance,
          p.split, p.messages, a.name AS annotator, a.kind AS annotator_kind,
         (SELECT json_group_array({RESPONSE_FIELDS})
@@ -712,7 +738,7 @@ JUDGEMENTS = f"""SELECT j.*, c.prompt_id, c.formed_chance, c.people_chance,
 COPIED = (
     *("id", "comparison_id", "prompt_id", "split", "annotator", "annotator_kind", "purpose", "kind", "outcome"),
     *("strength", "note", "flag", "guidelines_version", "seconds", "created"),
-    *("formed_chance", "people_chance", "shown_chance"),
+    *("formed_chance", "people_chance", "shown_chance", "answers_by", "answers_chance"),
 )
 
 
@@ -748,6 +774,11 @@ def new_to_train_on(db: Database, since: str) -> int:
             {"since": since, "judges": feedback(db).mode != "people"},
         )
     )
+
+
+def newest_judgement(db: Database) -> int:
+    """The id of the judgement that was made last, which grows with each; 0 without any."""
+    return int(db.value("SELECT max(id) FROM judgement") or 0)
 
 
 def data_mark(db: Database) -> list[int | None]:

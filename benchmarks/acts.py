@@ -6,13 +6,13 @@ the first 15, 30, 60 and 120 acts a learner is trained, each time anew, and answ
 gold win rate of its answers against the base model's others.
 
 What stands for what: the learner is a linear score of a middle layer's states of an answer, trained by the product's
-own loss of a comparison (`rlhf.algorithms.losses.plackett_luce`); it answers with the best of eight by that score. So
+own loss of a comparison (`rlhf.models.orders.plackett_luce`); it answers with the best of eight by that score. So
 it is a reward model on frozen layers, and best-of-eight stands for the policy that DPO or PPO would make of it: ratios
 between kinds of acts are meant, not win rates. Its ridge was chosen with another rule and other seeds (`--tune`).
 
-Chosen answers: four of the eight, by turns the best by one and by another head out of an ensemble that was trained on
-what has been judged so far (double Thompson sampling: Wu and Liu 2016; heads: weighted data and a random prior, Osband
-et al. 2018), in half of the comparisons; the other half, and all prompts, at random.
+Chosen answers: some of the eight, as the program chooses them (`annotation.selection.choose_answers`) by an ensemble of
+heads that was fitted to what has been judged so far (`rlhf.models.orders.heads`), in half of the comparisons; the other
+half, and all prompts, at random.
 
 How to read it. `acts_ratio`: 120 over the acts with rankings of four that reach what 120 pairs at random reach, the
 median over rules and seeds, without flips; `acts_ratios` has it for each kind of act and chance of a flip.
@@ -40,23 +40,21 @@ import torch
 from torch import Tensor
 
 from annotation.records import UserError
+from annotation.selection import choose_answers
 from benchmarks import driver
 from benchmarks.acts_pool import PooledPrompt, pool
 from benchmarks.driver import BenchmarkError, say
 from benchmarks.loop import plain, reason, shorter
-from rlhf.algorithms.losses import Rankings, plackett_luce
 from rlhf.models.base_model import EMBEDDED
+from rlhf.models.orders.heads import RIDGE, StateScale, ensemble, fitted, votes
+from rlhf.models.orders.plackett_luce import Rankings
 
 DEFAULT_DATA = driver.DEFAULT_DATA_DIR / "benchmark-acts"
 BUDGETS = (15, 30, 60, 120)
 FLIPS = (0.0, 0.1, 0.2)
-HEADS = 8
 # Acts after which the heads that choose are trained anew; before the first, all is random.
 RENEWED_AFTER = (10, 20, 40, 60, 80, 100)
 CHOSEN_SHARE = 0.5
-STEPS, RATE = 60, 0.05
-# Of 0.02 to 2 nearly the same with the rule and the seeds of `tune`, and this the best of rankings.
-RIDGE = 0.5
 Pairs = frozenset[tuple[int, int]]
 Worth = tuple[float, ...]
 
@@ -133,9 +131,10 @@ METHODS: Mapping[str, Method] = {
     "best of 4": Method("best", 4),
     "rank 4": Method("rank", 4),
     "rank 4 as pairs": Method("rank", 4, by_pairs=True),
+    "pairs, chosen": Method("pair", 2, chosen=True),
     "rank 4, chosen": Method("rank", 4, chosen=True),
 }
-RICHER = ("best of 4", "rank 4", "rank 4, chosen")
+RICHER = ("best of 4", "rank 4", "pairs, chosen", "rank 4, chosen")
 
 
 @dataclass
@@ -157,45 +156,6 @@ class Judged:
             for better, worse in said:
                 above[row, better, worse], offset[row, better, worse] = True, by
         return torch.stack([states for states, *_ in known]), Rankings(above, offset, torch.full((len(known),), size))
-
-
-def fitted(judged: Judged, method: Method, ridge: float, priors_MH: Tensor, source: torch.Generator | None) -> Tensor:
-    """The weights of M heads, (M, H): of least loss and distance from their priors.
-
-    With a source each head weighs the comparisons by its own exponential numbers (the Bayesian bootstrap).
-    """
-    if not any(judged.said):
-        return priors_MH
-    states_CKH, rankings = judged.rankings(method.by_pairs)
-    heads, comparisons = len(priors_MH), len(states_CKH)
-    repeated = Rankings(
-        rankings.above_CKK.repeat(heads, 1, 1), rankings.offset_CKK.repeat(heads, 1, 1), rankings.size_C.repeat(heads)
-    )
-    shape = heads, comparisons
-    weights = torch.ones(shape) if source is None else torch.empty(shape).exponential_(generator=source)
-    heads_MH = priors_MH.clone().requires_grad_()
-    optimiser = torch.optim.Adam([heads_MH], lr=RATE)
-    for _ in range(STEPS):
-        scores = torch.einsum("mh,ckh->mck", heads_MH, states_CKH).flatten(0, 1)
-        loss = (weights * plackett_luce(scores, repeated).view(shape)).sum()
-        loss = loss + ridge / 2 * (heads_MH - priors_MH).square().sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return heads_MH.detach()
-
-
-def chosen_places(scores_MK: Tensor, number: int, source: random.Random) -> list[int]:
-    """So many answers: by turns the best of heads drawn at random, until enough differ."""
-    found: list[int] = []
-    for _ in range(10 * number):
-        best = int(scores_MK[source.randrange(len(scores_MK))].argmax())
-        if best not in found:
-            found.append(best)
-        if len(found) == number:
-            return found
-    others = [place for place in range(scores_MK.shape[1]) if place not in found]
-    return [*found, *source.sample(others, number - len(found))]
 
 
 # -------------------------------------------------------------------------------------------------------- one sequence
@@ -225,10 +185,9 @@ class Data:
 
 
 def data_of(prompts: Sequence[PooledPrompt], rule: Callable[[str], Worth]) -> Data:
-    """States are standardised over the train split, and scaled so that a prompt's answers differ by about 1."""
-    train = torch.cat([one.states_KH for one in prompts if one.split == "train"])
-    mean, spread = train.mean(0), train.std(0) * sqrt(train.shape[1])
-    found = [(one.split, [rule(text) for text in one.texts], (one.states_KH - mean) / spread) for one in prompts]
+    """States are scaled over the train split."""
+    scale = StateScale.of(torch.cat([one.states_KH for one in prompts if one.split == "train"]))
+    found = [(one.split, [rule(text) for text in one.texts], scale.scaled(one.states_KH)) for one in prompts]
     return Data(
         *([(worths, states) for own, worths, states in found if own == split] for split in ("train", "held-out"))
     )
@@ -238,29 +197,32 @@ def sequence(data: Data, method: Method, person: Person, sizes: Sizes) -> list[f
     """The gold win rate after each number of acts."""
     source, judged, found = person.source, Judged(), []
     generator = torch.Generator().manual_seed(source.randrange(2**31))
-    features = data.train[0][1].shape[1]
-    ensemble: Tensor | None = None
+    heads_MH: Tensor | None = None
     gaps = sorted(gap_of(worths, (0, 1)) for worths, _ in data.train)
     for act in range(1, max(sizes.budgets) + 1):
         worths, states_KH = source.choice(data.train)
-        by_heads = method.chosen and ensemble is not None and source.random() < CHOSEN_SHARE
-        places = (
-            chosen_places(ensemble @ states_KH.T, method.answers, source)
-            if by_heads and ensemble is not None
-            else source.sample(range(len(worths)), method.answers)
-        )
+        counts = [0] * len(worths) if heads_MH is None else votes(heads_MH, states_KH)
+        share = 0.0 if heads_MH is None else CHOSEN_SHARE
+        places = list(choose_answers(counts, method.answers, share, source).places)
         source.shuffle(places)
         said = getattr(person, method.act)([worths[place] for place in places])
         judged.states.append(states_KH[places])
         judged.said.append(said)
         judged.offsets.append(method.offset * strength_of(gap_of(worths, places), gaps))
-        if method.chosen and act in RENEWED_AFTER and act < max(sizes.budgets):
-            priors = torch.randn(HEADS, features, generator=generator) / sqrt(sizes.ridge)
-            ensemble = fitted(judged, method, sizes.ridge, priors, generator)
+        if method.chosen and act in RENEWED_AFTER and act < max(sizes.budgets) and any(judged.said):
+            heads_MH = ensemble(*judged.rankings(method.by_pairs), generator, sizes.ridge)
         if act in sizes.budgets:
-            (head_H,) = fitted(judged, method, sizes.ridge, torch.zeros(1, features), None)
+            head_H = learnt(judged, method, sizes)
             found.append(fmean(win_rate(worths, states_KH @ head_H) for worths, states_KH in data.held_out))
     return found
+
+
+def learnt(judged: Judged, method: Method, sizes: Sizes) -> Tensor:
+    """What the learner makes of all judgements so far, (H,): no score for anything where nothing was decided."""
+    none_1H = torch.zeros(1, judged.states[0].shape[1])
+    if not any(judged.said):
+        return none_1H[0]
+    return fitted(*judged.rankings(method.by_pairs), none_1H, ridge=sizes.ridge)[0]
 
 
 def gap_of(worths: Sequence[Worth], places: Sequence[int]) -> float:

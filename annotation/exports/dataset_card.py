@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import PurePath
 from typing import Any, Final
@@ -109,6 +109,7 @@ def vote_of(judgement: Judgement) -> Vote:
         first_ranking=None,
         lengths=tuple(len(response["text"]) for response in judgement.responses),
         revisions=tuple(response["revision"] for response in judgement.responses),
+        by_heads=judgement.answers_by == "heads",
     )
 
 
@@ -288,6 +289,11 @@ AGREEMENT_UNKNOWN: Final = "No two annotators judged the same comparison, so agr
 ALL_COUNTED: Final = "Over all judgements that passed the filters and were not left out, also those that gave no row."
 
 
+def random_ones(votes: Iterable[Vote]) -> list[Vote]:
+    """Those of comparisons whose answers no heads chose: what agreement and biases can be measured on."""
+    return [vote for vote in votes if not vote.by_heads]
+
+
 def agreement(figures: CardStatistics) -> str:
     """How far annotators agree, also on what gave no row."""
     found = agreement_table(figures.votes)
@@ -306,7 +312,7 @@ def agreement_table(votes: Sequence[Vote]) -> str:
             decimal(found.alpha),
             found.level,
         ]
-        for found in agreements(votes)
+        for found in agreements(random_ones(votes))
     ]
     heads = ["question", "comparisons", "same answer (95% interval)", "Krippendorff's alpha (95% interval)", "level"]
     return table(heads, rows)
@@ -314,9 +320,10 @@ def agreement_table(votes: Sequence[Vote]) -> str:
 
 def biases(figures: CardStatistics) -> str:
     """Whether place and length go with being chosen."""
+    votes = random_ones(figures.votes)
     rows = [
         [bias.name, f"{bias.share.n:,}", percent_with_interval(bias.share), f"{bias.fair:.0%}"]
-        for bias in (*position_biases(figures.votes), *length_biases(figures.votes))
+        for bias in (*position_biases(votes), *length_biases(votes))
     ]
     if not rows:
         return "There are no choices to measure them on."
@@ -351,6 +358,8 @@ NOTES: Final[Mapping[str, str]] = {
     "formed_chance": "with what chance its prompt was taken for a comparison; none is unknown",
     "people_chance": "with what chance people were to judge the comparison; none is unknown",
     "shown_chances": "of each judgement, with what chance its annotator was shown this comparison; none is unknown",
+    "answers_by": "what chose the answers to compare: random, heads (that disagree on them) or person; none is unknown",
+    "answers_chance": "with what chance these of the answers drawn were compared; none is unknown",
 }
 WHOLE_CONVERSATIONS: Final[Mapping[str, str]] = {
     "chosen": "the conversation with the preferred answer",

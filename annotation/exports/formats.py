@@ -326,11 +326,13 @@ def iteration_of(revisions: set[str], known: ExportContext) -> int | None:
     return max((known.iterations[revision] for revision in revisions), default=None)
 
 
-# Chances as `annotation.selection` defines them; none is unknown. The last is a list, one for each judgement.
+# Chances as `annotation.selection` defines them; none is unknown. `shown_chances` is a list, one for each judgement.
 CHANCE_FACTS: Final[Mapping[str, Column]] = {
     "formed_chance": "number",
     "people_chance": "number",
     "shown_chances": "numbers",
+    "answers_by": "text",
+    "answers_chance": "number",
 }
 PAIR_FACTS: Final[Mapping[str, Column]] = {
     "margin": "number",
@@ -355,6 +357,8 @@ def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> Row:
         "formed_chance": first.formed_chance,
         "people_chance": first.people_chance,
         "shown_chances": [judgement.shown_chance for judgement in judgements],
+        "answers_by": first.answers_by,
+        "answers_chance": first.answers_chance,
     }
 
 
@@ -617,6 +621,8 @@ def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> Ro
         "formed_chance": chance_text(judgement.formed_chance),
         "people_chance": chance_text(judgement.people_chance),
         "shown_chance": "" if judgement.annotator_kind == "ai" else chance_text(judgement.shown_chance),
+        "answers_by": judgement.answers_by or UNKNOWN,
+        "answers_chance": chance_text(judgement.answers_chance),
         "iteration": iteration_of(writers(judgement, judgement.responses), known),
         "written_by": as_json([written_by(response) for response in judgement.responses]),
         **{f"answer_{place}": text for place, text in enumerate(texts, 1)},
@@ -715,6 +721,8 @@ CSV_COLUMNS: Final[Mapping[str, Column]] = {
     "formed_chance": "text",
     "people_chance": "text",
     "shown_chance": "text",
+    "answers_by": "text",
+    "answers_chance": "text",
     "iteration": "whole",
     "written_by": "text",
     **{f"answer_{place}": "text" for place in range(1, MAXIMUM_ANSWERS + 1)},

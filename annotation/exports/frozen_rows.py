@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self, TypeVar, cast
 
+from annotation.metrics.aggregation import OUTSIDE
 from annotation.records import Message, Split, TokenIds
 
 
@@ -53,6 +54,11 @@ class FrozenAnswer:
     origin: str = "policy"
     token_ids: TokenIds | None = None
     """Of what a policy drew here; None in data from before they were kept."""
+
+    @property
+    def outside(self) -> bool:
+        """Whether it is no answer, but what people would rather have than answers that are all bad."""
+        return self.origin == OUTSIDE
 
     def to_json(self) -> dict[str, Any]:
         """The answer as it is stored."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow
-from annotation.metrics.aggregation import Pair, pairs_of, people_first, usable
+from annotation.metrics.aggregation import Pair, outside_pairs, pairs_of, people_first, usable
 from annotation.records import Judgement
 
 
@@ -18,7 +18,7 @@ class PreferenceRows:
     Train pairs are of judgements made after `trained_until`, held-out pairs are all. The pairs of a comparison (up to
     K(K-1)/2 for K answers, more with edits) stay together. `max_length` counts the tokens of prompt and answer where
     they are known; `reliability` gives the chance that an annotator is right. Where people have judged, AI judges
-    do not count.
+    do not count. Answers that are all bad are worse than none: then the better one of a pair is `outside`.
     """
 
     comparisons: Iterable[Sequence[Judgement]]
@@ -45,6 +45,9 @@ class PreferenceRows:
                 self.left_out["earlier"] += len(counted)
                 continue
             pairs, reasons = pairs_of(counted, self.reliability)
+            # Whether a policy orders answers as people do is not measured on what has no order.
+            if counted[0].split == "train" and (outside := outside_pairs(counted, self.reliability)):
+                pairs, reasons = outside, [reason for reason in reasons if reason != "all-bad"]
             self.left_out.update(reasons)
             for pair in pairs:
                 reason = why_left_out(pair, self.max_length)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
+from typing import Literal
 
 from annotation.database import Database
 from annotation.records import Kind
@@ -13,8 +14,23 @@ from annotation.records import Kind
 # How many pairs at random teach what one act does, with four answers; `benchmarks.acts` (docs/benchmarks.md).
 PAIRS_AN_ACT: Mapping[Kind, float] = {"pair": 1.0, "best": 2.1, "rank": 4.1}
 MEASURED_ANSWERS = 4
+# Nobody reads two answers in less: such judgements are a script's, or were made with closed eyes.
+LEAST_SECONDS = 1.0
 # With fewer judgements their median says little, and the page says so.
 FEW = 10
+
+
+# So many times as much a minute must teach before another kind of act is offered: the figures are not exact.
+WORTH_A_CHANGE = 1.2
+
+
+@dataclass(frozen=True)
+class RicherAct:
+    """How many times as much a ranking teaches as a pair."""
+
+    times: float
+    by: Literal["act", "minute"]
+    """Of judging; by the act alone as long as nobody knows how long people take for one here."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +54,9 @@ class ActTime:
 
     @property
     def pairs_a_minute(self) -> float | None:
-        """The same for a minute of judging; None where that is not known."""
+        """The same for a minute of judging; None where that is not known, or nobody can have read so fast."""
         an_act = self.pairs_an_act
-        return None if an_act is None or self.median <= 0 else 60 / self.median * an_act
+        return None if an_act is None or self.median < LEAST_SECONDS else 60 / self.median * an_act
 
 
 def act_times(db: Database) -> list[ActTime]:
@@ -65,3 +81,19 @@ def time_of(kind: Kind, answers: int, seconds: Sequence[float]) -> ActTime:
     """The quartiles of one kind."""
     low, median, high = quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [*seconds] * 3
     return ActTime(kind=kind, answers=answers, judgements=len(seconds), median=median, low=low, high=high)
+
+
+def richer_act(times: Sequence[ActTime]) -> RicherAct | None:
+    """What ranking would teach beside pairs in a minute, by the seconds that people took here for pairs.
+
+    As many of both must have been judged as make a median, or no ranking: then it is only known what one teaches. None
+    where too little is known, or a ranking teaches no more.
+    """
+    known = {(one.kind, one.answers): one for one in times if one.judgements >= FEW}
+    pair, rank = known.get(("pair", 2)), known.get(("rank", MEASURED_ANSWERS))
+    if pair is None or not pair.pairs_a_minute:
+        return None
+    if rank is None:
+        return RicherAct(PAIRS_AN_ACT["rank"] / PAIRS_AN_ACT["pair"], "act")
+    by = (rank.pairs_a_minute or 0) / pair.pairs_a_minute
+    return RicherAct(by, "minute") if by >= WORTH_A_CHANGE else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import exp, log
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
 from annotation.records import Judgement
 from annotation.translation import N_
@@ -16,6 +16,13 @@ from annotation.translation import N_
 UNKNOWN_RELIABILITY = 0.73
 # Nobody is believed to be certain, or worse than a coin.
 RELIABILITY_RANGE = (0.5, 0.99)
+
+# Where an answer comes from that is none: what is better than answers that are all bad.
+OUTSIDE: Final = "outside"
+NO_ANSWER: Final[Mapping[str, Any]] = {
+    **{"id": 0, "text": "", "origin": OUTSIDE, "model_id": None, "revision": None, "finish_reason": None},
+    **{"tokens": None, "prompt_tokens": None, "rendered_prompt": None, "edited_from": None},
+}
 
 # Why judgements give no preference pair, in the words of the page.
 REASONS = {
@@ -113,6 +120,30 @@ def pairs_of(
         else:
             reasons.append(found)
     return pairs, reasons
+
+
+def outside_pairs(counted: Sequence[Judgement], reliability: Mapping[str, float] | None = None) -> list[Pair]:
+    """That no answer is better than each of a comparison's, where everybody who counts found all of them bad.
+
+    None where somebody ranked them: then that is learnt. The chance of error is that all of these people are wrong.
+    """
+    bad = [judgement for judgement in counted if judgement.outcome == "all-bad"]
+    score = sum(log_odds(judgement.annotator, reliability) for judgement in bad)
+    if score <= 0 or any(judgement.ranking is not None for judgement in counted):
+        return []
+    return [
+        Pair(
+            better=NO_ANSWER,
+            worse=response,
+            judgements=tuple(judgement.id for judgement in bad),
+            annotators=tuple(judgement.annotator for judgement in bad),
+            strength=None,
+            agreement=1.0,
+            flip=1 / (1 + exp(score)),
+            ai=all(judgement.annotator_kind == "ai" for judgement in bad),
+        )
+        for response in bad[0].responses
+    ]
 
 
 def decide(voting: Sequence[Judgement], first: int, second: int, reliability: Mapping[str, float] | None) -> Pair | str:

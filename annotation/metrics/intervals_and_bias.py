@@ -149,6 +149,8 @@ class Vote:
     """Of a re-ask: the ranking that was given the first time."""
     lengths: tuple[int, ...]
     revisions: tuple[str | None, ...]
+    by_heads: bool = False
+    """Whether heads chose its answers, because they disagree on them: no random comparison."""
 
 
 @lru_cache(maxsize=4096)
@@ -284,12 +286,12 @@ def annotator_figures(
 ) -> list[AnnotatorFigures]:
     """Figures of everybody who judged, by name. `known` gives the best answers of gold comparisons.
 
-    Agreement is with `trusted` annotators only (all by default).
+    Agreement is with `trusted` annotators only (all by default), and on comparisons whose answers no heads chose.
     """
     by_name: dict[str, list[Vote]] = defaultdict(list)
     for vote in votes:
         by_name[vote.annotator].append(vote)
-    agreeing_with = agreement_with_others(votes, trusted)
+    agreeing_with = agreement_with_others([vote for vote in votes if not vote.by_heads], trusted)
     hasty = hasty_judgements(votes)
     return [one_annotator(name, by_name[name], known, hasty[name], agreeing_with.get(name)) for name in sorted(by_name)]
 

@@ -40,8 +40,8 @@ def parse_numbers(text: str) -> tuple[int, ...]:
 
 
 VOTES = """SELECT j.id, j.comparison_id, a.name, j.purpose, j.kind, j.outcome, j.ranking, j.strength, j.shown_order,
-        j.seconds, j.early, j.created, first.ranking
-    FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
+        j.seconds, j.early, j.created, first.ranking, c.answers_by IS 'heads'
+    FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id JOIN comparison c ON c.id = j.comparison_id
         LEFT JOIN judgement first ON first.id = j.re_ask_of
     WHERE j.outcome != 'skip' AND j.purpose != 'judge' AND (:comparison IS NULL OR j.comparison_id = :comparison)
     ORDER BY j.id"""
@@ -66,7 +66,22 @@ def votes(db: Database, comparison_id: int | None = None) -> list[Vote]:
 
 def read_vote(row: Sequence[Any], lengths: tuple[int, ...], revisions: tuple[str | None, ...]) -> Vote:
     """A row of VOTES as a record."""
-    id_, comparison, name, purpose, kind, outcome, ranking, strength, order, seconds, early, created, first = row
+    (
+        id_,
+        comparison,
+        name,
+        purpose,
+        kind,
+        outcome,
+        ranking,
+        strength,
+        order,
+        seconds,
+        early,
+        created,
+        first,
+        by_heads,
+    ) = row
     return Vote(
         id=id_,
         comparison_id=comparison,
@@ -83,6 +98,7 @@ def read_vote(row: Sequence[Any], lengths: tuple[int, ...], revisions: tuple[str
         first_ranking=None if first is None else parse_numbers(first),
         lengths=lengths,
         revisions=revisions,
+        by_heads=bool(by_heads),
     )
 
 
@@ -234,6 +250,8 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
     # A flagged comparison gives no training pair, so there is nothing to settle; nor is it fit to measure people.
     unfit = set(known) | flagged_comparisons(db)
     fit = [vote for vote in trusted if vote.comparison_id not in unfit]
+    # Where heads chose answers that they disagree on, people may agree more or less than on any others.
+    random = [vote for vote in trusted if not vote.by_heads]
     measured = golds(db, everything, known)
     return QualityReport(
         stamp=stamp,
@@ -243,11 +261,11 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
         annotators=tuple(intervals_and_bias.annotator_figures(everything, known, {vote.annotator for vote in trusted})),
         reliabilities=estimate(everything, known, excluded),
         excluded=excluded,
-        agreement=tuple(agreement.agreements(trusted)),
-        over_time=tuple(agreement.agreement_over_time(trusted)),
-        position=tuple(intervals_and_bias.position_biases(trusted)),
-        length=tuple(intervals_and_bias.length_biases(trusted)),
-        policies=bradley_terry.bradley_terry(bradley_terry.pairwise_results(trusted)),
+        agreement=tuple(agreement.agreements(random)),
+        over_time=tuple(agreement.agreement_over_time(random)),
+        position=tuple(intervals_and_bias.position_biases(random)),
+        length=tuple(intervals_and_bias.length_biases(random)),
+        policies=bradley_terry.bradley_terry(bradley_terry.pairwise_results(random)),
         per_day=tuple(sorted(Counter(vote.created[:10] for vote in everything if vote.purpose != "import").items())),
         disputes=tuple(agreement.disputes(fit, settled)),
         clear=tuple(agreement.clear_cases(fit, SHOWN_CASES)),

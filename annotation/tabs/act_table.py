@@ -41,7 +41,9 @@ def act_row(asked: Asked, found: ActTime | None) -> Row:
         return name, "0", NOTHING, teaches(PAIRS_AN_ACT[kind]), NOTHING
     seconds = _("{median:.1f} s\n{low:.1f} to {high:.1f} s").format(median=found.median, low=found.low, high=found.high)
     few = _("\nfew judgements: hardly to be relied on") if found.judgements < FEW else ""
-    return name, f"{found.judgements:,}", f"{seconds}{few}", teaches(found.pairs_an_act), teaches(found.pairs_a_minute)
+    hasty = found.pairs_an_act is not None and found.pairs_a_minute is None
+    a_minute = _("too fast to have been read") if hasty else teaches(found.pairs_a_minute)
+    return name, f"{found.judgements:,}", f"{seconds}{few}", teaches(found.pairs_an_act), a_minute
 
 
 def teaches(pairs: float | None) -> str:

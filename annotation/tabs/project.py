@@ -47,6 +47,7 @@ def form_of(asked: Project) -> Values:
         "gold_share": percent_of(asked.gold_share),
         "re_ask_share": percent_of(asked.re_ask_share),
         "candidate_share": percent_of(asked.candidate_share),
+        "doubt_share": percent_of(asked.doubt_share),
         "rendered": view,
         "tags": project.tags_text(asked.tags),
     }
@@ -59,7 +60,7 @@ def percent_of(share: float) -> float:
 
 def project_of(values: Values, people: int) -> Project:
     """The form's fields as a project. Raises UserError naming the field at fault."""
-    shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share", "candidate_share")}
+    shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share", "candidate_share", "doubt_share")}
     view = values["rendered"]
     rendered = FIRST_VIEW.get(view, view) if isinstance(view, str) else str(view)  # what is no view is refused
     return project.check({**values, **shares, "rendered": rendered}, people)
@@ -173,6 +174,10 @@ def build_form() -> dict[str, Any]:
         form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
         form["candidate_share"] = number(
             _("Candidate against serving, %"), _("Share that compares a new policy with the one it would replace.")
+        )
+        form["doubt_share"] = number(
+            _("Answers chosen by doubt, %"),
+            _("Share that shows those of eight answers of which it is least known what people prefer."),
         )
         form["rendered"] = gr.Radio(list(FIRST_VIEW), label=_("First view"), info=EACH_CAN_SWITCH, min_width=240)
     form["own_prompts"] = gr.Checkbox(label=_("Annotators may write prompts of their own"))

@@ -3,6 +3,10 @@
 However many pairs a ranking has, its prompt and its answers are computed once (Ouyang et al. 2022, "Training language
 models to follow instructions with human feedback", section 3.5). It weighs by what it decides, in bits: one for a
 pair, two for the best of four, 4.6 for a ranking of four, not by its pairs.
+
+“All bad” is an order, too: no answer at all, whose score is 0, is better than each of those that were shown. So scores
+have a zero that means something, as in Kahneman-Tversky optimisation (Ethayarajh et al. 2024), where the bad answer's
+rival is how far the policy has moved on average.
 """
 
 from __future__ import annotations
@@ -15,8 +19,9 @@ import torch
 from torch import Tensor
 
 from annotation.metrics.rankings import bits
-from rlhf.algorithms.losses import Rankings, expected_loss
+from rlhf.algorithms.losses import expected_loss
 from rlhf.jobs.job_spec import Noise
+from rlhf.models.orders.plackett_luce import Rankings
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import with_noise
 
@@ -72,6 +77,23 @@ def collate(items: Sequence[Item], pad_id: int) -> dict[str, Tensor]:
             batch[name] = torch.tensor([value for item in items for value in item[name]])
     batch["share"] = torch.tensor([item["bits"] / len(item["better"]) for item in items for _ in item["better"]])
     return batch
+
+
+def part_of(batch: Mapping[str, Tensor], places: Sequence[int]) -> dict[str, Tensor]:
+    """The part of a batch that has these of its answers, all of a comparison together, without needless padding."""
+    rows_B = torch.tensor(places, device=batch["input_ids"].device)
+    width = int(batch["attention_mask"][rows_B].sum(-1).max())
+    part = {name: batch[name][rows_B, :width] for name in ("input_ids", "attention_mask", "completion_mask")}
+    if "group" not in batch:
+        return part
+    own_B = batch["group"][rows_B]
+    own_P = torch.isin(batch["group"][batch["better"]], own_B)
+    place_B = torch.full_like(batch["group"], -1)
+    place_B[rows_B] = torch.arange(len(places), device=place_B.device)
+    part["group"] = torch.unique(own_B, return_inverse=True)[1]
+    part |= {side: place_B[batch[side][own_P]] for side in ("better", "worse")}
+    part |= {name: batch[name][own_P] for name in (*OF_PAIRS, "share") if name in batch}
+    return part | {name: batch[name][rows_B] for name in OF_ANSWERS if name in batch}
 
 
 def of_comparisons(values_P: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

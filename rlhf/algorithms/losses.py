@@ -6,8 +6,6 @@ By algorithm: preferences (DPO); rankings (DPO and reward model); reward model; 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import combinations
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from rlhf.algorithms.dpo.spec import PairwiseLoss, PreferenceLoss
 from rlhf.models.log_probabilities import CHUNK, Head, label_logps
+from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
 
 
 # ----------------------------------------------------------------------------------------- preferences: DPO and its kin
@@ -122,69 +121,16 @@ def implicit_reward(policy_P: Tensor, reference_P: Tensor, beta: float) -> Tenso
 def implicit_rewards(name: PreferenceLoss, answers: AnswerLogps, beta: float) -> Tensor:
     """`implicit_reward` of each answer as the loss of this name sees it, for some per token. Returns (B,).
 
-    Per token a longer answer has no larger say (TRL's 'sigmoid_norm'). The normalisation is that of Meng et al. 2024
-    (SimPO, equation 4), which has no reference; beta must be larger than for sums by about an answer's length.
+    That of no answer at all, which is better than answers that are all bad, is 0: of its no tokens policy and reference
+    say the same. Per token a longer answer has no larger say (TRL's 'sigmoid_norm'). The normalisation is that of Meng
+    et al. 2024 (SimPO, equation 4), which has no reference; beta must be larger than for sums by about an answer's
+    length.
     """
     reward_B = implicit_reward(answers.policy_B, answers.reference_B, beta)
-    return reward_B / answers.tokens_B if name in ("ipo", "length-normalised") else reward_B
+    return reward_B / answers.tokens_B.clamp(min=1) if name in ("ipo", "length-normalised") else reward_B
 
 
 # ----------------------------------------------------------------------------- rankings: preferences and reward models
-@dataclass(frozen=True)
-class Rankings:
-    """What is known of the order of the answers of C comparisons, of up to K answers each.
-
-    `above_CKK[c, i, j]` says that answer i is better than j. It need not say so of every two: answers may be tied, or
-    only the best of them be known; but it goes round in no circle. `offset_CKK[c, i, j]` is by how much more i is to
-    score where it is better. Comparison c has the first `size_C[c]` answers, the rest of K is padding.
-    """
-
-    above_CKK: Tensor
-    offset_CKK: Tensor
-    size_C: Tensor
-
-    def turned(self) -> Rankings:
-        """The same answers in the opposite order."""
-        return replace(self, above_CKK=self.above_CKK.mT, offset_CKK=self.offset_CKK.mT)
-
-
-def plackett_luce(scores_CK: Tensor, rankings: Rankings) -> Tensor:
-    """-log of the chance that Plackett and Luce's model draws an order that agrees with each comparison. Returns (C,).
-
-    The model (Plackett 1975) places one answer after the other, each by a softmax of the scores of those left. What
-    people leave open (ties, all but the best) is summed over: the chance is that of all orders which keep what they
-    said (partial orders under this model: Liu et al. 2019, "Learning Plackett-Luce Mixtures from Partial
-    Preferences"), by a recursion over the 2^K sets of answers left instead of the K! orders. Of two answers it is the
-    Bradley-Terry loss; where all are tied, 0. With an offset, which Amini et al. 2024 ("Direct Preference Optimization
-    with an Offset") give to pairs, an answer competes with those it is better than as if they scored so much more.
-    """
-    chances = [torch.zeros_like(scores_CK[:, :1])]  # their logarithms, by the number of answers left: (C, sets)
-    for members_SN, without_SN in sets_left(scores_CK.shape[1]):
-        firsts_SN1, others_S1N = members_SN[:, :, None], members_SN[:, None, :]
-        scores_CSN = scores_CK[:, members_SN]
-        rivals_CSNN = scores_CSN[:, :, None, :] + rankings.offset_CKK[:, firsts_SN1, others_S1N]
-        placed_CSN = scores_CSN - rivals_CSNN.logsumexp(-1) + chances[-1][:, without_SN]
-        waits_CSN = rankings.above_CKK[:, firsts_SN1, others_S1N].any(2)  # one that is better is left
-        chances.append(placed_CSN.masked_fill(waits_CSN, -torch.inf).logsumexp(-1))
-    return -torch.stack([chances[size][row, 0] for row, size in enumerate(rankings.size_C.tolist())])
-
-
-@cache
-def sets_left(size: int) -> list[tuple[Tensor, Tensor]]:
-    """The sets of 1, 2, ... up to `size` answers: members (S, N), and the place of the set without each, (S, N).
-
-    Sets of one size are in lexicographic order, so that the first is that of the first answers.
-    """
-    found = []
-    before: dict[tuple[int, ...], int] = {(): 0}
-    for number in range(1, size + 1):
-        sets = list(combinations(range(size), number))
-        without = [[before[one[:place] + one[place + 1 :]] for place in range(number)] for one in sets]
-        found.append((torch.tensor(sets), torch.tensor(without)))
-        before = {one: place for place, one in enumerate(sets)}
-    return found
-
-
 def expected_loss(scores_CK: Tensor, rankings: Rankings, flip_C: Tensor) -> Tensor:
     """`plackett_luce` of comparisons whose order is, with chance `flip`, the opposite one. Returns (C,).
 

@@ -5,6 +5,8 @@ don't is in `rlhf.algorithms.trl_private`. Departures from it, in all three:
 
 - An algorithm says how many items a batch has and what their loss is; that is divided by the items of a whole optimiser
   step, in all its passes and processes.
+- A batch whose tokens would take too much memory at once is computed in parts, one after the other, with the same sum
+  of gradients: items are counted for a step, tokens for a pass.
 - Rows come tokenised, by the code that the preview uses too.
 - What is trained stays in float32 (TRL casts adapters to bfloat16 on a quantised base): AdamW's steps at these learning
   rates are below bfloat16's resolution and would be lost. There is no dropout.
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,8 +28,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
-from annotation.records import Prompt
+from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import Checkpoint
+from rlhf.algorithms.comparisons import part_of
 from rlhf.algorithms.low_rank import compute_adapters_at_once
 from rlhf.algorithms.trainer import (
     RunCost,
@@ -42,7 +45,10 @@ from rlhf.algorithms.trl_private import WithoutPreparation
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.worker import Run
+from rlhf.models.hidden_states import inner_model, packable
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter
+from rlhf.models.memory import pass_tokens, read_shapes, this_machine
+from rlhf.models.packing import rows_alone, rows_of
 
 
 class JobTrainer(WithoutPreparation):
@@ -62,6 +68,8 @@ class JobTrainer(WithoutPreparation):
     def __init__(self, spec: Any, **arguments: Any) -> None:
         self.spec = spec
         self.noted: dict[str, tuple[Any, Tensor]] = {}
+        self.pass_tokens: int | None = None
+        """How many tokens are computed together; None for a whole batch."""
         with warnings.catch_warnings():  # names whose new ones TRL and PEFT do not know yet
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
             super().__init__(**arguments)
@@ -70,6 +78,8 @@ class JobTrainer(WithoutPreparation):
     def start_from(self, start: Start) -> None:
         """Hold what is trained in float32, and put the parent's weights into a continued adapter."""
         hold_in_float32(self.model)
+        with suppress(UserError):  # of what nothing can be estimated is computed as it comes
+            self.pass_tokens = pass_tokens(read_shapes(start.ground), self.spec, this_machine())
         if start.adapter is not None:
             load_adapter(self.model, start.adapter)
 
@@ -99,14 +109,29 @@ class JobTrainer(WithoutPreparation):
         """In 16 bits where the spec says so: the loss goes around the wrapping that would see to it."""
         return self.accelerator.autocast()
 
-    def training_step(self, *arguments: Any, **keywords: Any) -> Tensor:
-        """One forward and backward pass. Raises Diverged where the loss is no number."""
-        loss: Tensor = super().training_step(*arguments, **keywords)  # type: ignore[misc]
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Tensor | None = None) -> Tensor:
+        """Forward and backward passes over the parts of a batch. Raises Diverged where the loss is no number."""
+        items = self.items_in(inputs) if num_items_in_batch is None else num_items_in_batch
+        losses = [super(JobTrainer, self).training_step(model, part, items) for part in self.parts_of(inputs)]  # type: ignore[misc]
+        loss: Tensor = torch.stack(losses).sum()
         if not torch.isfinite(loss):
             raise Diverged(diverged_sentence("loss", self.state.global_step, Path(self.args.output_dir)))
         if self.accelerator.sync_gradients:
             average_gradients(self.accelerator, self.model.parameters())
         return loss
+
+    def parts_of(self, batch: Any) -> list[Any]:
+        """A batch in parts that memory holds: the sum of their losses is its loss, as that is a sum over items."""
+        if self.pass_tokens is None:
+            return [batch]
+        attention_BT, completion_BT = batch["attention_mask"], batch["completion_mask"]
+        group_B = batch["group"].tolist() if "group" in batch else range(len(attention_BT))
+        rows = (
+            rows_of(attention_BT, completion_BT, group_B, self.pass_tokens)
+            if packable(inner_model(self.model))
+            else rows_alone(attention_BT, group_B, self.pass_tokens)
+        )
+        return [batch] if len(rows) == 1 else [part_of(batch, places) for places in rows]
 
     # ---- figures
     def note(self, name: str, total: Tensor, items: Tensor) -> None:

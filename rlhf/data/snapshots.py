@@ -148,12 +148,21 @@ def prompt_rows(db: Database) -> Iterator[PromptRow]:
         yield PromptRow("train", prompt.messages, prompt.id)
 
 
-def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judges_too: bool = True) -> PreferenceRows:
+def collect(
+    db: Database,
+    parent: Policy,
+    scope: Scope,
+    max_length: int,
+    *,
+    judges_too: bool = True,
+    latest: int | None = None,
+) -> PreferenceRows:
     """The preference pairs of today's judgements: all, or those made since the parent's data was frozen.
 
     Each has its chance of error by its annotators' reliability as it is estimated today; an AI judge's is its agreement
     with people. Without `judges_too`, and where people alone are to judge, what AI judges say is left out. No accuracy
-    is measured on prompts that are the gate's own, so they have no rows.
+    is measured on prompts that are the gate's own, so they have no rows. With `latest` only so many comparisons to
+    train on: those judged last.
     """
     until = trained_until(db, parent) if scope == "new" else 0
     reliability = {name: measured.estimate for name, measured in quality.reliabilities(db).items()}
@@ -163,7 +172,7 @@ def collect(db: Database, parent: Policy, scope: Scope, max_length: int, *, judg
     }
     judges_too = judges_too and store.feedback(db).mode != "people"
     excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
-    judged = store.judged_comparisons(db, reserved=False, token_ids=True)
+    judged = store.judged_comparisons(db, reserved=False, token_ids=True, latest=latest)
     return PreferenceRows(judged, max_length, until, reliability, excluded)
 
 

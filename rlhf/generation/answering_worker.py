@@ -2,7 +2,8 @@
 
 What people wait for is written before their eyes: chats of the playground, by whatever policy they ask, before all
 else, then prompts that annotators ask, and the first comparisons while there is nothing to judge. The rest is drawn
-unseen in batches, which cost less than their parts.
+unseen in batches, which cost less than their parts; of these answers heads may choose which ones are compared
+(`rlhf.generation.answer_choice`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from annotation import store
-from annotation.records import Prompt, Response, Split, UserError
+from annotation.records import ChosenAnswers, Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
 from annotation.translation import _, ngettext
 from rlhf.generation import playground_store
+from rlhf.generation.answer_choice import DRAWN, AnswerChoice
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.playground_store import Chat, FinishedAnswer
 from rlhf.jobs import job_store
@@ -71,6 +73,7 @@ class AnsweringWorker:
     def __init__(self, run: Run, spec: GenerateSpec) -> None:
         self.run, self.db, self.spec = run, run.db, spec
         self.models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
+        self.choice = AnswerChoice(run.db, self.models)
         self.made = 0
         self._fruitless = False
         self._refused: set[int] = set()
@@ -123,6 +126,7 @@ class AnsweringWorker:
             self.answer_asked()
             wanted = max(1, self.spec.buffer // 4) if training(self.run) else self.spec.buffer
             stock = self.stock()
+            self.fit_heads(stock)
             # A batch costs less than its parts: wait until a quarter of the stock is gone, then fill it up.
             filling = stock < wanted and (filling or wanted - stock >= max(1, wanted // 4))
             batch = self.next_batch(wanted - stock, stock) if filling else []
@@ -137,7 +141,7 @@ class AnsweringWorker:
         """Draw comparisons, before people's eyes while they have nothing to judge, and say how many there are."""
         # After answers that came out the same before people's eyes, the next are drawn unseen, with some to spare.
         watched = not (stock or self._fruitless or store.waiting_elsewhere(self.db, self.serving.id))
-        new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch)
+        new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch, stock)
         self.made += new
         self._fruitless = not new
         self.run.report(self.made, 0, {}, self.stock_sentence() if new or watched else "")
@@ -302,16 +306,49 @@ class AnsweringWorker:
         self.answer_asked()
         return self.outdated()
 
+    # -------------------------------------------------------------------------------------------------------- choosing
+    def may_choose(self, stock: int) -> bool:
+        """Whether answers may be chosen: not while people could come to wait for the time that it takes."""
+        wanted = self.choice.share > 0 and self.answers() < DRAWN
+        return wanted and stock >= max(1, self.spec.buffer // 2) and not training(self.run)
+
+    def fit_heads(self, stock: int) -> None:
+        """Let the heads that choose answers learn from new judgements, when it is time."""
+        if not (self.may_choose(stock) and self.choice.due(self.serving)):
+            return
+        begun = time.monotonic()
+        self.choice.renew(self.serving, self.outdated_between_states)
+        self.model = self.models.use(self.serving)
+        found = "no heads" if self.choice.heads_MH is None else "heads fitted"
+        self.run.log(f"choosing answers: {found}, {time.monotonic() - begun:.1f} s")
+
+    def outdated_between_states(self) -> bool:
+        """Between two passes without an adapter: serve whoever waits as the policy that serves; whether to go on."""
+        self.model = self.models.use(self.serving)
+        return self.outdated_after_asked()
+
+    def chosen(self, task: Task, drawn: Sequence[Draw], wanted: int) -> ChosenAnswers | None:
+        """Which of the answers drawn to a prompt are compared; None for the first that differ."""
+        if len(drawn) < DRAWN or task.prompt.split != "train":
+            return None
+        try:
+            return self.choice.choose(self.serving, task.text, drawn, wanted)
+        finally:
+            self.model = self.models.use(self.serving)
+
     # -------------------------------------------------------------------------------------------------------- drawing
-    def draw_unseen(self, batch: Sequence[Task]) -> int:
-        """Draw answers, some to spare, and store the comparisons that they give; returns how many."""
-        wanted = self.answers()
-        draws = self.draw(batch, wanted + self.spec.spare, self.outdated_after_asked)
-        return sum(
-            store.add_comparison(self.db, [self.response(task, drawn) for drawn in group], wanted, task.chance)
-            is not None
-            for task, group in zip(batch, draws, strict=False)
-        )
+    def draw_unseen(self, batch: Sequence[Task], stock: int) -> int:
+        """Draw answers, some to spare or to choose from, and store the comparisons that they give; returns how many."""
+        wanted, made = self.answers(), 0
+        choosing = self.choice.heads_MH is not None and self.may_choose(stock)
+        draws = self.draw(batch, DRAWN if choosing else wanted + self.spec.spare, self.outdated_after_asked)
+        for task, group in zip(batch, draws, strict=False):
+            if choosing:
+                self.answer_asked()
+            chosen = self.chosen(task, group, wanted) if choosing else None
+            answers = [self.response(task, drawn) for drawn in group]
+            made += store.add_comparison(self.db, answers, wanted, task.chance, chosen) is not None
+        return made
 
     def write(self, batch: Sequence[Task], stop: Callable[[], bool]) -> list[str]:
         """Draw answers in comparisons that people can watch; returns how each of them ended.

@@ -55,7 +55,8 @@ MEANINGS: Final[Mapping[str, str]] = {
     "judgements": "numbers of the judgements that say so",
     "messages": "the conversation up to the answer",
     "rendered_prompt": "the same in the model's chat template, as it was read; none where no policy drew an answer",
-    "chosen": "the preferred answer, with who made it and its tokens where a policy drew it",
+    "chosen": "the preferred answer, with who made it and its tokens where a policy drew it; none, `outside`, "
+    "where people found all answers bad",
     "rejected": "the other answer, likewise",
     "ai": "true where AI judges alone say so",
     "text": "the answer to imitate",

@@ -736,14 +736,15 @@ LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
     WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
 RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
     WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED}"""
-RANKINGS = f"SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} ORDER BY c.id"
+RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} AND c.answers_by IS NOT 'heads'
+    ORDER BY c.id"""
 
 
 def jointly_judged(db: Database, judge: Judge) -> list[JudgedComparison]:
     """The comparisons that this judge and at least one person have judged, oldest first: what its trust rests on.
 
     Of the judge: what it has judged by the present version of the rubric; by another one it was another judge. Of what
-    its own model can have been trained on, nothing.
+    its own model can have been trained on, nothing; nor where heads chose the answers, as those are no random ones.
     Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """

@@ -203,27 +203,45 @@ def completions(
     *,
     adapted: bool = True,
     packed: bool = True,
+    depth: float = 1.0,
 ) -> Completions:
     """The states of a right-padded batch's completions, in its order, computed in packed rows of bounded length.
 
-    Sequences of one group share their prompt and its computation, and lie in one row.
+    Sequences of one group share their prompt and its computation, and lie in one row. The states are the last layer's,
+    or of the layer at this `depth` from 0 to 1.
     `adapted=False` leaves a prompt-tuning adapter's virtual tokens out; other adapters are switched off in the model.
     The call goes around DDP, so gradients of several processes are averaged by `trainer.average_gradients`.
     """
     causal = inner_model(model)
     virtual_KH = virtual_tokens(model) if adapted else None
     if not packed or not packable(causal):
-        return padded_states(causal, virtual_KH, ids_BT, attention_BT, completion_BT)
+        return padded_states(causal, virtual_KH, ids_BT, attention_BT, completion_BT, depth)
     group_B = range(len(ids_BT)) if group_B is None else group_B
     width = 0 if virtual_KH is None else len(virtual_KH)
     places = rows_of(attention_BT, completion_BT, group_B, ROW_TOKENS, width)
     parts = [
         packed_states(
-            causal, virtual_KH, ids_BT[row], attention_BT[row], completion_BT[row], [group_B[place] for place in row]
+            causal,
+            virtual_KH,
+            ids_BT[row],
+            attention_BT[row],
+            completion_BT[row],
+            [group_B[place] for place in row],
+            depth,
         )
         for row in places
     ]
     return in_order(parts, places)
+
+
+def states_at(causal: Any, depth: float, **inputs: Any) -> Tensor:
+    """The states (B, T, H) of the layer at this depth, the embeddings' at 0 and the last one's, normalised, at 1."""
+    if depth == 1.0:
+        last: Tensor = backbone(causal)(**inputs, use_cache=False).last_hidden_state
+        return last
+    layers = backbone(causal)(**inputs, use_cache=False, output_hidden_states=True).hidden_states
+    found: Tensor = layers[round(depth * (len(layers) - 1))]
+    return found
 
 
 def packed_states(
@@ -233,15 +251,17 @@ def packed_states(
     attention_BT: Tensor,
     completion_BT: Tensor,
     group_B: Sequence[int],
+    depth: float = 1.0,
 ) -> Completions:
     """The states of completions that lie in one row."""
     row = pack(ids_BT, attention_BT, completion_BT, group_B, virtual_ids(causal, virtual_KH))
-    hidden_LH = backbone(causal)(
+    hidden_LH = states_at(
+        causal,
+        depth,
         **embed(causal, row.ids_1L, virtual_KH),
         attention_mask=attention_masks(causal, row),
         position_ids=row.positions_1L,
-        use_cache=False,
-    ).last_hidden_state[0]
+    )[0]
     return Completions(hidden_LH[row.sources_N], row.labels_N, row.rows_N, hidden_LH[row.last_B])
 
 
@@ -260,17 +280,23 @@ def in_order(parts: Sequence[Completions], places: Sequence[Sequence[int]]) -> C
 
 
 def padded_states(
-    causal: Any, virtual_KH: Tensor | None, ids_BT: Tensor, attention_BT: Tensor, completion_BT: Tensor
+    causal: Any,
+    virtual_KH: Tensor | None,
+    ids_BT: Tensor,
+    attention_BT: Tensor,
+    completion_BT: Tensor,
+    depth: float = 1.0,
 ) -> Completions:
     """The states of completions in a padded batch."""
     prefix = virtual_ids(causal, virtual_KH)
     width = len(prefix)
     before = torch.tensor(prefix, dtype=ids_BT.dtype, device=ids_BT.device).expand(len(ids_BT), width)
-    hidden_BTH = backbone(causal)(
+    hidden_BTH = states_at(
+        causal,
+        depth,
         **embed(causal, torch.cat([before, ids_BT], 1), virtual_KH),
         attention_mask=torch.cat([torch.ones_like(before), attention_BT], 1),
-        use_cache=False,
-    ).last_hidden_state[:, width:]
+    )[:, width:]
     mask_BT = completion_BT[:, 1:].bool()
     last_B = attention_BT.sum(-1) - 1
     return Completions(
@@ -279,6 +305,26 @@ def padded_states(
         mask_BT.nonzero()[:, 0],
         hidden_BTH[torch.arange(len(ids_BT), device=ids_BT.device), last_B],
     )
+
+
+@torch.no_grad()
+def mean_states(
+    model: Any, answers: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int, depth: float
+) -> Tensor:
+    """The mean over each answer's tokens of a layer's states, (B, H), float32, of (prompt, answer) token ids.
+
+    Without a prompt-tuning adapter's virtual tokens; other adapters are the caller's to switch off.
+    """
+    ids_BT, attention_BT, completion_BT = (part.to(model.device) for part in pad(answers, pad_id))
+    prompts = {tuple(prompt): group for group, (prompt, _) in enumerate(answers)}
+    groups = [prompts[tuple(prompt)] for prompt, _ in answers]
+    found = completions(model, ids_BT, attention_BT, completion_BT, groups, adapted=False, depth=depth)
+    # Those before each token but the first, and the last one's, are those of the tokens themselves.
+    own_NH = found.before_NH.float().clone()
+    first_N = torch.cat([torch.ones_like(found.rows_N[:1], dtype=torch.bool), found.rows_N.diff() > 0])
+    own_NH[first_N] = found.last_BH.float()
+    sums_BH = own_NH.new_zeros(len(answers), own_NH.shape[1]).index_add(0, found.rows_N, own_NH)
+    return sums_BH / completion_BT.sum(-1)[:, None]
 
 
 def head_of(model: Any, *, float32: bool = False) -> Head:

@@ -39,11 +39,20 @@ NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 FP32_BYTES = 4
 # AdamW's two moments; in 8 bits each with a scale per block (Dettmers et al. 2022).
 ADAMW_BYTES, ADAMW_8BIT_BYTES = 8.0, 2.06
-# Bytes that autograd keeps for each token in each layer: (per hidden unit, per unit of the MLP), by what computes.
+# Bytes that autograd keeps for each token in each layer, attention apart: (per hidden unit, per unit of the MLP), by
+# what computes.
 LAYER_BYTES: Mapping[str, Mapping[str, tuple[float, float]]] = {
-    "bf16": {"prompt": (14.3, 6.6), "attention": (22.3, 6.6), "all-linear": (26.3, 8.6), "full": (33.2, 8.3)},
-    "fp32": {"prompt": (20.5, 13.2), "attention": (24.5, 13.2), "all-linear": (28.5, 17.2), "full": (36.5, 17.2)},
+    "bf16": {"prompt": (9.3, 6.6), "attention": (14.7, 6.3), "all-linear": (16.7, 8.3), "full": (28.3, 8.3)},
+    "fp32": {"prompt": (10.5, 13.2), "attention": (14.5, 13.2), "all-linear": (18.5, 17.2), "full": (26.5, 17.2)},
 }
+# Further ones for each hidden unit, in 16 bits, where PEFT computes an adapter's layers, and not
+# `rlhf.algorithms.low_rank`.
+PEFT_BYTES = 6.0
+# Items of up to so many tokens have attention by plain products in 16 bits (rlhf.models.packing.PRODUCTS_UP_TO); with
+# other attention keys and values are repeated for their heads, in numbers for each hidden unit.
+PRODUCTS_UP_TO, REPEATED = 512, 2.5
+# Of a machine's memory, what a training's passes are cut to.
+PASS_SHARE = 0.5
 # DoRA also keeps its direction and magnitude.
 DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
@@ -76,6 +85,8 @@ class Shapes:
     key_value: int
     """Width of a token's keys (and of its values) in one layer."""
     vocabulary: int
+    heads: int = 1
+    """Of attention, in one layer."""
     stored: int = 0
     """Bytes of its files, where its weights are quantised already and are loaded as they are; else 0."""
 
@@ -132,6 +143,7 @@ def shapes_of_files(config_file: Path, files: tuple[tuple[Path, int], ...]) -> S
         inner=text.get("intermediate_size") or text.get("n_inner") or 4 * hidden,
         key_value=(text.get("num_key_value_heads") or heads) * per_head,
         vocabulary=text["vocab_size"],
+        heads=heads,
         stored=sum(file.stat().st_size for file, _ in files) if config.get("quantization_config") else 0,
     )
 
@@ -306,10 +318,17 @@ NOTHING_KNOWN = Workload()
 
 def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = NOTHING_KNOWN) -> list[Component]:
     """The memory of one training process at its peak, by component."""
+    found = beside_activations(shapes, spec, machine, load)
+    found.insert(-1, activations(shapes, spec, machine, load))
+    return [component for component in found if component.size]
+
+
+def beside_activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> list[Component]:
+    """All of it but what grows with the tokens that are computed together; the last are the vocabulary's scores."""
     precision = precision_of(spec, machine)
     trained = parameters(shapes, spec, load.reward).trainable
     per_state = ADAMW_8BIT_BYTES if spec.optimiser == "adamw-8bit" else ADAMW_BYTES
-    found = [
+    return [
         Component(_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself")),
         frozen_weights(shapes, spec, precision),
         Component(_("Trained weights"), trained * FP32_BYTES, _("{trained:,} in 32 bits").format(trained=trained)),
@@ -321,10 +340,8 @@ def memory(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload 
             trained * per_state,
             _("{per_state:g} bytes for each trained weight").format(per_state=per_state),
         ),
-        activations(shapes, spec, machine, load),
         logits(shapes, spec, load),
     ]
-    return [component for component in found if component.size]
 
 
 def reward_model(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
@@ -371,19 +388,56 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Work
     On a GPU each layer is computed again in the backward pass, and only what goes into it is kept.
     """
     precision = precision_of(spec, machine)
-    tokens, width = batch_tokens(spec, load), 2 if precision == "bf16" else FP32_BYTES
-    kept = LAYER_BYTES[precision][trained_part(spec)]
-    per_token = (kept[0] * shapes.hidden + kept[1] * shapes.inner) * (DORA_FACTOR if spec.dora else 1.0)
-    # Each layer keeps its own copy of the masks that say which tokens of a row see each other.
-    row = min(tokens, max(ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS, tokens // spec.batch_size))
-    layer = tokens * (per_token + width * row)
-    size = layer + shapes.layers * tokens * shapes.hidden * width if machine.gpu else shapes.layers * layer
+    tokens, width = computed_tokens(shapes, spec, machine, load), 2 if precision == "bf16" else FP32_BYTES
+    size = tokens * bytes_per_token(shapes, spec, machine, tokens, item_tokens(spec, load))
     if spec.drawn_tokens():
         drawn = spec.drawn_together * spec.batch_size
         cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
         if cache > size:
             return Component(CACHE, cache, _("{drawn} answers drawn together").format(drawn=drawn))
     return Component(_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
+
+
+def bytes_per_token(shapes: Shapes, spec: TrainingSpec, machine: Machine, tokens: int, item: int) -> float:
+    """What a forward pass over so many tokens keeps for each, where an item has up to `item` of them."""
+    precision = precision_of(spec, machine)
+    width = 2 if precision == "bf16" else FP32_BYTES
+    kept = LAYER_BYTES[precision][trained_part(spec)]
+    hidden = kept[0] + (PEFT_BYTES if by_peft(spec) and precision == "bf16" else 0.0)
+    per_layer = (hidden * shapes.hidden + kept[1] * shapes.inner) * (DORA_FACTOR if spec.dora else 1.0)
+    if precision == "bf16" and not machine.gpu and item <= PRODUCTS_UP_TO:
+        # Attention is two plain products: each head's weights of all tokens of an item are kept.
+        per_layer += width * shapes.heads * item
+    else:
+        # Repeated keys and values, and each layer's own copy of the mask that says which tokens of a row see which.
+        row = min(tokens, max(ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS, item))
+        per_layer += width * (row + REPEATED * shapes.hidden)
+    return per_layer + shapes.layers * shapes.hidden * width if machine.gpu else shapes.layers * per_layer
+
+
+def pass_tokens(shapes: Shapes, spec: TrainingSpec, machine: Machine) -> int:
+    """How many tokens are computed together in a training: what PASS_SHARE of the machine's memory holds beside the
+    weights and what is kept of them.
+
+    By all the memory of a machine, not by what is free: a run that goes on later is to compute the same.
+    """
+    beside = sum(component.size for component in beside_activations(shapes, spec, machine, NOTHING_KNOWN))
+    room = PASS_SHARE * machine.total / (1 if machine.gpu else spec.processes) - beside
+    row = ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS
+    return max(row, int(room / bytes_per_token(shapes, spec, machine, row, min(row, spec.max_length))))
+
+
+def computed_tokens(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> int:
+    """The most tokens in one forward pass: those of a batch, or as many as are computed together; an item is whole."""
+    tokens = batch_tokens(spec, load)
+    if spec.drawn_tokens():
+        return tokens
+    return min(tokens, max(pass_tokens(shapes, spec, machine), item_tokens(spec, load)))
+
+
+def by_peft(spec: TrainingSpec) -> bool:
+    """Whether PEFT computes an adapter's layers: on 4-bit weights, and DoRA's."""
+    return spec.method == "qlora" or spec.dora
 
 
 def trained_part(spec: TrainingSpec) -> str:
@@ -395,9 +449,14 @@ def trained_part(spec: TrainingSpec) -> str:
 
 
 def batch_tokens(spec: TrainingSpec, load: Workload) -> int:
-    """Tokens in one forward pass if every item were as large as the largest, or as max_length allows."""
+    """Tokens of a batch if every item were as large as the largest, or as max_length allows."""
+    return spec.batch_size * item_tokens(spec, load)
+
+
+def item_tokens(spec: TrainingSpec, load: Workload) -> int:
+    """Tokens of the largest item, or as many as max_length allows."""
     answers = (load.answers if spec.items == "comparisons" else 0) or spec.answers_per_item
-    return spec.batch_size * (load.item_tokens or answers * spec.max_length)
+    return load.item_tokens or answers * spec.max_length
 
 
 def logits(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:

@@ -61,6 +61,11 @@ def rows_of(
     return rows
 
 
+def rows_alone(attention_BT: Tensor, group_B: Sequence[int], limit: int) -> list[list[int]]:
+    """The same where a model can't compute several sequences in one row: each brings its own prompt."""
+    return rows_of(attention_BT, attention_BT, group_B, limit)
+
+
 @dataclass(frozen=True)
 class Packed:
     """Prompts with their completions in one row of L tokens without padding, each prompt once.
@@ -122,10 +127,11 @@ def pack(
         # Its positions go on from its prompt's, however far from it in the row it lies.
         here = append(group, row + 1, completion, prompt_length)
         # The prompt's last token predicts the completion's first, and each completion token the next one.
-        sources.append(torch.tensor([start + prompt_length - 1, *range(here, here + len(completion) - 1)]))
+        before = [start + prompt_length - 1, *range(here, here + len(completion))]
+        sources.append(torch.tensor(before[:-1], dtype=torch.long))
         labels.append(completion)
         rows.append(torch.full((len(completion),), row))
-        last.append(here + len(completion) - 1)
+        last.append(before[-1])
     group_L, part_L = torch.cat(group_of), torch.cat(part_of)
     # A token attends to what is earlier in its own group: to the prompt (part 0) and within its own completion.
     same_group = group_L[:, None] == group_L[None, :]

@@ -95,7 +95,10 @@ def tokenise_pairs(
             left_out.refused(error)
             continue
         prompt = text_ids(tokenizer, rendered)
-        chosen, rejected = (answer_ids(tokenizer, side.text, side.finish_reason, side.token_ids) for side in row.sides)
+        chosen, rejected = (
+            [] if side.outside else answer_ids(tokenizer, side.text, side.finish_reason, side.token_ids)
+            for side in row.sides
+        )
         if len(prompt) + max(len(chosen), len(rejected)) > max_length:
             left_out["too-long"] += 1
             continue
@@ -144,7 +147,8 @@ def tokenise_comparisons(
 
     An item has `prompt_ids`, `answers` (a list of token ids), `comparison`, and `pairs`: (better, worse, strength or
     None, flip, by AI judges alone) with places in `answers`. Pairs on a circle of preferences are left out: nothing is
-    decided among them. A comparison with very many mended answers becomes several items.
+    decided among them. A comparison with very many mended answers becomes several items. Of answers that are all bad
+    one more is better, of no tokens: whatever is summed over its tokens is 0.
     """
     items: list[dict[str, Any]] = []
     latest: dict[int, tuple[dict[str, Any], dict[int, int]]] = {}

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from itertools import combinations
 
 import pytest
 
 from annotation.records import Project
-from annotation.selection import Shown, chances, draw_order, draw_purpose, kind_of, pick
+from annotation.selection import (
+    Shown,
+    chances,
+    choose_answers,
+    draw_order,
+    draw_purpose,
+    kind_of,
+    pick,
+)
 
 
 def test_every_order_comes_equally_often() -> None:
@@ -72,3 +81,39 @@ def test_a_comparison_is_asked_about_by_its_size_in_a_project_of_another_kind() 
     assert kind_of(Project(kind="best", answers=4), 4) == "best"
     assert kind_of(Project(kind="best", answers=4), 2) == "best"
     assert kind_of(Project(kind="rank", answers=4), 2) == "pair"
+
+
+# --------------------------------------------------------------------------------------------- which answers to compare
+@pytest.mark.parametrize(
+    ("votes", "number"),
+    [
+        ((5, 0, 2, 0, 1, 0, 0, 0), 2),
+        ((5, 0, 2, 0, 1, 0, 0, 0), 4),  # fewer favourites than answers wanted
+        ((1, 1, 1, 1, 1, 1, 2, 0), 4),
+        ((0, 0, 8, 0), 2),
+        ((0, 0, 0), 2),  # nobody votes
+    ],
+)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_chance_of_the_chosen_answers_is_how_often_they_come(
+    votes: tuple[int, ...], number: int, share: float
+) -> None:
+    """20,000 draws: each set of answers within five standard deviations of its chance, and all chances make 1."""
+    source, draws = random.Random(11), 20_000
+    found = [choose_answers(votes, number, share, source) for _ in range(draws)]
+    counts = Counter(frozenset(one.places) for one in found)
+    chance = {frozenset(one.places): one.chance for one in found}
+    assert all(len(places) == number for places in counts)
+    for places, expected in chance.items():
+        assert abs(counts[places] - draws * expected) <= 5 * (draws * expected) ** 0.5 + 1
+    assert sum(chance.values()) == pytest.approx(1, abs=0.005), "what never came is nearly nothing"
+    if share == 0:
+        assert len(chance) == len(list(combinations(votes, number)))
+    assert sum(one.by == "heads" for one in found) == pytest.approx(share * draws, abs=5 * draws**0.5)
+
+
+def test_heads_that_agree_choose_their_favourite_and_the_rest_is_drawn() -> None:
+    chosen = [choose_answers((0, 8, 0, 0), 2, 1.0, random.Random(seed)) for seed in range(30)]
+    assert {one.places[0] for one in chosen} == {1}
+    assert {one.places[1] for one in chosen} == {0, 2, 3}
+    assert {one.chance for one in chosen} == {1 / 3}

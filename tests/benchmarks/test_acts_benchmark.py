@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from benchmarks.acts import RULES, Cell, Data, Method, Person, Sizes, acts_needed, chosen_places, figures, sequence
+from benchmarks.acts import RULES, Cell, Data, Method, Person, Sizes, acts_needed, figures, sequence
 
 WORTHS = [(2.0,), (5.0,), (5.0,), (1.0,)]
 
@@ -39,15 +39,6 @@ def test_rules_tell_what_they_name() -> None:
     assert RULES["length"]("Yes.") > RULES["length"]("Yes, of course it is.")
     assert RULES["wording"]("I am so glad.") > RULES["wording"]("Extraordinarily satisfying circumstances.")
     assert RULES["content"]("Salt it, because water boils off.") > RULES["content"]("Salt the water.")
-
-
-def test_heads_that_agree_choose_their_best_first_and_the_rest_is_drawn() -> None:
-    scores = torch.tensor([[0.0, 3.0, 1.0, 2.0]] * 3)
-    places = chosen_places(scores, 3, random.Random(1))
-    assert places[0] == 1
-    assert len(set(places)) == 3
-    apart = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 0.0, 0.0, 0.0]])
-    assert {tuple(sorted(chosen_places(apart, 2, random.Random(seed)))) for seed in range(20)} == {(0, 1)}
 
 
 def test_acts_needed_worked_out_by_hand() -> None:

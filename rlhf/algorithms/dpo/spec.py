@@ -248,16 +248,18 @@ class DPOSpec(TrainingSpec):
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:
         """All answers of a comparison, each once."""
-        return list(item["answers"])
+        return list(filter(None, item["answers"]))
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """A sequence an answer: what wins at least as many pairs as it loses is made likelier, others less likely."""
         prompt, pairs = self.prompt_spans(tokenizer, item), item["pairs"]
         names = [_("Chosen"), _("Rejected")] if len(pairs) == 1 else None
-        made = []
+        made: list[TokenSequence] = []
         for place, ids in enumerate(item["answers"]):
+            if not ids:
+                continue
             won = sum((better == place) - (worse == place) for better, worse, *_ in pairs)
-            title = names[won < 0] if names else _("Answer {place}").format(place=place + 1)
+            title = names[won < 0] if names else _("Answer {place}").format(place=len(made) + 1)
             made.append(
                 TokenSequence(title, [*prompt, token_span(tokenizer, "raised" if won >= 0 else "lowered", ids)])
             )

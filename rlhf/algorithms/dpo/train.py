@@ -77,7 +77,10 @@ def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], DPOS
     """Comparisons to train on, the spec with the wrong labels to expect, and what is left out. Raises UserError."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
     items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
-    if not items:
+    if spec.loss in get_args(PairwiseLoss):  # defined for two answers, of which each has tokens
+        left_out.update("all-bad" for item in items if not all(item["answers"]))
+        items = [item for item in items if all(item["answers"])]
+    if not any(all(item["answers"]) for item in items):
         raise UserError(shortage("pairs", 0, 1, left_out))
     expecting = replace(spec, flip_rate=spec.flip_rate or suggested_flip_rate(items))
     return with_targets(items, spec.annotator_noise, spec.ai_weight), expecting, left_out

@@ -157,7 +157,7 @@ class RewardModelSpec(TrainingSpec):
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:
         """All answers of a comparison, each once."""
-        return list(item["answers"])
+        return list(filter(None, item["answers"]))
 
     def sequences(self, tokenizer: Any, item: Item) -> list[TokenSequence]:
         """A sequence an answer; the state of its last token gives the score."""
@@ -167,7 +167,7 @@ class RewardModelSpec(TrainingSpec):
                 _("Answer {place}").format(place=place),
                 [*prompt, token_span(tokenizer, "context", ids[:-1]), token_span(tokenizer, "scored", ids[-1:])],
             )
-            for place, ids in enumerate(item["answers"], 1)
+            for place, ids in enumerate(self.answers_of(item), 1)
         ]
 
     def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:

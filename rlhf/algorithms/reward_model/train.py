@@ -86,7 +86,7 @@ def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> tuple[list[Ite
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
     found, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
     held_out, _ = spec.tokenise(tokenizer, of_split(rows, "held-out"))
-    pairs = sum(len(item["pairs"]) for item in found)
+    pairs = sum(len(item["pairs"]) for item in found if all(item["answers"]))
     if pairs < MIN_PAIRS:
         raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))
     return with_targets(found, spec.annotator_noise, spec.ai_weight), with_targets(held_out), left_out
@@ -140,11 +140,11 @@ class ComparisonTrainer(JobTrainer, RewardTrainer):
 
 
 def scores_of(model: Any, batch: Any) -> Tensor:
-    """The score of each answer in a batch, (B,), float32."""
+    """The score of each answer in a batch, (B,), float32; 0 of none at all, which is better than what is all bad."""
     ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
     states = completions(model, ids_BT, attention_BT, completion_BT, batch["group"].tolist())
     # A sum of products, because autocast would compute a matrix product in bfloat16.
-    scores_B: Tensor = (states.last_BH.float() * scalar_head(model)).sum(-1)
+    scores_B: Tensor = (states.last_BH.float() * scalar_head(model)).sum(-1) * (completion_BT.sum(-1) > 0)
     return scores_B
 
 
@@ -175,7 +175,8 @@ def save(
 ) -> dict[str, Any]:
     """Write the adapter with its head, and how it scores what it was trained on. Returns its quality."""
     run.report(trainer.state.global_step, trainer.state.max_steps, {}, _("scoring the comparisons"))
-    trained_on, checked_on = score(trainer, items, run), score(trainer, held_out, run)
+    answered = [item for item in items if all(item["answers"])]
+    trained_on, checked_on = score(trainer, answered, run), score(trainer, held_out, run)
     trainer.save(directory)
     scores = [value for one in trained_on for value in one.scores]
     quality = measure(trained_on, checked_on)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from annotation.metrics.act_times import MEASURED_ANSWERS, RicherAct
+from annotation.records import Project
 from annotation.translation import _, ngettext
 from annotation.ui.places import Place, link
 from rlhf.jobs.job_store import Job
 from rlhf.loop.controller import LoopState, checked_by_loop
+
+# With fewer comparisons in stock people might have to wait for longer ones.
+ENOUGH_STOCK = 12
 
 
 @dataclass(frozen=True)
@@ -68,3 +73,15 @@ def about_judgements(state: LoopState, waiting: int) -> list[NextStep]:
     elif not state.active:
         steps.append(NextStep(_("Import prompts or answers"), "/data"))
     return steps
+
+
+def richer_offer(project: Project, richer: RicherAct | None, stock: int) -> NextStep | None:
+    """To let people rank instead of choosing one of two, where that teaches more and nobody would wait for it."""
+    if project.kind != "pair" or richer is None or stock < ENOUGH_STOCK:
+        return None
+    said = (
+        _("Ask for rankings of {answers}: one teaches {times:.1f} times as much")
+        if richer.by == "act"
+        else _("Ask for rankings of {answers}: a minute teaches {times:.1f} times as much")
+    )
+    return NextStep(said.format(answers=MEASURED_ANSWERS, times=richer.times), "/project")

@@ -39,21 +39,23 @@ class Standing:
     left: float | None
     """Seconds until that ends, where it is known."""
     steps: tuple[NextStep, ...]
+    offer: NextStep | None = None
+    """What would teach more, which nothing waits for."""
 
 
 def strip(standing: Standing) -> str:
-    """One line for every page, and the most pressing step as a link."""
+    """One line for every page, and links: the most pressing step, and what would teach more."""
     parts = [
         _("{revision} serves").format(revision=standing.serves),
         judged_words(standing),
         running_words(standing.running, standing.left),
     ]
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
-    step = next(iter(standing.steps), None)
-    button = way(step.address, step.words) if step else ""
+    offered = (standing.offer,) if standing.offer else ()
+    ways = "".join(way(step.address, step.words) for step in (*standing.steps[:1], *offered))
     named = escape(_("Where things stand"))
     asks = "" if standing.running is None else notify_buttons()
-    return f'<section class="standing" aria-label="{named}"><p>{said}{asks}</p>{button}</section>'
+    return f'<section class="standing" aria-label="{named}"><p>{said}{asks}</p>{ways}</section>'
 
 
 def notify_buttons() -> str:
@@ -96,7 +98,8 @@ def running_words(job: Job | None, left: float | None) -> str:
 
 def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
-    steps = "".join(way(step.address, step.words) for step in standing.steps)
+    offered = (standing.offer,) if standing.offer else ()
+    steps = "".join(way(step.address, step.words) for step in (*standing.steps, *offered))
     waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
     cards = (
         (_("Waits for you"), waits + judged_bar(standing)),

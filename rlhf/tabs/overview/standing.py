@@ -15,8 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from annotation import claims
+from annotation import claims, store
 from annotation.database import Database
+from annotation.metrics.act_times import act_times, richer_act
 from annotation.records import Annotator, now
 from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -26,7 +27,7 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.tabs.downloads import by_admin
 from rlhf.tabs.overview import overview_card
-from rlhf.tabs.overview.next_steps import next_steps
+from rlhf.tabs.overview.next_steps import next_steps, richer_offer
 from rlhf.tabs.overview.overview_card import Standing
 from rlhf.tabs.runs import job_cards
 
@@ -41,13 +42,16 @@ def standing_of(db: Database) -> Standing:
     """Where things stand now."""
     state, at = controller.state_of(db), now()
     running = next(iter([*job_store.at_work(db), *job_store.rented_jobs(db)]), None)
+    serving, project = registry.serving(db), store.project(db)
+    richer = richer_act(act_times(db)) if project.kind == "pair" else None
     return Standing(
-        serves=registry.serving(db).revision,
+        serves=serving.revision,
         judged=state.new,
         wanted=state.auto_train.wanted,
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
         steps=tuple(next_steps(state, sum(claims.open_comparisons(db).values()))),
+        offer=richer_offer(project, richer, sum(store.stock_sizes(db, serving.id).values())),
     )
 
 

@@ -95,6 +95,8 @@ def test_a_preference_row_is_what_trl_reads_with_what_tracing_needs() -> None:
                 "formed_chance": None,
                 "people_chance": None,
                 "shown_chances": [None, None],
+                "answers_by": None,
+                "answers_chance": None,
             }
         ],
         [],
@@ -280,6 +282,8 @@ def test_csv_has_a_flat_row_for_each_judgement_ties_and_all_bad_too() -> None:
         "formed_chance": "unknown",
         "people_chance": "unknown",
         "shown_chance": "unknown",
+        "answers_by": "unknown",
+        "answers_chance": "unknown",
         "iteration": 0,
         "written_by": '["base", "base"]',
         "answer_1": "answer 0",

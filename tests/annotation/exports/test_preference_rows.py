@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from annotation.exports.frozen_rows import PreferenceRow, line_of, read_rows
+from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics.aggregation import REASONS
 from annotation.records import Judgement, UserError
 from rlhf.jobs.artifacts import write_lines
@@ -112,10 +113,28 @@ def test_a_ranking_of_three_gives_its_three_pairs_and_ties_among_them_give_none(
     assert freeze([tied], 100).left_out == {"tie": 1}
 
 
+def test_answers_that_are_all_bad_are_each_worse_than_none() -> None:
+    """Unless somebody ranked them; two who say so are wrong together less often, and a row comes back as it was."""
+    bad = judged(ranking=None, outcome="all-bad")
+    rows = freeze([bad], 100).rows
+    assert [(row.chosen.outside, row.chosen.text, row.rejected.text) for row in rows] == [
+        (True, "", response["text"]) for response in bad.responses
+    ]
+    assert [row.flip for row in rows] == [0.27, 0.27]
+    assert [PreferenceRow.from_json(row.to_json()) for row in rows] == list(rows)
+    both = PreferenceRows([[bad, replace(bad, id=2, annotator="bob")]], 100)
+    assert {row.flip for row in both} == {round(0.27**2 / (0.27**2 + 0.73**2), 6)}
+    ranked = PreferenceRows([[bad, judged(2, annotator="bob")]], 100)
+    assert [row.chosen.outside for row in ranked] == [False]
+    coin = PreferenceRows([[bad]], 100, reliability={bad.annotator: 0.5})
+    assert list(coin) == []
+    assert coin.left_out == {"all-bad": 1}
+
+
 # ----------------------------------------------------------------------------------------------------------- left out
 LEFT_OUT = {
     "tie": judged(ranking=(1, 1), strength=0),
-    "all-bad": judged(ranking=None, outcome="all-bad"),
+    "all-bad": judged(ranking=None, outcome="all-bad", split="held-out"),
     "skip": judged(ranking=None, outcome="skip"),
     "identical": judged(answers=[answer(1, "the same"), answer(2, " the same\n")]),
     "too-long": judged(answers=[answer(1, "short"), answer(2, "long", tokens=91)]),

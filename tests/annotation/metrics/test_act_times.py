@@ -12,7 +12,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import Database
-from annotation.metrics.act_times import PAIRS_AN_ACT, ActTime, act_times
+from annotation.metrics.act_times import PAIRS_AN_ACT, ActTime, RicherAct, act_times, richer_act
 from annotation.records import Kind, now
 from annotation.tabs.act_table import acts_table
 from tests.conftest import make_response, seed_prompts
@@ -86,3 +86,38 @@ def act_words(html: str) -> list[list[str]]:
     rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)[1:]
     cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
     return [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
+
+
+def timed(kind: Kind, answers: int, median: float, judgements: int = 20) -> ActTime:
+    """What people took for a kind of act."""
+    return ActTime(kind=kind, answers=answers, judgements=judgements, median=median, low=median, high=median)
+
+
+def test_what_nobody_can_have_read_teaches_nothing_a_minute() -> None:
+    """A script's judgements, with a median near nothing, would teach thousands of times as much."""
+    hasty = timed("pair", 2, 0.03)
+    assert hasty.pairs_a_minute is None
+    assert "too fast to have been read" in acts_table([hasty])
+    assert timed("pair", 2, 1.0).pairs_a_minute == 60
+
+
+@pytest.mark.parametrize(
+    ("times", "offered"),
+    [
+        ([], None),
+        ([timed("pair", 2, 6.0, judgements=9)], None),
+        ([timed("pair", 2, 0.2)], None),
+        ([timed("pair", 2, 6.0)], RicherAct(4.1, "act")),
+        ([timed("pair", 2, 6.0), timed("rank", 4, 30.0, judgements=9)], RicherAct(4.1, "act")),
+        ([timed("pair", 2, 6.0), timed("rank", 4, 12.3)], RicherAct(2.0, "minute")),
+        ([timed("pair", 2, 6.0), timed("rank", 4, 22.0)], None),
+        ([timed("pair", 2, 6.0), timed("rank", 4, 0.2)], None),
+    ],
+)
+def test_ranking_is_offered_where_a_minute_of_it_teaches_more_here(
+    times: Sequence[ActTime], offered: RicherAct | None
+) -> None:
+    found = richer_act(times)
+    assert (found is None) == (offered is None)
+    if found and offered:
+        assert (found.by, found.times) == (offered.by, pytest.approx(offered.times))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from rlhf.algorithms.dpo.spec import PreferenceLoss
-from rlhf.algorithms.losses import AnswerLogps, PairLogps, Rankings, expected_loss, implicit_rewards, pairwise_loss
+from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_loss, implicit_rewards, pairwise_loss
+from rlhf.models.orders.plackett_luce import Rankings
 
 
 def bradley_terry(better_P: Tensor, worse_P: Tensor, margin_P: Tensor, flip_P: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf.algorithms.comparisons import collate, order_loss, with_targets
+from rlhf.algorithms.comparisons import collate, order_loss, part_of, with_targets
 from rlhf.algorithms.dpo.reference import answer_logps, collate_answers
 from rlhf.algorithms.dpo.train import logps_of
-from rlhf.algorithms.losses import PairLogps, dpo
+from rlhf.algorithms.losses import PairLogps, dpo, implicit_rewards
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad
 from tests.architectures import VOCABULARY, built
@@ -80,6 +80,25 @@ def test_all_pairs_of_a_comparison_together_are_the_pairs_one_by_one(family: str
     torch.testing.assert_close(gradients(model, fast_P.mean()), expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_that_are_all_bad_lose_against_a_score_of_zero(family: str) -> None:
+    """No answer has no tokens, so its reward is 0; beside a ranking, whether sequences are packed or not."""
+    model, ranking = built(family), comparisons()[0]
+    bad = [(0, place, None, 0.0, False) for place in (1, 2)]
+    (outside,) = with_targets([{"prompt_ids": [5, 6, 7], "answers": [[], [8, 9], [10]], "pairs": bad}])
+    batch = collate([ranking, {**outside, "reference_logps": [0.0, -9.0, -4.0]}], 0)
+    answers = logps_of(model, batch)
+    rewards_B = implicit_rewards("sigmoid", answers, BETA)
+    assert rewards_B[4].item() == 0
+    assert rewards_B[:4].all()
+    loss = order_loss(rewards_B, batch, 0.0)[1]
+    assert loss.item() == pytest.approx(torch.log1p(rewards_B[5:].exp().sum()).item(), rel=1e-5)
+    assert batch["share"][-2:].sum().item() == pytest.approx(math.log2(3))
+    assert implicit_rewards("length-normalised", answers, BETA)[4].item() == 0
+    grown = torch.autograd.grad(loss, rewards_B)[0]
+    assert (grown[5:] > 0).all(), "the loss falls where they become less likely"
+
+
 def test_the_loss_of_a_batch_is_that_of_its_orders_each_with_its_own_size_weight_and_chance_of_error() -> None:
     items = with_targets(
         [
@@ -132,3 +151,14 @@ def test_answers_to_one_prompt_share_it_whichever_comparison_they_belong_to() ->
     assert sorted(batch["group"].tolist()) == [0, 0, 0, 0, 1, 1] or batch["group"].tolist() == [0, 0, 1, 1, 1, 1]
     alone = torch.cat([answer_logps(model, collate_answers([answer], 0)) for answer in answers])
     torch.testing.assert_close(answer_logps(model, batch), alone, rtol=0, atol=1e-4)
+
+
+def test_a_part_of_a_batch_is_the_batch_of_its_comparisons() -> None:
+    """In every column, so that whatever a loss asks of it is right."""
+    ranking, pair = comparisons()
+    batch = collate([ranking, pair, ranking], 0)
+    for items, places in (([ranking], range(4)), ([pair], range(4, 6)), ([pair, ranking], range(4, 10))):
+        found, alone = part_of(batch, places), collate(items, 0)
+        assert found.keys() == alone.keys()
+        for name, column in found.items():
+            assert torch.equal(column, alone[name]), name

@@ -243,6 +243,27 @@ def test_pairs_in_several_packed_rows_give_what_they_give_in_one(
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("packs", [True, False])
+def test_a_batch_in_passes_of_fewer_tokens_has_the_same_gradient(judged: Machine, packs: bool) -> None:
+    """And the same loss and figures, whether the model can pack sequences or not."""
+    trainer = trainer_of(judged, replace(QUICK_DPO, method="lora", precision="fp32"))
+    randomise_all(trainer.model)
+    hidden_states.PACKS[hidden_states.inner_model(trainer.model)] = packs
+    batch = first_batch(trainer, 6)
+    found = []
+    for tokens in (None, 150):
+        trainer.pass_tokens = tokens
+        parts = trainer.parts_of(batch)
+        assert (len(parts) > 1) == (tokens is not None)
+        assert sum(len(part["input_ids"]) for part in parts) == 12
+        trainer.model.zero_grad()
+        trainer.noted.clear()
+        loss = trainer.training_step(trainer.model, batch)
+        noted = [total for total, _ in trainer.noted.values()]
+        found.append([loss, *noted, *(p.grad.clone() for p in trainer.model.parameters() if p.requires_grad)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
 def randomise_all(model: Any) -> None:
     """Give everything that is trained values: an adapter that does something."""
     generator = torch.Generator().manual_seed(5)
@@ -728,3 +749,24 @@ def test_a_run_with_checkpoints_of_another_version_is_refused_until_they_are_del
     shutil.rmtree(directory)
     job_store.resume(judged.db, job_id)
     assert judged.perform(job_id).status == "finished"
+
+
+def test_answers_that_are_all_bad_become_less_likely(machine: Machine) -> None:
+    """Beside preferences; losses of pairs leave them out and say so, and alone they are no data."""
+    machine.add_prompts(train=16, held_out=4)
+    machine.judge("train", 8)
+    machine.judge("train", 8, word="all-bad")
+    quick = replace(QUICK_DPO, epochs=1, evaluate=False, sft_weight=0.0)
+    trainer = trainer_of(machine, quick)
+    batch = next(one for one in trainer.get_train_dataloader() if (one["completion_mask"].sum(-1) == 0).any())
+    empty_B = batch["completion_mask"].sum(-1) == 0
+    assert (batch["reference_logps"][empty_B] == 0).all()
+    assert (answer_logps(trainer.model, batch)[empty_B] == 0).all()
+    loss_of(trainer, batch).backward()
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in trainer.model.parameters() if p.requires_grad
+    )
+    done = machine.perform(machine.submit(quick))
+    assert (done.status, (done.result or {})["train_pairs"]) == ("finished", 8 + 2 * 8)
+    robust = machine.perform(machine.submit(replace(quick, loss="robust", flip_rate=0.1)))
+    assert (robust.result or {})["left_out"] == {"all-bad": 8}

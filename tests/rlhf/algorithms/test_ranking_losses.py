@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from annotation.metrics.rankings import bits
-from rlhf.algorithms.losses import PairLogps, Rankings, dpo, expected_loss, plackett_luce
+from rlhf.algorithms.losses import PairLogps, dpo, expected_loss
+from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
 
 Pairs = Collection[tuple[int, int]]
 

@@ -32,6 +32,7 @@ from rlhf.jobs.worker import Run, perform
 from rlhf.models import hidden_states, registry
 from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import load_for_training
+from rlhf.models.reward_model_quality import SCALE_FILE
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
 from rlhf.submission import job_submission, preconditions
@@ -484,3 +485,25 @@ def test_a_cancelled_run_is_resumed_to_the_weights_of_an_unbroken_run(
     assert (checkpoints_of(run) / f"checkpoint-{when[0]}" / MANIFEST).exists()
     job_store.resume(machine.db, job.id)
     assert_as_if_unbroken(unbroken, machine.perform(job.id))
+
+
+def test_answers_that_are_all_bad_are_learnt_below_zero(machine: Machine) -> None:
+    """A job on rankings of two and on answers that nobody wanted; its scale and health are of the answers alone."""
+    machine.add_prompts(train=16, held_out=8)
+    machine.judge("train", 10)
+    machine.judge("train", 6, word="all-bad")
+    machine.judge("held-out", 4)
+    trainer, items = trainer_of(machine, QUICK)
+    bad = [item for item in items if not all(item["answers"])]
+    assert [len(item["answers"]) for item in bad] == [3] * 6
+    randomise(trainer)
+    batch = trainer.data_collator(with_targets(bad))
+    scores = scores_of(trainer.model, batch).tolist()
+    assert scores[::3] == [0] * 6
+    assert all(scores[1::3] + scores[2::3])
+    job = machine.perform(machine.submit(QUICK))
+    assert job.status == "finished", job.message
+    assert job.result is not None
+    assert job.result["train_pairs"] == 10 + 2 * 6
+    scale = json.loads((machine.data_dir / "adapters" / job.result["revision"] / SCALE_FILE).read_text("utf-8"))
+    assert scale["pairs"] == 10

@@ -148,6 +148,21 @@ def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
     assert [one.ranking for one in store.judgements(db)] == [(1, 1)]
 
 
+def test_trust_rests_on_random_comparisons_alone(db: Database, ann: Annotator) -> None:
+    """Where heads chose answers that they disagree on, a judge may be right more or less often than on any others."""
+    (judge,) = panel(db, "j")
+    random, chosen, unknown = seed_comparisons(db, 3)
+    for _ in range(3):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    for comparison in (random, chosen, unknown):
+        assert say(db, judge, comparison, FIRST_BETTER, "judged")
+    db.connection.execute("UPDATE comparison SET answers_by = 'heads', answers_chance = 0.2 WHERE id = ?", (chosen,))
+    db.connection.execute("UPDATE comparison SET answers_by = NULL WHERE id = ?", (unknown,))
+    assert [case.comparison_id for case in judge_store.jointly_judged(db, judge)] == [random, unknown]
+
+
 def test_trust_and_the_word_on_a_candidate_go_by_the_present_rubric(db: Database, ann: Annotator) -> None:
     """After a change it is another judge, until it has judged the same again; its first word is taken back then."""
     (judge,) = panel(db, "j")

@@ -52,6 +52,7 @@ SMALL = Shapes(
     inner=16,
     key_value=4,
     vocabulary=10,
+    heads=2,
 )
 
 
@@ -218,7 +219,7 @@ def test_memory_is_worked_out_by_component() -> None:
     found = sizes(spec)
     assert found["Frozen weights"] == 2 * SMALL.total
     assert (found["Trained weights"], found["Gradients"], found["Optimiser state"]) == (896, 896, 1792)
-    assert found["Activations"] == pytest.approx(2 * 15 * (22.3 * 8 + 6.6 * 16 + 2 * 15))
+    assert found["Activations"] == pytest.approx(2 * 15 * (14.7 * 8 + 6.3 * 16 + 2 * 2 * 5))
     assert found["Scores of the vocabulary"] == 15 * 10 * 14
     assert "Weights in 16 bits" not in found
     shorter = sizes(spec, load=Workload(item_tokens=2))
@@ -243,7 +244,7 @@ def test_four_bits_hold_the_linear_layers_and_full_training_everything_several_t
 def test_both_answers_count_and_a_reward_model_meets_no_vocabulary() -> None:
     single = sizes(SFTSpec(method="qlora", batch_size=2))
     pair = sizes(DPOSpec(batch_size=1), load=Workload(answers=2))
-    assert pair["Activations"] == single["Activations"]
+    assert pair["Activations"] == pytest.approx(single["Activations"], rel=0.01), "but for what attention keeps"
     assert "Scores of the vocabulary" not in sizes(RewardModelSpec())
 
 
@@ -254,7 +255,8 @@ def test_all_answers_of_a_comparison_are_read_together(kind: type[TrainingSpec])
     by_answers = {answers: sizes(spec, load=Workload(answers=answers))["Activations"] for answers in (2, 4, 8)}
     for answers, found in by_answers.items():
         tokens = answers * 100
-        assert found == pytest.approx(2 * tokens * (26.3 * 8 + 8.6 * 16 + 2 * tokens))
+        attention = 2 * 2 * tokens if tokens <= 512 else 2 * (tokens + 2.5 * 8)
+        assert found == pytest.approx(2 * tokens * (16.7 * 8 + 8.3 * 16 + attention))
     assert sizes(spec)["Activations"] == by_answers[8]
     assert sizes(spec, load=Workload(item_tokens=200, answers=8))["Activations"] == by_answers[2], (
         "what is known counts"
@@ -264,7 +266,7 @@ def test_all_answers_of_a_comparison_are_read_together(kind: type[TrainingSpec])
 def test_what_sees_what_is_kept_for_rows_of_bounded_length() -> None:
     """In one row, 8 items of 1024 tokens would take 8192 x 8192 numbers a layer."""
     spec = SFTSpec(batch_size=8, max_length=1024)
-    per_token = 26.3 * 8 + 8.6 * 16
+    per_token = 16.7 * 8 + 8.3 * 16 + 2 * 2.5 * 8
     assert sizes(spec)["Activations"] == pytest.approx(2 * 8192 * (per_token + 2 * 1024))
     long = replace(spec, batch_size=1, max_length=3000)
     assert sizes(long)["Activations"] == pytest.approx(2 * 3000 * (per_token + 2 * 3000)), "an item is not cut"
@@ -273,10 +275,29 @@ def test_what_sees_what_is_kept_for_rows_of_bounded_length() -> None:
 def test_the_rows_are_as_long_as_those_that_are_computed() -> None:
     import torch
 
-    from rlhf.models import hidden_states
+    from rlhf.models import hidden_states, packing
 
     known = memory.ROW_TOKENS_GPU if torch.cuda.is_available() else memory.ROW_TOKENS
     assert known == hidden_states.ROW_TOKENS
+    assert memory.PRODUCTS_UP_TO == packing.PRODUCTS_UP_TO
+
+
+def test_more_tokens_than_memory_holds_are_computed_in_passes() -> None:
+    """By all the memory of the machine, less what the weights take; never less than a row, and no item is cut."""
+    spec = SFTSpec(batch_size=64, max_length=1024)
+    tight = replace(PROCESSOR, total=1_240_000_000)
+    per_token = 2 * (16.7 * 8 + 8.3 * 16 + 2 * (1024 + 2.5 * 8))
+    beside = sum(size for name, size in sizes(spec, tight).items() if name != "Activations")
+    tokens = memory.pass_tokens(SMALL, spec, tight)
+    assert tokens == int((620_000_000 - beside) / per_token)
+    assert 1024 < tokens < 64 * 1024
+    assert sizes(spec, tight)["Activations"] == pytest.approx(tokens * per_token)
+    assert sizes(spec)["Activations"] == pytest.approx(64 * 1024 * per_token), "all at once where memory is large"
+    none_left = replace(PROCESSOR, total=100_000_000)
+    assert memory.pass_tokens(SMALL, spec, none_left) == 1024
+    assert memory.activations(SMALL, replace(spec, max_length=3000), none_left, NOTHING_KNOWN).why.startswith(
+        "up to 3,000"
+    )
 
 
 def test_ppo_holds_four_roles() -> None:
@@ -292,8 +313,9 @@ def test_ppo_holds_four_roles() -> None:
 
 def test_a_gpu_keeps_less_and_holds_one_process() -> None:
     gpu = Machine("A card", 80_000_000_000, 70_000_000_000, bf16=True, devices=2, gpu=True)
-    short = SFTSpec(max_length=128)
-    assert sizes(short, gpu)["Activations"] < sizes(short)["Activations"]
+    short, real = SFTSpec(max_length=128), replace(SMALL, hidden=512, inner=1536, heads=8, layers=8)
+    on_gpu, here = (memory.activations(real, short, machine, NOTHING_KNOWN).size for machine in (gpu, PROCESSOR))
+    assert on_gpu < here / 2
     spec = SFTSpec(processes=2)
     assert memory.fit(SMALL, spec, gpu).processes == 1
     both = memory.fit(SMALL, spec, PROCESSOR)
@@ -317,6 +339,7 @@ def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: in
     import torch
     from peft import get_peft_model
 
+    from rlhf.algorithms.low_rank import compute_adapters_at_once
     from rlhf.models.hidden_states import completions
     from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_for_training
 
@@ -324,6 +347,7 @@ def kept_by_autograd(model_path: Path, spec: TrainingSpec, rows: int, tokens: in
     config = adapter_config(spec, model_path)
     model = model if config is None else get_peft_model(model, config)
     hold_in_float32(model)
+    compute_adapters_at_once(model)
     model.train()
     weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
     kept: dict[int, int] = {}

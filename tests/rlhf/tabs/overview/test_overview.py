@@ -12,7 +12,8 @@ from starlette.requests import Request
 
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.records import Annotator, now
+from annotation.metrics.act_times import RicherAct
+from annotation.records import Annotator, Project, now
 from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import Watches
@@ -22,7 +23,7 @@ from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
 from rlhf.loop.controller import FailedCheck
 from rlhf.tabs.overview import overview_card, overview_tab, standing
-from rlhf.tabs.overview.next_steps import next_steps
+from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from tests.conftest import BASE_NAME, seed_comparisons
 from tests.rlhf.loop.test_controller import QUIET
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judge, make_candidate
@@ -64,6 +65,16 @@ def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
     assert (first.words, first.address) == (words, address)
 
 
+def test_rankings_are_offered_where_they_teach_more_and_nobody_would_wait() -> None:
+    pairs, more = Project(), RicherAct(2.04, "minute")
+    offered = richer_offer(pairs, more, ENOUGH_STOCK)
+    assert offered is not None
+    assert (offered.words, offered.address) == ("Ask for rankings of 4: a minute teaches 2.0 times as much", "/project")
+    assert richer_offer(pairs, more, ENOUGH_STOCK - 1) is None
+    assert richer_offer(Project(kind="best", answers=4), more, ENOUGH_STOCK) is None
+    assert richer_offer(pairs, None, ENOUGH_STOCK) is None
+
+
 @pytest.fixture
 def context(db: Database, data_dir: Path) -> Context:
     """A project with two people and twelve judgements."""
@@ -80,6 +91,18 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
         assert words in strip
     assert '<a class="button" href="/annotate">' in strip
+
+
+def test_the_strip_offers_rankings_beside_what_is_next(context: Context) -> None:
+    """Twelve pairs were judged, in eight seconds each, and as many wait."""
+    assert "Ask for rankings" not in standing.strip_of(context.db)
+    seed_comparisons(context.db, ENOUGH_STOCK)
+    context.db.connection.execute("DROP TRIGGER judgement_no_update")
+    context.db.connection.execute("UPDATE judgement SET seconds = 8")
+    strip = standing.strip_of(context.db)
+    assert "Ask for rankings of 4: one teaches 4.1 times as much" in strip
+    assert '<a class="button" href="/annotate">' in strip
+    assert '<a class="button" href="/project">' in strip
 
 
 def test_only_an_admin_is_sent_the_strip(context: Context) -> None:
