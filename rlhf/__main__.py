@@ -164,10 +164,10 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
     elif options.command == "promote":
         print(promote(db, options))
     elif options.command == "thinking":
-        if options.wish is not None:
-            registry.set_thinking(db, options.wish)
+        withdrawn = 0 if options.wish is None else registry.set_thinking(db, options.wish)
         said = base_model.thinking_sentence(options.data, registry.by_revision(db, "base"))
-        print(said or _("Its chat template can't be told whether to think."))
+        said = said or _("Its chat template can't be told whether to think.")
+        print(said + registry.withdrawn_sentence(withdrawn))
     elif options.command == "gate":
         print(gate_text(db, options.revision))
     elif options.command == "judges":

@@ -107,6 +107,9 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
         equal_length_distinct=equal_length_distinct(answers[candidate.version], answers[anchor.version]),
+        equal_length_nll_ratio=equal_length_nll_ratio(
+            answers[candidate.version], answers[anchor.version], scores_to(spec)[1]
+        ),
         rule=RULE_VERSION,
     )
     return report.to_json()
@@ -237,16 +240,19 @@ def score_answers(
     prompts: Sequence[Prompt],
     rendered: Mapping[int, str],
 ) -> None:
-    """Store each answer's KL to the anchor per token and its negative log-likelihood per token under the anchor."""
+    """Store each answer's KL to the anchor per token and its tokens' negative log-likelihood under the anchor.
+
+    Answers that an earlier version scored kept only their mean, and are scored again.
+    """
     db = progress.run.db
     answers = answers_of(progress.run, spec, policy, prompts, rendered)
     kl_score, nll_score = scores_to(spec)
-    unscored = [answer for answer in answers if nll_score not in answer.scores]
+    unscored = [answer for answer in answers if nll_score not in answer.token_scores]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
-        for answer, (kl, nll) in zip(batch, score(models, policy, anchor, batch), strict=True):
+        for answer, (kl, nlls) in zip(batch, score(models, policy, anchor, batch), strict=True):
             store.add_score(db, answer.id, kl_score, kl)
-            store.add_score(db, answer.id, nll_score, nll)
+            store.add_score(db, answer.id, nll_score, fmean(nlls), nlls)
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
@@ -283,8 +289,8 @@ def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
 @torch.no_grad()
 def score(
     models: LoadedPolicies, policy: Policy, anchor: Policy, answers: Sequence[CheckedAnswer]
-) -> list[tuple[float, float]]:
-    """(KL per token, NLL per token under the anchor) of each answer, in nats."""
+) -> list[tuple[float, list[float]]]:
+    """(KL per token, NLL of each token under the anchor) of each answer, in nats."""
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
@@ -298,9 +304,8 @@ def score(
         own, policy_head = completion_states(models, policy, sequences)
     kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, anchor_head)
     nll_N = -token_logps(under.before_NH, anchor_head, under.labels_N)
-    tokens_B = sum_by_row(torch.ones_like(nll_N), under.rows_N, len(answers)).clamp(min=1)
-    kl_B, nll_B = (sum_by_row(values_N, under.rows_N, len(answers)) / tokens_B for values_N in (kl_N, nll_N))
-    return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
+    rows = range(len(answers))
+    return [(float(kl_N[under.rows_N == row].mean()), nll_N[under.rows_N == row].tolist()) for row in rows]
 
 
 def completion_states(
@@ -389,9 +394,30 @@ def summarise(spec: CheckSpec, policy: Policy, answers: Sequence[CheckedAnswer],
 
 def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]) -> float | None:
     """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
-    own, others = ({(one.prompt_id, one.seed): one.text for one in side} for side in (answers, of_other))
-    both = [place for place in own if place in others]
-    return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
+    both = answered_by_both(answers, of_other)
+    return distinct_ratio([one.text for one, _other in both], [other.text for _one, other in both], 2)
+
+
+def equal_length_nll_ratio(
+    answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer], scorer: str
+) -> float | None:
+    """How much a policy's answers surprise, over how much another's to the same prompts do, the longer ones cut.
+
+    Of two answers the first tokens count, as many as the shorter one has: the further into an answer, the less its
+    tokens surprise, so uncut a policy would seem to speak another language that is only shorter.
+    """
+    both = answered_by_both(answers, of_other)
+    pairs = [(one.token_scores[scorer], other.token_scores[scorer]) for one, other in both]
+    own, others = (sum(sum(pair[side][: min(map(len, pair))]) for pair in pairs) for side in (0, 1))
+    return own / others if others else None
+
+
+def answered_by_both(
+    answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]
+) -> list[tuple[CheckedAnswer, CheckedAnswer]]:
+    """The answers of two policies to the same prompts with the same seeds."""
+    others = {(one.prompt_id, one.seed): one for one in of_other}
+    return [(one, others[one.prompt_id, one.seed]) for one in answers if (one.prompt_id, one.seed) in others]
 
 
 def repetition(text: str) -> float:

@@ -43,8 +43,6 @@ Rewardless = Literal["no reward", "made elsewhere"]
 Hacked = bool | Literal["open"] | Rewardless | None
 EvidenceState = Literal["better", "worse", "spent", "open"]
 MOST = 10_000
-# Under which a project keeps its rule.
-RULE_SETTING = "gate"
 # Fewer held-out prompts decide nothing, whatever a rule says.
 FEWEST_PROMPTS = 60
 Count = Annotated[int, Interval(ge=1, le=MOST)]

@@ -21,7 +21,6 @@ from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import (
-    RULE_SETTING,
     Criterion,
     Findings,
     GateDecision,
@@ -49,14 +48,14 @@ THE_GATE = "the gate"
 
 def rule(db: Database) -> Rule:
     """The project's rule."""
-    return Rule.stored(store.setting(db, RULE_SETTING, {}))
+    return Rule.stored(store.setting(db, registry.RULE_SETTING, {}))
 
 
 def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
     """Store a rule; what is left out has its default. Raises UserError for values that make no sense."""
     new = Rule.from_setting(values)
     require_generator(registry.by_revision(db, new.anchor))
-    store.set_setting(db, RULE_SETTING, new.to_setting())
+    store.set_setting(db, registry.RULE_SETTING, new.to_setting())
     return new
 
 
@@ -102,7 +101,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         heard,
         number=number,
         carried=held_out_sets.decisions(db, checks[-1].spec.gate_set),
-        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
+        left_to_judges=win_rates.left_to_judges(db, policy, against, on),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
         nll_ratio=report.nll_ratio,
@@ -127,7 +126,8 @@ def as_anchored(check: FinishedCheck, anchor: str) -> CheckReport:
     report = check.report
     if check.spec.anchor == anchor:
         return report
-    return replace(report, candidate=AnswerFigures(report.candidate.revision), equal_length_distinct=None)
+    unmeasured = AnswerFigures(report.candidate.revision)
+    return replace(report, candidate=unmeasured, equal_length_distinct=None, equal_length_nll_ratio=None)
 
 
 def place_of(db: Database, policy: Policy) -> int:
@@ -259,12 +259,12 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
 
     Asked before the check puts anything before anybody; `prompts_left` were never compared, the check's own among them.
     """
-    against = opponent(db, policy)
+    against, on = opponent(db, policy), prompts_that_count(db, checks_of(db, policy))
     known = Findings(
-        people=win_rates.people_outcomes(db, policy, against, prompts_that_count(db, checks_of(db, policy))),
+        people=win_rates.people_outcomes(db, policy, against, on),
         judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
         number=place_of(db, policy),
-        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
+        left_to_judges=win_rates.left_to_judges(db, policy, against, on),
     )
     return people_share(rule(db), known, prompts_left)
 

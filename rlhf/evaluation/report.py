@@ -150,6 +150,9 @@ class CheckReport:
     seconds: float | None = None
     equal_length_distinct: float | None = None
     """Distinct-2 of its answers over the anchor's at equal lengths; None of a version that did not cut the longer."""
+    equal_length_nll_ratio: float | None = None
+    """How much its answers surprise its anchor, over how much the anchor's own do, at equal lengths; None of a version
+    that did not cut the longer."""
     rule: int | None = None
     """The version of the gate's rule that the check was made for; None of one that counted comparisons, not prompts."""
 
@@ -165,7 +168,9 @@ class CheckReport:
 
     @property
     def nll_ratio(self) -> float | None:
-        """How much its answers surprise its anchor, over how much the anchor's own do."""
+        """How much its answers surprise its anchor, over how much the anchor's own do, at equal lengths if known."""
+        if self.equal_length_nll_ratio is not None:
+            return self.equal_length_nll_ratio
         return ratio(self.candidate.nll_under_anchor, self.anchor.nll_under_anchor)
 
     @property
@@ -230,12 +235,13 @@ class CheckReport:
             reward_known="reward_hacking" in values,
             seconds=values.get("seconds"),
             equal_length_distinct=values.get("equal_length_distinct"),
+            equal_length_nll_ratio=values.get("equal_length_nll_ratio"),
             rule=values.get("rule"),
         )
 
 
-# 2: evidence counts prompts, and distinct-2 is compared at equal lengths.
-RULE_VERSION = 2
+# 2: evidence counts prompts, and distinct-2 is compared at equal lengths. 3: so is the likelihood.
+RULE_VERSION = 3
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
 

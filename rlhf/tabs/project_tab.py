@@ -63,8 +63,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
         """Tell the base so from now on. Raises UserError for any other wish."""
         if wish not in get_args(registry.Thinking):
             raise UserError(_("Choose whether the base may think before it answers."))
-        registry.set_thinking(db, cast(registry.Thinking, wish))
-        return status(_("Saved."))
+        withdrawn = registry.set_thinking(db, cast(registry.Thinking, wish))
+        return status(_("Saved.") + registry.withdrawn_sentence(withdrawn))
 
     opening = opening_of(demo)
     opening(admin(open_precision), None, [standing, choice], api_name="precision-open", **QUIET)

@@ -316,7 +316,7 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
     return (
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}{figures_table(report, criteria)}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
-        f"{paragraph(EARLIER_RULE, 'quiet') if report.rule is None else ''}"
+        f"{paragraph(EARLIER_RULES[report.rule], 'quiet') if report.rule in EARLIER_RULES else ''}"
         f"{'' if report.candidate.weights else paragraph(EARLIER, 'quiet')}"
     )
 
@@ -376,10 +376,14 @@ def probe_rows(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) 
     return rows
 
 
-EARLIER_RULE = _(
-    "Made for the earlier rule, which counted every comparison by itself, also several of one prompt, and compared "
-    "distinct-2 whatever the lengths."
-)
+# What is said of a check that was made for an earlier version of the rule.
+EARLIER_RULES: Mapping[int | None, str] = {
+    None: _(
+        "Made for the earlier rule, which counted every comparison by itself, also several of one prompt, and compared "
+        "distinct-2 and the likelihood whatever the lengths."
+    ),
+    2: _("Made for the earlier rule, which compared the likelihood whatever the lengths."),
+}
 
 
 PROBE_ROWS: Mapping[str, tuple[str, str]] = {

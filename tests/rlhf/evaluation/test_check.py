@@ -23,7 +23,7 @@ from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import gate_decisions, probe_scores
-from rlhf.evaluation.check import ask_people_instead, score
+from rlhf.evaluation.check import ask_people_instead, equal_length_nll_ratio, score
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule, decide, past_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
@@ -147,9 +147,48 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
         nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
         assert row.kl_to_ground == pytest.approx(kl, rel=0.03, abs=2e-3)
         assert row.nll_under_ground == pytest.approx(nll, rel=0.01)
+        by_token = [-theirs[at, token].item() for at, token in enumerate(answer)]
+        assert row.token_scores == {"nll_under_ground": pytest.approx(by_token, rel=0.05, abs=0.05)}
     # In the report each answer weighs as much as it has tokens.
     weighted = sum(row.kl_to_ground * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_anchor"] == pytest.approx(weighted)
+
+
+def test_likelihood_is_compared_at_equal_lengths() -> None:
+    """Two policies of one language, of which the first stops early: what comes later surprises less."""
+
+    def answers_of(lengths: Sequence[int], factor: float = 1.0) -> list[CheckedAnswer]:
+        surprises = [4 / (1 + at) for at in range(60)]
+        like = make_response(Prompt(({"role": "user", "content": "Q"},), "held-out", "test"), "text")
+        return [
+            CheckedAnswer(
+                **vars(replace(like, prompt_id=number)),
+                token_scores={"nll": tuple(factor * one for one in surprises[:length])},
+            )
+            for number, length in enumerate(lengths)
+        ]
+
+    short, long = answers_of([5, 6, 7]), answers_of([50, 6, 60])
+    assert fmean(short[0].token_scores["nll"]) > 4 * fmean(long[0].token_scores["nll"])
+    assert equal_length_nll_ratio(short, long, "nll") == pytest.approx(1)
+    assert equal_length_nll_ratio(long, short, "nll") == pytest.approx(1)
+    assert equal_length_nll_ratio(answers_of([5, 6, 7], 1.5), long, "nll") == pytest.approx(1.5)
+    # What only one has answered counts in neither, and of nothing there is no ratio.
+    assert equal_length_nll_ratio(answers_of([5]), [*long[:1], *answers_of([9, 9, 9], 7.0)[1:]], "nll") == 1.0
+    assert equal_length_nll_ratio(short, [], "nll") is None
+
+
+def test_an_answer_whose_tokens_an_earlier_version_did_not_keep_is_scored_again(checked: Checked) -> None:
+    machine = checked.machine
+    before = {row.id: row.token_scores for row in answers(machine, "base")}
+    with machine.db.transaction() as connection:
+        connection.execute("UPDATE score SET per_token = NULL")
+    assert all(row.token_scores == {} for row in answers(machine, "base"))
+    report = check(machine, CHECK)
+    assert report["equal_length_nll_ratio"] == pytest.approx(checked.report["equal_length_nll_ratio"], rel=1e-3)
+    again = {row.id: row.token_scores for row in answers(machine, "base") if row.token_scores}
+    assert again
+    assert all(again[number] == pytest.approx(before[number], rel=1e-3) for number in again)
 
 
 def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> None:
@@ -161,7 +200,8 @@ def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> 
     assert ids != answer_ids(tokenizer, "sun rain", "stop")
     drawn = TokenIds(vocabulary_of(tokenizer), tuple(ids))
     row = replace(answers(machine, "dpo-1")[0], text="sun rain", finish_reason="stop", token_ids=drawn)
-    ((_, nll),) = score(models, candidate, base, [row])
+    ((_, nlls),) = score(models, candidate, base, [row])
+    nll = fmean(nlls)
     logps = plain_logps(models, base, tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"], ids)
     assert nll == pytest.approx(-fmean(logps[at, token].item() for at, token in enumerate(ids)), rel=0.01)
 

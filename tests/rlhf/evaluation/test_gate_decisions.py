@@ -37,7 +37,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import loop_standing
-from tests.conftest import BASE_NAME, act, make_response, seed_prompts
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 pytestmark = pytest.mark.slow
 
@@ -1017,6 +1017,23 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
     reward = train(RewardModelSpec(scope="all"), "base", "reward")
     by_ppo = train(PPOSpec(reward_model=reward.revision, accepted_accuracy=0.01), first.revision)
     assert win_rates.judged_for(db, by_ppo) == 21
+
+
+def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=4)
+    (policies_own,) = seed_comparisons(db, 1)
+    (imported,) = seed_comparisons(db, 1)
+    db.connection.execute("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
+    people_say(db, 1, "candidate")
+    assert registry.set_thinking(db, "off") == 4
+    assert registry.set_thinking(db, "off") == 0
+    assert judge_store.open_to_people(db, made.id, 1) == 0
+    asked = {row["id"]: row["asks"] for row in db.rows("SELECT id, asks FROM comparison WHERE taken = 0")}
+    assert (asked.pop(imported), asked[policies_own], set(asked.values())) == ("people", "nobody", {"nobody"})
+    # Nobody takes them up again who has people compare what was left to judges, and what was said stays said.
+    assert (store.ask_people_of_candidate(db, made.id, 1), judge_store.open_to_people(db, made.id, 1)) == (0, 0)
+    assert win_rates.could_be_asked(db, made, registry.by_revision(db, "base")) == 0
+    assert len(gate_decisions.findings(db, made).people) == 1
 
 
 def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> None:
