@@ -31,6 +31,7 @@ from rlhf.judges.verdicts import (
     LetterShare,
     ScoreTemperature,
     Verdict,
+    after_thinking,
     parse_verdict,
     shortened,
 )
@@ -304,7 +305,7 @@ def verdict_in(reply: Reply) -> Verdict | Failure:
     choice, tokens = parse_verdict(reply.text), (reply.prompt_tokens, reply.completion_tokens)
     if choice is None:
         return Failure(judge_store.NO_VERDICT, _("The judge's reply gives no verdict."), *tokens)
-    return Verdict(choice, None, shortened(reply.text), *tokens, reply.seconds)
+    return Verdict(choice, None, shortened(after_thinking(reply.text)), *tokens, reply.seconds)
 
 
 # ------------------------------------------------------------------------------------------------------------- judging

@@ -22,6 +22,7 @@ RULE_SETTING = "gate"
 Kind = Literal["policy", "reward"]
 Form = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
+WEIGHTS_WORDS: Mapping[str, str] = {"nf4": _("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
 STATUS_WORDS: Mapping[str, str] = {

@@ -105,9 +105,10 @@ def try_loaded(model: Any) -> SelfTestResult:
     return SelfTestResult(packs, shares_prompts(model))
 
 
-def padded(model: Any, sequences: Sequence[tuple[Ids, Ids]]) -> tuple[Tensor, ...]:
+def padded(model: Any, sequences: Sequence[tuple[Ids, Ids]]) -> tuple[Tensor, Tensor, Tensor]:
     """(Prompt, answer) ids as rows of one length on the model's device."""
-    return tuple(part.to(model.device) for part in pad(sequences, 0))
+    ids_BT, attention_BT, completion_BT = (part.to(model.device) for part in pad(sequences, 0))
+    return ids_BT, attention_BT, completion_BT
 
 
 def own_logits(model: Any, ids: Ids) -> Tensor:

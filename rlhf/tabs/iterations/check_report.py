@@ -22,9 +22,9 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.models.registry import Policy
+from rlhf.models.registry import WEIGHTS_WORDS, Policy
 from rlhf.tabs.runs import job_words
-from rlhf.tabs.runs.job_cards import WEIGHTS, answer_box
+from rlhf.tabs.runs.job_cards import answer_box
 from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
@@ -456,7 +456,7 @@ def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     sides.append((anchor.revision or "base", anchor))
     if len({figures.weights for _title, figures in sides}) == 1:
         return sides
-    return [(f"{title}, {WEIGHTS.get(figures.weights, figures.weights)}", figures) for title, figures in sides]
+    return [(f"{title}, {WEIGHTS_WORDS.get(figures.weights, figures.weights)}", figures) for title, figures in sides]
 
 
 EARLIER = _(
