@@ -329,13 +329,13 @@ def missed(found: Mapping[str, Any]) -> list[str]:
     wrong = [cell for cell in found["cells"] if cell["win_rate"] <= EVEN and cell["promoted_interval"][0] > nominal]
     said = [f"{cell['name']}: {cell['promoted']:.1%} promoted, more than {nominal:.0%}" for cell in wrong]
     for judge, most in GOALS.items():
-        if medians[judge] > most:
+        if medians[judge] is None or medians[judge] > most:
             said.append(f"judge of {judge}%: {medians[judge]} comparisons by people, more than {most:g}")
     alone = medians["none"]
     said += [
         f"{useless}: {medians[useless]:g} comparisons by people, more than {COIN_GOAL} times {alone:g}"
         for useless in USELESS
-        if medians[useless] > COIN_GOAL * alone
+        if useless in medians and medians[useless] > COIN_GOAL * alone
     ]
     if found["project_interval"][0] > nominal:
         share = found["project"]["one alpha for all"]
