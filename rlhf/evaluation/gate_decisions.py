@@ -94,7 +94,7 @@ def findings(db: Database, policy: Policy) -> Findings:
     number = place_of(db, policy)
     if not checks:
         return Findings(people, number=number)
-    report = measured_in_one_precision(as_anchored(checks[0], chosen_anchor(db)), policy)
+    report = measured_in_one_precision(as_anchored(checks[0], chosen_anchor(db), policy), policy)
     heard = panel_findings(db, policy, against, checks)
     return Findings(
         people,
@@ -121,13 +121,23 @@ def measured_in_one_precision(report: CheckReport, policy: Policy) -> CheckRepor
     return replace(report, candidate=AnswerFigures(report.candidate.revision))
 
 
-def as_anchored(check: FinishedCheck, anchor: str) -> CheckReport:
-    """A check's report, without the figures that it took against another policy than the rule's limits are against."""
+def as_anchored(check: FinishedCheck, anchor: str, policy: Policy) -> CheckReport:
+    """A check's report, without the figures that it took against another policy than the rule's limits are against.
+
+    Of a policy that waits for its decision neither those that an earlier version took against the trained weights that
+    it hangs on: step by step a project could go any way.
+    """
     report = check.report
-    if check.spec.anchor == anchor:
+    against_ground = not check.spec.anchor and (report.rule or 0) < BASE_IS_THE_BASE
+    other_weights = against_ground and report.anchor.revision not in ("", "base") and policy.status == "candidate"
+    if check.spec.anchor == anchor and not other_weights:
         return report
     unmeasured = AnswerFigures(report.candidate.revision)
     return replace(report, candidate=unmeasured, equal_length_distinct=None, equal_length_nll_ratio=None)
+
+
+# The version of the rule from which on the anchor "base" is the base under whatever weights.
+BASE_IS_THE_BASE = 3
 
 
 def place_of(db: Database, policy: Policy) -> int:

@@ -249,7 +249,7 @@ def ground(db: Database, policy: Policy) -> Policy:
 
 
 def own_ground(db: Database, policy: Policy) -> Policy:
-    """What a policy is measured against: the weights that it hangs on, its adapter off, in its own precision.
+    """The weights that a policy hangs on, its adapter off, in its own precision: what its training has moved it from.
 
     Whole weights hang on none but the base. In two precisions the same weights are two policies, and a difference
     between them would be taken for one that training has made.

@@ -244,7 +244,7 @@ FIGURES = (
         _("KL per token"),
         "kl_to_anchor",
         3,
-        _("How far the policy has moved from the weights that it hangs on, in nats a token; 0 is not at all."),
+        _("How far the policy is from what the limits are against, in nats a token; 0 is not at all."),
     ),
     ReportRow(
         _("Surprise to the base"),
@@ -304,7 +304,7 @@ LIMITED: Mapping[str, str] = {
 
 
 def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Criterion] = ()) -> str:
-    """The check of a candidate: its figures beside those of the policy it was compared with and of what it hangs on,
+    """The check of a candidate: its figures beside those of the policy it was compared with and of its anchor,
     with what the rule asks and found where its criteria are given. It warns of what is past a limit of the rule.
     """
     if report is None:
@@ -316,9 +316,18 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
     return (
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}{figures_table(report, criteria)}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
+        f"{ground_note(report)}"
         f"{paragraph(EARLIER_RULES[report.rule], 'quiet') if report.rule in EARLIER_RULES else ''}"
         f"{'' if report.candidate.weights else paragraph(EARLIER, 'quiet')}"
     )
+
+
+def ground_note(report: CheckReport) -> str:
+    """How far a policy is from the trained or merged weights that its adapter hangs on; nothing of any other."""
+    if report.kl_to_ground is None:
+        return ""
+    said = _("From the whole weights that its adapter hangs on it has moved {kl} nats a token.")
+    return paragraph(said.format(kl=figure(report.kl_to_ground, 3)), "quiet")
 
 
 RULE_HEADS = (_("Found"), _("Asked for"), _("Verdict"))
@@ -447,7 +456,7 @@ def win_rates(report: CheckReport) -> str:
 
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
-    """(column title, figures): candidate, the policy it was compared with, and what it hangs on, each named once."""
+    """(column title, figures): candidate, the policy it was compared with, and its anchor, each named once."""
     anchor = report.anchor if report.anchor.revision else report.against
     this = _("{revision} (this)").format(revision=report.candidate.revision or _("candidate"))
     sides = [(this, report.candidate)]

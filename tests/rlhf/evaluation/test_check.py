@@ -23,7 +23,7 @@ from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import gate_decisions, probe_scores
-from rlhf.evaluation.check import ask_people_instead, equal_length_nll_ratio, score
+from rlhf.evaluation.check import TokenNLLs, ask_people_instead, equal_length_nll_ratio, score
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule, decide, past_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
@@ -157,25 +157,17 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
 def test_likelihood_is_compared_at_equal_lengths() -> None:
     """Two policies of one language, of which the first stops early: what comes later surprises less."""
 
-    def answers_of(lengths: Sequence[int], factor: float = 1.0) -> list[CheckedAnswer]:
-        surprises = [4 / (1 + at) for at in range(60)]
-        like = make_response(Prompt(({"role": "user", "content": "Q"},), "held-out", "test"), "text")
-        return [
-            CheckedAnswer(
-                **vars(replace(like, prompt_id=number)),
-                token_scores={"nll": tuple(factor * one for one in surprises[:length])},
-            )
-            for number, length in enumerate(lengths)
-        ]
+    def nlls(lengths: Sequence[int], factor: float = 1.0) -> TokenNLLs:
+        return {(number, 7): [factor * 4 / (1 + at) for at in range(length)] for number, length in enumerate(lengths)}
 
-    short, long = answers_of([5, 6, 7]), answers_of([50, 6, 60])
-    assert fmean(short[0].token_scores["nll"]) > 4 * fmean(long[0].token_scores["nll"])
-    assert equal_length_nll_ratio(short, long, "nll") == pytest.approx(1)
-    assert equal_length_nll_ratio(long, short, "nll") == pytest.approx(1)
-    assert equal_length_nll_ratio(answers_of([5, 6, 7], 1.5), long, "nll") == pytest.approx(1.5)
+    short, long = nlls([5, 6, 7]), nlls([50, 6, 60])
+    assert fmean(short[0, 7]) > 4 * fmean(long[0, 7])
+    assert equal_length_nll_ratio(short, long) == pytest.approx(1)
+    assert equal_length_nll_ratio(long, short) == pytest.approx(1)
+    assert equal_length_nll_ratio(nlls([5, 6, 7], 1.5), long) == pytest.approx(1.5)
     # What only one has answered counts in neither, and of nothing there is no ratio.
-    assert equal_length_nll_ratio(answers_of([5]), [*long[:1], *answers_of([9, 9, 9], 7.0)[1:]], "nll") == 1.0
-    assert equal_length_nll_ratio(short, [], "nll") is None
+    assert equal_length_nll_ratio(nlls([5]), long) == pytest.approx(1)
+    assert equal_length_nll_ratio(short, {}) is None
 
 
 def test_an_answer_whose_tokens_an_earlier_version_did_not_keep_is_scored_again(checked: Checked) -> None:
@@ -283,7 +275,8 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     report = CheckReport.from_json(check(machine, replace(CHECK, candidate=named, against="base")))
     policy = registry.by_revision(machine.db, named)
     assert (report.candidate.weights, report.anchor.weights) == (policy.weights, policy.weights)
-    assert report.anchor.revision == ("copy" if "on" in settings else "base")
+    assert report.anchor.revision == "base"
+    assert report.kl_to_ground == (pytest.approx(0, abs=1e-3) if "on" in settings else None)
     assert report.kl_per_token == pytest.approx(0, abs=1e-3)
     ratios = (report.nll_ratio, report.distinct_ratio, report.perplexity_ratio)
     assert ratios == pytest.approx((1, 1, 1), abs=0.02 if how == "dora" else 1e-6)
