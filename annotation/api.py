@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, cast
+from typing import Annotated, Any
 
 from annotated_types import Interval
-from pydantic import AfterValidator, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -28,7 +27,7 @@ from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, Use
 from annotation.translation import _
 from annotation.ui import markdown_process
 from annotation.ui.invisible import visible
-from annotation.validation import adapter
+from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY
 
 Card = dict[str, Any]
@@ -47,36 +46,33 @@ LISTED = (
 SHORT = 300
 
 
-Text = Annotated[str, AfterValidator(storable)]
 Row = Annotated[int, Interval(ge=1, le=2**63 - 1)]  # what SQLite can hold
 Offset = Annotated[int, Interval(ge=-14 * 60, le=14 * 60)]
 
 
 @dataclass(frozen=True)
 class RequestBody:
-    """What the page's script sends: an endpoint takes of it what it needs, and a page of before may send more."""
+    """What the page's script sends: an endpoint takes of it what it needs; what a judgement says, `claims` reads."""
 
-    __pydantic_config__: ClassVar = ConfigDict(strict=True)
-    nonce: Text = ""
-    id: Row = 0
+    nonce: str = ""
+    id: Row | None = None
     act: Any = None
-    prompt: Text = ""
+    prompt: str = ""
     rendered: bool | None = None
     utc_offset_minutes: Offset = 0
 
     @classmethod
     def of(cls, sent: Mapping[str, Any]) -> RequestBody:
-        """What was sent, without what can't be meant: that alone is no reason to refuse a judgement."""
+        """What was sent. Raises UserError that names a field that is wrong, or unknown, as an older page's may be."""
         try:
-            return cast(RequestBody, adapter(cast(Any, cls)).validate_python(sent))
-        except ValidationError as error:
-            wrong = {found["loc"][0] for found in error.errors()}
-            return cls.of({name: value for name, value in sent.items() if name not in wrong})
+            return read(cls, sent, _("The request"))
+        except UserError as error:
+            raise UserError(_("{problem} Reload the page.").format(problem=error)) from None
 
     @property
     def row(self) -> int:
         """The row that it is about. Raises UserError where it names none, or one that there can't be."""
-        if not self.id:
+        if self.id is None:
             raise UserError(_("The request names no '{key}'. Reload the page.").format(key="id"))
         return self.id
 
@@ -352,7 +348,16 @@ async def read_json(request: Request) -> dict[str, Any] | None:
         if len(body) > MAXIMUM_BODY:
             return None
     try:
-        value = json.loads(body)
+        value = whole_characters(json.loads(body))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def whole_characters(value: Any) -> Any:
+    """What was sent, its texts without halves of characters, which nothing else takes."""
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(key): whole_characters(one) for key, one in value.items()}
+    return [whole_characters(one) for one in value] if isinstance(value, list) else value

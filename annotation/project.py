@@ -8,15 +8,10 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
 from typing import Any, Final
 
-from annotation.records import MAXIMUM_SHARE, Kind, Project, Tag, UserError
+from annotation.records import MAXIMUM_SHARE, Project, Tag, UserError
 from annotation.translation import _, ngettext
 from annotation.validation import from_form, read, shown
 
-KINDS: Final[Mapping[Kind, str]] = {
-    "pair": _("Two answers: which is better, and by how much"),
-    "best": _("Several answers: the best one"),
-    "rank": _("Several answers: a ranking"),
-}
 RESERVED_KEYS: Final[Mapping[str, str]] = {
     "s": _("skip"),
     "u": _("undo"),

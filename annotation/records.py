@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Interval, Unit
 
-from annotation.translation import N_, _
+from annotation.translation import N_
 
 Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
@@ -22,7 +22,6 @@ Flag = Literal["harmful", "personal-data", "broken"]
 Message = Mapping[str, str]
 
 ROLES: tuple[Role, ...] = ("annotator", "admin")
-FLAGS: tuple[Flag, ...] = ("harmful", "personal-data", "broken")
 STRENGTHS: Mapping[int, str] = {0: "tie", 1: "slightly", 2: "clearly", 3: "much"}
 MAXIMUM_ANSWERS = 8
 MAXIMUM_SHARE: Final = 0.5
@@ -283,88 +282,9 @@ class Act:
         return tuple(by_position)
 
 
-def parse_act(value: Any, kind: Kind, size: int, tags: Sequence[str]) -> Act:
-    """What the browser sent, checked against the comparison's kind and number of answers and the project's tags.
-
-    Raises UserError that names the field at fault; ranks are made dense (1, 3, 3 becomes 1, 2, 2).
-    """
-    if not isinstance(value, dict) or value.get("outcome") not in ("ranked", "all-bad", "skip"):
-        raise UserError(_("A judgement has an outcome: 'ranked', 'all-bad' or 'skip'. Nothing was recorded."))
-    outcome = value["outcome"]
-    ranks, strength = None, None
-    if outcome == "ranked":
-        ranks = parse_ranks(value.get("ranks"), size)
-        strength = parse_strength(value.get("strength"), ranks) if kind == "pair" else None
-        if kind == "best" and len(set(ranks)) > 2:
-            raise UserError(_("Only the best is asked for here, not a ranking. Nothing was recorded."))
-    flag = value.get("flag")
-    if flag is not None and flag not in FLAGS:
-        raise UserError(_("'{flag}' is no flag. Choose one of: {flags}.").format(flag=flag, flags=", ".join(FLAGS)))
-    return Act(
-        outcome, ranks, strength, parse_tags(value.get("tags", []), tags), parse_note(value.get("note", "")), flag,
-        parse_edit(value.get("edit"), ranks, size),
-    )  # fmt: skip
-
-
-def parse_ranks(value: Any, size: int) -> tuple[int, ...]:
-    """One rank for each place, made dense."""
-    sound = isinstance(value, list) and len(value) == size
-    if not sound or any(isinstance(rank, bool) or not isinstance(rank, int) or rank < 1 for rank in value):
-        raise UserError(
-            _("A ranking needs one whole number from 1 up for each of the {size} answers.").format(size=size)
-        )
-    levels = sorted(set(value))
-    return tuple(levels.index(rank) + 1 for rank in value)
-
-
-def parse_strength(value: Any, ranks: Sequence[int]) -> int:
-    """How much better the better of two is: 0 for a tie, else 1 slightly, 2 clearly, 3 much."""
-    tied = len(set(ranks)) == 1
-    if isinstance(value, bool) or not isinstance(value, int) or value not in STRENGTHS or (value == 0) != tied:
-        raise UserError(_("The strength of a preference is 1 slightly, 2 clearly or 3 much, and 0 for a tie."))
-    return value
-
-
-def parse_tags(value: Any, known: Sequence[str]) -> tuple[str, ...]:
-    """The labels of known tags, each once, in the project's order."""
-    if not isinstance(value, list) or any(tag not in known for tag in value):
-        raise UserError(_("A reason was given that this project does not have. Reload the page to see today's list."))
-    return tuple(tag for tag in known if tag in value)
-
-
 def storable(text: str) -> str:
     """A text without halves of surrogate pairs: JSON can carry them, and neither SQLite nor a file in UTF-8 can."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def parse_note(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > MAXIMUM_NOTE:
-        raise UserError(
-            _("A note can have up to {maximum_note:,} characters. Shorten it; nothing was recorded.").format(
-                maximum_note=MAXIMUM_NOTE
-            )
-        )
-    return storable(value).strip()
-
-
-def parse_edit(value: Any, ranks: Sequence[int] | None, size: int) -> Edit | None:
-    """An edited answer; it must be the (or a) best one, because it counts as better than all."""
-    if value is None:
-        return None
-    place, text = (value.get("place"), value.get("text")) if isinstance(value, dict) else (None, None)
-    if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < size or not isinstance(text, str):
-        raise UserError(_("An edit names the place of an answer and its new text. Nothing was recorded."))
-    if not text.strip() or len(text) > MAXIMUM_EDIT:
-        raise UserError(
-            _("An edited answer has 1 to {maximum_edit:,} characters. Nothing was recorded.").format(
-                maximum_edit=MAXIMUM_EDIT
-            )
-        )
-    if ranks is None or ranks[place] != 1:
-        raise UserError(
-            _("Edit the answer that you find best: the edit counts as better than it. Nothing was recorded.")
-        )
-    return Edit(place, storable(text).strip())
 
 
 @dataclass(frozen=True)

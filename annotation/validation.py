@@ -10,7 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from reprlib import Repr
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from annotated_types import DocInfo, Ge, Gt, Interval
 
@@ -202,8 +215,19 @@ def hints_of(kind: Any) -> Mapping[str, Any]:
 
 
 def hint_at(kind: Any, path: Sequence[str]) -> Any:
-    """The type at the end of a path through dataclasses."""
-    return hint_at(hints_of(bare(kind))[path[0]], path[1:]) if path else kind
+    """The type at the end of a path through dataclasses, lists and mappings; where None will do, the other one."""
+    kind = given(kind)
+    if not path:
+        return kind
+    inner = bare(kind)
+    held = get_args(inner)[-1] if get_origin(inner) in (list, dict) else hints_of(inner)[path[0]]
+    return hint_at(held, path[1:])
+
+
+def given(hint: Any) -> Any:
+    """A type without None."""
+    optional = get_origin(hint) in (Union, UnionType)
+    return next(one for one in get_args(hint) if one is not NoneType) if optional else hint
 
 
 def bare(hint: Any) -> Any:

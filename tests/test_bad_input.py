@@ -185,7 +185,7 @@ def test_a_damaged_adapter_is_not_promoted(machine: Machine, capsys: pytest.Capt
     base = registry.serving(machine.db)
     with machine.db.transaction() as connection:
         connection.execute(
-            "INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created) "
+            "INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created) "
             "VALUES ('torn', 'dpo', ?, ?, 'adapters/torn', 'another', 'candidate', '')",
             (base.base, base.id),
         )

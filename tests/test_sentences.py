@@ -56,7 +56,7 @@ NO_SENTENCES_BY_REASON = {
         *("order {} {} {}", "prompts {} {}", "answer {} {} {}", "rented job {}", "Job {}: {}"),
     },
     "what a log says": {
-        *("the system has it for everybody's files", "its file system keeps no rights", " expecting {} wrong labels"),
+        *("the system has it for everybody's files", "its file system keeps no rights"),
     },
     "what tells a library's errors and warnings apart": {
         *("can't be read", "Connection closed by peer", "Connection reset by peer", "remote process exited"),

@@ -35,8 +35,10 @@ class ExampleRow:
 def example_path(name: str) -> Path:
     """The file of an example set, as JSON Lines. Raises UserError for a name that is none."""
     if name not in EXAMPLES:
-        known = " or ".join(f"'{known}'" for known in EXAMPLES)
-        raise UserError(_("There is no example data called '{name}'. Choose {known}.").format(name=name, known=known))
+        known = ", ".join(f"'{known}'" for known in EXAMPLES)
+        raise UserError(
+            _("There is no example data called '{name}'. Choose one of: {known}.").format(name=name, known=known)
+        )
     return Path(__file__).parent / f"{name.replace('-', '_')}.jsonl"
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 from annotation import claims
@@ -117,12 +117,18 @@ class FlaggedCase:
     prompt: str
 
 
+AdminAct = Literal["leave-out", "take-back", "make", "retire", "reinstate", "release"]
+
+
 @dataclass(frozen=True)
 class AdminDecision:
     """What an admin decided about an annotator or a gold comparison."""
 
-    what: str
-    about: str
+    what: AdminAct
+    annotator: str | None
+    """Whom it is about, where it is about an annotator."""
+    comparison_id: int | None
+    """Which comparison it is about, else."""
     reason: str
     decided_by: str
     created: str
@@ -296,24 +302,19 @@ def flagged_cases(db: Database) -> list[FlaggedCase]:
 
 
 NOTHING_CHANGED = _("Nothing was changed.")
-DECIDED = {
-    "make": _("made gold"),
-    "retire": _("gold no longer handed out"),
-    "reinstate": _("gold handed out again"),
-    "release": _("no longer gold"),
-}
 
 
 def decisions(db: Database) -> list[AdminDecision]:
     """The latest decisions about annotators and gold comparisons, newest first."""
     rows = db.rows(
-        f"""SELECT CASE excluded WHEN 1 THEN 'left out of training' ELSE 'taken back in' END AS what, a.name AS about,
-                e.reason, e.decided_by, e.created FROM exclusion e JOIN annotator a ON a.id = e.annotator_id
+        f"""SELECT CASE excluded WHEN 1 THEN 'leave-out' ELSE 'take-back' END AS what, a.name AS annotator,
+                NULL AS comparison_id, e.reason, e.decided_by, e.created
+            FROM exclusion e JOIN annotator a ON a.id = e.annotator_id
             UNION ALL
-            SELECT action, 'comparison ' || comparison_id, '', decided_by, created FROM gold_decision
+            SELECT action, NULL, comparison_id, '', decided_by, created FROM gold_decision
             ORDER BY created DESC LIMIT {SHOWN_DECISIONS}"""
     )
-    return [AdminDecision(**{**row, "what": DECIDED.get(row["what"], row["what"])}) for row in rows]
+    return [AdminDecision(**row) for row in rows]
 
 
 # --------------------------------------------------------------------------------------------- who is left out

@@ -11,7 +11,7 @@ import gradio as gr
 from annotation import claims, project, store
 from annotation.database import Database
 from annotation.metrics.act_times import act_times
-from annotation.records import MAXIMUM_ANSWERS, Annotator, Project
+from annotation.records import MAXIMUM_ANSWERS, Annotator, Kind, Project
 from annotation.store import Guidelines
 from annotation.tabs import act_table
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
@@ -22,6 +22,11 @@ from annotation.ui.markup import paragraph, status, unfold
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
+KINDS: Mapping[Kind, str] = {
+    "pair": _("Two answers: which is better, and by how much"),
+    "best": _("Several answers: the best one"),
+    "rank": _("Several answers: a ranking"),
+}
 FIRST_VIEW: Mapping[str, bool] = {_("Literal text"): False, _("Rendered Markdown"): True}
 EACH_CAN_SWITCH = _("How answers are first shown; each annotator can switch.")
 EXPLANATION = _("It holds for comparisons handed out from then on; those made already keep their number of answers.")
@@ -149,7 +154,7 @@ class ProjectPage:
 def build_form() -> dict[str, Any]:
     """The project's fields by name; their values come from a guarded handler when the tab is opened."""
     form: dict[str, Any] = {}
-    form["kind"] = gr.Radio([(label, kind) for kind, label in project.KINDS.items()], label=_("What is asked"))
+    form["kind"] = gr.Radio([(label, kind) for kind, label in KINDS.items()], label=_("What is asked"))
     with gr.Row():
         form["answers"] = number(
             _("Number of answers"),

@@ -9,6 +9,7 @@ from annotation.metrics.agreement import Agreement, Dispute, Period
 from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
 from annotation.metrics.quality import (
+    AdminAct,
     AdminDecision,
     ComparisonReview,
     FlaggedCase,
@@ -583,9 +584,25 @@ def flagged_table(cases: Sequence[FlaggedCase]) -> str:
     )
 
 
+DECIDED: Mapping[AdminAct, str] = {
+    "leave-out": _("left out of training"),
+    "take-back": _("taken back in"),
+    "make": _("made gold"),
+    "retire": _("gold no longer handed out"),
+    "reinstate": _("gold handed out again"),
+    "release": _("no longer gold"),
+}
+
+
 def decisions_table(decisions: Sequence[AdminDecision]) -> str:
     """What admins decided."""
-    rows = [(one.about, one.what, one.reason or NOTHING, one.decided_by, moment(one.created)) for one in decisions]
+    rows = [
+        (
+            one.annotator or _("comparison {number}").format(number=one.comparison_id),
+            *(DECIDED[one.what], one.reason or NOTHING, one.decided_by, moment(one.created)),
+        )
+        for one in decisions
+    ]
     headers = (_("About"), _("Decision"), _("Reason"), _("By"), _("When"))
     return table(headers, rows, _("No decision about annotators or gold comparisons yet."), caption=_("Decisions"))
 

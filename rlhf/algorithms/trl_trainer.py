@@ -54,6 +54,8 @@ class JobTrainer(WithoutPreparation):
     accelerator: Any
     state: Any
     processing_class: Any
+    train_dataset: Any
+    data_collator: Any
     # The loss is divided by the items of the whole optimiser step.
     loss_is_scaled_for_ga = True
 

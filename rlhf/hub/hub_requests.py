@@ -178,12 +178,12 @@ def check_token(hub: Hub) -> JobOutcome:
     who = hubs.check_token(hub)
     if who.role == "fineGrained":
         told = _(
-            "The token is {name}'s. It may write where its settings on the Hub say so, at most to repositories of "
-            "{owners}."
+            "The token is {name}'s. It may write where its settings on the Hub say so, at most to repositories "
+            "of: {owners}."
         )
     else:
-        told = _("The token is {name}'s. It may write to repositories of {owners}.")
-    owners = _(" and ").join((who.name, *who.organisations))
+        told = _("The token is {name}'s. It may write to repositories of: {owners}.")
+    owners = ", ".join((who.name, *who.organisations))
     return JobOutcome(told.format(name=who.name, owners=owners), asdict(who))
 
 

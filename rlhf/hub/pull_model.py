@@ -170,7 +170,7 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
                     _(
                         "{source} wants to run code of its own ({name} has {named}), and Prefloop runs none "
                         "that comes with a model. Choose one that transformers and PEFT know by themselves."
-                    ).format(source=found.source, name=name, named=" and ".join(named))
+                    ).format(source=found.source, name=name, named=", ".join(named))
                 )
 
 
@@ -224,8 +224,8 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
                 source=found.source,
                 kind=config.get("peft_type"),
                 task=config.get("task_type"),
-                forms=" and ".join(FORMS),
-                tasks=" and ".join(TASKS),
+                forms=", ".join(FORMS),
+                tasks=", ".join(TASKS),
             )
         )
     if kind == "reward":

@@ -406,9 +406,9 @@ def impossible_methods(spec: TrainingSpec) -> list[str]:
     lora = spec.method in ("auto", "lora", "qlora")
     if spec.method not in ("auto", *spec.methods):
         found.append(
-            _("A job of the kind '{kind}' can't be trained with the method '{method}': choose {methods}.").format(
-                kind=spec.kind, method=spec.method, methods=" or ".join(spec.methods)
-            )
+            _(
+                "A job of the kind '{kind}' can't be trained with the method '{method}': choose one of: {methods}."
+            ).format(kind=spec.kind, method=spec.method, methods=", ".join(spec.methods))
         )
     if spec.lora_init != "default" and not lora:
         found.append(

@@ -130,8 +130,8 @@ def checked_settings(db: Database, backend: Backend, settings: Mapping[str, Any]
     known = {"model", "directory"} if backend == "local" else {"model"}
     if len(settings) != 1 or not set(settings) <= known:
         raise UserError(
-            _("A judge of the kind '{backend}' has one setting: {known}.").format(
-                backend=backend, known=" or ".join(sorted(known))
+            _("A judge of the kind '{backend}' has one setting, one of: {known}.").format(
+                backend=backend, known=", ".join(sorted(known))
             )
         )
     if "model" in settings:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.records import Act, UserError, now, parse_act, seconds_between
+from annotation.claims import parse_act
+from annotation.records import Act, UserError, now, seconds_between
 from tests.conftest import act
 
 TAGS = ("accurate", "clear")

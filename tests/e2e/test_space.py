@@ -116,7 +116,7 @@ def test_from_the_spaces_page_to_a_judgement(running: Running, browser: Any) -> 
     page.wait_for_selector("text=Hugging Face >> visible=true")
     page.get_by_role("tab", name="Hub").click()
     page.get_by_role("button", name="Check the token").click()
-    page.wait_for_selector("text=The token is ann's. It may write to repositories of ann.")
+    page.wait_for_selector("text=The token is ann's. It may write to repositories of: ann.")
     assert errors == []
     context.close()
     names = running.db.rows("SELECT a.name FROM judgement j JOIN annotator a ON a.id = j.annotator_id")

@@ -1,4 +1,4 @@
-"""What the reference says of each answer: computed once, and kept in the data directory for further runs.
+"""What the reference says of each answer: computed before the first step, and kept for further runs.
 
 A run that goes on, one with other settings, one on more judgements: all of them ask for the same answers under the same
 weights. A file holds the log-probabilities under one reference; what its weights are, how they are held and what they
@@ -10,22 +10,35 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from annotation.records import UserError
 from annotation.translation import _
 from annotation.validation import read
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import Start
+from rlhf.algorithms.trl_trainer import JobTrainer
 from rlhf.jobs.artifacts import explain_write_errors
+from rlhf.jobs.worker import Run
+from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import dtype_of, weights_of
+from rlhf.models.packing import pad
 from rlhf.models.self_test.kept_results import mark_of
 
 DIRECTORY: Final = "references"
 # What a run that is broken off may have to compute again.
 KEPT_EVERY_SECONDS = 60.0
+# Answers whose reference is computed together: without gradients, several times a training batch fits.
+REFERENCE_BATCH = 16
 # The token ids of a prompt and an answer.
 Answer = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -88,3 +101,55 @@ def kept_reference(data_dir: Path, spec: DPOSpec, start: Start, parents: bool, d
     }
     name = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     return KeptReference(data_dir / DIRECTORY / f"{name}.json")
+
+
+# ------------------------------------------------------------------------------------------------------------ computed
+def answer_logps(model: Any, batch: Any, *, adapted: bool = True) -> Tensor:
+    """Summed log-probability of each answer in a batch, (B,); those of a group share one pass over their prompt."""
+    ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
+    return summed_logps(model, ids_BT, attention_BT, completion_BT, batch["group"].tolist(), adapted=adapted)
+
+
+def reference_of(trainer: JobTrainer, start: Start, parents: bool, run: Run | None) -> KeptReference:
+    """What earlier runs have kept of this reference; only the first process writes, and measuring leaves nothing."""
+    if run is None or run.rank or run.measured_steps:
+        return KeptReference(None)
+    return kept_reference(run.data_dir, trainer.spec, start, parents, trainer.accelerator.device.type)
+
+
+@torch.no_grad()
+def with_reference(trainer: JobTrainer, parents: bool, kept: KeptReference, run: Run | None) -> Dataset:
+    """The comparisons with their answers' log-probabilities under the reference: the model before it is trained.
+
+    A fresh LoRA adapter changes nothing, and one that holds the parent's weights is the parent. Virtual tokens always
+    change something, so they are left out unless they are the parent's. What is not kept from an earlier run is
+    computed once, beside the other answers to its prompt; processes share the work. Raises Stopped when the job is told
+    to stop.
+    """
+    dataset, accelerator = trainer.train_dataset, trainer.accelerator
+    adapted = trainer.spec.method != "prompt" or parents
+    wanted = [[(tuple(item["prompt_ids"]), tuple(ids)) for ids in item["answers"]] for item in dataset]
+    missing = kept.missing(answer for answers in wanted for answer in answers)
+    kept.known, missing = broadcast_object_list([kept.known, missing])  # as the first process knows it
+    collate_them = partial(collate_answers, pad_id=trainer.processing_class.pad_token_id)
+    batches = accelerator.prepare(DataLoader(missing, REFERENCE_BATCH, collate_fn=collate_them)) if missing else []
+    done = 0
+    for batch in batches:
+        if run is not None:
+            run.raise_if_stopped()
+        with accelerator.autocast():
+            logps_B = answer_logps(trainer.model, batch, adapted=adapted)
+        logps = accelerator.gather_for_metrics(logps_B).float().tolist()
+        kept.add(missing[done : done + len(logps)], logps)
+        done += len(logps)
+    if missing:
+        kept.keep()
+    return dataset.add_column("reference_logps", [kept.of(answers) for answers in wanted])
+
+
+def collate_answers(answers: Sequence[Answer], pad_id: int) -> dict[str, Tensor]:
+    """A right-padded batch of answers with their prompts, the same `group` for the same prompt."""
+    batch = dict(zip(("input_ids", "attention_mask", "completion_mask"), pad(answers, pad_id), strict=True))
+    groups = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in answers))}
+    batch["group"] = torch.tensor([groups[prompt] for prompt, _ in answers])
+    return batch

@@ -31,71 +31,56 @@ from statistics import fmean
 from typing import Any, get_args
 
 import torch
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import DataLoader
 from trl import DPOConfig, DPOTrainer
 
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import Item, collate, order_loss, with_targets
-from rlhf.algorithms.dpo.reference import Answer, KeptReference, kept_reference
+from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
 from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
-from rlhf.data.snapshots import reason_text, shortage
+from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
-from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
-from rlhf.models.packing import pad
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
-
-# Answers whose reference is computed together: without gradients, several times a training batch fits.
-REFERENCE_BATCH = 16
+from rlhf.models.tokenize import load_snapshot, of_split
 
 
 def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     """Train a policy from frozen preferences and register it as a candidate. Returns the job's result."""
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
-    items, flip_rate, left_out = read_data(run, spec, tokenizer)
+    items, spec, left_out = read_data(run, spec, tokenizer)
     pairs = sum(len(item["better"]) for item in items)
-    reasons = ", ".join(f"{count} {reason_text(reason, left_out)}" for reason, count in left_out.items()) or "none"
-    robust = f" expecting {flip_rate:.1%} wrong labels" if spec.loss == "robust" else ""
+    robust = {"flip_rate": spec.flip_rate} if spec.loss == "robust" else {}
     run.log(
-        f"{pairs} pairs in {len(items)} comparisons; left out here: {reasons}; parent {start.parent.revision}; "
-        f"reference {spec.reference}; {spec.method}; loss {spec.loss}{robust}; annotator noise: {spec.annotator_noise}"
+        f"{pairs} pairs in {len(items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
+        f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}.{left_out_sentence(left_out)}"
     )
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)
-        # Measured steps need no more items than they take, and the reference is computed for every one that is given.
-        used = items[: run.measured_steps * spec.batch_size * spec.accumulation] if run.measured_steps else items
-        expecting = replace(spec, flip_rate=flip_rate)
-        trainer = build_trainer(expecting, start, tokenizer, used, checkpoints_of(run), run)
+        trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         trained = conclude(run, spec, start, trainer.save, figures)
-    counts = {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out}
-    return {**counts, **({"flip_rate": flip_rate} if spec.loss == "robust" else {}), **trained.result}
+    return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **robust, **trained.result}
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
-def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], float, LeftOut]:
-    """Comparisons to train on, the share of wrong labels to expect, and what is left out.
-
-    Raises UserError without a pair.
-    """
-    rows = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "train")
-    items, left_out = tokenise_comparisons(tokenizer, rows, spec.max_length)
+def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], DPOSpec, LeftOut]:
+    """Comparisons to train on, the spec with the wrong labels to expect, and what is left out. Raises UserError."""
+    rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
+    items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
     if not items:
         raise UserError(shortage("pairs", 0, 1, left_out))
-    flip_rate = spec.flip_rate or suggested_flip_rate(items)
-    return with_targets(items, spec.annotator_noise, spec.ai_weight), flip_rate, left_out
+    expecting = replace(spec, flip_rate=spec.flip_rate or suggested_flip_rate(items))
+    return with_targets(items, spec.annotator_noise, spec.ai_weight), expecting, left_out
 
 
 def suggested_flip_rate(items: Sequence[Item]) -> float:
@@ -109,13 +94,15 @@ def build_trainer(
     spec: DPOSpec, start: Start, tokenizer: Any, items: Sequence[Item], checkpoints: Path, run: Run | None = None
 ) -> PreferenceTrainer:
     """The trainer with its adapter, and the reference's log-probabilities beside each answer."""
+    # Measured steps need no more items than they take, and the reference is computed for every one that is given.
+    used = run.measured_steps * spec.batch_size * spec.accumulation if run is not None else 0
     trainer = PreferenceTrainer(
         spec,
         model=load_for_training(start.ground, spec, tried=start.tried),
         # TRL is to hold no second model as its reference.
         args=DPOConfig(**arguments(spec, checkpoints, run), precompute_ref_log_probs=True),
         data_collator=partial(collate, pad_id=tokenizer.pad_token_id),
-        train_dataset=Dataset.from_list(list(items)),
+        train_dataset=Dataset.from_list(list(items[: used or None])),
         processing_class=tokenizer,
         peft_config=adapter_config(spec, start.base.path),
     )
@@ -171,55 +158,3 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
 def logps_of(model: Any, batch: Any) -> AnswerLogps:
     """What the losses ask of each answer in a batch."""
     return AnswerLogps(answer_logps(model, batch), batch["reference_logps"], batch["completion_mask"].sum(-1))
-
-
-def answer_logps(model: Any, batch: Any, *, adapted: bool = True) -> Tensor:
-    """Summed log-probability of each answer in a batch, (B,); those of a group share one pass over their prompt."""
-    ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
-    return summed_logps(model, ids_BT, attention_BT, completion_BT, batch["group"].tolist(), adapted=adapted)
-
-
-# ------------------------------------------------------------------------------------------------------- the reference
-def reference_of(trainer: PreferenceTrainer, start: Start, parents: bool, run: Run | None) -> KeptReference:
-    """What earlier runs have kept of this reference; only the first process writes, and measuring leaves nothing."""
-    if run is None or run.rank or run.measured_steps:
-        return KeptReference(None)
-    return kept_reference(run.data_dir, trainer.spec, start, parents, trainer.accelerator.device.type)
-
-
-@torch.no_grad()
-def with_reference(trainer: PreferenceTrainer, parents: bool, kept: KeptReference, run: Run | None) -> Dataset:
-    """The comparisons with their answers' log-probabilities under the reference: the model before it is trained.
-
-    A fresh LoRA adapter changes nothing, and one that holds the parent's weights is the parent. Virtual tokens always
-    change something, so they are left out unless they are the parent's. What is not kept from an earlier run is
-    computed once, beside the other answers to its prompt; processes share the work. Raises Stopped when the job is told
-    to stop.
-    """
-    dataset, accelerator = trainer.train_dataset, trainer.accelerator
-    adapted = trainer.spec.method != "prompt" or parents
-    wanted = [[(tuple(item["prompt_ids"]), tuple(ids)) for ids in item["answers"]] for item in dataset]
-    missing = kept.missing(answer for answers in wanted for answer in answers)
-    kept.known, missing = broadcast_object_list([kept.known, missing])  # as the first process knows it
-    collate_them = partial(collate_answers, pad_id=trainer.processing_class.pad_token_id)
-    batches = accelerator.prepare(DataLoader(missing, REFERENCE_BATCH, collate_fn=collate_them)) if missing else []
-    done = 0
-    for batch in batches:
-        if run is not None:
-            run.raise_if_stopped()
-        with accelerator.autocast():
-            logps_B = answer_logps(trainer.model, batch, adapted=adapted)
-        logps = accelerator.gather_for_metrics(logps_B).float().tolist()
-        kept.add(missing[done : done + len(logps)], logps)
-        done += len(logps)
-    if missing:
-        kept.keep()
-    return dataset.add_column("reference_logps", [kept.of(answers) for answers in wanted])
-
-
-def collate_answers(answers: Sequence[Answer], pad_id: int) -> dict[str, Tensor]:
-    """A right-padded batch of answers with their prompts, the same `group` for the same prompt."""
-    batch = dict(zip(("input_ids", "attention_mask", "completion_mask"), pad(answers, pad_id), strict=True))
-    groups = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in answers))}
-    batch["group"] = torch.tensor([groups[prompt] for prompt, _ in answers])
-    return batch

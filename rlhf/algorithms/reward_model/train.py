@@ -53,7 +53,7 @@ from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.reward_model_quality import SCALE_FILE, ScoredComparison, ScoreScale, measure
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons
+from rlhf.models.tokenize import load_snapshot, of_split
 
 # The margin of the strongest preference; 1/3 of it slightly, 2/3 clearly, 0 where nobody said how strongly.
 MARGIN = 1.0
@@ -66,9 +66,9 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     items, held_out, left_out = read_data(run, spec, tokenizer)
     pairs = sum(len(item["better"]) for item in items)
     run.log(
-        f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} comparisons held out; parent "
-        f"{start.parent.revision}; {spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: "
-        f"{spec.annotator_noise}.{left_out_sentence(left_out)}"
+        f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} held out; parent {start.parent.revision}; "
+        f"{spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: {spec.annotator_noise}."
+        f"{left_out_sentence(left_out)}"
     )
     trained = stored_before(run)
     if trained is None:
@@ -84,8 +84,8 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
 def read_data(run: Run, spec: RewardModelSpec, tokenizer: Any) -> tuple[list[Item], list[Item], LeftOut]:
     """Comparisons to train on, held-out ones, and what is left out. Raises UserError for too few pairs."""
     rows = load_snapshot(run.data_dir, spec.snapshot, PreferenceRow)
-    found, left_out = tokenise_comparisons(tokenizer, of_split(rows, "train"), spec.max_length)
-    held_out, _ = tokenise_comparisons(tokenizer, of_split(rows, "held-out"), spec.max_length)
+    found, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
+    held_out, _ = spec.tokenise(tokenizer, of_split(rows, "held-out"))
     pairs = sum(len(item["pairs"]) for item in found)
     if pairs < MIN_PAIRS:
         raise UserError(shortage("pairs", pairs, MIN_PAIRS, left_out))

@@ -17,22 +17,19 @@ virtual tokens (Lester et al. 2021) or every weight. Departures, besides those o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 from trl import SFTConfig, SFTTrainer
 
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.records import Prompt, UserError
-from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
+from rlhf.algorithms.sft.predictions import predictions, score, score_before
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
@@ -41,18 +38,13 @@ from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
-from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
-from rlhf.models.log_probabilities import CHUNK, Head
 from rlhf.models.packing import pad
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations
+from rlhf.models.tokenize import load_snapshot, of_split
 
 Item = dict[str, Any]
 # Where a PiSSA run keeps the adapter that it began with, among its checkpoints.
 PISSA_START = "pissa-start"
-# The held-out demonstrations are scored before training too where that costs less than this share of it; a pass
-# without gradients takes about a third of one with.
-BEFORE_SHARE, FORWARD_SHARE = 0.1, 1 / 3
 
 
 def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
@@ -70,7 +62,8 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
         before = score_before(trainer, held_out, items, run)
         figures = learn(run, spec, trainer, shown_prompts(run, spec, tokenizer))
-        trained = conclude(run, spec, start, lambda directory: save(trainer, directory, held_out, before, run), figures)
+        save_it = partial(save, trainer, held_out=held_out, before=before, run=run)
+        trained = conclude(run, spec, start, save_it, figures)
     return {"snapshot": spec.snapshot, "train_items": len(items), "left_out": left_out, **trained.result}
 
 
@@ -78,8 +71,8 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
 def read_data(run: Run, spec: SFTSpec, tokenizer: Any) -> tuple[list[Item], list[Item], LeftOut]:
     """Demonstrations to train on, held-out ones, and what is left out. Raises UserError for too few."""
     rows = load_snapshot(run.data_dir, spec.snapshot, DemonstrationRow)
-    items, left_out = tokenise_demonstrations(tokenizer, of_split(rows, "train"), spec.max_length)
-    held_out, _ = tokenise_demonstrations(tokenizer, of_split(rows, "held-out"), spec.max_length)
+    items, left_out = spec.tokenise(tokenizer, of_split(rows, "train"))
+    held_out, _ = spec.tokenise(tokenizer, of_split(rows, "held-out"))
     if len(items) < MIN_DEMONSTRATIONS:
         raise UserError(shortage("demonstrations", len(items), MIN_DEMONSTRATIONS, left_out))
     return items, held_out, left_out
@@ -91,7 +84,7 @@ def shown_prompts(run: Run, spec: SFTSpec, tokenizer: Any) -> list[Prompt]:
     found: dict[str, Prompt] = {}
     for row in of_split(rows, "held-out") or of_split(rows, "train"):
         prompt = Prompt(row.messages, row.split, "data")
-        if len(found) < SAMPLE_PROMPTS and tokenise_demonstrations(tokenizer, [row], spec.max_length)[0]:
+        if len(found) < SAMPLE_PROMPTS and spec.tokenise(tokenizer, [row])[0]:
             found.setdefault(prompt.text, prompt)
     return list(found.values())
 
@@ -137,59 +130,7 @@ class DemonstrationTrainer(JobTrainer, SFTTrainer):
         return -logps_N.sum() / items
 
 
-def predictions(model: Any, batch: Any, packed: bool, *, float32: bool = False) -> tuple[Tensor, Tensor]:
-    """log p of each answer token, (N,) float32, and whether the model finds it the likeliest, (N,) bool."""
-    ids_BT, attention_BT, completion_BT = (batch[name] for name in ("input_ids", "attention_mask", "completion_mask"))
-    states = completions(model, ids_BT, attention_BT, completion_BT, packed=packed)
-    head = head_of(model, float32=float32)
-    chunks = zip(torch.split(states.before_NH, CHUNK), torch.split(states.labels_N, CHUNK), strict=True)
-    parts = [checkpoint(predict, hidden_NH, head, label_N, use_reentrant=False) for hidden_NH, label_N in chunks]
-    logps, right = zip(*parts, strict=True)
-    return torch.cat(logps), torch.cat(right)
-
-
-def predict(hidden_NH: Tensor, head: Head, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(label) at N positions, and whether no other token is likelier: (N,) and (N,)."""
-    logits_NV = head.logits(hidden_NH)
-    label_N = logits_NV.gather(-1, labels_N[:, None])[:, 0]
-    return label_N - logits_NV.logsumexp(-1), label_N >= logits_NV.detach().amax(-1)
-
-
-# ---------------------------------------------------------------------------------------------- held out, and stored
-@torch.no_grad()
-def score(trainer: DemonstrationTrainer, items: Sequence[Item], run: Run | None = None) -> dict[str, Any]:
-    """Loss (nats a token), perplexity and token accuracy on demonstrations, over all their answers' tokens together.
-
-    All None without any. Raises Stopped when the job is told to stop.
-    """
-    if not items:
-        return {"loss": None, "perplexity": None, "token_accuracy": None, "n": 0}
-    nll = right = tokens = 0.0
-    size = trainer.args.per_device_train_batch_size
-    for first in range(0, len(items), size):
-        if run is not None:
-            run.raise_if_stopped()
-        batch = trainer.data_collator(items[first : first + size])
-        inputs = {name: part.to(trainer.accelerator.device) for name, part in batch.items()}
-        with trainer.accelerator.autocast():
-            logps_N, right_N = predictions(trainer.model, inputs, trainer.spec.packing, float32=True)
-        nll, right, tokens = nll - logps_N.sum().item(), right + right_N.sum().item(), tokens + len(logps_N)
-    loss = nll / tokens
-    return {"loss": loss, "perplexity": math.exp(loss), "token_accuracy": right / tokens, "n": len(items)}
-
-
-def score_before(
-    trainer: DemonstrationTrainer, held_out: Sequence[Item], items: Sequence[Item], run: Run
-) -> dict[str, Any] | None:
-    """The held-out demonstrations' `score` before training, where that costs little beside it; None where not."""
-    cheap = FORWARD_SHARE * len(held_out) <= BEFORE_SHARE * len(items) * trainer.spec.epochs
-    # Several processes would have to wait for it, longer than they may.
-    if run.measured_steps or not cheap or trainer.accelerator.num_processes > 1:
-        return None
-    run.report(0, 0, {}, _("scoring the held-out demonstrations"))
-    return score(trainer, held_out, run)
-
-
+# ---------------------------------------------------------------------------------------------------------- stored
 def save(
     trainer: DemonstrationTrainer, directory: Path, held_out: Sequence[Item], before: dict[str, Any] | None, run: Run
 ) -> dict[str, Any]:

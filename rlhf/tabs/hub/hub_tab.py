@@ -41,7 +41,7 @@ from rlhf.hub.hub_requests import (
 from rlhf.hub.pull_model import WEIGHTS
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import TrainingSpec, trainings
+from rlhf.jobs.job_spec import TrainingSpec, short_of, trainings
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import Policy, Publication
@@ -192,7 +192,10 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
         "reward": _("{revision} ({algorithm}, reward model, {status})"),
     }
     return [
-        (names[one.kind].format(revision=one.revision, algorithm=one.algorithm, status=one.status_word), one.revision)
+        (
+            names[one.kind].format(revision=one.revision, algorithm=short_of(one.algorithm), status=one.status_word),
+            one.revision,
+        )
         for one in reversed(known)
         if can_be_published(one)
     ]
@@ -203,7 +206,7 @@ def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
     return [
         (
             _("The frozen data of run {id} ({kind}, {status})").format(
-                id=one.id, kind=one.kind, status=job_words.STATUS_WORDS[one.status]
+                id=one.id, kind=short_of(one.kind), status=job_words.STATUS_WORDS[one.status]
             ),
             str(one.id),
         )

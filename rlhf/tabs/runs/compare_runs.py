@@ -101,7 +101,7 @@ def metric_curves() -> dict[str, Curve]:
 
 def shared(runs: Sequence[RunSummary]) -> list[CurveData]:
     """One plot for each metric that two or more runs have, a line a run, in the same hue everywhere."""
-    across = " or ".join(dict.fromkeys(along(run.job.spec) for run in runs))
+    across = ", ".join(dict.fromkeys(along(run.job.spec) for run in runs))
     found = []
     for metric, curve in metric_curves().items():
         lines = [line_of(run.name, run.metrics, metric) for run in runs]

@@ -36,10 +36,8 @@ def save(db: Database, on: bool, every: float | None, algorithm: str) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
     number = whole(every, EVERY, 1)
     if algorithm not in controller.automatic_kinds():
-        known = ", or ".join(
-            _("by {automatic}").format(automatic=spec.automatic) for spec in controller.automatic_kinds().values()
-        )
-        raise UserError(_("Choose how to train: {known}.").format(known=known))
+        known = "; ".join(spec.automatic for spec in controller.automatic_kinds().values())
+        raise UserError(_("Choose how to train, one of: {known}.").format(known=known))
     setting = AutomaticTraining(bool(on), number, algorithm)
     controller.save_automatic_training(db, setting)
     return _("Saved. {sentence}").format(sentence=sentence(db, setting))

@@ -324,10 +324,10 @@ def test_leaving_out_is_recorded_reversible_and_deletes_nothing(db: Database) ->
     assert db.value("SELECT count(*) FROM judgement") == 2
     quality.take_back(db, "ann", "", "second")
     assert len(frozen(db).rows) == 2
-    decided = [(one.what, one.about, one.reason, one.decided_by) for one in quality.report(db).decisions]
+    decided = [(one.what, one.annotator, one.reason, one.decided_by) for one in quality.report(db).decisions]
     assert decided == [
-        ("taken back in", "ann", "", "second"),
-        ("left out of training", "ann", "clicks without reading", "owner"),
+        ("take-back", "ann", "", "second"),
+        ("leave-out", "ann", "clicks without reading", "owner"),
     ]
 
 
@@ -403,10 +403,10 @@ def test_gold_can_be_retired_handed_out_again_and_made_ordinary(db: Database) ->
     (carla,) = people(db, "carla").values()
     assert prefer(db, carla, 0).purpose == "own"
     assert [(one.what, one.decided_by) for one in quality.report(db).decisions] == [
-        ("no longer gold", "owner"),
-        ("gold handed out again", "second"),
-        ("gold no longer handed out", "owner"),
-        ("made gold", "owner"),
+        ("release", "owner"),
+        ("reinstate", "second"),
+        ("retire", "owner"),
+        ("make", "owner"),
     ]
     for change in (quality.retire_gold, quality.reinstate_gold, quality.release_gold):
         with pytest.raises(UserError, match="Choose a gold comparison"):

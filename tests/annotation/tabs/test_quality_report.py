@@ -263,8 +263,9 @@ def test_strangers_text_stays_text() -> None:
         quality_report.decisions_table(
             [
                 AdminDecision(
-                    what="left out of training",
-                    about="ann",
+                    what="leave-out",
+                    annotator="ann",
+                    comparison_id=None,
                     reason=HOSTILE,
                     decided_by="owner",
                     created="2026-11-01T10:00",

@@ -92,7 +92,11 @@ PLACES = {
         [FlaggedCase(comparison_id=1, flag="harmful", note=HIDING, annotator=HIDING, created=MOMENT, prompt=HIDING)]
     ),
     "quality, decisions": lambda: quality_report.decisions_table(
-        [AdminDecision(what=HIDING, about=HIDING, reason=HIDING, decided_by=HIDING, created=MOMENT)]
+        [
+            AdminDecision(
+                what="leave-out", annotator=HIDING, comparison_id=None, reason=HIDING, decided_by=HIDING, created=MOMENT
+            )
+        ]
     ),
     "iterations, side by side": lambda: check_report.answers_page(
         [AnswerPair(HIDING, 1, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rlhf.algorithms.comparisons import collate, order_loss, with_targets
-from rlhf.algorithms.dpo.train import answer_logps, collate_answers, logps_of
+from rlhf.algorithms.dpo.reference import answer_logps, collate_answers
+from rlhf.algorithms.dpo.train import logps_of
 from rlhf.algorithms.losses import PairLogps, dpo
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad

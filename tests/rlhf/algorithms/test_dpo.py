@@ -29,9 +29,10 @@ from rlhf.algorithms.checkpoints import (
     write_checkpoint,
 )
 from rlhf.algorithms.comparisons import with_targets
-from rlhf.algorithms.dpo import train as dpo_train
+from rlhf.algorithms.dpo import reference as dpo_reference
+from rlhf.algorithms.dpo.reference import answer_logps
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.dpo.train import PreferenceTrainer, answer_logps, build_trainer
+from rlhf.algorithms.dpo.train import PreferenceTrainer, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import Precision, with_defaults
@@ -161,7 +162,7 @@ def add_parent(machine: Machine, revision: str = "earlier", scale: float = 0.1) 
     path = f"adapters/{revision}"
     with machine.db.transaction() as connection:
         connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+            """INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created)
                VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
             (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
         )
@@ -481,7 +482,7 @@ def test_what_a_reference_says_is_computed_once_for_all_runs(judged: Machine, mo
         assert job.status == "finished", job.message
         return sum(computed)
 
-    monkeypatch.setattr(dpo_train, "answer_logps", counted)
+    monkeypatch.setattr(dpo_reference, "answer_logps", counted)
     assert run(samples=0) == 24
     assert run(samples=0, learning_rate=1e-3) == 0
     judged.judge("train", 2)

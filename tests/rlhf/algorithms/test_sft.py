@@ -24,8 +24,9 @@ from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import WEIGHTS
 from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.sft.predictions import score
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer, score
+from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer
 from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
 from rlhf.evaluation.check_spec import CheckSpec

@@ -66,7 +66,7 @@ def add_adapter(machine: Machine, revision: str) -> registry.Policy:
     path = f"adapters/{revision}"
     with machine.db.transaction() as connection:
         connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, path, sha256, status, created)
+            """INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created)
                VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
             (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
         )

@@ -54,7 +54,7 @@ def register(machine: Machine, revision: str, form: str, seed: int = 0) -> Polic
     make(machine, directory, torch.Generator().manual_seed(seed))
     with machine.db.transaction() as connection:
         connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, path, sha256, form, weights, status, created)
+            """INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, form, weights, status, created)
                VALUES (?, 'dpo', ?, 1, ?, ?, ?, ?, 'candidate', '')""",
             (revision, str(machine.model), f"adapters/{revision}", directory_sha256(directory), form,
              "bf16" if form == "full" else "nf4"),

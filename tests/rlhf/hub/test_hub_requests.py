@@ -211,7 +211,7 @@ def test_the_frozen_data_of_a_run_is_pushed(db: Database, data_dir: Path, hub: S
 
 def test_the_token_and_the_prices(db: Database, hub: SpaceHub, with_token: None) -> None:
     hub.organisations = {"ann": {"lab": "admin"}}
-    assert done(db, CheckToken()).message == "The token is ann's. It may write to repositories of ann and lab."
+    assert done(db, CheckToken()).message == "The token is ann's. It may write to repositories of: ann, lab."
     assert hub_requests.prices(db) == []
     assert done(db, AskPrices()).result["flavors"][1]["accelerator"] == "1 × T4, 16 GB"
     hub.fail("GET", "/api/jobs/hardware", 500)

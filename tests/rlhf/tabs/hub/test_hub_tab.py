@@ -151,12 +151,12 @@ def test_the_page_asks_often_while_something_is_open_and_what_came_of_it_is_at_i
 
 def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context: Context) -> None:
     parts, _ = tab.view(context, {})
-    assert parts["revision"]["choices"] == [("dpo-1 (dpo, candidate)", "dpo-1")]
+    assert parts["revision"]["choices"] == [("dpo-1 (DPO, candidate)", "dpo-1")]
     assert "Nothing has been published" in parts["published"]["value"]
     run = job_store.enqueue(context.db, SFTSpec(snapshot="a" * 64), "owner")
     assert tab.view(context, {})[0]["data"]["choices"] == [
         ("All judgements of a format", "judgements"),
-        (f"The frozen data of run {run} (sft, queued)", str(run)),
+        (f"The frozen data of run {run} (SFT, queued)", str(run)),
     ]
     model = registry.by_revision(context.db, "dpo-1")
     registry.record_publication(context.db, "model", model.id, f"ann/{HOSTILE}", "dpo-1", "a" * 40, True, "owner")

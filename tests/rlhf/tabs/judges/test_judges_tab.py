@@ -209,7 +209,7 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     db = context.db
     with db.transaction() as connection:
         connection.execute(
-            """INSERT INTO model (revision, method, base, parent_id, path, kind, status, created)
+            """INSERT INTO model (revision, algorithm, base, parent_id, path, kind, status, created)
                VALUES ('reward_model-1', 'reward_model', ?, 1, 'adapters/r', 'reward', 'candidate', ?)""",
             (BASE_NAME, now()),
         )

@@ -571,8 +571,8 @@ def test_the_automatic_training_is_stored(machine: Machine) -> None:
         with pytest.raises(UserError, match="whole number"):
             automatic_training.save(machine.db, True, wrong, "dpo")
     session = opened(machine, "dpo")
-    on, every, method, said = session.call("open_auto_train")
-    assert (on, every, method) == (True, 30, "dpo")
+    on, every, algorithm, said = session.call("open_auto_train")
+    assert (on, every, algorithm) == (True, 30, "dpo")
     with pytest.raises(UserError, match="Choose how to train"):
         automatic_training.save(machine.db, True, 30, "luck")
     assert "after every 30" in said
