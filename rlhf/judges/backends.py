@@ -92,7 +92,7 @@ class LocalModel:
     def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
         directory = judge.settings.get("directory", "")
-        path = local_models.prepare_directory(run.data_dir, directory) if directory else base_path
+        path = self.own_path(judge, directory) if directory else base_path
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         policy = registry.by_revision(run.db, "base" if directory else judge.settings.get("model", "base"))
@@ -104,6 +104,13 @@ class LocalModel:
         self.letters = local_models.letter_tokens(tokenizer.get_vocab())
         self.said_letters: list[float] = []
         """P(A) + P(B) of each prompt that was read."""
+
+    def own_path(self, judge: Judge, directory: str) -> Path:
+        """Where its own model is; what there is to know of it goes into the log."""
+        found = local_models.prepare_directory(self.run.data_dir, directory)
+        if found.remark:
+            self.run.log(f"{judge.name}:{found.remark}")
+        return found.path
 
     @property
     def basis(self) -> LetterShare | None:
