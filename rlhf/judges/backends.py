@@ -106,9 +106,9 @@ class LocalModel:
         """P(A) + P(B) of each prompt that was read."""
 
     def own_path(self, judge: Judge, directory: str) -> Path:
-        """Where its own model is; what there is to know of it goes into the log."""
+        """Where its own model is; that it could not be tried goes into the log."""
         found = local_models.prepare_directory(self.run.data_dir, directory)
-        if found.remark:
+        if found.untried:
             self.run.log(f"{judge.name}:{found.remark}")
         return found.path
 
