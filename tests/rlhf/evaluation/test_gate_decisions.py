@@ -477,6 +477,20 @@ def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Pa
     assert [one.outcome for one in gate_decisions.findings(db, made).people] == [0.0, 0.5, 0.5]
 
 
+def test_the_base_is_the_anchor_under_other_weights_too(db: Database, data_dir: Path) -> None:
+    """Earlier versions took the figures against the weights that an adapter hangs on, so that steps added up unseen."""
+    made = make_candidate(db, data_dir)
+    merged = {"revision": "merge-3", **SOUND}
+    finish_check(db, data_dir, made, anchor=merged, rule=2)
+    assert gate_decisions.findings(db, made).kl_per_token is None
+    assert "Its check left that out: check it again." in gate_decisions.check_status(db, made).sentence
+    finish_check(db, data_dir, made, rule=3, kl_to_ground=0.01)
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
+    # Where memory did not hold both, the weights stand in for the base.
+    finish_check(db, data_dir, made, anchor=merged, rule=3)
+    assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
+
+
 def test_limits_are_against_the_anchor_that_the_rule_names(db: Database, data_dir: Path) -> None:
     style, made = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, made)
