@@ -294,6 +294,31 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     assert amiss == {"Held-out prompts": "few", **same}
 
 
+def test_limits_are_against_the_base_also_under_trained_weights(checked: Checked) -> None:
+    """An adapter that changes nothing, on whole weights that a training has moved: step by step it all adds up."""
+    machine, path = checked.machine, checked.machine.data_dir / "adapters" / "moved"
+    moved = load_plain(machine.model, torch.bfloat16)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1.1)
+    moved.save_pretrained(path)
+    machine.tokenizer.save_pretrained(path)
+    register(machine, "moved", "full", "bf16")
+    add_fresh_adapter(machine, "on-moved", "bf16", on="moved")
+    found = {
+        name: CheckReport.from_json(check(machine, replace(CHECK, candidate=name, against="base")))
+        for name in ("moved", "on-moved")
+    }
+    kl = found["moved"].kl_per_token
+    assert kl is not None
+    assert kl > 0.01, "the weights are the base's, so that it would prove nothing"
+    assert (found["on-moved"].kl_per_token, found["on-moved"].nll_ratio) == (
+        pytest.approx(kl, rel=0.02), pytest.approx(found["moved"].nll_ratio, rel=0.02),
+    )  # fmt: skip
+    assert (found["on-moved"].anchor.revision, found["on-moved"].anchor.weights) == ("base", "bf16")
+    assert (found["moved"].kl_to_ground, found["on-moved"].kl_to_ground) == (None, pytest.approx(0, abs=1e-3))
+
+
 def test_the_limits_may_be_against_another_policy_of_the_same_precision(checked: Checked) -> None:
     machine = checked.machine
     add_fresh_adapter(machine, "style")
