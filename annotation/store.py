@@ -448,11 +448,17 @@ def compare_policies(
     return len(pairs)
 
 
-def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None) -> int:
+def ask_people_of_candidate(
+    db: Database,
+    candidate_id: int,
+    against_id: int,
+    on: Collection[int] | None = None,
+    but: Collection[int] = (),
+) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 
-    All, or those `on` these prompts. What was drawn stays in the record: only what had no chance to be given to people
-    is given to them for certain now. Returns how many nobody had judged or been asked about.
+    All, or those `on` these prompts, `but` not on those. What was drawn stays in the record: only what had no chance to
+    be given to people is given to them for certain now. Returns how many nobody had judged or been asked about.
     """
     with db.transaction() as connection:
         compare_policies(db, candidate_id, against_id, "nobody")
@@ -460,11 +466,13 @@ def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int, on
             """UPDATE comparison SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
                    people_drawn = iif(people_chance = 0, 1, people_drawn)
                WHERE candidate_id = :candidate AND against_id = :against AND asks = 'nobody' AND taken = 0
-                 AND state = 'ready' AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
+                 AND state = 'ready' AND prompt_id NOT IN (SELECT value FROM json_each(:but))
+                 AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
             {
                 "candidate": candidate_id,
                 "against": against_id,
                 "on": None if on is None else json.dumps(sorted(on)),
+                "but": json.dumps(sorted(but)),
             },
         ).rowcount
 

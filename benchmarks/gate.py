@@ -29,7 +29,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
@@ -147,6 +147,8 @@ class Luck:
 
     people: np.random.Generator
     judges: np.random.Generator
+    kept: list[DecidedOutcome] = field(default_factory=list)
+    """What people would have said of prompts that were left to judges."""
 
     @classmethod
     def of(cls, cell: Cell, number: int) -> Luck:
@@ -170,10 +172,19 @@ def course(rule: Rule, cell: Cell, luck: Luck) -> Course:
         looked = look(rule, found)
         if looked.decided:
             return looked
+    if judges and found.left_to_judges and not cell.repeats:
+        return look(rule, people_compare_the_rest(found, cell, len(starts), luck))
     for number in range(len(starts), len(starts) + cell.repeats):
         again = luck.people.permutation(cell.prompts)
         found = checked(found, cell, chance, again, 1.0, number, luck)
     return look(rule, found) if cell.repeats else looked
+
+
+def people_compare_the_rest(found: Findings, cell: Cell, number: int, luck: Luck) -> Findings:
+    """No new prompt is left, so people get what was left to judges, with the chance of the draw as it was recorded."""
+    asked, spent = 1 + number * 10 * cell.prompts, corrected_by_judges(found).spent
+    rest = [replace(one, at=asked + place) for place, one in enumerate(luck.kept) if one.prompt_id not in spent]
+    return replace(found, people=(*found.people, *rest))
 
 
 def checked(
@@ -200,6 +211,10 @@ def checked(
             for prompt, outcome in zip(prompts, judged(cell.judge, says, luck.judges), strict=True)
         ]
         judges = (replace(judges[0], outcomes=(*judges[0].outcomes, *heard)),)
+    luck.kept.extend(
+        DecidedOutcome(int(prompt), float(outcome), probability=share)
+        for prompt, outcome in zip(prompts[~by_lot], says[~by_lot], strict=True)
+    )
     left = (*found.left_to_judges, *(int(prompt) for prompt in prompts[~by_lot]))
     return replace(found, people=(*found.people, *people), judges=judges, left_to_judges=left)
 

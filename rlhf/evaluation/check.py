@@ -140,8 +140,8 @@ def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: 
     """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all.
 
     People get the check's share of them, drawn by lot, or more where it takes more to tell; all of them, earlier
-    checks' too, where that is 1. Of the gate's own set they get only its prompts: what they say of others decides
-    nothing.
+    checks' too, where that is 1, but for those that can't count any more. Of the gate's own set they get only its
+    prompts: what they say of others decides nothing.
     """
     on = held_out_sets.that_count(db, spec.gate_set)
     with db.transaction():  # nobody decides meanwhile
@@ -151,7 +151,8 @@ def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: 
             share = people_share(db, spec, candidate, other) if wanted else 1.0
             store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
             if wanted and spec.people_share == 1:
-                store.ask_people_of_candidate(db, candidate.id, other.id, on)
+                spent = gate_decisions.spent_prompts(db, candidate)
+                store.ask_people_of_candidate(db, candidate.id, other.id, on, spent)
 
 
 def people_share(db: Database, spec: CheckSpec, candidate: Policy, other: Policy) -> float:

@@ -28,6 +28,7 @@ from rlhf.evaluation.gate import (
     Hacked,
     JudgeFindings,
     Rule,
+    corrected_by_judges,
     decide,
     given_up,
     limits_of,
@@ -277,6 +278,11 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
         left_to_judges=win_rates.left_to_judges(db, policy, against, on),
     )
     return people_share(rule(db), known, prompts_left)
+
+
+def spent_prompts(db: Database, policy: Policy) -> frozenset[int]:
+    """The prompts left to judges on which people's verdicts could not count any more: they have corrected others."""
+    return corrected_by_judges(findings(db, policy)).spent
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions
