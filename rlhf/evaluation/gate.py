@@ -92,8 +92,8 @@ class Rule:
     """Held-out prompts that the figures must rest on; below 60 an interval of a win rate spans a quarter of all, and
     the 5% would speak of these prompts more than of others like them."""
     kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to the base, nats a token")] = 0.5
-    """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times the
-    target of Ziegler et al. (2019)."""
+    """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times the target of
+    Ziegler et al. (2019)."""
     nll_ratio_most: Annotated[Ratio, N_("Surprise to the base, ratio")] = 1.15
     """How far its answers may surprise the base more than the base's own do; above it they stop being its language."""
     distinct_ratio_least: Annotated[Share, N_("Distinct-2, ratio")] = 0.90

@@ -189,7 +189,7 @@ def test_the_same_request_again_returns_the_first_judgement(db: Database, ann: A
 def test_what_is_no_judgement_records_nothing(db: Database, ann: Annotator) -> None:
     seed_comparisons(db, 1)
     claim = in_hand(db, ann)
-    with pytest.raises(UserError, match="has an outcome"):
+    with pytest.raises(UserError, match="'outcome' must be one of ranked, all-bad, skip"):
         claims.judge(db, ann.id, claim.nonce, {"outcome": "both"})
     assert judgements(db) == []
     assert in_hand(db, ann) == claim

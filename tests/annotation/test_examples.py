@@ -99,7 +99,7 @@ def test_the_rows_are_shuffled(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'poems'.*'financial-sentiment' or 'medical-answers'"):
+    with pytest.raises(UserError, match=r"'poems'.*'financial-sentiment', 'medical-answers'"):
         read_example("poems")
 
 
