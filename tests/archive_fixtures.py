@@ -6,10 +6,11 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 from annotation import claims, selection, store
 from annotation.database import Database
-from annotation.records import FLAGS, Prompt, UserError, now
+from annotation.records import Flag, Prompt, UserError, now
 from annotation.web import access
 from rlhf.judges import judge_store
 from rlhf.judges.verdicts import Verdict
@@ -187,7 +188,10 @@ def act_once(db: Database, source: random.Random, texts: Sequence[str]) -> None:
 
 def random_act(db: Database, source: random.Random, texts: Sequence[str], size: int, kind: str) -> dict[str, object]:
     """Something that the page could send."""
-    extras: dict[str, object] = {"note": source.choice(["", *texts]), "flag": source.choice([None] * 60 + list(FLAGS))}
+    extras: dict[str, object] = {
+        "note": source.choice(["", *texts]),
+        "flag": source.choice([None] * 60 + list(get_args(Flag))),
+    }
     extras["tags"] = source.sample([tag.label for tag in store.project(db).tags], source.randint(0, 2))
     outcome = source.choice(["ranked"] * 8 + ["all-bad", "skip"])
     if outcome != "ranked":
