@@ -1042,8 +1042,8 @@ def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Databas
     (imported,) = seed_comparisons(db, 1)
     db.connection.execute("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
     people_say(db, 1, "candidate")
-    assert registry.set_thinking(db, "off") == 4
-    assert registry.set_thinking(db, "off") == 0
+    assert registry.set_thinking(db, "template") == 4
+    assert registry.set_thinking(db, "template") == 0
     assert judge_store.open_to_people(db, made.id, 1) == 0
     asked = {row["id"]: row["asks"] for row in db.rows("SELECT id, asks FROM comparison WHERE taken = 0")}
     assert (asked.pop(imported), asked[policies_own], set(asked.values())) == ("people", "nobody", {"nobody"})

@@ -126,9 +126,11 @@ def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people
     made, base = make_candidate(db, data_dir, number=0), registry.by_revision(db, "base")
 
     def another_check(prompts: int, share: float) -> None:
-        for place, prompt in enumerate(seed_prompts(db, prompts, "held-out")[-prompts:]):
-            answer(db, prompt, made, f"Long, {place}.")
-            answer(db, prompt, base, f"Short, {place}." if place % 2 else "")
+        asked = seed_prompts(db, prompts, "held-out")[-prompts:]
+        for prompt in asked:
+            answer(db, prompt, made, f"Long, {prompt.id}.")
+        for prompt in asked:
+            answer(db, prompt, base, f"Short, {prompt.id}." if prompt.id % 2 else "")
         store.compare_policies(db, made.id, base.id, share=share)
 
     another_check(200, 0.3)
