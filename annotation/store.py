@@ -561,15 +561,17 @@ def add_score(
     db: Database, response_id: int, scorer: str, value: float, per_token: Sequence[float] | None = None
 ) -> None:
     """Record what a scorer says of an answer, also of each of its tokens; scoring again replaces the value."""
+    row = {
+        "response_id": response_id,
+        "scorer": scorer,
+        "value": value,
+        "per_token": None if per_token is None else json.dumps([float(f"{one:.6g}") for one in per_token]),
+    }
     with db.transaction() as connection:
         connection.execute(
-            "INSERT OR REPLACE INTO score (response_id, scorer, value, per_token) VALUES (?, ?, ?, ?)",
-            (
-                response_id,
-                scorer,
-                value,
-                None if per_token is None else json.dumps([float(f"{one:.6g}") for one in per_token]),
-            ),
+            """INSERT OR REPLACE INTO score (response_id, scorer, value, per_token)
+               VALUES (:response_id, :scorer, :value, :per_token)""",
+            row,
         )
 
 
