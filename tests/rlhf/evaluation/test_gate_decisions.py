@@ -1038,10 +1038,11 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
 
 def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=4)
+    people_say(db, 1, "candidate")
     (policies_own,) = seed_comparisons(db, 1)
     (imported,) = seed_comparisons(db, 1)
-    db.connection.execute("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
-    people_say(db, 1, "candidate")
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET model_id = NULL WHERE id = ?", (imported,))
     assert registry.set_thinking(db, "template") == 4
     assert registry.set_thinking(db, "template") == 0
     assert judge_store.open_to_people(db, made.id, 1) == 0
