@@ -139,6 +139,8 @@ class CheckedAnswer(Response):
 
     messages: tuple[Message, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
+    token_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of those that were kept token by token, what the score is the mean of; earlier versions kept none."""
 
     @property
     def kl_to_ground(self) -> float:

@@ -133,6 +133,12 @@ def m018_run_labels(db: sqlite_utils.Database) -> None:
     db.execute(RUN_LABELS)
 
 
+@migrations()
+def m019_scores_per_token(db: sqlite_utils.Database) -> None:
+    """A score that is a mean over an answer's tokens can be kept token by token, to compare answers at equal length."""
+    db.execute("ALTER TABLE score ADD COLUMN per_token TEXT")  # JSON; NULL where only the mean was kept
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,

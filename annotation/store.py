@@ -465,11 +465,17 @@ def compare_policies(
     return len(pairs)
 
 
-def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int, on: Collection[int] | None = None) -> int:
+def ask_people_of_candidate(
+    db: Database,
+    candidate_id: int,
+    against_id: int,
+    on: Collection[int] | None = None,
+    but: Collection[int] = (),
+) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 
-    All, or those `on` these prompts. What was drawn stays in the record: only what had no chance to be given to people
-    is given to them for certain now. Returns how many nobody had judged or been asked about.
+    All, or those `on` these prompts, `but` not on those. What was drawn stays in the record: only what had no chance to
+    be given to people is given to them for certain now. Returns how many nobody had judged or been asked about.
     """
     with db.transaction() as connection:
         compare_policies(db, candidate_id, against_id, "nobody")
@@ -477,11 +483,13 @@ def ask_people_of_candidate(db: Database, candidate_id: int, against_id: int, on
             """UPDATE comparison SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
                    people_drawn = iif(people_chance = 0, 1, people_drawn)
                WHERE candidate_id = :candidate AND against_id = :against AND asks = 'nobody' AND taken = 0
+                 AND state = 'ready' AND prompt_id NOT IN (SELECT value FROM json_each(:but))
                  AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
             {
                 "candidate": candidate_id,
                 "against": against_id,
                 "on": None if on is None else json.dumps(sorted(on)),
+                "but": json.dumps(sorted(but)),
             },
         ).rowcount
 
@@ -497,6 +505,20 @@ def withdraw_candidate(db: Database, candidate_id: int) -> None:
         )
 
 
+def withdraw_open(db: Database) -> int:
+    """Put nothing before anybody any more that policies have answered so far; returns how many comparisons that were.
+
+    What somebody has in hand or has judged stays, and so does what was imported. A comparison of two policies is never
+    taken up again: they answer otherwise now.
+    """
+    with db.transaction() as connection:
+        return connection.execute(
+            """UPDATE comparison SET asks = 'nobody', state = iif(candidate_id IS NULL, state, 'withdrawn')
+               WHERE purpose = 'preference' AND state = 'ready' AND taken = 0
+                 AND (candidate_id IS NOT NULL OR model_id IS NOT NULL AND asks != 'nobody')"""
+        ).rowcount
+
+
 def checked_answers(db: Database, model_id: int, weights: str | None = None) -> list[CheckedAnswer]:
     """A policy's answers to the held-out prompts, each with prompt and scores, in prompt and seed order.
 
@@ -505,7 +527,9 @@ def checked_answers(db: Database, model_id: int, weights: str | None = None) -> 
     rows = db.rows(
         """SELECT r.id, r.prompt_id, r.model_id, r.text, r.sampling, r.seed, r.rendered_prompt, r.prompt_tokens,
                r.tokens, r.finish_reason, r.weights, r.token_ids, p.messages,
-               (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores
+               (SELECT json_group_object(scorer, value) FROM score s WHERE s.response_id = r.id) AS scores,
+               (SELECT json_group_object(scorer, json(per_token)) FROM score s
+                WHERE s.response_id = r.id AND per_token IS NOT NULL) AS token_scores
            FROM response r JOIN prompt p ON p.id = r.prompt_id JOIN model m ON m.id = r.model_id
            WHERE r.model_id = :model AND r.purpose = 'check' AND r.weights = coalesce(:weights, m.weights)
            ORDER BY r.prompt_id, r.seed""",
@@ -519,6 +543,7 @@ def checked_answers(db: Database, model_id: int, weights: str | None = None) -> 
                 "messages": tuple(json.loads(row["messages"])),
                 "token_ids": read_token_ids(row["token_ids"]),
                 "scores": json.loads(row["scores"]),
+                "token_scores": {name: tuple(values) for name, values in json.loads(row["token_scores"]).items()},
             }
         )
         for row in rows
@@ -549,11 +574,21 @@ def answers_of_check(
     ]
 
 
-def add_score(db: Database, response_id: int, scorer: str, value: float) -> None:
-    """Record what a scorer says of an answer; scoring again replaces the value."""
+def add_score(
+    db: Database, response_id: int, scorer: str, value: float, per_token: Sequence[float] | None = None
+) -> None:
+    """Record what a scorer says of an answer, also of each of its tokens; scoring again replaces the value."""
+    row = {
+        "response_id": response_id,
+        "scorer": scorer,
+        "value": value,
+        "per_token": None if per_token is None else json.dumps([float(f"{one:.6g}") for one in per_token]),
+    }
     with db.transaction() as connection:
         connection.execute(
-            "INSERT OR REPLACE INTO score (response_id, scorer, value) VALUES (?, ?, ?)", (response_id, scorer, value)
+            """INSERT OR REPLACE INTO score (response_id, scorer, value, per_token)
+               VALUES (:response_id, :scorer, :value, :per_token)""",
+            row,
         )
 
 

@@ -8,13 +8,15 @@ How to read it. **Wrong promotions**: candidates that are no better over all pro
 names how the chance to win varies by prompt (alike; Beta(0.2, 0.2); the same winner with every seed), how many prompts
 there are, whether further checks put the same prompts again, and what the judge is worth: `biased` finds six of ten
 candidates' answers better while people are even, `trained-in` nine of ten, `hostile` says mostly the opposite; all of
-them with a card that says 85%. With 20 prompts the rule decides nothing: the cell is of the evidence without that.
+them with a card that says 85%, as a `flattered coin` has. With 20 prompts the rule decides nothing: the cell is of the
+evidence without that.
 **Right promotions**: candidates that win 60 of 100, 200 prompts, judges with a card of what they are worth. A judge of
 85% says of 85 of 100 comparisons what people say (won, tied, lost), of the others one of the other two.
-`people_median` is over the candidates that were promoted; `promoted` says how many were, `people_mean` what all of
-them took, and `half_promoted_after` the comparisons after which half of all were promoted: prompts that judges alone
-compare are lost to people, so a judge that saves work costs some promotions where prompts are few. **A project**: 50
-useless candidates in a row, whether any is promoted.
+`people_median` is over all candidates, of which those that were not promoted count with all that they took;
+`people_median_promoted` is over the promoted alone, whom chance has favoured. `promoted` says how many were,
+`people_mean` what all of them took, and `half_promoted_after` the comparisons after which half of all were promoted:
+prompts that judges alone compare are lost to people, so a judge that saves work costs some promotions where prompts
+are few. **A project**: 50 useless candidates in a row, whether any is promoted.
 
 It ends with 1 where a goal is missed. Some minutes on one core.
 """
@@ -27,7 +29,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal
@@ -75,6 +77,7 @@ CARDS: Mapping[Panel, float] = {"coin": 0.5, "75": 0.82, "85": 0.89, "95": 0.96}
 FLATTERING = 0.85
 JUDGED_BEFORE = 100
 GOALS: Mapping[Panel, float] = {"85": 45, "75": 60}
+USELESS: tuple[Panel, ...] = ("coin", "flattered coin", "hostile")
 COIN_GOAL = 1.05
 
 
@@ -144,6 +147,8 @@ class Luck:
 
     people: np.random.Generator
     judges: np.random.Generator
+    kept: list[DecidedOutcome] = field(default_factory=list)
+    """What people would have said of prompts that were left to judges."""
 
     @classmethod
     def of(cls, cell: Cell, number: int) -> Luck:
@@ -167,10 +172,19 @@ def course(rule: Rule, cell: Cell, luck: Luck) -> Course:
         looked = look(rule, found)
         if looked.decided:
             return looked
+    if judges and found.left_to_judges and not cell.repeats:
+        return look(rule, people_compare_the_rest(found, cell, len(starts), luck))
     for number in range(len(starts), len(starts) + cell.repeats):
         again = luck.people.permutation(cell.prompts)
         found = checked(found, cell, chance, again, 1.0, number, luck)
     return look(rule, found) if cell.repeats else looked
+
+
+def people_compare_the_rest(found: Findings, cell: Cell, number: int, luck: Luck) -> Findings:
+    """No new prompt is left, so people get what was left to judges, with the chance of the draw as it was recorded."""
+    asked, spent = 1 + number * 10 * cell.prompts, corrected_by_judges(found).spent
+    rest = [replace(one, at=asked + place) for place, one in enumerate(luck.kept) if one.prompt_id not in spent]
+    return replace(found, people=(*found.people, *rest))
 
 
 def checked(
@@ -197,6 +211,10 @@ def checked(
             for prompt, outcome in zip(prompts, judged(cell.judge, says, luck.judges), strict=True)
         ]
         judges = (replace(judges[0], outcomes=(*judges[0].outcomes, *heard)),)
+    luck.kept.extend(
+        DecidedOutcome(int(prompt), float(outcome), probability=share)
+        for prompt, outcome in zip(prompts[~by_lot], says[~by_lot], strict=True)
+    )
     left = (*found.left_to_judges, *(int(prompt) for prompt in prompts[~by_lot]))
     return replace(found, people=(*found.people, *people), judges=judges, left_to_judges=left)
 
@@ -231,9 +249,9 @@ def cells() -> list[Cell]:
     """Candidates that are no better, in every way to be fooled by them."""
     alone = [Cell(EVEN, prompts, clusters) for prompts in (60, 200) for clusters in CLUSTERED]
     again = [Cell(EVEN, prompts, clusters, repeats=3) for prompts in (20, 60) for clusters in CLUSTERED]
-    panels: tuple[Panel, ...] = ("coin", "75", "85", "95", "biased", "trained-in", "hostile")
+    panels: tuple[Panel, ...] = ("coin", "flattered coin", "75", "85", "95", "biased", "trained-in", "hostile")
     helped = [Cell(EVEN, 200, clusters, judge) for judge in panels for clusters in ("alike", "same winner")]
-    few = [Cell(EVEN, 120, "beta", judge) for judge in panels]
+    few = [Cell(EVEN, prompts, "beta", judge) for prompts in (20, 60, 120) for judge in panels]
     return [*alone, *again, *helped, *few, Cell(0.45, 200), Cell(0.45, 200, judge="trained-in")]
 
 
@@ -248,7 +266,8 @@ def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], li
         "name": cell.name,
         "promoted": round(share.value, 4),
         "promoted_interval": [round(share.low, 4), round(share.high, 4)],
-        "people_median": median(counts) if counts else None,
+        "people_median": median(one.people for one in seen),
+        "people_median_promoted": median(counts) if counts else None,
         "people_mean": round(fmean(one.people for one in seen), 1),
         "half_promoted_after": sorted(counts)[len(seen) // 2] if len(counts) > len(seen) // 2 else None,
     }
@@ -302,6 +321,7 @@ def run(candidates: int, seed: int = TUNED_ON) -> dict[str, Any]:
         "false_promotion_worst": max(cell["promoted"] for cell in wrong),
         "nominal": rule.alpha,
         "people_median": {judge: cell["people_median"] for judge, cell in right.items()},
+        "people_median_promoted": {judge: cell["people_median_promoted"] for judge, cell in right.items()},
         "promoted": {judge: cell["promoted"] for judge, cell in right.items()},
         "people_mean": {judge: cell["people_mean"] for judge, cell in right.items()},
         "half_promoted_after": {judge: cell["half_promoted_after"] for judge, cell in right.items()},
@@ -327,8 +347,11 @@ def missed(found: Mapping[str, Any]) -> list[str]:
         if medians[judge] is None or medians[judge] > most:
             said.append(f"judge of {judge}%: {medians[judge]} comparisons by people, more than {most:g}")
     alone = medians["none"]
-    if alone is not None and (medians["coin"] is None or medians["coin"] > COIN_GOAL * alone):
-        said.append(f"coin: {medians['coin']} comparisons by people, more than {COIN_GOAL} times {alone:g}")
+    said += [
+        f"{useless}: {medians[useless]:g} comparisons by people, more than {COIN_GOAL} times {alone:g}"
+        for useless in USELESS
+        if useless in medians and medians[useless] > COIN_GOAL * alone
+    ]
     if found["project_interval"][0] > nominal:
         share = found["project"]["one alpha for all"]
         said.append(f"a project of useless candidates: any promoted in {share:.1%}, more than {nominal:.0%}")
@@ -336,7 +359,10 @@ def missed(found: Mapping[str, Any]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------------------------------------- reporting
-HEADERS = ("candidates", "promoted (95%)", "comparisons by people, median", "mean of all", "half promoted after")
+HEADERS = (
+    *("candidates", "promoted (95%)", "comparisons by people, median", "of the promoted", "mean of all"),
+    "half promoted after",
+)
 
 
 def report(found: Mapping[str, Any]) -> str:
@@ -362,7 +388,8 @@ def row(cell: Mapping[str, Any]) -> str:
     """One cell."""
     low, high = cell["promoted_interval"]
     promoted = f"{cell['promoted']:.1%} ({low:.1%} to {high:.1%})"
-    counts = [cell["people_median"], cell["people_mean"], cell["half_promoted_after"]]
+    names = ("people_median", "people_median_promoted", "people_mean", "half_promoted_after")
+    counts = [cell[name] for name in names]
     return " | ".join((f"| {cell['name']}", promoted, *("–" if one is None else f"{one:g}" for one in counts), ""))
 
 

@@ -22,11 +22,12 @@ from rlhf.cli import hub_command, rent_command, space_command
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import from_json, kinds, to_json
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
 from rlhf.jobs.worker_process import run_to_end
 from rlhf.judges import judge_store
-from rlhf.models import base_model, registry
+from rlhf.models import base_model, memory, registry
 from rlhf.submission import job_submission
+from rlhf.submission.precisions_spec import crossing
 from rlhf.tabs.runs import job_words
 
 DEFAULT_DATA = Path(os.environ.get("PREFLOOP_DATA", Path(__file__).parent.parent / "data"))
@@ -164,10 +165,10 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
     elif options.command == "promote":
         print(promote(db, options))
     elif options.command == "thinking":
-        if options.wish is not None:
-            registry.set_thinking(db, options.wish)
+        withdrawn = 0 if options.wish is None else registry.set_thinking(db, options.wish)
         said = base_model.thinking_sentence(options.data, registry.by_revision(db, "base"))
-        print(said or _("Its chat template can't be told whether to think."))
+        said = said or _("Its chat template can't be told whether to think.")
+        print(said + registry.withdrawn_sentence(withdrawn))
     elif options.command == "gate":
         print(gate_text(db, options.revision))
     elif options.command == "judges":
@@ -232,8 +233,9 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
     """Run a queued job when its turn comes, wait for its end, and print how it ended."""
     job = job_store.get(db, job_id)
     print(f"job {job_id}: {to_json(job.spec)}", flush=True)
-    if job.status == "queued" and (missing := held_out_sets.missing_for(db, job.spec)):
-        print(missing, flush=True)
+    if job.status == "queued":
+        for said in filter(None, (held_out_sets.missing_for(db, job.spec), crossing_sentence(db, job.spec))):
+            print(said, flush=True)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         job = follow(db, data_dir, job)
@@ -248,6 +250,15 @@ def wait_for(db: Database, data_dir: Path, job_id: int) -> int:
     if job.result is not None:
         print(json.dumps(job.result, indent=2))
     return 0 if job.status == "finished" else 1
+
+
+def crossing_sentence(db: Database, spec: JobSpec) -> str:
+    """What it costs where a training leaves the precision in which its parent answers; empty where it does not."""
+    found = crossing(db, spec, memory.this_machine()) if isinstance(spec, TrainingSpec) else None
+    if found is None:
+        return ""
+    ask = "" if found.gap or found.measuring else " `python -m rlhf spec precisions` prints the job that measures it."
+    return found.sentence() + ask
 
 
 def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:

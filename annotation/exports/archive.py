@@ -128,6 +128,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "prompt.held_for": "drawn anew",
     "model.job_id": "the machines'",
     "response.token_ids": "the machines', and tokenised anew from the text",
+    "score.per_token": "of the tokens that are not in it either, and measured anew",
     "verdict.job_id": "the machines'",
     "model.status": "the base serves after a restore",
 }

@@ -165,6 +165,9 @@ class CorrectedOutcome:
 
 # A spread that a few lucky prompts promise is not believed below this: the bet would be too large.
 LEAST_SPREAD = 0.3
+# Above this spread judges' verdicts change next to nothing, and prompts left to them are kept for people. So a judge
+# whose card flatters it costs no more than what it takes to see that.
+WORTH_SPENDING = 0.9
 
 
 @dataclass
@@ -198,6 +201,10 @@ class Moments:
         saved = 2 * weight * max(self.both, 0.0) - weight**2 * self.judges * (1 + 1 / others)
         return min(max(1 - saved / self.people, LEAST_SPREAD), 1.0)
 
+    def worth_spending(self, others: int) -> bool:
+        """Whether so many other prompts would correct one by enough: spent on it, they count no more by people."""
+        return others > 0 and self.spread(self.best_weight(others), others) <= WORTH_SPENDING
+
     @property
     def explained(self) -> float:
         """The part of the variance of P that J explains, 0 to 1."""
@@ -213,8 +220,13 @@ class CorrectedPrompts:
     """Those that count; not those that had served before as one that was left to judges."""
     explained: float
     """The part of the variance of people's outcomes that the judges explain, as far as is known by now."""
-    helped: int
-    """Prompts left to judges that corrected some."""
+    spent: frozenset[int]
+    """Prompts left to judges that corrected some: what people say of them later counts no more."""
+
+    @property
+    def helped(self) -> int:
+        """How many those are."""
+        return len(self.spent)
 
     @property
     def win_rate(self) -> float | None:
@@ -228,7 +240,8 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
 
     A prompt that was given to people with probability p is corrected by the next (1 - p) / p of those left to judges:
     all of them are used once by the time that people have compared theirs. So the probability has to be the same for
-    all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are.
+    all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are. So they do where
+    what is known of the judges by then promises too little: the prompts left to them are not spent.
     """
     predictions, moments = Predictions(panel), Moments.of(panel)
     waiting = WaitingPrompts(panel.left, predictions, {one.prompt_id: one.at for one in prompts})
@@ -240,13 +253,14 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
             continue
         due += (1 / one.probability - 1) if one.probability else 0.0
         guess = predictions.of(one.prompt_id, one.at)
-        others = [] if guess is None else waiting.next(int(due), one)
-        due -= len(others)
+        worth = guess is not None and moments.worth_spending(int(due))
+        others = waiting.next(int(due), one) if worth else []
+        due = due - len(others) if worth or guess is None else 0.0
         entered.append(correct(one.entered, guess, others, moments))
         counted.append(one)
         if guess is not None:
             moments.note(one.entered, guess)
-    return CorrectedPrompts(tuple(entered), tuple(counted), moments.explained, len(waiting.spent))
+    return CorrectedPrompts(tuple(entered), tuple(counted), moments.explained, frozenset(waiting.spent))
 
 
 class WaitingPrompts:

@@ -4,8 +4,9 @@ Reports the win rate by AI judges in both orders, also at equal lengths (Dubois 
 on held-out judgements with Wilson's interval (Wilson 1927), the KL to its ground per token over the policy's own
 answers, their likelihood under the ground, the perplexity of a fixed text, fixed probes of what it should not have
 lost, and what the answers are like: length, share cut off, distinct-n (Li et al. 2016), repetition (Welleck et al.
-2020). The answers are then before people and judges, blind. The ground (`registry.own_ground`) is what a policy hangs
-on, in the policy's own precision; the rule may choose another policy in its place (its anchor).
+2020). The answers are then before people and judges, blind. What a policy is measured against, its anchor, is the base
+in the policy's own precision, or another policy that the rule names. KL to the ground (`registry.own_ground`), the
+weights that its adapter hangs on, is measured beside it where these are others.
 
 It goes on where it was broken off: answers, scores and verdicts are kept one by one.
 """
@@ -13,12 +14,13 @@ It goes on where it was broken off: answers, scores and verdicts are kept one by
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
+import psutil
 import torch
 
 from annotation import store
@@ -47,7 +49,7 @@ from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
-from rlhf.models.base_model import ready
+from rlhf.models.base_model import bytes_in, ready
 from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.log_probabilities import Head, kl_of_states, sum_by_row, token_logps
@@ -65,7 +67,8 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     refuse_anchor(run.db, spec, candidate)
-    base, anchor = registry.by_revision(run.db, "base"), anchor_of(run.db, spec, candidate)
+    anchors = Anchors(run.db, spec, room_for_both(run, models.base_path, candidate))
+    base, anchor = registry.by_revision(run.db, "base"), anchors.of(candidate)
     if not spec.gate_set and (said := held_out_sets.gate_sentence(run.db)):
         run.log(said)
     prompts, apart = held_out_sets.prompts_of(run.data_dir, spec.prompt_set), compared_apart(run, spec)
@@ -73,19 +76,25 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     rendered, rendered_apart = (what_to_feed(run, spec, models, one) for one in (prompts, apart))
     compared = list({policy.version: policy for policy in (candidate, anchor, against, base)}.values())
     held_out = of_split(load_snapshot(run.data_dir, spec.snapshot, PreferenceRow), "held-out")
-    progress = CheckProgress(run, len(compared) * len(rendered) * 2 + 2 * len(rendered_apart) + len(held_out))
+    other_weights = on_other_weights(candidate) and apart_from(run.db, candidate, anchor)
+    on_others = registry.own_ground(run.db, candidate) if other_weights else None
+    scored = len(compared) + (on_others is not None)
+    progress = CheckProgress(run, (len(compared) + scored) * len(rendered) + 2 * len(rendered_apart) + len(held_out))
     probes = tokenise_probes(models)
     answers: dict[tuple[int, str], list[CheckedAnswer]] = {}
     figures: dict[tuple[int, str], AnswerFigures] = {}
     for policy in compared:
-        measured_by = anchor_of(run.db, spec, policy)
+        measured_by = anchors.of(policy)
         models.keep_only(policy, measured_by)  # those in another precision may be as large
         answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
+        score_answers(progress, spec, models, policy, measured_by, anchors.scores(policy), prompts, rendered)
+        if policy.version == candidate.version and on_others is not None:
+            score_answers(progress, spec, models, policy, on_others, GROUND_SCORES, prompts, rendered)
         if policy in (candidate, against):
             answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
         answers[policy.version] = answers_of(run, spec, policy, prompts, rendered)
-        found = summarise(spec, policy, answers[policy.version], perplexity(models.use(policy), models.tokenizer))
+        plain = perplexity(models.use(policy), models.tokenizer)
+        found = summarise(policy, answers[policy.version], anchors.scores(policy), plain)
         figures[policy.version] = replace(found, probes=ask_probes(progress, models, policy, probes))
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     del models  # a judge may need the memory
@@ -107,6 +116,11 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
         reward=reward_change(run.db, candidate),
         seconds=run.seconds(),
         equal_length_distinct=equal_length_distinct(answers[candidate.version], answers[anchor.version]),
+        equal_length_nll_ratio=equal_length_nll_ratio(
+            nlls_of(answers[candidate.version], anchors.scores(candidate)[1]),
+            nlls_of(answers[anchor.version], anchors.scores(anchor)[1]),
+        ),
+        kl_to_ground=per_token(answers[candidate.version], GROUND_SCORES[0]) if on_others else None,
         rule=RULE_VERSION,
     )
     return report.to_json()
@@ -126,8 +140,8 @@ def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: 
     """Make comparisons of the answers: people are asked about what the candidate would replace, judges about all.
 
     People get the check's share of them, drawn by lot, or more where it takes more to tell; all of them, earlier
-    checks' too, where that is 1. Of the gate's own set they get only its prompts: what they say of others decides
-    nothing.
+    checks' too, where that is 1, but for those that can't count any more. Of the gate's own set they get only its
+    prompts: what they say of others decides nothing.
     """
     on = held_out_sets.that_count(db, spec.gate_set)
     with db.transaction():  # nobody decides meanwhile
@@ -137,7 +151,8 @@ def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: 
             share = people_share(db, spec, candidate, other) if wanted else 1.0
             store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
             if wanted and spec.people_share == 1:
-                store.ask_people_of_candidate(db, candidate.id, other.id, on)
+                spent = gate_decisions.spent_prompts(db, candidate)
+                store.ask_people_of_candidate(db, candidate.id, other.id, on, spent)
 
 
 def people_share(db: Database, spec: CheckSpec, candidate: Policy, other: Policy) -> float:
@@ -234,37 +249,83 @@ def score_answers(
     models: LoadedPolicies,
     policy: Policy,
     anchor: Policy,
+    names: tuple[str, str],
     prompts: Sequence[Prompt],
     rendered: Mapping[int, str],
 ) -> None:
-    """Store each answer's KL to the anchor per token and its negative log-likelihood per token under the anchor."""
+    """Store by these names each answer's KL to the anchor per token, and its tokens' negative log-likelihood under it.
+
+    Answers that an earlier version scored kept only their mean, and are scored again.
+    """
     db = progress.run.db
     answers = answers_of(progress.run, spec, policy, prompts, rendered)
-    kl_score, nll_score = scores_to(spec)
-    unscored = [answer for answer in answers if nll_score not in answer.scores]
+    kl_score, nll_score = names
+    unscored = [answer for answer in answers if nll_score not in answer.token_scores]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
-        for answer, (kl, nll) in zip(batch, score(models, policy, anchor, batch), strict=True):
+        for answer, (kl, nlls) in zip(batch, score(models, policy, anchor, batch), strict=True):
             store.add_score(db, answer.id, kl_score, kl)
-            store.add_score(db, answer.id, nll_score, nll)
+            store.add_score(db, answer.id, nll_score, fmean(nlls), nlls)
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
-def scores_to(spec: CheckSpec) -> tuple[str, str]:
-    """The names of an answer's scores by what it is measured against: its KL, and its negative log-likelihood.
-
-    Not `kl_to_base`: so earlier versions named what they measured against the base in NF4, whatever the candidate's
-    precision was.
-    """
-    of = f"anchor_{spec.anchor}" if spec.anchor else "ground"
-    return f"kl_to_{of}", f"nll_under_{of}"
+# The names of an answer's scores: its KL, and its negative log-likelihood. Not `kl_to_base`: so earlier versions named
+# what they measured against the base in NF4, whatever the candidate's precision was.
+GROUND_SCORES: Final = ("kl_to_ground", "nll_under_ground")
 
 
-def anchor_of(db: Database, spec: CheckSpec, policy: Policy) -> Policy:
-    """What a policy is measured against, in the policy's precision: its own ground, or what the rule has chosen."""
-    if not spec.anchor:
-        return registry.own_ground(db, policy)
-    return replace(registry.by_revision(db, spec.anchor), weights=policy.weights)
+@dataclass(frozen=True)
+class Anchors:
+    """What each policy of a check is measured against."""
+
+    db: Database
+    spec: CheckSpec
+    base_fits: bool = True
+    """Whether the base can be in memory beside other whole weights; else an adapter's own ground stands in for it."""
+
+    def of(self, policy: Policy) -> Policy:
+        """In the policy's precision: what the rule has chosen, or the base."""
+        if not self.spec.anchor and not self.base_fits:
+            return registry.own_ground(self.db, policy)
+        return replace(registry.by_revision(self.db, self.spec.anchor or "base"), weights=policy.weights)
+
+    def scores(self, policy: Policy) -> tuple[str, str]:
+        """The names of the scores of its answers by that."""
+        anchor = self.of(policy)
+        if not self.spec.anchor and not apart_from(self.db, policy, anchor):
+            return GROUND_SCORES
+        return f"kl_to_anchor_{anchor.revision}", f"nll_under_anchor_{anchor.revision}"
+
+
+def apart_from(db: Database, policy: Policy, anchor: Policy) -> bool:
+    """Whether a policy's adapter hangs on other weights than it is measured against."""
+    return registry.own_ground(db, policy).version != anchor.version
+
+
+def on_other_weights(policy: Policy) -> bool:
+    """Whether a policy is an adapter on whole weights that were trained or merged."""
+    return policy.form != "full" and policy.lies_on is not None
+
+
+# Of the free memory, what two whole models may take.
+TWO_MODELS_SHARE: Final = 0.8
+
+
+def room_for_both(run: Run, base_path: Path, candidate: Policy) -> bool:
+    """Whether the base fits into memory beside the whole weights that a candidate's adapter hangs on; said if not."""
+    if not on_other_weights(candidate):
+        return True
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    taken = 2 * bytes_in(base_path, "fp32" if candidate.weights == "fp32" else "bf16")
+    if taken <= TWO_MODELS_SHARE * free:
+        return True
+    run.log(
+        _(
+            "The base does not fit into memory beside the weights that {revision} hangs on, so these are what the "
+            "limits are against."
+        ).format(revision=candidate.revision)
+    )
+    return False
 
 
 def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
@@ -283,8 +344,8 @@ def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
 @torch.no_grad()
 def score(
     models: LoadedPolicies, policy: Policy, anchor: Policy, answers: Sequence[CheckedAnswer]
-) -> list[tuple[float, float]]:
-    """(KL per token, NLL per token under the anchor) of each answer, in nats."""
+) -> list[tuple[float, list[float]]]:
+    """(KL per token, NLL of each token under the anchor) of each answer, in nats."""
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
@@ -298,9 +359,8 @@ def score(
         own, policy_head = completion_states(models, policy, sequences)
     kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, anchor_head)
     nll_N = -token_logps(under.before_NH, anchor_head, under.labels_N)
-    tokens_B = sum_by_row(torch.ones_like(nll_N), under.rows_N, len(answers)).clamp(min=1)
-    kl_B, nll_B = (sum_by_row(values_N, under.rows_N, len(answers)) / tokens_B for values_N in (kl_N, nll_N))
-    return list(zip(kl_B.tolist(), nll_B.tolist(), strict=True))
+    rows = range(len(answers))
+    return [(float(kl_N[under.rows_N == row].mean()), nll_N[under.rows_N == row].tolist()) for row in rows]
 
 
 def completion_states(
@@ -361,16 +421,11 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     return ground, spec.max_length
 
 
-def summarise(spec: CheckSpec, policy: Policy, answers: Sequence[CheckedAnswer], perplexity: float) -> AnswerFigures:
-    """The figures of one policy's answers, with its perplexity on the fixed text; KL and likelihood to the anchor."""
-    kl_score, nll_score = scores_to(spec)
+def summarise(
+    policy: Policy, answers: Sequence[CheckedAnswer], names: tuple[str, str], perplexity: float
+) -> AnswerFigures:
+    """The figures of one policy's answers, with its perplexity on the fixed text; KL and likelihood by these names."""
     texts = [answer.text for answer in answers]
-    weights = [max(answer.tokens, 1) for answer in answers]
-
-    def per_token(values: Iterable[float]) -> float:
-        total = sum(value * weight for value, weight in zip(values, weights, strict=True))
-        return total / sum(weights)
-
     return AnswerFigures(
         revision=policy.revision,
         weights=policy.weights,
@@ -378,8 +433,8 @@ def summarise(spec: CheckSpec, policy: Policy, answers: Sequence[CheckedAnswer],
         # Of answers of one word there are no pairs of words to count.
         distinct_1=distinct_n(texts, 1) or None,
         distinct_2=distinct_n(texts, 2) or None,
-        kl_to_anchor=per_token(answer.scores[kl_score] for answer in answers),
-        nll_under_anchor=per_token(answer.scores[nll_score] for answer in answers),
+        kl_to_anchor=per_token(answers, names[0]),
+        nll_under_anchor=per_token(answers, names[1]),
         # An empty answer has not ended well, however it ended.
         ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
         repetition=fmean(repetition(text) for text in texts),
@@ -387,11 +442,37 @@ def summarise(spec: CheckSpec, policy: Policy, answers: Sequence[CheckedAnswer],
     )
 
 
+def per_token(answers: Sequence[CheckedAnswer], scorer: str) -> float:
+    """The mean of a score over all tokens: each answer weighs as much as it has of them."""
+    weights = [max(answer.tokens, 1) for answer in answers]
+    return sum(one.scores[scorer] * weight for one, weight in zip(answers, weights, strict=True)) / sum(weights)
+
+
 def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[CheckedAnswer]) -> float | None:
     """Distinct-2 of a policy's answers over that of another's to the same prompts, the longer ones cut."""
     own, others = ({(one.prompt_id, one.seed): one.text for one in side} for side in (answers, of_other))
     both = [place for place in own if place in others]
     return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
+
+
+# The negative log-likelihood of each token of answers, by prompt and seed.
+TokenNLLs = Mapping[tuple[int, int], Sequence[float]]
+
+
+def nlls_of(answers: Sequence[CheckedAnswer], scorer: str) -> TokenNLLs:
+    """Those of a policy's answers."""
+    return {(one.prompt_id, one.seed): one.token_scores[scorer] for one in answers}
+
+
+def equal_length_nll_ratio(own: TokenNLLs, of_other: TokenNLLs) -> float | None:
+    """How much a policy's answers surprise, over how much another's to the same prompts do, the longer ones cut.
+
+    Of two answers the first tokens count, as many as the shorter one has: the further into an answer, the less its
+    tokens surprise, so uncut a policy that is only shorter would seem to speak another language.
+    """
+    pairs = [(nlls, of_other[place]) for place, nlls in own.items() if place in of_other]
+    mine, others = (sum(sum(pair[side][: min(map(len, pair))]) for pair in pairs) for side in (0, 1))
+    return mine / others if others else None
 
 
 def repetition(text: str) -> float:

@@ -15,7 +15,7 @@ from annotation.translation import _
 from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data import held_out_sets, snapshots
-from rlhf.evaluation.gate import RULE_SETTING, Rule
+from rlhf.evaluation.gate import Rule
 from rlhf.generation.prompt_sets import require_generator
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
@@ -148,7 +148,7 @@ class CheckSpec(JobSpec):
 
 def chosen_anchor(db: Database) -> str:
     """The policy that the gate's limits are against; empty for the base, and where the chosen one's files are gone."""
-    anchor = registry.by_revision(db, Rule.stored(store.setting(db, RULE_SETTING, {})).anchor)
+    anchor = registry.by_revision(db, Rule.stored(store.setting(db, registry.RULE_SETTING, {})).anchor)
     return "" if anchor.revision == "base" or anchor.deleted else anchor.revision
 
 

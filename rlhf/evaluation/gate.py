@@ -43,8 +43,6 @@ Rewardless = Literal["no reward", "made elsewhere"]
 Hacked = bool | Literal["open"] | Rewardless | None
 EvidenceState = Literal["better", "worse", "spent", "open"]
 MOST = 10_000
-# Under which a project keeps its rule.
-RULE_SETTING = "gate"
 # Fewer held-out prompts decide nothing, whatever a rule says.
 FEWEST_PROMPTS = 60
 Count = Annotated[int, Interval(ge=1, le=MOST)]
@@ -87,8 +85,9 @@ class Rule:
     with by then is rejected."""
     anchor: Annotated[str, N_("The limits are against")] = "base"
     """The policy that the limits are against: the base, or one that was trained to a style or a language on purpose, so
-    that later candidates are not turned down for it. Not each policy that serves: one could go step by step. Under a
-    policy that hangs on weights of its own, merged or fully trained ones, these are the base."""
+    that later candidates are not turned down for it. Not each policy that serves: one could go step by step. The base
+    is the base also under a policy that hangs on other whole weights, merged or fully trained ones; where memory does
+    not hold both, these stand in, and the check's log and report say so."""
     prompts_least: Annotated[EnoughPrompts, N_("Fewest held-out prompts")] = FEWEST_PROMPTS
     """Held-out prompts that the figures must rest on; below 60 an interval of a win rate spans a quarter of all, and
     the 5% would speak of these prompts more than of others like them."""

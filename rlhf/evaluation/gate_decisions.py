@@ -21,7 +21,6 @@ from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import (
-    RULE_SETTING,
     Criterion,
     Findings,
     GateDecision,
@@ -29,6 +28,7 @@ from rlhf.evaluation.gate import (
     Hacked,
     JudgeFindings,
     Rule,
+    corrected_by_judges,
     decide,
     given_up,
     limits_of,
@@ -49,14 +49,14 @@ THE_GATE = "the gate"
 
 def rule(db: Database) -> Rule:
     """The project's rule."""
-    return Rule.stored(store.setting(db, RULE_SETTING, {}))
+    return Rule.stored(store.setting(db, registry.RULE_SETTING, {}))
 
 
 def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
     """Store a rule; what is left out has its default. Raises UserError for values that make no sense."""
     new = Rule.from_setting(values)
     require_generator(registry.by_revision(db, new.anchor))
-    store.set_setting(db, RULE_SETTING, new.to_setting())
+    store.set_setting(db, registry.RULE_SETTING, new.to_setting())
     return new
 
 
@@ -95,14 +95,14 @@ def findings(db: Database, policy: Policy) -> Findings:
     number = place_of(db, policy)
     if not checks:
         return Findings(people, number=number)
-    report = measured_in_one_precision(as_anchored(checks[0], chosen_anchor(db)), policy)
+    report = measured_in_one_precision(as_anchored(checks[0], chosen_anchor(db), policy), policy)
     heard = panel_findings(db, policy, against, checks)
     return Findings(
         people,
         heard,
         number=number,
         carried=held_out_sets.decisions(db, checks[-1].spec.gate_set),
-        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
+        left_to_judges=win_rates.left_to_judges(db, policy, against, on),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
         nll_ratio=report.nll_ratio,
@@ -122,12 +122,23 @@ def measured_in_one_precision(report: CheckReport, policy: Policy) -> CheckRepor
     return replace(report, candidate=AnswerFigures(report.candidate.revision))
 
 
-def as_anchored(check: FinishedCheck, anchor: str) -> CheckReport:
-    """A check's report, without the figures that it took against another policy than the rule's limits are against."""
+def as_anchored(check: FinishedCheck, anchor: str, policy: Policy) -> CheckReport:
+    """A check's report, without the figures that it took against another policy than the rule's limits are against.
+
+    Of a policy that waits for its decision neither those that an earlier version took against the trained weights that
+    it hangs on: step by step a project could go any way.
+    """
     report = check.report
-    if check.spec.anchor == anchor:
+    against_ground = not check.spec.anchor and (report.rule or 0) < BASE_IS_THE_BASE
+    other_weights = against_ground and report.anchor.revision not in ("", "base") and policy.status == "candidate"
+    if check.spec.anchor == anchor and not other_weights:
         return report
-    return replace(report, candidate=AnswerFigures(report.candidate.revision), equal_length_distinct=None)
+    unmeasured = AnswerFigures(report.candidate.revision)
+    return replace(report, candidate=unmeasured, equal_length_distinct=None, equal_length_nll_ratio=None)
+
+
+# The version of the rule from which on the anchor "base" is the base under whatever weights.
+BASE_IS_THE_BASE = 3
 
 
 def place_of(db: Database, policy: Policy) -> int:
@@ -259,14 +270,19 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
 
     Asked before the check puts anything before anybody; `prompts_left` were never compared, the check's own among them.
     """
-    against = opponent(db, policy)
+    against, on = opponent(db, policy), prompts_that_count(db, checks_of(db, policy))
     known = Findings(
-        people=win_rates.people_outcomes(db, policy, against, prompts_that_count(db, checks_of(db, policy))),
+        people=win_rates.people_outcomes(db, policy, against, on),
         judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
         number=place_of(db, policy),
-        left_to_judges=judge_store.left_to_judges(db, policy.id, against.id),
+        left_to_judges=win_rates.left_to_judges(db, policy, against, on),
     )
     return people_share(rule(db), known, prompts_left)
+
+
+def spent_prompts(db: Database, policy: Policy) -> frozenset[int]:
+    """The prompts left to judges on which people's verdicts could not count any more: they have corrected others."""
+    return corrected_by_judges(findings(db, policy)).spent
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions

@@ -150,6 +150,11 @@ class CheckReport:
     seconds: float | None = None
     equal_length_distinct: float | None = None
     """Distinct-2 of its answers over the anchor's at equal lengths; None of a version that did not cut the longer."""
+    equal_length_nll_ratio: float | None = None
+    """How much its answers surprise its anchor, over how much the anchor's own do, at equal lengths; None of a version
+    that did not cut the longer."""
+    kl_to_ground: float | None = None
+    """KL to the weights that its adapter hangs on, where these are others than the anchor, nats a token."""
     rule: int | None = None
     """The version of the gate's rule that the check was made for; None of one that counted comparisons, not prompts."""
 
@@ -165,7 +170,9 @@ class CheckReport:
 
     @property
     def nll_ratio(self) -> float | None:
-        """How much its answers surprise its anchor, over how much the anchor's own do."""
+        """How much its answers surprise its anchor, over how much the anchor's own do, at equal lengths if known."""
+        if self.equal_length_nll_ratio is not None:
+            return self.equal_length_nll_ratio
         return ratio(self.candidate.nll_under_anchor, self.anchor.nll_under_anchor)
 
     @property
@@ -230,12 +237,15 @@ class CheckReport:
             reward_known="reward_hacking" in values,
             seconds=values.get("seconds"),
             equal_length_distinct=values.get("equal_length_distinct"),
+            equal_length_nll_ratio=values.get("equal_length_nll_ratio"),
+            kl_to_ground=values.get("kl_to_ground"),
             rule=values.get("rule"),
         )
 
 
-# 2: evidence counts prompts, and distinct-2 is compared at equal lengths.
-RULE_VERSION = 2
+# 2: evidence counts prompts, and distinct-2 is compared at equal lengths. 3: so is the likelihood, and the base is what
+# the limits are against also under a policy on other whole weights.
+RULE_VERSION = 3
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from statistics import fmean
 
 from annotation import store
@@ -125,11 +127,7 @@ def outcomes_by(
 
 
 def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
-    """How often people preferred a policy's answers to another's, ties as half; None where they compared none.
-
-    Of what they have compared alone: they are asked about some of the answers, and a verdict that nobody gave is not
-    laid in people's mouths.
-    """
+    """How often people preferred a policy's answers to another's, ties as half; None where they compared none."""
     found = by_prompt(people_outcomes(db, policy, other))
     return share_of(sum(one.mean for one in found), len(found))
 
@@ -137,16 +135,82 @@ def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
 def people_outcomes(
     db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
 ) -> tuple[DecidedOutcome, ...]:
-    """What people have said of a policy's answers beside another's, in the order in which they said it.
+    """What came of a policy's answers beside another's by people, in the order in which they said it.
 
-    Of all, or of those `on` these prompts.
+    Of all, or of those `on` these prompts. What needs nobody to compare counts as it does beside a judge's verdicts,
+    with the comparison that it `enters_with`.
     """
-    found = judge_store.pair_outcomes(db, policy.id, other.id)
+    found, settled = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
     return tuple(
-        DecidedOutcome(one.prompt_id, one.outcome, probability=one.people_chance, at=one.at)
+        DecidedOutcome(pair.prompt_id, pair.outcome, probability=one.people_chance, at=one.at)
         for one in found
         if on is None or one.prompt_id in on
+        for pair in (one, *settled.get(one.comparison_id, ()))
     )
+
+
+def left_to_judges(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> tuple[int, ...]:
+    """The prompts that a draw left to judges and not to people, in an order that says nothing about them.
+
+    With those that nobody has to compare, as in `people_outcomes`.
+    """
+    settled = enters_with(db, policy, other, on)
+    return tuple(
+        prompt
+        for comparison, compared in judge_store.left_to_judges(db, policy.id, other.id).items()
+        for prompt in (compared, *(one.prompt_id for one in settled.get(comparison, ())))
+    )
+
+
+def enters_with(
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
+) -> dict[int, list[SettledPair]]:
+    """What came of answers that nobody has to compare, by the comparison with which it enters what people say.
+
+    Each enters with a comparison of its own check, drawn by its number: so of these prompts as large a part counts as
+    of those that people have to compare, and they come as mixed. All at once they would be most of the evidence as
+    long as people have said little: a rival's few missing answers would promote a candidate that is no better.
+    """
+    pairs = [pair for pair in store.paired_answers(db, policy.id, other.id) if on is None or pair.prompt_id in on]
+    settled = [
+        SettledPair(pair.prompt_id, pair.first, pair.settled)
+        for pair in pairs
+        if pair.settled is not None and not pair.compared
+    ]
+    if not settled:
+        return {}
+    rows = db.rows(
+        """SELECT c.id, x.response_id FROM comparison c JOIN comparison_response x ON x.comparison_id = c.id
+           WHERE c.candidate_id = :policy AND c.against_id = :other
+              OR c.candidate_id = :other AND c.against_id = :policy
+           ORDER BY c.id""",
+        {"policy": policy.id, "other": other.id},
+    )
+    own = {pair.first for pair in pairs}
+    checks = apart([(row["id"], row["response_id"]) for row in rows if row["response_id"] in own])
+    found: dict[int, list[SettledPair]] = {}
+    for one in settled if checks else ():
+        check = min(checks, key=lambda made: max(made[0][1] - one.response_id, one.response_id - made[-1][1]))
+        comparison = random.Random(one.response_id).choice(sorted(number for number, _answer in check))
+        found.setdefault(comparison, []).append(one)
+    return found
+
+
+def apart(comparisons: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Comparisons with the candidate's answer, in the order in which they were made, by check; each by its answer.
+
+    A check answers, and then makes its comparisons in an order that is drawn: a new one begins where all answers so
+    far are older than all that follow.
+    """
+    oldest = list(accumulate((answer for _number, answer in reversed(comparisons)), min))[::-1]
+    found: list[list[tuple[int, int]]] = []
+    newest = 0
+    for place, (number, answer) in enumerate(comparisons):
+        if oldest[place] > newest:
+            found.append([])
+        found[-1].append((number, answer))
+        newest = max(newest, answer)
+    return [sorted(check, key=lambda one: one[1]) for check in found]
 
 
 # Rounds whose mean reward is called that of its start and of its end.
@@ -173,11 +237,11 @@ def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
     )
 
 
-def left_to_judges(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> int:
+def could_be_asked(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> int:
     """How many comparisons of a policy with another, `on` these prompts, people have not been asked but could be."""
     rows = db.rows(
         """SELECT prompt_id FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
-             AND taken = 0""",
+             AND taken = 0 AND state = 'ready'""",
         (policy.id, other.id),
     )
     return sum(on is None or row["prompt_id"] in on for row in rows)

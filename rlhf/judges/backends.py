@@ -31,6 +31,7 @@ from rlhf.judges.verdicts import (
     LetterShare,
     ScoreTemperature,
     Verdict,
+    after_thinking,
     parse_verdict,
     shortened,
 )
@@ -91,7 +92,7 @@ class LocalModel:
     def __init__(self, run: Run, judge: Judge, rubric: Rubric, base_path: Path, batch_size: int) -> None:
         self.run, self.rubric, self.batch_size = run, rubric, batch_size
         directory = judge.settings.get("directory", "")
-        path = local_models.prepare_directory(run.data_dir, directory) if directory else base_path
+        path = self.own_path(judge, directory) if directory else base_path
         # What it thought would stand where its letter is read.
         self.models = LoadedPolicies(run.db, run.data_dir, path, no_thinking=True)
         policy = registry.by_revision(run.db, "base" if directory else judge.settings.get("model", "base"))
@@ -103,6 +104,13 @@ class LocalModel:
         self.letters = local_models.letter_tokens(tokenizer.get_vocab())
         self.said_letters: list[float] = []
         """P(A) + P(B) of each prompt that was read."""
+
+    def own_path(self, judge: Judge, directory: str) -> Path:
+        """Where its own model is; that it could not be tried goes into the log."""
+        found = local_models.prepare_directory(self.run.data_dir, directory)
+        if found.untried:
+            self.run.log(f"{judge.name}:{found.remark}")
+        return found.path
 
     @property
     def basis(self) -> LetterShare | None:
@@ -304,7 +312,7 @@ def verdict_in(reply: Reply) -> Verdict | Failure:
     choice, tokens = parse_verdict(reply.text), (reply.prompt_tokens, reply.completion_tokens)
     if choice is None:
         return Failure(judge_store.NO_VERDICT, _("The judge's reply gives no verdict."), *tokens)
-    return Verdict(choice, None, shortened(reply.text), *tokens, reply.seconds)
+    return Verdict(choice, None, shortened(after_thinking(reply.text)), *tokens, reply.seconds)
 
 
 # ------------------------------------------------------------------------------------------------------------- judging

@@ -694,19 +694,19 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     ]
 
 
-def left_to_judges(db: Database, candidate_id: int, against_id: int) -> tuple[int, ...]:
-    """The prompts that a draw left to judges and not to people, in the drawn order of the comparisons.
+def left_to_judges(db: Database, candidate_id: int, against_id: int) -> dict[int, int]:
+    """The comparisons that a draw left to judges and not to people, in the drawn order, with their prompts.
 
     By the first draw of each prompt: what people compare of it later changes no bet that was made with it.
     """
     rows = db.rows(
-        """SELECT c.prompt_id FROM comparison c
+        """SELECT c.id, c.prompt_id FROM comparison c
            WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
                WHERE f.candidate_id = :candidate AND f.against_id = :against GROUP BY f.prompt_id)
            ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )
-    return tuple(row["prompt_id"] for row in rows)
+    return {row["id"]: row["prompt_id"] for row in rows}
 
 
 def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.models import base_model, memory
+from rlhf.models.base_model import BaseModel
 from rlhf.models.chat_template import TOKENIZER_FILE, ChatTokenizer
 
 LETTERS = ("A", "B")
@@ -32,8 +33,8 @@ def settings_of_directory(data_dir: Path, directory: str) -> dict[str, Any]:
     return {"directory": str(path), "weights": base_model.precision_by_need(path, memory.this_machine())}
 
 
-def prepare_directory(data_dir: Path, directory: str) -> Path:
-    """A judge's own directory, whose model is tried where that was not done before.
+def prepare_directory(data_dir: Path, directory: str) -> BaseModel:
+    """The model in a judge's own directory, which is tried where that was not done before.
 
     Raises UserError where there is none, or it can't be used.
     """
@@ -45,8 +46,7 @@ def prepare_directory(data_dir: Path, directory: str) -> Path:
                 "another directory."
             ).format(directory=directory)
         )
-    base_model.prepare(data_dir, directory)
-    return path
+    return base_model.prepare(data_dir, directory)
 
 
 def letter_tokens(vocabulary: Mapping[str, int]) -> list[list[int]]:

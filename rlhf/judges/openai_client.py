@@ -43,6 +43,7 @@ for name in ("httpx", "httpcore"):
 
 
 # --------------------------------------------------------------------------------------------------------- settings
+NoThinking = Literal["", "enable_thinking", "none", "minimal", "low"]
 Price = Annotated[float, Interval(ge=0, le=1_000_000)]
 
 
@@ -67,6 +68,10 @@ class EndpointSettings:
     """The most calls of one job, repeated ones included."""
     total_calls: Annotated[int, Interval(ge=0, le=1_000_000_000)] = 0
     """The most calls of all jobs together; 0 for no limit."""
+    no_thinking: NoThinking = ""
+    """How it is told not to think before it answers: 'enable_thinking' as servers with a chat template take it (vLLM,
+    SGLang, llama.cpp), or 'none', 'minimal' or 'low' as the reasoning_effort of others. Empty where it is not known
+    what the endpoint takes: nothing is said then."""
     price_in: Price = 0.0
     """Price of a million tokens of prompts; 0 where it is not known."""
     price_out: Price = 0.0
@@ -76,6 +81,13 @@ class EndpointSettings:
     def url(self) -> str:
         """Where calls go."""
         return self.address.rstrip("/").removesuffix(PATH) + PATH
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What calls say of thinking; nothing where nothing is to be said."""
+        if self.no_thinking == "enable_thinking":
+            return {"chat_template_kwargs": {"enable_thinking": False}}
+        return {"reasoning_effort": self.no_thinking} if self.no_thinking else {}
 
     @property
     def host(self) -> str:
@@ -285,7 +297,7 @@ class Endpoint:
         body: dict[str, Any] = {"model": self.settings.model, "messages": [dict(message) for message in messages]}
         if "temperature" not in self._unsupported:
             body["temperature"] = self.settings.temperature
-        return {**body, limit: self.settings.max_tokens}
+        return {**body, limit: self.settings.max_tokens, **self.settings.told}
 
     def _status_failure(self, response: httpx.Response, body: bytes) -> EndpointError:
         """The error for a status that is no success.
@@ -302,6 +314,10 @@ class Endpoint:
                 _("{host} does not take {name}.").format(host=self.settings.host, name=unsupported.pop()),
                 again=0.0,
             )
+        refused = set(self.settings.told) & {error.get("param")}
+        if response.status_code == 400 and refused:
+            said = _("{host} does not take {name}: make the judge anew, and have it told otherwise not to think.")
+            return EndpointError("refused", said.format(host=self.settings.host, name=refused.pop()))
         return status_failure(self.settings, response, error)
 
 

@@ -18,7 +18,13 @@ SWAPPED: Mapping[Choice, Choice] = {"first": "second", "second": "first", "tie":
 # Anywhere in a line, bare or in Markdown's bold or code. Only ASCII counts: what looks like an A need not be one.
 VERDICT = re.compile(r"(?i:verdict)[ *_`]*:[ *_`]*(A|B|(?i:tie))(?![A-Za-z0-9])", re.ASCII)
 LAST_LINE = re.compile(rf"[ *_`]*{VERDICT.pattern}[ *_`.]*", re.ASCII)
-THINKING, THOUGHT = "<think>", "</think>"
+# Where thoughts begin and end, as models write it.
+THINKING = re.compile(
+    r"<(?:think|thinking|thought|reasoning|seed:think)>|\[THINK\]|◁think▷|<\|channel\|>(?:analysis|commentary)", re.I
+)
+THOUGHT = re.compile(
+    r"</(?:think|thinking|thought|reasoning|seed:think)>|\[/THINK\]|◁/think▷|<\|channel\|>final(?:<\|message\|>)?", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -78,14 +84,20 @@ ChanceBasis = LetterShare | ScoreTemperature
 def parse_verdict(reply: str) -> Choice | None:
     """The verdict in a reply's last line; None unless there is exactly one in the reply, and it stands there alone.
 
-    What a reasoning model thinks aloud before `</think>` does not count; a reply that ends before it has none.
+    What a reasoning model thinks aloud does not count; a reply that ends in its thoughts has none.
     """
-    said = reply.rpartition(THOUGHT)[2].rstrip()
+    said = after_thinking(reply)
     lines = said.splitlines()
-    if not lines or THINKING in said or len(VERDICT.findall(said)) != 1:
+    if not lines or len(VERDICT.findall(said)) != 1:
         return None
     found = LAST_LINE.fullmatch(lines[-1])
     return CHOICES[found[1].lower()] if found else None
+
+
+def after_thinking(reply: str) -> str:
+    """What a reply says after its thoughts, also where a template has begun them; nothing where they do not end."""
+    said = THOUGHT.split(reply)[-1].strip()
+    return "" if THINKING.search(said) else said
 
 
 def shortened(reply: str) -> str:

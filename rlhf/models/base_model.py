@@ -47,8 +47,8 @@ FOUR_BITS = _("in 4 bits")
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
 ROOT = Path(__file__).parents[2]
-# How the process that tries to load a model says that its last line is a sentence for people.
-REFUSED = 2
+# How the process that tries a model says that its last line is a sentence for people, or why it can't be tried here.
+REFUSED, NOT_HERE = 2, 3
 
 
 @dataclass(frozen=True)
@@ -59,30 +59,39 @@ class BaseModel:
     path: Path
     takes_system: bool = True
     """Whether its chat template takes system messages."""
+    untried: str = ""
+    """Why it could not be tried on this machine; empty where it was, and where it was not asked for."""
 
     @property
     def remark(self) -> str:
         """What to know of it before prompts are gathered, after a blank; empty for most models."""
-        if self.takes_system:
-            return ""
-        return " " + _("Its chat template takes no system messages: prompts with one are left out with this model.")
+        system = _("Its chat template takes no system messages: prompts with one are left out with this model.")
+        untried = _(
+            "It is stored quantised and could not be tried on this machine ({reason}): whether it is computed rightly "
+            "is not known. Look at its first answers, or prepare it where it can be computed."
+        ).format(reason=self.untried)
+        said = (*(() if self.takes_system else (system,)), *((untried,) if self.untried else ()))
+        return "".join(f" {sentence}" for sentence in said)
 
 
 def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
 
     One that is not `known` from an earlier time is also tried: whether it can be loaded and computed rightly
-    (`rlhf.models.self_test`), which takes some seconds and is kept (weights that are stored quantised may need a device
-    of another kind; a worker looks when it loads them). Imports no torch: what needs it runs in a process of its own.
-    Raises UserError saying what is missing.
+    (`rlhf.models.self_test`), which takes some seconds and is kept. Weights that are stored quantised may need a device
+    of another kind: then the model says that it was not tried. Imports no torch: what needs it runs in a process of its
+    own. Raises UserError saying what is missing.
     """
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
     base = check(base)
-    tried = known or quantisation(base.path) not in ("", FOUR_BITS)
-    if not tried and kept_result(data_dir, base.path) is None:
+    if known or kept_result(data_dir, base.path) is not None:
+        return base
+    try:
         keep_result(data_dir, base.path, self_test(base.path))
+    except NotHere as reason:
+        return replace(base, untried=str(reason))
     return base
 
 
@@ -189,11 +198,20 @@ def convert_embedded(target: Path) -> None:
         )
 
 
+class NotHere(Exception):
+    """A model can't be tried on this machine, which says nothing against it; says why, in a few words."""
+
+
 def self_test(directory: Path) -> SelfTestResult:
-    """What is true of a model. Raises UserError where it lacks weights, or can't be loaded or computed rightly."""
+    """What is true of a model. Raises UserError where it lacks weights, or can't be loaded or computed rightly.
+
+    Raises NotHere where weights that are stored quantised can't be computed on this machine.
+    """
     status, last = models_process("rlhf.models.self_test.trial", directory)
     if status == REFUSED:
         raise UserError(last)
+    if status == NOT_HERE:
+        raise NotHere(last)
     if status:
         raise UserError(
             _("The model in {directory} can't be loaded ({ended}) Choose another one.").format(

@@ -11,15 +11,18 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, ancestors_of, now
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 
+# Under which a project keeps the gate's rule.
+RULE_SETTING = "gate"
 Kind = Literal["policy", "reward"]
 Form = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
+WEIGHTS_WORDS: Mapping[str, str] = {"nf4": _("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
 STATUS_WORDS: Mapping[str, str] = {
@@ -210,20 +213,43 @@ def no_thinking(db: Database) -> bool:
     return by_revision(db, "base").thinking == "off"
 
 
-def set_thinking(db: Database, thinking: Thinking) -> None:
-    """Say whether the base is told not to think. Prompts that it was fed keep the text that it was fed."""
+def set_thinking(db: Database, thinking: Thinking) -> int:
+    """Say whether the base is told not to think. Prompts that it was fed keep the text that it was fed.
+
+    All policies answer otherwise then, so what they have answered and nobody has judged is put before nobody any more;
+    returns how many comparisons that are.
+    """
     with db.transaction() as connection:
+        if by_revision(db, "base").thinking == thinking:
+            return 0
         connection.execute("UPDATE model SET thinking = ? WHERE revision = 'base'", (thinking,))
+        return store.withdraw_open(db)
+
+
+def withdrawn_sentence(count: int) -> str:
+    """That open comparisons were withdrawn, with a blank before it; empty where none were."""
+    said = ngettext(
+        "{count} open comparison was of answers of the other kind, and is withdrawn.",
+        "{count} open comparisons were of answers of the other kind, and are withdrawn.",
+        count,
+    )
+    return f" {said.format(count=count)}" if count else ""
 
 
 # ------------------------------------------------------------------------------------------------------------- lineage
+def limits_are_against(db: Database) -> str:
+    """The revision that the gate's rule names as its anchor; empty where no rule was set."""
+    rule = store.setting(db, RULE_SETTING, {})
+    return str(rule.get("anchor", "")) if isinstance(rule, dict) else ""
+
+
 def ground(db: Database, policy: Policy) -> Policy:
     """The policy whose weights this one lies on, or is."""
     return by_revision(db, "base") if policy.lies_on is None else by_id(db, policy.lies_on)
 
 
 def own_ground(db: Database, policy: Policy) -> Policy:
-    """What a policy is measured against: the weights that it hangs on, its adapter off, in its own precision.
+    """The weights that a policy hangs on, its adapter off, in its own precision: what its training has moved it from.
 
     Whole weights hang on none but the base. In two precisions the same weights are two policies, and a difference
     between them would be taken for one that training has made.

@@ -9,6 +9,7 @@ from typing import ClassVar, Self, cast
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.translation import _
+from annotation.ui.formatting import moment
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
@@ -92,6 +93,35 @@ class Crossing:
     def spec(self) -> PrecisionsSpec:
         """What measures it."""
         return PrecisionsSpec(revision=self.parent.revision, weights=self.parent.weights, other=self.held_in)
+
+    def sentence(self) -> str:
+        """What that costs: how far apart the two policies are, as far as it was measured."""
+        said = _(
+            "This holds the weights of {revision} in {held_in}, and {revision} answers in {weights}: another policy "
+            "before the first step."
+        ).format(
+            revision=self.parent.revision,
+            held_in=registry.WEIGHTS_WORDS[self.held_in],
+            weights=registry.WEIGHTS_WORDS[self.parent.weights],
+        )
+        if self.gap is not None:
+            apart = _(
+                "They are {kl:.2g} nats a token apart (KL), and their perplexities of a plain text {other:.1f} and "
+                "{perplexity:.1f}, measured on {measured} UTC."
+            ).format(
+                kl=self.gap.kl,
+                other=self.gap.other_perplexity,
+                perplexity=self.gap.perplexity,
+                measured=moment(self.gap.measured),
+            )
+        elif self.measuring:
+            apart = _("How far apart they are is being measured.")
+        else:
+            apart = _(
+                "How far apart they are has not been measured: that takes about a minute, once, and is done when "
+                "somebody asks for it."
+            )
+        return f"{said} {apart}"
 
 
 def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> Crossing | None:

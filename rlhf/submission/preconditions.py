@@ -402,6 +402,12 @@ def needed_by(db: Database, policy: Policy) -> list[str]:
                 judged=judged[0], revision=policy.revision
             )
         ]
+    if registry.limits_are_against(db) == policy.revision:
+        return [
+            _("The gate's limits are against {revision}: choose another policy in the gate's rule first.").format(
+                revision=policy.revision
+            )
+        ]
     panel = [judge.name for judge in judge_store.judges(db, active=True) if judge_store.model_of(db, judge) == policy]
     if panel:
         return [

@@ -16,7 +16,7 @@ from annotation.translation import _
 from annotation.ui.formatting import moment
 from annotation.ui.markup import paragraph, status
 from rlhf.models import base_model, registry
-from rlhf.tabs.runs.job_cards import WEIGHTS
+from rlhf.models.registry import WEIGHTS_WORDS
 
 EXPLANATION = _(
     "Answers, trainings whose method is left to “Automatic” and checks use it alike. In 16 bits a model answers best; "
@@ -31,7 +31,9 @@ def build(demo: gr.Blocks, context: Context) -> None:
     project.build(demo, context)
     gr.Markdown(_("## Precision of the base"))
     standing = html_box()
-    choice = gr.Radio([(name, weights) for weights, name in WEIGHTS.items()], label=_("Held in"), info=EXPLANATION)
+    choice = gr.Radio(
+        [(name, weights) for weights, name in WEIGHTS_WORDS.items()], label=_("Held in"), info=EXPLANATION
+    )
     save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
     with gr.Column(visible=False) as can_think:
         gr.Markdown(_("## Thinking before an answer"))
@@ -63,8 +65,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
         """Tell the base so from now on. Raises UserError for any other wish."""
         if wish not in get_args(registry.Thinking):
             raise UserError(_("Choose whether the base may think before it answers."))
-        registry.set_thinking(db, cast(registry.Thinking, wish))
-        return status(_("Saved."))
+        withdrawn = registry.set_thinking(db, cast(registry.Thinking, wish))
+        return status(_("Saved.") + registry.withdrawn_sentence(withdrawn))
 
     opening = opening_of(demo)
     opening(admin(open_precision), None, [standing, choice], api_name="precision-open", **QUIET)
@@ -76,7 +78,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def shown(db: Database) -> list[Any]:
     """In which precision the base is held and who chose it, and the choice as it stands."""
     base, decided = registry.by_revision(db, "base"), registry.precision_set(db)
-    name = WEIGHTS[base.weights]
+    name = WEIGHTS_WORDS[base.weights]
     if decided is None:
         said = _("{base} is held in {name}, as when it was registered.").format(base=base.base, name=name)
     else:

@@ -23,9 +23,9 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.models.registry import Policy
+from rlhf.models.registry import WEIGHTS_WORDS, Policy
 from rlhf.tabs.runs import job_words
-from rlhf.tabs.runs.job_cards import WEIGHTS, answer_box
+from rlhf.tabs.runs.job_cards import answer_box
 from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
@@ -244,7 +244,7 @@ FIGURES = (
         _("KL per token"),
         "kl_to_anchor",
         3,
-        _("How far the policy has moved from the weights that it hangs on, in nats a token; 0 is not at all."),
+        _("How far the policy is from what the limits are against, in nats a token; 0 is not at all."),
     ),
     ReportRow(
         _("Surprise to the base"),
@@ -304,7 +304,7 @@ LIMITED: Mapping[str, str] = {
 
 
 def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Criterion] = ()) -> str:
-    """The check of a candidate: its figures beside those of the policy it was compared with and of what it hangs on,
+    """The check of a candidate: its figures beside those of the policy it was compared with and of its anchor,
     with what the rule asks and found where its criteria are given. It warns of what is past a limit of the rule.
     """
     if report is None:
@@ -316,9 +316,18 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
     return (
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}{figures_table(report, criteria)}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
-        f"{paragraph(EARLIER_RULE, 'quiet') if report.rule is None else ''}"
+        f"{ground_note(report)}"
+        f"{paragraph(EARLIER_RULES[report.rule], 'quiet') if report.rule in EARLIER_RULES else ''}"
         f"{'' if report.candidate.weights else paragraph(EARLIER, 'quiet')}"
     )
+
+
+def ground_note(report: CheckReport) -> str:
+    """How far a policy is from the trained or merged weights that its adapter hangs on; nothing of any other."""
+    if report.kl_to_ground is None:
+        return ""
+    said = _("From the whole weights that its adapter hangs on it has moved {kl} nats a token.")
+    return paragraph(said.format(kl=figure(report.kl_to_ground, 3)), "quiet")
 
 
 RULE_HEADS = (_("Found"), _("Asked for"), _("Verdict"))
@@ -376,10 +385,14 @@ def probe_rows(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) 
     return rows
 
 
-EARLIER_RULE = _(
-    "Made for the earlier rule, which counted every comparison by itself, also several of one prompt, and compared "
-    "distinct-2 whatever the lengths."
-)
+# What is said of a check that was made for an earlier version of the rule.
+EARLIER_RULES: Mapping[int | None, str] = {
+    None: _(
+        "Made for the earlier rule, which counted every comparison by itself, also several of one prompt, and compared "
+        "distinct-2 and the likelihood whatever the lengths."
+    ),
+    2: _("Made for the earlier rule, which compared the likelihood whatever the lengths."),
+}
 
 
 PROBE_ROWS: Mapping[str, tuple[str, str]] = {
@@ -443,7 +456,7 @@ def win_rates(report: CheckReport) -> str:
 
 
 def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
-    """(column title, figures): candidate, the policy it was compared with, and what it hangs on, each named once."""
+    """(column title, figures): candidate, the policy it was compared with, and its anchor, each named once."""
     anchor = report.anchor if report.anchor.revision else report.against
     this = _("{revision} (this)").format(revision=report.candidate.revision or _("candidate"))
     sides = [(this, report.candidate)]
@@ -452,7 +465,7 @@ def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     sides.append((anchor.revision or "base", anchor))
     if len({figures.weights for _title, figures in sides}) == 1:
         return sides
-    return [(f"{title}, {WEIGHTS.get(figures.weights, figures.weights)}", figures) for title, figures in sides]
+    return [(f"{title}, {WEIGHTS_WORDS.get(figures.weights, figures.weights)}", figures) for title, figures in sides]
 
 
 EARLIER = _(

@@ -351,7 +351,7 @@ def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> b
     if check is None or against is None or policy.status not in ("candidate", "serving"):
         return False
     on = held_out_sets.that_count(db, check.spec.gate_set)
-    return win_rates.left_to_judges(db, policy, registry.by_revision(db, against), on) > 0
+    return win_rates.could_be_asked(db, policy, registry.by_revision(db, against), on) > 0
 
 
 def ask_people(db: Database, revision: str | None) -> str:

@@ -15,7 +15,7 @@ from annotation.translation import _
 from annotation.validation import from_form
 from rlhf.judges import judge_store, local_models, openai_client
 from rlhf.judges.judge_store import Backend, Judge
-from rlhf.judges.openai_client import EndpointSettings
+from rlhf.judges.openai_client import EndpointSettings, NoThinking
 from rlhf.models import registry
 from rlhf.submission import preflight
 
@@ -39,7 +39,15 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
     "price_out": (_("Price of a million tokens of replies"), _("0 where it is not known.")),
 }
 TEXTS = ("address", "endpoint_model", "key_variable")
-FIELDS = ("name", "backend", "model", "directory", "reward", *TEXTS, *NUMBERS)
+FIELDS = ("name", "backend", "model", "directory", "reward", *TEXTS, *NUMBERS, "no_thinking")
+# How an endpoint is told not to think, and what that is called.
+NO_THINKING: Mapping[NoThinking, str] = {
+    "": _("not at all"),
+    "enable_thinking": _("in its chat template (vLLM, SGLang, llama.cpp)"),
+    "none": _("reasoning effort: none"),
+    "minimal": _("reasoning effort: minimal"),
+    "low": _("reasoning effort: low"),
+}
 KEY_NOTE = _(
     "Name of the environment variable that holds the key where Prefloop runs: OPENAI_API_KEY, or one that "
     "begins with PREFLOOP_JUDGE_. Never the key itself."
@@ -97,7 +105,8 @@ def endpoint_settings(values: Values) -> dict[str, Any]:
     """An endpoint's settings. Raises UserError naming the one at fault."""
     numbers = from_form({name: values[name] for name in NUMBERS})
     address, model, key = (text_in(values[name]).strip() for name in TEXTS)
-    return asdict(openai_client.settings_of({"address": address, "model": model, "key_variable": key, **numbers}))
+    texts = {"address": address, "model": model, "key_variable": key, "no_thinking": text_in(values["no_thinking"])}
+    return asdict(openai_client.settings_of({**texts, **numbers}))
 
 
 def what_it_is(judge: Judge) -> str:
@@ -173,6 +182,13 @@ def lay_out_endpoint() -> dict[str, Any]:
     with gr.Row():
         for name, (label, info) in NUMBERS.items():
             fields[name] = gr.Number(getattr(EndpointSettings, name), label=label, info=info, min_width=220)
+        fields["no_thinking"] = gr.Dropdown(
+            [(label, name) for name, label in NO_THINKING.items()],
+            value=EndpointSettings.no_thinking,
+            label=_("It is told not to think"),
+            info=_("An endpoint may refuse what it does not know."),
+            min_width=220,
+        )
     return fields
 
 

@@ -14,7 +14,7 @@ from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, mo
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
-from rlhf.models.registry import Policy
+from rlhf.models.registry import WEIGHTS_WORDS, Policy
 from rlhf.tabs.runs.job_words import SIZE_ON_DISK, STATUS_WORDS, about, data_facts, result_facts, spec_facts, spec_text
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
@@ -312,12 +312,11 @@ def held_out_table(result: Mapping[str, Any]) -> str:
 
 
 ADAPTERS = {"lora": "LoRA adapter", "prompt": _("virtual tokens")}
-WEIGHTS = {"nf4": _("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
     """What a policy or reward model is, and how large it is on disk."""
-    precision = WEIGHTS[policy.weights]
+    precision = WEIGHTS_WORDS[policy.weights]
     form = (
         _("whole weights, {precision}").format(precision=precision)
         if policy.form == "full"

@@ -21,7 +21,7 @@ from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
 from rlhf.submission.precisions_spec import Crossing
 from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
-from rlhf.tabs.runs.job_cards import PAIR_REASONS, WEIGHTS
+from rlhf.tabs.runs.job_cards import PAIR_REASONS
 from rlhf.tabs.runs.job_words import spec_text
 
 # The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
@@ -323,23 +323,7 @@ def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
 
 def crossing_note(found: Crossing | None) -> str:
     """What it costs to train in another precision than the parent answers in; nothing where a run does not."""
-    if found is None:
-        return ""
-    said = _(
-        "This holds the weights of {revision} in {held_in}, and {revision} answers in {weights}: another policy before "
-        "the first step."
-    ).format(revision=found.parent.revision, held_in=WEIGHTS[found.held_in], weights=WEIGHTS[found.parent.weights])
-    gap = found.gap
-    if gap is not None:
-        apart = _(
-            "They are {kl:.2g} nats a token apart (KL), and their perplexities of a plain text {other:.1f} and "
-            "{perplexity:.1f}, measured on {measured} UTC."
-        ).format(kl=gap.kl, other=gap.other_perplexity, perplexity=gap.perplexity, measured=moment(gap.measured))
-    elif found.measuring:
-        apart = _("How far apart they are is being measured.")
-    else:
-        apart = _("How far apart they are has not been measured: it takes about a minute, once.")
-    return paragraph(f"{said} {apart}", "warning")
+    return "" if found is None else paragraph(found.sentence(), "warning")
 
 
 def problem_box(sentences: Sequence[str]) -> str:

@@ -153,3 +153,15 @@ def test_people_get_the_least_that_can_still_show_it() -> None:
     assert 1 > behind > even > ahead > LEAST_SHARE
     assert share_for_people(0.0, 0.04, 0.6, 100) > even
     assert share_for_people(9.0, 0.05, 0.9, 10_000) == LEAST_SHARE
+
+
+def test_prompts_are_not_spent_on_a_judge_that_tells_nothing() -> None:
+    """Its card says 85%, and it says as often the opposite: once that is seen, what was left to it is for people."""
+    source = np.random.default_rng(3)
+    says, heard = source.choice((0.0, 1.0), size=(2, 400))
+    panel = JudgePanel(judge(*heard), {"Ada": CARD}, tuple(range(200, 400)))
+    found = corrected(by_prompt(people(*says[:200])), panel)
+    assert 0 < found.helped < 60
+    assert all(one.weight == 0 for one in found.outcomes[100:])
+    good = JudgePanel(judge(*np.where(source.random(400) < 0.85, says, 1 - says)), {"Ada": CARD}, panel.left)
+    assert corrected(by_prompt(people(*says[:200])), good).helped == 200

@@ -139,6 +139,28 @@ def test_a_training_says_before_it_starts_that_nothing_is_held_out(
     ]
 
 
+def test_a_training_says_before_it_starts_what_another_precision_costs(
+    machine: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlhf import __main__ as command
+
+    def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
+        said.append(capsys.readouterr().out)
+        job_store.take_out(db, job.id)
+        return job_store.get(db, job.id)
+
+    said: list[str] = []
+    monkeypatch.setattr(command, "follow", follow)
+    machine.add_prompts(train=12, held_out=6)
+    machine.judge("train", 12)
+    for number, method in enumerate(("auto", "lora")):
+        spec = write_spec(tmp_path / method, {"kind": "dpo", "method": method, "precision": "bf16"})
+        command.main(["--data", str(machine.data_dir), "run", str(spec)])
+        assert ("answers in 4-bit (NF4): another policy before the first step" in said[number]) == (method == "lora")
+    assert "has not been measured" in said[1]
+    assert "`python -m rlhf spec precisions`" in said[1]
+
+
 def test_a_directory_without_a_model_says_how_to_set_it_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from rlhf.__main__ import main
 

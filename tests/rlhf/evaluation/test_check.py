@@ -23,7 +23,7 @@ from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import gate_decisions, probe_scores
-from rlhf.evaluation.check import ask_people_instead, score
+from rlhf.evaluation.check import TokenNLLs, ask_people_instead, equal_length_nll_ratio, score
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule, decide, past_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
@@ -147,9 +147,27 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
         nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
         assert row.kl_to_ground == pytest.approx(kl, rel=0.03, abs=2e-3)
         assert row.nll_under_ground == pytest.approx(nll, rel=0.01)
+        by_token = [-theirs[at, token].item() for at, token in enumerate(answer)]
+        assert row.token_scores == {"nll_under_ground": pytest.approx(by_token, rel=0.05, abs=0.05)}
     # In the report each answer weighs as much as it has tokens.
     weighted = sum(row.kl_to_ground * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_anchor"] == pytest.approx(weighted)
+
+
+def test_likelihood_is_compared_at_equal_lengths() -> None:
+    """Two policies of one language, of which the first stops early: what comes later surprises less."""
+
+    def nlls(lengths: Sequence[int], factor: float = 1.0) -> TokenNLLs:
+        return {(number, 7): [factor * 4 / (1 + at) for at in range(length)] for number, length in enumerate(lengths)}
+
+    short, long = nlls([5, 6, 7]), nlls([50, 6, 60])
+    assert fmean(short[0, 7]) > 4 * fmean(long[0, 7])
+    assert equal_length_nll_ratio(short, long) == pytest.approx(1)
+    assert equal_length_nll_ratio(long, short) == pytest.approx(1)
+    assert equal_length_nll_ratio(nlls([5, 6, 7], 1.5), long) == pytest.approx(1.5)
+    # What only one has answered counts in neither, and of nothing there is no ratio.
+    assert equal_length_nll_ratio(nlls([5]), long) == pytest.approx(1)
+    assert equal_length_nll_ratio(short, {}) is None
 
 
 def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> None:
@@ -161,7 +179,8 @@ def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> 
     assert ids != answer_ids(tokenizer, "sun rain", "stop")
     drawn = TokenIds(vocabulary_of(tokenizer), tuple(ids))
     row = replace(answers(machine, "dpo-1")[0], text="sun rain", finish_reason="stop", token_ids=drawn)
-    ((_, nll),) = score(models, candidate, base, [row])
+    ((_, nlls),) = score(models, candidate, base, [row])
+    nll = fmean(nlls)
     logps = plain_logps(models, base, tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"], ids)
     assert nll == pytest.approx(-fmean(logps[at, token].item() for at, token in enumerate(ids)), rel=0.01)
 
@@ -243,7 +262,8 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     report = CheckReport.from_json(check(machine, replace(CHECK, candidate=named, against="base")))
     policy = registry.by_revision(machine.db, named)
     assert (report.candidate.weights, report.anchor.weights) == (policy.weights, policy.weights)
-    assert report.anchor.revision == ("copy" if "on" in settings else "base")
+    assert report.anchor.revision == "base"
+    assert report.kl_to_ground == (pytest.approx(0, abs=1e-3) if "on" in settings else None)
     assert report.kl_per_token == pytest.approx(0, abs=1e-3)
     ratios = (report.nll_ratio, report.distinct_ratio, report.perplexity_ratio)
     assert ratios == pytest.approx((1, 1, 1), abs=0.02 if how == "dora" else 1e-6)
@@ -259,6 +279,44 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     amiss = {one.name: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")}
     same = {"Different from what serves": "fail"} if report.identical else {}
     assert amiss == {"Held-out prompts": "few", **same}
+
+
+def test_an_answer_whose_tokens_an_earlier_version_did_not_keep_is_scored_again(checked: Checked) -> None:
+    machine = checked.machine
+    before = {row.id: row.token_scores.get("nll_under_ground") for row in answers(machine, "base")}
+    with machine.db.transaction() as connection:
+        connection.execute("UPDATE score SET per_token = NULL")
+    assert all(row.token_scores == {} for row in answers(machine, "base"))
+    report = check(machine, CHECK)
+    assert report["equal_length_nll_ratio"] == pytest.approx(checked.report["equal_length_nll_ratio"], rel=1e-3)
+    again = {row.id: row.token_scores["nll_under_ground"] for row in answers(machine, "base") if row.token_scores}
+    assert again == {number: pytest.approx(before[number], rel=1e-3) for number in again}
+    assert len(again) >= 6
+
+
+def test_limits_are_against_the_base_also_under_trained_weights(checked: Checked) -> None:
+    """An adapter that changes nothing, on whole weights that a training has moved: step by step it all adds up."""
+    machine, path = checked.machine, checked.machine.data_dir / "adapters" / "moved"
+    moved = load_plain(machine.model, torch.bfloat16)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            parameter.mul_(1.1)
+    moved.save_pretrained(path)
+    machine.tokenizer.save_pretrained(path)
+    register(machine, "moved", "full", "bf16")
+    add_fresh_adapter(machine, "on-moved", "bf16", on="moved")
+    found = {
+        name: CheckReport.from_json(check(machine, replace(CHECK, candidate=name, against="base")))
+        for name in ("moved", "on-moved")
+    }
+    kl = found["moved"].kl_per_token
+    assert kl is not None
+    assert kl > 0.01, "the weights are the base's, so that it would prove nothing"
+    assert (found["on-moved"].kl_per_token, found["on-moved"].nll_ratio) == (
+        pytest.approx(kl, rel=0.02), pytest.approx(found["moved"].nll_ratio, rel=0.02),
+    )  # fmt: skip
+    assert (found["on-moved"].anchor.revision, found["on-moved"].anchor.weights) == ("base", "bf16")
+    assert (found["moved"].kl_to_ground, found["on-moved"].kl_to_ground) == (None, pytest.approx(0, abs=1e-3))
 
 
 def test_the_limits_may_be_against_another_policy_of_the_same_precision(checked: Checked) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from dataclasses import fields, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -650,16 +651,26 @@ def test_the_benchmark_draws_what_it_names() -> None:
     assert float(benchmark.judged("biased", says, source).mean()) == pytest.approx(0.6, abs=0.03)
 
 
+def test_the_benchmark_counts_those_that_were_not_promoted_with_all_that_they_took() -> None:
+    """One that wins 60 of 100 on 60 prompts is promoted seldom: the promoted alone would look as if little did."""
+    figures, courses = benchmark.measure(ASKED, benchmark.Cell(0.6, 60), 40)
+    promoted = [one.promoted_after for one in courses if one.promoted_after is not None]
+    assert 0 < len(promoted) < 20
+    assert figures["people_median"] == 60
+    assert figures["people_median_promoted"] == median(promoted) < 60
+
+
 def test_the_benchmark_says_what_it_misses() -> None:
     cell = {"name": "c", "win_rate": 0.5, "promoted": 0.09, "promoted_interval": [0.07, 0.11]}
-    medians = {"none": 90, "coin": 96, "85": 46, "75": None}
+    medians = {"none": 90, "coin": 96, "flattered coin": 99, "hostile": 90, "85": 46, "75": 61}
     project = {"project": {"one alpha for all": 0.2}, "project_interval": [0.12, 0.3]}
     found = {"nominal": 0.05, "cells": [cell], "people_median": medians, **project}
     assert benchmark.missed(found) == [
         "c: 9.0% promoted, more than 5%",
         "judge of 85%: 46 comparisons by people, more than 45",
-        "judge of 75%: None comparisons by people, more than 60",
+        "judge of 75%: 61 comparisons by people, more than 60",
         "coin: 96 comparisons by people, more than 1.05 times 90",
+        "flattered coin: 99 comparisons by people, more than 1.05 times 90",
         "a project of useless candidates: any promoted in 20.0%, more than 5%",
     ]
     medians, project = {"none": 90, "coin": 94, "85": 45, "75": 60}, {"project_interval": [0.02, 0.12]}

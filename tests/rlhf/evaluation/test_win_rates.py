@@ -20,7 +20,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report
 from tests.conftest import make_response, seed_prompts
-from tests.rlhf.evaluation.test_gate_decisions import finish_check, judge_says, make_candidate
+from tests.rlhf.evaluation.test_gate_decisions import finish_check, judge_says, make_candidate, people_say
 
 # (the candidate's answer, the other's): three ties by the text, a loss and a win by an answer that is none.
 SETTLED = (("Yes.", "Yes."), ("Yes.", "Yes.\n"), ("", " "), (" ", "Yes."), ("Yes.", ""))
@@ -104,5 +104,53 @@ def test_a_judge_that_said_nothing_has_no_win_rate_unless_there_was_nothing_to_s
     assert win_rates.outcomes_by(db, silent, made, base, own).rate().value == 0.5
 
 
-def test_people_are_counted_by_what_they_have_compared(db: Database, checked: Policy) -> None:
+def test_people_who_have_said_nothing_have_no_win_rate(db: Database, checked: Policy) -> None:
     assert win_rates.by_people(db, checked, registry.by_revision(db, "base")) is None
+
+
+def test_people_and_judges_have_one_definition_of_a_win_rate(db: Database, checked: Policy) -> None:
+    """What nobody has to compare counts as it does by a judge: a half of the same text, and an answer beats none."""
+    base = registry.by_revision(db, "base")
+    people_say(db, 8, "candidate")
+    judge = win_rates.outcomes_by(db, judge_store.by_name(db, "j"), checked, base).rate()
+    people = win_rates.by_people(db, checked, base)
+    assert people is not None
+    assert (people.value, people.n) == (judge.value, judge.n) == (pytest.approx(10.5 / 13), 13)
+
+
+def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people_do(
+    db: Database, data_dir: Path
+) -> None:
+    """The rival has nothing to say on half of the prompts: that is no evidence before people have compared."""
+    judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    made, base = make_candidate(db, data_dir, number=0), registry.by_revision(db, "base")
+
+    def another_check(prompts: int, share: float) -> None:
+        asked = seed_prompts(db, prompts, "held-out")[-prompts:]
+        for prompt in asked:
+            answer(db, prompt, made, f"Long, {prompt.id}.")
+        for prompt in asked:
+            answer(db, prompt, base, f"Short, {prompt.id}." if prompt.id % 2 else "")
+        store.compare_policies(db, made.id, base.id, share=share)
+
+    another_check(200, 0.3)
+    drawn = judge_store.open_to_people(db, made.id, base.id)
+    left = win_rates.left_to_judges(db, made, base)
+    assert 10 < drawn < 60
+    assert win_rates.people_outcomes(db, made, base) == ()
+    people_say(db, drawn, "serving")
+    after = win_rates.people_outcomes(db, made, base)
+    lost = [one for one in after if one.outcome == 0]
+    assert len(lost) == drawn
+    # As many as there are of others, within four standard errors; and at no time many more.
+    assert len(after) == pytest.approx(2 * drawn, abs=4 * drawn**0.5)
+    assert len({one.prompt_id for one in after}) + len(left) == 200
+    half = [one.outcome for one in after[: len(after) // 2]]
+    assert sum(half) == pytest.approx(len(half) / 2, abs=4 * len(half) ** 0.5)
+    assert {one.probability for one in after} == {0.3}
+    # What has been bet on stays as it was.
+    another_check(20, 1.0)
+    assert win_rates.people_outcomes(db, made, base) == after
+    people_say(db, judge_store.open_to_people(db, made.id, base.id), "serving")
+    later = win_rates.people_outcomes(db, made, base)
+    assert (later[: len(after)], len(later)) == (after, len(after) + 20)

@@ -240,6 +240,30 @@ def test_what_newer_models_do_not_take_is_left_out(model: ChatModel) -> None:
     assert keys == [["max_tokens", "temperature"], ["max_completion_tokens", "temperature"], newest, newest]
 
 
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("", {}),
+        ("enable_thinking", {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("none", {"reasoning_effort": "none"}),
+        ("low", {"reasoning_effort": "low"}),
+    ],
+)
+def test_an_endpoint_is_told_not_to_think_as_it_takes_it(model: ChatModel, setting: Any, told: dict[str, Any]) -> None:
+    with serving(model) as server:
+        assert Endpoint(settings_for(server, no_thinking=setting)).ask(HELLO).text
+    (body,) = server.bodies
+    assert {name: body[name] for name in ("chat_template_kwargs", "reasoning_effort") if name in body} == told
+
+
+def test_an_endpoint_that_refuses_to_be_told_so_says_it(model: ChatModel) -> None:
+    with serving(model, troubles=repeat("unsupported reasoning_effort")) as server:
+        failure = reason_of(server, no_thinking="none")
+    assert failure.reason == "refused"
+    assert "does not take reasoning_effort: make the judge anew" in failure.sentence
+    assert len(server.bodies) == 1, "asking again would be the same"
+
+
 # --------------------------------------------------------------------------------------------------- budget, stopping
 def test_the_budget_counts_every_attempt_and_ends_the_asking(model: ChatModel) -> None:
     """Seven calls: two for the first prompt, one each for the next five; the others are not asked."""
@@ -436,6 +460,7 @@ def test_sound_addresses_are_taken_and_lead_to_chat_completions(address: str) ->
         ({"retries": True}, "retries must be a whole number"),
         ({"calls": "many"}, "calls must be a whole number"),
         ({"price_in": -1}, "price_in must be a number"),
+        ({"no_thinking": "off"}, "no_thinking must be"),
     ],
 )
 def test_settings_that_can_not_work_or_would_leak_are_refused(changes: dict[str, Any], said: str) -> None:

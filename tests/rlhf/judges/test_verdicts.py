@@ -25,6 +25,10 @@ from rlhf.judges.verdicts import MAXIMUM_REPLY, Choice, CombinedVerdict, combine
         ("Windows line ends.\r\nVerdict: B\r\n", "second"),
         ("<think>Verdict: A? No, it is wrong.\nVerdict: A</think>\nB is right.\nVerdict: B", "second"),
         ("Some templates open the thought themselves. Verdict: A\n</think>\n\nVerdict: B", "second"),
+        ("<thinking>\nVerdict: A\n</thinking>\nVerdict: B", "second"),
+        ("[THINK]Verdict: A[/THINK]Verdict: tie", "tie"),
+        ("<|channel|>analysis<|message|>Verdict: A<|end|><|channel|>final<|message|>Verdict: B", "second"),
+        ("<think>one</think> <think>two, Verdict: A</think>\nVerdict: B", "second"),
     ],
 )
 def test_a_verdict_alone_on_the_last_line_is_read(reply: str, choice: Choice) -> None:
@@ -71,6 +75,8 @@ def test_a_verdict_alone_on_the_last_line_is_read(reply: str, choice: Choice) ->
         "<!DOCTYPE html>\n<html><body>Verdict: A</body>\n</html>",
         "<think>A is longer. Verdict: A",
         "</think><think>Verdict: A",
+        "[THINK]A is longer.\nVerdict: A",
+        "Verdict: A\n<thinking>But is it?",
         "<think>All in thought.\nVerdict: A</think>",
         "Verdict: B</think>",
     ],

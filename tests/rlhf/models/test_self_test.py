@@ -13,9 +13,10 @@ import torch
 
 from annotation.records import UserError
 from rlhf.models import base_model
-from rlhf.models.loading import leave_nothing_to_chance
+from rlhf.models.loading import leave_nothing_to_chance, load_whole
 from rlhf.models.self_test.kept_results import DIRECTORY, SelfTestResult, kept_result
 from rlhf.models.self_test.trial import try_loaded
+from tests import quantised_model
 from tests.architectures import built
 from tests.tiny_model import build_tokenizer
 
@@ -105,3 +106,33 @@ def test_a_model_that_cannot_be_computed_rightly_is_refused_when_it_is_set_up(tm
     with pytest.raises(UserError, match=r"This model can't be computed rightly here\. Its logits are not made"):
         base_model.prepare(tmp_path / "data", str(model))
     assert not (tmp_path / "data" / DIRECTORY).exists()
+
+
+def test_a_model_that_is_stored_in_8_bits_is_tried_as_it_is(tmp_path: Path, tiny_model: Any) -> None:
+    stored = quantised_model.build(tmp_path / "int8", tiny_model, bits=8)
+    assert base_model.prepare(tmp_path / "data", str(stored)).untried == ""
+    assert kept_result(tmp_path / "data", stored) is not None
+
+
+def test_a_quantised_model_that_this_machine_cannot_compute_is_said_to_be_untried(tmp_path: Path) -> None:
+    """Its packages, or a GPU, are missing: that says nothing against it, and it is tried where they are not."""
+    model, data_dir = saved(tmp_path / "model", "llama"), tmp_path / "data"
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    how = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    (model / "config.json").write_text(json.dumps({**config, "quantization_config": how}), "utf-8")
+    base = base_model.prepare(data_dir, str(model))
+    assert base.untried
+    assert "could not be tried on this machine (" in base.remark
+    assert kept_result(data_dir, model) is None
+
+
+def test_what_is_stored_quantised_and_computed_wrongly_is_refused(tmp_path: Path, tiny_model: Any) -> None:
+    model = load_whole(quantised_model.build(tmp_path / "int8", tiny_model, bits=8), dtype="auto")
+    model.base_model.register_forward_hook(
+        lambda module, arguments, output: setattr(
+            output, "last_hidden_state", output.last_hidden_state * (1 + (len(output.last_hidden_state) > 1))
+        )
+    )
+    leave_nothing_to_chance(model.train())
+    with pytest.raises(UserError, match="Beside a longer answer it computes"):
+        try_loaded(model)

@@ -67,6 +67,16 @@ def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
     assert "dpo-3 (compared with)" in three
 
 
+def test_a_report_says_by_which_rule_it_was_made_and_how_far_it_is_from_other_weights() -> None:
+    said = {
+        rule: check_report.report_card(replace(REPORT, rule=rule, kl_to_ground=0.012), Rule()) for rule in (None, 2, 3)
+    }
+    earlier = ("counted every comparison by itself" in said[None], "compared the likelihood whatever" in said[2])
+    assert earlier == (True, True)
+    assert "Made for the earlier rule" not in said[3]
+    assert "adapter hangs on it has moved 0.012 nats a token" in said[3]
+
+
 def test_a_policy_that_loses_the_language_is_warned_of() -> None:
     assert check_report.warnings(REPORT, Rule()) == []
     surprise, repetition = check_report.warnings(worse(nll_under_anchor=1.5, distinct_2=0.6), Rule())
