@@ -824,7 +824,7 @@ def test_notes_that_two_people_write_are_not_lost(browser: Browser, place: Conte
 
     save(browser, "Mine.")
     save(browser, "Mine, more.")
-    with pytest.raises(gr.Error, match="Mine, more."):
+    with pytest.raises(gr.Error, match="Mine, more"):
         save(other, "Theirs.")
     assert run_labels.label_of(place.db, job_id).notes == "Mine, more."
     other.open().look_at(job_id)
