@@ -506,7 +506,7 @@ def asker(page: HubPage, context: Context, request_of: Callable[..., Request]) -
     def ask_hub(annotator: Annotator, seen: Any, *values: Any) -> list[Any]:
         request = request_of(*values)
         if not context.token_held and type(request) is CheckSpace:
-            said = {"said space": gr.update(value=hub_preview.space_preview(request))}
+            said = {said_of("space"): gr.update(value=hub_preview.space_preview(request))}
             return [*(said.get(name, gr.skip()) for name in page.parts), seen, again(RESTING_SECONDS)]
         if not context.token_held:
             raise UserError(NO_TOKEN)
