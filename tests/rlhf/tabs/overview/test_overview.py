@@ -87,7 +87,7 @@ def context(db: Database, data_dir: Path) -> Context:
 
 def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Context) -> None:
     seed_comparisons(context.db, 2)
-    strip = standing.strip_of(context.db)
+    strip = standing.strip_of(context.db)["html"]
     for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
         assert words in strip
     assert '<a class="button" href="/annotate">' in strip
@@ -95,11 +95,11 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
 
 def test_the_strip_offers_rankings_beside_what_is_next(context: Context) -> None:
     """Twelve pairs were judged, in eight seconds each, and as many wait."""
-    assert "Ask for rankings" not in standing.strip_of(context.db)
+    assert "Ask for rankings" not in standing.strip_of(context.db)["html"]
     seed_comparisons(context.db, ENOUGH_STOCK)
     context.db.connection.execute("DROP TRIGGER judgement_no_update")
     context.db.connection.execute("UPDATE judgement SET seconds = 8")
-    strip = standing.strip_of(context.db)
+    strip = standing.strip_of(context.db)["html"]
     assert "Ask for rankings of 4: one teaches 4.1 times as much" in strip
     assert '<a class="button" href="/annotate">' in strip
     assert '<a class="button" href="/project">' in strip
