@@ -935,8 +935,10 @@ async function goToPlace() {
   if (!arrived || wanted === place()) return;
   const [, mine, id] = wanted.split(/[/?]/);
   if (mine === "mine" && Number(id)) await reopen(Number(id));
-  else if ((mine === "mine") !== listing) await toggleMine();
-  else if (card.revising) await leave();
+  else {
+    if ((mine === "mine") !== listing) await toggleMine();
+    if (mine !== "mine" && card.revising) await leave();
+  }
   address.tell(HERE, place(), { replace: true }); // where there is no such judgement
 }
 

@@ -110,7 +110,7 @@ def ended_with_program(spec: JobSpec, saved: bool) -> str:
         return _("Prefloop was stopped while this ran. It starts anew with Prefloop.")
     if saved:
         return _("Prefloop was stopped while this ran. Resume goes on from where it was.")
-    return _("Prefloop was stopped while this ran. Resume goes on from the last checkpoint.")
+    return _("Prefloop was stopped while this ran. Resume goes on from what it has saved.")
 
 
 def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | None = None) -> bool:
@@ -242,7 +242,7 @@ def can_be_halved(job: Job) -> bool:
     return ran_out and job.flavor is None and job.spec.halved() is not None
 
 
-SILENT = _("The worker stopped without a word. Resume goes on from the last checkpoint.")
+SILENT = _("The worker stopped without a word. Resume goes on from what it has saved.")
 
 
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:

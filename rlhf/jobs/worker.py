@@ -31,7 +31,7 @@ from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
 
 # How long a process may take to save and end once the program that started it is gone.
 GRACE_SECONDS = 300.0
-LEFT_ALONE = _("One of its processes ended, and the others with it. Resume goes on from the last checkpoint.")
+LEFT_ALONE = _("One of its processes ended, and the others with it. Resume goes on from what it has saved.")
 
 
 class Run(Attempt):
@@ -158,7 +158,7 @@ def perform(run: Run, spec: JobSpec) -> int:
         if run.terminated.is_set():
             job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec, saved=True))
         else:
-            job_table.stop(run.db, run.job_id, run.worker, "cancelled", _("Resume goes on from the last checkpoint."))
+            job_table.stop(run.db, run.job_id, run.worker, "cancelled", _("Resume goes on from what it has saved."))
         return 0
     except BaseException as error:
         return record_failure(run, spec, error)

@@ -389,6 +389,11 @@ def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
     )
 
 
+def newest_decision(db: Database) -> int:
+    """A number that is another after each decision; 0 before the first."""
+    return int(db.value("SELECT coalesce(max(id), 0) FROM promotion"))
+
+
 def from_source(db: Database, source: str) -> Policy | None:
     """The model that came from there and still has its files, if there is one."""
     row = db.row("SELECT * FROM model WHERE source = ? AND deleted IS NULL ORDER BY id DESC", (source,))

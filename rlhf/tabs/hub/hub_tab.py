@@ -115,10 +115,12 @@ Seen = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
-def request_card(job: HubJob | None) -> str:
-    """What became of what was asked at a form last."""
+def request_card(job: HubJob | None, held: bool = True) -> str:
+    """What became of what was asked at a form last; `held`: whether somebody has a token to do it."""
     if job is None:
         return ""
+    if job.is_open and not held:
+        return status(_("Waits until Prefloop has a token: {what}.").format(what=about(job)), "warning")
     if job.is_open:
         waits = job.status == "queued"
         text = _("Waits for its turn: {what} …") if waits else _("At work: {what} …")
@@ -279,7 +281,10 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "requests": gr.update(value=requests_table(HUB_LANE.recent(db, SHOWN_REQUESTS))),
         "agreed": gr.update(visible=bool(agreed), label=agreed, value=False),
         "make": gr.update(interactive=bool(agreed)),
-        **{f"said {form}": gr.update(value=request_card(REQUESTS.newest(db, *kinds))) for form, kinds in FORMS.items()},
+        **{
+            f"said {form}": gr.update(value=request_card(REQUESTS.newest(db, *kinds), held))
+            for form, kinds in FORMS.items()
+        },
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A tick is for the check that it was given for, even where another says the same.

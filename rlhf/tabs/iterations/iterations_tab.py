@@ -316,12 +316,22 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("drawn") != drawn:
         changed |= report_parts(db, context.data_dir, policy, check, page)
+    decided = [registry.newest_decision(db), policy.revision, stands.sentence]
+    if "decided" in seen and seen["decided"] != decided:
+        changed["said"] = gr.update(value="")  # what a button said is not so any more, here or in another tab
     look = seen.get(LOOK)
     if "over" in changed:
         close, look = closer_look.updates(LOOK, curves, (), look)
         changed |= close
     confirming = policy.revision if parts["confirm"]["visible"] else None
-    return changed, {**marks, "drawn": drawn, "page": page, "confirming": confirming, LOOK: look}
+    return changed, {
+        **marks,
+        "drawn": drawn,
+        "decided": decided,
+        "page": page,
+        "confirming": confirming,
+        LOOK: look,
+    }
 
 
 def page_of(seen: Seen) -> int:

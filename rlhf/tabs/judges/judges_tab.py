@@ -426,7 +426,8 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
     if seen.get("figures") != figures:
         changed |= figure_parts(db, known, judge)
     shown = None if job is None else job.id
-    return changed, {**marks, "figures": figures, "shown_job": shown, "sent": seen.get("sent", {})}
+    state = None if job is None else [job.id, job.status]
+    return changed, {**marks, "figures": figures, "shown_job": shown, "state": state, "sent": seen.get("sent", {})}
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -569,7 +570,10 @@ def wire_views(page: JudgesPage, context: Context) -> None:
         return [*page.sent(changed, {**seen, "sent": {**sent, **fresh}}, "jobs" if said else "", said), *drafts]
 
     def look_at_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
-        return page.sent(*view(context, selected, was))
+        changed, seen = view(context, selected, was)
+        # What a button said of a job is not so any more once that has gone on.
+        overtaken = isinstance(was, dict) and "state" in was and was["state"] != seen["state"]
+        return page.sent(changed, seen, "jobs" if overtaken else "")
 
     @admin
     def save_feedback(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:

@@ -71,7 +71,7 @@ def headline(job: Job, at: str) -> str:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
         return _("Running: {message}.").format(message=job.message) if job.message else _("Running.")
     if job.status == "cancelling":
-        return _("Cancelling: it stops within seconds and keeps a checkpoint.")
+        return _("Cancelling: it stops within seconds. What it has saved stays.")
     if job.status == "finished":
         return _("Finished in {duration}.").format(duration=duration(seconds_taken(job, at)))
     word = {"lost": _("Lost"), "failed": _("Failed"), "cancelled": _("Cancelled")}[job.status]

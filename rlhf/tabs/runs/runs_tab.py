@@ -23,6 +23,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
+from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
@@ -43,7 +44,7 @@ LOOKED = ("selector", "queued", "compared", "search", "order")
 LOG_LINES = 200
 POLL_SECONDS = 2
 RESUME_SENTENCE = _(
-    "“Resume this run” puts the same job back in the queue: it goes on from its last checkpoint with the "
+    "“Resume this run” puts the same job back in the queue: it goes on from what it has saved, if anything, with the "
     "same data and settings, to the end that it was given."
 )
 RENTED_SENTENCE = _(
@@ -237,6 +238,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         "comparison": comparison_form.key_of(db, chosen),
         "state": None if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
+        "decided": [registry.newest_decision(db), registry.serving(db).revision],
     }
     looks: dict[str, Any] = {name: seen.get(name) for name in LOOKS}
     if seen.get("recorded") != keys["recorded"]:
@@ -247,6 +249,9 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         changed |= comparison
     if "job" not in seen or seen["job"] != (None if job is None else job.id):
         changed |= label_parts(db, job)  # else somebody may be typing
+        keys["label"] = None if job is None else stored(run_labels.label_of(db, job.id))
+    else:
+        keys["label"] = seen.get("label")
     changed |= overtaken(seen, keys)
     there = subject is not None and subject.deleted is None
     return changed, {
@@ -262,7 +267,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
 
 def overtaken(seen: Seen, keys: Mapping[str, Any]) -> dict[str, Update]:
     """What an earlier press of a button said and is not so any more, taken away."""
-    said = {"state": "said", "order": "queue_said"}
+    said = {"state": "said", "order": "queue_said", "decided": "acted"}
     return {part: gr.update(value="") for key, part in said.items() if key in seen and seen[key] != keys[key]}
 
 
@@ -270,12 +275,12 @@ def cancel_shown(db: Database, seen: Any) -> str:
     """Cancel the job on the page: the one this session was shown, even if a newer one began since."""
     job_id = shown_job(seen)
     job_store.cancel(db, job_id)
-    kept = (
-        _("its last checkpoint stays")
-        if job_store.get(db, job_id).flavor is None
-        else _("the rented machine is given back")
-    )
-    return _("Job {job_id} was asked to stop; {kept}.").format(job_id=job_id, kept=kept)
+    job = job_store.get(db, job_id)
+    if job.status == "cancelled":
+        return _("Job {job_id} is cancelled: it had not begun.").format(job_id=job_id)
+    if job.flavor is not None:
+        return _("Job {job_id} was asked to stop; the rented machine is given back.").format(job_id=job_id)
+    return _("Job {job_id} was asked to stop; what it has saved stays.").format(job_id=job_id)
 
 
 def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
@@ -285,10 +290,15 @@ def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
     if job_store.get(db, job_id).flavor is not None:
         return _("Job {job_id} is looked for on the Hub again.").format(job_id=job_id)
     return (
-        _("Job {job_id} is queued again and goes on from its last checkpoint. {changed}")
+        _("Job {job_id} is queued again and goes on from what it has saved. {changed}")
         .format(job_id=job_id, changed=changed)
         .strip()
     )
+
+
+def stored(label: RunLabel) -> list[Any]:
+    """A label as a session keeps it, to see whether somebody else has changed it."""
+    return [label.name, list(label.tags), label.notes]
 
 
 def shown_job(seen: Any) -> int:
@@ -461,6 +471,14 @@ def wire_labels(page: RunsPage, context: Context) -> None:
     def save_label(annotator: Annotator, name: Any, tags: Any, notes: Any, *sent: Any) -> list[Any]:
         looked, was = read(sent)
         label = run_labels.written(text_in(name), text_in(tags), text_in(notes))
+        there = run_labels.label_of(context.db, shown_job(was))
+        if stored(there) not in (was.get("label"), stored(label)):
+            raise UserError(
+                _(
+                    "Somebody else has written here meanwhile: name “{name}”, tags “{tags}”, notes “{notes}”. Nothing "
+                    "was saved. Copy what you have written, reload the page and put the two together."
+                ).format(name=there.name, tags=", ".join(there.tags), notes=there.notes)
+            )
         run_labels.set_label(context.db, shown_job(was), label, annotator.name)
         changed, seen = live(context, looked, {**was, "job": None})
         said = markup.notice(_("Saved for job {job_id}.").format(job_id=shown_job(was)))

@@ -359,7 +359,7 @@ def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_
     row = job_store.get(db, begun)
     assert (row.status, row.message) == (
         "lost",
-        "Prefloop was stopped while this ran. Resume goes on from the last checkpoint.",
+        "Prefloop was stopped while this ran. Resume goes on from what it has saved.",
     )
     assert (job_store.get(db, waiting).status, job_store.get(db, waiting).attempt) == ("queued", 0)
 

@@ -184,6 +184,14 @@ def test_without_a_token_the_tab_says_how_to_get_one_and_asks_for_nothing(contex
     assert recent(context.db) == []
 
 
+def test_what_was_asked_before_waits_for_a_token_and_not_for_its_turn(context: Context) -> None:
+    REQUESTS.enqueue(context.db, PullModel("ann/model"), "owner")
+    assert "Waits for its turn" in tab.view(context, {})[0]["said pull"]["value"]
+    said = tab.view(replace(context, token_held=False), {})[0]["said pull"]["value"]
+    assert "Waits until Prefloop has a token" in said
+    assert "its turn" not in said
+
+
 def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(context: Context) -> None:
     directory = context.data_dir / "adapters" / "dpo-1"
     directory.mkdir(parents=True)

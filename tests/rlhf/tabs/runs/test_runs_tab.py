@@ -25,7 +25,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -787,3 +787,47 @@ def test_only_an_admin_draws_out_a_part(browser: Browser) -> None:
     assert show_part(gr.Request(username=OWNER), drawn)["x_lim"] == [1, 3]
     with pytest.raises(gr.Error, match="Only an admin"):
         show_part(gr.Request(username="bob"), drawn)
+
+
+# ------------------------------------------------------------------------------------------------- two tabs, two people
+def test_what_a_press_said_goes_when_it_was_undone_elsewhere(browser: Browser, place: Context) -> None:
+    made = make_policy(place)
+    browser.look_at(made.job_id or 0)
+    gate_decisions.set_rule(place.db, {"mode": "never"})
+    browser.do("run_promote")
+    assert "serves now" in browser.text("acted")
+    browser.do("poll_runs")
+    assert "serves now" in browser.text("acted")
+    gate_decisions.promote(place.db, place.data_dir, "base", "another", "Back.")
+    browser.do("poll_runs")
+    assert browser.text("acted") == ""
+
+
+def test_a_run_that_had_not_begun_is_cancelled_and_not_asked_to_stop(browser: Browser, place: Context) -> None:
+    queued, running = job_store.enqueue(place.db, QUICK_SFT, OWNER), begin(place, steps=2)
+    browser.look_at(queued).do("run_cancel")
+    assert f"Job {queued} is cancelled: it had not begun." in browser.text("said")
+    browser.look_at(running).do("run_cancel")
+    assert "was asked to stop; what it has saved stays" in browser.text("said")
+    assert "checkpoint" not in browser.text("card"), "there is none yet"
+
+
+def test_notes_that_two_people_write_are_not_lost(browser: Browser, place: Context) -> None:
+    job_id = begin(place, steps=2)
+    other = browser_of(place).open().look_at(job_id)
+    browser.look_at(job_id)
+
+    def save(person: Browser, notes: str) -> None:
+        block = next(one for one in person.demo.fns.values() if handler_of(one).__name__ == "save_label")
+        sent = handler_of(block)(gr.Request(username=OWNER), "", "", notes, *person.chosen.values(), person.seen)
+        person.seen = sent[len(person.page.parts)]
+
+    save(browser, "Mine.")
+    save(browser, "Mine, more.")
+    with pytest.raises(gr.Error, match="Mine, more."):
+        save(other, "Theirs.")
+    assert run_labels.label_of(place.db, job_id).notes == "Mine, more."
+    other.open().look_at(job_id)
+    assert other.shown["notes"]["value"] == "Mine, more."
+    save(other, "Both.")
+    assert run_labels.label_of(place.db, job_id).notes == "Both."

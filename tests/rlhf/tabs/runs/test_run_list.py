@@ -1,0 +1,122 @@
+"""The list of runs, what people write about a run, and its report."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from starlette.requests import Request
+
+from annotation.database import Database
+from annotation.jobs import job_table
+from annotation.records import Annotator, UserError
+from annotation.web.middleware import ANNOTATOR_KEY
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_store, run_labels
+from rlhf.jobs.run_labels import RunLabel
+from rlhf.tabs.downloads import ModelDownloads, report_address
+from rlhf.tabs.runs import run_list, run_report
+from tests.rlhf.tabs.runs.test_job_cards import AT, JOB
+
+LABELS = {
+    1: RunLabel("Zebra", ("fast", "old"), "First try."),
+    2: RunLabel("apple", (), "Half the β."),
+    3: RunLabel("", ("fast",), ""),
+}
+JOBS = [replace(JOB, id=number, status=status) for number, status in ((3, "running"), (2, "failed"), (1, "finished"))]
+
+
+def numbers(search: str = "", order: str = "newest") -> list[int]:
+    """The jobs that a search finds, in their order."""
+    return [run.job.id for run in run_list.found(run_list.listed(JOBS, LABELS, {1: "sft-1"}, AT), search, order)]
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [("", [3, 2, 1]), ("FAST", [3, 1]), ("fast zebra", [1]), ("β", [2]), ("sft-1", [1]), ("#2", [2]), ("nothing", [])],
+)
+def test_a_search_finds_the_runs_in_which_all_words_stand(search: str, found: list[int]) -> None:
+    assert numbers(search) == found
+
+
+@pytest.mark.parametrize(
+    ("order", "found"),
+    [
+        ("newest", [3, 2, 1]),
+        ("oldest", [1, 2, 3]),
+        ("name", [2, 3, 1]),
+        ("tags", [3, 1, 2]),
+        ("status", [2, 1, 3]),
+        ("nonsense", [3, 2, 1]),
+    ],
+)
+def test_each_order(order: str, found: list[int]) -> None:
+    assert numbers(order=order) == found
+
+
+def test_the_table_links_each_run_and_says_how_many_more_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = run_list.found(run_list.listed(JOBS, LABELS, {1: "sft-1"}, AT), "", "newest")
+    table = run_list.runs_table(runs, "")
+    for words in ('<a href="/runs/1">Zebra</a>', '<a href="/iterations/sft-1">sft-1</a>', "fast, old"):
+        assert words in table
+    monkeypatch.setattr(run_list, "LISTED", 1)
+    assert "2 more" in run_list.runs_table(runs, "")
+    assert "No run has these words." in run_list.runs_table([], "x")
+
+
+def test_what_is_typed_becomes_a_label_or_is_refused() -> None:
+    assert run_labels.written(" a  name ", " x, y ,,x,two  words", "\nnotes\n") == RunLabel(
+        "a name", ("x", "y", "two words"), "notes"
+    )
+    for name, tags, notes in (("n" * 81, "", ""), ("", "t" * 41, ""), ("", ",".join(map(str, range(21))), "")):
+        with pytest.raises(UserError, match="at most"):
+            run_labels.written(name, tags, notes)
+    with pytest.raises(UserError, match="at most"):
+        run_labels.written("", "", "x" * 10_001)
+
+
+def finished(db: Database) -> int:
+    """A run that is over, with two values of its loss."""
+    job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64, epochs=3), "kim")
+    assert job_store.claim(db, job_id, "w") is not None
+    for step, loss in ((1, 0.75), (2, 0.5)):
+        assert job_table.report(db, job_id, "w", step, 2, {"loss": loss}, "Training")
+    assert job_table.finish(db, job_id, "w", {"peak_rss_mb": 120})
+    return job_id
+
+
+def test_a_label_is_kept_and_changed_and_a_run_without_one_has_none(db: Database) -> None:
+    job_id = finished(db)
+    assert run_labels.label_of(db, job_id) == RunLabel()
+    for label in (LABELS[1], LABELS[2]):
+        run_labels.set_label(db, job_id, label, "kim")
+        assert run_labels.label_of(db, job_id) == run_labels.labels(db)[job_id] == label
+    with pytest.raises(UserError):
+        run_labels.set_label(db, job_id + 1, LABELS[1], "kim")
+
+
+def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database, data_dir: Path) -> None:
+    job_id = finished(db)
+    run_labels.set_label(db, job_id, RunLabel("<b>Mine</b>", ("one", "two"), "# Not a heading\nsecond"), "kim")
+    report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    for words in ("# &lt;b>Mine", "Tags: one, two", "> # Not a heading\n> second", "Final loss: 0.5", '"epochs": 3'):
+        assert words in report
+    assert "120" in report
+    assert [line for line in report.splitlines() if line.startswith("# ")] == ["# &lt;b>Mine&lt;/b>"]
+
+
+def test_only_an_admin_fetches_a_report(db: Database, data_dir: Path) -> None:
+    job_id, routes = finished(db), ModelDownloads(db, data_dir)
+
+    def ask(role: str | None, name: str) -> tuple[int, str]:
+        known = {} if role is None else {ANNOTATOR_KEY: Annotator(1, "kim", role)}  # type: ignore[arg-type]
+        scope = {"type": "http", "path_params": {"name": name}, **known}
+        answer = asyncio.run(routes.download_report(Request(scope)))
+        return answer.status_code, answer.headers.get("content-disposition", "")
+
+    name = report_address(job_id).split("/")[1]
+    assert ask("admin", name) == (200, f'attachment; filename="{name}"')
+    assert [ask(role, name)[0] for role in ("annotator", None)] == [403, 403]
+    assert [ask("admin", other)[0] for other in ("run-999.md", "run-x.md", "../x", "run-1.md.md")] == [404] * 4
