@@ -35,6 +35,8 @@ from annotation.records import Prompt, UserError, now
 from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
+from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.workbench.comparison_list import matching
 from rlhf.models import registry
 from tests.archive_fixtures import populate
 from tests.conftest import BASE_NAME, act, make_response, measure_nobody, shown_texts
@@ -546,17 +548,19 @@ def test_the_licence_that_is_chosen_or_typed_goes_into_the_command(context: Cont
 
 def test_an_export_can_be_of_one_list_alone(context: Context, tmp_path: Path) -> None:
     page = Page(context)
-    said, command, _writable = page.count(comparisons="?person=ann&said=tie")
-    assert "--comparisons=person=ann&said=tie" in command
-    (row,) = context.db.rows(
-        """SELECT count(DISTINCT comparison_id) AS n FROM current_judgement
-           WHERE outcome = 'ranked' AND ranking NOT LIKE '%2%' AND comparison_id IN (SELECT comparison_id
-               FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id WHERE a.name = 'ann')"""
-    )
-    request = ExportRequest("csv", filters=Filters(comparisons="person=ann&said=tie"))
-    writing.export(context.db, request, tmp_path / "some.csv")
-    with (tmp_path / "some.csv").open(encoding="utf-8-sig", newline="") as file:
-        assert len({line["comparison_id"] for line in csv.DictReader(file)}) == row["n"] > 0
+    wanted = "person=ann&until=2099-01-01"
+    _said, command, writable = page.count(comparisons=f"?{wanted}")
+    assert ("--comparisons=person=ann&until=2099-01-01" in command, writable) == (True, True)
+
+    def exported(filters: Filters) -> set[int]:
+        target = tmp_path / f"{filters.comparisons or 'all'}.csv"
+        writing.export(context.db, ExportRequest("csv", filters=filters), target)
+        with target.open(encoding="utf-8-sig", newline="") as file:
+            return {int(line["comparison_id"]) for line in csv.DictReader(file)}
+
+    everything, some = exported(Filters()), exported(Filters(comparisons=wanted))
+    assert set() < some < everything
+    assert some == everything & matching(context.db, ComparisonFilter.of(wanted))
     said, command, writable = page.count(comparisons="status=great")
     assert ("There is no status" in said, command, writable) == (True, "", False)
 

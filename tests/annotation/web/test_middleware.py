@@ -352,7 +352,7 @@ def test_the_nonce_of_someone_else_records_nothing_and_shows_the_own_comparison(
         for number in range(1, before + 5):
             assert post(bob, "reopen", id=number).status_code == 409
             assert post(bob, "revise", id=number, act=act("tie")).status_code == 409
-        assert post(bob, "latest").json() == {"judgements": []}
+        assert post(bob, "latest").json() == {"judgements": [], "agreement": None}
         assert site.db.value("SELECT count(*) FROM judgement") == before
 
 
