@@ -319,8 +319,8 @@ class AnsweringWorker:
         begun = time.monotonic()
         self.choice.renew(self.serving, self.outdated_between_states)
         self.model = self.models.use(self.serving)
-        found = "no heads" if self.choice.heads_MH is None else "heads fitted"
-        self.run.log(f"choosing answers: {found}, {time.monotonic() - begun:.1f} s")
+        fitted = 0 if self.choice.heads_MH is None else len(self.choice.heads_MH)
+        self.run.log(f"heads: {fitted} ({time.monotonic() - begun:.1f} s)")
 
     def outdated_between_states(self) -> bool:
         """Between two passes without an adapter: serve whoever waits as the policy that serves; whether to go on."""
