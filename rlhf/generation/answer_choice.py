@@ -69,6 +69,12 @@ class AnswerChoice:
         """In which share of comparisons heads choose the answers, as the project has it now."""
         return store.project(self.db).doubt_share
 
+    @property
+    def state(self) -> str:
+        """How the heads are, for the worker's log."""
+        fitted = "no heads" if self.heads_MH is None else f"{len(self.heads_MH)} heads"
+        return f"answers are chosen by {fitted}, after {self._took:.1f} s"
+
     def due(self, policy: Policy) -> bool:
         """Whether so much was judged since the heads were fitted, or they are of other weights, that it is time."""
         if time.monotonic() - self._renewed < self._took / MOST_TIME:

@@ -316,11 +316,9 @@ class AnsweringWorker:
         """Let the heads that choose answers learn from new judgements, when it is time."""
         if not (self.may_choose(stock) and self.choice.due(self.serving)):
             return
-        begun = time.monotonic()
         self.choice.renew(self.serving, self.outdated_between_states)
         self.model = self.models.use(self.serving)
-        found = "no heads" if self.choice.heads_MH is None else "heads fitted"
-        self.run.log(f"choosing answers: {found}, {time.monotonic() - begun:.1f} s")
+        self.run.log(self.choice.state)
 
     def outdated_between_states(self) -> bool:
         """Between two passes without an adapter: serve whoever waits as the policy that serves; whether to go on."""
