@@ -76,4 +76,6 @@ def test_every_requirement_has_an_upper_bound() -> None:
 def test_benchmarks_import_nothing_that_tests_do_not_install() -> None:
     lines = (ROOT / "tests" / "requirements.txt").read_text("utf-8").splitlines()
     there = {distribution(Requirement(line).name) for line in lines if re.match(r"\w", line)}
-    assert set(imported(list((ROOT / "benchmarks").rglob("*.py")))) <= there.union(*required().values())
+    # That one runs in an environment of its own, which is given with --llama.
+    here = [path for path in (ROOT / "benchmarks").rglob("*.py") if path.name != "llama_answers.py"]
+    assert set(imported(here)) <= there.union(*required().values())

@@ -41,7 +41,7 @@ NO_SENTENCES_BY_REASON = {
     },
     "headers and marks of HTTP, HTML, CSS and JSON": {
         *('attachment; filename="job-{}.csv"', 'attachment; filename="{}"', "Bearer {}", "openid profile"),
-        *("private, max-age=31536000, immutable", "chip {}", 'th scope="col"', 'th scope="row"'),
+        *("private, max-age=31536000, immutable", "chip {}", "facts figures", 'th scope="col"', 'th scope="row"'),
         *("/* ==== pages without Gradio ==== */\n", "/* ==== end of the tokens ==== */\n"),
     },
     "keys, and what stands in the database, in a file or on the Hub": {
@@ -57,6 +57,7 @@ NO_SENTENCES_BY_REASON = {
     },
     "what a log says": {
         *("the system has it for everybody's files", "its file system keeps no rights"),
+        *("no heads", "{} heads", "answers are chosen by {}, after {} s"),
     },
     "what tells a library's errors and warnings apart": {
         *("can't be read", "Connection closed by peer", "Connection reset by peer", "remote process exited"),
@@ -97,9 +98,11 @@ NO_WORDS = {
 READS_LIKE_WORDS = re.compile(r"[A-Za-z][a-z]+[,;:.)]? +\(?([A-Za-z0-9#]|\{\})|\{\}[,;:.)]? +[a-z]{2,}")
 SQL = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|FROM|WHERE|AND|NOT EXISTS|ORDER|JOIN|\{\} WHERE)\b"
-    r"|\(?[a-z.]+ (=|IN) [('?]"
+    r"|\(?[a-z.]+ (=|IN) [('?{]|[a-z]\.[a-z_]+, [a-z]\.[a-z_]+$"
 )
-SQL_WITHIN = re.compile(r"\b(SELECT .* FROM|IS NULL|ORDER BY|json_each|json_object|coalesce|DESC)\b", re.DOTALL)
+SQL_WITHIN = re.compile(
+    r"\b(SELECT .* FROM|IS NULL|NOT NULL|ORDER BY|JOIN \w+ \w+ ON|json_each|json_object|coalesce|DESC)\b", re.DOTALL
+)
 STYLE = re.compile(r"\{\s*[a-z-]+\s*:|;\s*$")
 SHOWN_KEYWORDS = {"label", "info", "placeholder"}
 SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}

@@ -1,6 +1,6 @@
 """What is looked at in a tab, as its part of the page's address, so that reload, Back and a copied link lead there.
 
-An address is a tab, a tab within it, and what is looked at there: /runs/12, /train/dpo, /data?status=skipped. The
+An address is a tab, a tab within it, and what is looked at there: /runs/12, /train/reward, /data?status=skipped. The
 script in the head of the page, `address.js`, keeps tabs and address together. A tab in which something is chosen lays
 out one `place_bar`, which takes the place of listening to the tab's opening:
 
