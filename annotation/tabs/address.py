@@ -113,7 +113,7 @@ def tabs_of(block: Any) -> TabList | None:
     """The outermost tabs within a block of Gradio's, those within them included; None where there are none."""
     for child in getattr(block, "children", ()):
         if isinstance(child, gr.Tabs):
-            assert child.elem_id, "the script finds tabs by it"
+            assert child.elem_id  # by which the script finds them
             return TabList(
                 child._id, child.elem_id, [name_of(tab) for tab in child.children if isinstance(tab, gr.Tab)]
             )

@@ -32,7 +32,7 @@ def mark_of(sent: Any) -> str:
 
 
 @dataclass
-class Watch:
+class KeptLook:
     """A look at something, and what it found last."""
 
     look: Look
@@ -48,7 +48,7 @@ class Watches:
     """All looks that pages have asked to be repeated, by the account and a number that the page made up for itself."""
 
     db: Database
-    known: OrderedDict[tuple[int, str], Watch] = field(default_factory=OrderedDict)
+    known: OrderedDict[tuple[int, str], KeptLook] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def keep(self, annotator: Annotator, key: Any, look: Look, mark: str, live: bool) -> None:
@@ -56,7 +56,7 @@ class Watches:
         if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY:
             return
         # The rows may have changed while it was looked at: then it is looked at once more than needed.
-        watch = Watch(look, live, mark, -1, 0.0)
+        watch = KeptLook(look, live, mark, -1, 0.0)
         with self.lock:
             self.known[annotator.id, key] = watch
             self.known.move_to_end((annotator.id, key))

@@ -1,4 +1,4 @@
-"""The words of imported prompts and answers, put into the index a little at a time; triggers see to all others."""
+"""The words of imported prompts and answers, put into the index a little at a time; triggers see to all others.
 
 An import in one transaction would keep everybody from judging for as long as its words take.
 """

@@ -264,6 +264,11 @@ def space_of(*values: Any) -> CheckSpace:
 
 
 # ------------------------------------------------------------------------------------------------------------ the view
+def said_of(form: str) -> str:
+    """The name of the part that says what became of a form."""
+    return " ".join(("said", form))
+
+
 def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now."""
     db, here = context.db, seen if isinstance(seen, dict) else {}
@@ -282,7 +287,7 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "agreed": gr.update(visible=bool(agreed), label=agreed, value=False),
         "make": gr.update(interactive=bool(agreed)),
         **{
-            f"said {form}": gr.update(value=request_card(REQUESTS.newest(db, *kinds), held))
+            said_of(form): gr.update(value=request_card(REQUESTS.newest(db, *kinds), held))
             for form, kinds in FORMS.items()
         },
     }
@@ -501,7 +506,7 @@ def asker(page: HubPage, context: Context, request_of: Callable[..., Request]) -
     def ask_hub(annotator: Annotator, seen: Any, *values: Any) -> list[Any]:
         request = request_of(*values)
         if not context.token_held and type(request) is CheckSpace:
-            said = {"said space": gr.update(value=hub_preview.space_preview(request))}
+            said = {said_of("space"): gr.update(value=hub_preview.space_preview(request))}
             return [*(said.get(name, gr.skip()) for name in page.parts), seen, again(RESTING_SECONDS)]
         if not context.token_held:
             raise UserError(NO_TOKEN)

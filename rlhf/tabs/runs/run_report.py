@@ -13,6 +13,7 @@ from annotation.ui.invisible import visible
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.finished_checks import FinishedCheck, check_of, newest_check
+from rlhf.hub.push_model import CARD
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -22,8 +23,6 @@ from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import check_report, verdict_card
 from rlhf.tabs.runs import job_cards, job_words
 from rlhf.tabs.runs.compare_runs import RunSummary, figures
-
-CARD = "README.md"
 
 
 def report_of(db: Database, data_dir: Path, job: Job) -> str:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from starlette.testclient import TestClient
 
+from annotation.database import Database
+from annotation.web import access
 from annotation.web.destinations import destination, sign_in_address
+from annotation.web.middleware import SignedIn, SignIn
 from annotation.web.sign_in_pages import login_page
 
 
@@ -47,3 +54,22 @@ def test_anything_else_leads_to_the_beginning(wanted: str) -> None:
 def test_a_page_that_is_no_address_is_not_kept() -> None:
     assert sign_in_address({"type": "http", "path": "/", "raw_path": b"/", "query_string": b""}) == "/login"
     assert sign_in_address({"type": "http", "path": "//evil", "raw_path": b"//evil", "query_string": b""}) == "/login"
+
+
+def test_a_sign_in_leads_to_the_address_that_was_asked_for_and_to_no_other_site(db: Database) -> None:
+    access.add_account(db, "kim", "admin", "a long enough password")
+    routes = [*SignIn(db, "prefloop").routes(), Route("/runs/{number}", lambda request: PlainTextResponse("A run."))]
+    app = Starlette(routes=routes)
+    app.add_middleware(SignedIn, db=db, cookie="prefloop")
+    form = {"name": "kim", "password": "a long enough password"}
+    with TestClient(app, follow_redirects=False) as browser:
+        asked = browser.get("/runs/12?compare=1,2", headers={"accept": "text/html"})
+        assert (asked.status_code, asked.headers["location"]) == (303, "/login?next=%2Fruns%2F12%3Fcompare%3D1%2C2")
+        shown = browser.get(asked.headers["location"]).text
+        assert 'action="/login?next=%2Fruns%2F12%3Fcompare%3D1%2C2"' in shown
+        wrong = browser.post(asked.headers["location"], data={**form, "password": "wrong"})
+        assert 'action="/login?next=%2Fruns%2F12' in wrong.text, "after a mistake it is still known"
+        right = browser.post(asked.headers["location"], data=form)
+        assert (right.status_code, right.headers["location"]) == (303, "/runs/12?compare=1,2")
+        for evil in ("//evil.example", "https://evil.example", "/%5Cevil.example", "/%0d%0aSet-Cookie:a=b"):
+            assert browser.post(f"/login?next={evil}", data=form).headers["location"] == "/"

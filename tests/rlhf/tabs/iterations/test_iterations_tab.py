@@ -51,10 +51,12 @@ def context(db: Database, data_dir: Path) -> Context:
 @pytest.fixture
 def pages(context: Context) -> gr.Blocks:
     """Both tabs, built as the app builds them."""
-    with gr.Blocks() as demo, gr.Tabs():
-        train_tab.build(demo, context, address.guide())
-        with gr.Tab("Iterations"):
-            iterations_tab.build(demo, context)
+    with gr.Blocks() as demo:
+        guide = address.guide()
+        with gr.Tabs():
+            train_tab.build(demo, context, guide)
+            with gr.Tab("Iterations"):
+                iterations_tab.build(demo, context)
     return demo
 
 
@@ -146,10 +148,12 @@ def test_an_annotator_is_refused_by_every_listener(pages: gr.Blocks, context: Co
 def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
     policy = make_candidate(context)
     check_candidate(context, policy)
-    with gr.Blocks() as demo, gr.Tabs():
-        train_tab.build(demo, context, address.guide())
-        with gr.Tab("Iterations"):
-            iterations_tab.build(demo, context)
+    with gr.Blocks() as demo:
+        guide = address.guide()
+        with gr.Tabs():
+            train_tab.build(demo, context, guide)
+            with gr.Tab("Iterations"):
+                iterations_tab.build(demo, context)
     sent = str(demo.get_config_file())
     for secret in (policy.revision, "owner", "answers 0", "0.0712"):
         assert secret not in sent

@@ -76,7 +76,7 @@ def context(db: Database, data_dir: Path) -> Context:
 
 def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Context) -> None:
     seed_comparisons(context.db, 2)
-    strip = standing.strip_of(context.db)
+    strip = standing.strip_of(context.db)["html"]
     for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
         assert words in strip
     assert '<a class="button" href="/annotate">' in strip

@@ -73,11 +73,12 @@ class Admin:
         """What the browser does with the parts that were sent."""
         *parts, self.seen = updates
         for name, update in zip(playground_tab.FOLLOWED, parts, strict=True):
-            fresh = {key: value for key, value in update.items() if key != "__type__"}
+            sent = {"value": update} if isinstance(update, str) else update
+            fresh = {key: value for key, value in sent.items() if key != "__type__"}
             self.parts[name] = {**self.parts.get(name, {}), **fresh}
 
     def open(self) -> None:
-        self.talk, *rest = self.call("playground-open", self.talk, self.mode)
+        self.talk, *rest, _place = self.call("playground-open", self.talk, self.mode)
         for name, update in zip(self.form, rest, strict=False):
             self.form[name] = update.get("value", self.form[name])
         self.choices = rest[0]["choices"]
@@ -134,7 +135,7 @@ def answer(context: Context, texts: dict[str, str], reason: playground_store.Fin
 # -------------------------------------------------------------------------------------------------------------- guard
 def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -> None:
     before = dump(context.db)
-    assert len(pages.fns) == 9
+    assert len(pages.fns) == 10
     for block in pages.fns.values():
         assert block.fn.required_role == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):

@@ -140,8 +140,10 @@ def handler_of(block: Any) -> Any:
 @lru_cache(maxsize=2)
 def built(context: Context) -> tuple[gr.Blocks, Sequence[TrainingFormPage]]:
     """The application, which is built once and holds nothing of whoever looks at it."""
-    with gr.Blocks() as demo, gr.Tabs():
-        pages = train_tab.build(demo, context, address.guide())
+    with gr.Blocks() as demo:
+        guide = address.guide()
+        with gr.Tabs():
+            pages = train_tab.build(demo, context, guide)
     return demo, pages
 
 
