@@ -76,7 +76,7 @@ def statistics(db: Database, wanted: ComparisonFilter) -> DataStatistics:
         # Once for all the counts: the ids in a table of this connection's own, in memory or on the temporary disk.
         db.connection.execute("CREATE TEMP TABLE IF NOT EXISTS chosen (id INTEGER PRIMARY KEY)")
         db.connection.execute("DELETE FROM chosen")
-        db.connection.execute(f"INSERT INTO chosen SELECT c.id {chosen}", asked)
+        db.connection.execute(f"INSERT INTO chosen (id) SELECT c.id {chosen}", asked)
         return counted(db, asked)
 
 
