@@ -681,7 +681,8 @@ WORKBENCH = (
         WHERE purpose IN ('own', 'import') AND ranking NOT NULL AND NOT early
             AND annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)""",
     f"UPDATE comparison SET {STANDING} WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose != 'judge')",
-    f"""CREATE TRIGGER judgement_counts AFTER INSERT ON judgement WHEN new.purpose != 'judge'
+    # An import says so itself: row by row it would hold the database for seconds.
+    f"""CREATE TRIGGER judgement_counts AFTER INSERT ON judgement WHEN new.purpose NOT IN ('judge', 'import')
         BEGIN UPDATE comparison SET {STANDING} WHERE id = new.comparison_id; END""",
     f"""CREATE TRIGGER exclusion_counts AFTER INSERT ON exclusion
         BEGIN UPDATE comparison SET {STANDING}
@@ -692,7 +693,6 @@ WORKBENCH = (
     """CREATE INDEX comparison_standing
         ON comparison (purpose, opinion, judged, assigned, state, asks, candidate_id)""",
     "CREATE INDEX comparison_assigned ON comparison (assigned) WHERE assigned = 1",
-    "CREATE INDEX comparison_created ON comparison (created)",
     "CREATE INDEX prompt_by_source ON prompt (source)",
     "CREATE INDEX comparison_response_by_response ON comparison_response (response_id)",
     "DROP INDEX comparison_open",
@@ -700,23 +700,28 @@ WORKBENCH = (
     # The words of prompts and of finished answers. Derived: the texts themselves are in their tables.
     "CREATE VIRTUAL TABLE prompt_words USING fts5 (text, content = '')",
     f"INSERT INTO prompt_words (rowid, text) SELECT id, {PROMPT_WORDS.format('prompt')} FROM prompt",
-    f"""CREATE TRIGGER prompt_words_added AFTER INSERT ON prompt
+    # Those of imports are put in by `annotation.workbench.word_index`, a little at a time.
+    f"""CREATE TRIGGER prompt_words_added AFTER INSERT ON prompt WHEN new.import_id IS NULL
         BEGIN INSERT INTO prompt_words (rowid, text) VALUES (new.id, {PROMPT_WORDS.format("new")}); END""",
     f"""CREATE TRIGGER prompt_words_gone AFTER DELETE ON prompt
+        WHEN EXISTS (SELECT 1 FROM prompt_words_docsize WHERE id = old.id)
         BEGIN INSERT INTO prompt_words (prompt_words, rowid, text)
             VALUES ('delete', old.id, {PROMPT_WORDS.format("old")}); END""",
     "CREATE VIRTUAL TABLE answer_words USING fts5 (text, content = '')",
     "INSERT INTO answer_words (rowid, text) SELECT id, text FROM response WHERE state = 'done'",
-    """CREATE TRIGGER answer_words_added AFTER INSERT ON response WHEN new.state = 'done'
+    """INSERT INTO setting (key, value) SELECT 'words_of_imports', CAST(max(id) AS TEXT) FROM import
+        HAVING max(id) NOT NULL""",
+    """CREATE TRIGGER answer_words_added AFTER INSERT ON response WHEN new.state = 'done' AND new.import_id IS NULL
         BEGIN INSERT INTO answer_words (rowid, text) VALUES (new.id, new.text); END""",
     """CREATE TRIGGER answer_words_changed AFTER UPDATE OF text, state ON response
-        WHEN old.state = 'done' OR new.state = 'done'
+        WHEN new.import_id IS NULL AND (old.state = 'done' OR new.state = 'done')
         BEGIN
             INSERT INTO answer_words (answer_words, rowid, text)
                 SELECT 'delete', old.id, old.text WHERE old.state = 'done';
             INSERT INTO answer_words (rowid, text) SELECT new.id, new.text WHERE new.state = 'done';
         END""",
-    """CREATE TRIGGER answer_words_gone AFTER DELETE ON response WHEN old.state = 'done'
+    """CREATE TRIGGER answer_words_gone AFTER DELETE ON response
+        WHEN EXISTS (SELECT 1 FROM answer_words_docsize WHERE id = old.id)
         BEGIN INSERT INTO answer_words (answer_words, rowid, text) VALUES ('delete', old.id, old.text); END""",
     # A change of many comparisons at once: to whom they are assigned (a person or a group), or what else was done.
     """CREATE TABLE bulk_change (

@@ -21,6 +21,7 @@ from typing import IO, Any, Final
 from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
+from annotation.schema import STANDING
 from annotation.translation import _
 from annotation.web.access import NAME
 
@@ -180,6 +181,10 @@ def restore(db: Database, path: Path) -> dict[str, int]:
             refuse_used(db)
             counts = fill(db, file, path.name)
             check_whole(db, path.name)
+            db.connection.execute(
+                f"""UPDATE comparison SET {STANDING}
+                    WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose = 'import')"""
+            )
             claims.follow_assignments(db)
     except OSError as error:
         raise UserError(

@@ -19,6 +19,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.imports.scratch import FIND_KNOWN, POINT_TO_KNOWN, Staging
 from annotation.records import now
+from annotation.workbench.word_index import index_imports
 
 ONE_PIECE = 64 * 1024 * 1024
 ONE_PIECE_ROWS = 800_000
@@ -71,6 +72,7 @@ class ImportCommit:
                 except BaseException:
                     clear_unfinished(self.db)
                     raise
+        index_imports(self.db)
 
     def run_in_pieces(self) -> None:
         """Texts first, a little at a time; what makes them count at the end, at once."""
@@ -185,10 +187,12 @@ class ImportCommit:
 
 INSERT_COMPARISONS = """
     INSERT INTO main.comparison (id, prompt_id, purpose, state, expected, import_id, created, people_chance,
-        people_drawn, formed_chance)
+        people_drawn, formed_chance, judged, last_judged, opinion)
     SELECT :comparison + id, iif(prompt < 0, -prompt, :prompt + prompt), iif(form = 'gold', 'gold', 'preference'),
         iif(form = 'judged', 'closed', 'ready'), iif(form = 'gold', ranking, NULL), :import, :created,
-        iif(form = 'open' AND :people, 1.0, people_chance), iif(form = 'open' AND :people, 1, NULL), formed_chance
+        iif(form = 'open' AND :people, 1.0, people_chance), iif(form = 'open' AND :people, 1, NULL), formed_chance,
+        form = 'judged' AND outcome != 'skip', iif(form = 'judged' AND outcome != 'skip', :created, NULL),
+        iif(form = 'judged' AND outcome = 'ranked', 'agreed', 'none')
     FROM staged.item WHERE form != 'demonstration' ORDER BY id"""
 PLACE_ANSWERS = """
     INSERT INTO main.comparison_response (comparison_id, position, response_id)

@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.translation import N_, _
 from annotation.workbench.comparison_filter import ComparisonFilter
-from annotation.workbench.comparison_list import terms
+from annotation.workbench.comparison_list import condition_of, terms
 
 ChangeKind = Literal["assign", "release", "settle", "skip", "withdraw"]
 CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = get_args(ChangeKind)
@@ -106,7 +106,7 @@ def whom_of(db: Database, asked: BulkRequest, by: Annotator) -> dict[str, Any]:
 
 def plan(db: Database, asked: BulkRequest, by: Annotator) -> Plan:
     """How many comparisons a change would change, and how many of those chosen it would leave out."""
-    condition, values = asked.comparisons.where()
+    condition, values = condition_of(db, asked.comparisons)
     row = db.row(
         f"""SELECT count(*) AS chosen, coalesce(sum({ELIGIBLE[asked.kind]}), 0) AS changed
             FROM comparison c WHERE {condition}""",
@@ -125,7 +125,7 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
         whom = whom_of(db, asked, by)
         row = {"kind": asked.kind, "annotator_id": whom["annotator"], "group_name": whom["group"]}
         change_id = db.insert("bulk_change", {**row, "decided_by": by.name, "created": now()})
-        condition, values = asked.comparisons.where()
+        condition, values = condition_of(db, asked.comparisons)
         found = connection.execute(
             f"""INSERT INTO bulk_change_comparison (change_id, comparison_id, before, state)
                 SELECT :change, c.id, {BEFORE.get(asked.kind, "NULL")}, :state FROM comparison c

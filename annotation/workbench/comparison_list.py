@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.records import UserError, now
 from annotation.translation import N_, _
 from annotation.workbench.comparison_filter import STATUS, ComparisonFilter
+from annotation.workbench.word_index import index_imports
 
 PAGE_ROWS: Final = 50
 SHOWN_PROMPT: Final = 300
@@ -89,9 +90,16 @@ def terms(db: Database) -> dict[str, Any]:
     return {"overlap": store.project(db).overlap, "now": now()}
 
 
+def condition_of(db: Database, wanted: ComparisonFilter) -> tuple[str, dict[str, Any]]:
+    """What a filter says in SQL, once all words are there that it may look for."""
+    if wanted.q:
+        index_imports(db)
+    return wanted.where()
+
+
 def count(db: Database, wanted: ComparisonFilter) -> int:
     """How many comparisons a filter finds."""
-    condition, values = wanted.where()
+    condition, values = condition_of(db, wanted)
     return int(db.value(f"SELECT count(*) FROM comparison c WHERE {condition}", {**terms(db), **values}))
 
 
@@ -100,7 +108,7 @@ def list_page(db: Database, wanted: ComparisonFilter, sort: str = "newest", numb
     if sort not in SORTS:
         raise UserError(_("There is no order '{sort}'. There is: {known}.").format(sort=sort, known=", ".join(SORTS)))
     order = SORTS[sort][1]
-    condition, values = wanted.where()
+    condition, values = condition_of(db, wanted)
     with db.reading():
         asked = {**terms(db), **values}
         query = f"SELECT c.id FROM comparison c WHERE {condition} ORDER BY {order}"
@@ -130,7 +138,7 @@ def read_row(row: Mapping[str, Any]) -> ListedComparison:
 
 def matching(db: Database, wanted: ComparisonFilter) -> set[int]:
     """The ids of all that a filter finds."""
-    condition, values = wanted.where()
+    condition, values = condition_of(db, wanted)
     found = db.connection.conn.execute(f"SELECT c.id FROM comparison c WHERE {condition}", {**terms(db), **values})
     return {row[0] for row in found}
 

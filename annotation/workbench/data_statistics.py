@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from annotation.database import Database
 from annotation.workbench.comparison_filter import STATUS, ComparisonFilter
-from annotation.workbench.comparison_list import terms
+from annotation.workbench.comparison_list import condition_of, terms
 
 MOST_ROWS: Final = 30
 MOST_DAYS: Final = 120
@@ -69,7 +69,7 @@ class DataStatistics:
 
 def statistics(db: Database, wanted: ComparisonFilter) -> DataStatistics:
     """Count what a filter finds. 100,000 comparisons take about a second."""
-    condition, values = wanted.where()
+    condition, values = condition_of(db, wanted)
     asked = {**terms(db), **values}
     chosen = f"FROM comparison c WHERE {condition}"
     with db.reading():

@@ -172,6 +172,22 @@ def test_words_follow_the_texts(db: Database) -> None:
     assert (found(db, "q=zebra"), found(db, "q=reworded")) == ([], [comparison])
 
 
+def test_the_words_of_an_import_are_there_for_the_first_search(db: Database) -> None:
+    imported = {"name": "x", "sha256": "0", "format": "csv", "counts": "{}", "requested_by": "", "created": "2026"}
+    db.insert("import", imported)
+    comparison = seed_comparisons(db, 1)[0]
+    with db.transaction() as connection:  # as an import makes them
+        connection.execute("INSERT INTO prompt_words (prompt_words) VALUES ('delete-all')")
+        connection.execute("INSERT INTO answer_words (answer_words) VALUES ('delete-all')")
+        connection.execute("UPDATE prompt SET import_id = 1")
+        connection.execute("UPDATE response SET import_id = 1")
+    assert (found(db, "q=answer"), found(db, "q=sentence")) == ([comparison], [comparison])
+    with db.transaction() as connection:
+        connection.execute("DELETE FROM comparison_response")
+        connection.execute("DELETE FROM response")
+    assert found(db, "q=answer") == []
+
+
 def test_policies_sets_splits_and_days(db: Database) -> None:
     train, held = seed_comparisons(db, 2), seed_comparisons(db, 1, "held-out")
     with db.transaction() as connection:
