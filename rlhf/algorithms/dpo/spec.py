@@ -37,8 +37,8 @@ BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
     "ipo": (0.1, _("TRL's default, for log-ratios per token as here")),
     "length-normalised": (5.0, _("Lambert et al. 2024, Tülu 3, for log-ratios per token as here")),
 }
-# Our own (benchmarks/loop.py); full: Tunstall et al. 2023 (Zephyr).
-MEASURED = _("our own measurements: much more costs language within two iterations")
+# Our own (docs/benchmarks.md, the recipe); full: Tunstall et al. 2023 (Zephyr).
+MEASURED = _("our own measurements: larger ones taught more of a rule about content and moved further from the base")
 CURVES = (
     Curve(
         "loss",
