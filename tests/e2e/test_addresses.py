@@ -65,7 +65,7 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     expect(page).to_have_title("Runs · Prefloop")
     page.get_by_role("tab", name="Train", exact=True).click()
     page.get_by_role("tab", name="Reward model", exact=True).click()
-    expect(page).to_have_url(f"{address}train/reward")
+    expect(page).to_have_url(f"{address}train/reward_model")
     page.go_back()
     expect(page).to_have_url(f"{address}train")
     page.go_back()
