@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from annotation.database import Database
 from annotation.records import now
@@ -58,8 +60,7 @@ def top(job: Job, label: RunLabel, made: Policy | None) -> str:
         (_("Ended (UTC)"), job.finished or _("not yet")),
         (_("Attempt"), str(job.attempt)),
     ]
-    notes = "\n".join(f"> {line}".rstrip() for line in visible(label.notes).splitlines())
-    return "\n\n".join(filter(None, (f"# {plain(name)}", plain(said), pairs(facts), notes)))
+    return "\n\n".join(filter(None, (f"# {plain(name)}", plain(said), pairs(facts), quoted(label.notes))))
 
 
 def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
@@ -88,11 +89,11 @@ def decisions(db: Database, policy: Policy) -> str:
 
 
 def card(data_dir: Path, made: Policy) -> str:
-    """The card that was written when the policy was made, as a quotation; nothing where its files are gone."""
+    """The card that was written when the policy was made, as its source; nothing where its files are gone."""
     path = None if made.path is None or made.deleted else data_dir / made.path / CARD
     if path is None or path.is_symlink() or not path.is_file():
         return ""
-    return "\n".join(f"> {line}".rstrip() for line in path.read_text("utf-8").splitlines())
+    return code(visible(path.read_text("utf-8")), "markdown")
 
 
 # ---------------------------------------------------------------------------------------------------------- Markdown
@@ -109,17 +110,32 @@ def pairs(facts: Sequence[tuple[str, str]]) -> str:
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table; nothing without rows."""
-    lines = [head, ["---"] * len(head), *rows] if rows else []
-    return "\n".join(
-        f"| {' | '.join(plain(str(cell)).replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
+    if not rows:
+        return ""
+    first, *others = (f"| {' | '.join(plain(str(cell)) for cell in line)} |" for line in (head, *rows))
+    return "\n".join((first, "| --- " * len(head) + "|", *others))
 
 
-def code(text: str) -> str:
-    """JSON as it is: no line of it could end the fence."""
-    return f"```json\n{text}\n```"
+def code(text: str, language: str = "json") -> str:
+    """A text as it is, behind a fence that is longer than any of its own."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def quoted(text: str) -> str:
+    """A text as a quotation with its line breaks."""
+    lines = [*map(plain, text.splitlines()), ""]
+    broken = (f"> {line}\\" if line and after else f"> {line}".rstrip() for line, after in pairwise(lines))
+    return "\n".join(broken)
+
+
+# What means something to a Markdown viewer: wherever it stands, and the beginning of an address, of which some make a
+# link; and what does only at the beginning of a line.
+ANYWHERE: Final = re.compile(r"[\\`*_\[\]|~#$]|:(?=//)|(?<=\bwww)\.")
+AT_THE_BEGINNING: Final = re.compile(r"^(\d*(?=[.)](?:\s|$))|(?=[-+=>:]))")
 
 
 def plain(text: str) -> str:
-    """A text on one line, in which nothing is taken for markup that begins a line or an element."""
-    return visible(" ".join(text.split())).replace("<", "&lt;").lstrip("#>")
+    """A text on one line, as the same text in any Markdown viewer, wherever it stands."""
+    escaped = ANYWHERE.sub(r"\\\g<0>", visible(" ".join(text.split())))
+    return AT_THE_BEGINNING.sub(r"\1\\", escaped).replace("&", "&amp;").replace("<", "&lt;")

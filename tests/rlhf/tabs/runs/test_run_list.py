@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 from starlette.requests import Request
 
 from annotation.database import Database
@@ -99,12 +101,48 @@ def test_a_label_is_kept_and_changed_and_a_run_without_one_has_none(db: Database
 
 def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database, data_dir: Path) -> None:
     job_id = finished(db)
-    run_labels.set_label(db, job_id, RunLabel("<b>Mine</b>", ("one", "two"), "# Not a heading\nsecond"), "kim")
+    run_labels.set_label(db, job_id, RunLabel("Mine", ("one", "two"), "- first\n\n# second\nthird"), "kim")
     report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
-    for words in ("# &lt;b>Mine", "Tags: one, two", "> # Not a heading\n> second", "Final loss: 0.5", '"epochs": 3'):
+    notes = "> \\- first\\\n>\n> \\# second\\\n> third"
+    for words in ("# Mine", "Tags: one, two", notes.replace("first\\", "first"), "Final loss: 0.5", '"epochs": 3'):
         assert words in report
     assert "120" in report
-    assert [line for line in report.splitlines() if line.startswith("# ")] == ["# &lt;b>Mine&lt;/b>"]
+
+
+# What opens an element, a list, a heading, a link, a picture, code or a formula, ends a cell, or undoes the escape.
+HOSTILE = (
+    "<b onclick=x>", "&lt;i&gt;", "![p](http://e.org/p.png)", "[l](http://e.org)", "[r]: http://e.org", "<http://e.org>",
+    "a \\| b", "\\<img src=x>", "`code`", "```", "~~~", "*x* _y_ ~~z~~", "# h #", "---", "===", "- i", "+ i", "1. i",
+    "2) i", "> q", "\\", "\\\\[l](u)", "$x$", "|---|", "    indented", "http://e.org", "www.e.org", "9", "3.5", "-1",
+)  # fmt: skip
+
+
+OF_THE_REPORT = re.compile("(heading|paragraph|bullet_list|list_item|table|thead|tbody|tr|th|td|blockquote)_|inline$")
+
+
+def shown(markdown: str) -> tuple[set[str], list[str]]:
+    """What a viewer makes of it besides the report's own elements, and the texts of all."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+    made = {token.type for token in tokens if not OF_THE_REPORT.match(token.type)}
+    pieces = [token.children or [] for token in tokens if token.type == "inline"]
+    made |= {piece.type for line in pieces for piece in line if piece.type != "text"}
+    return made, ["".join(piece.content for piece in line) for line in pieces]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_people_wrote_is_the_same_text_in_a_viewer(text: str) -> None:
+    said = " ".join(text.split())
+    for markdown in (f"# {run_report.plain(text)}", run_report.pairs([(text, "v")]), run_report.quoted(text)):
+        made, found = shown(markdown)
+        assert (made, "".join(found).removesuffix(": v")) == (set(), said)
+    made, cells = shown(run_report.grid(["a", "b"], [[text, "end"]]))
+    assert (made, cells) == (set(), ["a", "b", said, "end"])
+
+
+@pytest.mark.parametrize("card", ["# A card\n![p](http://e.org)\n<script>", "```\n<b>\n````\n# x\n"])
+def test_the_card_stands_in_the_report_as_its_source(card: str) -> None:
+    (fence,) = MarkdownIt("commonmark").parse(run_report.code(card, "markdown"))
+    assert (fence.type, fence.content.rstrip()) == ("fence", card.rstrip())
 
 
 def test_only_an_admin_fetches_a_report(db: Database, data_dir: Path) -> None:
