@@ -266,6 +266,31 @@ def test_a_beat_that_failed_is_not_the_last(admin: Looker) -> None:
     admin.until(lambda: "beat" in admin.asked)
 
 
+def test_a_browser_that_refuses_a_notification_goes_on_asking(admin: Looker, site: tuple[str, Database]) -> None:
+    """As Chrome on Android does, where only a service worker may show one."""
+    db, page = site[1], admin.page
+    page.evaluate(
+        """() => {
+            window.Notification = class {
+                static permission = "granted";
+                constructor() { window.refused = true; throw new TypeError("Illegal constructor"); }
+            };
+            localStorage.setItem("prefloop.notify", "on");
+        }"""
+    )
+    run = make_run(db)
+    admin.put_forward()
+    page.locator("#standing", has_text=f"{run}").wait_for()
+    assert job_table.finish(db, run, "w", {})
+    admin.settle()
+    admin.put_forward()
+    page.wait_for_function("window.refused")
+    admin.settle()
+    admin.forget()
+    admin.put_forward()
+    admin.until(lambda: any("strip" in keys for keys in admin.followed))
+
+
 def test_a_page_that_was_signed_out_asks_no_more(admin: Looker) -> None:
     admin.turn("Iterations")
     admin.until(lambda: "beat" in admin.asked)

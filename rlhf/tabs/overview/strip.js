@@ -19,7 +19,9 @@ function show({ html, job, said, over }) {
 
 function end(words) {
   ended = words;
-  if (notifies()) new Notification("Prefloop", { body: words });
+  try {
+    if (notifies()) new Notification("Prefloop", { body: words });
+  } catch { /* Chrome on Android lets only service workers notify */ }
 }
 
 // ------------------------------------------------------------------------------------------------------- notifications
