@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 # What begins the part of pages without Gradio.
 PLAIN_MARK: Final = "/* ==== pages without Gradio ==== */\n"
@@ -11,6 +12,8 @@ PLAIN_MARK: Final = "/* ==== pages without Gradio ==== */\n"
 TOKENS_MARK: Final = "/* ==== end of the tokens ==== */\n"
 
 LOGO: Final = Path(__file__).with_name("logo.svg")
+# The logo as an address, for whoever may not ask for files yet.
+ICON: Final = f"data:image/svg+xml,{quote(LOGO.read_text(encoding='utf-8').strip())}"
 SHEET: Final = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 TOKENS, RULES = SHEET.split(TOKENS_MARK)
 GRADIO_RULES, PLAIN_RULES = RULES.split(PLAIN_MARK)

@@ -164,7 +164,7 @@ def page(title: str, *parts: str) -> str:
     """A small page around these parts."""
     shown = title if title == "Prefloop" else f"{title} · Prefloop"
     head = PAGE.replace("<!--language-->", f'lang="{LANGUAGE.code}" dir="{LANGUAGE.direction}"')
-    styled = head.replace("<!--style-->", stylesheet.FOR_PLAIN_PAGES)
+    styled = head.replace("<!--style-->", stylesheet.FOR_PLAIN_PAGES).replace("<!--icon-->", stylesheet.ICON)
     return styled.replace("<!--title-->", escape(shown)).replace("<!--parts-->", "\n".join(parts))
 
 
@@ -174,7 +174,7 @@ PAGE: Final = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title><!--title--></title>
-<link rel="icon" href="data:,">
+<link rel="icon" href="<!--icon-->">
 <style>
 <!--style--></style>
 </head>

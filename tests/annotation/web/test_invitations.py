@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from urllib.parse import unquote
 
 import pytest
 from starlette.applications import Starlette
@@ -10,9 +12,10 @@ from starlette.testclient import TestClient
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.web import access, invitations
+from annotation.ui.stylesheet import LOGO
+from annotation.web import access, invitations, sign_in_pages
 from annotation.web.invitations import JoinPages
-from annotation.web.middleware import SignIn
+from annotation.web.middleware import SECURITY_HEADERS, SignIn
 from annotation.workbench import annotator_groups
 
 PASSWORD = "seven wooden bridges"
@@ -26,6 +29,15 @@ def token_of(path: str) -> str:
 def client(db: Database) -> TestClient:
     sign_in = SignIn(db, "cookie")
     return TestClient(Starlette(routes=JoinPages(db, sign_in).routes()), follow_redirects=False)
+
+
+@pytest.mark.parametrize("shown", [sign_in_pages.login_page(), sign_in_pages.join_page("t", "", "", None)])
+def test_pages_without_a_session_have_the_logo_as_their_icon(shown: str) -> None:
+    """In the page itself, which its policy allows: files are for who is signed in."""
+    icon = re.search('<link rel="icon" href="data:image/svg[+]xml,([^"<>]+)">', shown)
+    assert icon is not None
+    assert unquote(icon[1]) == LOGO.read_text("utf-8").strip()
+    assert re.search("img-src [^;]*data:", SECURITY_HEADERS["Content-Security-Policy"])
 
 
 def test_whoever_has_the_link_makes_an_annotators_account_and_is_signed_in(db: Database, client: TestClient) -> None:
