@@ -443,11 +443,12 @@ KEPT_OUT: Final = "On prompts that were kept out of the training."
 def check_rows(check: CheckReport) -> list[list[str]]:
     """The figures of a check, those that there are."""
     accuracy = None if check.implicit_accuracy is None else check.implicit_accuracy.estimate
+    anchor = anchor_of(check)
     known: list[tuple[str, str | None]] = [
         ("held-out prompts that it answered", f"{check.prompts:,}"),
-        ("KL to the base, nats a token", None if check.kl_per_token is None else f"{check.kl_per_token:.4f}"),
-        ("how much its answers surprise the base, by the base's own", times(check.nll_ratio)),
-        ("perplexity of a plain text, by the base's", times(check.perplexity_ratio)),
+        (f"KL to {anchor}, nats a token", None if check.kl_per_token is None else f"{check.kl_per_token:.4f}"),
+        (f"how much its answers surprise {anchor}, by {anchor}'s own", times(check.nll_ratio)),
+        (f"perplexity of a plain text, by {anchor}'s", times(check.perplexity_ratio)),
         *probe_rows(check),
         (
             f"implicit accuracy on {0 if accuracy is None else accuracy.n:,} held-out comparisons (95% interval)",
@@ -457,14 +458,19 @@ def check_rows(check: CheckReport) -> list[list[str]]:
     return [[name, value] for name, value in known if value is not None]
 
 
+def anchor_of(check: CheckReport) -> str:
+    """What a check measured the policy against."""
+    return "the base" if check.anchor.revision in ("", "base") else code(check.anchor.revision)
+
+
 def probe_rows(check: CheckReport) -> list[tuple[str, str | None]]:
-    """The chance that it gives to what is right on the probes, by family, with that of the base."""
+    """The chance that it gives to what is right on the probes, by family, with that of its anchor."""
     own, anchor = check.candidate.probes, check.anchor.probes
     if own is None or anchor is None:
         return []
     means = [(family, own.mean(family), anchor.mean(family)) for family in own.chances]
     return [
-        (f"chance of what is right, probes of {family} (the base's)", f"{mean:.2f} ({beside:.2f})")
+        (f"chance of what is right, probes of {family} ({anchor_of(check)}'s)", f"{mean:.2f} ({beside:.2f})")
         for family, mean, beside in means
         if mean is not None and beside is not None
     ]

@@ -91,20 +91,20 @@ class Rule:
     prompts_least: Annotated[EnoughPrompts, N_("Fewest held-out prompts")] = FEWEST_PROMPTS
     """Held-out prompts that the figures must rest on; below 60 an interval of a win rate spans a quarter of all, and
     the 5% would speak of these prompts more than of others like them."""
-    kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to the base, nats a token")] = 0.5
-    """KL to the base, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times the target of
+    kl_most: Annotated[float, Interval(ge=0.001, le=100), N_("KL to its anchor, nats a token")] = 0.5
+    """KL to its anchor, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times the target of
     Ziegler et al. (2019)."""
-    nll_ratio_most: Annotated[Ratio, N_("Surprise to the base, ratio")] = 1.15
-    """How far its answers may surprise the base more than the base's own do; above it they stop being its language."""
+    nll_ratio_most: Annotated[Ratio, N_("Surprise to its anchor, ratio")] = 1.15
+    """How far its answers may surprise its anchor more than that one's own do; above it they stop being its language."""
     distinct_ratio_least: Annotated[Share, N_("Distinct-2, ratio")] = 0.90
-    """Distinct-2 of its answers over the base's; below it they repeat themselves, or each other."""
-    truncated_more_most: Annotated[Share, N_("Answers cut off, more than the base's")] = 0.10
-    """Share of answers cut off at the length limit, less the base's. More of them has run away in length."""
+    """Distinct-2 of its answers over its anchor's; below it they repeat themselves, or each other."""
+    truncated_more_most: Annotated[Share, N_("Answers cut off, more than its anchor's")] = 0.10
+    """Share of answers cut off at the length limit, less its anchor's. More of them has run away in length."""
     perplexity_ratio_most: Annotated[Ratio, N_("Perplexity of the fixed text, ratio")] = 1.15
-    """Perplexity of a fixed text over the base's; above it the candidate forgets what it was not trained on."""
+    """Perplexity of a fixed text over its anchor's; above it the candidate forgets what it was not trained on."""
     probes_fall_most: Annotated[Share, N_("Lost on the probes")] = 0.02
-    """How much less chance than the base it may give to what is right on the probes, over all and in each family. What
-    counts is what it has surely lost: the lower end of the interval of the fall."""
+    """How much less chance than its anchor it may give to what is right on the probes, over all and in each family.
+    What counts is what it has surely lost: the lower end of the interval of the fall."""
 
     def to_setting(self) -> dict[str, Any]:
         """The rule as it is stored in the project's settings."""
@@ -160,7 +160,7 @@ class JudgeFindings:
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured of a candidate; None is what was not. Ratios are to the base model's figures."""
+    """What was measured of a candidate; None is what was not. Ratios are to its anchor's figures."""
 
     people: tuple[DecidedOutcome, ...] = ()
     """People's outcomes against the policy that serves, one for each comparison, in the order in which they came. A
@@ -179,7 +179,7 @@ class Findings:
     nll_ratio: float | None = None
     distinct_ratio: float | None = None
     truncated_more: float | None = None
-    """Share of answers cut off, less the base's."""
+    """Share of answers cut off, less its anchor's."""
     perplexity_ratio: float | None = None
     probes_fall: float | None = None
     """What it has surely lost of the chance of what is right on the probes, at the least."""
@@ -681,15 +681,17 @@ class MetricLimit:
 
 
 LIMITS = (
-    MetricLimit(_("KL to the base, nats a token"), "kl_per_token", "kl_most", _("How far it has moved from the base.")),
     MetricLimit(
-        _("Surprise to the base, ratio"), "nll_ratio", "nll_ratio_most", _("Whether its answers are still language.")
+        _("KL to its anchor, nats a token"), "kl_per_token", "kl_most", _("How far it has moved from its anchor.")
+    ),
+    MetricLimit(
+        _("Surprise to its anchor, ratio"), "nll_ratio", "nll_ratio_most", _("Whether its answers are still language.")
     ),
     MetricLimit(
         "Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", _("Whether its answers repeat themselves.")
     ),
     MetricLimit(
-        _("Answers cut off, more than the base's"),
+        _("Answers cut off, more than its anchor's"),
         "truncated_more",
         "truncated_more_most",
         _("Whether its answers still come to an end."),
@@ -712,7 +714,7 @@ def limits_of(rule: Rule, findings: Findings) -> list[Criterion]:
 
 
 class Measured(Protocol):
-    """What the limits bound; None is what was not measured. Ratios are to the base model's figures."""
+    """What the limits bound; None is what was not measured. Ratios are to its anchor's figures."""
 
     @property
     def kl_per_token(self) -> float | None: ...

@@ -247,12 +247,12 @@ FIGURES = (
         _("How far the policy is from what the limits are against, in nats a token; 0 is not at all."),
     ),
     ReportRow(
-        _("Surprise to the base"),
+        _("Surprise to its anchor"),
         "nll_under_anchor",
         3,
         _(
-            "Negative log-likelihood of the answers under the base model, in nats a token. Far above the "
-            "base's own figure the answers stop being its language."
+            "Negative log-likelihood of the answers under what the limits are against, in nats a token. Far above its "
+            "own figure the answers stop being its language."
         ),
     ),
     ReportRow(
@@ -260,7 +260,7 @@ FIGURES = (
         "perplexity",
         2,
         _(
-            "Of a fixed English text that no policy is trained on. Far above the base's the policy forgets the "
+            "Of a fixed English text that no policy is trained on. Far above its anchor's the policy forgets the "
             "language."
         ),
     ),
@@ -370,7 +370,7 @@ def probe_means(family: str, sides: Sequence[tuple[str, AnswerFigures]]) -> Sequ
 
 def probe_rows(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) -> list[tuple[Explained, list[str]]]:
     """By family of probes what chance each policy gives to what is right, below the candidate's own what it has lost
-    to the base; nothing of a check of an earlier version.
+    to its anchor; nothing of a check of an earlier version.
     """
     if report.candidate.probes is None:
         return []
@@ -379,7 +379,7 @@ def probe_rows(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) 
         fall = report.probe_falls.get(family)
         first, *others = probe_means(family, sides)
         if fall is not None:
-            lost = _("lost to the base: {fall}").format(fall=with_interval(fall))
+            lost = _("lost to its anchor: {fall}").format(fall=with_interval(fall))
             first = f"{first}\n{lost}"
         rows.append((Explained(name, reading), [first, *others]))
     return rows
@@ -476,37 +476,37 @@ EARLIER = _(
 WARNINGS: Mapping[str, str] = {
     "kl_per_token": (
         _(
-            "It has moved {value} nats a token from the base (more than {bound} is a bad sign). Read some of "
+            "It has moved {value} nats a token from {anchor} (more than {bound} is a bad sign). Read some of "
             "its answers before you promote it."
         )
     ),
     "nll_ratio": (
         _(
-            "Its answers surprise the base model {value} more than the base's own do (more than {bound} is a "
+            "Its answers surprise {anchor} {value} more than {anchor}'s own do (more than {bound} is a "
             "bad sign). Read some of them before you promote it."
         )
     ),
     "distinct_ratio": (
         _(
-            "Its answers repeat themselves: distinct-2 is {value} of the base's (under {bound} is a bad sign). "
+            "Its answers repeat themselves: distinct-2 is {value} of {anchor}'s (under {bound} is a bad sign). "
             "Read some of them before you promote it."
         )
     ),
     "truncated_more": (
         _(
-            "Its answers are cut off at the length limit {value} more often than the base's (more than {bound} "
+            "Its answers are cut off at the length limit {value} more often than {anchor}'s (more than {bound} "
             "is a bad sign). Read some of them before you promote it."
         )
     ),
     "perplexity_ratio": (
         _(
-            "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad "
+            "It finds a plain text {value} more perplexing than {anchor} does (more than {bound} is a bad "
             "sign): it forgets what it was not trained on. Read some of its answers before you promote it."
         )
     ),
     "probes_fall": (
         _(
-            "On the probes it gives what is right surely {value} less chance than the base does (more than {bound} is "
+            "On the probes it gives what is right surely {value} less chance than {anchor} does (more than {bound} is "
             "a bad sign): it has lost something that it could do. See what, below, before you promote it."
         )
     ),
@@ -521,19 +521,21 @@ NO_NUMBER = _("{name}: not a number, so some of its answers could not be scored.
 
 def warnings(report: CheckReport, rule: Rule) -> list[str]:
     """Sentences on figures that are past a limit of the project's rule, which the gate goes by."""
-    return [warning(limit, value, bound) for limit, value, bound in past_limits(rule, report)]
+    revision = report.anchor.revision
+    anchor = _("the base") if revision in ("", "base") else revision
+    return [warning(limit, value, bound, anchor) for limit, value, bound in past_limits(rule, report)]
 
 
-def warning(limit: MetricLimit, value: float, bound: float) -> str:
-    """What a figure that is past its limit says of a policy."""
+def warning(limit: MetricLimit, value: float, bound: float, anchor: str) -> str:
+    """What a figure that is past its limit says of a policy, and of what it was measured against."""
     if isnan(value):
         return NO_NUMBER.format(name=limit.name)
     shown = [in_its_unit(limit, number) for number in (value, bound)]
-    return WARNINGS[limit.figure].format(value=shown[0], bound=shown[1])
+    return WARNINGS[limit.figure].format(value=shown[0], bound=shown[1], anchor=anchor)
 
 
 def in_its_unit(limit: MetricLimit, value: float) -> str:
-    """A figure as its warning says it: a ratio to the base's as what it has more."""
+    """A figure as its warning says it: a ratio to its anchor's as what it has more."""
     if limit.figure == "kl_per_token":
         return f"{value:.3g}"
     return f"{100 * (value - 1 if limit.bound.endswith('ratio_most') else value):.3g}%"

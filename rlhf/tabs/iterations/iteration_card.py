@@ -153,7 +153,7 @@ class CheckedPolicy:
 
 
 OVER = (
-    Curve("kl", _("KL to the base"), _("nats a token"), {}, _("How far each policy has moved from the base model.")),
+    Curve("kl", _("KL to its anchor"), _("nats a token"), {}, _("How far each policy has moved from its anchor.")),
     Curve(
         "length",
         _("Length"),

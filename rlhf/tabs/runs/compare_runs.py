@@ -169,7 +169,7 @@ def held_out(run: RunSummary) -> dict[str, str]:
         _("Held-out token accuracy"): measured.get("token_accuracy"),
         _("Held-out accuracy of the reward model"): None if quality is None else quality.accuracy.value,
         _("Held-out accuracy (check)"): None if accuracy is None else accuracy.value,
-        _("KL to the base, nats a token (check)"): own.kl_to_anchor,
+        _("KL to its anchor, nats a token (check)"): own.kl_to_anchor,
         _("Mean words of an answer (check)"): own.mean_length,
         _("Distinct-2 (check)"): own.distinct_2,
     }
@@ -199,7 +199,7 @@ ORDER = (
     _("Held-out token accuracy"),
     _("Held-out accuracy of the reward model"),
     _("Held-out accuracy (check)"),
-    _("KL to the base, nats a token (check)"),
+    _("KL to its anchor, nats a token (check)"),
     _("Mean words of an answer (check)"),
     "Distinct-2 (check)",
     *COSTS,

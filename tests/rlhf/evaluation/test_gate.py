@@ -310,10 +310,10 @@ def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
 
 # ------------------------------------------------------------------------------------------------------------- limits
 NAMES = {
-    "kl_per_token": "KL to the base, nats a token",
-    "nll_ratio": "Surprise to the base, ratio",
+    "kl_per_token": "KL to its anchor, nats a token",
+    "nll_ratio": "Surprise to its anchor, ratio",
     "distinct_ratio": "Distinct-2, ratio",
-    "truncated_more": "Answers cut off, more than the base's",
+    "truncated_more": "Answers cut off, more than its anchor's",
     "perplexity_ratio": "Perplexity of the fixed text, ratio",
     "probes_fall": "Lost on the probes",
 }
@@ -563,9 +563,9 @@ def test_a_stored_rule_that_asked_for_fewer_prompts_is_read_and_asks_for_sixty()
         ({"alpha": 0}, "Share of wrong promotions: it must be a number from 0.001 to 0.2"),
         ({"alpha": "0.05"}, "Share of wrong promotions"),
         ({"alpha": math.nan}, "Share of wrong promotions"),
-        ({"kl_most": math.inf}, "KL to the base"),
-        ({"kl_most": True}, "KL to the base"),
-        ({"kl_most": None}, "KL to the base"),
+        ({"kl_most": math.inf}, "KL to its anchor"),
+        ({"kl_most": True}, "KL to its anchor"),
+        ({"kl_most": None}, "KL to its anchor"),
         ({"judge_may_decide": 1}, "choose yes or no"),
         ({"people_least": 0}, "Fewest prompts compared by people: it must be a whole number from 1 to 10000, not 0"),
         ({"people_most": 20.5}, "Most prompts compared by people"),

@@ -90,6 +90,14 @@ LOST: Mapping[str, Any] = {
 }  # fmt: skip
 
 
+def test_a_warning_names_the_policy_that_the_limits_are_against() -> None:
+    anchor = replace(FIGURES, revision="sft-1", perplexity=12.0, probes=probed(0.9))
+    said = check_report.warnings(replace(worse(**LOST), anchor=anchor), Rule())
+    assert len(said) == len(LOST)
+    assert all("sft-1" in sentence and "base" not in sentence for sentence in said)
+    assert said[0].startswith("It has moved 0.7 nats a token from sft-1 (more than 0.5 is a bad sign).")
+
+
 RULES = (
     *(Rule(), Rule(nll_ratio_most=1.3), Rule(distinct_ratio_least=0.7), Rule(kl_most=0.05)),
     *(Rule(perplexity_ratio_most=1.6), Rule(truncated_more_most=0.3), Rule(probes_fall_most=0.5)),
@@ -127,7 +135,7 @@ STARTS = {name: text.partition("{")[0] for name, text in check_report.WARNINGS.i
 
 def test_what_could_not_be_scored_is_warned_of_as_the_gate_rejects_it() -> None:
     (said,) = check_report.warnings(worse(nll_under_anchor=math.nan), Rule())
-    assert said.startswith("Surprise to the base, ratio: not a number")
+    assert said.startswith("Surprise to its anchor, ratio: not a number")
 
 
 def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:

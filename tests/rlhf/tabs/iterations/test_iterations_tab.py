@@ -363,7 +363,7 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     shown = iterations_tab.view(context, policy.revision, 0, {})[0]
     card = shown["gate"]["value"]
     assert "It was decided on against base;" in card
-    assert "Surprise to the base" in shown["report"]["value"]
+    assert "Surprise to its anchor" in shown["report"]["value"]
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
     assert registry.decisions(context.db)[0]["reason"] == "no reason given"
@@ -526,7 +526,7 @@ def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -
     gate_decisions.set_rule(context.db, {"kl_most": 0.05})
     parts, _ = iterations_tab.view(context, policy.revision, 0, seen)
     assert "moved 0.0712 nats a token from the base (more than 0.05 is a bad sign)" in parts["report"]["value"]
-    assert "KL to the base, nats a token" in parts["gate"]["value"]
+    assert "KL to its anchor, nats a token" in parts["gate"]["value"]
     assert "✗ not met" in parts["report"]["value"]
 
 

@@ -112,7 +112,7 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
     assert rows["Final loss"] == ["1", "0.6"]
     assert rows["Held-out perplexity"] == ["1.68", "–"]
     assert rows["Held-out accuracy (check)"] == ["–", "0.75"]
-    assert rows["KL to the base, nats a token (check)"] == ["–", "0.0712"]
+    assert rows["KL to its anchor, nats a token (check)"] == ["–", "0.0712"]
     assert rows["Trainable parameters"] == ["4,800", "9,600"]
     assert rows["Size on disk"] == ["19.6 MB", "–"]
     assert rows["Peak memory"] == ["0.64 GB", "–"]
