@@ -95,7 +95,7 @@ class Rule:
     """KL to its anchor, in nats a token. Our choice: 25 nats in an answer of 50 tokens, four times the target of
     Ziegler et al. (2019)."""
     nll_ratio_most: Annotated[Ratio, N_("Surprise to its anchor, ratio")] = 1.15
-    """How far its answers may surprise its anchor more than that one's own do; above it they stop being its language."""
+    """How far its answers may surprise its anchor more than its own do; above it they stop being its language."""
     distinct_ratio_least: Annotated[Share, N_("Distinct-2, ratio")] = 0.90
     """Distinct-2 of its answers over its anchor's; below it they repeat themselves, or each other."""
     truncated_more_most: Annotated[Share, N_("Answers cut off, more than its anchor's")] = 0.10

@@ -6,6 +6,7 @@ import json
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,8 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, run_labels
+from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
@@ -339,6 +341,126 @@ def test_what_was_called_by_another_word_is_called_as_everywhere_else(data_dir: 
     assert db.value("SELECT count(*) FROM job WHERE spec LIKE '%evaluate%'") == 0
     assert store.setting(db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
     assert store.setting(db, "gate", None) == {"mode": "ask"}
+
+
+WORDS_OF_A_PAIR = '[{"content": "Which?", "role": "user"}]'
+# (comparison, annotator, purpose, outcome, ranking, flag, early, supersedes): 1 agreed and a flag that was taken back,
+# 2 disputed and flagged, 3 disputed by somebody excluded, 4 adjudicated, 5 by somebody excluded, 6 too early and all bad,
+# 7 skipped and undone, 8 an import and a judgement, 9 a re-ask and an AI judge.
+JUDGED = (
+    (1, 1, "own", "ranked", "[1, 2]", "harmful", 0, None),
+    (1, 1, "own", "ranked", "[1, 2]", None, 0, 1),
+    (1, 2, "own", "ranked", "[1, 1]", None, 0, None),
+    (2, 1, "own", "ranked", "[1, 2]", None, 0, None),
+    (2, 2, "own", "ranked", "[2, 1]", "broken", 0, None),
+    (3, 1, "own", "ranked", "[1, 2]", None, 0, None),
+    (3, 3, "own", "ranked", "[2, 1]", None, 0, None),
+    (4, 1, "own", "ranked", "[1, 2]", None, 0, None),
+    (4, 2, "own", "ranked", "[2, 1]", None, 0, None),
+    (4, 4, "adjudication", "ranked", "[1, 2]", None, 0, None),
+    (5, 1, "own", "ranked", "[1, 2]", None, 0, None),
+    (5, 3, "adjudication", "ranked", "[2, 1]", None, 0, None),
+    (6, 1, "own", "ranked", "[1, 2]", None, 1, None),
+    (6, 2, "own", "all-bad", None, None, 0, None),
+    (7, 1, "own", "skip", None, "personal-data", 0, None),
+    (7, 2, "own", "ranked", "[1, 2]", None, 0, None),
+    (7, 2, "own", "undone", None, None, 0, 16),
+    (8, 1, "import", "ranked", "[1, 2]", None, 0, None),
+    (8, 2, "own", "ranked", "[2, 1]", None, 0, None),
+    (9, 1, "own", "ranked", "[1, 2]", None, 0, None),
+    (9, 1, "re-ask", "ranked", "[2, 1]", None, 0, None),
+    (9, 5, "judge", "ranked", "[2, 1]", None, 0, None),
+)
+
+
+def with_judgements(db: Any) -> None:
+    """Insert `JUDGED`, the judgements of two who were excluded, one of whom was taken back in."""
+    moment = {"created": "2026-01-01"}
+    rows: dict[str, list[dict[str, Any]]] = {
+        "annotator": [{"id": one, "name": f"a{one}", "role": "annotator", **moment} for one in range(1, 6)],
+        "prompt": [
+            {"id": 1, "fingerprint": "f", "messages": WORDS_OF_A_PAIR, "source": "s", "split": "train", **moment}
+        ],
+        "comparison": [{"id": one, "prompt_id": 1, "purpose": "preference", **moment} for one in range(1, 11)],
+        "claim": [],
+        "judgement": [],
+        "exclusion": [
+            {"annotator_id": who, "excluded": excluded, "reason": "r", "decided_by": "kim", **moment}
+            for who, excluded in ((2, 1), (3, 1), (2, 0))
+        ],
+    }
+    for number, (comparison, who, purpose, outcome, ranking, flag, early, supersedes) in enumerate(JUDGED, 1):
+        asked = {"comparison_id": comparison, "annotator_id": who, "purpose": purpose, "kind": "pair"}
+        asked |= {"shown_order": "[0, 1]", "created": f"2026-01-{number:02}"}
+        claimed = purpose not in ("import", "judge")
+        if claimed:
+            slot = number if purpose == "own" else None
+            claim = {"id": number, "nonce": str(number), "slot": slot, "state": "released", "expires": "2100", **asked}
+            rows["claim"].append(claim)
+        said = {"outcome": outcome, "ranking": ranking, "flag": flag, "early": early, "supersedes": supersedes}
+        rows["judgement"].append({"id": number, "claim_id": number if claimed else None, **said, **asked})
+    for table, found in rows.items():
+        db[table].insert_all(found)
+
+
+def standings(db: Database) -> list[tuple[Any, ...]]:
+    found = db.rows("SELECT id, judged, last_judged, flagged, opinion FROM comparison ORDER BY id")
+    return [tuple(row.values()) for row in found]
+
+
+def test_how_old_comparisons_stand_is_what_it_would_be_had_they_been_judged_today(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m017_workbench")
+    with_judgements(old)
+    old.close()
+    today = open_database(data_dir.with_name("today"))
+    with today.transaction() as connection:
+        with_judgements(connection)
+    db = open_database(data_dir)
+    assert standings(db) == standings(today)
+    opinions = [row[-1] for row in standings(db)]
+    assert opinions == [
+        *("agreed", "disputed", "agreed", "settled", "agreed", "none", "none", "disputed", "agreed", "none")
+    ]
+    assert [row[0] for row in standings(db) if row[3]] == [2, 7]
+    assert db.value("SELECT count(*) FROM prompt_words WHERE prompt_words MATCH 'which'") == 1
+
+
+def test_what_chose_the_answers_of_old_comparisons_is_unknown(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m016_how_answers_were_chosen")
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", "created": "1"})
+    old["comparison"].insert({"prompt_id": 1, "purpose": "preference", "created": "1", "formed_chance": 0.5})
+    old.close()
+    rows = open_database(data_dir).rows("SELECT formed_chance, answers_by, answers_chance FROM comparison")
+    assert rows == [{"formed_chance": 0.5, "answers_by": None, "answers_chance": None}]
+
+
+def test_old_runs_have_no_label_and_can_be_given_one(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m018_run_labels")
+    spec = json.dumps({"kind": "sft", "snapshot": "0" * 64})
+    old["job"].insert({"kind": "sft", "spec": spec, "status": "finished", "requested_by": "kim", "created": "1"})
+    old.close()
+    db = open_database(data_dir)
+    assert (run_labels.labels(db), run_labels.label_of(db, 1)) == ({}, RunLabel())
+    run_labels.set_label(db, 1, RunLabel("first", ("slow",), ""), "kim")
+    assert run_labels.labels(db) == {1: RunLabel("first", ("slow",), "")}
+
+
+def test_old_scores_keep_their_mean_and_have_none_by_token(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m019_scores_per_token")
+    old["prompt"].insert({"fingerprint": "f", "messages": "[]", "source": "s", "split": "train", "created": "1"})
+    old["response"].insert({"prompt_id": 1, "origin": "import", "purpose": "compare", "text": "x", "created": "1"})
+    old["score"].insert({"response_id": 1, "scorer": "kl_to_base", "value": 0.5})
+    old.close()
+    rows = open_database(data_dir).rows("SELECT scorer, value, per_token FROM score")
+    assert rows == [{"scorer": "kl_to_base", "value": 0.5, "per_token": None}]
 
 
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:
