@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po
 
 from annotation import translation
+from annotation.web import access, invitations, sign_in_pages
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 from tests.sentences import extracted, write_marked
 
@@ -98,6 +102,16 @@ def test_each_translation_is_about_sentences_that_there_are(path: Path) -> None:
     assert not catalog.obsolete
     unknown = [message.id for message in catalog if message.id and message.id not in extracted()]
     assert unknown == []
+
+
+def test_whoever_was_invited_can_be_refused_in_german() -> None:
+    german = translation.read(next(path for path in FILES if path.stem == "de")).sentences
+    met = (access.check_name, access.insert_account, access.check_new_password, invitations.JoinPages.join)
+    trees = [ast.parse(textwrap.dedent(inspect.getsource(one))) for one in (*met, sign_in_pages)]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    sentences = [ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "_"]
+    assert len(sentences) > 20
+    assert {one for one in (*sentences, invitations.NOT_VALID) if german.gettext(one) == one} == {"Name"}
 
 
 # -------------------------------------------------------------------------------------------------------------- pages
