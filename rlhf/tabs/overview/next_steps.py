@@ -80,8 +80,8 @@ def richer_offer(project: Project, richer: RicherAct | None, stock: int) -> Next
     if project.kind != "pair" or richer is None or stock < ENOUGH_STOCK:
         return None
     said = (
-        _("Ask for rankings of {answers}: one teaches {times:.1f} times as much")
+        _("Ask for rankings of {answers}: in our benchmark one taught {times:.1f} times as much")
         if richer.by == "act"
-        else _("Ask for rankings of {answers}: a minute teaches {times:.1f} times as much")
+        else _("Ask for rankings of {answers}: by our benchmark a minute teaches {times:.1f} times as much here")
     )
     return NextStep(said.format(answers=MEASURED_ANSWERS, times=richer.times), "/project")

@@ -69,7 +69,8 @@ def test_rankings_are_offered_where_they_teach_more_and_nobody_would_wait() -> N
     pairs, more = Project(), RicherAct(2.04, "minute")
     offered = richer_offer(pairs, more, ENOUGH_STOCK)
     assert offered is not None
-    assert (offered.words, offered.address) == ("Ask for rankings of 4: a minute teaches 2.0 times as much", "/project")
+    said = "Ask for rankings of 4: by our benchmark a minute teaches 2.0 times as much here"
+    assert (offered.words, offered.address) == (said, "/project")
     assert richer_offer(pairs, more, ENOUGH_STOCK - 1) is None
     assert richer_offer(Project(kind="best", answers=4), more, ENOUGH_STOCK) is None
     assert richer_offer(pairs, None, ENOUGH_STOCK) is None
@@ -100,7 +101,7 @@ def test_the_strip_offers_rankings_beside_what_is_next(context: Context) -> None
     context.db.connection.execute("DROP TRIGGER judgement_no_update")
     context.db.connection.execute("UPDATE judgement SET seconds = 8")
     strip = standing.strip_of(context.db)["html"]
-    assert "Ask for rankings of 4: one teaches 4.1 times as much" in strip
+    assert "Ask for rankings of 4: in our benchmark one taught 4.1 times as much" in strip
     assert '<a class="button" href="/annotate">' in strip
     assert '<a class="button" href="/project">' in strip
 
