@@ -143,11 +143,12 @@ class DPOSpec(TrainingSpec):
     where it is length-normalised, because log-ratios per token are smaller by about an answer's length."""
     sft_weight: NonNegativeFloat = 0.2
     """Weight of the likelihood of the chosen answer beside the DPO loss; counters degeneration (Pang et al. 2024, who
-    take 1). Our choice: with 0.2 answers stay the model's language (benchmarks/loop.py) and follow the preferences."""
+    take 1). Our choice: with 0.2 answers stay the model's language and follow the preferences
+    (benchmarks/loop.py, with pairs at a rate of 7e-5)."""
     offset: NonNegativeFloat = 0.0
     """How much more implicit reward is asked of an answer that people prefer much; a third of it slightly, two thirds
     clearly (Amini et al. 2024, ODPO, with people's own word for the strength). 0, because 1 gained half a point of win
-    rate at most (benchmarks/acts.py)."""
+    rate at most with pairs (benchmarks/acts.py), and the loop was measured without (with pairs, at a rate of 7e-5)."""
     epochs: PositiveInt = 3
     """Passes over the comparisons; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     flip_rate: NonNegativeFloat = 0.0
