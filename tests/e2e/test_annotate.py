@@ -80,7 +80,7 @@ class Site:
 
     def project(self, kind: Kind = "pair", answers: int = 2, **values: Any) -> None:
         """Set what is asked, and put away what is left of other tests."""
-        asked = Project(kind=kind, answers=answers, gold_share=0.0, re_ask_share=0.0)
+        asked = Project(kind=kind, answers=answers, gold_share=0.0, re_ask_share=0.0, rendered=False)
         store.set_project(self.db, replace(asked, **values))
         with self.db.transaction() as connection:
             connection.execute("UPDATE comparison SET state = 'withdrawn'")
@@ -710,7 +710,6 @@ def test_hostile_answers_do_nothing_literal_or_rendered(site: Site) -> None:
 
 
 def test_rendering_is_switched_and_remembered_by_each_annotator(site: Site) -> None:
-    site.project(rendered=False)
     site.compare("Some **bold** text and $x^2$", "```python\ndef f(): pass\n```")
     ann = site.open()
     ann.ready()
@@ -859,7 +858,7 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
 
 def test_people_who_share_a_browser_share_no_drafts_and_no_habits(site: Site) -> None:
     store.write_guidelines(site.db, "Be fair.", "owner")
-    site.project(overlap=2, rendered=False)
+    site.project(overlap=2)
     site.compare("**A**", "**B**")
     ann = site.open()
     ann.ready()
