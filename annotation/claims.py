@@ -151,6 +151,8 @@ def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | 
 # Not held, judged or skipped by this annotator before, in whatever role.
 UNSEEN = """NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = :annotator AND k.comparison_id = c.id
     AND k.state IN ('held', 'judged', 'skipped'))"""
+# Of a comparison `c`: an admin took it out, so that nobody is asked any more.
+WITHDRAWN = "c.state = 'closed' AND c.asks = 'nobody'"
 # The oldest open comparisons that are looked at when prompts are to be judged evenly.
 CANDIDATES = 400
 
@@ -211,7 +213,8 @@ def choose_gold(db: Database, annotator_id: int, source: random.Random) -> Chose
 def choose_re_ask(db: Database, annotator_id: int) -> ChosenComparison | None:
     """An own earlier comparison in the opposite order: not one of the latest, and each once."""
     row = db.row(
-        """SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
+        f"""SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
+           JOIN comparison c ON c.id = j.comparison_id AND NOT ({WITHDRAWN})
            WHERE j.annotator_id = ? AND j.purpose = 'own' AND j.outcome = 'ranked' AND NOT j.early
              AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = j.annotator_id
                  AND k.comparison_id = j.comparison_id AND k.purpose = 're-ask'
@@ -330,7 +333,7 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
                 CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
                 CROSS JOIN comparison c ON c.id = i.comparison_id
             WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
-              AND c.state IN ('ready', 'writing', 'closed') AND (:kind = 'settle' OR {UNSEEN} AND (
+              AND c.state IN ('ready', 'writing', 'closed') AND (:kind = 'settle' OR NOT ({WITHDRAWN}) AND {UNSEEN} AND (
                   x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
                       JOIN annotator_group g ON g.annotator_id = k.annotator_id
                       WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))

@@ -19,8 +19,8 @@ from annotation.workbench.comparison_list import condition_of, terms
 
 ChangeKind = Literal["assign", "release", "settle", "skip", "withdraw"]
 CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = get_args(ChangeKind)
-CAN_BE_JUDGED: Final = """c.purpose = 'preference'
-    AND (c.state IN ('ready', 'writing') OR c.state = 'closed' AND c.asks != 'nobody')"""
+CAN_BE_JUDGED: Final = f"""c.purpose = 'preference' AND c.state IN ('ready', 'writing', 'closed')
+    AND NOT ({claims.WITHDRAWN})"""
 STANDS: Final = """SELECT {} FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
     WHERE i.comparison_id = c.id AND i.state = 'stands' AND x.kind = '{}'"""
 # Which comparisons each kind changes; `annotator` is whom it is for.

@@ -237,3 +237,29 @@ def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
     judge_all(db, people["ann"], most=16)
     rows = db.rows("SELECT purpose, chance FROM claim WHERE annotator_id = ?", (people["ann"].id,))
     assert {(row["purpose"], row["chance"]) for row in rows} == {("gold", 0.5), ("own", None)}
+
+
+def test_what_is_withdrawn_is_not_handed_to_whom_it_is_assigned_until_it_is_given_back(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 3)
+    change(db, people["eve"], "assign", ids[:2], "person:ann")
+    made = change(db, people["eve"], "withdraw", ids[:1])
+    assert judge_all(db, people["ann"]) == ids[1:]
+    bulk_changes.undo(db, made, "eve")
+    assert judge_all(db, people["bob"]) == []
+    assert judge_all(db, people["ann"]) == ids[:1]
+
+
+def test_nobody_is_asked_again_about_what_is_withdrawn(
+    db: Database, people: dict[str, Annotator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("annotation.selection.RE_ASK_AFTER", 0)
+    ids = seed_comparisons(db, 1)
+    assert judge_all(db, people["ann"]) == ids
+    asked = claims.choose_re_ask(db, people["ann"].id)
+    assert asked is not None
+    made = change(db, people["eve"], "withdraw", ids)
+    assert claims.choose_re_ask(db, people["ann"].id) is None
+    bulk_changes.undo(db, made, "eve")
+    assert claims.choose_re_ask(db, people["ann"].id) == asked
