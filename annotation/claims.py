@@ -333,7 +333,8 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
                 CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
                 CROSS JOIN comparison c ON c.id = i.comparison_id
             WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
-              AND c.state IN ('ready', 'writing', 'closed') AND (:kind = 'settle' OR NOT ({WITHDRAWN}) AND {UNSEEN} AND (
+              AND c.state IN ('ready', 'writing', 'closed')
+              AND (:kind = 'settle' OR NOT ({WITHDRAWN}) AND {UNSEEN} AND (
                   x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
                       JOIN annotator_group g ON g.annotator_id = k.annotator_id
                       WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))

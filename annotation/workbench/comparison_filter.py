@@ -126,7 +126,10 @@ class ComparisonFilter:
         """A filter from its text. Raises UserError that says what of it means nothing."""
         if len(text) > LONGEST_FILTER:
             raise UserError(_("This filter is too long."))
-        return cls.of_query(dict(parse_qsl(text.strip().removeprefix("?"), keep_blank_values=True)))
+        query = dict(parse_qsl(text.strip().removeprefix("?"), keep_blank_values=True))
+        if text.strip() and not query:  # an empty filter would mean all
+            raise UserError(_("'{text}' is no filter. Write one as status=disputed.").format(text=text[:40]))
+        return cls.of_query(query)
 
     @classmethod
     def of_query(cls, query: Mapping[str, str]) -> ComparisonFilter:
@@ -144,6 +147,8 @@ class ComparisonFilter:
                 found[name] = value.strip()
             else:
                 found[name] = tuple(unescaped(part) for part in value.split(",") if part)
+            if not found[name]:
+                raise UserError(_("The filter '{name}' is empty. Leave it out, or say what to find.").format(name=name))
         return cls(**found)
 
     @property

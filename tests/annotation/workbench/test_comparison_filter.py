@@ -35,10 +35,12 @@ def test_a_filter_is_read_as_it_was_written(
     assert ComparisonFilter.of_query(written.query) == written
 
 
+# What is left of an empty one would mean all.
+EMPTY = ("status=", "status=,", "ids=", "q=+", "since=", "&", "?&&")
 MEANINGLESS = ("status=great", "said=hello", "since=yesterday", "ids=1;2", "ids=-1", "colour=red", "split=test")
 
 
-@pytest.mark.parametrize("text", [*MEANINGLESS, f"q={'a' * 999}"])
+@pytest.mark.parametrize("text", [*MEANINGLESS, *EMPTY, f"q={'a' * 999}"])
 def test_what_means_nothing_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(UserError):
         ComparisonFilter.of(text)
