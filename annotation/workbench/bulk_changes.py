@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.translation import N_, _
 from annotation.workbench.comparison_filter import ComparisonFilter
-from annotation.workbench.comparison_list import condition_of, terms
+from annotation.workbench.comparison_list import condition_of, prepare, terms
 
 ChangeKind = Literal["assign", "release", "settle", "skip", "withdraw"]
 CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = get_args(ChangeKind)
@@ -121,6 +121,7 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
 
     Raises UserError, and changes nothing, where it would be another number by now, or none.
     """
+    prepare(db, asked.comparisons)
     with db.transaction() as connection:
         whom = whom_of(db, asked, by)
         row = {"kind": asked.kind, "annotator_id": whom["annotator"], "group_name": whom["group"]}

@@ -15,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from annotation.records import UserError
+from annotation.schema import PROMPT_WORDS
 from annotation.translation import N_, _
 
 LONGEST_SEARCH: Final = 200
@@ -209,7 +210,7 @@ CONDITIONS: Final[Mapping[str, str]] = {
 OF_ANSWERS: Final = "c.id IN (SELECT comparison_id FROM comparison_response WHERE response_id IN ({}))"
 BY_WORDS: Final = f"""(c.prompt_id IN (SELECT rowid FROM prompt_words WHERE prompt_words MATCH :q)
     OR {OF_ANSWERS.format("SELECT rowid FROM answer_words WHERE answer_words MATCH :q")})"""
-BY_READING: Final = f"""(c.prompt_id IN (SELECT id FROM prompt WHERE instr(messages, :q))
+BY_READING: Final = f"""(c.prompt_id IN (SELECT p.id FROM prompt p WHERE instr({PROMPT_WORDS.format("p")}, :q))
     OR {OF_ANSWERS.format("SELECT id FROM response WHERE instr(text, :q)")})"""
 
 

@@ -9,12 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation import claims, store
-from annotation.database import Database
+from annotation.database import Database, open_database
+from annotation.exports import writing
+from annotation.exports.formats import ExportRequest, Filters
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError
 from annotation.web import access
+from annotation.workbench import bulk_changes
+from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import SAID, SPLITS, STATUSES, ComparisonFilter
 from annotation.workbench.comparison_list import SORTS, choices, count, list_page, matching
+from annotation.workbench.word_index import INDEXED
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 
 NAMES = st.lists(st.text(min_size=1, max_size=9), max_size=3, unique=True).map(tuple)
@@ -154,6 +159,7 @@ def test_words_are_found_in_prompts_and_answers_as_they_begin_and_in_any_script(
         "break": [lines], "nbreak": [], "user": [], "role": [], f"#{lines}": [lines], str(rice): [rice],
         "OR": [practice], "100%": [lines],
         "%": [lines], "*": [lines], "'": [], "a\0b": [], "not a word here": [],
+        "{": [], '"': [], ":": [practice, lines], '":"': [], "[": [], ",": [],
     }.items():  # fmt: skip
         assert found(db, ComparisonFilter(q=query).text) == expected, query
 
@@ -188,6 +194,23 @@ def test_the_words_of_an_import_are_there_for_the_first_search(db: Database) -> 
         connection.execute("DELETE FROM comparison_response")
         connection.execute("DELETE FROM response")
     assert found(db, "q=answer") == []
+
+
+def test_words_are_indexed_before_rows_are_read_and_never_while_others_are_kept_from_writing(db: Database) -> None:
+    imported = {"name": "x", "sha256": "0", "format": "csv", "counts": "{}", "requested_by": "", "created": "2026"}
+    db.insert("import", imported)
+    with db.reading():
+        matching(db, ComparisonFilter(q="rice"))
+        with open_database(db.path.parent).transaction():
+            """Nobody else waits for what only reads."""
+    assert store.setting(db, INDEXED, 0) == 0
+    writing.count(db, ExportRequest("csv", filters=Filters(comparisons="q=rice")))
+    assert store.setting(db, INDEXED, 0) == 1
+    db.insert("import", imported)
+    by = access.add_account(db, "eve", "admin", "long enough words")
+    with pytest.raises(UserError, match="None of these"):
+        bulk_changes.make(db, BulkRequest("withdraw", ComparisonFilter(q="rice")), by, 1)
+    assert store.setting(db, INDEXED, 0) == 2, "it is not rolled back with what was refused"
 
 
 def test_policies_sets_splits_and_days(db: Database) -> None:
