@@ -344,8 +344,12 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
     return None if row is None else (int(row["comparison_id"]), int(row["change_id"]))
 
 
+# Who has judged as many comparisons as they shall: they get no more.
+REACHED_QUOTA = """SELECT id FROM annotator q WHERE q.quota <=
+    (SELECT count(*) FROM claim k WHERE k.annotator_id = q.id AND k.state = 'judged')"""
 # Of comparison `i.comparison_id` in the assignment `x`: that somebody is still to judge it under it.
 STILL_TO_JUDGE = f"""SELECT EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.id IN ({GIVEN_TO})
+        AND a.id NOT IN ({REACHED_QUOTA})
         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = i.comparison_id
             AND k.state IN ('judged', 'skipped')))
     AND NOT (x.group_name IS NOT NULL
@@ -360,8 +364,8 @@ SETTLED = """SELECT EXISTS (SELECT 1 FROM claim k WHERE k.assigned_by = x.id AND
 def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
     """Note which assignments of a comparison, or of all, still stand, inside the caller's transaction.
 
-    One ends when everybody whom it names has judged or skipped the comparison, or can't sign in any more. While one
-    stands nobody else gets the comparison.
+    One ends when everybody whom it names has judged or skipped the comparison, can't sign in any more, or has reached
+    their quota. While one stands nobody else gets the comparison. What was taken back never stands again.
     """
     if (
         comparison_id
@@ -372,11 +376,19 @@ def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
     db.connection.execute(
         f"""UPDATE bulk_change_comparison AS i SET state = (SELECT iif(
                 CASE x.kind WHEN 'settle' THEN NOT ({SETTLED}) ELSE ({STILL_TO_JUDGE}) END, 'stands', 'done')
-            FROM bulk_change x WHERE x.id = i.change_id) WHERE state IN ('stands', 'done') AND {mine}""",
+            FROM bulk_change x WHERE x.id = i.change_id) WHERE state IN ('stands', 'done') AND {mine}
+              AND change_id IN (SELECT id FROM bulk_change WHERE undone IS NULL)""",
         {"overlap": store.project(db).overlap, "comparison": comparison_id},
     )
     among = f"SELECT comparison_id FROM bulk_change_comparison WHERE state IS NOT NULL AND {mine}"
     hold_back(db, among, {"comparison": comparison_id})
+
+
+def follow_act(db: Database, annotator_id: int, comparison_id: int) -> None:
+    """Note what a judgement, or its undo, does to assignments: to all, where it may be the one that ends a quota."""
+    quota = quota_of(db, annotator_id)
+    at_its_end = quota is not None and judged_by(db, annotator_id) in (quota - 1, quota)
+    follow_assignments(db, None if at_its_end else comparison_id)
 
 
 def hold_back(db: Database, among: str, values: Mapping[str, Any]) -> None:
@@ -440,7 +452,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim["id"])
         )
-        follow_assignments(db, claim["comparison_id"])
+        follow_act(db, annotator_id, claim["comparison_id"])
         return insert_judgement(db, claim, act, seconds_between(claim["created"], now()))
 
 
@@ -585,7 +597,7 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             assigned_by=claim["assigned_by"],
         )
         insert_claim(db, project, annotator_id, again)
-        follow_assignments(db, claim["comparison_id"])
+        follow_act(db, annotator_id, claim["comparison_id"])
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
@@ -740,7 +752,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
             slot = free_slot(db, claim["comparison_id"])
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim["id"]))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim["id"]))
-        follow_assignments(db, claim["comparison_id"])
+        follow_act(db, annotator_id, claim["comparison_id"])
         claim["guidelines_version"] = store.guidelines(db).version or None  # the page shows today's
         return insert_judgement(db, claim, act, row["seconds"], supersedes=judgement_id)
 

@@ -26,6 +26,8 @@ STANDS: Final = """SELECT {} FROM bulk_change_comparison i JOIN bulk_change x ON
 # Which comparisons each kind changes; `annotator` is whom it is for.
 ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
     "assign": f"""{CAN_BE_JUDGED} AND (:annotator IS NULL OR {claims.UNSEEN})
+        AND ({claims.STILL_TO_JUDGE} FROM (SELECT :annotator AS annotator_id, :group AS group_name) x
+            CROSS JOIN (SELECT c.id AS comparison_id) i)
         AND NOT EXISTS ({STANDS.format("1", "assign")} AND x.annotator_id IS :annotator AND x.group_name IS :group)""",
     "release": f"EXISTS ({STANDS.format('1', 'assign')})",
     "settle": f"""c.purpose = 'preference' AND c.state IN ('ready', 'closed') AND c.judged > 0
@@ -35,7 +37,7 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 }
 # What a change of this kind leaves out of what was chosen, and why.
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
-    "assign": N_("judged, skipped or assigned to them already, gold, or not fit to be judged"),
+    "assign": N_("judged, skipped or assigned to them already, past their quota, gold, or not fit to be judged"),
     "release": N_("assigned to nobody"),
     "settle": N_("judged by nobody, gold, or in your list already"),
     "skip": N_("judged or skipped by you already, gold, or not fit to be judged"),

@@ -263,3 +263,72 @@ def test_nobody_is_asked_again_about_what_is_withdrawn(
     assert claims.choose_re_ask(db, people["ann"].id) is None
     bulk_changes.undo(db, made, "eve")
     assert claims.choose_re_ask(db, people["ann"].id) == asked
+
+
+def test_an_assignment_that_was_taken_back_stays_so_when_somebody_returns_or_undoes(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 2)
+    made = change(db, people["eve"], "assign", ids[:1], "person:ann")
+    access.deactivate(db, "ann")
+    bulk_changes.undo(db, made, "eve")
+    access.activate(db, "ann")
+    assert statuses(db) == ["open", "open"]
+    made = change(db, people["eve"], "assign", ids[1:], "person:bob")
+    assert judge_all(db, people["bob"], most=1) == ids[1:]
+    bulk_changes.undo(db, made, "eve")
+    claims.undo(db, people["bob"].id, "")
+    assert judge_all(db, people["cat"]) == ids[:1], "bob has the other in hand"
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
+    assert judge_all(db, people["cat"]) == ids[1:]
+
+
+def test_what_a_group_can_add_nothing_to_is_not_assigned_to_it(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 4)
+    for name in ("ann", "bob"):
+        annotator_groups.set_groups(db, people[name].id, ("medics",))
+    assert judge_all(db, people["ann"], most=1) == ids[:1]
+    change(db, people["bob"], "skip", ids[1:2])
+    change(db, people["ann"], "skip", ids[1:2])
+    assert judge_all(db, people["cat"], most=1) == ids[1:2]
+    asked = BulkRequest("assign", ComparisonFilter(), "group:medics")
+    assert bulk_changes.plan(db, asked, people["eve"]) == bulk_changes.Plan(2, 2), "judged or skipped by them"
+    change(db, people["eve"], "assign", ids, "group:medics")
+    assert statuses(db) == ["judged", "judged", "assigned", "assigned"]
+
+
+def test_what_is_assigned_to_somebody_whose_quota_is_reached_goes_to_all_until_it_is_raised(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 5)
+    annotator_groups.set_quota(db, people["ann"].id, 2)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    assert judge_all(db, people["bob"]) == []
+    assert judge_all(db, people["ann"]) == ids[:2]
+    assert judge_all(db, people["bob"], most=1) == ids[2:3]
+    asked = BulkRequest("assign", ComparisonFilter(), "person:ann")
+    assert bulk_changes.plan(db, asked, people["eve"]).changed == 0, "they would never get it"
+    annotator_groups.set_quota(db, people["ann"].id, 3)
+    assert statuses(db)[3:] == ["assigned"] * 2
+    annotator_groups.set_quota(db, people["ann"].id, 1)
+    assert statuses(db)[3:] == ["open"] * 2
+    claims.undo(db, people["ann"].id, "")
+    assert judge_all(db, people["cat"], most=1) == [ids[3]], "one judged is what was wanted"
+    annotator_groups.set_quota(db, people["ann"].id, 2)
+    assert statuses(db)[4:] == ["assigned"]
+
+
+def test_undoing_below_the_quota_takes_the_assigned_up_again(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 2)
+    annotator_groups.set_quota(db, people["ann"].id, 1)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    assert judge_all(db, people["ann"]) == ids[:1]
+    assert statuses(db) == ["judged", "open"]
+    undone = claims.undo(db, people["ann"].id, "")
+    assert statuses(db) == ["in-hand", "assigned"]
+    claims.judge(db, people["ann"].id, undone.nonce, act("skip"))
+    skipped = claims.latest(db, people["ann"].id)[0]["id"]
+    assert statuses(db) == ["open", "assigned"]
+    claims.revise(db, people["ann"].id, skipped, act("tie"))
+    assert statuses(db) == ["judged", "open"]
