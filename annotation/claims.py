@@ -603,10 +603,15 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
     return held
 
 
+# Of a judgement `j`: that its annotator made it, one by one; what a bulk change passed over, that change takes back.
+MADE_IN_HAND = """j.claim_id NOT NULL AND NOT EXISTS (SELECT 1 FROM claim k JOIN bulk_change x ON x.id = k.assigned_by
+    WHERE k.id = j.claim_id AND x.kind = 'skip')"""
+
+
 def latest_judgement(db: Database, annotator_id: int) -> dict[str, Any] | None:
     """The row of this annotator's latest current judgement: the one that `undo` takes back."""
     return db.row(
-        "SELECT * FROM current_judgement WHERE annotator_id = ? AND claim_id IS NOT NULL ORDER BY id DESC LIMIT 1",
+        f"SELECT * FROM current_judgement j WHERE annotator_id = ? AND {MADE_IN_HAND} ORDER BY id DESC LIMIT 1",
         (annotator_id,),
     )
 
@@ -664,12 +669,12 @@ def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
 def latest(db: Database, annotator_id: int, limit: int = 50) -> list[dict[str, Any]]:
     """This annotator's latest current judgements, newest first: id, prompt, outcome, ranks by place, and the extras."""
     rows = db.rows(
-        """SELECT j.id, j.kind, j.outcome, j.ranking, j.strength, j.tags, j.note, j.flag, j.shown_order, j.created,
+        f"""SELECT j.id, j.kind, j.outcome, j.ranking, j.strength, j.tags, j.note, j.flag, j.shown_order, j.created,
                j.supersedes IS NOT NULL AS changed, json_array_length(j.shown_order) AS size, e.text AS edited,
                p.messages FROM current_judgement j
            JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
            LEFT JOIN response e ON e.id = j.edited_response_id
-           WHERE j.annotator_id = ? AND j.claim_id IS NOT NULL ORDER BY j.id DESC LIMIT ?""",
+           WHERE j.annotator_id = ? AND {MADE_IN_HAND} ORDER BY j.id DESC LIMIT ?""",
         (annotator_id, limit),
     )
     return [{**row, **act_of(row), "prompt": json.loads(row["messages"])[-1]["content"]} for row in rows]

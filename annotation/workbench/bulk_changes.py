@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
-from annotation import claims
+from annotation import claims, store
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.translation import N_, _
@@ -251,7 +251,7 @@ def undo_releasing(db: Database, change_id: int) -> None:
 
 
 def undo_withdrawing(db: Database, change_id: int) -> None:
-    """Those that are still withdrawn are handed out as before."""
+    """Those that are still withdrawn are handed out as before, to whoever judges by now."""
     db.connection.execute(
         f"""UPDATE comparison SET (state, asks, asks_why) = (
                 SELECT json_extract(before, '$.state'), json_extract(before, '$.asks'),
@@ -260,6 +260,7 @@ def undo_withdrawing(db: Database, change_id: int) -> None:
             WHERE state = 'closed' AND asks = 'nobody' AND id IN ({OF_CHANGE})""",
         {"change": change_id},
     )
+    store.hand_to_judging(db, OF_CHANGE, {"change": change_id})
 
 
 def undo_skipping(db: Database, change_id: int) -> None:

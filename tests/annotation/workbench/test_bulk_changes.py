@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -166,9 +167,27 @@ def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people
     assert judge_all(db, people["ann"]) == ids[2:]
     rows = db.rows("SELECT outcome, shown_order, kind FROM judgement ORDER BY id")
     assert rows[0] == {"outcome": "skip", "shown_order": "[0,1]", "kind": "pair"}
-    assert len(claims.latest(db, people["ann"].id)) == 3
+    assert len(claims.latest(db, people["ann"].id)) == 1, "the change is taken back as one"
     bulk_changes.undo(db, made, "ann")
     assert judge_all(db, people["ann"]) == ids[:2]
+
+
+def test_an_undo_after_a_bulk_skip_takes_the_last_own_judgement_back(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 4)
+    ann = people["ann"].id
+    change(db, people["ann"], "skip", ids[3:])
+    with pytest.raises(UserError, match="no judgement of yours"):
+        claims.undo(db, ann, "")
+    assert judge_all(db, people["ann"], most=1) == ids[:1]
+    change(db, people["ann"], "skip", ids[1:2])
+    last = claims.latest_act(db, ann)
+    assert last is not None
+    assert last["outcome"] == "ranked"
+    assert claims.undo(db, ann, "").comparison_id == ids[0]
+    assert claims.latest(db, ann) == []
+    assert judge_all(db, people["ann"]) == [ids[0], ids[2]]
 
 
 def test_skipping_what_is_assigned_gives_it_to_all_and_its_undo_takes_it_back(
@@ -332,3 +351,27 @@ def test_undoing_below_the_quota_takes_the_assigned_up_again(db: Database, peopl
     assert statuses(db) == ["open", "assigned"]
     claims.revise(db, people["ann"].id, skipped, act("tie"))
     assert statuses(db) == ["judged", "open"]
+
+
+Mode = Literal["people", "ai", "mixed"]
+MODES: list[tuple[Mode, Mode, str, float | None, int | None]] = [
+    ("ai", "people", "people", 1.0, 1),
+    ("people", "ai", "judges", None, None),
+    ("ai", "ai", "judges", None, None),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "asks", "chance", "drawn"), MODES)
+def test_what_was_withdrawn_comes_back_to_whoever_is_asked_by_now(
+    db: Database, people: dict[str, Annotator], before: Mode, after: Mode, asks: str,
+    chance: float | None, drawn: int | None,
+) -> None:  # fmt: skip
+    store.set_feedback(db, replace(store.feedback(db), mode=before))
+    ids = seed_comparisons(db, 1)
+    made = change(db, people["eve"], "withdraw", ids)
+    store.set_feedback(db, replace(store.feedback(db), mode=after))
+    assert statuses(db) == ["withdrawn"]
+    bulk_changes.undo(db, made, "eve")
+    assert db.rows("SELECT state, asks, people_chance, people_drawn FROM comparison") == [
+        {"state": "ready", "asks": asks, "people_chance": chance, "people_drawn": drawn}
+    ]
