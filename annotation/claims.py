@@ -151,7 +151,7 @@ def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | 
 # Not held, judged or skipped by this annotator before, in whatever role.
 UNSEEN = """NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = :annotator AND k.comparison_id = c.id
     AND k.state IN ('held', 'judged', 'skipped'))"""
-# Of a comparison `c`: an admin took it out, so that nobody is asked any more.
+# Of a comparison `c`: it was taken out, by an admin or after a change of thinking, so that nobody is asked any more.
 WITHDRAWN = "c.state = 'closed' AND c.asks = 'nobody'"
 # The oldest open comparisons that are looked at when prompts are to be judged evenly.
 CANDIDATES = 400

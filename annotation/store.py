@@ -513,7 +513,7 @@ def withdraw_open(db: Database) -> int:
     """
     with db.transaction() as connection:
         return connection.execute(
-            """UPDATE comparison SET asks = 'nobody', state = iif(candidate_id IS NULL, state, 'withdrawn')
+            """UPDATE comparison SET asks = 'nobody', state = iif(candidate_id IS NULL, 'closed', 'withdrawn')
                WHERE purpose = 'preference' AND state = 'ready' AND taken = 0
                  AND (candidate_id IS NOT NULL OR model_id IS NOT NULL AND asks != 'nobody')"""
         ).rowcount

@@ -94,6 +94,22 @@ def test_every_status_is_found_by_its_filter_and_shown_in_its_row(db: Database) 
     assert found(db, "status=gold,writing") == [ids[5], ids[10]]
 
 
+def test_what_is_withdrawn_after_a_change_of_thinking_is_so_in_the_list_and_comes_to_nobody(db: Database) -> None:
+    ann = access.add_account(db, "ann", "admin", "long enough words")
+    ordinary, candidates, held_back, unfit = seed_comparisons(db, 4)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (candidates,))
+        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (unfit,))  # as the writing leaves it
+    bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(held_back,)), "person:ann"), ann, 1)
+    assert store.withdraw_open(db) == 3
+    assert found(db, "status=withdrawn") == [ordinary, candidates, held_back]
+    assert found(db, "status=unfit") == [unfit]
+    assert found(db, "status=unasked") == []
+    assert claims.claim_next(db, ann.id) is None
+    with pytest.raises(UserError, match="None of these"):
+        bulk_changes.make(db, BulkRequest("withdraw", ComparisonFilter()), ann, 3)
+
+
 def contradict(db: Database) -> tuple[int, int, int]:
     """A comparison on which ann and bob contradict each other, with their ids."""
     store.set_project(db, replace(store.project(db), overlap=2))
