@@ -99,7 +99,7 @@ def test_what_is_withdrawn_after_a_change_of_thinking_is_so_in_the_list_and_come
     ordinary, candidates, held_back, unfit = seed_comparisons(db, 4)
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (candidates,))
-        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (unfit,))  # as the writing leaves it
+        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (unfit,))  # answers are the same
     bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(held_back,)), "person:ann"), ann, 1)
     assert store.withdraw_open(db) == 3
     assert found(db, "status=withdrawn") == [ordinary, candidates, held_back]
