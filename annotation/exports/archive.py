@@ -112,6 +112,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "invitation": "a secret",
     "annotator.invitation_id": "a secret",
     "job": "the machines'",
+    "run_label": "of jobs, which are the machines'",
     "event": "the machines'",
     "snapshot": "the machines'",
     "promotion": "the machines'",

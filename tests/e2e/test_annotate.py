@@ -80,7 +80,7 @@ class Site:
 
     def project(self, kind: Kind = "pair", answers: int = 2, **values: Any) -> None:
         """Set what is asked, and put away what is left of other tests."""
-        asked = Project(kind=kind, answers=answers, gold_share=0.0, re_ask_share=0.0)
+        asked = Project(kind=kind, answers=answers, gold_share=0.0, re_ask_share=0.0, rendered=False)
         store.set_project(self.db, replace(asked, **values))
         with self.db.transaction() as connection:
             connection.execute("UPDATE comparison SET state = 'withdrawn'")
@@ -408,7 +408,7 @@ def test_the_draft_of_a_change_is_not_taken_for_one_of_a_comparison_in_hand(site
     with site.db.transaction() as connection:  # the same comparison comes into hand, as when it is to be settled
         connection.execute("UPDATE claim SET state = 'released' WHERE state = 'held'")
     claims.adjudicate(site.db, access.authorise(site.db, ann.name, "annotator").id, comparison)
-    ann.page.reload()
+    ann.page.goto(f"{site.address}annotate")  # a reload would lead back to the change
     ann.ready()
     assert ann.page.input_value("#judgement-note") == ""
 
@@ -468,7 +468,7 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
     ann.page.context.clear_cookies()
     ann.press("2")
     ann.wait_status("You are not signed in any more")
-    assert ann.page.get_attribute(".status a", "href") == "login"
+    assert ann.page.get_attribute(".status a", "href") == "login?next=%2Fannotate"
     assert len(ann.rows()) == 1
 
 
@@ -858,7 +858,7 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
 
 def test_people_who_share_a_browser_share_no_drafts_and_no_habits(site: Site) -> None:
     store.write_guidelines(site.db, "Be fair.", "owner")
-    site.project(overlap=2, rendered=False)
+    site.project(overlap=2)
     site.compare("**A**", "**B**")
     ann = site.open()
     ann.ready()

@@ -219,9 +219,8 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
     page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
     admin.settle()
     admin.forget()
-    admin.put_forward()
-    admin.until(lambda: admin.pulses)
-    admin.settle()
+    # The answer of an earlier question may come first, and its beat.
+    admin.until(lambda: admin.put_forward() or admin.settle() or admin.pulses)
     assert len(admin.pulses) == 1, "however often it was opened"
     assert job_table.finish(db, run, "w", {})
 

@@ -138,7 +138,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         loss: Tensor = loss_C.sum() / bits
         if spec.sft_weight:
             better_P = expected_better(pairs.chosen_P, pairs.rejected_P, batch["flip"])
-            loss = loss - spec.sft_weight * (weight_P * better_P).sum() / tokens
+            loss = loss - spec.sft_weight * (weight_P * better_P).sum() / tokens.clamp(min=1)  # none are better where all are bad
         self.note_rewards(rewards_B, pairs, batch, bits)
         return loss
 

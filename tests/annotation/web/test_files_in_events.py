@@ -63,9 +63,10 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     secret.write_text(SECRET, "utf-8")
     settings = app.Settings(data_dir=folder / "data", workers=False)
     asgi = web_server.build_app(settings)
-    door = asgi.state.pages.build().app
+    built = asgi.state.pages.build().app
+    door = built.app
     assert isinstance(door, GradioGuard)
-    asgi.state.pages.open(door)
+    asgi.state.pages.open(built)
     pages: gr.Blocks = door.app.apps["admin"].get_blocks()  # type: ignore[attr-defined]
     functions = [
         {"id": number, "api_name": block.api_name, "inputs": block.inputs} for number, block in pages.fns.items()

@@ -756,7 +756,7 @@ def test_answers_that_are_all_bad_become_less_likely(machine: Machine) -> None:
     machine.add_prompts(train=16, held_out=4)
     machine.judge("train", 8)
     machine.judge("train", 8, word="all-bad")
-    quick = replace(QUICK_DPO, epochs=1, evaluate=False, sft_weight=0.0)
+    quick = replace(QUICK_DPO, epochs=1, check=False, sft_weight=0.0)
     trainer = trainer_of(machine, quick)
     batch = next(one for one in trainer.get_train_dataloader() if (one["completion_mask"].sum(-1) == 0).any())
     empty_B = batch["completion_mask"].sum(-1) == 0
@@ -766,6 +766,9 @@ def test_answers_that_are_all_bad_become_less_likely(machine: Machine) -> None:
     assert all(
         p.grad is not None and torch.isfinite(p.grad).all() for p in trainer.model.parameters() if p.requires_grad
     )
+    bad = trainer.data_collator([one for one in trainer.train_dataset if not all(one["answers"])][:4])
+    with_likelihood = trainer_of(machine, replace(quick, sft_weight=0.2))
+    assert torch.isfinite(loss_of(with_likelihood, bad)), "a batch of nothing else has no better answers to learn"
     done = machine.perform(machine.submit(quick))
     assert (done.status, (done.result or {})["train_pairs"]) == ("finished", 8 + 2 * 8)
     robust = machine.perform(machine.submit(replace(quick, loss="robust", flip_rate=0.1)))
