@@ -151,6 +151,8 @@ def choose_of_candidate(db: Database, annotator_id: int) -> tuple[int, float] | 
 # Not held, judged or skipped by this annotator before, in whatever role.
 UNSEEN = """NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = :annotator AND k.comparison_id = c.id
     AND k.state IN ('held', 'judged', 'skipped'))"""
+# Of a comparison `c`: it was taken out, by an admin or after a change of thinking, so that nobody is asked any more.
+WITHDRAWN = "c.state = 'closed' AND c.asks = 'nobody'"
 # The oldest open comparisons that are looked at when prompts are to be judged evenly.
 CANDIDATES = 400
 
@@ -211,7 +213,8 @@ def choose_gold(db: Database, annotator_id: int, source: random.Random) -> Chose
 def choose_re_ask(db: Database, annotator_id: int) -> ChosenComparison | None:
     """An own earlier comparison in the opposite order: not one of the latest, and each once."""
     row = db.row(
-        """SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
+        f"""SELECT j.id, j.comparison_id, j.shown_order FROM current_judgement j
+           JOIN comparison c ON c.id = j.comparison_id AND NOT ({WITHDRAWN})
            WHERE j.annotator_id = ? AND j.purpose = 'own' AND j.outcome = 'ranked' AND NOT j.early
              AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = j.annotator_id
                  AND k.comparison_id = j.comparison_id AND k.purpose = 're-ask'
@@ -330,7 +333,8 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
                 CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
                 CROSS JOIN comparison c ON c.id = i.comparison_id
             WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
-              AND c.state IN ('ready', 'writing', 'closed') AND (:kind = 'settle' OR {UNSEEN} AND (
+              AND c.state IN ('ready', 'writing', 'closed')
+              AND (:kind = 'settle' OR NOT ({WITHDRAWN}) AND {UNSEEN} AND (
                   x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
                       JOIN annotator_group g ON g.annotator_id = k.annotator_id
                       WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))
@@ -340,8 +344,12 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
     return None if row is None else (int(row["comparison_id"]), int(row["change_id"]))
 
 
+# Who has judged as many comparisons as they shall: they get no more.
+REACHED_QUOTA = """SELECT id FROM annotator q WHERE q.quota <=
+    (SELECT count(*) FROM claim k WHERE k.annotator_id = q.id AND k.state = 'judged')"""
 # Of comparison `i.comparison_id` in the assignment `x`: that somebody is still to judge it under it.
 STILL_TO_JUDGE = f"""SELECT EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.id IN ({GIVEN_TO})
+        AND a.id NOT IN ({REACHED_QUOTA})
         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = i.comparison_id
             AND k.state IN ('judged', 'skipped')))
     AND NOT (x.group_name IS NOT NULL
@@ -356,8 +364,8 @@ SETTLED = """SELECT EXISTS (SELECT 1 FROM claim k WHERE k.assigned_by = x.id AND
 def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
     """Note which assignments of a comparison, or of all, still stand, inside the caller's transaction.
 
-    One ends when everybody whom it names has judged or skipped the comparison, or can't sign in any more. While one
-    stands nobody else gets the comparison.
+    One ends when everybody whom it names has judged or skipped the comparison, can't sign in any more, or has reached
+    their quota. While one stands nobody else gets the comparison. What was taken back never stands again.
     """
     if (
         comparison_id
@@ -368,11 +376,19 @@ def follow_assignments(db: Database, comparison_id: int | None = None) -> None:
     db.connection.execute(
         f"""UPDATE bulk_change_comparison AS i SET state = (SELECT iif(
                 CASE x.kind WHEN 'settle' THEN NOT ({SETTLED}) ELSE ({STILL_TO_JUDGE}) END, 'stands', 'done')
-            FROM bulk_change x WHERE x.id = i.change_id) WHERE state IN ('stands', 'done') AND {mine}""",
+            FROM bulk_change x WHERE x.id = i.change_id) WHERE state IN ('stands', 'done') AND {mine}
+              AND change_id IN (SELECT id FROM bulk_change WHERE undone IS NULL)""",
         {"overlap": store.project(db).overlap, "comparison": comparison_id},
     )
     among = f"SELECT comparison_id FROM bulk_change_comparison WHERE state IS NOT NULL AND {mine}"
     hold_back(db, among, {"comparison": comparison_id})
+
+
+def follow_act(db: Database, annotator_id: int, comparison_id: int) -> None:
+    """Note what a judgement, or its undo, does to assignments: to all, where it may be the one that ends a quota."""
+    quota = quota_of(db, annotator_id)
+    at_its_end = quota is not None and judged_by(db, annotator_id) in (quota - 1, quota)
+    follow_assignments(db, None if at_its_end else comparison_id)
 
 
 def hold_back(db: Database, among: str, values: Mapping[str, Any]) -> None:
@@ -436,7 +452,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
         connection.execute(
             "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim["id"])
         )
-        follow_assignments(db, claim["comparison_id"])
+        follow_act(db, annotator_id, claim["comparison_id"])
         return insert_judgement(db, claim, act, seconds_between(claim["created"], now()))
 
 
@@ -581,16 +597,21 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
             assigned_by=claim["assigned_by"],
         )
         insert_claim(db, project, annotator_id, again)
-        follow_assignments(db, claim["comparison_id"])
+        follow_act(db, annotator_id, claim["comparison_id"])
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
 
 
+# Of a judgement `j`: that its annotator made it, one by one; what a bulk change passed over, that change takes back.
+MADE_IN_HAND = """j.claim_id NOT NULL AND NOT EXISTS (SELECT 1 FROM claim k JOIN bulk_change x ON x.id = k.assigned_by
+    WHERE k.id = j.claim_id AND x.kind = 'skip')"""
+
+
 def latest_judgement(db: Database, annotator_id: int) -> dict[str, Any] | None:
     """The row of this annotator's latest current judgement: the one that `undo` takes back."""
     return db.row(
-        "SELECT * FROM current_judgement WHERE annotator_id = ? AND claim_id IS NOT NULL ORDER BY id DESC LIMIT 1",
+        f"SELECT * FROM current_judgement j WHERE annotator_id = ? AND {MADE_IN_HAND} ORDER BY id DESC LIMIT 1",
         (annotator_id,),
     )
 
@@ -648,12 +669,12 @@ def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
 def latest(db: Database, annotator_id: int, limit: int = 50) -> list[dict[str, Any]]:
     """This annotator's latest current judgements, newest first: id, prompt, outcome, ranks by place, and the extras."""
     rows = db.rows(
-        """SELECT j.id, j.kind, j.outcome, j.ranking, j.strength, j.tags, j.note, j.flag, j.shown_order, j.created,
+        f"""SELECT j.id, j.kind, j.outcome, j.ranking, j.strength, j.tags, j.note, j.flag, j.shown_order, j.created,
                j.supersedes IS NOT NULL AS changed, json_array_length(j.shown_order) AS size, e.text AS edited,
                p.messages FROM current_judgement j
            JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
            LEFT JOIN response e ON e.id = j.edited_response_id
-           WHERE j.annotator_id = ? AND j.claim_id IS NOT NULL ORDER BY j.id DESC LIMIT ?""",
+           WHERE j.annotator_id = ? AND {MADE_IN_HAND} ORDER BY j.id DESC LIMIT ?""",
         (annotator_id, limit),
     )
     return [{**row, **act_of(row), "prompt": json.loads(row["messages"])[-1]["content"]} for row in rows]
@@ -736,7 +757,7 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
             slot = free_slot(db, claim["comparison_id"])
             connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim["id"]))
         connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim["id"]))
-        follow_assignments(db, claim["comparison_id"])
+        follow_act(db, annotator_id, claim["comparison_id"])
         claim["guidelines_version"] = store.guidelines(db).version or None  # the page shows today's
         return insert_judgement(db, claim, act, row["seconds"], supersedes=judgement_id)
 

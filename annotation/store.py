@@ -13,7 +13,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from annotation.database import Database
+from annotation.database import Database, Params
 from annotation.records import (
     Asks,
     CheckedAnswer,
@@ -513,7 +513,7 @@ def withdraw_open(db: Database) -> int:
     """
     with db.transaction() as connection:
         return connection.execute(
-            """UPDATE comparison SET asks = 'nobody', state = iif(candidate_id IS NULL, state, 'withdrawn')
+            """UPDATE comparison SET asks = 'nobody', state = iif(candidate_id IS NULL, 'closed', 'withdrawn')
                WHERE purpose = 'preference' AND state = 'ready' AND taken = 0
                  AND (candidate_id IS NOT NULL OR model_id IS NOT NULL AND asks != 'nobody')"""
         ).rowcount
@@ -890,19 +890,26 @@ def feedback(db: Database) -> Feedback:
 
 def set_feedback(db: Database, feedback: Feedback) -> None:
     """Store who judges, and hand what nobody has judged yet to them. Later comparisons are handed out by a trigger."""
-    with db.transaction() as connection:
+    with db.transaction():
         set_setting(db, "feedback", asdict(feedback))
-        if feedback.mode == "people":  # what some of several judges have judged too: nobody else would get it
-            connection.execute(
-                """UPDATE comparison SET asks = 'people', asks_why = NULL, people_chance = 1, people_drawn = 1
-                   WHERE asks = 'judges'"""
-            )
-            return
-        connection.execute(
-            f"""UPDATE comparison SET asks = 'judges', people_chance = NULL, people_drawn = NULL
-                WHERE purpose = 'preference' AND asks = 'people' AND {ORDINARY}
-                  AND taken = 0 AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.comparison_id = comparison.id)"""
+        hand_to_judging(db)
+
+
+def hand_to_judging(db: Database, among: str = "SELECT id FROM comparison", values: Params = ()) -> None:
+    """Hand those of some comparisons that nobody has judged yet to whoever judges now, in the caller's transaction."""
+    if feedback(db).mode == "people":  # what some of several judges have judged too: nobody else would get it
+        db.connection.execute(
+            f"""UPDATE comparison SET asks = 'people', asks_why = NULL, people_chance = 1, people_drawn = 1
+                WHERE asks = 'judges' AND id IN ({among})""",
+            values,
         )
+        return
+    db.connection.execute(
+        f"""UPDATE comparison SET asks = 'judges', people_chance = NULL, people_drawn = NULL
+            WHERE purpose = 'preference' AND asks = 'people' AND {ORDINARY} AND id IN ({among})
+              AND taken = 0 AND NOT EXISTS (SELECT 1 FROM judgement j WHERE j.comparison_id = comparison.id)""",
+        values,
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- settings

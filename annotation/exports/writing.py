@@ -42,7 +42,7 @@ from annotation.metrics import quality
 from annotation.records import UserError
 from annotation.translation import _
 from annotation.workbench.comparison_filter import ComparisonFilter
-from annotation.workbench.comparison_list import matching
+from annotation.workbench.comparison_list import matching, prepare
 
 ROW_GROUP: Final = 1_000
 REPORT_SECONDS: Final = 0.5
@@ -199,6 +199,7 @@ def export(
     The target of the raw archive and of CSV is a file; that of other formats is a directory, or a zip of it if its
     name ends in '.zip'. Raises UserError if it can't be written, or if nothing would be in it; then nothing is there.
     """
+    prepare(db, ComparisonFilter.of(request.filters.comparisons))
     with db.reading():
         known = what_is_known(db, request)
         check_request(request, known)
@@ -221,6 +222,7 @@ def export(
 
 def count(db: Database, request: ExportRequest, report: Report = lambda done, total: None) -> CardStatistics:
     """What an export would hold and leave out, without writing it. Raises UserError for what can't be had."""
+    prepare(db, ComparisonFilter.of(request.filters.comparisons))
     with db.reading():
         known = what_is_known(db, request)
         check_request(request, known)

@@ -19,7 +19,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.imports.scratch import FIND_KNOWN, POINT_TO_KNOWN, Staging
 from annotation.records import now
-from annotation.workbench.word_index import index_imports
+from annotation.workbench.word_index import UNFINISHED, index_imports, index_prompts
 
 ONE_PIECE = 64 * 1024 * 1024
 ONE_PIECE_ROWS = 800_000
@@ -28,7 +28,6 @@ CACHE_KIB = 32 * 1024
 # A writer that waits looks again after up to 0.1 s: it gets its turn in a pause of this length.
 PAUSE_SECONDS = 0.12
 CLEARED_AT_ONCE = 2_000
-UNFINISHED = "unfinished_import"
 
 
 @dataclass
@@ -235,6 +234,7 @@ def clear_unfinished(db: Database) -> None:
             prompts,
         )
     with db.transaction() as connection:
+        index_prompts(db, import_id)
         connection.execute("UPDATE prompt SET import_id = NULL WHERE import_id = ?", (import_id,))
         connection.execute("DELETE FROM import WHERE id = ?", (import_id,))
         connection.execute("DELETE FROM setting WHERE key = ?", (UNFINISHED,))

@@ -60,7 +60,7 @@ def visits(
     """
 
     def show(annotator: Any, event: Any, *values: Any) -> list[Any]:
-        place = place_in(event.get("part") if isinstance(event, dict) else None)
+        place = place_in(event.get("part", "") if isinstance(event, dict) else "")
         sent = handler(annotator, place, *values)
         return list(sent) if bar in outputs else [*sent, told(place)]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 
@@ -318,11 +319,16 @@ def narrower() -> Any:
     """The handler of the address, which may have a list's filter."""
 
     def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
-        """Fill the filter in; without one what was typed stays."""
+        """Fill the filter in; without one what was typed stays.
+
+        What can't be read stands there as it came: the export refuses it, and an empty field would mean everything.
+        """
+        if place.unread:
+            return [place.unread.partition("?")[2] or place.unread]
         try:
             return [ComparisonFilter.of_query(place.query).text] if place.query else [gr.skip()]
         except UserError:
-            return [gr.skip()]
+            return [urlencode(place.query)]
 
     return narrow_export
 

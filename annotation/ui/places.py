@@ -17,6 +17,11 @@ class Place:
 
     path: tuple[str, ...] = ()
     query: Mapping[str, str] = field(default_factory=dict)
+    unread: str = ""
+    """A part of an address that says nothing we could read, as it stands there: then there is neither path nor query.
+
+    Whatever acts on all that an address names must refuse it, for an empty query means everything.
+    """
 
     @property
     def first(self) -> str:
@@ -25,20 +30,22 @@ class Place:
 
     def part(self) -> str:
         """The part of an address that says so."""
+        if self.unread:
+            return self.unread
         steps = "".join(f"/{quote(step, safe='')}" for step in self.path)
         query = urlencode({name: value for name, value in self.query.items() if value}, safe=",")
         return f"{steps}?{query}" if query else steps
 
 
 def place_in(part: Any) -> Place:
-    """The place that a part of an address means; what no address of ours could say means none."""
+    """The place that a part of an address means; what no address of ours could say is `unread`."""
     if not isinstance(part, str) or len(part) > MAXIMUM_LENGTH:
-        return Place()
+        return Place(unread=str(part))
     path, _mark, query = part.partition("?")
     try:
         fields = dict(parse_qsl(query, max_num_fields=MAXIMUM_FIELDS))
     except ValueError:  # too many
-        fields = {}
+        return Place(unread=part)
     return Place(tuple(unquote(step) for step in path.split("/") if step), fields)
 
 

@@ -23,7 +23,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.translation import N_, _
 from annotation.validation import read
 from annotation.web import access, sign_in_pages
-from annotation.web.middleware import NOT_STORED, SignIn, read_form
+from annotation.web.middleware import NOT_STORED, SignIn, after_waiting, read_form, waiting_said
 from annotation.workbench import annotator_groups
 
 PATH: Final = "/join"
@@ -132,6 +132,7 @@ def accept(db: Database, token: str, name: str, password: str) -> Annotator:
     if not is_open(db, token):
         raise UserError(NOT_VALID)
     access.check_name(name)
+    refuse_taken(db, name)
     hashed = access.hash_password(name, password)  # before the transaction: it takes a tenth of a second
     with db.transaction() as connection:
         spent = connection.execute(
@@ -143,6 +144,7 @@ def accept(db: Database, token: str, name: str, password: str) -> Annotator:
             raise UserError(NOT_VALID)
         row = db.row("SELECT id, group_name, quota FROM invitation WHERE token_sha256 = ?", (access.digest(token),))
         assert row is not None
+        refuse_taken(db, name)
         annotator = access.insert_account(db, name, "annotator", hashed)
         connection.execute(
             "UPDATE annotator SET invitation_id = ?, quota = ? WHERE id = ?", (row["id"], row["quota"], annotator.id)
@@ -150,6 +152,12 @@ def accept(db: Database, token: str, name: str, password: str) -> Annotator:
         if row["group_name"] is not None:
             annotator_groups.set_groups(db, annotator.id, (row["group_name"],))
     return annotator
+
+
+def refuse_taken(db: Database, name: str) -> None:
+    """Raises UserError for a name that somebody has, or that is the owner's of a program on a machine."""
+    if name.casefold() == access.OWNER or access.find(db, name) is not None:
+        raise UserError(_("The name '{name}' is taken. Choose another one.").format(name=name))
 
 
 # --------------------------------------------------------------------------------------------------------------- pages
@@ -172,19 +180,26 @@ class JoinPages:
         return self.page(token)
 
     async def join(self, request: Request) -> Response:
-        """Make the account and sign it in."""
+        """Make the account and sign it in; too many attempts have to wait."""
         form = await read_form(request)
         if form is None:
             return self.page("", _("This form is too large."), 413)
         token, name = form.get("token", ""), form.get("name", "").strip()
         if not await asyncio.to_thread(is_open, self.db, token):
             return self.page("", NOT_VALID, 404)
+        address = request.client.host if request.client else ""
+        attempted = f"{PATH} {name}"  # nobody is kept from signing in by what is tried here: no name has a blank
+        wait = self.sign_in.throttle.attempt(address, attempted)
+        if wait:
+            return after_waiting(self.page(token, waiting_said(wait), 429, name), wait)
+        turn = self.sign_in.turns.setdefault(access.network_of(address), asyncio.Lock())
         try:
-            async with self.sign_in.hashing:
+            async with turn, self.sign_in.hashing:
                 annotator = await asyncio.to_thread(accept, self.db, token, name, form.get("password", ""))
         except UserError as error:
             gone = str(error) == NOT_VALID
             return self.page("" if gone else token, str(error), 404 if gone else 409, name)
+        self.sign_in.throttle.succeeded(address, attempted)
         return await self.sign_in.welcome(request, annotator)
 
     def page(self, token: str, problem: str = "", status: int = 200, name: str = "") -> HTMLResponse:

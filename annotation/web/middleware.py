@@ -241,6 +241,19 @@ def wanted_by(request: Request) -> str:
     return destination(request.query_params.get(NEXT, BEGINNING))
 
 
+def waiting_said(wait: float) -> str:
+    """What somebody is told who has tried too often."""
+    if wait > 60:
+        return _("Too many attempts. Wait {minutes} min and try again.").format(minutes=math.ceil(wait / 60))
+    return _("Too many attempts. Wait {seconds} s and try again.").format(seconds=math.ceil(wait))
+
+
+def after_waiting(page: HTMLResponse, wait: float) -> HTMLResponse:
+    """A page that says to a browser too how many seconds to wait."""
+    page.headers["Retry-After"] = str(math.ceil(wait))
+    return page
+
+
 @dataclass(frozen=True)
 class SignIn:
     """The routes for signing in with a password or the owner's link, and for signing out."""
@@ -293,14 +306,7 @@ class SignIn:
         browser = access.known_browser(self.db, name, request.cookies.get(self.browser_cookie, ""))
         wait = self.throttle.attempt(address, name, browser)
         if wait:
-            said = (
-                _("Too many attempts. Wait {minutes} min and try again.").format(minutes=math.ceil(wait / 60))
-                if wait > 60
-                else _("Too many attempts. Wait {seconds} s and try again.").format(seconds=math.ceil(wait))
-            )
-            page = self.page(said, 429, wanted)
-            page.headers["Retry-After"] = str(math.ceil(wait))
-            return page
+            return after_waiting(self.page(waiting_said(wait), 429, wanted), wait)
         turn = self.turns.setdefault(browser or access.network_of(address), asyncio.Lock())
         async with turn, self.hashing:
             annotator = await asyncio.to_thread(access.check_password, self.db, name, password)

@@ -44,3 +44,4 @@ def set_quota(db: Database, annotator_id: int, quota: int | None) -> None:
     """How many comparisons somebody shall judge in all; None for no end."""
     with db.transaction() as connection:
         connection.execute("UPDATE annotator SET quota = ? WHERE id = ?", (quota, annotator_id))
+        claims.follow_assignments(db)

@@ -10,22 +10,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
 
-from annotation import claims
+from annotation import claims, store
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.translation import N_, _
 from annotation.workbench.comparison_filter import ComparisonFilter
-from annotation.workbench.comparison_list import condition_of, terms
+from annotation.workbench.comparison_list import condition_of, prepare, terms
 
 ChangeKind = Literal["assign", "release", "settle", "skip", "withdraw"]
 CHANGE_KINDS: Final[tuple[ChangeKind, ...]] = get_args(ChangeKind)
-CAN_BE_JUDGED: Final = """c.purpose = 'preference'
-    AND (c.state IN ('ready', 'writing') OR c.state = 'closed' AND c.asks != 'nobody')"""
+CAN_BE_JUDGED: Final = f"""c.purpose = 'preference' AND c.state IN ('ready', 'writing', 'closed')
+    AND NOT ({claims.WITHDRAWN})"""
 STANDS: Final = """SELECT {} FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
     WHERE i.comparison_id = c.id AND i.state = 'stands' AND x.kind = '{}'"""
 # Which comparisons each kind changes; `annotator` is whom it is for.
 ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
     "assign": f"""{CAN_BE_JUDGED} AND (:annotator IS NULL OR {claims.UNSEEN})
+        AND ({claims.STILL_TO_JUDGE} FROM (SELECT :annotator AS annotator_id, :group AS group_name) x
+            CROSS JOIN (SELECT c.id AS comparison_id) i)
         AND NOT EXISTS ({STANDS.format("1", "assign")} AND x.annotator_id IS :annotator AND x.group_name IS :group)""",
     "release": f"EXISTS ({STANDS.format('1', 'assign')})",
     "settle": f"""c.purpose = 'preference' AND c.state IN ('ready', 'closed') AND c.judged > 0
@@ -35,7 +37,7 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 }
 # What a change of this kind leaves out of what was chosen, and why.
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
-    "assign": N_("judged, skipped or assigned to them already, gold, or not fit to be judged"),
+    "assign": N_("judged, skipped or assigned to them already, past their quota, gold, or not fit to be judged"),
     "release": N_("assigned to nobody"),
     "settle": N_("judged by nobody, gold, or in your list already"),
     "skip": N_("judged or skipped by you already, gold, or not fit to be judged"),
@@ -121,6 +123,7 @@ def make(db: Database, asked: BulkRequest, by: Annotator, expected: int) -> int:
 
     Raises UserError, and changes nothing, where it would be another number by now, or none.
     """
+    prepare(db, asked.comparisons)
     with db.transaction() as connection:
         whom = whom_of(db, asked, by)
         row = {"kind": asked.kind, "annotator_id": whom["annotator"], "group_name": whom["group"]}
@@ -248,7 +251,7 @@ def undo_releasing(db: Database, change_id: int) -> None:
 
 
 def undo_withdrawing(db: Database, change_id: int) -> None:
-    """Those that are still withdrawn are handed out as before."""
+    """Those that are still withdrawn are handed out as before, to whoever judges by now."""
     db.connection.execute(
         f"""UPDATE comparison SET (state, asks, asks_why) = (
                 SELECT json_extract(before, '$.state'), json_extract(before, '$.asks'),
@@ -257,6 +260,7 @@ def undo_withdrawing(db: Database, change_id: int) -> None:
             WHERE state = 'closed' AND asks = 'nobody' AND id IN ({OF_CHANGE})""",
         {"change": change_id},
     )
+    store.hand_to_judging(db, OF_CHANGE, {"change": change_id})
 
 
 def undo_skipping(db: Database, change_id: int) -> None:

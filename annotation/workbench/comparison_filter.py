@@ -14,7 +14,9 @@ from datetime import date, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
+from annotation.claims import WITHDRAWN
 from annotation.records import UserError
+from annotation.schema import PROMPT_WORDS
 from annotation.translation import N_, _
 
 LONGEST_SEARCH: Final = 200
@@ -35,12 +37,14 @@ STATUSES: Final[Mapping[str, str]] = {
     "unfit": N_("unfit"),
     "withdrawn": N_("withdrawn"),
 }
+# Out of what is asked: by an admin, or because its answers are of before a change of thinking.
+TAKEN_OUT: Final = f"({WITHDRAWN} OR c.state = 'withdrawn' AND c.candidate_id NOT NULL)"
 # Of a comparison `c`, in one word; the parameters are `overlap`, how many annotators one has, and `now`.
-STATUS: Final = """CASE
+STATUS: Final = f"""CASE
     WHEN c.purpose = 'gold' THEN 'gold'
     WHEN c.state IN ('asked', 'writing') THEN 'writing'
+    WHEN {TAKEN_OUT} THEN 'withdrawn'
     WHEN c.state IN ('failed', 'withdrawn') THEN 'unfit'
-    WHEN c.state = 'closed' AND c.asks = 'nobody' THEN 'withdrawn'
     WHEN c.opinion = 'settled' THEN 'settled'
     WHEN c.opinion = 'disputed' THEN 'disputed'
     WHEN c.id IN (SELECT comparison_id FROM claim WHERE state = 'held' AND expires > :now) THEN 'in-hand'
@@ -65,7 +69,7 @@ NECESSARY: Final[Mapping[str, str]] = {
     "gold": "c.purpose = 'gold'",
     "writing": "c.purpose = 'preference' AND c.state IN ('asked', 'writing')",
     "unfit": "c.purpose = 'preference' AND c.state IN ('failed', 'withdrawn')",
-    "withdrawn": "c.purpose = 'preference' AND c.state = 'closed' AND c.asks = 'nobody'",
+    "withdrawn": f"c.purpose = 'preference' AND {TAKEN_OUT}",
 }
 
 # What somebody said of a comparison, as a condition on a judgement `j` that stands.
@@ -126,7 +130,10 @@ class ComparisonFilter:
         """A filter from its text. Raises UserError that says what of it means nothing."""
         if len(text) > LONGEST_FILTER:
             raise UserError(_("This filter is too long."))
-        return cls.of_query(dict(parse_qsl(text.strip().removeprefix("?"), keep_blank_values=True)))
+        query = dict(parse_qsl(text.strip().removeprefix("?"), keep_blank_values=True))
+        if text.strip() and not query:  # an empty filter would mean all
+            raise UserError(_("'{text}' is no filter. Write one as status=disputed.").format(text=text[:40]))
+        return cls.of_query(query)
 
     @classmethod
     def of_query(cls, query: Mapping[str, str]) -> ComparisonFilter:
@@ -144,6 +151,8 @@ class ComparisonFilter:
                 found[name] = value.strip()
             else:
                 found[name] = tuple(unescaped(part) for part in value.split(",") if part)
+            if not found[name]:
+                raise UserError(_("The filter '{name}' is empty. Leave it out, or say what to find.").format(name=name))
         return cls(**found)
 
     @property
@@ -204,7 +213,7 @@ CONDITIONS: Final[Mapping[str, str]] = {
 OF_ANSWERS: Final = "c.id IN (SELECT comparison_id FROM comparison_response WHERE response_id IN ({}))"
 BY_WORDS: Final = f"""(c.prompt_id IN (SELECT rowid FROM prompt_words WHERE prompt_words MATCH :q)
     OR {OF_ANSWERS.format("SELECT rowid FROM answer_words WHERE answer_words MATCH :q")})"""
-BY_READING: Final = f"""(c.prompt_id IN (SELECT id FROM prompt WHERE instr(messages, :q))
+BY_READING: Final = f"""(c.prompt_id IN (SELECT p.id FROM prompt p WHERE instr({PROMPT_WORDS.format("p")}, :q))
     OR {OF_ANSWERS.format("SELECT id FROM response WHERE instr(text, :q)")})"""
 
 

@@ -91,10 +91,15 @@ def terms(db: Database) -> dict[str, Any]:
 
 
 def condition_of(db: Database, wanted: ComparisonFilter) -> tuple[str, dict[str, Any]]:
-    """What a filter says in SQL, once all words are there that it may look for."""
+    """What a filter says in SQL, once all words are there that it may look for (`prepare`)."""
+    prepare(db, wanted)
+    return wanted.where()
+
+
+def prepare(db: Database, wanted: ComparisonFilter) -> None:
+    """See that all words are there that a filter may look for. To be called before the caller's transaction."""
     if wanted.q:
         index_imports(db)
-    return wanted.where()
 
 
 def count(db: Database, wanted: ComparisonFilter) -> int:

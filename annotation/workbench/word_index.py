@@ -14,6 +14,8 @@ from annotation.schema import PROMPT_WORDS
 
 INDEXED: Final = "words_of_imports"
 """The setting that says up to which import all words are there."""
+UNFINISHED: Final = "unfinished_import"
+"""The setting that names the import which is coming in pieces. It is indexed as a whole, once all of it is there."""
 AT_ONCE: Final = 500
 PAUSE_SECONDS: Final = 0.005
 # By table: the index, what its words are, and which rows have any.
@@ -24,8 +26,19 @@ INDEXES: Final = (
 
 
 def index_imports(db: Database) -> None:
-    """Index the words of imports that have none yet, each some hundred texts in a transaction of their own."""
-    newest = int(db.value("SELECT coalesce(max(id), 0) FROM import"))
+    """Index the words of imports that have none yet, each some hundred texts in a transaction of their own.
+
+    Nothing within a transaction of the caller's: others would wait for all of it.
+    """
+    if db.connection.conn.in_transaction:
+        return
+    unfinished = store.setting(db, UNFINISHED, None)
+    newest = int(
+        db.value(
+            "SELECT coalesce(max(id), 0) FROM import WHERE :unfinished IS NULL OR id < :unfinished",
+            {"unfinished": unfinished},
+        )
+    )
     done = int(store.setting(db, INDEXED, 0))
     if newest <= done:
         return
@@ -35,9 +48,9 @@ def index_imports(db: Database) -> None:
             ids = [
                 row["id"]
                 for row in db.rows(
-                    f"""SELECT r.id FROM {table} r WHERE r.id > :after AND r.import_id > :done AND {there}
-                        ORDER BY r.id LIMIT {AT_ONCE}""",
-                    {"after": after, "done": done},
+                    f"""SELECT r.id FROM {table} r WHERE r.id > :after AND r.import_id > :done
+                          AND r.import_id <= :newest AND {there} ORDER BY r.id LIMIT {AT_ONCE}""",
+                    {"after": after, "done": done, "newest": newest},
                 )
             ]
             if not ids:
@@ -45,11 +58,20 @@ def index_imports(db: Database) -> None:
             with db.transaction() as connection:
                 connection.execute(
                     f"""INSERT INTO {index} (rowid, text) SELECT r.id, {words} FROM {table} r
-                        WHERE r.id BETWEEN :first AND :last AND r.import_id > :done AND {there}
-                          AND NOT EXISTS (SELECT 1 FROM {index}_docsize d WHERE d.id = r.id)""",
-                    {"first": ids[0], "last": ids[-1], "done": done},
+                        WHERE r.id BETWEEN :first AND :last AND r.import_id > :done AND r.import_id <= :newest
+                          AND {there} AND NOT EXISTS (SELECT 1 FROM {index}_docsize d WHERE d.id = r.id)""",
+                    {"first": ids[0], "last": ids[-1], "done": done, "newest": newest},
                 )
             after = ids[-1]
             time.sleep(PAUSE_SECONDS)
     with db.transaction():
         store.set_setting(db, INDEXED, max(newest, int(store.setting(db, INDEXED, 0))))
+
+
+def index_prompts(db: Database, import_id: int) -> None:
+    """Index the prompts of an import that are to stay without it, inside the caller's transaction."""
+    db.connection.execute(
+        f"""INSERT INTO prompt_words (rowid, text) SELECT r.id, {PROMPT_WORDS.format("r")} FROM prompt r
+            WHERE r.import_id = ? AND NOT EXISTS (SELECT 1 FROM prompt_words_docsize d WHERE d.id = r.id)""",
+        (import_id,),
+    )

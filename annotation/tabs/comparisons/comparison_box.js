@@ -59,7 +59,7 @@ function act(button) {
   }
   button.disabled = true;
   setTimeout(() => { button.disabled = false; refresh(); }, 1000);
-  trigger("act", { act, subject, ids, all, whom: part("[data-whom]")?.value ?? "" });
+  trigger("act", { act, subject, ids, all, filter: bench.dataset.filter, whom: part("[data-whom]")?.value ?? "" });
 }
 
 // Only a table that was drawn anew has to be looked at; what is changed here in one is no news.

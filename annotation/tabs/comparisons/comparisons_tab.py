@@ -19,7 +19,7 @@ from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, pres
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import _
 from annotation.ui.markup import status
-from annotation.ui.places import Place, place_in
+from annotation.ui.places import MAXIMUM_LENGTH, Place, place_in
 from annotation.validation import read
 from annotation.workbench import bulk_changes, comparison_list, data_statistics
 from annotation.workbench.bulk_changes import BulkRequest
@@ -55,9 +55,20 @@ def sort_of(value: Any) -> str:
 
 def looked_at(place: Place) -> ListPlace:
     """The list that an address names. Raises UserError that says what of it means nothing."""
+    if place.unread:
+        raise UserError(_("This address is too long or damaged. Open Comparisons anew and filter there."))
     query = {name: value for name, value in place.query.items() if name not in ("sort", "page")}
     page = row_number(place.query.get("page", "1")) or 1
     return ListPlace(ComparisonFilter.of_query(query), sort_of(place.query.get("sort")), page)
+
+
+def list_of(values: Sequence[Any]) -> ListPlace:
+    """The list that the fields say. Raises UserError where they mean nothing, or more than an address holds."""
+    form = dict(zip(FIELDS, values, strict=True))
+    looked = ListPlace(filter_of(values), sort_of(form["sort"]))
+    if len(looked.place.part()) > MAXIMUM_LENGTH:
+        raise UserError(_("This is more than the address of a list can hold. Choose fewer."))
+    return looked
 
 
 def field_updates(looked: ListPlace, known: FilterChoices) -> list[Any]:
@@ -217,8 +228,7 @@ def wire_views(page: ComparisonsPage, context: Context) -> None:
 def address_of(values: Sequence[Any]) -> str:
     """Where the list is that the fields say; the whole list where they mean nothing."""
     try:
-        form = dict(zip(FIELDS, values, strict=True))
-        return ListPlace(filter_of(values), sort_of(form["sort"])).address
+        return list_of(values).address
     except UserError:
         return ListPlace().address
 
@@ -229,8 +239,7 @@ def filtered(context: Context, part: Any, values: Sequence[Any], step: bool) -> 
     Nothing where that is what is looked at: then the fields were filled by an address, which may name a later page.
     """
     try:
-        form = dict(zip(FIELDS, values, strict=True))
-        looked = ListPlace(filter_of(values), sort_of(form["sort"]))
+        looked = list_of(values)
         if shows(place_in(part), looked):
             return [gr.skip() for _output in range(4)]
         return ["", list_html(context.db, looked), looked.place.part(), told(looked.place, step=step)]
@@ -271,7 +280,10 @@ def planned(event: Any, looked: Place) -> BulkRequest:
     kind = bulk_changes.check_kind(asked.get("subject"))
     whom = text_in(asked.get("whom"))
     if asked.get("all") is True:
-        return BulkRequest(kind, looked_at(looked).comparisons, whom)
+        comparisons = looked_at(looked).comparisons
+        if asked.get("filter") != comparisons.text:  # such as after a restart, when nothing is looked at
+            raise UserError(_("What is looked at is another list by now. Reload the page."))
+        return BulkRequest(kind, comparisons, whom)
     ids = asked.get("ids")
     chosen = numbers(",".join(str(one) for one in ids)) if isinstance(ids, list) else ()
     if not chosen:
@@ -344,7 +356,7 @@ def build_statistics(context: Context) -> None:
 
     def open_statistics(annotator: Annotator, place: Place) -> list[Any]:
         try:
-            looked = ListPlace(ComparisonFilter.of_query(place.query))
+            looked = ListPlace(looked_at(place).comparisons)
         except UserError as error:
             return [status(str(error), "warning")]
         found = data_statistics.statistics(context.db, looked.comparisons)

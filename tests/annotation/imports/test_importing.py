@@ -34,6 +34,8 @@ from annotation.records import Prompt, UserError
 from annotation.tabs import import_form as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
+from annotation.workbench import comparison_list
+from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, shown_texts
 from tests.freezing import freeze
@@ -520,6 +522,31 @@ def test_in_pieces_the_same_is_written_as_at_once(
 
 
 @pytest.mark.usefixtures("in_pieces")
+def test_searches_between_the_pieces_leave_no_words_out(db: Database, tmp_path: Path) -> None:
+    path = open_path(write(tmp_path, mixed(20)))
+    good = ComparisonFilter(q="good")
+
+    def search_and_die(what: str, rows: int, share: float | None) -> None:
+        if share:
+            comparison_list.count(db, good)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        importing.run_import(db, path, ImportRequest(split="train"), "kim", search_and_die)
+    assert sizes(db)["import"] == 0
+    searched: list[int] = []
+    importing.run_import(
+        db, path, ImportRequest(split="train"), "kim",
+        lambda what, rows, share: searched.append(comparison_list.count(db, good)),
+    )  # fmt: skip
+    assert len(searched) > 10
+    assert comparison_list.count(db, good) == 10
+    texts_there = db.value("SELECT (SELECT count(*) FROM prompt) + (SELECT count(*) FROM response)")
+    indexed = "SELECT (SELECT count(*) FROM prompt_words_docsize) + (SELECT count(*) FROM answer_words_docsize)"
+    assert db.value(indexed) == texts_there
+
+
+@pytest.mark.usefixtures("in_pieces")
 def test_others_write_between_the_pieces(
     db: Database, bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -658,6 +685,7 @@ def test_a_process_killed_between_the_pieces_is_cleared_away(db: Database, tmp_p
     importing.clear_leftovers(db)
     assert sizes(db) == {**before, "prompt": 1, "response": 1}
     assert store.prompts(db, "train") == [answered]
+    assert db.rows("SELECT rowid FROM prompt_words WHERE prompt_words MATCH 'p'") == [{"rowid": answered.id}]
     assert sound(db)
     assert counts(importing.run_import(db, open_path(path), ImportRequest(split="train"), "kim", quiet))["judged"] == 10
 

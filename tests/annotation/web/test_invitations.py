@@ -7,6 +7,7 @@ import re
 from urllib.parse import unquote
 
 import pytest
+from httpx import Response
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
@@ -77,13 +78,14 @@ def test_a_refused_name_or_password_spends_nothing_and_is_said_on_the_form(db: D
     access.add_account(db, "eve", "admin", PASSWORD)
     path = invitations.invite(db, {}, "eve")
     for name, password, said in (
-        ("eve", PASSWORD, "There is an account"), ("EVE", PASSWORD, "There is an account"),
+        ("eve", PASSWORD, "is taken"), ("EVE", PASSWORD, "is taken"), ("Owner", PASSWORD, "is taken"),
         ("<b>", PASSWORD, "be a name"), ("ann", "short", "too short"), ("ann", "", "too short"),
     ):  # fmt: skip
         answer = client.post("/join", data={"token": token_of(path), "name": name, "password": password})
         assert answer.status_code == 409
         assert said in answer.text
         assert "<b>" not in answer.text
+        assert "reset its password" not in answer.text
     assert invitations.invitations(db)[0].used == 0
 
 
@@ -91,6 +93,39 @@ def test_a_bad_token_costs_no_hash(db: Database, client: TestClient, monkeypatch
     monkeypatch.setattr(access, "hash_password", lambda *_: pytest.fail("it was hashed"))
     answer = client.post("/join", data={"token": "guessed", "name": "ann", "password": PASSWORD})
     assert answer.status_code == 404
+
+
+def test_a_name_that_cannot_be_had_costs_no_hash(
+    db: Database, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access.add_account(db, "eve", "admin", PASSWORD)
+    token = token_of(invitations.invite(db, {}, "eve"))
+    monkeypatch.setattr(access, "hash_password", lambda *_: pytest.fail("it was hashed"))
+    for name in ("eve", "OWNER", "a b"):
+        assert client.post("/join", data={"token": token, "name": name, "password": PASSWORD}).status_code == 409
+
+
+def test_trying_on_and_on_has_to_wait_and_costs_no_hash(
+    db: Database, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = invitations.invite(db, {"uses": 3}, "eve")
+
+    def join(name: str, password: str = PASSWORD) -> Response:
+        return client.post("/join", data={"token": token_of(path), "name": name, "password": password})
+
+    assert [join("ann", "short").status_code for _turn in range(5)] == [409] * 5
+    with monkeypatch.context() as patched:
+        patched.setattr(access, "hash_password", lambda *_: pytest.fail("it was hashed"))
+        waiting = join("ANN")
+    assert (waiting.status_code, int(waiting.headers["Retry-After"]) > 0) == (429, True)
+    assert "Too many attempts" in waiting.text
+    assert token_of(path) in waiting.text, "the form stays"
+    assert join("bob").status_code == 303
+    assert join("cat").status_code == 303
+    for number in range(300):
+        if join(f"other-{number}", "short").status_code == 429:
+            break
+    assert number < 250, "a place has so many checks, whatever the names"
 
 
 def test_the_last_use_is_given_once(db: Database) -> None:

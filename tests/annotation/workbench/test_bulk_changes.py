@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -166,9 +167,27 @@ def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people
     assert judge_all(db, people["ann"]) == ids[2:]
     rows = db.rows("SELECT outcome, shown_order, kind FROM judgement ORDER BY id")
     assert rows[0] == {"outcome": "skip", "shown_order": "[0,1]", "kind": "pair"}
-    assert len(claims.latest(db, people["ann"].id)) == 3
+    assert len(claims.latest(db, people["ann"].id)) == 1, "the change is taken back as one"
     bulk_changes.undo(db, made, "ann")
     assert judge_all(db, people["ann"]) == ids[:2]
+
+
+def test_an_undo_after_a_bulk_skip_takes_the_last_own_judgement_back(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 4)
+    ann = people["ann"].id
+    change(db, people["ann"], "skip", ids[3:])
+    with pytest.raises(UserError, match="no judgement of yours"):
+        claims.undo(db, ann, "")
+    assert judge_all(db, people["ann"], most=1) == ids[:1]
+    change(db, people["ann"], "skip", ids[1:2])
+    last = claims.latest_act(db, ann)
+    assert last is not None
+    assert last["outcome"] == "ranked"
+    assert claims.undo(db, ann, "").comparison_id == ids[0]
+    assert claims.latest(db, ann) == []
+    assert judge_all(db, people["ann"]) == [ids[0], ids[2]]
 
 
 def test_skipping_what_is_assigned_gives_it_to_all_and_its_undo_takes_it_back(
@@ -237,3 +256,122 @@ def test_gold_and_re_asks_go_on_while_somebody_works_on_what_is_assigned(
     judge_all(db, people["ann"], most=16)
     rows = db.rows("SELECT purpose, chance FROM claim WHERE annotator_id = ?", (people["ann"].id,))
     assert {(row["purpose"], row["chance"]) for row in rows} == {("gold", 0.5), ("own", None)}
+
+
+def test_what_is_withdrawn_is_not_handed_to_whom_it_is_assigned_until_it_is_given_back(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 3)
+    change(db, people["eve"], "assign", ids[:2], "person:ann")
+    made = change(db, people["eve"], "withdraw", ids[:1])
+    assert judge_all(db, people["ann"]) == ids[1:]
+    bulk_changes.undo(db, made, "eve")
+    assert judge_all(db, people["bob"]) == []
+    assert judge_all(db, people["ann"]) == ids[:1]
+
+
+def test_nobody_is_asked_again_about_what_is_withdrawn(
+    db: Database, people: dict[str, Annotator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("annotation.selection.RE_ASK_AFTER", 0)
+    ids = seed_comparisons(db, 1)
+    assert judge_all(db, people["ann"]) == ids
+    asked = claims.choose_re_ask(db, people["ann"].id)
+    assert asked is not None
+    made = change(db, people["eve"], "withdraw", ids)
+    assert claims.choose_re_ask(db, people["ann"].id) is None
+    bulk_changes.undo(db, made, "eve")
+    assert claims.choose_re_ask(db, people["ann"].id) == asked
+
+
+def test_an_assignment_that_was_taken_back_stays_so_when_somebody_returns_or_undoes(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 2)
+    made = change(db, people["eve"], "assign", ids[:1], "person:ann")
+    access.deactivate(db, "ann")
+    bulk_changes.undo(db, made, "eve")
+    access.activate(db, "ann")
+    assert statuses(db) == ["open", "open"]
+    made = change(db, people["eve"], "assign", ids[1:], "person:bob")
+    assert judge_all(db, people["bob"], most=1) == ids[1:]
+    bulk_changes.undo(db, made, "eve")
+    claims.undo(db, people["bob"].id, "")
+    assert judge_all(db, people["cat"]) == ids[:1], "bob has the other in hand"
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2020' WHERE state = 'held'")
+    assert judge_all(db, people["cat"]) == ids[1:]
+
+
+def test_what_a_group_can_add_nothing_to_is_not_assigned_to_it(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 4)
+    for name in ("ann", "bob"):
+        annotator_groups.set_groups(db, people[name].id, ("medics",))
+    assert judge_all(db, people["ann"], most=1) == ids[:1]
+    change(db, people["bob"], "skip", ids[1:2])
+    change(db, people["ann"], "skip", ids[1:2])
+    assert judge_all(db, people["cat"], most=1) == ids[1:2]
+    asked = BulkRequest("assign", ComparisonFilter(), "group:medics")
+    assert bulk_changes.plan(db, asked, people["eve"]) == bulk_changes.Plan(2, 2), "judged or skipped by them"
+    change(db, people["eve"], "assign", ids, "group:medics")
+    assert statuses(db) == ["judged", "judged", "assigned", "assigned"]
+
+
+def test_what_is_assigned_to_somebody_whose_quota_is_reached_goes_to_all_until_it_is_raised(
+    db: Database, people: dict[str, Annotator]
+) -> None:
+    ids = seed_comparisons(db, 5)
+    annotator_groups.set_quota(db, people["ann"].id, 2)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    assert judge_all(db, people["bob"]) == []
+    assert judge_all(db, people["ann"]) == ids[:2]
+    assert judge_all(db, people["bob"], most=1) == ids[2:3]
+    asked = BulkRequest("assign", ComparisonFilter(), "person:ann")
+    assert bulk_changes.plan(db, asked, people["eve"]).changed == 0, "they would never get it"
+    annotator_groups.set_quota(db, people["ann"].id, 3)
+    assert statuses(db)[3:] == ["assigned"] * 2
+    annotator_groups.set_quota(db, people["ann"].id, 1)
+    assert statuses(db)[3:] == ["open"] * 2
+    claims.undo(db, people["ann"].id, "")
+    assert judge_all(db, people["cat"], most=1) == [ids[3]], "one judged is what was wanted"
+    annotator_groups.set_quota(db, people["ann"].id, 2)
+    assert statuses(db)[4:] == ["assigned"]
+
+
+def test_undoing_below_the_quota_takes_the_assigned_up_again(db: Database, people: dict[str, Annotator]) -> None:
+    ids = seed_comparisons(db, 2)
+    annotator_groups.set_quota(db, people["ann"].id, 1)
+    change(db, people["eve"], "assign", ids, "person:ann")
+    assert judge_all(db, people["ann"]) == ids[:1]
+    assert statuses(db) == ["judged", "open"]
+    undone = claims.undo(db, people["ann"].id, "")
+    assert statuses(db) == ["in-hand", "assigned"]
+    claims.judge(db, people["ann"].id, undone.nonce, act("skip"))
+    skipped = claims.latest(db, people["ann"].id)[0]["id"]
+    assert statuses(db) == ["open", "assigned"]
+    claims.revise(db, people["ann"].id, skipped, act("tie"))
+    assert statuses(db) == ["judged", "open"]
+
+
+Mode = Literal["people", "ai", "mixed"]
+MODES: list[tuple[Mode, Mode, str, float | None, int | None]] = [
+    ("ai", "people", "people", 1.0, 1),
+    ("people", "ai", "judges", None, None),
+    ("ai", "ai", "judges", None, None),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "asks", "chance", "drawn"), MODES)
+def test_what_was_withdrawn_comes_back_to_whoever_is_asked_by_now(
+    db: Database, people: dict[str, Annotator], before: Mode, after: Mode, asks: str,
+    chance: float | None, drawn: int | None,
+) -> None:  # fmt: skip
+    store.set_feedback(db, replace(store.feedback(db), mode=before))
+    ids = seed_comparisons(db, 1)
+    made = change(db, people["eve"], "withdraw", ids)
+    store.set_feedback(db, replace(store.feedback(db), mode=after))
+    assert statuses(db) == ["withdrawn"]
+    bulk_changes.undo(db, made, "eve")
+    assert db.rows("SELECT state, asks, people_chance, people_drawn FROM comparison") == [
+        {"state": "ready", "asks": asks, "people_chance": chance, "people_drawn": drawn}
+    ]

@@ -9,12 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation import claims, store
-from annotation.database import Database
+from annotation.database import Database, open_database
+from annotation.exports import writing
+from annotation.exports.formats import ExportRequest, Filters
 from annotation.metrics import quality
 from annotation.records import Prompt, UserError
 from annotation.web import access
+from annotation.workbench import bulk_changes
+from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import SAID, SPLITS, STATUSES, ComparisonFilter
 from annotation.workbench.comparison_list import SORTS, choices, count, list_page, matching
+from annotation.workbench.word_index import INDEXED
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 
 NAMES = st.lists(st.text(min_size=1, max_size=9), max_size=3, unique=True).map(tuple)
@@ -35,10 +40,12 @@ def test_a_filter_is_read_as_it_was_written(
     assert ComparisonFilter.of_query(written.query) == written
 
 
+# What is left of an empty one would mean all.
+EMPTY = ("status=", "status=,", "ids=", "q=+", "since=", "&", "?&&")
 MEANINGLESS = ("status=great", "said=hello", "since=yesterday", "ids=1;2", "ids=-1", "colour=red", "split=test")
 
 
-@pytest.mark.parametrize("text", [*MEANINGLESS, f"q={'a' * 999}"])
+@pytest.mark.parametrize("text", [*MEANINGLESS, *EMPTY, f"q={'a' * 999}"])
 def test_what_means_nothing_is_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(UserError):
         ComparisonFilter.of(text)
@@ -85,6 +92,22 @@ def test_every_status_is_found_by_its_filter_and_shown_in_its_row(db: Database) 
     for status in STATUSES:
         assert found(db, f"status={status}") == [one for one in ids if statuses[one] == status]
     assert found(db, "status=gold,writing") == [ids[5], ids[10]]
+
+
+def test_what_is_withdrawn_after_a_change_of_thinking_is_so_in_the_list_and_comes_to_nobody(db: Database) -> None:
+    ann = access.add_account(db, "ann", "admin", "long enough words")
+    ordinary, candidates, held_back, unfit = seed_comparisons(db, 4)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (candidates,))
+        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", (unfit,))  # answers are the same
+    bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(held_back,)), "person:ann"), ann, 1)
+    assert store.withdraw_open(db) == 3
+    assert found(db, "status=withdrawn") == [ordinary, candidates, held_back]
+    assert found(db, "status=unfit") == [unfit]
+    assert found(db, "status=unasked") == []
+    assert claims.claim_next(db, ann.id) is None
+    with pytest.raises(UserError, match="None of these"):
+        bulk_changes.make(db, BulkRequest("withdraw", ComparisonFilter()), ann, 3)
 
 
 def contradict(db: Database) -> tuple[int, int, int]:
@@ -152,6 +175,7 @@ def test_words_are_found_in_prompts_and_answers_as_they_begin_and_in_any_script(
         "break": [lines], "nbreak": [], "user": [], "role": [], f"#{lines}": [lines], str(rice): [rice],
         "OR": [practice], "100%": [lines],
         "%": [lines], "*": [lines], "'": [], "a\0b": [], "not a word here": [],
+        "{": [], '"': [], ":": [practice, lines], '":"': [], "[": [], ",": [],
     }.items():  # fmt: skip
         assert found(db, ComparisonFilter(q=query).text) == expected, query
 
@@ -186,6 +210,23 @@ def test_the_words_of_an_import_are_there_for_the_first_search(db: Database) -> 
         connection.execute("DELETE FROM comparison_response")
         connection.execute("DELETE FROM response")
     assert found(db, "q=answer") == []
+
+
+def test_words_are_indexed_before_rows_are_read_and_never_while_others_are_kept_from_writing(db: Database) -> None:
+    imported = {"name": "x", "sha256": "0", "format": "csv", "counts": "{}", "requested_by": "", "created": "2026"}
+    db.insert("import", imported)
+    with db.reading():
+        matching(db, ComparisonFilter(q="rice"))
+        with open_database(db.path.parent).transaction():
+            """Nobody else waits for what only reads."""
+    assert store.setting(db, INDEXED, 0) == 0
+    writing.count(db, ExportRequest("csv", filters=Filters(comparisons="q=rice")))
+    assert store.setting(db, INDEXED, 0) == 1
+    db.insert("import", imported)
+    by = access.add_account(db, "eve", "admin", "long enough words")
+    with pytest.raises(UserError, match="None of these"):
+        bulk_changes.make(db, BulkRequest("withdraw", ComparisonFilter(q="rice")), by, 1)
+    assert store.setting(db, INDEXED, 0) == 2, "it is not rolled back with what was refused"
 
 
 def test_policies_sets_splits_and_days(db: Database) -> None:

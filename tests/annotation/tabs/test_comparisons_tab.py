@@ -1,0 +1,63 @@
+"""Lists as addresses name them: what can't be read is refused, and is never all comparisons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from annotation.records import Annotator, UserError
+from annotation.tabs.comparisons.comparison_table import ListPlace
+from annotation.tabs.comparisons.comparisons_tab import FIELDS, list_of, looked_at, planned
+from annotation.tabs.export_form import narrower
+from annotation.ui.places import MAXIMUM_LENGTH, place_in
+from annotation.workbench.comparison_filter import ComparisonFilter
+
+TOO_LONG = "?" + "&".join(["status=open", "source=" + ",".join(f"a set of prompts {number}" for number in range(200))])
+
+
+def of_all(part: str, shown: str) -> ComparisonFilter:
+    """What a press on "all in this list" is about, where this table was shown."""
+    return planned({"subject": "withdraw", "all": True, "filter": shown}, place_in(part)).comparisons
+
+
+def test_all_of_a_list_is_what_is_shown() -> None:
+    assert of_all("", "") == ComparisonFilter()
+    assert of_all("?status=open&q=two+words&sort=oldest&page=3", "status=open&q=two+words") == ComparisonFilter(
+        status=("open",), q="two words"
+    )
+
+
+@pytest.mark.parametrize("part", [TOO_LONG, "?" + "&".join(f"a{number}=1" for number in range(50)), "?status=great"])
+def test_all_of_what_cannot_be_read_is_not_everything(part: str) -> None:
+    for shown in ("", part.removeprefix("?")):
+        with pytest.raises(UserError):
+            of_all(part, shown)
+    with pytest.raises(UserError):
+        looked_at(place_in(part))
+
+
+def test_all_of_another_list_than_is_shown_is_refused() -> None:
+    with pytest.raises(UserError, match="another list"):
+        of_all("", "status=open")  # the program was restarted meanwhile
+    with pytest.raises(UserError, match="another list"):
+        planned({"subject": "withdraw", "all": True}, place_in(""))
+
+
+def fields(**filled: Any) -> list[Any]:
+    return [filled.get(name, "") for name in FIELDS]
+
+
+def test_a_list_that_no_address_can_hold_is_refused_where_it_is_made() -> None:
+    assert list_of(fields(q=" rice ", sort="oldest")) == ListPlace(ComparisonFilter(q="rice"), "oldest")
+    with pytest.raises(UserError, match="Choose fewer"):
+        list_of(fields(source=["a set of prompts"] * 200))
+    part = list_of(fields(source=["x" * (MAXIMUM_LENGTH - 60)])).place.part()
+    assert looked_at(place_in(part)).comparisons.source
+
+
+@pytest.mark.parametrize("part", ["?status=great", TOO_LONG + "&status=great", "/" + "x" * MAXIMUM_LENGTH])
+def test_an_export_of_what_cannot_be_read_stays_refused(part: str) -> None:
+    (text,) = narrower()(Annotator(1, "eve", "admin"), place_in(part))
+    with pytest.raises(UserError):
+        ComparisonFilter.of(text)
