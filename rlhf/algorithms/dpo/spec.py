@@ -38,7 +38,7 @@ BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
     "length-normalised": (5.0, _("Lambert et al. 2024, Tülu 3, for log-ratios per token as here")),
 }
 # Our own (docs/benchmarks.md, the recipe); full: Tunstall et al. 2023 (Zephyr).
-MEASURED = _("our own measurements: with 5e-4 a rule about length went past the gate's limit of language")
+MEASURED = _("our own measurements: with 3e-4 a rule about length went past the gate's limit of language")
 CURVES = (
     Curve(
         "loss",
@@ -92,8 +92,8 @@ class DPOSpec(TrainingSpec):
     items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": LearningRate(3e-4, MEASURED),
-        "lora": LearningRate(3e-4, MEASURED),
+        "qlora": LearningRate(1e-4, MEASURED),
+        "lora": LearningRate(1e-4, MEASURED),
         "prompt": LearningRate(3e-3, _("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, _("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
