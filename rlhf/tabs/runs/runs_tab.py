@@ -110,7 +110,7 @@ def resume_sentence(job: Job) -> str:
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
     """The job in words, with its progress."""
     if job is None:
-        return markup.notice(_("Nothing has been run yet. Start a run on one of the other pages of this tab."))
+        return markup.notice(_("Nothing has been run yet. Start a run on the Train tab."))
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
     return job_cards.job_card(job, left, made if job.status == "finished" else None, at, job_store.retries(db, job.id))
 
