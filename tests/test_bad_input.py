@@ -129,11 +129,11 @@ def test_a_second_program_on_the_same_directory(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 kB."""
+    """A file system of 4 MB."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip("a file system of its own can't be mounted here (needs root): the full disk is tested elsewhere")
@@ -147,6 +147,8 @@ def test_a_full_disk(small_disk: Path, tiny_model: Path, capsys: pytest.CaptureF
     db = open_database(data_dir)
     registry.ensure_base(db, str(tiny_model))
     kept = len(seed_prompts(db, 5))
+    used = shutil.disk_usage(small_disk).used
+    subprocess.run(["mount", "-o", f"remount,size={used + 100_000}", small_disk], check=True)
     with pytest.raises(UserError, match="is full"):
         fill_with_prompts(db)
     saved = len(store.prompts(db, "train"))
@@ -156,7 +158,7 @@ def test_a_full_disk(small_disk: Path, tiny_model: Path, capsys: pytest.CaptureF
         assert start(data_dir, str(tiny_model)) == 2
         assert "free disk space" in one_sentence(capsys).casefold()
     db.close()
-    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
     assert len(store.prompts(open_database(data_dir), "train")) == saved
 
 
