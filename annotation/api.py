@@ -193,7 +193,7 @@ class AnnotationApi:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
         standing = safe_copies.status(self.db, self.copies)
         if standing is None:
-            return {"text": self.unsafe, "trouble": bool(self.unsafe)}
+            return {"text": _(self.unsafe), "trouble": bool(self.unsafe)}
         beginning = safe_copies.start_notice(self.db) if annotator.role == "admin" else ""
         said = safe_copies.sentence(standing, now(), annotator.role)
         return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.problem or beginning)}

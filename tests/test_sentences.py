@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from tests.machine_fixtures import ROOT
 from tests.sentences import extracted
 
 MARKS = {"_", "N_", "ngettext"}
+SAID = {"_", "ngettext", "spoken"}
+# Where sentences are still said while modules are imported.
+STILL_SAID = ("rlhf/",)
 # What is in English whatever the pages are in, and why (docs/translating.md); everything else is marked.
 IN_ENGLISH = {
     "annotation/__main__.py": "the command line",
@@ -245,6 +248,24 @@ def test_marked_sentences_are_found_by_babel() -> None:
             for argument in call.args[: 2 if name_of(call) == "ngettext" else 1]:
                 if isinstance(argument, ast.Constant):
                     assert argument.value in known, f"{path}:{call.lineno} {argument.value}"
+
+
+def at_import(node: ast.AST) -> Iterator[ast.Call]:
+    """What is said while a module is imported, when nobody is answered yet: outside the bodies of functions."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        defaults = [one for one in (*node.args.defaults, *node.args.kw_defaults) if one is not None]
+        children: Iterable[ast.AST] = [*defaults, *getattr(node, "decorator_list", ())]
+    else:
+        children = ast.iter_child_nodes(node)
+    if isinstance(node, ast.Call) and name_of(node) in SAID:
+        yield node
+    for child in children:
+        yield from at_import(child)
+
+
+def test_nothing_is_said_while_a_module_is_imported() -> None:
+    found = [f"{named(path)}:{call.lineno}" for path in files() for call in at_import(tree_of(path))]
+    assert [place for place in found if not place.startswith(STILL_SAID)] == []
 
 
 def test_gaps_have_the_names_of_what_fills_them() -> None:

@@ -22,7 +22,7 @@ from annotation.tabs.components import (
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Button, Chip, Row, done, escape, table
 from annotation.validation import from_form, whole
@@ -32,14 +32,22 @@ from annotation.web.invitations import Invitation
 from annotation.workbench import annotator_groups
 
 HEADERS = [
-    *(_("Name"), _("Role"), _("Groups"), _("Judged"), _("State"), _("Signs in with"), _("Since")),
+    *(N_("Name"), N_("Role"), N_("Groups"), N_("Judged"), N_("State"), N_("Signs in with"), N_("Since")),
 ]
-INVITATION_HEADERS = (_("Used"), _("Until (UTC)"), _("Group"), _("Judgements each"), _("Made by"), _("State"), _("Act"))
+INVITATION_HEADERS = (
+    N_("Used"),
+    N_("Until (UTC)"),
+    N_("Group"),
+    N_("Judgements each"),
+    N_("Made by"),
+    N_("State"),
+    N_("Act"),
+)
 STATES = {
-    "open": Chip(_("open"), "open"),
-    "used": Chip(_("used up")),
-    "expired": Chip(_("expired")),
-    "withdrawn": Chip(_("withdrawn")),
+    "open": N_("open"),
+    "used": N_("used up"),
+    "expired": N_("expired"),
+    "withdrawn": N_("withdrawn"),
 }
 # The whole address, which only the browser knows, in place of the path that the server knows.
 LINK = """
@@ -121,7 +129,8 @@ def page_of(db: Database, outcome: str = "", account: str | None = None, passwor
         )
         for entry in everyone
     ]
-    shown = table(HEADERS, rows, numbers=(HEADERS[3],), caption=_("Accounts"))
+    headers = [*map(_, HEADERS)]
+    shown = table(headers, rows, numbers=(headers[3],), caption=_("Accounts"))
     chosen = gr.Dropdown([entry.name for entry in everyone], value=account)
     return shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password))
 
@@ -313,9 +322,9 @@ def invitations_table(found: Sequence[Invitation]) -> str:
             one.group_name or NOTHING,
             NOTHING if one.quota is None else f"{one.quota:,}",
             one.invited_by,
-            STATES[one.state],
+            Chip(_(STATES[one.state]), "open" if one.state == "open" else ""),
             Button(_("Withdraw"), "withdraw", str(one.id)) if one.state == "open" else "",
         )
         for one in found
     ]
-    return table(INVITATION_HEADERS, rows, caption=_("Invitations")) if rows else ""
+    return table([*map(_, INVITATION_HEADERS)], rows, caption=_("Invitations")) if rows else ""

@@ -18,7 +18,7 @@ import gradio as gr
 
 from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, Handler, guarded_event
-from annotation.translation import LANGUAGE
+from annotation.translation import spoken
 from annotation.web.watches import mark_of
 
 HEAD: Final = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ ANSWERS = itertools.count(time.time_ns() // 1_000_000)
 
 def head() -> str:
     """The script for the head of a page whose tabs follow what changes."""
-    sentences = json.dumps(dict(LANGUAGE.script)).replace("<", "\\u003c")
+    sentences = json.dumps(dict(spoken().script)).replace("<", "\\u003c")
     return f"<script>{HEAD.strip()}({sentences});</script>"
 
 

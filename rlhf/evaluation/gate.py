@@ -631,7 +631,7 @@ def trusted(rule: Rule, judge: JudgeFindings) -> Criterion:
     threshold = _("agrees with people in at least {wanted}").format(wanted=wanted)
     if judge.trust is None:
         why = _("It has not been compared with people: let it judge comparisons that they have judged.")
-        return Criterion(name, NOT_MEASURED, threshold, "missing", why)
+        return Criterion(name, _(NOT_MEASURED), threshold, "missing", why)
     low = judge.trust.low
     passed = low >= rule.judge_trust
     value = _("at least {beside} ({value} of {n})").format(
@@ -648,7 +648,9 @@ def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
     """
     name, threshold = _("Preferred by the judge {name} at equal lengths").format(name=judge.name), _("all above 50%")
     if judge.length_controlled is None:
-        return Criterion(name, NOT_MEASURED, threshold, "missing", _("Its win rate at equal lengths was not measured."))
+        return Criterion(
+            name, _(NOT_MEASURED), threshold, "missing", _("Its win rate at equal lengths was not measured.")
+        )
     rate = judge.length_controlled
     passed = rate.low > 0.5
     value = _("{value} ({low} to {high})").format(
@@ -743,7 +745,7 @@ def within_limits(rule: Rule, measured: Measured) -> list[Criterion]:
         value, bound = getattr(measured, limit.figure), getattr(rule, limit.bound)
         threshold = (_("at least {bound}") if limit.least else _("at most {bound}")).format(bound=number(bound, 6))
         if value is None:
-            found.append(Criterion(limit.name, NOT_MEASURED, threshold, "missing", limit.why))
+            found.append(Criterion(limit.name, _(NOT_MEASURED), threshold, "missing", limit.why))
             continue
         shown = _("not a number") if isnan(value) else beside(value, bound, number)
         verdict: Passed = "pass" if limit.holds(value, bound) else "fail"
@@ -755,7 +757,7 @@ def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
     """Whether the figures rest on enough held-out prompts; too few are as if nothing had been measured."""
     name, threshold = _("Held-out prompts"), _("at least {prompts_least}").format(prompts_least=rule.prompts_least)
     if findings.prompts is None:
-        return Criterion(name, NOT_MEASURED, threshold, "missing", _("What the figures rest on."))
+        return Criterion(name, _(NOT_MEASURED), threshold, "missing", _("What the figures rest on."))
     passed = findings.prompts >= rule.prompts_least
     few = _("Too few to tell.")
     why = _("Enough to tell.") if passed else f"{few} {MORE_PROMPTS}"
@@ -799,7 +801,7 @@ def no_hacking(findings: Findings) -> Criterion:
 def yes_or_no(name: str, problem: bool | None, why: str) -> Criterion:
     """A criterion that is met where there is no trouble."""
     if problem is None:
-        return Criterion(name, NOT_MEASURED, YES, "missing", why)
+        return Criterion(name, _(NOT_MEASURED), YES, "missing", why)
     return Criterion(name, _("no") if problem else YES, YES, "fail" if problem else "pass", why)
 
 

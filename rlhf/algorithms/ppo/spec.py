@@ -266,7 +266,7 @@ class PPOSpec(TrainingSpec):
             else _("{control}, from {coefficient:g}")
         )
         return [
-            (_("Reward model"), self.reward_model or NOT_MEASURED),
+            (_("Reward model"), self.reward_model or _(NOT_MEASURED)),
             (_("Reference"), REFERENCES[self.reference]),
             (
                 _("KL penalty"),

@@ -49,7 +49,7 @@ def serving_card(
                 ),
                 (_("Also waiting"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
                 (_("Answers drawn"), str(counts.total)),
-                (_("Ended by themselves"), share(counts.ended_share) if counts.total else NOT_MEASURED),
+                (_("Ended by themselves"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
                 (_("Dropped: empty"), str(counts.empty)),
                 (_("Dropped: the same as another"), str(counts.duplicate)),
             )
@@ -80,7 +80,7 @@ def held_out_accuracy(report: CheckReport | None) -> str:
     """Implicit-reward accuracy with its 95% interval, or why there is none."""
     accuracy = None if report is None else report.implicit_accuracy
     if accuracy is None or accuracy.value is None:
-        return NOT_MEASURED
+        return _(NOT_MEASURED)
     interval = _("{share} ({share_2} to {share_3}, n = {n})").format(
         share=share(accuracy.value), share_2=share(accuracy.low), share_3=share(accuracy.high), n=accuracy.n
     )
@@ -127,7 +127,7 @@ def history_row(
     report = None if check is None else check.report
     own = AnswerFigures() if report is None else report.candidate
     snapshot = result.get("snapshot") or (spec.snapshot if spec else "")
-    missing = NOTHING if policy.path is None else NOT_MEASURED
+    missing = NOTHING if policy.path is None else _(NOT_MEASURED)
     loss = (result.get("final") or {}).get("loss")
     measured = (
         NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
@@ -144,7 +144,7 @@ def history_row(
         snapshot[:12] or NOTHING,
         NOTHING if trained_on(result) is None else f"{trained_on(result)} {spec.unit if spec else 'pairs'}",
         REFERENCES.get(getattr(spec, "reference", ""), NOTHING),
-        *(missing if text == NOT_MEASURED else text for text in measured),
+        *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),
     )
 
@@ -433,7 +433,7 @@ def win_rates(report: CheckReport) -> str:
         for judge, rate in judged.items():
             if rate.estimate is not None:
                 controlled = rate.length_controlled
-                at_equal = NOT_MEASURED if controlled is None else percent_with_interval(controlled)
+                at_equal = _(NOT_MEASURED) if controlled is None else percent_with_interval(controlled)
                 found = percent_with_interval(rate.estimate)
                 rows.append((other, judge, found, at_equal, str(rate.n), str(rate.ties)))
     missing = "".join(

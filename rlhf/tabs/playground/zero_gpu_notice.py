@@ -17,7 +17,7 @@ from rlhf.tabs.runs import job_words
 
 def build(context: Context) -> None:
     """Lay it out inside the caller's block."""
-    gr.Markdown(ZERO_GPU_NOTICE, elem_id="zero-gpu")
+    gr.Markdown(_(ZERO_GPU_NOTICE), elem_id="zero-gpu")
     with gr.Row():
         write = gr.Button(_("Write answers"), size="md", min_width=130, scale=0)
         outcome: Any = gr.Textbox(label=_("What was written"), interactive=False)

@@ -301,7 +301,7 @@ def held_out_table(result: Mapping[str, Any]) -> str:
     if not after.get("n"):
         return paragraph(_("There were no held-out demonstrations to check it with."), "quiet")
     rows = [
-        (label, *(NOT_MEASURED if side.get(key) is None else write(side[key]) for side in (before, after)), reading)
+        (label, *(_(NOT_MEASURED) if side.get(key) is None else write(side[key]) for side in (before, after)), reading)
         for label, key, write, reading in HELD_OUT
     ]
     headers = (_("On {n} held-out demonstrations").format(n=after["n"]), _("Before"), _("After"), _("How to read it"))

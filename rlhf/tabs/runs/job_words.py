@@ -116,10 +116,10 @@ def data_facts(job: Job, data: Mapping[str, Any]) -> Facts:
     left_out = Counter(data.get("left_out", {})) + Counter(result.get("left_out", {}))
     named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
     trained = trained_on(result)
-    counted = str(data.get("train", NOT_MEASURED) if trained is None else trained)
+    counted = str(data.get("train", _(NOT_MEASURED)) if trained is None else trained)
     if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
         counted = _("{train} to train, {held_out} held-out").format(
-            train=counted, held_out=data.get("held-out", NOT_MEASURED)
+            train=counted, held_out=data.get("held-out", _(NOT_MEASURED))
         )
     return [(job.spec.unit.capitalize(), counted), (_("Left out"), named or _("nothing"))]
 
