@@ -7,6 +7,7 @@ The sentences in the code are English, and are their own keys. Which language is
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ class Language:
     """A language as it is read from its file; without one, English as it stands in the code."""
 
     code: str = "en"
+    name: str = "English"
+    """As its speakers call it."""
     direction: Literal["ltr", "rtl"] = "ltr"
     sentences: NullTranslations = field(default_factory=NullTranslations)
     script: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +87,7 @@ def read(path: Path) -> Language:
     locale = catalog.locale or Locale.parse(path.stem)
     return Language(
         str(locale).replace("_", "-"),
+        locale.get_display_name() or str(locale),
         "rtl" if locale.text_direction == "rtl" else "ltr",
         GNUTranslations(compiled),
         {str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
@@ -112,6 +116,45 @@ def forms(text: str | Sequence[str] | None) -> Sequence[str]:
 
 
 @cache
+def files() -> Mapping[str, Path]:
+    """The file of each language but English, by its code."""
+    return {file.stem.replace("_", "-"): file for file in sorted(DIRECTORY.glob("*.po"))}
+
+
+@cache
+def codes() -> tuple[str, ...]:
+    """The codes of the languages that people can choose from."""
+    return tuple(sorted({Language.code, *files(), of_server().code}))
+
+
+# By code, what was read since people first asked for it.
+READ: Final[dict[str, Language]] = {}
+
+
+def language_of(code: str | None) -> Language:
+    """A language, whose file is read when it is first asked for; the server's where there is none or a wrong one."""
+    if code is None or code == of_server().code:  # which may be from a file of its own
+        return of_server()
+    if code not in READ:
+        try:
+            READ[code] = read(files()[code]) if code in files() else chosen(code)
+        except WrongTranslation as error:
+            logging.getLogger(__name__).error("%s", error)
+            give_up(code)
+    return READ[code]
+
+
+def give_up(code: str) -> None:
+    """Answer in the server's language whoever has chosen this one."""
+    READ[code] = of_server()
+
+
+def is_at_hand(code: str | None) -> bool:
+    """Whether no file has to be read any more, which takes up to a second."""
+    return code is None or code in READ or code == of_server().code
+
+
+@cache
 def of_server() -> Language:
     """The language of whoever has chosen none. Ends the program where the variable means none, or a wrong one."""
     try:
@@ -129,11 +172,11 @@ def spoken() -> Language:
 
 
 @contextmanager
-def speaking(language: Language) -> Iterator[None]:
+def speaking(language: Language) -> Iterator[Language]:
     """Speak a language until the block ends, in this thread or task and those that it starts."""
     token = SPOKEN.set(language)
     try:
-        yield
+        yield language
     finally:
         SPOKEN.reset(token)
 

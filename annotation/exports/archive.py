@@ -122,6 +122,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "rental": "the Hub's",
     "annotator.password_hash": "a secret",
     "annotator.hub_id": "the Hub's",
+    "annotator.language": "chosen anew",
     "claim.nonce": "made anew",
     "comparison.taken": "counted from the claims",
     "comparison.assigned": "counted from the bulk changes",

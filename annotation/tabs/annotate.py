@@ -52,14 +52,12 @@ SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`; it has no listeners of Gradio's."""
-    language = spoken()
     gr.HTML(
         html_template=skeleton(),
         js_on_load=SCRIPT,
         apply_default_css=False,
         elem_id="comparison",
-        language={"lang": language.code, "dir": language.direction},
-        sentences=dict(language.script),
+        sentences=dict(spoken().script),
     )
 
 

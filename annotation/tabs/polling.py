@@ -17,7 +17,7 @@ from typing import Any, Final
 import gradio as gr
 
 from annotation.tabs.components import QUIET
-from annotation.tabs.guard import Context, Handler, guarded_event
+from annotation.tabs.guard import Context, Handler, answering, guarded_event
 from annotation.translation import spoken
 from annotation.web.watches import mark_of
 
@@ -69,11 +69,15 @@ def poll(
         word = word_of(sent.pop(place)) if says_when else EVEN
         return sent, word, mark_of([sent, word])
 
+    def look(annotator: Any, values: Sequence[Any]) -> str:
+        with answering(annotator):
+            return found(annotator, values)[2]
+
     def ask(annotator: Any, event: Any, *values: Any) -> list[Any]:
         sent, word, mark = found(annotator, values)
         if context.watches is not None:
             key = event.get("key") if isinstance(event, dict) else None
-            context.watches.keep(annotator, key, lambda person: found(person, values)[2], mark, live=says_when)
+            context.watches.keep(annotator, key, lambda person: look(person, values), mark, live=says_when)
         return [*sent[:place], told(word, mark), *sent[place:]]
 
     ask.__name__ = handler.__name__
