@@ -304,7 +304,7 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
     how = base_model.quantisation(directory)
     if how:
         raise UserError(
-            _("These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.").format(how=how)
+            _("These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.").format(how=_(how))
         )
     config, path = read_object(directory / CONFIG), base_path(db, data_dir)
     if path is not None:

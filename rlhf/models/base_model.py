@@ -410,7 +410,7 @@ def precision_problem(directory: Path, weights: str, machine: Machine) -> list[s
     how = quantisation(directory)
     if how and (weights == "nf4") != (how == FOUR_BITS):
         return [
-            _("The base is stored quantised ({how}) and can only be held as it is stored.").format(how=how),
+            _("The base is stored quantised ({how}) and can only be held as it is stored.").format(how=_(how)),
         ]
     if how or weights == "nf4":
         return []

@@ -125,7 +125,7 @@ def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
                 "train without it."
             )
         )
-    return [one.format(how=how) for one in found]
+    return [one.format(how=_(how)) for one in found]
 
 
 def ground_directory(db: Database, policy: Policy) -> Path | None:
@@ -374,7 +374,7 @@ def merge_problem(db: Database, policy: Policy) -> list[str]:
     if how:
         found.append(
             _("{revision} lies on weights that are quantised ({how}), and there are none in 16 bits.").format(
-                revision=policy.revision, how=how
+                revision=policy.revision, how=_(how)
             )
         )
     return found
