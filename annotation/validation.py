@@ -193,7 +193,8 @@ def demand(hint: Any, problem: str) -> tuple[str, Mapping[str, Any]]:
         return "type", {"type": kind.__name__}
     if problem == "predicate_failed":
         what = next(mark.documentation for mark in hint.__metadata__ if isinstance(mark, DocInfo))
-        return "described", {"what": _(what)}
+        gaps = next((mark for mark in hint.__metadata__ if isinstance(mark, Mapping)), {})
+        return "described", {"what": _(what).format(**gaps)}
     if problem == "less_than":
         return "below", {"high": limits["lt"]}
     return "positive" if "gt" in limits else "not-negative", {}

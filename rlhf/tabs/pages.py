@@ -19,7 +19,7 @@ from annotation.tabs import accounts, address, annotate, data, polling, quality
 from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
-from annotation.translation import _, codes, spoken
+from annotation.translation import N_, _, codes, spoken
 from annotation.ui import stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import BuiltApp
@@ -37,13 +37,13 @@ from rlhf.tabs.train import train_tab
 
 # The tabs of admins behind those that need the others, in the order of the page: name and label.
 TABS: dict[str, tuple[str, ModuleType]] = {
-    "iterations": (_("Iterations"), iterations_tab),
-    "quality": (_("Quality"), quality),
-    "judges": (_("AI judges"), judges_tab),
-    "playground": (_("Playground"), playground_tab),
-    "project": (_("Project"), project_tab),
-    "hub": (_("Hub"), hub_tab),
-    "accounts": (_("Accounts"), accounts),
+    "iterations": (N_("Iterations"), iterations_tab),
+    "quality": (N_("Quality"), quality),
+    "judges": (N_("AI judges"), judges_tab),
+    "playground": (N_("Playground"), playground_tab),
+    "project": (N_("Project"), project_tab),
+    "hub": (N_("Hub"), hub_tab),
+    "accounts": (N_("Accounts"), accounts),
 }
 MASTHEAD = """
 <header class="masthead"><h1><!--logo-->Prefloop</h1>
@@ -115,7 +115,7 @@ def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
             data.build(pages, context)
         train_tab.build(pages, context, guide)
         for name, (label, module) in TABS.items():
-            with gr.Tab(label, id=name):
+            with gr.Tab(_(label), id=name):
                 module.build(pages, context)
 
 

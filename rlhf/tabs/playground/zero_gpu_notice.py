@@ -35,6 +35,6 @@ def writing(context: Context) -> Any:
             return _("{comparisons} comparisons in {seconds:.0f} s.").format(
                 comparisons=job.result["comparisons"], seconds=job.result["seconds"]
             )
-        return job.message or _("The answers are {status}.").format(status=job_words.STATUS_WORDS[job.status])
+        return _(job.message) or _("The answers are {status}.").format(status=_(job_words.STATUS_WORDS[job.status]))
 
     return write_answers
