@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -124,6 +123,7 @@ import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 import gradio as gr
+from annotation import translation
 from annotation.api import AnnotationApi, RequestBody
 from annotation.database import open_database
 from annotation.tabs.guard import Context
@@ -134,23 +134,28 @@ from rlhf.tabs.pages import build_pages
 def plain(value):
     return value.get_config() if hasattr(value, "get_config") else str(value)
 
+translation.DIRECTORY = Path(sys.argv[2])
 db = open_database(Path(sys.argv[1]))
 registry.ensure_base(db, "a-model")
+access.set_language(db, access.add_account(db, "ann", "admin", "a long enough password").name, "de")
+person = access.authorise(db, "ann", "admin")
 context = Context(db, Path(sys.argv[1]), "a-model")
-pages = build_pages(context)
+with translation.speaking(translation.language_of(person.language)):
+    pages = build_pages(context)
+    html = [sign_in_pages.login_page(), sign_in_pages.notice_page("⟦-⟧"), sign_in_pages.frame_page("-")]
+    card = AnnotationApi(db).undo(person, RequestBody())
 shown = [{**component["props"], "type": component["type"]} for component in pages.get_config_file()["components"]]
-html = [sign_in_pages.login_page(), sign_in_pages.notice_page("⟦-⟧"), sign_in_pages.frame_page("-")]
-person = access.add_account(db, "ann", "admin", "a long enough password")
-card = AnnotationApi(db).undo(person, RequestBody())
-answers = []
+access.add_account(db, "eve", "admin", "a long enough password")
+answers = {"ann": [], "eve": []}
 for function in pages.fns.values():
     # As for a page that sent nothing: what can be shown is shown, and the rest is refused in a sentence.
-    try:
-        answers.append(function.fn(SimpleNamespace(username="ann"), *[None] * len(function.inputs)))
-    except gr.Error as error:
-        answers.append(error.message)
-    except (AttributeError, TypeError):
-        pass  # it takes what its own page always sends
+    for name, said in answers.items():
+        try:
+            said.append(function.fn(SimpleNamespace(username=name), *[None] * len(function.inputs)))
+        except gr.Error as error:
+            said.append(error.message)
+        except (AttributeError, TypeError):
+            pass  # it takes what its own page always sends
 print(json.dumps({"components": shown, "said": [card["notice"], *html], "answers": answers}, default=plain))
 """
 SHOWN = ("label", "info", "placeholder", "headers", "html_template")
@@ -159,7 +164,7 @@ SAYING = ("markdown", "html", "button")
 # What no translation says otherwise: names, what is typed as it stands, and rows of the database.
 # What is stored is said as it was stored: the project's reasons, the rubric, policies and how they stand.
 DATA = re.compile(
-    r"ann ·|ann  admin|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
+    r"(ann|eve) ·|(ann|eve)  admin|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
     r'\[\d+, "(step|replace)", "[^"]*"\]|'
     r"English|Deutsch|Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
     r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
@@ -170,16 +175,15 @@ DATA = re.compile(
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the pages show in a language in which every marked sentence stands in brackets."""
+    """What pages show in a language in which every marked sentence stands in brackets, on a server in English."""
     directory = tmp_path_factory.mktemp("language")
-    write_marked(directory / "marked.po")
+    write_marked(directory / "de.po")
     done = subprocess.run(
-        [sys.executable, "-c", PAGES, str(directory / "data")],
+        [sys.executable, "-c", PAGES, str(directory / "data"), str(directory)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
-        env={**os.environ, "PREFLOOP_LANGUAGE": str(directory / "marked.po")},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -215,10 +219,17 @@ def test_every_sentence_of_a_page_is_translated(shown: dict[str, Any]) -> None:
 
 
 def test_what_handlers_answer_is_translated(shown: dict[str, Any]) -> None:
-    texts = list(texts_of(shown["answers"]))
+    texts = list(texts_of(shown["answers"]["ann"]))
     assert sum("⟦" in text for text in texts) > 50
     left = {unmarked(text).strip() for text in texts if re.search("[A-Za-z]{3}", unmarked(text))}
     assert left == set()
+
+
+def test_somebody_else_is_answered_in_english_by_the_same_handlers(shown: dict[str, Any]) -> None:
+    """Nothing that was said to one is kept for the other."""
+    texts = list(texts_of(shown["answers"]["eve"]))
+    assert len(texts) > 50
+    assert [text for text in texts if "⟦" in text] == []
 
 
 def test_the_scripts_get_their_sentences(shown: dict[str, Any]) -> None:
