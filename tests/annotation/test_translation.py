@@ -164,7 +164,8 @@ SAYING = ("markdown", "html", "button")
 # What no translation says otherwise: names, what is typed as it stands, and rows of the database.
 # What is stored is said as it was stored: the project's reasons, the rubric, policies and how they stand.
 DATA = re.compile(
-    r"(ann|eve) ·|(ann|eve)  admin|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
+    r"(ann|eve) ·|(ann|eve)  admin|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|"
+    r"\d+ Infinity|"
     r'\[\d+, "(step|replace)", "[^"]*"\]|'
     r"English|Deutsch|Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
     r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
