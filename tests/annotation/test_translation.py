@@ -103,6 +103,13 @@ def test_each_translation_is_about_sentences_that_there_are(path: Path) -> None:
     assert unknown == []
 
 
+def test_german_is_complete() -> None:
+    with (translation.DIRECTORY / "de.po").open("rb") as file:
+        said = {message.id: message.string for message in read_po(file) if not message.fuzzy}
+    forms = {one: said.get(one) for one in extracted()}
+    assert {one for one, form in forms.items() if not (all(form) if isinstance(form, tuple) else form)} == set()
+
+
 def test_whoever_was_invited_can_be_refused_in_german() -> None:
     german = translation.read(next(path for path in FILES if path.stem == "de")).sentences
     met = (access.check_name, access.insert_account, access.check_new_password, invitations.JoinPages.join)
