@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tests.machine_fixtures import ROOT
 from tests.sentences import extracted
 
 MARKS = {"_", "N_", "ngettext"}
+SAID = {"_", "ngettext", "spoken"}
 # What is in English whatever the pages are in, and why (docs/translating.md); everything else is marked.
 IN_ENGLISH = {
     "annotation/__main__.py": "the command line",
@@ -255,6 +256,23 @@ def noted(path: Path) -> dict[str, str]:
         for name, value in made
         if isinstance(value, ast.Call) and name_of(value) == "N_" and isinstance(value.args[0], ast.Constant)
     }
+
+
+def at_import(node: ast.AST) -> Iterator[ast.Call]:
+    """What is said while a module is imported, when nobody is answered yet: outside the bodies of functions."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        defaults = [one for one in (*node.args.defaults, *node.args.kw_defaults) if one is not None]
+        children: Iterable[ast.AST] = [*defaults, *getattr(node, "decorator_list", ())]
+    else:
+        children = ast.iter_child_nodes(node)
+    if isinstance(node, ast.Call) and name_of(node) in SAID:
+        yield node
+    for child in children:
+        yield from at_import(child)
+
+
+def test_nothing_is_said_while_a_module_is_imported() -> None:
+    assert [f"{named(path)}:{call.lineno}" for path in files() for call in at_import(tree_of(path))] == []
 
 
 def test_gaps_have_the_names_of_what_fills_them() -> None:

@@ -34,7 +34,7 @@ def file_of(directory: Path, text: str) -> Path:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(translation.WrongTranslation) as refused:
         translation.chosen(str(path))
     return str(refused.value)
 
@@ -50,7 +50,7 @@ def test_without_a_choice_it_is_english_and_no_file_is_read() -> None:
 
 @pytest.mark.parametrize("wanted", ["xx", "../de", "de.mo", "nowhere.po"])
 def test_a_language_that_is_not_there_is_refused_with_those_that_are(wanted: str) -> None:
-    with pytest.raises(SystemExit, match=rf"PREFLOOP_LANGUAGE is '{re.escape(wanted)}'.*en, de"):
+    with pytest.raises(translation.WrongTranslation, match=rf"PREFLOOP_LANGUAGE is '{re.escape(wanted)}'.*en, de"):
         translation.chosen(wanted)
 
 
@@ -109,7 +109,11 @@ def test_whoever_was_invited_can_be_refused_in_german() -> None:
     met = (access.check_name, access.insert_account, access.check_new_password, invitations.JoinPages.join)
     trees = [ast.parse(textwrap.dedent(inspect.getsource(one))) for one in (*met, sign_in_pages)]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    sentences = [ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "_"]
+    sentences = [
+        ast.literal_eval(call.args[0])
+        for call in calls
+        if ast.unparse(call.func) in ("_", "N_") and isinstance(call.args[0], ast.Constant)
+    ]
     assert len(sentences) > 20
     assert {one for one in (*sentences, invitations.NOT_VALID) if german.gettext(one) == one} == {"Name"}
 
