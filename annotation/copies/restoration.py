@@ -32,7 +32,7 @@ PARTS: Final = ("-wal", "-shm", "")
 # Of runs by the database that is here; another one's runs may have the same numbers.
 CHECKPOINTS: Final = "checkpoints"
 LEFT_OUT: Final = N_(
-    "The copy is without the files of {}: these count as deleted, and can be neither promoted nor trained from."
+    "The copy is without the files of {names}: these count as deleted, and can be neither promoted nor trained from."
 )
 DAMAGED: Final = N_(
     "What only a damaged copy has is not here; to try one again, start with {variable}=VERSION, which "
@@ -207,7 +207,7 @@ def restore(
         said = _("Restored {judgements} judgements from {name} as of {created} UTC.").format(
             judgements=manifest.judgements, name=target.name, created=manifest.created[:16]
         )
-        left = [] if not gone else [_(LEFT_OUT).format(", ".join(gone))]
+        left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
         newer = newer_than(target, manifest) if choice else []
         message = " ".join(
             [said, *left, *newer, *skipped, *([_(DAMAGED).format(variable=VARIABLE)] if skipped else [])]

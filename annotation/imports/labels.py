@@ -134,7 +134,7 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
             raise UnusableRow(
                 column,
                 _("is {shown}: neither {names}. {format}").format(
-                    shown=shown(value), names=names, format=_(HOW_NUMBERS).format(column)
+                    shown=shown(value), names=names, format=_(HOW_NUMBERS).format(column=column)
                 ),
             )
         if isinstance(value, bool) or not isinstance(value, str):
@@ -148,8 +148,8 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
 
 
 HOW_NUMBERS: Final = N_(
-    "If it is a number, say which: --map winner_from_0={0} (0 is the first answer, 1 the second), --map "
-    "winner_from_1={0} (1 is the first), or --map preference={0} (below 0 the first is better, above 0 the "
+    "If it is a number, say which: --map winner_from_0={column} (0 is the first answer, 1 the second), --map "
+    "winner_from_1={column} (1 is the first), or --map preference={column} (below 0 the first is better, above 0 the "
     "second)"
 )
 
@@ -161,7 +161,7 @@ def unclear_number(column: str, value: Any) -> UnclearColumn:
         _(
             "The column '{name}' holds {shown}, so its numbers are no names of the two answers. {format}. "
             "Nothing was imported."
-        ).format(name=name, shown=shown(value), format=_(HOW_NUMBERS).format(name))
+        ).format(name=name, shown=shown(value), format=_(HOW_NUMBERS).format(column=name))
     )
 
 
@@ -262,7 +262,7 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             numbers = ", ".join(f"{one:g}" for one in sorted(seen))
             said = scale.format(column=display_name(column), numbers=numbers)
             raise UnclearColumn(
-                " ".join([said, _(HOW_RATINGS).format(display_name(column)), _("Nothing was imported.")])
+                " ".join([said, _(HOW_RATINGS).format(column=display_name(column)), _("Nothing was imported.")])
             )
         return number == 1
 
@@ -270,7 +270,7 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
 
 
 HOW_RATINGS: Final = N_(
-    "Say from which number on an answer is good, for example --map rating={0} --good-from 3 (“Good from” "
+    "Say from which number on an answer is good, for example --map rating={column} --good-from 3 (“Good from” "
     "on the page); answers below it are bad ones."
 )
 
@@ -283,7 +283,7 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
             _(
                 "The column '{name}' rates the answers, and bad ones must not be learned. {format} Or leave it "
                 "out (--map rating=) where all of them are good."
-            ).format(name=name, format=_(HOW_RATINGS).format(name))
+            ).format(name=name, format=_(HOW_RATINGS).format(column=name))
         )
 
     def read(values: Mapping[str, Any]) -> bool:

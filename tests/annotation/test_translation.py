@@ -161,7 +161,7 @@ SAYING = ("markdown", "html", "button")
 DATA = re.compile(
     r"ann ·|ann  admin|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
     r'\[\d+, "(step|replace)", "[^"]*"\]|'
-    r"Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
+    r"English|Deutsch|Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
     r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
     r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}|\{\{value\}\}",
     re.DOTALL,
@@ -223,7 +223,7 @@ def test_what_handlers_answer_is_translated(shown: dict[str, Any]) -> None:
 
 def test_the_scripts_get_their_sentences(shown: dict[str, Any]) -> None:
     given = [props["props"] for props in shown["components"] if props["type"] == "html"]
-    sentences = next(props["sentences"] for props in given if "language" in props)
+    sentences = next(props["sentences"] for props in given if "sentences" in props)
     source = (ROOT / "annotation" / "tabs" / "annotate.js").read_text("utf-8")
     marked = re.findall(r'\b_\("([^"]+)"\)', source)
     assert len(marked) > 100

@@ -10,9 +10,8 @@ import pytest
 
 from annotation.imports import labels
 from annotation.imports.columns import ColumnUsage
-from annotation.imports.conversations import SYSTEM_KEY
 from annotation.imports.labels import UnusableRow
-from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, MappedRow, make_plan
+from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, SYSTEM_KEY, MappedRow, make_plan
 from annotation.imports.reading import SourceRow
 from annotation.records import UserError
 

@@ -6,14 +6,20 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from annotation import translation
 from annotation.database import Database
+from annotation.jobs.job_process import in_language
+from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
-from annotation.translation import N_, Language, _, language_of, of_server, spoken
+from annotation.tabs import accounts
+from annotation.tabs.guard import Context, guarded
+from annotation.translation import N_, VARIABLE, Language, _, language_of, of_server, spoken
 from annotation.web import access, invitations
 from annotation.web.languages import preferred
+from tests.annotation.jobs.test_lanes import WEB, Count
 from tests.annotation.web.conftest import PASSWORD, Program
 from tests.conftest import seed_comparisons
 from tests.sentences import write_marked
@@ -143,3 +149,32 @@ def test_two_people_read_one_server_in_two_languages(program: Program, marked: L
     asyncio.run(read())
     access.set_language(program.db, "lee", None)
     assert spoken() is of_server()
+
+
+def test_an_admin_chooses_for_others(db: Database, marked: Language) -> None:
+    kim = access.add_account(db, "kim", "admin", PASSWORD)
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    shown = accounts.changing_language(db)(kim, "ann", "de")
+    assert "ann is answered in Deutsch." in shown[2]
+    assert accounts.choosing(db)(kim, "ann")[2].value == "de"
+    assert "is answered in English." in accounts.changing_language(db)(kim, "ann", "")[2]
+    assert [one.language for one in access.accounts(db)] == [None, None]
+
+
+def test_what_a_handler_makes_stays_out_of_a_page_that_is_laid_out_meanwhile(db: Database, data_dir: Path) -> None:
+    access.add_account(db, "kim", "admin", PASSWORD)
+    answer = guarded(Context(db, data_dir, ""), "admin")(lambda annotator: gr.Dropdown(["one"], label=_("Name")))
+    with gr.Blocks() as page:
+        laid_out = gr.Markdown("words")
+        made = answer(gr.Request(username="kim"))
+    assert made.label == "Name"
+    assert [*page.blocks.values()] == [laid_out]
+
+
+def test_what_is_done_for_somebody_is_told_in_their_language(db: Database, data_dir: Path, marked: Language) -> None:
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    access.set_language(db, "ann", "de")
+    told = LaneRunner(data_dir, WEB, lambda attempt, job: JobOutcome(f"{_('Name')} {in_language()}"))
+    jobs = [WEB.enqueue(db, Count(), by) for by in ("ann", "the program")]
+    assert [told.run_next(db) for _job in jobs] == [True, True]
+    assert [WEB.get(db, job).message for job in jobs] == [f"⟦Name⟧ {{'{VARIABLE}': 'de'}}", "Name {}"]
