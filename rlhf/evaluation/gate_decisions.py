@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.metrics.evidence import DecidedOutcome, by_prompt
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
-from annotation.translation import N_, _
+from annotation.translation import N_, _, of_server, speaking, spoken
 from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
@@ -290,11 +290,11 @@ def spent_prompts(db: Database, policy: Policy) -> frozenset[int]:
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions
-_cache: WeakKeyDictionary[Database, tuple[Any, dict[tuple[str, str], Any]]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Database, tuple[Any, dict[tuple[str, ...], Any]]] = WeakKeyDictionary()
 Cached = TypeVar("Cached")
 
 
-def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> Cached:
+def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> Cached:
     """What this work comes to, kept until a row changes that a decision depends on.
 
     The loop and the pages ask every few seconds. Only for what depends on judgements, decisions, checks and the rule.
@@ -331,7 +331,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
             decision = given_up(decision, len(checks), used_up)
         return found, decision
 
-    return cached(db, ("decision", policy.revision), look)
+    return cached(db, ("decision", policy.revision, spoken().code), look)  # it says so in words
 
 
 def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:
@@ -614,10 +614,14 @@ BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
 
 
 def reason(db: Database, policy: Policy, own: str) -> str:
-    """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
-    decision = advice(db, policy)
+    """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it.
+
+    In the server's language, whoever decides: admins of all languages read it.
+    """
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
-    rule_said = objection(db, policy) if decision is None else described(db, policy, decision, RULE_SAID)
+    with speaking(of_server()):
+        decision = advice(db, policy)
+        rule_said = objection(db, policy) if decision is None else described(db, policy, decision, RULE_SAID)
     return f"{said} {rule_said}".strip() or NO_REASON
 
 
