@@ -329,6 +329,15 @@ class TrainingProgress:
         learner = self.learner
         return self.checkpoint.restore(learner.weights(), learner.optimiser, learner.accelerator.device)
 
+    def over(self) -> bool:
+        """Whether the last checkpoint was written when all was done, perhaps before the last step; its weights are put
+        back then."""
+        if self.checkpoint is None or not self.checkpoint.last:
+            return False
+        self.checkpoint.restore_weights(self.learner.weights())
+        self.run.report(self.checkpoint.step, self.checkpoint.step, {}, _("training"))
+        return True
+
     def begin(self, step: int, steps: int) -> None:
         """The run goes on after this step."""
         self.run.report(step, steps, {}, _("training"))

@@ -38,7 +38,7 @@ BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
     "length-normalised": (5.0, N_("Lambert et al. 2024, Tülu 3, for log-ratios per token as here")),
 }
 # Our own (docs/benchmarks.md, the recipe); full: Tunstall et al. 2023 (Zephyr).
-MEASURED = N_("our own measurements: with 3e-4 a rule about length went past the gate's limit of language")
+MEASURED = N_("our own measurements, with the training ended by stop_kl")
 CURVES = (
     Curve(
         "loss",
@@ -71,6 +71,16 @@ CURVES = (
         ),
         (0.0, 1.0),
     ),
+    Curve(
+        "drift",
+        N_("How far it has moved"),
+        N_("nats a token"),
+        {"KL": "kl"},
+        N_(
+            "How far the policy has moved from where this run began, on answers that it learns from. It ends early "
+            "where that is enough."
+        ),
+    ),
 )
 
 
@@ -87,19 +97,23 @@ class DPOSpec(TrainingSpec):
         "loss": "loss",
         "rewards/accuracies": N_("implicit accuracy"),
         "rewards/margins": N_("implicit margin"),
+        "kl": N_("KL from where it began"),
     }
     automatic: ClassVar = "DPO"
     items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": LearningRate(1e-4, MEASURED),
-        "lora": LearningRate(1e-4, MEASURED),
+        "qlora": LearningRate(6e-4, MEASURED),
+        "lora": LearningRate(6e-4, MEASURED),
         "prompt": LearningRate(3e-3, N_("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, N_("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
     answers_per_item: ClassVar = MAXIMUM_ANSWERS
-    pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta")
-    labels: ClassVar = {"sft_weight": N_("SFT weight")}
+    pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta", "stop_kl")
+    labels: ClassVar = {
+        "sft_weight": N_("SFT weight"),
+        "stop_kl": N_("Stop at a KL of"),
+    }
     words: ClassVar = {
         "loss": {
             "sigmoid": N_("Sigmoid"),
@@ -110,7 +124,7 @@ class DPOSpec(TrainingSpec):
     }
     only_with: ClassVar = {"flip_rate": ("loss", ("robust",)), "offset": ("loss", ("sigmoid", "length-normalised"))}
     left_open: ClassVar = (*TrainingSpec.left_open, "beta", "flip_rate")
-    loss_fields: ClassVar = ("sft_weight", "offset", "flip_rate", "ai_weight")
+    loss_fields: ClassVar = ("sft_weight", "offset", "flip_rate", "ai_weight", "stop_kl")
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
@@ -150,7 +164,11 @@ class DPOSpec(TrainingSpec):
     clearly (Amini et al. 2024, ODPO, with people's own word for the strength). 0, because 1 gained half a point of win
     rate at most with pairs (benchmarks/acts.py), and the loop was measured without (with pairs, at a rate of 7e-5)."""
     epochs: PositiveInt = 3
-    """Passes over the comparisons; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
+    """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
+    stop_kl: NonNegativeFloat = 0.15
+    """End the training where the policy has moved this far from where it began, in nats a token, on answers that it
+    learns from; 0 for never. Our own measurements (docs/benchmarks.md, the recipe): at twice as much, answers that have
+    become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
