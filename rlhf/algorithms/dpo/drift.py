@@ -35,7 +35,7 @@ class DriftMeter:
 
     trainer: Any
     items: Sequence[Any]
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     """Writes to the run's log."""
     beginning_NV: Tensor = field(init=False)
 
@@ -63,7 +63,7 @@ class DriftMeter:
         """Whether that is as far as the policy is to move."""
         most = self.trainer.spec.stop_kl
         if kl >= most and step < steps:
-            self.say(f"ends after step {step} of {steps}: {kl:.2f} nats a token from where it began (stop_kl {most:g})")
+            self.log(f"ends after step {step} of {steps}: {kl:.2f} nats a token from where it began (stop_kl {most:g})")
         return bool(kl >= most)
 
 
