@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 from weakref import WeakValueDictionary
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -361,8 +361,8 @@ class SignIn:
             await asyncio.to_thread(access.set_language, self.db, annotator.name, form.get("language", ""))
         except UserError as error:
             return HTMLResponse(sign_in_pages.dead_end(str(error)), 400, NOT_STORED)
-        page = urlsplit(request.headers.get("referer", ""))
-        return RedirectResponse(destination(f"{page.path}?{page.query}" if page.query else page.path), 303)
+        here = request.headers.get("referer", "").partition("//")[2].partition("/")[2]
+        return RedirectResponse(destination(f"/{here}"), 303)
 
     async def welcome(self, request: Request, annotator: Annotator, wanted: str = BEGINNING) -> Response:
         """Open a session and go to the wanted page."""
