@@ -17,7 +17,7 @@ from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from tests.e2e.conftest import running_app, wait_for
+from tests.e2e.conftest import go, running_app, wait_for
 from tests.machine_fixtures import make_machine
 
 pytestmark = pytest.mark.browser
@@ -115,7 +115,7 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             found["light"][f"{name}, {size['width']}"] += [*jumps, *small, *(["wider than the screen"] * (wide > 1))]
         for place, words in PLACES.items():
-            page.evaluate("place => window.prefloop.address.go(place)", place)
+            go(page, place)
             page.locator(f"text={words}").locator("visible=true").first.wait_for()
             look(page, f"{place}, {size['width']}", found)
     context.close()
