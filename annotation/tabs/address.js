@@ -193,6 +193,11 @@ const COUNTING = /performance\.now\(\)-\w+\(\w+\)\)\/1e3/;
 const atNextFrame = window.requestAnimationFrame.bind(window);
 window.requestAnimationFrame = (act) => (COUNTING.test(act) ? 0 : atNextFrame(act));
 
+// Gradio 6.31 looks through all events for each part of the page, and Svelte watches every look: most of what a page costs
+// to load. Svelte leaves alone what has a class of its own, and nobody changes events.
+class Events extends Array {}
+Object.setPrototypeOf(window.gradio_config.dependencies, Events.prototype);
+
 choose(window.gradio_config.components);
 window.prefloop = { ...window.prefloop, address: { part, tell, go, follow, hear, title: showTitle } };
 new MutationObserver(chose).observe(document.documentElement, { attributeFilter: ["aria-selected"], subtree: true });
