@@ -21,6 +21,7 @@ from annotation.web.middleware import ANNOTATOR_KEY
 # A tab and up to three steps within it, as a server reads them: with their %-escapes taken for what they mean.
 ADDRESS: Final = re.compile(r"/(?P<tab>[a-z][a-z-]{0,39})(?:/[^/\x00-\x1f\x7f]{1,200}){0,3}/?")
 BASE: Final = b'<base href="./" />'
+LANGUAGE: Final = re.compile(rb'<html\s+lang="en"')
 BEFORE: Final = b"<script data-gradio-mode>"
 
 
@@ -58,6 +59,8 @@ class PageHead:
 
     app: ASGIApp
     inserted: str
+    language: str
+    """What the html element says of the page's language."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
@@ -83,5 +86,7 @@ class PageHead:
 
     def changed(self, page: bytes) -> bytes:
         assert page.count(BASE) == page.count(BEFORE) == 1, "Gradio's page is another one"
-        whole = page.replace(BASE, b'<base href="/" />', 1)
+        whole, found = LANGUAGE.subn(b"<html " + self.language.encode(), page)
+        assert found == 1, "Gradio's page is another one"
+        whole = whole.replace(BASE, b'<base href="/" />', 1)
         return whole.replace(BEFORE, self.inserted.encode() + BEFORE, 1)

@@ -16,7 +16,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
@@ -43,43 +43,43 @@ Seen = dict[str, Any]
 
 MODES: Mapping[str, tuple[str, str]] = {
     "people": (
-        _("People only"),
-        _("Every comparison goes to people. AI judges judge only what they are told to, below."),
+        N_("People only"),
+        N_("Every comparison goes to people. AI judges judge only what they are told to, below."),
     ),
     "ai": (
-        _("AI only (RLAIF)"),
-        _("AI judges label the comparisons. People get only those that measure a candidate, and their own prompts."),
+        N_("AI only (RLAIF)"),
+        N_("AI judges label the comparisons. People get only those that measure a candidate, and their own prompts."),
     ),
     "mixed": (
-        _("Mixed"),
-        _(
+        N_("Mixed"),
+        N_(
             "AI judges come first. People get what a judge contradicts itself on, what judges disagree on or "
             "are unsure of, and of the rest a share drawn by lot, which shows whether the judges can be "
             "trusted."
         ),
     ),
 }
-NOBODY_DECIDES = _(
+NOBODY_DECIDES = N_(
     "By the gate's rule judges inform and do not decide, so nothing is promoted by itself until people "
     "have compared a candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge "
     "decide."
 )
-MODES_NOTE = _(
+MODES_NOTE = N_(
     "A change holds for comparisons that nobody has judged yet. Those that an annotator asked for go to "
     "people in every mode."
 )
 WHY: Mapping[str, str] = {
-    "flip": _("a judge contradicted itself"),
-    "disagreement": _("judges disagree"),
-    "unsure": _("a judge was unsure or could not judge"),
-    "audit": _("they were drawn by lot"),
+    "flip": N_("a judge contradicted itself"),
+    "disagreement": N_("judges disagree"),
+    "unsure": N_("a judge was unsure or could not judge"),
+    "audit": N_("they were drawn by lot"),
 }
 SCOPES: Mapping[str, str] = {
-    "open": _("open comparisons"),
-    "judged": _("what people have judged"),
-    "candidate": _("the answers of"),
+    "open": N_("open comparisons"),
+    "judged": N_("what people have judged"),
+    "candidate": N_("the answers of"),
 }
-JUDGES_NOTE = _(
+JUDGES_NOTE = N_(
     "Every judge that is switched on judges all open comparisons, in both orders. What a judge is never changes: for "
     "other settings make another."
 )
@@ -91,9 +91,9 @@ def status_card(
 ) -> str:
     """What the mode means, who is asked about the comparisons now, and which judges they wait for in vain."""
     label, meaning = MODES[feedback.mode]
-    lines = [f"{label}. {meaning}"]
+    lines = [f"{_(label)}. {_(meaning)}"]
     if feedback.mode == "ai" and not judge_may_decide:
-        lines.append(NOBODY_DECIDES)
+        lines.append(_(NOBODY_DECIDES))
     if feedback.mode != "people" and not active:
         lines.append(_("No judge is switched on, so comparisons wait for judges in vain. Make one below."))
     lines.append(
@@ -102,7 +102,7 @@ def status_card(
         ).format(judges=found.judges, people=found.people + sum(found.why.values()), settled=found.settled)
     )
     why = [
-        _("{why:,} because {words}").format(why=found.why[reason], words=words)
+        _("{why:,} because {words}").format(why=found.why[reason], words=_(words))
         for reason, words in WHY.items()
         if found.why.get(reason)
     ]
@@ -130,7 +130,7 @@ def status_card(
         for name, count in in_vain.items()
     ]
     said = "".join(map(paragraph, lines)) + "".join(paragraph(warning, "warning") for warning in warnings)
-    return said + paragraph(MODES_NOTE, "quiet")
+    return said + paragraph(_(MODES_NOTE), "quiet")
 
 
 def feedback_of(mode: Any, audit: Any, unsure: Any, check: Any) -> Feedback:
@@ -161,16 +161,16 @@ def form_of(feedback: Feedback) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- the judges
 HEADERS = (
     *(
-        _("Judge"),
-        _("What it is"),
-        _("Switched"),
-        _("Agrees with people"),
-        _("Contradicts itself"),
-        _("Chose the first shown"),
+        N_("Judge"),
+        N_("What it is"),
+        N_("Switched"),
+        N_("Agrees with people"),
+        N_("Contradicts itself"),
+        N_("Chose the first shown"),
     ),
-    *(_("Verdicts"), _("Tokens in · out"), _("Cost")),
+    *(N_("Verdicts"), N_("Tokens in · out"), N_("Cost")),
 )
-NUMBERS = (_("Verdicts"), _("Tokens in · out"), _("Cost"))
+NUMBERS = (N_("Verdicts"), N_("Tokens in · out"), N_("Cost"))
 
 
 def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
@@ -193,7 +193,7 @@ def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
         )
         for judge, found, spent in known
     ]
-    return table(HEADERS, rows, _("There is no AI judge yet. Make one below."), NUMBERS)
+    return table(tuple(map(_, HEADERS)), rows, _("There is no AI judge yet. Make one below."), tuple(map(_, NUMBERS)))
 
 
 def share_text(share: Estimate | None) -> str:
@@ -250,7 +250,7 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
         if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
             raise UserError(
                 _("{name} is at that already: job {id} is {status}.").format(
-                    name=judge.name, id=job.id, status=job_words.STATUS_WORDS[job.status]
+                    name=judge.name, id=job.id, status=_(job_words.STATUS_WORDS[job.status])
                 )
             )
     spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=int(most))
@@ -323,7 +323,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     """A judging in words, with its progress, what it has cost so far, and what failed."""
     assert isinstance(job.spec, JudgeSpec)
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
-    told = [(_("Judge"), job.spec.judge), (_("What"), f"{SCOPES[job.spec.scope]} {job.spec.candidate}".strip())]
+    told = [(_("Judge"), job.spec.judge), (_("What"), f"{_(SCOPES[job.spec.scope])} {job.spec.candidate}".strip())]
     judge = next((one for one in known if one.name == job.spec.judge), None)
     if judge is not None:
         spent = judge_history.usage(db, judge, job.id)
@@ -492,7 +492,7 @@ def lay_out() -> JudgesPage:
     gr.Markdown(_("## The judges"))
     parts["judges"] = html_box()
     with gr.Accordion(_("Make a judge"), open=False):
-        html_box(paragraph(JUDGES_NOTE, "quiet"))
+        html_box(paragraph(_(JUDGES_NOTE), "quiet"))
         form = judge_form.lay_out()
         add = button(_("Make this judge"), "judge-add", "primary")
         said["add"] = html_box()
@@ -530,7 +530,7 @@ def button(label: str, name: str, variant: Any = "secondary", **options: Any) ->
 
 def lay_out_feedback() -> dict[str, Any]:
     """The fields that say who judges."""
-    modes = [(label, mode) for mode, (label, _) in MODES.items()]
+    modes = [(_(label), mode) for mode, (label, _meaning) in MODES.items()]
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), elem_id="judges-mode")}
     with gr.Row():
         fields["audit"] = gr.Number(
@@ -580,7 +580,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
         feedback = feedback_of(*values)
         store.set_feedback(context.db, feedback)
         changed, seen = view(context, selected, was)
-        said = _("Saved. {modes}").format(modes=MODES[feedback.mode][1])
+        said = _("Saved. {modes}").format(modes=_(MODES[feedback.mode][1]))
         return page.sent(changed, {**seen, "sent": form_of(feedback)}, "save", said)
 
     @admin
