@@ -87,7 +87,17 @@ def formed(found: ComparisonHistory) -> str:
 
 
 def asked_now(found: ComparisonHistory) -> str:
-    """Who is asked, and why people are although judges have been."""
+    """Who is asked, and why people are although judges have been; or why nobody is."""
+    listed = found.listed
+    if listed.status == "gold":
+        retired = found.state == "closed"
+        return _("nobody: it is retired") if retired else _("now and then people who have not seen it")
+    if found.asks == "nobody" or listed.status == "unfit":
+        return words.ASKS["nobody"]
+    if listed.assigned:
+        return listed.assigned
+    if listed.judged >= listed.wanted or found.state == "closed":
+        return _("nobody else: it has been judged by as many as it is to be")
     why = words.ASKED_WHY.get(found.asks_why or "", "")
     return f"{words.ASKS[found.asks]} ({why})" if why else words.ASKS[found.asks]
 

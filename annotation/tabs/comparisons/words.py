@@ -34,7 +34,7 @@ CLAIM_STATES: Final[Mapping[str, str]] = {
     "held": _("in hand"),
     "judged": _("judged"),
     "skipped": _("skipped"),
-    "released": _("given back"),
+    "released": _("went back unjudged"),
 }
 KINDS: Final[Mapping[str, str]] = {
     "assign": _("Assigned"),
@@ -47,7 +47,7 @@ KINDS: Final[Mapping[str, str]] = {
     "gold-reinstate": _("Gold handed out again"),
     "gold-release": _("No longer gold"),
 }
-ASKS: Final[Mapping[str, str]] = {"people": _("people"), "judges": _("AI judges"), "nobody": _("nobody any more")}
+ASKS: Final[Mapping[str, str]] = {"people": _("people"), "judges": _("AI judges"), "nobody": _("nobody")}
 ASKED_WHY: Final[Mapping[str, str]] = {
     "audit": _("drawn to check the judges"),
     "flip": _("a judge changed its mind with the order"),
