@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import _, ngettext
 from annotation.ui.formatting import moment, size
-from annotation.ui.markup import Download, Row, progress_bar, status, table
+from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table
 from annotation.ui.places import Place
 from annotation.workbench.comparison_filter import ComparisonFilter
 
@@ -124,6 +124,8 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
         else ngettext("{total:,} row would be exported: {parts}.", "{total:,} rows would be exported: {parts}.", total)
     ).format(total=total, parts=parts)
     text = status(headline if parts else _("0 rows would be exported."), "headline")
+    if raw:
+        text += status(_("Raw takes everything, with people's names: filters, names and licence don't apply."))
     if not left_out:
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
@@ -131,15 +133,16 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     return text + table((_("Left out (judgements, or pairs of answers)"), _("Number")), reasons, numbers=(_("Number"),))
 
 
-def progress_card(job: Job[WriteExport] | None) -> str:
-    """How the latest export stands."""
-    if job is None:
+def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
+    """How the latest export stands; nothing of one whose file was deleted. `names` are of the files that there are."""
+    if job is None or (job.status == "finished" and job.spec.file not in names):
         return ""
+    by = paragraph(_("Asked for by {name}.").format(name=job.requested_by), "quiet")
     if not job.is_open:
-        return status(_(job.message))
+        return status(_(job.message)) + by
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
     doing = job.message or _("Starting")
-    return status(f"{job.spec.file}: {doing}") + bar
+    return status(f"{job.spec.file}: {doing}") + bar + by
 
 
 def files_card(context: Context) -> str:
@@ -295,7 +298,7 @@ def standing(context: Context) -> list[Any]:
     running = latest is not None and latest.is_open
     names = [entry.name for entry in export_files.files(context.data_dir)]
     choice = gr.skip() if running else gr.update(choices=names, value=None)
-    return [progress_card(latest), files_card(context), choice, again(POLL_SECONDS if running else None),
+    return [progress_card(latest, names), files_card(context), choice, again(POLL_SECONDS if running else None),
             gr.update(visible=running)]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -113,6 +113,8 @@ def title_of(version: Guidelines) -> str:
 def standing(latest: Guidelines) -> str:
     if not latest.version:
         return status(_("There are no guidelines yet. Annotators see none."))
+    if not latest.text:
+        return status(_("{title_of} has no text: annotators see no guidelines.").format(title_of=title_of(latest)))
     return status(
         _("{title_of} holds. Each judgement records the version it was made under.").format(title_of=title_of(latest))
     )
@@ -249,7 +251,7 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
     kind, answers = page.form["kind"], page.form["answers"]
     kind.input(admin(choose_kind), [kind, answers], answers, api_name="project-kind", **QUIET)
     page.save.click(
-        admin(saver(db)),
+        admin(saver(db, {name: str(field.label) for name, field in page.form.items()})),
         [page.sent, *page.fields],
         [page.counts, *page.fields, page.saved, page.sent],
         api_name="project-save",
@@ -302,24 +304,39 @@ def choose_kind(annotator: Annotator, kind: Any, answers: Any) -> Any:
     return gr.update(value=4 if answers == 2 else answers, interactive=True)
 
 
-def saver(db: Database) -> Any:
+def saver(db: Database, labels: Mapping[str, str]) -> Any:
     """The handler of "Save the project"."""
 
     def save_project(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
-        """Store the form."""
-        asked = project_of(dict(zip(FIELDS, values, strict=True)), access.active_people(db))
-        changed = asked != store.project(db)
+        """Store what was changed on this page; what somebody else has changed meanwhile stays, or is asked about."""
         with db.transaction():
+            here, was = dict(zip(FIELDS, values, strict=True)), known(sent)
+            holds = form_of(store.project(db))
+            theirs = [name for name in FIELDS if name in was and holds[name] != was[name] and holds[name] != here[name]]
+            both = [name for name in theirs if here[name] != was[name]]
+            if both:
+                said = _("Not saved: somebody has changed this meanwhile ({fields}). Save again to have yours instead.")
+                told = status(said.format(fields=", ".join(labels[name] for name in both)), "warning")
+                return [counts_card(db), *(gr.skip() for _name in FIELDS), told, {**was, **form_now(holds, both)}]
+            asked = project_of({**here, **form_now(holds, theirs)}, access.active_people(db))
+            changed = asked != store.project(db)
             store.set_project(db, asked)
             claims.follow_assignments(db)
         form = form_of(asked)
         told = (
             _("Saved. It holds for every comparison handed out from now on.") if changed else _("Nothing was changed.")
         )
+        kept = _("What somebody else has changed meanwhile stays: {fields}.")
+        more = paragraph(kept.format(fields=", ".join(labels[name] for name in theirs))) if theirs else ""
         updates = [field_update(name, form) for name in FIELDS]
-        return [counts_card(db), *updates, status(told), {**known(sent), **form}]
+        return [counts_card(db), *updates, status(told) + more, {**was, **form}]
 
     return save_project
+
+
+def form_now(holds: Values, names: Sequence[str]) -> Values:
+    """What some of the fields hold by now."""
+    return {name: holds[name] for name in names}
 
 
 def preview_guidelines(annotator: Annotator, text: Any) -> str:
@@ -330,15 +347,21 @@ def writer(db: Database) -> Any:
     """The handler of "Save as a new version"."""
 
     def write_guidelines(annotator: Annotator, sent: Any, text: Any) -> list[Any]:
-        """Add a version."""
-        before = store.guidelines(db).version
-        version = store.write_guidelines(db, project.check_guidelines(text), annotator.name)
+        """Add a version; one that somebody else has added meanwhile is said first."""
+        plain, was, before = project.check_guidelines(text), known(sent), store.guidelines(db)
+        if was.get("text", before.text) != before.text != plain:
+            said = _("Not saved. {version} came meanwhile: read it below. Save again to put yours in its place.")
+            told = status(said.format(version=title_of(before)), "warning")
+            return [gr.skip(), told, *choose_version(db, None), gr.skip(), {**was, "text": before.text}]
+        version = store.write_guidelines(db, plain, annotator.name)
         latest = store.guidelines(db)
         told = (
-            status(_("This is the text that holds; no version was added.")) if version == before else standing(latest)
+            status(_("This is the text that holds; no version was added."))
+            if version == before.version
+            else standing(latest)
         )
         shown = [told, *choose_version(db, version), preview_of(latest.text)]
-        return [latest.text, *shown, {**known(sent), "text": latest.text}]
+        return [latest.text, *shown, {**was, "text": latest.text}]
 
     return write_guidelines
 

@@ -65,6 +65,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
         """Tell the base so from now on. Raises UserError for any other wish."""
         if wish not in get_args(registry.Thinking):
             raise UserError(_("Choose whether the base may think before it answers."))
+        if registry.by_revision(db, "base").thinking == wish:
+            return status(_("Nothing was changed."))
         withdrawn = registry.set_thinking(db, cast(registry.Thinking, wish))
         return status(_("Saved.") + registry.withdrawn_sentence(withdrawn))
 
