@@ -97,12 +97,12 @@ def build(demo: gr.Blocks, context: Context) -> None:
             quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
             save = gr.Button(_("Save groups and judgements"), size="md")
     wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
-    page, admin = [listed, account, outcome, secret], guarded(context, "admin")
+    page, admin = [listed, account, outcome, secret, groups, quota], guarded(context, "admin")
     account.input(admin(choosing(db)), account, [groups, quota], api_name="account-choose", **QUIET)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[*page, problem, quota], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[*page, problem], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
     make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
@@ -112,7 +112,10 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 
 def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
-    """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied."""
+    """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
+
+    Last the groups and the quota of the account that is chosen now.
+    """
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
@@ -123,7 +126,12 @@ def page_of(db: Database, outcome: str = "", account: str | None = None, passwor
     ]
     shown = table(HEADERS, rows, numbers=(HEADERS[3],), caption=_("Accounts"))
     chosen = gr.Dropdown([entry.name for entry in everyone], value=account)
-    return shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password))
+    entry = next((entry for entry in everyone if entry.name == account), None)
+    return (
+        *(shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password))),
+        ", ".join(groups.get(entry.id, ())) if entry is not None else "",
+        gr.update(value=None if entry is None else entry.quota),  # Gradio draws a number without a value as 0
+    )
 
 
 def judged(entry: Account) -> str:
@@ -148,7 +156,7 @@ def opening(db: Database) -> Any:
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
         problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
-        return (*page_of(db), problem, gr.update(value=None))  # Gradio draws a number without a value as 0
+        return (*page_of(db), problem)
 
     return open_page
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,7 +14,7 @@ from annotation.metrics.act_times import act_times
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Kind, Project
 from annotation.store import Guidelines
 from annotation.tabs import act_table
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
+from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui import markdown_process
@@ -310,15 +310,11 @@ def saver(db: Database, labels: Mapping[str, str]) -> Any:
     def save_project(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
         """Store what was changed on this page; what somebody else has changed meanwhile stays, or is asked about."""
         with db.transaction():
-            here, was = dict(zip(FIELDS, values, strict=True)), known(sent)
-            holds = form_of(store.project(db))
-            theirs = [name for name in FIELDS if name in was and holds[name] != was[name] and holds[name] != here[name]]
-            both = [name for name in theirs if here[name] != was[name]]
-            if both:
-                said = _("Not saved: somebody has changed this meanwhile ({fields}). Save again to have yours instead.")
-                told = status(said.format(fields=", ".join(labels[name] for name in both)), "warning")
-                return [counts_card(db), *(gr.skip() for _name in FIELDS), told, {**was, **form_now(holds, both)}]
-            asked = project_of({**here, **form_now(holds, theirs)}, access.active_people(db))
+            here, holds = dict(zip(FIELDS, values, strict=True)), form_of(store.project(db))
+            draft = drafted(sent, here, holds, labels)
+            if draft.both:
+                return [counts_card(db), *(gr.skip() for _name in FIELDS), draft.refusal, draft.sent]
+            asked = project_of(dict(draft.values), access.active_people(db))
             changed = asked != store.project(db)
             store.set_project(db, asked)
             claims.follow_assignments(db)
@@ -326,17 +322,10 @@ def saver(db: Database, labels: Mapping[str, str]) -> Any:
         told = (
             _("Saved. It holds for every comparison handed out from now on.") if changed else _("Nothing was changed.")
         )
-        kept = _("What somebody else has changed meanwhile stays: {fields}.")
-        more = paragraph(kept.format(fields=", ".join(labels[name] for name in theirs))) if theirs else ""
         updates = [field_update(name, form) for name in FIELDS]
-        return [counts_card(db), *updates, status(told) + more, {**was, **form}]
+        return [counts_card(db), *updates, status(told) + draft.remark, {**draft.sent, **form}]
 
     return save_project
-
-
-def form_now(holds: Values, names: Sequence[str]) -> Values:
-    """What some of the fields hold by now."""
-    return {name: holds[name] for name in names}
 
 
 def preview_guidelines(annotator: Annotator, text: Any) -> str:
