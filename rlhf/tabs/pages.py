@@ -24,7 +24,7 @@ from annotation.ui import stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import BuiltApp
 from annotation.web.gradio_allowlist import Function, GradioGuard
-from annotation.web.page_addresses import PageAddresses, PageHead
+from annotation.web.page_addresses import PageAddresses, PageHead, QuickerScripts
 from annotation.web.settings import Settings
 from annotation.web.space import Space
 from rlhf.tabs import project_tab
@@ -179,7 +179,7 @@ def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
         assert isinstance(mount.app, FastAPI)
         # Last, so that what Gradio packs goes through it before.
         scripts = address.head(pages[role]) + (polling.head() if role == "admin" else "")
-        mount.app.user_middleware.append(Middleware(PageHead, inserted=scripts))
+        mount.app.user_middleware += [Middleware(PageHead, inserted=scripts), Middleware(QuickerScripts)]
         apps[role] = mount.app
     guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]))
     return BuiltApp(
