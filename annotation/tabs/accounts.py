@@ -79,7 +79,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 placeholder=_("Leave empty to have one made"),
                 max_length=access.MAXIMUM_PASSWORD,
             )
-            add = gr.Button(_("Add account"), variant="primary")
+            add = gr.Button(_("Add account"), variant="primary", elem_id="account-add")
         with gr.Column(min_width=320):
             invited = lay_out_invitation()
         with gr.Column(min_width=320):
@@ -271,7 +271,7 @@ def lay_out_invitation() -> InvitationForm:
     with gr.Row():
         group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
         quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
-    make = gr.Button(_("Make a link"), variant="primary")
+    make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
     link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
     return InvitationForm(uses, days, group, quota, make, link)
 

@@ -20,7 +20,7 @@ from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
 from annotation.translation import _
-from annotation.ui import stylesheet
+from annotation.ui import icons, stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import BuiltApp
 from annotation.web.gradio_allowlist import Function, GradioGuard
@@ -178,8 +178,8 @@ def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
         assert isinstance(mount, Mount), "Gradio was mounted last"
         assert isinstance(mount.app, FastAPI)
         # Last, so that what Gradio packs goes through it before.
-        scripts = address.head(pages[role]) + (polling.head() if role == "admin" else "")
-        mount.app.user_middleware += [Middleware(PageHead, inserted=scripts), Middleware(QuickerScripts)]
+        inserted = icons.head() + address.head(pages[role]) + (polling.head() if role == "admin" else "")
+        mount.app.user_middleware += [Middleware(PageHead, inserted=inserted), Middleware(QuickerScripts)]
         apps[role] = mount.app
     guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]))
     return BuiltApp(
