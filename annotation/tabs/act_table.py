@@ -8,7 +8,7 @@ from annotation.metrics.act_times import FEW, MEASURED_ANSWERS, PAIRS_AN_ACT, Ac
 from annotation.records import Kind
 from annotation.translation import _
 from annotation.ui.formatting import NOTHING
-from annotation.ui.markup import Row, paragraph, table
+from annotation.ui.markup import Row, paragraph, table, unfold
 
 NAMES: dict[Kind, str] = {
     "pair": _("Two answers"),
@@ -30,7 +30,7 @@ def acts_table(times: Sequence[ActTime]) -> str:
     begins: list[Asked] = [(kind, 2 if kind == "pair" else MEASURED_ANSWERS) for kind in PAIRS_AN_ACT]
     rows = [act_row(asked, known.get(asked)) for asked in (*begins, *(asked for asked in known if asked not in begins))]
     shown = table(HEADERS, rows, numbers=HEADERS[1:], caption=_("What each kind of act takes and teaches"))
-    return shown + paragraph(NOTE, "quiet")
+    return shown + unfold(_("How this is measured"), paragraph(NOTE))
 
 
 def act_row(asked: Asked, found: ActTime | None) -> Row:

@@ -35,15 +35,12 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import _, ngettext
 from annotation.ui.formatting import moment, size
-from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table
+from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
 from annotation.ui.places import Place
 from annotation.workbench.comparison_filter import ComparisonFilter
 
 POLL_SECONDS = 1
-EXPLANATION = _(
-    "What training uses, with a card that says what is in it and what was left out. **Raw** is everything, to keep or "
-    "to move (`python -m annotation restore FILE`)."
-)
+EXPLANATION = _("What training uses, with a card that says what is in it and what was left out.")
 FORMAT_CHOICES = [
     *((_(entry.title), name) for name, entry in FORMATS.items()),
     (_("Raw: everything, lossless, also what was undone"), "raw"),
@@ -125,12 +122,18 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     ).format(total=total, parts=parts)
     text = status(headline if parts else _("0 rows would be exported."), "headline")
     if raw:
-        text += status(_("Raw takes everything, with people's names: filters, names and licence don't apply."))
+        text += status(
+            _(
+                "Raw takes everything, with people's names: filters, names and licence don't apply. "
+                "`python -m annotation restore FILE` reads it."
+            )
+        )
     if not left_out:
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
     reasons = [(_(LEFT_OUT[reason]), f"{number:,}") for reason, number in entries]
-    return text + table((_("Left out (judgements, or pairs of answers)"), _("Number")), reasons, numbers=(_("Number"),))
+    shown = table((_("Judgements, or pairs of answers"), _("Number")), reasons, numbers=(_("Number"),))
+    return text + unfold(_("Left out: {count:,}").format(count=sum(left_out.values())), shown)
 
 
 def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
@@ -195,7 +198,7 @@ def build_form() -> dict[str, Any]:
         CONTAINER_CHOICES,
         value="dataset",
         label=_("Files"),
-        info=_("Each comes as a zip with its card, train and held-out prompts apart. CSV and raw are single files."),
+        info=_("In a zip with its card; CSV and raw are single files."),
     )
     with gr.Accordion(_("Filters"), open=False):
         with gr.Row():
@@ -217,11 +220,12 @@ def build_form() -> dict[str, Any]:
             )
     form["comparisons"] = gr.Textbox(
         label=_("Only these comparisons"),
-        info=_("The filter of a list, as its address has it, such as status=judged. Empty: all."),
+        info=_("A list's filter, such as status=judged. Empty: all."),
         elem_id="export-comparisons",
     )
-    form["names"] = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
-    form["licence"] = licence_choice(elem_id="export-licence")
+    with gr.Accordion(_("Names and licence"), open=False):
+        form["names"] = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
+        form["licence"] = licence_choice(elem_id="export-licence")
     return form
 
 

@@ -33,7 +33,6 @@ FIRST_VIEW: Mapping[str, bool | None] = {
     _("Rendered Markdown"): True,
 }
 EACH_CAN_SWITCH = _("How answers are first shown; each annotator can switch.")
-EXPLANATION = _("It holds for comparisons handed out from then on; those made already keep their number of answers.")
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
 Values = dict[str, Any]
 
@@ -166,12 +165,12 @@ def build_form() -> dict[str, Any]:
     with gr.Row():
         form["answers"] = number(
             _("Number of answers"),
-            _("In a new comparison, 2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
+            _("Of new comparisons: 2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
         )
         form["overlap"] = number(_("Annotators for each comparison"), _("Up to the number of active accounts."))
         form["claim_minutes"] = number(_("Minutes to judge"), _("Then a comparison in hand returns to the pool."))
         form["daily_target"] = number(_("Judgements a day"), _("The target that each annotator sees; 0 for none."))
-    with gr.Row():
+    with gr.Accordion(_("Measuring, and how answers are shown"), open=False), gr.Row():
         form["gold_share"] = number(_("Gold comparisons, %"), _("Share with a known answer, to measure annotators."))
         form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
         form["candidate_share"] = number(
@@ -183,10 +182,9 @@ def build_form() -> dict[str, Any]:
         )
         form["rendered"] = gr.Radio(list(FIRST_VIEW), label=_("First view"), info=EACH_CAN_SWITCH, min_width=240)
     form["own_prompts"] = gr.Checkbox(label=_("Annotators may write prompts of their own"))
-    taken = " ".join(project.RESERVED_KEYS)
     form["tags"] = gr.Textbox(
         label=_("Reasons that can be given with a judgement"),
-        info=_("One a line, as 'key: label'. Letters that the page takes: {taken}.").format(taken=taken),
+        info=_("One a line, as 'key: label'."),
         lines=6,
         max_lines=20,
         max_length=project.MAXIMUM_TAGS_TEXT,
@@ -204,7 +202,6 @@ def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     gr.Markdown(_("## What annotators are asked"))
     asked: dict[str, Any] = {"counts": html_box(), "acts": html_box(), "form": build_form()}
-    gr.Markdown(EXPLANATION)
     asked |= {
         "save": gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save"),
         "saved": html_box(),
@@ -320,7 +317,9 @@ def saver(db: Database, labels: Mapping[str, str]) -> Any:
             claims.follow_assignments(db)
         form = form_of(asked)
         told = (
-            _("Saved. It holds for every comparison handed out from now on.") if changed else _("Nothing was changed.")
+            _("Saved. It holds for every comparison handed out from now on; those made keep their number of answers.")
+            if changed
+            else _("Nothing was changed.")
         )
         updates = [field_update(name, form) for name in FIELDS]
         return [counts_card(db), *updates, status(told) + draft.remark, {**draft.sent, **form}]

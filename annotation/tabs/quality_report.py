@@ -353,7 +353,8 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         ),
         "quiet",
     )
-    return table(headers, rows, NO_OVERLAP, caption=_("Agreement between annotators")) + (note if rows else "")
+    shown = table(headers, rows, NO_OVERLAP, caption=_("Agreement between annotators"))
+    return shown + (unfold(_("What alpha is"), note) if rows else "")
 
 
 def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:

@@ -29,12 +29,12 @@ THINKING: Mapping[registry.Thinking, str] = {"off": _("No"), "template": _("As i
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     project.build(demo, context)
-    gr.Markdown(_("## Precision of the base"))
-    standing = html_box()
-    choice = gr.Radio(
-        [(name, weights) for weights, name in WEIGHTS_WORDS.items()], label=_("Held in"), info=EXPLANATION
-    )
-    save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
+    with gr.Accordion(_("Precision of the base"), open=False, elem_id="precision"):
+        standing = html_box()
+        choice = gr.Radio(
+            [(name, weights) for weights, name in WEIGHTS_WORDS.items()], label=_("Held in"), info=EXPLANATION
+        )
+        save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
     with gr.Column(visible=False) as can_think:
         gr.Markdown(_("## Thinking before an answer"))
         thinks = gr.Radio(

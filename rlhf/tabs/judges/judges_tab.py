@@ -541,7 +541,7 @@ def lay_out_feedback() -> dict[str, Any]:
     """The fields that say who judges."""
     modes = [(label, mode) for mode, (label, _) in MODES.items()]
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), elem_id="judges-mode")}
-    with gr.Row():
+    with gr.Accordion(_("How much people get"), open=False), gr.Row():
         fields["audit"] = gr.Number(
             label=_("Audit share, %"), info=_("Mixed: of what judges settle, how much people judge too."), min_width=240
         )
