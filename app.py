@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from annotation.environment import keep_private
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, of_server
 from annotation.ui.invisible import visible
 from annotation.web.settings import Settings, read_settings
 from rlhf.hub import token_launcher
@@ -41,6 +41,7 @@ def listen(settings: Settings) -> socket.socket:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start the program and serve until it is told to stop."""
     keep_private()
+    of_server()  # ends here where that is a wrong one
     try:
         settings = read_settings(arguments)
         if arguments is None:

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -193,7 +194,7 @@ class AnnotationApi:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
         standing = safe_copies.status(self.db, self.copies)
         if standing is None:
-            return {"text": self.unsafe, "trouble": bool(self.unsafe)}
+            return {"text": _(self.unsafe), "trouble": bool(self.unsafe)}
         beginning = safe_copies.start_notice(self.db) if annotator.role == "admin" else ""
         said = safe_copies.sentence(standing, now(), annotator.role)
         return {"text": f"{said} {beginning}".strip(), "trouble": bool(standing.problem or beginning)}
@@ -350,10 +351,10 @@ def endpoint(handler: Callable[[Annotator, RequestBody], dict[str, Any]]) -> Cal
             return JSONResponse({"error": _("This request is no JSON object, or too large.")}, 400)
         try:
             asked = RequestBody.of(sent)
-            loop = asyncio.get_running_loop()
-            answered = await loop.run_in_executor(API_THREAD, handler, annotator, asked)
+            loop, run = asyncio.get_running_loop(), copy_context().run  # the language goes along
+            answered = await loop.run_in_executor(API_THREAD, run, handler, annotator, asked)
             if has_source(answered):
-                answered = await loop.run_in_executor(RENDERING_THREADS, rendered_whole, answered)
+                answered = await loop.run_in_executor(RENDERING_THREADS, run, rendered_whole, answered)
             return ApiResponse(answered)
         except UserError as error:
             return ApiResponse({"error": str(error)}, 409)

@@ -29,19 +29,19 @@ from annotation.records import (
     seconds_between,
     storable,
 )
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import FromMapping, NonNegativeInt, PositiveInt, read
 
-NOT_IN_HAND = _("This comparison is not in your hands. Nothing was recorded; here is your next one.")
-JUDGED = _("You have judged this comparison already, and that judgement stands. Nothing was recorded now.")
-EXPIRED = _("The time for this comparison ran out and it went back to the pool. Nothing was recorded.")
-TAKEN_BACK = _("You took this judgement back. Nothing was recorded; judge what is shown now.")
-CHANGED_SINCE = _("This judgement has been changed or taken back since. Look at your list again.")
+NOT_IN_HAND = N_("This comparison is not in your hands. Nothing was recorded; here is your next one.")
+JUDGED = N_("You have judged this comparison already, and that judgement stands. Nothing was recorded now.")
+EXPIRED = N_("The time for this comparison ran out and it went back to the pool. Nothing was recorded.")
+TAKEN_BACK = N_("You took this judgement back. Nothing was recorded; judge what is shown now.")
+CHANGED_SINCE = N_("This judgement has been changed or taken back since. Look at your list again.")
 UNFIT = {
-    "failed": _(
+    "failed": N_(
         "An answer could not be written to its end, so this comparison can't be judged. Here is your next one."
     ),
-    "withdrawn": _("The answers came out the same or empty, so there is nothing to compare. Here is your next one."),
+    "withdrawn": N_("The answers came out the same or empty, so there is nothing to compare. Here is your next one."),
 }
 
 
@@ -428,7 +428,7 @@ class JudgementConflict(UserError):
     """A judgement was refused because another one stands for the comparison: the current one with id `stands`."""
 
     def __init__(self, stands: int) -> None:
-        super().__init__(JUDGED)
+        super().__init__(_(JUDGED))
         self.stands = stands
 
 
@@ -442,7 +442,7 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
     with db.transaction() as connection:
         claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
         if claim is None:
-            raise UserError(NOT_IN_HAND)
+            raise UserError(_(NOT_IN_HAND))
         stands = current_judgement(db, claim)
         if stands is not None:
             return same_or_refused(db, stands, value, json.loads(claim["shown_order"]))
@@ -484,18 +484,18 @@ def same_or_refused(db: Database, stands: Mapping[str, Any], value: Any, order: 
 def why_closed(db: Database, claim: Mapping[str, Any]) -> str:
     """Why a claim that is not in hand any more, and for which no judgement stands, can't be judged."""
     if db.value("SELECT count(*) FROM judgement WHERE claim_id = ?", (claim["id"],)):
-        return TAKEN_BACK
-    return UNFIT.get(read_claim(db, claim).comparison_state, EXPIRED)
+        return _(TAKEN_BACK)
+    return _(UNFIT.get(read_claim(db, claim).comparison_state, EXPIRED))
 
 
 def parse_for(db: Database, claim: Mapping[str, Any], value: Any) -> Act:
     """What the browser sent about a claim's comparison. Raises UserError if it does not fit, or can't be judged."""
     shown = read_claim(db, claim)
     if shown.comparison_state in UNFIT:
-        raise UserError(UNFIT[shown.comparison_state])
+        raise UserError(_(UNFIT[shown.comparison_state]))
     act = parse_act(value, shown.kind, len(shown.answers), [tag.label for tag in store.project(db).tags])
     if any(answer.state == "failed" for answer in shown.answers) and act.outcome != "skip":
-        raise UserError(UNFIT["failed"])
+        raise UserError(_(UNFIT["failed"]))
     return act
 
 
@@ -741,11 +741,11 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
         )
         row = None if claim is None else current_judgement(db, claim)
         if claim is None or row is None:
-            raise UserError(CHANGED_SINCE)
+            raise UserError(_(CHANGED_SINCE))
         order = json.loads(claim["shown_order"])
         seen = order_under(db, annotator_id, nonce) if nonce else order
         if seen is None or sorted(seen) != sorted(order) or (not nonce and row["shown_order"] != claim["shown_order"]):
-            raise UserError(CHANGED_SINCE)
+            raise UserError(_(CHANGED_SINCE))
         if row["id"] != judgement_id:
             return same_or_refused(db, row, value, seen)
         act = reordered(parse_for(db, claim, value), seen, order)
@@ -769,7 +769,7 @@ def own_judgement(db: Database, annotator_id: int, judgement_id: int) -> dict[st
         (judgement_id, annotator_id),
     )
     if row is None:
-        raise UserError(CHANGED_SINCE)
+        raise UserError(_(CHANGED_SINCE))
     return row
 
 
@@ -780,7 +780,7 @@ def why_gone(db: Database, annotator_id: int, nonce: str) -> str:
            WHERE k.nonce = ? AND k.annotator_id = ? AND k.state = 'released'""",
         (nonce, annotator_id),
     )
-    return UNFIT.get(state, "")
+    return _(UNFIT.get(state, ""))
 
 
 def prompts_in_answer(db: Database, annotator_id: int) -> int:
@@ -796,12 +796,12 @@ def prompts_in_answer(db: Database, annotator_id: int) -> int:
 
 UNANSWERED_MINUTES = 30
 UNANSWERED = {
-    "refused": _(
+    "refused": N_(
         "Your prompt could not be answered: the model can't take it, perhaps because it is too long. "
         "Write it in another way."
     ),
-    "failed": _("Your prompt could not be answered: the writing of its answers broke off. Ask it again."),
-    "withdrawn": _(
+    "failed": N_("Your prompt could not be answered: the writing of its answers broke off. Ask it again."),
+    "withdrawn": N_(
         "Your prompt could not be answered: the answers came out the same or empty. Write it in another way."
     ),
 }
@@ -817,7 +817,7 @@ def why_unanswered(db: Database, annotator_id: int) -> str:
     if last is None or seconds_between(last["created"], now()) > 60 * UNANSWERED_MINUTES:
         return ""
     refused = last["state"] == "failed" and not last["begun"]
-    return UNANSWERED.get("refused" if refused else last["state"], "")
+    return _(UNANSWERED.get("refused" if refused else last["state"], ""))
 
 
 # ---------------------------------------------------------------------------------------------------------- settling

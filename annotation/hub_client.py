@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,25 +26,25 @@ LONGEST_NAME: Final = 96
 TOKENS_PAGE: Final = "https://huggingface.co/settings/tokens"
 TOKEN: Final = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}(?:[\w.-]*\w)?|(?<=Bearer )[^\s.]+(?:\.[^\s.]+)*")
 REFUSED: Final[Mapping[int, str]] = {
-    401: _(
+    401: N_(
         "the Hub does not accept the token: it is wrong, has expired or was withdrawn. Make a new one on "
         "{tokens_page} and set HF_TOKEN to it; a Prefloop that runs has it when it is started again."
-    ).format(tokens_page=TOKENS_PAGE),
-    402: _(
+    ),
+    402: N_(
         "the Hub asks for payment: what was asked for is not in this account's plan. "
         "Choose something that is (free hardware, a private repository less), or change the plan."
     ),
-    403: _(
+    403: N_(
         "the token has no right to do that. It must be one that may write ('write', or 'fine-grained' with "
         "write access to this repository), of somebody who may write there: {tokens_page}."
-    ).format(tokens_page=TOKENS_PAGE),
-    404: _("there is no such repository, or the token may not see it. Check the name, and whose token HF_TOKEN is."),
-    409: _("there is something of that name already. Choose another name."),
+    ),
+    404: N_("there is no such repository, or the token may not see it. Check the name, and whose token HF_TOKEN is."),
+    409: N_("there is something of that name already. Choose another name."),
 }
-NO_TOKEN: Final = _(
+NO_TOKEN: Final = N_(
     "no token for the Hub is set. Make one that may write on {tokens_page} and set the variable HF_TOKEN to it."
-).format(tokens_page=TOKENS_PAGE)
-NO_CONNECTION: Final = _(
+)
+NO_CONNECTION: Final = N_(
     "the connection to the Hub could not be made or was lost. What was not finished there has no effect: repeat it."
 )
 
@@ -142,14 +142,18 @@ def explained(sentence: str, **gaps: object) -> Iterator[None]:
         raise kind(without_tokens(sentence.format(reason=reason(error), **gaps))) from error
 
 
+def no_token() -> str:
+    return _(NO_TOKEN).format(tokens_page=TOKENS_PAGE)
+
+
 def reason(error: BaseException) -> str:
     """Why a call to the Hub failed and what to do about it."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalTokenNotFoundError):
-        return NO_TOKEN
+        return no_token()
     if isinstance(error, errors.HFValidationError):
-        return f"{first_line(error)} {NAME_RULE}"
+        return f"{first_line(error)} {name_rule()}"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return _("HF_HUB_OFFLINE is set, so that nothing may ask the Hub. Unset it.")
     if isinstance(error, errors.RevisionNotFoundError):
@@ -162,7 +166,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return _("the disk is full. Free some space, then repeat it.")
     if is_connection(error):
-        return NO_CONNECTION
+        return _(NO_CONNECTION)
     # The client wraps what went wrong with a file into an error that says only which file it was.
     if error.__cause__ is not None and isinstance(error, (RuntimeError, errors.LocalEntryNotFoundError)):
         return reason(error.__cause__)
@@ -176,7 +180,7 @@ def refusal(response: Any, error: BaseException) -> str:
     status: int = response.status_code
     if status == 401 and "authorization" not in response.request.headers:
         return _("{refused} Without a token only what is public can be seen: {no_token}").format(
-            refused=REFUSED[404], no_token=NO_TOKEN
+            refused=_(REFUSED[404]), no_token=no_token()
         )
     if status == 412:
         return _("somebody else has changed the repository meanwhile. Look at what is there, then repeat it.")
@@ -187,9 +191,9 @@ def refusal(response: Any, error: BaseException) -> str:
         return _("the Hub's rate limit is reached. Repeat it in {seconds} seconds.").format(seconds=seconds)
     if status >= 500:
         return _("the Hub has trouble of its own (status {status}). Repeat it later.").format(status=status)
-    return REFUSED.get(status) or _("the Hub refuses it (status {status}: {first_line}).").format(
-        status=status, first_line=first_line(error)
-    )
+    if status in REFUSED:
+        return _(REFUSED[status]).format(tokens_page=TOKENS_PAGE)
+    return _("the Hub refuses it (status {status}: {first_line}).").format(status=status, first_line=first_line(error))
 
 
 def waiting_seconds(headers: Mapping[str, str]) -> int | None:
@@ -276,10 +280,14 @@ def split_address(address: str) -> tuple[str, str | None]:
     return repo, revision or None
 
 
-NAME_RULE: Final = _(
+NAME_RULE: Final = N_(
     "A repository's name is OWNER/NAME, of letters, digits, '-', '_' and '.', neither beginning nor ending "
     "with '-' or '.', without '--' and '..', and of at most {longest_name} characters."
-).format(longest_name=LONGEST_NAME)
+)
+
+
+def name_rule() -> str:
+    return _(NAME_RULE).format(longest_name=LONGEST_NAME)
 
 
 def check_name(repo: str) -> None:
@@ -288,7 +296,7 @@ def check_name(repo: str) -> None:
     sound = len(parts) == 2 and all(NAME_PART.fullmatch(part) for part in parts) and len(repo) <= LONGEST_NAME
     if not sound or "--" in repo or ".." in repo or repo.endswith((".git", ".ipynb")):
         raise UserError(
-            _("'{repo}' can't be the name of a repository. {name_rule}").format(repo=repo[:120], name_rule=NAME_RULE)
+            _("'{repo}' can't be the name of a repository. {name_rule}").format(repo=repo[:120], name_rule=name_rule())
         )
 
 
@@ -303,7 +311,7 @@ def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
     What a fine-grained token may do shows only when it does it.
     """
     if hub.token is None:
-        raise UserError(_("This can't be done: {no_token}").format(no_token=NO_TOKEN))
+        raise UserError(_("This can't be done: {no_token}").format(no_token=no_token()))
     with explained(_("Asking the Hub whose token it is failed: {reason}")):
         told = hub.api.whoami(cache=True)
     token = told.get("auth", {}).get("accessToken", {})

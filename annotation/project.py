@@ -9,20 +9,20 @@ from string import ascii_lowercase
 from typing import Any, Final
 
 from annotation.records import MAXIMUM_SHARE, Project, Tag, UserError
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.validation import from_form, read, shown
 
 RESERVED_KEYS: Final[Mapping[str, str]] = {
-    "s": _("skip"),
-    "u": _("undo"),
-    "e": _("edit"),
-    "n": _("note"),
-    "h": _("flag as harmful"),
-    "p": _("flag personal data"),
-    "b": _("flag as broken"),
-    "r": _("rendered or literal"),
-    "g": _("guidelines"),
-    "m": _("my judgements"),
+    "s": N_("skip"),
+    "u": N_("undo"),
+    "e": N_("edit"),
+    "n": N_("note"),
+    "h": N_("flag as harmful"),
+    "p": N_("flag personal data"),
+    "b": N_("flag as broken"),
+    "r": N_("rendered or literal"),
+    "g": N_("guidelines"),
+    "m": N_("my judgements"),
 }
 """Letters that the annotators' page uses itself."""
 FREE_KEYS: Final = tuple(letter for letter in ascii_lowercase if letter not in RESERVED_KEYS)
@@ -132,7 +132,7 @@ def check_key(key: Any, number: int) -> str:
     if letter in RESERVED_KEYS:
         raise UserError(
             _("Reasons, line {number}: the key '{key}' is taken by the page ({what}). Free are {free}.").format(
-                number=number, key=letter, what=RESERVED_KEYS[letter], free=" ".join(FREE_KEYS)
+                number=number, key=letter, what=_(RESERVED_KEYS[letter]), free=" ".join(FREE_KEYS)
             )
         )
     return letter

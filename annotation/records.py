@@ -172,6 +172,8 @@ class Annotator:
     id: int
     name: str
     role: Role
+    language: str | None = None
+    """The code of the one that they have chosen; None: the server's."""
 
 
 # ---------------------------------------------------------------------------------------------------------- project

@@ -139,6 +139,21 @@ def m019_scores_per_token(db: sqlite_utils.Database) -> None:
     db.execute("ALTER TABLE score ADD COLUMN per_token TEXT")  # JSON; NULL where only the mean was kept
 
 
+@migrations()
+def m020_language_of_each(db: sqlite_utils.Database) -> None:
+    """Each account is answered in a language of its own; NULL: in the server's, as before."""
+    db.execute("ALTER TABLE annotator ADD COLUMN language TEXT")
+
+
+@migrations()
+def m021_trainings_that_end_early(db: sqlite_utils.Database) -> None:
+    """Preference training ends where its policy has moved far enough; no earlier one did."""
+    db.execute(
+        "UPDATE job SET spec = json_set(spec, '$.stop_kl', 0.0) "
+        "WHERE kind = 'dpo' AND json_type(spec, '$.stop_kl') IS NULL"
+    )
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,

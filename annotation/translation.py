@@ -1,15 +1,20 @@
 """The language that people read: a sentence goes through `_`, and one file per language says what it is in there.
 
-The sentences in the code are English, and are their own keys. The language is one for the whole server and all that it
-starts, chosen before anything is imported, so that sentences of modules can be constants.
+The sentences in the code are English, and are their own keys. Which language is spoken is a matter of who is answered
+(`speaking`), so that nothing is said while a module is imported: there a sentence is marked with `N_`, and goes through
+`_` where it is shown.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
@@ -30,20 +35,31 @@ class Language:
     """A language as it is read from its file; without one, English as it stands in the code."""
 
     code: str = "en"
+    name: str = "English"
+    """As its speakers call it."""
     direction: Literal["ltr", "rtl"] = "ltr"
     sentences: NullTranslations = field(default_factory=NullTranslations)
     script: Mapping[str, str] = field(default_factory=dict)
     """The sentences that stand in the pages' scripts."""
 
+    @property
+    def attributes(self) -> str:
+        """What a page's html element says of it."""
+        return f'lang="{self.code}" dir="{self.direction}"'
+
+
+class WrongTranslation(Exception):
+    """There is no such language, or its file can't be used. The message says what to do."""
+
 
 def chosen(wanted: str) -> Language:
-    """The language of this code, or of this .po file. Ends the program where there is no such file, or a wrong one."""
+    """The language of this code, or of this .po file. Raises WrongTranslation where there is none."""
     if wanted in ("", "en"):
         return Language()
     path = Path(wanted) if wanted.endswith(".po") else DIRECTORY / f"{wanted}.po"
     if not path.is_file() or not (wanted.endswith(".po") or re.fullmatch(r"\w+", wanted)):
         there = ", ".join(["en", *sorted(file.stem for file in DIRECTORY.glob("*.po"))])
-        raise SystemExit(
+        raise WrongTranslation(
             f"{VARIABLE} is '{wanted}', and there is no such translation. Choose one of: {there}; "
             "or give the path of a .po file."
         )
@@ -51,7 +67,7 @@ def chosen(wanted: str) -> Language:
 
 
 def read(path: Path) -> Language:
-    """The language of a .po file. Ends the program where a sentence could not be filled in, naming its line."""
+    """The language of a .po file. Raises WrongTranslation where a sentence could not be filled in, with its line."""
     from babel import Locale
     from babel.messages.mofile import write_mo
     from babel.messages.pofile import PoFileError, read_po
@@ -60,17 +76,18 @@ def read(path: Path) -> Language:
         with path.open("rb") as file:
             catalog = read_po(file, abort_invalid=True)
     except (PoFileError, UnicodeDecodeError) as error:
-        raise SystemExit(f"{path} can't be read: {error}") from error
+        raise WrongTranslation(f"{path} can't be read: {error}") from error
     messages = [message for message in catalog if message.id and not message.fuzzy]
     for message in messages:
         for reason in faults(message):
-            raise SystemExit(f"{path}, line {message.lineno}: {reason}")
+            raise WrongTranslation(f"{path}, line {message.lineno}: {reason}")
     compiled = BytesIO()
     write_mo(compiled, catalog)
     compiled.seek(0)
     locale = catalog.locale or Locale.parse(path.stem)
     return Language(
         str(locale).replace("_", "-"),
+        locale.get_display_name() or str(locale),
         "rtl" if locale.text_direction == "rtl" else "ltr",
         GNUTranslations(compiled),
         {str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
@@ -98,21 +115,84 @@ def forms(text: str | Sequence[str] | None) -> Sequence[str]:
     return [text] if isinstance(text, str) else text or ()
 
 
-LANGUAGE: Final = chosen(os.environ.get(VARIABLE, "").strip())
+@cache
+def files() -> Mapping[str, Path]:
+    """The file of each language but English, by its code."""
+    return {file.stem.replace("_", "-"): file for file in sorted(DIRECTORY.glob("*.po"))}
+
+
+@cache
+def codes() -> tuple[str, ...]:
+    """The codes of the languages that people can choose from."""
+    return tuple(sorted({Language.code, *files(), of_server().code}))
+
+
+# By code, what was read since people first asked for it.
+READ: Final[dict[str, Language]] = {}
+
+
+def language_of(code: str | None) -> Language:
+    """A language, whose file is read when it is first asked for; the server's where there is none or a wrong one."""
+    if code is None or code == of_server().code:  # which may be from a file of its own
+        return of_server()
+    if code not in READ:
+        try:
+            READ[code] = read(files()[code]) if code in files() else chosen(code)
+        except WrongTranslation as error:
+            logging.getLogger(__name__).error("%s", error)
+            give_up(code)
+    return READ[code]
+
+
+def give_up(code: str) -> None:
+    """Answer in the server's language whoever has chosen this one."""
+    READ[code] = of_server()
+
+
+def is_at_hand(code: str | None) -> bool:
+    """Whether no file has to be read any more, which takes up to a second."""
+    return code is None or code in READ or code == of_server().code
+
+
+@cache
+def of_server() -> Language:
+    """The language of whoever has chosen none. Ends the program where the variable means none, or a wrong one."""
+    try:
+        return chosen(os.environ.get(VARIABLE, "").strip())
+    except WrongTranslation as error:
+        raise SystemExit(str(error)) from error
+
+
+SPOKEN: Final[ContextVar[Language | None]] = ContextVar("spoken", default=None)
+
+
+def spoken() -> Language:
+    """The language that is spoken here: that of the person who is answered, else the server's."""
+    return SPOKEN.get() or of_server()
+
+
+@contextmanager
+def speaking(language: Language) -> Iterator[Language]:
+    """Speak a language until the block ends, in this thread or task and those that it starts."""
+    token = SPOKEN.set(language)
+    try:
+        yield language
+    finally:
+        SPOKEN.reset(token)
 
 
 def translate(sentence: str) -> str:
-    """A sentence in the language of this server; with gaps like {name}, to be filled in by `str.format` afterwards."""
-    return LANGUAGE.sentences.gettext(sentence) if sentence else ""
+    """A sentence in the language that is spoken; with gaps like {name}, to be filled in by `str.format` afterwards."""
+    return spoken().sentences.gettext(sentence) if sentence else ""
 
 
 def ngettext(one: str, several: str, count: int) -> str:
     """The sentence that goes with this count, its gaps still to be filled in."""
-    return LANGUAGE.sentences.ngettext(one, several, count)
+    return spoken().sentences.ngettext(one, several, count)
 
 
 def noted(sentence: str) -> str:
-    """A sentence that goes through `_` where it is shown: in English it is stored, compared or published."""
+    """A sentence that goes through `_` where it is shown: here it is a constant, stored, compared or published."""
     return sentence
 
 

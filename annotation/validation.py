@@ -28,7 +28,7 @@ from typing import (
 from annotated_types import DocInfo, Ge, Gt, Interval
 
 from annotation.records import PERCENT, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 if TYPE_CHECKING:
     from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -130,46 +130,46 @@ def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
         return _("{subject} is missing.").format(subject=subject)
     demanded, values = demand(hint, problem)
     given = shown_value(found["input"], hint)
-    return DEMANDS[demanded][bool(given)].format(subject=subject, given=given, **values)
+    return _(DEMANDS[demanded][bool(given)]).format(subject=subject, given=given, **values)
 
 
 # What a value has to be: alone, and beside what was given.
 DEMANDS: Final[Mapping[str, tuple[str, str]]] = {
-    "choice": (_("{subject} must be one of {choices}."), _("{subject} must be one of {choices}, not {given}.")),
-    "object": (_("{subject} must be an object."), _("{subject} must be an object, not {given}.")),
-    "type": (_("{subject} must be of type {type}."), _("{subject} must be of type {type}, not {given}.")),
-    "described": (_("{subject} must be {what}."), _("{subject} must be {what}, not {given}.")),
-    "below": (_("{subject} must be below {high}."), _("{subject} must be below {high}, not {given}.")),
-    "positive": (_("{subject} must be above zero."), _("{subject} must be above zero, not {given}.")),
-    "not-negative": (_("{subject} must not be negative."), _("{subject} must not be negative, not {given}.")),
+    "choice": (N_("{subject} must be one of {choices}."), N_("{subject} must be one of {choices}, not {given}.")),
+    "object": (N_("{subject} must be an object."), N_("{subject} must be an object, not {given}.")),
+    "type": (N_("{subject} must be of type {type}."), N_("{subject} must be of type {type}, not {given}.")),
+    "described": (N_("{subject} must be {what}."), N_("{subject} must be {what}, not {given}.")),
+    "below": (N_("{subject} must be below {high}."), N_("{subject} must be below {high}, not {given}.")),
+    "positive": (N_("{subject} must be above zero."), N_("{subject} must be above zero, not {given}.")),
+    "not-negative": (N_("{subject} must not be negative."), N_("{subject} must not be negative, not {given}.")),
     "percentage": (
-        _("{subject} must be from {low:.4g} to {high:.4g}%."),
-        _("{subject} must be from {low:.4g} to {high:.4g}%, not {given}."),
+        N_("{subject} must be from {low:.4g} to {high:.4g}%."),
+        N_("{subject} must be from {low:.4g} to {high:.4g}%, not {given}."),
     ),
     "whole-from": (
-        _("{subject} must be a whole number from {low} up."),
-        _("{subject} must be a whole number from {low} up, not {given}."),
+        N_("{subject} must be a whole number from {low} up."),
+        N_("{subject} must be a whole number from {low} up, not {given}."),
     ),
     "from": (
-        _("{subject} must be a number from {low} up."),
-        _("{subject} must be a number from {low} up, not {given}."),
+        N_("{subject} must be a number from {low} up."),
+        N_("{subject} must be a number from {low} up, not {given}."),
     ),
     # A form's field shows its limits as they are said here.
     "whole-form": (
-        _("{subject} must be a whole number from {low:g} to {high:g}."),
-        _("{subject} must be a whole number from {low:g} to {high:g}, not {given}."),
+        N_("{subject} must be a whole number from {low:g} to {high:g}."),
+        N_("{subject} must be a whole number from {low:g} to {high:g}, not {given}."),
     ),
     "form": (
-        _("{subject} must be a number from {low:g} to {high:g}."),
-        _("{subject} must be a number from {low:g} to {high:g}, not {given}."),
+        N_("{subject} must be a number from {low:g} to {high:g}."),
+        N_("{subject} must be a number from {low:g} to {high:g}, not {given}."),
     ),
     "whole-between": (
-        _("{subject} must be a whole number between {low:,} and {high:,}."),
-        _("{subject} must be a whole number between {low:,} and {high:,}, not {given}."),
+        N_("{subject} must be a whole number between {low:,} and {high:,}."),
+        N_("{subject} must be a whole number between {low:,} and {high:,}, not {given}."),
     ),
     "between": (
-        _("{subject} must be a number between {low:,} and {high:,}."),
-        _("{subject} must be a number between {low:,} and {high:,}, not {given}."),
+        N_("{subject} must be a number between {low:,} and {high:,}."),
+        N_("{subject} must be a number between {low:,} and {high:,}, not {given}."),
     ),
 }
 
@@ -193,7 +193,8 @@ def demand(hint: Any, problem: str) -> tuple[str, Mapping[str, Any]]:
         return "type", {"type": kind.__name__}
     if problem == "predicate_failed":
         what = next(mark.documentation for mark in hint.__metadata__ if isinstance(mark, DocInfo))
-        return "described", {"what": what}
+        gaps = next((mark for mark in hint.__metadata__ if isinstance(mark, Mapping)), {})
+        return "described", {"what": _(what).format(**gaps)}
     if problem == "less_than":
         return "below", {"high": limits["lt"]}
     return "positive" if "gt" in limits else "not-negative", {}

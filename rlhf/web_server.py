@@ -42,9 +42,9 @@ from annotation.imports import import_process, importing
 from annotation.jobs import job_table
 from annotation.jobs.lane_runner import LaneRunner
 from annotation.records import UserError, now, seconds_between
-from annotation.translation import _
-from annotation.web import access, connections, invitations, middleware, oauth
-from annotation.web.deferred_app import BuiltApp, DeferredApp
+from annotation.translation import _, of_server, spoken
+from annotation.web import access, connections, invitations, languages, middleware, oauth
+from annotation.web.deferred_app import AppOfEachLanguage, BuiltApp, DeferredApp
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
 from annotation.web.watches import Watches
@@ -86,7 +86,7 @@ def build_app(settings: Settings) -> Starlette:
     uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     watches = Watches(db)
-    pages = DeferredApp(partial(build_pages, opened, settings, uploads, watches))
+    pages = AppOfEachLanguage(partial(build_pages, opened, settings, uploads, watches))
     # Neither waits for the other.
     runners: list[LaneRunner[Any]] = [
         export_files.runner(settings.data_dir),
@@ -109,7 +109,7 @@ def build_app(settings: Settings) -> Starlette:
 
     app = guarded_app(db, settings, pages, watches, lifespan)
     clear_uploads = weakref.finalize(app, shutil.rmtree, uploads, ignore_errors=True)
-    app.state.db, app.state.held, app.state.pages = db, opened.held, pages
+    app.state.db, app.state.held, app.state.pages = db, opened.held, pages.own
     return app
 
 
@@ -145,7 +145,7 @@ def build_pages(opened: DataDirectory, settings: Settings, uploads: Path, watche
     db, has_token = opened.db, token_launcher.HELD in os.environ
     context = Context(db, settings.data_dir, opened.model, lambda: answering_problem(db), has_token, watches)
     built = pages.build(context, settings, uploads)
-    if settings.space is not None and settings.space.zero_gpu:
+    if settings.space is not None and settings.space.zero_gpu and spoken() is of_server():  # once
         from rlhf.loop import zero_gpu
 
         zero_gpu.start_up()
@@ -153,7 +153,7 @@ def build_pages(opened: DataDirectory, settings: Settings, uploads: Path, watche
 
 
 def guarded_app(
-    db: Database, settings: Settings, pages: DeferredApp, watches: Watches, lifespan: Lifespan[Starlette]
+    db: Database, settings: Settings, pages: AppOfEachLanguage, watches: Watches, lifespan: Lifespan[Starlette]
 ) -> Starlette:
     """The endpoints, and the pages behind them, with all around them that a request passes."""
     here, provider = settings.space, provider_of(settings)
@@ -166,7 +166,7 @@ def guarded_app(
     app = Starlette(
         lifespan=lifespan,
         routes=[
-            Route("/healthz", health_route(settings, db, pages)),
+            Route("/healthz", health_route(settings, db, pages.own)),
             *sign_in.routes(),
             *invitations.JoinPages(db, sign_in).routes(),
             *from_hub,
@@ -186,6 +186,7 @@ def guarded_app(
         app.add_middleware(middleware.OutOfFrames, address=here.address)
     app.add_middleware(middleware.KnownHost, names=LOOPBACK_NAMES if settings.on_loopback else (), space=here)
     app.add_middleware(middleware.SecurityHeaders, frames=() if here is None else (here.framed_by,))
+    app.add_middleware(languages.AskedLanguage)
     return app
 
 

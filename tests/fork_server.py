@@ -46,6 +46,12 @@ ALL = (
     *("transformers.trainer", "peft", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer"),
     *("trl.trainer.reward_trainer", "gradio"),
 )
+# The project itself as it stands beside this file, for programs that begin in its directory, and what of the
+# environment it reads when it is loaded: beginnings of names.
+ROOT = str(Path(__file__).resolve().parent.parent)
+PROJECT = ("rlhf.kinds", "rlhf.jobs.worker", "rlhf.__main__", "rlhf.web_server", "rlhf.tabs.pages")
+OURS = ("annotation", "rlhf")
+READ_BY_THE_PROJECT = ("PREFLOOP_DATA", "PREFLOOP_LANGUAGE")
 # Two limit their own memory, and pytest wants to be the first to import what it looks into.
 NOT_FORKED = ("rlhf.models.template_process", "annotation.ui.markdown_process", "pytest")
 # What libraries, Python and the C library read once, when they are loaded: beginnings of names.
@@ -330,6 +336,11 @@ def main() -> None:
     loaded = Loaded(tuple(sys.argv[2].split(",")), dict(os.environ), list(sys.path))
     for library in loaded.libraries:
         import_module(library)
+    if loaded.libraries == ALL:
+        sys.path.insert(0, ROOT)
+        for module in PROJECT:
+            import_module(module)
+        sys.path.remove(ROOT)
     if sum(name.read_text("utf-8").strip() != STARTED_AGAIN for name in THREADS.glob("*/comm")) > 1:
         os._exit(1)
     gc.collect()
@@ -422,6 +433,7 @@ def become(program: Program, streams: Sequence[int], connection: socket.socket, 
     take_words(program, loaded)
     if loaded.libraries == ALL:
         read_again(loaded.environment)
+        forget(program, loaded.environment)
     starter = Starter([Client(ours, loaded.libraries, loaded.environment)], serving=False)
     subprocess._fork_exec = starter.fork_exec  # type: ignore[attr-defined]
     return server
@@ -455,13 +467,24 @@ def take_words(program: Program, loaded: Loaded) -> None:
         ctypes.memmove(int(start), said[: room - 1].ljust(room, b"\0"), room)
 
 
+def forget(program: Program, before: Mapping[str, str]) -> None:
+    """Have a program load the project anew where it is another copy or has other variables."""
+    fits = ROOT in (program.directory, *program.path[:1])
+    if fits and beginning_with(READ_BY_THE_PROJECT, os.environ) == beginning_with(READ_BY_THE_PROJECT, before):
+        gone = {program.name, f"{program.name}.__main__"} - {*OURS}
+    else:
+        gone = {name for name in sys.modules if name.partition(".")[0] in OURS}
+    for name in gone:
+        sys.modules.pop(name, None)
+
+
+def beginning_with(names: tuple[str, ...], variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name.startswith(names)}
+
+
 def read_again(before: Mapping[str, str]) -> None:
     """Have the libraries of the Hub know this program's variables, where the server had others."""
-    now, then = (
-        {name: value for name, value in variables.items() if name.startswith(READ_AGAIN)}
-        for variables in (os.environ, before)
-    )
-    if now == then:
+    if beginning_with(READ_AGAIN, os.environ) == beginning_with(READ_AGAIN, before):
         return
     from huggingface_hub import constants, hf_api, hf_file_system
 

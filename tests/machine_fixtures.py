@@ -395,4 +395,5 @@ QUICK_DPO = DPOSpec(
     lora_r=4,
     lora_alpha=8,
     checkpoint_steps=1,
+    stop_kl=0.0,
 )

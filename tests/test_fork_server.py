@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests import conftest
-from tests.machine_fixtures import PATIENCE_SECONDS, wait_until
+from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 pytestmark = pytest.mark.skipif(conftest.starter is None, reason="programs are not forked here")
 
@@ -39,6 +39,15 @@ def facts():
     }
 """
 TORCH = "import sys; print('torch' in sys.modules, flush=True)\n"
+
+
+WHOSE = """
+import os, sys
+begun_with = "rlhf.__main__" in sys.modules
+sys.path.insert(0, os.getcwd())
+import rlhf.__main__
+print(rlhf.__main__.__file__, rlhf.__main__.DEFAULT_DATA, begun_with)
+"""
 
 
 @pytest.fixture
@@ -202,3 +211,22 @@ def test_a_signal_ends_it_as_any_other_and_nothing_of_it_stays(
     sleeper.send_signal(number)
     assert sleeper.wait(PATIENCE_SECONDS) == -number
     wait_until("the end of its server", lambda: not any(process.is_running() for process in family))
+
+
+def test_the_project_is_there_already_unless_it_is_another_copy_or_has_other_variables(tmp_path: Path) -> None:
+    program, copy = tmp_path / "whose.py", tmp_path / "copy"
+    program.write_text(WHOSE, "utf-8")
+    (copy / "rlhf").mkdir(parents=True)
+    (copy / "rlhf" / "__main__.py").write_text("DEFAULT_DATA = 'of a copy'\n", "utf-8")
+    usual = {name: value for name, value in os.environ.items() if name != "PREFLOOP_DATA"}
+
+    def told_by(directory: Path, **variables: str) -> str:
+        command = [sys.executable, str(program)]
+        return subprocess.run(
+            command, cwd=directory, env={**usual, **variables}, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    here = ROOT / "rlhf" / "__main__.py"
+    assert told_by(ROOT) == f"{here} {ROOT / 'data'} True"
+    assert told_by(ROOT, PREFLOOP_DATA="/elsewhere") == f"{here} /elsewhere False"
+    assert told_by(copy) == f"{copy / 'rlhf' / '__main__.py'} of a copy False"

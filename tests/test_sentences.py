@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tests.machine_fixtures import ROOT
 from tests.sentences import extracted
 
 MARKS = {"_", "N_", "ngettext"}
+SAID = {"_", "ngettext", "spoken"}
 # What is in English whatever the pages are in, and why (docs/translating.md); everything else is marked.
 IN_ENGLISH = {
     "annotation/__main__.py": "the command line",
@@ -247,15 +248,45 @@ def test_marked_sentences_are_found_by_babel() -> None:
                     assert argument.value in known, f"{path}:{call.lineno} {argument.value}"
 
 
+def noted(path: Path) -> dict[str, str]:
+    """The sentences of a module's constants."""
+    made = [(assigned(node), getattr(node, "value", None)) for node in tree_of(path).body]
+    return {
+        name: str(value.args[0].value)
+        for name, value in made
+        if isinstance(value, ast.Call) and name_of(value) == "N_" and isinstance(value.args[0], ast.Constant)
+    }
+
+
+def at_import(node: ast.AST) -> Iterator[ast.Call]:
+    """What is said while a module is imported, when nobody is answered yet: outside the bodies of functions."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        defaults = [one for one in (*node.args.defaults, *node.args.kw_defaults) if one is not None]
+        children: Iterable[ast.AST] = [*defaults, *getattr(node, "decorator_list", ())]
+    else:
+        children = ast.iter_child_nodes(node)
+    if isinstance(node, ast.Call) and name_of(node) in SAID:
+        yield node
+    for child in children:
+        yield from at_import(child)
+
+
+def test_nothing_is_said_while_a_module_is_imported() -> None:
+    assert [f"{named(path)}:{call.lineno}" for path in files() for call in at_import(tree_of(path))] == []
+
+
 def test_gaps_have_the_names_of_what_fills_them() -> None:
     for path in files():
+        known = noted(path)
         for node in ast.walk(tree_of(path)):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format"):
                 continue
             sentence = node.func.value
             if isinstance(sentence, ast.Call) and isinstance(sentence.func, ast.Name) and sentence.func.id in MARKS:
                 texts = [one.value for one in sentence.args[:2] if isinstance(one, ast.Constant)]
-                assert gaps_of(*texts) == {keyword.arg for keyword in node.keywords}, f"{path}:{node.lineno} {texts[0]}"
+                texts += [known[one.id] for one in sentence.args[:1] if isinstance(one, ast.Name) and one.id in known]
+                filled = {keyword.arg for keyword in node.keywords}
+                assert not texts or None in filled or gaps_of(*texts) == filled, f"{path}:{node.lineno} {texts[0]}"
 
 
 def test_what_is_asked_of_the_hub_has_a_sentence_for_its_failure_with_a_gap_for_the_reason() -> None:

@@ -20,7 +20,7 @@ from annotation.copies import safe_copies
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
-from annotation.translation import _
+from annotation.translation import N_, _
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
 # A choice that begins so means what is in the data directory, be it nothing.
@@ -31,13 +31,13 @@ FOLDER: Final = ".restore-"
 PARTS: Final = ("-wal", "-shm", "")
 # Of runs by the database that is here; another one's runs may have the same numbers.
 CHECKPOINTS: Final = "checkpoints"
-LEFT_OUT: Final = _(
-    "The copy is without the files of {}: these count as deleted, and can be neither promoted nor trained from."
+LEFT_OUT: Final = N_(
+    "The copy is without the files of {names}: these count as deleted, and can be neither promoted nor trained from."
 )
-DAMAGED: Final = _(
+DAMAGED: Final = N_(
     "What only a damaged copy has is not here; to try one again, start with {variable}=VERSION, which "
     "moves what is here aside."
-).format(variable=VARIABLE)
+)
 LOCK: Final = "prefloop.open.lock"
 # A program that has just been told to end may still have the database open.
 LOCK_SECONDS: Final = 1.5
@@ -207,9 +207,11 @@ def restore(
         said = _("Restored {judgements} judgements from {name} as of {created} UTC.").format(
             judgements=manifest.judgements, name=target.name, created=manifest.created[:16]
         )
-        left = [] if not gone else [LEFT_OUT.format(", ".join(gone))]
+        left = [] if not gone else [_(LEFT_OUT).format(names=", ".join(gone))]
         newer = newer_than(target, manifest) if choice else []
-        message = " ".join([said, *left, *newer, *skipped, *([DAMAGED] if skipped else [])])
+        message = " ".join(
+            [said, *left, *newer, *skipped, *([_(DAMAGED).format(variable=VARIABLE)] if skipped else [])]
+        )
         leave_notice(data_dir, message if left or newer or skipped else "")
         return StartState(message, manifest)
     reasons = " ".join(skipped) or _("{name} has no copy '{versions}'.").format(

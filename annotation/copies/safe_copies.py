@@ -21,7 +21,7 @@ from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, asi
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.web import access
 
 CHOICE: Final = "restore_choice"
@@ -29,7 +29,7 @@ CHOICE: Final = "restore_choice"
 BEGINNING: Final = "beginning"
 # The setting that says what people had done when this database began or was last copied.
 SAFE_WORK: Final = "safe_work"
-NOT_COPIED: Final = _(
+NOT_COPIED: Final = N_(
     "Judgements are lost when this Space restarts: no place for safe copies is set (PREFLOOP_COPIES in its settings)."
 )
 KEPT_ROWS: Final = 50
@@ -37,7 +37,7 @@ RESTORED: Final = "Restored."
 FOLDER: Final = ".copy-"
 # An attempt that has not ended after so long was cut off.
 UNFINISHED_SECONDS: Final = 1800.0
-UNFINISHED: Final = _("The latest attempt was cut off before it was finished. The log says why.")
+UNFINISHED: Final = N_("The latest attempt was cut off before it was finished. The log says why.")
 # Tables to which something is only ever added when somebody has done something, or a job has ended.
 WATCHED: Final = (
     *("judgement", "prompt", "response", "comparison", "model", "promotion", "import", "guidelines", "annotator"),
@@ -474,7 +474,7 @@ def last_failure(db: Database, place: str) -> str:
     )
     # A later attempt takes the place of one that was cut off.
     if len(begun) > 1 or (begun and seconds_between(begun[0]["created"], now()) > UNFINISHED_SECONDS):
-        return UNFINISHED
+        return _(UNFINISHED)
     return ended.message if ended is not None and ended.state == "failed" else ""
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from annotation.records import Message, Split, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 EXAMPLES: Mapping[str, str] = {
-    "financial-sentiment": _("360 invented headlines about companies, to be called positive, negative or neutral"),
-    "medical-answers": _("120 lay questions on general health with short, careful answers"),
+    "financial-sentiment": N_("360 invented headlines about companies, to be called positive, negative or neutral"),
+    "medical-answers": N_("120 lay questions on general health with short, careful answers"),
 }
 LABELS = ("positive", "negative", "neutral")
 

@@ -22,7 +22,7 @@ from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
 from annotation.schema import STANDING
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.web.access import NAME
 
 HEADER: Final = {"format": "prefloop archive", "version": 1}
@@ -122,6 +122,7 @@ NOT_ARCHIVED: Final[Mapping[str, str]] = {
     "rental": "the Hub's",
     "annotator.password_hash": "a secret",
     "annotator.hub_id": "the Hub's",
+    "annotator.language": "chosen anew",
     "claim.nonce": "made anew",
     "comparison.taken": "counted from the claims",
     "comparison.assigned": "counted from the bulk changes",
@@ -238,12 +239,12 @@ class Reader:
         """Raise the error that says where the archive is wrong."""
         raise UserError(
             _("{name}, line {number}: {why}. {advice}").format(
-                name=self.name, number=self.number, why=why, advice=ADVICE
+                name=self.name, number=self.number, why=why, advice=_(ADVICE)
             )
         )
 
 
-ADVICE: Final = _(
+ADVICE: Final = N_(
     "An archive is made by `python -m annotation export --format raw`; this one is damaged or something else. "
     "Nothing was changed."
 )
@@ -483,22 +484,22 @@ def check_whole(db: Database, name: str) -> None:
     """Raises UserError where rows that were read do not fit each other, inside the caller's transaction."""
     if db.rows("PRAGMA foreign_key_check"):
         raise UserError(
-            _("{name}: some rows refer to others that are not there. {advice}").format(name=name, advice=ADVICE)
+            _("{name}: some rows refer to others that are not there. {advice}").format(name=name, advice=_(ADVICE))
         )
     for what, query in MISFITS:
         row = db.row(query)
         if row is not None:
-            raise UserError(f"{name}: {what.format(**row)}. {ADVICE}")
+            raise UserError(f"{name}: {_(what).format(**row)}. {_(ADVICE)}")
 
 
 MISFITS: Final[Sequence[tuple[str, str]]] = (
     (
-        _("comparison {id} has gaps between its answers, or too many"),
+        N_("comparison {id} has gaps between its answers, or too many"),
         f"""SELECT comparison_id AS id FROM comparison_response GROUP BY comparison_id
             HAVING min(position) != 0 OR max(position) != count(*) - 1 OR count(*) > {MAXIMUM_ANSWERS}""",
     ),
     (
-        _("judgement {id} does not fit its comparison's answers"),
+        N_("judgement {id} does not fit its comparison's answers"),
         """SELECT j.id FROM judgement j
            WHERE json_array_length(j.shown_order)
                    != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = j.comparison_id)
@@ -506,31 +507,31 @@ MISFITS: Final[Sequence[tuple[str, str]]] = (
                OR (j.outcome = 'ranked') != (j.ranking IS NOT NULL)""",
     ),
     (
-        _("claim {id} does not fit its comparison's answers"),
+        N_("claim {id} does not fit its comparison's answers"),
         """SELECT k.id FROM claim k WHERE json_array_length(k.shown_order)
                != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = k.comparison_id)""",
     ),
     (
-        _("comparison {id} has an expected ranking that does not fit its answers"),
+        N_("comparison {id} has an expected ranking that does not fit its answers"),
         """SELECT c.id FROM comparison c WHERE json_array_length(c.expected)
                != (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = c.id)""",
     ),
     (
-        _("judgement {id} names an edit of an answer that its comparison does not have"),
+        N_("judgement {id} names an edit of an answer that its comparison does not have"),
         """SELECT j.id FROM judgement j LEFT JOIN response e ON e.id = j.edited_response_id
            WHERE j.edited_response_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM comparison_response r
                WHERE r.comparison_id = j.comparison_id AND r.response_id = e.edited_from)""",
     ),
     (
-        _("judgement {id} supersedes one of another comparison or annotator"),
+        N_("judgement {id} supersedes one of another comparison or annotator"),
         """SELECT j.id FROM judgement j JOIN judgement s ON s.id = j.supersedes
            WHERE s.comparison_id != j.comparison_id OR s.annotator_id != j.annotator_id OR s.id >= j.id""",
     ),
     (
-        _("verdict {id} is on answers that its comparison does not have"),
+        N_("verdict {id} is on answers that its comparison does not have"),
         """SELECT v.id FROM verdict v WHERE v.first = v.second OR min(v.first, v.second) < 0
                OR max(v.first, v.second)
                    >= (SELECT count(*) FROM comparison_response r WHERE r.comparison_id = v.comparison_id)""",
     ),
-    (_("there is more than one base model"), "SELECT 1 AS id FROM model WHERE algorithm = 'base' LIMIT 1 OFFSET 1"),
+    (N_("there is more than one base model"), "SELECT 1 AS id FROM model WHERE algorithm = 'base' LIMIT 1 OFFSET 1"),
 )

@@ -9,76 +9,76 @@ from typing import Any, Final
 from annotation.imports.conversations import SPEAKERS, conversation
 from annotation.imports.labels import SCALES, SIGNED, Columns, UnusableRow, number_of, plain_name, says_good
 from annotation.imports.reading import SourceRow
-from annotation.translation import _
+from annotation.translation import N_
 
 # Each role a column can play: what it is for, and the names by which it is recognised, likeliest first.
 ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "prompt": (
-        _("the question: text, messages, or a Human/Assistant transcript"),
+        N_("the question: text, messages, or a Human/Assistant transcript"),
         (
             *("prompt", "question", "instruction", "query", "user", "problem", "history", "input", "text", "content"),
             "context",
         ),
     ),
-    "context": (_("text that belongs below the prompt (Alpaca's 'input')"), ("input", "context")),
-    "history": (_("earlier turns above the prompt, as pairs of question and answer"), ("history",)),
+    "context": (N_("text that belongs below the prompt (Alpaca's 'input')"), ("input", "context")),
+    "history": (N_("earlier turns above the prompt, as pairs of question and answer"), ("history",)),
     "system": (
-        _("the system message"),
+        N_("the system message"),
         ("system", "system_prompt", "system_message", "system_instruction", "preprompt", "preamble"),
     ),
-    "speaker": (_("who says the prompt: rows of others than the user are left out"), ("role", "speaker")),
-    "parent": (_("the message that the prompt answers: rows that have one are left out"), ("parent_id",)),
+    "speaker": (N_("who says the prompt: rows of others than the user are left out"), ("role", "speaker")),
+    "parent": (N_("the message that the prompt answers: rows that have one are left out"), ("parent_id",)),
     "messages": (
-        _("a whole conversation (role/content or from/value); as a demonstration it teaches each of its answers"),
+        N_("a whole conversation (role/content or from/value); as a demonstration it teaches each of its answers"),
         ("messages", "conversations", "conversation", "chat", "dialog", "dialogue", "turns"),
     ),
     "completion": (
-        _("one answer: a demonstration, or with a label a good or bad answer"),
+        N_("one answer: a demonstration, or with a label a good or bad answer"),
         ("completion", "response", "answer", "output", "target", "demonstration", "solution"),
     ),
     "label": (
-        _("whether the completion, or the conversation's last turn, is good (KTO)"),
+        N_("whether the completion, or the conversation's last turn, is good (KTO)"),
         (
             *("label", "labels", "kto_tag", "is_good", "good", "thumbs_up", "thumbs", "desirable", "liked", "accepted"),
             *("is_desirable", "is_correct", "is_helpful", "feedback", "vote"),
         ),
     ),
     "rating": (
-        _("how good the completion, or the conversation's last turn, is, with the number from which on it is good"),
+        N_("how good the completion, or the conversation's last turn, is, with the number from which on it is good"),
         ("helpfulness", *SCALES, "label", "labels", "thumbs", "feedback", "vote", "votes"),
     ),
     "chosen": (
-        _("the better of two answers"),
+        N_("the better of two answers"),
         ("chosen", "chosen_response", "preferred", "response_chosen", "accepted", "response_j", "preferred_output"),
     ),
     "rejected": (
-        _("the worse of two answers"),
+        N_("the worse of two answers"),
         (
             *("rejected", "rejected_response", "dispreferred", "response_rejected", "non_preferred", "response_k"),
             "non_preferred_output",
         ),
     ),
-    "status": (_("a word beside chosen and rejected that is 'tie' where neither is better"), ("status",)),
-    "a": (_("the first of two answers"), ()),
-    "b": (_("the second of two answers"), ()),
+    "status": (N_("a word beside chosen and rejected that is 'tie' where neither is better"), ("status",)),
+    "a": (N_("the first of two answers"), ()),
+    "b": (N_("the second of two answers"), ()),
     "winner": (
-        _("which of two answers is better: a, b, tie, both bad, or the name of its column"),
+        N_("which of two answers is better: a, b, tie, both bad, or the name of its column"),
         ("winner", "preference", "preferred", "better_response_id", "better", "choice", "verdict", "label", "labels"),
     ),
-    "preference": (_("which of two answers is better by its sign: below 0 the first, above 0 the second"), SIGNED),
-    "winner_from_0": (_("the number of the best answer, where the first has 0"), ()),
-    "winner_from_1": (_("the number of the best answer, where the first has 1"), ()),
-    "score_a": (_("how good the first, or chosen, answer is: the higher the better"), ()),
-    "score_b": (_("how good the second, or rejected, answer is"), ()),
+    "preference": (N_("which of two answers is better by its sign: below 0 the first, above 0 the second"), SIGNED),
+    "winner_from_0": (N_("the number of the best answer, where the first has 0"), ()),
+    "winner_from_1": (N_("the number of the best answer, where the first has 1"), ()),
+    "score_a": (N_("how good the first, or chosen, answer is: the higher the better"), ()),
+    "score_b": (N_("how good the second, or rejected, answer is"), ()),
     "responses": (
-        _("a list of answers, or of objects with text and score or rank"),
+        N_("a list of answers, or of objects with text and score or rank"),
         ("responses", "completions", "answers", "outputs", "candidates", "generations", "samples"),
     ),
-    "scores": (_("a list of scores, the higher the better"), ("scores", "ratings", "rewards", "score", "rating")),
-    "ranks": (_("a list of ranks, 1 is best"), ("ranks", "ranking", "rankings", "rank")),
-    "outcome": (_("a word beside ranks that is 'all-bad' where no answer is good"), ("outcome",)),
+    "scores": (N_("a list of scores, the higher the better"), ("scores", "ratings", "rewards", "score", "rating")),
+    "ranks": (N_("a list of ranks, 1 is best"), ("ranks", "ranking", "rankings", "rank")),
+    "outcome": (N_("a word beside ranks that is 'all-bad' where no answer is good"), ("outcome",)),
     "strength": (
-        _("how much better: 1 slightly, 2 clearly, 3 much; as a margin 1/3, 2/3, 1"),
+        N_("how much better: 1 slightly, 2 clearly, 3 much; as a margin 1/3, 2/3, 1"),
         ("strength", "margin", "preference_strength", "degree"),
     ),
 }

@@ -26,7 +26,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 Kind = Literal["look", "check", "import"]
 KIND_ARGUMENTS: Final[Mapping[Kind, tuple[str, ...]]] = {"look": ("--look",), "check": ("--dry-run",), "import": ()}
@@ -135,10 +135,10 @@ def state_of(job: Job[ImportData] | None) -> State:
         return replace(state, status="finished", result=result)
     if job.status == "finished":  # what it found was cleared, since somebody has begun another
         return State()
-    return replace(state, status="failed", error=WAS_CANCELLED if job.status == "cancelled" else job.message)
+    return replace(state, status="failed", error=_(WAS_CANCELLED) if job.status == "cancelled" else job.message)
 
 
-WAS_CANCELLED: Final = _("The run was cancelled. Nothing was imported.")
+WAS_CANCELLED: Final = N_("The run was cancelled. Nothing was imported.")
 
 
 # ----------------------------------------------------------------------------------------------------------- doing it

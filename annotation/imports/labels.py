@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from annotation.imports.names import display_name
 from annotation.imports.reading import finite, kind_of
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 Ranking = tuple[int, ...]
 ParsedVerdict = tuple[Literal["ranked", "all-bad"], Ranking | None]
@@ -33,7 +33,7 @@ GOOD: Final[Mapping[str, bool]] = {
     **dict.fromkeys(("negative", "reject", "rejected", "unhelpful", "incorrect", "wrong", "fail"), False),
 }
 STRENGTH_WORDS: Final = {"slightly": 1, "clearly": 2, "better": 2, "much": 3, "significantly": 3}
-OTHER_MARGIN: Final = _("strength or margin on another scale: imported without it")
+OTHER_MARGIN: Final = N_("strength or margin on another scale: imported without it")
 
 # Columns whose numbers say with their sign which of two answers is better, below 0 the first (HelpSteer 2 and 3).
 SIGNED: Final = ("overall_preference", "preference_strength")
@@ -134,7 +134,7 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
             raise UnusableRow(
                 column,
                 _("is {shown}: neither {names}. {format}").format(
-                    shown=shown(value), names=names, format=HOW_NUMBERS.format(column)
+                    shown=shown(value), names=names, format=_(HOW_NUMBERS).format(column=column)
                 ),
             )
         if isinstance(value, bool) or not isinstance(value, str):
@@ -147,9 +147,9 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
     return read
 
 
-HOW_NUMBERS: Final = _(
-    "If it is a number, say which: --map winner_from_0={0} (0 is the first answer, 1 the second), --map "
-    "winner_from_1={0} (1 is the first), or --map preference={0} (below 0 the first is better, above 0 the "
+HOW_NUMBERS: Final = N_(
+    "If it is a number, say which: --map winner_from_0={column} (0 is the first answer, 1 the second), --map "
+    "winner_from_1={column} (1 is the first), or --map preference={column} (below 0 the first is better, above 0 the "
     "second)"
 )
 
@@ -161,7 +161,7 @@ def unclear_number(column: str, value: Any) -> UnclearColumn:
         _(
             "The column '{name}' holds {shown}, so its numbers are no names of the two answers. {format}. "
             "Nothing was imported."
-        ).format(name=name, shown=shown(value), format=HOW_NUMBERS.format(name))
+        ).format(name=name, shown=shown(value), format=_(HOW_NUMBERS).format(column=name))
     )
 
 
@@ -198,7 +198,7 @@ def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int |
             return TIED, 0, ""
         size = abs(number)
         strength = int(size) if size in (1, 2, 3) else None
-        return (FIRST if number < 0 else SECOND), strength, "" if strength else OTHER_MARGIN
+        return (FIRST if number < 0 else SECOND), strength, "" if strength else _(OTHER_MARGIN)
 
     return read
 
@@ -261,14 +261,16 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             scale = _("The column '{column}' holds {numbers}: numbers of a scale, not labels.")
             numbers = ", ".join(f"{one:g}" for one in sorted(seen))
             said = scale.format(column=display_name(column), numbers=numbers)
-            raise UnclearColumn(" ".join([said, HOW_RATINGS.format(display_name(column)), _("Nothing was imported.")]))
+            raise UnclearColumn(
+                " ".join([said, _(HOW_RATINGS).format(column=display_name(column)), _("Nothing was imported.")])
+            )
         return number == 1
 
     return read
 
 
-HOW_RATINGS: Final = _(
-    "Say from which number on an answer is good, for example --map rating={0} --good-from 3 (“Good from” "
+HOW_RATINGS: Final = N_(
+    "Say from which number on an answer is good, for example --map rating={column} --good-from 3 (“Good from” "
     "on the page); answers below it are bad ones."
 )
 
@@ -281,7 +283,7 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
             _(
                 "The column '{name}' rates the answers, and bad ones must not be learned. {format} Or leave it "
                 "out (--map rating=) where all of them are good."
-            ).format(name=name, format=HOW_RATINGS.format(name))
+            ).format(name=name, format=_(HOW_RATINGS).format(column=name))
         )
 
     def read(values: Mapping[str, Any]) -> bool:
@@ -304,11 +306,11 @@ def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None
         return STRENGTH_WORDS[value.split()[0].casefold()], ""
     number = number_of(value)
     if number is None:
-        return None, OTHER_MARGIN
+        return None, _(OTHER_MARGIN)
     # Our own exports write margins of up to 1 (annotation.exports.formats); three times that is the strength.
     degree = number * (3 if margin else 1)
     whole = round(degree)
-    return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, OTHER_MARGIN)
+    return (whole, "") if abs(degree - whole) < 0.02 and whole in (1, 2, 3) else (None, _(OTHER_MARGIN))
 
 
 def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:

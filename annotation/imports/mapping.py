@@ -62,7 +62,7 @@ from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.names import display_name, listed
 from annotation.imports.reading import SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 Target = Literal["prompts", "demonstrations", "preferences"]
 VerdictUse = Literal["judged", "gold", "open"]
@@ -76,12 +76,10 @@ RANK_KEYS = ("rank", "ranking")
 SYSTEM_KEY: Final = "custom_system_prompt"
 PICTURE_MARK: Final = re.compile(r"<(image|video|audio)>")
 
-EQUAL_SCORES: Final = _("equal scores: imported as a tie")
-SAID_TIE: Final = _("chosen and rejected are called a tie: imported as one")
-OTHER_SYSTEMS: Final = _("answers given under different system messages ('{key}'), which are left out").format(
-    key=SYSTEM_KEY
-)
-PICTURES_LEFT: Final = _("a text with a mark for a picture or sound, which is not there")
+EQUAL_SCORES: Final = N_("equal scores: imported as a tie")
+SAID_TIE: Final = N_("chosen and rejected are called a tie: imported as one")
+OTHER_SYSTEMS: Final = N_("answers given under different system messages ('{key}'), which are left out")
+PICTURES_LEFT: Final = N_("a text with a mark for a picture or sound, which is not there")
 
 VERDICT_ROLES: Final = ("winner", "preference", "winner_from_0", "winner_from_1")
 QUESTION: Final = ("prompt", "context", "history", "system", "messages")
@@ -443,10 +441,10 @@ def read_chosen(plan: ImportPlan) -> Reader:
         messages, answers = two_answers(values, columns, columns["chosen"], columns["rejected"])
         status = cell(values, columns, "status")
         if isinstance(status, str) and word_of(status) in TIES:
-            return MappedRow(messages, answers, *TIED, 0, remark=SAID_TIE)
+            return MappedRow(messages, answers, *TIED, 0, remark=_(SAID_TIE))
         verdict = compared(values, columns) if scored else None
         if verdict == TIED:
-            return MappedRow(messages, answers, *TIED, 0, remark=EQUAL_SCORES)
+            return MappedRow(messages, answers, *TIED, 0, remark=_(EQUAL_SCORES))
         if verdict == SECOND:
             raise UnusableRow(
                 columns["score_a"],
@@ -497,7 +495,7 @@ def pair_verdict(columns: Columns) -> VerdictReader:
                 columns["score_a"],
                 _("or '{display_name}' is empty").format(display_name=display_name(columns["score_b"])),
             )
-        return with_strength(verdict, values, columns, EQUAL_SCORES if verdict == TIED else "")
+        return with_strength(verdict, values, columns, _(EQUAL_SCORES) if verdict == TIED else "")
 
     return by_scores
 
@@ -550,7 +548,7 @@ def with_shared_system(messages: tuple[Message, ...], entries: Sequence[Any]) ->
         return messages, ""
     shared = all(isinstance(entry, dict) and entry.get(SYSTEM_KEY) in found for entry in entries)
     if len(found) > 1 or not shared:
-        return messages, OTHER_SYSTEMS
+        return messages, _(OTHER_SYSTEMS).format(key=SYSTEM_KEY)
     return ({"role": "system", "content": text_of(found.pop(), SYSTEM_KEY)}, *messages), ""
 
 
@@ -648,7 +646,7 @@ def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
     for column in values:
         if plain_name(str(column)) in PICTURES and values[column] not in (None, "", [], {}):
             raise UnusableRow(column, _("holds pictures or sound that the text is about; only text can be imported"))
-    return replace(record, remark="; ".join(filter(None, (record.remark, PICTURES_LEFT))))
+    return replace(record, remark="; ".join(filter(None, (record.remark, _(PICTURES_LEFT)))))
 
 
 def until_user(turns: Sequence[Message], columns: Columns) -> tuple[Message, ...]:

@@ -20,7 +20,7 @@ from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports import directories
 from annotation.imports.names import display_name
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 MEGABYTE = 1024 * 1024
 # One line, one CSV field and one element of a JSON list may be this long; what is longer is never loaded.
@@ -34,23 +34,23 @@ BATCH_ROWS = 200
 CHUNK = MEGABYTE
 LARGEST_NUMBER = 1e300
 
-FORMATS = _("CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of a dataset")
-RE_SAVE = _("Save the file as UTF-8; no other encoding is guessed.")
+FORMATS = N_("CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of a dataset")
+RE_SAVE = N_("Save the file as UTF-8; no other encoding is guessed.")
 # A CSV file with these columns is an export of ours, in which `formats.escape_cell` has defused formulas.
 OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
 GZIP = b"\x1f\x8b"
 ARROW = b"ARROW1"
 ARCHIVE = b'{"format":"prefloop archive"'
 UNPACKABLE = {
-    b"PK\x03\x04": _("a ZIP archive (an .xlsx workbook is one, too)"),
-    b"PK\x05\x06": _("an empty ZIP archive"),
-    b"\xfd7zXZ\x00": _("an XZ archive"),
-    b"BZh": _("a BZIP2 archive"),
-    b"\x28\xb5\x2f\xfd": _("a Zstandard archive"),
-    b"7z\xbc\xaf\x27\x1c": _("a 7z archive"),
-    b"Rar!": _("a RAR archive"),
-    b"SQLite format 3": _("an SQLite database"),
-    b"%PDF": _("a PDF document"),
+    b"PK\x03\x04": N_("a ZIP archive (an .xlsx workbook is one, too)"),
+    b"PK\x05\x06": N_("an empty ZIP archive"),
+    b"\xfd7zXZ\x00": N_("an XZ archive"),
+    b"BZh": N_("a BZIP2 archive"),
+    b"\x28\xb5\x2f\xfd": N_("a Zstandard archive"),
+    b"7z\xbc\xaf\x27\x1c": N_("a 7z archive"),
+    b"Rar!": N_("a RAR archive"),
+    b"SQLite format 3": N_("an SQLite database"),
+    b"%PDF": N_("a PDF document"),
 }
 # Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
 ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instruction"}
@@ -106,7 +106,7 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
         if not path.is_file():
             raise UserError(
                 _("{name} is no ordinary file (a device or a pipe). Import a file: {formats}.").format(
-                    name=name, formats=FORMATS
+                    name=name, formats=_(FORMATS)
                 )
             )
         with path.open("rb") as file:
@@ -147,20 +147,20 @@ def refuse_other_formats(name: str, head: bytes) -> None:
         if head.startswith(magic):
             raise UserError(
                 _("{name} is {description}. Unpack or convert it first; this can be imported: {formats}.").format(
-                    name=name, description=description, formats=FORMATS
+                    name=name, description=_(description), formats=_(FORMATS)
                 )
             )
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise UserError(
             _("{name} is UTF-16: it begins with the bytes {hex}. {re_save}").format(
-                name=name, hex=head[:2].hex(" "), re_save=RE_SAVE
+                name=name, hex=head[:2].hex(" "), re_save=_(RE_SAVE)
             )
         )
     if b"\x00" in head:
         at = head.index(b"\x00")
         raise UserError(
             _("{name} is no text: byte {at:,} is NUL. This can be imported: {formats}.").format(
-                name=name, at=at, formats=FORMATS
+                name=name, at=at, formats=_(FORMATS)
             )
         )
 
@@ -186,7 +186,7 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
         )
     raise UserError(
         _("{name} is of no known format. Name it after its format; this can be imported: {formats}.").format(
-            name=name, formats=FORMATS
+            name=name, formats=_(FORMATS)
         )
     )
 
@@ -378,7 +378,7 @@ def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
         try:
             yield as_row(number, parse_json(line.decode().strip()))
         except UnicodeDecodeError as error:
-            yield BadRow(number, f"{wrong_byte(error, start)}. {RE_SAVE}")
+            yield BadRow(number, f"{wrong_byte(error, start)}. {_(RE_SAVE)}")
         except UserError as error:
             yield BadRow(number, _("the line {reason}").format(reason=error))
 
@@ -404,7 +404,7 @@ class Document:
         try:
             text = self.decode.decode(chunk, final=self.ended)
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.stream.name}: {wrong_byte(error, start)}. {RE_SAVE}") from error
+            raise UserError(f"{self.stream.name}: {wrong_byte(error, start)}. {_(RE_SAVE)}") from error
         if start == 0:
             text = text.removeprefix("\ufeff")
         self.text = self.text[self.at :] + text
@@ -593,7 +593,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
             continue
         wrong = lines.wrong_byte()
         if wrong:
-            yield BadRow(number, f"{wrong}. {RE_SAVE}")
+            yield BadRow(number, f"{wrong}. {_(RE_SAVE)}")
         elif len(cells) == len(header):
             values = dict(zip(header, cells, strict=True))
             yield our_row(number, values) if ours else SourceRow(number, values)
@@ -635,7 +635,7 @@ def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list
         ) from error
     wrong = lines.wrong_byte()
     if wrong:
-        raise UserError(f"{name}: {wrong}. {RE_SAVE}")
+        raise UserError(f"{name}: {wrong}. {_(RE_SAVE)}")
     if not header:
         raise UserError(_("{name} is empty: there is no header and no row. Nothing was imported.").format(name=name))
     if len(header) > MAXIMUM_COLUMNS:

@@ -26,7 +26,7 @@ from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estima
 from annotation.metrics.reliability import Reliability
 from annotation.records import Claim, Message, UserError, now
 from annotation.store import excluded_annotators
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 
 MAXIMUM_REASON = 500
 SHOWN_CASES, SHOWN_FLAGS, SHOWN_DECISIONS = 50, 200, 50
@@ -346,7 +346,7 @@ def flagged_cases(db: Database) -> list[FlaggedCase]:
     return [FlaggedCase(prompt=json.loads(row.pop("messages"))[-1]["content"], **row) for row in rows]
 
 
-NOTHING_CHANGED = _("Nothing was changed.")
+NOTHING_CHANGED = N_("Nothing was changed.")
 
 
 def decisions(db: Database) -> list[AdminDecision]:
@@ -393,7 +393,7 @@ def decide_on(db: Database, name: str, excluded: bool, reason: str, decided_by: 
         if excluded == (row["name"] in excluded_annotators(db)):
             out, there = _("{name} is left out of training already."), _("{name} is not left out of training.")
             said = (out if excluded else there).format(name=row["name"])
-            raise UserError(f"{said} {NOTHING_CHANGED}")
+            raise UserError(f"{said} {_(NOTHING_CHANGED)}")
         db.insert(
             "exclusion",
             {
@@ -544,7 +544,7 @@ def change_gold(db: Database, comparison_id: int, action: str, before: str, afte
                 if row["state"] == "ready"
                 else _("Comparison {number} is retired already.")
             )
-            raise UserError(f"{said.format(number=comparison_id)} {NOTHING_CHANGED}")
+            raise UserError(f"{said.format(number=comparison_id)} {_(NOTHING_CHANGED)}")
         connection.execute("UPDATE comparison SET state = ? WHERE id = ?", (after, comparison_id))
         record_gold(db, comparison_id, action, row["expected"], before, decided_by)
 

@@ -22,7 +22,7 @@ from annotation.tabs.components import (
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.translation import _
+from annotation.translation import N_, _, codes, language_of, of_server
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Button, Chip, Row, done, escape, table
 from annotation.validation import from_form, whole
@@ -32,14 +32,23 @@ from annotation.web.invitations import Invitation
 from annotation.workbench import annotator_groups
 
 HEADERS = [
-    *(_("Name"), _("Role"), _("Groups"), _("Judged"), _("State"), _("Signs in with"), _("Since")),
+    *(N_("Name"), N_("Role"), N_("Groups"), N_("Judged"), N_("State"), N_("Signs in with"), N_("Language")),
+    N_("Since"),
 ]
-INVITATION_HEADERS = (_("Used"), _("Until (UTC)"), _("Group"), _("Judgements each"), _("Made by"), _("State"), _("Act"))
+INVITATION_HEADERS = (
+    N_("Used"),
+    N_("Until (UTC)"),
+    N_("Group"),
+    N_("Judgements each"),
+    N_("Made by"),
+    N_("State"),
+    N_("Act"),
+)
 STATES = {
-    "open": Chip(_("open"), "open"),
-    "used": Chip(_("used up")),
-    "expired": Chip(_("expired")),
-    "withdrawn": Chip(_("withdrawn")),
+    "open": N_("open"),
+    "used": N_("used up"),
+    "expired": N_("expired"),
+    "withdrawn": N_("withdrawn"),
 }
 # The whole address, which only the browser knows, in place of the path that the server knows.
 LINK = """
@@ -91,14 +100,16 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 make_annotator = gr.Button(_("Make annotator"), size="md", min_width=130)
                 shut_out = gr.Button(_("Deactivate"), variant="stop", size="md", min_width=130)
                 let_in = gr.Button(_("Reactivate"), size="md", min_width=130)
+            language = gr.Dropdown([], label=_("Language"))
             groups = gr.Textbox(
                 label=_("Groups"), info=_("Names with commas between them; comparisons can be assigned to a group.")
             )
             quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
             save = gr.Button(_("Save groups and judgements"), size="md")
     wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
-    page, admin = [listed, account, outcome, secret, groups, quota], guarded(context, "admin")
-    account.input(admin(choosing(db)), account, [groups, quota], api_name="account-choose", **QUIET)
+    page, admin = [listed, account, outcome, secret, groups, quota, language], guarded(context, "admin")
+    account.input(admin(choosing(db)), account, [groups, quota, language], api_name="account-choose", **QUIET)
+    language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
@@ -114,24 +125,29 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
     """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
 
-    Last the groups and the quota of the account that is chosen now.
+    Last the groups, the quota and the language of the account that is chosen now.
     """
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
             *(entry.name, entry.role, ", ".join(groups.get(entry.id, ())) or NOTHING, judged(entry)),
-            *(state_of(entry), signs_in_with(entry), entry.created[:10]),
+            *(state_of(entry), signs_in_with(entry), language_of(entry.language).name, entry.created[:10]),
         )
         for entry in everyone
     ]
-    shown = table(HEADERS, rows, numbers=(HEADERS[3],), caption=_("Accounts"))
+    headers = [*map(_, HEADERS)]
+    shown = table(headers, rows, numbers=(headers[3],), caption=_("Accounts"))
     chosen = gr.Dropdown([entry.name for entry in everyone], value=account)
     entry = next((entry for entry in everyone if entry.name == account), None)
-    return (
-        *(shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password))),
-        ", ".join(groups.get(entry.id, ())) if entry is not None else "",
-        gr.update(value=None if entry is None else entry.quota),  # Gradio draws a number without a value as 0
-    )
+    return (shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password)), *fields_of(db, entry))
+
+
+def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
+    """The groups, the quota and the language of the chosen account; nothing where none is."""
+    if entry is None:
+        return "", gr.update(value=None), gr.Dropdown([], value=None)  # Gradio draws a number without a value as 0
+    names = ", ".join(annotator_groups.groups_of_each(db).get(entry.id, ()))
+    return names, gr.update(value=entry.quota), gr.Dropdown(languages(), value=entry.language or "")
 
 
 def judged(entry: Account) -> str:
@@ -223,13 +239,30 @@ def choosing(db: Database) -> Any:
     """The handler of the choice of an account."""
 
     def choose_account(annotator: Annotator, account: str | None) -> Any:
-        """The groups and the quota of the chosen one; nothing while no whole name is typed."""
+        """The groups, the quota and the language of the chosen one; nothing while no whole name is typed."""
         entry = next((entry for entry in access.accounts(db) if entry.name == account), None)
-        if entry is None:
-            return ["", None]
-        return [", ".join(annotator_groups.groups_of_each(db).get(entry.id, ())), entry.quota]
+        return [*fields_of(db, entry)]
 
     return choose_account
+
+
+def languages() -> list[tuple[str, str]]:
+    """The choice of a language, each in its own words."""
+    own = _("The server's ({language})").format(language=of_server().name)
+    return [(own, ""), *((language_of(code).name, code) for code in codes())]
+
+
+def changing_language(db: Database) -> Any:
+    """The handler of the choice of a language."""
+
+    def change_language(annotator: Annotator, account: str | None, code: str | None) -> Any:
+        access.set_language(db, account or "", text_in(code) or None)
+        said = _("{account} is answered in {language}.").format(
+            account=account, language=language_of(text_in(code) or None).name
+        )
+        return page_of(db, said, account)
+
+    return change_language
 
 
 def saving(db: Database) -> Any:
@@ -321,9 +354,9 @@ def invitations_table(found: Sequence[Invitation]) -> str:
             one.group_name or NOTHING,
             NOTHING if one.quota is None else f"{one.quota:,}",
             one.invited_by,
-            STATES[one.state],
+            Chip(_(STATES[one.state]), "open" if one.state == "open" else ""),
             Button(_("Withdraw"), "withdraw", str(one.id)) if one.state == "open" else "",
         )
         for one in found
     ]
-    return table(INVITATION_HEADERS, rows, caption=_("Invitations")) if rows else ""
+    return table([*map(_, INVITATION_HEADERS)], rows, caption=_("Invitations")) if rows else ""

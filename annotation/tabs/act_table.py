@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from annotation.metrics.act_times import FEW, MEASURED_ANSWERS, PAIRS_AN_ACT, ActTime
 from annotation.records import Kind
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOTHING
 from annotation.ui.markup import Row, paragraph, table, unfold
 
 NAMES: dict[Kind, str] = {
-    "pair": _("Two answers"),
-    "best": _("Best of {answers}"),
-    "rank": _("Ranking of {answers}"),
+    "pair": N_("Two answers"),
+    "best": N_("Best of {answers}"),
+    "rank": N_("Ranking of {answers}"),
 }
-HEADERS = (_("Act"), _("Judgements here"), _("Seconds here"), _("An act teaches"), _("A minute teaches, here"))
-NOTE = _(
+HEADERS = (N_("Act"), N_("Judgements here"), N_("Seconds here"), N_("An act teaches"), N_("A minute teaches, here"))
+NOTE = N_(
     "One is what two answers, chosen at random, teach. How much an act teaches was measured with simulated people "
     "(docs/benchmarks.md); seconds are the median of what people took here, with its quartiles, without skips and "
     "without answers judged before they were written."
@@ -29,14 +29,15 @@ def acts_table(times: Sequence[ActTime]) -> str:
     known = {(one.kind, one.answers): one for one in times}
     begins: list[Asked] = [(kind, 2 if kind == "pair" else MEASURED_ANSWERS) for kind in PAIRS_AN_ACT]
     rows = [act_row(asked, known.get(asked)) for asked in (*begins, *(asked for asked in known if asked not in begins))]
-    shown = table(HEADERS, rows, numbers=HEADERS[1:], caption=_("What each kind of act takes and teaches"))
-    return shown + unfold(_("How this is measured"), paragraph(NOTE))
+    headers = [*map(_, HEADERS)]
+    shown = table(headers, rows, numbers=headers[1:], caption=_("What each kind of act takes and teaches"))
+    return shown + unfold(_("How this is measured"), paragraph(_(NOTE)))
 
 
 def act_row(asked: Asked, found: ActTime | None) -> Row:
     """One kind of act; what was not measured says so."""
     kind, answers = asked
-    name = NAMES[kind].format(answers=answers)
+    name = _(NAMES[kind]).format(answers=answers)
     if found is None:
         return name, "0", NOTHING, teaches(PAIRS_AN_ACT[kind]), NOTHING
     seconds = _("{median:.1f} s\n{low:.1f} to {high:.1f} s").format(median=found.median, low=found.low, high=found.high)

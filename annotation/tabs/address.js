@@ -1,9 +1,9 @@
 // The address of the page, kept together with what is in view: /TAB, a tab within it, and what is looked at there, as in
 // /train/dpo, /runs/12 and /data?status=skipped. Stands in the head of the page, before anything is drawn.
 //
-// `tabs`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. What others use of it, as
+// `outermost`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. What others use of it, as
 // `prefloop.address`: `part`, `tell`, `go`, `follow`; annotation/tabs/place_bar.js is the example.
-(function (outermost) {
+(function (outermost, language) {
 const LANDING = "annotate"; // where "/" leads
 const PATIENCE_MS = 15000;
 
@@ -160,6 +160,12 @@ function showTitle(said = news) {
   if (document.title !== title) document.title = title;
 }
 
+// Whoever has chosen another language meanwhile, here or elsewhere, gets the page in that one.
+function hear(answer) {
+  const spoken = answer.headers.get("Content-Language");
+  if (spoken && spoken !== language) location.reload();
+}
+
 // -------------------------------------------------------------------------------------------------------------- start
 // Links to the page's own addresses lead there without loading it anew.
 function onLink(event) {
@@ -187,8 +193,13 @@ const COUNTING = /performance\.now\(\)-\w+\(\w+\)\)\/1e3/;
 const atNextFrame = window.requestAnimationFrame.bind(window);
 window.requestAnimationFrame = (act) => (COUNTING.test(act) ? 0 : atNextFrame(act));
 
+// Gradio 6.31 looks through all events for each part of the page, and Svelte watches every look: most of what a page costs
+// to load. Svelte leaves alone what has a class of its own, and nobody changes events.
+class Events extends Array {}
+Object.setPrototypeOf(window.gradio_config.dependencies, Events.prototype);
+
 choose(window.gradio_config.components);
-window.prefloop = { ...window.prefloop, address: { part, tell, go, follow, title: showTitle } };
+window.prefloop = { ...window.prefloop, address: { part, tell, go, follow, hear, title: showTitle } };
 new MutationObserver(chose).observe(document.documentElement, { attributeFilter: ["aria-selected"], subtree: true });
 // Gradio writes the title once, when it has drawn the page.
 new MutationObserver(() => showTitle()).observe(document.head, { childList: true, subtree: true, characterData: true });

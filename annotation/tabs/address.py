@@ -29,6 +29,7 @@ import gradio as gr
 from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, Handler, guarded_event
 from annotation.tabs.polling import ANSWERS
+from annotation.translation import spoken
 from annotation.ui.places import Place, place_in
 
 HEAD: Final = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -130,7 +131,7 @@ def head(page: Any) -> str:
     """The script for the head of a page; one without tabs is that of annotators."""
     tabs = tabs_of(page) or TabList(0, "", [TabName(LANDING, "", None)])
     told_tabs = json.dumps(asdict(tabs)).replace("<", "\\u003c")
-    return f"<script>{HEAD.strip()}({told_tabs});</script>"
+    return f"<script>{HEAD.strip()}({told_tabs}, {json.dumps(spoken().code)});</script>"
 
 
 def names(page: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 // Gradio calls this once with `element`. What strangers wrote goes into text nodes; as HTML only what the server's
 // `markdown.to_html` in annotation/ui made of it (the `html` of a text).
 
-// Every sentence goes through `_`, which says it in the server's language; then `filled` fills its gaps in.
+// Every sentence goes through `_`, which says it in the page's language; then `filled` fills its gaps in.
 const _ = (sentence) => props.sentences[sentence] ?? sentence;
 const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (gap, name) => values[name]);
 
@@ -177,6 +177,7 @@ async function ask(name, body = {}) {
     throw new Problem(UNHEARD[error.name] || _("The server can't be reached."), { again: true });
   }
   signedOut = answer.status === 401;
+  address.hear(answer);
   if (signedOut) throw new Problem(_("You are not signed in any more."), { signedOut });
   const failure = filled(_("The server failed ({status})."), answer);
   if (!answer.ok) throw new Problem(said.error || failure, { again: !said.error });
@@ -1139,7 +1140,6 @@ function arrive() {
 
 // --------------------------------------------------------------------------------------------------------------- start
 // If Gradio builds the card anew, the listeners of the old one go.
-Object.assign(document.documentElement, props.language);
 if (window.prefloopAnnotate) window.prefloopAnnotate.abort();
 window.prefloopAnnotate = new AbortController();
 const signal = window.prefloopAnnotate.signal;

@@ -8,7 +8,7 @@ import gradio as gr
 
 from annotation.tabs.components import in_template
 from annotation.tabs.guard import Context
-from annotation.translation import LANGUAGE, _
+from annotation.translation import _, spoken
 
 # Only a skeleton, the same for everybody: the script asks `annotation.api` for what goes into it and sets it as
 # text nodes, or as HTML that `annotation.ui.markdown` made safe. Gradio evaluates a template with its values as a
@@ -46,26 +46,30 @@ SKELETON = """
     <textarea id="own-prompt" rows="3" maxlength="4000"></textarea>
   </details>
 </div>
-""".format(
-    today=in_template(_("Judged today")),
-    keys=in_template(_("Keys")),
-    single=in_template(_("Single keys judge, without Ctrl or Alt")),
-    guidelines=in_template(_("Guidelines")),
-    mine=in_template(_("My judgements")),
-    loading=in_template(_("Loading …")),
-    ask=in_template(_("Write a prompt of your own")),
-    prompt=in_template(_("Prompt")),
-)
+"""
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay out the tab inside the caller's `with gr.Tab(...)`; it has no listeners of Gradio's."""
     gr.HTML(
-        html_template=SKELETON,
+        html_template=skeleton(),
         js_on_load=SCRIPT,
         apply_default_css=False,
         elem_id="comparison",
-        language={"lang": LANGUAGE.code, "dir": LANGUAGE.direction},
-        sentences=dict(LANGUAGE.script),
+        sentences=dict(spoken().script),
+    )
+
+
+def skeleton() -> str:
+    """The skeleton in the language of whoever gets it."""
+    return SKELETON.format(
+        today=in_template(_("Judged today")),
+        keys=in_template(_("Keys")),
+        single=in_template(_("Single keys judge, without Ctrl or Alt")),
+        guidelines=in_template(_("Guidelines")),
+        mine=in_template(_("My judgements")),
+        loading=in_template(_("Loading …")),
+        ask=in_template(_("Write a prompt of your own")),
+        prompt=in_template(_("Prompt")),
     )

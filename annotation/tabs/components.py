@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,11 @@ def licence_choice(**options: Any) -> gr.Dropdown:
         min_width=240,
         **options,
     )
+
+
+def labelled(choices: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Choices of a field, marked with `N_`, with their labels as the page says them."""
+    return [(_(label), value) for label, value in choices]
 
 
 def text_in(value: Any) -> str:

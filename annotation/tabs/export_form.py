@@ -30,27 +30,36 @@ from annotation.exports.formats import (
 from annotation.jobs.job_table import Job
 from annotation.records import Annotator, UserError
 from annotation.tabs.address import place_bar, visits
-from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    html_box,
+    labelled,
+    licence_choice,
+    opening_of,
+    row_number,
+    text_in,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
 from annotation.ui.places import Place
 from annotation.workbench.comparison_filter import ComparisonFilter
 
 POLL_SECONDS = 1
-EXPLANATION = _("What training uses, with a card that says what is in it and what was left out.")
+EXPLANATION = N_("What training uses, with a card that says what is in it and what was left out.")
 FORMAT_CHOICES = [
-    *((_(entry.title), name) for name, entry in FORMATS.items()),
-    (_("Raw: everything, lossless, also what was undone"), "raw"),
+    *((entry.title, name) for name, entry in FORMATS.items()),
+    (N_("Raw: everything, lossless, also what was undone"), "raw"),
 ]
-CONTAINER_CHOICES = [(_(title), name) for name, title in CONTAINERS.items()]
+CONTAINER_CHOICES = [(title, name) for name, title in CONTAINERS.items()]
 SOURCE_CHOICES = [
-    (_("judged by people"), "human"),
-    (_("judged by AI"), "ai"),
-    (_("edited answers"), "edited"),
-    (_("imported"), "imported"),
+    (N_("judged by people"), "human"),
+    (N_("judged by AI"), "ai"),
+    (N_("edited answers"), "edited"),
+    (N_("imported"), "imported"),
 ]
 
 
@@ -193,9 +202,9 @@ class ExportFormPage:
 def build_form() -> dict[str, Any]:
     """The fields by name; choices that come from the database are filled when the tab is opened."""
     form: dict[str, Any] = {}
-    form["format"] = gr.Radio(FORMAT_CHOICES, value="preference", label=_("Format"), elem_id="export-format")
+    form["format"] = gr.Radio(labelled(FORMAT_CHOICES), value="preference", label=_("Format"), elem_id="export-format")
     form["container"] = gr.Radio(
-        CONTAINER_CHOICES,
+        labelled(CONTAINER_CHOICES),
         value="dataset",
         label=_("Files"),
         info=_("In a zip with its card; CSV and raw are single files."),
@@ -205,7 +214,7 @@ def build_form() -> dict[str, Any]:
             form["policies"] = choices(_("Policies"), _("That wrote the answers; none chosen: all."))
             form["iterations"] = choices(_("Iterations"), _("Of those policies; 0 is the base model."))
             form["annotators"] = choices(_("Annotators"), _("Who judged; none chosen: all."))
-        form["sources"] = gr.CheckboxGroup(SOURCE_CHOICES, value=list(SOURCES), label=_("Sources"))
+        form["sources"] = gr.CheckboxGroup(labelled(SOURCE_CHOICES), value=list(SOURCES), label=_("Sources"))
         with gr.Row():
             form["since"] = day(_("First day"), "export-since")
             form["until"] = day(_("Last day"), "export-until")
@@ -250,7 +259,7 @@ def day(label: str, elem_id: str) -> gr.Textbox:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
     gr.Markdown(_("## Export"))
-    gr.Markdown(EXPLANATION)
+    gr.Markdown(_(EXPLANATION))
     form = build_form()
     count = html_box()
     with gr.Accordion(_("The same on the command line"), open=False):

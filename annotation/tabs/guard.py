@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gradio as gr
+from gradio.blocks import Block
 
 from annotation.api import no_problem
 from annotation.database import Database
-from annotation.records import Role, UserError
+from annotation.records import Annotator, Role, UserError
+from annotation.translation import language_of, speaking
 from annotation.ui.markup import escape
 from annotation.web import access
 from annotation.web.watches import Watches
@@ -66,10 +70,37 @@ def let_in(context: Context, role: Role, request: gr.Request, handler: Handler, 
     """What the handler says to an active account of this role."""
     try:
         annotator = access.authorise(context.db, request.username, role)
-        return handler(annotator, *inputs)
+        with answering(annotator):
+            return handler(annotator, *inputs)
     except UserError as error:
         # The message is shown as HTML and may quote what someone typed.
         raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
+
+
+@contextmanager
+def answering(annotator: Annotator) -> Iterator[None]:
+    """Have a handler speak this person's language, and what components it makes stay out of all pages.
+
+    Gradio would add them to the page that another thread lays out at the same time, in another language.
+    """
+    token = ANSWERING.set(True)
+    try:
+        with speaking(language_of(annotator.language)):
+            yield
+    finally:
+        ANSWERING.reset(token)
+
+
+ANSWERING: Final = ContextVar("answering", default=False)
+added_to_page: Callable[[Block], Block] = Block.render
+
+
+def render(block: Block) -> Block:
+    """As Gradio's, for components of a page that is laid out."""
+    return block if ANSWERING.get() else added_to_page(block)
+
+
+Block.render = render  # type: ignore[method-assign]
 
 
 def named_after(handler: Handler, checked: Handler, role: Role) -> Handler:

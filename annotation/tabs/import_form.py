@@ -16,10 +16,10 @@ from annotation.imports.labels import with_column
 from annotation.imports.mapping import TARGETS
 from annotation.imports.reading import FORMATS
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in
+from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import paragraph, progress_bar, status, table
@@ -30,29 +30,29 @@ SHOWN_CELL = 200
 SHOWN_SKIPPED = 50
 UPLOAD, SERVER, HUB = "upload", "server", "hub"
 SOURCES = [
-    (_("Upload a file"), UPLOAD),
-    (_("A file or directory on this server"), SERVER),
-    (_("A dataset on the Hub"), HUB),
+    (N_("Upload a file"), UPLOAD),
+    (N_("A file or directory on this server"), SERVER),
+    (N_("A dataset on the Hub"), HUB),
 ]
 TARGET_NAMES = [
-    (_("Prompts"), "prompts"),
-    (_("Demonstrations"), "demonstrations"),
-    (_("Preferences"), "preferences"),
+    (N_("Prompts"), "prompts"),
+    (N_("Demonstrations"), "demonstrations"),
+    (N_("Preferences"), "preferences"),
 ]
-TARGET_CHOICES = [(_("As the columns suggest"), "auto"), *TARGET_NAMES]
+TARGET_CHOICES = [(N_("As the columns suggest"), "auto"), *TARGET_NAMES]
 VERDICT_CHOICES = [
-    (_("Judgements, to train on"), "judged"),
-    (_("Gold comparisons, to measure annotators"), "gold"),
-    (_("Left out: people are to judge"), "open"),
+    (N_("Judgements, to train on"), "judged"),
+    (N_("Gold comparisons, to measure annotators"), "gold"),
+    (N_("Left out: people are to judge"), "open"),
 ]
 SPLIT_CHOICES = [
-    (_("To train on"), "train"),
-    (_("Held out, to check with"), "held-out"),
-    (_("A share held out"), "share"),
+    (N_("To train on"), "train"),
+    (N_("Held out, to check with"), "held-out"),
+    (N_("A share held out"), "share"),
 ]
-EXPLANATION = _(
+EXPLANATION = N_(
     "Prompts, demonstrations or preferences from {formats}, also gzipped. What is there already is not imported twice."
-).format(formats=FORMATS)
+)
 
 
 # ----------------------------------------------------------------------------------------------- form to command line
@@ -237,7 +237,9 @@ class Looked:
 
 def build_source() -> dict[str, Any]:
     """Where the data comes from."""
-    source: dict[str, Any] = {"kind": gr.Radio(SOURCES, value=UPLOAD, label=_("Source"), elem_id="import-kind")}
+    source: dict[str, Any] = {
+        "kind": gr.Radio(labelled(SOURCES), value=UPLOAD, label=_("Source"), elem_id="import-kind")
+    }
     source["upload"] = gr.File(
         label=_("File (up to {maximum_upload})").format(maximum_upload=MAXIMUM_UPLOAD.upper()),
         elem_id="import-file",
@@ -260,10 +262,10 @@ def build_source() -> dict[str, Any]:
 def build_form() -> dict[str, Any]:
     """What to make of the rows."""
     form: dict[str, Any] = {}
-    form["target"] = gr.Radio(TARGET_CHOICES, value="auto", label=_("Import as"), elem_id="import-target")
-    form["verdict"] = gr.Radio(VERDICT_CHOICES, value="judged", label=_("Verdicts of preferences become"))
+    form["target"] = gr.Radio(labelled(TARGET_CHOICES), value="auto", label=_("Import as"), elem_id="import-target")
+    form["verdict"] = gr.Radio(labelled(VERDICT_CHOICES), value="judged", label=_("Verdicts of preferences become"))
     with gr.Row():
-        form["prompts"] = gr.Radio(SPLIT_CHOICES, value="share", label=_("New prompts are"), min_width=320)
+        form["prompts"] = gr.Radio(labelled(SPLIT_CHOICES), value="share", label=_("New prompts are"), min_width=320)
         form["share"] = gr.Number(
             100 * HELD_OUT_SHARE,
             label=_("Held-out share in percent"),
@@ -296,7 +298,7 @@ def build_columns() -> dict[str, gr.Dropdown]:
                 [("–", "")],
                 value="",
                 label=role,
-                info=meaning,
+                info=_(meaning),
                 allow_custom_value=True,
                 min_width=260,
                 elem_id=f"import-column-{role}",
@@ -308,7 +310,7 @@ def build_columns() -> dict[str, gr.Dropdown]:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
     gr.Markdown(_("## Import"))
-    gr.Markdown(EXPLANATION)
+    gr.Markdown(_(EXPLANATION).format(formats=_(FORMATS)))
     source = build_source()
     look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look")
     with gr.Column(visible=False) as group:

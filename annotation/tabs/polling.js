@@ -141,6 +141,7 @@ function hear(one, said) {
 
 function tellSignedOut(answer) {
   if (answer === null) return;
+  window.prefloop.address.hear(answer);
   signedOut = answer.status === 401;
   if (!signedOut) return notice.remove();
   signIn.href = `login?next=${encodeURIComponent(location.pathname + location.search)}`;

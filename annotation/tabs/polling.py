@@ -17,8 +17,8 @@ from typing import Any, Final
 import gradio as gr
 
 from annotation.tabs.components import QUIET
-from annotation.tabs.guard import Context, Handler, guarded_event
-from annotation.translation import LANGUAGE
+from annotation.tabs.guard import Context, Handler, answering, guarded_event
+from annotation.translation import spoken
 from annotation.web.watches import mark_of
 
 HEAD: Final = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ ANSWERS = itertools.count(time.time_ns() // 1_000_000)
 
 def head() -> str:
     """The script for the head of a page whose tabs follow what changes."""
-    sentences = json.dumps(dict(LANGUAGE.script)).replace("<", "\\u003c")
+    sentences = json.dumps(dict(spoken().script)).replace("<", "\\u003c")
     return f"<script>{HEAD.strip()}({sentences});</script>"
 
 
@@ -69,11 +69,15 @@ def poll(
         word = word_of(sent.pop(place)) if says_when else EVEN
         return sent, word, mark_of([sent, word])
 
+    def look(annotator: Any, values: Sequence[Any]) -> str:
+        with answering(annotator):
+            return found(annotator, values)[2]
+
     def ask(annotator: Any, event: Any, *values: Any) -> list[Any]:
         sent, word, mark = found(annotator, values)
         if context.watches is not None:
             key = event.get("key") if isinstance(event, dict) else None
-            context.watches.keep(annotator, key, lambda person: found(person, values)[2], mark, live=says_when)
+            context.watches.keep(annotator, key, lambda person: look(person, values), mark, live=says_when)
         return [*sent[:place], told(word, mark), *sent[place:]]
 
     ask.__name__ = handler.__name__

@@ -16,23 +16,23 @@ from annotation.store import Guidelines
 from annotation.tabs import act_table
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import markdown_process
 from annotation.ui.markup import paragraph, status, unfold
 from annotation.web import access
 
 FIELDS = tuple(field.name for field in fields(Project))
 KINDS: Mapping[Kind, str] = {
-    "pair": _("Two answers: which is better, and by how much"),
-    "best": _("Several answers: the best one"),
-    "rank": _("Several answers: a ranking"),
+    "pair": N_("Two answers: which is better, and by how much"),
+    "best": N_("Several answers: the best one"),
+    "rank": N_("Several answers: a ranking"),
 }
-FIRST_VIEW: Mapping[str, bool | None] = {
-    _("As answers are written"): None,
-    _("Literal text"): False,
-    _("Rendered Markdown"): True,
+FIRST_VIEW: Mapping[str, tuple[str, bool | None]] = {
+    "written": (N_("As answers are written"), None),
+    "literal": (N_("Literal text"), False),
+    "rendered": (N_("Rendered Markdown"), True),
 }
-EACH_CAN_SWITCH = _("How answers are first shown; each annotator can switch.")
+EACH_CAN_SWITCH = N_("How answers are first shown; each annotator can switch.")
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
 Values = dict[str, Any]
 
@@ -40,7 +40,7 @@ Values = dict[str, Any]
 # ----------------------------------------------------------------------------------------------------- form and project
 def form_of(asked: Project) -> Values:
     """A project as the form's fields show it: shares in percent, reasons one a line."""
-    view = next(label for label, rendered in FIRST_VIEW.items() if rendered == asked.rendered)
+    view = next(name for name, (_label, rendered) in FIRST_VIEW.items() if rendered == asked.rendered)
     return {
         **{name: getattr(asked, name) for name in FIELDS},
         "gold_share": percent_of(asked.gold_share),
@@ -61,7 +61,8 @@ def project_of(values: Values, people: int) -> Project:
     """The form's fields as a project. Raises UserError naming the field at fault."""
     shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share", "candidate_share", "doubt_share")}
     view = values["rendered"]
-    rendered = FIRST_VIEW.get(view, view) if isinstance(view, str) else str(view)  # what is no view is refused
+    known = isinstance(view, str) and view in FIRST_VIEW
+    rendered = FIRST_VIEW[view][1] if known else str(view)  # what is no view is refused
     return project.check({**values, **shares, "rendered": rendered}, people)
 
 
@@ -161,7 +162,7 @@ class ProjectPage:
 def build_form() -> dict[str, Any]:
     """The project's fields by name; their values come from a guarded handler when the tab is opened."""
     form: dict[str, Any] = {}
-    form["kind"] = gr.Radio([(label, kind) for kind, label in KINDS.items()], label=_("What is asked"))
+    form["kind"] = gr.Radio([(_(label), kind) for kind, label in KINDS.items()], label=_("What is asked"))
     with gr.Row():
         form["answers"] = number(
             _("Number of answers"),
@@ -180,7 +181,12 @@ def build_form() -> dict[str, Any]:
             _("Answers chosen by doubt, %"),
             _("Share that shows those of eight answers of which it is least known what people prefer."),
         )
-        form["rendered"] = gr.Radio(list(FIRST_VIEW), label=_("First view"), info=EACH_CAN_SWITCH, min_width=240)
+        form["rendered"] = gr.Radio(
+            [(_(label), name) for name, (label, _rendered) in FIRST_VIEW.items()],
+            label=_("First view"),
+            info=_(EACH_CAN_SWITCH),
+            min_width=240,
+        )
     form["own_prompts"] = gr.Checkbox(label=_("Annotators may write prompts of their own"))
     form["tags"] = gr.Textbox(
         label=_("Reasons that can be given with a judgement"),

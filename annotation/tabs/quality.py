@@ -18,25 +18,25 @@ from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
 from annotation.tabs import act_table, quality_report
 from annotation.tabs.components import QUEUED, html_box, opening_of, row_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.markup import heading, paragraph, status, unfold
 
 Update = dict[str, Any]
-NO_COMPARISON = _("Choose a comparison first, or type its number.")
-NO_GOLD = _("Choose a gold comparison first, or type its number.")
-CONSENSUS = _("What its annotators agree on")
-GOLD_EXPLANATION = _(
+NO_COMPARISON = N_("Choose a comparison first, or type its number.")
+NO_GOLD = N_("Choose a gold comparison first, or type its number.")
+CONSENSUS = N_("What its annotators agree on")
+GOLD_EXPLANATION = N_(
     "A gold comparison has a known answer. It is handed out now and then, looking like any other, to "
     "annotators who have not seen it (how often: Project tab). Judgements made before it became gold stay what "
     "they were and are trained on; those made from then on only measure, and training leaves them out. Nothing "
     "is deleted: a gold comparison can be retired, handed out again, or made an ordinary one again."
 )
-SETTLE_EXPLANATION = _(
+SETTLE_EXPLANATION = N_(
     'Annotators contradict each other on these. "Settle the next one" puts the one with the most disagreement '
     "into your hands, blind and in a drawn order; what you hold now goes back to the pool. Open the Annotate "
     "tab and judge it: your judgement then stands for the comparison, and the others stay in the record."
 )
-EXCLUSION_EXPLANATION = _(
+EXCLUSION_EXPLANATION = N_(
     "Leaving an annotator out takes their judgements out of training and out of the overall figures from now "
     "on; models trained before keep what they learned. Nothing is deleted, and you can take them back in."
 )
@@ -67,7 +67,7 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
         "disputes": titled(
             _("To settle"),
             figures.disputes,
-            unfold(_("How settling works"), paragraph(SETTLE_EXPLANATION))
+            unfold(_("How settling works"), paragraph(_(SETTLE_EXPLANATION)))
             + quality_report.disputes_table(figures.disputes),
         ),
         "golds": titled(
@@ -115,10 +115,10 @@ def number_in(value: Any, otherwise: str) -> int:
 
 def best_in(choice: Any) -> int | None:
     """The position that was chosen as the best; None for the consensus."""
-    return BEST.index(choice) - 1 if choice in BEST and choice != CONSENSUS else None
+    return int(choice) - 1 if choice in ANSWER_NUMBERS else None
 
 
-BEST = [CONSENSUS, *(_("Answer {number}").format(number=number) for number in range(1, MAXIMUM_ANSWERS + 1))]
+ANSWER_NUMBERS = [str(number) for number in range(1, MAXIMUM_ANSWERS + 1)]
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
@@ -158,7 +158,7 @@ def lay_out() -> QualityPage:
     html_box(quality_report.reliability_explained())
     parts["reliability"] = html_box()
     with gr.Accordion(_("Leave someone out of training, or take them back in"), open=False):
-        gr.Markdown(EXCLUSION_EXPLANATION)
+        gr.Markdown(_(EXCLUSION_EXPLANATION))
         with gr.Row():
             # A choice made before the app was restarted must still be accepted after it.
             parts["annotator"] = gr.Dropdown([], label=_("Annotator"), allow_custom_value=True, min_width=160)
@@ -182,7 +182,7 @@ def lay_out() -> QualityPage:
 
     parts["golds"] = html_box()
     with gr.Accordion(_("Make a comparison gold, or change one"), open=False):
-        gr.Markdown(GOLD_EXPLANATION)
+        gr.Markdown(_(GOLD_EXPLANATION))
         with gr.Row():
             parts["case"] = gr.Dropdown(
                 [],
@@ -191,8 +191,13 @@ def lay_out() -> QualityPage:
                 allow_custom_value=True,
                 min_width=240,
             )
+            answers = [(_("Answer {number}").format(number=number), number) for number in ANSWER_NUMBERS]
             best = gr.Dropdown(
-                BEST, value=CONSENSUS, label=_("Best answer"), info=_("Known from now on."), min_width=200
+                [(_(CONSENSUS), CONSENSUS), *answers],
+                value=CONSENSUS,
+                label=_("Best answer"),
+                info=_("Known from now on."),
+                min_width=200,
             )
         with gr.Row():
             buttons["look"] = gr.Button(_("Look at it"), min_width=140)
@@ -235,7 +240,7 @@ def wire_views(page: QualityPage, context: Context, opening: Callable[..., Any])
 
     @guarded(context, "admin")
     def look_at_comparison(annotator: Annotator, number: Any) -> str:
-        return quality_report.case_view(quality.review(context.db, number_in(number, NO_COMPARISON)))
+        return quality_report.case_view(quality.review(context.db, number_in(number, _(NO_COMPARISON))))
 
     opening(open_quality, None, page.outputs, **QUEUED)
     page.buttons["refresh"].click(refresh_quality, None, page.outputs, **QUEUED)
@@ -277,7 +282,7 @@ def wire_gold(page: QualityPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def make_comparison_gold(annotator: Annotator, number: Any, best: Any) -> list[Any]:
-        comparison = number_in(number, NO_COMPARISON)
+        comparison = number_in(number, _(NO_COMPARISON))
         known = quality.make_gold(db, comparison, best_in(best), annotator.name)
         sentence = _("Comparison {comparison} is gold now: answer {known} is the known one.").format(
             comparison=comparison, known=known + 1
@@ -286,7 +291,7 @@ def wire_gold(page: QualityPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def retire_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, NO_GOLD)
+        comparison = number_in(number, _(NO_GOLD))
         quality.retire_gold(db, comparison, annotator.name)
         return page.sent(
             db,
@@ -296,7 +301,7 @@ def wire_gold(page: QualityPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def reinstate_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, NO_GOLD)
+        comparison = number_in(number, _(NO_GOLD))
         quality.reinstate_gold(db, comparison, annotator.name)
         return page.sent(
             db, "gold", status(_("Comparison {comparison} is handed out again.").format(comparison=comparison))
@@ -304,7 +309,7 @@ def wire_gold(page: QualityPage, context: Context) -> None:
 
     @guarded(context, "admin")
     def release_gold_comparison(annotator: Annotator, number: Any) -> list[Any]:
-        comparison = number_in(number, NO_GOLD)
+        comparison = number_in(number, _(NO_GOLD))
         quality.release_gold(db, comparison, annotator.name)
         return page.sent(
             db, "gold", status(_("Comparison {comparison} is an ordinary one again.").format(comparison=comparison))

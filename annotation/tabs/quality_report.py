@@ -19,7 +19,7 @@ from annotation.metrics.quality import (
 )
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
@@ -27,18 +27,18 @@ from annotation.ui.markup import Row, Way, escape, paragraph, points, table, unf
 from annotation.ui.places import Place, link
 
 FLAG_NAMES: Mapping[str, str] = {
-    "harmful": _("harmful"),
-    "personal-data": _("personal data"),
-    "broken": _("broken"),
+    "harmful": N_("harmful"),
+    "personal-data": N_("personal data"),
+    "broken": N_("broken"),
 }
 OUTCOME_NAMES: Mapping[str, str] = {
-    "ranked": _("ranked"),
-    "all-bad": _("all bad"),
-    "skip": _("skip"),
-    "undone": _("undone"),
+    "ranked": N_("ranked"),
+    "all-bad": N_("all bad"),
+    "skip": N_("skip"),
+    "undone": N_("undone"),
 }
-DEGREES: Mapping[int, str] = {1: _("slightly"), 2: _("clearly"), 3: _("much")}
-NO_JUDGEMENTS = _("Nobody has judged anything yet. Figures appear here with the first judgements.")
+DEGREES: Mapping[int, str] = {1: N_("slightly"), 2: N_("clearly"), 3: N_("much")}
+NO_JUDGEMENTS = N_("Nobody has judged anything yet. Figures appear here with the first judgements.")
 # Below so many comparisons an interval over them says little, and the page says so.
 FEW = 10
 COIN = 0.5
@@ -61,7 +61,7 @@ def comparison_way(comparison_id: int) -> Way:
 def status_sentence(figures: QualityReport, project: Project) -> str:
     """How the labels stand, in a sentence, and what calls for attention."""
     if not figures.annotators:
-        return paragraph(NO_JUDGEMENTS, "headline")
+        return paragraph(_(NO_JUDGEMENTS), "headline")
     trains = ngettext(
         "{count:,} judgement can train the model (annotators: {people:,}; comparisons: {comparisons:,}).",
         "{count:,} judgements can train the model (annotators: {people:,}; comparisons: {comparisons:,}).",
@@ -180,14 +180,14 @@ def clearly_biased(bias: Bias) -> bool:
 # --------------------------------------------------------------------------------------------------------- annotators
 ANNOTATOR_HEADERS = (
     *(
-        _("Annotator"),
-        _("Reliability"),
-        _("Judgements"),
-        _("Right on gold"),
-        _("Same when asked again"),
-        _("Agrees with others"),
+        N_("Annotator"),
+        N_("Reliability"),
+        N_("Judgements"),
+        N_("Right on gold"),
+        N_("Same when asked again"),
+        N_("Agrees with others"),
     ),
-    *(_("Chose left or first"), _("Ties, all bad"), _("Median time"), _("Far too fast"), _("Training")),
+    *(N_("Chose left or first"), N_("Ties, all bad"), N_("Median time"), N_("Far too fast"), N_("Training")),
 )
 
 
@@ -197,7 +197,9 @@ def annotators_table(figures: QualityReport) -> str:
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
     ]
-    return table(ANNOTATOR_HEADERS, rows, NO_JUDGEMENTS, caption=_("Annotators, each share with its 95% interval"))
+    return table(
+        [*map(_, ANNOTATOR_HEADERS)], rows, _(NO_JUDGEMENTS), caption=_("Annotators, each share with its 95% interval")
+    )
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
@@ -249,7 +251,7 @@ def evidence_text(reliability: Reliability) -> str:
     )
 
 
-TABLE_EXPLANATION = _(
+TABLE_EXPLANATION = N_(
     "Reliability rests on comparisons shared with others, gold ones, and own ones asked again. Right on "
     "gold: a tie with the known answer in it counts half. Same when asked again: an own earlier "
     "comparison, shown in the opposite order; a tie once and a preference once counts half. Agrees with "
@@ -258,7 +260,7 @@ TABLE_EXPLANATION = _(
     "deviations of the logarithm of seconds (Iglewicz and Hoaglin 1993)."
 )
 RELIABILITY_EXPLANATION = (
-    _(
+    N_(
         "The chance that this annotator, choosing between the better answer and another one, chooses the "
         "better. Nobody knows which answer is better, so it is estimated from three things together: "
         "comparisons that others have judged as well (the one-coin model of Dawid and Skene 1979: whoever "
@@ -266,14 +268,14 @@ RELIABILITY_EXPLANATION = (
         "comparisons asked again (somebody who often contradicts themself can't be right often; somebody who "
         "never does may still be wrong every time, so consistency raises the number only a little)."
     ),
-    _(
+    N_(
         "Without evidence no number is shown, and training assumes 73%, which is how often the labellers of "
         "InstructGPT agreed with each other; the estimate begins there and moves away as evidence comes in, "
         "and the interval says how sure it is. Ties and “all bad” choose nothing and do not count. It measures "
         "agreement with what most reliable people here find better, so a person with a taste of their own gets "
         "a lower number without being careless."
     ),
-    _(
+    N_(
         "When a comparison is turned into training data, each vote weighs as much as its annotator is "
         "reliable, and each preference carries the chance that it is the wrong way round: 27% after one "
         "annotator of whom nothing is known, far less after three who agree. What training does with that "
@@ -285,11 +287,11 @@ RELIABILITY_EXPLANATION = (
 
 
 def reliability_explained() -> str:
-    words = "".join(paragraph(sentence) for sentence in (*RELIABILITY_EXPLANATION, TABLE_EXPLANATION))
+    words = "".join(paragraph(_(sentence)) for sentence in (*RELIABILITY_EXPLANATION, TABLE_EXPLANATION))
     return unfold(_("What these figures mean"), words)
 
 
-NO_EVIDENCE = _(
+NO_EVIDENCE = N_(
     "How reliable each annotator is appears here once there are comparisons that several have judged, gold "
     "ones, or ones asked again."
 )
@@ -301,7 +303,7 @@ def reliability_chart(figures: QualityReport) -> str:
         return ""
     measured = [entry for entry in figures.reliabilities.items() if entry[1].evidence]
     if not measured:
-        return paragraph(NO_EVIDENCE, "quiet")
+        return paragraph(_(NO_EVIDENCE), "quiet")
     order = sorted(measured, key=lambda entry: -entry[1].estimate)
     marks = [
         ChartMark(
@@ -322,7 +324,7 @@ def reliability_chart(figures: QualityReport) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- agreement
-NO_OVERLAP = _(
+NO_OVERLAP = N_(
     "No two annotators have judged the same comparison yet. Set two or three annotators for each "
     "comparison on the Project tab; then this shows how far they agree."
 )
@@ -353,7 +355,7 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         ),
         "quiet",
     )
-    shown = table(headers, rows, NO_OVERLAP, caption=_("Agreement between annotators"))
+    shown = table(headers, rows, _(NO_OVERLAP), caption=_("Agreement between annotators"))
     return shown + (unfold(_("What alpha is"), note) if rows else "")
 
 
@@ -396,17 +398,17 @@ def bias_meters(position: Sequence[Bias], length: Sequence[Bias]) -> str:
     if not position and not length:
         return paragraph(_("Biases appear here once somebody has preferred an answer."), "quiet")
     parts = [
-        meter("position", _("Position bias"), position, POSITION_SENTENCE),
-        meter("length", _("Length bias"), length, LENGTH_SENTENCE),
+        meter("position", _("Position bias"), position, _(POSITION_SENTENCE)),
+        meter("length", _("Length bias"), length, _(LENGTH_SENTENCE)),
     ]
     return f'<div class="beside">{"".join(parts)}</div>'
 
 
-POSITION_SENTENCE = _(
+POSITION_SENTENCE = N_(
     "Places are drawn by lot, so a choice should fall on each equally often (dashed). Off the line, people "
     "choose by place."
 )
-LENGTH_SENTENCE = _(
+LENGTH_SENTENCE = N_(
     "Choices of the longer answer, in characters; equal lengths are left out. Right of the line the model "
     "learns to write more: it may be better answers, or just longer ones."
 )
@@ -581,7 +583,7 @@ def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:
     rows = [
         (
             comparison_way(one.comparison_id),
-            FLAG_NAMES[one.flag],
+            _(FLAG_NAMES[one.flag]),
             one.note or NOTHING,
             shortened(one.prompt),
             one.annotator,
@@ -598,12 +600,12 @@ def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:
 
 
 DECIDED: Mapping[AdminAct, str] = {
-    "leave-out": _("left out of training"),
-    "take-back": _("taken back in"),
-    "make": _("made gold"),
-    "retire": _("gold no longer handed out"),
-    "reinstate": _("gold handed out again"),
-    "release": _("no longer gold"),
+    "leave-out": N_("left out of training"),
+    "take-back": N_("taken back in"),
+    "make": N_("made gold"),
+    "retire": N_("gold no longer handed out"),
+    "reinstate": N_("gold handed out again"),
+    "release": N_("no longer gold"),
 }
 
 
@@ -612,7 +614,7 @@ def decisions_table(decisions: Sequence[AdminDecision]) -> str:
     rows = [
         (
             one.annotator or _("comparison {number}").format(number=one.comparison_id),
-            *(DECIDED[one.what], one.reason or NOTHING, one.decided_by, moment(one.created)),
+            *(_(DECIDED[one.what]), one.reason or NOTHING, one.decided_by, moment(one.created)),
         )
         for one in decisions
     ]
@@ -654,9 +656,9 @@ def answer_title(case: ComparisonReview, number: int) -> str:
 def opinion_text(opinion: ReviewedJudgement) -> str:
     """A judgement in words, by the answers' numbers."""
     if opinion.ranking is None:
-        return OUTCOME_NAMES[opinion.outcome]
+        return _(OUTCOME_NAMES[opinion.outcome])
     levels: Mapping[int, list[str]] = {rank: [] for rank in sorted(set(opinion.ranking))}
     for number, rank in enumerate(opinion.ranking, 1):
         levels[rank].append(str(number))
     order = " > ".join(" = ".join(level) for level in levels.values())
-    return f"{order}, {DEGREES[opinion.strength]}" if opinion.strength else order
+    return f"{order}, {_(DEGREES[opinion.strength])}" if opinion.strength else order

@@ -10,7 +10,7 @@ from math import ceil, floor, log10
 
 from annotation.metrics.calibration import CONFIDENCES, Calibration
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import percent, percent_with_interval
 from annotation.ui.markup import Explained, escape, explained
 
@@ -271,10 +271,10 @@ def spread(count: int, most: int) -> range:
 
 def short(day: date) -> str:
     """A day as people write it on an axis: '24 Nov'."""
-    return _("{day} {month}").format(day=day.day, month=MONTHS[day.month - 1])
+    return _("{day} {month}").format(day=day.day, month=_(MONTHS[day.month - 1]))
 
 
 MONTHS = (
-    *(_("Jan"), _("Feb"), _("Mar"), _("Apr"), _("May"), _("Jun")),
-    *(_("Jul"), _("Aug"), _("Sep"), _("Oct"), _("Nov"), _("Dec")),
+    *(N_("Jan"), N_("Feb"), N_("Mar"), N_("Apr"), N_("May"), N_("Jun")),
+    *(N_("Jul"), N_("Aug"), N_("Sep"), N_("Oct"), N_("Nov"), N_("Dec")),
 )

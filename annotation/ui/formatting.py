@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 
 NOTHING = "–"
-NOT_MEASURED = _("not measured")
+NOT_MEASURED = N_("not measured")
 
 
 def percent(share: float) -> str:
@@ -49,12 +49,12 @@ def with_power(value: float, digits: int) -> str:
 
 def figure(value: float | None, digits: int = 2) -> str:
     """A measured number, or that it was not measured."""
-    return NOT_MEASURED if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return _(NOT_MEASURED) if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def share(value: float | None) -> str:
     """A share as a percentage, or that it was not measured."""
-    return NOT_MEASURED if value is None or math.isnan(value) else percent(value)
+    return _(NOT_MEASURED) if value is None or math.isnan(value) else percent(value)
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from annotation import claims, store
 from annotation.database import Database
 from annotation.records import ROLES, Annotator, Role, UserError, now
-from annotation.translation import _
+from annotation.translation import _, codes, of_server, spoken
 from annotation.web.space import HubUser
 
 OWNER = "owner"
@@ -58,6 +58,8 @@ class Account:
     """How many comparisons they shall judge in all; None for no end."""
     judged: int = 0
     """How many they have."""
+    language: str | None = None
+    """In which they are answered; None for the server's."""
 
 
 # --------------------------------------------------------------------------------------------------------- accounts
@@ -116,6 +118,21 @@ def set_role(db: Database, name: str, role: str) -> None:
         end_sessions(db, row["id"])
 
 
+def set_language(db: Database, name: str, code: str | None) -> None:
+    """Answer an account in another language; None for the server's. Raises UserError for one that there is not."""
+    if code is not None and code not in codes():
+        raise UserError(
+            _("There is no language '{code}'. Choose one of: {codes}.").format(code=code[:40], codes=", ".join(codes()))
+        )
+    with db.transaction() as connection:
+        connection.execute("UPDATE annotator SET language = ? WHERE id = ?", (code, existing(db, name)["id"]))
+
+
+def language_used() -> str | None:
+    """What is kept for whoever makes an account of their own: the language they do it in, if not the server's."""
+    return None if spoken() is of_server() else spoken().code
+
+
 def deactivate(db: Database, name: str) -> None:
     """Shut an account out; its judgements stay. Raises UserError if no active admin would be left."""
     with db.transaction() as connection:
@@ -137,7 +154,7 @@ def accounts(db: Database) -> list[Account]:
     """All accounts of people, active ones first, by name."""
     rows = db.rows(
         """SELECT id, name, role, active, password_hash IS NOT NULL AS has_password, created,
-               hub_id IS NOT NULL AS on_hub, quota,
+               hub_id IS NOT NULL AS on_hub, quota, language,
                (SELECT count(*) FROM claim k WHERE k.annotator_id = annotator.id AND k.state = 'judged') AS judged
            FROM annotator WHERE kind = 'person' ORDER BY active DESC, name"""
     )
@@ -164,7 +181,10 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
         row = db.row("SELECT * FROM annotator WHERE hub_id = ?", (user.id,))
         if row is None:
             name = free_name(db, user.name)
-            db.insert("annotator", {"name": name, "role": role, "hub_id": user.id, "created": now()})
+            db.insert(
+                "annotator",
+                {"name": name, "role": role, "hub_id": user.id, "created": now(), "language": language_used()},
+            )
             return read_annotator(existing(db, name))
         if not row["active"]:
             raise UserError(_("Your account here was deactivated. Ask one of the admins."))
@@ -214,7 +234,7 @@ def existing(db: Database, name: str) -> dict[str, Any]:
 
 
 def read_annotator(row: dict[str, Any]) -> Annotator:
-    return Annotator(row["id"], row["name"], row["role"])
+    return Annotator(row["id"], row["name"], row["role"], row["language"])
 
 
 def check_role(role: str) -> Role:

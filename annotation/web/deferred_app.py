@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from annotation.translation import _
+from annotation.translation import Language, _, give_up, of_server, spoken
 from annotation.web.sign_in_pages import starting_page
 
 RETRY_SECONDS: Final = 2
@@ -39,7 +42,8 @@ class DeferredApp:
         """Why there is no app and will be none."""
         self.on_failure: Callable[[], object] = lambda: None
         self._app: ASGIApp | None = None
-        self._settled = asyncio.Event()
+        self._settled, self._ending = asyncio.Event(), asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -60,29 +64,72 @@ class DeferredApp:
         app = self._app or PlainTextResponse(_("Prefloop could not start. Its log says why."), 503)
         await app(scope, receive, send)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Build the app and keep it going until the block ends, which does not wait for one that is still built."""
-        ending = asyncio.Event()
-        task = asyncio.create_task(self._run(ending))
-        try:
-            yield
-        finally:
-            ending.set()
-            if not self.ready:
-                task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    def start(self) -> None:
+        """Build the app, in the language that is spoken here, and keep it going."""
+        self._task = asyncio.create_task(self._run())
 
-    async def _run(self, ending: asyncio.Event) -> None:
+    async def stop(self) -> None:
+        """End the app; one that is still built is not waited for."""
+        self._ending.set()
+        if self._task is not None:
+            if not self.ready:
+                self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
         try:
             built = await asyncio.to_thread(self.build)
             async with built.lifespan:
                 self.open(built.app)
-                await ending.wait()
+                await self._ending.wait()
         except Exception as error:
             self.failure = error
             self._settled.set()
             self.on_failure()
+
+
+class AppOfEachLanguage:
+    """An app for each language: the server's, built at the start, and others, built when somebody first wants them."""
+
+    def __init__(self, build: Callable[[], BuiltApp]) -> None:
+        self.build = build
+        """Makes the app in the language that is spoken, in a thread beside that of the requests."""
+        self.own = DeferredApp(self.build_alone)
+        self.others: dict[str, DeferredApp] = {}
+        self._building = threading.Lock()
+
+    def build_alone(self) -> BuiltApp:
+        """Gradio lays out one page at a time."""
+        with self._building:
+            return self.build()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app_of(spoken())(scope, receive, send)
+
+    def app_of(self, language: Language) -> DeferredApp:
+        """The app in this language, begun if nobody has asked for it before."""
+        if language is of_server():
+            return self.own
+        app = self.others.get(language.code)
+        if app is None:
+            app = self.others[language.code] = DeferredApp(self.build_alone)
+            app.on_failure = partial(self.do_without, language, app)
+            app.start()
+        return app
+
+    def do_without(self, language: Language, app: DeferredApp) -> None:
+        """Whoever has chosen a language in which the app can't be built gets the server's."""
+        logging.getLogger(__name__).error("No pages in %s", language.code, exc_info=app.failure)
+        give_up(language.code)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the apps going until the block ends."""
+        self.own.start()
+        try:
+            yield
+        finally:
+            await asyncio.gather(*(app.stop() for app in (self.own, *self.others.values())))
 
 
 def opens_page(scope: Scope) -> bool:

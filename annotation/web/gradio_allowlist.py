@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotation.records import Annotator, Role
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.web.middleware import ANNOTATOR_KEY
 
 MAXIMUM_EVENT: Final = {"annotator": 64 * 1024, "admin": 8 * 1024 * 1024}
@@ -36,7 +36,7 @@ MAXIMUM_STREAMS: Final = 200
 SESSION: Final = re.compile(r"[\w-]{1,64}", re.ASCII)
 # A dict with one of these is a file to one part of Gradio or another; nothing else that a page sends has them.
 FILE_KEYS: Final = frozenset(("path", "url", "meta", "orig_name", "mime_type", "is_stream", "_type"))
-ADMINS_ONLY: Final = _("Only an admin may do this. Ask one of them.")
+ADMINS_ONLY: Final = N_("Only an admin may do this. Ask one of them.")
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def find_route(scope: Scope, annotator: Annotator) -> tuple[AllowedRoute, Mappin
 
     The path is taken as Gradio's router takes it, with %-escapes read; in any other spelling it is no path of ours.
     """
-    closed = RequestRefused(403, ADMINS_ONLY) if annotator.role != "admin" else RequestRefused(404, _("Not found."))
+    closed = RequestRefused(403, _(ADMINS_ONLY)) if annotator.role != "admin" else RequestRefused(404, _("Not found."))
     if scope.get("root_path"):
         raise closed
     for one in ALLOWED_ROUTES:
@@ -260,7 +260,7 @@ class GuardedRequest:
         if self.way.kind == "event":
             function = self.door.function(asked.get("fn_index"), self.parts.get("name"))
             if function.role == "admin" and self.annotator.role != "admin":
-                raise RequestRefused(403, ADMINS_ONLY)
+                raise RequestRefused(403, _(ADMINS_ONLY))
         await self.pass_on(self.cleaned(asked))
 
     async def body(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ PATH: Final = "/join"
 MOST_USES: Final = 1_000
 MOST_DAYS: Final = 90
 MOST_JUDGEMENTS: Final = 1_000_000
-NOT_VALID: Final = _(
+NOT_VALID: Final = N_(
     "This invitation is not valid: it was used up, has expired or was withdrawn. Ask whoever sent it for a new one."
 )
 
@@ -130,7 +130,7 @@ def is_open(db: Database, token: str) -> bool:
 def accept(db: Database, token: str, name: str, password: str) -> Annotator:
     """Make the account of somebody who was invited. Raises UserError, and spends nothing, where that can't be."""
     if not is_open(db, token):
-        raise UserError(NOT_VALID)
+        raise UserError(_(NOT_VALID))
     access.check_name(name)
     refuse_taken(db, name)
     hashed = access.hash_password(name, password)  # before the transaction: it takes a tenth of a second
@@ -141,13 +141,18 @@ def accept(db: Database, token: str, name: str, password: str) -> Annotator:
             (access.digest(token), now()),
         ).rowcount
         if not spent:
-            raise UserError(NOT_VALID)
+            raise UserError(_(NOT_VALID))
         row = db.row("SELECT id, group_name, quota FROM invitation WHERE token_sha256 = ?", (access.digest(token),))
         assert row is not None
         refuse_taken(db, name)
         annotator = access.insert_account(db, name, "annotator", hashed)
         connection.execute(
-            "UPDATE annotator SET invitation_id = ?, quota = ? WHERE id = ?", (row["id"], row["quota"], annotator.id)
+            """UPDATE annotator SET invitation_id = :invitation, quota = :quota, language = :language
+               WHERE id = :annotator""",
+            {
+                **{"invitation": row["id"], "quota": row["quota"]},
+                **{"language": access.language_used(), "annotator": annotator.id},
+            },
         )
         if row["group_name"] is not None:
             annotator_groups.set_groups(db, annotator.id, (row["group_name"],))
@@ -176,7 +181,7 @@ class JoinPages:
         """Ask for a name and a password, where the link is good."""
         token = request.query_params.get("token", "")
         if not await asyncio.to_thread(is_open, self.db, token):
-            return self.page("", NOT_VALID, 404)
+            return self.page("", _(NOT_VALID), 404)
         return self.page(token)
 
     async def join(self, request: Request) -> Response:
@@ -186,7 +191,7 @@ class JoinPages:
             return self.page("", _("This form is too large."), 413)
         token, name = form.get("token", ""), form.get("name", "").strip()
         if not await asyncio.to_thread(is_open, self.db, token):
-            return self.page("", NOT_VALID, 404)
+            return self.page("", _(NOT_VALID), 404)
         address = request.client.host if request.client else ""
         attempted = f"{PATH} {name}"  # nobody is kept from signing in by what is tried here: no name has a blank
         wait = self.sign_in.throttle.attempt(address, attempted)
@@ -197,7 +202,7 @@ class JoinPages:
             async with turn, self.sign_in.hashing:
                 annotator = await asyncio.to_thread(accept, self.db, token, name, form.get("password", ""))
         except UserError as error:
-            gone = str(error) == NOT_VALID
+            gone = str(error) == _(NOT_VALID)
             return self.page("" if gone else token, str(error), 404 if gone else 409, name)
         self.sign_in.throttle.succeeded(address, attempted)
         return await self.sign_in.welcome(request, annotator)

@@ -18,10 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.translation import _
+from annotation.translation import Language, _, speaking
 from annotation.web import access, sign_in_pages
 from annotation.web.access import LoginThrottle
 from annotation.web.destinations import BEGINNING, NEXT, destination, sign_in_address
+from annotation.web.languages import heard
 from annotation.web.space import Space
 
 # Gradio's bundle compiles its templates (unsafe-eval) and writes its configuration into the page (unsafe-inline).
@@ -60,8 +61,8 @@ BROWSER_DAYS = 180
 class SecurityHeaders:
     """Adds the security headers to every answer, streams and failures included, and says what browsers may keep.
 
-    Pages of the origins in `frames` may show these in a frame. The first that a request meets, so that the answer to
-    one that fails anywhere behind it has the headers as well.
+    Pages of the origins in `frames` may show these in a frame. Behind nothing that could fail, so that the answer
+    to a request that fails anywhere has the headers as well.
     """
 
     def __init__(self, app: ASGIApp, frames: Sequence[str] = ()) -> None:
@@ -194,7 +195,9 @@ class OutOfFrames:
 
 
 class SignedIn:
-    """Lets only people with a session through, and says who they are under ANNOTATOR_KEY in the scope."""
+    """Lets only people with a session through, says who they are under ANNOTATOR_KEY in the scope, and speaks their
+    language.
+    """
 
     def __init__(self, app: ASGIApp, db: Database, cookie: str, open_paths: Sequence[str] = OPEN_PATHS) -> None:
         self.app = app
@@ -213,7 +216,8 @@ class SignedIn:
         headers = Headers(scope=scope)
         annotator = access.session_annotator(self.db, session_token(headers, self.cookie))
         if annotator is not None:
-            await self.app({**scope, ANNOTATOR_KEY: annotator}, receive, send)
+            with speaking(await heard(annotator.language)) as language:
+                await self.app({**scope, ANNOTATOR_KEY: annotator}, receive, naming(language, send))
             return
         wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
         refusal = (
@@ -222,6 +226,17 @@ class SignedIn:
             else JSONResponse({"error": _("Sign in first.")}, 401)
         )
         await refusal(scope, receive, send)
+
+
+def naming(language: Language, send: Send) -> Send:
+    """Says in the head of an answer which language it is in: a page that is in another one is out of date."""
+
+    async def send_with_language(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["Content-Language"] = language.code
+        await send(message)
+
+    return send_with_language
 
 
 def session_token(headers: Headers, cookie: str) -> str:
@@ -256,7 +271,7 @@ def after_waiting(page: HTMLResponse, wait: float) -> HTMLResponse:
 
 @dataclass(frozen=True)
 class SignIn:
-    """The routes for signing in with a password or the owner's link, and for signing out."""
+    """The routes for signing in with a password or the owner's link, for choosing a language, and for signing out."""
 
     db: Database
     cookie: str
@@ -280,6 +295,7 @@ class SignIn:
             Route("/login", self.sign_in, methods=["POST"]),
             Route("/logout", self.sign_out, methods=["GET", "POST"]),
             Route("/signin", self.follow_link, methods=["GET"]),
+            Route("/language", self.choose_language, methods=["POST"]),
         ]
         return routes if self.space is None else [*routes, Route("/recorded", self.show_notice, methods=["GET"])]
 
@@ -336,6 +352,17 @@ class SignIn:
         response = RedirectResponse("/login", 303)
         response.delete_cookie(self.cookie, httponly=True, samesite="lax")
         return response
+
+    async def choose_language(self, request: Request) -> Response:
+        """Answer whoever is signed in in another language from now on, and open the page anew that they came from."""
+        annotator: Annotator = request.scope[ANNOTATOR_KEY]
+        form = await read_form(request) or {}
+        try:
+            await asyncio.to_thread(access.set_language, self.db, annotator.name, form.get("language", ""))
+        except UserError as error:
+            return HTMLResponse(sign_in_pages.dead_end(str(error)), 400, NOT_STORED)
+        here = request.headers.get("referer", "").partition("//")[2].partition("/")[2]
+        return RedirectResponse(destination(f"/{here}"), 303)
 
     async def welcome(self, request: Request, annotator: Annotator, wanted: str = BEGINNING) -> Response:
         """Open a session and go to the wanted page."""

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.web import access
 from annotation.web.access import LoginThrottle
 from annotation.web.destinations import destination
@@ -31,7 +31,7 @@ RETURN: Final = "/login/callback"
 COOKIE: Final = "prefloop-sign-in"
 MINUTES: Final = 10
 TIMEOUT_SECONDS: Final = 10.0
-AGAIN: Final = _("Try again.")
+AGAIN: Final = N_("Try again.")
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class HubSignIn:
         state, verifier, wanted = brought_back(request.cookies.get(COOKIE, ""))
         if not state or not secrets.compare_digest(state.encode(), request.query_params.get("state", "").encode()):
             problem = _("This sign-in took longer than {minutes} minutes, or began in another browser. {again}").format(
-                minutes=MINUTES, again=AGAIN
+                minutes=MINUTES, again=_(AGAIN)
             )
             return self.refuse(problem, 400)
         if "error" in request.query_params:
@@ -190,7 +190,7 @@ class HubSignIn:
             logger.warning("%s refused (%d)", url, answer.status_code)
             raise UserError(
                 _("Hugging Face did not accept this sign-in, perhaps because it was used already. {again}").format(
-                    again=AGAIN
+                    again=_(AGAIN)
                 )
             )
         if not isinstance(found, dict):
@@ -221,7 +221,7 @@ def refusal(error: str) -> str:
     """What the Hub's word for a refusal means."""
     if error == "access_denied":
         return _("You did not let Prefloop know who you are, so you are not signed in.")
-    return _("Hugging Face did not sign you in ({error}). {again}").format(error=error[:60], again=AGAIN)
+    return _("Hugging Face did not sign you in ({error}). {again}").format(error=error[:60], again=_(AGAIN))
 
 
 def read_user(told: Mapping[str, Any]) -> HubUser:

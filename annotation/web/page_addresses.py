@@ -21,6 +21,7 @@ from annotation.web.middleware import ANNOTATOR_KEY
 # A tab and up to three steps within it, as a server reads them: with their %-escapes taken for what they mean.
 ADDRESS: Final = re.compile(r"/(?P<tab>[a-z][a-z-]{0,39})(?:/[^/\x00-\x1f\x7f]{1,200}){0,3}/?")
 BASE: Final = b'<base href="./" />'
+LANGUAGE: Final = re.compile(rb'<html\s+lang="en"')
 BEFORE: Final = b"<script data-gradio-mode>"
 SCRIPTS: Final = re.compile(r"/assets/(?:Blocks|core)-[\w-]+\.js")
 # In Gradio 6.31: an early return, and a table by component, kept for as long as the listeners are the same.
@@ -108,13 +109,17 @@ class PageHead(Rewriting):
     """Puts something into the head of Gradio's page, and has its files found from any address."""
 
     inserted: str
+    language: str
+    """What the html element says of the page's language."""
 
     def concerns(self, path: str) -> bool:
         return path == "/"
 
     def changed(self, whole: bytes) -> bytes:
         assert whole.count(BASE) == whole.count(BEFORE) == 1, "Gradio's page is another one"
-        based = whole.replace(BASE, b'<base href="/" />', 1)
+        told, found = LANGUAGE.subn(b"<html " + self.language.encode(), whole)
+        assert found == 1, "Gradio's page is another one"
+        based = told.replace(BASE, b'<base href="/" />', 1)
         return based.replace(BEFORE, self.inserted.encode() + BEFORE, 1)
 
 

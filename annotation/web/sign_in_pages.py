@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from annotation.translation import LANGUAGE, _
+from annotation.translation import N_, _, spoken
 from annotation.ui import stylesheet
 from annotation.ui.markup import escape
 from annotation.web.destinations import BEGINNING, with_destination
@@ -16,13 +16,13 @@ PASSWORD_FORM: Final = """<form method="post" action="{action}">
 <input id="password" name="password" type="password" autocomplete="current-password" required>
 <button>{button}</button>
 </form>"""
-TITLE: Final = _("What is recorded")
+TITLE: Final = N_("What is recorded")
 RECORDED: Final = (
-    _("your name and number on Hugging Face; no password, no e-mail address"),
-    _("each of your judgements: what you chose, reasons, flags, notes, edited answers and prompts that you write"),
-    _("with each: when it was, the seconds it took, and in which order the answers were shown"),
+    N_("your name and number on Hugging Face; no password, no e-mail address"),
+    N_("each of your judgements: what you chose, reasons, flags, notes, edited answers and prompts that you write"),
+    N_("with each: when it was, the seconds it took, and in which order the answers were shown"),
 )
-WHAT_FOR: Final = _(
+WHAT_FOR: Final = N_(
     "A judgement that you undo or change stays in the record, marked as such. Your judgements train language models. "
     "The admins see them under your name; exported or published, they carry a pseudonym instead, unless an admin "
     "decides otherwise. One cookie keeps you signed in for a day. If you sign in with a password, another one tells "
@@ -113,13 +113,13 @@ def button(address: str, label: str, attributes: str = "") -> str:
 
 def recorded(author: str) -> str:
     """The notice to annotators."""
-    items = "\n".join(f"<li>{escape(item)}</li>" for item in RECORDED)
+    items = "\n".join(f"<li>{escape(_(item))}</li>" for item in RECORDED)
     runs = _(
         "{author} runs this Space and answers questions about it. Don't write anything here that is to stay private."
     ).format(author=author)
     return (
-        f'<section class="notice"><h2>{escape(TITLE)}</h2>\n<ul>\n{items}\n</ul>\n'
-        f"<p>{escape(WHAT_FOR)}</p>\n<p>{escape(runs)}</p></section>"
+        f'<section class="notice"><h2>{escape(_(TITLE))}</h2>\n<ul>\n{items}\n</ul>\n'
+        f"<p>{escape(_(WHAT_FOR))}</p>\n<p>{escape(runs)}</p></section>"
     )
 
 
@@ -133,7 +133,7 @@ def dead_end(said: str) -> str:
 
 def notice_page(author: str) -> str:
     """The notice by itself, for those who are signed in."""
-    return page(TITLE, "<h1>Prefloop</h1>", recorded(author), way_back())
+    return page(_(TITLE), "<h1>Prefloop</h1>", recorded(author), way_back())
 
 
 def way_back() -> str:
@@ -163,7 +163,7 @@ def frame_page(address: str) -> str:
 def page(title: str, *parts: str) -> str:
     """A small page around these parts."""
     shown = title if title == "Prefloop" else f"{title} · Prefloop"
-    head = PAGE.replace("<!--language-->", f'lang="{LANGUAGE.code}" dir="{LANGUAGE.direction}"')
+    head = PAGE.replace("<!--language-->", spoken().attributes)
     styled = head.replace("<!--style-->", stylesheet.FOR_PLAIN_PAGES).replace("<!--icon-->", stylesheet.ICON)
     return styled.replace("<!--title-->", escape(shown)).replace("<!--parts-->", "\n".join(parts))
 

@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from annotation.records import Role, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 HUB: Final = "https://huggingface.co"
 # The embedded model's package must be installed without its dependencies, which a Space's requirements can't say.
@@ -21,7 +21,7 @@ HUB_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})")
 # Words of the two rules; anything else is a list of names.
 ADMINS: Final = ("owner", "org")
 ANNOTATORS: Final = ("everybody", "nobody", "owner", "org")
-ZERO_GPU_NOTICE: Final = _(
+ZERO_GPU_NOTICE: Final = N_(
     "This Space has ZeroGPU: a GPU is lent for a minute to a function that a page calls, never to a "
     "process in the background. Training, checks and AI judges are such processes, so here they have the "
     "processors alone and are slow: choose paid hardware in the Space's settings, or rent some for one "

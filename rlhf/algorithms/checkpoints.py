@@ -87,12 +87,22 @@ class Checkpoint:
     path: Path
     step: int
 
+    @property
+    def last(self) -> bool:
+        """Whether the training was over after that step."""
+        manifest = json.loads((self.path / MANIFEST).read_text("utf-8"))
+        return bool(manifest["step"] >= manifest["steps"])
+
     @torch.no_grad()
-    def restore(self, weights: Mapping[str, Tensor], optimiser: Any, device: torch.device) -> dict[str, Any]:
-        """Put weights and optimiser back as they were; returns what else was written, its tensors on this device."""
+    def restore_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put the weights back as they were."""
         stored = load_file(self.path / WEIGHTS)
         for name, value in weights.items():
             value.copy_(stored[name])
+
+    def restore(self, weights: Mapping[str, Tensor], optimiser: Any, device: torch.device) -> dict[str, Any]:
+        """Put weights and optimiser back as they were; returns what else was written, its tensors on this device."""
+        self.restore_weights(weights)
         state = torch.load(self.path / STATE, map_location="cpu", weights_only=True)
         optimiser.load_state_dict(state["optimiser"])
         further: dict[str, Any] = moved(state["further"], device)

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, to_json
@@ -20,7 +20,7 @@ class MeasureSpec(JobSpec):
     """Run a few steps of a training job and keep nothing but its figures: seconds, memory, parameters."""
 
     kind: ClassVar = "measure"
-    title: ClassVar = _("measuring")
+    title: ClassVar = N_("measuring")
     training: str = ""
     """The training job's spec, as JSON."""
     steps: PositiveInt = 3
@@ -34,7 +34,7 @@ class MeasureSpec(JobSpec):
     def about(self) -> str:
         """What is measured."""
         training = self.trains()
-        return self.title if training is None else _("measuring {about}").format(about=training.about())
+        return _(self.title) if training is None else _("measuring {about}").format(about=training.about())
 
     def facts(self) -> Facts:
         """How many steps."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
@@ -20,7 +20,7 @@ class MergeSpec(JobSpec):
     """Add an adapter to the 16-bit weights that it belongs to, as a policy of its own that needs no adapter."""
 
     kind: ClassVar = "merge"
-    title: ClassVar = _("merging")
+    title: ClassVar = N_("merging")
     short: ClassVar = "merged"
     revision: str = ""
     """Revision of the adapter."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from annotation.records import Prompt, Sampling, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.algorithms.checkpoints import (
     CheckpointManifest,
     CheckpointPace,
@@ -52,8 +52,8 @@ SAMPLE_TOKENS = 64
 SAMPLE_SEED = 77_000
 Diverging = Literal["loss", "gradient"]
 DIVERGED: Final[Mapping[Diverging, str]] = {
-    "loss": _("The loss became not a number at step {step}, so the run was stopped."),
-    "gradient": _("The gradient became not a number at step {step}, so the run was stopped."),
+    "loss": N_("The loss became not a number at step {step}, so the run was stopped."),
+    "gradient": N_("The gradient became not a number at step {step}, so the run was stopped."),
 }
 
 
@@ -114,7 +114,7 @@ def diverged_sentence(what: Diverging, step: int, checkpoints: Path) -> str:
     )
     return " ".join(
         (
-            DIVERGED[what].format(step=step + 1),
+            _(DIVERGED[what]).format(step=step + 1),
             anew if last is None else kept.format(name=last.path.name),
             _("Or start a new run with a lower learning_rate (a third is a good try), or with precision fp32."),
         )
@@ -328,6 +328,15 @@ class TrainingProgress:
         self.run.log(f"resuming from {self.checkpoint.path.name}")
         learner = self.learner
         return self.checkpoint.restore(learner.weights(), learner.optimiser, learner.accelerator.device)
+
+    def over(self) -> bool:
+        """Whether the last checkpoint was written when all was done, perhaps before the last step; its weights are put
+        back then."""
+        if self.checkpoint is None or not self.checkpoint.last:
+            return False
+        self.checkpoint.restore_weights(self.learner.weights())
+        self.run.report(self.checkpoint.step, self.checkpoint.step, {}, _("training"))
+        return True
 
     def begin(self, step: int, steps: int) -> None:
         """The run goes on after this step."""

@@ -217,6 +217,8 @@ def learn(run: Run, spec: TrainingSpec, trainer: Any, asked: Sequence[Prompt] | 
     """
     progress = TrainingProgress(run, spec, trainer, asked)
     trainer.add_callback(ProgressCallback(progress, trainer))
+    if progress.over():
+        return progress.figures
     with resumed_at(progress.checkpoint, trainer.args) as directory:
         trainer.train(resume_from_checkpoint=directory)
     return progress.figures
@@ -265,7 +267,8 @@ class ProgressCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         numbers = {key: float(value) for key, value in (logs or {}).items() if key != "epoch"}
-        if "loss" in numbers and self.progress.report(state.global_step, state.max_steps, numbers):
+        last = state.global_step if control.should_training_stop else state.max_steps
+        if "loss" in numbers and self.progress.report(state.global_step, last, numbers):
             control.should_training_stop = True
 
 

@@ -22,7 +22,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PromptRow
 from annotation.records import Prompt, UserError, now
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.data.snapshots import CountedRows, snapshot_counts, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
@@ -42,13 +42,13 @@ SAMPLE_PROMPTS = 3
 # Between the seeds of two checks of one candidate: more than there are prompts.
 SEEDS_APART = 1000
 
-NONE = _("There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again.")
+NONE = N_("There is no held-out prompt to measure on. Import some, with a share that is held out, and check it again.")
 
-NOTHING_TO_CHECK = _(
+NOTHING_TO_CHECK = N_(
     "Nothing is held out: what comes of this run can't be checked on prompts it was not trained on. Import "
     "some with a share that is held out before you start."
 )
-NO_PAIRS_TO_CHECK = _(
+NO_PAIRS_TO_CHECK = N_(
     "No judged comparison is held out: how often the reward model is right can't be measured, and "
     "training a policy against it asks for that. Judge some answers to held-out prompts before you start."
 )
@@ -130,7 +130,7 @@ def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
     """
     found, made, seed = open_prompts(db), versions(db), new_seed()
     if not found:
-        raise UserError(NONE)
+        raise UserError(_(NONE))
     if made and made[-1].prompts == len(found) <= most and not without(found, known_prompts(data_dir, made[-1])):
         return made[-1]
     return record(db, data_dir, drawn(found, most, seed), most, seed)
@@ -226,25 +226,25 @@ def fresh_prompts(db: Database) -> list[Prompt]:
     return without(map(store.read_prompt, rows), sample_prompts(db))
 
 
-SHARED = _(
+SHARED = N_(
     "The gate goes by the same prompts, on which {decisions} candidates have been decided. For a set of its own, which "
     "no report shows, {missing} more held-out prompts are needed."
 )
-OWN = _(
+OWN = N_(
     "The gate goes by {prompts} others, which no report shows (version {version}, drawn on {created}); {decisions} "
     "candidates have been decided on them."
 )
-WORN = _("That is enough: import {missing} more held-out prompts, and the next candidate has a new version.")
+WORN = N_("That is enough: import {missing} more held-out prompts, and the next candidate has a new version.")
 
 
 def gate_sentence(db: Database) -> str:
     """Which prompts the gate goes by and how many decisions they have carried, for people."""
     made, missing = gate_sets(db), max(LEAST - len(fresh_prompts(db)), 0)
     if not made:
-        return SHARED.format(decisions=decisions(db, 0), missing=missing) if missing else ""
+        return _(SHARED).format(decisions=decisions(db, 0), missing=missing) if missing else ""
     last, carried = made[-1], decisions(db, made[-1].version)
-    said = OWN.format(prompts=last.prompts, version=last.version, created=last.created[:10], decisions=carried)
-    return f"{said} {WORN.format(missing=missing)}" if missing and carried >= MOST_DECISIONS else said
+    said = _(OWN).format(prompts=last.prompts, version=last.version, created=last.created[:10], decisions=carried)
+    return f"{said} {_(WORN).format(missing=missing)}" if missing and carried >= MOST_DECISIONS else said
 
 
 def that_count(db: Database, version: int) -> frozenset[int] | None:
@@ -362,7 +362,10 @@ def unused_prompts(db: Database, data_dir: Path) -> list[Prompt]:
 
 # ------------------------------------------------------------------------------------------------------- looked at
 def nothing_to_check(db: Database, spec: TrainingSpec, held_out: int) -> str:
-    """What is said before a training that nothing is held out for; empty if there is. `held_out`: items of its data."""
+    """What is said before a training that nothing is held out for, in English; empty if there is.
+
+    `held_out`: items of its data.
+    """
     if spec.makes == "reward":
         return "" if held_out else NO_PAIRS_TO_CHECK
     return "" if db.value("SELECT 1 FROM prompt WHERE split = 'held-out' LIMIT 1") else NOTHING_TO_CHECK
@@ -387,7 +390,7 @@ def sample_prompts(db: Database) -> list[Prompt]:
 def prompts_of(data_dir: Path, sha256: str) -> list[Prompt]:
     """The prompts of a version, after checking its hash. Raises UserError if the file is gone or was changed."""
     if not sha256:
-        raise UserError(NONE)
+        raise UserError(_(NONE))
     return [
         Prompt(row.messages, "held-out", "held-out set", row.prompt_id)
         for row in load_snapshot(data_dir, sha256, PromptRow)

@@ -17,7 +17,7 @@ from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
 from annotation.records import Split, UserError, now
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import LeftOut, Rows
@@ -245,30 +245,30 @@ def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: str = "p
 
 
 MORE = {
-    "pairs": _("Judge more comparisons first."),
-    "demonstrations": _("Import some on the Data tab, mend answers while annotating, or choose an example set."),
-    "prompts": _("Import prompts on the Data tab."),
+    "pairs": N_("Judge more comparisons first."),
+    "demonstrations": N_("Import some on the Data tab, mend answers while annotating, or choose an example set."),
+    "prompts": N_("Import prompts on the Data tab."),
 }
 # What helps where there would be enough but for a reason, and what is said of rows that are all left out for it.
 CURES = {
-    "template": _("Change what it refuses in the prompts, or start a data directory with another model."),
-    "too-long": _("Raise max_length."),
-    "identical": _("Answers differ more at a higher temperature, on the Project tab."),
-    "earlier": _('Train on all judgements (scope "all"), or judge more comparisons first.'),
-    "excluded": _("Let the annotators who are left out count again, on the Quality tab, or judge more comparisons."),
+    "template": N_("Change what it refuses in the prompts, or start a data directory with another model."),
+    "too-long": N_("Raise max_length."),
+    "identical": N_("Answers differ more at a higher temperature, on the Project tab."),
+    "earlier": N_('Train on all judgements (scope "all"), or judge more comparisons first.'),
+    "excluded": N_("Let the annotators who are left out count again, on the Quality tab, or judge more comparisons."),
 }
 ALL_LEFT_OUT = {
     "template": {
-        "pairs": _("All {count} pairs were refused by the model's chat template: {refusal}"),
-        "demonstrations": _("All {count} demonstrations were refused by the model's chat template: {refusal}"),
-        "prompts": _("All {count} prompts were refused by the model's chat template: {refusal}"),
+        "pairs": N_("All {count} pairs were refused by the model's chat template: {refusal}"),
+        "demonstrations": N_("All {count} demonstrations were refused by the model's chat template: {refusal}"),
+        "prompts": N_("All {count} prompts were refused by the model's chat template: {refusal}"),
     },
     "too-long": {
-        "pairs": _("All {count} pairs are longer than max_length."),
-        "demonstrations": _("All {count} demonstrations are longer than max_length."),
-        "prompts": _("All {count} prompts are longer than max_length."),
+        "pairs": N_("All {count} pairs are longer than max_length."),
+        "demonstrations": N_("All {count} demonstrations are longer than max_length."),
+        "prompts": N_("All {count} prompts are longer than max_length."),
     },
-    "identical": {"pairs": _("In all {count} pairs the two answers are the same text.")},
+    "identical": {"pairs": N_("In all {count} pairs the two answers are the same text.")},
 }
 
 
@@ -278,12 +278,12 @@ def shortage(unit: str, found: int, at_least: int, left_out: Mapping[str, int]) 
         return ""
     causes = [reason for reason in CURES if left_out.get(reason)]
     enough_but_for = found + sum(left_out[reason] for reason in causes) >= at_least
-    cures = " ".join(CURES[reason] for reason in causes) if enough_but_for else MORE[unit]
+    cures = " ".join(_(CURES[reason]) for reason in causes) if enough_but_for else _(MORE[unit])
     if found or not enough_but_for or len(causes) > 1 or unit not in ALL_LEFT_OUT.get(causes[0], {}):
         return f"{too_few(unit, found, at_least)} {cures} {left_out_sentence(left_out)}".strip()
     count, refusal = left_out[causes[0]], ended(getattr(left_out, "refusal", ""))
     rest = {reason: number for reason, number in left_out.items() if reason != causes[0]}
-    said = ALL_LEFT_OUT[causes[0]][unit].format(count=count, refusal=refusal)
+    said = _(ALL_LEFT_OUT[causes[0]][unit]).format(count=count, refusal=refusal)
     return f"{said} {cures} {left_out_sentence(rest)}".strip()
 
 
@@ -321,7 +321,7 @@ def left_out_sentence(left_out: Mapping[str, int]) -> str:
 def reason_text(reason: str, left_out: Mapping[str, int]) -> str:
     """A reason in words, with what the chat template said."""
     refusal = getattr(left_out, "refusal", "") if reason == "template" else ""
-    return f"{REASONS.get(reason, reason)}{f' ({refusal})' if refusal else ''}"
+    return f"{_(REASONS.get(reason, reason))}{f' ({refusal})' if refusal else ''}"
 
 
 def snapshot_counts(db: Database, sha256: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from annotated_types import Interval
 from annotation import store
 from annotation.database import Database
 from annotation.records import Sampling
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data import held_out_sets, snapshots
@@ -30,7 +30,7 @@ class CheckSpec(JobSpec):
     """Let a candidate, the serving policy and the base answer the held-out prompts with the same seeds, and compare."""
 
     kind: ClassVar = "check"
-    title: ClassVar = _("check")
+    title: ClassVar = N_("check")
     candidate: str = ""
     """Revision of the policy to check."""
     against: str = "serving"

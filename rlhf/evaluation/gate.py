@@ -127,13 +127,18 @@ class Rule:
                     _(
                         "{field}: {most} are fewer than the {least} before which nothing is decided. Raise the one or "
                         "lower the other."
-                    ).format(field=COUNTS[most], most=getattr(rule, most), least=getattr(rule, least))
+                    ).format(field=label(most), most=getattr(rule, most), least=getattr(rule, least))
                 )
         return rule
 
 
-COUNTS = {name: _(label_of(hint)) for name, hint in hints_of(Rule).items() if bare(hint) is int}
-NUMBERS = {name: _(label_of(hint)) for name, hint in hints_of(Rule).items() if bare(hint) is float}
+COUNTS = tuple(name for name, hint in hints_of(Rule).items() if bare(hint) is int)
+NUMBERS = tuple(name for name, hint in hints_of(Rule).items() if bare(hint) is float)
+
+
+def label(name: str) -> str:
+    """What a number of the rule is called, for people."""
+    return _(label_of(hints_of(Rule)[name]))
 
 
 # ----------------------------------------------------------------------------------------------------------- findings
@@ -631,7 +636,7 @@ def trusted(rule: Rule, judge: JudgeFindings) -> Criterion:
     threshold = _("agrees with people in at least {wanted}").format(wanted=wanted)
     if judge.trust is None:
         why = _("It has not been compared with people: let it judge comparisons that they have judged.")
-        return Criterion(name, NOT_MEASURED, threshold, "missing", why)
+        return Criterion(name, _(NOT_MEASURED), threshold, "missing", why)
     low = judge.trust.low
     passed = low >= rule.judge_trust
     value = _("at least {beside} ({value} of {n})").format(
@@ -648,7 +653,8 @@ def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
     """
     name, threshold = _("Preferred by the judge {name} at equal lengths").format(name=judge.name), _("all above 50%")
     if judge.length_controlled is None:
-        return Criterion(name, NOT_MEASURED, threshold, "missing", _("Its win rate at equal lengths was not measured."))
+        why = _("Its win rate at equal lengths was not measured.")
+        return Criterion(name, _(NOT_MEASURED), threshold, "missing", why)
     rate = judge.length_controlled
     passed = rate.low > 0.5
     value = _("{value} ({low} to {high})").format(
@@ -682,28 +688,31 @@ class MetricLimit:
 
 LIMITS = (
     MetricLimit(
-        _("KL to its anchor, nats a token"), "kl_per_token", "kl_most", _("How far it has moved from its anchor.")
+        N_("KL to its anchor, nats a token"), "kl_per_token", "kl_most", N_("How far it has moved from its anchor.")
     ),
     MetricLimit(
-        _("Surprise to its anchor, ratio"), "nll_ratio", "nll_ratio_most", _("Whether its answers are still language.")
+        N_("Surprise to its anchor, ratio"),
+        "nll_ratio",
+        "nll_ratio_most",
+        N_("Whether its answers are still language."),
     ),
     MetricLimit(
-        "Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", _("Whether its answers repeat themselves.")
+        "Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", N_("Whether its answers repeat themselves.")
     ),
     MetricLimit(
-        _("Answers cut off, more than its anchor's"),
+        N_("Answers cut off, more than its anchor's"),
         "truncated_more",
         "truncated_more_most",
-        _("Whether its answers still come to an end."),
+        N_("Whether its answers still come to an end."),
     ),
     MetricLimit(
-        _("Perplexity of the fixed text, ratio"),
+        N_("Perplexity of the fixed text, ratio"),
         "perplexity_ratio",
         "perplexity_ratio_most",
-        _("Whether it still knows what it was not trained on."),
+        N_("Whether it still knows what it was not trained on."),
     ),
     MetricLimit(
-        _("Lost on the probes"), "probes_fall", "probes_fall_most", _("Whether it still can do what it could.")
+        N_("Lost on the probes"), "probes_fall", "probes_fall_most", N_("Whether it still can do what it could.")
     ),
 )
 
@@ -743,11 +752,11 @@ def within_limits(rule: Rule, measured: Measured) -> list[Criterion]:
         value, bound = getattr(measured, limit.figure), getattr(rule, limit.bound)
         threshold = (_("at least {bound}") if limit.least else _("at most {bound}")).format(bound=number(bound, 6))
         if value is None:
-            found.append(Criterion(limit.name, NOT_MEASURED, threshold, "missing", limit.why))
+            found.append(Criterion(_(limit.name), _(NOT_MEASURED), threshold, "missing", _(limit.why)))
             continue
         shown = _("not a number") if isnan(value) else beside(value, bound, number)
         verdict: Passed = "pass" if limit.holds(value, bound) else "fail"
-        found.append(Criterion(limit.name, shown, threshold, verdict, limit.why))
+        found.append(Criterion(_(limit.name), shown, threshold, verdict, _(limit.why)))
     return found
 
 
@@ -755,31 +764,31 @@ def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
     """Whether the figures rest on enough held-out prompts; too few are as if nothing had been measured."""
     name, threshold = _("Held-out prompts"), _("at least {prompts_least}").format(prompts_least=rule.prompts_least)
     if findings.prompts is None:
-        return Criterion(name, NOT_MEASURED, threshold, "missing", _("What the figures rest on."))
+        return Criterion(name, _(NOT_MEASURED), threshold, "missing", _("What the figures rest on."))
     passed = findings.prompts >= rule.prompts_least
     few = _("Too few to tell.")
-    why = _("Enough to tell.") if passed else f"{few} {MORE_PROMPTS}"
+    why = _("Enough to tell.") if passed else f"{few} {_(MORE_PROMPTS)}"
     return Criterion(name, str(findings.prompts), threshold, "pass" if passed else "few", why)
 
 
-MORE_PROMPTS = _("Import more, and make a new version of the held-out set.")
+MORE_PROMPTS = N_("Import more, and make a new version of the held-out set.")
 
 
-YES = _("yes")
+YES = N_("yes")
 
 
-DIFFERENT = _("Different from what serves")
-SAME = _("It does not differ from what serves: it answers every prompt in the same words.")
+DIFFERENT = N_("Different from what serves")
+SAME = N_("It does not differ from what serves: it answers every prompt in the same words.")
 
 
 def differs(findings: Findings) -> Criterion:
     """Whether there is anything to promote."""
-    return yes_or_no(DIFFERENT, findings.identical_to_serving, _("Whether promoting it would change anything."))
+    return yes_or_no(_(DIFFERENT), findings.identical_to_serving, _("Whether promoting it would change anything."))
 
 
 REWARDLESS: Mapping[Rewardless, str] = {
-    "no reward": _("{not_measured}: no reward took part").format(not_measured=NOT_MEASURED),
-    "made elsewhere": _("{not_measured}: it was not trained here").format(not_measured=NOT_MEASURED),
+    "no reward": N_("{not_measured}: no reward took part"),
+    "made elsewhere": N_("{not_measured}: it was not trained here"),
 }
 
 
@@ -788,10 +797,11 @@ def no_hacking(findings: Findings) -> Criterion:
     name, why = _("No reward hacking"), _("Whether its reward went up and its win rate with it.")
     hacked = findings.reward_hacking
     if hacked == "no reward" or hacked == "made elsewhere":
-        return Criterion(name, REWARDLESS[hacked], YES, "inapplicable", why)
+        said = _(REWARDLESS[hacked]).format(not_measured=_(NOT_MEASURED))
+        return Criterion(name, said, _(YES), "inapplicable", why)
     if hacked == "open":
         return Criterion(
-            name, _("can't be told yet"), YES, "open", _("{why} It takes more comparisons to tell.").format(why=why)
+            name, _("can't be told yet"), _(YES), "open", _("{why} It takes more comparisons to tell.").format(why=why)
         )
     return yes_or_no(name, hacked, why)
 
@@ -799,8 +809,8 @@ def no_hacking(findings: Findings) -> Criterion:
 def yes_or_no(name: str, problem: bool | None, why: str) -> Criterion:
     """A criterion that is met where there is no trouble."""
     if problem is None:
-        return Criterion(name, NOT_MEASURED, YES, "missing", why)
-    return Criterion(name, _("no") if problem else YES, YES, "fail" if problem else "pass", why)
+        return Criterion(name, _(NOT_MEASURED), _(YES), "missing", why)
+    return Criterion(name, _("no") if problem else _(YES), _(YES), "fail" if problem else "pass", why)
 
 
 # ----------------------------------------------------------------------------------------------------------- settling
@@ -814,8 +824,8 @@ def ruling(rule: Rule, people: EvidenceSource, panel: Sequence[JudgeEvidence], l
     worse = [voter.source for voter in panel if voter.says == "worse"]
     if people.standing == "worse":
         return "reject", preferred(people, "worse"), None
-    if any(one.name == DIFFERENT for one in failed):
-        return "reject", SAME, None
+    if any(one.name == _(DIFFERENT) for one in failed):
+        return "reject", _(SAME), None
     if failed:
         listed = "; ".join(
             _("{name}: {value}, asked for: {threshold}").format(name=one.name, value=one.value, threshold=one.threshold)
@@ -883,7 +893,7 @@ def unmeasured(limits: Sequence[Criterion]) -> str:
         said.append(not_all.format(missing="; ".join(missing)))
     few = _("{count} held-out prompts are too few to tell (asked for: {wanted}).")
     found = [one for one in limits if one.verdict == "few"]
-    said += [f"{few.format(count=one.value, wanted=one.threshold)} {MORE_PROMPTS}" for one in found]
+    said += [f"{few.format(count=one.value, wanted=one.threshold)} {_(MORE_PROMPTS)}" for one in found]
     return " ".join(said)
 
 

@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.metrics.evidence import DecidedOutcome, by_prompt
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
-from annotation.translation import _
+from annotation.translation import N_, _, of_server, speaking, spoken
 from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
@@ -188,7 +188,7 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
     return None if optimised_against(trained) else hacked
 
 
-LATER = _("It was asked after the first check, which settles who may decide.")
+LATER = N_("It was asked after the first check, which settles who may decide.")
 
 
 def panel_findings(
@@ -201,7 +201,11 @@ def panel_findings(
     return tuple(
         replace(
             judge_findings(
-                db, judge, policy, against, conflict_of_interest(db, judge, policy) or ("" if name in first else LATER)
+                db,
+                judge,
+                policy,
+                against,
+                conflict_of_interest(db, judge, policy) or ("" if name in first else _(LATER)),
             ),
             gave_up=next((check.report.judged[name].gave_up for check in checks if name in check.report.judged), ""),
         )
@@ -286,11 +290,11 @@ def spent_prompts(db: Database, policy: Policy) -> frozenset[int]:
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions
-_cache: WeakKeyDictionary[Database, tuple[Any, dict[tuple[str, str], Any]]] = WeakKeyDictionary()
+_cache: WeakKeyDictionary[Database, tuple[Any, dict[tuple[str, ...], Any]]] = WeakKeyDictionary()
 Cached = TypeVar("Cached")
 
 
-def cached(db: Database, name: tuple[str, str], work: Callable[[], Cached]) -> Cached:
+def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> Cached:
     """What this work comes to, kept until a row changes that a decision depends on.
 
     The loop and the pages ask every few seconds. Only for what depends on judgements, decisions, checks and the rule.
@@ -327,7 +331,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
             decision = given_up(decision, len(checks), used_up)
         return found, decision
 
-    return cached(db, ("decision", policy.revision), look)
+    return cached(db, ("decision", policy.revision, spoken().code), look)  # it says so in words
 
 
 def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:
@@ -466,35 +470,35 @@ def progress_of(db: Database, job: Job) -> str:
         return _("It waits for its check (job {number}, first in the queue, behind job {running}).").format(
             number=job.id, running=running[0].id
         )
-    said = IN_THE_QUEUE[min(place, len(IN_THE_QUEUE) - 1)]
+    said = _(IN_THE_QUEUE[min(place, len(IN_THE_QUEUE) - 1)])
     return said.format(number=job.id, place=place + 1)
 
 
 # By how many are before it.
 IN_THE_QUEUE = (
-    _("It waits for its check (job {number}, first in the queue)."),
-    _("It waits for its check (job {number}, second in the queue)."),
-    _("It waits for its check (job {number}, third in the queue)."),
-    _("It waits for its check (job {number}, number {place} in the queue)."),
+    N_("It waits for its check (job {number}, first in the queue)."),
+    N_("It waits for its check (job {number}, second in the queue)."),
+    N_("It waits for its check (job {number}, third in the queue)."),
+    N_("It waits for its check (job {number}, number {place} in the queue)."),
 )
 # How jobs end that come to nothing.
 ENDINGS: Mapping[str, str] = {
-    "failed": _("Its check (job {number}) failed."),
-    "lost": _("Its check (job {number}) was lost."),
-    "cancelled": _("Its check (job {number}) was cancelled."),
+    "failed": N_("Its check (job {number}) failed."),
+    "lost": N_("Its check (job {number}) was lost."),
+    "cancelled": N_("Its check (job {number}) was cancelled."),
 }
 ENDINGS_WITH_MESSAGE: Mapping[str, str] = {
-    "failed": _("Its check (job {number}) failed: {message}."),
-    "lost": _("Its check (job {number}) was lost: {message}."),
-    "cancelled": _("Its check (job {number}) was cancelled: {message}."),
+    "failed": N_("Its check (job {number}) failed: {message}."),
+    "lost": N_("Its check (job {number}) was lost: {message}."),
+    "cancelled": N_("Its check (job {number}) was cancelled: {message}."),
 }
 
 
 def failure_of(job: Job) -> str:
     """How a check ended that has measured nothing, as a sentence."""
-    message = " ".join(job.message.split()).rstrip(".") if job.status != "cancelled" else ""
+    message = " ".join(_(job.message).split()).rstrip(".") if job.status != "cancelled" else ""
     ended = ENDINGS_WITH_MESSAGE if message else ENDINGS
-    return ended[job.status].format(number=job.id, message=message)
+    return _(ended[job.status]).format(number=job.id, message=message)
 
 
 # ------------------------------------------------------------------------------------------------- what people decide
@@ -531,20 +535,20 @@ def objection(db: Database, policy: Policy) -> str:
 
 
 RULE_SAYS: Mapping[GateVerdict, str] = {
-    "promote": _("The rule says: promote."),
-    "reject": _("The rule says: reject."),
-    "not enough evidence": _("The rule says: not enough evidence."),
+    "promote": N_("The rule says: promote."),
+    "reject": N_("The rule says: reject."),
+    "not enough evidence": N_("The rule says: not enough evidence."),
 }
 RULE_SAID: Mapping[GateVerdict, str] = {
-    "promote": _("The rule said: promote."),
-    "reject": _("The rule said: reject."),
-    "not enough evidence": _("The rule said: not enough evidence."),
+    "promote": N_("The rule said: promote."),
+    "reject": N_("The rule said: reject."),
+    "not enough evidence": N_("The rule said: not enough evidence."),
 }
 
 
 def described(db: Database, policy: Policy, decision: GateDecision, says: Mapping[GateVerdict, str]) -> str:
     """A decision on a candidate, with how its check stands."""
-    return f"{says[decision.verdict]} {decision.sentence} {check_status(db, policy).sentence}".strip()
+    return f"{_(says[decision.verdict])} {decision.sentence} {check_status(db, policy).sentence}".strip()
 
 
 @dataclass(frozen=True)
@@ -610,10 +614,14 @@ BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800"
 
 
 def reason(db: Database, policy: Policy, own: str) -> str:
-    """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it."""
-    decision = advice(db, policy)
+    """What is recorded with a person's decision: their own words, then what the rule says, or who rejected it.
+
+    In the server's language, whoever decides: admins of all languages read it.
+    """
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
-    rule_said = objection(db, policy) if decision is None else described(db, policy, decision, RULE_SAID)
+    with speaking(of_server()):
+        decision = advice(db, policy)
+        rule_said = objection(db, policy) if decision is None else described(db, policy, decision, RULE_SAID)
     return f"{said} {rule_said}".strip() or NO_REASON
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Predicate, doc
 
 from annotation.records import MAXIMUM_ANSWERS, Sampling
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
@@ -16,7 +16,8 @@ from rlhf.jobs.job_spec import Drawing, JobSpec
 Comparable = Annotated[
     NonNegativeInt,
     Predicate(lambda answers: answers == 0 or 2 <= answers <= MAXIMUM_ANSWERS),
-    doc(_("between 2 and {most}, or 0 for the project's").format(most=MAXIMUM_ANSWERS)),
+    doc(N_("between 2 and {most}, or 0 for the project's")),
+    {"most": MAXIMUM_ANSWERS},  # what fills in the gap
 ]
 
 
@@ -25,7 +26,7 @@ class GenerateSpec(JobSpec):
     """Keep a stock of comparisons ahead of the annotators (the answering worker), or fill it once and end."""
 
     kind: ClassVar = "generate"
-    title: ClassVar = _("answering")
+    title: ClassVar = N_("answering")
     waits: ClassVar = False
     seed: NonNegativeInt = 0
     """Start of the stream of seeds; each answer's own seed is stored with it."""

@@ -26,7 +26,7 @@ from annotation.records import (
     storable,
     write_token_ids,
 )
-from annotation.translation import _
+from annotation.translation import N_, _
 
 State = Literal["asked", "writing", "stopping", "done", "failed"]
 FinishReason = Literal["stop", "length", "stopped"]
@@ -39,7 +39,7 @@ MAXIMUM_MESSAGE = 20_000
 MAXIMUM_TOKENS = 2_048
 SEEDS = 2**31
 SOURCE = "playground"
-BROKEN_OFF = _("The writing of this answer broke off, because the answering worker ended. Send the message again.")
+BROKEN_OFF = N_("The writing of this answer broke off, because the answering worker ended. Send the message again.")
 # In this form SQLite uses the index of open chats.
 OPEN = "c.state IN ('asked', 'writing', 'stopping')"
 

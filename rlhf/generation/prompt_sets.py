@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 from annotation import store
 from annotation.database import Database
 from annotation.records import Prompt, Sampling, Split, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data.held_out_sets import without
 from rlhf.jobs.artifacts import explain_write_errors
@@ -35,7 +35,7 @@ class AnswerSpec(JobSpec):
     """Let a policy answer a set of prompts, and write the answers to a file, a JSON object a line."""
 
     kind: ClassVar = "answer"
-    title: ClassVar = _("answers to a prompt set")
+    title: ClassVar = N_("answers to a prompt set")
     revision: str = "serving"
     """Revision of the policy that answers: 'base', 'serving' or another revision."""
     split: Answered = "held-out"

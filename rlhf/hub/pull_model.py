@@ -303,9 +303,8 @@ def checked_whole(db: Database, data_dir: Path, directory: Path) -> RegistryEntr
     """What whole weights are. Raises UserError where they are not whole, or not of the base's kind."""
     how = base_model.quantisation(directory)
     if how:
-        raise UserError(
-            _("These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.").format(how=how)
-        )
+        said = _("These weights are stored quantised ({how}); Prefloop trains on and merges into 16 bits.")
+        raise UserError(said.format(how=_(how)))
     config, path = read_object(directory / CONFIG), base_path(db, data_dir)
     if path is not None:
         own = read_object(path / CONFIG)

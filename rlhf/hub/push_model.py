@@ -22,7 +22,7 @@ from annotation.exports.dataset_card import AGREEMENT_UNKNOWN, MARK, agreement_t
 from annotation.exports.formats import check_licence, is_licence
 from annotation.hub_client import Hub, RepoKind
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.algorithms.model_card import (
     EMBEDDED_HUB_NAME,
     Address,
@@ -57,7 +57,7 @@ HASHED: Final = "base_sha256"
 PROGRAM: Final = "prefloop"
 SHA256_DIGITS: Final = 64
 SHORTEST_HOST: Final = 6
-ELSEWHERE: Final = _("Choose another name, or delete the repository on the Hub.")
+ELSEWHERE: Final = N_("Choose another name, or delete the repository on the Hub.")
 Files = dict[str, Path | bytes]
 
 
@@ -433,7 +433,7 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
             ),
         )
         problem = (other if held else unknown).format(repo=repo, held=held, form=form)
-        raise UserError(f"{problem} {ELSEWHERE}")
+        raise UserError(f"{problem} {_(ELSEWHERE)}")
     return there
 
 

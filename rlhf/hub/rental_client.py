@@ -27,7 +27,7 @@ from annotation.hub_client import Hub
 from annotation.jobs import job_table
 from annotation.jobs.attempt import beating
 from annotation.records import UserError, now, seconds_between
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui import formatting
 from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
@@ -70,8 +70,8 @@ CLEAR_SECONDS: Final = 60.0
 # How long the Hub may say that a job has ended before what it sent last can be read.
 SETTLING_SECONDS: Final = 10.0
 WAITING: Final[Mapping[str, str]] = {
-    "SCHEDULING": _("waiting for the rented machine"),
-    "RUNNING": _("the rented machine installs what it needs"),
+    "SCHEDULING": N_("waiting for the rented machine"),
+    "RUNNING": N_("the rented machine installs what it needs"),
 }
 # For how long after the agreed time the Hub is asked about a job, should it refuse to tell.
 GRACE_SECONDS: Final = 3600.0
@@ -80,7 +80,7 @@ LEAVING_SECONDS: Final = 60.0
 ENDED: Final = ("COMPLETED", "CANCELED", "ERROR", "DELETED")
 MADE_FILES: Final = (*ADAPTER, *WHOLE, CARD, "prefloop.json")
 LAST_LINES: Final = 5
-ANEW: Final = _("Nothing of it can be resumed: start a new run.")
+ANEW: Final = N_("Nothing of it can be resumed: start a new run.")
 ROUNDING: Final = 1e-6
 
 logger = logging.getLogger(__name__)
@@ -225,7 +225,7 @@ class RentedRun:
         self.see_it_leave()
         if ending.status != "finished":
             clear(self.hub, self.db, self.rental)
-            raise RentalEnded(f"{ending.message} {ANEW}")
+            raise RentalEnded(f"{_(ending.message)} {_(ANEW)}")
         self.retry(_("Taking in what was made is tried again: {error}"), lambda: self.take_in(ending))
         dollars = formatting.dollars(self.rental.cost)
         minutes = round(self.rental.seconds / 60)
@@ -392,7 +392,7 @@ class RentedRun:
             parts.append(_("Its last words: {words}.").format(words=" / ".join(lines)))
         if self.rental.seconds:
             parts.append(_("About {dollars} was spent.").format(dollars=formatting.dollars(self.rental.cost)))
-        return " ".join([*parts, _("Its log: {url}.").format(url=self.rental.url), ANEW])
+        return " ".join([*parts, _("Its log: {url}.").format(url=self.rental.url), _(ANEW)])
 
     def last_lines(self) -> list[str]:
         """The end of the job's log; nothing where the Hub does not give it."""
@@ -591,7 +591,7 @@ def checked_ending(told: Any) -> Ending:
         )
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise RentalEnded(
-            _("What the rented job says of its end can't be read, so nothing was taken in. {anew}").format(anew=ANEW)
+            _("What the rented job says of its end can't be read, so nothing was taken in. {anew}").format(anew=_(ANEW))
         ) from error
     odd = [name for name in files if not any(fnmatch(name, pattern) for pattern in MADE_FILES) or "/" in name]
     if odd:

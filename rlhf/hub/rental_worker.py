@@ -24,7 +24,7 @@ from annotation.database import Database
 from annotation.environment import keep_private
 from annotation.hub_client import Hub
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.invisible import visible
 from rlhf.hub.job_bundle import MADE, RESULT, digest, report_name, unpack
 from rlhf.hub.push_model import Files
@@ -48,8 +48,8 @@ SPARE_SECONDS: Final = 120.0
 LAST_SECONDS: Final = 10.0
 LONGEST_PAUSE_SECONDS: Final = 60.0
 REFUSED_SECONDS: Final = 600.0
-OVER: Final = _("The time that was agreed to is over. What it had learnt until then is gone: rent for longer.")
-ENDED_THERE: Final = _("The machine was told to end before it began.")
+OVER: Final = N_("The time that was agreed to is over. What it had learnt until then is gone: rent for longer.")
+ENDED_THERE: Final = N_("The machine was told to end before it began.")
 
 logger = logging.getLogger(__name__)
 

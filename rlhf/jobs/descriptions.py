@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from annotation.exports.frozen_rows import FrozenRow
+from annotation.translation import _
 
 Facts = list[tuple[str, str]]
 Item = dict[str, Any]
@@ -67,6 +68,11 @@ class Curve:
     """The ends of the upright axis where they are known; what lies beyond is drawn at the edge."""
     reference: tuple[float, str] | None = None
     """A value to compare with, and its name."""
+
+    def in_words(self) -> Curve:
+        """The same plot as a person reads it, in their language."""
+        series = {_(name): metric for name, metric in self.series.items()}
+        return replace(self, label=_(self.label), axis=_(self.axis), series=series, caption=_(self.caption))
 
 
 # --------------------------------------------------------------------------------------------------------------- rows

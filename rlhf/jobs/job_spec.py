@@ -47,9 +47,9 @@ Optimiser = Literal["adamw", "adamw-8bit"]
 Drawing = Annotated[Sampling, FromMapping()]
 
 # What the values that several kinds share mean on the page.
-REFERENCES = {"base": _("the base model"), "parent": _("the parent adapter")}
-SCOPES = {"new": _("judgements since the parent's data"), "all": _("all judgements")}
-NOISE = {"ignore": _("ignored"), "weight": _("weighs pairs"), "smooth": _("smooths labels")}
+REFERENCES = {"base": N_("the base model"), "parent": N_("the parent adapter")}
+SCOPES = {"new": N_("judgements since the parent's data"), "all": N_("all judgements")}
+NOISE = {"ignore": N_("ignored"), "weight": N_("weighs pairs"), "smooth": N_("smooths labels")}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -78,7 +78,7 @@ class JobSpec:
 
     def about(self) -> str:
         """What it does and with which policy, for lists."""
-        return self.title
+        return _(self.title)
 
     def facts(self) -> Facts:
         """The settings that tell it from others of its kind, for the page."""
@@ -114,9 +114,9 @@ class TrainingSpec(JobSpec):
     """How what it made was trained, on a model's card: 'trained by …'."""
     last_step: ClassVar[Mapping[str, str]] = {}
     """Its metrics of the last step that belong on a model's card, with their names there."""
-    step_word: ClassVar[str] = _("optimiser step")
+    step_word: ClassVar[str] = N_("optimiser step")
     """What its steps are, on the axis of a plot."""
-    steps_word: ClassVar[str] = _("optimiser steps")
+    steps_word: ClassVar[str] = N_("optimiser steps")
     """What its steps are called in the plural."""
     automatic: ClassVar[str] = ""
     """How the loop would train by it without being asked, in words; empty where it does not."""
@@ -234,7 +234,7 @@ class TrainingSpec(JobSpec):
     # -------------------------------------------------------------------------------------------------- what it says
     def about(self) -> str:
         """What it does and with which method."""
-        return f"{self.title}, {SHORT_METHODS[self.method]}"
+        return f"{_(self.title)}, {_(SHORT_METHODS[self.method])}"
 
     def pace_fact(self) -> tuple[str, str]:
         """How much it works through, in how large steps, for the page."""
@@ -370,11 +370,11 @@ class TrainingSpec(JobSpec):
 
 
 SHORT_METHODS = {
-    "auto": _("LoRA or QLoRA"),
+    "auto": N_("LoRA or QLoRA"),
     "qlora": "QLoRA",
     "lora": "LoRA",
-    "prompt": _("prompt tuning"),
-    "full": _("full"),
+    "prompt": N_("prompt tuning"),
+    "full": N_("full"),
 }
 
 

@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
@@ -23,8 +23,8 @@ Job: TypeAlias = job_table.Job[JobSpec]
 # A job that waits to be followed again, for which a machine may have been rented.
 RENTED = "(status = 'queued' AND EXISTS (SELECT 1 FROM rental WHERE rental.job_id = job.id AND rental.namespace != ''))"
 # How the record of a job says that it goes on with other settings.
-SMALLER = _("Queued again with a smaller batch: {changes}.")
-SLOWER = _("Queued again with half the learning rate: {changes}.")
+SMALLER = N_("Queued again with a smaller batch: {changes}.")
+SLOWER = N_("Queued again with half the learning rate: {changes}.")
 
 
 class Diverged(UserError):
@@ -145,7 +145,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out
         if old is None or new is None:
             return False
         said = MEMORY_RAN_OUT if reason == "out-of-memory" else KILLED
-        message = f"{said} {SMALLER.format(changes=difference(old, new))}"
+        message = f"{_(said)} {_(SMALLER).format(changes=difference(old, new))}"
         connection.execute(
             """UPDATE job SET spec = :spec, status = 'queued', worker = NULL, finished = NULL, message = :message,
                    reason = :reason WHERE id = :id""",
@@ -213,7 +213,7 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
         elif isinstance(spec, TrainingSpec) and diverged(job):
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
         if message:
-            message = message.format(changes=difference(job.spec, spec))
+            message = _(message).format(changes=difference(job.spec, spec))
             job_table.add_event(db, job_id, "change", 0, message)
         connection.execute(
             f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = NULL,
@@ -242,7 +242,7 @@ def can_be_halved(job: Job) -> bool:
     return ran_out and job.flavor is None and job.spec.halved() is not None
 
 
-SILENT = _("The worker stopped without a word. Resume goes on from what it has saved.")
+SILENT = N_("The worker stopped without a word. Resume goes on from what it has saved.")
 
 
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.jobs.job_spec import JobSpec
 
 # How a job that ended for want of memory says so.
-MEMORY_RAN_OUT = _("Memory ran out.")
-KILLED = _("The worker was killed, often because memory ran out.")
+MEMORY_RAN_OUT = N_("Memory ran out.")
+KILLED = N_("The worker was killed, often because memory ran out.")
 
 
 def difference(old: JobSpec, new: JobSpec) -> str:

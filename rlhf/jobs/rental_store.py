@@ -16,7 +16,7 @@ from annotation.hub_client import check_name
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, stale_before
 from annotation.records import UserError, now
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import dollars, most_dollars
 from annotation.validation import adapter
 from rlhf.jobs import job_store
@@ -190,7 +190,7 @@ def give_up(db: Database) -> None:
         )
 
 
-UNFOLLOWED = _(
+UNFOLLOWED = N_(
     "Nobody here has followed it, since Prefloop has no token for the Hub, and its time is over. Resume looks for what "
     "it has made, once there is one."
 )

@@ -23,7 +23,7 @@ from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_table import Reason
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
@@ -31,7 +31,7 @@ from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
 
 # How long a process may take to save and end once the program that started it is gone.
 GRACE_SECONDS = 300.0
-LEFT_ALONE = _("One of its processes ended, and the others with it. Resume goes on from what it has saved.")
+LEFT_ALONE = N_("One of its processes ended, and the others with it. Resume goes on from what it has saved.")
 
 
 class Run(Attempt):
@@ -212,7 +212,7 @@ def sentence_for(error: BaseException, spec: JobSpec) -> str:
     if disk_full(error):
         return _("The disk is full, so nothing more could be saved. Free some space, then resume this run.")
     if out_of_memory(error):
-        return f"{MEMORY_RAN_OUT} {advice(spec)}"
+        return f"{_(MEMORY_RAN_OUT)} {advice(spec)}"
     return _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
         kind=type(error).__name__, error=error
     )

@@ -111,7 +111,7 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
     if killed and job_store.requeue_smaller(db, job.id, child.worker, "killed"):
         return
     reason: Reason | None = "killed" if killed else None
-    cause = KILLED if killed else _("The worker died (exit code {code}).").format(code=code)
+    cause = _(KILLED) if killed else _("The worker died (exit code {code}).").format(code=code)
     said = [cause, _("Resume goes on from what it has saved.")]
     if killed:
         said.append(_("If it is killed again: {advice}").format(advice=advice(job.spec)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from annotation.database import Database
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec
@@ -22,7 +22,7 @@ class JudgeSpec(JobSpec):
     """Let an AI judge judge comparisons, each pair of answers in both orders; what it has judged is not asked again."""
 
     kind: ClassVar = "judge"
-    title: ClassVar = _("judging")
+    title: ClassVar = N_("judging")
     judge: str = ""
     """Name of the judge."""
     scope: Judged = "open"

@@ -11,7 +11,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run, attend
@@ -23,7 +23,7 @@ SECONDS: Final = 60
 """How long the GPU is asked for; visitors have some minutes a day."""
 SPARE_SECONDS: Final = 10
 COMPARISONS: Final = 12
-REFUSED: Final = _(
+REFUSED: Final = N_(
     "ZeroGPU lent no GPU, or took it back too early, so no more answers were written. Each account has "
     "some minutes a day: try again later, or choose other hardware in the Space's settings."
 )
@@ -68,9 +68,9 @@ def write_answers(db: Database, data_dir: Path, requested_by: str) -> job_store.
     except Exception as error:  # whatever the package that lends GPUs raises
         logger.warning("The GPU was not lent to the end: %s", error)
         job_store.take_out(db, job_id)
-        raise UserError(REFUSED) from error
+        raise UserError(_(REFUSED)) from error
     if job_store.take_out(db, job_id):
-        raise UserError(REFUSED)
+        raise UserError(_(REFUSED))
     return job_store.get(db, job_id)
 
 

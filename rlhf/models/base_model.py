@@ -17,7 +17,7 @@ from annotation import hub_client
 from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.models import chat_template, memory, registry
 from rlhf.models.chat_template import (
     ANSWER,
@@ -43,7 +43,7 @@ MEMORY_FACTOR = 1.5
 MEMORY_FLOOR = 1_000_000_000
 BYTES: Mapping[Weights, int] = {"bf16": 2, "fp32": 4}
 # How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
-FOUR_BITS = _("in 4 bits")
+FOUR_BITS = N_("in 4 bits")
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
 ROOT = Path(__file__).parents[2]
@@ -410,7 +410,7 @@ def precision_problem(directory: Path, weights: str, machine: Machine) -> list[s
     how = quantisation(directory)
     if how and (weights == "nf4") != (how == FOUR_BITS):
         return [
-            _("The base is stored quantised ({how}) and can only be held as it is stored.").format(how=how),
+            _("The base is stored quantised ({how}) and can only be held as it is stored.").format(how=_(how)),
         ]
     if how or weights == "nf4":
         return []

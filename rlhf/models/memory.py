@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
@@ -61,7 +61,7 @@ LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
 # A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
 # and on a GPU.
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
-CACHE = _("Keys and values")
+CACHE = N_("Keys and values")
 # The kind of job that runs a few steps of a training.
 MEASURING = "measure"
 # Python, torch, transformers, and the buffers of an idle process; more where a GPU has its own.
@@ -240,6 +240,7 @@ class Machine:
     """What a training process can use: a GPU's memory, or this machine's."""
 
     name: str
+    """Of its GPU; empty for processors, which have none."""
     total: int
     """Bytes of memory."""
     free: int
@@ -248,6 +249,12 @@ class Machine:
     """Whether it computes in bfloat16."""
     devices: int = 1
     gpu: bool = False
+    processors: int = 1
+
+    @property
+    def called(self) -> str:
+        """What it is, for people."""
+        return self.name or _("{cpu_count} processors").format(cpu_count=self.processors)
 
 
 def this_machine() -> Machine:
@@ -261,9 +268,7 @@ def this_machine() -> Machine:
     limit, used = container_limit()
     total = min(memory.total, limit)
     free = min(memory.available, max(0, limit - used))
-    return Machine(
-        _("{cpu_count} processors").format(cpu_count=psutil.cpu_count() or 1), total, free, processor_has_bf16()
-    )
+    return Machine("", total, free, processor_has_bf16(), processors=psutil.cpu_count() or 1)
 
 
 def container_limit() -> tuple[int, int]:
@@ -394,7 +399,7 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Work
         drawn = spec.drawn_together * spec.batch_size
         cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
         if cache > size:
-            return Component(CACHE, cache, _("{drawn} answers drawn together").format(drawn=drawn))
+            return Component(_(CACHE), cache, _("{drawn} answers drawn together").format(drawn=drawn))
     return Component(_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
 
 
@@ -486,29 +491,29 @@ def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = N
     total = processes * sum(component.size for component in components)
     fits = total * MARGIN <= machine.free
     fits_here, may_not, does_not = ON_GPU if machine.gpu else ON_PROCESSOR
-    said = (fits_here if fits else may_not if total <= machine.free else does_not).format(
+    said = _(fits_here if fits else may_not if total <= machine.free else does_not).format(
         need=f"{total / GB:.1f} GB", free=f"{machine.free / GB:.1f} GB", machine=machine.name
     )
     return Fit(components, total, processes, fits, said if fits else f"{said} {what_to_lower(components, spec)}")
 
 
 ON_GPU = (
-    _("It fits: about {need} of the {free} that are free on {machine}."),
-    _("It may not fit: about {need}, and {free} are free on {machine}."),
-    _("It does not fit: about {need}, and {free} are free on {machine}."),
+    N_("It fits: about {need} of the {free} that are free on {machine}."),
+    N_("It may not fit: about {need}, and {free} are free on {machine}."),
+    N_("It does not fit: about {need}, and {free} are free on {machine}."),
 )
 ON_PROCESSOR = (
-    _("It fits: about {need} of the {free} that are free on this machine."),
-    _("It may not fit: about {need}, and {free} are free on this machine."),
-    _("It does not fit: about {need}, and {free} are free on this machine."),
+    N_("It fits: about {need} of the {free} that are free on this machine."),
+    N_("It may not fit: about {need}, and {free} are free on this machine."),
+    N_("It does not fit: about {need}, and {free} are free on this machine."),
 )
 
 
 def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
     """The settings that the largest component depends on, with what they are now."""
-    largest = max((entry for entry in components if entry.name != "Libraries"), key=lambda entry: entry.size)
+    largest = max((entry for entry in components if entry.name != _("Libraries")), key=lambda entry: entry.size)
     weights = (_("Frozen weights"), _("Trained weights"), _("Weights in 16 bits"), _("Gradients"), _("Optimiser state"))
-    if largest.name == CACHE:
+    if largest.name == _(CACHE):
         return _(
             "Most of it is the answers that are drawn together: lower batch_size ({batch}) or max_length ({length})."
         ).format(batch=spec.batch_size, length=spec.max_length)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 
 # More than any configuration or index has; vocabularies and weights are not read whole here.
 LARGEST_FILE: Final = 16_000_000
@@ -26,11 +26,11 @@ CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
 DESERIALISING: Final = "Error while deserializing header: "
 INDEX: Final = "model.safetensors.index.json"
-UNKNOWN_KIND: Final = _(
+UNKNOWN_KIND: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it has none. Choose another "
     "model, or update Prefloop."
 )
-NEEDS_CODE: Final = _(
+NEEDS_CODE: Final = N_(
     "The installed transformers can't load a '{kind}' model as a causal language model: it needs code that comes with "
     "it, and Prefloop runs none. Choose another model, or update Prefloop."
 )
@@ -197,7 +197,7 @@ def check_architecture(directory: Path) -> None:
             )
         )
     if known and kind not in known:
-        raise UserError((NEEDS_CODE if config.get("auto_map") else UNKNOWN_KIND).format(kind=kind[:80]))
+        raise UserError(_(NEEDS_CODE if config.get("auto_map") else UNKNOWN_KIND).format(kind=kind[:80]))
 
 
 @lru_cache(maxsize=1)

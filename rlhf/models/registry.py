@@ -11,7 +11,7 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import UserError, ancestors_of, now
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
 from rlhf.jobs.job_spec import TrainingSpec
@@ -22,14 +22,14 @@ RULE_SETTING = "gate"
 Kind = Literal["policy", "reward"]
 Form = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
-WEIGHTS_WORDS: Mapping[str, str] = {"nf4": _("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
+WEIGHTS_WORDS: Mapping[str, str] = {"nf4": N_("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
 Thinking = Literal["off", "template"]
 STATUS_WORDS: Mapping[str, str] = {
-    "candidate": _("candidate"),
-    "serving": _("serving"),
-    "retired": _("retired"),
-    "rejected": _("rejected"),
+    "candidate": N_("candidate"),
+    "serving": N_("serving"),
+    "retired": N_("retired"),
+    "rejected": N_("rejected"),
 }
 # What each method leaves behind.
 FORM_OF: Mapping[str, Form] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
@@ -71,7 +71,7 @@ class Policy:
     @property
     def status_word(self) -> str:
         """How it stands, for people."""
-        return STATUS_WORDS[self.status]
+        return _(STATUS_WORDS[self.status])
 
     @property
     def version(self) -> tuple[int, Weights]:

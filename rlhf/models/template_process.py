@@ -27,7 +27,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from annotation.environment import keep_private
 from annotation.records import UserError, storable
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.invisible import visible
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +45,15 @@ STOPPED_KEPT = 16
 ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ")
 # Why there is no text, beside what the template says itself. The process names them; it knows no language.
 FAULTS: Final[Mapping[str, str]] = {
-    "death": _("it ends the process that runs it."),
-    "patience": _("it did not end within {limit:.0f} minutes."),
-    "time": _("it did not end within {limit:g} seconds of processor time."),
-    "memory": _("it needs more than {limit} MB of memory."),
-    "length": _("it makes over {limit:,} characters."),
-    "half": _("it writes half a character."),
-    "syntax": _("it is no valid template: {error} (line {line})."),
+    "death": N_("it ends the process that runs it."),
+    "patience": N_("it did not end within {limit:.0f} minutes."),
+    "time": N_("it did not end within {limit:g} seconds of processor time."),
+    "memory": N_("it needs more than {limit} MB of memory."),
+    "length": N_("it makes over {limit:,} characters."),
+    "half": N_("it writes half a character."),
+    "syntax": N_("it is no valid template: {error} (line {line})."),
 }
-WORDLESS: Final = _("without a word")
+WORDLESS: Final = N_("without a word")
 # After these the process is ended, and the template never run again by ours.
 STOPPING: Final = ("death", "patience", "time", "memory")
 
@@ -166,7 +166,7 @@ class TemplateRenderer:
 
 def reason_of(answer: Mapping[str, Any]) -> str:
     """Why there is no text: what the template says, or a sentence of ours."""
-    return FAULTS[answer["fault"]].format(**answer) if "fault" in answer else answer["refused"] or WORDLESS
+    return _(FAULTS[answer["fault"]]).format(**answer) if "fault" in answer else answer["refused"] or _(WORDLESS)
 
 
 def renderer() -> TemplateRenderer:

@@ -30,35 +30,39 @@ GROUPS: Mapping[str, Sequence[str]] = {
     N_("Run"): RUN,
 }
 LABELS = {
-    "lora_r": _("LoRA rank (lora_r)"),
-    "lora_alpha": _("LoRA alpha"),
-    "lora_targets": _("LoRA targets"),
-    "lora_layers": _("LoRA layers"),
-    "lora_init": _("LoRA init"),
+    "lora_r": N_("LoRA rank (lora_r)"),
+    "lora_alpha": N_("LoRA alpha"),
+    "lora_targets": N_("LoRA targets"),
+    "lora_layers": N_("LoRA layers"),
+    "lora_init": N_("LoRA init"),
     "dora": "DoRA (dora)",
     "rslora": "rsLoRA (rslora)",
-    "ai_weight": _("AI judges' weight"),
-    "scope": _("Data (scope)"),
-    "sampling.temperature": _("Temperature"),
-    "sampling.max_new_tokens": _("Max new tokens"),
+    "ai_weight": N_("AI judges' weight"),
+    "scope": N_("Data (scope)"),
+    "sampling.temperature": N_("Temperature"),
+    "sampling.max_new_tokens": N_("Max new tokens"),
 }
 # What the values of a field mean on the page.
 WORDS: Mapping[str, Mapping[str, str]] = {
     "method": {
-        "auto": _("Automatic"),
+        "auto": N_("Automatic"),
         "qlora": "QLoRA",
         "lora": "LoRA",
-        "prompt": _("Prompt tuning"),
-        "full": _("Full"),
+        "prompt": N_("Prompt tuning"),
+        "full": N_("Full"),
     },
-    "reference": {"base": _("The weights under the adapter"), "parent": _("The parent")},
-    "scope": {"new": _("New since the parent"), "all": _("All judgements")},
-    "annotator_noise": {"ignore": _("Ignore"), "weight": _("Weight"), "smooth": _("Smooth")},
-    "precision": {"auto": _("Automatic"), "bf16": "bf16", "fp32": "fp32"},
-    "lora_targets": {"all-linear": _("Every linear layer"), "attention": _("Attention only"), "named": _("Named ones")},
-    "lora_init": {"default": _("Default"), "pissa": "PiSSA"},
-    "virtual_init": {"text": _("A text"), "random": _("Tokens drawn from the vocabulary")},
-    "optimiser": {"adamw": "AdamW", "adamw-8bit": _("AdamW in 8 bits")},
+    "reference": {"base": N_("The weights under the adapter"), "parent": N_("The parent")},
+    "scope": {"new": N_("New since the parent"), "all": N_("All judgements")},
+    "annotator_noise": {"ignore": N_("Ignore"), "weight": N_("Weight"), "smooth": N_("Smooth")},
+    "precision": {"auto": N_("Automatic"), "bf16": "bf16", "fp32": "fp32"},
+    "lora_targets": {
+        "all-linear": N_("Every linear layer"),
+        "attention": N_("Attention only"),
+        "named": N_("Named ones"),
+    },
+    "lora_init": {"default": N_("Default"), "pissa": "PiSSA"},
+    "virtual_init": {"text": N_("A text"), "random": N_("Tokens drawn from the vocabulary")},
+    "optimiser": {"adamw": "AdamW", "adamw-8bit": N_("AdamW in 8 bits")},
 }
 # Fields that mean something only with some values of another, which has to mean something too.
 ONLY_WITH: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -151,7 +155,7 @@ class Form:
 
     def label(self, name: str) -> str:
         """A field's name on the page; sentences about it use the name of the spec."""
-        return {**LABELS, **self.spec_type.labels}.get(name) or _(plain_words(name.removeprefix("sampling.")))
+        return _({**LABELS, **self.spec_type.labels}.get(name) or plain_words(name.removeprefix("sampling.")))
 
 
 def plain_words(name: str) -> str:
@@ -166,10 +170,12 @@ def forms() -> tuple[Form, ...]:
     return tuple(Form(spec, layout) for spec in job_spec.trainings().values() for layout in spec.forms)
 
 
-SOURCES = [
-    (_("Demonstrations: imported ones (each answer of a conversation) and mended answers"), "demonstrations"),
-    *((_("Example: {about}").format(about=about), f"example:{name}") for name, about in EXAMPLES.items()),
-]
+def sources() -> list[tuple[str, str]]:
+    """(words, value) of what supervised training can learn from."""
+    return [
+        (_("Demonstrations: imported ones (each answer of a conversation) and mended answers"), "demonstrations"),
+        *((_("Example: {about}").format(about=_(about)), f"example:{name}") for name, about in EXAMPLES.items()),
+    ]
 
 
 def hidden(form: Form, values: Values) -> set[str]:

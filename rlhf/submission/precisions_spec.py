@@ -8,7 +8,7 @@ from typing import ClassVar, Self, cast
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import moment
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
@@ -26,7 +26,7 @@ class PrecisionsSpec(JobSpec):
     """Measure how far apart whole weights are as policies in two precisions, token by token on a fixed plain text."""
 
     kind: ClassVar = "precisions"
-    title: ClassVar = _("comparing precisions")
+    title: ClassVar = N_("comparing precisions")
     revision: str = "base"
     """Revision of the weights: 'base', or fully trained or merged ones."""
     weights: Weights = "nf4"
@@ -101,8 +101,8 @@ class Crossing:
             "before the first step."
         ).format(
             revision=self.parent.revision,
-            held_in=registry.WEIGHTS_WORDS[self.held_in],
-            weights=registry.WEIGHTS_WORDS[self.parent.weights],
+            held_in=_(registry.WEIGHTS_WORDS[self.held_in]),
+            weights=_(registry.WEIGHTS_WORDS[self.parent.weights]),
         )
         if self.gap is not None:
             apart = _(

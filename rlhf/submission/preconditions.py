@@ -10,7 +10,7 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec
@@ -125,7 +125,7 @@ def quantised_problem(spec: TrainingSpec, how: str) -> list[str]:
                 "train without it."
             )
         )
-    return [one.format(how=how) for one in found]
+    return [one.format(how=_(how)) for one in found]
 
 
 def ground_directory(db: Database, policy: Policy) -> Path | None:
@@ -174,7 +174,9 @@ def parent_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str
 def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
     """What else can be done than what its parent's adapter does not let a job do, in a sentence."""
     if parent.form != "prompt":
-        return START if merge_problem(db, parent) else _("Merge it into 16-bit weights first, or start from the base.")
+        return (
+            _(START) if merge_problem(db, parent) else _("Merge it into 16-bit weights first, or start from the base.")
+        )
     if "prompt" not in spec.methods:
         return _("Its virtual tokens can't be merged into weights, so start from the base.")
     return _(
@@ -184,7 +186,7 @@ def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
     ).format(tokens=shape_of(db, parent).get("virtual_tokens", _("as many")))
 
 
-START = _("Start from the base.")
+START = N_("Start from the base.")
 
 
 SHAPE = {
@@ -332,7 +334,7 @@ def across_precisions(db: Database, spec: TrainingSpec, parent: Policy) -> str:
             ).format(
                 revision=parent.revision, weights=parent.weights, as_it_is=as_it_is.format(weights=parent.weights)
             ),
-            START if parent.form == "prompt" else instead(db, spec, parent),
+            _(START) if parent.form == "prompt" else instead(db, spec, parent),
         )
     )
 
@@ -351,16 +353,16 @@ def accuracy_of(db: Database, reward: Policy) -> float | None:
 
 
 NOT_MERGED: Mapping[str, str] = {
-    "base": _("has no adapter that could be merged."),
-    "full": _("is whole weights already: there is nothing to merge."),
-    "prompt": _("is virtual tokens before the prompt, which change no weight, so they can't be merged into any."),
-    "reward": _("is a reward model: it scores answers, and merging makes a policy, which gives them."),
+    "base": N_("has no adapter that could be merged."),
+    "full": N_("is whole weights already: there is nothing to merge."),
+    "prompt": N_("is virtual tokens before the prompt, which change no weight, so they can't be merged into any."),
+    "reward": N_("is a reward model: it scores answers, and merging makes a policy, which gives them."),
 }
 
 
 def merge_problem(db: Database, policy: Policy) -> list[str]:
     """Why a policy can't be merged into 16-bit weights."""
-    found = [f"{policy.revision} {NOT_MERGED[what]}" for what in (policy.kind, policy.form) if what in NOT_MERGED]
+    found = [f"{policy.revision} {_(NOT_MERGED[what])}" for what in (policy.kind, policy.form) if what in NOT_MERGED]
     if not found and policy.deleted:
         found.append(
             _("The files of {revision} were deleted on {deleted}.").format(
@@ -372,7 +374,7 @@ def merge_problem(db: Database, policy: Policy) -> list[str]:
     if how:
         found.append(
             _("{revision} lies on weights that are quantised ({how}), and there are none in 16 bits.").format(
-                revision=policy.revision, how=how
+                revision=policy.revision, how=_(how)
             )
         )
     return found

@@ -50,7 +50,7 @@ class TrainingData:
     answers: int = 0
     """Answers of the largest comparison that a reward model takes; 0 for what is no reward model's."""
     unchecked: str = ""
-    """What is to be known before it starts where nothing is held out to check it with."""
+    """What is to be known before it starts where nothing is held out to check it with; in English, as it is kept."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def description_of(db: Database, policy: Policy) -> str:
         return f"base · {policy.base}"
     made = preconditions.trained_as(db, policy)
     others = _("merged") if policy.source is None else _("from the Hub")
-    how = others if made is None else form_fields.WORDS["method"][made.method]
+    how = others if made is None else _(form_fields.WORDS["method"][made.method])
     accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward" else None
     good = None if accuracy is None else _("right on {accuracy:.0%}").format(accuracy=accuracy)
     state = policy.status if policy.kind == "policy" else None

@@ -19,7 +19,7 @@ from annotation.tabs import accounts, address, annotate, data, polling, quality
 from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
-from annotation.translation import _
+from annotation.translation import N_, _, codes, spoken
 from annotation.ui import icons, stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import BuiltApp
@@ -37,18 +37,34 @@ from rlhf.tabs.train import train_tab
 
 # The tabs of admins behind those that need the others, in the order of the page: name and label.
 TABS: dict[str, tuple[str, ModuleType]] = {
-    "iterations": (_("Iterations"), iterations_tab),
-    "quality": (_("Quality"), quality),
-    "judges": (_("AI judges"), judges_tab),
-    "playground": (_("Playground"), playground_tab),
-    "project": (_("Project"), project_tab),
-    "hub": (_("Hub"), hub_tab),
-    "accounts": (_("Accounts"), accounts),
+    "iterations": (N_("Iterations"), iterations_tab),
+    "quality": (N_("Quality"), quality),
+    "judges": (N_("AI judges"), judges_tab),
+    "playground": (N_("Playground"), playground_tab),
+    "project": (N_("Project"), project_tab),
+    "hub": (N_("Hub"), hub_tab),
+    "accounts": (N_("Accounts"), accounts),
 }
 MASTHEAD = """
 <header class="masthead"><h1><!--logo-->Prefloop</h1>
+<form method="post" action="/language" id="languages"></form>
 <form method="post" action="/logout"><!--notice--><span>{{value}}</span>
+<select name="language" form="languages" aria-label="<!--language-->"><!--codes--></select>
 <button type="submit"><!--out--></button></form></header>
+"""
+# Browsers know what each language is called by those who speak it. Gradio has said in the meantime that the page is in
+# the browser's own.
+LANGUAGES = """
+const name = () => {
+  for (const option of element.querySelectorAll("option")) {
+    const called = new Intl.DisplayNames([option.value], { type: "language" }).of(option.value);
+    if (option.textContent !== called) option.textContent = called;
+  }
+};
+element.addEventListener("change", (event) => event.target.form.submit());
+new MutationObserver(name).observe(element, { childList: true, subtree: true });
+name();
+Object.assign(document.documentElement, props.language);
 """
 
 
@@ -61,9 +77,10 @@ def build_pages(context: Context, here: Space | None = None, role: Role = "admin
         # A name has no characters that Gradio's template could take for code: access.NAME.
         name = gr.HTML(
             html_template=masthead(noticed=here is not None),
-            js_on_load=None,
+            js_on_load=LANGUAGES,
             apply_default_css=False,
             elem_id="masthead",
+            language={"lang": spoken().code, "dir": spoken().direction},
         )
         # The first listener, so that it has the same number on the pages of both roles.
         pages.load(guarded(context, "annotator")(greet), outputs=name, api_name="greet", **QUIET)
@@ -98,7 +115,7 @@ def build_tabs(pages: gr.Blocks, context: Context, here: Space | None) -> None:
             data.build(pages, context)
         train_tab.build(pages, context, guide)
         for name, (label, module) in TABS.items():
-            with gr.Tab(label, id=name):
+            with gr.Tab(_(label), id=name):
                 module.build(pages, context)
 
 
@@ -111,8 +128,16 @@ def masthead(noticed: bool) -> str:
     return (
         MASTHEAD.replace("<!--logo-->", logo)
         .replace("<!--notice-->", link)
+        .replace("<!--language-->", in_template(_("Language")))
+        .replace("<!--codes-->", "".join(map(language_option, codes())))
         .replace("<!--out-->", in_template(_("Sign out")))
     )
+
+
+def language_option(code: str) -> str:
+    """A language to choose, whose name a script fills in."""
+    chosen = " selected" if code == spoken().code else ""
+    return f'<option value="{code}" lang="{code}"{chosen}>{code}</option>'
 
 
 def greet(annotator: Annotator) -> str:
@@ -179,7 +204,8 @@ def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
         assert isinstance(mount.app, FastAPI)
         # Last, so that what Gradio packs goes through it before.
         inserted = icons.head() + address.head(pages[role]) + (polling.head() if role == "admin" else "")
-        mount.app.user_middleware += [Middleware(PageHead, inserted=inserted), Middleware(QuickerScripts)]
+        head = Middleware(PageHead, inserted=inserted, language=spoken().attributes)
+        mount.app.user_middleware += [head, Middleware(QuickerScripts)]
         apps[role] = mount.app
     guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]))
     return BuiltApp(

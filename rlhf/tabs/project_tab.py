@@ -12,18 +12,18 @@ from annotation.records import Annotator, UserError
 from annotation.tabs import project
 from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import moment
 from annotation.ui.markup import paragraph, status
 from rlhf.models import base_model, registry
 from rlhf.models.registry import WEIGHTS_WORDS
 
-EXPLANATION = _(
+EXPLANATION = N_(
     "Answers, trainings whose method is left to “Automatic” and checks use it alike. In 16 bits a model answers best; "
     "4 bits (NF4) take a quarter of the memory and change its answers. Adapters stay on the weights that they were "
     "trained on: another precision is another policy, so change it before there are any."
 )
-THINKING: Mapping[registry.Thinking, str] = {"off": _("No"), "template": _("As its chat template has it")}
+THINKING: Mapping[registry.Thinking, str] = {"off": N_("No"), "template": N_("As its chat template has it")}
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
@@ -32,13 +32,13 @@ def build(demo: gr.Blocks, context: Context) -> None:
     with gr.Accordion(_("Precision of the base"), open=False, elem_id="precision"):
         standing = html_box()
         choice = gr.Radio(
-            [(name, weights) for weights, name in WEIGHTS_WORDS.items()], label=_("Held in"), info=EXPLANATION
+            [(_(name), weights) for weights, name in WEIGHTS_WORDS.items()], label=_("Held in"), info=_(EXPLANATION)
         )
         save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
     with gr.Column(visible=False) as can_think:
         gr.Markdown(_("## Thinking before an answer"))
         thinks = gr.Radio(
-            [(name, wish) for wish, name in THINKING.items()],
+            [(_(name), wish) for wish, name in THINKING.items()],
             label=_("Whether the base may"),
             info=_("Holds for answers, trainings and checks from now on. Judges on this machine never do."),
         )
@@ -80,7 +80,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def shown(db: Database) -> list[Any]:
     """In which precision the base is held and who chose it, and the choice as it stands."""
     base, decided = registry.by_revision(db, "base"), registry.precision_set(db)
-    name = WEIGHTS_WORDS[base.weights]
+    name = _(WEIGHTS_WORDS[base.weights])
     if decided is None:
         said = _("{base} is held in {name}, as when it was registered.").format(base=base.base, name=name)
     else:

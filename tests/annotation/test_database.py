@@ -334,7 +334,7 @@ def test_what_was_called_by_another_word_is_called_as_everywhere_else(data_dir: 
     assert db.rows("PRAGMA foreign_key_check") == []
     assert [(job.kind, job.spec) for job in reversed(job_store.recent(db, tuple(KINDS)))] == [
         ("check", CheckSpec(candidate="dpo-1", people_share=0.5)),
-        ("dpo", DPOSpec(beta=0.1, check=True)),
+        ("dpo", DPOSpec(beta=0.1, check=True, stop_kl=0.0)),
         ("sft", SFTSpec(check=False)),
         ("merge", MergeSpec(revision="dpo-1")),
     ]

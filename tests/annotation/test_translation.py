@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -34,7 +33,7 @@ def file_of(directory: Path, text: str) -> Path:
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(SystemExit) as refused:
+    with pytest.raises(translation.WrongTranslation) as refused:
         translation.chosen(str(path))
     return str(refused.value)
 
@@ -50,7 +49,7 @@ def test_without_a_choice_it_is_english_and_no_file_is_read() -> None:
 
 @pytest.mark.parametrize("wanted", ["xx", "../de", "de.mo", "nowhere.po"])
 def test_a_language_that_is_not_there_is_refused_with_those_that_are(wanted: str) -> None:
-    with pytest.raises(SystemExit, match=rf"PREFLOOP_LANGUAGE is '{re.escape(wanted)}'.*en, de"):
+    with pytest.raises(translation.WrongTranslation, match=rf"PREFLOOP_LANGUAGE is '{re.escape(wanted)}'.*en, de"):
         translation.chosen(wanted)
 
 
@@ -104,12 +103,23 @@ def test_each_translation_is_about_sentences_that_there_are(path: Path) -> None:
     assert unknown == []
 
 
+def test_german_is_complete() -> None:
+    with (translation.DIRECTORY / "de.po").open("rb") as file:
+        said = {message.id: message.string for message in read_po(file) if not message.fuzzy}
+    forms = {one: said.get(one) for one in extracted()}
+    assert {one for one, form in forms.items() if not (all(form) if isinstance(form, tuple) else form)} == set()
+
+
 def test_whoever_was_invited_can_be_refused_in_german() -> None:
     german = translation.read(next(path for path in FILES if path.stem == "de")).sentences
     met = (access.check_name, access.insert_account, access.check_new_password, invitations.JoinPages.join)
     trees = [ast.parse(textwrap.dedent(inspect.getsource(one))) for one in (*met, sign_in_pages)]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    sentences = [ast.literal_eval(call.args[0]) for call in calls if ast.unparse(call.func) == "_"]
+    sentences = [
+        ast.literal_eval(call.args[0])
+        for call in calls
+        if ast.unparse(call.func) in ("_", "N_") and isinstance(call.args[0], ast.Constant)
+    ]
     assert len(sentences) > 20
     assert {one for one in (*sentences, invitations.NOT_VALID) if german.gettext(one) == one} == {"Name"}
 
@@ -120,6 +130,7 @@ import json, sys
 from pathlib import Path
 from types import SimpleNamespace
 import gradio as gr
+from annotation import translation
 from annotation.api import AnnotationApi, RequestBody
 from annotation.database import open_database
 from annotation.tabs.guard import Context
@@ -130,23 +141,28 @@ from rlhf.tabs.pages import build_pages
 def plain(value):
     return value.get_config() if hasattr(value, "get_config") else str(value)
 
+translation.DIRECTORY = Path(sys.argv[2])
 db = open_database(Path(sys.argv[1]))
 registry.ensure_base(db, "a-model")
+access.set_language(db, access.add_account(db, "ann", "admin", "a long enough password").name, "de")
+person = access.authorise(db, "ann", "admin")
 context = Context(db, Path(sys.argv[1]), "a-model")
-pages = build_pages(context)
+with translation.speaking(translation.language_of(person.language)):
+    pages = build_pages(context)
+    html = [sign_in_pages.login_page(), sign_in_pages.notice_page("⟦-⟧"), sign_in_pages.frame_page("-")]
+    card = AnnotationApi(db).undo(person, RequestBody())
 shown = [{**component["props"], "type": component["type"]} for component in pages.get_config_file()["components"]]
-html = [sign_in_pages.login_page(), sign_in_pages.notice_page("⟦-⟧"), sign_in_pages.frame_page("-")]
-person = access.add_account(db, "ann", "admin", "a long enough password")
-card = AnnotationApi(db).undo(person, RequestBody())
-answers = []
+access.add_account(db, "eve", "admin", "a long enough password")
+answers = {"ann": [], "eve": []}
 for function in pages.fns.values():
     # As for a page that sent nothing: what can be shown is shown, and the rest is refused in a sentence.
-    try:
-        answers.append(function.fn(SimpleNamespace(username="ann"), *[None] * len(function.inputs)))
-    except gr.Error as error:
-        answers.append(error.message)
-    except (AttributeError, TypeError):
-        pass  # it takes what its own page always sends
+    for name, said in answers.items():
+        try:
+            said.append(function.fn(SimpleNamespace(username=name), *[None] * len(function.inputs)))
+        except gr.Error as error:
+            said.append(error.message)
+        except (AttributeError, TypeError):
+            pass  # it takes what its own page always sends
 print(json.dumps({"components": shown, "said": [card["notice"], *html], "answers": answers}, default=plain))
 """
 SHOWN = ("label", "info", "placeholder", "headers", "html_template")
@@ -155,9 +171,10 @@ SAYING = ("markdown", "html", "button")
 # What no translation says otherwise: names, what is typed as it stands, and rows of the database.
 # What is stored is said as it was stored: the project's reasons, the rubric, policies and how they stand.
 DATA = re.compile(
-    r"ann ·|ann  admin|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|\d+ Infinity|"
+    r"(ann|eve) ·|(ann|eve)  admin|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|"
+    r"\d+ Infinity|"
     r'\[\d+, "(step|replace)", "[^"]*"\]|'
-    r"Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
+    r"English|Deutsch|Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
     r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
     r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}|\{\{value\}\}",
     re.DOTALL,
@@ -166,16 +183,15 @@ DATA = re.compile(
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the pages show in a language in which every marked sentence stands in brackets."""
+    """What pages show in a language in which every marked sentence stands in brackets, on a server in English."""
     directory = tmp_path_factory.mktemp("language")
-    write_marked(directory / "marked.po")
+    write_marked(directory / "de.po")
     done = subprocess.run(
-        [sys.executable, "-c", PAGES, str(directory / "data")],
+        [sys.executable, "-c", PAGES, str(directory / "data"), str(directory)],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
-        env={**os.environ, "PREFLOOP_LANGUAGE": str(directory / "marked.po")},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -211,15 +227,22 @@ def test_every_sentence_of_a_page_is_translated(shown: dict[str, Any]) -> None:
 
 
 def test_what_handlers_answer_is_translated(shown: dict[str, Any]) -> None:
-    texts = list(texts_of(shown["answers"]))
+    texts = list(texts_of(shown["answers"]["ann"]))
     assert sum("⟦" in text for text in texts) > 50
     left = {unmarked(text).strip() for text in texts if re.search("[A-Za-z]{3}", unmarked(text))}
     assert left == set()
 
 
+def test_somebody_else_is_answered_in_english_by_the_same_handlers(shown: dict[str, Any]) -> None:
+    """Nothing that was said to one is kept for the other."""
+    texts = list(texts_of(shown["answers"]["eve"]))
+    assert len(texts) > 50
+    assert [text for text in texts if "⟦" in text] == []
+
+
 def test_the_scripts_get_their_sentences(shown: dict[str, Any]) -> None:
     given = [props["props"] for props in shown["components"] if props["type"] == "html"]
-    sentences = next(props["sentences"] for props in given if "language" in props)
+    sentences = next(props["sentences"] for props in given if "sentences" in props)
     source = (ROOT / "annotation" / "tabs" / "annotate.js").read_text("utf-8")
     marked = re.findall(r'\b_\("([^"]+)"\)', source)
     assert len(marked) > 100

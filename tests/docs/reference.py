@@ -92,7 +92,7 @@ The settings of the program, of a project, of the gate and of every kind of job,
 A training form of the page asks the same fields, except `model` and `snapshot`, which it fills in.
 `python -m rlhf spec KIND` prints a kind's defaults as JSON, to edit and run, and with `--explain` what they mean.
 
-`PREFLOOP_LANGUAGE` is the language of pages and messages, English without it: [translating](../translating.md).
+`PREFLOOP_LANGUAGE` is the language of whoever has chosen none, English without it: [translating](../translating.md).
 Further variables of the environment: those of [a Space](../space.md#settings-of-a-space), of
 [safe copies](../safe-copies.md) and of [judges' keys](../judges-and-gate.md#ai-judges)."""
 

@@ -57,6 +57,11 @@ def wait_for(page: Any, what: str, condition: Callable[[], Any], otherwise: Call
     return wait_until(what, condition, otherwise=otherwise, sleep=lambda seconds: page.wait_for_timeout(1000 * seconds))
 
 
+def go(page: Any, place: str) -> None:
+    """Follow a link of the page to one of its addresses, for which nothing is loaded anew."""
+    page.evaluate("place => window.prefloop.address.go(place)", place)
+
+
 @contextmanager
 def running_app(data_dir: Path, *flags: str) -> Iterator[tuple[str, str]]:
     """The program on a free port: its address and the owner's link. It is stopped on the way out."""

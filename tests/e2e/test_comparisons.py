@@ -13,7 +13,7 @@ from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import matching
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, seed_comparisons
-from tests.e2e.conftest import running_app, wait_for
+from tests.e2e.conftest import go, running_app, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -31,7 +31,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto(link)
         page.wait_for_selector("text=owner · admin")
-        page.goto(f"{address}data/comparisons?sort=oldest")
+        go(page, "/data/comparisons?sort=oldest")
         page.wait_for_selector("text=60 comparisons")
         page.click(".pages >> text=Next")
         page.wait_for_selector("text=Page 2 of 2")
@@ -67,7 +67,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         page.go_back()
         page.wait_for_selector("text=1 comparison", strict=False)
 
-        page.goto(f"{address}accounts")
+        go(page, "/accounts")
         page.click("text=Make a link")
         invited = page.locator("#invitation-link a").get_attribute("href")
         assert invited is not None

@@ -13,7 +13,7 @@ from annotation.database import open_database
 from annotation.imports import importing
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import running_app
+from tests.e2e.conftest import go, running_app
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)> ${alert(2)} <script>alert(3)</script>"
@@ -30,14 +30,14 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + '\n{"prompt": "x", "chosen": null, "rejected": "b"}\n')
     troubles: list[str] = []
-    with running_app(data_dir, "--no-workers") as (address, link):
+    with running_app(data_dir, "--no-workers") as (_, link):
         context = browser.new_context(viewport={"width": 1280, "height": 900})
         page = context.new_page()
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))
         page.goto(link)
         page.wait_for_selector("text=owner · admin")
-        page.goto(f"{address}data/import")
+        go(page, "/data/import")
         page.set_input_files("#import-file input[type=file]", path)
         page.wait_for_selector("text=Read as preferences, with prompt = 'prompt'")
         page.click("#import-columns button")

@@ -8,14 +8,14 @@ from typing import Final
 from annotation.tabs.comparisons import words
 from annotation.tabs.comparisons.comparison_table import acts
 from annotation.tabs.quality_report import FLAG_NAMES
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.differences import marked
 from annotation.ui.formatting import NOTHING, duration, moment, percent
 from annotation.ui.markup import Row, card, chip, escape, facts, paragraph, table, way
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices
 
-ROLES: Final = {"system": _("Instructions"), "user": _("User"), "assistant": _("Assistant")}
+ROLES: Final = {"system": N_("Instructions"), "user": N_("User"), "assistant": N_("Assistant")}
 
 
 def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoices, back_to: str) -> str:
@@ -43,7 +43,7 @@ def card_of(found: ComparisonHistory, used: Sequence[UsedBy], known: FilterChoic
 def asked(found: ComparisonHistory) -> str:
     """The prompt and the answers, those of a pair with the words marked in which they differ."""
     turns = "".join(
-        f'<h3>{escape(ROLES.get(turn["role"], turn["role"]))}</h3><pre dir="auto">{escape(turn["content"])}</pre>'
+        f'<h3>{escape(_(ROLES.get(turn["role"], turn["role"])))}</h3><pre dir="auto">{escape(turn["content"])}</pre>'
         for turn in found.messages
     )
     texts = [escape(answer.text) for answer in found.answers]
@@ -88,18 +88,18 @@ def formed(found: ComparisonHistory) -> str:
 
 def asked_now(found: ComparisonHistory) -> str:
     """Who is asked, and why people are although judges have been; or why nobody is."""
-    listed = found.listed
+    listed, asked = found.listed, _(words.ASKS[found.asks])
     if listed.status == "gold":
         retired = found.state == "closed"
         return _("nobody: it is retired") if retired else _("now and then people who have not seen it")
     if found.asks == "nobody" or listed.status == "unfit":
-        return words.ASKS["nobody"]
+        return _(words.ASKS["nobody"])
     if listed.assigned:
         return listed.assigned
     if listed.judged >= listed.wanted or found.state == "closed":
         return _("nobody else: it has been judged by as many as it is to be")
-    why = words.ASKED_WHY.get(found.asks_why or "", "")
-    return f"{words.ASKS[found.asks]} ({why})" if why else words.ASKS[found.asks]
+    why = words.ASKED_WHY.get(found.asks_why or "")
+    return f"{asked} ({_(why)})" if why else asked
 
 
 def people(found: ComparisonHistory) -> str:
@@ -123,8 +123,8 @@ def given(found: ComparisonHistory) -> str:
         (
             one.annotator,
             moment(one.when),
-            words.PURPOSES[one.purpose],
-            words.CLAIM_STATES[one.state],
+            _(words.PURPOSES[one.purpose]),
+            _(words.CLAIM_STATES[one.state]),
             _("assigned by {name}").format(name=one.assigned_by) if one.assigned_by else chance(one.chance),
         )
         for one in found.hand_outs
@@ -143,12 +143,12 @@ def said(found: ComparisonHistory) -> str:
 def judgement_row(one: SaidJudgement, found: ComparisonHistory) -> Row:
     """One judgement."""
     along = [*one.tags]
-    along += [FLAG_NAMES[one.flag]] if one.flag else []
+    along += [_(FLAG_NAMES[one.flag])] if one.flag else []
     along += [_("judged before its end")] if one.early else []
     note = f"\n{one.note}" if one.note else ""
     edited = "\n" + _("Edited: {text}").format(text=one.edited) if one.edited else ""
     return (
-        f"{one.annotator}\n{words.PURPOSES[one.purpose]}",
+        f"{one.annotator}\n{_(words.PURPOSES[one.purpose])}",
         moment(one.when),
         words.verdict(one.outcome, one.ranking, one.strength),
         stands(one, found.judgements),
@@ -193,7 +193,7 @@ def decided(found: ComparisonHistory) -> str:
     """What admins did with it; nothing where they did nothing."""
     rows: list[Row] = [
         (
-            words.KINDS[one.kind] + (f": {one.whom}" if one.whom and one.kind == "assign" else ""),
+            _(words.KINDS[one.kind]) + (f": {one.whom}" if one.whom and one.kind == "assign" else ""),
             one.who,
             moment(one.when),
             _("taken back by {name}, {when}").format(name=one.undone_by, when=moment(one.undone))

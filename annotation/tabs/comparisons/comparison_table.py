@@ -127,7 +127,7 @@ def acts(known: FilterChoices) -> str:
     several = "".join(option(f"group:{name}", _("group {name}").format(name=name)) for name in known.groups)
     label, assign = escape(_("To whom")), act_button(_("Assign to"), "plan", "assign")
     whom = f'<select data-whom aria-label="{label}">{people}{several}</select>'
-    buttons = "".join(act_button(words.BUTTONS[kind], "plan", kind) for kind in kinds)
+    buttons = "".join(act_button(_(words.BUTTONS[kind]), "plan", kind) for kind in kinds)
     return f'<span class="assign">{assign}{whom}</span>{buttons}'
 
 
@@ -159,10 +159,10 @@ def confirmation(asked: BulkRequest, planned: Plan) -> str:
         "whom": asked.whom,
         "expected": planned.changed,
     }
-    words_of = f"{words.BUTTONS[asked.kind]} ({planned.changed:,})"
+    words_of = f"{_(words.BUTTONS[asked.kind])} ({planned.changed:,})"
     return (
         f'<div class="confirm">{status(words.question(asked.kind, planned.changed, whom), "headline")}'
-        f"{paragraph(words.MEANINGS[asked.kind])}{paragraph(rest) if rest else ''}"
+        f"{paragraph(_(words.MEANINGS[asked.kind]))}{paragraph(rest) if rest else ''}"
         f"<p>{act_button(words_of, 'make', json.dumps(request))} {leave()}</p></div>"
     )
 

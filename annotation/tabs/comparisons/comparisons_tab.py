@@ -17,7 +17,7 @@ from annotation.tabs.comparisons import comparison_card, comparison_table, stati
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, pressed, row_number, text_in
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.markup import status
 from annotation.ui.places import MAXIMUM_LENGTH, Place, place_in
 from annotation.validation import read
@@ -30,7 +30,7 @@ from annotation.workbench.comparison_list import SORTS, FilterChoices
 SCRIPT: Final = Path(__file__).with_name("comparison_box.js").read_text(encoding="utf-8")
 SEVERAL: Final = ("status", "person", "source", "assigned", "policy", "said", "split")
 TYPED: Final = ("q", "since", "until")
-TOO_MANY: Final = _("Too many are chosen for this. Choose fewer, or filter the list and take all of it.")
+TOO_MANY: Final = N_("Too many are chosen for this. Choose fewer, or filter the list and take all of it.")
 FIELDS: Final = ("q", "status", "person", "source", "sort", "assigned", "policy", "said", "split", "since", "until")
 
 
@@ -290,7 +290,7 @@ def planned(event: Any, looked: Place) -> BulkRequest:
         raise UserError(_("Choose comparisons first."))
     wanted = ComparisonFilter(ids=chosen)
     if len(wanted.text) > LONGEST_FILTER:
-        raise UserError(TOO_MANY)
+        raise UserError(_(TOO_MANY))
     return BulkRequest(kind, wanted, whom)
 
 
@@ -310,7 +310,7 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
     def plan_change(annotator: Annotator, event: Any, part: Any) -> str:
         what, _subject = pressed(event, {"plan": "plan", "many": "many"})
         if what == "many":
-            raise UserError(TOO_MANY)
+            raise UserError(_(TOO_MANY))
         asked = planned(event, place_in(part))
         return comparison_table.confirmation(asked, bulk_changes.plan(db, asked, annotator))
 

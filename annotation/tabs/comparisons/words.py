@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from annotation.tabs.quality_report import DEGREES, OUTCOME_NAMES
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.markup import Chip
 from annotation.workbench.bulk_changes import LEFT_OUT, ChangeKind
 from annotation.workbench.comparison_filter import STATUSES
@@ -23,36 +23,36 @@ COLOURS: Final[Mapping[str, str]] = {
     "assigned": "open",
 }
 PURPOSES: Final[Mapping[str, str]] = {
-    "own": _("to learn from"),
-    "gold": _("gold"),
-    "re-ask": _("asked again"),
-    "adjudication": _("to settle"),
-    "import": _("imported"),
-    "judge": _("AI judge"),
+    "own": N_("to learn from"),
+    "gold": N_("gold"),
+    "re-ask": N_("asked again"),
+    "adjudication": N_("to settle"),
+    "import": N_("imported"),
+    "judge": N_("AI judge"),
 }
 CLAIM_STATES: Final[Mapping[str, str]] = {
-    "held": _("in hand"),
-    "judged": _("judged"),
-    "skipped": _("skipped"),
-    "released": _("went back unjudged"),
+    "held": N_("in hand"),
+    "judged": N_("judged"),
+    "skipped": N_("skipped"),
+    "released": N_("went back unjudged"),
 }
 KINDS: Final[Mapping[str, str]] = {
-    "assign": _("Assigned"),
-    "release": _("Given back to all"),
-    "settle": _("Put aside to settle"),
-    "skip": _("Skipped"),
-    "withdraw": _("Withdrawn"),
-    "gold-make": _("Made gold"),
-    "gold-retire": _("Gold retired"),
-    "gold-reinstate": _("Gold handed out again"),
-    "gold-release": _("No longer gold"),
+    "assign": N_("Assigned"),
+    "release": N_("Given back to all"),
+    "settle": N_("Put aside to settle"),
+    "skip": N_("Skipped"),
+    "withdraw": N_("Withdrawn"),
+    "gold-make": N_("Made gold"),
+    "gold-retire": N_("Gold retired"),
+    "gold-reinstate": N_("Gold handed out again"),
+    "gold-release": N_("No longer gold"),
 }
-ASKS: Final[Mapping[str, str]] = {"people": _("people"), "judges": _("AI judges"), "nobody": _("nobody")}
+ASKS: Final[Mapping[str, str]] = {"people": N_("people"), "judges": N_("AI judges"), "nobody": N_("nobody")}
 ASKED_WHY: Final[Mapping[str, str]] = {
-    "audit": _("drawn to check the judges"),
-    "flip": _("a judge changed its mind with the order"),
-    "disagreement": _("judges disagree"),
-    "unsure": _("judges are unsure"),
+    "audit": N_("drawn to check the judges"),
+    "flip": N_("a judge changed its mind with the order"),
+    "disagreement": N_("judges disagree"),
+    "unsure": N_("judges are unsure"),
 }
 
 
@@ -64,12 +64,12 @@ def status_chip(status: str) -> Chip:
 def verdict(outcome: str, ranking: Sequence[int] | None, strength: int | None) -> str:
     """A judgement in words, by the answers' numbers: '1 > 2, clearly', '1 = 2', 'all bad'."""
     if ranking is None:
-        return OUTCOME_NAMES[outcome]
+        return _(OUTCOME_NAMES[outcome])
     levels: dict[int, list[str]] = {rank: [] for rank in sorted(set(ranking))}
     for number, rank in enumerate(ranking, 1):
         levels[rank].append(str(number))
     order = " > ".join(" = ".join(level) for level in levels.values())
-    return f"{order}, {DEGREES[strength]}" if strength else order
+    return f"{order}, {_(DEGREES[strength])}" if strength else order
 
 
 def question(kind: ChangeKind, count: int, whom: str) -> str:
@@ -87,18 +87,18 @@ def question(kind: ChangeKind, count: int, whom: str) -> str:
 
 
 MEANINGS: Final[Mapping[ChangeKind, str]] = {
-    "assign": _("Whoever it is gets these first, and nobody else does while the assignment stands."),
-    "release": _("They go back to the pool. What was judged stays."),
-    "settle": _("You get them one after the other on the Annotate tab, blind; your judgement then stands for each."),
-    "skip": _("You are not shown them any more; others are."),
-    "withdraw": _("Nobody is asked about them any more. Judgements that there are stay, and are trained on."),
+    "assign": N_("Whoever it is gets these first, and nobody else does while the assignment stands."),
+    "release": N_("They go back to the pool. What was judged stays."),
+    "settle": N_("You get them one after the other on the Annotate tab, blind; your judgement then stands for each."),
+    "skip": N_("You are not shown them any more; others are."),
+    "withdraw": N_("Nobody is asked about them any more. Judgements that there are stay, and are trained on."),
 }
 BUTTONS: Final[Mapping[ChangeKind, str]] = {
-    "assign": _("Assign"),
-    "release": _("Give back"),
-    "settle": _("Settle"),
-    "skip": _("Skip"),
-    "withdraw": _("Withdraw"),
+    "assign": N_("Assign"),
+    "release": N_("Give back"),
+    "settle": N_("Settle"),
+    "skip": N_("Skip"),
+    "withdraw": N_("Withdraw"),
 }
 
 
@@ -113,5 +113,5 @@ def left_out(kind: ChangeKind, count: int) -> str:
 def outcome(kind: str, count: int, whom: str) -> str:
     """What a bulk change was, in a line."""
     said = ngettext("{what}: {count:,} comparison", "{what}: {count:,} comparisons", count)
-    line = said.format(what=KINDS[kind], count=count)
+    line = said.format(what=_(KINDS[kind]), count=count)
     return _("{line}, to {whom}").format(line=line, whom=whom) if whom and kind == "assign" else line

@@ -32,44 +32,54 @@ PairwiseLoss = Literal["ipo", "robust"]
 PreferenceLoss = Literal["sigmoid", PairwiseLoss, "length-normalised"]
 # Beta by loss, with its source. IPO's log-ratios are per token too, but its loss aims at 1 / (2 beta) of them.
 BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
-    "sigmoid": (0.1, _("Rafailov et al. 2023, appendix B")),
-    "robust": (0.1, _("as the sigmoid loss, which it estimates")),
-    "ipo": (0.1, _("TRL's default, for log-ratios per token as here")),
-    "length-normalised": (5.0, _("Lambert et al. 2024, Tülu 3, for log-ratios per token as here")),
+    "sigmoid": (0.1, N_("Rafailov et al. 2023, appendix B")),
+    "robust": (0.1, N_("as the sigmoid loss, which it estimates")),
+    "ipo": (0.1, N_("TRL's default, for log-ratios per token as here")),
+    "length-normalised": (5.0, N_("Lambert et al. 2024, Tülu 3, for log-ratios per token as here")),
 }
 # Our own (docs/benchmarks.md, the recipe); full: Tunstall et al. 2023 (Zephyr).
-MEASURED = _("our own measurements: with 3e-4 a rule about length went past the gate's limit of language")
+MEASURED = N_("our own measurements, with the training ended by stop_kl")
 CURVES = (
     Curve(
         "loss",
-        _("Loss"),
+        N_("Loss"),
         "loss",
         {"loss": "loss"},
-        _(
+        N_(
             "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. "
             "It should fall."
         ),
     ),
     Curve(
         "margin",
-        _("Reward margin"),
-        _("implicit reward"),
-        {"margin": "rewards/margins", _("chosen answer"): "rewards/chosen"},
-        _(
+        N_("Reward margin"),
+        N_("implicit reward"),
+        {"margin": "rewards/margins", N_("chosen answer"): "rewards/chosen"},
+        N_(
             "Margin: how much more the new policy favours the chosen answer than the reference does; it should "
             "rise. The chosen answer's own reward should not sink far below zero."
         ),
     ),
     Curve(
         "accuracy",
-        _("Accuracy"),
-        _("share of pairs"),
+        N_("Accuracy"),
+        N_("share of pairs"),
         {"accuracy": "rewards/accuracies"},
-        _(
+        N_(
             "Share of the step's training pairs in which the chosen answer has the higher reward; it starts "
             "near one half and should rise. Near 1 for long means that the pairs are learnt by heart."
         ),
         (0.0, 1.0),
+    ),
+    Curve(
+        "drift",
+        N_("How far it has moved"),
+        N_("nats a token"),
+        {"KL": "kl"},
+        N_(
+            "How far the policy has moved from where this run began, on answers that it learns from. It ends early "
+            "where that is enough."
+        ),
     ),
 )
 
@@ -79,49 +89,53 @@ class DPOSpec(TrainingSpec):
     """Direct preference optimisation (Rafailov et al. 2023)."""
 
     kind: ClassVar = "dpo"
-    title: ClassVar = _("preference training (DPO)")
+    title: ClassVar = N_("preference training (DPO)")
     short: ClassVar = "DPO"
     paper: ClassVar = "Rafailov et al. 2023"
     trained_by: ClassVar = "direct preference optimisation"
     last_step: ClassVar = {
         "loss": "loss",
-        "rewards/accuracies": _("implicit accuracy"),
-        "rewards/margins": _("implicit margin"),
+        "rewards/accuracies": N_("implicit accuracy"),
+        "rewards/margins": N_("implicit margin"),
+        "kl": N_("KL from where it began"),
     }
     automatic: ClassVar = "DPO"
     items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": LearningRate(1e-4, MEASURED),
-        "lora": LearningRate(1e-4, MEASURED),
-        "prompt": LearningRate(3e-3, _("a third of supervised prompt tuning's")),
-        "full": LearningRate(1e-6, _("Tunstall et al. 2023 (Zephyr) take about as much")),
+        "qlora": LearningRate(6e-4, MEASURED),
+        "lora": LearningRate(6e-4, MEASURED),
+        "prompt": LearningRate(3e-3, N_("a third of supervised prompt tuning's")),
+        "full": LearningRate(1e-6, N_("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
     answers_per_item: ClassVar = MAXIMUM_ANSWERS
-    pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta")
-    labels: ClassVar = {"sft_weight": _("SFT weight")}
+    pace_free: ClassVar = (*TrainingSpec.pace_free, "scope", "beta", "stop_kl")
+    labels: ClassVar = {
+        "sft_weight": N_("SFT weight"),
+        "stop_kl": N_("Stop at a KL of"),
+    }
     words: ClassVar = {
         "loss": {
-            "sigmoid": _("Sigmoid"),
+            "sigmoid": N_("Sigmoid"),
             "ipo": "IPO",
-            "robust": _("Robust"),
-            "length-normalised": _("Length-normalised"),
+            "robust": N_("Robust"),
+            "length-normalised": N_("Length-normalised"),
         }
     }
     only_with: ClassVar = {"flip_rate": ("loss", ("robust",)), "offset": ("loss", ("sigmoid", "length-normalised"))}
     left_open: ClassVar = (*TrainingSpec.left_open, "beta", "flip_rate")
-    loss_fields: ClassVar = ("sft_weight", "offset", "flip_rate", "ai_weight")
+    loss_fields: ClassVar = ("sft_weight", "offset", "flip_rate", "ai_weight", "stop_kl")
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
             "dpo",
-            _("Preferences (DPO)"),
+            N_("Preferences (DPO)"),
             (
                 *("parent", "reference", "scope", "method", "loss", "beta", "annotator_noise", "epochs"),
                 *("learning_rate", "seed"),
             ),
-            _("Train on preferences"),
-            _(
+            N_("Train on preferences"),
+            N_(
                 "Direct preference optimisation: from judged comparisons the policy learns to make preferred "
                 "answers likelier and the others less likely. Its adapter can then be checked, compared and "
                 "put to use in the loop."
@@ -150,7 +164,11 @@ class DPOSpec(TrainingSpec):
     clearly (Amini et al. 2024, ODPO, with people's own word for the strength). 0, because 1 gained half a point of win
     rate at most with pairs (benchmarks/acts.py), and the loop was measured without (with pairs, at a rate of 7e-5)."""
     epochs: PositiveInt = 3
-    """Passes over the comparisons; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
+    """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
+    stop_kl: NonNegativeFloat = 0.15
+    """End the training where the policy has moved this far from where it began, in nats a token, on answers that it
+    learns from; 0 for never. Our own measurements (docs/benchmarks.md, the recipe): at twice as much, answers that have
+    become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
@@ -178,11 +196,11 @@ class DPOSpec(TrainingSpec):
             loss = _("{loss}, offset {offset:g}").format(loss=loss, offset=self.offset)
         beta = f"{self.beta:g}" if self.beta else _("the loss's default")
         return [
-            (_("Reference"), REFERENCES[self.reference]),
-            (_("Data"), SCOPES[self.scope]),
+            (_("Reference"), _(REFERENCES[self.reference])),
+            (_("Data"), _(SCOPES[self.scope])),
             (_("Loss"), loss),
             ("β · SFT weight", f"{beta} · {self.sft_weight:g}"),
-            (_("Annotator noise"), NOISE[self.annotator_noise]),
+            (_("Annotator noise"), _(NOISE[self.annotator_noise])),
         ]
 
     def filled(self) -> Self:
@@ -200,7 +218,7 @@ class DPOSpec(TrainingSpec):
         beta, source = BETAS[self.loss]
         return [
             _("Left empty, beta is {beta:g}, the default of the {loss} loss ({source}).").format(
-                beta=beta, loss=self.loss, source=source
+                beta=beta, loss=self.loss, source=_(source)
             )
         ]
 

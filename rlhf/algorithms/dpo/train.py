@@ -19,6 +19,7 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
   parent's weights in the adapter if the parent is the reference, before they are if the base is. TRL would make the
   parent the reference in any case, and round it.
 - The reference of virtual tokens is the model without them; of full fine-tuning, the model as it was at the start.
+- Training ends early where the policy has moved far enough (`rlhf.algorithms.dpo.drift`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.comparisons import Item, collate, order_loss, with_targets
+from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
 from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better, implicit_rewards, pairwise_loss
@@ -113,11 +115,24 @@ def build_trainer(
     trainer.start_from(start if parents else replace(start, adapter=None))
     trainer.train_dataset = with_reference(trainer, parents, reference_of(trainer, start, parents, run), run)
     trainer.start_from(start)
+    if run is not None and not run.measured_steps and spec.stop_kl:
+        trainer.drift = DriftMeter(trainer, items, run.log)
     return trainer
 
 
 class PreferenceTrainer(JobTrainer, DPOTrainer):
     """TRL's trainer with the losses of `rlhf.algorithms.losses`."""
+
+    drift: DriftMeter | None = None
+    """What measures how far the policy has moved; None where nothing depends on it."""
+
+    def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
+        """What TRL says of a step, how far the policy has moved by then, and whether that is enough."""
+        if self.drift is not None and "loss" in logs:
+            kl = self.drift.kl()
+            logs = {**logs, "kl": kl}
+            self.control.should_training_stop |= self.drift.enough(kl, self.state.global_step, self.state.max_steps)
+        super().log(logs, *arguments, **keywords)
 
     def items_in(self, batch: Any) -> Tensor:
         """Bits that are decided, one for a pair, and tokens of the better answers, (2,)."""

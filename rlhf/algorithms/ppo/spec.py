@@ -35,73 +35,73 @@ from rlhf.submission.preconditions import accuracy_of
 
 KLControl = Literal["adaptive", "fixed"]
 # Ten times and more the 3e-6 that Huang et al. 2024 take for full fine-tuning.
-HUANG = _("over ten times the 3e-6 of Huang et al. 2024 for every weight")
+HUANG = N_("over ten times the 3e-6 of Huang et al. 2024 for every weight")
 # What a confirmation stands for where the reward model's accuracy was not measured, or is 0.
 SOME_ACCURACY = 0.001
 CURVES = (
     Curve(
         "reward",
-        _("Reward"),
-        _("reward of an answer"),
+        N_("Reward"),
+        N_("reward of an answer"),
         {"reward": "reward"},
-        _(
+        N_(
             "What the reward model gives the round's answers, before the KL penalty. It should rise; read the "
             "samples, because a policy can learn to please the model without being better."
         ),
     ),
     Curve(
         "kl",
-        _("KL to the reference"),
-        _("nats an answer"),
+        N_("KL to the reference"),
+        N_("nats an answer"),
         {"KL": "kl"},
-        _(
+        N_(
             "How far the policy has moved from its reference. With the adaptive penalty it should settle at "
             "the target; far above it the language goes."
         ),
     ),
     Curve(
         "entropy",
-        _("Entropy"),
-        _("nats a token"),
+        N_("Entropy"),
+        N_("nats a token"),
         {"entropy": "entropy"},
-        _(
+        N_(
             "How undecided the policy is about the next token. A slow fall is learning; near zero it says one thing "
             "only."
         ),
     ),
     Curve(
         "value-loss",
-        _("Value loss"),
-        _("squared reward"),
-        {_("value loss"): "loss/value"},
-        _("How far the critic's forecasts are from what came. It should fall early on and stay low."),
+        N_("Value loss"),
+        N_("squared reward"),
+        {N_("value loss"): "loss/value"},
+        N_("How far the critic's forecasts are from what came. It should fall early on and stay low."),
     ),
     Curve(
         "length",
-        _("Length"),
-        _("tokens an answer"),
+        N_("Length"),
+        N_("tokens an answer"),
         {"length": "length"},
-        _(
+        N_(
             "Mean length of the round's answers. A climb together with the reward often means that length is "
             "what the reward model likes."
         ),
     ),
     Curve(
         "policy-loss",
-        _("Policy loss"),
+        N_("Policy loss"),
         "advantage",
-        {_("policy loss"): "loss/policy"},
-        _(
+        {N_("policy loss"): "loss/policy"},
+        N_(
             "The clipped objective, with its sign turned. It hovers about zero in a healthy run and tells "
             "little by itself; spikes say that an update was too large."
         ),
     ),
     Curve(
         "shares",
-        _("Ended, and clipped"),
+        N_("Ended, and clipped"),
         "share",
-        {_("ended by themselves"): "ended_share", "clipped": "clip_share"},
-        _(
+        {N_("ended by themselves"): "ended_share", "clipped": "clip_share"},
+        N_(
             "Share of answers that ended before the limit, which should be high; and share of tokens at which "
             "the clip held the policy back: above about 0.3 the steps are too large."
         ),
@@ -109,10 +109,10 @@ CURVES = (
     ),
     Curve(
         "explained",
-        _("Explained by the critic"),
-        _("share of variance"),
+        N_("Explained by the critic"),
+        N_("share of variance"),
         {"explained": "value_explained"},
-        _(
+        N_(
             "How much of the returns' variance the critic foresees: 1 is all, 0 no more than their mean, below "
             "zero worse than that (drawn down to -1)."
         ),
@@ -120,10 +120,10 @@ CURVES = (
     ),
     Curve(
         "coefficient",
-        _("KL penalty"),
-        _("reward for a nat"),
+        N_("KL penalty"),
+        N_("reward for a nat"),
         {"penalty": "kl_coefficient"},
-        _("What a nat of KL costs now. The adaptive penalty rises while the KL is above its target."),
+        N_("What a nat of KL costs now. The adaptive penalty rises while the KL is above its target."),
     ),
 )
 
@@ -142,12 +142,12 @@ class PPOSpec(TrainingSpec):
     trained_by: ClassVar = "proximal policy optimisation"
     last_step: ClassVar = {
         "reward": "reward",
-        "kl": _("KL to the reference, nats an answer"),
-        "length": _("tokens of an answer"),
+        "kl": N_("KL to the reference, nats an answer"),
+        "length": N_("tokens of an answer"),
     }
-    step_word: ClassVar = _("round of answering and learning")
-    steps_word: ClassVar = "rounds"
-    automatic: ClassVar = _("a reward model, then PPO")
+    step_word: ClassVar = N_("round of answering and learning")
+    steps_word: ClassVar = N_("rounds")
+    automatic: ClassVar = N_("a reward model, then PPO")
     unit: ClassVar[Unit] = "prompts"
     items: ClassVar = N_("prompts")
     at_least: ClassVar = MIN_PROMPTS
@@ -163,12 +163,12 @@ class PPOSpec(TrainingSpec):
     lists: ClassVar = {"reward_model": "reward"}
     unasked: ClassVar = ("accepted_accuracy",)
     labels: ClassVar = {
-        "kl_control": _("KL control"),
-        "kl_coefficient": _("KL coefficient"),
-        "kl_target": _("KL target"),
-        "lam": _("Lambda (lam)"),
+        "kl_control": N_("KL control"),
+        "kl_coefficient": N_("KL coefficient"),
+        "kl_target": N_("KL target"),
+        "lam": N_("Lambda (lam)"),
     }
-    words: ClassVar = {"kl_control": {"adaptive": _("Adaptive"), "fixed": _("Fixed")}}
+    words: ClassVar = {"kl_control": {"adaptive": N_("Adaptive"), "fixed": N_("Fixed")}}
     only_with: ClassVar = {"kl_target": ("kl_control", ("adaptive",))}
     loss_fields: ClassVar = (
         *("kl_coefficient", "kl_target", "gamma", "lam", "clip", "value_clip", "value_weight", "whiten_rewards"),
@@ -176,8 +176,8 @@ class PPOSpec(TrainingSpec):
     )
     # min_p has to stay 0.
     sampling_fields: ClassVar = {
-        "temperature": _("1 draws from the policy's own distribution; lower than that is safer and explores less."),
-        "max_new_tokens": _("Tokens after which an answer is cut off."),
+        "temperature": N_("1 draws from the policy's own distribution; lower than that is safer and explores less."),
+        "max_new_tokens": N_("Tokens after which an answer is cut off."),
     }
     curves: ClassVar = CURVES
     forms: ClassVar = (
@@ -188,8 +188,8 @@ class PPOSpec(TrainingSpec):
                 *("reward_model", "parent", "reference", "method", "kl_control", "steps", "rollouts"),
                 *("learning_rate", "seed"),
             ),
-            _("Train with PPO"),
-            _(
+            N_("Train with PPO"),
+            N_(
                 "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, "
                 "and the policy learns to score higher without going far from its reference. It takes the "
                 "longest."
@@ -266,8 +266,8 @@ class PPOSpec(TrainingSpec):
             else _("{control}, from {coefficient:g}")
         )
         return [
-            (_("Reward model"), self.reward_model or NOT_MEASURED),
-            (_("Reference"), REFERENCES[self.reference]),
+            (_("Reward model"), self.reward_model or _(NOT_MEASURED)),
+            (_("Reference"), _(REFERENCES[self.reference])),
             (
                 _("KL penalty"),
                 penalty.format(control=self.kl_control, coefficient=self.kl_coefficient, target=self.kl_target),

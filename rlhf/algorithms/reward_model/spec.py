@@ -30,24 +30,24 @@ from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 
 # 64 comparisons twice: right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3.
-MEASURED = _("our own measurements: a smaller one learns little from a few hundred comparisons")
+MEASURED = N_("our own measurements: a smaller one learns little from a few hundred comparisons")
 CURVES = (
     Curve(
         "loss",
-        _("Loss"),
-        _("nats a pair"),
+        N_("Loss"),
+        N_("nats a pair"),
         {"loss": "loss"},
-        _(
+        N_(
             "What training minimises: 0.69 at the start, when it can't tell the answers apart; more with a "
             "margin. It should fall."
         ),
     ),
     Curve(
         "accuracy",
-        _("Accuracy"),
-        _("share of pairs"),
+        N_("Accuracy"),
+        N_("share of pairs"),
         {"accuracy": "accuracy"},
-        _(
+        N_(
             "Share of the step's pairs in which the answer that people chose gets the higher reward; one half "
             "is a coin. Its quality, shown when it is done, is on pairs that it was not trained on."
         ),
@@ -55,17 +55,17 @@ CURVES = (
     ),
     Curve(
         "margin",
-        _("Reward margin"),
+        N_("Reward margin"),
         "reward",
         {"margin": "margin"},
-        _("How much more reward the chosen answer gets than the rejected one; it should rise from zero."),
+        N_("How much more reward the chosen answer gets than the rejected one; it should rise from zero."),
     ),
     Curve(
         "score",
-        _("Mean reward"),
+        N_("Mean reward"),
         "reward",
-        {_("mean reward"): "score"},
-        _(
+        {N_("mean reward"): "score"},
+        N_(
             "Of chosen and rejected answers together. Only differences between rewards mean anything; centring "
             "keeps their mean about zero."
         ),
@@ -79,7 +79,7 @@ class RewardModelSpec(TrainingSpec):
     2022, equation 1)."""
 
     kind: ClassVar = "reward_model"
-    title: ClassVar = _("reward model training")
+    title: ClassVar = N_("reward model training")
     paper: ClassVar = "Bradley and Terry 1952; Ouyang et al. 2022, equation 1"
     trained_by: ClassVar = "comparing answers (Bradley and Terry 1952)"
     last_step: ClassVar = {"loss": "loss", "accuracy": "accuracy"}
@@ -94,10 +94,10 @@ class RewardModelSpec(TrainingSpec):
     forms: ClassVar = (
         FormLayout(
             "reward_model",
-            _("Reward model"),
+            N_("Reward model"),
             ("parent", "scope", "method", "annotator_noise", "epochs", "learning_rate", "seed"),
-            _("Train a reward model"),
-            _(
+            N_("Train a reward model"),
+            N_(
                 "A reward model learns from judged comparisons to give preferred answers the higher score. PPO "
                 "trains a policy against it; its quality, shown when it is done, says whether it is good enough "
                 "for that."
@@ -140,10 +140,10 @@ class RewardModelSpec(TrainingSpec):
     def facts(self) -> Facts:
         """What it learns from, and what its loss makes of it."""
         return [
-            (_("Data"), SCOPES[self.scope]),
+            (_("Data"), _(SCOPES[self.scope])),
             (_("Margin by strength"), "yes" if self.margin else "no"),
             (_("Centring weight"), f"{self.centre:g}"),
-            (_("Annotator noise"), NOISE[self.annotator_noise]),
+            (_("Annotator noise"), _(NOISE[self.annotator_noise])),
         ]
 
     def rows(self, db: Database) -> Rows:

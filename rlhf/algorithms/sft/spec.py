@@ -31,25 +31,25 @@ from rlhf.models.tokenize import tokenise_demonstrations
 # prompt tuning 53% at 1e-2, 43% at 3e-2, 45% at 1e-1: far larger steps than the others', as Lester et al. 2021 find,
 # who take 0.3 with Adafactor). A model of several billion weights wants a third or less (Schulman et al. 2025, "LoRA
 # Without Regret": less the wider a model is, and LoRA's is about ten times full fine-tuning's).
-MEASURED = _("our own measurements with SmolLM2; take a third for a model of billions of weights")
-VIRTUAL = _("our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021")
+MEASURED = N_("our own measurements with SmolLM2; take a third for a model of billions of weights")
+VIRTUAL = N_("our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021")
 CURVES = (
     Curve(
         "loss",
-        _("Loss"),
-        _("nats a token"),
+        N_("Loss"),
+        N_("nats a token"),
         {"loss": "loss"},
-        _(
+        N_(
             "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; "
             "near zero means that they are learnt by heart."
         ),
     ),
     Curve(
         "token-accuracy",
-        _("Token accuracy"),
-        _("share of tokens"),
-        {_("token accuracy"): "token_accuracy"},
-        _("How often the most likely next token is the demonstrated one. It should rise with the loss falling."),
+        N_("Token accuracy"),
+        N_("share of tokens"),
+        {N_("token accuracy"): "token_accuracy"},
+        N_("How often the most likely next token is the demonstrated one. It should rise with the loss falling."),
         (0.0, 1.0),
     ),
 )
@@ -60,11 +60,11 @@ class SFTSpec(TrainingSpec):
     """Supervised fine-tuning: learn to give the demonstrated answers; the loss is on the answers only."""
 
     kind: ClassVar = "sft"
-    title: ClassVar = _("supervised training")
+    title: ClassVar = N_("supervised training")
     short: ClassVar = "SFT"
     paper: ClassVar = "Ouyang et al. 2022, section 3.5"
     trained_by: ClassVar = "supervised fine-tuning"
-    last_step: ClassVar = {"loss": "loss", "token_accuracy": _("token accuracy")}
+    last_step: ClassVar = {"loss": "loss", "token_accuracy": N_("token accuracy")}
     unit: ClassVar[Unit] = "demonstrations"
     items: ClassVar = N_("demonstrations")
     at_least: ClassVar = MIN_DEMONSTRATIONS
@@ -76,25 +76,25 @@ class SFTSpec(TrainingSpec):
     }
     base_may_change: ClassVar = True
     pace_free: ClassVar = (*TrainingSpec.pace_free, "source")
-    labels: ClassVar = {"source": _("Data (source)")}
+    labels: ClassVar = {"source": N_("Data (source)")}
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
             "sft",
-            _("Supervised"),
+            N_("Supervised"),
             ("source", "parent", "method", "epochs", "learning_rate", "batch_size", "seed"),
-            _("Train on demonstrations"),
-            _(
+            N_("Train on demonstrations"),
+            N_(
                 "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
                 "demonstrations: imported ones, answers that annotators have mended, or one of the example sets."
             ),
         ),
         FormLayout(
             "full",
-            _("Full fine-tuning"),
+            N_("Full fine-tuning"),
             ("source", "parent", "precision", "epochs", "learning_rate", "batch_size", "seed"),
-            _("Train every weight"),
-            _(
+            N_("Train every weight"),
+            N_(
                 "Supervised fine-tuning of every weight, where the other forms train a small adapter. It takes "
                 "the most memory, and each run leaves a whole model on the disk instead of megabytes."
             ),

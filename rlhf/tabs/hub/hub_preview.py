@@ -7,7 +7,7 @@ from pathlib import Path
 
 from annotation.copies.safe_copies import Schedule
 from annotation.database import Database
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import duration, size
 from annotation.ui.markup import paragraph, points, status, table
 from rlhf.hub import space_upload
@@ -17,15 +17,15 @@ from rlhf.models import registry
 from rlhf.tabs import downloads
 
 HOW_TO_GIVE_A_TOKEN = (
-    _("On huggingface.co, under Settings and Access Tokens, make a token that may write."),
-    _("Give it where Prefloop is started, never on a page: HF_TOKEN=…, or “hf auth login”."),
-    _("Start Prefloop again. Until then this tab shows what each form would do."),
+    N_("On huggingface.co, under Settings and Access Tokens, make a token that may write."),
+    N_("Give it where Prefloop is started, never on a page: HF_TOKEN=…, or “hf auth login”."),
+    N_("Start Prefloop again. Until then this tab shows what each form would do."),
 )
 
 
 def without_token() -> str:
     """How somebody gives Prefloop a token, in three lines."""
-    return paragraph(_("Prefloop has no token for the Hub."), "warning") + points(HOW_TO_GIVE_A_TOKEN)
+    return paragraph(_("Prefloop has no token for the Hub."), "warning") + points(list(map(_, HOW_TO_GIVE_A_TOKEN)))
 
 
 def publish_preview(db: Database, data_dir: Path, asked: PublishModel) -> str:

@@ -24,7 +24,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import moment
 from annotation.ui.markup import paragraph, status, table
 from rlhf.hub import space_upload
@@ -53,50 +53,50 @@ POLL_SECONDS, RESTING_SECONDS = 1, 15
 SHOWN_REQUESTS = 10
 # The buttons that do nothing without a token; those that only look say what they can.
 NEED_TOKEN = ("token", "publish", "pull", "push")
-NO_TOKEN = _(
+NO_TOKEN = N_(
     "Nobody has a token for the Hub here: set HF_TOKEN to one that may write, or run “hf auth login”, then "
     "start Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” "
     "do the same as this tab."
 )
-EXPLANATION = _(
+EXPLANATION = N_(
     "What is asked here is done by a process beside this web server, which alone has the token. Everything "
     "can be repeated: what is on the Hub already is not sent again."
 )
-PULL_NOTE = _(
+PULL_NOTE = N_(
     "An adapter, a reward model or whole weights that fit this data directory's base become a candidate; "
     "safetensors only, no code. Another base model needs a data directory of its own: “python -m rlhf pull "
     "OWNER/NAME --base --data DIR” on the command line."
 )
-PUSH_NOTE = _(
+PUSH_NOTE = N_(
     "All judgements of a format, or what a run was trained on, exactly: its model's card, published after "
     "that, links it. The command line also takes filters: “python -m rlhf push-data --help”."
 )
-JUDGEMENTS = (_("All judgements of a format"), "judgements")
-SPACE_NOTE = _(
+JUDGEMENTS = "judgements"
+SPACE_NOTE = N_(
     "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, "
     "no safe copies. A private Space opens only for its owner, or the members of its organisation: for "
     "others it must be public, where they still have to sign in. A check uploads nothing."
 )
-CHECK_FIRST = _("Check the Space as the form describes it now. What it costs and makes public is said then.")
-STALE = _("The form says something else than what was checked. Check it again first.")
-UNAGREED = _("Tick that you agree to what the check has found first.")
+CHECK_FIRST = N_("Check the Space as the form describes it now. What it costs and makes public is said then.")
+STALE = N_("The form says something else than what was checked. Check it again first.")
+UNAGREED = N_("Tick that you agree to what the check has found first.")
 NAMES: Mapping[str, str] = {
-    "token": _("Check the token"),
-    "prices": _("Ask for prices"),
-    "publish": _("Publish a model"),
-    "pull": _("Pull a model"),
-    "push-data": _("Push data"),
-    "check-space": _("Check a Space"),
-    "make-space": _("Create or update a Space"),
-    "import": _("Import a dataset"),
+    "token": N_("Check the token"),
+    "prices": N_("Ask for prices"),
+    "publish": N_("Publish a model"),
+    "pull": N_("Pull a model"),
+    "push-data": N_("Push data"),
+    "check-space": N_("Check a Space"),
+    "make-space": N_("Create or update a Space"),
+    "import": N_("Import a dataset"),
 }
 STATES: Mapping[str, str] = {
-    "queued": _("waits"),
-    "running": _("at work"),
-    "cancelling": _("is to stop"),
-    "finished": _("done"),
-    "failed": _("failed"),
-    "cancelled": _("cancelled"),
+    "queued": N_("waits"),
+    "running": N_("at work"),
+    "cancelling": N_("is to stop"),
+    "finished": N_("done"),
+    "failed": N_("failed"),
+    "cancelled": N_("cancelled"),
 }
 # Everything in the Hub's lane that is asked for on a page, imports of the Data tab too.
 HUB_LANE: JobQueue[JobRequest] = JobQueue("hub", {**REQUESTS.kinds, **FROM_HUB.kinds})
@@ -109,7 +109,6 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "push": ("push-data",),
     "space": ("check-space", "make-space"),
 }
-FORMAT_CHOICES = [(_(entry.title), name) for name, entry in FORMATS.items() if name not in ONE_FILE]
 Update = dict[str, Any]
 Seen = dict[str, Any]
 
@@ -132,7 +131,7 @@ def request_card(job: HubJob | None, held: bool = True) -> str:
 
 def about(job: HubJob) -> str:
     """What was asked for, in a few words."""
-    name = NAMES[job.kind]
+    name = _(NAMES[job.kind])
     match job.spec:
         case PublishModel(revision, repo):
             return _("{name}: {revision} to {repo}").format(name=name, revision=revision, repo=repo)
@@ -144,7 +143,7 @@ def about(job: HubJob) -> str:
 
 
 def requests_table(found: Sequence[HubJob]) -> str:
-    rows = [(moment(one.created), about(one), one.requested_by, STATES[one.status], _(one.message)) for one in found]
+    rows = [(moment(one.created), about(one), one.requested_by, _(STATES[one.status]), _(one.message)) for one in found]
     headers = (_("When (UTC)"), _("What"), _("Asked by"), _("State"), _("What came of it"))
     return table(headers, rows, _("Nothing has been asked yet."))
 
@@ -206,12 +205,17 @@ def model_choices(known: Sequence[Policy]) -> list[tuple[str, str]]:
     ]
 
 
+def all_judgements() -> tuple[str, str]:
+    """What is chosen for the judgements, where others choose a run."""
+    return _("All judgements of a format"), JUDGEMENTS
+
+
 def run_choices(found: Sequence[Job]) -> list[tuple[str, str]]:
     """The training runs whose frozen data can be pushed, newest first."""
     return [
         (
             _("The frozen data of run {id} ({kind}, {status})").format(
-                id=one.id, kind=short_of(one.kind), status=job_words.STATUS_WORDS[one.status]
+                id=one.id, kind=short_of(one.kind), status=_(job_words.STATUS_WORDS[one.status])
             ),
             str(one.id),
         )
@@ -254,11 +258,11 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
     asked.check()
     checked = valid_check(db)
     if checked is None or checked.result is None or not agreement(checked):
-        raise UserError(CHECK_FIRST)
+        raise UserError(_(CHECK_FIRST))
     if checked.spec != asked:
-        raise UserError(STALE)
+        raise UserError(_(STALE))
     if agreed is not True:
-        raise UserError(UNAGREED)
+        raise UserError(_(UNAGREED))
     return MakeSpace(**asdict(asked), price=checked.result["price"])
 
 
@@ -285,7 +289,7 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
         "held": gr.update(value="" if held else hub_preview.without_token()),
         **{name: gr.update(interactive=held) for name in NEED_TOKEN},
         "revision": gr.update(choices=model_choices(known)),
-        "data": gr.update(choices=[JUDGEMENTS, *run_choices(job_store.recent(db, tuple(trainings())))]),
+        "data": gr.update(choices=[all_judgements(), *run_choices(job_store.recent(db, tuple(trainings())))]),
         "published": gr.update(value=publications_table(registry.publications(db), revisions)),
         "copies": gr.update(value=copies_card(db, os.environ)),
         "requests": gr.update(value=requests_table(HUB_LANE.recent(db, SHOWN_REQUESTS))),
@@ -339,7 +343,7 @@ def lay_out() -> HubPage:
     buttons: dict[str, gr.Button] = {}
     parts["held"] = html_box()
     with gr.Column():
-        html_box(paragraph(EXPLANATION, "quiet"))
+        html_box(paragraph(_(EXPLANATION), "quiet"))
         buttons["token"] = button(_("Check the token"), "hub-token")
         forms["token"], parts["said token"] = [], html_box()
         with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):
@@ -387,7 +391,7 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
 
 def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pulls a model."""
-    html_box(paragraph(PULL_NOTE, "quiet"))
+    html_box(paragraph(_(PULL_NOTE), "quiet"))
     with gr.Row():
         source = address(_("Repository"), "hub-pull-repo", "OWNER/NAME, or OWNER/NAME@REVISION")
         weights = gr.Radio(
@@ -403,11 +407,12 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pushes data."""
-    html_box(paragraph(PUSH_NOTE, "quiet"))
+    html_box(paragraph(_(PUSH_NOTE), "quiet"))
     parts["data"] = gr.Dropdown(
-        [JUDGEMENTS], value=JUDGEMENTS[1], label=_("What"), allow_custom_value=True, elem_id="hub-push-what"
+        [all_judgements()], value=JUDGEMENTS, label=_("What"), allow_custom_value=True, elem_id="hub-push-what"
     )
-    chosen = gr.Radio(FORMAT_CHOICES, value="preference", label=_("Format"), info=_("Of judgements."))
+    formats = [(_(entry.title), name) for name, entry in FORMATS.items() if name not in ONE_FILE]
+    chosen = gr.Radio(formats, value="preference", label=_("Format"), info=_("Of judgements."))
     with gr.Row():
         repo = address(_("Repository"), "hub-push-repo")
         licence = licence_choice()
@@ -422,7 +427,7 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that makes a Space."""
-    html_box(paragraph(SPACE_NOTE, "quiet"))
+    html_box(paragraph(_(SPACE_NOTE), "quiet"))
     with gr.Row():
         repo = address(_("Name of the Space"), "hub-space-repo")
         hardware = gr.Textbox(
@@ -514,7 +519,7 @@ def asker(page: HubPage, context: Context, request_of: Callable[..., Request]) -
             said = {said_of("space"): gr.update(value=hub_preview.space_preview(request))}
             return [*(said.get(name, gr.skip()) for name in page.parts), seen, again(RESTING_SECONDS)]
         if not context.token_held:
-            raise UserError(NO_TOKEN)
+            raise UserError(_(NO_TOKEN))
         waiting = REQUESTS.newest(context.db, status="queued")
         if waiting is not None and waiting.spec == request:
             raise UserError(_("That has been asked already, and waits for its turn."))
@@ -546,7 +551,7 @@ def pull_of(source: Any, weights: Any) -> PullModel:
 def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence: Any) -> PushData:
     """The form that pushes data. Raises UserError for data that is not in its list."""
     what = text_in(data).strip()
-    if what != JUDGEMENTS[1] and row_number(what) is None:
+    if what != JUDGEMENTS and row_number(what) is None:
         raise UserError(
             _("Choose what to push from the list: all judgements of a format, or the frozen data of a run.")
         )
@@ -556,7 +561,7 @@ def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence
         private is not False,
         names is True,
         text_in(licence).strip(),
-        None if what == JUDGEMENTS[1] else row_number(what),
+        None if what == JUDGEMENTS else row_number(what),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
 from typing import Any
@@ -12,7 +12,7 @@ from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between
 from annotation.store import AnswerCounts
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import differences, markup
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
 from annotation.ui.markup import Button, Chip, Explained, Row, card_title, escape, facts, paragraph, table
@@ -49,7 +49,7 @@ def serving_card(
                 ),
                 (_("Also waiting"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
                 (_("Answers drawn"), str(counts.total)),
-                (_("Ended by themselves"), share(counts.ended_share) if counts.total else NOT_MEASURED),
+                (_("Ended by themselves"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
                 (_("Dropped: empty"), str(counts.empty)),
                 (_("Dropped: the same as another"), str(counts.duplicate)),
             )
@@ -66,12 +66,12 @@ def worker_sentence(worker: Job | None, at: str) -> str:
         runs = _("The answering worker runs. {message}")
         if silent > LOST_AFTER_SECONDS / 2:
             runs = _("The answering worker has said nothing for {silent}. {message}")
-        return runs.format(silent=duration(silent), message=worker.message).strip()
+        return runs.format(silent=duration(silent), message=_(worker.message)).strip()
     if worker.status == "queued":
         return _("The answering worker is starting.")
     return (
         _("The answering worker does not run ({status}). {message}")
-        .format(status=job_words.STATUS_WORDS[worker.status], message=worker.message)
+        .format(status=_(job_words.STATUS_WORDS[worker.status]), message=_(worker.message))
         .strip()
     )
 
@@ -80,7 +80,7 @@ def held_out_accuracy(report: CheckReport | None) -> str:
     """Implicit-reward accuracy with its 95% interval, or why there is none."""
     accuracy = None if report is None else report.implicit_accuracy
     if accuracy is None or accuracy.value is None:
-        return NOT_MEASURED
+        return _(NOT_MEASURED)
     interval = _("{share} ({share_2} to {share_3}, n = {n})").format(
         share=share(accuracy.value), share_2=share(accuracy.low), share_3=share(accuracy.high), n=accuracy.n
     )
@@ -92,19 +92,19 @@ def held_out_accuracy(report: CheckReport | None) -> str:
 
 
 HISTORY = (
-    _("Revision"),
-    _("Algorithm, method"),
-    _("Parent"),
-    _("Status"),
-    _("Job"),
-    _("Data snapshot"),
-    _("Trained on"),
-    _("Reference"),
-    _("Final loss"),
-    _("Held-out accuracy"),
-    _("KL per token"),
-    _("Mean words"),
-    _("Made (UTC)"),
+    N_("Revision"),
+    N_("Algorithm, method"),
+    N_("Parent"),
+    N_("Status"),
+    N_("Job"),
+    N_("Data snapshot"),
+    N_("Trained on"),
+    N_("Reference"),
+    N_("Final loss"),
+    N_("Held-out accuracy"),
+    N_("KL per token"),
+    N_("Mean words"),
+    N_("Made (UTC)"),
 )
 
 
@@ -115,7 +115,12 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
         history_row(policy, names, training.get(policy.job_id or 0), checks.get(policy.revision))
         for policy in reversed(policies)
     ]
-    return table(HISTORY, rows, _("No policy yet."), (_("Job"), _("Final loss"), _("KL per token"), _("Mean words")))
+    return table(
+        tuple(map(_, HISTORY)),
+        rows,
+        _("No policy yet."),
+        (_("Job"), _("Final loss"), _("KL per token"), _("Mean words")),
+    )
 
 
 def history_row(
@@ -127,7 +132,7 @@ def history_row(
     report = None if check is None else check.report
     own = AnswerFigures() if report is None else report.candidate
     snapshot = result.get("snapshot") or (spec.snapshot if spec else "")
-    missing = NOTHING if policy.path is None else NOT_MEASURED
+    missing = NOTHING if policy.path is None else _(NOT_MEASURED)
     loss = (result.get("final") or {}).get("loss")
     measured = (
         NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
@@ -137,31 +142,31 @@ def history_row(
     )
     return (
         policy.revision,
-        job_spec.short_of(policy.algorithm) + (f", {SHORT_METHODS[spec.method]}" if spec else ""),
+        job_spec.short_of(policy.algorithm) + (f", {_(SHORT_METHODS[spec.method])}" if spec else ""),
         names.get(policy.parent_id or 0, NOTHING),
         _("{status}, files deleted").format(status=policy.status_word) if policy.deleted else policy.status_word,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
         NOTHING if trained_on(result) is None else f"{trained_on(result)} {spec.unit if spec else 'pairs'}",
-        REFERENCES.get(getattr(spec, "reference", ""), NOTHING),
-        *(missing if text == NOT_MEASURED else text for text in measured),
+        _(REFERENCES.get(getattr(spec, "reference", ""), NOTHING)),
+        *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),
     )
 
 
 ACTIONS: Mapping[str, str] = {
-    "promote": _("promote"),
-    "rollback": _("go back"),
-    "reject": _("reject"),
-    "reopen": _("take back the rejection"),
-    "delete": _("delete the files"),
+    "promote": N_("promote"),
+    "rollback": N_("go back"),
+    "reject": N_("reject"),
+    "reopen": N_("take back the rejection"),
+    "delete": N_("delete the files"),
 }
 LATEST: Mapping[str, str] = {
-    "promote": _("Latest decision: {who} promoted {revision}, {when} UTC."),
-    "rollback": _("Latest decision: {who} went back to {revision}, {when} UTC."),
-    "reject": _("Latest decision: {who} rejected {revision}, {when} UTC."),
-    "reopen": _("Latest decision: {who} took back the rejection of {revision}, {when} UTC."),
-    "delete": _("Latest decision: {who} deleted the files of {revision}, {when} UTC."),
+    "promote": N_("Latest decision: {who} promoted {revision}, {when} UTC."),
+    "rollback": N_("Latest decision: {who} went back to {revision}, {when} UTC."),
+    "reject": N_("Latest decision: {who} rejected {revision}, {when} UTC."),
+    "reopen": N_("Latest decision: {who} took back the rejection of {revision}, {when} UTC."),
+    "delete": N_("Latest decision: {who} deleted the files of {revision}, {when} UTC."),
 }
 
 
@@ -170,7 +175,7 @@ def decisions_card(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[int
     if not decisions:
         return ""
     latest = decisions[0]
-    said = LATEST[latest["action"]].format(
+    said = _(LATEST[latest["action"]]).format(
         who=latest["decided_by"], revision=latest["revision"], when=moment(latest["created"])
     )
     undo = undoable.get(latest["id"])
@@ -183,7 +188,7 @@ def decisions_table(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[in
     """Promotions, rejections and what took them back, newest first, each with its undo while it can be undone."""
     rows: list[Row] = [
         (
-            *(moment(row["created"]), row["decided_by"], ACTIONS[row["action"]], row["revision"]),
+            *(moment(row["created"]), row["decided_by"], _(ACTIONS[row["action"]]), row["revision"]),
             *(row["previous"] or NOTHING, row["reason"] or NOTHING, undoable.get(row["id"], "")),
         )
         for row in decisions
@@ -238,61 +243,71 @@ class ReportRow:
 
 FIGURES = (
     ReportRow(
-        _("Mean length"), "mean_length", 1, _("Words in an answer. A preference for short or long answers shows here.")
+        N_("Mean length"),
+        "mean_length",
+        1,
+        N_("Words in an answer. A preference for short or long answers shows here."),
     ),
     ReportRow(
-        _("KL per token"),
+        N_("KL per token"),
         "kl_to_anchor",
         3,
-        _("How far the policy is from what the limits are against, in nats a token; 0 is not at all."),
+        N_("How far the policy is from what the limits are against, in nats a token; 0 is not at all."),
     ),
     ReportRow(
-        _("Surprise to its anchor"),
+        N_("Surprise to its anchor"),
         "nll_under_anchor",
         3,
-        _(
+        N_(
             "Negative log-likelihood of the answers under what the limits are against, in nats a token. Far above its "
             "own figure the answers stop being its language."
         ),
     ),
     ReportRow(
-        _("Perplexity of plain text"),
+        N_("Perplexity of plain text"),
         "perplexity",
         2,
-        _(
+        N_(
             "Of a fixed English text that no policy is trained on. Far above its anchor's the policy forgets the "
             "language."
         ),
     ),
-    ReportRow("Distinct-1", "distinct_1", 3, _("Different words as a share of all words. Falling means repetition.")),
+    ReportRow("Distinct-1", "distinct_1", 3, N_("Different words as a share of all words. Falling means repetition.")),
     ReportRow(
-        "Distinct-2", "distinct_2", 3, _("Different word pairs as a share of all pairs. Falling means repetition.")
+        "Distinct-2", "distinct_2", 3, N_("Different word pairs as a share of all pairs. Falling means repetition.")
     ),
     ReportRow(
-        _("Repetition"),
+        N_("Repetition"),
         "repetition",
         3,
-        _("Share of an answer's groups of four words that it has said before; 0 is best."),
+        N_("Share of an answer's groups of four words that it has said before; 0 is best."),
     ),
     ReportRow(
-        _("Ended by itself"),
+        N_("Ended by itself"),
         "ended_share",
         2,
-        _("Share of answers that ended before the limit; the others are cut off."),
+        N_("Share of answers that ended before the limit; the others are cut off."),
     ),
 )
 
 
 # What a verdict on a criterion is called, and its colour.
 VERDICTS: Mapping[Passed, Chip] = {
-    "pass": Chip(_("✓ met"), "good"),
-    "fail": Chip(_("✗ not met"), "bad"),
-    "open": Chip(_("… not enough yet"), "open"),
-    "few": Chip(_("… too few"), "open"),
-    "missing": Chip(_("– not measured"), "open"),
-    "inapplicable": Chip(_("– does not apply")),
-    "informs": Chip(_("· informs only")),
+    "pass": Chip(N_("✓ met"), "good"),
+    "fail": Chip(N_("✗ not met"), "bad"),
+    "open": Chip(N_("… not enough yet"), "open"),
+    "few": Chip(N_("… too few"), "open"),
+    "missing": Chip(N_("– not measured"), "open"),
+    "inapplicable": Chip(N_("– does not apply")),
+    "informs": Chip(N_("· informs only")),
 }
+
+
+def in_words(verdict: Chip) -> Chip:
+    """A verdict as a person reads it."""
+    return replace(verdict, words=_(verdict.words))
+
+
 # The figure of a policy that a limit of the rule is about, by the limit's name.
 LIMITED: Mapping[str, str] = {
     "kl_per_token": "kl_to_anchor",
@@ -317,8 +332,8 @@ def report_card(report: CheckReport | None, rule: Rule, criteria: Sequence[Crite
         f"{warned}{win_rates(report)}{reward_sentence(report.reward)}{figures_table(report, criteria)}"
         f"{paragraph(f'{answered} {apart}'.strip(), 'quiet')}"
         f"{ground_note(report)}"
-        f"{paragraph(EARLIER_RULES[report.rule], 'quiet') if report.rule in EARLIER_RULES else ''}"
-        f"{'' if report.candidate.weights else paragraph(EARLIER, 'quiet')}"
+        f"{paragraph(_(EARLIER_RULES[report.rule]), 'quiet') if report.rule in EARLIER_RULES else ''}"
+        f"{'' if report.candidate.weights else paragraph(_(EARLIER), 'quiet')}"
     )
 
 
@@ -330,14 +345,14 @@ def ground_note(report: CheckReport) -> str:
     return paragraph(said.format(kl=figure(report.kl_to_ground, 3)), "quiet")
 
 
-RULE_HEADS = (_("Found"), _("Asked for"), _("Verdict"))
-FIGURES_CAPTION = _("Figures of the check")
+RULE_HEADS = (N_("Found"), N_("Asked for"), N_("Verdict"))
+FIGURES_CAPTION = N_("Figures of the check")
 
 
 def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
     """Every figure once: what the rule asks of it and found, if anything, and what each policy has of it."""
     sides = report_sides(report)
-    own = {limit.name: LIMITED.get(limit.figure, "") for limit in LIMITS}
+    own = {_(limit.name): LIMITED.get(limit.figure, "") for limit in LIMITS}
     shown = {entry.key: entry for entry in FIGURES}
     rows: list[Row] = []
     for one in criteria:
@@ -346,16 +361,16 @@ def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
             values: Sequence[str] = probe_means(ALL, sides)
         else:
             values = side_figures(entry, sides)
-        why = f"{one.why} {entry.reading}" if entry is not None else one.why
-        rows.append((Explained(one.name, why), one.value, one.threshold, VERDICTS[one.verdict], *values))
+        why = f"{one.why} {_(entry.reading)}" if entry is not None else one.why
+        rows.append((Explained(one.name, why), one.value, one.threshold, in_words(VERDICTS[one.verdict]), *values))
     blank = ("",) * len(RULE_HEADS) if criteria else ()
-    rows += [(Explained(one.label, one.reading), *blank, *side_figures(one, sides)) for one in shown.values()]
+    rows += [(Explained(_(one.label), _(one.reading)), *blank, *side_figures(one, sides)) for one in shown.values()]
     accuracy = (held_out_accuracy(report), *("" for _side in sides[1:]))
-    rows.append((Explained(_("Accuracy on held-out judgements"), ACCURACY_NOTE), *blank, *accuracy))
+    rows.append((Explained(_("Accuracy on held-out judgements"), _(ACCURACY_NOTE)), *blank, *accuracy))
     rows += [(name, *blank, *values) for name, values in probe_rows(report, sides)]
     names = tuple(name for name, _values in sides)
-    headers = (_("Figure"), *(RULE_HEADS if criteria else ()), *names)
-    return table(headers, rows, "", names, caption=FIGURES_CAPTION)
+    headers = (_("Figure"), *(map(_, RULE_HEADS) if criteria else ()), *names)
+    return table(headers, rows, "", names, caption=_(FIGURES_CAPTION))
 
 
 def side_figures(entry: ReportRow | None, sides: Sequence[tuple[str, AnswerFigures]]) -> Sequence[str]:
@@ -381,26 +396,26 @@ def probe_rows(report: CheckReport, sides: Sequence[tuple[str, AnswerFigures]]) 
         if fall is not None:
             lost = _("lost to its anchor: {fall}").format(fall=with_interval(fall))
             first = f"{first}\n{lost}"
-        rows.append((Explained(name, reading), [first, *others]))
+        rows.append((Explained(_(name), _(reading)), [first, *others]))
     return rows
 
 
 # What is said of a check that was made for an earlier version of the rule.
 EARLIER_RULES: Mapping[int | None, str] = {
-    None: _(
+    None: N_(
         "Made for the earlier rule, which counted every comparison by itself, also several of one prompt, and compared "
         "distinct-2 and the likelihood whatever the lengths."
     ),
-    2: _("Made for the earlier rule, which compared the likelihood whatever the lengths."),
+    2: N_("Made for the earlier rule, which compared the likelihood whatever the lengths."),
 }
 
 
 PROBE_ROWS: Mapping[str, tuple[str, str]] = {
-    ALL: (_("Probes: all"), _("Short fixed questions; 1 is best. A figure is the mean chance of what is right.")),
-    "knowledge": (_("Probes: knowledge"), _("Plain questions with several answers.")),
-    "arithmetic": (_("Probes: arithmetic"), _("Small sums, against near misses.")),
-    "format": (_("Probes: format"), _("Which of two answers has the form that was asked for.")),
-    "refusals": (_("Probes: no refusal"), _("Harmless requests: the chance that the answer is no refusal.")),
+    ALL: (N_("Probes: all"), N_("Short fixed questions; 1 is best. A figure is the mean chance of what is right.")),
+    "knowledge": (N_("Probes: knowledge"), N_("Plain questions with several answers.")),
+    "arithmetic": (N_("Probes: arithmetic"), N_("Small sums, against near misses.")),
+    "format": (N_("Probes: format"), N_("Which of two answers has the form that was asked for.")),
+    "refusals": (N_("Probes: no refusal"), N_("Harmless requests: the chance that the answer is no refusal.")),
 }
 
 
@@ -433,7 +448,7 @@ def win_rates(report: CheckReport) -> str:
         for judge, rate in judged.items():
             if rate.estimate is not None:
                 controlled = rate.length_controlled
-                at_equal = NOT_MEASURED if controlled is None else percent_with_interval(controlled)
+                at_equal = _(NOT_MEASURED) if controlled is None else percent_with_interval(controlled)
                 found = percent_with_interval(rate.estimate)
                 rows.append((other, judge, found, at_equal, str(rate.n), str(rate.ties)))
     missing = "".join(
@@ -465,58 +480,58 @@ def report_sides(report: CheckReport) -> list[tuple[str, AnswerFigures]]:
     sides.append((anchor.revision or "base", anchor))
     if len({figures.weights for _title, figures in sides}) == 1:
         return sides
-    return [(f"{title}, {WEIGHTS_WORDS.get(figures.weights, figures.weights)}", figures) for title, figures in sides]
+    return [(f"{title}, {_(WEIGHTS_WORDS.get(figures.weights, figures.weights))}", figures) for title, figures in sides]
 
 
-EARLIER = _(
+EARLIER = N_(
     "An earlier version measured this, every policy against the base in 4 bits (NF4): of a policy on 16-bit weights "
     "the figures are also of the difference between the two precisions. Check it again to have it measured in its own."
 )
 # What is said of a figure that is past its limit, by the figure's name.
 WARNINGS: Mapping[str, str] = {
     "kl_per_token": (
-        _(
+        N_(
             "It has moved {value} nats a token from {anchor} (more than {bound} is a bad sign). Read some of "
             "its answers before you promote it."
         )
     ),
     "nll_ratio": (
-        _(
+        N_(
             "Its answers surprise {anchor} {value} more than {anchor}'s own do (more than {bound} is a "
             "bad sign). Read some of them before you promote it."
         )
     ),
     "distinct_ratio": (
-        _(
+        N_(
             "Its answers repeat themselves: distinct-2 is {value} of {anchor}'s (under {bound} is a bad sign). "
             "Read some of them before you promote it."
         )
     ),
     "truncated_more": (
-        _(
+        N_(
             "Its answers are cut off at the length limit {value} more often than {anchor}'s (more than {bound} "
             "is a bad sign). Read some of them before you promote it."
         )
     ),
     "perplexity_ratio": (
-        _(
+        N_(
             "It finds a plain text {value} more perplexing than {anchor} does (more than {bound} is a bad "
             "sign): it forgets what it was not trained on. Read some of its answers before you promote it."
         )
     ),
     "probes_fall": (
-        _(
+        N_(
             "On the probes it gives what is right surely {value} less chance than {anchor} does (more than {bound} is "
             "a bad sign): it has lost something that it could do. See what, below, before you promote it."
         )
     ),
 }
 # Of whatever limit.
-ACCURACY_NOTE = _(
+ACCURACY_NOTE = N_(
     "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
     "where that holds 50%, it may be guessing."
 )
-NO_NUMBER = _("{name}: not a number, so some of its answers could not be scored. Read them before you promote it.")
+NO_NUMBER = N_("{name}: not a number, so some of its answers could not be scored. Read them before you promote it.")
 
 
 def warnings(report: CheckReport, rule: Rule) -> list[str]:
@@ -529,9 +544,9 @@ def warnings(report: CheckReport, rule: Rule) -> list[str]:
 def warning(limit: MetricLimit, value: float, bound: float, anchor: str) -> str:
     """What a figure that is past its limit says of a policy, and of what it was measured against."""
     if isnan(value):
-        return NO_NUMBER.format(name=limit.name)
+        return _(NO_NUMBER).format(name=_(limit.name))
     shown = [in_its_unit(limit, number) for number in (value, bound)]
-    return WARNINGS[limit.figure].format(value=shown[0], bound=shown[1], anchor=anchor)
+    return _(WARNINGS[limit.figure]).format(value=shown[0], bound=shown[1], anchor=anchor)
 
 
 def in_its_unit(limit: MetricLimit, value: float) -> str:

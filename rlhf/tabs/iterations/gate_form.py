@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -11,25 +11,25 @@ import gradio as gr
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import gate, gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project, percentage
 
-PROMPTS = _("Held-out prompts in a new version")
+PROMPTS = N_("Held-out prompts in a new version")
 HOLDS = [
-    (_("By mode: over the whole project where the gate acts by itself, else for each candidate"), "mode"),
-    (_("Over the whole project: later candidates have to show more"), "project"),
-    (_("For each candidate: of many useless ones some are promoted"), "candidate"),
+    (N_("By mode: over the whole project where the gate acts by itself, else for each candidate"), "mode"),
+    (N_("Over the whole project: later candidates have to show more"), "project"),
+    (N_("For each candidate: of many useless ones some are promoted"), "candidate"),
 ]
 NAMES = tuple(field.name for field in fields(Rule))
 MODES = [
-    (_("Ask: a person decides, with the rule's advice"), "ask"),
-    (_("Automatic: act on the rule's decision"), "automatic"),
-    (_("Never: decide nothing"), "never"),
+    (N_("Ask: a person decides, with the rule's advice"), "ask"),
+    (N_("Automatic: act on the rule's decision"), "automatic"),
+    (N_("Never: decide nothing"), "never"),
 ]
 
 
@@ -75,6 +75,11 @@ def held_out_sentence(context: Context) -> str:
     return " ".join(filter(None, (said, *remarks, held_out_sets.gate_sentence(context.db))))
 
 
+def in_words(choices: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Choices in words."""
+    return [(_(words), value) for words, value in choices]
+
+
 def offered(context: Context) -> int:
     """How many held-out prompts a new version is to have unless somebody says otherwise: never fewer than the last."""
     made = held_out_sets.versions(context.db)
@@ -85,8 +90,8 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
     with gr.Accordion(_("The gate's rule"), open=False):
         said_of = html_box()
-        form: dict[str, Any] = {"mode": gr.Radio(MODES, label=_("What is done with a decision"))}
-        form["alpha_holds"] = gr.Radio(HOLDS, label=_("The share of wrong promotions holds"))
+        form: dict[str, Any] = {"mode": gr.Radio(in_words(MODES), label=_("What is done with a decision"))}
+        form["alpha_holds"] = gr.Radio(in_words(HOLDS), label=_("The share of wrong promotions holds"))
         form["anchor"] = gr.Textbox(
             label=_("The limits are against"),
             info=_("A policy by its name, or the base: for one on merged or fully trained weights, these."),
@@ -96,17 +101,17 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")
         )
         with gr.Row(elem_classes=["fields", "typed"]):
-            for name, label in COUNTS.items():
-                form[name] = whole_number(label, min_width=220)
+            for name in COUNTS:
+                form[name] = whole_number(gate.label(name), min_width=220)
         with gr.Row(elem_classes=["fields", "typed"]):
-            for name, label in NUMBERS.items():
+            for name in NUMBERS:
                 limits = limits_of(hint_at(Rule, [name]))
                 span = _("{low:g} to {high:g}").format(low=limits["ge"], high=limits["le"])
-                form[name] = gr.Number(label=label, info=span, min_width=220)
+                form[name] = gr.Number(label=gate.label(name), info=span, min_width=220)
         with gr.Row():
             save = gr.Button(_("Save the rule"), size="md", scale=0, min_width=160, elem_id="gate-save")
         with gr.Row(elem_classes=["fields", "typed"]):
-            prompts = whole_number(PROMPTS, min_width=220)
+            prompts = whole_number(_(PROMPTS), min_width=220)
             renew = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
         said = html_box()
     shown = [form[name] for name in NAMES]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from annotation.metrics.evidence import CorrectedPrompts
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import running_interval
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
@@ -21,10 +21,10 @@ from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
 
 STAGES: Mapping[Stage, str] = {
-    "collecting": _("Collecting judgements"),
-    "training": _("Training"),
-    "checking": _("Checking"),
-    "deciding": _("Decision"),
+    "collecting": N_("Collecting judgements"),
+    "training": N_("Training"),
+    "checking": N_("Checking"),
+    "deciding": N_("Decision"),
 }
 
 
@@ -34,7 +34,7 @@ CURRENT = ' aria-current="step"'
 def status_card(standing: LoopStatus) -> str:
     """The stages of an iteration with the one it is in, what went wrong, what happens now, and what comes next."""
     stages = "".join(
-        f"<li{CURRENT if stage == standing.stage else ''}>{escape(name)}</li>" for stage, name in STAGES.items()
+        f"<li{CURRENT if stage == standing.stage else ''}>{escape(_(name))}</li>" for stage, name in STAGES.items()
     )
     problems = "".join(paragraph(sentence, "warning") for sentence in standing.problems)
     # What is found of a candidate is its verdict, below.
@@ -44,12 +44,12 @@ def status_card(standing: LoopStatus) -> str:
 
 # --------------------------------------------------------------------------------------------------------------- gate
 HEADINGS = {
-    "promote": _("The rule says: promote."),
-    "reject": _("The rule says: reject."),
-    "not enough evidence": _("The rule says: not enough evidence yet."),
+    "promote": N_("The rule says: promote."),
+    "reject": N_("The rule says: reject."),
+    "not enough evidence": N_("The rule says: not enough evidence yet."),
 }
-AS_IT_STANDS = _("It was decided on against {}; this is as the rule and the comparisons stand now.")
-NOBODY_ADVISED = _("The rule's mode is 'never': nobody is advised. Whether it serves is your decision.")
+AS_IT_STANDS = N_("It was decided on against {}; this is as the rule and the comparisons stand now.")
+NOBODY_ADVISED = N_("The rule's mode is 'never': nobody is advised. Whether it serves is your decision.")
 
 
 def advice(decision: GateDecision, mode: Mode, decided_against: str = "", missing: str = "") -> list[str]:
@@ -59,11 +59,11 @@ def advice(decision: GateDecision, mode: Mode, decided_against: str = "", missin
     `missing` says what the rule could not look at.
     """
     if decided_against:
-        return [AS_IT_STANDS.format(decided_against)]
+        return [_(AS_IT_STANDS).format(decided_against)]
     if mode == "never":
-        return [NOBODY_ADVISED]
+        return [_(NOBODY_ADVISED)]
     why = decision.sentence if decision.verdict != "not enough evidence" else missing
-    return [f"{HEADINGS[decision.verdict]} {why}".strip()]
+    return [f"{_(HEADINGS[decision.verdict])} {why}".strip()]
 
 
 def checking_line(sentence: str) -> str:
@@ -73,10 +73,10 @@ def checking_line(sentence: str) -> str:
 
 RUNNING = Curve(
     "people",
-    _("People on it against {}"),
-    _("share won, ties as half"),
+    N_("People on it against {}"),
+    N_("share won, ties as half"),
     {},
-    _(
+    N_(
         "The running share that the candidate has won of people's blind comparisons, each prompt counted once, and an "
         "interval that "
         "holds at every moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so "
@@ -113,8 +113,9 @@ def running_chart(people: CorrectedPrompts, rule: Rule, alpha: float, against: s
             (_("upper limit"), [high for _, high in ends]),
         )
     ]
-    label = RUNNING.label.format(against)
-    curve = replace(RUNNING, label=label, caption=f"{RUNNING.caption} {level_sentence(alpha)}")
+    running = RUNNING.in_words()
+    label = running.label.format(against)
+    curve = replace(running, label=label, caption=f"{running.caption} {level_sentence(alpha)}")
     return line_plots.plots(
         [line_plots.plot("gate", curve, lines, max(len(entered), rule.people_least), _("prompt compared by people"))]
     )
@@ -153,20 +154,20 @@ class CheckedPolicy:
 
 
 OVER = (
-    Curve("kl", _("KL to its anchor"), _("nats a token"), {}, _("How far each policy has moved from its anchor.")),
+    Curve("kl", N_("KL to its anchor"), N_("nats a token"), {}, N_("How far each policy has moved from its anchor.")),
     Curve(
         "length",
-        _("Length"),
-        _("words in an answer"),
+        N_("Length"),
+        N_("words in an answer"),
         {},
-        _("Growing answers may please a judge without being better."),
+        N_("Growing answers may please a judge without being better."),
     ),
     Curve(
         "judgements",
-        _("Judgements spent"),
-        _("comparisons, in all"),
+        N_("Judgements spent"),
+        N_("comparisons, in all"),
         {},
-        _(
+        N_(
             "What people or judges had judged up to each policy, each comparison once: a step that costs much "
             "and gains little is a reason to stop."
         ),
@@ -191,7 +192,7 @@ def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
         "judgements": [one.judged for one in checked],
     }
     found = []
-    for curve in OVER:
+    for curve in (one.in_words() for one in OVER):
         points = [
             (float(place), float(value)) for place, value in enumerate(values[curve.name], 1) if value is not None
         ]
@@ -210,14 +211,14 @@ def most_trusted_first(checked: Sequence[CheckedPolicy], trust: Mapping[str, Est
     return sorted(dict.fromkeys(judge for one in checked for judge in one.rates), key=surely, reverse=True)
 
 
-NO_RATES = _(
+NO_RATES = N_(
     "Nobody has compared these policies with the base, so there is no win rate to show: the AI judges tab has judges."
 )
-BY_PEOPLE = _(
+BY_PEOPLE = N_(
     "Blind comparisons: people are asked about a candidate only against what serves, so after the first "
     "promotion this goes on only where 'Let people compare' puts the serving policy beside the base."
 )
-INTERVALS = _(
+INTERVALS = N_(
     "Ties count half. Wilson's 95% intervals, each for a single look: the gate, which looks all the time, "
     "uses wider ones. An interval that crosses the dashed line can't be told from the base."
 )
@@ -225,7 +226,7 @@ INTERVALS = _(
 
 def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
     """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
-    drawn = rates_chart("people", "people", BY_PEOPLE, [(one.revision, one.people) for one in checked])
+    drawn = rates_chart("people", "people", _(BY_PEOPLE), [(one.revision, one.people) for one in checked])
     if panel:
         best, agreement = panel[0], trust.get(panel[0])
         sentence = _("The judge was not compared with people; on the held-out prompts.")
@@ -237,7 +238,7 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
             others = _("The table has the other judges.")
             sentence = f"{sentence} {others}"
         drawn += rates_chart("judge", best, sentence, [(one.revision, one.rates.get(best)) for one in checked])
-    return drawn or paragraph(NO_RATES, "quiet")
+    return drawn or paragraph(_(NO_RATES), "quiet")
 
 
 def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
@@ -254,7 +255,9 @@ def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str,
         if rate is not None
     ]
     frame = Frame(
-        f"iterations-{name}", _("Win rate against the base, by {voice}").format(voice=voice), f"{sentence} {INTERVALS}"
+        f"iterations-{name}",
+        _("Win rate against the base, by {voice}").format(voice=voice),
+        f"{sentence} {_(INTERVALS)}",
     )
     return charts.intervals(frame, marks, _("share of comparisons won"), 0.5) if marks else ""
 

@@ -25,7 +25,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.ui.places import Place
 from rlhf.data import held_out_sets
@@ -62,7 +62,7 @@ Update = dict[str, Any]
 Seen = dict[str, Any]
 
 
-FILES_DELETED = _("files deleted")
+FILES_DELETED = N_("files deleted")
 
 
 # ------------------------------------------------------------------------------------------------ what the page shows
@@ -246,8 +246,8 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
     return None if decision is None else decision.verdict
 
 
-WHY = _("Why (for the record)")
-WHY_AGAINST = _("Why (needed to promote it against the rule)")
+WHY = N_("Why (for the record)")
+WHY_AGAINST = N_("Why (needed to promote it against the rule)")
 
 
 def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) -> dict[str, Update]:
@@ -269,7 +269,7 @@ def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) ->
             value=check_report.check_label(checking, checked),
             interactive=policy.path is not None and policy.deleted is None and not checking,
         ),
-        "why": gr.update(label=WHY_AGAINST if against else WHY),
+        "why": gr.update(label=_(WHY_AGAINST if against else WHY)),
     }
 
 
@@ -286,7 +286,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     policy = selected_policy(db, revision)
     check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
     listed = [
-        (f"{entry.revision} · {FILES_DELETED if entry.deleted else entry.status}", entry.revision)
+        (f"{entry.revision} · {_(FILES_DELETED) if entry.deleted else entry.status}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
     ]
     over, curves = over_view(db, checked)
@@ -432,7 +432,7 @@ def lay_out() -> IterationsPage:
         parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", interactive=False, min_width=180)
         parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", interactive=False, min_width=160)
     with gr.Row():
-        parts["why"] = gr.Textbox(label=WHY, max_length=gate_decisions.MOST_WHY, elem_id="why", min_width=300)
+        parts["why"] = gr.Textbox(label=_(WHY), max_length=gate_decisions.MOST_WHY, elem_id="why", min_width=300)
         parts["judges"] = gr.Dropdown(
             [],
             label=_("Judges to ask in a check"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import PendingDecision
@@ -77,7 +77,7 @@ def stage_of(state: LoopState) -> LoopStatus:
                 else _("Job {number} checks {candidate} on the held-out prompts.")
             )
             said = now.format(number=at_work.id, candidate=at_work.spec.candidate)
-            return LoopStatus("checking", said, AFTER_CHECK[state.gate])
+            return LoopStatus("checking", said, _(AFTER_CHECK[state.gate]))
         if isinstance(at_work.spec, JudgeSpec):
             now = (
                 _("The judge {judge} is to judge: {collected}.")
@@ -94,9 +94,9 @@ def stage_of(state: LoopState) -> LoopStatus:
 
 
 AFTER_CHECK: Mapping[Mode, str] = {
-    "ask": _("Then the rule advises, once there are enough comparisons."),
-    "automatic": _("Then the gate decides, once there are enough comparisons."),
-    "never": _("Then what it measured is shown below: nobody is advised."),
+    "ask": N_("Then the rule advises, once there are enough comparisons."),
+    "automatic": N_("Then the gate decides, once there are enough comparisons."),
+    "never": N_("Then what it measured is shown below: nobody is advised."),
 }
 
 
@@ -156,22 +156,22 @@ def check_problem(revision: str, failed: FailedCheck) -> str:
 
 
 ENDINGS: Mapping[str, str] = {
-    "failed": _("Job {number} ({about}) failed."),
-    "lost": _("Job {number} ({about}) was lost."),
-    "cancelled": _("Job {number} ({about}) was cancelled."),
+    "failed": N_("Job {number} ({about}) failed."),
+    "lost": N_("Job {number} ({about}) was lost."),
+    "cancelled": N_("Job {number} ({about}) was cancelled."),
 }
 ENDINGS_WITH_MESSAGE: Mapping[str, str] = {
-    "failed": _("Job {number} ({about}) failed: {message}."),
-    "lost": _("Job {number} ({about}) was lost: {message}."),
-    "cancelled": _("Job {number} ({about}) was cancelled: {message}."),
+    "failed": N_("Job {number} ({about}) failed: {message}."),
+    "lost": N_("Job {number} ({about}) was lost: {message}."),
+    "cancelled": N_("Job {number} ({about}) was cancelled: {message}."),
 }
 
 
 def how_it_ended(job: Job) -> str:
     """How a job ended that came to nothing, with its message, as a sentence."""
-    message = job.message.strip().rstrip(".")
+    message = _(job.message).strip().rstrip(".")
     ended = ENDINGS_WITH_MESSAGE if message else ENDINGS
-    return ended[job.status].format(number=job.id, about=job_words.about(job), message=message)
+    return _(ended[job.status]).format(number=job.id, about=job_words.about(job), message=message)
 
 
 def found_of(state: LoopState, pending: PendingDecision) -> str:
@@ -225,7 +225,7 @@ def after(state: LoopState) -> str:
     """What collecting leads to."""
     if not state.auto_train.on:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
-    training = kind_to_train(state).automatic
+    training = _(kind_to_train(state).automatic)
     missing = max(state.auto_train.wanted - state.new, 0)
     return (
         _("After {missing} more a training starts: {training}.").format(missing=missing, training=training)

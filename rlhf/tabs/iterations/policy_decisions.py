@@ -98,7 +98,7 @@ def delete_checkpoints(context: Context, job_id: int) -> str:
         if job.is_open:
             raise UserError(
                 _("Job {job_id} is {status} and needs its checkpoints: cancel it first.").format(
-                    job_id=job_id, status=job_words.STATUS_WORDS[job.status]
+                    job_id=job_id, status=_(job_words.STATUS_WORDS[job.status])
                 )
             )
         directory = checkpoints_directory(context.data_dir, job_id)

@@ -35,7 +35,7 @@ def verdict_of(rule: Rule, findings: Findings, decision: GateDecision, against: 
     alpha, _judges = alphas(rule, len(findings.panel), findings.number)
     people = weigh_people(rule, findings, alpha)
     failed = [one.name for one in decision.criteria if one.verdict == "fail"]
-    if DIFFERENT in failed:
+    if _(DIFFERENT) in failed:
         return Headline("", _("It answers in the same words as {against}.").format(against=against), people.found)
     if people.standing == "worse":
         return Headline("bad", _("Worse than {against}.").format(against=against), people.found)

@@ -11,7 +11,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import UserError
 from annotation.tabs.components import text_in
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import from_form
 from rlhf.judges import judge_store, local_models, openai_client
 from rlhf.judges.judge_store import Backend, Judge
@@ -22,37 +22,37 @@ from rlhf.submission import preflight
 Values = Mapping[str, Any]
 
 BACKENDS: Mapping[Backend, str] = {
-    "local": _("A chat model on this machine"),
-    "reward-model": _("A reward model"),
-    "endpoint": _("An endpoint"),
+    "local": N_("A chat model on this machine"),
+    "reward-model": N_("A reward model"),
+    "endpoint": N_("An endpoint"),
 }
 # Of an endpoint's settings those that are numbers, with their labels and what they mean.
 NUMBERS: Mapping[str, tuple[str, str]] = {
-    "timeout_seconds": (_("Time-out, seconds"), _("For one call.")),
-    "retries": (_("Retries"), _("Of a call that failed for a reason that may pass.")),
-    "concurrency": (_("Calls at a time"), _("As many as the endpoint stands.")),
-    "calls": (_("Calls in a job, at most"), _("Repeated ones included.")),
-    "total_calls": (_("Calls in all jobs, at most"), _("Failed and repeated ones included; 0 for no limit.")),
-    "max_tokens": (_("Tokens of a reply, at most"), _("A model that thinks first needs thousands.")),
-    "temperature": (_("Temperature"), _("0 for the likeliest reply.")),
-    "price_in": (_("Price of a million tokens of prompts"), _("0 where it is not known.")),
-    "price_out": (_("Price of a million tokens of replies"), _("0 where it is not known.")),
+    "timeout_seconds": (N_("Time-out, seconds"), N_("For one call.")),
+    "retries": (N_("Retries"), N_("Of a call that failed for a reason that may pass.")),
+    "concurrency": (N_("Calls at a time"), N_("As many as the endpoint stands.")),
+    "calls": (N_("Calls in a job, at most"), N_("Repeated ones included.")),
+    "total_calls": (N_("Calls in all jobs, at most"), N_("Failed and repeated ones included; 0 for no limit.")),
+    "max_tokens": (N_("Tokens of a reply, at most"), N_("A model that thinks first needs thousands.")),
+    "temperature": (N_("Temperature"), N_("0 for the likeliest reply.")),
+    "price_in": (N_("Price of a million tokens of prompts"), N_("0 where it is not known.")),
+    "price_out": (N_("Price of a million tokens of replies"), N_("0 where it is not known.")),
 }
 TEXTS = ("address", "endpoint_model", "key_variable")
 FIELDS = ("name", "backend", "model", "directory", "reward", *TEXTS, *NUMBERS, "no_thinking")
 # How an endpoint is told not to think, and what that is called.
 NO_THINKING: Mapping[NoThinking, str] = {
-    "": _("not at all"),
-    "enable_thinking": _("in its chat template (vLLM, SGLang, llama.cpp)"),
-    "none": _("reasoning effort: none"),
-    "minimal": _("reasoning effort: minimal"),
-    "low": _("reasoning effort: low"),
+    "": N_("not at all"),
+    "enable_thinking": N_("in its chat template (vLLM, SGLang, llama.cpp)"),
+    "none": N_("reasoning effort: none"),
+    "minimal": N_("reasoning effort: minimal"),
+    "low": N_("reasoning effort: low"),
 }
-KEY_NOTE = _(
+KEY_NOTE = N_(
     "Name of the environment variable that holds the key where Prefloop runs: OPENAI_API_KEY, or one that "
     "begins with PREFLOOP_JUDGE_. Never the key itself."
 )
-LOCAL_NOTE = _(
+LOCAL_NOTE = N_(
     "It is asked for one letter, and the probabilities of A and B are its chances. The base model is taken "
     "if none is chosen."
 )
@@ -149,11 +149,11 @@ def lay_out() -> JudgeFormPage:
     """The components, top to bottom, without anything from the rows."""
     fields: dict[str, Any] = {}
     fields["name"] = gr.Textbox(label=_("Name"), max_length=judge_store.MAXIMUM_NAME, elem_id="judge-name")
-    backends = [(label, backend) for backend, label in BACKENDS.items()]
+    backends = [(_(label), backend) for backend, label in BACKENDS.items()]
     fields["backend"] = gr.Radio(backends, value="local", label=_("What judges"), elem_id="judge-backend")
     # A choice made before the app was restarted must still be accepted after it.
     with gr.Column() as local:
-        fields["model"] = gr.Dropdown([], label=_("Model"), info=LOCAL_NOTE, allow_custom_value=True)
+        fields["model"] = gr.Dropdown([], label=_("Model"), info=_(LOCAL_NOTE), allow_custom_value=True)
         fields["directory"] = gr.Textbox(
             label=_("Or a model's directory"),
             info=_("Its full path where Prefloop runs. It is tried first."),
@@ -177,13 +177,13 @@ def lay_out_endpoint() -> dict[str, Any]:
             label=_("Its model"), info=_("As the endpoint calls it."), max_length=200, min_width=240
         )
         fields["key_variable"] = gr.Textbox(
-            label=_("Variable of the key"), info=KEY_NOTE, max_length=100, min_width=240
+            label=_("Variable of the key"), info=_(KEY_NOTE), max_length=100, min_width=240
         )
     with gr.Row():
         for name, (label, info) in NUMBERS.items():
-            fields[name] = gr.Number(getattr(EndpointSettings, name), label=label, info=info, min_width=220)
+            fields[name] = gr.Number(getattr(EndpointSettings, name), label=_(label), info=_(info), min_width=220)
         fields["no_thinking"] = gr.Dropdown(
-            [(label, name) for name, label in NO_THINKING.items()],
+            [(_(label), name) for name, label in NO_THINKING.items()],
             value=EndpointSettings.no_thinking,
             label=_("It is told not to think"),
             info=_("An endpoint may refuse what it does not know."),

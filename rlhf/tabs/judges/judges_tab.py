@@ -16,7 +16,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
@@ -43,43 +43,43 @@ Seen = dict[str, Any]
 
 MODES: Mapping[str, tuple[str, str]] = {
     "people": (
-        _("People only"),
-        _("Every comparison goes to people. AI judges judge only what they are told to, below."),
+        N_("People only"),
+        N_("Every comparison goes to people. AI judges judge only what they are told to, below."),
     ),
     "ai": (
-        _("AI only (RLAIF)"),
-        _("AI judges label the comparisons. People get only those that measure a candidate, and their own prompts."),
+        N_("AI only (RLAIF)"),
+        N_("AI judges label the comparisons. People get only those that measure a candidate, and their own prompts."),
     ),
     "mixed": (
-        _("Mixed"),
-        _(
+        N_("Mixed"),
+        N_(
             "AI judges come first. People get what a judge contradicts itself on, what judges disagree on or "
             "are unsure of, and of the rest a share drawn by lot, which shows whether the judges can be "
             "trusted."
         ),
     ),
 }
-NOBODY_DECIDES = _(
+NOBODY_DECIDES = N_(
     "By the gate's rule judges inform and do not decide, so nothing is promoted by itself until people "
     "have compared a candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge "
     "decide."
 )
-MODES_NOTE = _(
+MODES_NOTE = N_(
     "A change holds for comparisons that nobody has judged yet. Those that an annotator asked for go to "
     "people in every mode."
 )
 WHY: Mapping[str, str] = {
-    "flip": _("a judge contradicted itself"),
-    "disagreement": _("judges disagree"),
-    "unsure": _("a judge was unsure or could not judge"),
-    "audit": _("they were drawn by lot"),
+    "flip": N_("a judge contradicted itself"),
+    "disagreement": N_("judges disagree"),
+    "unsure": N_("a judge was unsure or could not judge"),
+    "audit": N_("they were drawn by lot"),
 }
 SCOPES: Mapping[str, str] = {
-    "open": _("open comparisons"),
-    "judged": _("what people have judged"),
-    "candidate": _("the answers of"),
+    "open": N_("open comparisons"),
+    "judged": N_("what people have judged"),
+    "candidate": N_("the answers of"),
 }
-JUDGES_NOTE = _(
+JUDGES_NOTE = N_(
     "Every judge that is switched on judges what waits for AI judges, in both orders. What a judge is never changes: "
     "for other settings make another."
 )
@@ -91,9 +91,9 @@ def status_card(
 ) -> str:
     """What the mode means, who is asked about the comparisons now, and which judges they wait for in vain."""
     label, meaning = MODES[feedback.mode]
-    lines = [f"{label}. {meaning}"]
+    lines = [f"{_(label)}. {_(meaning)}"]
     if feedback.mode == "ai" and not judge_may_decide:
-        lines.append(NOBODY_DECIDES)
+        lines.append(_(NOBODY_DECIDES))
     if feedback.mode != "people" and not active:
         lines.append(
             _("No judge is switched on: what comes to judges waits in vain. Make one below, or switch one on.")
@@ -104,7 +104,7 @@ def status_card(
         ).format(judges=found.judges, people=found.people + sum(found.why.values()), settled=found.settled)
     )
     why = [
-        _("{why:,} because {words}").format(why=found.why[reason], words=words)
+        _("{why:,} because {words}").format(why=found.why[reason], words=_(words))
         for reason, words in WHY.items()
         if found.why.get(reason)
     ]
@@ -132,7 +132,7 @@ def status_card(
         for name, count in in_vain.items()
     ]
     said = "".join(map(paragraph, lines)) + "".join(paragraph(warning, "warning") for warning in warnings)
-    return said + paragraph(MODES_NOTE, "quiet")
+    return said + paragraph(_(MODES_NOTE), "quiet")
 
 
 def feedback_of(mode: Any, audit: Any, unsure: Any, check: Any) -> Feedback:
@@ -163,16 +163,16 @@ def form_of(feedback: Feedback) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------- the judges
 HEADERS = (
     *(
-        _("Judge"),
-        _("What it is"),
-        _("Switched"),
-        _("Agrees with people"),
-        _("Contradicts itself"),
-        _("Chose the first shown"),
+        N_("Judge"),
+        N_("What it is"),
+        N_("Switched"),
+        N_("Agrees with people"),
+        N_("Contradicts itself"),
+        N_("Chose the first shown"),
     ),
-    *(_("Verdicts"), _("Tokens in · out"), _("Cost")),
+    *(N_("Verdicts"), N_("Tokens in · out"), N_("Cost")),
 )
-NUMBERS = (_("Verdicts"), _("Tokens in · out"), _("Cost"))
+NUMBERS = (N_("Verdicts"), N_("Tokens in · out"), N_("Cost"))
 
 
 def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
@@ -195,7 +195,7 @@ def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
         )
         for judge, found, spent in known
     ]
-    return table(HEADERS, rows, _("There is no AI judge yet. Make one below."), NUMBERS)
+    return table(tuple(map(_, HEADERS)), rows, _("There is no AI judge yet. Make one below."), tuple(map(_, NUMBERS)))
 
 
 def share_text(share: Estimate | None) -> str:
@@ -252,7 +252,7 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
         if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
             raise UserError(
                 _("{name} is at that already: job {id} is {status}.").format(
-                    name=judge.name, id=job.id, status=job_words.STATUS_WORDS[job.status]
+                    name=judge.name, id=job.id, status=_(job_words.STATUS_WORDS[job.status])
                 )
             )
     spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=int(most))
@@ -325,7 +325,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     """A judging in words, with its progress, what it has cost so far, and what failed."""
     assert isinstance(job.spec, JudgeSpec)
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
-    told = [(_("Judge"), job.spec.judge), (_("What"), f"{SCOPES[job.spec.scope]} {job.spec.candidate}".strip())]
+    told = [(_("Judge"), job.spec.judge), (_("What"), f"{_(SCOPES[job.spec.scope])} {job.spec.candidate}".strip())]
     judge = next((one for one in known if one.name == job.spec.judge), None)
     if judge is not None:
         spent = judge_history.usage(db, judge, job.id)
@@ -358,7 +358,7 @@ def cancel(db: Database, seen: Any) -> str:
 
 # ----------------------------------------------------------------------------------------------- what the page shows
 # What the button does, by whether the judge is on.
-SWITCH: Mapping[bool, str] = {True: _("Switch it off"), False: _("Switch it on")}
+SWITCH: Mapping[bool, str] = {True: N_("Switch it off"), False: N_("Switch it on")}
 
 
 def chosen_judge(known: Sequence[Judge], selected: Any) -> Judge | None:
@@ -376,7 +376,7 @@ def the_judge(db: Database, selected: Any) -> Judge:
 
 def judge_parts(known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
     """The choice of a judge, and what can be done with it."""
-    switch = SWITCH[judge is not None and judge.active]
+    switch = _(SWITCH[judge is not None and judge.active])
     return {
         "one": gr.update(visible=bool(known)),
         "selector": gr.update(choices=[one.name for one in known], value=None if judge is None else judge.name),
@@ -501,7 +501,7 @@ def lay_out() -> JudgesPage:
     gr.Markdown(_("## The judges"))
     parts["judges"] = html_box()
     with gr.Accordion(_("Make a judge"), open=False):
-        html_box(paragraph(JUDGES_NOTE, "quiet"))
+        html_box(paragraph(_(JUDGES_NOTE), "quiet"))
         form = judge_form.lay_out()
         add = button(_("Make this judge"), "judge-add", "primary")
         said["add"] = html_box()
@@ -520,7 +520,7 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
     with gr.Row():
         parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", interactive=False)
         parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", interactive=False)
-        parts["switch"] = button(SWITCH[False], "judge-switch", interactive=False)
+        parts["switch"] = button(_(SWITCH[False]), "judge-switch", interactive=False)
     with gr.Row():
         parts["candidate"] = gr.Dropdown(
             [], label=_("Candidate"), allow_custom_value=True, elem_id="judge-candidate-of"
@@ -539,7 +539,7 @@ def button(label: str, name: str, variant: Any = "secondary", **options: Any) ->
 
 def lay_out_feedback() -> dict[str, Any]:
     """The fields that say who judges."""
-    modes = [(label, mode) for mode, (label, _) in MODES.items()]
+    modes = [(_(label), mode) for mode, (label, _meaning) in MODES.items()]
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), elem_id="judges-mode")}
     with gr.Accordion(_("How much people get"), open=False), gr.Row():
         fields["audit"] = gr.Number(
@@ -597,7 +597,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
             shown = page.sent(changed, {**seen, "sent": draft.sent}, "save", more=draft.refusal)
             return [*shown, *(gr.skip() for _name in FEEDBACK)]
         feedback = store.feedback(context.db)
-        form, said = form_of(feedback), _("Saved. {modes}").format(modes=MODES[feedback.mode][1])
+        form, said = form_of(feedback), _("Saved. {modes}").format(modes=_(MODES[feedback.mode][1]))
         return [*page.sent(changed, {**seen, "sent": form}, "save", said, draft.remark), *form.values()]
 
     @admin
@@ -630,7 +630,9 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
     @admin
     def switch_judge(annotator: Annotator, selected: Any, was: Any, label: Any) -> list[Any]:
         """As the button says, whatever somebody else has switched meanwhile."""
-        judge, on = the_judge(context.db, selected), label == SWITCH[False]
+        judge, on = the_judge(context.db, selected), label == _(SWITCH[False])
+        if not on and label != _(SWITCH[True]):
+            raise UserError(_("That can't be done here; reload the page."))
         judge_store.set_active(context.db, judge.name, on)
         said = (_("{name} is switched on.") if on else _("{name} is switched off.")).format(name=judge.name)
         return page.sent(*view(context, judge.name, was), "jobs", said)

@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.markup import label, log, paragraph, status
 from rlhf.judges import judge_history, judge_store, rubrics
 from rlhf.judges.judge_history import PromptComparison
@@ -37,7 +37,7 @@ def title_of(found: Rubric) -> str:
     )
 
 
-FIRST = _("Answer {number} first")
+FIRST = N_("Answer {number} first")
 
 
 def text_of(found: Rubric) -> str:
@@ -89,7 +89,7 @@ def prompt_box(context: Context, judge: Judge | None, number: Any) -> str:
     found, rubric = comparison_in(db, number), judge_store.rubric(db)
     tokenizer = tokenizer_of(context, judge) if judge is not None and judge.backend == "local" else None
     boxes = "".join(
-        f"<div>{label(FIRST.format(number=pair[0] + 1))}{log(prompt_of(rubric, found, pair, tokenizer))}</div>"
+        f"<div>{label(_(FIRST).format(number=pair[0] + 1))}{log(prompt_of(rubric, found, pair, tokenizer))}</div>"
         for pair in ((0, 1), (1, 0))
     )
     sent = (

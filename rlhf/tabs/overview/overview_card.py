@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import duration, moment, percent
 from annotation.ui.markup import card, escape, paragraph, progress_bar, table, way
@@ -19,10 +19,10 @@ from rlhf.tabs.overview.next_steps import NextStep
 from rlhf.tabs.runs.job_words import about
 
 ENDED: Mapping[str, str] = {
-    "finished": _("Done"),
-    "failed": _("Failed"),
-    "lost": _("Lost"),
-    "cancelled": _("Cancelled"),
+    "finished": N_("Done"),
+    "failed": N_("Failed"),
+    "lost": N_("Lost"),
+    "cancelled": N_("Cancelled"),
 }
 
 
@@ -78,7 +78,7 @@ def title_of(job: Job) -> str:
 
 def ended_words(job: Job) -> str:
     """How a job ended and which, for the title of the page and for notifications."""
-    return f"{ENDED[job.status]} · {about(job)}"
+    return f"{_(ENDED[job.status])} · {about(job)}"
 
 
 def judged_words(standing: Standing) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from annotation import claims, store
 from annotation.database import Database
 from annotation.metrics.act_times import act_times, richer_act
 from annotation.records import Annotator, now
-from annotation.translation import _
+from annotation.translation import _, spoken
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import TRUSTED_SECONDS, Watches, mark_of
 from rlhf.jobs import job_store
@@ -73,8 +73,8 @@ class FollowEndpoint:
 
     db: Database
     watches: Watches
-    kept: tuple[int, float, dict[str, Any]] | None = None
-    """The strip, and at which revision of the database and when it was read."""
+    kept: dict[str, tuple[int, float, dict[str, Any]]] = field(default_factory=dict)
+    """By language the strip, and at which revision of the database and when it was read."""
 
     def routes(self) -> Sequence[Route]:
         """What the server adds beside the pages."""
@@ -103,8 +103,9 @@ class FollowEndpoint:
 
     def strip(self) -> dict[str, Any]:
         """The strip with its mark, the same for all admins, read again after a commit or some seconds."""
-        revision, at = self.db.revision(), time.monotonic()
-        if self.kept is None or self.kept[0] != revision or at - self.kept[1] > TRUSTED_SECONDS:
+        revision, at, language = self.db.revision(), time.monotonic(), spoken().code
+        kept = self.kept.get(language)
+        if kept is None or kept[0] != revision or at - kept[1] > TRUSTED_SECONDS:
             read = strip_of(self.db)
-            self.kept = (revision, at, {**read, "mark": mark_of(read)})
-        return self.kept[2]
+            kept = self.kept[language] = (revision, at, {**read, "mark": mark_of(read)})
+        return kept[2]

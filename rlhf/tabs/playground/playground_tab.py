@@ -16,7 +16,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
 from annotation.ui.markup import escape, label, paragraph
@@ -33,14 +33,14 @@ WRITING_SECONDS, RESTING_SECONDS = 0.25, 15
 # Whoever waits longer than this is told what keeps the answer from coming.
 PATIENCE_SECONDS = 3.0
 FIRST = Sampling(max_new_tokens=256)
-LITERAL, RENDERED = _("Literal text"), _("Rendered Markdown")
+LITERAL, RENDERED = N_("Literal text"), N_("Rendered Markdown")
 MODES = {LITERAL: False, RENDERED: True}
 WHO_JUDGES = {
-    "people": _("It is in the annotators' queue."),
-    "ai": _("AI judges judge it, and people do not."),
-    "mixed": _("AI judges judge it first, and people where these don't settle it or a lot is drawn."),
+    "people": N_("It is in the annotators' queue."),
+    "ai": N_("AI judges judge it, and people do not."),
+    "mixed": N_("AI judges judge it first, and people where these don't settle it or a lot is drawn."),
 }
-ROLES = {"system": _("System prompt"), "user": _("User"), "assistant": _("Answer")}
+ROLES = {"system": N_("System prompt"), "user": N_("User"), "assistant": N_("Answer")}
 Update = dict[str, Any]
 
 
@@ -67,17 +67,17 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
 def turn(role: str, text: str, rendered: bool) -> str:
     """What one side has said."""
     shown = markdown_process.to_html(text) if rendered else markdown.literal(visible(text))
-    said = f'{label(ROLES.get(role, role))}<div class="rendered">{shown}</div>'
+    said = f'{label(_(ROLES.get(role, role)))}<div class="rendered">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 
 
-ENDS = {"stop": "", "length": _("cut off at the limit"), "stopped": _("stopped")}
+ENDS = {"stop": "", "length": N_("cut off at the limit"), "stopped": N_("stopped")}
 
 
 def status_sentence(chat: Chat, problem: str) -> str:
     """How an answer stands, with its tokens and the seconds to the first one as far as they are known."""
     if chat.state == "failed":
-        return chat.message
+        return _(chat.message)
     if chat.state == "asked":
         return problem or _("Waits for its turn …")
     first = chat.first_token_seconds
@@ -92,7 +92,7 @@ def status_sentence(chat: Chat, problem: str) -> str:
         )
         return " · ".join([word, *known])
     count = [] if chat.tokens is None else [_("{tokens} tokens").format(tokens=chat.tokens)]
-    return " · ".join(filter(None, [*count, *known, ENDS.get(chat.finish_reason or "", "")]))
+    return " · ".join(filter(None, [*count, *known, _(ENDS.get(chat.finish_reason or "", ""))]))
 
 
 def problem_of(context: Context, asked: Sequence[Chat]) -> str:
@@ -245,7 +245,8 @@ def lay_out() -> PlaygroundPage:
         parts["stop"] = button(_("Stop"), "stop", 110, "stop")
         parts["new"] = button(_("New conversation"), "new", 180)
         parts["compare"] = button(_("Send to annotation"), "compare", 190)
-        parts["mode"] = gr.Radio(list(MODES), value=LITERAL, show_label=False, container=False, min_width=280)
+        modes = [(_(name), name) for name in MODES]
+        parts["mode"] = gr.Radio(modes, value=LITERAL, show_label=False, container=False, min_width=280)
     parts["said"] = html_box()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()
@@ -333,7 +334,7 @@ def wire_talk(page: PlaygroundPage, context: Context) -> None:
             _(
                 "{count} answers are comparison {number}, blind. {who_judges} Their prompt joins those to "
                 "train on, unless it is held out already."
-            ).format(count=count, number=number, who_judges=WHO_JUDGES[store.feedback(db).mode])
+            ).format(count=count, number=number, who_judges=_(WHO_JUDGES[store.feedback(db).mode]))
         )
 
     inputs = [page.talk, page.parts["mode"], page.seen]

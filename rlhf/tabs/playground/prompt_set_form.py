@@ -12,7 +12,7 @@ from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError
 from annotation.tabs.components import QUEUED, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
@@ -25,9 +25,9 @@ from rlhf.submission import job_submission
 from rlhf.tabs.iterations import check_report
 
 SPLITS: Mapping[str, str] = {
-    "held-out": _("Held-out prompts"),
-    "train": _("Prompts to train on"),
-    "all": _("All prompts"),
+    "held-out": N_("Held-out prompts"),
+    "train": N_("Prompts to train on"),
+    "all": N_("All prompts"),
 }
 LISTED_FILES = 20
 MAXIMUM_EACH = 16
@@ -131,7 +131,10 @@ def lay_out() -> dict[str, Any]:
                 min_width=200,
             )
             parts["split"] = gr.Dropdown(
-                [(label, split) for split, label in SPLITS.items()], value="held-out", label=_("Prompts"), min_width=200
+                [(_(label), split) for split, label in SPLITS.items()],
+                value="held-out",
+                label=_("Prompts"),
+                min_width=200,
             )
             parts["source"] = gr.Dropdown(
                 [],

@@ -17,7 +17,7 @@ from rlhf.tabs.runs import job_words
 
 def build(context: Context) -> None:
     """Lay it out inside the caller's block."""
-    gr.Markdown(ZERO_GPU_NOTICE, elem_id="zero-gpu")
+    gr.Markdown(_(ZERO_GPU_NOTICE), elem_id="zero-gpu")
     with gr.Row():
         write = gr.Button(_("Write answers"), size="md", min_width=130, scale=0)
         outcome: Any = gr.Textbox(label=_("What was written"), interactive=False)
@@ -35,6 +35,6 @@ def writing(context: Context) -> Any:
             return _("{comparisons} comparisons in {seconds:.0f} s.").format(
                 comparisons=job.result["comparisons"], seconds=job.result["seconds"]
             )
-        return job.message or _("The answers are {status}.").format(status=job_words.STATUS_WORDS[job.status])
+        return _(job.message) or _("The answers are {status}.").format(status=_(job_words.STATUS_WORDS[job.status]))
 
     return write_answers

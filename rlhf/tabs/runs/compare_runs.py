@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOTHING, short_number, size
 from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
@@ -20,12 +20,12 @@ from rlhf.tabs.runs.curves import along, line_of, plots_of
 from rlhf.tabs.runs.job_words import about, final_figures
 
 FEWEST = 2
-CHOOSE = _(
+CHOOSE = N_(
     "Choose two or more runs above: the settings that differ, the curves that they share and their figures follow."
 )
-SAME_SETTINGS = _("These runs have the same settings.")
-NO_SHARED_CURVES = _("No two of these runs have reported the same metric.")
-OTHER_LOSSES = _("These runs minimise different losses: compare the shapes of the curves, not their heights.")
+SAME_SETTINGS = N_("These runs have the same settings.")
+NO_SHARED_CURVES = N_("No two of these runs have reported the same metric.")
+OTHER_LOSSES = N_("These runs minimise different losses: compare the shapes of the curves, not their heights.")
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ def differing(specs: Sequence[JobSpec]) -> list[tuple[str, list[Any]]]:
 def settings_table(runs: Sequence[RunSummary]) -> str:
     """The settings that differ, a run a column."""
     if len(runs) < FEWEST:
-        return paragraph(CHOOSE, "quiet")
+        return paragraph(_(CHOOSE), "quiet")
     rows = [
         (name.replace("_", " "), *(setting(name, value) for value in values))
         for name, values in differing([run.job.spec for run in runs])
     ]
-    return table((_("Setting"), *(run.name for run in runs)), rows, SAME_SETTINGS)
+    return table((_("Setting"), *(run.name for run in runs)), rows, _(SAME_SETTINGS))
 
 
 def setting(name: str, value: Any) -> str:
@@ -116,7 +116,7 @@ def overlaid(runs: Sequence[RunSummary]) -> str:
         return ""
     steps = max(run.job.steps for run in runs)
     drawn = [plot("compare", one.axes, one.lines, steps, one.across) for one in shared(runs)]
-    return plots(drawn) or paragraph(NO_SHARED_CURVES, "quiet")
+    return plots(drawn) or paragraph(_(NO_SHARED_CURVES), "quiet")
 
 
 def of_kinds(curve: Curve, metric: str, runs: Sequence[RunSummary]) -> Curve:
@@ -124,7 +124,7 @@ def of_kinds(curve: Curve, metric: str, runs: Sequence[RunSummary]) -> Curve:
     kinds = {run.job.kind for run in runs if any(entry.get(metric) is not None for entry in run.metrics)}
     if metric != "loss" or len(kinds) == 1:
         return curve
-    return replace(curve, axis="loss", caption=OTHER_LOSSES)
+    return replace(curve, axis="loss", caption=_(OTHER_LOSSES))
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -133,7 +133,7 @@ def figures_table(runs: Sequence[RunSummary]) -> str:
     if len(runs) < FEWEST:
         return ""
     columns = [figures(run) for run in runs]
-    known = [name for name in ORDER if any(name in column for column in columns)]
+    known = [name for name in order() if any(name in column for column in columns)]
     rows = [(name, *(column.get(name, NOTHING) for column in columns)) for name in known]
     headers = tuple(run.name for run in runs)
     return table((_("Figure"), *headers), rows, _("No figures yet."), headers)
@@ -179,28 +179,31 @@ def held_out(run: RunSummary) -> dict[str, str]:
 def costs(run: RunSummary) -> dict[str, str]:
     """What a run cost and what it left."""
     result = run.job.result or {}
-    return {name: write(result[key]) for name, (key, write) in COSTS.items() if result.get(key) is not None}
+    return {_(name): write(result[key]) for name, (key, write) in COSTS.items() if result.get(key) is not None}
 
 
 COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    _("Trainable parameters"): ("trainable", lambda count: f"{count:,}"),
-    _("Trainable, % of all"): ("trainable_percent", lambda percent: f"{percent:.3g}%"),
-    _("Seconds a step"): ("seconds_per_step", lambda seconds: f"{seconds:.2f}"),
-    _("Peak memory"): ("peak_rss_mb", lambda megabytes: size(1e6 * megabytes)),
-    _("Size on disk"): ("checkpoint_bytes", size),
-    _("Seconds in all"): ("seconds", lambda seconds: f"{seconds:.0f}"),
+    N_("Trainable parameters"): ("trainable", lambda count: f"{count:,}"),
+    N_("Trainable, % of all"): ("trainable_percent", lambda percent: f"{percent:.3g}%"),
+    N_("Seconds a step"): ("seconds_per_step", lambda seconds: f"{seconds:.2f}"),
+    N_("Peak memory"): ("peak_rss_mb", lambda megabytes: size(1e6 * megabytes)),
+    N_("Size on disk"): ("checkpoint_bytes", size),
+    N_("Seconds in all"): ("seconds", lambda seconds: f"{seconds:.0f}"),
 }
-ORDER = (
-    *dict.fromkeys(
-        _("Final {lower_first}").format(lower_first=lower_first(curve.label)) for curve in metric_curves().values()
-    ),
-    _("Held-out loss"),
-    _("Held-out perplexity"),
-    _("Held-out token accuracy"),
-    _("Held-out accuracy of the reward model"),
-    _("Held-out accuracy (check)"),
-    _("KL to its anchor, nats a token (check)"),
-    _("Mean words of an answer (check)"),
-    "Distinct-2 (check)",
-    *COSTS,
+# In the order of the table.
+HELD_OUT = (
+    N_("Held-out loss"),
+    N_("Held-out perplexity"),
+    N_("Held-out token accuracy"),
+    N_("Held-out accuracy of the reward model"),
+    N_("Held-out accuracy (check)"),
+    N_("KL to its anchor, nats a token (check)"),
+    N_("Mean words of an answer (check)"),
+    N_("Distinct-2 (check)"),
 )
+
+
+def order() -> tuple[str, ...]:
+    """The names of all figures, in the order of the table."""
+    finals = (_("Final {lower_first}").format(lower_first=lower_first(one.label)) for one in metric_curves().values())
+    return (*dict.fromkeys(finals), *map(_, (*HELD_OUT, *COSTS)))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import isfinite
 from typing import Any
 
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.line_plots import Line, plot, plots
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
@@ -16,18 +16,18 @@ from rlhf.tabs.closer_look import CurveData
 # ----------------------------------------------------------------------------------------------- what each kind shows
 RATE = Curve(
     "rate",
-    _("Learning rate"),
-    _("step size"),
-    {_("learning rate"): "learning_rate"},
-    _("The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one."),
+    N_("Learning rate"),
+    N_("step size"),
+    {N_("learning rate"): "learning_rate"},
+    N_("The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one."),
     (0.0, None),
 )
 NORM = Curve(
     "norm",
-    _("Gradient norm"),
-    _("norm before clipping"),
-    {_("norm"): "grad_norm"},
-    _(
+    N_("Gradient norm"),
+    N_("norm before clipping"),
+    {N_("norm"): "grad_norm"},
+    N_(
         "How hard each step pulls. A level that stays about the same is healthy; a growing one, or spikes far "
         "above the rest, ask for a lower learning rate."
     ),
@@ -35,10 +35,10 @@ NORM = Curve(
 )
 MEMORY = Curve(
     "memory",
-    _("Memory"),
+    N_("Memory"),
     "GB",
-    {_("memory"): "memory_gb"},
-    _("What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run."),
+    {N_("memory"): "memory_gb"},
+    N_("What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run."),
     (0.0, None),
 )
 COMMON = (RATE, NORM, MEMORY)
@@ -53,7 +53,7 @@ def curves_of(spec: JobSpec) -> tuple[Curve, ...]:
 
 def plots_of(kind: type[JobSpec]) -> tuple[Curve, ...]:
     """The plots of a kind of job: its own, then those of every training."""
-    return (*kind.curves, *COMMON) if kind.curves else ()
+    return tuple(curve.in_words() for curve in (*kind.curves, *COMMON)) if kind.curves else ()
 
 
 def with_reference(curve: Curve, reference: tuple[float, str] | None) -> Curve:
@@ -64,7 +64,7 @@ def with_reference(curve: Curve, reference: tuple[float, str] | None) -> Curve:
 def along(spec: JobSpec) -> str:
     """What a run's steps are."""
     training = spec.trains()
-    return TrainingSpec.step_word if training is None else training.step_word
+    return _(TrainingSpec.step_word if training is None else training.step_word)
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing

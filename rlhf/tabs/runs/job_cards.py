@@ -9,7 +9,7 @@ from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars, percent
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
 from rlhf.jobs.job_store import Job
@@ -50,32 +50,32 @@ def seconds_left(step_times: Sequence[tuple[int, str]], job: Job, at: str) -> fl
 
 # How a job for rented hardware stands that does not run yet, or is to end.
 RENTED: Mapping[str, str] = {
-    "queued": _("It is sent to the Hub, or looked for there, within seconds, if Prefloop has a token."),
-    "cancelling": _("Cancelling: the rented machine is given back."),
+    "queued": N_("It is sent to the Hub, or looked for there, within seconds, if Prefloop has a token."),
+    "cancelling": N_("Cancelling: the rented machine is given back."),
 }
 
 
 def headline(job: Job, at: str) -> str:
     """A job's state in a sentence."""
     if job.flavor is not None and job.status in RENTED:
-        return f"{RENTED[job.status]} {job.message}".strip()
+        return f"{_(RENTED[job.status])} {_(job.message)}".strip()
     if job.status == "queued":
         return (
             _("Queued; it starts when it is first in the queue and its device is free. {message}")
-            .format(message=job.message)
+            .format(message=_(job.message))
             .strip()
         )
     if job.status == "running":
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
-        return _("Running: {message}.").format(message=job.message) if job.message else _("Running.")
+        return _("Running: {message}.").format(message=_(job.message)) if job.message else _("Running.")
     if job.status == "cancelling":
         return _("Cancelling: it stops within seconds. What it has saved stays.")
     if job.status == "finished":
         return _("Finished in {duration}.").format(duration=duration(seconds_taken(job, at)))
     word = {"lost": _("Lost"), "failed": _("Failed"), "cancelled": _("Cancelled")}[job.status]
-    return f"{word}. {job.message}".strip()
+    return f"{word}. {_(job.message)}".strip()
 
 
 def seconds_taken(job: Job, at: str) -> float:
@@ -194,7 +194,7 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
             *queue_row(
                 job,
                 _("{status} for {duration}").format(
-                    status=STATUS_WORDS[job.status], duration=duration(seconds_taken(job, at))
+                    status=_(STATUS_WORDS[job.status]), duration=duration(seconds_taken(job, at))
                 ),
             ),
         )
@@ -211,7 +211,7 @@ def rented_state(job: Job, at: str) -> str:
     """How a job for rented hardware stands, which waits for nothing here but for somebody with a token."""
     if job.status != "queued":
         return _("{status} for {duration}").format(
-            status=STATUS_WORDS[job.status], duration=duration(seconds_taken(job, at))
+            status=_(STATUS_WORDS[job.status]), duration=duration(seconds_taken(job, at))
         )
     return _("is sent within seconds, if Prefloop has a token for the Hub")
 
@@ -222,7 +222,7 @@ def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
 
 
 # ------------------------------------------------------------------------------------------------------ after the run
-SAMPLES = _(
+SAMPLES = N_(
     "The same prompts, answered with the same random numbers at each of these steps: what differs, "
     "training has changed."
 )
@@ -246,7 +246,7 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         + "</div></div>"
         for prompt, by_step in samples.items()
     )
-    return card_title(_("Sample answers")) + paragraph(SAMPLES, "quiet") + rows
+    return card_title(_("Sample answers")) + paragraph(_(SAMPLES), "quiet") + rows
 
 
 def answer_box(name: str, text: str, tokens: int, finish_reason: str, as_html: bool = False) -> str:
@@ -268,27 +268,27 @@ def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:
     if made is not None:
         entries = [
             *policy_facts(made, size_on_disk),
-            *(entry for entry in entries if entry[0] != SIZE_ON_DISK),
+            *(entry for entry in entries if entry[0] != _(SIZE_ON_DISK)),
         ]
     return (facts(entries) if entries else "") + held_out_table(job.result)
 
 
 HELD_OUT: Sequence[tuple[str, str, Callable[[float], str], str]] = (
     (
-        _("Loss, nats a token"),
+        N_("Loss, nats a token"),
         "loss",
         "{:.3f}".format,
-        _(
+        N_(
             "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the run "
             "learnt its data by heart."
         ),
     ),
-    (_("Perplexity"), "perplexity", "{:.2f}".format, _("The same as a number of equally likely next tokens.")),
+    (N_("Perplexity"), "perplexity", "{:.2f}".format, N_("The same as a number of equally likely next tokens.")),
     (
-        _("Token accuracy"),
+        N_("Token accuracy"),
         "token_accuracy",
         percent,
-        _("How often the most likely next token is the demonstrated one."),
+        N_("How often the most likely next token is the demonstrated one."),
     ),
 )
 
@@ -301,8 +301,12 @@ def held_out_table(result: Mapping[str, Any]) -> str:
     if not after.get("n"):
         return paragraph(_("There were no held-out demonstrations to check it with."), "quiet")
     rows = [
-        (label, *(NOT_MEASURED if side.get(key) is None else write(side[key]) for side in (before, after)), reading)
-        for label, key, write, reading in HELD_OUT
+        (
+            _(name),
+            *(_(NOT_MEASURED) if side.get(key) is None else write(side[key]) for side in (before, after)),
+            _(reading),
+        )
+        for name, key, write, reading in HELD_OUT
     ]
     headers = (_("On {n} held-out demonstrations").format(n=after["n"]), _("Before"), _("After"), _("How to read it"))
     why = (
@@ -311,23 +315,23 @@ def held_out_table(result: Mapping[str, Any]) -> str:
     return table(headers, rows, "", (_("Before"), _("After"))) + why
 
 
-ADAPTERS = {"lora": "LoRA adapter", "prompt": _("virtual tokens")}
+ADAPTERS = {"lora": "LoRA adapter", "prompt": N_("virtual tokens")}
 
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
     """What a policy or reward model is, and how large it is on disk."""
-    precision = WEIGHTS_WORDS[policy.weights]
+    precision = _(WEIGHTS_WORDS[policy.weights])
     form = (
         _("whole weights, {precision}").format(precision=precision)
         if policy.form == "full"
-        else _("{adapters} on {precision} weights").format(adapters=ADAPTERS[policy.form], precision=precision)
+        else _("{adapters} on {precision} weights").format(adapters=_(ADAPTERS[policy.form]), precision=precision)
     )
     state = (
         _("files deleted on {deleted}").format(deleted=policy.deleted[:10]) if policy.deleted else policy.status_word
     )
     # A reward model never serves, so it is no candidate either.
     told = [(_("State"), state)] if policy.kind == "policy" or policy.deleted else []
-    return [(_("Made"), policy.revision), (_("Form"), form), *told, (SIZE_ON_DISK, size_on_disk)]
+    return [(_("Made"), policy.revision), (_("Form"), form), *told, (_(SIZE_ON_DISK), size_on_disk)]
 
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:

@@ -8,27 +8,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.metrics.aggregation import REASONS
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
 
 STATUS_WORDS: Mapping[str, str] = {
-    "queued": _("queued"),
-    "running": _("running"),
-    "cancelling": _("cancelling"),
-    "cancelled": _("cancelled"),
-    "finished": _("finished"),
-    "failed": _("failed"),
-    "lost": _("lost"),
+    "queued": N_("queued"),
+    "running": N_("running"),
+    "cancelling": N_("cancelling"),
+    "cancelled": N_("cancelled"),
+    "finished": N_("finished"),
+    "failed": N_("failed"),
+    "lost": N_("lost"),
 }
 METHOD_WORDS = {
-    "auto": _("LoRA or QLoRA, as the parent is held"),
-    "qlora": _("QLoRA (adapter on 4-bit weights)"),
+    "auto": N_("LoRA or QLoRA, as the parent is held"),
+    "qlora": N_("QLoRA (adapter on 4-bit weights)"),
     "lora": "LoRA (adapter)",
-    "prompt": _("prompt tuning (virtual tokens)"),
-    "full": _("full (every weight)"),
+    "prompt": N_("prompt tuning (virtual tokens)"),
+    "full": N_("full (every weight)"),
 }
 
 
@@ -43,7 +43,7 @@ def about(job: Job) -> str:
 
 def title(job: Job) -> str:
     """A job's name in lists of choices."""
-    return f"{job.id} · {about(job)} · {STATUS_WORDS[job.status]}"
+    return f"{job.id} · {about(job)} · {_(STATUS_WORDS[job.status])}"
 
 
 # ---------------------------------------------------------------------------------------------------------- settings
@@ -58,7 +58,7 @@ def spec_facts(spec: JobSpec) -> Facts:
 def origin_facts(spec: TrainingSpec) -> Facts:
     """Where a training starts and what it changes."""
     return [
-        (_("Method"), METHOD_WORDS[spec.method]),
+        (_("Method"), _(METHOD_WORDS[spec.method])),
         (_("Parent"), spec.parent),
         (_("Data snapshot"), spec.snapshot[:12] or _("frozen at the start")),
         (_("Seed"), str(spec.seed)),
@@ -96,7 +96,7 @@ def adapter_facts(spec: TrainingSpec) -> Facts:
 
 def measured_facts(training: TrainingSpec) -> Facts:
     """What is measured, for the page."""
-    return [(_("Of"), training.title), (_("Method"), METHOD_WORDS[training.method])]
+    return [(_("Of"), _(training.title)), (_("Method"), _(METHOD_WORDS[training.method]))]
 
 
 def spec_text(spec: JobSpec) -> str:
@@ -116,15 +116,15 @@ def data_facts(job: Job, data: Mapping[str, Any]) -> Facts:
     left_out = Counter(data.get("left_out", {})) + Counter(result.get("left_out", {}))
     named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
     trained = trained_on(result)
-    counted = str(data.get("train", NOT_MEASURED) if trained is None else trained)
+    counted = str(data.get("train", _(NOT_MEASURED)) if trained is None else trained)
     if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
         counted = _("{train} to train, {held_out} held-out").format(
-            train=counted, held_out=data.get("held-out", NOT_MEASURED)
+            train=counted, held_out=data.get("held-out", _(NOT_MEASURED))
         )
     return [(job.spec.unit.capitalize(), counted), (_("Left out"), named or _("nothing"))]
 
 
-SIZE_ON_DISK = _("Size on disk")
+SIZE_ON_DISK = N_("Size on disk")
 # The name under which each kind of training says how much it was trained on.
 TRAINED_ON = ("train_pairs", "train_items", "train_prompts")
 
@@ -148,7 +148,7 @@ def result_facts(result: Mapping[str, Any]) -> Facts:
     if result.get("peak_rss_mb") is not None:
         found.append((_("Peak memory"), size(1e6 * result["peak_rss_mb"])))
     if result.get("checkpoint_bytes") is not None:
-        found.append((SIZE_ON_DISK, size(result["checkpoint_bytes"])))
+        found.append((_(SIZE_ON_DISK), size(result["checkpoint_bytes"])))
     return found
 
 

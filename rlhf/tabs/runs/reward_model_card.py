@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from annotation.metrics.calibration import Calibration
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import percent, short_number
@@ -106,14 +106,14 @@ def temperature_sentence(temperature: float | None) -> str:
 
 
 RISES = (
-    _("Its scores hardly rise with an answer's length."),
-    _("Its scores somewhat rise with an answer's length."),
-    _("Its scores strongly rise with an answer's length."),
+    N_("Its scores hardly rise with an answer's length."),
+    N_("Its scores somewhat rise with an answer's length."),
+    N_("Its scores strongly rise with an answer's length."),
 )
 FALLS = (
-    _("Its scores hardly fall with an answer's length."),
-    _("Its scores somewhat fall with an answer's length."),
-    _("Its scores strongly fall with an answer's length."),
+    N_("Its scores hardly fall with an answer's length."),
+    N_("Its scores somewhat fall with an answer's length."),
+    N_("Its scores strongly fall with an answer's length."),
 )
 
 
@@ -127,7 +127,7 @@ def correlation_sentence(length: LengthFigures) -> str:
     measured = _(
         "Rank correlation {spearman:.2f} (Spearman), linear {pearson:.2f} (Pearson), over {answers} held-out answers."
     ).format(spearman=spearman, pearson=pearson, answers=length.answers)
-    return f"{trend} {measured}"
+    return f"{_(trend)} {measured}"
 
 
 def accuracy_plot(name: str, quality: RewardModelQuality) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Cell, Way, paragraph, table
 from annotation.ui.places import Place, link
@@ -18,12 +18,12 @@ from rlhf.tabs.runs.job_words import about
 LISTED: Final = 100
 # The orders of the list, by their name in the address, and what they are called.
 ORDERS: Final[Mapping[str, str]] = {
-    "newest": _("Newest first"),
-    "oldest": _("Oldest first"),
-    "name": _("By name"),
-    "tags": _("By tags"),
-    "status": _("By status"),
-    "longest": _("Longest first"),
+    "newest": N_("Newest first"),
+    "oldest": N_("Oldest first"),
+    "name": N_("By name"),
+    "tags": N_("By tags"),
+    "status": N_("By status"),
+    "longest": N_("Longest first"),
 }
 NEWEST: Final = "newest"
 
@@ -104,5 +104,5 @@ def row(run: Listed) -> Sequence[Cell]:
         moment(job.started),
         NOTHING if job.started is None else f"{run.seconds / 60:.1f}",
         job.requested_by,
-        job.message or NOTHING,
+        _(job.message) or NOTHING,
     )

@@ -9,7 +9,7 @@ import gradio as gr
 
 from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import formatting
 from annotation.ui.markup import download_button, paragraph
 from rlhf.evaluation import gate_decisions
@@ -26,7 +26,7 @@ from rlhf.tabs.runs import job_cards, reward_model_card
 
 Update = dict[str, Any]
 Variant = Literal["primary", "secondary", "stop"]
-NEW_RUN_SENTENCE = _("“Start a new run” fills in a form with this as the parent.")
+NEW_RUN_SENTENCE = N_("“Start a new run” fills in a form with this as the parent.")
 
 
 def lay_out() -> dict[str, Any]:
@@ -154,10 +154,10 @@ def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
 
 def objection_line(against: str) -> str:
     """What speaks against using what was made, and where it can be used all the same."""
-    return paragraph(f"{against} {ELSEWHERE}", "quiet") if against else ""
+    return paragraph(f"{against} {_(ELSEWHERE)}", "quiet") if against else ""
 
 
-ELSEWHERE = _("To use it all the same, say why on the Iterations tab.")
+ELSEWHERE = N_("To use it all the same, say why on the Iterations tab.")
 
 
 def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
@@ -174,4 +174,4 @@ def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
             revision=ground.revision
         )
     )
-    return link + (paragraph(below, "quiet") if below else "") + paragraph(NEW_RUN_SENTENCE, "quiet")
+    return link + (paragraph(below, "quiet") if below else "") + paragraph(_(NEW_RUN_SENTENCE), "quiet")

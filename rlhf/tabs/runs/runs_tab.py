@@ -14,7 +14,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.ui.markup import Download, paragraph
 from annotation.ui.places import Place
@@ -43,16 +43,16 @@ SEARCHED_JOBS = 5000
 LOOKED = ("selector", "queued", "compared", "search", "order")
 LOG_LINES = 200
 POLL_SECONDS = 2
-RESUME_SENTENCE = _(
+RESUME_SENTENCE = N_(
     "“Resume this run” puts the same job back in the queue: it goes on from what it has saved, if anything, with the "
     "same data and settings, to the end that it was given."
 )
-RENTED_SENTENCE = _(
+RENTED_SENTENCE = N_(
     "“Resume this run” looks for the job on the Hub, follows it and fetches what it has made. Only one "
     "that was never started there is rented now, on the terms that were agreed to."
 )
-SLOWER_SENTENCE = _("Because its loss was no number any more, it goes on with half the learning rate.")
-HALF_SENTENCE = _(
+SLOWER_SENTENCE = N_("Because its loss was no number any more, it goes on with half the learning rate.")
+HALF_SENTENCE = N_(
     "“Go on with half the batch” does so with half as many items in a forward pass and twice the passes in a step: "
     "that takes less memory and learns the same."
 )
@@ -101,10 +101,10 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
 def resume_sentence(job: Job) -> str:
     """What the buttons that let a job go on do."""
     if job.flavor is not None:
-        return RENTED_SENTENCE
-    slower = SLOWER_SENTENCE if job_store.diverged(job) else ""
-    half = HALF_SENTENCE if job_store.can_be_halved(job) else ""
-    return " ".join(filter(None, (RESUME_SENTENCE, slower, half)))
+        return _(RENTED_SENTENCE)
+    slower = _(SLOWER_SENTENCE) if job_store.diverged(job) else ""
+    half = _(HALF_SENTENCE) if job_store.can_be_halved(job) else ""
+    return " ".join(filter(None, (_(RESUME_SENTENCE), slower, half)))
 
 
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
@@ -384,7 +384,7 @@ def lay_out() -> RunsPage:
             parts["search"] = gr.Textbox(
                 label=_("Search"), max_length=200, elem_id="run-search", min_width=240, scale=2
             )
-            orders = [(words, name) for name, words in run_list.ORDERS.items()]
+            orders = [(_(words), name) for name, words in run_list.ORDERS.items()]
             parts["order"] = gr.Dropdown(orders, value=NEWEST, label=_("Order"), elem_id="run-order", min_width=160)
         parts["jobs"] = html_box()
     parts["selector"] = gr.Dropdown(

@@ -11,13 +11,13 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.validation import whole
 from rlhf.loop import controller
 from rlhf.loop.controller import AutomaticTraining
 
-EVERY = _("After so many new judgements")
+EVERY = N_("After so many new judgements")
 
 
 def sentence(db: Database, setting: AutomaticTraining) -> str:
@@ -25,7 +25,7 @@ def sentence(db: Database, setting: AutomaticTraining) -> str:
     if not setting.on:
         return _("Off: an iteration starts only when someone starts it.")
     problem = controller.automatic_problems(db)
-    how = controller.automatic_kinds()[setting.algorithm].automatic
+    how = _(controller.automatic_kinds()[setting.algorithm].automatic)
     said = _("On: an iteration ({how}, by the defaults) starts after every {every} new judgements.").format(
         how=how, every=setting.every
     )
@@ -36,7 +36,7 @@ def save(db: Database, on: bool, every: float | None, algorithm: str) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
     number = whole(every, EVERY, 1)
     if algorithm not in controller.automatic_kinds():
-        known = "; ".join(spec.automatic for spec in controller.automatic_kinds().values())
+        known = "; ".join(_(spec.automatic) for spec in controller.automatic_kinds().values())
         raise UserError(_("Choose how to train, one of: {known}.").format(known=known))
     setting = AutomaticTraining(bool(on), number, algorithm)
     controller.save_automatic_training(db, setting)
@@ -48,9 +48,9 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     with gr.Accordion(_("Automatic training"), open=False):
         with gr.Row(elem_classes=["fields", "typed"]):
             on = gr.Checkbox(label=_("Train automatically"))
-            every = whole_number(EVERY)
+            every = whole_number(_(EVERY))
             algorithm = gr.Radio(
-                [(spec.automatic, kind) for kind, spec in controller.automatic_kinds().items()], label=_("How")
+                [(_(spec.automatic), kind) for kind, spec in controller.automatic_kinds().items()], label=_("How")
             )
         button = gr.Button(_("Save"), size="md", scale=0, min_width=140, elem_id="auto-save")
         said = html_box()

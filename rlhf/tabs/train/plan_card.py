@@ -9,7 +9,7 @@ from typing import Any
 
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import Split
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui import invisible, markup
 from annotation.ui.formatting import duration, moment, percent, share, short_number, size
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
@@ -28,13 +28,13 @@ from rlhf.tabs.runs.job_words import spec_text
 # has the box: what is typed stands in line, choices have room for their sentences, nothing is stretched over the page.
 
 LEGEND: Mapping[Part, str] = {
-    "context": _("read, not trained on"),
-    "raised": _("trained on: made likelier"),
-    "lowered": _("trained on: made less likely"),
-    "scored": _("the token whose state gives the score"),
-    "virtual": _("virtual tokens, which are what is trained"),
+    "context": N_("read, not trained on"),
+    "raised": N_("trained on: made likelier"),
+    "lowered": N_("trained on: made less likely"),
+    "scored": N_("the token whose state gives the score"),
+    "virtual": N_("virtual tokens, which are what is trained"),
 }
-PAIRS_SENTENCE = _(
+PAIRS_SENTENCE = N_(
     "A comparison gives a pair for every two of its answers of which one is found better. What several "
     "annotators say of them is one pair, the surer the more they agree."
 )
@@ -66,10 +66,10 @@ def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     if spec.unit != "prompts":
         held_out = unit if items == found.train else _(found.unit)
         numbers.append((_("Held-out {held_out} to check with").format(held_out=held_out), f"{found.held_out:,}"))
-    known = facts(numbers, _("facts figures")) + (paragraph(data.unchecked, "warning") if data.unchecked else "")
+    known = facts(numbers, "facts figures") + (paragraph(_(data.unchecked), "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")
-    explained = points([sentence for sentence in (PAIRS_SENTENCE, noise_sentence(found.noise)) if sentence])
+    explained = points([sentence for sentence in (_(PAIRS_SENTENCE), noise_sentence(found.noise)) if sentence])
     return known + left_out_table(found.left_out) + markup.unfold(_("How pairs are counted"), explained)
 
 
@@ -133,7 +133,7 @@ def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
     ]
     headers = (_("Left out, because"), _("How many"), _("For example"))
     return (
-        facts(numbers, _("facts figures"))
+        facts(numbers, "facts figures")
         + (paragraph(some, "quiet") if found.seen > TOKENISED_ITEMS else "")
         + table(headers, rows, _("Nothing is left out."), (_("How many"),))
     )
@@ -178,7 +178,7 @@ def legend(sequences: Sequence[TokenSequence]) -> str:
     """What the marks of tokens mean, for those that occur."""
     used = {span.part for sequence in sequences for span in sequence.spans if span.tokens}
     entries = "".join(
-        f'<li><span class="key {part}">{escape(meaning)}</span></li>'
+        f'<li><span class="key {part}">{escape(_(meaning))}</span></li>'
         for part, meaning in LEGEND.items()
         if part in used
     )
@@ -234,7 +234,7 @@ def cost_card(cost: CostEstimate) -> str:
         ),
         (_("Memory, estimated"), size(fit.total)),
         (_("Free now"), _("{size} of {size_2}").format(size=size(machine.free), size_2=size(machine.total))),
-        (_("Machine"), machine.name),
+        (_("Machine"), machine.called),
     ]
     if step_time is not None and step_time.peak_rss_mb:
         numbers.append((_("Peak of memory, measured"), size(step_time.peak_rss_mb * 1e6)))
@@ -253,7 +253,7 @@ def length_sentence(cost: CostEstimate) -> str:
     return _("Estimated as if every row were as long as max_length allows. Looking through all rows finds the longest.")
 
 
-MEMORY = (_("Part"), _("Memory"), _("Of what is free"), _("What it is"))
+MEMORY = (N_("Part"), N_("Memory"), N_("Of what is free"), N_("What it is"))
 
 
 def memory_table(fit: Fit, machine: Machine) -> str:
@@ -261,7 +261,8 @@ def memory_table(fit: Fit, machine: Machine) -> str:
     rows = [(part.name, part.size * fit.processes, part.why) for part in fit.components]
     body = [memory_row(name, amount, why, machine.free) for name, amount, why in rows]
     body.append(memory_row(_("Together"), fit.total, _("estimated; what is free is the whole bar"), machine.free))
-    return f'<div class="memory">{table(MEMORY, body, "", MEMORY[1:2])}</div>'
+    heads = tuple(map(_, MEMORY))
+    return f'<div class="memory">{table(heads, body, "", heads[1:2])}</div>'
 
 
 def memory_row(name: str, amount: float, why: str, free: float) -> Row:
@@ -275,7 +276,7 @@ def time_sentence(cost: CostEstimate) -> str:
     step_time, steps, waiting = cost.step_time, cost.steps, cost.waiting
     if not steps:
         return _("Time: none, because there is nothing to train on.")
-    named = f"{steps:,} {cost.unit if steps != 1 else cost.unit[:-1]}"
+    named = f"{steps:,} {_(cost.unit if steps != 1 else cost.unit[:-1])}"
     if step_time is None:
         said = _("Time: {named}. How long a step takes with these settings has not been measured yet.").format(
             named=named
@@ -302,7 +303,7 @@ def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
 
     `meant` is the spec as it will be queued.
     """
-    said, method = [], SHORT_METHODS[meant.method]
+    said, method = [], _(SHORT_METHODS[meant.method])
     if spec.method == "auto":
         held = _("4 bits") if meant.method == "qlora" else meant.precision
         said.append(
@@ -314,7 +315,7 @@ def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
     if not spec.learning_rate and rate is not None:
         said.append(
             _("Left empty, the learning rate is {short_number}, the default for {method} here ({source}).").format(
-                short_number=short_number(rate.value), method=method, source=rate.source
+                short_number=short_number(rate.value), method=method, source=_(rate.source)
             )
         )
     said += spec.default_notes()

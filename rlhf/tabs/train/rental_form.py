@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, text_in
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.ui import formatting, markup
 from annotation.ui.markup import paragraph
 from rlhf.hub import hub_requests
@@ -21,17 +21,17 @@ from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import rental_store
 from rlhf.jobs.rental_store import Terms
 
-EXPLANATION = _(
+EXPLANATION = N_(
     "This training can run on hardware that the Hub rents out by the minute (Hugging Face Jobs), with the "
     "same spec and data. They go there, and what it makes comes back, through a private dataset that is "
     "deleted afterwards; its progress is on the Runs page. Prefloop's token goes along as a secret of the "
     "job."
 )
-NO_TOKEN = _(
+NO_TOKEN = N_(
     "Nobody has a token for the Hub here, so nothing can be rented. Set HF_TOKEN to one that may write and "
     "start jobs, then start Prefloop again."
 )
-ASKING = _("The Hub was asked: open the list again in a few seconds.")
+ASKING = N_("The Hub was asked: open the list again in a few seconds.")
 Update = dict[str, Any]
 Begin = Callable[..., tuple[int, Sequence[Any]]]
 
@@ -58,9 +58,9 @@ class RentalFormPage:
 def lay_out(name: str) -> RentalFormPage:
     """The components, without any value from the rows."""
     with gr.Accordion(_("On rented hardware"), open=False) as section:
-        html_box(paragraph(EXPLANATION, "quiet"))
+        html_box(paragraph(_(EXPLANATION), "quiet"))
         if HELD not in os.environ:
-            html_box(paragraph(NO_TOKEN, "warning"))
+            html_box(paragraph(_(NO_TOKEN), "warning"))
         with gr.Row():
             flavor = gr.Dropdown(
                 [],
@@ -155,13 +155,13 @@ def wire(
 
     def ask_prices(annotator: Annotator) -> str:
         if HELD not in os.environ:
-            raise UserError(NO_TOKEN)
+            raise UserError(_(NO_TOKEN))
         hub_requests.REQUESTS.enqueue(context.db, hub_requests.AskPrices(), annotator.name)
-        return markup.notice(ASKING)
+        return markup.notice(_(ASKING))
 
     def ask(annotator: Annotator, flavor: Any, price: Any, hours: Any, payer: Any) -> list[Any]:
         if HELD not in os.environ:
-            raise UserError(NO_TOKEN)
+            raise UserError(_(NO_TOKEN))
         terms = rental_store.checked_terms(flavor, price, hours, text_in(payer))
         spend = gr.update(
             value=_("Spend up to {most_dollars}").format(most_dollars=formatting.most_dollars(terms.most))

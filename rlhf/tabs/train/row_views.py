@@ -11,17 +11,21 @@ import gradio as gr
 from annotation.records import Annotator, Split
 from annotation.tabs.components import QUEUED, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.validation import whole
 from rlhf.submission import form_fields
 from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Preflight
 from rlhf.tabs.train import plan_card
 
-SPLITS: Sequence[tuple[str, Split]] = ((_("To train on"), "train"), (_("Held out"), "held-out"))
-NUMBER = _("Number of the row")
+SPLITS: Sequence[tuple[str, Split]] = ((N_("To train on"), "train"), (N_("Held out"), "held-out"))
+NUMBER = N_("Number of the row")
 # What each button adds to the number of the row.
-TURNS: Mapping[str, tuple[str, int]] = {"previous": (_("Previous"), -1), "show": (_("Show"), 0), "next": (_("Next"), 1)}
+TURNS: Mapping[str, tuple[str, int]] = {
+    "previous": (N_("Previous"), -1),
+    "show": (N_("Show"), 0),
+    "next": (N_("Next"), 1),
+}
 
 Values = Callable[[Sequence[Any]], dict[str, Any]]
 
@@ -58,14 +62,14 @@ class RowsPage:
 
 def lay_out(form: Form) -> RowsPage:
     """The components, top to bottom, without anything from the rows."""
-    splits = SPLITS[:1] if form.spec_type.unit == "prompts" else SPLITS
+    splits = [(_(words), value) for words, value in (SPLITS[:1] if form.spec_type.unit == "prompts" else SPLITS)]
     with gr.Accordion(_("Show a row, token by token"), open=False) as accordion:
         with gr.Row():
-            split = gr.Radio(list(splits), value="train", label=_("Rows"), min_width=240, visible=len(splits) > 1)
-            number = whole_number(NUMBER, 1, min_width=140, elem_id=f"{form.name}-number")
+            split = gr.Radio(splits, value="train", label=_("Rows"), min_width=240, visible=len(splits) > 1)
+            number = whole_number(_(NUMBER), 1, min_width=140, elem_id=f"{form.name}-number")
         with gr.Row():
             turns = {
-                name: gr.Button(label, scale=0, min_width=86, size="md", elem_id=f"{form.name}-{name}")
+                name: gr.Button(_(label), scale=0, min_width=86, size="md", elem_id=f"{form.name}-{name}")
                 for name, (label, _step) in TURNS.items()
             }
         row = html_box()

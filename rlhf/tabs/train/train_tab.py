@@ -35,7 +35,7 @@ def build(demo: gr.Blocks, context: Context, guide: gr.HTML) -> list[TrainingFor
     openings: list[Any] = []
     with gr.Tab(_("Train"), id=TRAIN), gr.Tabs(elem_id="trainings"):
         for form in forms():
-            with gr.Tab(form.layout.label, id=form.name):
+            with gr.Tab(_(form.layout.label), id=form.name):
                 openings.append(opening_of(demo))
                 pages.append(training_form.lay_out(form))
                 if form is forms()[0]:

@@ -208,7 +208,7 @@ def lay_out(form: Form) -> TrainingFormPage:
     with gr.Row():
         start = f"{form.name}-start"
         parts["start"] = gr.Button(
-            form.layout.start, variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
+            _(form.layout.start), variant="primary", interactive=False, elem_id=start, scale=0, min_width=260
         )
         measure = f"{form.name}-measure"
         parts["measure"] = gr.Button(
@@ -222,7 +222,7 @@ def lay_out(form: Form) -> TrainingFormPage:
     parts["apart"] = gr.Button(_("Measure how far apart"), visible=False, elem_id=apart, scale=0, min_width=240)
     parts["judged"] = html_box()
     with gr.Accordion(_("Settings"), open=False, elem_id=f"{form.name}-settings"):
-        html_box(paragraph(form.layout.introduction))
+        html_box(paragraph(_(form.layout.introduction)))
         inputs = field_inputs(form, form.layout.main)
         parts["rate"] = html_box()
         for title, names in form.groups.items():
@@ -299,7 +299,7 @@ def field_input(form: Form, name: str) -> Any:
         return whole_number(**common) if isinstance(default, int) else gr.Number(**common)
     if name in (*named_fields(form), "source"):
         # A choice made before the app was restarted must still be accepted after it.
-        choices = form_fields.SOURCES if name == "source" else [(default, default)] if default else []
+        choices = form_fields.sources() if name == "source" else [(default, default)] if default else []
         return gr.Dropdown(choices, allow_custom_value=True, **common)
     choices = form.choices(name)
     return gr.Radio(choices, **common) if choices else gr.Textbox(max_length=2_000, **common)

@@ -11,7 +11,7 @@ import pytest
 from annotation.imports import labels
 from annotation.imports.columns import ColumnUsage
 from annotation.imports.labels import UnusableRow
-from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, MappedRow, make_plan
+from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, SYSTEM_KEY, MappedRow, make_plan
 from annotation.imports.reading import SourceRow
 from annotation.records import UserError
 
@@ -119,7 +119,7 @@ CASES: dict[str, Case | Refused] = {
         ],
         [
             told([system("Be kind."), user("Why?")], "x", "y", ranking=SECOND),
-            told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS),
+            told("Why?", "x", "y", ranking=TIE, strength=0, remark=OTHER_SYSTEMS.format(key=SYSTEM_KEY)),
         ],
     ),
     "UltraFeedback, ratings inside annotations": Case(

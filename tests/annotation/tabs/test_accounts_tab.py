@@ -27,7 +27,8 @@ def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Datab
         accounts.build(demo, Context(db, data_dir, BASE_NAME))
     listeners: dict[Any, Any] = {block.api_name: block.fn for block in demo.fns.values()}
     olga = gr.Request(username="olga")
-    assert listeners["account-choose"](olga, "mira") == ["red", 50]
+    groups, quota, _language = listeners["account-choose"](olga, "mira")
+    assert (groups, quota["value"]) == ("red", 50)
     groups, quota = listeners["account-add"](olga, "zoe", "annotator", "")[4:6]
     assert (groups, quota["value"]) == ("", None)
     groups, quota = listeners["account-reset"](olga, "mira")[4:6]

@@ -148,7 +148,7 @@ def test_opening_shows_what_holds_and_what_there_is(context: Context, pages: gr.
         "re_ask_share": 7.0,
         "candidate_share": 25.0,
         "doubt_share": 40.0,
-        "rendered": "Rendered Markdown",
+        "rendered": "rendered",
         "own_prompts": False,
         "tags": "a: accurate\nc: clear",
         "text": "",

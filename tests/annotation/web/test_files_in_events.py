@@ -4,75 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import httpx
 import pytest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-import app
-from annotation.database import Database, open_database
 from annotation.web import access
-from annotation.web.gradio_allowlist import GradioGuard
 from annotation.web.middleware import ANNOTATOR_KEY
-from rlhf import web_server
-from rlhf.models import registry
+from tests.annotation.web.conftest import Program
 from tests.attack.target import META, SECRET, spellings, ways_in
-from tests.conftest import BASE_NAME
 
 pytestmark = pytest.mark.slow
-
-PASSWORD = "a long enough password"
-
-
-@dataclass(frozen=True)
-class Program:
-    """The program without a server around it."""
-
-    asgi: ASGIApp
-    door: GradioGuard
-    cookie: str
-    db: Database
-    functions: list[dict[str, Any]]
-    uploads: Path
-    secret: Path
-
-    def client(self, name: str | None) -> httpx.AsyncClient:
-        """A browser of this person, or of a stranger."""
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(self.asgi), base_url="http://localhost")
-        if name is not None:
-            token = access.open_session(self.db, access.authorise(self.db, name, "annotator"))
-            client.cookies.set(self.cookie, token)
-        return client
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    folder = tmp_path_factory.mktemp("files")
-    db = open_database(folder / "data")
-    registry.ensure_base(db, BASE_NAME)
-    for name, role in (("ann", "annotator"), ("kim", "admin"), ("lee", "admin")):
-        access.add_account(db, name, role, PASSWORD)
-    secret = folder / "secret.txt"
-    secret.write_text(SECRET, "utf-8")
-    settings = app.Settings(data_dir=folder / "data", workers=False)
-    asgi = web_server.build_app(settings)
-    built = asgi.state.pages.build().app
-    door = built.app
-    assert isinstance(door, GradioGuard)
-    asgi.state.pages.open(built)
-    pages: gr.Blocks = door.app.apps["admin"].get_blocks()  # type: ignore[attr-defined]
-    functions = [
-        {"id": number, "api_name": block.api_name, "inputs": block.inputs} for number, block in pages.fns.items()
-    ]
-    yield Program(asgi, door, settings.cookie, db, functions, Path(os.environ["GRADIO_TEMP_DIR"]), secret)
-    db.close()
 
 
 async def post(program: Program, name: str | None, bodies: Iterable[tuple[str, Any]]) -> AsyncIterator[tuple[int, str]]:

@@ -67,13 +67,15 @@ def test_a_person_reads_why_there_is_nothing_for_them() -> None:
 
 
 def test_the_head_of_the_page_has_the_script_before_anything_is_drawn_and_finds_its_files_from_any_address() -> None:
-    page = '<base href="./" /><script>window.gradio_config = {};</script><script data-gradio-mode>…</script>'
-    status, changed = answer_of(PageHead(HTMLResponse(page), "<script>ours</script>"), "/")
+    page = '<html\n\tlang="en"><base href="./" /><script>window.gradio_config = {};</script>'
+    page += "<script data-gradio-mode>…</script>"
+    head = {"inserted": "<script>ours</script>", "language": 'lang="ar" dir="rtl"'}
+    status, changed = answer_of(PageHead(HTMLResponse(page), **head), "/")
     assert status == 200
     ours = "<script>ours</script><script data-gradio-mode>…</script>"
-    assert changed == f'<base href="/" /><script>window.gradio_config = {{}};</script>{ours}'
-    assert answer_of(PageHead(HTMLResponse("x"), "y"), "/config") == (200, "x")
-    assert answer_of(PageHead(HTMLResponse("x", 404), "y"), "/") == (404, "x")
+    assert changed == f'<html lang="ar" dir="rtl"><base href="/" /><script>window.gradio_config = {{}};</script>{ours}'
+    assert answer_of(PageHead(HTMLResponse("x"), **head), "/config") == (200, "x")
+    assert answer_of(PageHead(HTMLResponse("x", 404), **head), "/") == (404, "x")
 
 
 def test_gradios_scripts_look_nothing_up_that_is_not_needed_and_otherwise_stay_as_they_are() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from rlhf.algorithms.checkpoints import (
 )
 from rlhf.algorithms.comparisons import with_targets
 from rlhf.algorithms.dpo import reference as dpo_reference
+from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.dpo.train import PreferenceTrainer, build_trainer
@@ -710,6 +712,56 @@ def test_a_worker_killed_after_its_adapter_was_registered_is_resumed_to_that_ada
     assert registry.of_job(judged.db, job.id) == registered
     assert registered is not None
     assert directory_sha256(judged.data_dir / (registered.path or "")) == registered.sha256
+
+
+@pytest.mark.parametrize("method", ["qlora", "lora", "prompt", "full"])
+def test_a_policy_has_not_moved_before_it_was_trained(judged: Machine, method: Any) -> None:
+    add_parent(judged)
+    parent = "earlier" if method == "qlora" else "base"
+    trainer = trainer_of(judged, replace(QUICK_DPO, method=method), parent)
+    said: list[str] = []
+    drift = DriftMeter(trainer, trainer.train_dataset, said.append)
+    assert drift.kl() == pytest.approx(0, abs=1e-4)
+    with torch.no_grad():
+        for weights in trainer.weights().values():
+            weights.add_(0.1 * torch.randn_like(weights))
+    assert drift.kl() > 1e-3
+
+
+LIMITED = replace(QUICK_DPO, method="lora", epochs=20, check=False, stop_kl=0.02)
+
+
+def test_training_ends_where_the_policy_has_moved_far_enough(judged: Machine) -> None:
+    job = judged.perform(judged.submit(LIMITED))
+    assert job.status == "finished", job.message
+    assert job.step == job.steps < 60
+    curve = job_store.metrics(judged.db, job.id)
+    moved = {entry["step"]: entry["kl"] for entry in curve}
+    assert list(moved) == list(range(1, job.steps + 1))
+    assert [kl >= LIMITED.stop_kl for kl in moved.values()] == [False] * (job.steps - 1) + [True]
+    assert any(f"ends after step {job.step} of 60" in line for line in job_store.log_tail(judged.db, job.id))
+    assert (job.result or {})["final"]["kl"] == moved[job.steps]
+    assert all(max(answers) == job.steps for answers in job_store.samples(judged.db, job.id).values())
+
+
+def test_a_worker_killed_after_a_training_that_ended_early_does_not_train_on(
+    judged: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = judged.perform(judged.submit(LIMITED))
+    job_id = judged.submit(LIMITED)
+    with monkeypatch.context() as broken:
+        broken.setattr("rlhf.algorithms.dpo.train.conclude", MagicMock(side_effect=MemoryError))
+        claimed = job_store.claim(judged.db, job_id, "w")
+        assert claimed is not None
+        perform(Run(judged.db, judged.data_dir, claimed, "w"), claimed.spec)
+    assert job_store.get(judged.db, job_id).status == "failed"
+    assert checkpoint_steps(judged, job_id)[-1] == whole.steps
+    job_store.resume(judged.db, job_id)
+    job = judged.perform(job_id)
+    assert (job.status, job.steps) == ("finished", whole.steps), job.message
+    expected = judged.adapter(f"dpo-{whole.id}")
+    for name, weights in judged.adapter(f"dpo-{job_id}").items():
+        torch.testing.assert_close(weights, expected[name])
 
 
 def test_only_whole_checkpoints_are_resumed_from_and_broken_ones_are_removed(tmp_path: Path) -> None:

@@ -530,11 +530,11 @@ class Unbroken:
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Unbroken]:
-    """A machine with a finished job of eight rounds."""
+    """A machine with a finished job of five rounds."""
     machine = make_machine(tmp_path_factory.mktemp("unbroken") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=1)
     add_reward_model(machine, QUICK)
-    job = machine.perform(machine.submit(replace(QUICK, steps=8)))
+    job = machine.perform(machine.submit(replace(QUICK, steps=5)))
     assert isinstance(job.spec, PPOSpec)
     yield Unbroken(machine, job.spec, machine.adapter(f"ppo-{job.id}"), job_store.metrics(machine.db, job.id))
     machine.db.close()
@@ -589,10 +589,10 @@ def test_a_worker_killed_in_a_random_round_is_resumed_to_the_weights_of_an_unbro
     """SIGKILL, marked lost by its silence, resumed by another process from the last whole checkpoint."""
     machine = unbroken.machine
     job_id = machine.submit(unbroken.spec)
-    fatal_round = random.Random(os.urandom(8)).randint(2, 5)  # the first one is saved after it was reported
+    fatal_round = random.Random(os.urandom(8)).randint(2, 4)  # the first one is saved after it was reported
     print(f"killing the worker in round {fatal_round}")
     machine.kill_worker(job_id, fatal_round)
-    half = machine.data_dir / "checkpoints" / f"job-{job_id}" / "checkpoint-7"  # killed while writing: without the mark
+    half = machine.data_dir / "checkpoints" / f"job-{job_id}" / "checkpoint-5"  # killed while writing: without the mark
     half.mkdir(parents=True)
     job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from gettext import NullTranslations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from annotation.jobs import job_table
 from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
+from annotation.translation import Language, speaking
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
@@ -1064,3 +1066,31 @@ def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> 
     assert found is not None
     assert (found.value, found.n) == (0.75, 8)
     assert found.low < 0.5 < 0.75 < found.high
+
+
+class Brackets(NullTranslations):
+    """A language in which every sentence stands in brackets."""
+
+    def gettext(self, message: str) -> str:
+        return f"⟦{message}⟧"
+
+    def ngettext(self, one: str, several: str, count: int) -> str:
+        return self.gettext(one if count == 1 else several)
+
+
+def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_the_servers(
+    db: Database, data_dir: Path
+) -> None:
+    """What a decision comes to is kept between requests; its words are not those of whoever asked first."""
+    made = turned_down(db, data_dir)
+    english = gate_decisions.decision_on(db, made)
+    with speaking(Language(code="xx", sentences=Brackets())):
+        marked = gate_decisions.decision_on(db, made)
+        assert gate_decisions.objection(db, made).startswith("⟦The rule says: reject.⟧ ⟦People find it worse")
+        gate_decisions.promote(db, data_dir, made.revision, "ann", WHY)
+    assert (english.verdict, english.more) == (marked.verdict, marked.more)
+    assert english.sentence.startswith("People find it worse")
+    assert [one.name for one in marked.criteria if "⟦" not in one.name] == []
+    reason = registry.decisions(db)[0]["reason"]
+    assert reason.startswith(f"{WHY}. The rule said: reject. People find it worse")
+    assert "⟦" not in reason

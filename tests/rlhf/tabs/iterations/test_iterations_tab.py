@@ -19,7 +19,7 @@ from annotation.tabs import address
 from annotation.tabs.guard import Context
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import gate, gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, Rule
 from rlhf.jobs import job_store
@@ -402,7 +402,7 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
             assert given == [wrong] * len(given), "nothing fails before the handler says what is wrong"
     for name in COUNTS:
         values = [wrong if name == field else value for field, value in zip(gate_form.NAMES, saved, strict=True)]
-        with pytest.raises(gr.Error, match=f"{COUNTS[name]}: it must be a whole number"):
+        with pytest.raises(gr.Error, match=f"{gate.label(name)}: it must be a whole number"):
             save(owner, {}, *values)
     with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
         renew(owner, wrong)

@@ -138,8 +138,8 @@ def test_every_figure_has_its_place_in_the_order() -> None:
             implicit_accuracy=ImplicitAccuracy(0.5, 0.4, 0.6, 20),
         ),
     )
-    assert set(compare_runs.figures(everything)) <= set(compare_runs.ORDER)
-    assert len(set(compare_runs.ORDER)) == len(compare_runs.ORDER)
+    assert set(compare_runs.figures(everything)) <= set(compare_runs.order())
+    assert len(set(compare_runs.order())) == len(compare_runs.order())
 
 
 def test_names_are_shown_literally() -> None:

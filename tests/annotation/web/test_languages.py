@@ -1,0 +1,180 @@
+"""Each person in their own language: what an account has chosen, else what the browser asks for, else the server's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from annotation import translation
+from annotation.database import Database
+from annotation.jobs.job_process import in_language
+from annotation.jobs.lane_runner import JobOutcome, LaneRunner
+from annotation.records import UserError
+from annotation.tabs import accounts
+from annotation.tabs.guard import Context, guarded
+from annotation.translation import N_, VARIABLE, Language, _, language_of, of_server, spoken
+from annotation.web import access, invitations
+from annotation.web.languages import preferred
+from tests.annotation.jobs.test_lanes import WEB, Count
+from tests.annotation.web.conftest import PASSWORD, Program
+from tests.conftest import seed_comparisons
+from tests.sentences import write_marked
+
+GERMAN = {"accept-language": "de-AT,de;q=0.9,en;q=0.5"}
+BROWSER = {"accept": "text/html"}
+STARTING = N_("Prefloop is starting. Its pages open here by themselves in a few seconds.")
+
+
+@pytest.fixture
+def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Language]:
+    """In place of German a language in which every sentence stands in brackets, so that no translator is asked."""
+    write_marked(tmp_path / "de.po")
+    monkeypatch.setattr(translation, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(translation, "READ", {})
+    translation.files.cache_clear()
+    translation.codes.cache_clear()
+    yield language_of("de")
+    translation.files.cache_clear()
+    translation.codes.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        ("de", "de"),
+        ("de-AT", "de"),
+        ("fr-FR, fr;q=0.9, de;q=0.7, en;q=0.8", "en"),
+        ("en;q=0.3, DE ; q=0.4", "de"),
+        ("de;q=0, en", "en"),
+        ("de;q=x, en;q=0.1", "en"),
+        ("fr, *;q=0.5", None),
+        ("", None),
+        ("xx," * 30 + "de", None),
+    ],
+)
+def test_a_browser_is_answered_in_the_best_of_what_it_accepts(accepted: str, expected: str | None) -> None:
+    assert preferred(accepted) == expected
+
+
+def test_a_language_that_can_not_be_read_is_the_servers(
+    marked: Language, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "xx.po").write_text('msgid "Open\n', "utf-8")
+    translation.files.cache_clear()
+    for _time in range(2):
+        assert language_of("xx") is of_server()
+    assert language_of("gone") is of_server()
+    assert [record.message for record in caplog.records if "xx.po" in record.message][1:] == []
+
+
+def test_what_a_thread_says_it_says_in_the_language_of_who_has_it_done(marked: Language) -> None:
+    async def say() -> tuple[str, str]:
+        with translation.speaking(marked):
+            return await asyncio.to_thread(_, "Name"), translation.ngettext("{count} day", "{count} days", 2)
+
+    assert asyncio.run(say())[0] == "⟦Name⟧"
+    assert _("Name") == "Name"
+
+
+def test_whoever_makes_an_account_keeps_the_language_it_was_made_in(db: Database, marked: Language) -> None:
+    token = invitations.invite(db, {"uses": 2}, "kim").partition("=")[2]
+    with translation.speaking(marked):
+        invitations.accept(db, token, "ann", access.hash_password("ann", PASSWORD))
+    invitations.accept(db, token, "bob", access.hash_password("bob", PASSWORD))
+    assert [one.language for one in access.accounts(db)] == ["de", None]
+
+
+def test_a_language_that_there_is_not_is_refused_in_a_sentence(db: Database) -> None:
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    for code in ("xx", "", "../de", "de.po"):
+        with pytest.raises(UserError, match=r"There is no language.*Choose one of: de, en"):
+            access.set_language(db, "ann", code)
+    access.set_language(db, "ann", "de")
+    assert access.authorise(db, "ann", "annotator").language == "de"
+
+
+@pytest.mark.slow
+def test_two_people_read_one_server_in_two_languages(program: Program, marked: Language) -> None:
+    seed_comparisons(program.db, 2)
+    pages = program.asgi.routes[-1].app  # type: ignore[attr-defined]
+
+    async def read() -> None:
+        async with program.client(None) as stranger, program.client("lee") as lee, program.client("kim") as kim:
+            # Before anybody has signed in.
+            assert "<h1>Prefloop</h1>" in (await stranger.get("/login")).text
+            german = (await stranger.get("/login", headers=GERMAN)).text
+            assert '<html lang="de" dir="ltr">' in german
+            assert "⟦Sign in⟧" in german
+            assert (await stranger.post("/annotate/card", json={}, headers=GERMAN)).json() == {
+                "error": "⟦Sign in first.⟧"
+            }
+            # A choice, which leads back to the page that it was made on.
+            refused = await lee.post("/language", data={"language": "xx"})
+            assert (refused.status_code, "There is no language" in refused.text) == (400, True)
+            chosen = await lee.post(
+                "/language", data={"language": "de"}, headers={"referer": "http://localhost/data?status=skipped"}
+            )
+            assert (chosen.status_code, chosen.headers["location"]) == (303, "/data?status=skipped")
+            foreign = await lee.post("/language", data={"language": "de"}, headers={"referer": "http://x.y//evil.test"})
+            assert foreign.headers["location"] == "/"
+            # Endpoints, in the language of the account whatever the browser says.
+            undone = await lee.post("/annotate/undo", json={})
+            assert undone.json()["notice"].startswith("⟦")
+            assert undone.headers["content-language"] == "de"
+            other = await kim.post("/annotate/undo", json={}, headers=GERMAN)
+            assert not other.json()["notice"].startswith("⟦")
+            assert other.headers["content-language"] == "en"
+            # Pages, which the first who asks for them has built.
+            waiting = await lee.get("/runs/7", headers=BROWSER)
+            assert (waiting.status_code, f"⟦{STARTING}⟧" in waiting.text) == (503, True)
+            configs = [(await client.get("/config")).json() for client in (lee, kim)]
+            labels = [[one["props"].get("label") for one in config["components"]] for config in configs]
+            assert len(labels[0]) == len(labels[1])
+            assert [label for label in labels[1] if label and "⟦" in label] == []
+            assert sum("⟦" in (label or "") for label in labels[0]) > 100
+            page = (await lee.get("/runs/7", headers=BROWSER)).text
+            assert '<html lang="de" dir="ltr"' in page
+            # Events, whose handlers Gradio calls somewhere else.
+            for client, says in ((lee, "lee · ⟦admin⟧"), (kim, "kim · admin")):
+                greeted = await client.post(
+                    "/gradio_api/run/greet", json={"data": [], "fn_index": 0, "session_hash": says[:3]}
+                )
+                assert greeted.json()["data"] == [says]
+            await pages.others["de"].stop()
+
+    asyncio.run(read())
+    access.set_language(program.db, "lee", None)
+    assert spoken() is of_server()
+
+
+def test_an_admin_chooses_for_others(db: Database, marked: Language) -> None:
+    kim = access.add_account(db, "kim", "admin", PASSWORD)
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    shown = accounts.changing_language(db)(kim, "ann", "de")
+    assert "ann is answered in Deutsch." in shown[2]
+    assert accounts.choosing(db)(kim, "ann")[2].value == "de"
+    assert "is answered in English." in accounts.changing_language(db)(kim, "ann", "")[2]
+    assert [one.language for one in access.accounts(db)] == [None, None]
+
+
+def test_what_a_handler_makes_stays_out_of_a_page_that_is_laid_out_meanwhile(db: Database, data_dir: Path) -> None:
+    access.add_account(db, "kim", "admin", PASSWORD)
+    answer = guarded(Context(db, data_dir, ""), "admin")(lambda annotator: gr.Dropdown(["one"], label=_("Name")))
+    with gr.Blocks() as page:
+        laid_out = gr.Markdown("words")
+        made = answer(gr.Request(username="kim"))
+    assert made.label == "Name"
+    assert [*page.blocks.values()] == [laid_out]
+
+
+def test_what_is_done_for_somebody_is_told_in_their_language(db: Database, data_dir: Path, marked: Language) -> None:
+    access.add_account(db, "ann", "annotator", PASSWORD)
+    access.set_language(db, "ann", "de")
+    told = LaneRunner(data_dir, WEB, lambda attempt, job: JobOutcome(f"{_('Name')} {in_language()}"))
+    jobs = [WEB.enqueue(db, Count(), by) for by in ("ann", "the program")]
+    assert [told.run_next(db) for _job in jobs] == [True, True]
+    assert [WEB.get(db, job).message for job in jobs] == [f"⟦Name⟧ {{'{VARIABLE}': 'de'}}", "Name {}"]
