@@ -37,8 +37,8 @@ from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME
 
 SECONDS = 40.0
-# Until what the press of a tab began is over, tidying up included.
-SETTLING = 10.0
+# Until what the press of a tab began is over: half a minute later the browser collects what was left, for a second.
+SETTLING = 30.0
 STEPS = 300
 TURN = """async (name) => {
   const tabs = [...document.querySelectorAll("[role=tab]")].filter((one) => one.offsetParent);

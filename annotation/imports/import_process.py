@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -75,6 +75,10 @@ class State:
     """Of a finished run: a look or an outcome, as the command prints it."""
     error: str = ""
     """Why a run failed, for the person who started it."""
+    by: str = ""
+    """Who started it."""
+    ended: str | None = None
+    """When it came to an end."""
 
 
 @dataclass(frozen=True)
@@ -121,16 +125,17 @@ def state_of(job: Job[ImportData] | None) -> State:
     """A run as the page shows it."""
     if job is None:
         return State()
+    state = State(number=job.id, kind=job.spec.form, by=job.requested_by, ended=job.finished)
     if job.is_open:
         share = min(1.0, job.step / job.steps) if job.steps else None
         progress = {"what": job.message, "rows": job.step, "share": share} if job.message else {}
-        return State(job.id, job.spec.form, "running", progress)
+        return replace(state, status="running", progress=progress)
     result = (job.result or {}).get("look") or (job.result or {}).get("outcome")
     if job.status == "finished" and result is not None:
-        return State(job.id, job.spec.form, "finished", result=result)
+        return replace(state, status="finished", result=result)
     if job.status == "finished":  # what it found was cleared, since somebody has begun another
         return State()
-    return State(job.id, job.spec.form, "failed", error=_(WAS_CANCELLED) if job.status == "cancelled" else job.message)
+    return replace(state, status="failed", error=_(WAS_CANCELLED) if job.status == "cancelled" else job.message)
 
 
 WAS_CANCELLED: Final = N_("The run was cancelled. Nothing was imported.")

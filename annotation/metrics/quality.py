@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +26,7 @@ from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estima
 from annotation.metrics.reliability import Reliability
 from annotation.records import Claim, Message, UserError, now
 from annotation.store import excluded_annotators
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 
 MAXIMUM_REASON = 500
 SHOWN_CASES, SHOWN_FLAGS, SHOWN_DECISIONS = 50, 200, 50
@@ -156,7 +156,9 @@ class QualityReport:
 
     stamp: tuple[Any, ...]
     judgements: int
-    """Those that can train: neither gold nor asked again, of annotators who are not left out."""
+    """Those that training counts (`to_train_on`)."""
+    people: int
+    """Whose they are."""
     comparisons: int
     shared: int
     """Comparisons that several annotators have judged."""
@@ -174,6 +176,8 @@ class QualityReport:
     golds: tuple[Gold, ...]
     gold_accuracy: Estimate | None
     """Over the gold comparisons that somebody was measured with; n counts them."""
+    flags: int
+    """Judgements with a flag; the latest of them are `flagged`."""
     flagged: tuple[FlaggedCase, ...]
     decisions: tuple[AdminDecision, ...]
 
@@ -245,10 +249,11 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
     """All figures from the rows. Overall figures and lists leave out the annotators who are left out of training."""
     everything, known, excluded = votes(db), known_answers(db), excluded_annotators(db)
     trusted = [vote for vote in everything if vote.annotator not in excluded]
-    training = [vote for vote in trusted if vote.purpose not in ("gold", "re-ask")]
     settled = {vote.comparison_id for vote in trusted if vote.purpose == "adjudication"}
     # A flagged comparison gives no training pair, so there is nothing to settle; nor is it fit to measure people.
-    unfit = set(known) | flagged_comparisons(db)
+    flagged = flagged_comparisons(db)
+    unfit = set(known) | flagged
+    training = to_train_on(trusted, flagged | held_out_comparisons(db))
     fit = [vote for vote in trusted if vote.comparison_id not in unfit]
     # Where heads chose answers that they disagree on, people may agree more or less than on any others.
     random = [vote for vote in trusted if not vote.by_heads]
@@ -256,6 +261,7 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
     return QualityReport(
         stamp=stamp,
         judgements=len(training),
+        people=len({vote.annotator for vote in training}),
         comparisons=len({vote.comparison_id for vote in training}),
         shared=len(intervals_and_bias.overlapping(trusted)),
         annotators=tuple(intervals_and_bias.annotator_figures(everything, known, {vote.annotator for vote in trusted})),
@@ -273,9 +279,30 @@ def assemble(db: Database, stamp: tuple[Any, ...]) -> QualityReport:
         gold_accuracy=intervals_and_bias.clustered_share(
             (gold.right.value * gold.right.n, gold.right.n) for gold in measured if gold.right is not None
         ),
+        flags=int(db.value("SELECT count(*) FROM current_judgement WHERE flag NOT NULL")),
         flagged=tuple(flagged_cases(db)),
         decisions=tuple(decisions(db)),
     )
+
+
+def to_train_on(trusted: Sequence[Vote], not_on: Container[int]) -> list[Vote]:
+    """The judgements that training counts, as `aggregation.usable` chooses them; what settled a comparison alone.
+
+    Neither gold nor asked again, nor made before the answers were complete, nor on the comparisons `not_on`.
+    """
+    counted = [
+        vote
+        for vote in trusted
+        if vote.purpose not in ("gold", "re-ask") and not vote.early and vote.comparison_id not in not_on
+    ]
+    last = {vote.comparison_id: vote.id for vote in counted if vote.purpose == "adjudication"}
+    return [vote for vote in counted if last.get(vote.comparison_id, vote.id) == vote.id]
+
+
+def held_out_comparisons(db: Database) -> set[int]:
+    """Those of prompts that nothing is trained on."""
+    rows = db.rows("SELECT c.id FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'held-out'")
+    return {row["id"] for row in rows}
 
 
 def golds(db: Database, everything: Sequence[Vote], known: Mapping[int, tuple[int, ...]]) -> list[Gold]:
@@ -583,5 +610,16 @@ def settle_next(db: Database, annotator_id: int) -> Claim:
         busy = {row["comparison_id"] for row in rows}
         waiting = [dispute.comparison_id for dispute in disputed if dispute.comparison_id not in busy]
         if not waiting:
-            raise UserError(_("No comparison waits to be settled. Annotators contradict each other nowhere else."))
+            raise UserError(nothing_to_settle(len(disputed)))
         return claims.adjudicate(db, annotator_id, waiting[0])
+
+
+def nothing_to_settle(disputed: int) -> str:
+    """Why nobody is given one of so many comparisons to settle."""
+    if not disputed:
+        return _("No comparison waits to be settled: annotators contradict each other nowhere.")
+    return ngettext(
+        "{count} comparison waits to be settled: another admin has it in hand, or you have passed it over.",
+        "{count} comparisons wait to be settled: other admins have them in hand, or you have passed them over.",
+        disputed,
+    ).format(count=disputed)

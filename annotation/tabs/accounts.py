@@ -88,7 +88,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 placeholder=_("Leave empty to have one made"),
                 max_length=access.MAXIMUM_PASSWORD,
             )
-            add = gr.Button(_("Add account"), variant="primary")
+            add = gr.Button(_("Add account"), variant="primary", elem_id="account-add")
         with gr.Column(min_width=320):
             invited = lay_out_invitation()
         with gr.Column(min_width=320):
@@ -107,13 +107,13 @@ def build(demo: gr.Blocks, context: Context) -> None:
             quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
             save = gr.Button(_("Save groups and judgements"), size="md")
     wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
-    page, admin = [listed, account, outcome, secret], guarded(context, "admin")
+    page, admin = [listed, account, outcome, secret, groups, quota, language], guarded(context, "admin")
     account.input(admin(choosing(db)), account, [groups, quota, language], api_name="account-choose", **QUIET)
     language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[*page, problem, quota], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[*page, problem], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
     make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
@@ -123,7 +123,10 @@ def build(demo: gr.Blocks, context: Context) -> None:
 
 
 def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
-    """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied."""
+    """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
+
+    Last the groups, the quota and the language of the account that is chosen now.
+    """
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
@@ -135,7 +138,16 @@ def page_of(db: Database, outcome: str = "", account: str | None = None, passwor
     headers = [*map(_, HEADERS)]
     shown = table(headers, rows, numbers=(headers[3],), caption=_("Accounts"))
     chosen = gr.Dropdown([entry.name for entry in everyone], value=account)
-    return shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password))
+    entry = next((entry for entry in everyone if entry.name == account), None)
+    return (shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password)), *fields_of(db, entry))
+
+
+def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
+    """The groups, the quota and the language of the chosen account; nothing where none is."""
+    if entry is None:
+        return "", gr.update(value=None), gr.Dropdown([], value=None)  # Gradio draws a number without a value as 0
+    names = ", ".join(annotator_groups.groups_of_each(db).get(entry.id, ()))
+    return names, gr.update(value=entry.quota), gr.Dropdown(languages(), value=entry.language or "")
 
 
 def judged(entry: Account) -> str:
@@ -160,7 +172,7 @@ def opening(db: Database) -> Any:
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
         problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
-        return (*page_of(db), problem, gr.update(value=None))  # Gradio draws a number without a value as 0
+        return (*page_of(db), problem)
 
     return open_page
 
@@ -229,10 +241,7 @@ def choosing(db: Database) -> Any:
     def choose_account(annotator: Annotator, account: str | None) -> Any:
         """The groups, the quota and the language of the chosen one; nothing while no whole name is typed."""
         entry = next((entry for entry in access.accounts(db) if entry.name == account), None)
-        if entry is None:
-            return ["", None, gr.Dropdown([], value=None)]
-        names = ", ".join(annotator_groups.groups_of_each(db).get(entry.id, ()))
-        return [names, entry.quota, gr.Dropdown(languages(), value=entry.language or "")]
+        return [*fields_of(db, entry)]
 
     return choose_account
 
@@ -295,7 +304,7 @@ def lay_out_invitation() -> InvitationForm:
     with gr.Row():
         group = gr.Textbox(label=_("Group"), placeholder=_("none"), max_length=40, min_width=100)
         quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
-    make = gr.Button(_("Make a link"), variant="primary")
+    make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
     link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
     return InvitationForm(uses, days, group, quota, make, link)
 

@@ -8,7 +8,7 @@ from annotation.metrics.act_times import FEW, MEASURED_ANSWERS, PAIRS_AN_ACT, Ac
 from annotation.records import Kind
 from annotation.translation import N_, _
 from annotation.ui.formatting import NOTHING
-from annotation.ui.markup import Row, paragraph, table
+from annotation.ui.markup import Row, paragraph, table, unfold
 
 NAMES: dict[Kind, str] = {
     "pair": N_("Two answers"),
@@ -31,7 +31,7 @@ def acts_table(times: Sequence[ActTime]) -> str:
     rows = [act_row(asked, known.get(asked)) for asked in (*begins, *(asked for asked in known if asked not in begins))]
     headers = [*map(_, HEADERS)]
     shown = table(headers, rows, numbers=headers[1:], caption=_("What each kind of act takes and teaches"))
-    return shown + paragraph(_(NOTE), "quiet")
+    return shown + unfold(_("How this is measured"), paragraph(_(NOTE)))
 
 
 def act_row(asked: Asked, found: ActTime | None) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -11,7 +12,7 @@ import gradio as gr
 from annotation.exports.formats import LICENCES
 from annotation.records import UserError
 from annotation.translation import _
-from annotation.ui.markup import escape, unfold
+from annotation.ui.markup import escape, paragraph, status, unfold
 
 # Listeners that never fail with a message for people: what follows a form, a pulse or the opening of a tab. Progress is
 # shown on nothing, not only hidden: at each event the browser walks the whole page for every component that ever had
@@ -108,6 +109,49 @@ def whole_number(label: str, value: int | None = None, **options: Any) -> gr.Num
     Asked to round or to bound what is sent, Gradio fails on infinity, NaN and text before any handler sees them.
     """
     return gr.Number(value, label=label, **options)
+
+
+@dataclass(frozen=True)
+class DraftedForm:
+    """What one admin's form comes to, where another may have stored something since it was filled in."""
+
+    values: Mapping[str, Any]
+    """What is to be stored: what was changed here, and for the rest what is stored by now."""
+    theirs: Sequence[str]
+    """Labels of the fields that others have changed, and that stay as they have them."""
+    both: Sequence[str]
+    """Labels of the fields that were changed here and by others to something else: nothing is stored for these."""
+    sent: Mapping[str, Any]
+    """What this session knows from now on, so that the next press means it."""
+
+    @property
+    def refusal(self) -> str:
+        """Why nothing is stored, as HTML; empty where it is to be."""
+        said = _("Not saved: somebody has changed this meanwhile ({fields}). Save again to have yours instead.")
+        return status(said.format(fields=", ".join(self.both)), "warning") if self.both else ""
+
+    @property
+    def remark(self) -> str:
+        """What stays of others, as HTML."""
+        said = _("What somebody else has changed meanwhile stays: {fields}.")
+        return paragraph(said.format(fields=", ".join(self.theirs))) if self.theirs else ""
+
+
+def drafted(sent: Any, here: Mapping[str, Any], holds: Mapping[str, Any], labels: Mapping[str, str]) -> DraftedForm:
+    """A form's values `here` beside what this session was `sent` before and what `holds` by now, all by field.
+
+    A field of which the session was sent nothing counts as changed here alone.
+    """
+    was = sent if isinstance(sent, dict) else {}
+    other = [name for name in here if name in was and holds[name] != was[name] and holds[name] != here[name]]
+    both = [name for name in other if here[name] != was[name]]
+    theirs = [name for name in other if name not in both]
+    return DraftedForm(
+        values={**here, **{name: holds[name] for name in theirs}},
+        theirs=[labels[name] for name in theirs],
+        both=[labels[name] for name in both],
+        sent={**was, **{name: holds[name] for name in both}},
+    )
 
 
 def opening_of(demo: gr.Blocks) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -44,15 +44,12 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import moment, size
-from annotation.ui.markup import Download, Row, progress_bar, status, table
+from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
 from annotation.ui.places import Place
 from annotation.workbench.comparison_filter import ComparisonFilter
 
 POLL_SECONDS = 1
-EXPLANATION = N_(
-    "What training uses, with a card that says what is in it and what was left out. **Raw** is everything, to keep or "
-    "to move (`python -m annotation restore FILE`)."
-)
+EXPLANATION = N_("What training uses, with a card that says what is in it and what was left out.")
 FORMAT_CHOICES = [
     *((entry.title, name) for name, entry in FORMATS.items()),
     (N_("Raw: everything, lossless, also what was undone"), "raw"),
@@ -133,22 +130,31 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
         else ngettext("{total:,} row would be exported: {parts}.", "{total:,} rows would be exported: {parts}.", total)
     ).format(total=total, parts=parts)
     text = status(headline if parts else _("0 rows would be exported."), "headline")
+    if raw:
+        text += status(
+            _(
+                "Raw takes everything, with people's names: filters, names and licence don't apply. "
+                "`python -m annotation restore FILE` reads it."
+            )
+        )
     if not left_out:
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
     reasons = [(_(LEFT_OUT[reason]), f"{number:,}") for reason, number in entries]
-    return text + table((_("Left out (judgements, or pairs of answers)"), _("Number")), reasons, numbers=(_("Number"),))
+    shown = table((_("Judgements, or pairs of answers"), _("Number")), reasons, numbers=(_("Number"),))
+    return text + unfold(_("Left out: {count:,}").format(count=sum(left_out.values())), shown)
 
 
-def progress_card(job: Job[WriteExport] | None) -> str:
-    """How the latest export stands."""
-    if job is None:
+def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
+    """How the latest export stands; nothing of one whose file was deleted. `names` are of the files that there are."""
+    if job is None or (job.status == "finished" and job.spec.file not in names):
         return ""
+    by = paragraph(_("Asked for by {name}.").format(name=job.requested_by), "quiet")
     if not job.is_open:
-        return status(_(job.message))
+        return status(_(job.message)) + by
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
     doing = job.message or _("Starting")
-    return status(f"{job.spec.file}: {doing}") + bar
+    return status(f"{job.spec.file}: {doing}") + bar + by
 
 
 def files_card(context: Context) -> str:
@@ -201,7 +207,7 @@ def build_form() -> dict[str, Any]:
         labelled(CONTAINER_CHOICES),
         value="dataset",
         label=_("Files"),
-        info=_("Each comes as a zip with its card, train and held-out prompts apart. CSV and raw are single files."),
+        info=_("In a zip with its card; CSV and raw are single files."),
     )
     with gr.Accordion(_("Filters"), open=False):
         with gr.Row():
@@ -223,11 +229,12 @@ def build_form() -> dict[str, Any]:
             )
     form["comparisons"] = gr.Textbox(
         label=_("Only these comparisons"),
-        info=_("The filter of a list, as its address has it, such as status=judged. Empty: all."),
+        info=_("A list's filter, such as status=judged. Empty: all."),
         elem_id="export-comparisons",
     )
-    form["names"] = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
-    form["licence"] = licence_choice(elem_id="export-licence")
+    with gr.Accordion(_("Names and licence"), open=False):
+        form["names"] = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
+        form["licence"] = licence_choice(elem_id="export-licence")
     return form
 
 
@@ -304,7 +311,7 @@ def standing(context: Context) -> list[Any]:
     running = latest is not None and latest.is_open
     names = [entry.name for entry in export_files.files(context.data_dir)]
     choice = gr.skip() if running else gr.update(choices=names, value=None)
-    return [progress_card(latest), files_card(context), choice, again(POLL_SECONDS if running else None),
+    return [progress_card(latest, names), files_card(context), choice, again(POLL_SECONDS if running else None),
             gr.update(visible=running)]  # fmt: skip
 
 

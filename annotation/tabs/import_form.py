@@ -20,8 +20,9 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, openin
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext
+from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
-from annotation.ui.markup import progress_bar, status, table
+from annotation.ui.markup import paragraph, progress_bar, status, table
 
 POLL_SECONDS = 1
 MAXIMUM_UPLOAD = "500mb"
@@ -190,7 +191,7 @@ def outcome_card(outcome: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------------------------------ the page
 @dataclass(frozen=True)
 class ImportFormPage:
-    """The part's components. `seen` is the run whose look this session's form was filled from."""
+    """The part's components. `looked` is what this session has looked at."""
 
     source: Mapping[str, Any]
     form: Mapping[str, Any]
@@ -200,7 +201,7 @@ class ImportFormPage:
     first_rows: gr.HTML
     meaning: gr.HTML
     standing: gr.HTML
-    seen: gr.State
+    looked: gr.State
     pulse: gr.HTML
 
     @property
@@ -220,8 +221,18 @@ class ImportFormPage:
             self.meaning,
             self.form["target"],
             *self.columns.values(),
-            self.seen,
+            self.looked,
         ]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one session has looked at, whoever else looks at something meanwhile."""
+
+    source: tuple[str, ...] = ()
+    """What its first rows were asked of, as arguments."""
+    waits: int = 0
+    """The look whose rows are to fill this session's form when it is done; 0 for none."""
 
 
 def build_source() -> dict[str, Any]:
@@ -312,8 +323,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
     standing = html_box()
     cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
-    page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing, gr.State(0),
-                pulse())  # fmt: skip
+    page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing,
+                gr.State(Looked()), pulse())  # fmt: skip
     wire(page, context, Importer(context.db, context.token_held), opening_of(demo))
 
 
@@ -329,12 +340,16 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     page.buttons["look"].click(fresh, [*source.values()], page.followed, api_name="import-look", **QUEUED)
     for button, kind in (("again", "look"), ("check", "check"), ("import", "import")):
         page.buttons[button].click(
-            admin(starter(page, importer, kind)), page.fields, page.followed, api_name=f"import-{button}", **QUEUED
+            admin(starter(page, importer, kind)),
+            [page.looked, *page.fields],
+            page.followed,
+            api_name=f"import-{button}",
+            **QUEUED,
         )
     page.buttons["cancel"].click(admin(canceller(importer)), None, None, api_name="import-cancel", **QUEUED)
     follow = follower(page, importer)
-    poll(page.pulse, context, follow, [page.seen], page.followed, api_name="import-follow")
-    opening(admin(follow), page.seen, page.followed, api_name="import-open", **QUIET)
+    poll(page.pulse, context, follow, [page.looked], page.followed, api_name="import-follow")
+    opening(admin(follow), page.looked, page.followed, api_name="import-open", **QUIET)
 
 
 # ------------------------------------------------------------------------------------------------------------ handlers
@@ -357,8 +372,10 @@ def choose_split(annotator: Annotator, split: Any) -> Any:
 def looker(page: ImportFormPage, importer: Importer) -> Any:
     """The handler of an upload and of "Look": another source, so the columns are proposed anew."""
 
-    def look(annotator: Annotator, *source: Any) -> list[Any]:
-        return standing_parts(page, importer.start("look", source_of(*source), [], annotator.name), 0)
+    def look(annotator: Annotator, *values: Any) -> list[Any]:
+        source = source_of(*values)
+        state = importer.start("look", source, [], annotator.name)
+        return standing_parts(page, state, Looked(tuple(source), state.number))
 
     return look
 
@@ -366,12 +383,14 @@ def looker(page: ImportFormPage, importer: Importer) -> Any:
 def starter(page: ImportFormPage, importer: Importer, kind: Any) -> Any:
     """The handler of "Read again", "Check" and "Import"."""
 
-    def start(annotator: Annotator, *values: Any) -> list[Any]:
-        """Begin a run with what the form says."""
-        source, form = values[: len(page.source)], values[len(page.source) :]
-        arguments = [*arguments_of(order_of(*form)), f"--by={annotator.name}"]
-        state = importer.start(kind, source_of(*source), arguments, annotator.name)
-        return standing_parts(page, state, state.number - 1)
+    def start(annotator: Annotator, looked: Any, *values: Any) -> list[Any]:
+        """Begin a run with what the form says, on what its first rows are of. Raises UserError for anything else."""
+        source, order = source_of(*values[: len(page.source)]), order_of(*values[len(page.source) :])
+        if looked_in(looked).source != tuple(source):
+            raise UserError(_("The rows shown are of another source. Look at the first rows of this one first."))
+        arguments = [*arguments_of(order), f"--by={annotator.name}"]
+        state = importer.start(kind, source, arguments, annotator.name)
+        return standing_parts(page, state, Looked(tuple(source), state.number if kind == "look" else 0))
 
     return start
 
@@ -389,32 +408,44 @@ def canceller(importer: Importer) -> Any:
 def follower(page: ImportFormPage, importer: Importer) -> Any:
     """The handler of polls and of the opened tab."""
 
-    def follow(annotator: Annotator, seen: Any) -> list[Any]:
-        return standing_parts(page, importer.state, seen if isinstance(seen, int) else 0)
+    def follow(annotator: Annotator, looked: Any) -> list[Any]:
+        return standing_parts(page, importer.state, looked_in(looked))
 
     return follow
 
 
-def standing_parts(page: ImportFormPage, state: State, seen: int) -> list[Any]:
-    """What the page shows of a run; a finished look fills the form, once for each session."""
+def looked_in(value: Any) -> Looked:
+    """What a session has looked at; nothing if the server has forgotten it."""
+    return value if isinstance(value, Looked) else Looked()
+
+
+def standing_parts(page: ImportFormPage, state: State, looked: Looked) -> list[Any]:
+    """What the page shows of a run, whoever began it; a finished look fills the form of the session that asked."""
     running = state.status == "running"
     buttons = [
         gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running) for name in page.buttons
     ]
-    unchanged = [gr.skip() for _ in range(len(page.followed) - 2 - len(buttons))]
-    rest = unchanged
-    if state.status == "finished" and state.kind == "look" and state.number != seen:
-        rest = look_parts(page, state)
+    rest = [*(gr.skip() for _ in range(len(page.followed) - 3 - len(buttons))), looked]
+    if state.status == "finished" and state.number == looked.waits:
+        rest = [*look_parts(page, state), Looked(looked.source)]
     return [status_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
 
 
 def status_card(state: State) -> str:
     """A run in words: how far it is, what came of it, or why it failed."""
     if state.status == "running":
-        return progress_card(state)
+        return progress_card(state) + asked_for(state)
     if state.status == "failed":
-        return status(state.error, "warning")
-    return outcome_card(state.result) if state.status == "finished" and state.kind != "look" else ""
+        return status(state.error, "warning") + asked_for(state)
+    return outcome_card(state.result) + asked_for(state) if state.status == "finished" and state.kind != "look" else ""
+
+
+def asked_for(state: State) -> str:
+    """Who began a run, and when it ended: it may be another admin's, or of days ago."""
+    if state.ended is None:
+        return paragraph(_("Asked for by {name}.").format(name=state.by), "quiet")
+    said = _("Asked for by {name}; it ended on {when} UTC.").format(name=state.by, when=moment(state.ended))
+    return paragraph(said, "quiet")
 
 
 def look_parts(page: ImportFormPage, state: State) -> list[Any]:
@@ -423,4 +454,4 @@ def look_parts(page: ImportFormPage, state: State) -> list[Any]:
     choices = [("–", ""), *((visible(column), column) for column in look["columns"])]
     columns = [gr.update(choices=choices, value=look["proposed"].get(role, "")) for role in page.columns]
     target = gr.update() if look["target"] is None else gr.update(value=look["target"])
-    return [gr.update(visible=True), look_card(look), meaning_card(look), target, *columns, state.number]
+    return [gr.update(visible=True), look_card(look), meaning_card(look), target, *columns]

@@ -14,7 +14,7 @@ from annotation.metrics.act_times import act_times
 from annotation.records import MAXIMUM_ANSWERS, Annotator, Kind, Project
 from annotation.store import Guidelines
 from annotation.tabs import act_table
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of
+from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import markdown_process
@@ -33,7 +33,6 @@ FIRST_VIEW: Mapping[str, tuple[str, bool | None]] = {
     "rendered": (N_("Rendered Markdown"), True),
 }
 EACH_CAN_SWITCH = N_("How answers are first shown; each annotator can switch.")
-EXPLANATION = N_("It holds for comparisons handed out from then on; those made already keep their number of answers.")
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
 Values = dict[str, Any]
 
@@ -114,6 +113,8 @@ def title_of(version: Guidelines) -> str:
 def standing(latest: Guidelines) -> str:
     if not latest.version:
         return status(_("There are no guidelines yet. Annotators see none."))
+    if not latest.text:
+        return status(_("{title_of} has no text: annotators see no guidelines.").format(title_of=title_of(latest)))
     return status(
         _("{title_of} holds. Each judgement records the version it was made under.").format(title_of=title_of(latest))
     )
@@ -165,12 +166,12 @@ def build_form() -> dict[str, Any]:
     with gr.Row():
         form["answers"] = number(
             _("Number of answers"),
-            _("In a new comparison, 2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
+            _("Of new comparisons: 2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
         )
         form["overlap"] = number(_("Annotators for each comparison"), _("Up to the number of active accounts."))
         form["claim_minutes"] = number(_("Minutes to judge"), _("Then a comparison in hand returns to the pool."))
         form["daily_target"] = number(_("Judgements a day"), _("The target that each annotator sees; 0 for none."))
-    with gr.Row():
+    with gr.Accordion(_("Measuring, and how answers are shown"), open=False), gr.Row():
         form["gold_share"] = number(_("Gold comparisons, %"), _("Share with a known answer, to measure annotators."))
         form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
         form["candidate_share"] = number(
@@ -187,10 +188,9 @@ def build_form() -> dict[str, Any]:
             min_width=240,
         )
     form["own_prompts"] = gr.Checkbox(label=_("Annotators may write prompts of their own"))
-    taken = " ".join(project.RESERVED_KEYS)
     form["tags"] = gr.Textbox(
         label=_("Reasons that can be given with a judgement"),
-        info=_("One a line, as 'key: label'. Letters that the page takes: {taken}.").format(taken=taken),
+        info=_("One a line, as 'key: label'."),
         lines=6,
         max_lines=20,
         max_length=project.MAXIMUM_TAGS_TEXT,
@@ -208,7 +208,6 @@ def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     gr.Markdown(_("## What annotators are asked"))
     asked: dict[str, Any] = {"counts": html_box(), "acts": html_box(), "form": build_form()}
-    gr.Markdown(_(EXPLANATION))
     asked |= {
         "save": gr.Button(_("Save the project"), variant="primary", scale=0, min_width=240, elem_id="project-save"),
         "saved": html_box(),
@@ -255,7 +254,7 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
     kind, answers = page.form["kind"], page.form["answers"]
     kind.input(admin(choose_kind), [kind, answers], answers, api_name="project-kind", **QUIET)
     page.save.click(
-        admin(saver(db)),
+        admin(saver(db, {name: str(field.label) for name, field in page.form.items()})),
         [page.sent, *page.fields],
         [page.counts, *page.fields, page.saved, page.sent],
         api_name="project-save",
@@ -308,22 +307,28 @@ def choose_kind(annotator: Annotator, kind: Any, answers: Any) -> Any:
     return gr.update(value=4 if answers == 2 else answers, interactive=True)
 
 
-def saver(db: Database) -> Any:
+def saver(db: Database, labels: Mapping[str, str]) -> Any:
     """The handler of "Save the project"."""
 
     def save_project(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
-        """Store the form."""
-        asked = project_of(dict(zip(FIELDS, values, strict=True)), access.active_people(db))
-        changed = asked != store.project(db)
+        """Store what was changed on this page; what somebody else has changed meanwhile stays, or is asked about."""
         with db.transaction():
+            here, holds = dict(zip(FIELDS, values, strict=True)), form_of(store.project(db))
+            draft = drafted(sent, here, holds, labels)
+            if draft.both:
+                return [counts_card(db), *(gr.skip() for _name in FIELDS), draft.refusal, draft.sent]
+            asked = project_of(dict(draft.values), access.active_people(db))
+            changed = asked != store.project(db)
             store.set_project(db, asked)
             claims.follow_assignments(db)
         form = form_of(asked)
         told = (
-            _("Saved. It holds for every comparison handed out from now on.") if changed else _("Nothing was changed.")
+            _("Saved. It holds for every comparison handed out from now on; those made keep their number of answers.")
+            if changed
+            else _("Nothing was changed.")
         )
         updates = [field_update(name, form) for name in FIELDS]
-        return [counts_card(db), *updates, status(told), {**known(sent), **form}]
+        return [counts_card(db), *updates, status(told) + draft.remark, {**draft.sent, **form}]
 
     return save_project
 
@@ -336,15 +341,21 @@ def writer(db: Database) -> Any:
     """The handler of "Save as a new version"."""
 
     def write_guidelines(annotator: Annotator, sent: Any, text: Any) -> list[Any]:
-        """Add a version."""
-        before = store.guidelines(db).version
-        version = store.write_guidelines(db, project.check_guidelines(text), annotator.name)
+        """Add a version; one that somebody else has added meanwhile is said first."""
+        plain, was, before = project.check_guidelines(text), known(sent), store.guidelines(db)
+        if was.get("text", before.text) != before.text != plain:
+            said = _("Not saved. {version} came meanwhile: read it below. Save again to put yours in its place.")
+            told = status(said.format(version=title_of(before)), "warning")
+            return [gr.skip(), told, *choose_version(db, None), gr.skip(), {**was, "text": before.text}]
+        version = store.write_guidelines(db, plain, annotator.name)
         latest = store.guidelines(db)
         told = (
-            status(_("This is the text that holds; no version was added.")) if version == before else standing(latest)
+            status(_("This is the text that holds; no version was added."))
+            if version == before.version
+            else standing(latest)
         )
         shown = [told, *choose_version(db, version), preview_of(latest.text)]
-        return [latest.text, *shown, {**known(sent), "text": latest.text}]
+        return [latest.text, *shown, {**was, "text": latest.text}]
 
     return write_guidelines
 

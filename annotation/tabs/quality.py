@@ -73,7 +73,7 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
         "golds": titled(
             _("Gold comparisons"), figures.golds, quality_report.gold_table(figures.golds, figures.gold_accuracy)
         ),
-        "flagged": titled(_("Flagged"), figures.flagged, quality_report.flagged_table(figures.flagged)),
+        "flagged": titled(_("Flagged"), figures.flagged, quality_report.flagged_table(figures.flagged, figures.flags)),
         "decisions": titled(_("Decisions"), figures.decisions, quality_report.decisions_table(figures.decisions)),
     }
     names = [one.name for one in figures.annotators]

@@ -62,12 +62,11 @@ def status_sentence(figures: QualityReport, project: Project) -> str:
     """How the labels stand, in a sentence, and what calls for attention."""
     if not figures.annotators:
         return paragraph(_(NO_JUDGEMENTS), "headline")
-    people = sum(1 for one in figures.annotators if one.judgements and one.name not in figures.excluded)
     trains = ngettext(
         "{count:,} judgement can train the model (annotators: {people:,}; comparisons: {comparisons:,}).",
         "{count:,} judgements can train the model (annotators: {people:,}; comparisons: {comparisons:,}).",
         figures.judgements,
-    ).format(count=figures.judgements, people=people, comparisons=figures.comparisons)
+    ).format(count=figures.judgements, people=figures.people, comparisons=figures.comparisons)
     sentence = f"{trains} {agreement_sentence(figures)}"
     looked = points(to_look_at(figures, project)) or paragraph(_("Nothing else calls for attention."))
     return paragraph(sentence, "headline") + looked
@@ -76,7 +75,11 @@ def status_sentence(figures: QualityReport, project: Project) -> str:
 def agreement_sentence(figures: QualityReport) -> str:
     """How far annotators agree, with what that means."""
     if not figures.agreement:
-        return _("How far annotators agree is not known: no two have judged the same comparison.")
+        return (
+            _("How far annotators agree is not known: what several have judged was chosen by doubt.")
+            if figures.shared
+            else _("How far annotators agree is not known: no comparison has two independent rankings.")
+        )
     first = max((found for found in figures.agreement if found.level == "nominal"), key=lambda found: found.comparisons)
     if first.comparisons < FEW:
         return ngettext(
@@ -149,19 +152,20 @@ def to_look_at(figures: QualityReport, project: Project) -> list[str]:
         ngettext(
             "{count:,} judgement carries a flag; its comparison is not trained on.",
             "{count:,} judgements carry a flag; their comparisons are not trained on.",
-            len(figures.flagged),
-        ).format(count=len(figures.flagged))
-        if figures.flagged
+            figures.flags,
+        ).format(count=figures.flags)
+        if figures.flags
         else "",
         _(
             "Each comparison is judged by one annotator, so agreement can't be measured. Set two or three on "
             "the Project tab to learn how far the labels can be trusted."
         )
-        if project.overlap == 1 and len(counted) > 1
+        if project.overlap == 1 and len(counted) > 1 and not figures.shared
         else "",
-        _("{gold_share} of what annotators see is meant to be gold, but no comparison is. Make some below.").format(
-            gold_share=percent(project.gold_share)
-        )
+        _(
+            "{gold_share} of what annotators see is meant to be gold, but no gold comparison is handed out. Make some "
+            "below."
+        ).format(gold_share=percent(project.gold_share))
         if project.gold_share > 0 and not open_golds
         else "",
     ]
@@ -346,12 +350,13 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         _(
             "Alpha is 1 where all agree and 0 where they agree as often as chance would have it. Intervals: "
             "95%, over resampled comparisons. Only independent judgements count: not gold, not asked again, "
-            "not settled ones, not “all bad”, none made before the answers were complete, none of annotators "
-            "who are left out."
+            "not settled ones, not “all bad”, none made before the answers were complete, none of answers that "
+            "were chosen by doubt, none of annotators who are left out."
         ),
         "quiet",
     )
-    return table(headers, rows, _(NO_OVERLAP), caption=_("Agreement between annotators")) + (note if rows else "")
+    shown = table(headers, rows, _(NO_OVERLAP), caption=_("Agreement between annotators"))
+    return shown + (unfold(_("What alpha is"), note) if rows else "")
 
 
 def over_time(periods: Sequence[Period], per_day: Sequence[tuple[str, int]]) -> str:
@@ -573,8 +578,8 @@ def share_of_count(figure: Estimate) -> str:
     return _("{share}\nof {count:,}").format(share=percent_with_interval(figure), count=figure.n)
 
 
-def flagged_table(cases: Sequence[FlaggedCase]) -> str:
-    """What annotators flagged."""
+def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:
+    """The latest of so many flags."""
     rows = [
         (
             comparison_way(one.comparison_id),
@@ -587,9 +592,11 @@ def flagged_table(cases: Sequence[FlaggedCase]) -> str:
         for one in cases
     ]
     headers = (_("Comparison"), _("Flag"), _("Note"), _("Prompt"), _("By"), _("When"))
-    return table(
-        headers, rows, _("Nobody has flagged anything."), caption=_("Flagged; these comparisons are not trained on")
-    )
+    more = flags - len(rows)
+    earlier = ngettext("And {count:,} earlier flag.", "And {count:,} earlier flags.", more).format(count=more)
+    caption = _("Flagged; these comparisons are not trained on")
+    shown = table(headers, rows, _("Nobody has flagged anything."), caption=caption)
+    return shown + (paragraph(earlier, "quiet") if more > 0 else "")
 
 
 DECIDED: Mapping[AdminAct, str] = {
@@ -612,7 +619,9 @@ def decisions_table(decisions: Sequence[AdminDecision]) -> str:
         for one in decisions
     ]
     headers = (_("About"), _("Decision"), _("Reason"), _("By"), _("When"))
-    return table(headers, rows, _("No decision about annotators or gold comparisons yet."), caption=_("Decisions"))
+    return table(
+        headers, rows, _("No decision about annotators or gold comparisons yet."), caption=_("Latest decisions")
+    )
 
 
 def shortened(words: str, most: int = 200) -> str:

@@ -6,6 +6,7 @@ comparison names it and an undo knows what was there before.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast, get_args
@@ -214,72 +215,82 @@ MADE: Final[Mapping[ChangeKind, Callable[[Database, int], None]]] = {
 
 
 # ------------------------------------------------------------------------------------------------------- taking back
-def undo(db: Database, change_id: int, by: str) -> Change:
+def undo(db: Database, change_id: int, by: str) -> tuple[Change, int]:
     """Take a change back as far as nothing else has come of it: what was judged meanwhile stays judged.
 
-    Raises UserError where there is no such change, or it was taken back.
+    Returns the change, and of how many of its comparisons it was taken back. Raises UserError where there is no such
+    change, or it was taken back.
     """
     with db.transaction() as connection:
         made = change(db, change_id)
         if made is None or made.undone_by is not None:
             raise UserError(_("This was taken back already. Nothing was changed now."))
-        UNDONE[made.kind](db, change_id)
+        count = UNDONE[made.kind](db, change_id)
         connection.execute("UPDATE bulk_change SET undone_by = ?, undone = ? WHERE id = ?", (by, now(), change_id))
     found = change(db, change_id)
     assert found is not None
-    return found
+    return found, count
 
 
-def undo_assigning(db: Database, change_id: int) -> None:
+def undo_assigning(db: Database, change_id: int) -> int:
     """Nobody has it from this change any more."""
-    db.connection.execute(
+    count = db.connection.execute(
         "UPDATE bulk_change_comparison SET state = 'released' WHERE change_id = ? AND state = 'stands'", (change_id,)
-    )
+    ).rowcount
     claims.hold_back(db, OF_CHANGE, {"change": change_id})
+    return count
 
 
-def undo_releasing(db: Database, change_id: int) -> None:
+def undo_releasing(db: Database, change_id: int) -> int:
     """The assignments that were released stand again, unless they were taken back meanwhile."""
-    db.connection.execute(
+    again = db.connection.execute(
         """UPDATE bulk_change_comparison AS i SET state = 'stands' WHERE state = 'released'
              AND change_id IN (SELECT id FROM bulk_change WHERE kind = 'assign' AND undone IS NULL)
              AND EXISTS (SELECT 1 FROM bulk_change_comparison b, json_each(b.before) was
-                 WHERE b.change_id = :change AND b.comparison_id = i.comparison_id AND was.value = i.change_id)""",
+                 WHERE b.change_id = :change AND b.comparison_id = i.comparison_id AND was.value = i.change_id)
+           RETURNING comparison_id""",
         {"change": change_id},
-    )
+    ).fetchall()
     claims.follow_assignments(db)  # some may have been judged meanwhile
+    ids = json.dumps([row[0] for row in again])
+    return int(
+        db.value("SELECT count(*) FROM comparison WHERE assigned AND id IN (SELECT value FROM json_each(?))", (ids,))
+    )
 
 
-def undo_withdrawing(db: Database, change_id: int) -> None:
+def undo_withdrawing(db: Database, change_id: int) -> int:
     """Those that are still withdrawn are handed out as before, to whoever judges by now."""
-    db.connection.execute(
+    count = db.connection.execute(
         f"""UPDATE comparison SET (state, asks, asks_why) = (
                 SELECT json_extract(before, '$.state'), json_extract(before, '$.asks'),
                     json_extract(before, '$.asks_why')
                 FROM bulk_change_comparison WHERE change_id = :change AND comparison_id = comparison.id)
             WHERE state = 'closed' AND asks = 'nobody' AND id IN ({OF_CHANGE})""",
         {"change": change_id},
-    )
+    ).rowcount
     store.hand_to_judging(db, OF_CHANGE, {"change": change_id})
+    return count
 
 
-def undo_skipping(db: Database, change_id: int) -> None:
+def undo_skipping(db: Database, change_id: int) -> int:
     """The skips that still stand are taken back, each by a row of its own, as every judgement is."""
-    db.connection.execute(
+    count = db.connection.execute(
         """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, shown_order, seconds,
                supersedes, created)
            SELECT j.claim_id, j.comparison_id, j.annotator_id, j.purpose, j.kind, 'undone', j.shown_order, 0, j.id, :now
            FROM current_judgement j JOIN claim k ON k.id = j.claim_id
            WHERE k.assigned_by = :change AND j.outcome = 'skip' ORDER BY j.id""",
         {"change": change_id, "now": now()},
-    )
+    ).rowcount
     db.connection.execute(
         "UPDATE claim SET state = 'released' WHERE assigned_by = ? AND state = 'skipped'", (change_id,)
     )
     claims.follow_assignments(db)
+    return count
 
 
-UNDONE: Final[Mapping[ChangeKind, Callable[[Database, int], None]]] = {
+# Each says of how many comparisons.
+UNDONE: Final[Mapping[ChangeKind, Callable[[Database, int], int]]] = {
     "assign": undo_assigning,
     "release": undo_releasing,
     "settle": undo_assigning,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotation.database import Database
-from annotation.records import Message, UserError
+from annotation.records import Message, UserError, now
 from annotation.translation import _
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import ListedComparison, list_page
@@ -42,7 +42,6 @@ class HandOut:
     chance: float | None
     assigned_by: str | None
     """The admin who assigned it; None where it was drawn."""
-    expires: str
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,7 @@ class ComparisonHistory:
     import_name: str | None
     candidate: str | None
     against: str | None
+    state: str
     asks: str
     asks_why: str | None
     formed_chance: float | None
@@ -153,6 +153,7 @@ def history(db: Database, comparison_id: int) -> ComparisonHistory:
             import_name=row["imported"],
             candidate=row["candidate"],
             against=row["against"],
+            state=row["state"],
             asks=row["asks"],
             asks_why=row["asks_why"],
             formed_chance=row["formed_chance"],
@@ -179,11 +180,11 @@ def answers(db: Database, comparison_id: int) -> tuple[HistoryAnswer, ...]:
 def hand_outs(db: Database, comparison_id: int) -> tuple[HandOut, ...]:
     """Who was given it when. Not the bulk skips, which nobody was shown it for."""
     rows = db.rows(
-        """SELECT k.created AS "when", a.name AS annotator, k.purpose, k.state, k.chance, x.decided_by AS assigned_by,
-               k.expires
+        """SELECT k.created AS "when", a.name AS annotator, k.purpose, k.chance, x.decided_by AS assigned_by,
+               iif(k.state = 'held' AND k.expires <= :now, 'released', k.state) AS state
            FROM claim k JOIN annotator a ON a.id = k.annotator_id LEFT JOIN bulk_change x ON x.id = k.assigned_by
-           WHERE k.comparison_id = ? AND coalesce(x.kind, '') != 'skip' ORDER BY k.id""",
-        (comparison_id,),
+           WHERE k.comparison_id = :id AND coalesce(x.kind, '') != 'skip' ORDER BY k.id""",
+        {"id": comparison_id, "now": now()},
     )
     return tuple(HandOut(**row) for row in rows)
 

@@ -20,11 +20,11 @@ from annotation.tabs.components import QUIET, in_template
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.import_form import MAXIMUM_UPLOAD
 from annotation.translation import N_, _, codes, spoken
-from annotation.ui import stylesheet
+from annotation.ui import icons, stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import BuiltApp
 from annotation.web.gradio_allowlist import Function, GradioGuard
-from annotation.web.page_addresses import PageAddresses, PageHead
+from annotation.web.page_addresses import PageAddresses, PageHead, QuickerScripts
 from annotation.web.settings import Settings
 from annotation.web.space import Space
 from rlhf.tabs import project_tab
@@ -203,8 +203,9 @@ def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
         assert isinstance(mount, Mount), "Gradio was mounted last"
         assert isinstance(mount.app, FastAPI)
         # Last, so that what Gradio packs goes through it before.
-        scripts = address.head(pages[role]) + (polling.head() if role == "admin" else "")
-        mount.app.user_middleware.append(Middleware(PageHead, inserted=scripts, language=spoken().attributes))
+        inserted = icons.head() + address.head(pages[role]) + (polling.head() if role == "admin" else "")
+        head = Middleware(PageHead, inserted=inserted, language=spoken().attributes)
+        mount.app.user_middleware += [head, Middleware(QuickerScripts)]
         apps[role] = mount.app
     guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]))
     return BuiltApp(

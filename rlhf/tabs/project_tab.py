@@ -29,12 +29,12 @@ THINKING: Mapping[registry.Thinking, str] = {"off": N_("No"), "template": N_("As
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out inside the caller's `with gr.Tab(...)` and wire it."""
     project.build(demo, context)
-    gr.Markdown(_("## Precision of the base"))
-    standing = html_box()
-    choice = gr.Radio(
-        [(_(name), weights) for weights, name in WEIGHTS_WORDS.items()], label=_("Held in"), info=_(EXPLANATION)
-    )
-    save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
+    with gr.Accordion(_("Precision of the base"), open=False, elem_id="precision"):
+        standing = html_box()
+        choice = gr.Radio(
+            [(_(name), weights) for weights, name in WEIGHTS_WORDS.items()], label=_("Held in"), info=_(EXPLANATION)
+        )
+        save = gr.Button(_("Save the precision"), scale=0, min_width=240, elem_id="precision-save")
     with gr.Column(visible=False) as can_think:
         gr.Markdown(_("## Thinking before an answer"))
         thinks = gr.Radio(
@@ -65,6 +65,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
         """Tell the base so from now on. Raises UserError for any other wish."""
         if wish not in get_args(registry.Thinking):
             raise UserError(_("Choose whether the base may think before it answers."))
+        if registry.by_revision(db, "base").thinking == wish:
+            return status(_("Nothing was changed."))
         withdrawn = registry.set_thinking(db, cast(registry.Thinking, wish))
         return status(_("Saved.") + registry.withdrawn_sentence(withdrawn))
 

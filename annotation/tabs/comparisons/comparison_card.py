@@ -87,8 +87,18 @@ def formed(found: ComparisonHistory) -> str:
 
 
 def asked_now(found: ComparisonHistory) -> str:
-    """Who is asked, and why people are although judges have been."""
-    why, asked = words.ASKED_WHY.get(found.asks_why or ""), _(words.ASKS[found.asks])
+    """Who is asked, and why people are although judges have been; or why nobody is."""
+    listed, asked = found.listed, _(words.ASKS[found.asks])
+    if listed.status == "gold":
+        retired = found.state == "closed"
+        return _("nobody: it is retired") if retired else _("now and then people who have not seen it")
+    if found.asks == "nobody" or listed.status == "unfit":
+        return _(words.ASKS["nobody"])
+    if listed.assigned:
+        return listed.assigned
+    if listed.judged >= listed.wanted or found.state == "closed":
+        return _("nobody else: it has been judged by as many as it is to be")
+    why = words.ASKED_WHY.get(found.asks_why or "")
     return f"{asked} ({_(why)})" if why else asked
 
 

@@ -345,7 +345,7 @@ def undone(db: Database, subject: str, annotator: Annotator) -> str:
     number = row_number(subject)
     if number is None:
         raise UserError(_("There is no such change. Reload the page."))
-    return comparison_table.made(bulk_changes.undo(db, number, annotator.name))
+    return comparison_table.taken_back(*bulk_changes.undo(db, number, annotator.name))
 
 
 # --------------------------------------------------------------------------------------------------------- statistics

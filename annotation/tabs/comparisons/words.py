@@ -34,7 +34,7 @@ CLAIM_STATES: Final[Mapping[str, str]] = {
     "held": N_("in hand"),
     "judged": N_("judged"),
     "skipped": N_("skipped"),
-    "released": N_("given back"),
+    "released": N_("went back unjudged"),
 }
 KINDS: Final[Mapping[str, str]] = {
     "assign": N_("Assigned"),
@@ -47,7 +47,7 @@ KINDS: Final[Mapping[str, str]] = {
     "gold-reinstate": N_("Gold handed out again"),
     "gold-release": N_("No longer gold"),
 }
-ASKS: Final[Mapping[str, str]] = {"people": N_("people"), "judges": N_("AI judges"), "nobody": N_("nobody any more")}
+ASKS: Final[Mapping[str, str]] = {"people": N_("people"), "judges": N_("AI judges"), "nobody": N_("nobody")}
 ASKED_WHY: Final[Mapping[str, str]] = {
     "audit": N_("drawn to check the judges"),
     "flip": N_("a judge changed its mind with the order"),

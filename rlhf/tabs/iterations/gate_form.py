@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
+from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import markup
@@ -31,6 +31,11 @@ MODES = [
     (N_("Automatic: act on the rule's decision"), "automatic"),
     (N_("Never: decide nothing"), "never"),
 ]
+
+
+def values_of(rule: Rule) -> dict[str, Any]:
+    """The rule as the form's fields show it."""
+    return {name: getattr(rule, name) for name in NAMES}
 
 
 def summary(rule: Rule) -> str:
@@ -110,19 +115,27 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             renew = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
         said = html_box()
     shown = [form[name] for name in NAMES]
+    labels = {name: str(field.label) for name, field in form.items()}
+    sent_before = gr.State({})
 
     def filled(rule: Rule) -> list[Any]:
         sentences = f"{summary(rule)} {held_out_sentence(context)}"
-        return [markup.notice(sentences), *(getattr(rule, name) for name in NAMES), offered(context)]
+        values = values_of(rule)
+        return [values, markup.notice(sentences), *values.values(), offered(context)]
 
     @guarded(context, "admin")
     def open_rule(annotator: Annotator) -> list[Any]:
         return filled(gate_decisions.rule(context.db))
 
     @guarded(context, "admin")
-    def save_rule(annotator: Annotator, *values: Any) -> list[Any]:
-        given = dict(zip(NAMES, values, strict=True))
-        return [*filled(gate_decisions.set_rule(context.db, given)), markup.notice(_("The rule is saved."))]
+    def save_rule(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
+        here = dict(zip(NAMES, values, strict=True))
+        with context.db.transaction():
+            draft = drafted(sent, here, values_of(gate_decisions.rule(context.db)), labels)
+            if draft.both:
+                return [draft.sent, *(gr.skip() for _part in filled_in[1:]), draft.refusal]
+            rule = gate_decisions.set_rule(context.db, dict(draft.values))
+        return [*filled(rule), markup.notice(_("The rule is saved.")) + draft.remark]
 
     @guarded(context, "admin")
     def renew_held_out(annotator: Annotator, number: Any) -> list[Any]:
@@ -140,7 +153,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         ).format(version=made.version, prompts=made.prompts)
         return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence)]
 
-    filled_in = [said_of, *shown, prompts]
+    filled_in = [sent_before, said_of, *shown, prompts]
     opening(open_rule, None, filled_in, **QUIET)
-    save.click(save_rule, shown, [*filled_in, said], **QUEUED)
+    save.click(save_rule, [sent_before, *shown], [*filled_in, said], **QUEUED)
     renew.click(renew_held_out, prompts, [*filled_in, said], **QUEUED)

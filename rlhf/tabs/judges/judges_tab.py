@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, Feedback, UserError, now
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, QUIET, html_box, opening_of, text_in, whole_number
+from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, ngettext
@@ -80,8 +80,8 @@ SCOPES: Mapping[str, str] = {
     "candidate": N_("the answers of"),
 }
 JUDGES_NOTE = N_(
-    "Every judge that is switched on judges all open comparisons, in both orders. What a judge is never changes: for "
-    "other settings make another."
+    "Every judge that is switched on judges what waits for AI judges, in both orders. What a judge is never changes: "
+    "for other settings make another."
 )
 
 
@@ -95,7 +95,9 @@ def status_card(
     if feedback.mode == "ai" and not judge_may_decide:
         lines.append(_(NOBODY_DECIDES))
     if feedback.mode != "people" and not active:
-        lines.append(_("No judge is switched on, so comparisons wait for judges in vain. Make one below."))
+        lines.append(
+            _("No judge is switched on: what comes to judges waits in vain. Make one below, or switch one on.")
+        )
     lines.append(
         _(
             "Waiting for AI judges: {judges:,}. Waiting for people: {people:,}. Settled by judges alone: {settled:,}."
@@ -355,6 +357,10 @@ def cancel(db: Database, seen: Any) -> str:
 
 
 # ----------------------------------------------------------------------------------------------- what the page shows
+# What the button does, by whether the judge is on.
+SWITCH: Mapping[bool, str] = {True: N_("Switch it off"), False: N_("Switch it on")}
+
+
 def chosen_judge(known: Sequence[Judge], selected: Any) -> Judge | None:
     """The judge to look at: the selected one, else the first."""
     return next((judge for judge in known if judge.name == selected), known[0] if known else None)
@@ -370,7 +376,7 @@ def the_judge(db: Database, selected: Any) -> Judge:
 
 def judge_parts(known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
     """The choice of a judge, and what can be done with it."""
-    switch = _("Switch it off") if judge is not None and judge.active else _("Switch it on")
+    switch = _(SWITCH[judge is not None and judge.active])
     return {
         "one": gr.update(visible=bool(known)),
         "selector": gr.update(choices=[one.name for one in known], value=None if judge is None else judge.name),
@@ -461,9 +467,12 @@ class JudgesPage:
         """The outputs of every handler that redraws what changed."""
         return [*self.parts.values(), *self.said.values(), self.seen]
 
-    def sent(self, changed: Mapping[str, Any], seen: Seen, where: str = "", sentence: str = "") -> list[Any]:
-        """What goes to the browser: the changed parts, and a sentence beside the button that was pressed, if any."""
-        words = {name: status(sentence, "quiet") if name == where else "" for name in self.said} if where else {}
+    def sent(
+        self, changed: Mapping[str, Any], seen: Seen, where: str = "", sentence: str = "", more: str = ""
+    ) -> list[Any]:
+        """What goes to the browser: the changed parts, and a sentence and HTML beside the button that was pressed."""
+        said = (status(sentence, "quiet") if sentence else "") + more
+        words = {name: said if name == where else "" for name in self.said} if where else {}
         return [
             *(changed.get(name, gr.skip()) for name in self.parts),
             *(words.get(name, gr.skip()) for name in self.said),
@@ -511,7 +520,7 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
     with gr.Row():
         parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", interactive=False)
         parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", interactive=False)
-        parts["switch"] = button(_("Switch it on"), "judge-switch", interactive=False)
+        parts["switch"] = button(_(SWITCH[False]), "judge-switch", interactive=False)
     with gr.Row():
         parts["candidate"] = gr.Dropdown(
             [], label=_("Candidate"), allow_custom_value=True, elem_id="judge-candidate-of"
@@ -532,7 +541,7 @@ def lay_out_feedback() -> dict[str, Any]:
     """The fields that say who judges."""
     modes = [(_(label), mode) for mode, (label, _meaning) in MODES.items()]
     fields: dict[str, Any] = {"mode": gr.Radio(modes, label=_("Who judges"), elem_id="judges-mode")}
-    with gr.Row():
+    with gr.Accordion(_("How much people get"), open=False), gr.Row():
         fields["audit"] = gr.Number(
             label=_("Audit share, %"), info=_("Mixed: of what judges settle, how much people judge too."), min_width=240
         )
@@ -555,6 +564,7 @@ def lay_out_feedback() -> dict[str, Any]:
 def wire_views(page: JudgesPage, context: Context) -> None:
     """Fill the page when it is opened, send what changes, and store who judges."""
     admin, fields = guarded(context, "admin"), [page.feedback[name] for name in FEEDBACK]
+    labels = {name: str(page.feedback[name].label) for name in FEEDBACK}
 
     def open_judges(annotator: Annotator, place: Place, was: Any, *here: Any) -> list[Any]:
         changed, seen = view(context, place.first, {})
@@ -577,11 +587,18 @@ def wire_views(page: JudgesPage, context: Context) -> None:
 
     @admin
     def save_feedback(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
-        feedback = feedback_of(*values)
-        store.set_feedback(context.db, feedback)
+        here, sent = dict(zip(FEEDBACK, values, strict=True)), was.get("sent", {}) if isinstance(was, dict) else {}
+        with context.db.transaction():
+            draft = drafted(sent, here, form_of(store.feedback(context.db)), labels)
+            if not draft.both:
+                store.set_feedback(context.db, feedback_of(*(draft.values[name] for name in FEEDBACK)))
         changed, seen = view(context, selected, was)
-        said = _("Saved. {modes}").format(modes=_(MODES[feedback.mode][1]))
-        return page.sent(changed, {**seen, "sent": form_of(feedback)}, "save", said)
+        if draft.both:
+            shown = page.sent(changed, {**seen, "sent": draft.sent}, "save", more=draft.refusal)
+            return [*shown, *(gr.skip() for _name in FEEDBACK)]
+        feedback = store.feedback(context.db)
+        form, said = form_of(feedback), _("Saved. {modes}").format(modes=_(MODES[feedback.mode][1]))
+        return [*page.sent(changed, {**seen, "sent": form}, "save", said, draft.remark), *form.values()]
 
     @admin
     def choose_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
@@ -591,7 +608,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
     visits(bar, context, open_judges, [page.seen, *fields], [*page.followed, *fields])
     page.parts["selector"].input(choose_judge, page.looked, [*page.followed, bar], **QUIET)
     poll(page.pulse, context, look_at_judge, page.looked, page.followed)
-    page.save.click(save_feedback, [*page.looked, *fields], page.followed, **QUEUED)
+    page.save.click(save_feedback, [*page.looked, *fields], [*page.followed, *fields], **QUEUED)
 
 
 def wire_judges(page: JudgesPage, context: Context) -> None:
@@ -611,16 +628,19 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
         return page.sent(*view(context, judge.name, was), "add", said)
 
     @admin
-    def switch_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:
-        judge = the_judge(context.db, selected)
-        judge_store.set_active(context.db, judge.name, not judge.active)
-        said = (_("{name} is switched off.") if judge.active else _("{name} is switched on.")).format(name=judge.name)
+    def switch_judge(annotator: Annotator, selected: Any, was: Any, label: Any) -> list[Any]:
+        """As the button says, whatever somebody else has switched meanwhile."""
+        judge, on = the_judge(context.db, selected), label == _(SWITCH[False])
+        if not on and label != _(SWITCH[True]):
+            raise UserError(_("That can't be done here; reload the page."))
+        judge_store.set_active(context.db, judge.name, on)
+        said = (_("{name} is switched on.") if on else _("{name} is switched off.")).format(name=judge.name)
         return page.sent(*view(context, judge.name, was), "jobs", said)
 
     backend = page.form.fields["backend"]
     backend.input(choose_backend, backend, [*page.form.groups.values()], **QUIET)
     page.add.click(add_judge, [*page.looked, *page.form.inputs], page.followed, **QUEUED)
-    page.parts["switch"].click(switch_judge, page.looked, page.followed, **QUEUED)
+    page.parts["switch"].click(switch_judge, [*page.looked, page.parts["switch"]], page.followed, **QUEUED)
 
 
 def wire_jobs(page: JudgesPage, context: Context) -> None:

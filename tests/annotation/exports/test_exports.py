@@ -592,8 +592,8 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert choice["choices"] == [made.name]
     with zipfile.ZipFile(export_files.find(context.data_dir, made.name)) as packed:
         assert packed.testzip() is None
-    _, files, *_ = page.call("export-delete", made.name)
-    assert "no exports yet" in files
+    progress, files, *_ = page.call("export-delete", made.name)
+    assert (progress, "no exports yet" in files) == ("", True), "nothing is said to be there that is not"
     with pytest.raises(gr.Error, match="no such export"):
         page.call("export-delete", made.name)
 
@@ -603,6 +603,7 @@ def test_an_export_is_cancelled_on_the_page(context: Context) -> None:
     with pytest.raises(gr.Error, match="No export is being written"):
         page.call("export-cancel")
     page.call("export-write", *page.values.values())
+    assert "Asked for by kim." in Page(context, "kim").call("export-open")[3], "before another admin cancels it"
     page.call("export-cancel")
     progress, *_ = page.finished()
     assert "It was cancelled." in progress
@@ -614,6 +615,7 @@ def test_the_page_writes_directories_and_single_files(context: Context, name: st
     page = Page(context)
     said, _, writable = page.count(format=name, container="jsonl")
     assert writable, said
+    assert ("filters, names and licence don" in said) is (name == "raw")
     page.call("export-write", *page.values.values())
     progress, *_ = page.finished()
     (made,) = export_files.files(context.data_dir)

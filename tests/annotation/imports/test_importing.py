@@ -927,12 +927,12 @@ def handler(page: gr.Blocks, name: str) -> Any:
     return next(block.fn for block in page.fns.values() if block.api_name == name)
 
 
-def follow(page: gr.Blocks, seen: int) -> list[Any]:
+def follow(page: gr.Blocks, looked: Any) -> list[Any]:
     """What the page is sent when the run has ended, and it asks no more."""
 
     def sent() -> list[Any] | None:
         follows = handler(page, "import-follow")
-        found = follows(*asked_by("kim", follows), seen)
+        found = follows(*asked_by("kim", follows), looked)
         return list(found) if float(found[1].split()[1]) == math.inf else None
 
     return list(wait_until("the end of the run", sent))
@@ -949,8 +949,7 @@ def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Da
     kim = gr.Request(username="kim")
     path = str(write(tmp_path, [{"title": "t", **pair, "<b>x</b>": "${alert(1)}"} for pair in PAIRS]))
     source = ["server", None, path, "", "", ""]
-    handler(page, "import-look")(kim, *source)
-    sent = follow(page, 0)
+    sent = follow(page, handler(page, "import-look")(kim, *source)[-1])
     columns = dict(zip(tab.ROLES, sent[-len(tab.ROLES) - 1 : -1], strict=True))
     assert {role: update["value"] for role, update in columns.items() if update["value"]} == {
         "prompt": "prompt", "chosen": "chosen", "rejected": "rejected",
@@ -959,10 +958,10 @@ def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Da
     shown = "".join(part for part in sent if isinstance(part, str))
     assert "&lt;b&gt;x&lt;/b&gt;" in shown
     assert "<b>" not in shown
-    assert follow(page, sent[-1])[-1] == gr.skip(), "a session's form is filled once"
+    assert follow(page, sent[-1])[-2] == gr.skip(), "a session's form is filled once"
     chosen = {**{role: update["value"] for role, update in columns.items()}, "prompt": "title"}
     form = ["preferences", "open", "share", 100, "1-2", None, *chosen.values()]
-    handler(page, "import-import")(kim, *source, *form)
+    handler(page, "import-import")(kim, sent[-1], *source, *form)
     sent = follow(page, sent[-1])
     assert "2 rows read. Imported: 1 new prompt, 2 comparisons to be judged by people." in sent[0]
     assert [prompt.text for prompt in store.prompts(db, "held-out")] == ["t"]
@@ -982,8 +981,9 @@ def test_the_form_is_filled_by_a_look_and_can_be_changed(page: gr.Blocks, db: Da
 def test_a_form_that_cannot_be_meant_is_refused(
     page: gr.Blocks, source: list[Any], form: list[Any], message: str
 ) -> None:
+    values = [*source, *form, None, *([""] * len(tab.ROLES))]
     with pytest.raises(gr.Error, match=message):
-        handler(page, "import-check")(gr.Request(username="kim"), *source, *form, None, *([""] * len(tab.ROLES)))
+        handler(page, "import-check")(gr.Request(username="kim"), None, *values)
 
 
 def test_what_was_typed_cannot_become_an_option() -> None:

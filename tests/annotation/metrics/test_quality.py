@@ -248,7 +248,7 @@ def test_two_annotators_by_hand(db: Database) -> None:
     assert [(one.comparison_id, one.flag, one.annotator) for one in figures.flagged] == [(numbers[0], "broken", "bob")]
     # The flagged one is no good case to measure people with, however clear it is.
     assert [case.comparison_id for case in figures.clear] == [numbers[2], numbers[3]]
-    assert (figures.judgements, figures.comparisons, figures.shared) == (8, 4, 3)
+    assert (figures.judgements, figures.comparisons, figures.shared) == (6, 3, 3)  # the flagged one trains nothing
     assert figures.policies.placed == ()
 
 
@@ -271,6 +271,29 @@ def test_skips_and_undone_judgements_count_nowhere(db: Database) -> None:
     changed = claims.latest(db, ids["ann"])[0]["id"]
     claims.revise(db, ids["ann"], changed, act("tie"))
     assert [vote.ranking for vote in quality.votes(db)] == [(1, 1)]
+
+
+def test_what_training_does_not_count_is_not_said_to_train(db: Database, owner: Annotator) -> None:
+    """Not what is held out, flagged, or settled by somebody else; as many as training counts itself."""
+    set_project(db, overlap=2)
+    (ann, bob), numbers = people(db, "ann", "bob").values(), seed_comparisons(db, 4)
+    for _each in numbers:
+        for person in (ann, bob):
+            prefer(db, person, 0 if person == ann else 1)
+    assert (quality.report(db).judgements, quality.report(db).comparisons) == (8, 4)
+    settled = quality.settle_next(db, owner.id).comparison_id
+    prefer(db, owner.id, 0)
+    held_out, flagged = [number for number in numbers if number != settled][:2]
+    with db.transaction() as connection:
+        connection.execute(
+            """UPDATE prompt SET split = 'held-out' WHERE id = (SELECT prompt_id FROM comparison WHERE id = ?)""",
+            (held_out,),
+        )
+    claim = claims.adjudicate(db, owner.id, flagged)
+    claims.judge(db, owner.id, claim.nonce, act("left-much", flag="broken"))
+    figures = quality.report(db)
+    assert (figures.judgements, figures.people, figures.comparisons) == (3, 3, 2)
+    assert figures.flags == len(figures.flagged) == 1
 
 
 def test_a_re_ask_is_compared_with_what_was_said_then(db: Database) -> None:
@@ -514,10 +537,15 @@ def test_settling_goes_on_past_what_was_passed_over_or_is_in_others_hands(db: Da
     assert first.comparison_id == numbers[1]
     claims.judge(db, owner.id, first.nonce, act("skip"))
     assert prefer(db, owner.id, 0) if quality.settle_next(db, owner.id).comparison_id == numbers[2] else False
-    with pytest.raises(UserError, match="No comparison waits"):
+    with pytest.raises(UserError, match=r"2 comparisons wait to be settled: other admins have them in hand, or you"):
         quality.settle_next(db, owner.id)
     judge(db, second, "tie")
     assert quality.settle_next(db, second).comparison_id == numbers[1]
+
+
+def test_where_nobody_contradicts_anybody_nothing_is_to_be_settled(db: Database, owner: Annotator) -> None:
+    with pytest.raises(UserError, match="annotators contradict each other nowhere"):
+        quality.settle_next(db, owner.id)
 
 
 def test_what_somebody_left_out_settled_waits_again(db: Database, owner: Annotator) -> None:

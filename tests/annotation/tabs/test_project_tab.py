@@ -232,6 +232,7 @@ def test_a_draft_stays_when_the_tab_is_opened_again_and_the_rest_follows(context
     store.set_project(context.db, replace(store.project(context.db), overlap=3, claim_minutes=5))
     admin.open()
     assert (admin.fields["claim_minutes"], admin.fields["overlap"], admin.fields["text"]) == (99, 3, "A draft.")
+    assert "Not saved" in admin.save(), "it would put back what somebody else has saved"
     admin.save()
     assert (store.project(context.db).claim_minutes, store.project(context.db).overlap) == (99, 3)
     store.set_project(context.db, replace(store.project(context.db), claim_minutes=6))
@@ -239,7 +240,61 @@ def test_a_draft_stays_when_the_tab_is_opened_again_and_the_rest_follows(context
     assert admin.fields["claim_minutes"] == 6
 
 
+def test_what_another_admin_saved_meanwhile_is_not_put_back(context: Context, pages: gr.Blocks) -> None:
+    owner, kim = Admin(pages), Admin(pages, "kim")
+    owner.open()
+    kim.open()
+    kim.fields |= {"overlap": 2, "claim_minutes": 11}
+    kim.save()
+    owner.fields["gold_share"] = 20
+    said = owner.save()
+    assert "Saved." in said
+    assert "stays: Annotators for each comparison, Minutes to judge." in said
+    now_asked = store.project(context.db)
+    assert (now_asked.overlap, now_asked.claim_minutes, now_asked.gold_share) == (2, 11, 0.2)
+    assert owner.fields["overlap"] == 2
+    assert "meanwhile" not in owner.save()
+
+
+def test_what_two_admins_change_is_asked_about_before_it_is_lost(context: Context, pages: gr.Blocks) -> None:
+    owner, kim = Admin(pages), Admin(pages, "kim")
+    owner.open()
+    kim.open()
+    kim.fields["tags"] = "k: kind"
+    kim.save()
+    owner.fields |= {"tags": "t: true", "overlap": 3}
+    assert "Not saved: somebody has changed this meanwhile (Reasons that" in owner.save()
+    assert (store.project(context.db).tags, store.project(context.db).overlap) == ((Tag("k", "kind"),), 1)
+    assert owner.fields["tags"] == "t: true"
+    assert "Saved." in owner.save()
+    assert (store.project(context.db).tags, store.project(context.db).overlap) == ((Tag("t", "true"),), 3)
+
+
 # ---------------------------------------------------------------------------------------------------------- guidelines
+def test_guidelines_that_another_wrote_meanwhile_are_said_before_they_are_replaced(
+    context: Context, pages: gr.Blocks
+) -> None:
+    owner, kim = Admin(pages), Admin(pages, "kim")
+    owner.open()
+    kim.open()
+    kim.write("Kim's.")
+    owner.fields["text"] = "Mine."
+    functions = owner.functions["guidelines-save"]
+    text, said, versions, _earlier, _preview, owner.sent = functions(owner.request, owner.sent, "Mine.")
+    assert text == gr.skip()
+    assert "Not saved. Version 1 of" in said
+    assert [number for _, number in versions["choices"]] == [1]
+    assert store.guidelines(context.db).text == "Kim's."
+    standing, *_ = owner.write("Mine.")
+    assert "Version 2 of" in standing
+
+
+def test_guidelines_without_a_text_are_not_said_to_hold(admin: Admin) -> None:
+    admin.write("Be fair.")
+    standing, *_ = admin.write("")
+    assert "has no text: annotators see no guidelines" in standing
+
+
 def test_guidelines_are_versioned_and_every_version_stays_readable(context: Context, pages: gr.Blocks) -> None:
     owner, kim = Admin(pages), Admin(pages, "kim")
     standing, versions, earlier = owner.open()

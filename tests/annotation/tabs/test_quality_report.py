@@ -45,13 +45,14 @@ def annotator(name: str, **changes: object) -> AnnotatorFigures:
 
 
 EMPTY = QualityReport(
-    stamp=(), judgements=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={}, agreement=(),
-    over_time=(), position=(), length=(), policies=Strengths("base", (), (), 0), per_day=(), disputes=(), clear=(),
-    golds=(), gold_accuracy=None, flagged=(), decisions=(),
+    stamp=(), judgements=0, people=0, comparisons=0, shared=0, annotators=(), reliabilities={}, excluded={},
+    agreement=(), over_time=(), position=(), length=(), policies=Strengths("base", (), (), 0), per_day=(),
+    disputes=(), clear=(), golds=(), gold_accuracy=None, flags=0, flagged=(), decisions=(),
 )  # fmt: skip
 GOOD = replace(
     EMPTY,
     judgements=1204,
+    people=2,
     comparisons=430,
     shared=400,
     annotators=(annotator("ann"), annotator("bob")),
@@ -103,7 +104,7 @@ def test_without_judgements_it_says_what_comes() -> None:
     assert "once somebody has preferred" in quality_report.bias_meters((), ())
     assert "make it gold" in quality_report.gold_table((), None)
     assert "Nothing to settle" in quality_report.disputes_table(())
-    assert "Nobody has flagged" in quality_report.flagged_table(())
+    assert "Nobody has flagged" in quality_report.flagged_table((), 0)
     assert "No decision" in quality_report.decisions_table(())
 
 
@@ -111,7 +112,14 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
     few = replace(GOOD.agreement[0], comparisons=9)
     assert "too few" in quality_report.status_sentence(replace(GOOD, agreement=(few,)), SHARED)
     assert "hardly to be relied on" in quality_report.agreement_table((few,))
-    assert "no two have judged" in quality_report.status_sentence(replace(GOOD, agreement=()), SHARED)
+    alone = quality_report.status_sentence(replace(GOOD, agreement=(), shared=0), SHARED)
+    assert "no comparison has two independent rankings" in alone
+    assert "chosen by doubt" in quality_report.status_sentence(replace(GOOD, agreement=()), SHARED)
+
+
+def test_agreement_that_is_measured_is_not_said_to_be_unmeasurable() -> None:
+    """Once set to one annotator, what several judged before still tells."""
+    assert quality_report.to_look_at(GOOD, replace(SHARED, overlap=1)) == []
 
 
 @pytest.mark.parametrize(
@@ -156,16 +164,17 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
             "Is the known answer right?",
         ),
         (
-            {
-                "flagged": (
-                    FlaggedCase(comparison_id=1, flag="broken", note="", annotator="ann", created="", prompt=""),
-                )
-            },
+            {"flags": 201},
             SHARED,
-            "1 judgement carries a flag",
+            "201 judgements carry a flag",
         ),
-        ({}, replace(SHARED, overlap=1), "judged by one annotator"),
+        ({"shared": 0, "agreement": ()}, replace(SHARED, overlap=1), "judged by one annotator"),
         ({}, replace(SHARED, gold_share=0.05), "5% of what annotators see is meant to be gold"),
+        (
+            {"golds": (Gold(comparison_id=7, best=(0,), retired=True, right=None, made_by="o", made=""),)},
+            replace(SHARED, gold_share=0.05),
+            "no gold comparison is handed out",
+        ),
     ],
 )
 def test_what_calls_for_attention_is_said(changes: dict[str, object], project: Project, expected: str) -> None:
@@ -258,7 +267,8 @@ def test_strangers_text_stays_text() -> None:
                     created="2026-11-01T10:00",
                     prompt=HOSTILE,
                 )
-            ]
+            ],
+            1,
         ),
         quality_report.decisions_table(
             [
@@ -294,6 +304,8 @@ def test_rankings_are_written_by_the_answers_numbers() -> None:
 
 
 def test_long_lists_say_that_they_go_on() -> None:
+    flag = FlaggedCase(comparison_id=1, flag="broken", note="", annotator="ann", created="", prompt="")
+    assert "And 199 earlier flags." in quality_report.flagged_table([flag], 200)
     table = quality_report.disputes_table([Dispute(n, 2, 1.0, 0) for n in range(12)])
     assert table.count("<tr>") == 11
     assert "And 2 more comparisons." in table

@@ -89,7 +89,7 @@ PLACES = {
         )
     ),
     "quality, flags": lambda: quality_report.flagged_table(
-        [FlaggedCase(comparison_id=1, flag="harmful", note=HIDING, annotator=HIDING, created=MOMENT, prompt=HIDING)]
+        [FlaggedCase(comparison_id=1, flag="harmful", note=HIDING, annotator=HIDING, created=MOMENT, prompt=HIDING)], 1
     ),
     "quality, decisions": lambda: quality_report.decisions_table(
         [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from annotation.ui import stylesheet
+from annotation.ui import icons, stylesheet
 from tests.machine_fixtures import ROOT
 
 PYTHON = [path for package in ("annotation", "rlhf") for path in sorted((ROOT / package).rglob("*.py"))]
@@ -45,6 +45,24 @@ def test_every_token_is_used_and_every_used_one_is_there() -> None:
     assert defined - used == set()
     ours = {name for name in used if re.match(r"--(space|round|type|hue)-", name)}
     assert ours - defined == set()
+
+
+def test_every_icon_is_used_and_every_used_one_is_drawn() -> None:
+    drawn = set(re.findall(r"(--icon-[a-z]+):url\(", icons.head()))
+    assert drawn == set(re.findall(r"var\((--icon-[a-z]+)\)", stylesheet.GRADIO_RULES))
+    assert len(drawn) == len(icons.PATHS)
+    assert "<" not in icons.head().removeprefix("<style>").removesuffix("</style>")
+
+
+def test_icons_are_of_the_page_not_of_its_words() -> None:
+    """So that nobody hears them, nor has them in a copied text; none says something without words beside it."""
+    before = [rule for rule in re.findall(r"([^{}]+)\{[^{}]*mask: var\(--icon\)", stylesheet.GRADIO_RULES)]
+    (selectors,) = before
+    assert all(one.strip().endswith("::before") for one in COMMENT.sub("", selectors).split(","))
+    named = re.findall(r"([^{}]+)\{ --icon: ", COMMENT.sub("", stylesheet.GRADIO_RULES))
+    assert {f"{one.strip()}::before" for rule in named for one in rule.split(",")} == {
+        one.strip() for one in COMMENT.sub("", selectors).split(",")
+    }
 
 
 def test_dark_pages_have_each_colour_of_text_anew() -> None:

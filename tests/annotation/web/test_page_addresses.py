@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from starlette.types import Message
 
 from annotation.records import Annotator, Role
 from annotation.web.middleware import ANNOTATOR_KEY
-from annotation.web.page_addresses import PageAddresses, PageHead
+from annotation.web.page_addresses import QUICKER, SCRIPTS, PageAddresses, PageHead, QuickerScripts
 
 TABS: dict[Role, list[str]] = {"annotator": ["annotate"], "admin": ["annotate", "runs", "train"]}
 
@@ -74,3 +76,19 @@ def test_the_head_of_the_page_has_the_script_before_anything_is_drawn_and_finds_
     assert changed == f'<html lang="ar" dir="rtl"><base href="/" /><script>window.gradio_config = {{}};</script>{ours}'
     assert answer_of(PageHead(HTMLResponse("x"), **head), "/config") == (200, "x")
     assert answer_of(PageHead(HTMLResponse("x", 404), **head), "/") == (404, "x")
+
+
+def test_gradios_scripts_look_nothing_up_that_is_not_needed_and_otherwise_stay_as_they_are() -> None:
+    """What is replaced is there once: a new Gradio that has something else in its place is noticed here."""
+    frontend = Path(str(files("gradio"))) / "templates" / "frontend" / "assets"
+    found = {
+        path: path.read_text("utf-8") for path in frontend.glob("*.js") if SCRIPTS.fullmatch(f"/assets/{path.name}")
+    }
+    assert [sum(script.count(slow.decode()) for script in found.values()) for slow in QUICKER] == [1, 1]
+    for path, script in found.items():
+        expected = script
+        for slow, quick in QUICKER.items():
+            expected = expected.replace(slow.decode(), quick.decode())
+        served = QuickerScripts(PlainTextResponse(script))
+        assert answer_of(served, f"/assets/{path.name}") == (200, expected)
+        assert answer_of(served, "/assets/index.js") == (200, script)

@@ -10,6 +10,7 @@ import pytest
 from annotation import claims, store
 from annotation.database import Database
 from annotation.records import Annotator, UserError
+from annotation.tabs.comparisons import comparison_table
 from annotation.web import access
 from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
@@ -135,7 +136,7 @@ def test_releasing_and_its_undo(db: Database, people: dict[str, Annotator]) -> N
     change(db, people["eve"], "assign", ids, "person:ann")
     released = change(db, people["eve"], "release", ids)
     assert statuses(db) == ["open", "open"]
-    bulk_changes.undo(db, released, "eve")
+    assert bulk_changes.undo(db, released, "eve")[1] == 2
     assert statuses(db) == ["assigned", "assigned"]
     bulk_changes.undo(db, 1, "eve")
     assert statuses(db) == ["open", "open"]
@@ -157,8 +158,10 @@ def test_what_is_put_aside_to_settle_comes_blind_one_after_the_other(
         "adjudication"
     }
     assert statuses(db) == ["settled", "settled", "judged"]
-    bulk_changes.undo(db, made, "eve")
+    undone = bulk_changes.undo(db, made, "eve")
     assert statuses(db) == ["settled", "settled", "judged"], "what was judged stays"
+    assert undone[1] == 0
+    assert "Taken back for 0 of them; the others were judged or changed" in comparison_table.taken_back(*undone)
 
 
 def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people: dict[str, Annotator]) -> None:
@@ -168,7 +171,9 @@ def test_skips_are_acts_in_the_record_and_can_be_taken_back(db: Database, people
     rows = db.rows("SELECT outcome, shown_order, kind FROM judgement ORDER BY id")
     assert rows[0] == {"outcome": "skip", "shown_order": "[0,1]", "kind": "pair"}
     assert len(claims.latest(db, people["ann"].id)) == 1, "the change is taken back as one"
-    bulk_changes.undo(db, made, "ann")
+    assert judge_all(db, people["ann"], most=1) == []
+    undone = bulk_changes.undo(db, made, "ann")
+    assert "Taken back. Skipped: 2 comparisons." in comparison_table.taken_back(*undone)
     assert judge_all(db, people["ann"]) == ids[:2]
 
 
@@ -201,8 +206,9 @@ def test_skipping_what_is_assigned_gives_it_to_all_and_its_undo_takes_it_back(
     assert statuses(db) == ["assigned"]
     released = change(db, people["eve"], "release", ids)
     assert judge_all(db, people["ann"]) == ids
-    bulk_changes.undo(db, released, "eve")
+    undone = bulk_changes.undo(db, released, "eve")
     assert statuses(db) == ["judged"], "there is nothing more to hold back"
+    assert undone[1] == 0
 
 
 def test_nobody_is_asked_about_what_is_withdrawn_and_an_undo_gives_it_back(
@@ -216,7 +222,7 @@ def test_nobody_is_asked_about_what_is_withdrawn_and_an_undo_gives_it_back(
     claims.judge(db, people["bob"].id, held.nonce, act("tie"))  # what was in hand is not lost
     assert statuses(db) == ["withdrawn"] * 3 + ["judged"]
     assert store.stock_sizes(db, 1)["train"] == 0
-    bulk_changes.undo(db, made, "eve")
+    assert bulk_changes.undo(db, made, "eve")[1] == 3
     assert judge_all(db, people["ann"]) == ids[1:3]
 
 

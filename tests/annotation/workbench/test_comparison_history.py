@@ -11,6 +11,7 @@ import pytest
 from annotation import claims, store
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow, FrozenAnswer, PreferenceRow, line_of
+from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
 from annotation.tabs.comparisons.comparison_table import ListPlace
@@ -77,6 +78,47 @@ def test_the_pages_are_inert_and_say_what_happened(db: Database, data_dir: Path)
         assert sentence in card
     assert f'value="{comparison}"' in table
     assert f'href="/data/comparisons/{comparison}"' in table
+
+
+def test_who_is_asked_now_is_who_can_get_it(db: Database) -> None:
+    """Not people, once as many have judged it as are to, or where it can't be judged."""
+    ann = access.add_account(db, "ann", "admin", "long enough words")
+    access.add_account(db, "bob", "annotator", "long enough words")
+    judged, waiting, failed, gold = seed_comparisons(db, 4)
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-much"))
+
+    def asked_now(number: int) -> str:
+        return comparison_card.asked_now(history(db, number))
+
+    assert asked_now(judged).startswith("nobody else: it has been judged by as many")
+    assert asked_now(waiting) == "people"
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'failed' WHERE id = ?", (failed,))
+        connection.execute("UPDATE comparison SET purpose = 'gold', expected = '[1, 2]' WHERE id = ?", (gold,))
+    assert asked_now(failed) == "nobody"
+    assert asked_now(gold) == "now and then people who have not seen it"
+    quality.retire_gold(db, gold, "ann")
+    assert asked_now(gold) == "nobody: it is retired"
+    assigned = BulkRequest("assign", ComparisonFilter(ids=(waiting,)), "person:bob")
+    bulk_changes.make(db, assigned, ann, 1)
+    assert asked_now(waiting) == "bob"
+    store.set_project(db, replace(store.project(db), overlap=2))
+    assert asked_now(judged) == "people"
+
+
+def test_what_was_not_judged_in_time_is_in_nobodys_hands(db: Database) -> None:
+    """Nobody has asked for another comparison since, so that its row still says that it is held."""
+    ann = access.add_account(db, "ann", "admin", "long enough words")
+    (number,) = seed_comparisons(db, 1)
+    claims.claim_next(db, ann.id)
+    assert "in hand" in comparison_card.given(history(db, number))
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = '2020'")
+    given = comparison_card.given(history(db, number))
+    assert "in hand" not in given
+    assert "went back unjudged" in given
 
 
 def test_a_header_sorts_and_pressed_again_turns_round() -> None:

@@ -128,6 +128,7 @@ def test_an_admin_sees_and_changes_it_on_the_page(thinker: Machine) -> None:
     shown, choice, _said = pages["thinking-open"](owner)
     assert (shown["visible"], choice["value"]) == (True, "off")
     assert "Saved" in pages["thinking-save"](owner, "template")
+    assert "Nothing was changed" in pages["thinking-save"](owner, "template")
     assert not registry.no_thinking(thinker.db)
     assert pages["thinking-open"](owner)[1]["value"] == "template"
     for wrong in (None, "on", ["off"]):

@@ -403,15 +403,36 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
     for name in COUNTS:
         values = [wrong if name == field else value for field, value in zip(gate_form.NAMES, saved, strict=True)]
         with pytest.raises(gr.Error, match=f"{gate.label(name)}: it must be a whole number"):
-            save(owner, *values)
+            save(owner, {}, *values)
     with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
         renew(owner, wrong)
     with pytest.raises(UserError, match="After so many new judgements: it must be a whole number"):
         automatic_training.save(context.db, True, wrong, "dpo")
     save(
-        owner, *(float(value) if name in COUNTS else value for name, value in zip(gate_form.NAMES, saved, strict=True))
+        owner,
+        {},
+        *(float(value) if name in COUNTS else value for name, value in zip(gate_form.NAMES, saved, strict=True)),
     )
     assert gate_decisions.rule(context.db) == Rule()
+
+
+def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
+    pages: gr.Blocks, context: Context
+) -> None:
+    owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
+    sent, here = opened(owner)[0], gate_form.values_of(Rule())
+    gate_decisions.set_rule(context.db, {**here, "alpha": 0.01})
+    said = save(owner, sent, *{**here, "people_least": 12}.values())
+    assert "stays: " in said[-1]
+    assert (gate_decisions.rule(context.db).alpha, gate_decisions.rule(context.db).people_least) == (0.01, 12)
+    sent = said[0]
+    gate_decisions.set_rule(context.db, {**here, "alpha": 0.02, "people_least": 12})
+    mine = {**here, "alpha": 0.04, "people_least": 12}
+    refused = save(owner, sent, *mine.values())
+    assert "Not saved: somebody has changed this meanwhile" in refused[-1]
+    assert gate_decisions.rule(context.db).alpha == 0.02
+    assert "The rule is saved." in save(owner, refused[0], *mine.values())[-1]
+    assert gate_decisions.rule(context.db).alpha == 0.04
 
 
 def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:

@@ -169,6 +169,18 @@ def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.B
     assert "Waiting for AI judges: 3. Waiting for people: 0." in said
 
 
+def test_who_judges_is_not_put_back_by_an_admin_who_saw_it_before(pages: gr.Blocks, context: Context) -> None:
+    was = {"sent": tab.form_of(store.feedback(context.db))}
+    store.set_feedback(context.db, Feedback("mixed", 0.125, 0.7, 0.4))
+    said = press(pages, "save_feedback", None, was, "people", 10, 60, 33)
+    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
+    assert "Not saved: somebody has changed this meanwhile (People" in str(said)
+    said = press(pages, "save_feedback", None, said[-5], "people", 10, 60, 33)
+    assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.33)
+    assert "stays: Who judges, Audit share, %, Unsure below, %." in str(said)
+    assert said[-4:] == ["mixed", 12.5, 70.0, 33.0]
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -280,12 +292,12 @@ def test_the_form_shows_the_fields_of_the_chosen_backend(pages: gr.Blocks) -> No
 
 
 def test_a_judge_is_switched_off_and_on_again(pages: gr.Blocks, context: Context, local: Judge) -> None:
-    assert "local is switched off" in str(press(pages, "switch_judge", "local", {}))
+    assert "local is switched off" in str(press(pages, "switch_judge", "local", {}, "Switch it off"))
     assert [judge.active for judge in judge_store.judges(context.db)] == [False]
     parts, _ = tab.view(context, "local", {})
     assert parts["switch"]["value"] == "Switch it on"
     assert not parts["judge_open"]["interactive"]
-    press(pages, "switch_judge", "local", {})
+    press(pages, "switch_judge", "local", {}, "Switch it on")
     assert [judge.active for judge in judge_store.judges(context.db)] == [True]
 
 

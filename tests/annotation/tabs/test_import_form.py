@@ -1,0 +1,116 @@
+"""The Import form in several sessions at once: each is shown the rows of what it looks at itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from annotation.database import Database
+from annotation.imports.import_process import HERE
+from annotation.jobs import job_table
+from annotation.tabs import import_form
+from annotation.tabs.guard import Context
+from annotation.web import access
+from tests.conftest import BASE_NAME
+from tests.handlers import asked_by
+
+LOOK = {
+    "name": "rows.jsonl",
+    "format": "JSON lines",
+    "columns": ["prompt"],
+    "rows": [],
+    "bad": [],
+    "notes": [],
+    "proposed": {"prompt": "prompt"},
+    "target": "prompts",
+    "records": [],
+    "problem": None,
+}
+OUTCOME = {
+    **{"name": "rows.jsonl", "format": "JSON lines", "target": "prompts", "columns": {"prompt": "prompt"}},
+    **{"summary": ["9 rows read."], "dry_run": False, "import_id": 1, "seconds": 1.0, "reasons": []},
+}
+
+
+@pytest.fixture
+def pages(db: Database, data_dir: Path) -> gr.Blocks:
+    """The form, built as the app builds it."""
+    for name in ("olga", "mira"):
+        access.add_account(db, name, "admin", "long enough words")
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Import"):
+        import_form.build(demo, Context(db, data_dir, BASE_NAME))
+    return demo
+
+
+class Session:
+    """One admin's open page: the source that is chosen, and what the server remembers of it."""
+
+    def __init__(self, pages: gr.Blocks, name: str) -> None:
+        self.listeners = {block.api_name: block for block in pages.fns.values()}
+        self.name, self.path = name, ""
+        self.looked: Any = None
+
+    def call(self, name: str) -> str:
+        """Press a button, or be asked whether something is new; all that was sent."""
+        block = self.listeners[name]
+        values = {"Path on this server": self.path, "Source": "server", "Import as": "auto", "Rows": ""}
+        asked = [self.looked if isinstance(one, gr.State) else values.get(one.label, "") for one in block.inputs]
+        sent = block.fn(*asked_by(self.name, block.fn), *asked)
+        self.looked = next(value for one, value in zip(block.outputs, sent, strict=True) if isinstance(one, gr.State))
+        return str(sent[:-1])
+
+    def look(self, path: str) -> str:
+        self.path = path
+        return self.call("import-look")
+
+
+def end(db: Database, result: dict[str, Any]) -> None:
+    """What the newest run finds, and that it is over."""
+    job = HERE.claim_next(db, "w")
+    assert job is not None
+    assert job_table.finish(db, job.id, "w", result)
+
+
+def test_the_rows_that_another_looks_at_are_not_shown_to_me(pages: gr.Blocks, db: Database) -> None:
+    olga, mira = Session(pages, "olga"), Session(pages, "mira")
+    olga.look("/data/olga.jsonl")
+    end(db, {"look": {**LOOK, "name": "olga.jsonl"}})
+    assert "olga.jsonl: JSON lines. The first rows" in olga.call("import-follow")
+    assert "olga.jsonl" not in olga.call("import-follow"), "once, so that what was chosen since stays"
+    assert "olga.jsonl" not in mira.call("import-open")
+    mira.look("/data/mira.jsonl")
+    assert "Asked for by mira." in olga.call("import-follow")
+    end(db, {"look": {**LOOK, "name": "mira.jsonl"}})
+    assert "mira.jsonl" not in olga.call("import-follow")
+    assert "mira.jsonl: JSON lines. The first rows" in mira.call("import-follow")
+
+
+def test_what_was_not_looked_at_is_not_imported(pages: gr.Blocks, db: Database) -> None:
+    """The rows shown, and what their columns are taken for, are of another file."""
+    olga = Session(pages, "olga")
+    olga.look("/data/first.jsonl")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    olga.path = "/data/second.jsonl"
+    for button in ("import-import", "import-check", "import-again"):
+        with pytest.raises(gr.Error, match="of another source"):
+            olga.call(button)
+    assert db.value("SELECT count(*) FROM job") == 1
+    olga.path = "/data/first.jsonl"
+    olga.call("import-import")
+    end(db, {"outcome": OUTCOME})
+    assert "This is import 1" in olga.call("import-follow")
+
+
+def test_an_import_says_whose_it_is_and_when_it_was(pages: gr.Blocks, db: Database) -> None:
+    olga, mira = Session(pages, "olga"), Session(pages, "mira")
+    olga.look("/data/rows.jsonl")
+    end(db, {"look": LOOK})
+    olga.call("import-follow")
+    olga.call("import-import")
+    assert "Asked for by olga." in mira.call("import-open")
+    end(db, {"outcome": OUTCOME})
+    assert "Asked for by olga; it ended on 20" in mira.call("import-open")
