@@ -127,6 +127,7 @@ def test_whoever_was_invited_can_be_refused_in_german() -> None:
 # -------------------------------------------------------------------------------------------------------------- pages
 PAGES = """
 import json, sys
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 import gradio as gr
@@ -139,6 +140,8 @@ from rlhf.models import registry
 from rlhf.tabs.pages import build_pages
 
 def plain(value):
+    if is_dataclass(value):
+        return {}  # what a session remembers is not shown
     return value.get_config() if hasattr(value, "get_config") else str(value)
 
 translation.DIRECTORY = Path(sys.argv[2])
