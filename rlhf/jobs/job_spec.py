@@ -250,6 +250,10 @@ class TrainingSpec(JobSpec):
         rate = self.methods.get(self.method)
         return {} if rate is None else {"learning_rate": short_number(rate.value)}
 
+    def ends_early(self) -> bool:
+        """Whether it may be over before its last step."""
+        return False
+
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Values to compare with, and their names, by the name of the curve that they are drawn in."""
         return {}

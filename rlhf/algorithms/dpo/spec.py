@@ -167,8 +167,8 @@ class DPOSpec(TrainingSpec):
     """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     stop_kl: NonNegativeFloat = 0.15
     """End the training where the policy has moved this far from where it began, in nats a token, on answers that it
-    learns from; 0 for never. Our own measurements (docs/benchmarks.md, the recipe): at twice as much, answers that have
-    become shorter go past the gate's limit of language."""
+    learns from; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe): at twice as much, answers
+    that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
@@ -246,6 +246,10 @@ class DPOSpec(TrainingSpec):
         if self.flip_rate and self.loss != "robust":
             found.append(_("flip_rate belongs to the robust loss; the loss is '{loss}'.").format(loss=self.loss))
         return found
+
+    def ends_early(self) -> bool:
+        """Where the policy has moved far enough."""
+        return self.stop_kl > 0
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Where the plain loss starts."""

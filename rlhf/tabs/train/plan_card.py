@@ -46,7 +46,8 @@ def summary_line(run: PlannedRun) -> str:
     if run.data is not None:
         parts.append(_("{count:,} {items}").format(count=run.data.items, items=_(run.spec.items)))
     if run.cost is not None and run.cost.steps:
-        parts.append(_("{count:,} {steps}").format(count=run.cost.steps, steps=_(run.cost.unit)))
+        counted = _("at most {count:,} {steps}") if run.spec.ends_early() else _("{count:,} {steps}")
+        parts.append(counted.format(count=run.cost.steps, steps=_(run.cost.unit)))
         step_time = run.cost.step_time
         taken = None if step_time is None else duration(step_time.seconds_per_step * run.cost.steps)
         parts.append(_("time not measured yet") if taken is None else _("about {duration}").format(duration=taken))

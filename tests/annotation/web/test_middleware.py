@@ -629,6 +629,7 @@ def test_the_owners_link_signs_in_once(site: Site) -> None:
         assert run(client, "greet").status_code == 401
 
 
+@pytest.mark.own_start
 def test_a_sqlite_that_loses_commits_is_said_at_the_start_and_to_admins(tmp_path: Path) -> None:
     db = open_database(tmp_path / "data")
     registry.ensure_base(db, BASE_NAME)
