@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
@@ -324,7 +324,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
     page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing,
-                gr.State(Looked()), pulse())  # fmt: skip
+                gr.State({}), pulse())  # fmt: skip
     wire(page, context, Importer(context.db, context.token_held), opening_of(demo))
 
 
@@ -416,7 +416,7 @@ def follower(page: ImportFormPage, importer: Importer) -> Any:
 
 def looked_in(value: Any) -> Looked:
     """What a session has looked at; nothing if the server has forgotten it."""
-    return value if isinstance(value, Looked) else Looked()
+    return Looked(**value) if isinstance(value, dict) else Looked()
 
 
 def standing_parts(page: ImportFormPage, state: State, looked: Looked) -> list[Any]:
@@ -425,9 +425,9 @@ def standing_parts(page: ImportFormPage, state: State, looked: Looked) -> list[A
     buttons = [
         gr.update(visible=running) if name == "cancel" else gr.update(interactive=not running) for name in page.buttons
     ]
-    rest = [*(gr.skip() for _ in range(len(page.followed) - 3 - len(buttons))), looked]
+    rest = [*(gr.skip() for _ in range(len(page.followed) - 3 - len(buttons))), asdict(looked)]
     if state.status == "finished" and state.number == looked.waits:
-        rest = [*look_parts(page, state), Looked(looked.source)]
+        rest = [*look_parts(page, state), asdict(Looked(looked.source))]
     return [status_card(state), again(POLL_SECONDS if running else None), *buttons, *rest]
 
 
