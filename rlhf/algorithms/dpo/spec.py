@@ -103,8 +103,8 @@ class DPOSpec(TrainingSpec):
     items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": LearningRate(6e-4, MEASURED),
-        "lora": LearningRate(6e-4, MEASURED),
+        "qlora": LearningRate(5e-4, MEASURED),
+        "lora": LearningRate(5e-4, MEASURED),
         "prompt": LearningRate(3e-3, N_("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, N_("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
@@ -166,9 +166,9 @@ class DPOSpec(TrainingSpec):
     epochs: PositiveInt = 3
     """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     stop_kl: NonNegativeFloat = 0.15
-    """End the training where the policy has moved this far from where it began, in nats a token, on answers that it
-    learns from; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe): at twice as much, answers
-    that have become shorter go past the gate's limit of language."""
+    """End the training where the policy has moved this far from where it began, in nats a token, at the first tokens of
+    answers that it learns from; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe): further on,
+    answers that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
