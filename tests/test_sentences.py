@@ -37,7 +37,7 @@ IN_ENGLISH = {
 # Texts of other modules that are no sentence for people, by what they are.
 NO_SENTENCES_BY_REASON = {
     "names, and what is typed as it stands": {
-        *("Hugging Face", "OWNER/NAME, or OWNER/NAME@REVISION", "SQLite {}"),
+        *("Hugging Face", "SQLite {}"),
         *("python -m rlhf --data {} run spec.json", "--extra-index-url https://download.pytorch.org/whl/cpu"),
     },
     "headers and marks of HTTP, HTML, CSS and JSON": {

@@ -83,7 +83,7 @@ RUNNING = Curve(
         "that looking early is no cheating."
     ),
     (0.0, 1.0),
-    (0.5, "even"),
+    (0.5, N_("even")),
 )
 
 
