@@ -512,7 +512,13 @@ ON_PROCESSOR = (
 def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
     """The settings that the largest component depends on, with what they are now."""
     largest = max((entry for entry in components if entry.name != "Libraries"), key=lambda entry: entry.size)
-    weights = ("Frozen weights", "Trained weights", "Weights in 16 bits", "Gradients", "Optimiser state")
+    weights = (
+        N_("Frozen weights"),
+        N_("Trained weights"),
+        N_("Weights in 16 bits"),
+        N_("Gradients"),
+        N_("Optimiser state"),
+    )
     if largest.name == CACHE:
         return _(
             "Most of it is the answers that are drawn together: lower batch_size ({batch}) or max_length ({length})."

@@ -58,7 +58,7 @@ def summary_line(run: PlannedRun) -> str:
 def counted_steps(cost: CostEstimate) -> str:
     """How many steps a run makes."""
     words = {
-        "optimiser steps": ngettext("{count:,} optimiser step", "{count:,} optimiser steps", cost.steps),
+        TrainingSpec.steps_word: ngettext("{count:,} optimiser step", "{count:,} optimiser steps", cost.steps),
         "rounds": ngettext("{count:,} round", "{count:,} rounds", cost.steps),
     }
     return words[cost.unit].format(count=cost.steps)
