@@ -380,12 +380,13 @@ class RentedRun:
 
     def failure_message(self, stage: str, message: str) -> str:
         """Why a job ended that could not say so itself."""
+        ended = stage.lower()
         if message:
             parts = [
-                _("The rented job ended without a result: {stage} ({message}).").format(stage=stage, message=message)
+                _("The rented job ended without a result: {ended} ({message}).").format(ended=ended, message=message)
             ]
         else:
-            parts = [_("The rented job ended without a result: {stage}.").format(stage=stage)]
+            parts = [_("The rented job ended without a result: {ended}.").format(ended=ended)]
         lines = self.last_lines()
         if lines:
             parts.append(_("Its last words: {words}.").format(words=" / ".join(lines)))

@@ -242,7 +242,7 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
         if len(panel) > 1:
             others = _("The table has the other judges.")
             sentence = f"{sentence} {others}"
-        title = _("Win rate against the base, by the judge {judge}").format(judge=best)
+        title = _("Win rate against the base, by {judge}").format(judge=best)
         drawn += rates_chart("judge", title, sentence, [(one.revision, one.rates.get(best)) for one in checked])
     return drawn or paragraph(_(NO_RATES), "quiet")
 
