@@ -43,8 +43,8 @@ CURVES = (
     Curve(
         "loss",
         N_("Loss"),
-        "loss",
-        {"loss": "loss"},
+        N_("loss"),
+        {N_("loss"): "loss"},
         N_(
             "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. "
             "It should fall."
@@ -54,7 +54,7 @@ CURVES = (
         "margin",
         N_("Reward margin"),
         N_("implicit reward"),
-        {"margin": "rewards/margins", N_("chosen answer"): "rewards/chosen"},
+        {N_("margin"): "rewards/margins", N_("chosen answer"): "rewards/chosen"},
         N_(
             "Margin: how much more the new policy favours the chosen answer than the reference does; it should "
             "rise. The chosen answer's own reward should not sink far below zero."
@@ -64,7 +64,7 @@ CURVES = (
         "accuracy",
         N_("Accuracy"),
         N_("share of pairs"),
-        {"accuracy": "rewards/accuracies"},
+        {N_("accuracy"): "rewards/accuracies"},
         N_(
             "Share of the step's training pairs in which the chosen answer has the higher reward; it starts "
             "near one half and should rise. Near 1 for long means that the pairs are learnt by heart."

@@ -130,7 +130,7 @@ def made_sentence(made: Policy | None) -> str:
         return _("It made {revision}, whose files were deleted.").format(revision=made.revision)
     if made.kind == "reward":
         return _("It made the reward model {revision}.").format(revision=made.revision)
-    return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status)
+    return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status_word)
 
 
 def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
@@ -156,12 +156,12 @@ def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     elif rental.stage in ENDED_THERE:
         rented = _("{hardware} at {price} an hour, ended for {duration}")
     else:
-        rented = _("{hardware} at {price} an hour, {stage} for {duration}")
+        rented = _("{hardware} at {price} an hour, {stage} on the Hub for {duration}")
     where = [(_("On the Hub"), rental.url)] if rental.url else []
     filled = rented.format(
         hardware=job.flavor,
         price=dollars(rental.price_per_hour),
-        stage=rental.stage.lower(),
+        stage=rental.stage,
         duration=duration(rental.seconds),
     )
     return [
