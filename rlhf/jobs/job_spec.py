@@ -171,14 +171,14 @@ class TrainingSpec(JobSpec):
     snapshot: str = ""
     """sha256 of the frozen data; empty: freeze the data as it is when the job is made."""
     parent: str = "serving"
-    """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
-    trained or merged weights carry a new adapter."""
+    """Revision to start from: 'base', 'serving' or another revision. An adapter is continued, and what is
+    left at its default of rank, alpha, layers and tokens is as there; whole weights carry a new adapter."""
     seed: NonNegativeInt = 0
     """Seeds fresh weights and the data order."""
     method: Method = "auto"
     """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two that fits the parent's
-    weights, 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every weight."""
+    base in 16 or 32 bits (Hu et al. 2022), 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every
+    weight, 'auto' what the parent's adapter is, else of the first two the one that fits its weights."""
     precision: Precision = "auto"
     """What is computed in, and for LoRA and prompt tuning also what the frozen weights are held in: bf16, fp32, or
     'auto' for the parent's, and where that is 4 bits for bf16 if the processor has it. What is trained is always held
