@@ -58,6 +58,8 @@ DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
 # meet the vocabulary at once (rlhf.models.log_probabilities.CHUNK, which can't be imported without torch).
 LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
+# What is kept at most of where a run began, to measure how far its policy moves.
+BEGINNING_BYTES = 64_000_000
 # A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
 # and on a GPU.
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
@@ -346,6 +348,11 @@ def beside_activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, loa
             _("{per_state:g} bytes for each trained weight").format(per_state=per_state),
         ),
         logits(shapes, spec, load),
+        Component(
+            _("Where it began"),
+            BEGINNING_BYTES if spec.ends_early() else 0,
+            _("at most, to measure how far the policy moves"),
+        ),
     ]
 
 

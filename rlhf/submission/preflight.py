@@ -68,6 +68,8 @@ class CostEstimate:
     """Jobs that run or wait before it."""
     longest: int
     """Tokens of the longest item, which the memory is estimated with; 0 where nobody has looked for it."""
+    ends_early: bool = False
+    """Whether it may be over before its last step."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class Preflight:
             spec.steps_word,
             len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
             longest,
+            spec.ends_early(),
         )
 
     def shapes(self, spec: TrainingSpec) -> Shapes:

@@ -46,7 +46,7 @@ def summary_line(run: PlannedRun) -> str:
     if run.data is not None:
         parts.append(_("{count:,} {items}").format(count=run.data.items, items=_(run.spec.items)))
     if run.cost is not None and run.cost.steps:
-        counted = _("at most {count:,} {steps}") if run.spec.ends_early() else _("{count:,} {steps}")
+        counted = _("at most {count:,} {steps}") if run.cost.ends_early else _("{count:,} {steps}")
         parts.append(counted.format(count=run.cost.steps, steps=_(run.cost.unit)))
         step_time = run.cost.step_time
         taken = None if step_time is None else duration(step_time.seconds_per_step * run.cost.steps)
@@ -283,9 +283,14 @@ def time_sentence(cost: CostEstimate) -> str:
             named=named
         )
     else:
-        said = _(
-            "Time: about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job {number})."
-        ).format(
+        about, at_most = (
+            _("Time: about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job {number})."),
+            _(
+                "Time: at most about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job "
+                "{number}); it ends early where the policy has moved far enough."
+            ),
+        )
+        said = (at_most if cost.ends_early else about).format(
             duration=duration(step_time.seconds_per_step * steps),
             named=named,
             seconds=step_time.seconds_per_step,

@@ -255,6 +255,7 @@ def test_the_time_comes_from_a_measured_step() -> None:
 
 def test_without_data_no_time_is_claimed() -> None:
     assert "nothing to train on" in plan_card.time_sentence(replace(COST, steps=0))
+    assert "Time: at most about 50 min" in plan_card.time_sentence(replace(COST, ends_early=True))
 
 
 def test_the_length_that_rows_are_taken_to_have_is_said() -> None:
