@@ -239,7 +239,8 @@ class TrainingSpec(JobSpec):
     def pace_fact(self) -> tuple[str, str]:
         """How much it works through, in how large steps, for the page."""
         step = self.batch_size * self.accumulated() * self.processes
-        return _("Epochs · {items} a step").format(items=_(self.items)), f"{self.epochs} · {step}"
+        epochs = _("at most {epochs}").format(epochs=self.epochs) if self.ends_early() else str(self.epochs)
+        return _("Epochs · {items} a step").format(items=_(self.items)), f"{epochs} · {step}"
 
     def default_notes(self) -> list[str]:
         """What those of its own settings stand for that are left to a default, with the source."""
@@ -253,6 +254,10 @@ class TrainingSpec(JobSpec):
     def ends_early(self) -> bool:
         """Whether it may be over before its last step."""
         return False
+
+    def ended_early(self, final: Mapping[str, Any]) -> str:
+        """Why it was over after the step that reported `final`, in a clause; empty where it was the last."""
+        return ""
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Values to compare with, and their names, by the name of the curve that they are drawn in."""

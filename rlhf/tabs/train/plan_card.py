@@ -277,7 +277,9 @@ def time_sentence(cost: CostEstimate) -> str:
     step_time, steps, waiting = cost.step_time, cost.steps, cost.waiting
     if not steps:
         return _("Time: none, because there is nothing to train on.")
-    named = f"{steps:,} {_(cost.unit if steps != 1 else cost.unit[:-1])}"
+    # Where the time is known, it is that which is said to be at most so much.
+    counted = _("at most {count:,} {steps}") if cost.ends_early and step_time is None else _("{count:,} {steps}")
+    named = counted.format(count=steps, steps=_(cost.unit if steps != 1 else cost.unit[:-1]))
     if step_time is None:
         said = _("Time: {named}. How long a step takes with these settings has not been measured yet.").format(
             named=named
