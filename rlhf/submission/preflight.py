@@ -225,8 +225,8 @@ def rest_after(began: float, ended: float) -> float:
 def resolved(db: Database, spec: Training) -> Training:
     """The spec with its parent's revision and what it leaves to its method, as it will be queued."""
     parent = registry.serving(db).revision if spec.parent == "serving" else spec.parent
-    held = next((policy.weights for policy in registry.all_policies(db) if policy.revision == parent), None)
-    return replace((spec if held is None else spec.on_weights(held)).filled(), parent=parent)
+    known = next((policy for policy in registry.all_policies(db) if policy.revision == parent), None)
+    return replace((spec if known is None else preconditions.on_parent(db, spec, known)).filled(), parent=parent)
 
 
 def shortage(spec: TrainingSpec, found: TrainingPreview) -> list[str]:
@@ -289,6 +289,15 @@ def description_of(db: Database, policy: Policy) -> str:
     good = None if accuracy is None else _("right on {accuracy:.0%}").format(accuracy=accuracy)
     state = policy.status_word if policy.kind == "policy" else None
     return " · ".join(filter(None, (policy.revision, how, good, state, policy.created[:10])))
+
+
+def adapter_fields(db: Database, form: Form, parent: Any) -> dict[str, Any]:
+    """What a form's fields of the adapter are to say unless somebody wants another: the parent's own, if it is gone on
+    from, else the defaults."""
+    asked = form.spec_type(**{**form.layout.fixed, "parent": parent if isinstance(parent, str) else ""})
+    spec = resolved(db, asked)
+    shape = {name: getattr(spec, name) for name in preconditions.SHAPED if name in form.names}
+    return shape | ({"method": "prompt" if spec.method == "prompt" else asked.method} if "method" in shape else {})
 
 
 def continuing(db: Database, revision: str) -> tuple[Form, dict[str, Any]]:

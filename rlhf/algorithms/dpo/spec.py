@@ -10,6 +10,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
 from annotation.translation import N_, _
+from annotation.ui.formatting import short_number
 from annotation.validation import NonNegativeFloat, PositiveInt
 from rlhf.algorithms.pair_facts import pair_facts, ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
@@ -77,8 +78,8 @@ CURVES = (
         N_("nats a token"),
         {"KL": "kl"},
         N_(
-            "How far the policy has moved from where this run began, on answers that it learns from. It ends early "
-            "where that is enough."
+            "How far the policy has moved from where this run began, on answers that it learns from. With a dashed "
+            "line, training ends where that is reached."
         ),
     ),
 )
@@ -251,10 +252,22 @@ class DPOSpec(TrainingSpec):
         """Where the policy has moved far enough."""
         return self.stop_kl > 0
 
+    def ended_early(self, final: Mapping[str, Any]) -> str:
+        """How far the policy had moved, where that was enough."""
+        moved = final.get("kl")
+        if not self.stop_kl or moved is None or moved < self.stop_kl:
+            return ""
+        return _("the policy had moved {moved} nats a token, and {enough} was enough").format(
+            moved=short_number(moved), enough=short_number(self.stop_kl)
+        )
+
     def references(self) -> Mapping[str, tuple[float, str]]:
-        """Where the plain loss starts."""
+        """Where the plain loss starts, and where the policy has moved far enough."""
         plain = self.loss == "sigmoid" and not self.sft_weight and not self.offset
-        return {"loss": (0.693, _("0.69: no preference"))} if plain else {}
+        found = {"loss": (0.693, _("0.69: no preference"))} if plain else {}
+        if self.stop_kl:
+            found["drift"] = (self.stop_kl, _("{stop_kl}: enough").format(stop_kl=short_number(self.stop_kl)))
+        return found
 
     def implicit_reference(self) -> Reference:
         """What its loss compares the policy with."""

@@ -103,8 +103,8 @@ class SFTSpec(TrainingSpec):
     )
 
     parent: str = "base"
-    """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
-    trained or merged weights carry a new adapter."""
+    """Revision to start from: 'base', 'serving' or another revision. An adapter is continued, and what is
+    left at its default of rank, alpha, layers and tokens is as there; whole weights carry a new adapter."""
     source: str = "demonstrations"
     """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
     epochs: PositiveInt = 3

@@ -298,7 +298,9 @@ def time_sentence(cost: CostEstimate) -> str:
     step_time, steps, waiting = cost.step_time, cost.steps, cost.waiting
     if not steps:
         return _("Time: none, because there is nothing to train on.")
+    # Where the time is known, it is that which is said to be at most so much.
     named = counted_steps(cost)
+    named = _("at most {steps}").format(steps=named) if cost.ends_early and step_time is None else named
     if step_time is None:
         said = _("Time: {named}. How long a step takes with these settings has not been measured yet.").format(
             named=named

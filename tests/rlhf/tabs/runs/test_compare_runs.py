@@ -147,3 +147,28 @@ def test_names_are_shown_literally() -> None:
     for html in (compare_runs.settings_table(nasty), compare_runs.overlaid(nasty), compare_runs.figures_table(nasty)):
         assert "<script>" not in html
         assert "&lt;script&gt;" in html
+
+
+def test_runs_that_ended_early_are_compared_by_the_steps_that_they_made() -> None:
+    early, whole = run(1, DPOSpec(), [0.7, 0.6]), run(2, DPOSpec(), [0.7, 0.6, 0.5])
+    ended = [
+        replace(one, job=replace(one.job, status="finished", step=steps, result={"final": {"kl": kl}}))
+        for one, steps, kl in ((early, 2, 0.2), (whole, 3, 0.1))
+    ]
+    assert ["Steps", "2, ended early", "3"] in rows_of(compare_runs.figures_table(ended))
+    assert "Steps" not in compare_runs.figures(early), "it may make more"
+
+
+def test_what_kinds_mean_by_one_name_is_not_put_into_one_plot() -> None:
+    """DPO's KL is a token's, from where the run began; PPO's an answer's, to the reference."""
+
+    def moved(number: int, spec: JobSpec) -> RunSummary:
+        return replace(run(number, spec), metrics=[{"step": 1, "kl": 0.1}, {"step": 2, "kl": 0.2}])
+
+    assert compare_runs.shared([moved(1, DPOSpec()), moved(2, PPOSpec())]) == []
+    (own,) = compare_runs.shared([moved(1, PPOSpec()), moved(2, PPOSpec())])
+    (other,) = compare_runs.shared([moved(1, DPOSpec()), moved(2, DPOSpec())])
+    assert (own.axes.label, other.axes.label) == ("KL to the reference", "How far it has moved")
+    assert own.axes.name != other.axes.name
+    assert "Final KL to the reference" in compare_runs.figures(moved(1, PPOSpec()))
+    assert "Final how far it has moved" in compare_runs.figures(moved(1, DPOSpec()))

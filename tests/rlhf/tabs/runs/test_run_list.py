@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator, UserError
 from annotation.web.middleware import ANNOTATOR_KEY
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
@@ -113,6 +114,24 @@ def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database, data_d
     ):
         assert words in report
     assert "120" in report
+
+
+def test_the_report_of_a_run_that_never_began_does_not_promise_it(db: Database, data_dir: Path) -> None:
+    job_id = job_store.enqueue(db, DPOSpec(), "kim")
+    assert "- Started (UTC): not yet" in run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    job_store.cancel(db, job_id)
+    assert "- Started (UTC): never" in run_report.report_of(db, data_dir, job_store.get(db, job_id))
+
+
+def test_the_report_says_where_and_why_a_run_ended_early(db: Database, data_dir: Path) -> None:
+    job_id = job_store.enqueue(db, DPOSpec(stop_kl=0.15), "kim")
+    assert job_store.claim(db, job_id, "w") is not None
+    assert job_table.report(db, job_id, "w", 1, 21, {"kl": 0.01}, "Training")
+    assert job_table.report(db, job_id, "w", 2, 2, {"kl": 0.2}, "Training")
+    assert job_table.finish(db, job_id, "w", {"final": {"kl": 0.2}})
+    report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    for words in ("It ended after step 2: the policy had moved 0.2 nats", "- Steps: 2, ended early", "at most 3"):
+        assert words in report
 
 
 # What opens an element, a list, a heading, a link, a picture, code or a formula, ends a cell, or undoes the escape.
