@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import gradio as gr
 import pytest
@@ -26,6 +29,7 @@ from tests.sentences import write_marked
 
 GERMAN = {"accept-language": "de-AT,de;q=0.9,en;q=0.5"}
 BROWSER = {"accept": "text/html"}
+GOOD = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=utf-8\\n"\n\nmsgid "Name"\nmsgstr "Nom"\n'
 STARTING = N_("Prefloop is starting. Its pages open here by themselves in a few seconds.")
 
 
@@ -69,6 +73,48 @@ def test_a_language_that_can_not_be_read_is_the_servers(
         assert language_of("xx") is of_server()
     assert language_of("gone") is of_server()
     assert [record.message for record in caplog.records if "xx.po" in record.message][1:] == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text('msgid ""\nmsgstr "Plural-Forms: nplurals=x; plural=(n\\n"\n', "utf-8"),
+        lambda path: path.write_text('msgid ""\nmsgstr "Plural-Forms: nplurals=2; plural=n%0;\\n"\n', "utf-8"),
+        lambda path: path.write_text('msgid ""\nmsgstr "PO-Revision-Date: some day\\n"\n', "utf-8"),
+        lambda path: path.write_text('msgid ""\nmsgstr "Content-Type: text/plain; charset=nonsense\\n"\n', "utf-8"),
+        lambda path: path.write_bytes(b'msgid "a"\nmsgstr "\xff"\n'),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: path.unlink(),
+    ],
+    ids=["plural", "no-number", "date", "charset", "bytes", "directory", "vanished"],
+)
+def test_whatever_is_wrong_with_a_file_is_logged_once_and_mended_without_a_new_start(
+    marked: Language,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path], object],
+) -> None:
+    path = tmp_path / "fr.po"
+    path.write_text(GOOD, "utf-8")
+    translation.files.cache_clear()
+    translation.codes.cache_clear()
+    assert "fr" in translation.codes()
+    shutil.copy(path, tmp_path / "kept")
+    spoil(path)
+    read = Mock(wraps=translation.read)
+    monkeypatch.setattr(translation, "read", read)
+    for _time in range(3):
+        assert language_of("fr") is of_server()
+        assert translation.at_hand("fr")
+    assert [record.message for record in caplog.records if "fr.po" in record.message][1:] == []
+    assert ("fr", "fr") in accounts.languages()
+    assert len(caplog.records) == read.call_count == 1
+    if path.is_dir():
+        path.rmdir()
+    os.replace(tmp_path / "kept", path)
+    assert not translation.at_hand("fr")
+    assert language_of("fr").code == "fr"
 
 
 def test_what_a_thread_says_it_says_in_the_language_of_who_has_it_done(marked: Language) -> None:
