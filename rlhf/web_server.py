@@ -185,8 +185,8 @@ def guarded_app(
     if here is not None:
         app.add_middleware(middleware.OutOfFrames, address=here.address)
     app.add_middleware(middleware.KnownHost, names=LOOPBACK_NAMES if settings.on_loopback else (), space=here)
-    app.add_middleware(middleware.SecurityHeaders, frames=() if here is None else (here.framed_by,))
     app.add_middleware(languages.AskedLanguage)
+    app.add_middleware(middleware.SecurityHeaders, frames=() if here is None else (here.framed_by,))
     return app
 
 

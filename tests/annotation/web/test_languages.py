@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import gradio as gr
+import httpx
 import pytest
 
 from annotation import translation
@@ -20,8 +21,13 @@ from annotation.records import UserError
 from annotation.tabs import accounts
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, VARIABLE, Language, _, language_of, of_server, spoken
-from annotation.web import access, invitations
+from annotation.web import access, invitations, languages
+from annotation.web.deferred_app import AppOfEachLanguage
 from annotation.web.languages import preferred
+from annotation.web.middleware import SECURITY_HEADERS
+from annotation.web.settings import Settings
+from annotation.web.watches import Watches
+from rlhf.web_server import guarded_app
 from tests.annotation.jobs.test_lanes import WEB, Count
 from tests.annotation.web.conftest import PASSWORD, Program
 from tests.conftest import seed_comparisons
@@ -44,6 +50,38 @@ def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Language
     yield language_of("de")
     translation.files.cache_clear()
     translation.codes.cache_clear()
+
+
+@pytest.fixture
+def doors(db: Database, data_dir: Path) -> Callable[[str | None], httpx.AsyncClient]:
+    """Browsers of people and of strangers at the program without its pages."""
+    settings = Settings(data_dir=data_dir, workers=False)
+    no_pages = AppOfEachLanguage(Mock(side_effect=AssertionError("no page is asked for")))
+    asgi = guarded_app(db, settings, no_pages, Watches(db), None)  # type: ignore[arg-type]  # Starlette's own
+
+    def browser(name: str | None) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(asgi, raise_app_exceptions=False)
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+        if name is not None:
+            token = access.open_session(db, access.authorise(db, name, "annotator"))
+            client.cookies.set(settings.cookie, token)
+        return client
+
+    return browser
+
+
+def test_what_fails_while_a_language_is_looked_for_has_the_security_headers(
+    doors: Callable[[str | None], httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(languages, "preferred", Mock(side_effect=RuntimeError("odd")))
+
+    async def ask() -> httpx.Response:
+        async with doors(None) as stranger:
+            return await stranger.get("/login")
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 500
+    assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
 
 
 @pytest.mark.parametrize(
