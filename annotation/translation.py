@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = Path(__file__).with_name("translations")
 VARIABLE: Final = "PREFLOOP_LANGUAGE"
+CODE: Final = re.compile(r"[a-z]{2,3}([_-][a-zA-Z0-9]{2,8})*")
 # What is filled in: a name, perhaps with how it is written.
 FIELD: Final = re.compile(r"\{\w+(?:[!:][^{}]*)?\}")
 # Of these the rule for plurals has to make something.
@@ -59,14 +60,20 @@ def chosen(wanted: str) -> Language:
     """The language of this code, or of this .po file. Raises WrongTranslation where there is none."""
     if wanted in ("", "en"):
         return Language()
-    path = Path(wanted) if wanted.endswith(".po") else DIRECTORY / f"{wanted}.po"
-    if not path.is_file() or not (wanted.endswith(".po") or re.fullmatch(r"\w+", wanted)):
+    path = Path(wanted) if wanted.endswith(".po") else of_name(wanted)
+    if path is None or not path.is_file():
         there = ", ".join(["en", *sorted(file.stem for file in DIRECTORY.glob("*.po"))])
         raise WrongTranslation(
             f"{VARIABLE} is '{wanted}', and there is no such translation. Choose one of: {there}; "
             "or give the path of a .po file."
         )
     return read(path)
+
+
+def of_name(wanted: str) -> Path | None:
+    """The file of a language's code, in whose parts there may be either line: pt_BR or pt-BR."""
+    spellings = (wanted, wanted.replace("-", "_"), wanted.replace("_", "-")) if CODE.fullmatch(wanted) else ()
+    return next((path for one in spellings if (path := DIRECTORY / f"{one}.po").is_file()), None)
 
 
 def read(path: Path) -> Language:
