@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 DIRECTORY: Final = Path(__file__).with_name("translations")
 VARIABLE: Final = "PREFLOOP_LANGUAGE"
-CODE: Final = re.compile(r"[a-z]{2,3}([_-][a-zA-Z0-9]{2,8})*")
+# A language, and perhaps a script, a country and variants, as browsers know them.
+CODE: Final = re.compile(r"[a-z]{2,3}([_-][a-zA-Z]{4})?([_-]([a-zA-Z]{2}|[0-9]{3}))?([_-][a-zA-Z0-9]{5,8})*")
 # What is filled in: a name, perhaps with how it is written.
 FIELD: Final = re.compile(r"\{\w+(?:[!:][^{}]*)?\}")
 # Of these the rule for plurals has to make something.
@@ -104,10 +105,13 @@ def parsed(path: Path) -> Language:
     sentences = GNUTranslations(compiled)
     for count in COUNTS:
         sentences.plural(count)  # type: ignore[attr-defined]  # or some pages would fail and others not
-    locale = catalog.locale or Locale.parse(path.stem)
+    named = Locale.parse(path.stem.replace("-", "_")) if CODE.fullmatch(path.stem) else None
+    locale = catalog.locale or named
+    if locale is None:
+        raise WrongTranslation(f"{path} is in no language. Call it after one, such as de.po or pt_BR.po.")
     return Language(
-        str(locale).replace("_", "-"),
-        locale.get_display_name() or str(locale),
+        code_of(path) if named else str(locale).replace("_", "-"),
+        (named or locale).get_display_name() or path.stem,
         "rtl" if locale.text_direction == "rtl" else "ltr",
         sentences,
         {str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
@@ -135,10 +139,16 @@ def forms(text: str | Sequence[str] | None) -> Sequence[str]:
     return [text] if isinstance(text, str) else text or ()
 
 
+def code_of(path: Path) -> str:
+    """The code of a language's file: its name. What its head says is for its plurals and direction only."""
+    return path.stem.replace("_", "-")
+
+
 @cache
 def files() -> Mapping[str, Path]:
     """The file of each language but English, by its code."""
-    return {file.stem.replace("_", "-"): file for file in sorted(DIRECTORY.glob("*.po"))}
+    found = (file for file in sorted(DIRECTORY.glob("*.po")) if CODE.fullmatch(file.stem))
+    return {code_of(file): file for file in found if file.stem != Language.code}
 
 
 @cache
@@ -175,11 +185,20 @@ def language_of(code: str | None) -> Language:
             return known
         version = version_of(code)
         try:
-            READ[code] = Reading(read(files()[code]) if code in files() else chosen(code), version)
+            READ[code] = Reading(offered(code), version)
         except WrongTranslation as error:
             logging.getLogger(__name__).error("Whoever reads '%s' gets the server's language: %s", code, error)
             READ[code] = Reading(of_server(), version)
         return READ[code].language
+
+
+def offered(code: str) -> Language:
+    """A language that people can choose. Raises WrongTranslation where there is none (any more)."""
+    if code == Language.code:
+        return Language()
+    if code not in files():
+        raise WrongTranslation(f"{DIRECTORY} has no file for it.")
+    return read(files()[code])
 
 
 def give_up(code: str) -> None:

@@ -27,6 +27,7 @@ from annotation.web.languages import preferred
 from annotation.web.middleware import SECURITY_HEADERS
 from annotation.web.settings import Settings
 from annotation.web.watches import Watches
+from rlhf.tabs.pages import language_option
 from rlhf.web_server import guarded_app
 from tests.annotation.jobs.test_lanes import WEB, Count
 from tests.annotation.web.conftest import PASSWORD, Program
@@ -153,6 +154,30 @@ def test_whatever_is_wrong_with_a_file_is_logged_once_and_mended_without_a_new_s
     os.replace(tmp_path / "kept", path)
     assert not translation.at_hand("fr")
     assert language_of("fr").code == "fr"
+
+
+def test_a_language_has_the_code_of_its_files_name_whatever_stands_in_it(
+    db: Database, marked: Language, tmp_path: Path
+) -> None:
+    for name, said in (("sv", "de"), ("zh_TW", "zh_TW"), ("ar-EG", "ar"), ("my notes", "de"), ("en", "en")):
+        head = f'msgid ""\nmsgstr "Language: {said}\\nContent-Type: text/plain; charset=utf-8\\n"\n'
+        (tmp_path / f"{name}.po").write_text(f'{head}\nmsgid "Name"\nmsgstr "{name}"\n', "utf-8")
+    translation.files.cache_clear()
+    translation.codes.cache_clear()
+    assert translation.codes() == ("ar-EG", "de", "en", "sv", "zh-TW")
+    read = [language_of(code) for code in translation.codes()]
+    assert tuple(one.code for one in read) == translation.codes()
+    assert [one.name for one in read if one.code in ("sv", "en")] == ["English", "svenska"]
+    assert [one.direction for one in read] == ["rtl", "ltr", "ltr", "ltr", "ltr"]
+    taiwan, kim = read[-1], access.add_account(db, "kim", "admin", PASSWORD)
+    access.set_language(db, "kim", "zh-TW")
+    with translation.speaking(taiwan):
+        assert (access.language_used(), 'lang="zh-TW" selected' in language_option("zh-TW")) == ("zh-TW", True)
+    assert accounts.choosing(db)(kim, "kim")[2].value == "zh-TW"
+    apps = AppOfEachLanguage(Mock())
+    apps.others["zh-TW"] = apps.own
+    apps.do_without(taiwan, apps.own)
+    assert (language_of("zh-TW"), apps.others) == (of_server(), {})
 
 
 def test_what_a_thread_says_it_says_in_the_language_of_who_has_it_done(marked: Language) -> None:
