@@ -85,6 +85,21 @@ def test_what_fails_while_a_language_is_looked_for_has_the_security_headers(
     assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
 
 
+@pytest.mark.parametrize(("page", "leads"), [("data?status=skipped", "?next=%2Fdata%3Fstatus%3Dskipped"), ("", "")])
+def test_whose_session_has_ended_signs_in_and_comes_back_to_the_page(
+    doors: Callable[[str | None], httpx.AsyncClient], page: str, leads: str
+) -> None:
+    async def choose() -> tuple[httpx.Response, httpx.Response]:
+        async with doors(None) as stranger:
+            form, here = {"language": "de"}, {"referer": f"http://localhost/{page}"}
+            said = await stranger.post("/language", data=form, headers=BROWSER | here)
+            return said, await stranger.post("/annotate/card", json={})
+
+    chosen, asked = asyncio.run(choose())
+    assert (chosen.status_code, chosen.headers.get("location")) == (303, f"/login{leads}")
+    assert (asked.status_code, asked.json()) == (401, {"error": "Sign in first."})
+
+
 @pytest.mark.parametrize(
     ("accepted", "expected"),
     [
