@@ -255,7 +255,9 @@ def choosing(db: Database) -> Any:
 def languages() -> list[tuple[str, str]]:
     """The choice of a language, each in its own words."""
     own = _("The server's ({language})").format(language=of_server().name)
-    return [(own, ""), *((language_of(code).name, code) for code in codes())]
+    named = [(language_of(code), code) for code in codes()]
+    # One that can't be read is answered in the server's, whose name would stand there twice.
+    return [(own, ""), *((language.name if language.code == code else code, code) for language, code in named)]
 
 
 def changing_language(db: Database) -> Any:

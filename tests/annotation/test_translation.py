@@ -76,6 +76,15 @@ def test_a_right_to_left_language_says_so(tmp_path: Path) -> None:
     assert translation.chosen(str(path)).direction == "rtl"
 
 
+@pytest.mark.parametrize("name", ["pt_BR.po", "pt-BR.po"])
+def test_a_language_of_a_country_is_chosen_in_either_spelling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).write_text(HEAD.replace("de", "pt_BR"), "utf-8")
+    monkeypatch.setattr(translation, "DIRECTORY", tmp_path)
+    assert [translation.chosen(wanted).code for wanted in ("pt-BR", "pt_BR")] == ["pt-BR", "pt-BR"]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
