@@ -150,7 +150,7 @@ def made_sentence(made: Policy | None) -> str:
         return _("It made {revision}, whose files were deleted.").format(revision=made.revision)
     if made.kind == "reward":
         return _("It made the reward model {revision}.").format(revision=made.revision)
-    return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status)
+    return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status_word)
 
 
 def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
