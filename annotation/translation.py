@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,15 +19,19 @@ from functools import cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from babel.messages.catalog import Message
 
 DIRECTORY: Final = Path(__file__).with_name("translations")
 VARIABLE: Final = "PREFLOOP_LANGUAGE"
+# A language, and perhaps a script, a country and variants, as browsers know them.
+CODE: Final = re.compile(r"[a-z]{2,3}([_-][a-zA-Z]{4})?([_-]([a-zA-Z]{2}|[0-9]{3}))?([_-][a-zA-Z0-9]{5,8})*")
 # What is filled in: a name, perhaps with how it is written.
 FIELD: Final = re.compile(r"\{\w+(?:[!:][^{}]*)?\}")
+# Of these the rule for plurals has to make something.
+COUNTS: Final = range(201)
 DOUBLED: Final = re.compile(r"\{\{|\}\}")
 
 
@@ -56,8 +61,8 @@ def chosen(wanted: str) -> Language:
     """The language of this code, or of this .po file. Raises WrongTranslation where there is none."""
     if wanted in ("", "en"):
         return Language()
-    path = Path(wanted) if wanted.endswith(".po") else DIRECTORY / f"{wanted}.po"
-    if not path.is_file() or not (wanted.endswith(".po") or re.fullmatch(r"\w+", wanted)):
+    path = Path(wanted) if wanted.endswith(".po") else of_name(wanted)
+    if path is None or not path.is_file():
         there = ", ".join(["en", *sorted(file.stem for file in DIRECTORY.glob("*.po"))])
         raise WrongTranslation(
             f"{VARIABLE} is '{wanted}', and there is no such translation. Choose one of: {there}; "
@@ -66,17 +71,30 @@ def chosen(wanted: str) -> Language:
     return read(path)
 
 
+def of_name(wanted: str) -> Path | None:
+    """The file of a language's code, in whose parts there may be either line: pt_BR or pt-BR."""
+    spellings = (wanted, wanted.replace("-", "_"), wanted.replace("_", "-")) if CODE.fullmatch(wanted) else ()
+    return next((path for one in spellings if (path := DIRECTORY / f"{one}.po").is_file()), None)
+
+
 def read(path: Path) -> Language:
-    """The language of a .po file. Raises WrongTranslation where a sentence could not be filled in, with its line."""
+    """The language of a .po file. Raises WrongTranslation where it can't be used, with the line of what is wrong."""
+    try:
+        return parsed(path)
+    except WrongTranslation:
+        raise
+    except Exception as error:  # a parser of somebody else's, for a file of anybody's
+        raise WrongTranslation(f"{path} can't be read: {error or type(error).__name__}") from error
+
+
+def parsed(path: Path) -> Language:
+    """As `read`, with whatever Babel and the file system raise."""
     from babel import Locale
     from babel.messages.mofile import write_mo
-    from babel.messages.pofile import PoFileError, read_po
+    from babel.messages.pofile import read_po
 
-    try:
-        with path.open("rb") as file:
-            catalog = read_po(file, abort_invalid=True)
-    except (PoFileError, UnicodeDecodeError) as error:
-        raise WrongTranslation(f"{path} can't be read: {error}") from error
+    with path.open("rb") as file:
+        catalog = read_po(file, abort_invalid=True)
     messages = [message for message in catalog if message.id and not message.fuzzy]
     for message in messages:
         for reason in faults(message):
@@ -84,12 +102,18 @@ def read(path: Path) -> Language:
     compiled = BytesIO()
     write_mo(compiled, catalog)
     compiled.seek(0)
-    locale = catalog.locale or Locale.parse(path.stem)
+    sentences = GNUTranslations(compiled)
+    for count in COUNTS:
+        sentences.plural(count)  # type: ignore[attr-defined]  # or some pages would fail and others not
+    named = Locale.parse(path.stem.replace("-", "_")) if CODE.fullmatch(path.stem) else None
+    locale = catalog.locale or named
+    if locale is None:
+        raise WrongTranslation(f"{path} is in no language. Call it after one, such as de.po or pt_BR.po.")
     return Language(
-        str(locale).replace("_", "-"),
-        locale.get_display_name() or str(locale),
+        code_of(path) if named else str(locale).replace("_", "-"),
+        (named or locale).get_display_name() or path.stem,
         "rtl" if locale.text_direction == "rtl" else "ltr",
-        GNUTranslations(compiled),
+        sentences,
         {str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
     )
 
@@ -115,10 +139,16 @@ def forms(text: str | Sequence[str] | None) -> Sequence[str]:
     return [text] if isinstance(text, str) else text or ()
 
 
+def code_of(path: Path) -> str:
+    """The code of a language's file: its name. What its head says is for its plurals and direction only."""
+    return path.stem.replace("_", "-")
+
+
 @cache
 def files() -> Mapping[str, Path]:
     """The file of each language but English, by its code."""
-    return {file.stem.replace("_", "-"): file for file in sorted(DIRECTORY.glob("*.po"))}
+    found = (file for file in sorted(DIRECTORY.glob("*.po")) if CODE.fullmatch(file.stem))
+    return {code_of(file): file for file in found if file.stem != Language.code}
 
 
 @cache
@@ -127,31 +157,72 @@ def codes() -> tuple[str, ...]:
     return tuple(sorted({Language.code, *files(), of_server().code}))
 
 
-# By code, what was read since people first asked for it.
-READ: Final[dict[str, Language]] = {}
+Version: TypeAlias = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came of reading a language's file when it was first asked for."""
+
+    language: Language
+    """The server's where the file can't be used."""
+    version: Version
+    """Of a file that can't be used: it is read again once it is another one."""
+
+
+# By code.
+READ: Final[dict[str, Reading]] = {}
+READING: Final = threading.RLock()
 
 
 def language_of(code: str | None) -> Language:
     """A language, whose file is read when it is first asked for; the server's where there is none or a wrong one."""
-    if code is None or code == of_server().code:  # which may be from a file of its own
-        return of_server()
-    if code not in READ:
+    if (known := at_hand(code)) is not None:
+        return known
+    assert code is not None, "the server's language is at hand"
+    with READING:
+        if (known := at_hand(code)) is not None:  # by now, as another thread has read it
+            return known
+        version = version_of(code)
         try:
-            READ[code] = read(files()[code]) if code in files() else chosen(code)
+            READ[code] = Reading(offered(code), version)
         except WrongTranslation as error:
-            logging.getLogger(__name__).error("%s", error)
-            give_up(code)
-    return READ[code]
+            logging.getLogger(__name__).error("Whoever reads '%s' gets the server's language: %s", code, error)
+            READ[code] = Reading(of_server(), version)
+        return READ[code].language
+
+
+def offered(code: str) -> Language:
+    """A language that people can choose. Raises WrongTranslation where there is none (any more)."""
+    if code == Language.code:
+        return Language()
+    if code not in files():
+        raise WrongTranslation(f"{DIRECTORY} has no file for it.")
+    return read(files()[code])
 
 
 def give_up(code: str) -> None:
-    """Answer in the server's language whoever has chosen this one."""
-    READ[code] = of_server()
+    """Answer in the server's language whoever has chosen this one, until its file is another one."""
+    READ[code] = Reading(of_server(), version_of(code))
 
 
-def is_at_hand(code: str | None) -> bool:
-    """Whether no file has to be read any more, which takes up to a second."""
-    return code is None or code in READ or code == of_server().code
+def at_hand(code: str | None) -> Language | None:
+    """A language for which no file has to be read, which takes up to a second; else None."""
+    if code is None or code == of_server().code:  # which may be from a file of its own
+        return of_server()
+    reading = READ.get(code)
+    if reading is None or (reading.language is of_server() and reading.version != version_of(code)):
+        return None
+    return reading.language
+
+
+def version_of(code: str) -> Version:
+    """When a language's file was last written and last changed in any way, in ns; None where there is none."""
+    try:
+        found = files()[code].stat() if code in files() else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_mtime_ns, found.st_ctime_ns)
 
 
 @cache

@@ -45,6 +45,7 @@ from annotation.records import UserError, now, seconds_between
 from annotation.translation import _, of_server, spoken
 from annotation.web import access, connections, invitations, languages, middleware, oauth
 from annotation.web.deferred_app import AppOfEachLanguage, BuiltApp, DeferredApp
+from annotation.web.gradio_allowlist import AccountHoldings
 from annotation.web.settings import Settings
 from annotation.web.space import LOOPBACK_NAMES, PROXIES
 from annotation.web.watches import Watches
@@ -86,7 +87,7 @@ def build_app(settings: Settings) -> Starlette:
     uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     watches = Watches(db)
-    pages = AppOfEachLanguage(partial(build_pages, opened, settings, uploads, watches))
+    pages = AppOfEachLanguage(partial(build_pages, opened, settings, uploads, watches, AccountHoldings()))
     # Neither waits for the other.
     runners: list[LaneRunner[Any]] = [
         export_files.runner(settings.data_dir),
@@ -136,7 +137,9 @@ def open_data(settings: Settings) -> DataDirectory:
     return DataDirectory(db, model, (in_use, lock))
 
 
-def build_pages(opened: DataDirectory, settings: Settings, uploads: Path, watches: Watches) -> BuiltApp:
+def build_pages(
+    opened: DataDirectory, settings: Settings, uploads: Path, watches: Watches, holdings: AccountHoldings
+) -> BuiltApp:
     """What admins and annotators see, made while judgements are taken already."""
     # Not at the top: Gradio takes seconds to load, and whoever judges does not need it.
     from annotation.tabs.guard import Context
@@ -144,7 +147,7 @@ def build_pages(opened: DataDirectory, settings: Settings, uploads: Path, watche
 
     db, has_token = opened.db, token_launcher.HELD in os.environ
     context = Context(db, settings.data_dir, opened.model, lambda: answering_problem(db), has_token, watches)
-    built = pages.build(context, settings, uploads)
+    built = pages.build(context, settings, uploads, holdings)
     if settings.space is not None and settings.space.zero_gpu and spoken() is of_server():  # once
         from rlhf.loop import zero_gpu
 
@@ -185,8 +188,8 @@ def guarded_app(
     if here is not None:
         app.add_middleware(middleware.OutOfFrames, address=here.address)
     app.add_middleware(middleware.KnownHost, names=LOOPBACK_NAMES if settings.on_loopback else (), space=here)
-    app.add_middleware(middleware.SecurityHeaders, frames=() if here is None else (here.framed_by,))
     app.add_middleware(languages.AskedLanguage)
+    app.add_middleware(middleware.SecurityHeaders, frames=() if here is None else (here.framed_by,))
     return app
 
 

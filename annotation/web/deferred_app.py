@@ -120,6 +120,7 @@ class AppOfEachLanguage:
     def do_without(self, language: Language, app: DeferredApp) -> None:
         """Whoever has chosen a language in which the app can't be built gets the server's."""
         logging.getLogger(__name__).error("No pages in %s", language.code, exc_info=app.failure)
+        self.others.pop(language.code, None)  # with another file it is tried again
         give_up(language.code)
 
     @asynccontextmanager

@@ -139,16 +139,24 @@ class Ownership:
         return self._owner.get(text, account) != account
 
 
+@dataclass(frozen=True)
+class AccountHoldings:
+    """What each account has of what there is only so much of, in the pages of all languages together."""
+
+    pages: Ownership = field(default_factory=lambda: Ownership(100))
+    uploads: dict[int, OrderedDict[str, None]] = field(default_factory=dict)
+    """Paths by account. Two who send the same file share its path, so one doesn't belong to the first alone."""
+    streams: Counter[int] = field(default_factory=Counter)
+
+
 class GradioGuard:
     """Stands around the mounted Gradio, behind `SignedIn`, which says who asks."""
 
-    def __init__(self, app: ASGIApp, functions: Iterable[Function]) -> None:
+    def __init__(self, app: ASGIApp, functions: Iterable[Function], holdings: AccountHoldings | None = None) -> None:
         self.app = app
         self.functions = {function.number: function for function in functions}
-        self.pages = Ownership(100)
-        # Paths by account. Two who send the same file share its path, so one doesn't belong to the first alone.
-        self.uploads: dict[int, OrderedDict[str, None]] = {}
-        self.streams: Counter[int] = Counter()
+        held = holdings or AccountHoldings()
+        self.pages, self.uploads, self.streams = held.pages, held.uploads, held.streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http", "SignedIn lets nothing else through"

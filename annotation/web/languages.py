@@ -9,7 +9,7 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from annotation.translation import Language, codes, is_at_hand, language_of, speaking
+from annotation.translation import Language, at_hand, codes, language_of, speaking
 
 WEIGHT: Final = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)", re.ASCII)
 MOST_ACCEPTED: Final = 20
@@ -29,7 +29,8 @@ class AskedLanguage:
 
 async def heard(code: str | None) -> Language:
     """As `language_of`, while other requests go on."""
-    return language_of(code) if is_at_hand(code) else await asyncio.to_thread(language_of, code)
+    known = at_hand(code)
+    return await asyncio.to_thread(language_of, code) if known is None else known
 
 
 def preferred(accepted: str) -> str | None:

@@ -21,7 +21,7 @@ from annotation.records import Annotator, UserError
 from annotation.translation import Language, _, speaking
 from annotation.web import access, sign_in_pages
 from annotation.web.access import LoginThrottle
-from annotation.web.destinations import BEGINNING, NEXT, destination, sign_in_address
+from annotation.web.destinations import BEGINNING, NEXT, destination, sign_in_address, with_destination
 from annotation.web.languages import heard
 from annotation.web.space import Space
 
@@ -219,13 +219,22 @@ class SignedIn:
             with speaking(await heard(annotator.language)) as language:
                 await self.app({**scope, ANNOTATOR_KEY: annotator}, receive, naming(language, send))
             return
-        wants_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
-        refusal = (
-            RedirectResponse(sign_in_address(scope), 303)
-            if wants_page
-            else JSONResponse({"error": _("Sign in first.")}, 401)
-        )
-        await refusal(scope, receive, send)
+        await refusal(scope, headers)(scope, receive, send)
+
+
+def refusal(scope: Scope, headers: Headers) -> Response:
+    """What somebody without a session gets: where a browser shows it, the sign-in, which leads back to the page."""
+    if "text/html" in headers.get("accept", ""):
+        if scope["method"] == "GET":
+            return RedirectResponse(sign_in_address(scope), 303)
+        if scope["method"] == "POST":  # a form, whose session has ended since its page was opened
+            return RedirectResponse(with_destination("/login", page_before(headers)), 303)
+    return JSONResponse({"error": _("Sign in first.")}, 401)
+
+
+def page_before(headers: Headers) -> str:
+    """The page of ours that a form was sent from; where all begin if it is none."""
+    return destination(f"/{headers.get('referer', '').partition('//')[2].partition('/')[2]}")
 
 
 def naming(language: Language, send: Send) -> Send:
@@ -361,8 +370,7 @@ class SignIn:
             await asyncio.to_thread(access.set_language, self.db, annotator.name, form.get("language", ""))
         except UserError as error:
             return HTMLResponse(sign_in_pages.dead_end(str(error)), 400, NOT_STORED)
-        here = request.headers.get("referer", "").partition("//")[2].partition("/")[2]
-        return RedirectResponse(destination(f"/{here}"), 303)
+        return RedirectResponse(page_before(request.headers), 303)
 
     async def welcome(self, request: Request, annotator: Annotator, wanted: str = BEGINNING) -> Response:
         """Open a session and go to the wanted page."""

@@ -287,7 +287,7 @@ def description_of(db: Database, policy: Policy) -> str:
     how = others if made is None else _(form_fields.WORDS["method"][made.method])
     accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward" else None
     good = None if accuracy is None else _("right on {accuracy:.0%}").format(accuracy=accuracy)
-    state = policy.status if policy.kind == "policy" else None
+    state = policy.status_word if policy.kind == "policy" else None
     return " · ".join(filter(None, (policy.revision, how, good, state, policy.created[:10])))
 
 

@@ -23,7 +23,7 @@ from annotation.translation import N_, _, codes, spoken
 from annotation.ui import icons, stylesheet
 from annotation.web import middleware
 from annotation.web.deferred_app import BuiltApp
-from annotation.web.gradio_allowlist import Function, GradioGuard
+from annotation.web.gradio_allowlist import AccountHoldings, Function, GradioGuard
 from annotation.web.page_addresses import PageAddresses, PageHead, QuickerScripts
 from annotation.web.settings import Settings
 from annotation.web.space import Space
@@ -185,7 +185,7 @@ class ByRole:
         await self.apps[annotator.role](scope, receive, send)
 
 
-def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
+def build(context: Context, settings: Settings, uploads: Path, holdings: AccountHoldings) -> BuiltApp:
     """The pages of both roles behind their door."""
     pages: dict[Role, gr.Blocks] = {role: build_pages(context, settings.space, role) for role in ("annotator", "admin")}
     hosts = {role: hosted(blocks, settings, uploads) for role, blocks in pages.items()}
@@ -207,7 +207,7 @@ def build(context: Context, settings: Settings, uploads: Path) -> BuiltApp:
         head = Middleware(PageHead, inserted=inserted, language=spoken().attributes)
         mount.app.user_middleware += [head, Middleware(QuickerScripts)]
         apps[role] = mount.app
-    guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]))
+    guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]), holdings)
     return BuiltApp(
         PageAddresses(guard, {role: [*address.names(blocks)] for role, blocks in pages.items()}), lifespan()
     )

@@ -1,12 +1,12 @@
 """How far a policy has moved from where its training began, measured while it is trained, and when that is enough.
 
-A rule about length is learnt in eight steps, one about content asks for twenty of the same rate: no number of steps
-suits both. So training ends where the policy has moved by so much; further on, answers of the first kind are soon no
-longer the base's language for the gate (docs/benchmarks.md, the recipe). PPO's early stopping by KL (`target_kl` of the
-common implementations) is the like for one batch.
+A rule about length is learnt in a few steps, one about content asks for many of the same rate: no number of steps suits
+both. So training ends where the policy has moved by so much; further on, answers of the first kind are soon no longer
+the base's language for the gate (docs/benchmarks.md, the recipe). PPO's early stopping by KL (`target_kl` of the common
+implementations) is the like for one batch.
 
-KL of whole distributions, after the words of some of the answers that are trained on. On these a policy moves by a
-fifth more than on its own answers to other prompts.
+KL of whole distributions, at the first tokens of some of the answers that are trained on: a policy that answers shorter
+moves most where an answer begins and may end, and its own answers have no more than these.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.memory import BEGINNING_BYTES
 from rlhf.models.packing import pad
 
-# Answers, one of a comparison, and positions in them at most. A sixth of the passes of a step of four rankings of four.
-ANSWERS: Final = 8
-POSITIONS: Final = 256
+# Answers, one of a comparison, and tokens of each: a quarter of the passes of a step of four rankings of four.
+ANSWERS: Final = 16
+FIRST: Final = 12
 # Positions that meet the vocabulary at once.
 TOGETHER: Final = 32
 
@@ -34,7 +34,8 @@ TOGETHER: Final = 32
 class DriftMeter(TrainerCallback):
     """Measures from the moment it is made: before the first step, with the weights that training starts from.
 
-    Of the beginning all words' log-probabilities are kept in 16 bits, at as many positions as memory is estimated for.
+    Of the beginning all words' log-probabilities are kept in 16 bits, at as many positions as are counted in the
+    estimate of memory.
     """
 
     def __init__(self, trainer: Any, items: Sequence[Any], most: float, log: Callable[[str], None]) -> None:
@@ -57,8 +58,8 @@ class DriftMeter(TrainerCallback):
         with torch.no_grad():
             states_NH = torch.cat([self.states(part) for part in self.trainer.parts_of(self.batch)])
             head = head_of(self.trainer.model, float32=True)
-            positions = min(POSITIONS, max(1, BEGINNING_BYTES // (2 * head.weight_VH.shape[0])))
-            chosen_NH = states_NH[:: -(-len(states_NH) // positions)]
+            most = max(1, BEGINNING_BYTES // (2 * head.weight_VH.shape[0]))
+            chosen_NH = states_NH[:: -(-len(states_NH) // most)]
             for start in range(0, len(chosen_NH), TOGETHER):
                 yield head.logits(chosen_NH[start : start + TOGETHER]).log_softmax(-1)
 
@@ -79,9 +80,9 @@ class DriftMeter(TrainerCallback):
 
 
 def answers_of(items: Sequence[Any], seed: int, pad_id: int) -> dict[str, Tensor]:
-    """An answer of each of some comparisons, drawn by the seed, as a right-padded batch."""
+    """The beginning of an answer of each of some comparisons, drawn by the seed, as a right-padded batch."""
     drawn = Random(seed)
     told = [item for item in items if any(item["answers"])]
     chosen = drawn.sample(told, min(ANSWERS, len(told)))
-    answers = [(item["prompt_ids"], drawn.choice([ids for ids in item["answers"] if ids])) for item in chosen]
+    answers = [(item["prompt_ids"], drawn.choice([ids for ids in item["answers"] if ids])[:FIRST]) for item in chosen]
     return dict(zip(("input_ids", "attention_mask", "completion_mask"), pad(answers, pad_id), strict=True))

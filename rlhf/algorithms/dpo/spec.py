@@ -44,8 +44,8 @@ CURVES = (
     Curve(
         "loss",
         N_("Loss"),
-        "loss",
-        {"loss": "loss"},
+        N_("loss"),
+        {N_("loss"): "loss"},
         N_(
             "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. "
             "It should fall."
@@ -55,7 +55,7 @@ CURVES = (
         "margin",
         N_("Reward margin"),
         N_("implicit reward"),
-        {"margin": "rewards/margins", N_("chosen answer"): "rewards/chosen"},
+        {N_("margin"): "rewards/margins", N_("chosen answer"): "rewards/chosen"},
         N_(
             "Margin: how much more the new policy favours the chosen answer than the reference does; it should "
             "rise. The chosen answer's own reward should not sink far below zero."
@@ -65,7 +65,7 @@ CURVES = (
         "accuracy",
         N_("Accuracy"),
         N_("share of pairs"),
-        {"accuracy": "rewards/accuracies"},
+        {N_("accuracy"): "rewards/accuracies"},
         N_(
             "Share of the step's training pairs in which the chosen answer has the higher reward; it starts "
             "near one half and should rise. Near 1 for long means that the pairs are learnt by heart."
@@ -104,8 +104,8 @@ class DPOSpec(TrainingSpec):
     items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": LearningRate(6e-4, MEASURED),
-        "lora": LearningRate(6e-4, MEASURED),
+        "qlora": LearningRate(5e-4, MEASURED),
+        "lora": LearningRate(5e-4, MEASURED),
         "prompt": LearningRate(3e-3, N_("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, N_("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
@@ -167,9 +167,9 @@ class DPOSpec(TrainingSpec):
     epochs: PositiveInt = 3
     """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     stop_kl: NonNegativeFloat = 0.15
-    """End the training where the policy has moved this far from where it began, in nats a token, on answers that it
-    learns from; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe): at twice as much, answers
-    that have become shorter go past the gate's limit of language."""
+    """End the training where the policy has moved this far from where it began, in nats a token, at the first tokens of
+    answers that it learns from; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe): further on,
+    answers that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"

@@ -38,7 +38,7 @@ CURVES = (
         "loss",
         N_("Loss"),
         N_("nats a token"),
-        {"loss": "loss"},
+        {N_("loss"): "loss"},
         N_(
             "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; "
             "near zero means that they are learnt by heart."
@@ -121,7 +121,7 @@ class SFTSpec(TrainingSpec):
 
     def facts(self) -> Facts:
         """What it learns from."""
-        return [(_("Data"), self.source), (_("Packing"), "yes" if self.packing else "no")]
+        return [(_("Data"), self.source), (_("Packing"), _("yes") if self.packing else _("no"))]
 
     def rows(self, db: Database) -> Rows:
         """Demonstrations of its source."""

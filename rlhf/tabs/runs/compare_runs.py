@@ -139,7 +139,7 @@ def of_kinds(curve: Curve, metric: str, runs: Sequence[RunSummary]) -> Curve:
     kinds = {run.job.kind for run in runs if any(entry.get(metric) is not None for entry in run.metrics)}
     if metric != "loss" or len(kinds) == 1:
         return curve
-    return replace(curve, axis="loss", caption=_(OTHER_LOSSES))
+    return replace(curve, axis=_("loss"), caption=_(OTHER_LOSSES))
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -159,16 +159,11 @@ def figures(run: RunSummary) -> dict[str, str]:
     known = metric_curves(type(run.job.spec))
     final = final_figures(run.metrics)
     found = {
-        _("Final {lower_first}").format(lower_first=lower_first(known[name].label)): short_number(final[name])
+        _("{figure}, at the end").format(figure=known[name].label): short_number(final[name])
         for name in known
         if name in final
     }
     return found | held_out(run) | steps_made(run) | costs(run)
-
-
-def lower_first(label: str) -> str:
-    """A label within a longer one; abbreviations stay as they are."""
-    return label if label[:2].isupper() else label[:1].lower() + label[1:]
 
 
 def held_out(run: RunSummary) -> dict[str, str]:
@@ -231,5 +226,5 @@ HELD_OUT = (
 
 def order() -> tuple[str, ...]:
     """The names of all figures, in the order of the table."""
-    finals = (_("Final {lower_first}").format(lower_first=lower_first(one.label)) for _name, one in every_curve())
+    finals = (_("{figure}, at the end").format(figure=one.label) for _name, one in every_curve())
     return (*dict.fromkeys(finals), *map(_, (*HELD_OUT, STEPS, *COSTS)))

@@ -176,12 +176,12 @@ def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     elif rental.stage in ENDED_THERE:
         rented = _("{hardware} at {price} an hour, ended for {duration}")
     else:
-        rented = _("{hardware} at {price} an hour, {stage} for {duration}")
+        rented = _("{hardware} at {price} an hour, {stage} on the Hub for {duration}")
     where = [(_("On the Hub"), rental.url)] if rental.url else []
     filled = rented.format(
         hardware=job.flavor,
         price=dollars(rental.price_per_hour),
-        stage=rental.stage.lower(),
+        stage=rental.stage,
         duration=duration(rental.seconds),
     )
     return [

@@ -49,7 +49,6 @@ class Listed:
         texts = (
             f"#{job.id}",
             about(job),
-            job.status,
             _(STATUS_WORDS[job.status]),
             job.requested_by,
             self.made,

@@ -13,8 +13,16 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from annotation.records import Annotator
-from annotation.web.gradio_allowlist import MAXIMUM_EVENT, MAXIMUM_STREAMS, Function, GradioGuard, Ownership
+from annotation.web.gradio_allowlist import (
+    MAXIMUM_EVENT,
+    MAXIMUM_STREAMS,
+    AccountHoldings,
+    Function,
+    GradioGuard,
+    Ownership,
+)
 from annotation.web.middleware import ANNOTATOR_KEY
+from tests.annotation.web.conftest import Program
 
 ANN, BOB = Annotator(1, "ann", "annotator"), Annotator(2, "bob", "annotator")
 KIM, LEE = Annotator(3, "kim", "admin"), Annotator(4, "lee", "admin")
@@ -248,6 +256,23 @@ def test_one_account_can_not_have_all_streams(door: GradioGuard, gradio: Listene
     door.streams[ANN.id] -= 1
     assert ask(door, ANN, "GET", "/gradio_api/heartbeat/a") == 200
     assert door.streams[ANN.id] == MAXIMUM_STREAMS - 1
+
+
+def test_what_an_account_has_open_counts_in_all_languages_together(gradio: Listener) -> None:
+    held = AccountHoldings()
+    doors = [GradioGuard(gradio, [GREET, ADD], held) for _language in range(2)]
+    doors[0].streams[ANN.id] = MAXIMUM_STREAMS
+    assert ask(doors[1], ANN, "GET", "/gradio_api/heartbeat/page") == 429
+    assert doors[0].pages.claim("ann's", ANN.id)
+    assert not doors[1].pages.claim("ann's", ANN.id + 1)
+    assert doors[0].uploads is doors[1].uploads
+
+
+@pytest.mark.slow
+def test_the_pages_of_all_languages_count_together(program: Program) -> None:
+    other = program.asgi.state.pages.build().app.app  # type: ignore[attr-defined]  # as for another language
+    assert other is not program.door
+    assert other.streams is program.door.streams
 
 
 # ------------------------------------------------------------------------------------------------------------- files

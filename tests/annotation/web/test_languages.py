@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import gradio as gr
+import httpx
 import pytest
 
 from annotation import translation
@@ -17,8 +21,14 @@ from annotation.records import UserError
 from annotation.tabs import accounts
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, VARIABLE, Language, _, language_of, of_server, spoken
-from annotation.web import access, invitations
+from annotation.web import access, invitations, languages
+from annotation.web.deferred_app import AppOfEachLanguage
 from annotation.web.languages import preferred
+from annotation.web.middleware import SECURITY_HEADERS
+from annotation.web.settings import Settings
+from annotation.web.watches import Watches
+from rlhf.tabs.pages import language_option
+from rlhf.web_server import guarded_app
 from tests.annotation.jobs.test_lanes import WEB, Count
 from tests.annotation.web.conftest import PASSWORD, Program
 from tests.conftest import seed_comparisons
@@ -26,6 +36,7 @@ from tests.sentences import write_marked
 
 GERMAN = {"accept-language": "de-AT,de;q=0.9,en;q=0.5"}
 BROWSER = {"accept": "text/html"}
+GOOD = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=utf-8\\n"\n\nmsgid "Name"\nmsgstr "Nom"\n'
 STARTING = N_("Prefloop is starting. Its pages open here by themselves in a few seconds.")
 
 
@@ -40,6 +51,53 @@ def marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Language
     yield language_of("de")
     translation.files.cache_clear()
     translation.codes.cache_clear()
+
+
+@pytest.fixture
+def doors(db: Database, data_dir: Path) -> Callable[[str | None], httpx.AsyncClient]:
+    """Browsers of people and of strangers at the program without its pages."""
+    settings = Settings(data_dir=data_dir, workers=False)
+    no_pages = AppOfEachLanguage(Mock(side_effect=AssertionError("no page is asked for")))
+    asgi = guarded_app(db, settings, no_pages, Watches(db), None)  # type: ignore[arg-type]  # Starlette's own
+
+    def browser(name: str | None) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(asgi, raise_app_exceptions=False)
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
+        if name is not None:
+            token = access.open_session(db, access.authorise(db, name, "annotator"))
+            client.cookies.set(settings.cookie, token)
+        return client
+
+    return browser
+
+
+def test_what_fails_while_a_language_is_looked_for_has_the_security_headers(
+    doors: Callable[[str | None], httpx.AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(languages, "preferred", Mock(side_effect=RuntimeError("odd")))
+
+    async def ask() -> httpx.Response:
+        async with doors(None) as stranger:
+            return await stranger.get("/login")
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 500
+    assert {name: answer.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+
+
+@pytest.mark.parametrize(("page", "leads"), [("data?status=skipped", "?next=%2Fdata%3Fstatus%3Dskipped"), ("", "")])
+def test_whose_session_has_ended_signs_in_and_comes_back_to_the_page(
+    doors: Callable[[str | None], httpx.AsyncClient], page: str, leads: str
+) -> None:
+    async def choose() -> tuple[httpx.Response, httpx.Response]:
+        async with doors(None) as stranger:
+            form, here = {"language": "de"}, {"referer": f"http://localhost/{page}"}
+            said = await stranger.post("/language", data=form, headers=BROWSER | here)
+            return said, await stranger.post("/annotate/card", json={})
+
+    chosen, asked = asyncio.run(choose())
+    assert (chosen.status_code, chosen.headers.get("location")) == (303, f"/login{leads}")
+    assert (asked.status_code, asked.json()) == (401, {"error": "Sign in first."})
 
 
 @pytest.mark.parametrize(
@@ -69,6 +127,72 @@ def test_a_language_that_can_not_be_read_is_the_servers(
         assert language_of("xx") is of_server()
     assert language_of("gone") is of_server()
     assert [record.message for record in caplog.records if "xx.po" in record.message][1:] == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_text('msgid ""\nmsgstr "Plural-Forms: nplurals=x; plural=(n\\n"\n', "utf-8"),
+        lambda path: path.write_text('msgid ""\nmsgstr "Plural-Forms: nplurals=2; plural=n%0;\\n"\n', "utf-8"),
+        lambda path: path.write_text('msgid ""\nmsgstr "PO-Revision-Date: some day\\n"\n', "utf-8"),
+        lambda path: path.write_text('msgid ""\nmsgstr "Content-Type: text/plain; charset=nonsense\\n"\n', "utf-8"),
+        lambda path: path.write_bytes(b'msgid "a"\nmsgstr "\xff"\n'),
+        lambda path: (path.unlink(), path.mkdir()),
+        lambda path: path.unlink(),
+    ],
+    ids=["plural", "no-number", "date", "charset", "bytes", "directory", "vanished"],
+)
+def test_whatever_is_wrong_with_a_file_is_logged_once_and_mended_without_a_new_start(
+    marked: Language,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spoil: Callable[[Path], object],
+) -> None:
+    path = tmp_path / "fr.po"
+    path.write_text(GOOD, "utf-8")
+    translation.files.cache_clear()
+    translation.codes.cache_clear()
+    assert "fr" in translation.codes()
+    shutil.copy(path, tmp_path / "kept")
+    spoil(path)
+    read = Mock(wraps=translation.read)
+    monkeypatch.setattr(translation, "read", read)
+    for _time in range(3):
+        assert language_of("fr") is of_server()
+        assert translation.at_hand("fr")
+    assert [record.message for record in caplog.records if "fr.po" in record.message][1:] == []
+    assert ("fr", "fr") in accounts.languages()
+    assert len(caplog.records) == read.call_count == 1
+    if path.is_dir():
+        path.rmdir()
+    os.replace(tmp_path / "kept", path)
+    assert not translation.at_hand("fr")
+    assert language_of("fr").code == "fr"
+
+
+def test_a_language_has_the_code_of_its_files_name_whatever_stands_in_it(
+    db: Database, marked: Language, tmp_path: Path
+) -> None:
+    for name, said in (("sv", "de"), ("zh_TW", "zh_TW"), ("ar-EG", "ar"), ("my notes", "de"), ("en", "en")):
+        head = f'msgid ""\nmsgstr "Language: {said}\\nContent-Type: text/plain; charset=utf-8\\n"\n'
+        (tmp_path / f"{name}.po").write_text(f'{head}\nmsgid "Name"\nmsgstr "{name}"\n', "utf-8")
+    translation.files.cache_clear()
+    translation.codes.cache_clear()
+    assert translation.codes() == ("ar-EG", "de", "en", "sv", "zh-TW")
+    read = [language_of(code) for code in translation.codes()]
+    assert tuple(one.code for one in read) == translation.codes()
+    assert [one.name for one in read if one.code in ("sv", "en")] == ["English", "svenska"]
+    assert [one.direction for one in read] == ["rtl", "ltr", "ltr", "ltr", "ltr"]
+    taiwan, kim = read[-1], access.add_account(db, "kim", "admin", PASSWORD)
+    access.set_language(db, "kim", "zh-TW")
+    with translation.speaking(taiwan):
+        assert (access.language_used(), 'lang="zh-TW" selected' in language_option("zh-TW")) == ("zh-TW", True)
+    assert accounts.choosing(db)(kim, "kim")[2].value == "zh-TW"
+    apps = AppOfEachLanguage(Mock())
+    apps.others["zh-TW"] = apps.own
+    apps.do_without(taiwan, apps.own)
+    assert (language_of("zh-TW"), apps.others) == (of_server(), {})
 
 
 def test_what_a_thread_says_it_says_in_the_language_of_who_has_it_done(marked: Language) -> None:

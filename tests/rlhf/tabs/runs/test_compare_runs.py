@@ -109,7 +109,7 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
     second = run(2, DPOSpec(), [0.7, 0.6], result={"trainable": 9600}, check=check)
     rows = {row[0]: row[1:] for row in rows_of(compare_runs.figures_table([first, second]))}
     assert rows["Figure"] == ["1 · sft-1", "2 · dpo-2"]
-    assert rows["Final loss"] == ["1", "0.6"]
+    assert rows["Loss, at the end"] == ["1", "0.6"]
     assert rows["Held-out perplexity"] == ["1.68", "–"]
     assert rows["Held-out accuracy (check)"] == ["–", "0.75"]
     assert rows["KL to its anchor, nats a token (check)"] == ["–", "0.0712"]

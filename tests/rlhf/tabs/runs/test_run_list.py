@@ -110,7 +110,13 @@ def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database, data_d
     run_labels.set_label(db, job_id, RunLabel("Mine", ("one", "two"), "- first\n\n# second\nthird"), "kim")
     report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
     notes = "> \\- first\\\n>\n> \\# second\\\n> third"
-    for words in ("# Mine", "Tags: one, two", notes.replace("first\\", "first"), "Final loss: 0.5", '"epochs": 3'):
+    for words in (
+        "# Mine",
+        "Tags: one, two",
+        notes.replace("first\\", "first"),
+        "Loss, at the end: 0.5",
+        '"epochs": 3',
+    ):
         assert words in report
     assert "120" in report
 

@@ -336,7 +336,7 @@ def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained:
     assert overlaid.count("<polyline") == 2 * overlaid.count("<figure")
     for label in ("Loss", "Token accuracy", "Gradient norm", "Memory"):
         assert f"<figcaption>{label}<" in overlaid
-    for figure in ("Held-out perplexity", "Final loss", "Peak memory", "Size on disk"):
+    for figure in ("Held-out perplexity", "Loss, at the end", "Peak memory", "Size on disk"):
         assert f"<td>{figure}</td>" in browser.text("figures")
 
 
