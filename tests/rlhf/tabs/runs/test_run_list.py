@@ -11,6 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 from starlette.requests import Request
 
+from annotation import translation
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator, UserError
@@ -64,6 +65,10 @@ def test_the_table_links_each_run_and_says_how_many_more_there_are(monkeypatch: 
     table = run_list.runs_table(runs, "")
     for words in ('<a href="/runs/1">Zebra</a>', '<a href="/iterations/sft-1">sft-1</a>', "fast, old"):
         assert words in table
+    with translation.speaking(translation.language_of("de")):
+        german = run_list.found(run_list.listed(JOBS, LABELS, {}, AT), "gescheitert", "newest")
+        assert german, "runs are found by the word that is shown, too"
+        assert "<td>gescheitert</td>" in run_list.runs_table(german, "")
     monkeypatch.setattr(run_list, "LISTED", 1)
     assert "2 more" in run_list.runs_table(runs, "")
     assert "No run has these words." in run_list.runs_table([], "x")
