@@ -460,8 +460,14 @@ TokenNLLs = Mapping[tuple[int, int], Sequence[float]]
 
 
 def nlls_of(answers: Sequence[CheckedAnswer], scorer: str) -> TokenNLLs:
-    """Those of a policy's answers."""
-    return {(one.prompt_id, one.seed): one.token_scores[scorer] for one in answers}
+    """Those of the words of a policy's answers: where an answer ends is a matter of its length.
+
+    The end of a short answer surprises a policy that would have said more, perhaps as much as all its words.
+    """
+    return {
+        (one.prompt_id, one.seed): one.token_scores[scorer][: -1 if one.finish_reason == "stop" else None]
+        for one in answers
+    }
 
 
 def equal_length_nll_ratio(own: TokenNLLs, of_other: TokenNLLs) -> float | None:

@@ -244,8 +244,9 @@ class CheckReport:
 
 
 # 2: evidence counts prompts, and distinct-2 is compared at equal lengths. 3: so is the likelihood, and the base is what
-# the limits are against also under a policy on other whole weights.
-RULE_VERSION = 3
+# the limits are against also under a policy on other whole weights. 4: where an answer ends is no part of its
+# likelihood.
+RULE_VERSION = 4
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
 

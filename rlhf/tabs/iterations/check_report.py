@@ -407,6 +407,7 @@ EARLIER_RULES: Mapping[int | None, str] = {
         "distinct-2 and the likelihood whatever the lengths."
     ),
     2: N_("Made for the earlier rule, which compared the likelihood whatever the lengths."),
+    3: N_("Made for the earlier rule, which took the end of a short answer for words that surprise."),
 }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import gate_decisions, probe_scores
-from rlhf.evaluation.check import TokenNLLs, ask_people_instead, equal_length_nll_ratio, score
+from rlhf.evaluation.check import TokenNLLs, ask_people_instead, equal_length_nll_ratio, nlls_of, score
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule, decide, past_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
@@ -152,6 +152,32 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
     # In the report each answer weighs as much as it has tokens.
     weighted = sum(row.kl_to_ground * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_anchor"] == pytest.approx(weighted)
+
+
+def test_where_an_answer_ends_is_no_part_of_its_likelihood() -> None:
+    """The same words, after which one policy ends and the other goes on."""
+
+    def answer(tokens: Sequence[float], finish_reason: Literal["stop", "length"]) -> CheckedAnswer:
+        scores = {"nll_under_base": tuple(tokens)}
+        return CheckedAnswer(
+            prompt_id=1,
+            model_id=1,
+            text="",
+            sampling=Sampling(),
+            seed=7,
+            rendered_prompt="",
+            prompt_tokens=1,
+            tokens=len(tokens),
+            finish_reason=finish_reason,
+            token_scores=scores,
+        )
+
+    short = nlls_of([answer([1.0, 2.0, 9.0], "stop")], "nll_under_base")
+    long = nlls_of([answer([1.0, 2.0, 0.5, 0.5], "length")], "nll_under_base")
+    assert equal_length_nll_ratio(short, long) == pytest.approx(1)
+    assert equal_length_nll_ratio(long, short) == pytest.approx(1)
+    # Who says nothing at all has no words that could surprise.
+    assert equal_length_nll_ratio(nlls_of([answer([9.0], "stop")], "nll_under_base"), long) is None
 
 
 def test_likelihood_is_compared_at_equal_lengths() -> None:
