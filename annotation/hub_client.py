@@ -352,14 +352,18 @@ def ensure_repo(
         hub.api.create_repo(repo, repo_type=kind, private=private, exist_ok=True, **settings)
         is_private = bool(hub.api.repo_info(repo, repo_type=kind).private)
     if is_private != private and not (public_before and not is_private):
-        there, wanted = ("private", "public") if is_private else ("public", "private")
-        raise UserError(
-            _(
-                "{repo} is there and {there}, and this was to be {wanted}. Change that on its settings page on "
-                "the Hub, choose another name, or ask for {there}."
-            ).format(repo=repo, there=there, wanted=wanted)
-        )
+        raise UserError(_(IS_PRIVATE if is_private else IS_PUBLIC).format(repo=repo))
     return is_private
+
+
+IS_PRIVATE = N_(
+    "{repo} is there and private, and this was to be public. Change that on its settings page on the Hub, choose "
+    "another name, or ask for private."
+)
+IS_PUBLIC = N_(
+    "{repo} is there and public, and this was to be private. Change that on its settings page on the Hub, choose "
+    "another name, or ask for public."
+)
 
 
 def commit(

@@ -37,7 +37,7 @@ IN_ENGLISH = {
 # Texts of other modules that are no sentence for people, by what they are.
 NO_SENTENCES_BY_REASON = {
     "names, and what is typed as it stands": {
-        *("Hugging Face", "OWNER/NAME, or OWNER/NAME@REVISION", "SQLite {}"),
+        *("Hugging Face", "SQLite {}"),
         *("python -m rlhf --data {} run spec.json", "--extra-index-url https://download.pytorch.org/whl/cpu"),
     },
     "headers and marks of HTTP, HTML, CSS and JSON": {
@@ -303,3 +303,80 @@ def test_what_is_asked_of_the_hub_has_a_sentence_for_its_failure_with_a_gap_for_
 def gaps_of(*texts: str) -> set[str]:
     """The names of what fills in a sentence's forms."""
     return {re.split("[!:}]", gap[1:])[0] for text in texts for gap in FIELD.findall(text)}
+
+
+WORD = re.compile(r"[A-Za-z]{3,}")
+CHANGE_CASE = {"lower", "upper", "title", "capitalize", "casefold", "swapcase"}
+# Names of files, keys, variables and parts of addresses, which no language has a word for.
+FILLED_AS_IT_STANDS = {
+    *("PREFLOOP_COPIES_", "assistant", "user", "model", "directory", "adapter_config.json", "http://", "signin?token="),
+    *("max_tokens", "temperature", "column "),
+}
+
+
+def fillings(path: Path) -> Iterator[tuple[ast.keyword, list[ast.AST]]]:
+    """Each gap of a marked sentence that is filled in, with what may stand there: local names looked up."""
+    for function in ast.walk(tree_of(path)):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        local: dict[str, list[ast.AST]] = {}
+        for node in ast.walk(function):
+            for target in node.targets if isinstance(node, ast.Assign) else ():
+                names = target.elts if isinstance(target, ast.Tuple) else [target]
+                for name in (one.id for one in names if isinstance(one, ast.Name)):
+                    local.setdefault(name, []).append(node.value)
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and name_of(node) == "format" and any(calls(node.func, MARKS)):
+                for keyword in node.keywords:
+                    used = [one.id for one in ast.walk(keyword.value) if isinstance(one, ast.Name)]
+                    yield keyword, [keyword.value, *(value for name in used for value in local.get(name, ()))]
+
+
+def words_in(node: ast.AST) -> Iterator[str]:
+    """What is written in here, outside of calls and of what is compared or looked up."""
+    if isinstance(node, ast.Call | ast.Compare | ast.Subscript | ast.Dict):
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    for child in ast.iter_child_nodes(node):
+        yield from words_in(child)
+
+
+def test_no_gap_is_filled_with_an_english_word() -> None:
+    found = [
+        f"{named(path)}:{keyword.value.lineno} {keyword.arg} = {text!r}"
+        for path in marked_files()
+        for keyword, values in fillings(path)
+        for value in values
+        for text in words_in(value)
+        if WORD.search(text) and text not in NO_SENTENCES | NO_WORDS | FILLED_AS_IT_STANDS
+    ]
+    assert found == []
+
+
+def test_no_letter_of_a_translation_is_made_small_or_large() -> None:
+    """Which words begin with a capital differs between languages."""
+    said = [
+        f"{named(path)}:{call.lineno}"
+        for path in marked_files()
+        for call in changing_case(tree_of(path))
+        if any(calls(call.func, MARKS))
+    ]
+    filled = [
+        f"{named(path)}:{keyword.value.lineno} {keyword.arg}"
+        for path in marked_files()
+        for keyword, _ in fillings(path)
+        for call in changing_case(keyword.value)
+        if keyword.arg not in NOT_TRANSLATED_GAPS
+    ]
+    assert said + filled == []
+
+
+# What a library says in English, and a size.
+NOT_TRANSLATED_GAPS = {"msg", "maximum_upload"}
+
+
+def changing_case(node: ast.AST) -> Iterator[ast.Call]:
+    for one in ast.walk(node):
+        if isinstance(one, ast.Call) and name_of(one) in CHANGE_CASE:
+            yield one

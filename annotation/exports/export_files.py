@@ -30,7 +30,7 @@ from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import Annotator, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from annotation.web.middleware import ANNOTATOR_KEY
 
 DIRECTORY: Final = "exports"
@@ -132,11 +132,12 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
 
 def progress_of(told: Any) -> tuple[int, int, str]:
     """How far an export is: what is done, of how many, in words."""
-    return (
-        told["done"],
-        told["total"],
-        _("{done:,} of {total:,} {unit}").format(done=told["done"], total=told["total"], unit=told["unit"]),
-    )
+    done, total = told["done"], told["total"]
+    return done, total, _(PROGRESS[told["unit"]]).format(done=done, total=total)
+
+
+# By what an export counts.
+PROGRESS = {"rows": N_("{done:,} of {total:,} rows"), "judgements": N_("{done:,} of {total:,} judgements")}
 
 
 def file_name(request: ExportRequest) -> str:

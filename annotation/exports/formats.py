@@ -131,10 +131,10 @@ def check_request(request: ExportRequest, known: ExportContext) -> None:
         )
     if request.format == "raw" and filters != Filters():
         raise UserError(_("The raw archive holds everything, so it takes no filters. Remove them or choose a format."))
-    refuse_unknown("policy", filters.policies, known.iterations)
-    refuse_unknown("annotator", filters.annotators, known.names)
-    refuse_unknown("iteration", filters.iterations, set(known.iterations.values()))
-    refuse_unknown("source", filters.sources, SOURCES)
+    refuse_unknown(NO_POLICY, filters.policies, known.iterations)
+    refuse_unknown(NO_ANNOTATOR, filters.annotators, known.names)
+    refuse_unknown(NO_ITERATION, filters.iterations, set(known.iterations.values()))
+    refuse_unknown(NO_SOURCE, filters.sources, SOURCES)
     for day in (filters.since, filters.until):
         check_day(day)
     if filters.since and filters.until and filters.since > filters.until:
@@ -170,16 +170,18 @@ def is_licence(name: str) -> bool:
     return re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", name) is not None
 
 
-def refuse_unknown(what: str, asked: Sequence[Any], there: Any) -> None:
+NO_POLICY = N_("There is no policy '{value}' here. There is: {listed}.")
+NO_ANNOTATOR = N_("There is no annotator '{value}' here. There is: {listed}.")
+NO_ITERATION = N_("There is no iteration '{value}' here. There is: {listed}.")
+NO_SOURCE = N_("There is no source '{value}' here. There is: {listed}.")
+
+
+def refuse_unknown(sentence: str, asked: Sequence[Any], there: Any) -> None:
     """Raises UserError for the first of the asked that is not there."""
     for value in asked:
         if value not in there:
-            listed = ", ".join(str(entry) for entry in sorted(there)[:20]) or "none"
-            raise UserError(
-                _("There is no {what} '{value}' here. There is: {listed}.").format(
-                    what=what, value=value, listed=listed
-                )
-            )
+            listed = ", ".join(str(entry) for entry in sorted(there)[:20]) or _("none")
+            raise UserError(_(sentence).format(value=value, listed=listed))
 
 
 def iterations_of(models: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -122,7 +122,7 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
     by_number = {float(word): side for word, side in words.items() if word.isdecimal()}
     if (plain_name(a), plain_name(b), plain_name(column)) == ("human_ref_a", "human_ref_b", "labels"):
         by_number = {1.0: 0, 0.0: 1}  # the Stanford Human Preferences
-    names = f"'a' ('{display_name(a)}') nor 'b' ('{display_name(b)}') nor 'tie'"
+    first, second = display_name(a), display_name(b)
 
     def read(value: Any) -> ParsedVerdict:
         number = number_of(value)
@@ -133,15 +133,16 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
         if number is not None:
             raise UnusableRow(
                 column,
-                _("is {shown}: neither {names}. {format}").format(
-                    shown=shown(value), names=names, format=_(HOW_NUMBERS).format(column=column)
+                _("is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'. {format}").format(
+                    shown=shown(value), first=first, second=second, format=_(HOW_NUMBERS).format(column=column)
                 ),
             )
         if isinstance(value, bool) or not isinstance(value, str):
             raise UnusableRow(column, _("is {kind_of}, which names no winner").format(kind_of=kind_of(value)))
         found = verdict_of(value, words)
         if found is None:
-            raise UnusableRow(column, _("is {shown}: neither {names}").format(shown=shown(value), names=names))
+            said = _("is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'")
+            raise UnusableRow(column, said.format(shown=shown(value), first=first, second=second))
         return found
 
     return read

@@ -81,7 +81,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         with gr.Column(min_width=320):
             gr.Markdown(_("## Add someone"))
             name = gr.Textbox(label=_("Name"), max_length=40)
-            role = gr.Radio(list(ROLES), value="annotator", label=_("Role"))
+            role = gr.Radio([(_(role), role) for role in ROLES], value="annotator", label=_("Role"))
             password = gr.Textbox(
                 label=_("Password"),
                 type="password",
@@ -130,7 +130,7 @@ def page_of(db: Database, outcome: str = "", account: str | None = None, passwor
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
-            *(entry.name, entry.role, ", ".join(groups.get(entry.id, ())) or NOTHING, judged(entry)),
+            *(entry.name, _(entry.role), ", ".join(groups.get(entry.id, ())) or NOTHING, judged(entry)),
             *(state_of(entry), signs_in_with(entry), language_of(entry.language).name, entry.created[:10]),
         )
         for entry in everyone
@@ -202,12 +202,18 @@ def resetting(db: Database) -> Any:
     return reset
 
 
+CHANGED_ROLES = {
+    "admin": N_("{account} is admin now and has to sign in again."),
+    "annotator": N_("{account} is annotator now and has to sign in again."),
+}
+
+
 def changing_role(db: Database, role: str) -> Any:
     """The handler of "Make admin" and "Make annotator"."""
 
     def change_role(annotator: Annotator, account: str | None) -> Any:
         access.set_role(db, account or "", role)
-        said = _("{account} is {role} now and has to sign in again.").format(account=account, role=role)
+        said = _(CHANGED_ROLES[role]).format(account=account)
         on_hub = any(entry.name == account and entry.on_hub for entry in access.accounts(db))
         rules = _("With Hugging Face the Space's rules decide the role anew, at each sign-in.")
         return page_of(db, f"{said} {rules}" if on_hub else said, account)

@@ -335,6 +335,7 @@ class TrainingProgress:
         if self.checkpoint is None or not self.checkpoint.last:
             return False
         self.checkpoint.restore_weights(self.learner.weights())
+        self.learner.accelerator.wait_for_everyone()  # the first process removes it when all is stored
         self.run.report(self.checkpoint.step, self.checkpoint.step, {}, _("training"))
         return True
 

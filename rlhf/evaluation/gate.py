@@ -697,7 +697,10 @@ LIMITS = (
         N_("Whether its answers are still language."),
     ),
     MetricLimit(
-        "Distinct-2, ratio", "distinct_ratio", "distinct_ratio_least", N_("Whether its answers repeat themselves.")
+        N_("Distinct-2, ratio"),
+        "distinct_ratio",
+        "distinct_ratio_least",
+        N_("Whether its answers repeat themselves."),
     ),
     MetricLimit(
         N_("Answers cut off, more than its anchor's"),

@@ -72,7 +72,9 @@ class Curve:
     def in_words(self) -> Curve:
         """The same plot as a person reads it, in their language."""
         series = {_(name): metric for name, metric in self.series.items()}
-        return replace(self, label=_(self.label), axis=_(self.axis), series=series, caption=_(self.caption))
+        reference = None if self.reference is None else (self.reference[0], _(self.reference[1]))
+        label, axis, caption = _(self.label), _(self.axis), _(self.caption)
+        return replace(self, label=label, axis=axis, series=series, caption=caption, reference=reference)
 
 
 # --------------------------------------------------------------------------------------------------------------- rows

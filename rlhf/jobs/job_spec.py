@@ -171,14 +171,14 @@ class TrainingSpec(JobSpec):
     snapshot: str = ""
     """sha256 of the frozen data; empty: freeze the data as it is when the job is made."""
     parent: str = "serving"
-    """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
-    trained or merged weights carry a new adapter."""
+    """Revision to start from: 'base', 'serving' or another revision. An adapter is continued, and what is
+    left at its default of rank, alpha, layers and tokens is as there; whole weights carry a new adapter."""
     seed: NonNegativeInt = 0
     """Seeds fresh weights and the data order."""
     method: Method = "auto"
     """What is trained: 'qlora' low-rank adapters on the base in 4 bits (Dettmers et al. 2023), 'lora' the same on the
-    base in 16 or 32 bits (Hu et al. 2022), 'auto' the one of the two that fits the parent's
-    weights, 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every weight."""
+    base in 16 or 32 bits (Hu et al. 2022), 'prompt' virtual tokens before the prompt (Lester et al. 2021), 'full' every
+    weight, 'auto' what the parent's adapter is, else of the first two the one that fits its weights."""
     precision: Precision = "auto"
     """What is computed in, and for LoRA and prompt tuning also what the frozen weights are held in: bf16, fp32, or
     'auto' for the parent's, and where that is 4 bits for bf16 if the processor has it. What is trained is always held
@@ -239,7 +239,8 @@ class TrainingSpec(JobSpec):
     def pace_fact(self) -> tuple[str, str]:
         """How much it works through, in how large steps, for the page."""
         step = self.batch_size * self.accumulated() * self.processes
-        return _("Epochs · {items} a step").format(items=_(self.items)), f"{self.epochs} · {step}"
+        epochs = _("at most {epochs}").format(epochs=self.epochs) if self.ends_early() else str(self.epochs)
+        return _("Epochs · {items} a step").format(items=_(self.items)), f"{epochs} · {step}"
 
     def default_notes(self) -> list[str]:
         """What those of its own settings stand for that are left to a default, with the source."""
@@ -253,6 +254,10 @@ class TrainingSpec(JobSpec):
     def ends_early(self) -> bool:
         """Whether it may be over before its last step."""
         return False
+
+    def ended_early(self, final: Mapping[str, Any]) -> str:
+        """Why it was over after the step that reported `final`, in a clause; empty where it was the last."""
+        return ""
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Values to compare with, and their names, by the name of the curve that they are drawn in."""

@@ -49,7 +49,7 @@ class JudgeSpec(JobSpec):
     def facts(self) -> Facts:
         """Who judges what."""
         judged = {"open": _("open comparisons"), "judged": _("what people have judged"), "candidate": self.candidate}
-        return [(_("Judge"), self.judge), (_("Judges"), judged[self.scope]), (_("At most"), str(self.comparisons))]
+        return [(_("Judge"), self.judge), (_("It judges"), judged[self.scope]), (_("At most"), str(self.comparisons))]
 
     def depends_on(self) -> tuple[str, ...]:
         """The candidate whose comparisons are judged."""

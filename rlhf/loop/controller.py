@@ -336,7 +336,7 @@ def automatic_spec(db: Database, step: Step, kind: type[TrainingSpec]) -> Traini
     if step.action == "train the reward model":
         return reward_kind()(parent=registry.ground(db, serving).revision).on_weights(serving.weights)
     scored_by: dict[str, Any] = dict.fromkeys(kind.lists, step.subject)
-    return replace(kind(**scored_by), **preconditions.shape_of(db, serving)).on_weights(serving.weights)
+    return preconditions.on_parent(db, kind(**scored_by), serving)
 
 
 def automatic_problems(db: Database) -> list[str]:

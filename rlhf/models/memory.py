@@ -58,6 +58,8 @@ DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
 # meet the vocabulary at once (rlhf.models.log_probabilities.CHUNK, which can't be imported without torch).
 LOGIT_BYTES, LOGIT_POSITIONS = 14, 512
+# What is kept at most of where a run began, to measure how far its policy moves.
+BEGINNING_BYTES = 64_000_000
 # A batch is computed in packed rows of about so many tokens (rlhf.models.hidden_states.ROW_TOKENS), on a processor
 # and on a GPU.
 ROW_TOKENS, ROW_TOKENS_GPU = 1024, 4096
@@ -334,31 +336,36 @@ def beside_activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, loa
     trained = parameters(shapes, spec, load.reward).trainable
     per_state = ADAMW_8BIT_BYTES if spec.optimiser == "adamw-8bit" else ADAMW_BYTES
     return [
-        Component(_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself")),
+        Component(N_("Libraries"), LIBRARIES, _("Python, torch and what a process keeps for itself")),
         frozen_weights(shapes, spec, precision),
-        Component(_("Trained weights"), trained * FP32_BYTES, _("{trained:,} in 32 bits").format(trained=trained)),
+        Component(N_("Trained weights"), trained * FP32_BYTES, _("{trained:,} in 32 bits").format(trained=trained)),
         reward_model(shapes, spec, load),
         copies(shapes, spec, precision),
-        Component(_("Gradients"), trained * FP32_BYTES, _("one for each trained weight, in 32 bits")),
+        Component(N_("Gradients"), trained * FP32_BYTES, _("one for each trained weight, in 32 bits")),
         Component(
-            _("Optimiser state"),
+            N_("Optimiser state"),
             trained * per_state,
             _("{per_state:g} bytes for each trained weight").format(per_state=per_state),
         ),
         logits(shapes, spec, load),
+        Component(
+            _("Where it began"),
+            BEGINNING_BYTES if spec.ends_early() else 0,
+            _("at most, to measure how far the policy moves"),
+        ),
     ]
 
 
 def reward_model(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     """The reward model beside the policy that is trained against it."""
     weights = adapter_parameters(shapes, load.reward or spec) if "reward model" in spec.beside else 0
-    return Component(_("Reward model"), weights * FP32_BYTES, _("an adapter on the same base, in 32 bits"))
+    return Component(N_("Reward model"), weights * FP32_BYTES, _("an adapter on the same base, in 32 bits"))
 
 
 def copies(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
     """The copy of the weights in 16 bits that full fine-tuning computes with."""
     size = shapes.total * 2 if spec.method == "full" and precision == "bf16" else 0
-    return Component(_("Weights in 16 bits"), size, _("the copy that is computed with"))
+    return Component(N_("Weights in 16 bits"), size, _("the copy that is computed with"))
 
 
 def precision_of(spec: TrainingSpec, machine: Machine) -> str:
@@ -369,13 +376,13 @@ def precision_of(spec: TrainingSpec, machine: Machine) -> str:
 def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Component:
     """The base under an adapter, in the precision that it is held in."""
     if spec.method == "full":
-        return Component(_("Frozen weights"), 0, "")
+        return Component(N_("Frozen weights"), 0, "")
     width = 2 if precision == "bf16" else FP32_BYTES
     if shapes.stored:
-        return Component(_("Frozen weights"), shapes.stored, _("as they are stored, quantised"))
+        return Component(N_("Frozen weights"), shapes.stored, _("as they are stored, quantised"))
     if spec.method != "qlora":
         return Component(
-            _("Frozen weights"),
+            N_("Frozen weights"),
             shapes.total * width,
             _("{total:,} in {width} bits").format(total=shapes.total, width=8 * width),
         )
@@ -384,7 +391,7 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
     why = _("{packed:,} in 4 bits, the embeddings ({rest:,}) in {width}").format(
         packed=packed, rest=rest, width=8 * width
     )
-    return Component(_("Frozen weights"), packed * NF4_BYTES + rest * width, why)
+    return Component(N_("Frozen weights"), packed * NF4_BYTES + rest * width, why)
 
 
 def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> Component:
@@ -399,8 +406,8 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Work
         drawn = spec.drawn_together * spec.batch_size
         cache = drawn * spec.max_length * shapes.layers * 2 * shapes.key_value * width
         if cache > size:
-            return Component(_(CACHE), cache, _("{drawn} answers drawn together").format(drawn=drawn))
-    return Component(_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
+            return Component(CACHE, cache, _("{drawn} answers drawn together").format(drawn=drawn))
+    return Component(N_("Activations"), size, _("up to {tokens:,} tokens in a forward pass").format(tokens=tokens))
 
 
 def bytes_per_token(shapes: Shapes, spec: TrainingSpec, machine: Machine, tokens: int, item: int) -> float:
@@ -470,7 +477,7 @@ def logits(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     why = _("{positions} positions at a time, {vocabulary:,} tokens in the vocabulary").format(
         positions=positions, vocabulary=shapes.vocabulary
     )
-    return Component(_("Scores of the vocabulary"), positions * shapes.vocabulary * LOGIT_BYTES, why)
+    return Component(N_("Scores of the vocabulary"), positions * shapes.vocabulary * LOGIT_BYTES, why)
 
 
 @dataclass(frozen=True)
@@ -511,23 +518,28 @@ ON_PROCESSOR = (
 
 def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
     """The settings that the largest component depends on, with what they are now."""
-    largest = max((entry for entry in components if entry.name != _("Libraries")), key=lambda entry: entry.size)
-    weights = (_("Frozen weights"), _("Trained weights"), _("Weights in 16 bits"), _("Gradients"), _("Optimiser state"))
-    if largest.name == _(CACHE):
+    largest = max((entry for entry in components if entry.name != "Libraries"), key=lambda entry: entry.size)
+    weights = (
+        N_("Frozen weights"),
+        N_("Trained weights"),
+        N_("Weights in 16 bits"),
+        N_("Gradients"),
+        N_("Optimiser state"),
+    )
+    if largest.name == CACHE:
         return _(
             "Most of it is the answers that are drawn together: lower batch_size ({batch}) or max_length ({length})."
         ).format(batch=spec.batch_size, length=spec.max_length)
     if largest.name not in weights:
-        lower = _("Most of it is {largest}: lower max_length ({length}).")
+        lower = _("Most of it is for: {largest}. Lower max_length ({length}).")
         if spec.batch_size > 1:
-            lower = _("Most of it is {largest}: lower batch_size ({batch}) or max_length ({length}).")
+            lower = _("Most of it is for: {largest}. Lower batch_size ({batch}) or max_length ({length}).")
         if spec.batch_size > 1 and hasattr(spec, "accumulation"):
             lower = _(
-                "Most of it is {largest}: lower batch_size ({batch}) or max_length ({length}) and raise accumulation "
-                "as "
-                "much."
+                "Most of it is for: {largest}. Lower batch_size ({batch}) or max_length ({length}), and raise "
+                "accumulation as much."
             )
-        return lower.format(largest=largest.name.lower(), batch=spec.batch_size, length=spec.max_length)
+        return lower.format(largest=_(largest.name), batch=spec.batch_size, length=spec.max_length)
     if spec.method == "full":
         return _(
             "Most of it is the weights with their gradients and optimiser: train an adapter (lora or qlora) instead."

@@ -90,9 +90,12 @@ def freeze(db: Database, data_dir: Path, spec: JobSpec, here: bool = True) -> Jo
 
 
 def freeze_training(db: Database, data_dir: Path, spec: Training, here: bool = True) -> Training:
-    """The spec with its parent's revision, its method, its learning rate and its data's sha256. Raises UserError."""
+    """The spec with its parent's revision and shape, its method, its learning rate and its data's sha256.
+
+    Raises UserError.
+    """
     base, parent = registry.by_revision(db, "base"), registry.by_revision(db, spec.parent)
-    spec = with_defaults(spec.on_weights(parent.weights))
+    spec = with_defaults(preconditions.on_parent(db, spec, parent))
     for sentence in preconditions.check(db, spec, here):
         raise UserError(sentence)
     spec = replace(spec, parent=parent.revision, model=base.base)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from annotation.records import UserError
 from annotation.translation import N_, _
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
-from rlhf.jobs.job_spec import ATTENTION, TrainingSpec
+from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.models.registry import Policy
@@ -28,7 +30,7 @@ def check(db: Database, spec: TrainingSpec, here: bool = True) -> list[str]:
     found: list[str] = []
     try:
         parent = registry.by_revision(db, spec.parent)
-        spec = spec.on_weights(parent.weights)
+        spec = on_parent(db, spec, parent)
         found += parent_problem(db, spec, parent) or ground_problem(db, spec, parent)
         found += spec.refusals(db)
     except UserError as error:
@@ -193,6 +195,7 @@ SHAPE = {
     "lora": ("method", "lora_r", "lora_alpha", "lora_targets", "lora_layers", "dora", "rslora", "lora_init"),
     "prompt": ("method", "virtual_tokens"),
 }
+SHAPED = tuple(dict.fromkeys(name for names in SHAPE.values() for name in names))
 
 
 def trained_as(db: Database, policy: Policy) -> TrainingSpec | None:
@@ -223,6 +226,39 @@ def shape_of(db: Database, policy: Policy) -> dict[str, Any]:
         "rslora": bool(config.get("use_rslora")),
         "lora_init": "default",
     }
+
+
+def on_parent(db: Database, spec: Training, parent: Policy) -> Training:
+    """The spec with what it leaves to its parent: method, precision and, of an adapter to continue, the shape.
+
+    What stands at the default is left. Nothing is taken of an adapter that can't be continued, or read: `check` says
+    why.
+    """
+    made, shape = trained_as(db, parent), {}
+    if parent.kind == ("reward" if spec.makes == "reward" else "policy") and (
+        made is None or made.lora_init != "pissa"
+    ):
+        with suppress(UserError):
+            shape = shape_of(db, parent)
+    if spec.method == "auto" and parent.form == "prompt" and "prompt" in spec.methods:
+        spec = replace(spec, method="prompt")
+    spec = spec.on_weights(parent.weights)
+    if parent.form != ("prompt" if spec.method == "prompt" else "lora") or spec.method == "full":
+        return spec
+    default = type(spec)()
+    left = {name: value for name, value in shape.items() if getattr(spec, name) == getattr(default, name)}
+    if not left.keys() >= TOGETHER:
+        left = {name: value for name, value in left.items() if name not in TOGETHER}
+    return replace(spec, **{name: value for name, value in left.items() if meant(value, getattr(default, name))})
+
+
+# Which layers have an adapter is said by two fields.
+TOGETHER = {"lora_targets", "lora_layers"}
+
+
+def meant(value: Any, default: Any) -> bool:
+    """Whether a setting of an adapter's configuration, which may come from elsewhere, can be one of a spec."""
+    return type(value) is type(default) and (not isinstance(value, int) or isinstance(value, bool) or value > 0)
 
 
 # Rank and alpha of an adapter whose configuration says nothing of them.

@@ -68,6 +68,8 @@ class CostEstimate:
     """Jobs that run or wait before it."""
     longest: int
     """Tokens of the longest item, which the memory is estimated with; 0 where nobody has looked for it."""
+    ends_early: bool = False
+    """Whether it may be over before its last step."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class Preflight:
             spec.steps_word,
             len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
             longest,
+            spec.ends_early(),
         )
 
     def shapes(self, spec: TrainingSpec) -> Shapes:
@@ -222,8 +225,8 @@ def rest_after(began: float, ended: float) -> float:
 def resolved(db: Database, spec: Training) -> Training:
     """The spec with its parent's revision and what it leaves to its method, as it will be queued."""
     parent = registry.serving(db).revision if spec.parent == "serving" else spec.parent
-    held = next((policy.weights for policy in registry.all_policies(db) if policy.revision == parent), None)
-    return replace((spec if held is None else spec.on_weights(held)).filled(), parent=parent)
+    known = next((policy for policy in registry.all_policies(db) if policy.revision == parent), None)
+    return replace((spec if known is None else preconditions.on_parent(db, spec, known)).filled(), parent=parent)
 
 
 def shortage(spec: TrainingSpec, found: TrainingPreview) -> list[str]:
@@ -284,8 +287,17 @@ def description_of(db: Database, policy: Policy) -> str:
     how = others if made is None else _(form_fields.WORDS["method"][made.method])
     accuracy = preconditions.accuracy_of(db, policy) if policy.kind == "reward" else None
     good = None if accuracy is None else _("right on {accuracy:.0%}").format(accuracy=accuracy)
-    state = policy.status if policy.kind == "policy" else None
+    state = policy.status_word if policy.kind == "policy" else None
     return " · ".join(filter(None, (policy.revision, how, good, state, policy.created[:10])))
+
+
+def adapter_fields(db: Database, form: Form, parent: Any) -> dict[str, Any]:
+    """What a form's fields of the adapter are to say unless somebody wants another: the parent's own, if it is gone on
+    from, else the defaults."""
+    asked = form.spec_type(**{**form.layout.fixed, "parent": parent if isinstance(parent, str) else ""})
+    spec = resolved(db, asked)
+    shape = {name: getattr(spec, name) for name in preconditions.SHAPED if name in form.names}
+    return shape | ({"method": "prompt" if spec.method == "prompt" else asked.method} if "method" in shape else {})
 
 
 def continuing(db: Database, revision: str) -> tuple[Form, dict[str, Any]]:

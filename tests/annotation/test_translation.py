@@ -181,13 +181,13 @@ SHOWN = ("label", "info", "placeholder", "headers", "html_template")
 # Of other components the value is what somebody has chosen or written.
 SAYING = ("markdown", "html", "button")
 # What no translation says otherwise: names, what is typed as it stands, and rows of the database.
-# What is stored is said as it was stored: the project's reasons, the rubric, policies and how they stand.
+# What is stored is said as it was stored: the project's reasons, the rubric, policies. States are what a handler keeps.
 DATA = re.compile(
-    r"(ann|eve) ·|(ann|eve)  admin|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?(serving)?|serving|"
-    r"\d+ Infinity|"
+    r"(ann|eve) ·|(ann|eve)(?= +–)|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?|"
+    r"\d+ Infinity|Looked\(.*\)|"
     r'\[\d+, "(step|replace)", "[^"]*"\]|'
     r"English|Deutsch|Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
-    r"OWNER/NAME(-copies|@REVISION|, or )*|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
+    r"OWNER/NAME(-copies)?|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
     r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}|\{\{value\}\}",
     re.DOTALL,
 )

@@ -1,75 +1,88 @@
 """How far a policy has moved from where its training began, measured while it is trained, and when that is enough.
 
-A rule about length is learnt in eight steps, one about content asks for twenty of the same rate: no number of steps
-suits both. So training ends where the policy has moved by so much; further on, answers of the first kind are soon no
-longer the base's language for the gate (docs/benchmarks.md, the recipe). PPO's early stopping by KL (`target_kl` of the
-common implementations) is the like for one batch.
+A rule about length is learnt in a few steps, one about content asks for many of the same rate: no number of steps suits
+both. So training ends where the policy has moved by so much; further on, answers of the first kind are soon no longer
+the base's language for the gate (docs/benchmarks.md, the recipe). PPO's early stopping by KL (`target_kl` of the common
+implementations) is the like for one batch.
 
-KL of whole distributions, after the words of some of the answers that are trained on. On these a policy moves by a
-fifth more than on its own answers to other prompts.
+KL of whole distributions, at the first tokens of some of the answers that are trained on: a policy that answers shorter
+moves most where an answer begins and may end, and its own answers have no more than these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from rlhf.algorithms.trainer import mean_of_processes
 from rlhf.models.hidden_states import completions, head_of
+from rlhf.models.memory import BEGINNING_BYTES
 from rlhf.models.packing import pad
 
-# Answers, one of a comparison: a sixth of the passes of a step of four rankings of four. Positions in them at most: of
-# each the whole vocabulary is kept in 16 bits, 25 MB at 49,000 words, 134 MB at 262,000.
-ANSWERS: Final = 8
-POSITIONS: Final = 256
+# Answers, one of a comparison, and tokens of each: a quarter of the passes of a step of four rankings of four.
+ANSWERS: Final = 16
+FIRST: Final = 12
+# Positions that meet the vocabulary at once.
+TOGETHER: Final = 32
 
 
-@dataclass
-class DriftMeter:
-    """Measures from the moment it is made: before the first step, with the weights that training starts from."""
+class DriftMeter(TrainerCallback):
+    """Measures from the moment it is made: before the first step, with the weights that training starts from.
 
-    trainer: Any
-    items: Sequence[Any]
-    log: Callable[[str], None]
-    """Writes to the run's log."""
-    beginning_NV: Tensor = field(init=False)
+    Of the beginning all words' log-probabilities are kept in 16 bits, at as many positions as are counted in the
+    estimate of memory.
+    """
 
-    def __post_init__(self) -> None:
-        self.batch = answers_of(self.items, self.trainer.spec.seed, self.trainer.processing_class.pad_token_id)
-        self.beginning_NV = self.logps().to(torch.float16)
+    def __init__(self, trainer: Any, items: Sequence[Any], most: float, log: Callable[[str], None]) -> None:
+        self.trainer, self.most, self.log = trainer, most, log
+        self.batch = answers_of(items, trainer.spec.seed, trainer.processing_class.pad_token_id)
+        self.moved = 0.0
+        self.beginning = [part_NV.to(torch.float16) for part_NV in self.logps()]
 
-    @torch.no_grad()
-    def logps(self) -> Tensor:
-        """Log-probabilities of all words at N positions of the answers, (N, V)."""
-        model, device = self.trainer.model, self.trainer.accelerator.device
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.moved, step, steps = self.kl(), state.global_step, state.max_steps
+        if self.moved >= self.most and step < steps:
+            self.log(
+                f"ends after step {step} of {steps}: {self.moved:.2f} nats a token from where it began "
+                f"(stop_kl {self.most:g})"
+            )
+            control.should_training_stop = True
+
+    def logps(self) -> Iterator[Tensor]:
+        """Log-probabilities of all words at positions of the answers, (N, V), some positions at a time."""
+        with torch.no_grad():
+            states_NH = torch.cat([self.states(part) for part in self.trainer.parts_of(self.batch)])
+            head = head_of(self.trainer.model, float32=True)
+            most = max(1, BEGINNING_BYTES // (2 * head.weight_VH.shape[0]))
+            chosen_NH = states_NH[:: -(-len(states_NH) // most)]
+            for start in range(0, len(chosen_NH), TOGETHER):
+                yield head.logits(chosen_NH[start : start + TOGETHER]).log_softmax(-1)
+
+    def states(self, part: Mapping[str, Tensor]) -> Tensor:
+        """The last hidden states of a part of the answers, (N, H)."""
+        names, device = ("input_ids", "attention_mask", "completion_mask"), self.trainer.accelerator.device
+        ids_BT, attention_BT, completion_BT = (part[name].to(device) for name in names)
         with self.trainer.accelerator.autocast():
-            ids_BT, attention_BT, completion_BT = (part.to(device) for part in self.batch)
-            states_NH = completions(model, ids_BT, attention_BT, completion_BT).before_NH
-        every = -(-len(states_NH) // POSITIONS)
-        return head_of(model, float32=True).logits(states_NH[::every]).log_softmax(-1)
+            return completions(self.trainer.model, ids_BT, attention_BT, completion_BT).before_NH
 
     def kl(self) -> float:
         """Nats a token from the beginning to now; the same in all processes, which must all ask."""
-        now_NV = self.logps()
-        kl = (now_NV.exp() * (now_NV - self.beginning_NV.float())).sum(-1).mean()
-        return mean_of_processes(self.trainer.accelerator, float(kl))
-
-    def enough(self, kl: float, step: int, steps: int) -> bool:
-        """Whether that is as far as the policy is to move."""
-        most = self.trainer.spec.stop_kl
-        if kl >= most and step < steps:
-            self.log(f"ends after step {step} of {steps}: {kl:.2f} nats a token from where it began (stop_kl {most:g})")
-        return bool(kl >= most)
+        kls = [
+            (now_NV.exp() * (now_NV - then_NV.float())).sum(-1)
+            for now_NV, then_NV in zip(self.logps(), self.beginning, strict=True)
+        ]
+        return mean_of_processes(self.trainer.accelerator, float(torch.cat(kls).mean()))
 
 
-def answers_of(items: Sequence[Any], seed: int, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """An answer of each of some comparisons, drawn by the seed, as a right-padded batch."""
+def answers_of(items: Sequence[Any], seed: int, pad_id: int) -> dict[str, Tensor]:
+    """The beginning of an answer of each of some comparisons, drawn by the seed, as a right-padded batch."""
     drawn = Random(seed)
     told = [item for item in items if any(item["answers"])]
     chosen = drawn.sample(told, min(ANSWERS, len(told)))
-    return pad([(item["prompt_ids"], drawn.choice([ids for ids in item["answers"] if ids])) for item in chosen], pad_id)
+    answers = [(item["prompt_ids"], drawn.choice([ids for ids in item["answers"] if ids])[:FIRST]) for item in chosen]
+    return dict(zip(("input_ids", "attention_mask", "completion_mask"), pad(answers, pad_id), strict=True))

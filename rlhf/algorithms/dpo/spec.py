@@ -10,6 +10,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
 from annotation.translation import N_, _
+from annotation.ui.formatting import short_number
 from annotation.validation import NonNegativeFloat, PositiveInt
 from rlhf.algorithms.pair_facts import pair_facts, ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
@@ -43,8 +44,8 @@ CURVES = (
     Curve(
         "loss",
         N_("Loss"),
-        "loss",
-        {"loss": "loss"},
+        N_("loss"),
+        {N_("loss"): "loss"},
         N_(
             "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. "
             "It should fall."
@@ -54,7 +55,7 @@ CURVES = (
         "margin",
         N_("Reward margin"),
         N_("implicit reward"),
-        {"margin": "rewards/margins", N_("chosen answer"): "rewards/chosen"},
+        {N_("margin"): "rewards/margins", N_("chosen answer"): "rewards/chosen"},
         N_(
             "Margin: how much more the new policy favours the chosen answer than the reference does; it should "
             "rise. The chosen answer's own reward should not sink far below zero."
@@ -64,7 +65,7 @@ CURVES = (
         "accuracy",
         N_("Accuracy"),
         N_("share of pairs"),
-        {"accuracy": "rewards/accuracies"},
+        {N_("accuracy"): "rewards/accuracies"},
         N_(
             "Share of the step's training pairs in which the chosen answer has the higher reward; it starts "
             "near one half and should rise. Near 1 for long means that the pairs are learnt by heart."
@@ -77,8 +78,8 @@ CURVES = (
         N_("nats a token"),
         {"KL": "kl"},
         N_(
-            "How far the policy has moved from where this run began, on answers that it learns from. It ends early "
-            "where that is enough."
+            "How far the policy has moved from where this run began, on answers that it learns from. With a dashed "
+            "line, training ends where that is reached."
         ),
     ),
 )
@@ -103,8 +104,8 @@ class DPOSpec(TrainingSpec):
     items: ClassVar = N_("comparisons")
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": LearningRate(6e-4, MEASURED),
-        "lora": LearningRate(6e-4, MEASURED),
+        "qlora": LearningRate(5e-4, MEASURED),
+        "lora": LearningRate(5e-4, MEASURED),
         "prompt": LearningRate(3e-3, N_("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, N_("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
@@ -166,9 +167,9 @@ class DPOSpec(TrainingSpec):
     epochs: PositiveInt = 3
     """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     stop_kl: NonNegativeFloat = 0.15
-    """End the training where the policy has moved this far from where it began, in nats a token, on answers that it
-    learns from; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe): at twice as much, answers
-    that have become shorter go past the gate's limit of language."""
+    """End the training where the policy has moved this far from where it began, in nats a token, at the first tokens of
+    answers that it learns from; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe): further on,
+    answers that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: Noise = "ignore"
@@ -251,10 +252,22 @@ class DPOSpec(TrainingSpec):
         """Where the policy has moved far enough."""
         return self.stop_kl > 0
 
+    def ended_early(self, final: Mapping[str, Any]) -> str:
+        """How far the policy had moved, where that was enough."""
+        moved = final.get("kl")
+        if not self.stop_kl or moved is None or moved < self.stop_kl:
+            return ""
+        return _("the policy had moved {moved} nats a token, and {enough} was enough").format(
+            moved=short_number(moved), enough=short_number(self.stop_kl)
+        )
+
     def references(self) -> Mapping[str, tuple[float, str]]:
-        """Where the plain loss starts."""
+        """Where the plain loss starts, and where the policy has moved far enough."""
         plain = self.loss == "sigmoid" and not self.sft_weight and not self.offset
-        return {"loss": (0.693, _("0.69: no preference"))} if plain else {}
+        found = {"loss": (0.693, _("0.69: no preference"))} if plain else {}
+        if self.stop_kl:
+            found["drift"] = (self.stop_kl, _("{stop_kl}: enough").format(stop_kl=short_number(self.stop_kl)))
+        return found
 
     def implicit_reference(self) -> Reference:
         """What its loss compares the policy with."""

@@ -24,6 +24,7 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -115,8 +116,9 @@ def build_trainer(
     trainer.start_from(start if parents else replace(start, adapter=None))
     trainer.train_dataset = with_reference(trainer, parents, reference_of(trainer, start, parents, run), run)
     trainer.start_from(start)
-    if run is not None and not run.measured_steps and spec.stop_kl:
-        trainer.drift = DriftMeter(trainer, items, run.log)
+    if run is not None and spec.stop_kl:  # while measuring, for the time that it takes
+        trainer.drift = DriftMeter(trainer, items, math.inf if run.measured_steps else spec.stop_kl, run.log)
+        trainer.add_callback(trainer.drift)
     return trainer
 
 
@@ -127,12 +129,9 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
     """What measures how far the policy has moved; None where nothing depends on it."""
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
-        """What TRL says of a step, how far the policy has moved by then, and whether that is enough."""
-        if self.drift is not None and "loss" in logs:
-            kl = self.drift.kl()
-            logs = {**logs, "kl": kl}
-            self.control.should_training_stop |= self.drift.enough(kl, self.state.global_step, self.state.max_steps)
-        super().log(logs, *arguments, **keywords)
+        """What TRL says of a step, and how far the policy has moved by then."""
+        moved = {"kl": self.drift.moved} if self.drift is not None and "loss" in logs else {}
+        super().log({**logs, **moved}, *arguments, **keywords)
 
     def items_in(self, batch: Any) -> Tensor:
         """Bits that are decided, one for a pair, and tokens of the better answers, (2,)."""

@@ -43,7 +43,7 @@ CURVES = (
         "reward",
         N_("Reward"),
         N_("reward of an answer"),
-        {"reward": "reward"},
+        {N_("reward"): "reward"},
         N_(
             "What the reward model gives the round's answers, before the KL penalty. It should rise; read the "
             "samples, because a policy can learn to please the model without being better."
@@ -63,7 +63,7 @@ CURVES = (
         "entropy",
         N_("Entropy"),
         N_("nats a token"),
-        {"entropy": "entropy"},
+        {N_("entropy"): "entropy"},
         N_(
             "How undecided the policy is about the next token. A slow fall is learning; near zero it says one thing "
             "only."
@@ -80,7 +80,7 @@ CURVES = (
         "length",
         N_("Length"),
         N_("tokens an answer"),
-        {"length": "length"},
+        {N_("length"): "length"},
         N_(
             "Mean length of the round's answers. A climb together with the reward often means that length is "
             "what the reward model likes."
@@ -89,7 +89,7 @@ CURVES = (
     Curve(
         "policy-loss",
         N_("Policy loss"),
-        "advantage",
+        N_("advantage"),
         {N_("policy loss"): "loss/policy"},
         N_(
             "The clipped objective, with its sign turned. It hovers about zero in a healthy run and tells "
@@ -99,8 +99,8 @@ CURVES = (
     Curve(
         "shares",
         N_("Ended, and clipped"),
-        "share",
-        {N_("ended by themselves"): "ended_share", "clipped": "clip_share"},
+        N_("share"),
+        {N_("ended by themselves"): "ended_share", N_("clipped"): "clip_share"},
         N_(
             "Share of answers that ended before the limit, which should be high; and share of tokens at which "
             "the clip held the policy back: above about 0.3 the steps are too large."
@@ -111,7 +111,7 @@ CURVES = (
         "explained",
         N_("Explained by the critic"),
         N_("share of variance"),
-        {"explained": "value_explained"},
+        {N_("explained"): "value_explained"},
         N_(
             "How much of the returns' variance the critic foresees: 1 is all, 0 no more than their mean, below "
             "zero worse than that (drawn down to -1)."
@@ -122,7 +122,7 @@ CURVES = (
         "coefficient",
         N_("KL penalty"),
         N_("reward for a nat"),
-        {"penalty": "kl_coefficient"},
+        {N_("penalty"): "kl_coefficient"},
         N_("What a nat of KL costs now. The adaptive penalty rises while the KL is above its target."),
     ),
 )

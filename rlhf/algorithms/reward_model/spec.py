@@ -36,7 +36,7 @@ CURVES = (
         "loss",
         N_("Loss"),
         N_("nats a pair"),
-        {"loss": "loss"},
+        {N_("loss"): "loss"},
         N_(
             "What training minimises: 0.69 at the start, when it can't tell the answers apart; more with a "
             "margin. It should fall."
@@ -46,7 +46,7 @@ CURVES = (
         "accuracy",
         N_("Accuracy"),
         N_("share of pairs"),
-        {"accuracy": "accuracy"},
+        {N_("accuracy"): "accuracy"},
         N_(
             "Share of the step's pairs in which the answer that people chose gets the higher reward; one half "
             "is a coin. Its quality, shown when it is done, is on pairs that it was not trained on."
@@ -56,14 +56,14 @@ CURVES = (
     Curve(
         "margin",
         N_("Reward margin"),
-        "reward",
-        {"margin": "margin"},
+        N_("reward"),
+        {N_("margin"): "margin"},
         N_("How much more reward the chosen answer gets than the rejected one; it should rise from zero."),
     ),
     Curve(
         "score",
         N_("Mean reward"),
-        "reward",
+        N_("reward"),
         {N_("mean reward"): "score"},
         N_(
             "Of chosen and rejected answers together. Only differences between rewards mean anything; centring "
@@ -141,7 +141,7 @@ class RewardModelSpec(TrainingSpec):
         """What it learns from, and what its loss makes of it."""
         return [
             (_("Data"), _(SCOPES[self.scope])),
-            (_("Margin by strength"), "yes" if self.margin else "no"),
+            (_("Margin by strength"), _("yes") if self.margin else _("no")),
             (_("Centring weight"), f"{self.centre:g}"),
             (_("Annotator noise"), _(NOISE[self.annotator_noise])),
         ]

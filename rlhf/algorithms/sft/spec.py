@@ -38,7 +38,7 @@ CURVES = (
         "loss",
         N_("Loss"),
         N_("nats a token"),
-        {"loss": "loss"},
+        {N_("loss"): "loss"},
         N_(
             "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; "
             "near zero means that they are learnt by heart."
@@ -103,8 +103,8 @@ class SFTSpec(TrainingSpec):
     )
 
     parent: str = "base"
-    """Revision to start from: 'base', 'serving' or another revision. An adapter of the same shape is continued; fully
-    trained or merged weights carry a new adapter."""
+    """Revision to start from: 'base', 'serving' or another revision. An adapter is continued, and what is
+    left at its default of rank, alpha, layers and tokens is as there; whole weights carry a new adapter."""
     source: str = "demonstrations"
     """What to learn from: 'demonstrations' (imported ones and mended answers), or 'example:NAME' for a shipped set."""
     epochs: PositiveInt = 3
@@ -121,7 +121,7 @@ class SFTSpec(TrainingSpec):
 
     def facts(self) -> Facts:
         """What it learns from."""
-        return [(_("Data"), self.source), (_("Packing"), "yes" if self.packing else "no")]
+        return [(_("Data"), self.source), (_("Packing"), _("yes") if self.packing else _("no"))]
 
     def rows(self, db: Database) -> Rows:
         """Demonstrations of its source."""

@@ -36,9 +36,9 @@ def publish_preview(db: Database, data_dir: Path, asked: PublishModel) -> str:
     allowed = WHOLE if policy.form == "full" else ADAPTER
     found = [path for path in downloads.files_of(directory) if any(fnmatch(path.name, one) for one in allowed)]
     rows = [(path.name, size(path.stat().st_size)) for path in found if path.name != CARD]
-    into = _("These files would go to the private repository {repo}, which is made if it is not there:")
+    into = _("These files would go to the repository {repo}, which is made as a private one if it is not there:")
     if not asked.private:
-        into = _("These files would go to the public repository {repo}, which is made if it is not there:")
+        into = _("These files would go to the repository {repo}, which is made as a public one if it is not there:")
     said = status(into.format(repo=asked.repo))
     rows.append((CARD, _("the model's card, written from the record")))
     tag = _("Their commit gets the tag {tag}. Nothing was sent.").format(tag=policy.revision)

@@ -393,7 +393,7 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     """The form that pulls a model."""
     html_box(paragraph(_(PULL_NOTE), "quiet"))
     with gr.Row():
-        source = address(_("Repository"), "hub-pull-repo", "OWNER/NAME, or OWNER/NAME@REVISION")
+        source = address(_("Repository"), "hub-pull-repo", _("OWNER/NAME, or OWNER/NAME@REVISION"))
         weights = gr.Radio(
             [(_("as its card says"), ""), *((name, name) for name in WEIGHTS)],
             value="",
@@ -455,7 +455,7 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
             label=_("Base model"), placeholder="OWNER/NAME", info=_("A public chat model on the Hub."), min_width=240
         )
     public = gr.Checkbox(label=_("Public: everybody can open it"))
-    buttons["check"] = button(_("Check"), "hub-space-check", "primary")
+    buttons["check"] = button(_("Check it"), "hub-space-check", "primary")
     parts["said space"] = html_box()
     parts["agreed"] = gr.Checkbox(label=_("I agree"), visible=False, elem_id="hub-space-agreed")
     parts["make"] = buttons["make"] = button(_("Create or update"), "hub-space-make", interactive=False)

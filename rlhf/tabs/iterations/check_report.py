@@ -133,7 +133,7 @@ def history_row(
     own = AnswerFigures() if report is None else report.candidate
     snapshot = result.get("snapshot") or (spec.snapshot if spec else "")
     missing = NOTHING if policy.path is None else _(NOT_MEASURED)
-    loss = (result.get("final") or {}).get("loss")
+    loss, learnt = (result.get("final") or {}).get("loss"), trained_on(result)
     measured = (
         NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
         held_out_accuracy(report),
@@ -147,7 +147,7 @@ def history_row(
         _("{status}, files deleted").format(status=policy.status_word) if policy.deleted else policy.status_word,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
-        NOTHING if trained_on(result) is None else f"{trained_on(result)} {spec.unit if spec else 'pairs'}",
+        NOTHING if learnt is None else job_words.counted(spec.unit if spec else "pairs", learnt),
         _(REFERENCES.get(getattr(spec, "reference", ""), NOTHING)),
         *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),
@@ -487,43 +487,69 @@ EARLIER = N_(
     "An earlier version measured this, every policy against the base in 4 bits (NF4): of a policy on 16-bit weights "
     "the figures are also of the difference between the two precisions. Check it again to have it measured in its own."
 )
-# What is said of a figure that is past its limit, by the figure's name.
-WARNINGS: Mapping[str, str] = {
+# What is said of a figure that is past its limit, by the figure's name: measured against the base, and another policy.
+WARNINGS: Mapping[str, tuple[str, str]] = {
     "kl_per_token": (
         N_(
-            "It has moved {value} nats a token from {anchor} (more than {bound} is a bad sign). Read some of "
-            "its answers before you promote it."
-        )
+            "It has moved {value} nats a token from the base (more than {bound} is a bad sign). Read some of its "
+            "answers before you promote it."
+        ),
+        N_(
+            "It has moved {value} nats a token from {anchor} (more than {bound} is a bad sign). Read some of its "
+            "answers before you promote it."
+        ),
     ),
     "nll_ratio": (
         N_(
-            "Its answers surprise {anchor} {value} more than {anchor}'s own do (more than {bound} is a "
-            "bad sign). Read some of them before you promote it."
-        )
+            "Its answers surprise the base {value} more than the base's own do (more than {bound} is a bad sign). "
+            "Read some of them before you promote it."
+        ),
+        N_(
+            "Its answers surprise {anchor} {value} more than {anchor}'s own do (more than {bound} is a bad sign). "
+            "Read some of them before you promote it."
+        ),
     ),
     "distinct_ratio": (
         N_(
+            "Its answers repeat themselves: distinct-2 is {value} of the base's (under {bound} is a bad sign). "
+            "Read some of them before you promote it."
+        ),
+        N_(
             "Its answers repeat themselves: distinct-2 is {value} of {anchor}'s (under {bound} is a bad sign). "
             "Read some of them before you promote it."
-        )
+        ),
     ),
     "truncated_more": (
         N_(
-            "Its answers are cut off at the length limit {value} more often than {anchor}'s (more than {bound} "
-            "is a bad sign). Read some of them before you promote it."
-        )
+            "Its answers are cut off at the length limit {value} more often than the base's (more than {bound} is "
+            "a bad sign). Read some of them before you promote it."
+        ),
+        N_(
+            "Its answers are cut off at the length limit {value} more often than {anchor}'s (more than {bound} is "
+            "a bad sign). Read some of them before you promote it."
+        ),
     ),
     "perplexity_ratio": (
         N_(
-            "It finds a plain text {value} more perplexing than {anchor} does (more than {bound} is a bad "
-            "sign): it forgets what it was not trained on. Read some of its answers before you promote it."
-        )
+            "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad sign): "
+            "it forgets what it was not trained on. Read some of its answers before you promote it."
+        ),
+        N_(
+            "It finds a plain text {value} more perplexing than {anchor} does (more than {bound} is a bad sign): "
+            "it forgets what it was not trained on. Read some of its answers before you promote it."
+        ),
     ),
     "probes_fall": (
         N_(
-            "On the probes it gives what is right surely {value} less chance than {anchor} does (more than {bound} is "
-            "a bad sign): it has lost something that it could do. See what, below, before you promote it."
-        )
+            "On the probes it gives what is right surely {value} less chance than the base does (more than "
+            "{bound} is a bad sign): it has lost something that it could do. See what, below, before you promote "
+            "it."
+        ),
+        N_(
+            "On the probes it gives what is right surely {value} less chance than {anchor} does (more than "
+            "{bound} is a bad sign): it has lost something that it could do. See what, below, before you promote "
+            "it."
+        ),
     ),
 }
 # Of whatever limit.
@@ -537,16 +563,17 @@ NO_NUMBER = N_("{name}: not a number, so some of its answers could not be scored
 def warnings(report: CheckReport, rule: Rule) -> list[str]:
     """Sentences on figures that are past a limit of the project's rule, which the gate goes by."""
     revision = report.anchor.revision
-    anchor = _("the base") if revision in ("", "base") else revision
+    anchor = "" if revision == "base" else revision
     return [warning(limit, value, bound, anchor) for limit, value, bound in past_limits(rule, report)]
 
 
 def warning(limit: MetricLimit, value: float, bound: float, anchor: str) -> str:
-    """What a figure that is past its limit says of a policy, and of what it was measured against."""
+    """What a figure that is past its limit says of a policy, and of what it was measured against: '' is the base."""
     if isnan(value):
         return _(NO_NUMBER).format(name=_(limit.name))
     shown = [in_its_unit(limit, number) for number in (value, bound)]
-    return _(WARNINGS[limit.figure]).format(value=shown[0], bound=shown[1], anchor=anchor)
+    against_base, against_another = WARNINGS[limit.figure]
+    return _(against_another if anchor else against_base).format(value=shown[0], bound=shown[1], anchor=anchor)
 
 
 def in_its_unit(limit: MetricLimit, value: float) -> str:

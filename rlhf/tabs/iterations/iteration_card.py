@@ -83,7 +83,7 @@ RUNNING = Curve(
         "that looking early is no cheating."
     ),
     (0.0, 1.0),
-    (0.5, "even"),
+    (0.5, N_("even")),
 )
 
 
@@ -226,7 +226,12 @@ INTERVALS = N_(
 
 def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Mapping[str, Estimate | None]) -> str:
     """Win rates against the base: people's first, then those of the most trusted judge; the table has the others'."""
-    drawn = rates_chart("people", "people", _(BY_PEOPLE), [(one.revision, one.people) for one in checked])
+    drawn = rates_chart(
+        "people",
+        _("Win rate against the base, by people"),
+        _(BY_PEOPLE),
+        [(one.revision, one.people) for one in checked],
+    )
     if panel:
         best, agreement = panel[0], trust.get(panel[0])
         sentence = _("The judge was not compared with people; on the held-out prompts.")
@@ -237,11 +242,12 @@ def win_rates(checked: Sequence[CheckedPolicy], panel: Sequence[str], trust: Map
         if len(panel) > 1:
             others = _("The table has the other judges.")
             sentence = f"{sentence} {others}"
-        drawn += rates_chart("judge", best, sentence, [(one.revision, one.rates.get(best)) for one in checked])
+        title = _("Win rate against the base, by {judge}").format(judge=best)
+        drawn += rates_chart("judge", title, sentence, [(one.revision, one.rates.get(best)) for one in checked])
     return drawn or paragraph(_(NO_RATES), "quiet")
 
 
-def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
+def rates_chart(name: str, title: str, sentence: str, rates: Sequence[tuple[str, Estimate | None]]) -> str:
     """Win rates by one voice, with intervals; nothing without any."""
     marks = [
         ChartMark(
@@ -254,11 +260,7 @@ def rates_chart(name: str, voice: str, sentence: str, rates: Sequence[tuple[str,
         for revision, rate in rates
         if rate is not None
     ]
-    frame = Frame(
-        f"iterations-{name}",
-        _("Win rate against the base, by {voice}").format(voice=voice),
-        f"{sentence} {_(INTERVALS)}",
-    )
+    frame = Frame(f"iterations-{name}", title, f"{sentence} {_(INTERVALS)}")
     return charts.intervals(frame, marks, _("share of comparisons won"), 0.5) if marks else ""
 
 

@@ -286,7 +286,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     policy = selected_policy(db, revision)
     check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
     listed = [
-        (f"{entry.revision} · {_(FILES_DELETED) if entry.deleted else entry.status}", entry.revision)
+        (f"{entry.revision} · {_(FILES_DELETED) if entry.deleted else entry.status_word}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
     ]
     over, curves = over_view(db, checked)

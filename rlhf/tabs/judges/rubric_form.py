@@ -11,7 +11,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in, whole_number
+from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, row_number, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.markup import label, log, paragraph, status
@@ -226,6 +226,7 @@ def held(db: Database) -> list[Any]:
 def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], selector: gr.Dropdown) -> None:
     """Fill the fields when the tab is opened, write versions and read them, and show the prompt."""
     db, admin = context.db, guarded(context, "admin")
+    labels = {name: str(field.label) for name, field in part.form.items()}
 
     @admin
     def open_rubric(annotator: Annotator, sent: Any, *here: Any) -> list[Any]:
@@ -236,10 +237,15 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
         return [*held(db), *(fresh.get(name, gr.skip()) for name in FIELDS), {**was, **fresh}]
 
     @admin
-    def save_rubric(annotator: Annotator, *values: Any) -> list[Any]:
-        said = write(db, dict(zip(FIELDS, values, strict=True)), annotator.name)
+    def save_rubric(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
+        here = dict(zip(FIELDS, values, strict=True))
+        with db.transaction():
+            draft = drafted(sent, here, form_of(judge_store.rubric(db)), labels)
+            if draft.both:
+                return [*held(db), *(gr.skip() for _field in FIELDS), draft.sent, draft.refusal]
+            said = write(db, draft.values, annotator.name)
         holds = form_of(judge_store.rubric(db))
-        return [*held(db), *holds.values(), holds, status(said, "quiet")]
+        return [*held(db), *holds.values(), holds, status(said, "quiet") + draft.remark]
 
     @admin
     def read_rubric(annotator: Annotator, version: Any) -> str:
@@ -251,6 +257,6 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
 
     holding: Sequence[Any] = [part.holding, part.versions, *part.fields, part.sent]
     opening(open_rubric, [part.sent, *part.fields], holding, **QUIET)
-    part.save.click(save_rubric, part.fields, [*holding, part.said], **QUEUED)
+    part.save.click(save_rubric, [part.sent, *part.fields], [*holding, part.said], **QUEUED)
     part.versions.input(read_rubric, part.versions, part.earlier, **QUIET)
     part.show.click(show_prompt, [selector, part.number], part.prompt, **QUEUED)

@@ -9,13 +9,14 @@ from typing import Any
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import N_, _, ngettext
 from annotation.ui.charts import interval_bar
-from annotation.ui.formatting import duration, moment, percent
+from annotation.ui.formatting import moment, percent
 from annotation.ui.markup import card, escape, paragraph, progress_bar, table, way
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.tabs.overview.next_steps import NextStep
+from rlhf.tabs.runs.job_cards import left_words
 from rlhf.tabs.runs.job_words import about
 
 ENDED: Mapping[str, str] = {
@@ -93,7 +94,7 @@ def running_words(job: Job | None, left: float | None) -> str:
     done = f"{100 * job.step // job.steps}%" if job.steps else _("preparing")
     if left is None:
         return _("{job}: {done}").format(job=about(job), done=done)
-    return _("{job}: {done}, about {left} left").format(job=about(job), done=done, left=duration(left))
+    return _("{job}: {done}, {left}").format(job=about(job), done=done, left=left_words(job, left))
 
 
 def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:

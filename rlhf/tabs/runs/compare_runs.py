@@ -17,6 +17,7 @@ from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.runs.curves import along, line_of, plots_of
+from rlhf.tabs.runs.job_cards import early_end
 from rlhf.tabs.runs.job_words import about, final_figures
 
 FEWEST = 2
@@ -88,10 +89,10 @@ def setting(name: str, value: Any) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- curves
-def metric_curves() -> dict[str, Curve]:
-    """A plot of its own for each metric that any kind of run reports."""
+def metric_curves(kind: type[JobSpec]) -> dict[str, Curve]:
+    """A plot of its own for each metric that a kind of run reports."""
     found: dict[str, Curve] = {}
-    for curve in (curve for kind in kinds().values() for curve in plots_of(kind)):
+    for curve in plots_of(kind):
         for name, metric in curve.series.items():
             label = curve.label if len(curve.series) == 1 else f"{curve.label}: {name}"
             slug = metric.replace("/", "-")
@@ -99,12 +100,26 @@ def metric_curves() -> dict[str, Curve]:
     return found
 
 
+def every_curve() -> list[tuple[str, Curve]]:
+    """(metric, its plot) of all kinds of runs; a metric has several where kinds mean something else by its name."""
+    found: dict[tuple[str, str], Curve] = {}
+    for kind in kinds().values():
+        for metric, curve in metric_curves(kind).items():
+            other = any(metric == known for known, _label in found)
+            found.setdefault(
+                (metric, curve.label), replace(curve, name=f"{kind.kind}-{curve.name}") if other else curve
+            )
+    return [(metric, curve) for (metric, _label), curve in found.items()]
+
+
 def shared(runs: Sequence[RunSummary]) -> list[CurveData]:
     """One plot for each metric that two or more runs have, a line a run, in the same hue everywhere."""
     across = ", ".join(dict.fromkeys(along(run.job.spec) for run in runs))
     found = []
-    for metric, curve in metric_curves().items():
-        lines = [line_of(run.name, run.metrics, metric) for run in runs]
+    own = [metric_curves(type(run.job.spec)) for run in runs]
+    for metric, curve in every_curve():
+        meant = [metric in known and known[metric].label == curve.label for known in own]
+        lines = [line_of(run.name, run.metrics if same else (), metric) for run, same in zip(runs, meant, strict=True)]
         if sum(bool(line.points) for line in lines) >= FEWEST:
             found.append(CurveData(of_kinds(curve, metric, runs), lines, across))
     return found
@@ -124,7 +139,7 @@ def of_kinds(curve: Curve, metric: str, runs: Sequence[RunSummary]) -> Curve:
     kinds = {run.job.kind for run in runs if any(entry.get(metric) is not None for entry in run.metrics)}
     if metric != "loss" or len(kinds) == 1:
         return curve
-    return replace(curve, axis="loss", caption=_(OTHER_LOSSES))
+    return replace(curve, axis=_("loss"), caption=_(OTHER_LOSSES))
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -141,19 +156,14 @@ def figures_table(runs: Sequence[RunSummary]) -> str:
 
 def figures(run: RunSummary) -> dict[str, str]:
     """A run's figures in words, by name."""
-    known = metric_curves()
+    known = metric_curves(type(run.job.spec))
     final = final_figures(run.metrics)
     found = {
-        _("Final {lower_first}").format(lower_first=lower_first(known[name].label)): short_number(final[name])
+        _("{figure}, at the end").format(figure=known[name].label): short_number(final[name])
         for name in known
         if name in final
     }
-    return found | held_out(run) | costs(run)
-
-
-def lower_first(label: str) -> str:
-    """A label within a longer one; abbreviations stay as they are."""
-    return label if label[:2].isupper() else label[:1].lower() + label[1:]
+    return found | held_out(run) | steps_made(run) | costs(run)
 
 
 def held_out(run: RunSummary) -> dict[str, str]:
@@ -174,6 +184,17 @@ def held_out(run: RunSummary) -> dict[str, str]:
         _("Distinct-2 (check)"): own.distinct_2,
     }
     return {name: short_number(value) for name, value in numbers.items() if value is not None}
+
+
+def steps_made(run: RunSummary) -> dict[str, str]:
+    """How many steps a finished run made."""
+    if run.job.status != "finished" or not run.job.steps:
+        return {}
+    made = _("{steps}, ended early") if early_end(run.job) else "{steps}"
+    return {_(STEPS): made.format(steps=f"{run.job.steps:,}")}
+
+
+STEPS = N_("Steps")
 
 
 def costs(run: RunSummary) -> dict[str, str]:
@@ -205,5 +226,5 @@ HELD_OUT = (
 
 def order() -> tuple[str, ...]:
     """The names of all figures, in the order of the table."""
-    finals = (_("Final {lower_first}").format(lower_first=lower_first(one.label)) for one in metric_curves().values())
-    return (*dict.fromkeys(finals), *map(_, (*HELD_OUT, *COSTS)))
+    finals = (_("{figure}, at the end").format(figure=one.label) for _name, one in every_curve())
+    return (*dict.fromkeys(finals), *map(_, (*HELD_OUT, STEPS, *COSTS)))

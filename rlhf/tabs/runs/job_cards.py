@@ -12,6 +12,7 @@ from annotation.records import seconds_between
 from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars, percent
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
 from rlhf.models.registry import WEIGHTS_WORDS, Policy
@@ -71,11 +72,32 @@ def headline(job: Job, at: str) -> str:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
         return _("Running: {message}.").format(message=_(job.message)) if job.message else _("Running.")
     if job.status == "cancelling":
-        return _("Cancelling: it stops within seconds. What it has saved stays.")
+        return _("Cancelling: it stops when what it is at is done. What it has saved stays.")
     if job.status == "finished":
-        return _("Finished in {duration}.").format(duration=duration(seconds_taken(job, at)))
+        taken = _("Finished in {duration}.") if job.attempt <= 1 else _("Finished; its last attempt took {duration}.")
+        return f"{taken.format(duration=duration(seconds_taken(job, at)))} {early_end(job)}".strip()
     word = {"lost": _("Lost"), "failed": _("Failed"), "cancelled": _("Cancelled")}[job.status]
     return f"{word}. {_(job.message)}".strip()
+
+
+def early_end(job: Job) -> str:
+    """After which step a finished training was over, and why, where that was before the last of all it had data for."""
+    final = (job.result or {}).get("final")
+    if job.status != "finished" or not isinstance(job.spec, TrainingSpec) or not isinstance(final, Mapping):
+        return ""
+    why = job.spec.ended_early(final)
+    return _("It ended after step {step}: {why}.").format(step=job.step, why=why) if why else ""
+
+
+def may_end_early(job: Job) -> bool:
+    """Whether a training may be over before the step that is its last by its data."""
+    return job.status != "finished" and isinstance(job.spec, TrainingSpec) and job.spec.ends_early()
+
+
+def left_words(job: Job, left: float) -> str:
+    """How long a job still takes."""
+    words = _("at most about {duration} left") if may_end_early(job) else _("about {duration} left")
+    return words.format(duration=duration(left))
 
 
 def seconds_taken(job: Job, at: str) -> float:
@@ -87,25 +109,23 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
     """Percent, step, time so far and time left."""
     if job.status == "queued":
         waited = duration(seconds_between(job.created, at))
-        return (
-            _("It waits to go on after step {step}.").format(step=job.step)
-            if job.attempt
-            else _("Waiting for {waited}.").format(waited=waited)
-        )
+        if not job.attempt:
+            return _("Waiting for {waited}.").format(waited=waited)
+        # What it has saved may be of an earlier step.
+        come = _("It waits to go on; it had come to step {step}.") if job.step else _("It waits to begin again.")
+        return come.format(step=job.step)
     if not job.steps:
         return (
             _("Preparing for {duration}.").format(duration=duration(seconds_taken(job, at)))
             if job.status == "running"
             else ""
         )
-    pieces = [f"{100 * job.step // job.steps}%", _("step {step} of {steps}").format(step=job.step, steps=job.steps)]
+    at_most = may_end_early(job) and job.step < job.steps
+    of = _("step {step} of at most {steps}") if at_most else _("step {step} of {steps}")
+    pieces = [f"{100 * job.step // job.steps}%", of.format(step=job.step, steps=job.steps)]
     if job.status == "running":
         pieces.append(_("{duration} so far").format(duration=duration(seconds_taken(job, at))))
-        pieces.append(
-            _("time left: not known yet")
-            if left is None
-            else _("about {duration} left").format(duration=duration(left))
-        )
+        pieces.append(_("time left: not known yet") if left is None else left_words(job, left))
     return " · ".join(pieces)
 
 
@@ -130,7 +150,7 @@ def made_sentence(made: Policy | None) -> str:
         return _("It made {revision}, whose files were deleted.").format(revision=made.revision)
     if made.kind == "reward":
         return _("It made the reward model {revision}.").format(revision=made.revision)
-    return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status)
+    return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status_word)
 
 
 def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
@@ -156,12 +176,12 @@ def rental_facts(job: Job, rental: Rental) -> list[tuple[str, str]]:
     elif rental.stage in ENDED_THERE:
         rented = _("{hardware} at {price} an hour, ended for {duration}")
     else:
-        rented = _("{hardware} at {price} an hour, {stage} for {duration}")
+        rented = _("{hardware} at {price} an hour, {stage} on the Hub for {duration}")
     where = [(_("On the Hub"), rental.url)] if rental.url else []
     filled = rented.format(
         hardware=job.flavor,
         price=dollars(rental.price_per_hour),
-        stage=rental.stage.lower(),
+        stage=rental.stage,
         duration=duration(rental.seconds),
     )
     return [

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.metrics.aggregation import REASONS
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
-from rlhf.jobs.descriptions import Facts
+from rlhf.jobs.descriptions import Facts, Unit
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
 
@@ -116,12 +116,30 @@ def data_facts(job: Job, data: Mapping[str, Any]) -> Facts:
     left_out = Counter(data.get("left_out", {})) + Counter(result.get("left_out", {}))
     named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
     trained = trained_on(result)
-    counted = str(data.get("train", _(NOT_MEASURED)) if trained is None else trained)
+    told = str(data.get("train", _(NOT_MEASURED)) if trained is None else trained)
     if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
-        counted = _("{train} to train, {held_out} held-out").format(
-            train=counted, held_out=data.get("held-out", _(NOT_MEASURED))
+        told = _("{train} to train, {held_out} held-out").format(
+            train=told, held_out=data.get("held-out", _(NOT_MEASURED))
         )
-    return [(job.spec.unit.capitalize(), counted), (_("Left out"), named or _("nothing"))]
+    return [(_(UNITS[job.spec.unit]), told), (_("Left out"), named or _("nothing"))]
+
+
+UNITS: Mapping[Unit, str] = {
+    "pairs": N_("Pairs"),
+    "demonstrations": N_("Demonstrations"),
+    "prompts": N_("Prompts"),
+}
+
+
+def counted(items: str, count: int) -> str:
+    """So many of what a spec trains on, which it names in the plural."""
+    words = {
+        "pairs": ngettext("{count:,} pair", "{count:,} pairs", count),
+        "comparisons": ngettext("{count:,} comparison", "{count:,} comparisons", count),
+        "demonstrations": ngettext("{count:,} demonstration", "{count:,} demonstrations", count),
+        "prompts": ngettext("{count:,} prompt", "{count:,} prompts", count),
+    }
+    return words[items].format(count=count)
 
 
 SIZE_ON_DISK = N_("Size on disk")

@@ -86,11 +86,16 @@ def length_sentence(length: LengthFigures, accuracy: float) -> str:
         return _("{correlation_sentence} No two answers that people compared differ in length.").format(
             correlation_sentence=correlation_sentence(length)
         )
-    favourite, best = ("longer", rule) if rule >= 0.5 else ("shorter", 1 - rule)
+    best = max(rule, 1 - rule)
     said = _(
-        "{correlation_sentence} It is right on {accuracy:.1%}, the rule “the {favourite} answer wins” "
-        "alone on {best:.1%}."
-    ).format(correlation_sentence=correlation_sentence(length), accuracy=accuracy, favourite=favourite, best=best)
+        "{correlation_sentence} It is right on {accuracy:.1%}, the rule “the longer answer wins” alone on {best:.1%}."
+    )
+    if rule < 0.5:
+        said = _(
+            "{correlation_sentence} It is right on {accuracy:.1%}, the rule “the shorter answer wins” alone on "
+            "{best:.1%}."
+        )
+    said = said.format(correlation_sentence=correlation_sentence(length), accuracy=accuracy, best=best)
     if abs(spearman) >= STRONG and accuracy < best + CLOSE:
         return _("{said} It may have learnt little but length.").format(said=said)
     return _("{said} Length alone tells more.").format(said=said) if accuracy <= best else said
@@ -189,5 +194,5 @@ def scores_plot(name: str, found: ScoreHistogram) -> str:
         "differences count: zero means nothing. Mean {mean}, standard deviation {deviation}."
     ).format(mean=short_number(found.mean), deviation=short_number(found.std))
     frame = Frame(f"{name}-scores", _("Scores"), sentence)
-    sides = {"chosen": found.chosen, "rejected": found.rejected}
-    return line_plots.histograms(frame, found.edges, sides, _("share of answers"), "score")
+    sides = {_("chosen answers"): found.chosen, _("rejected answers"): found.rejected}
+    return line_plots.histograms(frame, found.edges, sides, _("share of answers"), _("score"))

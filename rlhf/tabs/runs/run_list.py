@@ -13,7 +13,7 @@ from annotation.ui.places import Place, link
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import NONE, RunLabel
 from rlhf.tabs.runs.job_cards import seconds_taken
-from rlhf.tabs.runs.job_words import about
+from rlhf.tabs.runs.job_words import STATUS_WORDS, about
 
 LISTED: Final = 100
 # The orders of the list, by their name in the address, and what they are called.
@@ -49,7 +49,7 @@ class Listed:
         texts = (
             f"#{job.id}",
             about(job),
-            job.status,
+            _(STATUS_WORDS[job.status]),
             job.requested_by,
             self.made,
             label.name,
@@ -99,7 +99,7 @@ def row(run: Listed) -> Sequence[Cell]:
         str(job.id),
         Way(link("runs", Place((str(job.id),))), run.name),
         ", ".join(run.label.tags) or NOTHING,
-        job.status,
+        _(STATUS_WORDS[job.status]),
         Way(link("iterations", Place((run.made,))), run.made) if run.made else NOTHING,
         moment(job.started),
         NOTHING if job.started is None else f"{run.seconds / 60:.1f}",

@@ -141,13 +141,12 @@ def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
     there, answers = subject.deleted is None, subject.kind == "policy"
     decided = subject.status in ("candidate", "rejected")
     label = _("Use it in the loop") if decided else check_report.promote_label(subject)
-    start = "adapter" if subject.form in ("lora", "prompt") else "model"
+    adapter = subject.form in ("lora", "prompt")
+    start = _("Start a new run from this adapter") if adapter else _("Start a new run from this model")
     return {
         "promote": gr.update(value=label, visible=answers and not against, interactive=check_report.can_serve(subject)),
         "check": gr.update(visible=answers, interactive=there),
-        "new_run": gr.update(
-            value=_("Start a new run from this {start}").format(start=start), visible=True, interactive=there
-        ),
+        "new_run": gr.update(value=start, visible=True, interactive=there),
         "merge": gr.update(visible=answers and subject.form == "lora", interactive=there),
     }
 

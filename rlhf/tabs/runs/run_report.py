@@ -50,14 +50,15 @@ def report_of(db: Database, data_dir: Path, job: Job) -> str:
 def top(job: Job, label: RunLabel, made: Policy | None) -> str:
     """What the run is called, how it stands, and what people have noted."""
     at = now()
+    missing = _("not yet") if job.is_open or job.status == "finished" else _("never")
     name = label.name or job_words.about(job)
     said = " ".join(filter(None, (job_cards.headline(job, at), job_cards.made_sentence(made))))
     facts = [
         (_("Job"), f"{job.id}, {job_words.about(job)}"),
         *([(_("Tags"), ", ".join(label.tags))] if label.tags else []),
         (_("Requested by"), job.requested_by),
-        (_("Started (UTC)"), job.started or _("not yet")),
-        (_("Ended (UTC)"), job.finished or _("not yet")),
+        (_("Started (UTC)"), job.started or missing),
+        (_("Ended (UTC)"), job.finished or missing),
         (_("Attempt"), str(job.attempt)),
     ]
     return "\n\n".join(filter(None, (f"# {plain(name)}", plain(said), pairs(facts), quoted(label.notes))))

@@ -21,6 +21,7 @@ from annotation.ui.places import Place
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store, run_labels
+from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import RunLabel
@@ -46,6 +47,10 @@ POLL_SECONDS = 2
 RESUME_SENTENCE = N_(
     "“Resume this run” puts the same job back in the queue: it goes on from what it has saved, if anything, with the "
     "same data and settings, to the end that it was given."
+)
+ANEW_SENTENCE = N_(
+    "“Resume this run” puts the same job back in the queue: nothing of it is saved, so it begins anew, with the same "
+    "data and settings."
 )
 RENTED_SENTENCE = N_(
     "“Resume this run” looks for the job on the Hub, follows it and fetches what it has made. Only one "
@@ -94,17 +99,25 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
         "cancel": gr.update(visible=status in (*CANCELLABLE, "cancelling"), interactive=status in CANCELLABLE),
         "resume": gr.update(visible=resumable, interactive=resumable),
         "half": gr.update(visible=halvable, interactive=halvable),
-        "resume_note": gr.update(value=paragraph(resume_sentence(job), "quiet") if job and resumable else ""),
+        "resume_note": gr.update(value=paragraph(resume_sentence(db, job), "quiet") if job and resumable else ""),
     }
 
 
-def resume_sentence(job: Job) -> str:
+def has_nothing_saved(db: Database, job: Job) -> bool:
+    """Whether a training here would begin anew: it had written no checkpoint yet, or they were deleted."""
+    return isinstance(job.spec, TrainingSpec) and not downloads.bytes_within(
+        checkpoints_directory(db.path.parent, job.id)
+    )
+
+
+def resume_sentence(db: Database, job: Job) -> str:
     """What the buttons that let a job go on do."""
     if job.flavor is not None:
         return _(RENTED_SENTENCE)
     slower = _(SLOWER_SENTENCE) if job_store.diverged(job) else ""
     half = _(HALF_SENTENCE) if job_store.can_be_halved(job) else ""
-    return " ".join(filter(None, (_(RESUME_SENTENCE), slower, half)))
+    back = ANEW_SENTENCE if has_nothing_saved(db, job) else RESUME_SENTENCE
+    return " ".join(filter(None, (_(back), slower, half)))
 
 
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
@@ -277,7 +290,12 @@ def cancel_shown(db: Database, seen: Any) -> str:
     job_store.cancel(db, job_id)
     job = job_store.get(db, job_id)
     if job.status == "cancelled":
-        return _("Job {job_id} is cancelled: it had not begun.").format(job_id=job_id)
+        idle = (
+            _("Job {job_id} is cancelled: it had not gone on.")
+            if job.attempt
+            else _("Job {job_id} is cancelled: it had not begun.")
+        )
+        return idle.format(job_id=job_id)
     if job.flavor is not None:
         return _("Job {job_id} was asked to stop; the rented machine is given back.").format(job_id=job_id)
     return _("Job {job_id} was asked to stop; what it has saved stays.").format(job_id=job_id)
@@ -289,11 +307,10 @@ def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
     changed = job_store.resume(db, job_id, half_batch)
     if job_store.get(db, job_id).flavor is not None:
         return _("Job {job_id} is looked for on the Hub again.").format(job_id=job_id)
-    return (
-        _("Job {job_id} is queued again and goes on from what it has saved. {changed}")
-        .format(job_id=job_id, changed=changed)
-        .strip()
-    )
+    again = _("Job {job_id} is queued again and goes on from what it has saved, if anything. {changed}")
+    if has_nothing_saved(db, job_store.get(db, job_id)):
+        again = _("Job {job_id} is queued again and begins anew: nothing of it was saved. {changed}")
+    return again.format(job_id=job_id, changed=changed).strip()
 
 
 def stored(label: RunLabel) -> list[Any]:

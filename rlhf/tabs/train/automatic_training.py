@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, html_box, whole_number
+from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import markup
@@ -32,37 +33,59 @@ def sentence(db: Database, setting: AutomaticTraining) -> str:
     return " ".join([said, _("At the moment none can start."), *problem]) if problem else said
 
 
-def save(db: Database, on: bool, every: float | None, algorithm: str) -> str:
+def save(db: Database, on: Any, every: Any, algorithm: Any) -> str:
     """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
+    return saved(db, store(db, on, every, algorithm))
+
+
+def saved(db: Database, setting: AutomaticTraining) -> str:
+    """That it is stored, and what it does."""
+    return _("Saved. {sentence}").format(sentence=sentence(db, setting))
+
+
+def store(db: Database, on: Any, every: Any, algorithm: Any) -> AutomaticTraining:
+    """Store when to train without being asked. Raises UserError for a number that can't be meant."""
     number = whole(every, EVERY, 1)
     if algorithm not in controller.automatic_kinds():
         known = "; ".join(_(spec.automatic) for spec in controller.automatic_kinds().values())
         raise UserError(_("Choose how to train, one of: {known}.").format(known=known))
     setting = AutomaticTraining(bool(on), number, algorithm)
     controller.save_automatic_training(db, setting)
-    return _("Saved. {sentence}").format(sentence=sentence(db, setting))
+    return setting
 
 
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
+    db, admin = context.db, guarded(context, "admin")
     with gr.Accordion(_("Automatic training"), open=False):
         with gr.Row(elem_classes=["fields", "typed"]):
-            on = gr.Checkbox(label=_("Train automatically"))
-            every = whole_number(_(EVERY))
-            algorithm = gr.Radio(
-                [(_(spec.automatic), kind) for kind, spec in controller.automatic_kinds().items()], label=_("How")
-            )
+            form: dict[str, Any] = {"on": gr.Checkbox(label=_("Train automatically"))}
+            form["every"] = whole_number(_(EVERY))
+            kinds = [(_(spec.automatic), kind) for kind, spec in controller.automatic_kinds().items()]
+            form["algorithm"] = gr.Radio(kinds, label=_("How"))
         button = gr.Button(_("Save"), size="md", scale=0, min_width=140, elem_id="auto-save")
         said = html_box()
+    sent_before = gr.State({})
+    labels = {name: str(field.label) for name, field in form.items()}
 
-    @guarded(context, "admin")
+    def filled() -> list[Any]:
+        holds = asdict(controller.automatic_training(db))
+        return [holds, *(holds[name] for name in form)]
+
+    @admin
     def open_auto_train(annotator: Annotator) -> list[Any]:
-        setting = controller.automatic_training(context.db)
-        return [setting.on, setting.every, setting.algorithm, markup.notice(sentence(context.db, setting))]
+        return [*filled(), markup.notice(sentence(db, controller.automatic_training(db)))]
 
-    @guarded(context, "admin")
-    def save_auto_train(annotator: Annotator, wanted: bool, number: float | None, how: str) -> str:
-        return markup.notice(save(context.db, wanted, number, how))
+    @admin
+    def save_auto_train(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
+        here = dict(zip(form, values, strict=True))
+        with db.transaction():
+            draft = drafted(sent, here, asdict(controller.automatic_training(db)), labels)
+            if draft.both:
+                return [draft.sent, *(gr.skip() for _field in form), draft.refusal]
+            setting = store(db, **draft.values)
+        return [*filled(), markup.notice(saved(db, setting)) + draft.remark]
 
-    opening(open_auto_train, None, [on, every, algorithm, said], **QUIET)
-    button.click(save_auto_train, [on, every, algorithm], said, **QUEUED)
+    shown = [sent_before, *form.values(), said]
+    opening(open_auto_train, None, shown, **QUIET)
+    button.click(save_auto_train, shown[:-1], shown, **QUEUED)

@@ -22,7 +22,7 @@ from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, Inspected
 from rlhf.submission.precisions_spec import Crossing
 from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
 from rlhf.tabs.runs.job_cards import PAIR_REASONS
-from rlhf.tabs.runs.job_words import spec_text
+from rlhf.tabs.runs.job_words import counted, spec_text
 
 # The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
 # has the box: what is typed stands in line, choices have room for their sentences, nothing is stretched over the page.
@@ -44,10 +44,10 @@ def summary_line(run: PlannedRun) -> str:
     """What a run would be, in one line: on how much it learns, how many steps it makes, and how long that takes."""
     parts = []
     if run.data is not None:
-        parts.append(_("{count:,} {items}").format(count=run.data.items, items=_(run.spec.items)))
+        parts.append(counted(run.spec.items, run.data.items))
     if run.cost is not None and run.cost.steps:
-        counted = _("at most {count:,} {steps}") if run.spec.ends_early() else _("{count:,} {steps}")
-        parts.append(counted.format(count=run.cost.steps, steps=_(run.cost.unit)))
+        steps = counted_steps(run.cost)
+        parts.append(_("at most {steps}").format(steps=steps) if run.cost.ends_early else steps)
         step_time = run.cost.step_time
         taken = None if step_time is None else duration(step_time.seconds_per_step * run.cost.steps)
         parts.append(_("time not measured yet") if taken is None else _("about {duration}").format(duration=taken))
@@ -55,18 +55,40 @@ def summary_line(run: PlannedRun) -> str:
     return f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
 
 
+def counted_steps(cost: CostEstimate) -> str:
+    """How many steps a run makes."""
+    words = {
+        TrainingSpec.steps_word: ngettext("{count:,} optimiser step", "{count:,} optimiser steps", cost.steps),
+        "rounds": ngettext("{count:,} round", "{count:,} rounds", cost.steps),
+    }
+    return words[cost.unit].format(count=cost.steps)
+
+
 # ---------------------------------------------------------------------------------------------------------------- data
+TO_TRAIN_ON = {
+    "pairs": N_("Pairs to train on"),
+    "comparisons": N_("Comparisons to train on"),
+    "demonstrations": N_("Demonstrations to train on"),
+    "prompts": N_("Prompts to train on"),
+}
+TO_CHECK_WITH = {
+    "pairs": N_("Held-out pairs to check with"),
+    "comparisons": N_("Held-out comparisons to check with"),
+    "demonstrations": N_("Held-out demonstrations to check with"),
+}
+
+
 def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     """What a run would learn from, and what of the judgements is left out and why."""
-    unit, found, items = _(spec.items), data.found, data.items
-    numbers = [(_("Parent"), found.parent), (_("{unit} to train on").format(unit=unit.capitalize()), f"{items:,}")]
+    found, items = data.found, data.items
+    numbers = [(_("Parent"), found.parent), (_(TO_TRAIN_ON[spec.items]), f"{items:,}")]
     if items != found.train:
         numbers.append((_("Pairs in them"), f"{found.train:,}"))
     if found.noise is not None and found.noise.share is not None:
         numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
     if spec.unit != "prompts":
-        held_out = unit if items == found.train else _(found.unit)
-        numbers.append((_("Held-out {held_out} to check with").format(held_out=held_out), f"{found.held_out:,}"))
+        held_out = _(TO_CHECK_WITH[spec.items if items == found.train else found.unit])
+        numbers.append((held_out, f"{found.held_out:,}"))
     known = facts(numbers, "facts figures") + (paragraph(_(data.unchecked), "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")
@@ -113,13 +135,12 @@ def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
 
 def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
     """All rows looked at: how long they are, and what is left out and why, with examples."""
-    unit = _(spec.items)
     longest, average = _("Tokens of the longest"), _("Tokens on average")
     if spec.drawn_tokens():
         longest = _("Tokens of the longest with an answer at the limit")
         average = _("Tokens on average with an answer at the limit")
     numbers = [
-        (_("{unit} to train on").format(unit=unit.capitalize()), f"{found.items['train']:,}"),
+        (_(TO_TRAIN_ON[spec.items]), f"{found.items['train']:,}"),
         *([] if spec.unit == "prompts" else [(_("Held-out"), f"{found.items['held-out']:,}")]),
         (longest, f"{found.largest:,}"),
         (average, f"{found.mean_tokens:.0f}"),
@@ -259,7 +280,7 @@ MEMORY = (N_("Part"), N_("Memory"), N_("Of what is free"), N_("What it is"))
 
 def memory_table(fit: Fit, machine: Machine) -> str:
     """The components of a run's memory with a bar each, as long as their share of what is free."""
-    rows = [(part.name, part.size * fit.processes, part.why) for part in fit.components]
+    rows = [(_(part.name), part.size * fit.processes, part.why) for part in fit.components]
     body = [memory_row(name, amount, why, machine.free) for name, amount, why in rows]
     body.append(memory_row(_("Together"), fit.total, _("estimated; what is free is the whole bar"), machine.free))
     heads = tuple(map(_, MEMORY))
@@ -277,15 +298,22 @@ def time_sentence(cost: CostEstimate) -> str:
     step_time, steps, waiting = cost.step_time, cost.steps, cost.waiting
     if not steps:
         return _("Time: none, because there is nothing to train on.")
-    named = f"{steps:,} {_(cost.unit if steps != 1 else cost.unit[:-1])}"
+    # Where the time is known, it is that which is said to be at most so much.
+    named = counted_steps(cost)
+    named = _("at most {steps}").format(steps=named) if cost.ends_early and step_time is None else named
     if step_time is None:
         said = _("Time: {named}. How long a step takes with these settings has not been measured yet.").format(
             named=named
         )
     else:
-        said = _(
-            "Time: about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job {number})."
-        ).format(
+        about, at_most = (
+            _("Time: about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job {number})."),
+            _(
+                "Time: at most about {duration} for {named} ({seconds:.2g} s each, measured on {measured} UTC by job "
+                "{number}); it ends early where the policy has moved far enough."
+            ),
+        )
+        said = (at_most if cost.ends_early else about).format(
             duration=duration(step_time.seconds_per_step * steps),
             named=named,
             seconds=step_time.seconds_per_step,

@@ -67,13 +67,15 @@ def live(form: Form, known: Preflight, values: Values, ticked: Any, seen: Any) -
     Only what a person did not just choose is sent a value: they may have gone on while this is answered.
     """
     seen = seen if isinstance(seen, dict) else {}
-    filled = first_choices(form, known.db, values)
+    shape = preflight.adapter_fields(known.db, form, values.get("parent"))
+    filled = first_choices(form, known.db, values) | of_the_parent(form, shape, seen.get("shape"), values)
     values = {**values, **filled}
     accepted = means_it(form, ticked, seen, values)
     parts = field_parts(form, known, values)
     for name, choices in lists_of(known.db, form).items():
-        chosen = {"value": filled[name]} if name in filled else {}
-        parts[name] = gr.update(choices=choices, **chosen)
+        parts[name] = gr.update(choices=choices)
+    for name, value in filled.items():
+        parts[name] = {**parts.get(name, gr.update()), "value": value}
     rows: Any = None
     try:
         spec = spec_asked_for(form, known, values, accepted)
@@ -91,13 +93,26 @@ def live(form: Form, known: Preflight, values: Values, ticked: Any, seen: Any) -
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if seen.get("rows", rows) != rows:
         changed |= {"row": gr.update(value=""), "rows_found": gr.update(value="")}  # what is shown is of other rows
-    return changed, {**seen, **marks, "named": named_models(form, values), "rows": rows}
+    return changed, {**seen, **marks, "named": named_models(form, values), "rows": rows, "shape": shape}
 
 
 def first_choices(form: Form, db: Database, values: Values) -> dict[str, Any]:
     """The newest model of each list beside the parent from which none has been chosen."""
     known = {name: preflight.models_of(db, kind) for name, kind in form.spec_type.lists.items() if not values.get(name)}
     return {name: choices[0][1] for name, choices in known.items() if choices}
+
+
+def of_the_parent(form: Form, shape: Values, before: Any, values: Values) -> dict[str, Any]:
+    """The fields of the adapter that differ from the parent's `shape`, and that nobody has set to another value.
+
+    They stand at the default, or as the parent that was chosen `before` had them.
+    """
+    was = before if isinstance(before, dict) else {}
+    return {
+        name: value
+        for name, value in shape.items()
+        if values.get(name) != value and values.get(name) in (form.described[name][0], was.get(name))
+    }
 
 
 def field_parts(form: Form, known: Preflight, values: Values) -> dict[str, Update]:
@@ -238,7 +253,8 @@ def lay_out(form: Form) -> TrainingFormPage:
     with gr.Accordion(_("As JSON, and on the command line"), open=False):
         parts["spec"] = to_copy(_("Spec"), f"{form.name}-spec")
         parts["command"] = to_copy(_("Commands that run it without the page"), f"{form.name}-command")
-    parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional, *open_fields(form))}
+    method = ["method"] if "method" in form.names else []
+    parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional, *open_fields(form), *method)}
     ordered = {name: inputs[name] for name in form.names}
     return TrainingFormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
 

@@ -720,7 +720,7 @@ def test_a_policy_has_not_moved_before_it_was_trained(judged: Machine, method: A
     parent = "earlier" if method == "qlora" else "base"
     trainer = trainer_of(judged, replace(QUICK_DPO, method=method), parent)
     said: list[str] = []
-    drift = DriftMeter(trainer, trainer.train_dataset, said.append)
+    drift = DriftMeter(trainer, list(trainer.train_dataset), 0.1, said.append)
     assert drift.kl() == pytest.approx(0, abs=1e-4)
     with torch.no_grad():
         for weights in trainer.weights().values():

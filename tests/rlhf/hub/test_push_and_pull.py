@@ -422,7 +422,7 @@ SAME: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["v_proj", "q
         ({}, ""),
         ({"target_modules": ["q_proj"]}, "has lora_layers q_proj"),
         ({"lora_alpha": 16}, "has lora_alpha 16"),
-        ({"use_rslora": True}, "has rslora True"),
+        ({"use_rslora": True}, ""),  # is left at its default, and so as there
         ({"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}, "has lora_targets attention"),
         (
             {"target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]},

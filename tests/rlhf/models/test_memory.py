@@ -380,7 +380,7 @@ def test_what_does_not_fit_is_said_with_what_to_lower() -> None:
     wide = memory.fit(SMALL, SFTSpec(batch_size=64), tight)
     assert not wide.fits
     assert "does not fit" in wide.sentence
-    assert "lower batch_size (64) or max_length (512) and raise accumulation as much" in wide.sentence
+    assert "Lower batch_size (64) or max_length (512), and raise accumulation as much" in wide.sentence
     big = replace(SMALL, tensors={**SMALL.tensors, "model.layers.0.mlp.big.weight": (10_000, 100_000)})
     assert "use the method qlora" in memory.fit(big, SFTSpec(), tight).sentence
     assert "train an adapter" in memory.fit(big, SFTSpec(method="full"), tight).sentence

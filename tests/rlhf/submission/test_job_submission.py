@@ -31,7 +31,7 @@ from rlhf.loop.controller import advance
 from rlhf.models import registry
 from rlhf.models.registry import Form
 from rlhf.models.tokenize import load_snapshot
-from rlhf.submission import job_submission, preconditions
+from rlhf.submission import job_submission, preconditions, preflight
 from rlhf.submission.job_submission import preview, submit
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 
@@ -395,6 +395,32 @@ def test_a_parent_is_continued_with_its_own_rank_and_scale(db: Database, data_di
         with pytest.raises(UserError, match=has):
             submit(db, data_dir, other, "ann")
     assert submit(db, data_dir, DPOSpec(parent="base", lora_r=8), "ann")
+
+
+@pytest.mark.parametrize(
+    ("made", "form"),
+    [
+        (SFTSpec(method="lora", lora_r=4, lora_alpha=8, dora=True, rslora=True), "lora"),
+        (SFTSpec(method="lora", lora_r=4, lora_targets="named", lora_layers="q_proj, v_proj"), "lora"),
+        (SFTSpec(method="prompt", virtual_tokens=7), "prompt"),
+    ],
+)
+def test_what_is_left_at_its_default_is_as_in_the_adapter_that_is_continued(
+    db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: Form
+) -> None:
+    judge(MIN_PAIRS)
+    revision = finish_training(db, job_store.enqueue(db, replace(made, parent="base"), "ann"), form=form)
+    judge(MIN_PAIRS)
+    asked = DPOSpec(parent=revision)
+    assert preconditions.check(db, asked) == []
+    shape = preconditions.shape_of(db, registry.by_revision(db, revision))
+    for spec in (spec_of(db, submit(db, data_dir, asked, "ann")), preflight.resolved(db, asked)):
+        assert {name: getattr(spec, name) for name in shape} == shape
+    other = {"virtual_tokens": 9} if form == "prompt" else {"lora_r": 8}
+    with pytest.raises(UserError, match=r"has (lora_r 4|virtual_tokens 7)\. Use the same to continue it"):
+        submit(db, data_dir, replace(asked, **other), "ann")
+    whole = spec_of(db, submit(db, data_dir, DPOSpec(parent="base"), "ann"))
+    assert (whole.lora_r, whole.lora_alpha, whole.lora_targets) == (16, 32, "all-linear")
 
 
 @pytest.mark.parametrize(

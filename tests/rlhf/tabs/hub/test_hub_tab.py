@@ -199,10 +199,16 @@ def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(contex
         (directory / name).write_bytes(b"x" * 2000)
     pages = built(replace(context, token_held=False))
     said = press(pages, "look", "dpo-1", "ann/loop", True, "")
-    for words in ("private repository ann/loop", "adapter_model.safetensors", "2.0 kB", "README.md", "tag dpo-1"):
+    for words in (
+        "repository ann/loop, which is made as a private one",
+        "adapter_model.safetensors",
+        "2.0 kB",
+        "README.md",
+        "tag dpo-1",
+    ):
         assert words in said
     assert "training_args" not in said
-    assert "public repository" in press(pages, "look", "dpo-1", "ann/loop", False, "")
+    assert "made as a public one if it is not there" in press(pages, "look", "dpo-1", "ann/loop", False, "")
     for wrong in (("dpo-1", HOSTILE), ("dpo-2", "ann/loop"), ("nothing", "ann/loop")):
         with pytest.raises(gr.Error):
             press(pages, "look", *wrong, True, "")

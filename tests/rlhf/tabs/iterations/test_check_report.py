@@ -130,7 +130,7 @@ def test_probes_stand_beside_the_figures_by_family_with_what_was_lost() -> None:
     assert "Probes" not in check_report.report_card(REPORT, Rule()), "a check of an earlier version"
 
 
-STARTS = {name: text.partition("{")[0] for name, text in check_report.WARNINGS.items()}
+STARTS = {name: base.partition("{")[0] for name, (base, _) in check_report.WARNINGS.items()}
 
 
 def test_what_could_not_be_scored_is_warned_of_as_the_gate_rejects_it() -> None:

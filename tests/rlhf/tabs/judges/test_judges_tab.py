@@ -550,10 +550,10 @@ def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> N
     opened = press(pages, "open_rubric", {}, None, None, None)
     assert "Version 0, Prefloop&#x27;s own, holds." in opened[0]
     assert opened[2] == rubrics.DEFAULT.instruction
-    saved = press(pages, "save_rubric", "Be fair.", "Short\n\n- Correct\n", 1)
+    saved = press(pages, "save_rubric", {}, "Be fair.", "Short\n\n- Correct\n", 1)
     assert "Version 1 holds from now on" in saved[-1]
     assert saved[2:5] == ["Be fair.", "Short\nCorrect", 1]
-    assert "no version was added" in press(pages, "save_rubric", "Be fair.", "Short\nCorrect", 1)[-1]
+    assert "no version was added" in press(pages, "save_rubric", {}, "Be fair.", "Short\nCorrect", 1)[-1]
     latest = judge_store.rubric(context.db)
     assert (latest.version, latest.principles, latest.drawn, latest.written_by) == (1, ("Short", "Correct"), 1, "owner")
     assert press(pages, "read_rubric", 1) == "Be fair.\n\n- Short\n- Correct\n\nDrawn for each comparison: 1"
@@ -575,8 +575,20 @@ def test_a_rubric_that_means_nothing_is_refused(
     pages: gr.Blocks, context: Context, values: tuple[Any, ...], words: str
 ) -> None:
     with pytest.raises(gr.Error, match=words):
-        press(pages, "save_rubric", *values)
+        press(pages, "save_rubric", {}, *values)
     assert judge_store.rubric(context.db).version == 0
+
+
+def test_a_rubric_that_another_admin_has_changed_meanwhile_is_not_put_back(pages: gr.Blocks, context: Context) -> None:
+    *_, instruction, principles, drawn, sent = press(pages, "open_rubric", {}, None, None, None)
+    judge_store.write_rubric(context.db, "Theirs.", ["Correct", "Short"], 1, "kim")
+    said = press(pages, "save_rubric", sent, instruction, principles + "\nKind", drawn)
+    assert "Not saved: somebody has changed this meanwhile (Principles, one a line)" in str(said[-1])
+    assert judge_store.rubric(context.db).version == 1
+    said = press(pages, "save_rubric", said[-2], instruction, "Correct\nKind", drawn)
+    assert "stays: Instruction, Principles drawn." in str(said[-1])
+    held = judge_store.rubric(context.db)
+    assert (held.instruction, held.principles, held.drawn) == ("Theirs.", ("Correct", "Kind"), 1)
 
 
 def test_a_draft_stays_when_the_tab_is_opened_again(pages: gr.Blocks, context: Context) -> None:

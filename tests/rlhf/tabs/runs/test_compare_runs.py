@@ -109,7 +109,7 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
     second = run(2, DPOSpec(), [0.7, 0.6], result={"trainable": 9600}, check=check)
     rows = {row[0]: row[1:] for row in rows_of(compare_runs.figures_table([first, second]))}
     assert rows["Figure"] == ["1 · sft-1", "2 · dpo-2"]
-    assert rows["Final loss"] == ["1", "0.6"]
+    assert rows["Loss, at the end"] == ["1", "0.6"]
     assert rows["Held-out perplexity"] == ["1.68", "–"]
     assert rows["Held-out accuracy (check)"] == ["–", "0.75"]
     assert rows["KL to its anchor, nats a token (check)"] == ["–", "0.0712"]
@@ -147,3 +147,28 @@ def test_names_are_shown_literally() -> None:
     for html in (compare_runs.settings_table(nasty), compare_runs.overlaid(nasty), compare_runs.figures_table(nasty)):
         assert "<script>" not in html
         assert "&lt;script&gt;" in html
+
+
+def test_runs_that_ended_early_are_compared_by_the_steps_that_they_made() -> None:
+    early, whole = run(1, DPOSpec(), [0.7, 0.6]), run(2, DPOSpec(), [0.7, 0.6, 0.5])
+    ended = [
+        replace(one, job=replace(one.job, status="finished", step=steps, result={"final": {"kl": kl}}))
+        for one, steps, kl in ((early, 2, 0.2), (whole, 3, 0.1))
+    ]
+    assert ["Steps", "2, ended early", "3"] in rows_of(compare_runs.figures_table(ended))
+    assert "Steps" not in compare_runs.figures(early), "it may make more"
+
+
+def test_what_kinds_mean_by_one_name_is_not_put_into_one_plot() -> None:
+    """DPO's KL is a token's, from where the run began; PPO's an answer's, to the reference."""
+
+    def moved(number: int, spec: JobSpec) -> RunSummary:
+        return replace(run(number, spec), metrics=[{"step": 1, "kl": 0.1}, {"step": 2, "kl": 0.2}])
+
+    assert compare_runs.shared([moved(1, DPOSpec()), moved(2, PPOSpec())]) == []
+    (own,) = compare_runs.shared([moved(1, PPOSpec()), moved(2, PPOSpec())])
+    (other,) = compare_runs.shared([moved(1, DPOSpec()), moved(2, DPOSpec())])
+    assert (own.axes.label, other.axes.label) == ("KL to the reference", "How far it has moved")
+    assert own.axes.name != other.axes.name
+    assert "KL to the reference, at the end" in compare_runs.figures(moved(1, PPOSpec()))
+    assert "How far it has moved, at the end" in compare_runs.figures(moved(1, DPOSpec()))

@@ -21,10 +21,11 @@ from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import job_cards, run_list
 
 AT = "2026-01-02T10:10:00.000000+00:00"
+PREFERENCES = DPOSpec(method="qlora", parent="base", snapshot="abcdef0123456789")
 JOB = Job(
     id=7,
     kind="dpo",
-    spec=DPOSpec(method="qlora", parent="base", snapshot="abcdef0123456789"),
+    spec=PREFERENCES,
     status="running",
     attempt=1,
     worker="w",
@@ -119,7 +120,7 @@ def test_time_left_is_never_negative() -> None:
         ({"status": "queued"}, "Queued"),
         ({"message": "dpo-7 answers"}, "Running: dpo-7 answers."),
         ({"heartbeat": "2026-01-02T10:09:40.000000+00:00"}, "said nothing for 20 s"),
-        ({"status": "cancelling"}, "Cancelling"),
+        ({"status": "cancelling"}, "Cancelling: it stops when what it is at is done."),
         ({"status": "lost", "message": "The worker stopped without a word."}, "Lost. The worker stopped"),
         ({"status": "failed", "message": "No memory."}, "Failed. No memory."),
         ({"status": "cancelled"}, "Cancelled."),
@@ -134,12 +135,35 @@ def test_every_status_has_its_sentence(changes: dict[str, Any], words: str) -> N
 
 
 def test_progress_line() -> None:
-    assert job_cards.progress_line(JOB, 280, AT) == "40% · step 4 of 10 · 10 min so far · about 4 min 40 s left"
+    whole = replace(JOB, spec=replace(PREFERENCES, stop_kl=0.0))
+    assert job_cards.progress_line(whole, 280, AT) == "40% · step 4 of 10 · 10 min so far · about 4 min 40 s left"
     assert "not known yet" in job_cards.progress_line(JOB, None, AT)
     assert job_cards.progress_line(replace(JOB, steps=0), None, AT) == "Preparing for 10 min."
     assert job_cards.progress_line(replace(JOB, status="queued", attempt=0), None, AT) == "Waiting for 11 min."
     resumed = replace(JOB, status="queued")
-    assert job_cards.progress_line(resumed, None, AT) == "It waits to go on after step 4."
+    assert job_cards.progress_line(resumed, None, AT) == "It waits to go on; it had come to step 4."
+    assert job_cards.progress_line(replace(resumed, step=0), None, AT) == "It waits to begin again."
+
+
+def test_a_run_that_may_end_early_says_so_and_then_where_and_why_it_did() -> None:
+    left = "40% · step 4 of at most 10 · 10 min so far · at most about 4 min 40 s left"
+    assert job_cards.progress_line(JOB, 280, AT) == left
+    assert "step 4 of at most 10" in job_cards.progress_line(replace(JOB, status="lost"), None, AT)
+    far = replace(JOB, status="finished", finished=AT, step=8, steps=8, result={"final": {"kl": 0.1634}})
+    said = "Finished in 10 min. It ended after step 8: the policy had moved 0.1634 nats a token, and 0.15 was enough."
+    assert job_cards.headline(far, AT) == said
+    assert "at most" not in job_cards.progress_line(far, None, AT)
+    assert "ended after" not in job_cards.headline(replace(far, result={"final": {"kl": 0.12}}), AT)
+    assert "ended after" not in job_cards.headline(replace(far, result=None), AT)
+    never = replace(PREFERENCES, stop_kl=0.0)
+    assert "ended after" not in job_cards.headline(replace(far, spec=never), AT)
+    assert "<dd>at most 3 · 4</dd>" in job_cards.job_facts(JOB, {})
+    assert "<dd>3 · 4</dd>" in job_cards.job_facts(replace(JOB, spec=never), {})
+
+
+def test_the_time_of_a_run_that_was_resumed_is_that_of_its_last_attempt() -> None:
+    again = replace(JOB, status="finished", finished=AT, attempt=2)
+    assert job_cards.headline(again, AT) == "Finished; its last attempt took 10 min."
 
 
 def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:

@@ -11,10 +11,12 @@ import pytest
 from markdown_it import MarkdownIt
 from starlette.requests import Request
 
+from annotation import translation
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator, UserError
 from annotation.web.middleware import ANNOTATOR_KEY
+from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
@@ -63,6 +65,10 @@ def test_the_table_links_each_run_and_says_how_many_more_there_are(monkeypatch: 
     table = run_list.runs_table(runs, "")
     for words in ('<a href="/runs/1">Zebra</a>', '<a href="/iterations/sft-1">sft-1</a>', "fast, old"):
         assert words in table
+    with translation.speaking(translation.language_of("de")):
+        german = run_list.found(run_list.listed(JOBS, LABELS, {}, AT), "gescheitert", "newest")
+        assert german, "runs are found by the word that is shown, too"
+        assert "<td>gescheitert</td>" in run_list.runs_table(german, "")
     monkeypatch.setattr(run_list, "LISTED", 1)
     assert "2 more" in run_list.runs_table(runs, "")
     assert "No run has these words." in run_list.runs_table([], "x")
@@ -104,9 +110,33 @@ def test_the_report_says_what_was_asked_and_what_came_of_it(db: Database, data_d
     run_labels.set_label(db, job_id, RunLabel("Mine", ("one", "two"), "- first\n\n# second\nthird"), "kim")
     report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
     notes = "> \\- first\\\n>\n> \\# second\\\n> third"
-    for words in ("# Mine", "Tags: one, two", notes.replace("first\\", "first"), "Final loss: 0.5", '"epochs": 3'):
+    for words in (
+        "# Mine",
+        "Tags: one, two",
+        notes.replace("first\\", "first"),
+        "Loss, at the end: 0.5",
+        '"epochs": 3',
+    ):
         assert words in report
     assert "120" in report
+
+
+def test_the_report_of_a_run_that_never_began_does_not_promise_it(db: Database, data_dir: Path) -> None:
+    job_id = job_store.enqueue(db, DPOSpec(), "kim")
+    assert "- Started (UTC): not yet" in run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    job_store.cancel(db, job_id)
+    assert "- Started (UTC): never" in run_report.report_of(db, data_dir, job_store.get(db, job_id))
+
+
+def test_the_report_says_where_and_why_a_run_ended_early(db: Database, data_dir: Path) -> None:
+    job_id = job_store.enqueue(db, DPOSpec(stop_kl=0.15), "kim")
+    assert job_store.claim(db, job_id, "w") is not None
+    assert job_table.report(db, job_id, "w", 1, 21, {"kl": 0.01}, "Training")
+    assert job_table.report(db, job_id, "w", 2, 2, {"kl": 0.2}, "Training")
+    assert job_table.finish(db, job_id, "w", {"final": {"kl": 0.2}})
+    report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
+    for words in ("It ended after step 2: the policy had moved 0.2 nats", "- Steps: 2, ended early", "at most 3"):
+        assert words in report
 
 
 # What opens an element, a list, a heading, a link, a picture, code or a formula, ends a cell, or undoes the escape.

@@ -165,7 +165,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     machine.judge("held-out", 8)
     finished_run(machine)
     finished_run(machine, replace(QUICK_SFT, seed=4, learning_rate=1e-3))
-    for spec in (QUICK_DPO, QUICK_REWARD):
+    for spec in (replace(QUICK_DPO, stop_kl=100.0), QUICK_REWARD):
         job = machine.perform(machine.submit(spec))
         assert job.status == "finished", job.message
     reward = registry.of_job(machine.db, job.id)
@@ -336,7 +336,7 @@ def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained:
     assert overlaid.count("<polyline") == 2 * overlaid.count("<figure")
     for label in ("Loss", "Token accuracy", "Gradient norm", "Memory"):
         assert f"<figcaption>{label}<" in overlaid
-    for figure in ("Held-out perplexity", "Final loss", "Peak memory", "Size on disk"):
+    for figure in ("Held-out perplexity", "Loss, at the end", "Peak memory", "Size on disk"):
         assert f"<td>{figure}</td>" in browser.text("figures")
 
 
@@ -672,6 +672,7 @@ def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browse
     job_table.stop(place.db, job_id, "w", "cancelled", "Cancelled.")
     browser.do("poll_runs")
     assert browser.shown["actions"]["visible"] is True
+    assert "goes on from what it has saved" in browser.text("resume_note")
     assert [name for name in ("promote", "check", "new_run", "merge", "delete") if browser.can(name)] == ["delete"]
     assert browser.shown["delete"]["value"] == "Delete its checkpoints"
     browser.do("ask_deletion")
@@ -687,6 +688,11 @@ def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browse
     assert "2.5 kB are free again" in browser.text("acted")
     assert browser.shown["actions"]["visible"] is False
     assert browser.can("resume")
+    assert "nothing of it is saved, so it begins anew" in browser.text("resume_note")
+    browser.do("run_resume")
+    assert "begins anew: nothing of it was saved" in browser.text("said")
+    browser.do("run_cancel")
+    assert "is cancelled: it had not gone on." in browser.text("said")
 
 
 def test_one_that_came_to_serve_after_the_question_is_not_deleted(browser: Browser, place: Context) -> None:

@@ -247,6 +247,8 @@ def test_the_time_comes_from_a_measured_step() -> None:
         "Time: about 50 min for 1,200 optimiser steps (2.5 s each, measured on 2026-03-01 10:00 UTC by job 7). "
         "2 jobs run or wait before it."
     )
+    early = replace(COST, step_time=None, ends_early=True)
+    assert plan_card.time_sentence(early).startswith("Time: at most 1,200 optimiser steps. How long")
     unmeasured = replace(COST, step_time=None, steps=1, unit="rounds", waiting=0)
     assert plan_card.time_sentence(unmeasured) == (
         "Time: 1 round. How long a step takes with these settings has not been measured yet."
@@ -255,6 +257,7 @@ def test_the_time_comes_from_a_measured_step() -> None:
 
 def test_without_data_no_time_is_claimed() -> None:
     assert "nothing to train on" in plan_card.time_sentence(replace(COST, steps=0))
+    assert "Time: at most about 50 min" in plan_card.time_sentence(replace(COST, ends_early=True))
 
 
 def test_the_length_that_rows_are_taken_to_have_is_said() -> None:

@@ -32,7 +32,7 @@ from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.models import registry
-from rlhf.models.registry import Policy
+from rlhf.models.registry import Form, Policy
 from rlhf.models.tokenize import tokenise_comparisons
 from rlhf.submission import job_submission, preflight
 from rlhf.submission.form_fields import forms
@@ -567,6 +567,49 @@ def test_a_new_run_from_an_adapter_fills_in_its_parent_and_shape(machine: Machin
         session.call("start_from", {"job": job.id, "revision": None})
 
 
+def test_a_chosen_parent_fills_in_its_adapter_and_another_its_own(machine: Machine) -> None:
+    low = add_adapter(machine, SFTSpec(method="lora", lora_r=4, lora_alpha=8, lora_targets="attention"), "lora")
+    tuned = add_adapter(machine, SFTSpec(method="prompt", virtual_tokens=7), "prompt")
+    session = opened(machine, "dpo")
+    session.change({"parent": low})
+    assert [session.values[name] for name in ("lora_r", "lora_alpha", "lora_targets")] == [4, 8, "attention"]
+    assert session.can_start, session.text("problems")
+    session.change()
+    assert session.change() == {}, "and then nothing is sent any more"
+    session.change({"lora_r": 6})
+    assert session.values["lora_r"] == 6, "what a person types stays"
+    assert "has lora_r 4. Use the same to continue it" in session.text("problems")
+    session.change({"lora_r": 4})
+    session.change({"parent": tuned})
+    assert (session.values["method"], session.values["virtual_tokens"]) == ("prompt", 7)
+    assert session.can_start, session.text("problems")
+    session.change({"parent": "base"})
+    assert [session.values[name] for name in ("method", "lora_r", "lora_targets")] == ["auto", 16, "all-linear"]
+    session.change({"parent": low})
+    job = session.start()
+    assert isinstance(job.spec, DPOSpec)
+    assert (job.spec.parent, job.spec.method, job.spec.lora_r, job.spec.lora_alpha) == (low, "lora", 4, 8)
+
+
+def add_adapter(machine: Machine, spec: SFTSpec, form: Form) -> str:
+    """What a training has made, without files; its revision."""
+    job_id = machine.submit(spec)
+    assert job_store.claim(machine.db, job_id, "w") is not None
+    assert job_table.finish(machine.db, job_id, "w", {})
+    return registry.add(
+        machine.db,
+        revision=f"sft-{job_id}",
+        algorithm="sft",
+        base=str(machine.model),
+        parent_id=1,
+        job_id=job_id,
+        path=f"adapters/sft-{job_id}",
+        sha256="0" * 64,
+        form=form,
+        weights="bf16",
+    ).revision
+
+
 # ----------------------------------------------------------------------------------------------------------- the rest
 def test_the_automatic_training_is_stored(machine: Machine) -> None:
     assert "after every 30" in automatic_training.save(machine.db, True, 30, "dpo")
@@ -575,17 +618,17 @@ def test_the_automatic_training_is_stored(machine: Machine) -> None:
         with pytest.raises(UserError, match="whole number"):
             automatic_training.save(machine.db, True, wrong, "dpo")
     session = opened(machine, "dpo")
-    on, every, algorithm, said = session.call("open_auto_train")
+    sent, on, every, algorithm, said = session.call("open_auto_train")
     assert (on, every, algorithm) == (True, 30, "dpo")
     with pytest.raises(UserError, match="Choose how to train"):
         automatic_training.save(machine.db, True, 30, "luck")
     assert "after every 30" in said
-    assert "Off" in session.call("save_auto_train", False, 30, "ppo")
+    assert "Off" in session.call("save_auto_train", sent, False, 30, "ppo")[-1]
 
 
 def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> None:
     automatic_training.save(machine.db, True, 30, "dpo")
-    assert "At the moment none can start" not in opened(machine, "dpo").call("open_auto_train")[3]
+    assert "At the moment none can start" not in opened(machine, "dpo").call("open_auto_train")[-1]
     job_id = machine.submit(SFTSpec(method="lora", lora_init="pissa"))
     made = registry.add(
         machine.db,
@@ -599,10 +642,25 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
         weights="bf16",
     )
     registry.promote(machine.db, made.revision, OWNER)
-    said = opened(machine, "dpo").call("open_auto_train")[3]
+    said = opened(machine, "dpo").call("open_auto_train")[-1]
     assert "At the moment none can start" in said
     assert "The parent sft-1 began with PiSSA" in said
-    assert "none can start" not in opened(machine, "dpo").call("save_auto_train", False, 30, "dpo")
+    assert "none can start" not in opened(machine, "dpo").call("save_auto_train", {}, False, 30, "dpo")[-1]
+
+
+def test_automatic_training_is_not_put_back_by_an_admin_who_saw_it_before(machine: Machine) -> None:
+    automatic_training.save(machine.db, True, 30, "dpo")
+    session = opened(machine, "dpo")
+    sent = session.call("open_auto_train")[0]
+    automatic_training.save(machine.db, False, 40, "dpo")
+    *_, said = session.call("save_auto_train", sent, True, 30, "ppo")
+    assert "stays: Train automatically, After so many new judgements." in said
+    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
+    sent, *_, said = session.call("save_auto_train", sent, True, 50, "ppo")
+    assert "Not saved: somebody has changed this meanwhile (After so many new judgements)" in said
+    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}
+    assert "stays: Train automatically." in session.call("save_auto_train", sent, True, 50, "ppo")[-1]
+    assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 50, "algorithm": "ppo"}
 
 
 def test_hardware_is_rented_only_on_terms_that_were_shown(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
