@@ -128,14 +128,14 @@ def state_of(job: Job[ImportData] | None) -> State:
     state = State(number=job.id, kind=job.spec.form, by=job.requested_by, ended=job.finished)
     if job.is_open:
         share = min(1.0, job.step / job.steps) if job.steps else None
-        progress = {"what": job.message, "rows": job.step, "share": share} if job.message else {}
+        progress = {"what": _(job.message), "rows": job.step, "share": share} if job.message else {}
         return replace(state, status="running", progress=progress)
     result = (job.result or {}).get("look") or (job.result or {}).get("outcome")
     if job.status == "finished" and result is not None:
         return replace(state, status="finished", result=result)
     if job.status == "finished":  # what it found was cleared, since somebody has begun another
         return State()
-    return replace(state, status="failed", error=_(WAS_CANCELLED) if job.status == "cancelled" else job.message)
+    return replace(state, status="failed", error=_(WAS_CANCELLED if job.status == "cancelled" else job.message))
 
 
 WAS_CANCELLED: Final = N_("The run was cancelled. Nothing was imported.")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from annotation.jobs.attempt import Attempt
-from annotation.translation import VARIABLE, of_server, spoken
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LOOK_SECONDS: Final = 0.25
@@ -64,7 +63,7 @@ def run_command(
             stdin=life_line(),
             stdout=printed,
             stderr=errors,
-            env={**environment, **in_language()},
+            env=environment,
             start_new_session=True,  # Ctrl+C is for the program, which then says what is to become of it
         ) as process,
     ):
@@ -79,11 +78,6 @@ def run_command(
                 attempt.report(step, steps, {}, message)
             said = following
         return CommandResult(process.returncode, last_said(printed), last_words(errors))
-
-
-def in_language() -> dict[str, str]:
-    """The variable by which a process speaks the language that is spoken here; none where that is the server's."""
-    return {} if spoken() is of_server() else {VARIABLE: spoken().code}
 
 
 def niced(command: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from annotation.jobs.attempt import Attempt, Stopped, beating
 from annotation.jobs.job_queue import JobQueue, Kind
 from annotation.jobs.job_table import CANCELLED, Job
 from annotation.records import UserError
-from annotation.translation import _, language_of, speaking
+from annotation.translation import _
 
 # Between two looks at the queue, and at jobs whose doer may be gone.
 LOOK_SECONDS: Final = 0.25
@@ -92,9 +92,7 @@ class LaneRunner(Generic[Kind]):
             return False
         self.current = Attempt(db, self.data_dir, job, worker, self.ended)
         try:
-            # What comes of it is said to whoever asked for it.
-            language = db.value("SELECT language FROM annotator WHERE name = ?", (job.requested_by,))
-            with beating(self.current), speaking(language_of(language)):
+            with beating(self.current):
                 self.attend(self.current, job)
         finally:
             self.current = None

@@ -15,13 +15,14 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
-from annotation.translation import N_, _
+from annotation.translation import N_, _, of_server, speaking
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
 Job: TypeAlias = job_table.Job[JobSpec]
 # A job that waits to be followed again, for which a machine may have been rented.
 RENTED = "(status = 'queued' AND EXISTS (SELECT 1 FROM rental WHERE rental.job_id = job.id AND rental.namespace != ''))"
+NOT_BEGUN = N_("It had not begun.")
 # How the record of a job says that it goes on with other settings.
 SMALLER = N_("Queued again with a smaller batch: {changes}.")
 SLOWER = N_("Queued again with half the learning rate: {changes}.")
@@ -180,7 +181,7 @@ def cancel(db: Database, job_id: int) -> None:
 
 def take_out(db: Database, job_id: int) -> bool:
     """Take a job out of the queue; False if it does not wait there (any more), or may have a machine on the Hub."""
-    return job_table.take_out(db, job_id, _("It had not begun."), unless=RENTED)
+    return job_table.take_out(db, job_id, NOT_BEGUN, unless=RENTED)
 
 
 def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
@@ -188,9 +189,9 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
 
     Its spec is as before, unless that would fail in the same way: a run whose numbers were none any more goes on with
     half the learning rate, and one whose memory ran out, where a person says so, with `half_batch`. Returns what was
-    changed, which is in the log too; empty if nothing. Raises UserError for a job in any other state, and for a batch
-    that can't be halved. A job for rented hardware is looked for there again, as it is; one that
-    was never started there is rented now.
+    changed, which is in the log too, there in the server's language; empty if nothing. Raises UserError for a job in
+    any other state, and for a batch that can't be halved. A job for rented hardware is looked for there again, as it
+    is; one that was never started there is rented now.
     """
     with db.transaction() as connection:
         job = find(db, job_id)
@@ -212,15 +213,17 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
             spec, message = halved(job), SMALLER
         elif isinstance(spec, TrainingSpec) and diverged(job):
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
-        if message:
-            message = _(message).format(changes=difference(job.spec, spec))
-            job_table.add_event(db, job_id, "change", 0, message)
+        changes = difference(job.spec, spec)
+        with speaking(of_server()):  # everybody reads it
+            kept = _(message).format(changes=changes)
+        if kept:
+            job_table.add_event(db, job_id, "change", 0, kept)
         connection.execute(
             f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = NULL,
                     position = {LAST_PLACE} WHERE id = ?""",
-            (to_json(spec), message, job_id),
+            (to_json(spec), kept, job_id),
         )
-    return message
+    return _(message).format(changes=changes)
 
 
 def halved(job: Job) -> JobSpec:

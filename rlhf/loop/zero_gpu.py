@@ -11,7 +11,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from annotation.database import Database, open_database
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, of_server, speaking
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.worker import Run, attend
@@ -86,7 +86,8 @@ def write_stock(data_dir: str, job_id: int) -> None:
     bell = threading.Timer(SECONDS - SPARE_SECONDS, run.terminated.set)
     bell.start()
     try:
-        attend(run, job.spec)
+        with speaking(of_server()):  # everybody reads what becomes of it, not only who asked
+            attend(run, job.spec)
     finally:
         bell.cancel()
         db.close()

@@ -60,9 +60,20 @@ def test_icons_are_of_the_page_not_of_its_words() -> None:
     (selectors,) = before
     assert all(one.strip().endswith("::before") for one in COMMENT.sub("", selectors).split(","))
     named = re.findall(r"([^{}]+)\{ --icon: ", COMMENT.sub("", stylesheet.GRADIO_RULES))
-    assert {f"{one.strip()}::before" for rule in named for one in rule.split(",")} == {
+    assert {f"{one.strip()}::before".replace(":dir(rtl)", "") for rule in named for one in rule.split(",")} == {
         one.strip() for one in COMMENT.sub("", selectors).split(",")
     }
+
+
+def test_the_icons_of_a_mirrored_row_point_to_the_same_answers() -> None:
+    rules = dict(
+        re.findall(
+            r"^\.judging \.scale button(\S*:nth-child\([^)]*\)) \{ --icon: var\((.*?)\); \}", stylesheet.SHEET, re.M
+        )
+    )
+    first, last = ":nth-child(-n + 3)", ":nth-child(n + 5)"
+    assert (rules[first], rules[last]) == ("--icon-left", "--icon-right")
+    assert (rules[f":dir(rtl){first}"], rules[f":dir(rtl){last}"]) == ("--icon-right", "--icon-left")
 
 
 def test_dark_pages_have_each_colour_of_text_anew() -> None:

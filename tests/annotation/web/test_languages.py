@@ -15,19 +15,22 @@ import pytest
 
 from annotation import translation
 from annotation.database import Database
-from annotation.jobs.job_process import in_language
+from annotation.jobs import job_table
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
-from annotation.records import UserError
+from annotation.records import UserError, now
 from annotation.tabs import accounts
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import N_, VARIABLE, Language, _, language_of, of_server, spoken
+from annotation.translation import N_, Language, _, language_of, of_server, spoken
 from annotation.web import access, invitations, languages
 from annotation.web.deferred_app import AppOfEachLanguage
 from annotation.web.languages import preferred
 from annotation.web.middleware import SECURITY_HEADERS
 from annotation.web.settings import Settings
 from annotation.web.watches import Watches
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_store
 from rlhf.tabs.pages import language_option
+from rlhf.tabs.runs import job_cards
 from rlhf.web_server import guarded_app
 from tests.annotation.jobs.test_lanes import WEB, Count
 from tests.annotation.web.conftest import PASSWORD, Program
@@ -295,10 +298,21 @@ def test_what_a_handler_makes_stays_out_of_a_page_that_is_laid_out_meanwhile(db:
     assert [*page.blocks.values()] == [laid_out]
 
 
-def test_what_is_done_for_somebody_is_told_in_their_language(db: Database, data_dir: Path, marked: Language) -> None:
+def test_what_everybody_reads_is_kept_in_the_servers_language(db: Database, data_dir: Path, marked: Language) -> None:
     access.add_account(db, "ann", "annotator", PASSWORD)
     access.set_language(db, "ann", "de")
-    told = LaneRunner(data_dir, WEB, lambda attempt, job: JobOutcome(f"{_('Name')} {in_language()}"))
-    jobs = [WEB.enqueue(db, Count(), by) for by in ("ann", "the program")]
-    assert [told.run_next(db) for _job in jobs] == [True, True]
-    assert [WEB.get(db, job).message for job in jobs] == [f"⟦Name⟧ {{'{VARIABLE}': 'de'}}", "Name {}"]
+    told = LaneRunner(data_dir, WEB, lambda attempt, job: JobOutcome(_("Name")))
+    job = WEB.enqueue(db, Count(), "ann")
+    assert told.run_next(db)
+    assert WEB.get(db, job).message == "Name"
+    waiting, wild = job_store.enqueue(db, SFTSpec(), "ann"), job_store.enqueue(db, SFTSpec(learning_rate=0.1), "ann")
+    job_store.claim(db, wild, "w")
+    job_table.stop(db, wild, "w", "failed", "", "not-a-number")
+    with translation.speaking(marked):
+        assert job_store.take_out(db, waiting)
+        assert job_store.resume(db, wild).startswith("⟦Queued again")
+        assert "⟦It had not begun.⟧" in job_cards.headline(job_store.get(db, waiting), now())
+    assert job_store.get(db, waiting).message == "It had not begun."
+    kept = job_store.get(db, wild).message
+    assert kept.startswith("Queued again")
+    assert job_store.retries(db, wild) == [kept]
