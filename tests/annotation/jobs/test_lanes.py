@@ -181,6 +181,7 @@ def test_the_spec_of_an_export_comes_back_from_its_row(db: Database) -> None:
     assert EXPORTS.get(db, EXPORTS.enqueue(db, asked, "kim")).spec == asked
 
 
+@pytest.mark.own_start  # it is found by its command
 def test_an_export_is_cancelled_and_leaves_no_file(
     db: Database, data_dir: Path, started: list[LaneRunner[Any]]
 ) -> None:
