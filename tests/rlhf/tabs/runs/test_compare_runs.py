@@ -170,5 +170,5 @@ def test_what_kinds_mean_by_one_name_is_not_put_into_one_plot() -> None:
     (other,) = compare_runs.shared([moved(1, DPOSpec()), moved(2, DPOSpec())])
     assert (own.axes.label, other.axes.label) == ("KL to the reference", "How far it has moved")
     assert own.axes.name != other.axes.name
-    assert "Final KL to the reference" in compare_runs.figures(moved(1, PPOSpec()))
-    assert "Final how far it has moved" in compare_runs.figures(moved(1, DPOSpec()))
+    assert "KL to the reference, at the end" in compare_runs.figures(moved(1, PPOSpec()))
+    assert "How far it has moved, at the end" in compare_runs.figures(moved(1, DPOSpec()))
