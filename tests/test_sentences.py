@@ -273,6 +273,10 @@ def at_import(node: ast.AST) -> Iterator[ast.Call]:
 
 def test_nothing_is_said_while_a_module_is_imported() -> None:
     assert [f"{named(path)}:{call.lineno}" for path in files() for call in at_import(tree_of(path))] == []
+    page = (ROOT / "docs" / "adding-an-algorithm.md").read_text("utf-8")
+    shown = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert shown
+    assert [ast.unparse(call) for code in shown for call in at_import(ast.parse(code))] == [], "nor is it taught"
 
 
 def test_gaps_have_the_names_of_what_fills_them() -> None:

@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 
 from rlhf.algorithms.trainer import mean_of_processes
 from rlhf.models.hidden_states import completions, head_of
+from rlhf.models.log_probabilities import exact_kl
 from rlhf.models.memory import BEGINNING_BYTES
 from rlhf.models.packing import pad
 
@@ -72,10 +73,7 @@ class DriftMeter(TrainerCallback):
 
     def kl(self) -> float:
         """Nats a token from the beginning to now; the same in all processes, which must all ask."""
-        kls = [
-            (now_NV.exp() * (now_NV - then_NV.float())).sum(-1)
-            for now_NV, then_NV in zip(self.logps(), self.beginning, strict=True)
-        ]
+        kls = [exact_kl(now_NV, then_NV) for now_NV, then_NV in zip(self.logps(), self.beginning, strict=True)]
         return mean_of_processes(self.trainer.accelerator, float(torch.cat(kls).mean()))
 
 
