@@ -141,7 +141,7 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
     reasons = [(_(LEFT_OUT[reason]), f"{number:,}") for reason, number in entries]
-    shown = table((_("Judgements, or pairs of answers"), _("Number")), reasons, numbers=(_("Number"),))
+    shown = table((_("Judgements, or pairs of answers"), _("Count")), reasons, numbers=(_("Count"),))
     return text + unfold(_("Left out: {count:,}").format(count=sum(left_out.values())), shown)
 
 

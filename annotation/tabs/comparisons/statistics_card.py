@@ -54,7 +54,7 @@ def counted(title: str, counts: Counts, whole: int, name_of: Callable[[str], str
         (name_of(name), f"{number:,}", Bar(number / whole if whole else 0, percent(number / whole if whole else 0)))
         for name, number in counts
     ]
-    return card(title, table((_("What"), _("Number"), _("Share")), rows, numbers=(_("Number"),)))
+    return card(title, table((_("What"), _("Count"), _("Share")), rows, numbers=(_("Count"),)))
 
 
 def length(edge: str) -> str:
