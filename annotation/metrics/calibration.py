@@ -1,4 +1,5 @@
-"""Calibration: how often the answer that a model or a judge favours is the one that people prefer. Pure."""
+"""Calibration: how often the answer that a model or a judge favours is the one that people prefer, and the temperature
+that makes a score that often right. Pure."""
 
 from __future__ import annotations
 

@@ -77,7 +77,11 @@ def pairwise_loss(name: PairwiseLoss, pairs: PairLogps, beta: float, flip_rate: 
 
 
 def dpo(pairs: PairLogps, beta: float) -> Tensor:
-    """DPO loss of each pair (Rafailov et al. 2023, equation 7). Returns (P,)."""
+    """DPO loss of each pair (Rafailov et al. 2023, equation 7). Returns (P,).
+
+    What the robust loss is made of; without it rankings and pairs are learnt by `expected_loss`, which is this for a
+    pair whose label is certain.
+    """
     # r(x, y_w) - r(x, y_l), equation 5
     margin_P = beta * ((pairs.chosen_P - pairs.ref_chosen_P) - (pairs.rejected_P - pairs.ref_rejected_P))
     return -F.logsigmoid(margin_P)
