@@ -13,9 +13,11 @@ It goes on where it was broken off: answers, scores and verdicts are kept one by
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -32,6 +34,7 @@ from annotation.translation import _
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.finished_checks import measured_before
 from rlhf.evaluation.probe_scores import TokenisedProbe, probe_figures, tokenise_probes
 from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import (
@@ -50,15 +53,21 @@ from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry
 from rlhf.models.base_model import bytes_in, ready
-from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
+from rlhf.models.hidden_states import Completions, completions, head_of, passes_of
 from rlhf.models.loading import LoadedPolicies
-from rlhf.models.log_probabilities import Head, kl_of_states, sum_by_row, token_logps
-from rlhf.models.packing import pad
+from rlhf.models.log_probabilities import Head, kl_and_logps, sum_by_row, token_logps
+from rlhf.models.packing import pad, prompt_groups
 from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
 from rlhf.models.tokenize import answer_ids, load_snapshot, of_split, text_ids, tokenise_pairs
 
-SCORING_BATCH = 4
+# Comparisons that a judge in this process reads together.
+JUDGING_BATCH = 4
+# Part of what names the fixed text's token ids; raised whenever the same ids come to another perplexity.
+READING = 1
+
+# Token ids of a prompt and of an answer to it.
+PromptAndAnswer = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
@@ -80,22 +89,25 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     on_others = registry.own_ground(run.db, candidate) if other_weights else None
     scored = len(compared) + (on_others is not None)
     progress = CheckProgress(run, (len(compared) + scored) * len(rendered) + 2 * len(rendered_apart) + len(held_out))
-    probes = tokenise_probes(models)
+    probes, plain = tokenise_probes(models), plain_text(models)
     answers: dict[tuple[int, str], list[CheckedAnswer]] = {}
     figures: dict[tuple[int, str], AnswerFigures] = {}
     for policy in compared:
-        measured_by = anchors.of(policy)
-        models.keep_only(policy, measured_by)  # those in another precision may be as large
-        answer_prompts(progress, spec, models, policy, prompts, rendered)
-        score_answers(progress, spec, models, policy, measured_by, anchors.scores(policy), prompts, rendered)
+        measured_by = {anchors.scores(policy): anchors.of(policy)}
         if policy.version == candidate.version and on_others is not None:
-            score_answers(progress, spec, models, policy, on_others, GROUND_SCORES, prompts, rendered)
+            measured_by[GROUND_SCORES] = on_others
+        models.keep_only(policy, *measured_by.values())  # those in another precision may be as large
+        answer_prompts(progress, spec, models, policy, prompts, rendered)
+        score_answers(progress, spec, models, policy, measured_by, prompts, rendered)
         if policy in (candidate, against):
             answer_prompts(progress, on_compared(spec), models, policy, apart, rendered_apart)
         answers[policy.version] = answers_of(run, spec, policy, prompts, rendered)
-        plain = perplexity(models.use(policy), models.tokenizer)
-        found = summarise(policy, answers[policy.version], anchors.scores(policy), plain)
-        figures[policy.version] = replace(found, probes=ask_probes(progress, models, policy, probes))
+        figures[policy.version] = replace(
+            summarise(policy, answers[policy.version], anchors.scores(policy)),
+            perplexity=perplexity(models, policy, plain),
+            perplexity_of=plain.name,
+            probes=ask_probes(progress, models, policy, probes),
+        )
     accuracy = implicit_accuracy(progress, models, candidate, held_out)
     del models  # a judge may need the memory
     # Only what serves, or could, is compared with: not what only measures, or in a precision of the candidate's.
@@ -248,25 +260,26 @@ def score_answers(
     spec: CheckSpec,
     models: LoadedPolicies,
     policy: Policy,
-    anchor: Policy,
-    names: tuple[str, str],
+    measured_by: Mapping[tuple[str, str], Policy],
     prompts: Sequence[Prompt],
     rendered: Mapping[int, str],
 ) -> None:
-    """Store by these names each answer's KL to the anchor per token, and its tokens' negative log-likelihood under it.
+    """Store by these names each answer's KL per token to each anchor, and its tokens' negative log-likelihood under it.
 
     Answers that an earlier version scored kept only their mean, and are scored again.
     """
-    db = progress.run.db
+    db, anchors = progress.run.db, list(measured_by.values())
     answers = answers_of(progress.run, spec, policy, prompts, rendered)
-    kl_score, nll_score = names
-    unscored = [answer for answer in answers if nll_score not in answer.token_scores]
-    for start in range(0, len(unscored), SCORING_BATCH):
-        batch = unscored[start : start + SCORING_BATCH]
-        for answer, (kl, nlls) in zip(batch, score(models, policy, anchor, batch), strict=True):
-            store.add_score(db, answer.id, kl_score, kl)
-            store.add_score(db, answer.id, nll_score, fmean(nlls), nlls)
-        progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
+    unscored = [answer for answer in answers if any(nll not in answer.token_scores for _kl, nll in measured_by)]
+    sequences = [token_ids_of(models, answer) for answer in unscored]
+    for places in passes_of(models.use(policy), sequences):
+        found = score(models, policy, anchors, [sequences[place] for place in places])
+        for (kl_score, nll_score), scores in zip(measured_by, found, strict=True):
+            for place, (kl, nlls) in zip(places, scores, strict=True):
+                store.add_score(db, unscored[place].id, kl_score, kl)
+                store.add_score(db, unscored[place].id, nll_score, fmean(nlls), nlls)
+        done = len(places) * len(anchors)
+        progress.advance(done, _("scoring the answers of {revision}").format(revision=policy.revision))
 
 
 # The names of an answer's scores: its KL, and its negative log-likelihood. Not `kl_to_base`: so earlier versions named
@@ -341,37 +354,43 @@ def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
         )
 
 
+def token_ids_of(models: LoadedPolicies, answer: CheckedAnswer) -> PromptAndAnswer:
+    """What a policy was fed, and what it answered."""
+    drawn = answer_ids(models.tokenizer, answer.text, answer.finish_reason, answer.token_ids)
+    return tuple(text_ids(models.tokenizer, answer.rendered_prompt)), tuple(drawn)
+
+
 @torch.no_grad()
 def score(
-    models: LoadedPolicies, policy: Policy, anchor: Policy, answers: Sequence[CheckedAnswer]
-) -> list[tuple[float, list[float]]]:
-    """(KL per token, NLL of each token under the anchor) of each answer, in nats."""
-    sequences = [
-        (
-            models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
-            answer_ids(models.tokenizer, answer.text, answer.finish_reason, answer.token_ids),
-        )
-        for answer in answers
-    ]
-    under, anchor_head = completion_states(models, anchor, sequences)
-    own, policy_head = under, anchor_head
-    if policy.version != anchor.version:
-        own, policy_head = completion_states(models, policy, sequences)
-    kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, anchor_head)
-    nll_N = -token_logps(under.before_NH, anchor_head, under.labels_N)
-    rows = range(len(answers))
-    return [(float(kl_N[under.rows_N == row].mean()), nll_N[under.rows_N == row].tolist()) for row in rows]
+    models: LoadedPolicies, policy: Policy, anchors: Sequence[Policy], answers: Sequence[PromptAndAnswer]
+) -> list[list[tuple[float, list[float]]]]:
+    """For each anchor (KL per token, NLL of each token under it) of each answer, in nats.
+
+    Each of the policies reads them once.
+    """
+    found, read = [], {one.version: completion_states(models, one, answers) for one in (policy, *anchors)}
+    own, head = read[policy.version]
+    for anchor in anchors:
+        under, anchor_head = read[anchor.version]
+        if under is own:
+            logps_N = token_logps(own.before_NH, head, own.labels_N)
+            kl_N = torch.zeros_like(logps_N)
+        else:
+            kl_N, logps_N = kl_and_logps(own.before_NH, head, under.before_NH, anchor_head, own.labels_N)
+        of_answers = [own.rows_N == row for row in range(len(answers))]
+        found.append([(float(kl_N[of].mean()), (-logps_N[of]).tolist()) for of in of_answers])
+    return found
 
 
 def completion_states(
-    models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    models: LoadedPolicies, policy: Policy, sequences: Sequence[PromptAndAnswer]
 ) -> tuple[Completions, Head]:
-    """The states of the completions of (prompt, completion) ids, and what makes logits of them, in float32."""
+    """The states of the answers to prompts, and what makes logits of them, in float32."""
     model = models.use(policy)
-    ids_BT, attention_BT, completion_BT = (
-        part.to(model.device) for part in pad(sequences, models.tokenizer.pad_token_id)
-    )
-    return completions(model, ids_BT, attention_BT, completion_BT, packed=False), head_of(model, float32=True)
+    padded = pad(sequences, models.tokenizer.pad_token_id)
+    ids_BT, attention_BT, completion_BT = (part.to(model.device) for part in padded)
+    states = completions(model, ids_BT, attention_BT, completion_BT, prompt_groups(sequences))
+    return states, head_of(model, float32=True)
 
 
 def implicit_accuracy(
@@ -385,25 +404,28 @@ def implicit_accuracy(
     """
     reference, max_length = training_terms(progress, candidate)
     pairs, left_out = tokenise_pairs(models.tokenizer, rows, max_length)
+    sides = [[(tuple(pair["prompt_ids"]), tuple(pair[f"{side}_ids"])) for side in ("chosen", "rejected")]
+             for pair in pairs]  # fmt: skip
+    different = list(dict.fromkeys(answer for both in sides for answer in both))
+    gained: dict[PromptAndAnswer, float] = {}
+    for places in passes_of(models.use(candidate), different):
+        batch = [different[place] for place in places]
+        own_B, reference_B = (summed_logps(models, policy, batch) for policy in (candidate, reference))
+        gained |= zip(batch, (own_B - reference_B).tolist(), strict=True)
+        progress.advance(len(rows) * len(batch) // len(different), _("implicit reward on held-out judgements"))
     scores: dict[int, list[float]] = {}
-    for pair in pairs:
-        sequences = [(pair["prompt_ids"], pair["chosen_ids"]), (pair["prompt_ids"], pair["rejected_ids"])]
-        policy_2 = summed_logps(models, candidate, sequences)
-        reference_2 = summed_logps(models, reference, sequences)
-        chosen, rejected = (policy_2 - reference_2).tolist()
+    for pair, both in zip(pairs, sides, strict=True):
+        chosen, rejected = (gained[answer] for answer in both)
         right = 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
         scores.setdefault(pair["comparison"], []).append(right)
-        progress.advance(1, _("implicit reward on held-out judgements"))
     total = sum(fmean(values) for values in scores.values())
     low, high = wilson_interval(total, len(scores))
     return ImplicitAccuracy(total / len(scores) if scores else None, low, high, len(scores), dict(left_out))
 
 
 @torch.no_grad()
-def summed_logps(
-    models: LoadedPolicies, policy: Policy, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> torch.Tensor:
-    """log pi(completion | prompt) of each sequence, (B,)."""
+def summed_logps(models: LoadedPolicies, policy: Policy, sequences: Sequence[PromptAndAnswer]) -> torch.Tensor:
+    """log pi(answer | prompt) of each, (B,)."""
     states, head = completion_states(models, policy, sequences)
     return sum_by_row(token_logps(states.before_NH, head, states.labels_N), states.rows_N, len(sequences))
 
@@ -421,10 +443,8 @@ def training_terms(progress: CheckProgress, candidate: Policy) -> tuple[Policy, 
     return ground, spec.max_length
 
 
-def summarise(
-    policy: Policy, answers: Sequence[CheckedAnswer], names: tuple[str, str], perplexity: float
-) -> AnswerFigures:
-    """The figures of one policy's answers, with its perplexity on the fixed text; KL and likelihood by these names."""
+def summarise(policy: Policy, answers: Sequence[CheckedAnswer], names: tuple[str, str]) -> AnswerFigures:
+    """The figures of one policy's answers; KL and likelihood by these names."""
     texts = [answer.text for answer in answers]
     return AnswerFigures(
         revision=policy.revision,
@@ -438,7 +458,6 @@ def summarise(
         # An empty answer has not ended well, however it ended.
         ended_share=fmean(answer.finish_reason == "stop" and bool(answer.text.strip()) for answer in answers),
         repetition=fmean(repetition(text) for text in texts),
-        perplexity=perplexity,
     )
 
 
@@ -489,22 +508,32 @@ def repetition(text: str) -> float:
 PLAIN_TEXT = Path(__file__).parents[2] / "annotation" / "examples" / "plain_text.txt"
 
 
-@torch.no_grad()
-def perplexity(model: Any, tokenizer: Any) -> float:
-    """Perplexity of a fixed plain text, paragraph by paragraph: language that a policy should not have lost.
+@dataclass(frozen=True)
+class PlainText:
+    """The paragraphs of the fixed text as token ids, each an answer to nothing."""
 
-    Each paragraph is read as an answer to nothing, after the end-of-text token, so that its first word counts too.
-    """
-    paragraphs = [text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n") if text.strip()]
-    sequences = [([tokenizer.eos_token_id], text_ids(tokenizer, text)) for text in paragraphs]
-    total, tokens = 0.0, 0
-    for sequence in sequences:
-        padded = pad([sequence], tokenizer.pad_token_id)
-        ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in padded)
-        states = completions(model, ids_BT, attention_BT, completion_BT, packed=False)
-        total -= float(token_logps(states.before_NH, head_of(model, float32=True), states.labels_N).sum())
-        tokens += len(sequence[1])
-    return math.exp(total / tokens)
+    paragraphs: Sequence[PromptAndAnswer]
+
+    @property
+    def name(self) -> str:
+        """The sha256 of all token ids and of how they are read."""
+        return sha256(json.dumps([READING, self.paragraphs]).encode()).hexdigest()
+
+
+def plain_text(models: LoadedPolicies) -> PlainText:
+    """The fixed text; each paragraph comes after the end-of-text token, so that its first word counts too."""
+    paragraphs = filter(None, (text.strip() for text in PLAIN_TEXT.read_text("utf-8").split("\n\n")))
+    end = (models.tokenizer.eos_token_id,)
+    return PlainText([(end, tuple(text_ids(models.tokenizer, text))) for text in paragraphs])
+
+
+def perplexity(models: LoadedPolicies, policy: Policy, text: PlainText) -> float:
+    """Perplexity of the fixed text: language that a policy should not have lost. Read once in a policy's life."""
+    for before in measured_before(models.db, policy):
+        if before.perplexity is not None and before.perplexity_of == text.name:
+            return before.perplexity
+    logps_B = summed_logps(models, policy, text.paragraphs)
+    return math.exp(-float(logps_B.sum()) / sum(len(ids) for _end, ids in text.paragraphs))
 
 
 def ask_probes(
@@ -531,7 +560,7 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
                 run.report(counts.judged, total, {}, _("{name} judges").format(name=name))
 
             try:
-                bench = backend_for(run, judge, rubric, spec.model, SCORING_BATCH)
+                bench = backend_for(run, judge, rubric, spec.model, JUDGING_BATCH)
                 counts = run_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
             except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
                 counts.gave_up = str(error)

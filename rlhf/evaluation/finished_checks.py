@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from annotation.database import Database
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.report import CheckReport
+from rlhf.evaluation.report import AnswerFigures, CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job, ended_at
+from rlhf.models.registry import Policy
 
 
 @dataclass(frozen=True)
@@ -52,3 +54,11 @@ def newest_checks(db: Database) -> dict[str, FinishedCheck]:
     for check in finished_checks(db):
         found.setdefault(check.spec.candidate, check)
     return found
+
+
+def measured_before(db: Database, policy: Policy) -> Iterator[AnswerFigures]:
+    """What finished checks found of a policy in its precision, the newest first: a policy never changes."""
+    for check in finished_checks(db):
+        for figures in (check.report.candidate, check.report.against, check.report.anchor):
+            if (figures.revision, figures.weights) == (policy.revision, policy.weights):
+                yield figures

@@ -11,7 +11,7 @@ from itertools import takewhile
 import torch
 
 from annotation.database import Database
-from rlhf.evaluation.finished_checks import finished_checks
+from rlhf.evaluation.finished_checks import measured_before
 from rlhf.evaluation.probes import FAMILIES, Probe, ProbeFigures, read_probes
 from rlhf.models.hidden_states import inner_model, summed_logps
 from rlhf.models.loading import LoadedPolicies
@@ -74,9 +74,9 @@ def probe_figures(
     `between` is called before each batch; it may raise to stop.
     """
     asked = name_of(probes)
-    known = kept(db, policy, asked)
-    if known is not None:
-        return known
+    for before in measured_before(db, policy):
+        if before.probes and (before.probes.weights, before.probes.asked) == (policy.weights, asked):
+            return before.probes
     model = models.use(policy)
     chances: dict[str, list[float]] = {family: [] for family in FAMILIES}
     for start in range(0, len(probes), PROBES_PER_BATCH):
@@ -85,16 +85,6 @@ def probe_figures(
         for one, logps in zip(batch, logps_of_batch(model, models.tokenizer.pad_token_id, batch), strict=True):
             chances[one.probe.family].append(one.probe.chance(logps))
     return ProbeFigures(asked, policy.weights, {family: tuple(found) for family, found in chances.items()})
-
-
-def kept(db: Database, policy: Policy, asked: str) -> ProbeFigures | None:
-    """What an earlier check found of this policy in this precision: a policy never changes."""
-    for check in finished_checks(db):
-        for figures in (check.report.candidate, check.report.against, check.report.anchor):
-            known = figures.probes
-            if known and (figures.revision, known.weights, known.asked) == (policy.revision, policy.weights, asked):
-                return known
-    return None
 
 
 @torch.no_grad()

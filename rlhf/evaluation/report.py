@@ -46,6 +46,8 @@ class AnswerFigures:
     """Share of an answer's groups of four words that it has said before (Welleck et al. 2020)."""
     perplexity: float | None = None
     """Of a fixed plain text."""
+    perplexity_of: str | None = None
+    """The sha256 of the token ids of that text, and of how they are scored."""
     probes: ProbeFigures | None = None
     """Whether it still can do what it could."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.models.log_probabilities import Head, sum_by_row, token_logps
-from rlhf.models.packing import SPANS, Packed, Spans, pack, pad, rows_of
+from rlhf.models.packing import SPANS, Packed, Spans, pack, pad, prompt_groups, rows_alone, rows_of
 
 # How configurations name what stands behind the output matrix: a bound of the logits, and what they are multiplied or
 # divided by. Whether that is all is seen when a base is prepared.
@@ -234,6 +234,26 @@ def completions(
     return in_order(parts, places)
 
 
+def passes_of(model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[list[int]]:
+    """Which of (prompt, completion) token ids to give to `completions` together, by place: a packed row's worth.
+
+    Those of one prompt share its computation. A model that can't compute several sequences in one row gets those of
+    like lengths together, so that little of a batch is padding.
+    """
+    if not sequences:
+        return []
+    together = packable(inner_model(model))
+    by_length = sorted(range(len(sequences)), key=lambda place: sum(map(len, sequences[place])))
+    order = sorted(by_length, key=lambda place: tuple(sequences[place][0])) if together else by_length
+    ordered = [sequences[place] for place in order]
+    _, attention_BT, completion_BT = pad(ordered, 0)
+    if together:
+        rows = rows_of(attention_BT, completion_BT, prompt_groups(ordered), ROW_TOKENS)
+    else:
+        rows = rows_alone(attention_BT, range(len(ordered)), ROW_TOKENS)
+    return [[order[place] for place in row] for row in rows]
+
+
 def states_at(causal: Any, depth: float, **inputs: Any) -> Tensor:
     """The states (B, T, H) of the layer at this depth, the embeddings' at 0 and the last one's, normalised, at 1."""
     if depth == 1.0:
@@ -316,9 +336,8 @@ def mean_states(
     Without a prompt-tuning adapter's virtual tokens; other adapters are the caller's to switch off.
     """
     ids_BT, attention_BT, completion_BT = (part.to(model.device) for part in pad(answers, pad_id))
-    prompts = {tuple(prompt): group for group, (prompt, _) in enumerate(answers)}
-    groups = [prompts[tuple(prompt)] for prompt, _ in answers]
-    found = completions(model, ids_BT, attention_BT, completion_BT, groups, adapted=False, depth=depth)
+    group_B = prompt_groups(answers)
+    found = completions(model, ids_BT, attention_BT, completion_BT, group_B, adapted=False, depth=depth)
     # Those before each token but the first, and the last one's, are those of the tokens themselves.
     own_NH = found.before_NH.float().clone()
     first_N = torch.cat([torch.ones_like(found.rows_N[:1], dtype=torch.bool), found.rows_N.diff() > 0])

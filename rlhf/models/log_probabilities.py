@@ -150,13 +150,20 @@ def exact_kl(policy_logits_NV: Tensor, base_logits_NV: Tensor) -> Tensor:
     return (policy_NV.exp() * (policy_NV - base_NV)).sum(-1)
 
 
-def kl_of_states(policy_NH: Tensor, policy_head: Head, base_NH: Tensor, base_head: Head, chunk: int = CHUNK) -> Tensor:
-    """`exact_kl` at each position from the last hidden states of both, chunk by chunk. Returns (N,)."""
-    parts = [
-        exact_kl(policy_head.logits(policy_NH[i : i + chunk]), base_head.logits(base_NH[i : i + chunk]))
-        for i in range(0, max(len(policy_NH), 1), chunk)
-    ]
-    return torch.cat(parts)
+def kl_and_logps(
+    policy_NH: Tensor, policy_head: Head, base_NH: Tensor, base_head: Head, labels_N: Tensor, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """`exact_kl` at each position and the base's log p(label), (N,) each, from the last hidden states of both.
+
+    Chunk by chunk, and each model's logits once.
+    """
+    parts = []
+    for i in range(0, max(len(policy_NH), 1), chunk):
+        base_NV = base_head.logits(base_NH[i : i + chunk])
+        kl_N = exact_kl(policy_head.logits(policy_NH[i : i + chunk]), base_NV)
+        parts.append((kl_N, label_logps(base_NV, labels_N[i : i + chunk])))
+    kl_N, logps_N = (torch.cat(part) for part in zip(*parts, strict=True))
+    return kl_N, logps_N
 
 
 def entropy(logits_NV: Tensor) -> Tensor:

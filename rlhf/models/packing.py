@@ -37,6 +37,12 @@ def pad(sequences: Sequence[tuple[Sequence[int], Sequence[int]]], pad_id: int) -
     return ids, attention, completions
 
 
+def prompt_groups(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[int]:
+    """The same number for those of the (prompt, completion) token ids that have the same prompt."""
+    groups: dict[tuple[int, ...], int] = {}
+    return [groups.setdefault(tuple(prompt), len(groups)) for prompt, _ in sequences]
+
+
 def rows_of(
     attention_BT: Tensor, completion_BT: Tensor, group_B: Sequence[int], limit: int, virtual: int = 0
 ) -> list[list[int]]:

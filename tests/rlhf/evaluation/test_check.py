@@ -17,13 +17,23 @@ from peft import LoraConfig, get_peft_model
 
 from annotation import claims, store
 from annotation.database import Database
-from annotation.exports.frozen_rows import PreferenceRow, PromptRow
+from annotation.exports.frozen_rows import FrozenAnswer, PreferenceRow, PromptRow
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
+from rlhf.evaluation import check as checking
 from rlhf.evaluation import gate_decisions, probe_scores
-from rlhf.evaluation.check import TokenNLLs, ask_people_instead, equal_length_nll_ratio, nlls_of, score
+from rlhf.evaluation.check import (
+    TokenNLLs,
+    ask_people_instead,
+    equal_length_nll_ratio,
+    implicit_accuracy,
+    nlls_of,
+    score,
+    summed_logps,
+    token_ids_of,
+)
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule, decide, past_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
@@ -33,7 +43,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.worker import Run, perform
 from rlhf.judges import judge_store
-from rlhf.models import registry
+from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
@@ -100,6 +110,7 @@ def test_the_report_says_what_the_page_shows(checked: Checked) -> None:
         "nll_under_anchor",
         "ended_share",
         "perplexity",
+        "perplexity_of",
         "repetition",
         "probes",
         "weights",
@@ -205,10 +216,79 @@ def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> 
     assert ids != answer_ids(tokenizer, "sun rain", "stop")
     drawn = TokenIds(vocabulary_of(tokenizer), tuple(ids))
     row = replace(answers(machine, "dpo-1")[0], text="sun rain", finish_reason="stop", token_ids=drawn)
-    ((_, nlls),) = score(models, candidate, base, [row])
+    (((_, nlls),),) = score(models, candidate, [base], [token_ids_of(models, row)])
     nll = fmean(nlls)
     logps = plain_logps(models, base, tokenizer(row.rendered_prompt, add_special_tokens=False)["input_ids"], ids)
     assert nll == pytest.approx(-fmean(logps[at, token].item() for at, token in enumerate(ids)), rel=0.01)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_in_float32_every_figure_of_a_pass_is_that_of_its_answers_read_one_by_one(
+    checked: Checked, packs: bool
+) -> None:
+    """Answers of several lengths, some to one prompt, all in few passes; also by a model that can't pack."""
+    machine, random = checked.machine, torch.Generator().manual_seed(3)
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
+    candidate, base = (replace(registry.by_revision(machine.db, name), weights="fp32") for name in ("dpo-1", "base"))
+    prompts = [machine.tokenizer(machine.render([{"role": "user", "content": f"{n}?"}]))["input_ids"] for n in (1, 22)]
+    lengths = [(prompts[number % 2], length) for number, length in enumerate([3, 40, 1, 7, 25, 2])]
+    answers = [
+        (tuple(prompt), tuple(torch.randint(5, len(machine.tokenizer), (length,), generator=random).tolist()))
+        for prompt, length in lengths
+    ]
+    hidden_states.PACKS[hidden_states.inner_model(models.use(candidate))] = packs
+    (passed,) = hidden_states.passes_of(models.use(candidate), answers)
+    together = [answers[place] for place in passed]
+    assert sorted(passed) == list(range(6))
+    ((*found,),) = score(models, candidate, [base], together)
+    summed = summed_logps(models, candidate, together).tolist()
+    for (prompt, answer), (kl, nlls), logp in zip(together, found, summed, strict=True):
+        ours, theirs = (plain_logps(models, policy, list(prompt), list(answer)) for policy in (candidate, base))
+        assert kl == pytest.approx(float((ours.exp() * (ours - theirs)).sum(-1).mean()), rel=1e-4, abs=1e-6)
+        assert nlls == pytest.approx([-theirs[at, token].item() for at, token in enumerate(answer)], rel=1e-4)
+        assert logp == pytest.approx(sum(ours[at, token].item() for at, token in enumerate(answer)), rel=1e-4)
+
+
+def test_each_answer_of_a_ranking_is_read_once_by_each_policy(checked: Checked) -> None:
+    machine = checked.machine
+    models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
+    candidate = registry.by_revision(machine.db, "dpo-1")
+    messages = ({"role": "user", "content": "Why?"},)
+    texts = [FrozenAnswer(number, "sun rain stone " * number, "stop") for number in range(1, 5)]
+    rows = [
+        PreferenceRow(
+            split="held-out",
+            messages=messages,
+            comparison=9,
+            prompt_id=1,
+            chosen=better,
+            rejected=worse,
+            rendered_prompt=machine.render(messages),
+        )
+        for place, better in enumerate(texts)
+        for worse in texts[place + 1 :]
+    ]
+    read: list[int] = []
+    embeddings = hidden_states.inner_model(models.use(candidate)).get_input_embeddings()
+    hook = embeddings.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0].numel()))
+    progress = checking.CheckProgress(cast(Run, QuietRun(machine.db)), 6)
+    hidden_states.packable(hidden_states.inner_model(models.use(candidate)))
+    read.clear()
+    found = implicit_accuracy(progress, models, candidate, rows)
+    hook.remove()
+    once = machine.count(machine.render(messages)) + sum(machine.count(one.text) + 1 for one in texts)
+    assert (found.n, progress.done, read) == (1, 6, [once, once])
+
+
+@dataclass
+class QuietRun:
+    """What computing asks of a run that is never told to stop."""
+
+    db: Database
+
+    def report(self, *_: Any) -> None: ...
+
+    def raise_if_stopped(self) -> None: ...
 
 
 def pairs_right(machine: Machine) -> dict[int, list[bool]]:
@@ -457,15 +537,27 @@ def read_alone(machine: Machine, models: LoadedPolicies, policy: registry.Policy
     return found
 
 
-def test_probes_are_asked_once_of_the_same_policy(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_and_plain_text_are_asked_once_of_the_same_policy(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ask(*_: Any) -> list[list[float]]:
         raise AssertionError("it was asked again")
 
+    read: list[Any] = []
+
+    def reading(models: LoadedPolicies, policy: registry.Policy, sequences: Sequence[Any]) -> torch.Tensor:
+        read.extend(sequences)
+        return summed_logps(models, policy, sequences)
+
     monkeypatch.setattr(probe_scores, "logps_of_batch", ask)
+    monkeypatch.setattr(checking, "summed_logps", reading)
     again = check(checked.machine, replace(CHECK, seed=900))
     assert again["candidate"]["probes"] == checked.report["candidate"]["probes"]
     assert again["anchor"]["probes"] == checked.report["anchor"]["probes"]
     assert again["anchor"]["probes"] != again["candidate"]["probes"]
+    assert again["anchor"]["perplexity"] == checked.report["anchor"]["perplexity"]
+    assert read, "held-out judgements are"
+    assert all(prompt != (checked.machine.tokenizer.eos_token_id,) for prompt, _ in read)
 
 
 def test_what_has_learnt_to_refuse_is_stopped_though_it_wins_60_of_60(checked: Checked) -> None:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlhf.models import log_probabilities
 from rlhf.models.hidden_states import head_of
-from rlhf.models.log_probabilities import Head, exact_kl, kl_of_states, sum_by_row, token_logps
+from rlhf.models.log_probabilities import Head, exact_kl, kl_and_logps, sum_by_row, token_logps
 from tests.architectures import built
 
 
@@ -135,8 +135,10 @@ def test_the_kl_of_states_is_that_of_their_logits_chunk_by_chunk(positions: int)
     """Two models with heads of their own."""
     own_NH, base_NH, own_VH, base_VH = random_tensors((positions, 5), (positions, 5), (11, 5), (11, 5))
     own, base = Head(own_VH, softcap=2.0), Head(base_VH, scale=0.5)
-    expected_N = exact_kl(own.logits(own_NH), base.logits(base_NH))
-    torch.testing.assert_close(kl_of_states(own_NH, own, base_NH, base, 3), expected_N)
+    labels_N = torch.arange(positions)
+    kl_N, logps_N = kl_and_logps(own_NH, own, base_NH, base, labels_N, 3)
+    torch.testing.assert_close(kl_N, exact_kl(own.logits(own_NH), base.logits(base_NH)))
+    torch.testing.assert_close(logps_N, token_logps(base_NH, base, labels_N))
 
 
 # -------------------------------------------------------------------------------------------------------- sum_by_row
