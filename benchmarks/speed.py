@@ -8,10 +8,12 @@ process's own on the processor, whatever else runs; with more threads they are t
 losses of an item must agree to 1e-3, or the benchmark ends with 1. Peak memory is that of a process for each side.
 Answers: 12 prompts with four and with eight answers each, ours against `generate` with `num_return_sequences`,
 and with `--llama` eight against llama.cpp's server on one thread, in another environment and 4 bits.
+With `--before`, a check and a round of PPO beside an earlier program's (`benchmarks.before`), process beside process.
 
-How to read it. `ratio` is ours over the peer's (items a second; for memory: megabytes, so less is better), in brackets
-the least and the greatest of the rounds. `of the rate` is what share of the matrix products that this processor was
-seen to make our step makes. The profile says where a step's time goes.
+How to read it. `ratio` is ours over the peer's (items a second; megabytes for memory, and seconds for a check and a
+round of PPO, of which less is better), in brackets the least and the greatest of the rounds. `of the rate` is what
+share of the matrix products that this device was seen to make our step makes. The profile says where a step's time
+goes. It ends with 1 where a goal is missed.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from annotation.records import Sampling, UserError
-from benchmarks import driver
+from benchmarks import before, driver
 from benchmarks.driver import BenchmarkError, say
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -75,7 +77,11 @@ CASES: Mapping[str, Case] = {
     "sft": Case(SFTSpec(**LORA, batch_size=8), 96, 1, 8),
 }
 LLAMA = "llama_8"
-KEYS = (*CASES, "memory", *DRAWS, LLAMA, "check")
+EARLIER = (before.CHECK, before.ROUND)
+KEYS = (*CASES, "memory", *DRAWS, LLAMA, *EARLIER)
+# What ratios are to be: at least so much, or of what costs something at most.
+AT_LEAST = {"dpo_pairs_96": 3.0, "dpo_pairs_256": 4.0, "dpo_rank4": 8.0, "generate_4": 3.0, "generate_8": 3.0}
+AT_MOST = {"memory": 0.5, before.CHECK: 0.4, before.ROUND: 0.5}
 MEMORY_CASE = "dpo_pairs_256"
 # Pairs or demonstrations that TRL takes in one pass.
 PEER_PASS = 4
@@ -91,6 +97,8 @@ class Options:
     quick: bool = False
     llama: str = ""
     """The Python of an environment with xllamacpp; empty for none."""
+    before: Path | None = None
+    """A checkout of the program of commit 865f146; None for none."""
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -144,6 +152,7 @@ class Side:
         import torch
 
         self.trainer, self.steps = trainer, steps
+        trainer.model.to(trainer.args.device)
         trained = [value for value in trainer.model.parameters() if value.requires_grad]
         # At a rate of zero, so that each round computes the same.
         self.optimiser = torch.optim.AdamW(trained, lr=0.0)
@@ -151,10 +160,12 @@ class Side:
 
     def step(self, number: int) -> float:
         """One optimiser step; returns its loss."""
+        from accelerate.utils import send_to_device
+
         passes = self.steps[number % len(self.steps)]
         total = 0.0
         for rows in passes:
-            batch = self.trainer.data_collator([dict(row) for row in rows])
+            batch = send_to_device(self.trainer.data_collator([dict(row) for row in rows]), self.trainer.args.device)
             with self.trainer.compute_loss_context_manager():
                 loss = self.trainer.compute_loss(self.trainer.model, batch) / len(passes)
             loss.backward()
@@ -301,12 +312,15 @@ def ratio_of(ours: Sequence[float], peer: Sequence[float]) -> Ratio:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """What it takes: on the processor with one thread, by the clock with several."""
+    """What it takes: on the processor with one thread, by the clock with several and on a GPU."""
     import torch
 
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    gpu = torch.cuda.is_available()
+    clock = time.process_time if torch.get_num_threads() == 1 and not gpu else time.perf_counter
     began = clock()
     work()
+    if gpu:
+        torch.cuda.synchronize()
     return clock() - began
 
 
@@ -360,22 +374,25 @@ def products_a_second(spec: TrainingSpec) -> float:
 
     from rlhf.models.loading import dtype_of
 
-    left, right = torch.randn(2, 2048, 2048).to(dtype_of(spec.precision))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    left, right = torch.randn(2, 2048, 2048).to(device, dtype_of(spec.precision))
     torch.mm(left, right)
     return max(2 * 2048**3 / seconds(lambda: torch.mm(left, right)) for _ in range(5))
 
 
 def profile(side: Side) -> dict[str, float]:
-    """The share of each component in a step's processor time."""
+    """The share of each component in a step's time on the processor, or on the GPU."""
+    import torch
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiled
 
-    with profiled(activities=[ProfilerActivity.CPU]) as found:
+    gpu = torch.cuda.is_available()
+    with profiled(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as found:
         side.step(0)
     spent = dict.fromkeys([*COMPONENTS, "other"], 0.0)
     for event in found.key_averages():
         of = next((part for part, names in COMPONENTS.items() if event.key.startswith(names)), "other")
-        spent[of] += event.self_cpu_time_total
+        spent[of] += event.self_device_time_total if gpu else event.self_cpu_time_total
     whole = sum(spent.values())
     return {part: value / whole for part, value in spent.items()}
 
@@ -394,13 +411,17 @@ def peaks(name: str, options: Options) -> Ratio:
 
 
 def peak(side: str, name: str, model: Path) -> float:
-    """Peak memory of this process, in MB, after two steps."""
+    """Peak memory of this process, or of what it had of the GPU, in MB, after two steps."""
+    import torch
+
     case = CASES[name]
     found = comparisons(case, 2, words_of(model))
     with TemporaryDirectory() as directory:
         made = (our_side if side == "ours" else peer_side)(case, model, found, Path(directory))
         for number in range(2):
             made.step(number)
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
@@ -433,6 +454,7 @@ class Answering:
         """By `generate` with `num_return_sequences`."""
         self.tokenizer.padding_side = "left"
         batch = self.tokenizer(self.texts, add_special_tokens=False, padding=True, return_tensors="pt")
+        batch = batch.to(self.model.device)
         drawn = self.model.generate(
             **batch,
             do_sample=True,
@@ -499,10 +521,36 @@ def beside_llama(answers: int, options: Options) -> Ratio:
 
 
 # -------------------------------------------------------------------------------------------------------------- report
+def beside_earlier(options: Options) -> dict[str, tuple[Ratio, Ratio]]:
+    """Seconds of a check and a round of PPO over the earlier program's: of the processor, and by the clock."""
+    assert options.before is not None
+    with TemporaryDirectory(prefix="prefloop-before-") as directory:
+        found = before.take_turns(options.before, Path(directory), min(options.rounds, 2), options.quick)
+    return {
+        name: (
+            ratio_of(*([cost.processor for cost in side] for side in sides)),
+            ratio_of(*([cost.clock for cost in side] for side in sides)),
+        )
+        for name, sides in found.items()
+    }
+
+
+def goals(found: Mapping[str, Ratio | None]) -> tuple[list[str], list[str]]:
+    """The goals that are met and those that are missed, in words; of what was not measured nothing is said."""
+    said: tuple[list[str], list[str]] = ([], [])
+    for wanted, word in ((AT_LEAST, "at least"), (AT_MOST, "at most")):
+        for name, bound in wanted.items():
+            ratio = found[name]
+            if ratio is not None:
+                met = ratio.value >= bound if wanted is AT_LEAST else ratio.value <= bound
+                said[0 if met else 1].append(f"{name}: {ratio.value:.2f}, to be {word} {bound:g}")
+    return said
+
+
 def measure(options: Options) -> tuple[dict[str, Ratio | None], str]:
     """Every figure, or None for what was not measured, and what is said of them."""
     found: dict[str, Ratio | None] = dict.fromkeys(KEYS)
-    rows, profiles = [], []
+    rows, profiles, earlier = [], [], dict[str, tuple[Ratio, Ratio]]()
     for name in options.cases:
         if name in CASES:
             apart = agreement(CASES[name], options)
@@ -516,14 +564,22 @@ def measure(options: Options) -> tuple[dict[str, Ratio | None], str]:
         elif name in DRAWS or (name == LLAMA and options.llama):
             found[name] = ratio = beside_llama(8, options) if name == LLAMA else answered(DRAWS[name], options)
             rows.append((f"{name}, tokens", f"{ratio.ours:.0f}", f"{ratio.peer:.0f}", ratio, "–", "–"))
+        elif name in EARLIER and options.before is not None:
+            earlier = earlier or beside_earlier(options)
+            found[name], by_clock = earlier[name]
+            for what, ratio in (("of the processor", earlier[name][0]), ("by the clock", by_clock)):
+                rows.append((f"{name}, s {what}", f"{ratio.ours:.0f}", f"{ratio.peer:.0f}", ratio, "–", "–"))
         say(f"{name}: {found[name]}")
     load = "load average " + ", ".join(f"{one:.1f}" for one in os.getloadavg())
+    met, missed = goals(found)
     missing = ", ".join(name for name, ratio in found.items() if ratio is None)
     lines = [
         driver.table(("case", "ours / s", "peer / s", "ratio", "losses apart", "of the rate"), rows),
         driver.table(("where a step's time goes", *COMPONENTS, "other"), profiles),
         f"{driver.describe_machine(driver.machine())}; {load}",
         f"Not measured here: {missing}." if missing else "",
+        *(f"Met: {one}." for one in met),
+        *(f"MISSED: {one}." for one in missed),
     ]
     return found, "\n".join(filter(None, lines))
 
@@ -533,9 +589,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--model", type=Path, help="a model's directory (default: the embedded one)")
     parser.add_argument("--rounds", type=int, default=5, help="steps of each side")
-    parser.add_argument("--only", nargs="+", choices=KEYS[:-1], default=KEYS[:-1], help="which cases")
+    parser.add_argument("--only", nargs="+", choices=KEYS, default=KEYS, help="which cases")
     parser.add_argument("--quick", action="store_true", help="one step of each side, short answers: does it run?")
     parser.add_argument("--llama", default="", metavar="PYTHON", help="of an environment with xllamacpp, for llama_8")
+    parser.add_argument(
+        "--before", type=Path, metavar="DIR", help="a checkout of commit 865f146, for check and ppo_round"
+    )
     parser.add_argument("--peak", nargs=2, metavar=("SIDE", "CASE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     try:
@@ -545,13 +604,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(peak(*options.peak, model))
                 return 0
             rounds = 1 if options.quick else options.rounds
-            found, said = measure(Options(model, rounds, options.only, options.quick, options.llama))
+            found, said = measure(Options(model, rounds, options.only, options.quick, options.llama, options.before))
     except (BenchmarkError, UserError) as error:
         print(error, file=sys.stderr)
         return 1
     print(said)
-    print(json.dumps({name: None if ratio is None else round(ratio.value, 3) for name, ratio in found.items()}))
-    return 0
+    ratios = {name: None if ratio is None else round(ratio.value, 3) for name, ratio in found.items()}
+    met, missed = goals(found)
+    print(json.dumps({**ratios, "met": met, "missed": missed}))
+    return 1 if missed and not options.quick else 0
 
 
 def embedded(data_dir: Path) -> Path:

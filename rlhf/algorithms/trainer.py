@@ -13,7 +13,8 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -42,7 +43,9 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
+from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import ground_path, verified, weights_of
+from rlhf.models.memory import pass_tokens, read_shapes, recomputes, this_machine
 from rlhf.models.registry import Kind, Policy
 from rlhf.models.sampling import draw
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
@@ -88,6 +91,33 @@ def start_of(run: Run, spec: TrainingSpec) -> Start:
         adapter=adapter,
         tried=kept_result(run.data_dir, base.path),
     )
+
+
+# ------------------------------------------------------------------------------------------------- what memory holds
+def passes_here(ground: Path, spec: TrainingSpec) -> tuple[float, bool]:
+    """How many tokens are computed together on this machine, and whether layers are computed again (`recomputes`).
+
+    Of a model of which nothing can be estimated a batch is computed whole, and a GPU computes layers again.
+    """
+    try:
+        shapes, machine = read_shapes(ground), this_machine()
+    except UserError:
+        return math.inf, torch.cuda.is_available()
+    return pass_tokens(shapes, spec, machine), recomputes(shapes, spec, machine)
+
+
+@contextmanager
+def recomputing(model: Any, wanted: bool) -> Iterator[None]:
+    """Inside, each layer is computed again in the backward pass instead of keeping what it made, if that is wanted."""
+    inner = inner_model(model)
+    if not wanted or not inner.supports_gradient_checkpointing:
+        yield
+        return
+    inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        inner.activation_checkpointing_disable()  # it would switch off the cache that answers are drawn with
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients

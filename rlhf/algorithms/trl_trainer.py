@@ -17,9 +17,10 @@ don't is in `rlhf.algorithms.trl_private`. Departures from it, in all three:
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
-from annotation.records import Prompt, UserError
+from annotation.records import Prompt
 from rlhf.algorithms.checkpoints import Checkpoint
 from rlhf.algorithms.comparisons import part_of
 from rlhf.algorithms.low_rank import compute_adapters_at_once
@@ -39,6 +40,8 @@ from rlhf.algorithms.trainer import (
     average_gradients,
     diverged_sentence,
     mean_of_processes,
+    passes_here,
+    recomputing,
     refuse_missing_optimiser,
 )
 from rlhf.algorithms.trl_private import WithoutPreparation
@@ -47,7 +50,6 @@ from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import inner_model, packable
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter
-from rlhf.models.memory import pass_tokens, read_shapes, this_machine
 from rlhf.models.packing import rows_alone, rows_of
 
 
@@ -68,8 +70,7 @@ class JobTrainer(WithoutPreparation):
     def __init__(self, spec: Any, **arguments: Any) -> None:
         self.spec = spec
         self.noted: dict[str, tuple[Any, Tensor]] = {}
-        self.pass_tokens: int | None = None
-        """How many tokens are computed together; None for a whole batch."""
+        self.pass_tokens, self.recompute = math.inf, False
         with warnings.catch_warnings():  # names whose new ones TRL and PEFT do not know yet
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
             super().__init__(**arguments)
@@ -78,8 +79,7 @@ class JobTrainer(WithoutPreparation):
     def start_from(self, start: Start) -> None:
         """Hold what is trained in float32, and put the parent's weights into a continued adapter."""
         hold_in_float32(self.model)
-        with suppress(UserError):  # of what nothing can be estimated is computed as it comes
-            self.pass_tokens = pass_tokens(read_shapes(start.ground), self.spec, this_machine())
+        self.pass_tokens, self.recompute = passes_here(start.ground, self.spec)
         if start.adapter is not None:
             load_adapter(self.model, start.adapter)
 
@@ -122,7 +122,7 @@ class JobTrainer(WithoutPreparation):
 
     def parts_of(self, batch: Any) -> list[Any]:
         """A batch in parts that memory holds: the sum of their losses is its loss, as that is a sum over items."""
-        if self.pass_tokens is None:
+        if self.pass_tokens == math.inf:
             return [batch]
         attention_BT, completion_BT = batch["attention_mask"], batch["completion_mask"]
         group_B = batch["group"].tolist() if "group" in batch else range(len(attention_BT))
@@ -185,12 +185,11 @@ class JobTrainer(WithoutPreparation):
 def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> dict[str, Any]:
     """What TRL's configurations have in common. Raises UserError for an optimiser that this machine has not."""
     refuse_missing_optimiser(spec)
-    gpu = torch.cuda.is_available()
     return {
         "output_dir": str(checkpoints),
-        "use_cpu": not gpu,
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": dtype_of(spec.precision) == torch.bfloat16,
-        "gradient_checkpointing": gpu,
+        "gradient_checkpointing": False,  # `learn` sees to it
         "learning_rate": spec.learning_rate,
         "warmup_steps": spec.warmup_steps,
         "num_train_epochs": spec.epochs,
@@ -219,7 +218,7 @@ def learn(run: Run, spec: TrainingSpec, trainer: Any, asked: Sequence[Prompt] | 
     trainer.add_callback(ProgressCallback(progress, trainer))
     if progress.over():
         return progress.figures
-    with resumed_at(progress.checkpoint, trainer.args) as directory:
+    with resumed_at(progress.checkpoint, trainer.args) as directory, recomputing(trainer.model, trainer.recompute):
         trainer.train(resume_from_checkpoint=directory)
     return progress.figures
 

@@ -51,8 +51,9 @@ PEFT_BYTES = 6.0
 # Items of up to so many tokens have attention by plain products in 16 bits (rlhf.models.packing.PRODUCTS_UP_TO); with
 # other attention keys and values are repeated for their heads, in numbers for each hidden unit.
 PRODUCTS_UP_TO, REPEATED = 512, 2.5
-# Of a machine's memory, what a training's passes are cut to.
-PASS_SHARE = 0.5
+# Of a machine's memory, what a training's passes are cut to, and what a training may come to that keeps what its layers
+# made for the backward pass.
+PASS_SHARE, KEEPING_SHARE = 0.5, 0.8
 # DoRA also keeps its direction and magnitude.
 DORA_FACTOR = 2.0
 # A position's logits in the backward pass: in float32, rounded, their softmax and its gradient; and how many positions
@@ -395,10 +396,7 @@ def frozen_weights(shapes: Shapes, spec: TrainingSpec, precision: str) -> Compon
 
 
 def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> Component:
-    """What a forward pass keeps for the backward pass; at least the keys and values of answers being drawn.
-
-    On a GPU each layer is computed again in the backward pass, and only what goes into it is kept.
-    """
+    """What a forward pass keeps for the backward pass; at least the keys and values of answers being drawn."""
     precision = precision_of(spec, machine)
     tokens, width = computed_tokens(shapes, spec, machine, load), 2 if precision == "bf16" else FP32_BYTES
     size = tokens * bytes_per_token(shapes, spec, machine, tokens, item_tokens(spec, load))
@@ -411,7 +409,31 @@ def activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Work
 
 
 def bytes_per_token(shapes: Shapes, spec: TrainingSpec, machine: Machine, tokens: int, item: int) -> float:
-    """What a forward pass over so many tokens keeps for each, where an item has up to `item` of them."""
+    """What a forward pass over so many tokens keeps for each, where an item has up to `item` of them.
+
+    Where layers are computed again, that is what goes into each, and all that one of them makes.
+    """
+    per_layer = bytes_of_a_layer(shapes, spec, machine, tokens, item)
+    if not recomputes(shapes, spec, machine):
+        return shapes.layers * per_layer
+    return per_layer + shapes.layers * shapes.hidden * (2 if precision_of(spec, machine) == "bf16" else FP32_BYTES)
+
+
+def recomputes(shapes: Shapes, spec: TrainingSpec, machine: Machine) -> bool:
+    """Whether a training computes each layer again in the backward pass instead of keeping what it made.
+
+    It does where the least that is computed together, a row or one item, is more than the machine's memory holds
+    beside the weights. By all the memory, not by what is free, so a run that goes on later does the same.
+    """
+    item, row = item_tokens(spec, NOTHING_KNOWN), ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS
+    tokens = max(item, min(row, batch_tokens(spec, NOTHING_KNOWN)))
+    kept = tokens * shapes.layers * bytes_of_a_layer(shapes, spec, machine, tokens, item)
+    beside = sum(component.size for component in beside_activations(shapes, spec, machine, NOTHING_KNOWN))
+    return beside + kept > KEEPING_SHARE * machine.total / (1 if machine.gpu else spec.processes)
+
+
+def bytes_of_a_layer(shapes: Shapes, spec: TrainingSpec, machine: Machine, tokens: int, item: int) -> float:
+    """What one layer makes for each token, where all of it is kept."""
     precision = precision_of(spec, machine)
     width = 2 if precision == "bf16" else FP32_BYTES
     kept = LAYER_BYTES[precision][trained_part(spec)]
@@ -424,7 +446,7 @@ def bytes_per_token(shapes: Shapes, spec: TrainingSpec, machine: Machine, tokens
         # Repeated keys and values, and each layer's own copy of the mask that says which tokens of a row see which.
         row = min(tokens, max(ROW_TOKENS_GPU if machine.gpu else ROW_TOKENS, item))
         per_layer += width * (row + REPEATED * shapes.hidden)
-    return per_layer + shapes.layers * shapes.hidden * width if machine.gpu else shapes.layers * per_layer
+    return per_layer
 
 
 def pass_tokens(shapes: Shapes, spec: TrainingSpec, machine: Machine) -> int:
@@ -441,10 +463,7 @@ def pass_tokens(shapes: Shapes, spec: TrainingSpec, machine: Machine) -> int:
 
 def computed_tokens(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload) -> int:
     """The most tokens in one forward pass: those of a batch, or as many as are computed together; an item is whole."""
-    tokens = batch_tokens(spec, load)
-    if spec.drawn_tokens():
-        return tokens
-    return min(tokens, max(pass_tokens(shapes, spec, machine), item_tokens(spec, load)))
+    return min(batch_tokens(spec, load), max(pass_tokens(shapes, spec, machine), item_tokens(spec, load)))
 
 
 def by_peft(spec: TrainingSpec) -> bool:

@@ -44,7 +44,7 @@ def prompt_groups(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> l
 
 
 def rows_of(
-    attention_BT: Tensor, completion_BT: Tensor, group_B: Sequence[int], limit: int, virtual: int = 0
+    attention_BT: Tensor, completion_BT: Tensor, group_B: Sequence[int], limit: float, virtual: int = 0
 ) -> list[list[int]]:
     """Which of a batch's sequences lie in one packed row: groups in turn, whole, as many as fit, and at least one.
 
@@ -56,10 +56,10 @@ def rows_of(
     completion_B = completion_BT.sum(-1).tolist()
     prompt_B = (attention_BT - completion_BT).sum(-1).tolist()
     rows: list[list[int]] = []
-    taken = limit
+    taken = 0
     for places in members.values():
         length = virtual + prompt_B[places[0]] + sum(completion_B[place] for place in places)
-        if taken + length > limit:
+        if not rows or taken + length > limit:
             rows.append([])
             taken = 0
         rows[-1] += places
@@ -67,7 +67,7 @@ def rows_of(
     return rows
 
 
-def rows_alone(attention_BT: Tensor, group_B: Sequence[int], limit: int) -> list[list[int]]:
+def rows_alone(attention_BT: Tensor, group_B: Sequence[int], limit: float) -> list[list[int]]:
     """The same where a model can't compute several sequences in one row: each brings its own prompt."""
     return rows_of(attention_BT, attention_BT, group_B, limit)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from rlhf.algorithms.low_rank import compute_adapters_at_once
 from rlhf.algorithms.ppo.spec import PPOSpec
-from rlhf.algorithms.trainer import Start
+from rlhf.algorithms.trainer import Start, passes_here
 from rlhf.models.hidden_states import Completions, completions, head_of, inner_model
 from rlhf.models.loading import adapter_config, dtype_of, hold_in_float32, load_adapter, load_for_training
 from rlhf.models.log_probabilities import Head
@@ -42,12 +41,15 @@ class SampledResponse:
 class Roles:
     """One base model that acts in four roles, and what is trained of it."""
 
-    def __init__(self, spec: PPOSpec, model: Any, reward_model: RewardModel | None, pad_id: int) -> None:
+    def __init__(
+        self, spec: PPOSpec, model: Any, reward_model: RewardModel | None, pad_id: int, passes: tuple[float, bool]
+    ) -> None:
+        """`passes`: how many tokens are computed together, and whether layers are computed again (`passes_here`)."""
         AcceleratorState._reset_state()  # an earlier job of this process may have computed in another precision
         bf16 = dtype_of(spec.precision) == torch.bfloat16
-        gpu = torch.cuda.is_available()
-        self.accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if bf16 else "no")
-        self.model, self.pad_id, self.recompute = model, pad_id, gpu
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if bf16 else "no")
+        self.model, self.pad_id = model, pad_id
+        self.pass_tokens, self.recompute = passes
         width = inner_model(model).config.get_text_config().hidden_size
         self.critic_head = scalar_head(width, reward_model).to(self.accelerator.device)
         self.reward_head = scalar_head(width, reward_model).to(self.accelerator.device).requires_grad_(False)
@@ -97,19 +99,6 @@ class Roles:
         self.model.save_pretrained(directory, selected_adapters=[ADAPTERS["policy"]], safe_serialization=True)
         return {}
 
-    @contextmanager
-    def recomputing(self) -> Iterator[None]:
-        """Inside, a GPU computes each layer again in the backward pass instead of keeping what it made."""
-        if not self.recompute:
-            yield
-            return
-        inner = inner_model(self.model)
-        inner.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-        try:
-            yield
-        finally:
-            inner.activation_checkpointing_disable()  # it would switch off the cache that answers are drawn with
-
 
 def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pad_id: int) -> Roles:
     """Load the weights and hang the roles on them. Without a reward model the critic begins with a head of zeros.
@@ -130,4 +119,4 @@ def load_roles(spec: PPOSpec, start: Start, reward_model: RewardModel | None, pa
         model.add_adapter(ADAPTERS["reward"], replace(reward_model.config))
         for role in (ADAPTERS["reward"], ADAPTERS["critic"]):
             set_peft_model_state_dict(model, reward_model.weights, adapter_name=role)
-    return Roles(spec, model.train(), reward_model, pad_id)
+    return Roles(spec, model.train(), reward_model, pad_id, passes_here(start.ground, spec))

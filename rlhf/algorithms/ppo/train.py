@@ -75,6 +75,7 @@ from rlhf.algorithms.trainer import (
     begin,
     conclude,
     diverged_sentence,
+    recomputing,
     refuse_missing_optimiser,
     start_of,
     stored_before,
@@ -271,7 +272,7 @@ class Learner:
             state.rollouts = self.roll_out()
         coefficient = state.controller.coefficient
         rewards_BT, advantages_BT, returns_BT = targets(state.rollouts, spec, coefficient)
-        with self.roles.recomputing():
+        with recomputing(self.model, self.roles.recompute):
             for update in range(state.updates, spec.epochs * spec.minibatches):
                 rows = minibatch(spec, state.step, update)
                 state.tallies.append(self.update(state.rollouts, advantages_BT, returns_BT, rows))
@@ -298,8 +299,8 @@ class Learner:
         for indices in pieces(mine, spec.drawn_together * spec.batch_size):
             drawn.update(zip(indices, self.draw_answers(indices), strict=False))
         assessed: dict[int, tuple[SampledResponse, dict[str, Tensor]]] = {}
-        for share in shares:
-            for indices in pieces(share, spec.batch_size):
+        for share in shares if not self.run.stopped else ():
+            for indices in self.passes(share, drawn):
                 if not self.run.stopped:
                     assessed.update(zip(indices, self.assess([drawn[index] for index in indices]), strict=True))
         self.leave_if_stopped()
@@ -310,6 +311,21 @@ class Learner:
         """This process's part of a minibatch."""
         size = len(rows) // self.accelerator.num_processes
         return list(rows[self.accelerator.process_index * size :][:size])
+
+    def passes(
+        self, rows: Sequence[int], answers: Mapping[int, SampledResponse] | Sequence[SampledResponse]
+    ) -> list[list[int]]:
+        """The answers at these places in their order, cut where a batch is full or has the tokens that memory holds."""
+        found: list[list[int]] = []
+        room = 0.0
+        for row in rows:
+            tokens = len(answers[row].prompt_ids) + len(answers[row].ids)
+            if not found or len(found[-1]) == self.spec.batch_size or tokens > room:
+                found.append([])
+                room = self.roles.pass_tokens
+            found[-1].append(row)
+            room -= tokens
+        return found
 
     def draw_answers(self, indices: Sequence[int]) -> list[SampledResponse]:
         """The policy's answers at these places of the round; none when told to stop."""
@@ -359,7 +375,7 @@ class Learner:
         """One optimiser step on a minibatch. Raises Diverged where a gradient is no number. Returns what to tally."""
         tokens = int(rollouts.mask_BT[list(rows)].sum())
         passes: list[Tensor] = []
-        for batch in pieces(self.share(rows), self.spec.batch_size):
+        for batch in self.passes(self.share(rows), rollouts.answers):
             if not self.run.stopped:
                 loss, cut, log_ratio = self.policy_pass(rollouts, advantages_BT, batch, tokens)
                 value_loss = self.value_pass(rollouts, returns_BT, batch, tokens)

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,14 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers.modeling_layers import GradientCheckpointingLayer
 from trl import DPOConfig, DPOTrainer
 
 from annotation import store
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
+from rlhf.algorithms import trl_trainer
 from rlhf.algorithms.checkpoints import (
     MANIFEST,
     CheckpointManifest,
@@ -253,10 +257,10 @@ def test_a_batch_in_passes_of_fewer_tokens_has_the_same_gradient(judged: Machine
     hidden_states.PACKS[hidden_states.inner_model(trainer.model)] = packs
     batch = first_batch(trainer, 6)
     found = []
-    for tokens in (None, 150):
+    for tokens in (math.inf, 150):
         trainer.pass_tokens = tokens
         parts = trainer.parts_of(batch)
-        assert (len(parts) > 1) == (tokens is not None)
+        assert (len(parts) > 1) == (tokens == 150)
         assert sum(len(part["input_ids"]) for part in parts) == 12
         trainer.model.zero_grad()
         trainer.noted.clear()
@@ -264,6 +268,30 @@ def test_a_batch_in_passes_of_fewer_tokens_has_the_same_gradient(judged: Machine
         noted = [total for total, _ in trainer.noted.values()]
         found.append([loss, *noted, *(p.grad.clone() for p in trainer.model.parameters() if p.requires_grad)])
     torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_whose_layers_are_computed_again_has_the_very_same_weights(
+    judged: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it may be resumed on a machine with more memory or less. Samples are drawn in between."""
+    spec = replace(QUICK_DPO, method="lora", epochs=1, samples=1, check=False)
+    passes, found = Counter[str](), []
+    layer = GradientCheckpointingLayer.__call__
+
+    def counted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        passes["again" if self.gradient_checkpointing and self.training else "kept"] += 1
+        return layer(self, *arguments, **keywords)
+
+    monkeypatch.setattr(GradientCheckpointingLayer, "__call__", counted)
+    for recompute in (False, True):
+        passes.clear()
+        monkeypatch.setattr(trl_trainer, "passes_here", lambda *_, wanted=recompute: (4096, wanted))
+        job = judged.perform(judged.submit(spec))
+        assert job.result is not None, job.message
+        assert (passes["again"] > 0) == recompute
+        directory = judged.data_dir / str(registry.by_revision(judged.db, job.result["revision"]).path)
+        found.append(load_file(directory / "adapter_model.safetensors"))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 def randomise_all(model: Any) -> None:

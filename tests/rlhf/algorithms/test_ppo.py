@@ -256,6 +256,48 @@ def test_a_batch_in_several_packed_rows_starts_with_a_ratio_of_exactly_1_too(
             assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
 
 
+def test_passes_have_no_more_tokens_than_memory_holds_and_start_with_a_ratio_of_exactly_1(ready: Machine) -> None:
+    """In 16 bits, where other passes than those of the rollout would show; the count of a batch stays a limit."""
+    spec = replace(QUICK, precision="bf16", rollouts=12, batch_size=4, minibatches=2, epochs=2)
+    learner = learner_of(ready, spec)
+    prompts = max(len(item["prompt_ids"]) for item in learner.prompts)
+    limit = learner.roles.pass_tokens = 2 * (prompts + spec.sampling.max_new_tokens) + 8
+    computed: list[tuple[int, int]] = []
+    states = learner.roles.states
+
+    def noted(role: Any, answers: Sequence[SampledResponse]) -> Any:
+        computed.append((len(answers), sum(len(one.prompt_ids) + len(one.ids) for one in answers)))
+        return states(role, answers)
+
+    learner.roles.states = noted  # type: ignore[method-assign]
+    rollouts = learner.state.rollouts = learner.roll_out()
+    assert max(tokens for _, tokens in computed) <= limit
+    assert {count for count, _ in computed} <= {1, 2, 3, 4} != {4}
+    assert sum(count for count, _ in computed) == 4 * 12, "each answer once in each role"
+    _, advantages_BT, returns_BT = targets(rollouts, spec, 0.1)
+    computed.clear()
+    for update in (0, 1):  # the weights rest, so that all ratios of the first epoch are to be 1
+        learner.optimiser.step = lambda: None
+        tally = learner.update(rollouts, advantages_BT, returns_BT, minibatch(spec, 0, update))
+        assert (tally["ratio_max"], tally["clip_share"]) == (1.0, 0.0)
+    assert max(tokens for _, tokens in computed) <= limit
+    learner.roles.pass_tokens = 1
+    assert learner.passes(range(3), rollouts.answers) == [[0], [1], [2]], "an answer is not cut"
+    learner.roles.pass_tokens = math.inf
+    assert learner.passes(range(6), rollouts.answers) == [[0, 1, 2, 3], [4, 5]]
+
+
+def test_a_round_whose_layers_are_computed_again_has_the_very_same_weights(ready: Machine) -> None:
+    found = []
+    for recompute in (False, True):
+        learner = learner_of(ready, replace(QUICK, precision="bf16", steps=1))
+        learner.roles.recompute = recompute
+        learner.round()
+        found.append(weights_now(learner))
+        assert not any(getattr(module, "gradient_checkpointing", False) for module in learner.model.modules())
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join(map(str, variant.values())))
 def test_every_trained_tensor_has_a_gradient_and_nothing_else_has(machine: Machine, variant: dict[str, Any]) -> None:
     """After one round, because at first the second matrix of a fresh adapter is zero, and so the first one's gradient.

@@ -311,11 +311,29 @@ def test_ppo_holds_four_roles() -> None:
     assert drawing["Keys and values"].size == 4 * 4 * 512 * 2 * 2 * 4000 * 2
 
 
-def test_a_gpu_keeps_less_and_holds_one_process() -> None:
+@pytest.mark.parametrize(("gpu", "row"), [(True, 4096), (False, 1024)])
+def test_layers_are_computed_again_where_memory_does_not_hold_what_a_row_keeps(gpu: bool, row: int) -> None:
+    """On a card and on a processor, by all of its memory; then what goes into each layer is kept, and one layer."""
+    real = replace(SMALL, hidden=512, inner=1536, heads=8, layers=8)
+    spec = SFTSpec(max_length=512, batch_size=64)
+    roomy = Machine("a machine", 80_000_000_000, 1, bf16=True, gpu=gpu)
+    attention = 2 * (4096 + 2.5 * 512) if gpu else 2 * 8 * 512
+    layer = 16.7 * 512 + 8.3 * 1536 + attention
+    beside = sum(part.size for part in memory.beside_activations(real, spec, roomy, NOTHING_KNOWN))
+    enough = (beside + row * 8 * layer) / memory.KEEPING_SHARE
+    for total, again in ((enough * 1.01, False), (enough * 0.99, True)):
+        machine = replace(roomy, total=int(total))
+        assert memory.recomputes(real, spec, machine) == again
+        assert memory.recomputes(real, spec, replace(machine, free=int(total))) == again
+        per_token = layer + 8 * 512 * 2 if again else 8 * layer
+        assert memory.bytes_per_token(real, spec, machine, row, 512) == pytest.approx(per_token)
+        assert not memory.recomputes(real, replace(spec, batch_size=1), machine), "half a row or less"
+        assert memory.recomputes(real, replace(spec, max_length=8192), machine), "an item is not cut"
+        assert memory.recomputes(real, replace(spec, processes=2), machine) == (again or not gpu)
+
+
+def test_a_gpu_holds_one_process() -> None:
     gpu = Machine("A card", 80_000_000_000, 70_000_000_000, bf16=True, devices=2, gpu=True)
-    short, real = SFTSpec(max_length=128), replace(SMALL, hidden=512, inner=1536, heads=8, layers=8)
-    on_gpu, here = (memory.activations(real, short, machine, NOTHING_KNOWN).size for machine in (gpu, PROCESSOR))
-    assert on_gpu < here / 2
     spec = SFTSpec(processes=2)
     assert memory.fit(SMALL, spec, gpu).processes == 1
     both = memory.fit(SMALL, spec, PROCESSOR)

@@ -1,0 +1,163 @@
+"""A whole check and a round of PPO by this program, beside the same by an earlier one in a checkout of its own.
+
+Each program has a data directory with the same prompts and pairs, and trains a policy and a reward model on them. Then
+they take turns: a check of a copy of it, since a second check would use the answers of the first again, and two
+measurements of PPO, of one round and of two, whose difference is a round without what starts it. Seconds of the
+processor are those of the command and all that it starts; seconds of the clock are what the job's row says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from annotation.database import FILE_NAME
+from annotation.examples.example_sets import read_example
+from annotation.imports.importing import starter_prompts
+from benchmarks.driver import ROOT, BenchmarkError, say
+
+TRAIN, HELD_OUT, PROMPTS = 40, 10, 30
+CHECK, ROUND = "check", "ppo_round"
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Program:
+    """A checkout, and by what words it knows a check and a training without one."""
+
+    root: Path
+    check: str = "check"
+    alone: Mapping[str, Any] | None = None
+
+    def trainings(self) -> list[dict[str, Any]]:
+        """The specs of the policy that is checked, and of the reward model that PPO is against."""
+        lora = {"method": "lora", "epochs": 1, "samples": 0}
+        unchecked = {"check": False, "stop_kl": 0.0} if self.alone is None else dict(self.alone)
+        return [{"kind": "dpo", **lora, **unchecked}, {"kind": "reward_model", **lora}]
+
+    def check_of(self, policy: str) -> dict[str, Any]:
+        """The spec of a check by no judge: those compute what their own benchmark measures."""
+        return {"kind": self.check, "candidate": policy, "judges": ""}
+
+    def rounds_against(self, reward_model: str, accepted: float, rounds: int) -> dict[str, Any]:
+        """The spec of a measurement of so many rounds of PPO, at whatever accuracy the reward model has."""
+        training = {"kind": "ppo", "method": "lora", "samples": 0}
+        training |= {"reward_model": reward_model, "accepted_accuracy": accepted}
+        return {"kind": "measure", "steps": rounds, "training": json.dumps(training)}
+
+
+def programs(before: Path) -> tuple[Program, Program]:
+    """This program and the earlier one, of commit 865f146."""
+    return Program(ROOT), Program(before.resolve(), "evaluate", {"evaluate": False})
+
+
+def rows(quick: bool) -> dict[str, Rows]:
+    """What both import, by split: of the example answers, each better than the next question's; further prompts."""
+    train, held_out, prompts = (8, 2, 2) if quick else (TRAIN, HELD_OUT, PROMPTS)
+    examples = read_example("medical-answers")[: train + held_out]
+    pairs = [
+        {"prompt": one.messages[-1]["content"], "chosen": one.completion, "rejected": other.completion}
+        for one, other in zip(examples, [*examples[1:], examples[0]], strict=True)
+    ]
+    further = [{"prompt": one.text} for one in starter_prompts()[:prompts]]
+    return {"train": pairs[:train], "held-out": pairs[train:], "held-out prompts": further}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a job: seconds of the processor, of the clock, and what came of it."""
+
+    processor: float
+    clock: float
+    result: Mapping[str, Any]
+
+
+def command(program: Program, *arguments: str) -> float:
+    """Run one of a program's commands; returns its processor seconds. Raises BenchmarkError where it fails."""
+    began = children_seconds()
+    whole = [sys.executable, "-m", *arguments]
+    done = subprocess.run(whole, cwd=program.root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = f"{done.stdout}{done.stderr}"[-2000:]
+        raise BenchmarkError(f"{' '.join(whole)} in {program.root} ended with code {done.returncode}:\n{said}")
+    return children_seconds() - began
+
+
+def children_seconds() -> float:
+    """Processor seconds of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def run_job(program: Program, data_dir: Path, spec: Mapping[str, Any]) -> Cost:
+    """Run a job to its end."""
+    path = data_dir / "spec.json"
+    path.write_text(json.dumps(spec), "utf-8")
+    processor = command(program, "rlhf", "--data", str(data_dir), "run", str(path))
+    with sqlite3.connect(f"file:{data_dir / FILE_NAME}?mode=ro", uri=True) as database:
+        asked = "SELECT started, finished, result FROM job WHERE kind = ? ORDER BY id DESC LIMIT 1"
+        started, finished, result = database.execute(asked, (spec["kind"],)).fetchone()
+    clock = (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
+    return Cost(processor, clock, json.loads(result))
+
+
+def prepare(program: Program, data_dir: Path, imported: Mapping[str, Rows]) -> tuple[str, str, float]:
+    """Make a data directory with prompts, pairs, a trained policy and a reward model.
+
+    Returns their revisions, and how often the reward model is right.
+    """
+    data_dir.mkdir()
+    command(program, "rlhf", "--data", str(data_dir), "prepare")
+    for name, content in imported.items():
+        path = data_dir / "rows.jsonl"
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in content), "utf-8")
+        command(program, "annotation", "import", "--data", str(data_dir), "--split", name.split()[0], str(path))
+    policy, reward = (run_job(program, data_dir, spec).result for spec in program.trainings())
+    quality = reward.get("quality", reward.get("health"))
+    return policy["revision"], reward["revision"], max(quality["accuracy"]["value"] or 0.0, 0.01)
+
+
+def take_turns(
+    before: Path, directory: Path, turns: int, quick: bool = False
+) -> dict[str, tuple[list[Cost], list[Cost]]]:
+    """What a check and a round of PPO cost this program and the earlier one, turn by turn."""
+    found: dict[str, tuple[list[Cost], list[Cost]]] = {CHECK: ([], []), ROUND: ([], [])}
+    both, revisions = programs(before), []
+    for place, program in enumerate(both):
+        revisions.append(prepare(program, directory / str(place), rows(quick)))
+        say(f"{program.root}: {revisions[-1]} are trained")
+    for turn in range(turns):
+        for place in (0, 1) if turn % 2 == 0 else (1, 0):
+            program, (policy, reward_model, accepted) = both[place], revisions[place]
+            copy = directory / f"{place}-{turn}"
+            shutil.copytree(directory / str(place), copy, copy_function=linked)
+            checked = run_job(program, copy, program.check_of(policy))
+            found[CHECK][place].append(checked)
+            one, two = (
+                run_job(program, copy, program.rounds_against(reward_model, accepted, rounds)) for rounds in (1, 2)
+            )
+            shutil.rmtree(copy)
+            of_round = Cost(two.processor - one.processor, float(two.result["seconds_per_step"]), two.result)
+            found[ROUND][place].append(of_round)
+            said = {name: f"{pair[place][-1].processor:.0f} s, {pair[place][-1].clock:.0f} s by the clock"
+                    for name, pair in found.items()}  # fmt: skip
+            say(f"{program.root}: {said}")
+    return found
+
+
+def linked(source: str, target: str) -> None:
+    """Copy a file; one of weights, which nobody changes, as a link."""
+    if source.endswith(".safetensors"):
+        os.link(source, target)
+    else:
+        shutil.copy2(source, target)
