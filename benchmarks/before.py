@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from annotation.database import FILE_NAME
@@ -38,6 +39,8 @@ class Program:
     root: Path
     check: str = "check"
     alone: Mapping[str, Any] | None = None
+    hides: str = ""
+    """A package that was not installed with it, and with which it fails."""
 
     def trainings(self) -> list[dict[str, Any]]:
         """The specs of the policy that is checked, and of the reward model that PPO is against."""
@@ -58,7 +61,7 @@ class Program:
 
 def programs(before: Path) -> tuple[Program, Program]:
     """This program and the earlier one, of commit 865f146."""
-    return Program(ROOT), Program(before.resolve(), "evaluate", {"evaluate": False})
+    return Program(ROOT), Program(before.resolve(), "evaluate", {"evaluate": False}, "pysqlite3")
 
 
 def rows(quick: bool) -> dict[str, Rows]:
@@ -86,7 +89,11 @@ def command(program: Program, *arguments: str) -> float:
     """Run one of a program's commands; returns its processor seconds. Raises BenchmarkError where it fails."""
     began = children_seconds()
     whole = [sys.executable, "-m", *arguments]
-    done = subprocess.run(whole, cwd=program.root, capture_output=True, text=True, check=False)
+    with TemporaryDirectory() as first:
+        if program.hides:
+            Path(first, f"{program.hides}.py").write_text("raise ImportError", "utf-8")
+        found_first = {**os.environ, "PYTHONPATH": first}
+        done = subprocess.run(whole, cwd=program.root, env=found_first, capture_output=True, text=True, check=False)
     if done.returncode:
         said = f"{done.stdout}{done.stderr}"[-2000:]
         raise BenchmarkError(f"{' '.join(whole)} in {program.root} ended with code {done.returncode}:\n{said}")
