@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from annotation.database import FILE_NAME
+from annotation.database import FILE_NAME, Database
 from annotation.examples.example_sets import read_example
 from annotation.imports.importing import starter_prompts
 from benchmarks.driver import ROOT, BenchmarkError, say
@@ -111,11 +110,11 @@ def run_job(program: Program, data_dir: Path, spec: Mapping[str, Any]) -> Cost:
     path = data_dir / "spec.json"
     path.write_text(json.dumps(spec), "utf-8")
     processor = command(program, "rlhf", "--data", str(data_dir), "run", str(path))
-    with sqlite3.connect(f"file:{data_dir / FILE_NAME}?mode=ro", uri=True) as database:
-        asked = "SELECT started, finished, result FROM job WHERE kind = ? ORDER BY id DESC LIMIT 1"
-        started, finished, result = database.execute(asked, (spec["kind"],)).fetchone()
-    clock = (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
-    return Cost(processor, clock, json.loads(result))
+    database = Database(data_dir / FILE_NAME)  # as it is, of whichever version
+    (row,) = database.rows("SELECT * FROM job WHERE kind = ? ORDER BY id DESC LIMIT 1", (spec["kind"],))
+    database.close()
+    clock = (datetime.fromisoformat(row["finished"]) - datetime.fromisoformat(row["started"])).total_seconds()
+    return Cost(processor, clock, json.loads(row["result"]))
 
 
 def prepare(program: Program, data_dir: Path, imported: Mapping[str, Rows]) -> tuple[str, str, float]:
