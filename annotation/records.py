@@ -306,6 +306,31 @@ def storable(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class JudgedAnswer:
+    """An answer of a judged comparison; what no policy drew has neither policy nor counts of tokens."""
+
+    id: int
+    text: str
+    origin: str
+    model_id: int | None = None
+    revision: str | None = None
+    finish_reason: str | None = None
+    tokens: int | None = None
+    prompt_tokens: int | None = None
+    rendered_prompt: str | None = None
+    edited_from: int | None = None
+    """Of a person's mended version: the id of the answer that it mends."""
+    token_ids: TokenIds | None = None
+    """Only where they are asked for."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> JudgedAnswer:
+        """One as the store's queries write it."""
+        stored = values.get("token_ids")
+        return cls(**{**values, "token_ids": None if stored is None else TokenIds.from_json(stored)})
+
+
+@dataclass(frozen=True)
 class Judgement:
     """A current judgement with what was judged: the raw material of training data, exports and figures."""
 
@@ -322,11 +347,10 @@ class Judgement:
     ranking: tuple[int, ...] | None
     """By position in `responses`: 1 is best, ties equal. Of a 'best' judgement: 1 for the chosen, 2 for the others."""
     strength: int | None
-    responses: tuple[Mapping[str, Any], ...]
-    """By position: id, origin, model_id, revision, text, finish_reason, tokens, prompt_tokens, rendered_prompt."""
+    responses: tuple[JudgedAnswer, ...]
+    """By position."""
     shown_order: tuple[int, ...]
-    edited: Mapping[str, Any] | None
-    """The mended answer, as in `responses`; it mends the response with id `edited_from`."""
+    edited: JudgedAnswer | None
     tags: tuple[str, ...]
     note: str
     flag: Flag | None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, TypeVar, cast
 
 from annotation.metrics.aggregation import OUTSIDE
-from annotation.records import Message, Split, TokenIds
+from annotation.records import JudgedAnswer, Message, Split, TokenIds
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,13 @@ class FrozenAnswer:
         return values
 
     @classmethod
+    def of(cls, answer: JudgedAnswer) -> FrozenAnswer:
+        """What of a judged answer is trained on."""
+        return cls(**{name: getattr(answer, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> FrozenAnswer:
-        """A stored answer, or the row of a response."""
+        """A stored answer."""
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         if known.get("token_ids") is not None:
             known["token_ids"] = TokenIds.from_json(known["token_ids"])

@@ -213,10 +213,10 @@ def test_tags_note_flag_and_edit_go_along_with_the_verdict(db: Database, ann: As
     judgement = next(iter(store.judgements(db)))
     assert judgement.ranking is not None
     best = judgement.responses[judgement.ranking.index(1)]
-    assert best["text"] == card["answers"][1]["text"]
+    assert best.text == card["answers"][1]["text"]
     assert (judgement.tags, judgement.note, judgement.flag) == (("kind",), "well", "broken")
     assert judgement.edited is not None
-    assert (judgement.edited["text"], judgement.edited["edited_from"]) == ("Mended", best["id"])
+    assert (judgement.edited.text, judgement.edited.edited_from) == ("Mended", best.id)
 
 
 @pytest.mark.parametrize(

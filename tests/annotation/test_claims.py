@@ -167,7 +167,7 @@ def test_the_answer_that_was_seen_as_better_wins(db: Database, ann: Annotator, w
         claims.judge(db, ann.id, claim.nonce, act(word))
         judged = list(store.judgements(db))[-1]
         assert judged.ranking is not None
-        winner = judged.responses[judged.ranking.index(1)]["text"]
+        winner = judged.responses[judged.ranking.index(1)].text
         assert winner == shown_texts(claim)[0 if word.startswith("left") else 1]
     orders = {row["shown_order"] for row in judgements(db)}
     assert orders == {"[0, 1]", "[1, 0]"}
@@ -309,9 +309,8 @@ def test_what_was_judged_comes_out_with_all_that_training_needs(db: Database, an
     assert [(entry.outcome, entry.ranking, entry.strength, entry.annotator) for entry in judged] == [
         ("all-bad", None, None, "ann")
     ]
-    assert [response["text"][:8] for response in judged[0].responses] == ["Answer A", "Answer B"]
+    assert [response.text[:8] for response in judged[0].responses] == ["Answer A", "Answer B"]
     assert list(store.judgements(db, after=judged[0].id)) == []
-    assert json.dumps(judged[0].responses)
 
 
 # ------------------------------------------------------------------------------------------------- many annotators
@@ -504,7 +503,7 @@ def test_a_ranking_is_recorded_by_position(db: Database, ann: Annotator) -> None
     claims.judge(db, ann.id, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 4, 2]})
     (judged,) = store.judgements(db)
     assert judged.ranking is not None
-    by_text = {response["text"]: rank for response, rank in zip(judged.responses, judged.ranking, strict=True)}
+    by_text = {response.text: rank for response, rank in zip(judged.responses, judged.ranking, strict=True)}
     assert [by_text[text] for text in shown_texts(claim)] == [2, 1, 3, 2]
     assert (judged.kind, judged.strength) == ("rank", None)
 
@@ -538,9 +537,9 @@ def test_what_goes_along_with_a_verdict_is_kept(db: Database, ann: Annotator) ->
     assert (judged.tags, judged.note, judged.flag) == (("accurate", "clear"), "well put", "harmful")
     assert judged.guidelines_version == 1
     assert judged.edited is not None
-    assert (judged.edited["text"], judged.edited["origin"]) == ("Better.", "person")
+    assert (judged.edited.text, judged.edited.origin) == ("Better.", "person")
     best = judged.responses[claim.shown_order[1]]
-    assert judged.edited["edited_from"] == best["id"]
+    assert judged.edited.edited_from == best.id
 
 
 @pytest.mark.parametrize(
@@ -653,7 +652,7 @@ def test_answers_can_be_watched_and_a_judgement_before_their_end_is_recorded_as_
     (prompt,) = store.prompts(db, "train")
     ends = {ids[0]: make_response(prompt, "It is so."), ids[1]: make_response(prompt, "Well, no.")}
     assert store.finish_answers(db, made, ends) == "ready"
-    assert [response["text"] for response in next(store.judgements(db)).responses] == ["It is so.", "Well, no."]
+    assert [response.text for response in next(store.judgements(db)).responses] == ["It is so.", "Well, no."]
 
 
 def test_a_finished_comparison_goes_before_one_being_written(db: Database, ann: Annotator) -> None:

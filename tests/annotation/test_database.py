@@ -113,7 +113,7 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     assert db.rows("PRAGMA foreign_key_check") == []
     judged, skipped = store.judgements(db)
     assert (judged.purpose, judged.kind, judged.ranking, judged.strength) == ("own", "pair", (2, 1), 2)
-    assert [response["text"] for response in judged.responses] == ["1.0", "1.1"]
+    assert [response.text for response in judged.responses] == ["1.0", "1.1"]
     assert (skipped.outcome, skipped.seconds) == ("skip", 4.5)
     assert (judged.formed_chance, judged.people_chance, judged.shown_chance) == (None, None, None), "unknown"
     assert (judged.answers_by, judged.answers_chance) == (None, None), "unknown"

@@ -85,7 +85,7 @@ def test_what_two_policies_answered_in_a_check_is_compared_once(db: Database, an
     assert sorted(shown_texts(claim)) in (["base one", "dpo one"], ["base two", "dpo two"])  # in no telling order
     claims.judge(db, ann.id, claim.nonce, act("left-much"))
     judged = next(store.judgements(db))
-    assert (judged.split, {response["revision"] for response in judged.responses}) == ("held-out", {"base", "dpo-1"})
+    assert (judged.split, {response.revision for response in judged.responses}) == ("held-out", {"base", "dpo-1"})
 
 
 # ------------------------------------------------------------------------------------------------------------- chances

@@ -59,7 +59,7 @@ def better(judgement: Judgement) -> str:
     assert judgement.ranking is not None
     if judgement.ranking[0] == judgement.ranking[1]:
         return "tie"
-    return "good" if judgement.responses[judgement.ranking.index(1)]["text"].startswith(GOOD) else "bad"
+    return "good" if judgement.responses[judgement.ranking.index(1)].text.startswith(GOOD) else "bad"
 
 
 def test_a_judges_verdicts_are_as_often_right_as_it_is_said_to_agree(lab: Laboratory) -> None:

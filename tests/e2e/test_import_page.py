@@ -55,6 +55,6 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
         page.wait_for_selector("text=This is import 1")
         context.close()
     assert troubles == []
-    judged = [(j.messages[0]["content"], j.responses[0]["text"]) for j in store.judgements(db)]
+    judged = [(j.messages[0]["content"], j.responses[0].text) for j in store.judgements(db)]
     assert judged == [(row["title"], row["chosen"]) for row in rows]
     db.close()

@@ -182,7 +182,7 @@ def test_a_comparison_of_every_size_says_in_which_order_it_was(
     judged = next(store.judgements(db))
     assert judged.shown_order == tuple(range(size))
     assert judged.ranking == tuple(range(1, size + 1))
-    assert [response["text"] for response in judged.responses] == [str(number) for number in range(size)]
+    assert [response.text for response in judged.responses] == [str(number) for number in range(size)]
 
 
 def test_demonstrations_are_answers_without_a_comparison(db: Database, bring: Callable[..., ImportResult]) -> None:
@@ -269,7 +269,7 @@ def test_labelled_answers_to_one_prompt_are_compared(db: Database, bring: Callab
 
 def texts(judgement: Any) -> list[str]:
     """The answers that were judged."""
-    return [response["text"] for response in judgement.responses]
+    return [response.text for response in judgement.responses]
 
 
 def test_many_labelled_answers_become_several_comparisons_with_some_of_both(

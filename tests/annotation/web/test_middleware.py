@@ -336,7 +336,7 @@ def test_the_answer_seen_on_the_left_wins_in_the_database(site: Site) -> None:
             judge(annotator, card, "left-clearly")
             last = list(store.judgements(site.db))[-1]
             assert last.ranking is not None
-            assert last.responses[last.ranking.index(1)]["text"] == card["answers"][0]["text"]
+            assert last.responses[last.ranking.index(1)].text == card["answers"][0]["text"]
 
 
 def test_the_nonce_of_someone_else_records_nothing_and_shows_the_own_comparison(site: Site) -> None:
