@@ -55,6 +55,11 @@ class Address:
     revision: str = ""
 
     @property
+    def name(self) -> str:
+        """For a reader."""
+        return f"{self.repo}@{self.revision}" if self.revision else self.repo
+
+    @property
     def arguments(self) -> str:
         """For `from_pretrained`."""
         return f'"{self.repo}"' + (f', revision="{self.revision}"' if self.revision else "")
@@ -67,6 +72,18 @@ class PublishedWinRate:
     against: str
     judge: str
     share: Estimate
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A policy that another grew from."""
+
+    revision: str
+    algorithm: str
+    sha256: str | None
+    """Of its files; a base model has none."""
+    address: Address | None
+    """Where it is on the Hub, if it is."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +100,8 @@ class PublishedFacts:
     check: CheckReport | None = None
     agreement: str = ""
     """How far the people agreed on whose judgements it was trained, as Markdown."""
-    lineage: Sequence[Sequence[str]] = ()
-    """A row for each ancestor: revision, how it was made, sha256, where on the Hub."""
+    lineage: Sequence[Ancestor] = ()
+    """Nearest first."""
     data: Address | None = None
     """Where the data that it was trained on is, if it was pushed as a dataset."""
     endpoint: str = ""
@@ -484,7 +501,16 @@ def times(ratio: float | None) -> str | None:
 def lineage(record: PublishedFacts) -> Sequence[str]:
     """What it grew from, nearest first."""
     heads = ["ancestor", "made by", "sha256 of its files", "on the Hub"]
-    return ("## Lineage", table(heads, record.lineage)) if record.lineage else ()
+    rows = [
+        [
+            code(one.revision),
+            one.algorithm,
+            code(one.sha256) if one.sha256 else "",
+            "" if one.address is None else one.address.name,
+        ]
+        for one in record.lineage
+    ]
+    return ("## Lineage", table(heads, rows)) if rows else ()
 
 
 def licence(about: Subject, record: PublishedFacts | None) -> str:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from annotation import store
 from annotation.database import Database
@@ -416,14 +416,29 @@ def rejection(db: Database, policy: Policy) -> str:
     )
 
 
-def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Decision:
+    """A promotion, rejection, rollback or deletion: who decided and, where it was said, why."""
+
+    id: int
+    created: str
+    action: str
+    revision: str
+    previous: str | None
+    """What served until then."""
+    decided_by: str
+    reason: str
+
+
+def decisions(db: Database, limit: int = 50) -> list[Decision]:
     """The latest promotions, rejections and rollbacks, newest first."""
-    return db.rows(
+    rows = db.rows(
         """SELECT p.id, p.created, p.action, m.revision, previous.revision AS previous, p.decided_by, p.reason
            FROM promotion p JOIN model m ON m.id = p.model_id LEFT JOIN model previous ON previous.id = p.previous_id
            ORDER BY p.id DESC LIMIT ?""",
         (limit,),
     )
+    return [Decision(**row) for row in rows]
 
 
 def newest_decision(db: Database) -> int:

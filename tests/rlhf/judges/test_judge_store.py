@@ -500,7 +500,7 @@ def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator
     registry.reject(db, "dpo-1", "owner", "worse")
     claims.judge(db, ann.id, held.nonce, act("tie"))
     assert claims.claim_next(db, ann.id) is None
-    assert registry.decisions(db)[0]["reason"] == "worse"
+    assert registry.decisions(db)[0].reason == "worse"
 
 
 def test_a_candidate_takes_its_share_of_what_annotators_see(db: Database, ann: Annotator) -> None:
