@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
@@ -273,6 +274,25 @@ def test_nobody_outside_names_an_algorithm() -> None:
     assert found == []
     assert unused == set(), "their reason is gone"
     assert offenders((path for path in SOURCE if own not in path.parents), packages) == []
+
+
+def test_no_spec_is_asked_whether_it_has_a_field() -> None:
+    """What only some have is declared for all, with what holds where it is missing: a typo would pass for that."""
+    settings = {entry.name for spec in KINDS.values() for entry in fields(spec)}
+    own, found = ROOT / "rlhf" / "algorithms", []
+    for path in (path for path in (ROOT / "rlhf").rglob("*.py") if own not in path.parents):
+        for node in nodes_of(path):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("getattr", "hasattr")
+            ):
+                asked, name, *default = node.args
+                literal = isinstance(name, ast.Constant) and name.value in settings
+                unsure = node.func.id == "hasattr" or bool(default)
+                if literal or (unsure and re.search(r"spec|training", ast.unparse(asked))):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert found == []
 
 
 def test_every_row_names_its_columns() -> None:

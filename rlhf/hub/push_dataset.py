@@ -205,7 +205,7 @@ def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, A
         job=pushed.job.id,
         made=spec.kind,
         base=public_name(base),
-        source=getattr(spec, "source", ""),
+        source=spec.source,
         rows=counts,
         files={split: (path, sha256(cast(bytes, files[path])).hexdigest()) for split, path in named.items()},
         left_out=snapshot_counts(db, spec.snapshot).get("left_out", {}),

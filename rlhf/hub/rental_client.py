@@ -613,7 +613,7 @@ def text_of(value: Any) -> str:
 def as_trained(spec: JobSpec, batch: Any) -> JobSpec:
     """The spec with the batch that it ended with: there memory may have run out, and the batch been halved."""
     found: JobSpec | None = spec
-    while found is not None and getattr(found, "batch_size", batch) != batch:
+    while isinstance(found, TrainingSpec) and found.batch_size != batch:
         found = found.halved()
     return spec if found is None else found
 

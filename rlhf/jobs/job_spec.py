@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from math import ceil
 from pathlib import Path
@@ -231,6 +231,32 @@ class TrainingSpec(JobSpec):
     halve_batch: bool = False
     """When memory runs out, go on with half the batch and twice the accumulation instead of failing."""
 
+    # ------------------------------------------------------------- fields that only some have, and what holds without
+    @property
+    def accumulation(self) -> int | None:
+        """Forward passes in one optimiser step; None where the batch alone says what a step takes."""
+        return None
+
+    @property
+    def check(self) -> bool:
+        """Whether what it makes is checked when training ends."""
+        return False
+
+    @property
+    def reference(self) -> Reference | None:
+        """What it is held near to; None where nothing holds it."""
+        return None
+
+    @property
+    def scope(self) -> str:
+        """Which of the judgements it trains on; empty where it trains on none."""
+        return ""
+
+    @property
+    def source(self) -> str:
+        """Where its demonstrations come from; empty where it learns from none."""
+        return ""
+
     # -------------------------------------------------------------------------------------------------- what it says
     def about(self) -> str:
         """What it does and with which method."""
@@ -317,7 +343,7 @@ class TrainingSpec(JobSpec):
 
     def data_key(self) -> tuple[Any, ...]:
         """The settings that decide which rows these are."""
-        return self.kind, self.parent, getattr(self, "scope", ""), self.max_length
+        return self.kind, self.parent, self.scope, self.max_length
 
     def tokenise(self, tokenizer: Any, rows: Sequence[Any]) -> Tokenised:
         """Its own kind of rows as the worker takes them, and what it leaves out."""
@@ -351,8 +377,8 @@ class TrainingSpec(JobSpec):
 
     # ---------------------------------------------------------------------------------------------------------- pace
     def accumulated(self) -> int:
-        """Forward passes in one optimiser step, where it has a field for them."""
-        return int(getattr(self, "accumulation", 1))
+        """Forward passes in one optimiser step."""
+        return self.accumulation or 1
 
     def steps_over(self, items: int) -> int:
         """Steps of a run over so many items."""
@@ -360,8 +386,8 @@ class TrainingSpec(JobSpec):
 
     def comparable(self) -> Self:
         """The spec without what does not change its pace: data, seed, parent, length of the run, what follows it."""
-        default = type(self)()
-        return replace(self, **{name: getattr(default, name) for name in self.pace_free if hasattr(default, name)})
+        default, own = type(self)(), {entry.name for entry in fields(self)}
+        return replace(self, **{name: getattr(default, name) for name in self.pace_free if name in own})
 
     def halved(self) -> Self | None:
         """The same training with fewer items in a forward pass; None where there is but one.
@@ -371,7 +397,7 @@ class TrainingSpec(JobSpec):
         """
         if self.batch_size < 2:
             return None
-        if not hasattr(self, "accumulation"):
+        if self.accumulation is None:
             return replace(self, batch_size=self.batch_size // 2)
         batch = largest_part(self.batch_size)
         more: dict[str, Any] = {"accumulation": self.accumulated() * (self.batch_size // batch)}

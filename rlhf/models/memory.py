@@ -534,7 +534,7 @@ def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
         lower = _("Most of it is for: {largest}. Lower max_length ({length}).")
         if spec.batch_size > 1:
             lower = _("Most of it is for: {largest}. Lower batch_size ({batch}) or max_length ({length}).")
-        if spec.batch_size > 1 and hasattr(spec, "accumulation"):
+        if spec.batch_size > 1 and spec.accumulation is not None:
             lower = _(
                 "Most of it is for: {largest}. Lower batch_size ({batch}) or max_length ({length}), and raise "
                 "accumulation as much."

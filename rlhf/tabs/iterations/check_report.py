@@ -147,7 +147,7 @@ def history_row(
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
         NOTHING if learnt is None else job_words.counted(spec.unit if spec else "pairs", learnt),
-        _(REFERENCES.get(getattr(spec, "reference", ""), NOTHING)),
+        _(REFERENCES[spec.reference]) if spec and spec.reference else NOTHING,
         *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),
     )
