@@ -19,6 +19,7 @@ from annotation.ui.formatting import percent_with_interval
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told
@@ -412,25 +413,25 @@ def data_text(about: Subject) -> str:
 def figures(about: Subject, result: Mapping[str, Any]) -> str:
     """What was measured: on held-out data where the training did that, else at its last step."""
     rows: list[list[str]] = []
-    before, after = result.get("held_out_before") or {}, result.get("held_out") or {}
-    if after.get("n"):
-        names = {"loss": "loss, nats a token", "perplexity": "perplexity", "token_accuracy": "token accuracy"}
-        for key, name in names.items():
-            earlier = f" (before: {before[key]:.3f})" if before else ""
-            rows.append([f"{name}, on {after['n']:,} held-out demonstrations", f"{after[key]:.3f}{earlier}"])
+    done = FinishedTraining.of(result)
+    before, after = done.held_out_before, done.held_out
+    if about.training is not None and about.training.held_out and after.get("n"):
+        for one in about.training.held_out.figures:
+            earlier = f" (before: {before[one.metric]:.3f})" if before else ""
+            name = f"{one.label[0].lower()}{one.label[1:]}, on {after['n']:,} held-out {about.training.unit}"
+            rows.append([name, f"{after[one.metric]:.3f}{earlier}"])
     quality = quality_in(result)
     accuracy = None if quality is None else quality.accuracy.estimate
     if accuracy is not None:
         rows.append([f"right on {accuracy.n:,} held-out comparisons (95% interval)", percent_with_interval(accuracy)])
     if result.get("rounding") is not None:
         rows.append(["rounding to bfloat16, as a share of what the adapter changes", f"{result['rounding']:.4f}"])
-    last = result.get("final") or {}
     if about.training is not None and about.merged is None:
         for key, name in about.training.last_step.items():
-            if key in last:
-                rows.append([f"{name}, at the last step of training", f"{last[key]:.3f}"])
-    if result.get("trainable"):
-        rows.append(["trained parameters", f"{result['trainable']:,} ({result['trainable_percent']:.2f}%)"])
+            if key in done.final:
+                rows.append([f"{name}, at the last step of training", f"{done.final[key]:.3f}"])
+    if done.trainable:
+        rows.append(["trained parameters", f"{done.trainable:,} ({done.trainable_percent:.2f}%)"])
     return table(["figure", "value"], rows) or "None were measured."
 
 

@@ -15,18 +15,21 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import short_number
 from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
+    PAIRS,
+    Beside,
     Confirmation,
     Curve,
     Facts,
     FormLayout,
+    HeldOutFigures,
     Item,
+    ItemWords,
     LearningRate,
     Made,
-    Role,
     Rows,
     Tokenised,
     TokenSequence,
@@ -114,17 +117,17 @@ class TrainingSpec(JobSpec):
     """How what it made was trained, on a model's card: 'trained by …'."""
     last_step: ClassVar[Mapping[str, str]] = {}
     """Its metrics of the last step that belong on a model's card, with their names there."""
+    held_out: ClassVar[HeldOutFigures | None] = None
+    """What it measures on held-out rows itself, as the entries `held_out` and `held_out_before` of its result."""
     step_word: ClassVar[str] = N_("optimiser step")
     """What its steps are, on the axis of a plot."""
-    steps_word: ClassVar[str] = N_("optimiser steps")
-    """What its steps are called in the plural."""
     automatic: ClassVar[str] = ""
     """How the loop would train by it without being asked, in words; empty where it does not."""
     # ---------------------------------------------------------------------------------------------------------- data
     unit: ClassVar[Unit] = "pairs"
     """The format of the rows that it is frozen with."""
-    items: ClassVar[str] = N_("pairs")
-    """What a batch counts, in the plural; 'comparisons' take all pairs of one together."""
+    items: ClassVar[ItemWords] = PAIRS
+    """What a batch counts; COMPARISONS take all pairs of one together."""
     at_least: ClassVar[int] = 8
     """Rows below which it is not begun."""
     # ------------------------------------------------------------------------------------------------ model and memory
@@ -136,7 +139,7 @@ class TrainingSpec(JobSpec):
     """Whether nothing needs the base as it was under the adapter: no reference, no other adapter."""
     answers_per_item: ClassVar[int] = 1
     """Answers that one item has at most, each as long as max_length allows."""
-    beside: ClassVar[tuple[Role, ...]] = ()
+    beside: ClassVar[tuple[Beside, ...]] = ()
     """What is held in memory beside the policy."""
     drawn_together: ClassVar[int] = 1
     """How many answers it draws together, as a multiple of those in a pass with gradients; where it draws any."""
@@ -266,7 +269,12 @@ class TrainingSpec(JobSpec):
         """How much it works through, in how large steps, for the page."""
         step = self.batch_size * self.accumulated() * self.processes
         epochs = _("at most {epochs}").format(epochs=self.epochs) if self.ends_early() else str(self.epochs)
-        return _("Epochs · {items} a step").format(items=_(self.items)), f"{epochs} · {step}"
+        return _("Epochs · {items} a step").format(items=_(self.items.plural)), f"{epochs} · {step}"
+
+    @classmethod
+    def counted_steps(cls, count: int) -> str:
+        """So many of its steps."""
+        return ngettext("{count:,} optimiser step", "{count:,} optimiser steps", count).format(count=count)
 
     def default_notes(self) -> list[str]:
         """What those of its own settings stand for that are left to a default, with the source."""

@@ -21,6 +21,7 @@ import psutil
 from annotation.records import UserError
 from annotation.translation import N_, _
 from rlhf.jobs import job_store
+from rlhf.jobs.descriptions import COMPARISONS
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
 from rlhf.jobs.job_store import Job
@@ -198,7 +199,7 @@ def parameters(shapes: Shapes, spec: TrainingSpec, reward: TrainingSpec | None =
         return Parameters(adapter + shapes.hidden, shapes.total - shapes.own_head + adapter + 2 * shapes.hidden)
     judge = adapter_parameters(shapes, reward or spec)
     # The critic's head is held beside the model, as is the reward model's.
-    critic = judge + shapes.hidden + 1 if "critic" in spec.beside else 0
+    critic = (judge + shapes.hidden + 1) * spec.beside.count("trained")
     return Parameters(adapter + critic, shapes.total + adapter + len(spec.beside) * judge)
 
 
@@ -358,7 +359,7 @@ def beside_activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, loa
 
 def reward_model(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     """The reward model beside the policy that is trained against it."""
-    weights = adapter_parameters(shapes, load.reward or spec) if "reward model" in spec.beside else 0
+    weights = adapter_parameters(shapes, load.reward or spec) * spec.beside.count("frozen")
     return Component(N_("Reward model"), weights * FP32_BYTES, _("an adapter on the same base, in 32 bits"))
 
 
@@ -467,7 +468,7 @@ def batch_tokens(spec: TrainingSpec, load: Workload) -> int:
 
 def item_tokens(spec: TrainingSpec, load: Workload) -> int:
     """Tokens of the largest item, or as many as max_length allows."""
-    answers = (load.answers if spec.items == "comparisons" else 0) or spec.answers_per_item
+    answers = (load.answers if spec.items == COMPARISONS else 0) or spec.answers_per_item
     return load.item_tokens or answers * spec.max_length
 
 

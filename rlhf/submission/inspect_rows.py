@@ -16,7 +16,7 @@ from annotation.exports.frozen_rows import FrozenRow, PreferenceRow, PromptRow
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Split
 from annotation.translation import _
-from rlhf.jobs.descriptions import Facts, LeftOut, TokenSequence, token_span
+from rlhf.jobs.descriptions import COMPARISONS, Facts, LeftOut, TokenSequence, token_span
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer
 from rlhf.models.tokenize import render, text_ids
@@ -61,7 +61,7 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[Item]:
     """The items of both splits, in the order in which they would be frozen; also those that give no row."""
     rows = spec.rows(db)
     if isinstance(rows, PreferenceRows):
-        yield from compared_items(db, rows, together=spec.items == "comparisons")
+        yield from compared_items(db, rows, together=spec.items == COMPARISONS)
         return
     with db.reading():
         for number, row in enumerate(rows, 1):
@@ -102,7 +102,7 @@ def items_to_train(db: Database, spec: TrainingSpec, found: TrainingPreview) -> 
 
     Some kinds take whole comparisons; others take them apart, and their second number is 0.
     """
-    if spec.items != "comparisons":
+    if spec.items != COMPARISONS:
         return found.train, 0
     rows = job_submission.rows_of(db, spec)
     pairs = (row for row in rows if isinstance(row, PreferenceRow) and row.split == "train")

@@ -62,8 +62,8 @@ class CostEstimate:
     machine: Machine
     step_time: StepTime | None
     steps: int
-    unit: str
-    """What a step is called, in the plural."""
+    counted_steps: Callable[[int], str]
+    """How so many of its steps are said."""
     waiting: int
     """Jobs that run or wait before it."""
     longest: int
@@ -164,7 +164,7 @@ class Preflight:
             machine,
             memory.step_time_of(spec, self.finished_jobs(spec)),
             spec.steps_over(items),
-            spec.steps_word,
+            spec.counted_steps,
             len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
             longest,
             spec.ends_early(),

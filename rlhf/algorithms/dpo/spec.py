@@ -15,6 +15,7 @@ from annotation.validation import NonNegativeFloat, PositiveInt
 from rlhf.algorithms.pair_facts import pair_facts, ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (
+    COMPARISONS,
     Curve,
     Facts,
     FormLayout,
@@ -101,7 +102,7 @@ class DPOSpec(TrainingSpec):
         "kl": N_("KL from where it began"),
     }
     automatic: ClassVar = "DPO"
-    items: ClassVar = N_("comparisons")
+    items: ClassVar = COMPARISONS
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
         "qlora": LearningRate(5e-4, MEASURED),

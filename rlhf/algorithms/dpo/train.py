@@ -72,7 +72,7 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         trained = conclude(run, spec, start, trainer.save, figures)
-    return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **robust, **trained.result}
+    return {**trained.told(spec, pairs, left_out), **robust}
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

@@ -109,7 +109,7 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
         learner = build_learner(spec, start, tokenizer, items, run)
         figures = learner.learn()
         trained = conclude(run, spec, start, learner.roles.save_policy, figures)
-    return {"snapshot": spec.snapshot, "train_prompts": len(items), "left_out": left_out, **trained.result}
+    return trained.told(spec, len(items), left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

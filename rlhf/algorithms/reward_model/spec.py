@@ -14,6 +14,7 @@ from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (
+    COMPARISONS,
     Curve,
     Facts,
     FormLayout,
@@ -83,7 +84,7 @@ class RewardModelSpec(TrainingSpec):
     paper: ClassVar = "Bradley and Terry 1952; Ouyang et al. 2022, equation 1"
     trained_by: ClassVar = "comparing answers (Bradley and Terry 1952)"
     last_step: ClassVar = {"loss": "loss", "accuracy": "accuracy"}
-    items: ClassVar = N_("comparisons")
+    items: ClassVar = COMPARISONS
     at_least: ClassVar = MIN_PAIRS
     makes: ClassVar[Made] = "reward"
     methods: ClassVar = {"qlora": LearningRate(1e-3, MEASURED), "lora": LearningRate(1e-3, MEASURED)}

@@ -76,8 +76,8 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         save_it = partial(save, trainer, items=items, held_out=held_out, run=run)
-        trained = conclude(run, spec, start, save_it, figures, kind="reward")
-    return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **trained.result}
+        trained = conclude(run, spec, start, save_it, figures)
+    return trained.told(spec, pairs, left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

@@ -64,7 +64,7 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
         figures = learn(run, spec, trainer, shown_prompts(run, spec, tokenizer))
         save_it = partial(save, trainer, held_out=held_out, before=before, run=run)
         trained = conclude(run, spec, start, save_it, figures)
-    return {"snapshot": spec.snapshot, "train_items": len(items), "left_out": left_out, **trained.result}
+    return trained.told(spec, len(items), left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

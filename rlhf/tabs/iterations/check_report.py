@@ -20,12 +20,13 @@ from rlhf.evaluation.gate import LIMITS, Criterion, MetricLimit, Passed, Rule, p
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
+from rlhf.jobs.descriptions import UNITS
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.models.registry import WEIGHTS_WORDS, Decision, Policy
 from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import answer_box
-from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
 FEW_HELD_OUT = 20
@@ -127,12 +128,12 @@ def history_row(
 ) -> tuple[str, ...]:
     """One policy's row."""
     spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
-    result = (job.result if job is not None else None) or {}
+    done = FinishedTraining.of(None if job is None else job.result)
     report = None if check is None else check.report
     own = AnswerFigures() if report is None else report.candidate
-    snapshot = result.get("snapshot") or (spec.snapshot if spec else "")
+    snapshot = done.snapshot or (spec.snapshot if spec else "")
     missing = NOTHING if policy.path is None else _(NOT_MEASURED)
-    loss, learnt = (result.get("final") or {}).get("loss"), trained_on(result)
+    loss, learnt = done.final.get("loss"), done.trained_on
     measured = (
         NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
         held_out_accuracy(report),
@@ -146,7 +147,7 @@ def history_row(
         _("{status}, files deleted").format(status=policy.status_word) if policy.deleted else policy.status_word,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
-        NOTHING if learnt is None else job_words.counted(spec.unit if spec else "pairs", learnt),
+        NOTHING if learnt is None else UNITS[spec.unit if spec else "pairs"].counted(learnt),
         _(REFERENCES[spec.reference]) if spec and spec.reference else NOTHING,
         *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -203,8 +203,8 @@ def test_what_fails_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_have_the_same_bytes_and_any_change_others() -> None:
-    def shuffled_keys(entry: dict[str, Any]) -> dict[str, Any]:
-        return dict(reversed(entry.items()))
+    def shuffled_keys(entry: JudgedAnswer) -> JudgedAnswer:
+        return JudgedAnswer.from_json(dict(reversed(asdict(entry).items())))
 
     frozen = freeze([judged(1)], 100)
     again = freeze([judged(1, answers=[shuffled_keys(answer(1, "first")), shuffled_keys(answer(2, "second"))])], 100)

@@ -350,7 +350,7 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
     assert job.result is not None
-    assert job.result["train_pairs"] == 24
+    assert job.result["trained_on"] == 24
     trained = registry.by_revision(machine.db, job.result["revision"])
     models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
@@ -552,7 +552,7 @@ def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred
     assert curve[-1]["rewards/margins"] > 0.5
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.1
     assert job.result is not None
-    assert job.result["train_pairs"] == 12
+    assert job.result["trained_on"] == 12
     candidate = registry.by_revision(judged.db, job.result["revision"])
     assert (candidate.status, candidate.job_id) == ("candidate", job.id)
     weights = judged.adapter(candidate.revision)
@@ -582,7 +582,7 @@ def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine)
     train = of_split(rows, "train")
     fitting, left = tokenise_pairs(judged.tokenizer, train, limit)
     assert left["too-long"] > 0
-    assert (job.result["train_pairs"], job.result["left_out"]) == (len(fitting), left)
+    assert (job.result["trained_on"], job.result["left_out"]) == (len(fitting), left)
 
 
 def snapshot_of(machine: Machine) -> str:
@@ -822,6 +822,6 @@ def test_answers_that_are_all_bad_become_less_likely(machine: Machine) -> None:
     with_likelihood = trainer_of(machine, replace(quick, sft_weight=0.2))
     assert torch.isfinite(loss_of(with_likelihood, bad)), "a batch of nothing else has no better answers to learn"
     done = machine.perform(machine.submit(quick))
-    assert (done.status, (done.result or {})["train_pairs"]) == ("finished", 8 + 2 * 8)
+    assert (done.status, (done.result or {})["trained_on"]) == ("finished", 8 + 2 * 8)
     robust = machine.perform(machine.submit(replace(quick, loss="robust", flip_rate=0.1)))
     assert (robust.result or {})["left_out"] == {"all-bad": 8}

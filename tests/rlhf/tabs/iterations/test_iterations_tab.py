@@ -98,7 +98,7 @@ def make_candidate(context: Context) -> Policy:
         path=f"adapters/dpo-{job_id}",
         sha256=directory_sha256(files),
     )
-    result = {"train_pairs": 12, "left_out": {"too-long": 2}, "final": {"loss": 0.6125}, "snapshot": spec.snapshot}
+    result = {"trained_on": 12, "left_out": {"too-long": 2}, "final": {"loss": 0.6125}, "snapshot": spec.snapshot}
     assert job_table.finish(context.db, job_id, "w", result)
     return policy
 

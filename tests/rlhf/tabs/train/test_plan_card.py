@@ -25,7 +25,7 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.label_noise import Noise, NoiseEvidence
 from rlhf.jobs.descriptions import TokenSequence, TokenSpan
-from rlhf.jobs.job_spec import SHORT_METHODS, from_json
+from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec, from_json
 from rlhf.models.memory import Component, Fit, Machine, Parameters, StepTime
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem, Item
 from rlhf.submission.job_submission import TrainingPreview
@@ -217,7 +217,7 @@ COST = CostEstimate(
     machine=MACHINE,
     step_time=StepTime(2.5, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
     steps=1200,
-    unit="optimiser steps",
+    counted_steps=TrainingSpec.counted_steps,
     waiting=2,
     longest=0,
 )
@@ -249,7 +249,7 @@ def test_the_time_comes_from_a_measured_step() -> None:
     )
     early = replace(COST, step_time=None, ends_early=True)
     assert plan_card.time_sentence(early).startswith("Time: at most 1,200 optimiser steps. How long")
-    unmeasured = replace(COST, step_time=None, steps=1, unit="rounds", waiting=0)
+    unmeasured = replace(COST, step_time=None, steps=1, counted_steps=PPOSpec.counted_steps, waiting=0)
     assert plan_card.time_sentence(unmeasured) == (
         "Time: 1 round. How long a step takes with these settings has not been measured yet."
     )
