@@ -147,11 +147,6 @@ class CheckedAnswer(Response):
         """Of the policy, to the weights that it hangs on, in nats a token."""
         return self.scores["kl_to_ground"]
 
-    @property
-    def nll_under_ground(self) -> float:
-        """Negative log-likelihood under the weights that its policy hangs on, nats a token."""
-        return self.scores["nll_under_ground"]
-
 
 ChosenBy = Literal["random", "heads", "person"]
 

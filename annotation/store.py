@@ -670,12 +670,6 @@ def answer_counts(db: Database) -> AnswerCounts:
 
 
 # ------------------------------------------------------------------------------------------------------- judgements
-def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
-    """Current judgements with ids above `after`, with prompt, answers and annotator, oldest first, one at a time."""
-    for row in db.connection.query(f"{JUDGEMENTS} WHERE j.id > ? ORDER BY j.id", (after,)):
-        yield read_judgement(row)
-
-
 # Of judgements `j`: that they are on one of the comparisons to train on that were judged last.
 LATEST = """j.comparison_id IN (SELECT c.id FROM current_judgement l JOIN comparison c ON c.id = l.comparison_id
     JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'train' AND c.purpose = 'preference' AND l.outcome != 'skip'
@@ -723,7 +717,7 @@ def mended_answers(db: Database) -> Iterator[Demonstration]:
 
 
 def judged_count(db: Database) -> int:
-    """How many rows `judgements` and `judged_comparisons` have."""
+    """How many judgements `judged_comparisons` has."""
     return int(db.value("SELECT count(*) FROM current_judgement"))
 
 

@@ -24,6 +24,7 @@ from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
+from tests.freezing import current_judgements
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +112,7 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     db = open_database(data_dir)
     assert db.value("PRAGMA foreign_keys") == 1
     assert db.rows("PRAGMA foreign_key_check") == []
-    judged, skipped = store.judgements(db)
+    judged, skipped = current_judgements(db)
     assert (judged.purpose, judged.kind, judged.ranking, judged.strength) == ("own", "pair", (2, 1), 2)
     assert [response.text for response in judged.responses] == ["1.0", "1.1"]
     assert (skipped.outcome, skipped.seconds) == ("skip", 4.5)

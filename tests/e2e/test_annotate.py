@@ -24,6 +24,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
 from tests.e2e.conftest import running_app, wait_for
+from tests.freezing import current_judgements
 from tests.machine_fixtures import stay_alive
 
 pytestmark = pytest.mark.browser
@@ -132,7 +133,7 @@ class Person:
 
     def rows(self) -> list[Judgement]:
         """This person's current judgements, oldest first."""
-        return [judgement for judgement in store.judgements(self.db) if judgement.annotator == self.name]
+        return [judgement for judgement in current_judgements(self.db) if judgement.annotator == self.name]
 
     def texts(self) -> list[str]:
         """The answers as they are shown."""

@@ -407,7 +407,7 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
     with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
         renew(owner, wrong)
     with pytest.raises(UserError, match="After so many new judgements: it must be a whole number"):
-        automatic_training.save(context.db, True, wrong, "dpo")
+        automatic_training.store(context.db, True, wrong, "dpo")
     save(
         owner,
         {},
