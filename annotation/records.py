@@ -181,7 +181,7 @@ class Tag:
 
 
 PERCENT: Final = Unit("%")
-Share = Annotated[float, Interval(ge=0, le=MAXIMUM_SHARE), PERCENT]
+SmallShare = Annotated[float, Interval(ge=0, le=MAXIMUM_SHARE), PERCENT]
 
 
 @dataclass(frozen=True)
@@ -196,13 +196,13 @@ class Project:
     """Annotators for each comparison."""
     claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), N_("Minutes to judge")] = 20
     """Minutes until a comparison in somebody's hands returns to the pool."""
-    gold_share: Annotated[Share, N_("Share of gold comparisons")] = 0.05
+    gold_share: Annotated[SmallShare, N_("Share of gold comparisons")] = 0.05
     """Share of gold comparisons (with a known answer), as long as there are some that the annotator has not seen."""
-    re_ask_share: Annotated[Share, N_("Share of re-asks")] = 0.05
+    re_ask_share: Annotated[SmallShare, N_("Share of re-asks")] = 0.05
     """Share of an annotator's own earlier comparisons, shown again in another order."""
-    candidate_share: Annotated[Share, N_("Share of candidate against serving")] = 0.2
+    candidate_share: Annotated[SmallShare, N_("Share of candidate against serving")] = 0.2
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
-    doubt_share: Annotated[Share, N_("Share of answers chosen by doubt")] = 0.0
+    doubt_share: Annotated[SmallShare, N_("Share of answers chosen by doubt")] = 0.0
     """Share of comparisons that show those of eight answers of which it is least known what people prefer; the others
     show answers at random. It takes more drawing, and stops by itself where more than 15% of labels seem wrong."""
     daily_target: Annotated[int, Interval(ge=0, le=MAXIMUM_TARGET), N_("Judgements a day")] = 30

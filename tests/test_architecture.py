@@ -118,7 +118,7 @@ def loaded_at_once(path: Path) -> Iterator[str]:
             yield from [*modules, node.module or ""]
 
 
-def test_no_class_name_stands_twice() -> None:
+def test_no_name_of_a_type_stands_twice() -> None:
     places: dict[str, list[str]] = {}
     for path in [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
         place = path.relative_to(ROOT).as_posix()
@@ -126,6 +126,16 @@ def test_no_class_name_stands_twice() -> None:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{place}:{node.lineno}")
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+    meanings: dict[str, set[str]] = {name: {"a class"} for name in places}
+    for path in SOURCE:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.Assign) and re.fullmatch(TYPE_NAME, name := ast.unparse(node.targets[0])):
+                meanings.setdefault(name, set()).add(ast.unparse(node.value))
+    assert {name: found for name, found in meanings.items() if len(found) > 1} == {}, "a type's name has one meaning"
+
+
+# As classes are named, and what stands for a type.
+TYPE_NAME = r"(?=.*[a-z])[A-Z][A-Za-z0-9]*"
 
 
 def test_no_two_modules_are_one_letter_apart() -> None:

@@ -27,7 +27,7 @@ from annotation.workbench.comparison_filter import ComparisonFilter, check_day
 
 Source = Literal["human", "ai", "edited", "imported"]
 Column = Literal["text", "number", "whole", "truth", "texts", "numbers", "messages"]
-Row = dict[str, Any]
+ExportRow = dict[str, Any]
 
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 SOURCE_OF_KIND: Final[Mapping[str, Source]] = {"person": "human", "ai": "ai", "import": "imported"}
@@ -349,7 +349,7 @@ PAIR_FACTS: Final[Mapping[str, Column]] = {
 }
 
 
-def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> Row:
+def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> ExportRow:
     """The chances of a comparison, and of each judgement that a row rests on."""
     return {
         "formed_chance": first.formed_chance,
@@ -360,7 +360,7 @@ def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> Row:
     }
 
 
-def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) -> Row:
+def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) -> ExportRow:
     """The columns beside prompt and answers of a preference."""
     judgements = {judgement.id: judgement for judgement in settled.judgements}
     first = settled.judgements[0]
@@ -386,7 +386,7 @@ def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) 
 class ExportedRows:
     """Rows of one comparison, and a reason for each thing that gave none."""
 
-    rows: list[Row]
+    rows: list[ExportRow]
     left_out: list[str]
 
 
@@ -500,7 +500,7 @@ def kto_all_bad(
     return ExportedRows(rows, left_out)
 
 
-def kto_parts(settled: AggregatedComparison, response: JudgedAnswer, label: bool, known: ExportContext) -> Row:
+def kto_parts(settled: AggregatedComparison, response: JudgedAnswer, label: bool, known: ExportContext) -> ExportRow:
     """What every KTO row has."""
     first = settled.judgements[0]
     return {
@@ -534,7 +534,7 @@ def sft(settled: AggregatedComparison, filters: Filters, known: ExportContext) -
     return ExportedRows(rows, left_out)
 
 
-def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) -> Row | str:
+def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) -> ExportRow | str:
     """A demonstration as an SFT row, or the reason why it is none."""
     source: Source = "human" if shown.origin == "person" else "imported"
     reason = (
@@ -558,7 +558,7 @@ def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) 
     return sft_row(shown, shown.text, facts)
 
 
-def sft_row(shown: Judgement | Demonstration, text: str, facts: Row) -> Row:
+def sft_row(shown: Judgement | Demonstration, text: str, facts: ExportRow) -> ExportRow:
     """One row to imitate."""
     return {
         "prompt": conversation(shown.messages),
@@ -587,7 +587,7 @@ def judgement_rows(settled: AggregatedComparison, filters: Filters, known: Expor
     return ExportedRows(rows, left_out)
 
 
-def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> Row:
+def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> ExportRow:
     """One judgement, flat; lists and conversations as JSON."""
     texts = [response.text for response in judgement.responses]
     ranks = judgement.ranking
@@ -635,7 +635,7 @@ def chance_text(chance: float | None) -> str:
 UNKNOWN: Final = "unknown"
 
 
-def unflattened(row: Mapping[str, str]) -> Row:
+def unflattened(row: Mapping[str, str]) -> ExportRow:
     """What an import reads in a flat row: conversation, answers and verdict as lists, the rest as it is.
 
     Raises ValueError or KeyError for a row that somebody has changed so that it is none any more.

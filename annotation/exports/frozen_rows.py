@@ -181,7 +181,7 @@ class PromptRow(FrozenRow):
         return cls(**shared(values), prompt_id=values["prompt_id"])
 
 
-Row = TypeVar("Row", bound=FrozenRow)
+AnyRow = TypeVar("AnyRow", bound=FrozenRow)
 
 
 def line_of(row: FrozenRow) -> bytes:
@@ -189,6 +189,6 @@ def line_of(row: FrozenRow) -> bytes:
     return json.dumps(row.to_json(), sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def read_rows(content: bytes, kind: type[Row]) -> list[Row]:
+def read_rows(content: bytes, kind: type[AnyRow]) -> list[AnyRow]:
     """The rows of a file."""
     return [kind.from_json(json.loads(line)) for line in content.splitlines()]

@@ -19,12 +19,13 @@ from annotation.ui.formatting import percent_with_interval
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
+from rlhf.jobs.descriptions import Made
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told
 from rlhf.models.chat_template import NO_THINKING
-from rlhf.models.registry import Form, Kind, Policy, Weights
+from rlhf.models.registry import Policy, PolicyForm, Weights
 from rlhf.models.reward_model_quality import quality_in
 
 EMBEDDED_HUB_NAME: Final = f"HuggingFaceTB/{EMBEDDED_NAME}"
@@ -42,9 +43,9 @@ class TrainedModel:
 
     base: str
     parent_id: int
-    form: Form
+    form: PolicyForm
     weights: Weights
-    kind: Kind = "policy"
+    kind: Made = "policy"
     ground_id: int | None = None
 
 
@@ -116,8 +117,8 @@ class Subject:
     """What a card is about. Names are those by which it can be found elsewhere, never paths of this machine."""
 
     revision: str
-    kind: Kind
-    form: Form
+    kind: Made
+    form: PolicyForm
     weights: Weights
     """The precision of what an adapter lies on, or of weights of its own."""
     base: str

@@ -57,7 +57,7 @@ SCRIPT: Final = " && ".join(
         '--began "$began" --hours "$PREFLOOP_HOURS"',
     )
 )
-Made = TypeVar("Made")
+Tried = TypeVar("Tried")
 LABEL: Final = "prefloop"
 # Between two looks at a job: soon at first, for people who wait to see it begin.
 FIRST_POLL_SECONDS: Final = 1.0
@@ -473,7 +473,7 @@ class RentedRun:
             self.run.log(_("{error} See {url}.").format(error=error, url=self.rental.url))
 
     # ------------------------------------------------------------------------------------------------------------ both
-    def retry(self, again: str, act: Callable[[], Made], patient: bool = False) -> Made:
+    def retry(self, again: str, act: Callable[[], Tried], patient: bool = False) -> Tried:
         """Do what may fail for a passing reason again and again: what runs there runs on meanwhile.
 
         `patient`: for any reason, until its time is over for sure, because not to know of it does not end it.

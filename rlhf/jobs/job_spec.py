@@ -40,7 +40,7 @@ from rlhf.jobs.descriptions import (
 
 Reference = Literal["base", "parent"]
 Scope = Literal["new", "all"]
-Noise = Literal["ignore", "weight", "smooth"]
+NoiseUse = Literal["ignore", "weight", "smooth"]
 Method = Literal["auto", "qlora", "lora", "prompt", "full"]
 Precision = Literal["auto", "bf16", "fp32"]
 Targets = Literal["all-linear", "attention", "named"]

@@ -26,7 +26,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
+from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 
@@ -173,7 +173,7 @@ class DPOSpec(TrainingSpec):
     answers that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
-    annotator_noise: Noise = "ignore"
+    annotator_noise: NoiseUse = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
     ai_weight: NonNegativeFloat = 1.0

@@ -40,7 +40,7 @@ from trl import DPOConfig, DPOTrainer
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.comparisons import Item, collate, order_loss, with_targets
+from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
@@ -48,7 +48,7 @@ from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better, impl
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer

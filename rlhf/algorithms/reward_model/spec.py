@@ -26,7 +26,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.job_spec import NOISE, SCOPES, Method, Noise, Scope, TrainingSpec
+from rlhf.jobs.job_spec import NOISE, SCOPES, Method, NoiseUse, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 
@@ -121,7 +121,7 @@ class RewardModelSpec(TrainingSpec):
     centre: NonNegativeFloat = 0.01
     """Weight of the squared sum of a pair's rewards, which keeps rewards about zero (Eisenstein et al. 2023); TRL
     recommends 0.01."""
-    annotator_noise: Noise = "ignore"
+    annotator_noise: NoiseUse = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' smooths the label by it."""
     ai_weight: NonNegativeFloat = 1.0

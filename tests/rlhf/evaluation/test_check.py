@@ -702,7 +702,7 @@ def add_copy_of_base(machine: Machine, revision: str) -> None:
 
 
 def register(
-    machine: Machine, revision: str, form: registry.Form, weights: registry.Weights, on: int | None = None
+    machine: Machine, revision: str, form: registry.PolicyForm, weights: registry.Weights, on: int | None = None
 ) -> None:
     """Register what lies in the directory of this name as a candidate."""
     path = f"adapters/{revision}"

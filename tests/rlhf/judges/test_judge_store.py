@@ -49,7 +49,12 @@ def panel(db: Database, *names: str) -> list[Judge]:
 
 
 def say(
-    db: Database, judge: Judge, comparison_id: int, said: Said_of, scope: judge_store.Scope = "open", version: int = 0
+    db: Database,
+    judge: Judge,
+    comparison_id: int,
+    said: Said_of,
+    scope: judge_store.JudgeScope = "open",
+    version: int = 0,
 ) -> bool:
     """Let a judge say this of a comparison that it is to judge; whether that makes a judgement."""
     found = [one for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == comparison_id]

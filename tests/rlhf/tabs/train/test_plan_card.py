@@ -27,13 +27,13 @@ from rlhf.data.label_noise import Noise, NoiseEvidence
 from rlhf.jobs.descriptions import TokenSequence, TokenSpan
 from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec, from_json
 from rlhf.models.memory import Component, Fit, Machine, Parameters, StepTime
-from rlhf.submission.inspect_rows import DataSummary, InspectedItem, Item
+from rlhf.submission.inspect_rows import DataSummary, InspectedItem, ItemRows
 from rlhf.submission.job_submission import TrainingPreview
 from rlhf.submission.preflight import CostEstimate, TrainingData
 from rlhf.tabs.train import plan_card
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
-ITEM = Item(name="Comparison 7", split="train", rows=[FrozenRow("train", ())], left_out={}, asked="Why?")
+ITEM = ItemRows(name="Comparison 7", split="train", rows=[FrozenRow("train", ())], left_out={}, asked="Why?")
 
 
 class Text(HTMLParser):

@@ -32,7 +32,7 @@ from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.models import registry
-from rlhf.models.registry import Form, Policy
+from rlhf.models.registry import Policy, PolicyForm
 from rlhf.models.tokenize import tokenise_comparisons
 from rlhf.submission import job_submission, preflight
 from rlhf.submission.form_fields import forms
@@ -591,7 +591,7 @@ def test_a_chosen_parent_fills_in_its_adapter_and_another_its_own(machine: Machi
     assert (job.spec.parent, job.spec.method, job.spec.lora_r, job.spec.lora_alpha) == (low, "lora", 4, 8)
 
 
-def add_adapter(machine: Machine, spec: SFTSpec, form: Form) -> str:
+def add_adapter(machine: Machine, spec: SFTSpec, form: PolicyForm) -> str:
     """What a training has made, without files; its revision."""
     job_id = machine.submit(spec)
     assert job_store.claim(machine.db, job_id, "w") is not None
