@@ -17,6 +17,8 @@ class FinishedTraining:
     snapshot: str = ""
     trained_on: int | None = None
     """Rows, of the unit that its spec names."""
+    planned_steps: int | None = None
+    """Steps that its data and its spec ask for; it may have ended before."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """What gave no tokens, by reason."""
     final: Mapping[str, float | None] = field(default_factory=dict)

@@ -269,7 +269,8 @@ class TrainingSpec(JobSpec):
         """How much it works through, in how large steps, for the page."""
         step = self.batch_size * self.accumulated() * self.processes
         epochs = _("at most {epochs}").format(epochs=self.epochs) if self.ends_early() else str(self.epochs)
-        return _("Epochs · {items} a step").format(items=_(self.items.plural)), f"{epochs} · {step}"
+        step_words = _("{step} or more").format(step=step) if self.accumulation == 0 else str(step)
+        return _("Epochs · {items} a step").format(items=_(self.items.plural)), f"{epochs} · {step_words}"
 
     @classmethod
     def counted_steps(cls, count: int) -> str:
@@ -385,12 +386,16 @@ class TrainingSpec(JobSpec):
 
     # ---------------------------------------------------------------------------------------------------------- pace
     def accumulated(self) -> int:
-        """Forward passes in one optimiser step."""
+        """Forward passes in one optimiser step; the fewest where the data decide (`over`)."""
         return self.accumulation or 1
+
+    def over(self, items: int) -> Self:
+        """The spec with what so many items decide."""
+        return self
 
     def steps_over(self, items: int) -> int:
         """Steps of a run over so many items."""
-        return self.epochs * ceil(items / (self.batch_size * self.accumulated() * self.processes))
+        return self.epochs * ceil(items / (self.batch_size * self.over(items).accumulated() * self.processes))
 
     def comparable(self) -> Self:
         """The spec without what does not change its pace: data, seed, parent, length of the run, what follows it."""
@@ -408,7 +413,7 @@ class TrainingSpec(JobSpec):
         if self.accumulation is None:
             return replace(self, batch_size=self.batch_size // 2)
         batch = largest_part(self.batch_size)
-        more: dict[str, Any] = {"accumulation": self.accumulated() * (self.batch_size // batch)}
+        more: dict[str, Any] = {"accumulation": self.accumulation * (self.batch_size // batch)}
         return replace(self, batch_size=batch, **more)
 
 

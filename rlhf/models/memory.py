@@ -563,17 +563,20 @@ class StepTime:
     peak_rss_mb: float | None
 
 
-def step_time_of(spec: TrainingSpec, finished: Sequence[Job]) -> StepTime | None:
-    """The newest pace measured with these settings: by a measurement, else by a run. `finished` has newest first."""
+def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) -> StepTime | None:
+    """The newest pace measured with these settings: by a measurement, else by a run. `finished` has newest first.
+
+    A step over so many items may take another number of forward passes than theirs did.
+    """
     wanted = spec.comparable()
     like = [job for job in finished if (own := job.spec.trains()) is not None and own.comparable() == wanted]
     measured = [job for job in like if job.kind != spec.kind]
     for job in (*measured, *(job for job in like if job.kind == spec.kind)):
         result = job.result or {}
         if job.status == "finished" and result.get("seconds_per_step"):
-            return StepTime(
-                float(result["seconds_per_step"]), job.finished or job.created, job.id, result.get("peak_rss_mb")
-            )
+            passes = spec.over(items).accumulated() / result.get("accumulation", spec.accumulated())
+            seconds = float(result["seconds_per_step"]) * passes
+            return StepTime(seconds, job.finished or job.created, job.id, result.get("peak_rss_mb"))
     return None
 
 

@@ -163,7 +163,7 @@ class Preflight:
             memory.parameters(shapes, spec, reward),
             memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
             machine,
-            memory.step_time_of(spec, self.finished_jobs(spec)),
+            memory.step_time_of(spec, self.finished_jobs(spec), items),
             spec.steps_over(items),
             spec.counted_steps,
             len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),

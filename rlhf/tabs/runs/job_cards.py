@@ -86,7 +86,10 @@ def early_end(job: Job) -> str:
     """After which step a finished training was over, and why, where that was before the last of all it had data for."""
     if job.status != "finished" or not isinstance(job.spec, TrainingSpec):
         return ""
-    why = job.spec.ended_early(FinishedTraining.of(job.result).final)
+    done = FinishedTraining.of(job.result)
+    if done.planned_steps is not None and job.step >= done.planned_steps:
+        return ""
+    why = job.spec.ended_early(done.final)
     return _("It ended after step {step}: {why}.").format(step=job.step, why=why) if why else ""
 
 
