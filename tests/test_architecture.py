@@ -286,6 +286,22 @@ def test_nobody_outside_names_an_algorithm() -> None:
     assert offenders((path for path in SOURCE if own not in path.parents), packages) == []
 
 
+# Who finds a module by its name, past what pyproject.toml says of imports, and why.
+FOUND_BY_NAME = {
+    "annotation/sqlite.py": "the SQLite that is there",
+    "rlhf/algorithms/__init__.py": "each package's spec",
+    "rlhf/jobs/job_spec.py": "the kinds of jobs: a row can't be read without its kind, and kinds lie above",
+    "rlhf/jobs/worker.py": "what runs a job, which its spec names: it loads torch, and specs do not",
+}
+
+
+def test_modules_are_found_by_name_in_four_places() -> None:
+    calls = [(path, node) for path in SOURCE for node in nodes_of(path) if isinstance(node, ast.Call)]
+    names = ("import_module", "importlib.import_module", "__import__")
+    found = {path.relative_to(ROOT).as_posix() for path, node in calls if ast.unparse(node.func) in names}
+    assert found == set(FOUND_BY_NAME)
+
+
 def test_no_spec_is_asked_whether_it_has_a_field() -> None:
     """What only some have is declared for all, with what holds where it is missing: a typo would pass for that."""
     settings = {entry.name for spec in KINDS.values() for entry in fields(spec)}

@@ -29,6 +29,8 @@ class FinishedTraining:
     """The same before its first step."""
     trainable: int | None = None
     trainable_percent: float | None = None
+    accumulation: int | None = None
+    """Forward passes in a step."""
     seconds_per_step: float | None = None
     seconds: float | None = None
     peak_rss_mb: float | None = None

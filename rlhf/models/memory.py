@@ -23,6 +23,7 @@ from annotation.translation import N_, _
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import COMPARISONS
 from rlhf.jobs.devices import query_graphics
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
 from rlhf.jobs.job_store import Job
 from rlhf.models.model_files import read_header, weight_files
@@ -572,11 +573,10 @@ def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) ->
     like = [job for job in finished if (own := job.spec.trains()) is not None and own.comparable() == wanted]
     measured = [job for job in like if job.kind != spec.kind]
     for job in (*measured, *(job for job in like if job.kind == spec.kind)):
-        result = job.result or {}
-        if job.status == "finished" and result.get("seconds_per_step"):
-            passes = spec.over(items).accumulated() / result.get("accumulation", spec.accumulated())
-            seconds = float(result["seconds_per_step"]) * passes
-            return StepTime(seconds, job.finished or job.created, job.id, result.get("peak_rss_mb"))
+        done = FinishedTraining.of(job.result)
+        if job.status == "finished" and done.seconds_per_step:
+            passes = spec.over(items).accumulated() / (done.accumulation or spec.accumulated())
+            return StepTime(done.seconds_per_step * passes, job.finished or job.created, job.id, done.peak_rss_mb)
     return None
 
 

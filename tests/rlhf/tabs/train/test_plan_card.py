@@ -11,6 +11,7 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -24,7 +25,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec, accept_label
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.label_noise import Noise, NoiseEvidence
-from rlhf.jobs.descriptions import TokenSequence, TokenSpan
+from rlhf.jobs.descriptions import ItemWords, TokenSequence, TokenSpan
 from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec, from_json
 from rlhf.models.memory import Component, Fit, Machine, Parameters, StepTime
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem, ItemRows
@@ -133,6 +134,22 @@ def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
     said = " ".join(Text(plan_card.data_card(TrainingData(preview(), 400), RewardModelSpec())).said)
     for words in ("Comparisons to train on", "400", "Pairs in them", "1,200"):
         assert words in said
+
+
+class TurnSpec(SFTSpec):
+    """An algorithm that counts what no other does."""
+
+    items: ClassVar = ItemWords(
+        "turns", "{:,} turns".format, "Turns", "Turns to train on", "Held-out turns to check with"
+    )
+
+
+def test_what_an_algorithm_alone_counts_it_names_itself() -> None:
+    said = " ".join(Text(plan_card.data_card(TrainingData(preview("demonstrations"), 1200), TurnSpec())).said)
+    assert "Turns to train on" in said
+    assert "Held-out turns to check with" in said
+    assert "no turns to train on" in plan_card.shown_card(None, TurnSpec(), "train")
+    assert TurnSpec().pace_fact()[0] == "Epochs · turns a step"
 
 
 def test_prompts_have_no_held_out_ones_and_demonstrations_no_chance_of_error() -> None:
