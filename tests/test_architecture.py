@@ -21,6 +21,8 @@ from rlhf.kinds import KINDS
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 SOURCE = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+OTHERS = [*TESTS, *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 MACHINERY = (
     "torch",
@@ -179,9 +181,8 @@ def test_training_loads_no_gradio() -> None:
 def test_one_module_chooses_the_sqlite_of_all_and_only_the_database_and_its_schema_use_it() -> None:
     """Tests and benchmarks too: two SQLites in one process undo each other's locks on a file."""
     own = [path for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")]
-    others = [path for package in ("tests", "benchmarks") for path in (ROOT / package).rglob("*.py")]
     chooser = ROOT / "annotation" / "sqlite.py"
-    others = [path for path in others if path.name != "test_sqlite.py"]
+    others = [path for path in OTHERS if path.name != "test_sqlite.py"]
     files = (path for path in [ROOT / "app.py", *own, *others] if path != chooser)
     assert offenders(files, ("sqlite3", "pysqlite3", "sqlite_utils")) == []
     users = [ROOT / "annotation" / name for name in ("sqlite.py", "database.py", "schema.py")]
@@ -325,7 +326,7 @@ def test_every_row_names_its_columns() -> None:
     """Two values of one type that change places still fit a positional statement, so only short ones may be such."""
     statements = [
         (path.relative_to(ROOT), " ".join(node.value.split()))
-        for path in SOURCE
+        for path in [*SOURCE, *OTHERS]
         if path.name != "schema.py"
         for node in nodes_of(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)

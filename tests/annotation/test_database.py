@@ -571,7 +571,7 @@ def test_no_commit_is_lost_where_connections_write_and_reset_the_log_at_the_same
 def test_what_is_deleted_is_gone_from_the_file_and_so_from_its_copies(db: Database, tmp_path: Path) -> None:
     with db.transaction() as connection:
         connection.execute("CREATE TABLE secret (text)")
-        connection.execute("INSERT INTO secret VALUES (?)", ("of nobody's business",))
+        connection.execute("INSERT INTO secret (text) VALUES (?)", ("of nobody's business",))
         connection.execute("DELETE FROM secret")
     copy_database(db, tmp_path / "copy.db")
     assert b"nobody's business" not in (tmp_path / "copy.db").read_bytes()

@@ -36,11 +36,8 @@ def context(db: Database, data_dir: Path) -> Context:
         ("import-1", "annotator", 0, "import"),
         ("judge", "annotator", 1, "ai"),
     )
-    with db.transaction() as connection:
-        for person in (*people, *others):
-            connection.execute(
-                "INSERT INTO annotator (name, role, active, kind, created) VALUES (?, ?, ?, ?, ?)", (*person, now())
-            )
+    for name, role, active, kind in (*people, *others):
+        db.insert("annotator", {"name": name, "role": role, "active": active, "kind": kind, "created": now()})
     return Context(db, data_dir, BASE_NAME)
 
 
