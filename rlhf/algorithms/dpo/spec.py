@@ -43,7 +43,7 @@ BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
 # Our own (docs/benchmarks.md, the recipe); full: Tunstall et al. 2023 (Zephyr).
 MEASURED = N_("our own measurements, with the training ended by stop_kl")
 # As many as move a policy about as far as it may go, at the default rate (docs/benchmarks.md, the recipe).
-STEPS_A_PASS = 8
+STEPS_A_PASS = 6
 CURVES = (
     Curve(
         "loss",
@@ -186,7 +186,7 @@ class DPOSpec(TrainingSpec):
     batch_size: PositiveInt = 4
     """Comparisons in one forward pass, each with all its pairs. In one pass four take a tenth less time than in two."""
     accumulation: NonNegativeInt = 0
-    """Forward passes in one optimiser step. Empty for as many as let one pass over the data take eight steps at most:
+    """Forward passes in one optimiser step. Empty for as many as let one pass over the data take six steps at most:
     how far a policy moves depends on the number of steps, and it may move so far only; then every comparison is to
     have had its say."""
     check: bool = True
@@ -256,7 +256,7 @@ class DPOSpec(TrainingSpec):
         return found
 
     def over(self, items: int) -> Self:
-        """The spec with as many forward passes in a step as let one pass over the data take eight steps at most."""
+        """The spec with as many forward passes in a step as let one pass over the data take six steps at most."""
         passes = ceil(items / (STEPS_A_PASS * self.batch_size * self.processes))
         return replace(self, accumulation=self.accumulation or max(1, passes))
 
