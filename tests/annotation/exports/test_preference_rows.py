@@ -16,7 +16,7 @@ from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics.aggregation import REASONS
 from annotation.records import Judgement, UserError
 from rlhf.jobs.artifacts import write_lines
-from tests.annotation.metrics.test_aggregation import judged as judgement_of
+from tests.builders import judgement as judgement_of
 from tests.freezing import freeze
 
 
