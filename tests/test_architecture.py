@@ -292,6 +292,28 @@ def test_every_row_names_its_columns() -> None:
     assert [found for found in statements if re.match(nameless, found[1])] == []
 
 
+def is_record(node: ast.AST) -> bool:
+    """Whether this makes a dataclass."""
+    return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(one) for one in node.decorator_list)
+
+
+def test_records_of_many_fields_are_made_with_keywords() -> None:
+    """Two values of one type that change places still fit: five or more by position are too many to be read."""
+    files = [*SOURCE, *OTHERS]
+    records = {
+        node.name for path in files for node in nodes_of(path) if isinstance(node, ast.ClassDef) and is_record(node)
+    }
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}"
+        for path in files
+        for node in nodes_of(path)
+        if isinstance(node, ast.Call) and len(node.args) >= 5
+        if getattr(node.func, "attr", getattr(node.func, "id", "")) in {*records, "cls"}
+    ]
+    assert len(records) > 200
+    assert found == []
+
+
 def test_no_module_gives_one_name_two_meanings() -> None:
     """The second one would silently take the first one's place."""
     for path in SOURCE:

@@ -236,7 +236,13 @@ def store_policy(
     kind: Kind = "policy",
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
-    made = TrainedModel(start.base.name, start.parent.id, registry.FORM_OF[spec.method], weights_of(spec), kind)
+    made = TrainedModel(
+        base=start.base.name,
+        parent_id=start.parent.id,
+        form=registry.FORM_OF[spec.method],
+        weights=weights_of(spec),
+        kind=kind,
+    )
     ground_id = None if spec.method == "full" else start.ground_id
     return store_made(run, replace(made, ground_id=ground_id), save, figures)
 

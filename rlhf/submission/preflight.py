@@ -113,7 +113,15 @@ class Preflight:
             cost = self.cost(spec, data)
         except UserError as error:
             unknown = str(error)
-        return PlannedRun(spec, asked, problems, data, cost, unknown, crossing(self.db, spec, self.machine()))
+        return PlannedRun(
+            spec=spec,
+            asked=asked,
+            problems=problems,
+            data=data,
+            cost=cost,
+            unknown=unknown,
+            crossing=crossing(self.db, spec, self.machine()),
+        )
 
     # ------------------------------------------------------------------------------------------------------------ data
     def data(self, spec: TrainingSpec) -> TrainingData:
@@ -159,15 +167,15 @@ class Preflight:
         longest = self._lengths.get(what_decides_lengths(spec), 0)
         items, answers = (0, 0) if data is None else (data.items, data.answers)
         return CostEstimate(
-            memory.parameters(shapes, spec, reward),
-            memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
-            machine,
-            memory.step_time_of(spec, self.finished_jobs(spec)),
-            spec.steps_over(items),
-            spec.steps_word,
-            len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
-            longest,
-            spec.ends_early(),
+            counted=memory.parameters(shapes, spec, reward),
+            fit=memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
+            machine=machine,
+            step_time=memory.step_time_of(spec, self.finished_jobs(spec)),
+            steps=spec.steps_over(items),
+            unit=spec.steps_word,
+            waiting=len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
+            longest=longest,
+            ends_early=spec.ends_early(),
         )
 
     def shapes(self, spec: TrainingSpec) -> Shapes:

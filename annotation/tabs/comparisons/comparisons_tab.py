@@ -137,7 +137,9 @@ def lay_out() -> ComparisonsPage:
     said = acting_box(elem_id="comparisons-said")
     box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
     changes = acting_box(elem_id="comparisons-changes")
-    return ComparisonsPage(fields, filters, said, box, changes, gr.State(""), place_bar())
+    return ComparisonsPage(
+        fields=fields, filters=filters, said=said, box=box, changes=changes, looked=gr.State(""), bar=place_bar()
+    )
 
 
 def several(label: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:

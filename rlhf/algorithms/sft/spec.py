@@ -35,22 +35,24 @@ MEASURED = N_("our own measurements with SmolLM2; take a third for a model of bi
 VIRTUAL = N_("our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021")
 CURVES = (
     Curve(
-        "loss",
-        N_("Loss"),
-        N_("nats a token"),
-        {N_("loss"): "loss"},
-        N_(
+        name="loss",
+        label=N_("Loss"),
+        axis=N_("nats a token"),
+        series={N_("loss"): "loss"},
+        caption=N_(
             "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; "
             "near zero means that they are learnt by heart."
         ),
     ),
     Curve(
-        "token-accuracy",
-        N_("Token accuracy"),
-        N_("share of tokens"),
-        {N_("token accuracy"): "token_accuracy"},
-        N_("How often the most likely next token is the demonstrated one. It should rise with the loss falling."),
-        (0.0, 1.0),
+        name="token-accuracy",
+        label=N_("Token accuracy"),
+        axis=N_("share of tokens"),
+        series={N_("token accuracy"): "token_accuracy"},
+        caption=N_(
+            "How often the most likely next token is the demonstrated one. It should rise with the loss falling."
+        ),
+        limits=(0.0, 1.0),
     ),
 )
 
@@ -80,25 +82,25 @@ class SFTSpec(TrainingSpec):
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
-            "sft",
-            N_("Supervised"),
-            ("source", "parent", "method", "epochs", "learning_rate", "batch_size", "seed"),
-            N_("Train on demonstrations"),
-            N_(
+            name="sft",
+            label=N_("Supervised"),
+            main=("source", "parent", "method", "epochs", "learning_rate", "batch_size", "seed"),
+            start=N_("Train on demonstrations"),
+            introduction=N_(
                 "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
                 "demonstrations: imported ones, answers that annotators have mended, or one of the example sets."
             ),
         ),
         FormLayout(
-            "full",
-            N_("Full fine-tuning"),
-            ("source", "parent", "precision", "epochs", "learning_rate", "batch_size", "seed"),
-            N_("Train every weight"),
-            N_(
+            name="full",
+            label=N_("Full fine-tuning"),
+            main=("source", "parent", "precision", "epochs", "learning_rate", "batch_size", "seed"),
+            start=N_("Train every weight"),
+            introduction=N_(
                 "Supervised fine-tuning of every weight, where the other forms train a small adapter. It takes "
                 "the most memory, and each run leaves a whole model on the disk instead of megabytes."
             ),
-            {"method": "full"},
+            fixed={"method": "full"},
         ),
     )
 

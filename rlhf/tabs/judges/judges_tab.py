@@ -510,7 +510,17 @@ def lay_out() -> JudgesPage:
         lay_out_one(parts, said)
         most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
         parts["verdicts"] = html_box()
-    return JudgesPage(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
+    return JudgesPage(
+        parts=parts,
+        said=said,
+        feedback=feedback,
+        form=form,
+        most=most,
+        save=save,
+        add=add,
+        seen=gr.State({}),
+        pulse=pulse(POLL_SECONDS),
+    )
 
 
 def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
