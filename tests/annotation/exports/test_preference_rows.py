@@ -17,7 +17,7 @@ from annotation.metrics.aggregation import REASONS
 from annotation.records import Judgement, UserError
 from rlhf.jobs.artifacts import write_lines
 from tests.builders import judgement as judgement_of
-from tests.freezing import freeze
+from tests.frozen_in_memory import freeze
 
 
 def answer(number: int, text: str, tokens: int | None = 5, prompt_tokens: int | None = 10) -> dict[str, Any]:
