@@ -20,7 +20,7 @@ from annotation.imports.columns import ROLES
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
 from annotation.imports.labels import with_column
 from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
-from annotation.imports.names import display_name, listed
+from annotation.imports.printable import display_name, listed
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
 from annotation.translation import _

@@ -22,7 +22,7 @@ from annotation.imports.columns import ROLES, ColumnUsage, columns_of, propose
 from annotation.imports.commit import ImportCommit, clear_unfinished
 from annotation.imports.labels import Columns, UnusableRow
 from annotation.imports.mapping import ImportPlan, MappedRow, Reader, Target, VerdictUse
-from annotation.imports.names import listed
+from annotation.imports.printable import listed
 from annotation.imports.reading import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError

@@ -59,7 +59,7 @@ from annotation.imports.labels import (
     word_of,
 )
 from annotation.imports.labels import ParsedVerdict as Said
-from annotation.imports.names import display_name, listed
+from annotation.imports.printable import display_name, listed
 from annotation.imports.reading import SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 from annotation.translation import N_, _

@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn
 from annotation import hub_client
 from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports import directories
-from annotation.imports.names import display_name
+from annotation.imports.printable import display_name
 from annotation.records import UserError
 from annotation.translation import N_, _
 

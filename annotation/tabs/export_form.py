@@ -45,7 +45,7 @@ from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
-from annotation.ui.places import Place
+from annotation.ui.tab_addresses import Place
 from annotation.workbench.comparison_filter import ComparisonFilter
 
 POLL_SECONDS = 1

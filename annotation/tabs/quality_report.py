@@ -24,7 +24,7 @@ from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import Row, Way, escape, paragraph, points, table, unfold
-from annotation.ui.places import Place, link
+from annotation.ui.tab_addresses import Place, link
 
 FLAG_NAMES: Mapping[str, str] = {
     "harmful": N_("harmful"),

@@ -28,7 +28,7 @@ from rlhf.submission import form_fields, inspect_rows, job_submission, precondit
 from rlhf.submission.form_fields import Form
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem
 from rlhf.submission.job_submission import TrainingPreview
-from rlhf.submission.precisions_spec import Crossing, crossing
+from rlhf.submission.precisions_spec import PrecisionMismatch, crossing
 
 # Data that takes long to count is not counted on each new judgement: the rest is the annotators' time.
 QUICK_SECONDS, REST_FACTOR = 0.1, 20
@@ -85,7 +85,7 @@ class PlannedRun:
     cost: CostEstimate | None
     unknown: str
     """Why nothing is known of its cost."""
-    crossing: Crossing | None = None
+    crossing: PrecisionMismatch | None = None
     """How it leaves the precision in which its parent answers."""
 
 

@@ -19,7 +19,7 @@ from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, pres
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _
 from annotation.ui.markup import status
-from annotation.ui.places import MAXIMUM_LENGTH, Place, place_in
+from annotation.ui.tab_addresses import MAXIMUM_LENGTH, Place, place_in
 from annotation.validation import read
 from annotation.workbench import bulk_changes, comparison_list, data_statistics
 from annotation.workbench.bulk_changes import BulkRequest

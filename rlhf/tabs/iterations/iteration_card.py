@@ -17,8 +17,8 @@ from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import GateDecision, Mode, Rule, stakes_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
-from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
+from rlhf.tabs.plot_zoom import CurveData
 
 STAGES: Mapping[Stage, str] = {
     "collecting": N_("Collecting judgements"),

@@ -20,7 +20,7 @@ from annotation.translation import N_, _, ngettext
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
-from annotation.ui.places import Place
+from annotation.ui.tab_addresses import Place
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job

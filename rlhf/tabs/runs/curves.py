@@ -11,7 +11,7 @@ from annotation.translation import N_, _
 from annotation.ui.line_plots import Line, plot, plots
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
-from rlhf.tabs.closer_look import CurveData
+from rlhf.tabs.plot_zoom import CurveData
 
 # ----------------------------------------------------------------------------------------------- what each kind shows
 RATE = Curve(
