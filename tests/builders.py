@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from annotation.records import CheckedAnswer, Judgement, Response, Sampling
+from annotation.records import CheckedAnswer, JudgedAnswer, Judgement, Response, Sampling
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.label_noise import Noise
 from rlhf.jobs.job_store import Job
@@ -35,20 +35,19 @@ def checked_answer(**changes: Any) -> CheckedAnswer:
     return replace(CheckedAnswer(**vars(response())), **changes)
 
 
-def stored_answer(number: int) -> dict[str, Any]:
+def stored_answer(number: int) -> JudgedAnswer:
     """An answer as the store gives it with a judgement."""
-    return {
-        "id": number,
-        "origin": "policy",
-        "model_id": 1,
-        "revision": "base",
-        "text": f"answer {number}",
-        "finish_reason": "stop",
-        "tokens": 5,
-        "prompt_tokens": 10,
-        "rendered_prompt": "<user>Why?<assistant>",
-        "edited_from": None,
-    }
+    return JudgedAnswer(
+        id=number,
+        text=f"answer {number}",
+        origin="policy",
+        model_id=1,
+        revision="base",
+        finish_reason="stop",
+        tokens=5,
+        prompt_tokens=10,
+        rendered_prompt="<user>Why?<assistant>",
+    )
 
 
 def judgement(annotator: str, ranking: tuple[int, ...] | None, number: int = 1, **changes: Any) -> Judgement:

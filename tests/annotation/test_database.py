@@ -24,6 +24,7 @@ from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
+from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
 
@@ -111,9 +112,9 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     db = open_database(data_dir)
     assert db.value("PRAGMA foreign_keys") == 1
     assert db.rows("PRAGMA foreign_key_check") == []
-    judged, skipped = store.judgements(db)
+    judged, skipped = current_judgements(db)
     assert (judged.purpose, judged.kind, judged.ranking, judged.strength) == ("own", "pair", (2, 1), 2)
-    assert [response["text"] for response in judged.responses] == ["1.0", "1.1"]
+    assert [response.text for response in judged.responses] == ["1.0", "1.1"]
     assert (skipped.outcome, skipped.seconds) == ("skip", 4.5)
     assert (judged.formed_chance, judged.people_chance, judged.shown_chance) == (None, None, None), "unknown"
     assert (judged.answers_by, judged.answers_chance) == (None, None), "unknown"

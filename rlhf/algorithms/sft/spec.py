@@ -9,12 +9,16 @@ from typing import Any, ClassVar
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.translation import N_, _
+from annotation.ui.formatting import percent
 from annotation.validation import PositiveInt
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
 from rlhf.jobs.descriptions import (
+    DEMONSTRATIONS,
     Curve,
     Facts,
     FormLayout,
+    HeldOutFigure,
+    HeldOutFigures,
     Item,
     LearningRate,
     Rows,
@@ -68,7 +72,7 @@ class SFTSpec(TrainingSpec):
     trained_by: ClassVar = "supervised fine-tuning"
     last_step: ClassVar = {"loss": "loss", "token_accuracy": N_("token accuracy")}
     unit: ClassVar[Unit] = "demonstrations"
-    items: ClassVar = N_("demonstrations")
+    items: ClassVar = DEMONSTRATIONS
     at_least: ClassVar = MIN_DEMONSTRATIONS
     methods: ClassVar = {
         "lora": LearningRate(1e-3, MEASURED),
@@ -77,6 +81,36 @@ class SFTSpec(TrainingSpec):
         "full": LearningRate(1e-4, MEASURED),
     }
     base_may_change: ClassVar = True
+    held_out: ClassVar = HeldOutFigures(
+        N_("On {n} held-out demonstrations"),
+        N_("There were no held-out demonstrations to check it with."),
+        (
+            HeldOutFigure(
+                metric="loss",
+                label=N_("Loss, nats a token"),
+                compared=N_("Held-out loss"),
+                write="{:.3f}".format,
+                reading=N_(
+                    "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the "
+                    "run learnt its data by heart."
+                ),
+            ),
+            HeldOutFigure(
+                metric="perplexity",
+                label=N_("Perplexity"),
+                compared=N_("Held-out perplexity"),
+                write="{:.2f}".format,
+                reading=N_("The same as a number of equally likely next tokens."),
+            ),
+            HeldOutFigure(
+                metric="token_accuracy",
+                label=N_("Token accuracy"),
+                compared=N_("Held-out token accuracy"),
+                write=percent,
+                reading=N_("How often the most likely next token is the demonstrated one."),
+            ),
+        ),
+    )
     pace_free: ClassVar = (*TrainingSpec.pace_free, "source")
     labels: ClassVar = {"source": N_("Data (source)")}
     curves: ClassVar = CURVES

@@ -17,7 +17,7 @@ from tests.builders import judgement, stored_answer
 
 def ids(pairs: list[Pair]) -> list[tuple[int, int]]:
     """(better, worse) answers of pairs."""
-    return [(pair.better["id"], pair.worse["id"]) for pair in pairs]
+    return [(pair.better.id, pair.worse.id) for pair in pairs]
 
 
 def test_one_annotators_ranking_gives_all_its_pairs_and_a_tie_none() -> None:
@@ -66,7 +66,7 @@ def test_the_word_of_someone_no_better_than_a_coin_alone_gives_no_pair() -> None
 
 
 def test_an_edit_is_better_than_what_it_mends_and_than_the_rest() -> None:
-    edited = {**stored_answer(9), "origin": "person", "edited_from": 1}
+    edited = replace(stored_answer(9), origin="person", edited_from=1)
     pairs, _ = pairs_of([judgement("ann", (2, 1, 3), edited=edited)])
     assert ids(pairs) == [(9, 1), (9, 0), (9, 2), (1, 0), (0, 2), (1, 2)]
 
@@ -145,7 +145,7 @@ def test_the_posterior_is_that_of_bayes_rule_written_out(rankings: list[list[int
         else:
             assert pair.flip == pytest.approx(min(first_better, second_better) / (first_better + second_better))
             if first_better != pytest.approx(second_better):  # else rounding decides
-                assert (pair.better["id"] == first) == (first_better > second_better)
+                assert (pair.better.id == first) == (first_better > second_better)
 
 
 def test_nobody_is_certain_and_nobody_is_worse_than_a_coin() -> None:

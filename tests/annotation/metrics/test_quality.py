@@ -26,7 +26,7 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
-from tests.frozen_in_memory import Frozen, freeze
+from tests.frozen_in_memory import Frozen, current_judgements, freeze
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def prefer(db: Database, annotator_id: int, position: int, degree: str = "clearl
 
 def frozen(db: Database, **options: Any) -> Frozen:
     """What training would get."""
-    return freeze(store.judgements(db), 512, excluded=store.excluded_annotators(db), **options)
+    return freeze(current_judgements(db), 512, excluded=store.excluded_annotators(db), **options)
 
 
 @pytest.fixture
