@@ -30,7 +30,7 @@ def test_both_sides_compute_the_same_loss_and_every_figure_has_its_key(
 
 def test_a_goal_is_met_from_above_or_below_and_what_was_not_measured_is_neither() -> None:
     def ratio(value: float) -> Ratio:
-        return Ratio(value, value, value, value, 1.0)
+        return Ratio(value=value, low=value, high=value, ours=value, peer=1.0)
 
     found = {**dict.fromkeys(speed.KEYS), "dpo_pairs_96": ratio(3.0), "dpo_rank4": ratio(7.9), "memory": ratio(0.34)}
     met, missed = speed.goals({**found, before.CHECK: ratio(0.41), "sft": ratio(0.1)})
