@@ -381,7 +381,7 @@ def test_what_is_being_written_when_the_program_ends_is_marked(long: Machine) ->
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
-def numbered(number: int, form: Form = "lora", ground_id: int | None = None) -> Policy:
+def numbered(number: int, form: PolicyForm = "lora", ground_id: int | None = None) -> Policy:
     """A policy of the registry."""
     return policy(id=number, revision=f"p-{number}", form=form, ground_id=ground_id)
 
