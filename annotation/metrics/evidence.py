@@ -118,9 +118,10 @@ class JudgePanel:
     """Prompts that were left to judges, in an order that says nothing about them. Each with the last judgement before
     people were given it all the same, where that was noted: from then on it corrects no other, and counts by people."""
 
-    def covariance(self, judges: Iterable[str]) -> float:
-        """Of people's outcomes with these judges', as far as trust in the best of them tells."""
-        return max((covariance_of(self.trust[one]) for one in judges if one in self.trust), default=0.0)
+    @property
+    def covariances(self) -> dict[str, float]:
+        """Of people's outcomes with each judge's, as far as trust in it tells."""
+        return {judge: covariance_of(trust) for judge, trust in self.trust.items()}
 
 
 def covariance_of(trust: Estimate) -> float:
@@ -146,18 +147,18 @@ class Predictions:
 
     def __init__(self, panel: JudgePanel) -> None:
         self.said: dict[int, dict[str, DecidedOutcome]] = {}
-        self.weights: dict[str, float] = {}
+        self.weights = panel.covariances
         for one in sorted(panel.outcomes, key=lambda said: said.at):  # of one prompt, what a judge said first
             assert one.by is not None
             self.said.setdefault(one.prompt_id, {}).setdefault(one.by, one)
-            self.weights[one.by] = panel.covariance([one.by])
+            self.weights.setdefault(one.by, 0.0)
 
     def of(self, prompt_id: int, before: int) -> Prediction | None:
         """By the judges that tell something of those that had judged it before that time; None where none had."""
         said = {name: one.outcome for name, one in self.said.get(prompt_id, {}).items() if one.at < before}
-        weights = {name: self.weights[name] for name in said if self.weights[name]} or dict.fromkeys(said, 1.0)
-        if not weights:
+        if not said:
             return None
+        weights = {name: self.weights[name] for name in said if self.weights[name]} or dict.fromkeys(said, 1.0)
         value = sum(weight * said[name] for name, weight in weights.items()) / sum(weights.values())
         return Prediction(frozenset(weights), value)
 
@@ -176,6 +177,8 @@ class CorrectedOutcome:
 
 # A spread that a few lucky prompts promise is not believed below this: the bet would be too large.
 LEAST_SPREAD = 0.3
+# So many more of those left to judges are looked at for the judges that have judged a prompt: others may have before.
+FURTHER = 20
 # Above this spread judges' verdicts change next to nothing, and prompts left to them are kept for people. So a judge
 # whose card flatters it costs no more than what it takes to see that.
 WORTH_SPENDING = 0.9
@@ -246,8 +249,8 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
     A prompt that was given to people with probability p is corrected by the next (1 - p) / p of those left to judges:
     all of them are used once by the time that people have compared theirs. So the probability has to be the same for
     all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are. So do those of
-    prompts that had been left to judges, and all where what is known of the judges by then promises too little: the
-    prompts left to them are not spent.
+    prompts that had been left to judges, and all where what is known of the judges by then promises too little, or they
+    have not come so far: the prompts left to them are not spent, and people may get them.
     """
     predictions, moments = Predictions(panel), Moments()
     waiting = WaitingPrompts(panel, predictions, prompts)
@@ -259,17 +262,17 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
             continue
         due += 1 / one.probability - 1 if one.probability and one.prompt_id not in panel.left else 0.0
         coming = waiting.first(max(int(due), 0), one)
-        known = moments.believing(panel.covariance(name for said in coming for name in said.by))
+        known = moments.believing(max((predictions.weights[name] for said in coming for name in said.by), default=0.0))
         worth = known.worth_spending(len(coming))
         guess = predictions.of(one.prompt_id, one.at)
         before = len(waiting.used)
         others = waiting.spend(len(coming), one, guess.by) if guess and worth else []
         entered.append(correct(one.entered, guess, others, known, len(coming) if worth else 0))
         counted.append(one)
-        due = due - (len(waiting.used) - before) if worth or not coming else 0.0
+        due = due - (len(waiting.used) - before) if others or due < 1 else 0.0
         if guess is not None or worth:  # judges of whom nothing came that was to come told nothing
             moments.note(one.entered, guess.value if guess and (others or not worth) else 0.5)
-    explained = moments.believing(panel.covariance(panel.trust)).explained
+    explained = moments.believing(max(panel.covariances.values(), default=0.0)).explained
     return CorrectedPrompts(tuple(entered), tuple(counted), explained, frozenset(waiting.used), waiting.helped)
 
 
@@ -294,7 +297,7 @@ class WaitingPrompts:
         else people would be given more of them.
         """
         found, gone, failed = list[float](), list[int](), list[int]()
-        for other, said in self.before(wanted_by):
+        for other, said in islice(self.before(wanted_by), number + FURTHER):
             if len(found) == number:
                 break
             if said is None:
