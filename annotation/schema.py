@@ -154,6 +154,12 @@ def m021_trainings_that_end_early(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m024_when_people_were_given_more(db: sqlite_utils.Database) -> None:
+    """When people were given a comparison of a check that a draw had left to judges; not known of earlier ones."""
+    db.execute("ALTER TABLE comparison ADD COLUMN people_given INTEGER")  # the last judgement before that
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,

@@ -481,14 +481,17 @@ def ask_people_of_candidate(
 ) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 
-    All, or those `on` these prompts, `but` not on those. What was drawn stays in the record: only what had no chance to
-    be given to people is given to them for certain now. Returns how many nobody had judged or been asked about.
+    All, or those `on` these prompts, `but` not on those. What was drawn stays in the record, with when people were
+    given all the same what it left to judges: only what had no chance to be given to people is given to them for
+    certain now. Returns how many nobody had judged or been asked about.
     """
     with db.transaction() as connection:
         compare_policies(db, candidate_id, against_id, "nobody")
         return connection.execute(
             """UPDATE comparison SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
-                   people_drawn = iif(people_chance = 0, 1, people_drawn)
+                   people_drawn = iif(people_chance = 0, 1, people_drawn),
+                   people_given = coalesce(people_given, iif(people_chance > 0 AND people_drawn = 0,
+                       (SELECT coalesce(max(id), 0) FROM judgement), NULL))
                WHERE candidate_id = :candidate AND against_id = :against AND asks = 'nobody' AND taken = 0
                  AND state = 'ready' AND prompt_id NOT IN (SELECT value FROM json_each(:but))
                  AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",

@@ -66,7 +66,7 @@ TABLES: Final[Mapping[str, Table]] = {
         (
             *("id", "prompt_id", "model_id", "purpose", "state", "expected", "asked_by", "import_id", "created"),
             *("asks", "asks_why", "candidate_id", "against_id", "formed_chance", "people_chance", "people_drawn"),
-            *("answers_by", "answers_chance"),
+            *("answers_by", "answers_chance", "people_given"),
         )
     ),
     "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
@@ -317,7 +317,7 @@ def default_columns(table: str, row: TableRow) -> dict[str, Any]:
     """Columns that archives have since they were added to the tables, with what all rows were until then."""
     if table == "comparison":
         unknown = {"formed_chance": None, "people_chance": None, "people_drawn": None}
-        unknown |= {"answers_by": None, "answers_chance": None}
+        unknown |= {"answers_by": None, "answers_chance": None, "people_given": None}
         return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None, **unknown}
     if table == "claim":
         return {"chance": None, "assigned_by": None}

@@ -151,7 +151,7 @@ def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: 
             share = people_share(db, spec, candidate, other) if wanted else 1.0
             store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
             if wanted and spec.people_share == 1:
-                spent = gate_decisions.spent_prompts(db, candidate)
+                spent = gate_decisions.spent_prompts(db, candidate, other)
                 store.ask_people_of_candidate(db, candidate.id, other.id, on, spent)
 
 
@@ -558,7 +558,8 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
     against = registry.by_revision(run.db, spec.against)
     if unheard and registry.by_id(run.db, candidate.id).status == "candidate" and against.status == "serving":
         on = held_out_sets.that_count(run.db, spec.gate_set)
-        count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on)
+        spent = gate_decisions.spent_prompts(run.db, candidate, against)
+        count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on, spent)
         run.log(_("No judge has compared anything, so people get {count} comparisons more.").format(count=count))
 
 

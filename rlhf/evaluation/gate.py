@@ -13,7 +13,7 @@ the long run; that it speaks for people rests on its trust card. Rejecting spend
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isclose, isnan
 from typing import Annotated, Any, Literal, Protocol, cast
 
@@ -158,7 +158,7 @@ class JudgeFindings:
     gave_up: str = ""
     """Why it gave up, as a sentence; empty where it did not."""
     trust_before: Estimate | None = None
-    """Its agreement with people on comparisons older than the candidate's: what people's evidence may know of it."""
+    """Its agreement with people as it was when they first compared the candidate; their evidence knows no other."""
     informs: str = ""
     """Why it informs only, whatever the rule allows, as a sentence; empty where it may decide."""
 
@@ -176,8 +176,9 @@ class Findings:
     """Its place among the project's candidates, in the order in which they were first checked; the first is 1."""
     carried: int | None = None
     """Candidates that were decided on by the same held-out prompts before; None where that is not known."""
-    left_to_judges: tuple[int, ...] = ()
-    """Prompts that were compared and not given to people, in an order that says nothing about them."""
+    left_to_judges: Mapping[int, int | None] = field(default_factory=dict)
+    """Prompts that a draw left to judges, in an order that says nothing about them. Each with the last judgement before
+    people were given it all the same; None where they were not, or nobody noted it."""
     prompts: int | None = None
     """Held-out prompts that the figures were measured on."""
     kl_per_token: float | None = None

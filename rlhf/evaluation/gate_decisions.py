@@ -205,7 +205,7 @@ def panel_findings(
                 judge,
                 policy,
                 against,
-                conflict_of_interest(db, judge, policy) or ("" if name in first else _(LATER)),
+                conflict_of_interest(db, judge, policy, against) or ("" if name in first else _(LATER)),
             ),
             gave_up=next((check.report.judged[name].gave_up for check in checks if name in check.report.judged), ""),
         )
@@ -213,17 +213,35 @@ def panel_findings(
     )
 
 
-def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy) -> str:
-    """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none."""
-    model = judge.settings.get("model")
-    if judge.backend != "endpoint" and model == policy.revision:
+def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy, against: Policy) -> str:
+    """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none.
+
+    By what judges, whatever its name; and by all that the policy has become what it is by since it parted from the one
+    that it would replace, not by its last training alone.
+    """
+    model, trained = judge_store.model_of(db, judge), registry.training_of(db, policy)
+    if model is not None and (model.id == policy.id or (trained and registry.training_of(db, model) == trained)):
         return _("It is the candidate itself.")
-    trained = registry.training_of(db, policy)
-    if judge.backend == "reward-model" and trained is not None and model in optimised_against(trained):
+    shared = {one.id for one in registry.family(db, against)}
+    since = [registry.training_of(db, one) for one in registry.family(db, policy) if one.id not in shared]
+    if model is not None and any(job and model.revision in optimised_against(job) for job in since):
         return _("It is the reward model that the candidate was trained to please.")
-    if judge_store.labels_until(db, judge, win_rates.learnt_until(db, policy)):
+    taught_by = teachers(db, policy)
+    if judge_store.what_judges(judge) in taught_by:
         return _("The candidate was trained on its labels. It helps people's verdict, and does not decide alone.")
+    if model is not None and taught_by & teachers(db, model):
+        return _(
+            "It and the candidate were trained on the labels of the same judge. It helps people's verdict, and does "
+            "not decide alone."
+        )
     return ""
+
+
+def teachers(db: Database, model: Policy) -> set[tuple[str, ...]]:
+    """What the judges were on whose labels a policy or a reward model was trained, or anything that it grew from."""
+    until = win_rates.learnt_until(db, model)
+    known = judge_store.judges(db) if until else []
+    return {judge_store.what_judges(one) for one in known if judge_store.labels_until(db, one, until)}
 
 
 def optimised_against(trained: Job) -> tuple[str, ...]:
@@ -258,12 +276,15 @@ def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
 
 
 def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> Estimate | None:
-    """The same on comparisons that are older than the policy's own: known before anybody compared that."""
-    first = db.value("SELECT min(id) FROM comparison WHERE candidate_id = ?", (policy.id,))
+    """The same as of when people first compared the policy: what was said later, bets on it must not know."""
+    first = db.value(
+        """SELECT min(j.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
+           WHERE c.candidate_id = ? AND j.purpose IN ('own', 'adjudication')""",
+        (policy.id,),
+    )
 
     def measure() -> PairAgreement | None:
-        older = [one for one in judge_store.jointly_judged(db, judge) if first is None or one.comparison_id < first]
-        return trust(older).with_people
+        return trust(judge_store.jointly_judged(db, judge, first)).with_people
 
     found = cached(db, (f"trust before {policy.revision}", judge.name), measure)
     return None if found is None else found.share
@@ -284,9 +305,11 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
     return people_share(rule(db), known, prompts_left)
 
 
-def spent_prompts(db: Database, policy: Policy) -> frozenset[int]:
+def spent_prompts(db: Database, policy: Policy, against: Policy) -> frozenset[int]:
     """The prompts left to judges on which people's verdicts could not count any more: they have corrected others."""
-    return corrected_by_judges(findings(db, policy)).spent
+    if against.id != opponent(db, policy).id:
+        return frozenset()
+    return cached(db, ("spent", policy.revision), lambda: corrected_by_judges(findings(db, policy)).spent)
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions

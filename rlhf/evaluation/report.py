@@ -245,8 +245,8 @@ class CheckReport:
 
 # 2: evidence counts prompts, and distinct-2 is compared at equal lengths. 3: so is the likelihood, and the base is what
 # the limits are against also under a policy on other whole weights. 4: where an answer ends is no part of its
-# likelihood.
-RULE_VERSION = 4
+# likelihood. 5: a prompt counts by what was said of it first, corrected by the very judges that judged it.
+RULE_VERSION = 5
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
 

@@ -149,24 +149,30 @@ def people_outcomes(
     """
     found, settled = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
     return tuple(
-        DecidedOutcome(pair.prompt_id, pair.outcome, probability=one.people_chance, at=one.at)
+        DecidedOutcome(prompt, first, probability=one.people_chance, at=one.at, shown=shown)
         for one in found
         if on is None or one.prompt_id in on
-        for pair in (one, *settled.get(one.comparison_id, ()))
+        for prompt, first, shown in (
+            (one.prompt_id, one.first, one.outcome),
+            *((pair.prompt_id, pair.outcome, None) for pair in settled.get(one.comparison_id, ())),
+        )
     )
 
 
-def left_to_judges(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> tuple[int, ...]:
+def left_to_judges(
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
+) -> dict[int, int | None]:
     """The prompts that a draw left to judges and not to people, in an order that says nothing about them.
 
-    With those that nobody has to compare, as in `people_outcomes`.
+    Each with the last judgement before people were given it all the same, where they were. With those that nobody has
+    to compare, as in `people_outcomes`.
     """
     settled = enters_with(db, policy, other, on)
-    return tuple(
-        prompt
-        for comparison, compared in judge_store.left_to_judges(db, policy.id, other.id).items()
-        for prompt in (compared, *(one.prompt_id for one in settled.get(comparison, ())))
-    )
+    return {
+        prompt: left.given
+        for left in judge_store.left_to_judges(db, policy.id, other.id)
+        for prompt in (left.prompt_id, *(one.prompt_id for one in settled.get(left.comparison_id, ())))
+    }
 
 
 def enters_with(
@@ -244,14 +250,19 @@ def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
     )
 
 
-def could_be_asked(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> int:
-    """How many comparisons of a policy with another, `on` these prompts, people have not been asked but could be."""
+def could_be_asked(
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None, but: Collection[int] = ()
+) -> int:
+    """How many comparisons of a policy with another people have not been asked but could be.
+
+    `on` these prompts, `but` not on those.
+    """
     rows = db.rows(
         """SELECT prompt_id FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
              AND taken = 0 AND state = 'ready'""",
         (policy.id, other.id),
     )
-    return sum(on is None or row["prompt_id"] in on for row in rows)
+    return sum((on is None or row["prompt_id"] in on) and row["prompt_id"] not in but for row in rows)
 
 
 def judged_for(db: Database, policy: Policy) -> int:

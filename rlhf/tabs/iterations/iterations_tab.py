@@ -350,8 +350,8 @@ def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> b
     against = compared_with(check)
     if check is None or against is None or policy.status not in ("candidate", "serving"):
         return False
-    on = held_out_sets.that_count(db, check.spec.gate_set)
-    return win_rates.could_be_asked(db, policy, registry.by_revision(db, against), on) > 0
+    on, other = held_out_sets.that_count(db, check.spec.gate_set), registry.by_revision(db, against)
+    return win_rates.could_be_asked(db, policy, other, on, gate_decisions.spent_prompts(db, policy, other)) > 0
 
 
 def ask_people(db: Database, revision: str | None) -> str:
@@ -368,14 +368,16 @@ def ask_people(db: Database, revision: str | None) -> str:
                 revision=policy.revision
             )
         )
-    on = held_out_sets.that_count(db, check.spec.gate_set)
-    made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id, on)
+    on, other = held_out_sets.that_count(db, check.spec.gate_set), registry.by_revision(db, against)
+    spent = gate_decisions.spent_prompts(db, policy, other)
+    made = store.ask_people_of_candidate(db, policy.id, other.id, on, spent)
     if not made:
-        raise UserError(
-            _("All answers of {revision} and {against} that differ are in the annotators' queue already.").format(
-                revision=policy.revision, against=against
-            )
+        queued = _("All answers of {revision} and {against} that differ are in the annotators' queue already.")
+        counted = _(
+            "All answers of {revision} and {against} that differ are in the annotators' queue already, or judges' "
+            "verdicts on them have served to correct people's on others: what people say of these counts no more."
         )
+        raise UserError((counted if spent else queued).format(revision=policy.revision, against=against))
     return _(
         "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "
         "queue, blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows "

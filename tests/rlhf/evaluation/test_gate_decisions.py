@@ -38,7 +38,7 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
-from rlhf.tabs.iterations import loop_standing
+from rlhf.tabs.iterations import iterations_tab, loop_standing
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 pytestmark = pytest.mark.slow
@@ -393,6 +393,14 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
         "other": "",
     }
     assert found.reward_hacking == "open", "the other judge has not been compared with people"
+    # Whatever it was trained with since, until what it was trained on serves.
+    later = registry.add(
+        db, revision="dpo-9", algorithm="dpo", base=BASE_NAME, parent_id=made.id,
+        job_id=job_store.enqueue(db, DPOSpec(parent=made.revision), "a"), path="y", sha256="y",
+    )  # fmt: skip
+    said = gate_decisions.conflict_of_interest(db, panel[0], later, registry.serving(db))
+    assert said == "It is the reward model that the candidate was trained to please."
+    assert gate_decisions.conflict_of_interest(db, panel[0], later, made) == ""
     agreeing_people(db, panel[0], 30)
     gate_decisions.set_rule(db, {"judge_may_decide": True})
     assert gate_decisions.findings(db, made).reward_hacking == "open"
@@ -400,7 +408,11 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
 
 
 def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db: Database, data_dir: Path) -> None:
-    teacher, other = (judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in ("teacher", "other"))
+    teacher, copy = (
+        judge_store.add(db, name, "endpoint", {"address": address, "model": "m", "calls": calls}, "owner")
+        for name, address, calls in (("teacher", "http://a/v1", 9), ("copy", "http://a/v1/", 10))
+    )
+    other = judge_store.add(db, "other", "local", {"model": "base"}, "owner")
     (prompt,) = seed_prompts(db, 1)
     labelled = store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
     with db.transaction():
@@ -412,10 +424,10 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
             },
         )  # fmt: skip
     made = make_candidate(db, data_dir)
-    for judge in (teacher, other):
+    for judge in (teacher, copy, other):
         judge_says(db, judge, made)
-    finish_check(db, data_dir, made, "teacher, other")
-    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == ["", ""]
+    finish_check(db, data_dir, made, "teacher, copy, other")
+    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == ["", "", ""]
     with db.transaction() as connection:  # as if it had learnt from what there was
         connection["snapshot"].insert(
             {"sha256": "s", "path": "p", "rows": 1, "counts": "{}", "last_judgement_id": 1, "created": ""}
@@ -424,7 +436,16 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
         connection.execute("UPDATE job SET kind = 'dpo', spec = ? WHERE id = ?", (spec, made.job_id))
     told = {judge.name: judge.informs for judge in gate_decisions.findings(db, made).judges}
     assert told["teacher"].startswith("The candidate was trained on its labels.")
-    assert told["other"] == ""
+    assert (told["copy"], told["other"]) == (told["teacher"], "")
+    # A reward model that has learnt the same judge's labels says what that says.
+    registry.add(
+        db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
+        job_id=job_store.enqueue(db, RewardModelSpec(snapshot="s"), "a"), path="x", sha256="x", kind="reward",
+    )  # fmt: skip
+    pupil = judge_store.add(db, "pupil", "reward-model", {"model": "rm-1"}, "owner")
+    serving = registry.serving(db)
+    assert "the same judge" in gate_decisions.conflict_of_interest(db, pupil, made, serving)
+    assert gate_decisions.conflict_of_interest(db, pupil, serving, serving) == ""
 
 
 def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(db: Database, data_dir: Path) -> None:
@@ -442,13 +463,22 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
     assert prompts.helped > 0 or drawn < 10, "it takes some to see that the judge tells something"
     assert len(prompts.outcomes) == drawn
     # Who has people compare the rest changes no bet that was made: the record of the draw stays.
-    spent = gate_decisions.spent_prompts(db, made)
+    spent = gate_decisions.spent_prompts(db, made, registry.serving(db))
     assert spent <= set(found.left_to_judges)
-    assert store.ask_people_of_candidate(db, made.id, 1, None, spent) == 40 - drawn - len(spent)
-    assert store.ask_people_of_candidate(db, made.id, 1) == len(spent)
+    asked = iterations_tab.ask_people(db, made.revision)
+    assert asked.startswith(f"{40 - drawn - len(spent)} comparisons of "), "the button spares what counts no more"
+    with pytest.raises(UserError, match="counts no more" if spent else "queue already"):
+        iterations_tab.ask_people(db, made.revision)
     later = gate_decisions.findings(db, made)
-    assert ({one.probability for one in later.people}, later.left_to_judges) == ({0.4}, found.left_to_judges)
+    assert ({one.probability for one in later.people}, list(later.left_to_judges)) == (
+        {0.4},
+        list(found.left_to_judges),
+    )
+    assert {prompt for prompt, given in later.left_to_judges.items() if given is None} == spent
     assert corrected_by_judges(later) == prompts
+    # All that people are asked for now counts.
+    people_say(db, 5, "serving")
+    assert len(corrected_by_judges(gate_decisions.findings(db, made)).outcomes) == drawn + 5
 
 
 def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, data_dir: Path) -> None:
@@ -466,6 +496,20 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     assert before is not None
     assert now is not None
     assert (before.n, now.n) == (30, 35)
+    # Nor what somebody says later of comparisons that are older than the candidate.
+    (prompt,) = seed_prompts(db, 1)[-1:]
+    store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    bob, project = access.find(db, "bob"), store.project(db)
+    assert bob is not None
+    store.set_project(db, replace(project, overlap=2))
+    ann = access.find(db, "ann")
+    assert ann is not None
+    store.set_project(db, replace(project, overlap=2, candidate_share=0.0))
+    claim = claims.claim_next(db, ann["id"])
+    assert claim is not None
+    claims.judge(db, ann["id"], claim.nonce, act("tie"))
+    assert gate_decisions.agreement_of(db, judge) != now
+    assert gate_decisions.agreement_before(db, judge, made) == before
 
 
 def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
