@@ -408,6 +408,7 @@ EARLIER_RULES: Mapping[int | None, str] = {
     ),
     2: N_("Made for the earlier rule, which compared the likelihood whatever the lengths."),
     3: N_("Made for the earlier rule, which took the end of a short answer for words that surprise."),
+    4: N_("Made for the earlier rule, which took KL over whole answers, whatever their lengths."),
 }
 
 
