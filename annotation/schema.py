@@ -156,9 +156,9 @@ def m021_trainings_that_end_early(db: sqlite_utils.Database) -> None:
 
 @migrations()
 def m026_withdrawn_by_thinking(db: sqlite_utils.Database) -> None:
-    """What a change of thinking took out is called withdrawn; an earlier version left it as judges leave what they judge.
+    """What a change of thinking took out is withdrawn; an earlier version left it as what judges settle is left.
 
-    Nothing else made here is asked of nobody without a judge's judgement on it, or 'unsure' in its place.
+    Nothing else that was made here is asked of nobody without a judge's judgement on it, or 'unsure' in its place.
     """
     db.execute(
         """UPDATE comparison SET state = 'closed'
