@@ -75,7 +75,14 @@ class PairedOutcomes:
         prompts = by_prompt(self.decided)
         value, count = win_rate(prompts), len(prompts)
         low, high = wilson_interval((value or 0.0) * count, count)
-        return WinRate(value, low, high, count, sum(one.tied for one in prompts), self.at_equal_lengths())
+        return WinRate(
+            value=value,
+            low=low,
+            high=high,
+            n=count,
+            ties=sum(one.tied for one in prompts),
+            length_controlled=self.at_equal_lengths(),
+        )
 
 
 @dataclass(frozen=True)
