@@ -72,6 +72,11 @@ class PromptOutcome:
         """The win rate on this prompt."""
         return fmean(self.outcomes)
 
+    @property
+    def tied(self) -> bool:
+        """Whether neither was better, whenever it was compared."""
+        return set(self.outcomes) == {0.5}
+
 
 def by_prompt(decided: Iterable[DecidedOutcome]) -> tuple[PromptOutcome, ...]:
     """Outcomes in the order in which they were decided, as prompts in the order in which they first were."""
@@ -238,9 +243,9 @@ class CorrectedPrompts:
 
     @property
     def win_rate(self) -> float | None:
-        """The mean over prompts, with everything that came on each; None without any."""
-        pairs = zip(self.outcomes, self.prompts, strict=True)
-        return fmean(one.value + prompt.mean - prompt.entered for one, prompt in pairs) if self.outcomes else None
+        """The win rate on these prompts, corrected as what entered was; None without any."""
+        found, pairs = win_rate(self.prompts), zip(self.outcomes, self.prompts, strict=True)
+        return None if found is None else found + fmean(one.value - prompt.entered for one, prompt in pairs)
 
 
 def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedPrompts:

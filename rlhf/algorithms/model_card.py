@@ -445,7 +445,7 @@ def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
         [code(one.against), one.judge, f"{one.share.n:,}", percent_with_interval(one.share)]
         for one in record.evaluation
     ]
-    found = table(["against", "judged by", "comparisons", "won, ties as half (95% interval)"], rows)
+    found = table(["against", "judged by", "prompts", "won, ties as half (95% interval)"], rows)
     figures = "" if record.check is None else table(["figure of its newest check", "value"], check_rows(record.check))
     if not found and not figures:
         said = "It was not compared with the base, nor with what it was trained from."

@@ -173,9 +173,10 @@ class Findings:
     judges: tuple[JudgeFindings, ...] = ()
     """Every judge that was asked about this candidate. Who of them may decide is settled before any has answered."""
     number: int = 1
-    """Its place among the project's candidates, in the order in which they were first checked; the first is 1."""
+    """Its place among the project's candidates, in the order in which they were first checked; the first is 1. One
+    that is checked against another policy that serves by then is another: what is claimed of it is."""
     carried: int | None = None
-    """Candidates that were decided on by the same held-out prompts before; None where that is not known."""
+    """Candidates that the gate had looked at on the same held-out prompts before; None where that is not known."""
     left_to_judges: Mapping[int, int | None] = field(default_factory=dict)
     """Prompts that a draw left to judges, in an order that says nothing about them. Each with the last judgement before
     people were given it all the same; None where they were not, or nobody noted it."""
@@ -229,7 +230,9 @@ class GateDecision:
 
 
 def decide(rule: Rule, findings: Findings) -> GateDecision:
-    """Promote, reject or wait. Pure, and the same whatever order the prompts came in.
+    """Promote, reject or wait. Pure.
+
+    The order in which prompts were decided counts only where judges correct them: each by what was known before it.
 
     People count most: what they find worse is rejected, and what they find better only a limit can stop. A judge
     decides if it may, is trusted, and people have not decided and do not lean the other way; judges that contradict
@@ -316,6 +319,7 @@ def risk(rule: Rule, findings: Findings) -> Criterion:
     value = most if over_project(rule) else about
     asked = _("{alpha} over all candidates") if over_project(rule) else _("{alpha} for each candidate")
     own = _("This one has to show it with an alpha of {own}.").format(own=f"{alpha_of(rule, number):.2g}")
+    again = _("A candidate that is checked against another policy counts again.")
     each = _(
         "Of many candidates that are no better, one will be promoted by chance. Counted as if this rule had decided on "
         "all of them."
@@ -325,19 +329,19 @@ def risk(rule: Rule, findings: Findings) -> Criterion:
         value=value.format(share=percentage(risk_so_far(rule, number), 2), number=number),
         threshold=asked.format(alpha=percentage(rule.alpha, 6)),
         verdict="informs",
-        why=own if over_project(rule) else each,
+        why=f"{own if over_project(rule) else each} {again}",
     )
 
 
 def worn(findings: Findings) -> list[Criterion]:
-    """How many decisions the held-out prompts have carried; nothing hangs on it."""
+    """How many candidates the held-out prompts have weighed before; nothing hangs on it."""
     if findings.carried is None:
         return []
     value = ngettext("{count} candidate", "{count} candidates", findings.carried).format(count=findings.carried)
-    why = _("Each decision tells whoever trains a little of these prompts.")
+    why = _("What is found of each tells whoever trains a little of these prompts.")
     return [
         Criterion(
-            name=_("Decided on these prompts before"), value=value, threshold=_("nothing"), verdict="informs", why=why
+            name=_("Weighed on these prompts before"), value=value, threshold=_("nothing"), verdict="informs", why=why
         )
     ]
 
@@ -535,7 +539,7 @@ def weigh_judge(judge: JudgeFindings, alpha: float, least: int, most: int) -> Ev
 def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int, most: int) -> EvidenceSource:
     """What so many outcomes show, with `alpha` for the error on either side."""
     stakes, count = stakes_of(prompts), len(prompts.outcomes)
-    found = shown_with(anytime_mean(stakes, 2 * alpha), prompts.win_rate)
+    found = anytime_win_rate(prompts, 2 * alpha)
     standing: EvidenceState = "open"
     if found is not None and count >= least:
         shown = "better" if found.low > 0.5 else "worse" if found.high < 0.5 else None
@@ -549,7 +553,7 @@ def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int
         most=most,
         more=0,
         likely=False,
-        ties=sum(set(one.outcomes) == {0.5} for one in prompts.prompts),
+        ties=sum(one.tied for one in prompts.prompts),
         helped=prompts.helped,
     )
     if standing != "open":
@@ -560,8 +564,12 @@ def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int
     return replace(said, more=more, likely=likely)
 
 
-def shown_with(bet_on: Estimate | None, value: float | None) -> Estimate | None:
-    """The interval of what was bet on, around the win rate of all that came, which may lie beside it."""
+def anytime_win_rate(prompts: CorrectedPrompts, alpha: float) -> Estimate | None:
+    """The win rate of all that came, with the interval of what was bet on, which it may lie beside.
+
+    The interval misses it with a chance of `alpha`, however often one looks.
+    """
+    bet_on, value = anytime_mean(stakes_of(prompts), alpha), prompts.win_rate
     if bet_on is None or value is None:
         return None
     return replace(bet_on, value=min(max(value, bet_on.low), bet_on.high))

@@ -90,7 +90,7 @@ def findings(db: Database, policy: Policy) -> Findings:
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
     against, checks = opponent(db, policy), checks_of(db, policy)
-    on = prompts_that_count(db, checks)
+    on = win_rates.prompts_that_count(db, checks)
     people = win_rates.people_outcomes(db, policy, against, on)
     number = place_of(db, policy)
     if not checks:
@@ -101,7 +101,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         people,
         heard,
         number=number,
-        carried=held_out_sets.decisions(db, checks[-1].spec.gate_set),
+        carried=held_out_sets.weighed(db, checks[-1].spec.gate_set).index(policy.revision),
         left_to_judges=win_rates.left_to_judges(db, policy, against, on),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
@@ -134,7 +134,9 @@ def as_anchored(check: FinishedCheck, anchor: str, policy: Policy) -> CheckRepor
     if check.spec.anchor == anchor and not other_weights:
         return report
     unmeasured = AnswerFigures(report.candidate.revision)
-    return replace(report, candidate=unmeasured, equal_length_distinct=None, equal_length_nll_ratio=None)
+    return replace(
+        report, candidate=unmeasured, equal_length_distinct=None, equal_length_nll_ratio=None, equal_length_kl=None
+    )
 
 
 # The version of the rule from which on the anchor "base" is the base under whatever weights.
@@ -142,18 +144,15 @@ BASE_IS_THE_BASE = 3
 
 
 def place_of(db: Database, policy: Policy) -> int:
-    """A policy's place among those that were checked, in the order of their first check's end; the next one if none.
+    """The place of a policy against its rival among all pairs that were checked, by their first check's end.
 
-    Deleted ones count: the chance to be wrong about them was spent.
+    The next one if there was none yet. Whether a candidate is better than another policy is another question, with a
+    chance of its own to be wrong. Deleted ones count: that chance was spent.
     """
     ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
-    known = list(dict.fromkeys(job.spec.candidate for job in ended if isinstance(job.spec, CheckSpec)))
-    return known.index(policy.revision) + 1 if policy.revision in known else len(known) + 1
-
-
-def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
-    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
-    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
+    pairs = [(job.spec.candidate, job.spec.against) for job in ended if isinstance(job.spec, CheckSpec)]
+    known, pair = list(dict.fromkeys(pairs)), (policy.revision, opponent(db, policy).revision)
+    return known.index(pair) + 1 if pair in known else len(known) + 1
 
 
 def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequence[JudgeFindings]) -> Hacked:
@@ -257,7 +256,9 @@ def judge_findings(
     db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: str = ""
 ) -> JudgeFindings:
     """What a judge says of a policy; its agreement with people is that of today."""
-    found = win_rates.outcomes_by(db, judge, policy, against, on=prompts_that_count(db, checks_of(db, policy)))
+    found = win_rates.outcomes_by(
+        db, judge, policy, against, on=win_rates.prompts_that_count(db, checks_of(db, policy))
+    )
     return JudgeFindings(
         name=judge.name,
         outcomes=found.decided,
@@ -295,7 +296,7 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
 
     Asked before the check puts anything before anybody; `prompts_left` were never compared, the check's own among them.
     """
-    against, on = opponent(db, policy), prompts_that_count(db, checks_of(db, policy))
+    against, on = opponent(db, policy), win_rates.prompts_that_count(db, checks_of(db, policy))
     known = Findings(
         people=win_rates.people_outcomes(db, policy, against, on),
         judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
@@ -326,7 +327,9 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
                (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'check')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
-                   AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
+                   AND taken = 0) AS open,
+               (SELECT json_group_array(json_array(id, quota)) FROM annotator WHERE active) AS annotators,
+               (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
                (SELECT weights FROM model WHERE algorithm = 'base') AS precision"""

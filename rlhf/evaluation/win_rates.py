@@ -10,10 +10,12 @@ from statistics import fmean
 
 from annotation import store
 from annotation.database import Database
-from annotation.metrics.evidence import DecidedOutcome, by_prompt
-from annotation.metrics.intervals_and_bias import Estimate, share_of, wilson_interval
+from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected, win_rate
+from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.metrics.sequential_test import length_controlled
-from rlhf.data import snapshots
+from rlhf.data import held_out_sets, snapshots
+from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
+from rlhf.evaluation.gate import anytime_win_rate
 from rlhf.evaluation.report import RewardChange, WinRate
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -29,10 +31,10 @@ from rlhf.models.reward_model_quality import quality_of
 class PairedOutcomes:
     """What came of a policy's answers beside another's to the same prompts with the same seeds, by one judge.
 
-    A policy's win rate is the mean of these: 1 for an answer that won, 0 for one that lost, a half for a tie. What
-    needs nobody to compare counts as it is: the same text ties, and an answer beats none. So it speaks of all prompts
-    that both answered, and not only of those on which they differ. A check's report has it of the check's own answers,
-    the gate of the answers of all checks of the two, pages and cards from either.
+    A policy's win rate is the mean of these over prompts, and on each prompt: 1 for an answer that won, 0 for one that
+    lost, a half for a tie. What needs nobody to compare counts as it is: the same text ties, and an answer beats none.
+    So it speaks of all prompts that both answered, and not only of those on which they differ. A check's report has it
+    of the check's own answers, the gate of the answers of all checks of the two, pages and cards from either.
     """
 
     judge: str
@@ -69,16 +71,16 @@ class PairedOutcomes:
         return at_equal_lengths(self.compared, level)
 
     def rate(self) -> WinRate:
-        """The win rate with Wilson's interval, which is for a single look."""
-        values = [one.outcome for one in self.decided]
-        low, high = wilson_interval(sum(values), len(values))
-        ties = sum(value == 0.5 for value in values)
+        """The win rate, each prompt counted once, with Wilson's interval, which is for a single look."""
+        prompts = by_prompt(self.decided)
+        value, count = win_rate(prompts), len(prompts)
+        low, high = wilson_interval((value or 0.0) * count, count)
         return WinRate(
-            value=fmean(values) if values else None,
+            value=value,
             low=low,
             high=high,
-            n=len(values),
-            ties=ties,
+            n=count,
+            ties=sum(one.tied for one in prompts),
             length_controlled=self.at_equal_lengths(),
         )
 
@@ -133,10 +135,23 @@ def outcomes_by(
     )
 
 
+# With how much of a chance an interval misses a win rate by people that is published.
+MISSED = 0.05
+
+
 def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
-    """How often people preferred a policy's answers to another's, ties as half; None where they compared none."""
-    found = by_prompt(people_outcomes(db, policy, other))
-    return share_of(sum(one.mean for one in found), len(found))
+    """How often people preferred a policy's answers to another's on the prompts that count; None without any.
+
+    With an interval that holds however often one looks: what is published stopped when it was ahead.
+    """
+    checks = [check for check in finished_checks(db, policy.revision) if check.spec.against == other.revision]
+    people = people_outcomes(db, policy, other, prompts_that_count(db, checks))
+    return anytime_win_rate(corrected(by_prompt(people), JudgePanel()), MISSED)
+
+
+def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
+    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
+    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
 
 
 def people_outcomes(

@@ -516,11 +516,20 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
 
 
 def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
-    """How many comparisons of two policies are still before people."""
+    """How many comparisons of two policies are still before people.
+
+    Not those that were skipped by everybody who could judge them: whoever may sign in and has not reached their quota.
+    """
     return int(
         db.value(
-            """SELECT count(*) FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
-                 AND taken = 0""",
+            """SELECT count(*) FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
+                 AND taken = 0 AND state = 'ready' AND (
+                     NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
+                     OR EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person'
+                         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id
+                             AND k.comparison_id = c.id AND k.state = 'skipped')
+                         AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
+                             WHERE k.annotator_id = a.id AND k.state = 'judged'))))""",
             (candidate_id, against_id),
         )
     )

@@ -407,8 +407,9 @@ EARLIER_RULES: Mapping[int | None, str] = {
     2: N_("Made for the earlier rule, which compared the likelihood whatever the lengths."),
     3: N_("Made for the earlier rule, which took the end of a short answer for words that surprise."),
     4: N_(
-        "Made for the earlier rule, by which what was said later of a prompt changed what it counted for, and other "
-        "judges could correct it than had judged it. What people say is counted by today's."
+        "Made for the earlier rule, which took KL over whole answers, whatever their lengths; by which what was said "
+        "later of a prompt changed what it counted for, and other judges could correct it than had judged it. What "
+        "people say is counted by today's."
     ),
 }
 

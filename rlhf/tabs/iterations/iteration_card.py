@@ -225,8 +225,8 @@ BY_PEOPLE = N_(
     "promotion this goes on only where 'Let people compare' puts the serving policy beside the base."
 )
 INTERVALS = N_(
-    "Ties count half. Wilson's 95% intervals, each for a single look: the gate, which looks all the time, "
-    "uses wider ones. An interval that crosses the dashed line can't be told from the base."
+    "Ties count half, and each prompt counts once. 95% intervals: people's holds however often one looks, a judge's "
+    "(Wilson) for a single look. One that crosses the dashed line can't be told from the base."
 )
 
 

@@ -196,6 +196,22 @@ def test_a_check_against_what_served_before_counts_for_nothing(db: Database, dat
     assert gate_decisions.findings(db, second).kl_per_token is None
 
 
+def test_alpha_is_spent_for_each_policy_that_a_candidate_is_checked_against(db: Database, data_dir: Path) -> None:
+    """Against another rival it is another hypothesis: all of them together are to be wrong in 5% of projects."""
+    first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    assert gate_decisions.place_of(db, first) == gate_decisions.place_of(db, second) == 1
+    for one in (first, second, first):
+        finish_check(db, data_dir, one)
+    assert [gate_decisions.findings(db, one).number for one in (first, second)] == [1, 2]
+    registry.promote(db, second.revision, "ann")
+    assert gate_decisions.place_of(db, first) == 3, "before its check against what serves now"
+    finish_check(db, data_dir, first)
+    made = make_candidate(db, data_dir, "sft-3")
+    finish_check(db, data_dir, made)
+    promoted = registry.by_revision(db, "sft-2")
+    assert [gate_decisions.findings(db, one).number for one in (first, promoted, made)] == [3, 2, 4]
+
+
 def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
@@ -315,6 +331,52 @@ def test_where_every_prompt_was_compared_a_candidate_is_not_waited_for(db: Datab
     assert decision.sentence.startswith("Every held-out prompt has been compared, and other answers to the same ones")
     seed_prompts(db, 3, "held-out")
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+
+
+def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data_dir: Path) -> None:
+    """It is offered to nobody any more: the gate would wait for it, and automatic training for the gate."""
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 6, "candidate")
+    people_say(db, 5, "serving")
+    ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
+    assert ann is not None
+    skip(db, ann["id"])
+    assert claims.claim_next(db, ann["id"]) is None
+    assert judge_store.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
+    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    access.deactivate(db, "bob")
+    assert judge_store.open_to_people(db, made.id, 1) == 0
+    assert gate_decisions.decision_on(db, made).verdict == "reject", "no prompt is left"
+    access.activate(db, "bob")
+    assert judge_store.open_to_people(db, made.id, 1) == 1
+    skip(db, bob.id)
+    assert judge_store.open_to_people(db, made.id, 1) == 0
+    seed_prompts(db, 3, "held-out")
+    pending = gate_decisions.pending(db)
+    assert pending is not None
+    assert pending.exhausted
+    assert controller.advance(db, data_dir) is not None, "a further check"
+
+
+def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=2)
+    people_say(db, 1, "candidate")
+    ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
+    assert ann is not None
+    skip(db, bob.id)
+    assert judge_store.open_to_people(db, made.id, 1) == 1
+    db.connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
+    assert claims.claim_next(db, ann["id"]) is None
+    assert judge_store.open_to_people(db, made.id, 1) == 0
+
+
+def skip(db: Database, annotator_id: int) -> None:
+    """An annotator skips what is shown next."""
+    claim = claims.claim_next(db, annotator_id)
+    assert claim is not None
+    claims.judge(db, annotator_id, claim.nonce, act("skip"))
 
 
 def each(outcomes: tuple[float, ...]) -> tuple[DecidedOutcome, ...]:

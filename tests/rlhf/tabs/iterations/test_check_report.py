@@ -70,13 +70,14 @@ def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
 def test_a_report_says_by_which_rule_it_was_made_and_how_far_it_is_from_other_weights() -> None:
     said = {
         rule: check_report.report_card(replace(REPORT, rule=rule, kl_to_ground=0.012), Rule())
-        for rule in (None, 2, 3, 4)
+        for rule in (None, 2, 3, 4, 5)
     }
     earlier = ("counted every comparison by itself" in said[None], "compared the likelihood whatever" in said[2])
     assert earlier == (True, True)
     assert "the end of a short answer" in said[3]
-    assert "Made for the earlier rule" not in said[4]
-    assert "adapter hangs on it has moved 0.012 nats a token" in said[4]
+    assert "KL over whole answers" in said[4]
+    assert "Made for the earlier rule" not in said[5]
+    assert "adapter hangs on it has moved 0.012 nats a token" in said[5]
 
 
 def test_a_policy_that_loses_the_language_is_warned_of() -> None:
