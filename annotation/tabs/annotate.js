@@ -578,9 +578,11 @@ function waitingText() {
   const { quota, yours } = card.progress;
   const done = _("You have judged all {quota} that you were asked for. Thank you.");
   if (quota && yours >= quota) return filled(done, { quota });
-  if (card.trouble) return card.asked ? `${card.trouble} ${_("Your prompt is kept till then.")}` : card.trouble;
+  if (card.asked && card.trouble) return `${card.trouble} ${_("Your prompt is kept till then.")}`;
   if (card.asked) return _("Your prompt is being answered. The answers appear here by themselves.");
-  return _("The model is writing the next answers. They appear here by themselves.");
+  if (card.by_judges) return card.elsewhere;
+  const writing = _("The model is writing the next answers. They appear here by themselves.");
+  return `${card.elsewhere} ${card.trouble || writing}`.trim();
 }
 
 function refreshComparison() {

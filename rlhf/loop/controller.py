@@ -19,6 +19,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
 from rlhf.jobs import job_spec, job_store
+from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_store
@@ -94,7 +95,10 @@ class LoopState:
     failed_checks: Mapping[str, FailedCheck] = field(default_factory=dict)
     """By candidate, what came of a check that came to nothing."""
     broken: tuple[Job, ...] = ()
-    """The newest training, and the newest check of a candidate, if they failed, were lost or were cancelled."""
+    """The newest training, and the newest check of a candidate, if they failed or were lost; not if a person has
+    cancelled them, or has deleted the training's checkpoints."""
+    saved: frozenset[int] = frozenset()
+    """Which of these have checkpoints here."""
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
 
@@ -106,7 +110,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     since = latest.created if latest else ""
     tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     checks = job_store.checks(db)
-    failed = failed_checks(checks)
+    failed, broken = failed_checks(checks), broken_jobs(db, checks)
     return LoopState(
         auto_train,
         store.new_to_train_on(db, since) if counted else 0,
@@ -118,7 +122,8 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         fresh_reward_model(db, since),
         tried is not None and store.new_to_train_on(db, tried) < auto_train.wanted,
         failed,
-        broken_jobs(db, checks),
+        broken,
+        frozenset(job.id for job in broken if has_checkpoints(db, job)),
         tuple(job_store.rented_jobs(db)),
     )
 
@@ -173,10 +178,26 @@ def asked_for_check(db: Database, policy: Policy) -> bool:
 
 
 def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
-    """The newest training, and the newest check if its policy is still a candidate, where they came to nothing."""
+    """The newest training, and the newest check if its policy is still a candidate, where they came to nothing unasked.
+
+    A person who cancels one, or deletes its checkpoints, is done with it.
+    """
     trainings = job_store.recent(db, tuple(job_spec.trainings()), 1)
-    newest = [*trainings, *(check for check in checks[:1] if is_candidate(db, candidate_of(check)))]
-    return tuple(job for job in newest if job.status in ENDINGS)
+    newest = [
+        *(job for job in trainings if not thrown_away(db, job)),
+        *(check for check in checks[:1] if is_candidate(db, candidate_of(check))),
+    ]
+    return tuple(job for job in newest if job.status in ENDINGS and job.status != "cancelled")
+
+
+def thrown_away(db: Database, job: Job) -> bool:
+    """Whether what a training here had reached was deleted: it makes the directory before its first step."""
+    return job.flavor is None and job.step > 0 and not checkpoints_directory(db.path.parent, job.id).is_dir()
+
+
+def has_checkpoints(db: Database, job: Job) -> bool:
+    """Whether a training has written checkpoints here."""
+    return any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
 
 
 def is_candidate(db: Database, revision: str) -> bool:

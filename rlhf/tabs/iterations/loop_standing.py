@@ -36,7 +36,7 @@ class LoopStatus:
     now: str
     then: str
     problems: tuple[str, ...] = ()
-    """What failed, was lost or was cancelled, and what follows from it."""
+    """What came to nothing, and what follows from it."""
 
 
 def loop_status(state: LoopState) -> LoopStatus:
@@ -126,15 +126,17 @@ def problems(state: LoopState) -> tuple[str, ...]:
         needed.append(state.pending.policy.revision)
     held_up = {revision: state.failed_checks[revision] for revision in needed if revision in state.failed_checks}
     told = {failed.job.id for failed in held_up.values()}
-    others = [f"{how_it_ended(job)} {repair(job)}" for job in state.broken if job.id not in told]
+    others = [f"{how_it_ended(job)} {repair(job, job.id in state.saved)}" for job in state.broken if job.id not in told]
     return (*(check_problem(revision, failed) for revision, failed in held_up.items()), *others)
 
 
-def repair(job: Job) -> str:
-    """What a person can do about a job that came to nothing; a check leaves no checkpoints."""
+def repair(job: Job, saved: bool) -> str:
+    """What a person can do about a job that came to nothing; `saved`: it is a training that left checkpoints."""
     if isinstance(job.spec, CheckSpec):
         return _("The loop does not repeat it: check {candidate} again below.").format(candidate=job.spec.candidate)
-    return _("The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab.")
+    if saved:
+        return _("The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab.")
+    return _("The loop does not repeat it: resume it on the Runs tab.")
 
 
 def check_problem(revision: str, failed: FailedCheck) -> str:
