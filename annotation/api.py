@@ -238,6 +238,7 @@ class AnnotationApi:
             "rendered": bool(project.rendered),
             "own_prompts": project.own_prompts,
             "asked": claims.prompts_in_answer(self.db, annotator.id),
+            "undo": claims.latest_judgement(self.db, annotator.id) is not None,
             "unanswered": claims.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
             "guidelines_version": store.guidelines(self.db).version,
             "progress": {

@@ -43,6 +43,12 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, flavor: str | None =
     return job_table.enqueue(db, lane, spec.kind, to_json(spec), requested_by, flavor)
 
 
+def doing(db: Database, spec: JobSpec) -> Job | None:
+    """The job that waits or runs and makes one of this spec needless."""
+    found = (job for job in active(db, (spec.kind,)) if job.status != "cancelling")
+    return next((job for job in found if spec.repeats(job.spec)), None)
+
+
 def waiting_kinds() -> tuple[str, ...]:
     """The kinds of job that wait in the queue for a device."""
     return tuple(kind for kind, spec in kinds().items() if spec.waits)

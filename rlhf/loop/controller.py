@@ -13,6 +13,7 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
+from annotation.translation import _, spoken
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -341,7 +342,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
     try:
         return job_submission.submit(db, data_dir, spec, THE_LOOP)
     except snapshots.TooFewRows:
-        return None  # enough judgements, but too few of them are pairs: wait for more
+        return None  # enough judgements, but too few of them are pairs, as `automatic_problems` says: wait for more
 
 
 def next_check(revision: str, failed: FailedCheck | None) -> CheckSpec:
@@ -361,7 +362,7 @@ def automatic_spec(db: Database, step: Step, kind: type[TrainingSpec]) -> Traini
 
 
 def automatic_problems(db: Database) -> list[str]:
-    """Why automatic training can't start, as things are, a sentence each."""
+    """Why automatic training can't start, as things are, a sentence each; too little to train on, once it is due."""
     state = state_of(db)
     if not kind_to_train(state).lists:
         step = Step("train")
@@ -369,4 +370,12 @@ def automatic_problems(db: Database) -> list[str]:
         step = Step("train the reward model")
     else:
         step = Step("train", state.reward_model)
-    return preconditions.check(db, automatic_spec(db, step, kind_to_train(state)))
+    spec = automatic_spec(db, step, kind_to_train(state))
+    found = preconditions.check(db, spec)
+    if found or not due(state) or state.active:
+        return found
+    if step.action == "train the reward model" and state.reward_tried:
+        return [_("The reward model that it needs first came to nothing: train one on the Train tab, or judge more.")]
+    name = ("too little to train on", spec.kind, spoken().code)
+    few = gate_decisions.cached(db, name, lambda: job_submission.shortage_of(db, db.path.parent, spec))
+    return [few] if few else []

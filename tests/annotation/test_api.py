@@ -184,6 +184,15 @@ def test_who_is_given_nothing_is_told_who_judges_the_rest(db: Database, person: 
     assert ann("card")["elsewhere"] == ""
 
 
+def test_who_has_only_skipped_can_take_it_back(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 1)
+    card = ann("card")
+    assert card["undo"] is False
+    waiting = ann("judge", nonce=card["nonce"], act=act("skip"))
+    assert (waiting["nonce"], waiting["progress"]["yours"], waiting["undo"]) == ("", 0, True)
+    assert ann("undo", nonce="")["undo"] is False
+
+
 @pytest.mark.parametrize(("mode", "said"), [("ai", "What takes a person appears here"), ("mixed", "can't settle one")])
 def test_where_ai_judges_judge_nobody_is_promised_the_next_answers(
     db: Database, ann: Ask, mode: Any, said: str

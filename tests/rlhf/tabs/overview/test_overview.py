@@ -196,6 +196,12 @@ def test_the_title_says_what_runs_and_how_it_ended(context: Context) -> None:
     assert "Notify me" not in found["html"]
 
 
+def test_more_than_enough_is_no_share() -> None:
+    found = overview_card.Standing("dpo-3", 600, 60, None, None, ())
+    assert overview_card.judged_words(found) == "600 judged for the next training; 60 are enough"
+    assert overview_card.judged_words(replace(found, judged=60)) == "60 of 60 judged for the next training"
+
+
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
     found = overview_card.Standing("dpo-3", 5, 60, replace(JOB, step=4, steps=10), 125.0, ())
     assert "40%, at most about 2 min 5 s left" in overview_card.strip(found)
