@@ -158,7 +158,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
     ("changed", "stage", "said"),
     [
         ({"auto_train": replace(ON, every=100), "new": 37}, "collecting", ("37 of 100", "After 63 more")),
-        ({"new": 37}, "collecting", ("37 of 20", "Automatic training is off")),
+        ({"new": 37}, "collecting", ("37 new judgements, and 20 are enough", "training is off")),
         ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
         ({"active": (job(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
         ({"active": (job(CheckSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),
@@ -274,6 +274,13 @@ def test_who_is_not_to_be_advised_is_not_told_what_the_rule_makes_of_it() -> Non
     found = loop_status(replace(QUIET, pending=candidate("promote", "People find it better."), gate="never"))
     assert "promote" not in f"{found.now} {found.then}"
     assert "better" not in f"{found.now} {found.then}"
+
+
+def test_a_training_that_is_due_and_cannot_start_is_not_promised() -> None:
+    state = replace(QUIET, auto_train=ON, new=25)
+    assert loop_status(state).then == "A training is due: DPO."
+    assert loop_status(state, ["Too few."]).then == "A training is due (DPO), but none can start. Too few."
+    assert loop_status(replace(state, new=5), ["Too few."]).then == "After 15 more a training starts: DPO."
 
 
 @pytest.mark.parametrize(
