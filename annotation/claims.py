@@ -964,7 +964,7 @@ def waiting_for_others(db: Database, annotator_id: int) -> int:
                 WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
                   AND c.taken < iif(c.candidate_id IS NULL, :overlap, :measured)
                   AND EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person' AND a.id != :annotator
-                      AND a.id NOT IN ({REACHED_QUOTA})
+                      AND (c.asked_by IS NULL OR c.taken > 0 OR c.asked_by = a.id) AND a.id NOT IN ({REACHED_QUOTA})
                       AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = c.id
                           AND k.state IN ('judged', 'skipped')))
                 LIMIT {MOST_COUNTED + 1})""",

@@ -282,7 +282,11 @@ def get(db: Database, job_id: int) -> Job:
     """One job. Raises UserError if there is none."""
     job = find(db, job_id)
     if job is None:
-        raise UserError(_("There is no job {job_id}. `python -m rlhf jobs` lists them.").format(job_id=job_id))
+        raise UserError(
+            _("There is no job {job_id}: their numbers go up to {newest}.").format(
+                job_id=job_id, newest=db.value("SELECT coalesce(max(id), 0) FROM job")
+            )
+        )
     return job
 
 

@@ -165,6 +165,10 @@ def test_an_own_prompt_that_nobody_comes_back_to_is_no_stock(db: Database, ann: 
     with db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'ready', model_id = 1")
     assert claims.claim_next(db, bob.id) is None
+    assert claims.waiting_for_others(db, bob.id) == 1
+    access.add_account(db, "eve", "admin", "eve's password")
+    access.deactivate(db, "ann")
+    assert claims.waiting_for_others(db, bob.id) == 0, "eve would not get it either"
     assert store.stock_sizes(db, 1) == {"train": 0, "held-out": 0}
     assert store.waiting_elsewhere(db, 2) == 0
 
