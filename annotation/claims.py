@@ -581,17 +581,16 @@ def why_closed(db: Database, claim: StoredClaim) -> str:
     """Why a claim that is not in hand any more, and for which no judgement stands, can't be judged."""
     if db.value("SELECT count(*) FROM judgement WHERE claim_id = ?", (claim.id,)):
         return _(TAKEN_BACK)
-    gone = TAKEN_UP if gave_way(db, claim) or claim["expires"] > now() else EXPIRED
+    gone = TAKEN_UP if gave_way(db, claim) or claim.expires > now() else EXPIRED
     return _(UNFIT.get(read_claim(db, claim).comparison_state, gone))
 
 
-def gave_way(db: Database, claim: Mapping[str, Any]) -> bool:
+def gave_way(db: Database, claim: StoredClaim) -> bool:
     """Whether its annotator took up another comparison while there was still time for this one."""
     return bool(
         db.value(
-            """SELECT EXISTS (SELECT 1 FROM claim
-               WHERE annotator_id = :annotator_id AND id > :id AND created < :expires)""",
-            {name: claim[name] for name in ("annotator_id", "id", "expires")},
+            "SELECT EXISTS (SELECT 1 FROM claim WHERE annotator_id = ? AND id > ? AND created < ?)",
+            (claim.annotator_id, claim.id, claim.expires),
         )
     )
 
@@ -877,13 +876,13 @@ def own_judgement(db: Database, annotator_id: int, judgement_id: int) -> StoredJ
 
 def why_gone(db: Database, annotator_id: int, nonce: str) -> str:
     """Why a comparison that was in this annotator's hands is there no more, unjudged; empty without such a reason."""
-    claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
-    if claim is None or claim["state"] not in ("held", "released") or current_judgement(db, claim) is not None:
+    claim = claim_under(db, annotator_id, nonce)
+    if claim is None or claim.state not in ("held", "released") or current_judgement(db, claim) is not None:
         return ""
-    if claim["state"] == "held" and claim["expires"] > now():
+    if claim.state == "held" and claim.expires > now():
         return ""
     why, in_hand = why_closed(db, claim), held_claim(db, annotator_id)
-    again = in_hand is not None and in_hand.comparison_id == claim["comparison_id"]
+    again = in_hand is not None and in_hand.comparison_id == claim.comparison_id
     return _(HERE_AGAIN) if again and why == _(EXPIRED) else why
 
 
