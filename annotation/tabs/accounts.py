@@ -416,7 +416,8 @@ def link_card(path: str) -> str:
     said = _("Send this link. Whoever opens it makes an account of their own. It is shown once.")
     link = f'<a data-path href="{escape(path)}" target="_blank" rel="noopener">{escape(path)}</a>'
     copied, selected = escape(_("Copied")), escape(_("Not copied: copy what is selected"))
-    copy = f'<button type="button" data-copy="{copied}" data-select="{selected}">{escape(_("Copy"))}</button>'
+    words = escape(_("Copy"))
+    copy = f'<button type="button" data-copy="{copied}" data-select="{selected}">{words}</button>'
     return f"{done(said)}<p>{link} {copy}</p>"
 
 

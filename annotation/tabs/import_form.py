@@ -169,7 +169,8 @@ def way_to(outcome: Mapping[str, Any]) -> str:
         return ""
     source = "import {import_id}: {name}".format_map(outcome)
     address = link("data/comparisons", Place((), ComparisonFilter(source=(source,)).query))
-    return f'<p class="acts">{way(address, _("Look at the comparisons that came in, or withdraw them"))}</p>'
+    words = _("Look at the comparisons that came in, or withdraw them")
+    return f'<p class="acts">{way(address, words)}</p>'
 
 
 def outcome_card(outcome: Mapping[str, Any]) -> str:

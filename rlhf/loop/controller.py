@@ -376,6 +376,6 @@ def automatic_problems(db: Database) -> list[str]:
         return found
     if step.action == "train the reward model" and state.reward_tried:
         return [_("The reward model that it needs first came to nothing: train one on the Train tab, or judge more.")]
-    name = ("too little to train on", spec.kind, spoken().code)
+    name = ("shortage", spec.kind, spoken().code)
     few = gate_decisions.cached(db, name, lambda: job_submission.shortage_of(db, db.path.parent, spec))
     return [few] if few else []

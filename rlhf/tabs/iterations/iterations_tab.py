@@ -237,7 +237,7 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
         revision=policy.revision, against=against
     )
     if against:
-        asks = f"{asks} {_('Say why in the field above.')}"
+        asks = " ".join((asks, _("Say why in the field above.")))
     return {
         "confirm": gr.update(visible=bool(against)),
         "question": gr.update(value=markup.paragraph(asks, "warning") if against else ""),
@@ -571,7 +571,8 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
             raise UserError(_("Press “Promote against the rule” first; the question says what speaks against it."))
         if not has_reason(why):
             against = gate_decisions.objection(context.db, registry.by_revision(context.db, chosen(revision)))
-            raise UserError(f"{against} {_('Against that it takes a reason: say why in the field above.')}".strip())
+            reason = _("Against that it takes a reason: say why in the field above.")
+            raise UserError(" ".join(filter(None, (against, reason))))
         said = policy_decisions.promote(context, chosen(revision), annotator.name, text_in(why))
         return decided(said, revision, {**was, "confirming": None})
 
