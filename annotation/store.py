@@ -605,10 +605,11 @@ def add_score(
 def stock_sizes(db: Database, model_id: int) -> dict[Split, int]:
     """How many comparisons by this policy nobody has judged or holds yet, by split; not what only some may have."""
     rows = db.rows(
-        # One that somebody skipped is still there for others, but nobody may be left who would judge it.
+        # One that somebody skipped is still there for others, but nobody may be left who would judge it; and what an
+        # annotator asked for is that annotator's first, who may never come back to it.
         """SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
            WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.asks IN ('people', 'judges') AND c.model_id = ?
-             AND c.assigned = 0 AND c.taken = 0
+             AND c.assigned = 0 AND c.asked_by IS NULL AND c.taken = 0
              AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
            GROUP BY p.split""",
         (model_id,),
@@ -622,7 +623,7 @@ def waiting_elsewhere(db: Database, model_id: int) -> int:
     return int(
         db.value(
             """SELECT count(*) FROM comparison c WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.taken = 0
-                 AND c.asks IN ('people', 'judges') AND c.assigned = 0 AND c.model_id IS NOT ?
+                 AND c.asks IN ('people', 'judges') AND c.assigned = 0 AND c.asked_by IS NULL AND c.model_id IS NOT ?
                  AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')""",
             (model_id,),
         )

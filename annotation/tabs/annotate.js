@@ -52,6 +52,7 @@ let draft = newDraft(); // what the annotator has done with it so far
 let listing = false; // whether the own judgements are on the screen instead
 let armed = false; // whether the next digit chooses the answer to edit
 let busy = false; // whether a request that changes something is under way
+let missed = false; // whether something was pressed meanwhile, which does not count
 let shownAt = 0;
 let pressedAt = -Infinity;
 let polledAt = -Infinity;
@@ -197,12 +198,13 @@ async function attempt(name, body, failed) {
 
 // A request that changes what is shown: one at a time.
 async function act(name, body, failed = NOT_SAVED) {
-  if (busy) return null;
+  if (occupied()) return null;
   busy = true;
+  missed = false;
   judging.setAttribute("aria-busy", "true");
   try {
     const said = await attempt(name, body, failed);
-    if (said === null) pressedAt = -Infinity; // the page says "Press again."
+    if (said === null) [pressedAt, missed] = [-Infinity, false]; // the page says "Press again."
     return said;
   } finally {
     busy = false;
@@ -214,6 +216,16 @@ async function act(name, body, failed = NOT_SAVED) {
 function say(text, bad = false) {
   find(".status").textContent = text;
   find(".status").classList.toggle("bad", bad);
+  if (busy || !missed) return;
+  missed = false;
+  tellTooSoon();
+}
+
+// Whether a press comes while another is on its way, and so does not count; that is said now, and with what came of it.
+function occupied() {
+  if (busy) tellTooSoon();
+  missed = busy;
+  return busy;
 }
 
 // A press that does not count is not passed over in silence; what the page says stays.
@@ -554,7 +566,7 @@ function refresh() {
   setPressed(find(".tools [data-key=r]"), isRendered());
   setPressed(find(".tools [data-key=m]"), listing);
   if (inHand()) refreshComparison();
-  else find(".verdicts").replaceChildren(...(card.progress.yours ? [row("others", _("Other"), [undoButton()])] : []));
+  else find(".verdicts").replaceChildren(...(card.undo ? [row("others", _("Other"), [undoButton()])] : []));
   if (arrived) address.tell(HERE, place());
 }
 
@@ -578,9 +590,11 @@ function waitingText() {
   const { quota, yours } = card.progress;
   const done = _("You have judged all {quota} that you were asked for. Thank you.");
   if (quota && yours >= quota) return filled(done, { quota });
-  if (card.trouble) return card.asked ? `${card.trouble} ${_("Your prompt is kept till then.")}` : card.trouble;
+  if (card.asked && card.trouble) return `${card.trouble} ${_("Your prompt is kept till then.")}`;
   if (card.asked) return _("Your prompt is being answered. The answers appear here by themselves.");
-  return _("The model is writing the next answers. They appear here by themselves.");
+  if (card.by_judges) return card.elsewhere;
+  const writing = _("The model is writing the next answers. They appear here by themselves.");
+  return `${card.elsewhere} ${card.trouble || writing}`.trim();
 }
 
 function refreshComparison() {
@@ -746,7 +760,7 @@ function pairVerdicts() {
 function verdict(decide) {
   return (event) => {
     const time = performance.now();
-    if (!inHand() || listing || busy) return;
+    if (!inHand() || listing || occupied()) return;
     if (event.detail > 1 || time - shownAt < UNREAD_MS || time - pressedAt < DEBOUNCE_MS) {
       tellTooSoon();
       return;
@@ -788,7 +802,7 @@ async function judge(decided) {
 
 async function takeBack() {
   const time = performance.now();
-  if (busy || listing || card.revising) return;
+  if (listing || card.revising || occupied()) return;
   if (time - pressedAt < DEBOUNCE_MS) {
     tellTooSoon();
     return;

@@ -55,6 +55,8 @@ FORMAT_CHOICES = [
     (N_("Raw: everything, lossless, also what was undone"), "raw"),
 ]
 CONTAINER_CHOICES = [(title, name) for name, title in CONTAINERS.items()]
+# What stands in the address of a list's export where the list has no filter.
+ALL = {"all": "1"}
 SOURCE_CHOICES = [
     (N_("judged by people"), "human"),
     (N_("judged by AI"), "ai"),
@@ -346,12 +348,14 @@ def narrower() -> Any:
     """The handler of the address, which may have a list's filter."""
 
     def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
-        """Fill the filter in; without one what was typed stays.
+        """Fill the filter in, or empty it where the list has none (`all`); without either what was typed stays.
 
         What can't be read stands there as it came: the export refuses it, and an empty field would mean everything.
         """
         if place.unread:
             return [place.unread.partition("?")[2] or place.unread]
+        if place.query == ALL:
+            return [""]
         try:
             return [ComparisonFilter.of_query(place.query).text] if place.query else [gr.skip()]
         except UserError:

@@ -46,10 +46,10 @@ COIN = 0.5
 
 # ------------------------------------------------------------------------------------------------------------- pieces
 def in_hand(comparison_id: int) -> str:
-    """Says that a comparison waits to be judged; the link loads the page anew, which opens on the Annotate tab."""
+    """Says that a comparison waits to be judged; the link leads there without loading the page anew."""
     said = _("Comparison {number} is in your hands, to settle.").format(number=comparison_id)
     link = _("Judge it on the Annotate tab.")
-    return f'<p role="status">{escape(said)} <a href="./">{escape(link)}</a></p>'
+    return f'<p role="status">{escape(said)} <a href="/annotate">{escape(link)}</a></p>'
 
 
 def comparison_way(comparison_id: int) -> Way:

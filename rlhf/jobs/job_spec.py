@@ -91,6 +91,10 @@ class JobSpec:
         """The revisions that it reads."""
         return ()
 
+    def repeats(self, other: JobSpec) -> bool:
+        """Whether another job that waits or runs makes this one needless."""
+        return False
+
     def continues(self) -> str:
         """The revision whose training what it makes carries on; empty where it trains itself, or makes nothing."""
         return ""

@@ -43,6 +43,12 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, flavor: str | None =
     return job_table.enqueue(db, lane, spec.kind, to_json(spec), requested_by, flavor)
 
 
+def doing(db: Database, spec: JobSpec) -> Job | None:
+    """The job that waits or runs and makes one of this spec needless."""
+    found = (job for job in active(db, (spec.kind,)) if job.status != "cancelling")
+    return next((job for job in found if spec.repeats(job.spec)), None)
+
+
 def waiting_kinds() -> tuple[str, ...]:
     """The kinds of job that wait in the queue for a device."""
     return tuple(kind for kind, spec in kinds().items() if spec.waits)
@@ -276,7 +282,11 @@ def get(db: Database, job_id: int) -> Job:
     """One job. Raises UserError if there is none."""
     job = find(db, job_id)
     if job is None:
-        raise UserError(_("There is no job {job_id}. `python -m rlhf jobs` lists them.").format(job_id=job_id))
+        raise UserError(
+            _("There is no job {job_id}: their numbers go up to {newest}.").format(
+                job_id=job_id, newest=db.value("SELECT coalesce(max(id), 0) FROM job")
+            )
+        )
     return job
 
 

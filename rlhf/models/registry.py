@@ -184,8 +184,9 @@ def by_revision(db: Database, revision: str) -> Policy:
     if row is None and revision == "base":
         raise UserError(not_set_up(db))
     if row is None:
+        listed = ", ".join(one["revision"] for one in db.rows("SELECT revision FROM model ORDER BY id DESC LIMIT 8"))
         raise UserError(
-            _("There is no policy '{revision}'. `python -m rlhf policies` lists them.").format(revision=revision)
+            _("There is no policy '{revision}'. The newest are: {listed}.").format(revision=revision, listed=listed)
         )
     return Policy(**row)
 

@@ -262,16 +262,16 @@ def test_a_press_that_does_not_count_is_never_passed_over_in_silence(site: Site)
       document.querySelector(".verdicts [data-key='7']").dispatchEvent(event);
     }""")
     assert ann.status() == "Saved: left much better. Pressed too soon: not counted. Press again."
-    assert ann.page.evaluate(PRESS_ALL, ["u", "1"]) == "Undoing …"
-    ann.wait_status("Undone. Judge it again.")
+    assert ann.page.evaluate(PRESS_ALL, ["u", "1"]) == "Undoing … Pressed too soon: not counted. Press again."
+    ann.wait_status("Undone. Judge it again. Pressed too soon: not counted. Press again.")
     assert ann.rows() == []
     ann.ready()
     ann.page.route("**/annotate/judge", lambda route: route.abort())
     ann.press("2")
     ann.wait_status("Press again.")
     ann.page.unroute("**/annotate/judge")
-    ann.page.evaluate(PRESS_ALL, ["2"])  # at once, as it is told to
-    ann.wait_status("Saved: left clearly better.")
+    assert ann.page.evaluate(PRESS_ALL, ["2", "u"]).endswith("Press again.")  # the 2 at once, as it is told to
+    ann.wait_status("Saved: left clearly better. Pressed too soon: not counted. Press again.")
     assert [row.comparison_id for row in ann.rows()] == [first.comparison_id]
 
 

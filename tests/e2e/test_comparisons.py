@@ -69,6 +69,10 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
 
         go(page, "/accounts")
         page.click("text=Make a link")
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over plain HTTP
+        page.click("#invitation-link button")
+        page.wait_for_selector("#invitation-link >> text=Not copied: copy what is selected")
+        assert page.evaluate("`${getSelection()}`") == page.locator("#invitation-link a").inner_text()
         invited = page.locator("#invitation-link a").get_attribute("href")
         assert invited is not None
         other = browser.new_context()

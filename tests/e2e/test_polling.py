@@ -290,6 +290,20 @@ def test_a_browser_that_refuses_a_notification_goes_on_asking(admin: Looker, sit
     admin.until(lambda: any("strip" in keys for keys in admin.followed))
 
 
+def test_a_page_that_the_server_does_not_answer_says_so_until_it_does(admin: Looker) -> None:
+    """Restarting, or behind a proxy that answers for it; one question without an answer may be mere haste."""
+    page, alert = admin.page, admin.page.get_by_role("alert").filter(has_text="The server can't be reached")
+    for refuse in (lambda route: route.fulfill(status=502, body="Bad gateway"), lambda route: route.abort()):
+        page.route("**/follow?*", refuse)
+        for times in (0, 1):
+            admin.forget()
+            admin.until(lambda: admin.put_forward() or admin.followed)
+            admin.settle()
+            admin.until(lambda times=times: alert.count() == times)
+        page.unroute("**/follow?*")
+        admin.until(lambda: admin.put_forward() or alert.count() == 0)
+
+
 def test_a_page_that_was_signed_out_asks_no_more(admin: Looker) -> None:
     admin.turn("Iterations")
     admin.until(lambda: "beat" in admin.asked)

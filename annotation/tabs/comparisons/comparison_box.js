@@ -52,7 +52,7 @@ function act(button) {
   const { act, subject } = button.dataset;
   if (going) {
     const query = all ? bench.dataset.filter : `ids=${ids.join(",")}`;
-    const address = query ? `${subject}?${query}` : subject;
+    const address = query ? `${subject.split("?")[0]}?${query}` : subject; // the subject is what is without a filter
     if (address.length < LONGEST) window.prefloop.address.go(address);
     else trigger("act", { act: "many", subject });
     return;

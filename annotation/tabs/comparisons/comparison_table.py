@@ -111,7 +111,7 @@ def bulk_bar(total: int, known: FilterChoices) -> str:
     label, which, page = (
         *(escape(_("With several comparisons")), escape(_("Which comparisons")), escape(_("Choose this page"))),
     )
-    ways = act_button(_("Statistics"), "go", f"/{STATISTICS}") + act_button(_("Export"), "go", f"/{EXPORT}")
+    ways = act_button(_("Statistics"), "go", f"/{STATISTICS}") + act_button(_("Export"), "go", f"/{EXPORT}?all=1")
     return (
         f'<div class="bulk" role="group" aria-label="{label}">'
         f'<label class="tick"><input type="checkbox" data-page> {page}</label>'

@@ -17,7 +17,7 @@ from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.ui.markup import Download, paragraph
-from annotation.ui.tab_addresses import Place
+from annotation.ui.tab_addresses import Place, link
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store, run_labels
@@ -562,9 +562,13 @@ def wire_actions(page: RunsPage, context: Context) -> None:
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
         def act_on_run(annotator: Annotator, *sent: Any) -> list[Any]:
             looked, was = read(sent)
-            said = (markup.done if name == "promote" else markup.notice)(act(was, annotator.name))
+            said = act(was, annotator.name)
+            shown = markup.notice(said)
+            if name == "promote":
+                undo = markup.way(link("iterations", Place((shown_revision(was),))), _("Undo it on the Iterations tab"))
+                shown = f'{markup.done(said)}<p class="acts">{undo}</p>'
             changed, seen = live(context, looked, was)
-            return page.sent({**changed, where: said}, seen)
+            return page.sent({**changed, where: shown}, seen)
 
         act_on_run.__name__ = f"run_{name}"
         return act_on_run

@@ -811,9 +811,7 @@ def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) 
     assert getattr(job_store.get(db, job_id).spec, "judges", "") == "j"
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [("failed", "failed"), ("lost", "was lost"), ("cancelled", "was cancelled")]
-)
+@pytest.mark.parametrize(("status", "said"), [("failed", "failed"), ("lost", "was lost")])
 def test_a_training_that_came_to_nothing_is_named_until_the_next(
     db: Database, data_dir: Path, status: str, said: str
 ) -> None:
@@ -821,7 +819,7 @@ def test_a_training_that_came_to_nothing_is_named_until_the_next(
     come_to_nothing(db, job_id, status)
     (problem,) = loop_standing.loop_status(controller.state_of(db)).problems
     assert problem.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {said}: ")
-    assert problem.endswith("resume it, or delete its checkpoints, on the Runs tab.")
+    assert problem.endswith("resume it on the Runs tab.")
     job_store.resume(db, job_id)
     assert loop_standing.loop_status(controller.state_of(db)).problems == ()
 

@@ -724,6 +724,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert isinstance(merge.spec, MergeSpec)
     assert (merge.spec.revision, merge.requested_by) == (made.revision, OWNER)
     assert f"Job {merge.id} is to merge {made.revision}" in browser.text("acted")
+    assert [browser.can(name) for name in ("check", "merge")] == [False, False], "one of each is enough"
     assert "It waits for its check" in browser.text("report")
     assert not browser.shown["promote"]["visible"], "against the rule it takes a reason, on the Iterations tab"
     assert "The rule says: not enough evidence." in browser.text("objection")
@@ -736,6 +737,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     browser.do("run_promote")
     assert registry.serving(machine.db).revision == made.revision
     assert "serves now." in browser.text("acted")
+    assert f'href="/iterations/{made.revision}">Undo it' in browser.text("acted")
     assert browser.text("objection") == ""
     assert browser.shown["promote"]["value"] == "Serves now"
     assert not browser.can("promote")
