@@ -173,7 +173,7 @@ class Annotator:
     name: str
     role: Role
     language: str | None = None
-    """The code of the one that they have chosen; None: the server's."""
+    """The code of the one that they have chosen, or their browser asked for; None: the server's until they sign in."""
 
 
 # ---------------------------------------------------------------------------------------------------------- project

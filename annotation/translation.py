@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from babel import Locale
     from babel.messages.catalog import Message
 
 DIRECTORY: Final = Path(__file__).with_name("translations")
@@ -33,6 +34,7 @@ FIELD: Final = re.compile(r"\{\w+(?:[!:][^{}]*)?\}")
 # Of these the rule for plurals has to make something.
 COUNTS: Final = range(201)
 DOUBLED: Final = re.compile(r"\{\{|\}\}")
+ENGLISH_PLURALS: Final = tuple(int(count != 1) for count in COUNTS)
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,20 @@ class Language:
     """As its speakers call it."""
     direction: Literal["ltr", "rtl"] = "ltr"
     sentences: NullTranslations = field(default_factory=NullTranslations)
-    script: Mapping[str, str] = field(default_factory=dict)
-    """The sentences that stand in the pages' scripts."""
+    script: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    """The sentences that stand in the pages' scripts; with a count all forms, by the English one for several."""
+    plurals: Sequence[int] = ENGLISH_PLURALS
+    """Which of its forms goes with each count of COUNTS."""
+    separators: Mapping[int, str] = field(default_factory=dict)
+    """What it writes for the comma and the point of a number, as `str.translate` takes it, where they differ."""
 
     @property
     def attributes(self) -> str:
         """What a page's html element says of it."""
         return f'lang="{self.code}" dir="{self.direction}"'
+
+
+ENGLISH: Final = Language()
 
 
 class WrongTranslation(Exception):
@@ -60,7 +69,7 @@ class WrongTranslation(Exception):
 def chosen(wanted: str) -> Language:
     """The language of this code, or of this .po file. Raises WrongTranslation where there is none."""
     if wanted in ("", "en"):
-        return Language()
+        return ENGLISH
     path = Path(wanted) if wanted.endswith(".po") else of_name(wanted)
     if path is None or not path.is_file():
         there = ", ".join(["en", *sorted(file.stem for file in DIRECTORY.glob("*.po"))])
@@ -103,8 +112,8 @@ def parsed(path: Path) -> Language:
     write_mo(compiled, catalog)
     compiled.seek(0)
     sentences = GNUTranslations(compiled)
-    for count in COUNTS:
-        sentences.plural(count)  # type: ignore[attr-defined]  # or some pages would fail and others not
+    # Of all counts now, or some pages would fail and others not.
+    plurals = [sentences.plural(count) for count in COUNTS]  # type: ignore[attr-defined]
     named = Locale.parse(path.stem.replace("-", "_")) if CODE.fullmatch(path.stem) else None
     locale = catalog.locale or named
     if locale is None:
@@ -114,8 +123,21 @@ def parsed(path: Path) -> Language:
         (named or locale).get_display_name() or path.stem,
         "rtl" if locale.text_direction == "rtl" else "ltr",
         sentences,
-        {str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
+        {
+            forms(message.id)[-1]: message.string
+            for message in messages
+            if message.string and all(forms(message.string)) and of_script(message)
+        },
+        plurals,
+        separators_of(named or locale),
     )
+
+
+def separators_of(locale: Locale) -> Mapping[int, str]:
+    """What a language writes for the English separators in numbers of the digits 0 to 9; empty where the same."""
+    symbols = locale.number_symbols.get("latn", {})
+    wanted = {ord(","): symbols.get("group", ","), ord("."): symbols.get("decimal", ".")}
+    return {} if all(chr(sign) == own for sign, own in wanted.items()) else wanted
 
 
 def of_script(message: Message) -> bool:
@@ -195,7 +217,7 @@ def language_of(code: str | None) -> Language:
 def offered(code: str) -> Language:
     """A language that people can choose. Raises WrongTranslation where there is none (any more)."""
     if code == Language.code:
-        return Language()
+        return ENGLISH
     if code not in files():
         raise WrongTranslation(f"{DIRECTORY} has no file for it.")
     return read(files()[code])
@@ -254,12 +276,52 @@ def speaking(language: Language) -> Iterator[Language]:
 
 def translate(sentence: str) -> str:
     """A sentence in the language that is spoken; with gaps like {name}, to be filled in by `str.format` afterwards."""
-    return spoken().sentences.gettext(sentence) if sentence else ""
+    language = spoken()
+    return with_gaps(language.sentences.gettext(sentence), language) if sentence else ""
 
 
 def ngettext(one: str, several: str, count: int) -> str:
     """The sentence that goes with this count, its gaps still to be filled in."""
-    return spoken().sentences.ngettext(one, several, count)
+    language = spoken()
+    return with_gaps(language.sentences.ngettext(one, several, count), language)
+
+
+def with_gaps(sentence: str, language: Language) -> str:
+    """A sentence that writes the numbers in its gaps as its language does."""
+    return Sentence(sentence) if language.separators and "{" in sentence else sentence
+
+
+class Sentence(str):
+    """A sentence in a language whose separators are not the English ones."""
+
+    __slots__ = ()
+
+    def format(self, *args: object, **gaps: object) -> str:
+        """As of any text, but for the numbers."""
+        return super().format(*map(as_written, args), **{name: as_written(value) for name, value in gaps.items()})
+
+
+def as_written(value: object) -> object:
+    """A number that `format` writes as the language does; anything else as it is."""
+    return Numeral(value) if type(value) is int or isinstance(value, float) else value
+
+
+@dataclass(frozen=True)
+class Numeral:
+    """A number in a sentence's gap."""
+
+    value: float
+
+    def __format__(self, spec: str) -> str:
+        return numeral(self.value, spec)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def numeral(value: float, spec: str = ",") -> str:
+    """A number outside of sentences: as `format` writes it by this specification, with the language's separators."""
+    return format(value, spec).translate(spoken().separators)
 
 
 def noted(sentence: str) -> str:

@@ -42,7 +42,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
 from annotation.ui.places import Place
@@ -119,7 +119,7 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     """What would be exported, and what would not."""
     rows, left_out = counted["rows"], counted["left_out"]
     total, raw = sum(rows.values()), request.format == "raw"
-    parts = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in rows.items() if number)
+    parts = ", ".join(f"{name.replace('_', ' ')} {numeral(number)}" for name, number in rows.items() if number)
     headline = (
         ngettext(
             "{total:,} row of the tables would be exported: {parts}.",
@@ -140,7 +140,7 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     if not left_out:
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
-    reasons = [(_(LEFT_OUT[reason]), f"{number:,}") for reason, number in entries]
+    reasons = [(_(LEFT_OUT[reason]), numeral(number)) for reason, number in entries]
     shown = table((_("Judgements, or pairs of answers"), _("Count")), reasons, numbers=(_("Count"),))
     return text + unfold(_("Left out: {count:,}").format(count=sum(left_out.values())), shown)
 

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
@@ -499,7 +499,7 @@ def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = N
     fits = total * MARGIN <= machine.free
     fits_here, may_not, does_not = ON_GPU if machine.gpu else ON_PROCESSOR
     said = _(fits_here if fits else may_not if total <= machine.free else does_not).format(
-        need=f"{total / GB:.1f} GB", free=f"{machine.free / GB:.1f} GB", machine=machine.name
+        need=f"{numeral(total / GB, '.1f')} GB", free=f"{numeral(machine.free / GB, '.1f')} GB", machine=machine.name
     )
     return Fit(components, total, processes, fits, said if fits else f"{said} {what_to_lower(components, spec)}")
 

@@ -12,7 +12,7 @@ from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer, Split, seconds_between
 from annotation.store import AnswerCounts
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui import differences, markup
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
 from annotation.ui.markup import Button, Chip, Explained, Row, card_title, escape, facts, paragraph, table
@@ -422,8 +422,8 @@ PROBE_ROWS: Mapping[str, tuple[str, str]] = {
 
 def with_interval(fall: Estimate) -> str:
     """A difference of chances with its interval."""
-    value, low, high = (f"{end:+.3f}" for end in (fall.value, fall.low, fall.high))
-    shown = [text if float(text) else text[1:] for text in (value, low, high)]  # nothing is neither lost nor won
+    rounded = (round(end, 3) for end in (fall.value, fall.low, fall.high))
+    shown = [numeral(end, "+.3f") if end else numeral(0, ".3f") for end in rounded]  # nothing is neither lost nor won
     return _("{value} ({low} to {high})").format(value=shown[0], low=shown[1], high=shown[2])
 
 
@@ -431,8 +431,8 @@ def reward_sentence(found: RewardChange | None) -> str:
     """How much the reward of its training rose, and how it goes with length; nothing where no reward took part."""
     if found is None:
         return ""
-    rise = _("can't be told from so few rounds") if found.rise is None else f"{found.rise:+.2f}"
-    length = _("not measured") if found.length is None else f"{found.length:.2f}"
+    rise = _("can't be told from so few rounds") if found.rise is None else numeral(found.rise, "+.2f")
+    length = _("not measured") if found.length is None else numeral(found.length, ".2f")
     return paragraph(
         _(
             "Change of the reward in its training: {rise}, in standard deviations of the reward model's "
@@ -580,8 +580,8 @@ def warning(limit: MetricLimit, value: float, bound: float, anchor: str) -> str:
 def in_its_unit(limit: MetricLimit, value: float) -> str:
     """A figure as its warning says it: a ratio to its anchor's as what it has more."""
     if limit.figure == "kl_per_token":
-        return f"{value:.3g}"
-    return f"{100 * (value - 1 if limit.bound.endswith('ratio_most') else value):.3g}%"
+        return numeral(value, ".3g")
+    return f"{numeral(100 * (value - 1 if limit.bound.endswith('ratio_most') else value), '.3g')}%"
 
 
 @dataclass(frozen=True)

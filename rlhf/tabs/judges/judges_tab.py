@@ -16,7 +16,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
@@ -189,7 +189,7 @@ def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
             ),
             share_text(found.flips),
             share_text(found.first_place),
-            f"{spent.verdicts:,}",
+            numeral(spent.verdicts),
             tokens_text(spent),
             money(spent.cost),
         )
@@ -211,7 +211,7 @@ def what_it_is(judge: Judge, spent: JudgeUsage) -> str:
 
 
 def tokens_text(spent: JudgeUsage) -> str:
-    return f"{spent.prompt_tokens:,} · {spent.completion_tokens:,}"
+    return f"{numeral(spent.prompt_tokens)} · {numeral(spent.completion_tokens)}"
 
 
 def verdicts_table(found: Sequence[VerdictView]) -> str:
@@ -330,14 +330,14 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     if judge is not None:
         spent = judge_history.usage(db, judge, job.id)
         told += [
-            (_("Verdicts"), f"{spent.verdicts:,}"),
+            (_("Verdicts"), numeral(spent.verdicts)),
             (_("Tokens in · out"), tokens_text(spent)),
             (_("Cost"), money(spent.cost)),
         ]
     result = job.result or {}
-    failed = ", ".join(f"{count:,} {reason}" for reason, count in sorted((result.get("failed") or {}).items()))
+    failed = ", ".join(f"{numeral(count)} {reason}" for reason, count in sorted((result.get("failed") or {}).items()))
     told += [(_("Failed verdicts"), failed)] if failed else []
-    told += [(_("Comparisons left open"), f"{result['left_open']:,}")] if result.get("left_open") else []
+    told += [(_("Comparisons left open"), numeral(result["left_open"]))] if result.get("left_open") else []
     gave_up = (
         paragraph(_("It gave up. {gave_up}").format(gave_up=result["gave_up"]), "warning")
         if result.get("gave_up")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars, percent
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
 from rlhf.jobs.job_spec import TrainingSpec
@@ -297,13 +298,18 @@ HELD_OUT: Sequence[tuple[str, str, Callable[[float], str], str]] = (
     (
         N_("Loss, nats a token"),
         "loss",
-        "{:.3f}".format,
+        partial(numeral, spec=".3f"),
         N_(
             "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the run "
             "learnt its data by heart."
         ),
     ),
-    (N_("Perplexity"), "perplexity", "{:.2f}".format, N_("The same as a number of equally likely next tokens.")),
+    (
+        N_("Perplexity"),
+        "perplexity",
+        partial(numeral, spec=".2f"),
+        N_("The same as a number of equally likely next tokens."),
+    ),
     (
         N_("Token accuracy"),
         "token_accuracy",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.metrics.aggregation import REASONS
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
 from rlhf.jobs.descriptions import Facts, Unit
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
@@ -157,12 +157,12 @@ def result_facts(result: Mapping[str, Any]) -> Facts:
     found: Facts = []
     if result.get("trainable"):
         share = result.get("trainable_percent")
-        count = f"{result['trainable']:,}"
+        count = numeral(result["trainable"])
         if share is not None:
             count = _("{count} ({share:.3g}% of all)").format(count=count, share=share)
         found.append((_("Trainable parameters"), count))
     if result.get("seconds_per_step") is not None:
-        found.append((_("Time for a step"), f"{result['seconds_per_step']:.2f} s"))
+        found.append((_("Time for a step"), f"{numeral(result['seconds_per_step'], '.2f')} s"))
     if result.get("peak_rss_mb") is not None:
         found.append((_("Peak memory"), size(1e6 * result["peak_rss_mb"])))
     if result.get("checkpoint_bytes") is not None:

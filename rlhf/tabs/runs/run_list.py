@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Cell, Way, paragraph, table
 from annotation.ui.places import Place, link
@@ -102,7 +102,7 @@ def row(run: Listed) -> Sequence[Cell]:
         _(STATUS_WORDS[job.status]),
         Way(link("iterations", Place((run.made,))), run.made) if run.made else NOTHING,
         moment(job.started),
-        NOTHING if job.started is None else f"{run.seconds / 60:.1f}",
+        NOTHING if job.started is None else numeral(run.seconds / 60, ".1f"),
         job.requested_by,
         _(job.message) or NOTHING,
     )
