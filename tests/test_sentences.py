@@ -47,11 +47,11 @@ NO_SENTENCES_BY_REASON = {
     },
     "keys, and what stands in the database, in a file or on the Hub": {
         *("the iterations", "not enough evidence", "no verdict", "rate limit", "server error"),
-        *("the data directory", "the command line", "the import form", "life line", "rented jobs", "the AI judge {}"),
+        *("the data directory", "the import form", "life line", "rented jobs", "the AI judge {}"),
         *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
         *("saved dataset", "dataset directory", "Hub dataset", "own prompt", "held-out set", "prefloop archive"),
         *("prefloop copy", "another format", "Safe copy {} of run {}, {} judgements", "{} export", "{}: run {}"),
-        *("the gate", "the loop", "the program", "no reason given", "no reward", "made elsewhere", "lane {}"),
+        *("no reward", "made elsewhere", "lane {}"),
         *("reward model", "train the reward model", "too long", "calls of judge {}", "trust before {}", "no host"),
         *("Report {}", "The end", "right tone", "right length", "follows the instruction"),
         *("order {} {} {}", "prompts {} {}", "answer {} {} {}", "rented job {}", "Job {}: {}"),

@@ -28,7 +28,7 @@ from annotation.exports.formats import (
     iterations_of,
 )
 from annotation.jobs.job_table import Job
-from annotation.records import Annotator, UserError
+from annotation.records import Annotator, UserError, who
 from annotation.tabs.address import place_bar, visits
 from annotation.tabs.components import (
     QUEUED,
@@ -149,7 +149,7 @@ def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
     """How the latest export stands; nothing of one whose file was deleted. `names` are of the files that there are."""
     if job is None or (job.status == "finished" and job.spec.file not in names):
         return ""
-    by = paragraph(_("Asked for by {name}.").format(name=job.requested_by), "quiet")
+    by = paragraph(_("Asked for by {name}.").format(name=who(job.requested_by)), "quiet")
     if not job.is_open:
         return status(_(job.message)) + by
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)

@@ -123,7 +123,7 @@ def meaning_card(look: Mapping[str, Any]) -> str:
         _("Read as {target}, with {proposed}. They become:").format(target=look["target"], proposed=proposed),
         "headline",
     )
-    return headline + table(("row", "prompt", "answers"), rows, data=True) + notes
+    return headline + table((_("Row"), _("Prompt"), _("Answers")), rows, data=True) + notes
 
 
 def record_cells(record: Any) -> tuple[str, str]:

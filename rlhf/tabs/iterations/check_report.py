@@ -10,7 +10,7 @@ from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.records import CheckedAnswer, Split, seconds_between
+from annotation.records import CheckedAnswer, Split, seconds_between, who
 from annotation.store import AnswerCounts
 from annotation.translation import N_, _, numeral
 from annotation.ui import differences, markup
@@ -23,6 +23,7 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
+from rlhf.models import registry
 from rlhf.models.registry import WEIGHTS_WORDS, Policy
 from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import answer_box
@@ -176,7 +177,7 @@ def decisions_card(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[int
         return ""
     latest = decisions[0]
     said = _(LATEST[latest["action"]]).format(
-        who=latest["decided_by"], revision=latest["revision"], when=moment(latest["created"])
+        who=who(latest["decided_by"]), revision=latest["revision"], when=moment(latest["created"])
     )
     undo = undoable.get(latest["id"])
     beside = f"<span>{markup.act_button(undo.words, undo.act, undo.subject)}</span>" if undo else ""
@@ -188,8 +189,8 @@ def decisions_table(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[in
     """Promotions, rejections and what took them back, newest first, each with its undo while it can be undone."""
     rows: list[Row] = [
         (
-            *(moment(row["created"]), row["decided_by"], _(ACTIONS[row["action"]]), row["revision"]),
-            *(row["previous"] or NOTHING, row["reason"] or NOTHING, undoable.get(row["id"], "")),
+            *(moment(row["created"]), who(row["decided_by"]), _(ACTIONS[row["action"]]), row["revision"]),
+            *(row["previous"] or NOTHING, registry.why(row["reason"]) or NOTHING, undoable.get(row["id"], "")),
         )
         for row in decisions
     ]

@@ -210,6 +210,19 @@ def what_it_is(judge: Judge, spent: JudgeUsage) -> str:
     return _("{what}, {calls:,} of {total:,} calls made").format(what=is_what, calls=spent.calls, total=total)
 
 
+# Why there is no verdict, by the kinds that are counted.
+FAILED: Mapping[str, str] = {
+    "timeout": N_("without an answer in time"),
+    "rate limit": N_("above the rate limit"),
+    "server error": N_("with an error of the server"),
+    "unreachable": N_("not reached"),
+    "unreadable": N_("not readable"),
+    judge_store.NO_VERDICT: N_("without a verdict"),
+    "refused": N_("refused"),
+    judge_store.TOO_LONG: N_("too long"),
+}
+
+
 def tokens_text(spent: JudgeUsage) -> str:
     return f"{numeral(spent.prompt_tokens)} · {numeral(spent.completion_tokens)}"
 
@@ -220,7 +233,7 @@ def verdicts_table(found: Sequence[VerdictView]) -> str:
         (
             f"#{one.comparison_id}",
             f"{one.first + 1}, {one.second + 1}",
-            "tie"
+            _("tie")
             if one.choice == "tie"
             else _("answer {first}").format(first=(one.first if one.choice == "first" else one.second) + 1),
             NOTHING if one.chance is None else percent(one.chance),
@@ -335,7 +348,8 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
             (_("Cost"), money(spent.cost)),
         ]
     result = job.result or {}
-    failed = ", ".join(f"{numeral(count)} {reason}" for reason, count in sorted((result.get("failed") or {}).items()))
+    counted = sorted((result.get("failed") or {}).items())
+    failed = ", ".join(f"{numeral(count)} {_(FAILED.get(reason, reason))}" for reason, count in counted)
     told += [(_("Failed verdicts"), failed)] if failed else []
     told += [(_("Comparisons left open"), numeral(result["left_open"]))] if result.get("left_open") else []
     gave_up = (

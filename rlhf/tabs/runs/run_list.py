@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from annotation.records import who
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Cell, Way, paragraph, table
@@ -50,7 +51,7 @@ class Listed:
             f"#{job.id}",
             about(job),
             _(STATUS_WORDS[job.status]),
-            job.requested_by,
+            who(job.requested_by),
             self.made,
             label.name,
             *label.tags,
@@ -103,6 +104,6 @@ def row(run: Listed) -> Sequence[Cell]:
         Way(link("iterations", Place((run.made,))), run.made) if run.made else NOTHING,
         moment(job.started),
         NOTHING if job.started is None else numeral(run.seconds / 60, ".1f"),
-        job.requested_by,
+        who(job.requested_by),
         _(job.message) or NOTHING,
     )
