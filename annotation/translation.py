@@ -7,10 +7,12 @@ The sentences in the code are English, and are their own keys. Which language is
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,7 +21,7 @@ from functools import cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from babel import Locale
@@ -276,31 +278,81 @@ def speaking(language: Language) -> Iterator[Language]:
 
 def translate(sentence: str) -> str:
     """A sentence in the language that is spoken; with gaps like {name}, to be filled in by `str.format` afterwards."""
-    language = spoken()
-    return with_gaps(language.sentences.gettext(sentence), language) if sentence else ""
+    if "{" not in sentence:
+        return spoken().sentences.gettext(sentence) if sentence else ""
+    return Sentence.of(spoken().sentences.gettext(sentence), sentence)
 
 
 def ngettext(one: str, several: str, count: int) -> str:
     """The sentence that goes with this count, its gaps still to be filled in."""
-    language = spoken()
-    return with_gaps(language.sentences.ngettext(one, several, count), language)
-
-
-def with_gaps(sentence: str, language: Language) -> str:
-    """A sentence that writes the numbers in its gaps as its language does."""
-    return Sentence(sentence) if language.separators and "{" in sentence else sentence
+    return Sentence.of(spoken().sentences.ngettext(one, several, count), one, several, count)
 
 
 class Sentence(str):
-    """A sentence in a language whose separators are not the English ones."""
+    """A sentence that is spoken, whose gaps are still to be filled in."""
 
-    __slots__ = ()
+    keys: tuple[Any, ...]
+    """What it is in the code; with a count its two forms and the count."""
+
+    @classmethod
+    def of(cls, text: str, *keys: Any) -> Sentence:
+        sentence = cls(text)
+        sentence.keys = keys
+        return sentence
 
     def format(self, *args: object, **gaps: object) -> str:
-        """As of any text, but for the numbers."""
-        return super().format(*map(as_written, args), **{name: as_written(value) for name, value in gaps.items()})
+        """As of any text, with its numbers as the language writes them."""
+        shown = {name: as_written(value) for name, value in gaps.items()} if spoken().separators else gaps
+        text = super().format(*args, **shown)
+        LATELY.pop(text, None)
+        LATELY[text] = self.keys, gaps
+        if len(LATELY) > MOST_LATELY:
+            LATELY.popitem(last=False)
+        return text
 
 
+# ----------------------------------------------------------------------------------------------------- what is stored
+# What was said of late, by how it reads: the keys of a sentence, and what its gaps were filled with.
+LATELY: Final[OrderedDict[str, tuple[tuple[Any, ...], Mapping[str, object]]]] = OrderedDict()
+MOST_LATELY: Final = 1000
+STORED: Final = '{"said": ['
+
+
+def kept(text: str) -> str:
+    """A text to be stored: what was just said with its gaps filled in, so that `retold` says it in another language."""
+    parts = parts_of(text)
+    try:
+        same = parts is not None and said_again(parts) == text
+    except (TypeError, ValueError):  # JSON has nothing for what is in a gap
+        same = False
+    return json.dumps(parts, ensure_ascii=False) if same else text
+
+
+def parts_of(text: str) -> Mapping[str, Any] | None:
+    """The keys of what was said of late and what is in its gaps, which may have been said as well."""
+    keys, gaps = LATELY.get(text, ((), {}))
+    return {"said": keys, "gaps": {name: in_gap(value) for name, value in gaps.items()}} if keys else None
+
+
+def in_gap(value: object) -> object:
+    """What is in a gap, as JSON has it."""
+    return value if isinstance(value, int | float) else parts_of(str(value)) or str(value)
+
+
+def retold(text: str) -> str:
+    """What `kept` has stored, in the language that is spoken; any other text as it stands."""
+    return said_again(json.loads(text)) if text.startswith(STORED) else text
+
+
+def said_again(parts: Mapping[str, Any]) -> str:
+    """A sentence and what its gaps hold in the language that is spoken."""
+    gaps = {name: said_again(value) if isinstance(value, Mapping) else value for name, value in parts["gaps"].items()}
+    gaps |= {name: translate(value) for name, value in gaps.items() if isinstance(value, str) and " " in value}
+    keys = parts["said"]
+    return (translate(keys[0]) if len(keys) == 1 else ngettext(*keys)).format(**gaps)
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
 def as_written(value: object) -> object:
     """A number that `format` writes as the language does; anything else as it is."""
     return Numeral(value) if type(value) is int or isinstance(value, float) else value

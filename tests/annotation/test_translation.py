@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,35 @@ def test_numbers_are_written_as_the_language_writes_them(tmp_path: Path) -> None
     with translation.speaking(translation.Language()):
         assert translation.translate("{n:,} rows").format(n=1234567) == "1,234,567 rows"
         assert translation.numeral(1234.5, ",.1f") == "1,234.5"
+
+
+def test_what_is_stored_is_told_in_the_language_of_whoever_reads_it(tmp_path: Path) -> None:
+    german = translation.chosen(
+        str(
+            file_of(
+                tmp_path,
+                'msgid "{count:,} row of {name} failed: {why}"\nmsgid_plural "{count:,} rows of {name} failed: {why}"\n'
+                'msgstr[0] "Eine Zeile von {name}: {why}"\nmsgstr[1] "{count:,} Zeilen von {name}: {why}"\n\n'
+                'msgid "{share:.0%} is too much."\nmsgstr "{share:.0%} sind zu viel."\n\n'
+                'msgid "It is full."\nmsgstr "Sie ist voll."\n',
+            )
+        )
+    )
+    forms = ("{count:,} row of {name} failed: {why}", "{count:,} rows of {name} failed: {why}")
+    why = translation.translate("{share:.0%} is too much.").format(share=0.5)
+    said = translation.ngettext(*forms, 1200).format(count=1200, name=Path("it"), why=why)
+    full = translation.translate("Look: {why}").format(why="It is full.")
+    dated = translation.translate("{when:%H} o'clock").format(when=datetime(2026, 1, 1, 12, tzinfo=UTC))
+    stored = [translation.kept(text) for text in (said, full, dated, "made elsewhere", '{"said": "no"}')]
+    assert [translation.retold(text) for text in stored] == [said, full, dated, "made elsewhere", '{"said": "no"}']
+    with translation.speaking(german):
+        assert [translation.retold(text) for text in stored] == [
+            *("1.200 Zeilen von it: 50% sind zu viel.", "Look: Sie ist voll."),
+            *("12 o'clock", "made elsewhere", '{"said": "no"}'),
+        ]
+    for number in range(2 * translation.MOST_LATELY):
+        translation.translate("No. {number}").format(number=number)
+    assert translation.kept(said) == said, "what was said long ago is stored as it reads"
 
 
 @pytest.mark.parametrize(("code", "written"), [("de-CH", "1'234.5"), ("fr", "1\u202f234,5"), ("en-GB", "1,234.5")])
