@@ -70,9 +70,13 @@ class Job(Generic[Spec]):
 
 
 def as_job(row: Mapping[str, Any], spec: Spec) -> Job[Spec]:
-    """A row as a record, with its spec read."""
-    result = None if row["result"] is None else json.loads(row["result"])
+    """A row as a record, with its spec read and what it says to people in the language that is spoken."""
+    result = None if row["result"] is None else retold_texts(json.loads(row["result"]))
     return Job(**{**row, "spec": spec, "result": result, "message": retold(row["message"])})
+
+
+def retold_texts(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: retold(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
 def enqueue(db: Database, lane: Lane, kind: str, spec: str, requested_by: str, flavor: str | None = None) -> int:

@@ -16,7 +16,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import N_, _, ngettext, numeral, retold
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
@@ -353,11 +353,11 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     told += [(_("Failed verdicts"), failed)] if failed else []
     told += [(_("Comparisons left open"), numeral(result["left_open"]))] if result.get("left_open") else []
     gave_up = (
-        paragraph(_("It gave up. {gave_up}").format(gave_up=_(retold(result["gave_up"]))), "warning")
+        paragraph(_("It gave up. {gave_up}").format(gave_up=_(result["gave_up"])), "warning")
         if result.get("gave_up")
         else ""
     )
-    remark = paragraph(_(retold(result["remark"])), "quiet") if result.get("remark") else ""
+    remark = paragraph(_(result["remark"]), "quiet") if result.get("remark") else ""
     return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told) + remark
 
 
