@@ -13,7 +13,7 @@ from annotation.ui.formatting import NOTHING, duration, percent
 from annotation.ui.markup import Bar, Row, card, escape, figures, paragraph, table, way
 from annotation.ui.places import Place, link
 from annotation.workbench.comparison_filter import SPLITS
-from annotation.workbench.data_statistics import LENGTH_EDGES, Counts, DataStatistics
+from annotation.workbench.data_statistics import LENGTH_EDGES, DataStatistics, NamedCounts
 
 
 def card_of(found: DataStatistics, looked: ListPlace) -> str:
@@ -46,7 +46,7 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
     return f'{top}{numbers}{people(found)}{days(found)}<div class="cards">{"".join(tables)}</div>'
 
 
-def counted(title: str, counts: Counts, whole: int, name_of: Callable[[str], str] = str) -> str:
+def counted(title: str, counts: NamedCounts, whole: int, name_of: Callable[[str], str] = str) -> str:
     """A count for each name, as a number and as a bar; nothing without any."""
     if not counts:
         return ""

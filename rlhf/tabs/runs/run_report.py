@@ -84,10 +84,10 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
 
 def decisions(db: Database, policy: Policy) -> str:
     """Who decided what about a policy, the newest first."""
-    rows = [row for row in registry.decisions(db, 10_000) if row["revision"] == policy.revision]
+    rows = [row for row in registry.decisions(db, 10_000) if row.revision == policy.revision]
     head = [_("When (UTC)"), _("Decision"), _("By"), _("Why")]
     said = [
-        (one["created"], _(check_report.ACTIONS[one["action"]]), who(one["decided_by"]), registry.why(one["reason"]))
+        (one.created, _(check_report.ACTIONS[one.action]), who(one.decided_by), registry.why(one.reason))
         for one in rows
     ]
     return grid(head, said)
