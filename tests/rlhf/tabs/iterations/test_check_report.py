@@ -27,6 +27,7 @@ from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.verdicts import LetterShare, ScoreTemperature
 from rlhf.loop.controller import THE_LOOP
 from rlhf.models import registry
+from rlhf.models.registry import Decision
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import job_cards
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB
@@ -259,10 +260,18 @@ def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_languag
     said = {THE_GATE: "das Tor", THE_LOOP: "der Kreislauf", registry.NO_REASON: "ohne Grund", "promote": "übernehmen"}
     lines = [f'msgid "{english}"\nmsgstr "{german}"\n' for english, german in said.items()]
     (tmp_path / "de.po").write_text("\n".join(('msgid ""\nmsgstr "Language: de\\n"\n', *lines)), "utf-8")
-    row = {"id": 1, "action": "promote", "revision": "dpo-1", "previous": None, "created": AT, "decided_by": THE_GATE}
-    people = {**row, "id": 2, "decided_by": "promote", "reason": "promote"}
+    gate = Decision(
+        id=1,
+        created=AT,
+        action="promote",
+        revision="dpo-1",
+        previous=None,
+        decided_by=THE_GATE,
+        reason=registry.NO_REASON,
+    )
+    people = replace(gate, id=2, decided_by="promote", reason="promote")
     with translation.speaking(translation.chosen(str(tmp_path / "de.po"))):
-        card = check_report.decisions_card([{**row, "reason": registry.NO_REASON}, people], {})
+        card = check_report.decisions_card([gate, people], {})
         asked = job_cards.job_facts(replace(JOB, requested_by=THE_LOOP), {})
     assert card.count("das Tor") == 2, "in the sentence and in the table"
     assert "ohne Grund" in card
