@@ -305,7 +305,8 @@ class Sentence(str):
         shown = {name: as_written(value) for name, value in gaps.items()} if spoken().separators else gaps
         text = super().format(*args, **shown)
         LATELY.pop(text, None)
-        LATELY[text] = self.keys, gaps
+        # No objects: an error would keep alive whatever it went through.
+        LATELY[text] = self.keys, {name: gap if isinstance(gap, PLAIN) else str(gap) for name, gap in gaps.items()}
         if len(LATELY) > MOST_LATELY:
             LATELY.popitem(last=False)
         return text
@@ -313,8 +314,10 @@ class Sentence(str):
 
 # ----------------------------------------------------------------------------------------------------- what is stored
 # What was said of late, by how it reads: the keys of a sentence, and what its gaps were filled with.
-LATELY: Final[OrderedDict[str, tuple[tuple[Any, ...], Mapping[str, object]]]] = OrderedDict()
+LATELY: Final[OrderedDict[str, tuple[tuple[Any, ...], Mapping[str, Gap]]]] = OrderedDict()
 MOST_LATELY: Final = 1000
+PLAIN: Final = (str, int, float)
+Gap: TypeAlias = str | int | float
 STORED: Final = '{"said": ['
 
 
@@ -323,7 +326,7 @@ def kept(text: str) -> str:
     parts = parts_of(text)
     try:
         same = parts is not None and said_again(parts) == text
-    except (TypeError, ValueError):  # JSON has nothing for what is in a gap
+    except ValueError:  # what was in a gap is written as no text is
         same = False
     return json.dumps(parts, ensure_ascii=False) if same else text
 
@@ -331,12 +334,9 @@ def kept(text: str) -> str:
 def parts_of(text: str) -> Mapping[str, Any] | None:
     """The keys of what was said of late and what is in its gaps, which may have been said as well."""
     keys, gaps = LATELY.get(text, ((), {}))
-    return {"said": keys, "gaps": {name: in_gap(value) for name, value in gaps.items()}} if keys else None
-
-
-def in_gap(value: object) -> object:
-    """What is in a gap, as JSON has it."""
-    return value if isinstance(value, int | float) else parts_of(str(value)) or str(value)
+    # Of a text that is all gap, what is in there is no sentence of its own.
+    shorter = {name: parts_of(value) for name, value in gaps.items() if isinstance(value, str) and value != text}
+    return {"said": keys, "gaps": {name: shorter.get(name) or value for name, value in gaps.items()}} if keys else None
 
 
 def retold(text: str) -> str:

@@ -115,12 +115,13 @@ def test_what_is_stored_is_told_in_the_language_of_whoever_reads_it(tmp_path: Pa
     said = translation.ngettext(*forms, 1200).format(count=1200, name=Path("it"), why=why)
     full = translation.translate("Look: {why}").format(why="It is full.")
     dated = translation.translate("{when:%H} o'clock").format(when=datetime(2026, 1, 1, 12, tzinfo=UTC))
-    stored = [translation.kept(text) for text in (said, full, dated, "made elsewhere", '{"said": "no"}')]
-    assert [translation.retold(text) for text in stored] == [said, full, dated, "made elsewhere", '{"said": "no"}']
+    gap = translation.translate("{why}").format(why="Nothing else.")
+    stored = [translation.kept(text) for text in (said, full, dated, gap, '{"said": "no"}')]
+    assert [translation.retold(text) for text in stored] == [said, full, dated, gap, '{"said": "no"}']
     with translation.speaking(german):
         assert [translation.retold(text) for text in stored] == [
             *("1.200 Zeilen von it: 50% sind zu viel.", "Look: Sie ist voll."),
-            *("12 o'clock", "made elsewhere", '{"said": "no"}'),
+            *("12 o'clock", "Nothing else.", '{"said": "no"}'),
         ]
     for number in range(2 * translation.MOST_LATELY):
         translation.translate("No. {number}").format(number=number)
