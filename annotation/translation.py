@@ -121,17 +121,17 @@ def parsed(path: Path) -> Language:
     if locale is None:
         raise WrongTranslation(f"{path} is in no language. Call it after one, such as de.po or pt_BR.po.")
     return Language(
-        code_of(path) if named else str(locale).replace("_", "-"),
-        (named or locale).get_display_name() or path.stem,
-        "rtl" if locale.text_direction == "rtl" else "ltr",
-        sentences,
-        {
+        code=code_of(path) if named else str(locale).replace("_", "-"),
+        name=(named or locale).get_display_name() or path.stem,
+        direction="rtl" if locale.text_direction == "rtl" else "ltr",
+        sentences=sentences,
+        script={
             forms(message.id)[-1]: message.string
             for message in messages
             if message.string and all(forms(message.string)) and of_script(message)
         },
-        plurals,
-        separators_of(named or locale),
+        plurals=plurals,
+        separators=separators_of(named or locale),
     )
 
 

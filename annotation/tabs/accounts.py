@@ -314,7 +314,7 @@ def lay_out_invitation() -> InvitationForm:
         quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
     make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
     link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
-    return InvitationForm(uses, days, group, quota, make, link)
+    return InvitationForm(uses=uses, days=days, group=group, quota=quota, make=make, link=link)
 
 
 def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:

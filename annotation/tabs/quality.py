@@ -214,7 +214,7 @@ def lay_out() -> QualityPage:
     parts["policies"] = html_box()
     parts["flagged"] = html_box()
     parts["decisions"] = html_box()
-    return QualityPage(parts, said, reason, best, view, buttons)
+    return QualityPage(parts=parts, said=said, reason=reason, best=best, view=view, buttons=buttons)
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
