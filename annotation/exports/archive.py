@@ -22,7 +22,7 @@ from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
 from annotation.schema import STANDING
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
 
 HEADER: Final = {"format": "prefloop archive", "version": 1}
@@ -199,7 +199,7 @@ def restore(db: Database, path: Path) -> dict[str, int]:
 
 def refuse_used(db: Database) -> None:
     """Raises UserError for a database in which anything is that an archive could bring."""
-    used = [f"{name} {rows:,}" for name, rows in count(db).items() if rows]
+    used = [f"{name} {numeral(rows)}" for name, rows in count(db).items() if rows]
     if used:
         raise UserError(
             _(

@@ -22,7 +22,7 @@ from annotation.tabs.components import (
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.translation import N_, _, codes, language_of, of_server
+from annotation.translation import N_, _, codes, language_of, numeral, of_server
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Button, Chip, Row, done, escape, paragraph, table
 from annotation.validation import from_form, whole
@@ -166,7 +166,7 @@ def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
 
 def judged(entry: Account) -> str:
     """How many comparisons somebody has judged, of how many."""
-    return f"{entry.judged:,}" if entry.quota is None else f"{entry.judged:,} / {entry.quota:,}"
+    return numeral(entry.judged) if entry.quota is None else f"{numeral(entry.judged)} / {numeral(entry.quota)}"
 
 
 def state_of(entry: Account) -> Chip:
@@ -321,7 +321,7 @@ def choosing(db: Database) -> Any:
 
 def languages() -> list[tuple[str, str]]:
     """The choice of a language, each in its own words."""
-    own = _("The server's ({language})").format(language=of_server().name)
+    own = _("Their browser's at the next sign-in ({language} until then)").format(language=of_server().name)
     named = [(language_of(code), code) for code in codes()]
     # One that can't be read is answered in the server's, whose name would stand there twice.
     return [(own, ""), *((language.name if language.code == code else code, code) for language, code in named)]
@@ -425,10 +425,10 @@ def invitations_table(found: Sequence[Invitation]) -> str:
     """The invitations, those that are open with a way to withdraw them; nothing where there are none."""
     rows: list[Row] = [
         (
-            f"{one.used:,} / {one.uses:,}",
+            f"{numeral(one.used)} / {numeral(one.uses)}",
             moment(one.expires),
             one.group_name or NOTHING,
-            NOTHING if one.quota is None else f"{one.quota:,}",
+            NOTHING if one.quota is None else numeral(one.quota),
             one.invited_by,
             Chip(_(STATES[one.state]), "open" if one.state == "open" else ""),
             Button(_("Withdraw"), "withdraw", str(one.id)) if one.state == "open" else "",

@@ -2,9 +2,15 @@
 // Gradio calls this once with `element`. What strangers wrote goes into text nodes; as HTML only what the server's
 // `markdown.to_html` in annotation/ui made of it (the `html` of a text).
 
-// Every sentence goes through `_`, which says it in the page's language; then `filled` fills its gaps in.
+// Every sentence goes through `_`, which says it in the page's language, one with a count through `ngettext`; then
+// `filled` fills its gaps in.
+const LANGUAGE = document.documentElement.lang || undefined;
+const NUMBERS = new Intl.NumberFormat(LANGUAGE);
 const _ = (sentence) => props.sentences[sentence] ?? sentence;
-const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (gap, name) => values[name]);
+const ngettext = (one, several, count) =>
+  props.sentences[several]?.[props.plurals[count > 200 ? 100 + count % 100 : count]] ?? (count === 1 ? one : several);
+const written = (value) => typeof value === "number" ? NUMBERS.format(value) : value;
+const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (gap, name) => written(values[name]));
 
 // A comparison that has only just appeared can't have been read: a press meant for the one before must not count.
 const UNREAD_MS = 300;
@@ -544,9 +550,8 @@ function refill() {
   element.querySelectorAll(".answer").forEach((box, place) => {
     const answer = card.answers[place];
     fill(box.querySelector(".shown"), answer);
-    const words = counted(answer.text);
-    const count = words.toLocaleString(document.documentElement.lang || undefined);
-    box.querySelector(".words").textContent = words === 1 ? _("1 word") : filled(_("{count} words"), { count });
+    const count = counted(answer.text);
+    box.querySelector(".words").textContent = filled(ngettext("{count} word", "{count} words", count), { count });
     box.dataset.state = answer.state;
     const state = STATES[answer.state];
     if (box.querySelector(".state").textContent !== state) box.querySelector(".state").textContent = state;
@@ -892,7 +897,10 @@ function ranking() {
   const left = card.answers.map((_, place) => place).filter((place) => !placed().includes(place));
   if (left.length > 1) {
     const values = { count: left.length, numbers: left.map((place) => place + 1).join(", ") };
-    say(filled(_("{count} answers are not ranked yet: {numbers}."), values), true);
+    const said = ngettext(
+      "{count} answer is not ranked yet: {numbers}.", "{count} answers are not ranked yet: {numbers}.", left.length,
+    );
+    say(filled(said, values), true);
     return null;
   }
   if (left.length) put(left[0]);
@@ -922,7 +930,7 @@ function listed(row) {
   const when = new Date(row.created);
   const words = capital(inWords(row));
   const name = filled(_("Change: {judgement}"), { judgement: words });
-  const time = when.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  const time = when.toLocaleString(LANGUAGE, { dateStyle: "medium", timeStyle: "short" });
   const flag = row.flag && flagName(row.flag);
   const marks = [...row.tags, flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
   return make("li", {},

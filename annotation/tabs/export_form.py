@@ -28,7 +28,7 @@ from annotation.exports.formats import (
     iterations_of,
 )
 from annotation.jobs.job_table import Job
-from annotation.records import Annotator, UserError
+from annotation.records import Annotator, UserError, who
 from annotation.tabs.address import place_bar, visits
 from annotation.tabs.components import (
     QUEUED,
@@ -42,7 +42,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
 from annotation.ui.tab_addresses import Place
@@ -121,7 +121,7 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     """What would be exported, and what would not."""
     rows, left_out = counted["rows"], counted["left_out"]
     total, raw = sum(rows.values()), request.format == "raw"
-    parts = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in rows.items() if number)
+    parts = ", ".join(f"{name.replace('_', ' ')} {numeral(number)}" for name, number in rows.items() if number)
     headline = (
         ngettext(
             "{total:,} row of the tables would be exported: {parts}.",
@@ -142,7 +142,7 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     if not left_out:
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
-    reasons = [(_(LEFT_OUT[reason]), f"{number:,}") for reason, number in entries]
+    reasons = [(_(LEFT_OUT[reason]), numeral(number)) for reason, number in entries]
     shown = table((_("Judgements, or pairs of answers"), _("Count")), reasons, numbers=(_("Count"),))
     return text + unfold(_("Left out: {count:,}").format(count=sum(left_out.values())), shown)
 
@@ -151,7 +151,7 @@ def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
     """How the latest export stands; nothing of one whose file was deleted. `names` are of the files that there are."""
     if job is None or (job.status == "finished" and job.spec.file not in names):
         return ""
-    by = paragraph(_("Asked for by {name}.").format(name=job.requested_by), "quiet")
+    by = paragraph(_("Asked for by {name}.").format(name=who(job.requested_by)), "quiet")
     if not job.is_open:
         return status(_(job.message)) + by
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)

@@ -19,7 +19,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import paragraph, progress_bar, status, table, way
@@ -125,7 +125,7 @@ def meaning_card(look: Mapping[str, Any]) -> str:
         _("Read as {target}, with {proposed}. They become:").format(target=look["target"], proposed=proposed),
         "headline",
     )
-    return headline + table(("row", "prompt", "answers"), rows, data=True) + notes
+    return headline + table((_("Row"), _("Prompt"), _("Answers")), rows, data=True) + notes
 
 
 def record_cells(record: Any) -> tuple[str, str]:
@@ -192,7 +192,7 @@ def outcome_card(outcome: Mapping[str, Any]) -> str:
         )
         text += way_to(outcome)
     if outcome["reasons"]:
-        reasons = [(f"{count:,}", with_column(column, reason)) for column, reason, count in outcome["reasons"]]
+        reasons = [(numeral(count), with_column(column, reason)) for column, reason, count in outcome["reasons"]]
         text += table((_("rows"), _("can't be used because")), reasons)
         shown = outcome["skipped"][:SHOWN_SKIPPED]
         rows = [(str(entry["row"]), entry["column"], entry["reason"]) for entry in shown]

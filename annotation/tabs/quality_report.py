@@ -19,7 +19,7 @@ from annotation.metrics.quality import (
 )
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
@@ -215,14 +215,14 @@ def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str
     return (
         one.name,
         f"{interval}\n{evidence_text(reliability)}",
-        f"{one.judgements:,}",
+        numeral(one.judgements),
         counted_share(one.gold),
         counted_share(one.consistency),
         counted_share(one.agreement),
         first_place,
         counted_share(one.undecided),
-        NOTHING if one.seconds is None else f"{one.seconds:.1f} s",
-        f"{one.hasty:,}",
+        NOTHING if one.seconds is None else f"{numeral(one.seconds, '.1f')} s",
+        numeral(one.hasty),
         _("counts") if left_out is None else _("left out\n{left_out}").format(left_out=left_out),
     )
 
@@ -482,7 +482,7 @@ def policies_chart(policies: Strengths) -> str:
         ).format(count=policies.comparisons, reference=policies.reference),
     )
     axis = _("strength in log-odds; {reference} is 0").format(reference=policies.reference)
-    return charts.intervals(frame, marks, axis, 0.0, limits, lambda value: f"{value:g}") + unplaced
+    return charts.intervals(frame, marks, axis, 0.0, limits, lambda value: numeral(value, "g")) + unplaced
 
 
 def strength_text(strength: Estimate) -> str:

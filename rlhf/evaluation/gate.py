@@ -31,7 +31,7 @@ from annotation.metrics.evidence import (
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import Stakes, anytime_mean, log_capitals, more_needed
 from annotation.records import UserError
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED, percent
 from annotation.validation import bare, from_form, hints_of, label_of, read
 
@@ -318,7 +318,7 @@ def risk(rule: Rule, findings: Findings) -> Criterion:
     about = ngettext("about {share} over {number} candidate", "about {share} over {number} candidates", number)
     value = most if over_project(rule) else about
     asked = _("{alpha} over all candidates") if over_project(rule) else _("{alpha} for each candidate")
-    own = _("This one has to show it with an alpha of {own}.").format(own=f"{alpha_of(rule, number):.2g}")
+    own = _("This one has to show it with an alpha of {own}.").format(own=numeral(alpha_of(rule, number), ".2g"))
     again = _("A candidate that is checked against another policy counts again.")
     each = _(
         "Of many candidates that are no better, one will be promoted by chance. Counted as if this rule had decided on "
@@ -464,7 +464,7 @@ class EvidenceSource:
 
     def criterion(self) -> Criterion:
         """Whether they prefer the candidate."""
-        sure = f"{100 * (1 - self.alpha):.4g}%"
+        sure = f"{numeral(100 * (1 - self.alpha), '.4g')}%"
         whys = {
             "better": _("The whole interval is above 50%."),
             "worse": _("The whole interval is below 50%."),
@@ -967,7 +967,8 @@ def percentage(share: float, digits: int) -> str:
 
 def number(value: float, digits: int) -> str:
     """A number with so many significant digits."""
-    return str(float(f"{value:.{digits}g}")).removesuffix(".0")  # never as 1e+02
+    rounded = float(f"{value:.{digits}g}")
+    return numeral(int(rounded) if rounded.is_integer() else rounded, "")  # never as 1e+02
 
 
 def lies_on(value: float, bound: float) -> bool:

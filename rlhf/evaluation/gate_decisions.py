@@ -44,7 +44,7 @@ from rlhf.judges.judge_agreement import PairAgreement, trust
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
-THE_GATE = "the gate"
+THE_GATE = N_("the gate")
 
 
 def rule(db: Database) -> Rule:
@@ -537,7 +537,6 @@ def advice(db: Database, policy: Policy) -> GateDecision | None:
 
 # Characters of what a person gives as the reason for a decision.
 MOST_WHY = 1000
-NO_REASON = "no reason given"
 
 
 class PromotionAgainstRule(UserError):
@@ -648,7 +647,7 @@ def reason(db: Database, policy: Policy, own: str) -> str:
     with speaking(of_server()):
         decision = advice(db, policy)
         rule_said = objection(db, policy) if decision is None else described(db, policy, decision, RULE_SAID)
-    return f"{said} {rule_said}".strip() or NO_REASON
+    return f"{said} {rule_said}".strip() or registry.NO_REASON
 
 
 # -------------------------------------------------------------------------------------------------- what the gate does

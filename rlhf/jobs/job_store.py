@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
-from annotation.translation import N_, _, of_server, speaking
+from annotation.translation import N_, _, kept, of_server, retold, speaking
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
@@ -131,7 +131,7 @@ def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | 
                 """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
                        finished = :now, message = :message, reason = :reason
                    WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling', 'lost')""",
-                {"now": now(), "message": message, "reason": reason, "id": job_id, "worker": worker},
+                {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "worker": worker},
             ).rowcount
             == 1
         )
@@ -156,16 +156,16 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out
         connection.execute(
             """UPDATE job SET spec = :spec, status = 'queued', worker = NULL, finished = NULL, message = :message,
                    reason = :reason WHERE id = :id""",
-            {"spec": to_json(new), "message": message, "reason": reason, "id": job_id},
+            {"spec": to_json(new), "message": kept(message), "reason": reason, "id": job_id},
         )
-        job_table.add_event(db, job_id, "change", 0, message)
+        job_table.add_event(db, job_id, "change", 0, kept(message))
         return True
 
 
 def retries(db: Database, job_id: int) -> list[str]:
     """What was changed each time that a job was queued again with other settings, oldest first."""
     rows = db.rows("SELECT data FROM event WHERE job_id = ? AND kind = 'change' ORDER BY id", (job_id,))
-    return [json.loads(row["data"]) for row in rows]
+    return [retold(json.loads(row["data"])) for row in rows]
 
 
 def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reason | None = None) -> None:
@@ -174,7 +174,7 @@ def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reaso
         connection.execute(
             """UPDATE job SET status = 'failed', finished = :now, message = :message, reason = :reason
                WHERE id = :id AND status = 'queued' AND attempt = :attempt""",
-            {"now": now(), "message": message, "reason": reason, "id": job_id, "attempt": attempt},
+            {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "attempt": attempt},
         )
 
 
@@ -221,13 +221,13 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
         changes = difference(job.spec, spec)
         with speaking(of_server()):  # everybody reads it
-            kept = _(message).format(changes=changes)
-        if kept:
-            job_table.add_event(db, job_id, "change", 0, kept)
+            said = kept(_(message).format(changes=changes))
+        if said:
+            job_table.add_event(db, job_id, "change", 0, said)
         connection.execute(
             f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = NULL,
                     position = {LAST_PLACE} WHERE id = ?""",
-            (to_json(spec), kept, job_id),
+            (to_json(spec), said, job_id),
         )
     return _(message).format(changes=changes)
 

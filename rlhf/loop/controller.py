@@ -13,7 +13,7 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
-from annotation.translation import _, spoken
+from annotation.translation import N_, _, spoken
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -29,7 +29,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
 
-THE_LOOP = "the loop"
+THE_LOOP = N_("the loop")
 # A judge loads a model, which is not worth while for fewer comparisons.
 JUDGE_AT_LEAST = 8
 # What failed without being asked for is tried again after a while, not at once.

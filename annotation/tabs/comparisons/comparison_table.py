@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from annotation.tabs.comparisons import words
-from annotation.translation import _, ngettext
+from annotation.translation import _, ngettext, numeral
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import (
     Button,
@@ -159,7 +159,7 @@ def confirmation(asked: BulkRequest, planned: Plan) -> str:
         "whom": asked.whom,
         "expected": planned.changed,
     }
-    words_of = f"{_(words.BUTTONS[asked.kind])} ({planned.changed:,})"
+    words_of = f"{_(words.BUTTONS[asked.kind])} ({numeral(planned.changed)})"
     return (
         f'<div class="confirm">{status(words.question(asked.kind, planned.changed, whom), "headline")}'
         f"{paragraph(_(words.MEANINGS[asked.kind]))}{paragraph(rest) if rest else ''}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from annotation.tabs.comparisons import words
 from annotation.tabs.comparisons.comparison_table import STATISTICS, ListPlace
-from annotation.translation import _, ngettext
+from annotation.translation import _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, duration, percent
@@ -25,14 +25,14 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
     top = f'<p class="pages"><span>{escape(said)}</span>{ways}</p>'
     if not found.comparisons:
         return top + paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
-    share = (lambda part: f"{part:,} ({percent(part / found.judgements)})") if found.judgements else str
+    share = (lambda part: f"{numeral(part)} ({percent(part / found.judgements)})") if found.judgements else str
     numbers = figures(
         [
-            (_("Comparisons"), f"{found.comparisons:,}"),
-            (_("Judgements"), f"{found.judgements:,}"),
+            (_("Comparisons"), numeral(found.comparisons)),
+            (_("Judgements"), numeral(found.judgements)),
             (_("Ties"), share(found.ties)),
             (_("All bad"), share(found.all_bad)),
-            (_("Flagged"), f"{found.flagged:,}"),
+            (_("Flagged"), numeral(found.flagged)),
         ]
     )
     tables = (
@@ -51,7 +51,7 @@ def counted(title: str, counts: NamedCounts, whole: int, name_of: Callable[[str]
     if not counts:
         return ""
     rows: list[Row] = [
-        (name_of(name), f"{number:,}", Bar(number / whole if whole else 0, percent(number / whole if whole else 0)))
+        (name_of(name), numeral(number), Bar(number / whole if whole else 0, percent(number / whole if whole else 0)))
         for name, number in counts
     ]
     return card(title, table((_("What"), _("Count"), _("Share")), rows, numbers=(_("Count"),)))
@@ -71,11 +71,11 @@ def people(found: DataStatistics) -> str:
     rows: list[Row] = [
         (
             one.name,
-            f"{one.judgements:,}",
+            numeral(one.judgements),
             share_of(one.ties, one.judgements),
             share_of(one.all_bad, one.judgements),
-            f"{one.skips:,}",
-            f"{one.flags:,}",
+            numeral(one.skips),
+            numeral(one.flags),
             duration(one.seconds) if one.seconds else NOTHING,
         )
         for one in found.people
@@ -88,13 +88,13 @@ def people(found: DataStatistics) -> str:
 
 def share_of(part: int, whole: int) -> str:
     """A number and what share that is."""
-    return f"{part:,} ({percent(part / whole)})" if whole else NOTHING
+    return f"{numeral(part)} ({percent(part / whole)})" if whole else NOTHING
 
 
 def writers(found: DataStatistics) -> str:
     """How long the answers of each policy are."""
     rows: list[Row] = [
-        (one.writer, f"{one.answers:,}", f"{one.mean:,.0f}", f"{one.longest:,}") for one in found.writers
+        (one.writer, numeral(one.answers), numeral(one.mean, ",.0f"), numeral(one.longest)) for one in found.writers
     ]
     headers = (_("Answers by"), _("Answers"), _("Mean length"), _("Longest"))
     return card(_("Length of answers, in characters"), table(headers, rows, numbers=headers[1:])) if rows else ""

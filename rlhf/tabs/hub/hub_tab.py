@@ -20,7 +20,7 @@ from annotation.exports.formats import FORMATS, ONE_FILE
 from annotation.imports.import_process import FROM_HUB
 from annotation.jobs import job_table
 from annotation.jobs.job_queue import JobQueue, JobRequest
-from annotation.records import Annotator, UserError, now
+from annotation.records import Annotator, UserError, now, who
 from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
@@ -143,7 +143,9 @@ def about(job: HubJob) -> str:
 
 
 def requests_table(found: Sequence[HubJob]) -> str:
-    rows = [(moment(one.created), about(one), one.requested_by, _(STATES[one.status]), _(one.message)) for one in found]
+    rows = [
+        (moment(one.created), about(one), who(one.requested_by), _(STATES[one.status]), _(one.message)) for one in found
+    ]
     headers = (_("When (UTC)"), _("What"), _("Asked by"), _("State"), _("What came of it"))
     return table(headers, rows, _("Nothing has been asked yet."))
 

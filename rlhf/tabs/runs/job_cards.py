@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
-from annotation.records import seconds_between
+from annotation.records import seconds_between, who
 from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars
 from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
@@ -159,7 +159,8 @@ def made_sentence(made: Policy | None) -> str:
 
 def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
     """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts, and where."""
-    asked = [(_("Requested by"), job.requested_by), *([(_("Attempt"), str(job.attempt))] if job.attempt > 1 else [])]
+    asked = [(_("Requested by"), who(job.requested_by))]
+    asked += [(_("Attempt"), str(job.attempt))] if job.attempt > 1 else []
     asked += [] if rental is None else rental_facts(job, rental)
     return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + unfold(
         _("Every setting, as JSON"), log(spec_text(job.spec))
@@ -242,7 +243,7 @@ def rented_state(job: Job, at: str) -> str:
 
 def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
     """One job in the queue."""
-    return (str(job.id), about(job), job.requested_by, state)
+    return (str(job.id), about(job), who(job.requested_by), state)
 
 
 # ------------------------------------------------------------------------------------------------------ after the run

@@ -17,6 +17,7 @@ from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.tabs import address
 from annotation.tabs.guard import Context
+from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate, gate_decisions
@@ -304,7 +305,10 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
         undo(rejected)
     gate_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It is good")
     promoted = str(newest().id)
-    assert "base serves now." in undo(promoted)
+    access.set_language(context.db, "owner", "de")
+    assert "base antwortet jetzt." in undo(promoted)
+    access.set_language(context.db, "owner", "en")
+    assert f"{policy.revision} was taken back." in newest().reason, "in the server's language, as everybody reads it"
     assert registry.serving(context.db).revision == "base"
     with pytest.raises(gr.Error, match="Something else was decided since"):
         undo(promoted)
