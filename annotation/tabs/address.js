@@ -68,6 +68,18 @@ function press(level, id) {
   button?.click();
 }
 
+// In that menu each says as well which tab it is, so that it has its icon, and which one is chosen.
+function onMenu(event) {
+  const menu = event.target.closest?.(".overflow-menu");
+  const level = menu?.closest(".tabs")?.id === outermost.element ? outermost : null;
+  for (const button of menu?.querySelectorAll(".overflow-dropdown button") ?? []) {
+    const tab = level?.tabs.find(({ label }) => label === button.textContent.trim());
+    if (tab) button.dataset.tabId = tab.id;
+    if (button.classList.contains("selected")) button.setAttribute("aria-current", "page");
+    else button.removeAttribute("aria-current");
+  }
+}
+
 // Turn to the tabs of `target`, the outermost first: those within another are laid out once it was turned to.
 function turn() {
   if (!target) return;
@@ -205,6 +217,7 @@ new MutationObserver(chose).observe(document.documentElement, { attributeFilter:
 new MutationObserver(() => showTitle()).observe(document.head, { childList: true, subtree: true, characterData: true });
 addEventListener("popstate", arrive);
 document.addEventListener("click", onLink);
+document.addEventListener("click", (event) => setTimeout(onMenu, 0, event), true); // when Gradio has drawn it
 const pressed = (event) => event.isTrusted && rest(); // whoever does something does not want to be led elsewhere
 for (const press of ["pointerdown", "keydown"]) document.addEventListener(press, pressed, true);
 if (location.pathname === "/") write(`/${LANDING}${location.search}`, true);
