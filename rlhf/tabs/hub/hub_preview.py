@@ -19,7 +19,7 @@ from rlhf.tabs import downloads
 HOW_TO_GIVE_A_TOKEN = (
     N_("On huggingface.co, under Settings and Access Tokens, make a token that may write."),
     N_("Give it where Prefloop is started, never on a page: HF_TOKEN=…, or “hf auth login”."),
-    N_("Start Prefloop again. Until then this tab shows what each form would do."),
+    N_("Start Prefloop again. Until then this tab shows what publishing, a Space and safe copies would do."),
 )
 
 

@@ -13,6 +13,7 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from annotation.workbench import annotator_groups
 from tests.conftest import BASE_NAME
+from tests.handlers import asked_by
 
 
 def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Database, data_dir: Path) -> None:
@@ -27,11 +28,16 @@ def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Datab
         accounts.build(demo, Context(db, data_dir, BASE_NAME))
     listeners: dict[Any, Any] = {block.api_name: block.fn for block in demo.fns.values()}
     olga = gr.Request(username="olga")
-    groups, quota, _language = listeners["account-choose"](olga, "mira")
+    groups, quota, _language, told = listeners["account-choose"](olga, "mira")
+    assert '"/mira"' in told
     assert (groups, quota["value"]) == ("red", 50)
     groups, quota = listeners["account-add"](olga, "zoe", "annotator", "")[4:6]
     assert (groups, quota["value"]) == ("", None)
     groups, quota = listeners["account-reset"](olga, "mira")[4:6]
     assert (groups, quota["value"]) == ("red", 50)
-    groups, quota = listeners["accounts"](olga)[4:6]
-    assert (groups, quota["value"]) == ("", None)
+    visit = listeners["account-visit"]
+    account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/mira"))[:5]
+    assert (account["value"], said, groups, quota["value"]) == ("mira", "", "red", 50)
+    account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/nobody%3Cb%3E"))[:5]
+    assert (account["value"], groups, quota["value"]) == (None, "", None)
+    assert "There is no account nobody&lt;b&gt;." in said
