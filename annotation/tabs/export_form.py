@@ -406,12 +406,11 @@ def narrower() -> Any:
         A filter that can't be read stands there as it came: the export refuses it, and an empty field would mean
         everything.
         """
-        if place.unread:
-            return [place.unread.partition("?")[2] or place.unread if name == "comparisons" else gr.skip()
-                    for name in DEFAULTS]  # fmt: skip
         own, others = addressed(place.query)
         values: dict[str, Any] = form_of(own) if own else {}
-        if others or own:
+        if place.unread:
+            values["comparisons"] = place.unread.partition("?")[2] or place.unread
+        elif place.query:
             try:
                 values["comparisons"] = ComparisonFilter.of_query(others).text
             except UserError:

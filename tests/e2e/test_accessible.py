@@ -36,10 +36,12 @@ SETTLED = """() => !document.querySelector(".pending, .generating")
   && document.getAnimations().every((one) => one.playState !== "running")"""
 # A handler's answer may come while axe looks, and begin another such moment.
 LOOKS = 4
-# All that can be unfolded, in one thing after the other.
+# All that can be unfolded, in one thing after the other, but for Gradio's own plots ("Look closer"), which cost seconds
+# and name none of their marks: the values stand beside them as a table.
 UNFOLD = """() => {
   const closed = [...document.querySelectorAll("details:not([open]), button.label-wrap:not(.open)")];
-  const shown = closed.filter((one) => one.checkVisibility() && one.offsetParent);
+  const shown = closed.filter((one) => one.offsetParent && one.checkVisibility()
+    && !one.matches("[id$=-box] > button"));
   for (const one of shown) one.matches("details") ? (one.open = true) : one.click();
   return shown.length;
 }"""

@@ -56,7 +56,7 @@ def space_preview(asked: CheckSpace) -> str:
     said = status(into.format(files=len(space_upload.contents(plan)), repo=plan.repo))
     settings = [*plan.variables.items(), (_("Hardware"), plan.hardware or space_upload.FREE)]
     findings = [(one.level, one.text) for one in found]
-    return said + table((_("Setting"), _("Value")), settings) + table(("", _("What the check found")), findings)
+    return said + table((_("Setting"), _("Value")), settings) + table((_("Level"), _("What the check found")), findings)
 
 
 def copies_preview(schedule: Schedule) -> str:

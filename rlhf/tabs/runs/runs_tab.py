@@ -167,6 +167,7 @@ def label_parts(db: Database, job: Job | None) -> dict[str, Update]:
     address = "" if job is None else downloads.report_address(job.id)
     return {
         "labels": gr.update(visible=job is not None),
+        "labelled": gr.update(value=""),
         **{name: gr.update(value=value) for name, value in fields},
         "fetch": gr.update(value=markup.download_button(address, _("Report (Markdown)")) if address else ""),
     }

@@ -864,6 +864,9 @@ def test_what_is_typed_of_a_run_stays_with_it_when_another_one_begins(browser: B
     notes = [run_labels.label_of(place.db, number).notes for number in (first, second)]
     assert notes == ["It learns fast.", ""]
     assert f"Job {first}, " in browser.text("card")
+    assert f"Saved for job {first}." in browser.text("labelled")
+    browser.look_at(second)
+    assert browser.text("labelled") == "", "it was said of another"
 
 
 def test_where_nothing_is_typed_the_page_follows_what_runs(browser: Browser, place: Context) -> None:
