@@ -38,13 +38,14 @@ def html_box(value: str = "", **options: Any) -> gr.HTML:
 # Whoever does not see the page goes on from where the focus is, which falls to the page itself where the button that
 # was pressed is drawn anew or can't be pressed for a moment: then it goes to what is said of the press, or a button.
 ACTING = """
-const lost = () => document.activeElement === document.body || !document.activeElement;
+const lost = () => [document.body, null, window.prefloop.pressed].includes(document.activeElement);
 let waiting = false; // whether something was pressed here
 function follow() {
   const said = element.querySelector("[role=status]");
   if (!lost() || !(waiting || (said && props.speaks))) return;
-  const next = said ?? element.querySelector("button:not(:disabled)") ?? element.querySelector("[tabindex]");
-  if (!next) return;
+  const within = said ?? element.querySelector("button:not(:disabled)") ?? element.querySelector("[tabindex]");
+  const next = within ?? window.prefloop.before; // where the question came from that is gone
+  if (!next?.isConnected) return;
   if (next === said) next.tabIndex = -1;
   waiting = false;
   next.focus();
@@ -54,6 +55,7 @@ element.addEventListener("click", (event) => {
   const pressed = event.target.closest("button[data-act]");
   if (!pressed || !element.contains(pressed) || pressed.disabled) return;
   pressed.disabled = waiting = true;
+  [window.prefloop.before, window.prefloop.pressed] = [window.prefloop.pressed, pressed]; // of all boxes
   setTimeout(() => {
     pressed.disabled = false;
     if (pressed.isConnected && lost()) pressed.focus();

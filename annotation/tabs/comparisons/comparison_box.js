@@ -58,6 +58,7 @@ function act(button) {
     return;
   }
   button.disabled = true;
+  [window.prefloop.before, window.prefloop.pressed] = [window.prefloop.pressed, button]; // as in components.ACTING
   setTimeout(() => {
     button.disabled = false;
     refresh();
