@@ -54,7 +54,7 @@ LIST_LINE = re.compile(r"^ {0,8}(?:[-*+]|\d{1,3}[.)]) +\S", re.MULTILINE)
 FEWEST_SHARED = 10
 
 
-Row = Annotated[int, Interval(ge=1, le=2**63 - 1)]  # what SQLite can hold
+RowNumber = Annotated[int, Interval(ge=1, le=2**63 - 1)]  # what SQLite can hold
 Offset = Annotated[int, Interval(ge=-14 * 60, le=14 * 60)]
 
 
@@ -63,7 +63,7 @@ class RequestBody:
     """What the page's script sends: an endpoint takes of it what it needs; what a judgement says, `claims` reads."""
 
     nonce: str = ""
-    id: Row | None = None
+    id: RowNumber | None = None
     act: Any = None
     prompt: str = ""
     rendered: bool | None = None

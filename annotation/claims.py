@@ -6,9 +6,9 @@ import json
 import random
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from annotated_types import Interval
 
@@ -22,7 +22,9 @@ from annotation.records import (
     Edit,
     Flag,
     Kind,
+    Outcome,
     Project,
+    Purpose,
     ShownAnswer,
     UserError,
     now,
@@ -43,6 +45,76 @@ UNFIT = {
     ),
     "withdrawn": N_("The answers came out the same or empty, so there is nothing to compare. Here is your next one."),
 }
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+@dataclass(frozen=True)
+class StoredClaim:
+    """A row of `claim`: a comparison as it was put into an annotator's hands."""
+
+    id: int
+    nonce: str
+    comparison_id: int
+    annotator_id: int
+    purpose: Purpose
+    kind: Kind
+    re_ask_of: int | None
+    guidelines_version: int | None
+    shown_order: tuple[int, ...]
+    chance: float | None
+    assigned_by: int | None
+    state: Literal["held", "judged", "skipped", "released"]
+    created: str
+    expires: str
+
+
+@dataclass(frozen=True)
+class StoredJudgement:
+    """A row of `judgement`; `ranking` is by the answers' positions."""
+
+    id: int
+    claim_id: int | None
+    comparison_id: int
+    annotator_id: int
+    purpose: Purpose
+    kind: Kind
+    re_ask_of: int | None
+    shown_order: tuple[int, ...]
+    outcome: Outcome
+    ranking: tuple[int, ...] | None
+    strength: int | None
+    tags: tuple[str, ...]
+    note: str
+    flag: Flag | None
+    edited_response_id: int | None
+    seconds: float | None
+
+    def act(self, order: Sequence[int] | None = None) -> dict[str, Any]:
+        """What was done, in the terms of the screen: as `parse_act` reads it, except for the edit's text."""
+        order = order or self.shown_order
+        return {
+            "outcome": self.outcome,
+            "ranks": None if self.ranking is None else [self.ranking[position] for position in order],
+            "strength": self.strength,
+            "tags": list(self.tags),
+            "note": self.note,
+            "flag": self.flag,
+        }
+
+
+Stored = TypeVar("Stored", StoredClaim, StoredJudgement)
+
+
+def read_row(kind: type[Stored], row: Mapping[str, Any]) -> Stored:
+    """A row as its record."""
+    values = {entry.name: row[entry.name] for entry in fields(kind)}
+    lists = {name: tuple(json.loads(values[name])) for name in ("shown_order", "ranking", "tags") if values.get(name)}
+    return kind(**values | lists)
+
+
+def read_found(kind: type[Stored], row: Mapping[str, Any] | None) -> Stored | None:
+    """The same of a row that may not be there."""
+    return None if row is None else read_row(kind, row)
 
 
 # ------------------------------------------------------------------------------------------------------- handing out
@@ -270,25 +342,25 @@ def insert_claim(db: Database, project: Project, annotator_id: int, chosen: Chos
 def held_claim(db: Database, annotator_id: int) -> Claim | None:
     """The unexpired comparison in this annotator's hands, if any."""
     row = db.row("SELECT * FROM claim WHERE annotator_id = ? AND state = 'held' AND expires > ?", (annotator_id, now()))
-    return None if row is None else read_claim(db, row)
+    return None if row is None else read_claim(db, read_row(StoredClaim, row))
 
 
-def read_claim(db: Database, row: Mapping[str, Any]) -> Claim:
-    """A claim row as a record, with the conversation and the answers."""
+def read_claim(db: Database, claim: StoredClaim) -> Claim:
+    """A claim with the conversation and the answers."""
     answers = db.rows(
         """SELECT r.text, r.state, p.messages, c.state AS comparison_state FROM comparison c
            JOIN comparison_response cr ON cr.comparison_id = c.id JOIN response r ON r.id = cr.response_id
            JOIN prompt p ON p.id = c.prompt_id WHERE c.id = ? ORDER BY cr.position""",
-        (row["comparison_id"],),
+        (claim.comparison_id,),
     )
     return Claim(
-        nonce=row["nonce"],
-        comparison_id=row["comparison_id"],
-        annotator_id=row["annotator_id"],
-        purpose=row["purpose"],
-        kind=row["kind"],
-        guidelines_version=row["guidelines_version"],
-        shown_order=tuple(json.loads(row["shown_order"])),
+        nonce=claim.nonce,
+        comparison_id=claim.comparison_id,
+        annotator_id=claim.annotator_id,
+        purpose=claim.purpose,
+        kind=claim.kind,
+        guidelines_version=claim.guidelines_version,
+        shown_order=claim.shown_order,
         messages=tuple(json.loads(answers[0]["messages"])),
         answers=tuple(ShownAnswer(answer["text"], answer["state"]) for answer in answers),
         comparison_state=answers[0]["comparison_state"],
@@ -440,55 +512,62 @@ def judge(db: Database, annotator_id: int, nonce: str, value: Any) -> int:
     stands: an unknown nonce, another person's claim, one undone, expired or unfit.
     """
     with db.transaction() as connection:
-        claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
+        claim = claim_under(db, annotator_id, nonce)
         if claim is None:
             raise UserError(_(NOT_IN_HAND))
         stands = current_judgement(db, claim)
         if stands is not None:
-            return same_or_refused(db, stands, value, json.loads(claim["shown_order"]))
-        if claim["state"] != "held" or claim["expires"] <= now():
+            return same_or_refused(db, stands, value, claim.shown_order)
+        if claim.state != "held" or claim.expires <= now():
             raise UserError(why_closed(db, claim))
         act = parse_for(db, claim, value)
         connection.execute(
-            "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim["id"])
+            "UPDATE claim SET state = ? WHERE id = ?", ("skipped" if act.outcome == "skip" else "judged", claim.id)
         )
-        follow_act(db, annotator_id, claim["comparison_id"])
-        return insert_judgement(db, claim, act, seconds_between(claim["created"], now()))
+        follow_act(db, annotator_id, claim.comparison_id)
+        return insert_judgement(db, claim, act, seconds_between(claim.created, now()))
 
 
-def current_judgement(db: Database, claim: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The row of the judgement that stands for what a claim asked: made on it, or on a later one of the same comparison
+def claim_under(db: Database, annotator_id: int, nonce: str) -> StoredClaim | None:
+    """What was shown to an annotator under a nonce."""
+    row = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
+    return read_found(StoredClaim, row)
+
+
+def current_judgement(db: Database, claim: StoredClaim) -> StoredJudgement | None:
+    """The judgement that stands for what a claim asked: made on it, or on a later one of the same comparison
     (after an undo, or when the time had run out)."""
-    return db.row(
+    row = db.row(
         """SELECT * FROM current_judgement WHERE annotator_id = :annotator_id AND comparison_id = :comparison_id
              AND purpose = :purpose AND re_ask_of IS :re_ask_of AND claim_id >= :id
            ORDER BY claim_id = :id DESC, id DESC LIMIT 1""",
-        dict(claim),
+        vars(claim),
     )
+    return read_found(StoredJudgement, row)
 
 
-def same_or_refused(db: Database, stands: Mapping[str, Any], value: Any, order: Sequence[int]) -> int:
+def same_or_refused(db: Database, stands: StoredJudgement, value: Any, order: Sequence[int]) -> int:
     """The id of a judgement that stands, if what was sent says the same of answers shown in an order (by the time that
     a comparison is shown again they may have changed places). Raises JudgementConflict if not."""
     stored = whole_act_of(db, stands, order)
     try:
         # By the reasons known then: the project's may have changed since.
-        sent = parse_act(value, stands["kind"], len(json.loads(stands["shown_order"])), stored["tags"])
+        sent = parse_act(value, stands.kind, len(stands.shown_order), stored["tags"])
     except UserError:
-        raise JudgementConflict(stands["id"]) from None
-    if sent != parse_act(stored, stands["kind"], len(json.loads(stands["shown_order"])), stored["tags"]):
-        raise JudgementConflict(stands["id"])
-    return int(stands["id"])
+        raise JudgementConflict(stands.id) from None
+    if sent != parse_act(stored, stands.kind, len(stands.shown_order), stored["tags"]):
+        raise JudgementConflict(stands.id)
+    return int(stands.id)
 
 
-def why_closed(db: Database, claim: Mapping[str, Any]) -> str:
+def why_closed(db: Database, claim: StoredClaim) -> str:
     """Why a claim that is not in hand any more, and for which no judgement stands, can't be judged."""
-    if db.value("SELECT count(*) FROM judgement WHERE claim_id = ?", (claim["id"],)):
+    if db.value("SELECT count(*) FROM judgement WHERE claim_id = ?", (claim.id,)):
         return _(TAKEN_BACK)
     return _(UNFIT.get(read_claim(db, claim).comparison_state, EXPIRED))
 
 
-def parse_for(db: Database, claim: Mapping[str, Any], value: Any) -> Act:
+def parse_for(db: Database, claim: StoredClaim, value: Any) -> Act:
     """What the browser sent about a claim's comparison. Raises UserError if it does not fit, or can't be judged."""
     shown = read_claim(db, claim)
     if shown.comparison_state in UNFIT:
@@ -499,28 +578,29 @@ def parse_for(db: Database, claim: Mapping[str, Any], value: Any) -> Act:
     return act
 
 
-# What a judgement takes over from the claim that it is on, and the row that takes it back from the judgement.
-OF_CLAIM = ("comparison_id", "annotator_id", "purpose", "kind", "re_ask_of", "shown_order")
+def of_claim(row: StoredClaim | StoredJudgement) -> dict[str, Any]:
+    """What a judgement takes over from the claim that it is on, and the row that takes it back from the judgement."""
+    names = ("comparison_id", "annotator_id", "purpose", "kind", "re_ask_of")
+    return {**{name: getattr(row, name) for name in names}, "shown_order": json.dumps(row.shown_order)}
 
 
 def insert_judgement(
-    db: Database, claim: Mapping[str, Any], act: Act, seconds: float, supersedes: int | None = None
+    db: Database, claim: StoredClaim, act: Act, seconds: float | None, supersedes: int | None = None
 ) -> int:
     """Write a judgement on a claim and the answer that it mends, inside the caller's transaction; returns its id."""
-    shown_order = json.loads(claim["shown_order"])
-    ranking = act.ranking(shown_order)
-    edited = None if act.edit is None else insert_edit(db, claim, shown_order[act.edit.place], act.edit.text)
+    ranking = act.ranking(claim.shown_order)
+    edited = None if act.edit is None else insert_edit(db, claim, claim.shown_order[act.edit.place], act.edit.text)
     early = db.value(
         """SELECT count(*) FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? AND r.state = 'writing'""",
-        (claim["comparison_id"],),
+        (claim.comparison_id,),
     )
     return db.insert(
         "judgement",
         {
-            "claim_id": claim["id"],
-            **{column: claim[column] for column in OF_CLAIM},
-            "guidelines_version": claim["guidelines_version"],
+            "claim_id": claim.id,
+            **of_claim(claim),
+            "guidelines_version": claim.guidelines_version,
             "outcome": act.outcome,
             "ranking": None if ranking is None else json.dumps(ranking),
             "strength": act.strength,
@@ -536,12 +616,12 @@ def insert_judgement(
     )
 
 
-def insert_edit(db: Database, claim: Mapping[str, Any], position: int, text: str) -> int:
+def insert_edit(db: Database, claim: StoredClaim, position: int, text: str) -> int:
     """Store a person's mended version of the answer at a position; returns its id."""
     mended = db.row(
         """SELECT r.id, r.prompt_id, r.text FROM comparison_response cr JOIN response r ON r.id = cr.response_id
            WHERE cr.comparison_id = ? AND cr.position = ?""",
-        (claim["comparison_id"], position),
+        (claim.comparison_id, position),
     )
     assert mended is not None
     if mended["text"].strip() == text:
@@ -551,7 +631,7 @@ def insert_edit(db: Database, claim: Mapping[str, Any], position: int, text: str
         {
             "prompt_id": mended["prompt_id"],
             "origin": "person",
-            "annotator_id": claim["annotator_id"],
+            "annotator_id": claim.annotator_id,
             "edited_from": mended["id"],
             "purpose": "demonstrate",
             "text": text,
@@ -575,29 +655,28 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         last = latest_judgement(db, annotator_id)
         if last is None:
             raise UserError(_("There is no judgement of yours to undo."))
-        claim = db.row("SELECT * FROM claim WHERE id = ?", (last["claim_id"],))
-        assert claim is not None
-        connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim["id"],))
+        claim = claim_judged(db, last)
+        connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim.id,))
         project = store.project(db)
-        taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
-        if claim["purpose"] == "own" and claim["assigned_by"] is None and taken >= project.overlap:
+        taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
+        if claim.purpose == "own" and claim.assigned_by is None and taken >= project.overlap:
             raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
         insert_undone(db, last)
         connection.execute(
             "UPDATE claim SET state = 'released' WHERE annotator_id = ? AND state = 'held'", (annotator_id,)
         )
-        slot = free_slot(db, claim["comparison_id"]) if claim["purpose"] == "own" else None
+        slot = free_slot(db, claim.comparison_id) if claim.purpose == "own" else None
         again = ChosenComparison(
-            comparison_id=claim["comparison_id"],
-            purpose=claim["purpose"],
-            order=json.loads(claim["shown_order"]),
+            comparison_id=claim.comparison_id,
+            purpose=claim.purpose,
+            order=claim.shown_order,
             slot=slot,
-            re_ask_of=claim["re_ask_of"],
-            chance=claim["chance"],
-            assigned_by=claim["assigned_by"],
+            re_ask_of=claim.re_ask_of,
+            chance=claim.chance,
+            assigned_by=claim.assigned_by,
         )
         insert_claim(db, project, annotator_id, again)
-        follow_act(db, annotator_id, claim["comparison_id"])
+        follow_act(db, annotator_id, claim.comparison_id)
     held = held_claim(db, annotator_id)
     assert held is not None
     return held
@@ -608,18 +687,26 @@ MADE_IN_HAND = """j.claim_id NOT NULL AND NOT EXISTS (SELECT 1 FROM claim k JOIN
     WHERE k.id = j.claim_id AND x.kind = 'skip')"""
 
 
-def latest_judgement(db: Database, annotator_id: int) -> dict[str, Any] | None:
-    """The row of this annotator's latest current judgement: the one that `undo` takes back."""
-    return db.row(
+def claim_judged(db: Database, judgement: StoredJudgement) -> StoredClaim:
+    """The claim that a person's judgement is on."""
+    row = db.row("SELECT * FROM claim WHERE id = ?", (judgement.claim_id,))
+    assert row is not None
+    return read_row(StoredClaim, row)
+
+
+def latest_judgement(db: Database, annotator_id: int) -> StoredJudgement | None:
+    """This annotator's latest current judgement: the one that `undo` takes back."""
+    row = db.row(
         f"SELECT * FROM current_judgement j WHERE annotator_id = ? AND {MADE_IN_HAND} ORDER BY id DESC LIMIT 1",
         (annotator_id,),
     )
+    return read_found(StoredJudgement, row)
 
 
 def latest_act(db: Database, annotator_id: int) -> dict[str, Any] | None:
     """What this annotator's latest current judgement says, as `stored_act` has it."""
-    row = latest_judgement(db, annotator_id)
-    return None if row is None else judgement_view(db, row)
+    last = latest_judgement(db, annotator_id)
+    return None if last is None else judgement_view(db, last)
 
 
 def stored_act(db: Database, judgement_id: int, order: Sequence[int] | None = None) -> dict[str, Any]:
@@ -629,38 +716,37 @@ def stored_act(db: Database, judgement_id: int, order: Sequence[int] | None = No
     """
     row = db.row("SELECT * FROM judgement WHERE id = ?", (judgement_id,))
     assert row is not None
-    return judgement_view(db, row, order)
+    return judgement_view(db, read_row(StoredJudgement, row), order)
 
 
-def order_under(db: Database, annotator_id: int, nonce: str) -> list[int] | None:
+def order_under(db: Database, annotator_id: int, nonce: str) -> tuple[int, ...] | None:
     """The order in which answers were shown to this annotator under a nonce; None without such a hand-out."""
-    order = db.value("SELECT shown_order FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
-    return None if order is None else list(json.loads(order))
+    claim = claim_under(db, annotator_id, nonce)
+    return None if claim is None else claim.shown_order
 
 
 def judged_meanwhile(db: Database, annotator_id: int, nonce: str) -> dict[str, Any] | None:
     """What stands for a comparison that was shown to this annotator and is not in hand any more; None for nothing."""
-    claim = db.row("SELECT * FROM claim WHERE nonce = ? AND annotator_id = ?", (nonce, annotator_id))
+    claim = claim_under(db, annotator_id, nonce)
     stands = None if claim is None else current_judgement(db, claim)
-    return None if stands is None or claim is None else judgement_view(db, stands, json.loads(claim["shown_order"]))
+    return None if stands is None or claim is None else judgement_view(db, stands, claim.shown_order)
 
 
-def judgement_view(db: Database, row: Mapping[str, Any], order: Sequence[int] | None = None) -> dict[str, Any]:
-    """A judgement's row as the page words it, for answers shown in `order`."""
-    size = len(json.loads(row["shown_order"]))
-    return {"id": row["id"], "kind": row["kind"], "size": size, **whole_act_of(db, row, order)}
+def judgement_view(db: Database, made: StoredJudgement, order: Sequence[int] | None = None) -> dict[str, Any]:
+    """A judgement as the page words it, for answers shown in `order`."""
+    return {"id": made.id, "kind": made.kind, "size": len(made.shown_order), **whole_act_of(db, made, order)}
 
 
-def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
+def insert_undone(db: Database, last: StoredJudgement) -> None:
     """The row that takes a judgement back."""
     db.insert(
         "judgement",
         {
-            "claim_id": last["claim_id"],
-            **{column: last[column] for column in OF_CLAIM},
+            "claim_id": last.claim_id,
+            **of_claim(last),
             "outcome": "undone",
             "seconds": 0,
-            "supersedes": last["id"],
+            "supersedes": last.id,
             "created": now(),
         },
     )
@@ -669,41 +755,29 @@ def insert_undone(db: Database, last: Mapping[str, Any]) -> None:
 def latest(db: Database, annotator_id: int, limit: int = 50) -> list[dict[str, Any]]:
     """This annotator's latest current judgements, newest first: id, prompt, outcome, ranks by place, and the extras."""
     rows = db.rows(
-        f"""SELECT j.id, j.kind, j.outcome, j.ranking, j.strength, j.tags, j.note, j.flag, j.shown_order, j.created,
-               j.supersedes IS NOT NULL AS changed, json_array_length(j.shown_order) AS size, e.text AS edited,
-               p.messages FROM current_judgement j
+        f"""SELECT j.*, j.supersedes IS NOT NULL AS changed, json_array_length(j.shown_order) AS size,
+               e.text AS edited, p.messages FROM current_judgement j
            JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
            LEFT JOIN response e ON e.id = j.edited_response_id
            WHERE j.annotator_id = ? AND {MADE_IN_HAND} ORDER BY j.id DESC LIMIT ?""",
         (annotator_id, limit),
     )
-    return [{**row, **act_of(row), "prompt": json.loads(row["messages"])[-1]["content"]} for row in rows]
+    return [
+        {**row, **read_row(StoredJudgement, row).act(), "prompt": json.loads(row["messages"])[-1]["content"]}
+        for row in rows
+    ]
 
 
-def act_of(row: Mapping[str, Any], order: Sequence[int] | None = None) -> dict[str, Any]:
-    """What was done, in the terms of the screen: as `parse_act` reads it, except for the edit's text."""
-    order = order or json.loads(row["shown_order"])
-    ranking = None if row["ranking"] is None else json.loads(row["ranking"])
-    return {
-        "outcome": row["outcome"],
-        "ranks": None if ranking is None else [ranking[position] for position in order],
-        "strength": row["strength"],
-        "tags": json.loads(row["tags"]),
-        "note": row["note"],
-        "flag": row["flag"],
-    }
-
-
-def whole_act_of(db: Database, row: Mapping[str, Any], order: Sequence[int] | None = None) -> dict[str, Any]:
+def whole_act_of(db: Database, made: StoredJudgement, order: Sequence[int] | None = None) -> dict[str, Any]:
     """What was done, in the terms of the screen, with the edit: as `parse_act` reads it."""
-    order = order or json.loads(row["shown_order"])
-    act = act_of(row, order)
-    if row["edited_response_id"] is None:
+    order = order or made.shown_order
+    act = made.act(order)
+    if made.edited_response_id is None:
         return act
     edited = db.row(
         """SELECT e.text, cr.position FROM response e JOIN comparison_response cr ON cr.response_id = e.edited_from
            WHERE e.id = ? AND cr.comparison_id = ?""",
-        (row["edited_response_id"], row["comparison_id"]),
+        (made.edited_response_id, made.comparison_id),
     )
     assert edited is not None
     return {**act, "edit": {"place": order.index(edited["position"]), "text": edited["text"]}}
@@ -721,10 +795,8 @@ def reopen(db: Database, annotator_id: int, judgement_id: int) -> tuple[Claim, d
 
     Raises UserError if it is no current judgement of this annotator.
     """
-    row = own_judgement(db, annotator_id, judgement_id)
-    claim = db.row("SELECT * FROM claim WHERE id = ?", (row["claim_id"],))
-    assert claim is not None
-    return read_claim(db, claim), whole_act_of(db, row)
+    made = own_judgement(db, annotator_id, judgement_id)
+    return read_claim(db, claim_judged(db, made)), whole_act_of(db, made)
 
 
 def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce: str = "") -> int:
@@ -735,42 +807,43 @@ def revise(db: Database, annotator_id: int, judgement_id: int, value: Any, nonce
     been replaced by something else, UserError if it has been taken back or if the new one does not fit the comparison.
     """
     with db.transaction() as connection:
-        claim = db.row(
+        row = db.row(
             """SELECT k.* FROM judgement j JOIN claim k ON k.id = j.claim_id WHERE j.id = ? AND j.annotator_id = ?""",
             (judgement_id, annotator_id),
         )
-        row = None if claim is None else current_judgement(db, claim)
-        if claim is None or row is None:
+        claim = read_found(StoredClaim, row)
+        made = None if claim is None else current_judgement(db, claim)
+        if claim is None or made is None:
             raise UserError(_(CHANGED_SINCE))
-        order = json.loads(claim["shown_order"])
+        order = claim.shown_order
         seen = order_under(db, annotator_id, nonce) if nonce else order
-        if seen is None or sorted(seen) != sorted(order) or (not nonce and row["shown_order"] != claim["shown_order"]):
+        if seen is None or sorted(seen) != sorted(order) or (not nonce and made.shown_order != order):
             raise UserError(_(CHANGED_SINCE))
-        if row["id"] != judgement_id:
-            return same_or_refused(db, row, value, seen)
+        if made.id != judgement_id:
+            return same_or_refused(db, made, value, seen)
         act = reordered(parse_for(db, claim, value), seen, order)
         state = "skipped" if act.outcome == "skip" else "judged"
-        if state == "judged" and claim["state"] == "skipped" and claim["purpose"] == "own":
-            taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim["comparison_id"],))
-            if claim["assigned_by"] is None and taken >= store.project(db).overlap:
+        if state == "judged" and claim.state == "skipped" and claim.purpose == "own":
+            taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
+            if claim.assigned_by is None and taken >= store.project(db).overlap:
                 raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
-            slot = free_slot(db, claim["comparison_id"])
-            connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim["id"]))
-        connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim["id"]))
-        follow_act(db, annotator_id, claim["comparison_id"])
-        claim["guidelines_version"] = store.guidelines(db).version or None  # the page shows today's
-        return insert_judgement(db, claim, act, row["seconds"], supersedes=judgement_id)
+            slot = free_slot(db, claim.comparison_id)
+            connection.execute("UPDATE claim SET slot = ? WHERE id = ?", (slot, claim.id))
+        connection.execute("UPDATE claim SET state = ? WHERE id = ?", (state, claim.id))
+        follow_act(db, annotator_id, claim.comparison_id)
+        claim = replace(claim, guidelines_version=store.guidelines(db).version or None)  # the page shows today's
+        return insert_judgement(db, claim, act, made.seconds, supersedes=judgement_id)
 
 
-def own_judgement(db: Database, annotator_id: int, judgement_id: int) -> dict[str, Any]:
-    """The row of an own current judgement. Raises UserError if there is none."""
+def own_judgement(db: Database, annotator_id: int, judgement_id: int) -> StoredJudgement:
+    """An own current judgement. Raises UserError if there is none."""
     row = db.row(
         "SELECT * FROM current_judgement WHERE id = ? AND annotator_id = ? AND claim_id IS NOT NULL",
         (judgement_id, annotator_id),
     )
     if row is None:
         raise UserError(_(CHANGED_SINCE))
-    return row
+    return read_row(StoredJudgement, row)
 
 
 def why_gone(db: Database, annotator_id: int, nonce: str) -> str:

@@ -147,11 +147,6 @@ class CheckedAnswer(Response):
         """Of the policy, to the weights that it hangs on, in nats a token."""
         return self.scores["kl_to_ground"]
 
-    @property
-    def nll_under_ground(self) -> float:
-        """Negative log-likelihood under the weights that its policy hangs on, nats a token."""
-        return self.scores["nll_under_ground"]
-
 
 ChosenBy = Literal["random", "heads", "person"]
 
@@ -186,7 +181,7 @@ class Tag:
 
 
 PERCENT: Final = Unit("%")
-Share = Annotated[float, Interval(ge=0, le=MAXIMUM_SHARE), PERCENT]
+SmallShare = Annotated[float, Interval(ge=0, le=MAXIMUM_SHARE), PERCENT]
 
 
 @dataclass(frozen=True)
@@ -201,13 +196,13 @@ class Project:
     """Annotators for each comparison."""
     claim_minutes: Annotated[int, Interval(ge=1, le=MAXIMUM_MINUTES), N_("Minutes to judge")] = 20
     """Minutes until a comparison in somebody's hands returns to the pool."""
-    gold_share: Annotated[Share, N_("Share of gold comparisons")] = 0.05
+    gold_share: Annotated[SmallShare, N_("Share of gold comparisons")] = 0.05
     """Share of gold comparisons (with a known answer), as long as there are some that the annotator has not seen."""
-    re_ask_share: Annotated[Share, N_("Share of re-asks")] = 0.05
+    re_ask_share: Annotated[SmallShare, N_("Share of re-asks")] = 0.05
     """Share of an annotator's own earlier comparisons, shown again in another order."""
-    candidate_share: Annotated[Share, N_("Share of candidate against serving")] = 0.2
+    candidate_share: Annotated[SmallShare, N_("Share of candidate against serving")] = 0.2
     """Share of comparisons of a candidate's answers with those of the policy that serves, while there are some."""
-    doubt_share: Annotated[Share, N_("Share of answers chosen by doubt")] = 0.0
+    doubt_share: Annotated[SmallShare, N_("Share of answers chosen by doubt")] = 0.0
     """Share of comparisons that show those of eight answers of which it is least known what people prefer; the others
     show answers at random. It takes more drawing, and stops by itself where more than 15% of labels seem wrong."""
     daily_target: Annotated[int, Interval(ge=0, le=MAXIMUM_TARGET), N_("Judgements a day")] = 30
@@ -306,6 +301,31 @@ def storable(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class JudgedAnswer:
+    """An answer of a judged comparison; what no policy drew has neither policy nor counts of tokens."""
+
+    id: int
+    text: str
+    origin: str
+    model_id: int | None = None
+    revision: str | None = None
+    finish_reason: str | None = None
+    tokens: int | None = None
+    prompt_tokens: int | None = None
+    rendered_prompt: str | None = None
+    edited_from: int | None = None
+    """Of a person's mended version: the id of the answer that it mends."""
+    token_ids: TokenIds | None = None
+    """Only where they are asked for."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> JudgedAnswer:
+        """One as the store's queries write it."""
+        stored = values.get("token_ids")
+        return cls(**{**values, "token_ids": None if stored is None else TokenIds.from_json(stored)})
+
+
+@dataclass(frozen=True)
 class Judgement:
     """A current judgement with what was judged: the raw material of training data, exports and figures."""
 
@@ -322,11 +342,10 @@ class Judgement:
     ranking: tuple[int, ...] | None
     """By position in `responses`: 1 is best, ties equal. Of a 'best' judgement: 1 for the chosen, 2 for the others."""
     strength: int | None
-    responses: tuple[Mapping[str, Any], ...]
-    """By position: id, origin, model_id, revision, text, finish_reason, tokens, prompt_tokens, rendered_prompt."""
+    responses: tuple[JudgedAnswer, ...]
+    """By position."""
     shown_order: tuple[int, ...]
-    edited: Mapping[str, Any] | None
-    """The mended answer, as in `responses`; it mends the response with id `edited_from`."""
+    edited: JudgedAnswer | None
     tags: tuple[str, ...]
     note: str
     flag: Flag | None

@@ -20,6 +20,7 @@ from annotation.records import (
     ChosenAnswers,
     Demonstration,
     Feedback,
+    JudgedAnswer,
     Judgement,
     Message,
     Project,
@@ -669,12 +670,6 @@ def answer_counts(db: Database) -> AnswerCounts:
 
 
 # ------------------------------------------------------------------------------------------------------- judgements
-def judgements(db: Database, after: int = 0) -> Iterator[Judgement]:
-    """Current judgements with ids above `after`, with prompt, answers and annotator, oldest first, one at a time."""
-    for row in db.connection.query(f"{JUDGEMENTS} WHERE j.id > ? ORDER BY j.id", (after,)):
-        yield read_judgement(row)
-
-
 # Of judgements `j`: that they are on one of the comparisons to train on that were judged last.
 LATEST = """j.comparison_id IN (SELECT c.id FROM current_judgement l JOIN comparison c ON c.id = l.comparison_id
     JOIN prompt p ON p.id = c.prompt_id WHERE p.split = 'train' AND c.purpose = 'preference' AND l.outcome != 'skip'
@@ -722,7 +717,7 @@ def mended_answers(db: Database) -> Iterator[Demonstration]:
 
 
 def judged_count(db: Database) -> int:
-    """How many rows `judgements` and `judged_comparisons` have."""
+    """How many judgements `judged_comparisons` has."""
     return int(db.value("SELECT count(*) FROM current_judgement"))
 
 
@@ -783,9 +778,9 @@ def read_judgement(row: Mapping[str, Any]) -> Judgement:
         **{key: row[key] for key in COPIED},
         messages=tuple(json.loads(row["messages"])),
         ranking=None if row["ranking"] is None else tuple(json.loads(row["ranking"])),
-        responses=tuple(json.loads(row["responses"])),
+        responses=tuple(JudgedAnswer.from_json(answer) for answer in json.loads(row["responses"])),
         shown_order=tuple(json.loads(row["shown_order"])),
-        edited=None if row["edited"] is None else json.loads(row["edited"]),
+        edited=None if row["edited"] is None else JudgedAnswer.from_json(json.loads(row["edited"])),
         tags=tuple(json.loads(row["tags"])),
         early=bool(row["early"]),
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from annotation.examples.example_sets import label_of, read_example
+from annotation.examples.example_sets import LABELS, read_example
 from benchmarks.driver import say
+from benchmarks.gold import WORD
 from benchmarks.intervals import Interval, crossed
 from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -137,6 +138,12 @@ def revision_of(job: Job) -> str:
     """What a training has made."""
     assert job.result is not None
     return str(job.result["revision"])
+
+
+def label_of(answer: str) -> str | None:
+    """The label that an answer gives, in any case and punctuation; None if it gives none, or more than one."""
+    found = {word for word in WORD.findall(answer.lower()) if word in LABELS}
+    return found.pop() if len(found) == 1 else None
 
 
 def graded(answers: Sequence[str], labels: Sequence[str]) -> tuple[list[float], float]:

@@ -17,13 +17,14 @@ from statistics import median
 
 from annotation.database import Database, open_database
 from annotation.environment import keep_private
-from annotation.records import Annotator, now
+from annotation.records import Annotator, TokenIds, now, write_token_ids
 from annotation.store import fingerprint_of
 from annotation.workbench import bulk_changes, comparison_list
 from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_history import history
 from annotation.workbench.data_statistics import statistics
+from rlhf.models import registry
 
 WORDS = (
     *("rice", "water", "plant", "window", "receipt", "refund", "list", "loop", "cook", "covered", "minutes", "light"),
@@ -50,47 +51,44 @@ FILTERS = {
 def fill(db: Database, comparisons: int, seed: int) -> None:
     """A prompt, two answers and a comparison each; half of them judged, a tenth twice."""
     source = random.Random(seed)
+    with db.transaction():
+        base = registry.ensure_base(db, "b").id
+        for number in range(1, 9):
+            db.insert("annotator", {"id": number, "name": f"person-{number}", "role": "admin", "created": now()})
+        for number in range(1, comparisons + 1):
+            made = f"2026-01-{1 + number * 28 // (comparisons + 1):02}T00:00:00.{number % 10**6:06}+00:00"
+            compare(db, number, base, made, source)
+        for number in source.sample(range(1, comparisons + 1), comparisons // 2):
+            for annotator in source.sample(range(1, 9), 2 if number % 5 == 0 else 1):
+                judge(db, number, annotator, source)
+
+
+def compare(db: Database, number: int, model: int, made: str, source: random.Random) -> None:
+    """One prompt, two answers to it, and their comparison."""
 
     def sentence(count: int) -> str:
         return " ".join(source.choices(WORDS, k=count))
 
-    with db.transaction() as connection:
-        raw = connection.conn
-        raw.execute(
-            """INSERT INTO model (id, revision, method, base, status, created)
-               VALUES (1, 'base', 'base', 'b', 'serving', ?)""",
-            (now(),),
-        )
-        for number in range(1, 9):
-            raw.execute(
-                "INSERT INTO annotator (id, name, role, created) VALUES (?, ?, 'admin', ?)",
-                (number, f"person-{number}", now()),
-            )
-        for number in range(1, comparisons + 1):
-            made = f"2026-01-{1 + number * 28 // (comparisons + 1):02}T00:00:00.{number % 10**6:06}+00:00"
-            fingerprint, messages = fingerprint_of([{"role": "user", "content": f"prompt{number} {sentence(12)}"}])
-            raw.execute(
-                """INSERT INTO prompt (id, fingerprint, messages, source, split, created)
-                   VALUES (?, ?, ?, ?, 'train', ?)""",
-                (number, fingerprint, messages, f"set {number % 12}", made),
-            )
-            for place in (0, 1):
-                raw.execute(
-                    """INSERT INTO response (id, prompt_id, origin, model_id, purpose, text, rendered_prompt, token_ids,
-                           sampling, created) VALUES (?, ?, 'policy', 1, 'compare', ?, ?, ?, '{}', ?)""",
-                    (2 * number + place, number, f"answer{number} {sentence(60)}", messages, "1, 2" * 100, made),
-                )
-            raw.execute(
-                "INSERT INTO comparison (id, prompt_id, model_id, purpose, created) VALUES (?, ?, 1, 'preference', ?)",
-                (number, number, made),
-            )
-            raw.executemany(
-                "INSERT INTO comparison_response VALUES (?, ?, ?)",
-                [(number, place, 2 * number + place) for place in (0, 1)],
-            )
-        for number in source.sample(range(1, comparisons + 1), comparisons // 2):
-            for annotator in source.sample(range(1, 9), 2 if number % 5 == 0 else 1):
-                judge(db, number, annotator, source)
+    fingerprint, messages = fingerprint_of([{"role": "user", "content": f"prompt{number} {sentence(12)}"}])
+    asked = {"fingerprint": fingerprint, "messages": messages, "source": f"set {number % 12}", "split": "train"}
+    db.insert("prompt", {"id": number, **asked, "created": made})
+    comparison = {"id": number, "prompt_id": number, "model_id": model, "purpose": "preference", "created": made}
+    db.insert("comparison", comparison)
+    for place in (0, 1):
+        answer = {
+            "id": 2 * number + place,
+            "prompt_id": number,
+            "origin": "policy",
+            "model_id": model,
+            "purpose": "compare",
+            "text": f"answer{number} {sentence(60)}",
+            "rendered_prompt": messages,
+            "token_ids": write_token_ids(TokenIds("made up", (1, 2) * 50)),
+            "sampling": "{}",
+            "created": made,
+        }
+        db.insert("response", answer)
+        db.insert("comparison_response", {"comparison_id": number, "position": place, "response_id": answer["id"]})
 
 
 def judge(db: Database, comparison: int, annotator: int, source: random.Random) -> None:
@@ -151,7 +149,7 @@ def measure(db: Database, times: int) -> dict[str, float]:
             times,  # type: ignore[misc]
         )
     found["last_page"] = milliseconds(lambda: comparison_list.list_page(db, ComparisonFilter(), "latest", 10**6), times)
-    found["history"] = milliseconds(lambda: history(db, 777), times)
+    found["history"] = milliseconds(lambda: history(db, 1), times)
     found["statistics"] = milliseconds(lambda: statistics(db, ComparisonFilter()), 1)
     return found | bulk(db)
 

@@ -125,10 +125,8 @@ def add_import(db: Database, source: random.Random, texts: Sequence[str]) -> Non
     """What an import leaves: its row, its annotator, a comparison with its judgement, and a demonstration."""
     moment = now()
     run = db.connection.execute
-    run(
-        "INSERT INTO import (name, sha256, format, counts, requested_by, created) VALUES (?, 'ff', ?, ?, 'kim', ?)",
-        (f"{source.choice(texts)}.csv", "trl", '{"pairs": 1}', moment),
-    )
+    named = {"name": f"{source.choice(texts)}.csv", "sha256": "ff", "format": "trl", "counts": '{"pairs": 1}'}
+    db.insert("import", {**named, "requested_by": "kim", "created": moment})
     run(
         """INSERT INTO annotator (name, role, active, kind, created)
            VALUES ('import-1', 'annotator', 0, 'import', ?)""",
@@ -136,20 +134,17 @@ def add_import(db: Database, source: random.Random, texts: Sequence[str]) -> Non
     )
     prompt = store.prompts(db, "train")[0]
     run("UPDATE prompt SET import_id = 1 WHERE id = ?", (prompt.id,))
+    imported = {"prompt_id": prompt.id, "origin": "import", "import_id": 1, "created": moment}
     ids = [
-        run(
-            """INSERT INTO response (prompt_id, origin, import_id, purpose, text, created)
-               VALUES (?, 'import', 1, ?, ?, ?)""",
-            (prompt.id, purpose, f"imported {number} {source.choice(texts)}", moment),
-        ).lastrowid
-        for number, purpose in enumerate(("compare", "compare", "demonstrate"))
+        db.insert("response", {**imported, "purpose": use, "text": f"imported {number} {source.choice(texts)}"})
+        for number, use in enumerate(("compare", "compare", "demonstrate"))
     ]
     comparison_id = run(
         """INSERT INTO comparison (prompt_id, purpose, state, import_id, created)
            VALUES (?, 'preference', 'closed', 1, ?)""",
         (prompt.id, moment),
     ).lastrowid
-    store.place_responses(db, int(comparison_id or 0), [int(number or 0) for number in ids[:2]])
+    store.place_responses(db, int(comparison_id or 0), ids[:2])
     run(
         """INSERT INTO judgement (comparison_id, annotator_id, purpose, kind, outcome, ranking, strength, shown_order,
                import_id, created) VALUES (?, ?, 'import', 'pair', 'ranked', '[2, 1]', NULL, '[0, 1]', 1, ?)""",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from annotation import store
+from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow, line_of
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Judgement
@@ -24,6 +26,12 @@ class Frozen:
     def content(self) -> bytes:
         """The file that it would be."""
         return b"".join(line_of(row) for row in self.rows)
+
+
+def current_judgements(db: Database) -> Iterator[Judgement]:
+    """Current judgements, oldest first."""
+    groups = store.judged_comparisons(db)
+    yield from sorted((judgement for group in groups for judgement in group), key=lambda judgement: judgement.id)
 
 
 def freeze(judged: Iterable[Judgement], max_length: int, **options: Any) -> Frozen:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from functools import cache
 from graphlib import TopologicalSorter
 from importlib import import_module
@@ -20,6 +21,8 @@ from rlhf.kinds import KINDS
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 SOURCE = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+OTHERS = [*TESTS, *sorted((ROOT / "benchmarks").rglob("*.py"))]
 
 MACHINERY = (
     "torch",
@@ -117,7 +120,7 @@ def loaded_at_once(path: Path) -> Iterator[str]:
             yield from [*modules, node.module or ""]
 
 
-def test_no_class_name_stands_twice() -> None:
+def test_no_name_of_a_type_stands_twice() -> None:
     places: dict[str, list[str]] = {}
     for path in [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]:
         place = path.relative_to(ROOT).as_posix()
@@ -125,6 +128,16 @@ def test_no_class_name_stands_twice() -> None:
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(f"{place}:{node.lineno}")
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+    meanings: dict[str, set[str]] = {name: {"a class"} for name in places}
+    for path in SOURCE:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.Assign) and re.fullmatch(TYPE_NAME, name := ast.unparse(node.targets[0])):
+                meanings.setdefault(name, set()).add(ast.unparse(node.value))
+    assert {name: found for name, found in meanings.items() if len(found) > 1} == {}, "a type's name has one meaning"
+
+
+# As classes are named, and what stands for a type.
+TYPE_NAME = r"(?=.*[a-z])[A-Z][A-Za-z0-9]*"
 
 
 def test_no_two_modules_are_one_letter_apart() -> None:
@@ -168,9 +181,8 @@ def test_training_loads_no_gradio() -> None:
 def test_one_module_chooses_the_sqlite_of_all_and_only_the_database_and_its_schema_use_it() -> None:
     """Tests and benchmarks too: two SQLites in one process undo each other's locks on a file."""
     own = [path for package in ("annotation", "rlhf") for path in (ROOT / package).rglob("*.py")]
-    others = [path for package in ("tests", "benchmarks") for path in (ROOT / package).rglob("*.py")]
     chooser = ROOT / "annotation" / "sqlite.py"
-    others = [path for path in others if path.name != "test_sqlite.py"]
+    others = [path for path in OTHERS if path.name != "test_sqlite.py"]
     files = (path for path in [ROOT / "app.py", *own, *others] if path != chooser)
     assert offenders(files, ("sqlite3", "pysqlite3", "sqlite_utils")) == []
     users = [ROOT / "annotation" / name for name in ("sqlite.py", "database.py", "schema.py")]
@@ -275,11 +287,46 @@ def test_nobody_outside_names_an_algorithm() -> None:
     assert offenders((path for path in SOURCE if own not in path.parents), packages) == []
 
 
+# Who finds a module by its name, past what pyproject.toml says of imports, and why.
+FOUND_BY_NAME = {
+    "annotation/sqlite.py": "the SQLite that is there",
+    "rlhf/algorithms/__init__.py": "each package's spec",
+    "rlhf/jobs/job_spec.py": "the kinds of jobs: a row can't be read without its kind, and kinds lie above",
+    "rlhf/jobs/worker.py": "what runs a job, which its spec names: it loads torch, and specs do not",
+}
+
+
+def test_modules_are_found_by_name_in_four_places() -> None:
+    calls = [(path, node) for path in SOURCE for node in nodes_of(path) if isinstance(node, ast.Call)]
+    names = ("import_module", "importlib.import_module", "__import__")
+    found = {path.relative_to(ROOT).as_posix() for path, node in calls if ast.unparse(node.func) in names}
+    assert found == set(FOUND_BY_NAME)
+
+
+def test_no_spec_is_asked_whether_it_has_a_field() -> None:
+    """What only some have is declared for all, with what holds where it is missing: a typo would pass for that."""
+    settings = {entry.name for spec in KINDS.values() for entry in fields(spec)}
+    own, found = ROOT / "rlhf" / "algorithms", []
+    for path in (path for path in (ROOT / "rlhf").rglob("*.py") if own not in path.parents):
+        for node in nodes_of(path):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("getattr", "hasattr")
+            ):
+                asked, name, *default = node.args
+                literal = isinstance(name, ast.Constant) and name.value in settings
+                unsure = node.func.id == "hasattr" or bool(default)
+                if literal or (unsure and re.search(r"spec|training", ast.unparse(asked))):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node)}")
+    assert found == []
+
+
 def test_every_row_names_its_columns() -> None:
     """Two values of one type that change places still fit a positional statement, so only short ones may be such."""
     statements = [
         (path.relative_to(ROOT), " ".join(node.value.split()))
-        for path in SOURCE
+        for path in [*SOURCE, *OTHERS]
         if path.name != "schema.py"
         for node in nodes_of(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections import defaultdict
 from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import grimp
 from packaging.requirements import Requirement
 
 from tests.machine_fixtures import ROOT
 from tests.test_architecture import imports_of
 
-# Needed without an import: by the name of a module that is looked for, and by transformers for the embedded model.
-UNSEEN = {"web": {"pysqlite3"}, "workers": {"gguf"}}
+# Needed without an import: it is looked for by its name.
+UNSEEN = {"pysqlite3"}
 # Imported where it is there: a Space on ZeroGPU has it.
 OPTIONAL = {"spaces"}
 
@@ -26,25 +26,23 @@ def distribution(package: str, known: Mapping[str, list[str]] = packages_distrib
     return re.sub(r"[-_.]+", "-", known.get(package, [package])[0]).lower()
 
 
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+def imported(paths: list[Path]) -> set[str]:
+    """The distributions that are imported, inside functions too."""
+    packages = {name.split(".")[0] for path in paths for name in imports_of(path)}
+    own = {"annotation", "rlhf", "app", "benchmarks", "tests"}
+    return {distribution(package) for package in packages - sys.stdlib_module_names - own - OPTIONAL}
 
 
-def imported(paths: list[Path]) -> dict[str, set[str]]:
-    """The modules that import each distribution, inside functions too."""
-    found = defaultdict(set)
-    for path in paths:
-        for name in imports_of(path):
-            package = name.split(".")[0]
-            if package not in sys.stdlib_module_names | {"annotation", "rlhf", "app", "benchmarks", "tests"} | OPTIONAL:
-                found[distribution(package)].add(module_name(path))
-    return found
-
-
-def worker_modules() -> tuple[str, ...]:
-    """The modules and packages that may import torch."""
+def without_workers() -> set[str]:
+    """What everything but workers comes to import: the sources of the contract that keeps torch out of them."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
-    return tuple(next(one["allowed_importers"] for one in contracts if "torch" in one.get("protected_modules", ())))
+    contract = next(one for one in contracts if "torch" in one.get("forbidden_modules", ()))
+    graph = grimp.build_graph("annotation", "rlhf", include_external_packages=True, cache_dir=None)
+    for ignored in contract["ignore_imports"]:
+        importer, imported = ignored.split(" -> ")
+        graph.remove_import(importer=importer, imported=imported)
+    sources = [name for one in contract["source_modules"] for name in graph.find_matching_modules(one)]
+    return {distribution(name) for source in sources for name in graph.find_upstream_modules(source, as_package=True)}
 
 
 def required() -> dict[str, set[str]]:
@@ -56,15 +54,11 @@ def required() -> dict[str, set[str]]:
     }
 
 
-def is_workers(module: str) -> bool:
-    return any(module == name or module.startswith(f"{name}.") for name in worker_modules())
-
-
 def test_every_package_that_is_imported_is_required_under_the_side_that_needs_it() -> None:
     users = imported([ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")])
-    assert {"gradio", "torch", "huggingface-hub", "pyyaml"} <= set(users)
-    workers = {package for package, modules in users.items() if all(map(is_workers, modules))}
-    assert required() == {"web": (set(users) - workers) | UNSEEN["web"], "workers": workers | UNSEEN["workers"]}
+    assert {"gradio", "torch", "huggingface-hub", "pyyaml"} <= users
+    web = without_workers()
+    assert required() == {"web": (users & web) | UNSEEN, "workers": users - web}
 
 
 def test_every_requirement_has_an_upper_bound() -> None:
@@ -78,4 +72,4 @@ def test_benchmarks_import_nothing_that_tests_do_not_install() -> None:
     there = {distribution(Requirement(line).name) for line in lines if re.match(r"\w", line)}
     # That one runs in an environment of its own, which is given with --llama.
     here = [path for path in (ROOT / "benchmarks").rglob("*.py") if path.name != "llama_answers.py"]
-    assert set(imported(here)) <= there.union(*required().values())
+    assert imported(here) <= there.union(*required().values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,6 @@ EXAMPLES: Mapping[str, str] = {
     "medical-answers": N_("120 lay questions on general health with short, careful answers"),
 }
 LABELS = ("positive", "negative", "neutral")
-
-# A word with its inner hyphens and apostrophes, so that "non-negative" is not the word "negative".
-WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 
 
 @dataclass(frozen=True)
@@ -47,9 +43,3 @@ def read_example(name: str) -> list[ExampleRow]:
     with example_path(name).open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     return [ExampleRow(tuple(row["messages"]), row["completion"], row["split"], row.get("label")) for row in rows]
-
-
-def label_of(answer: str) -> str | None:
-    """The label that an answer gives, in any case and punctuation; None if it gives none, or more than one."""
-    found = {word for word in WORD.findall(answer.lower()) if word in LABELS}
-    return found.pop() if len(found) == 1 else None

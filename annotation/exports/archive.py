@@ -29,7 +29,7 @@ HEADER: Final = {"format": "prefloop archive", "version": 1}
 MAXIMUM_LINE: Final = 64 * 2**20
 REPORT_ROWS: Final = 5_000
 Report = Callable[[int, int], None]
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ def insert_statement(table: str) -> str:
     return f'INSERT INTO "{table}" ({names}) VALUES ({", ".join(f":{name}" for name in columns)})'
 
 
-def recomputed_columns(table: str, row: Row) -> dict[str, Any]:
+def recomputed_columns(table: str, row: TableRow) -> dict[str, Any]:
     """Columns that a restored row needs and the archive does not have."""
     if table == "claim":
         return {"nonce": secrets.token_urlsafe(16)}
@@ -313,7 +313,7 @@ def in_present_words(table: str, row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def default_columns(table: str, row: Row) -> dict[str, Any]:
+def default_columns(table: str, row: TableRow) -> dict[str, Any]:
     """Columns that archives have since they were added to the tables, with what all rows were until then."""
     if table == "comparison":
         unknown = {"formed_chance": None, "people_chance": None, "people_drawn": None}
@@ -339,7 +339,7 @@ def declared_types(db: Database, table: str) -> dict[str, str]:
 
 
 # ----------------------------------------------------------------------------------------------------- checks of a row
-def check_row(reader: Reader, table: str, row: Row, types: Mapping[str, str]) -> None:
+def check_row(reader: Reader, table: str, row: TableRow, types: Mapping[str, str]) -> None:
     """Raises UserError for a value that no database of ours could have held."""
     for column, value in row.items():
         if value is None:

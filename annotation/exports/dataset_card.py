@@ -107,8 +107,8 @@ def vote_of(judgement: Judgement) -> Vote:
         early=judgement.early,
         created=judgement.created,
         first_ranking=None,
-        lengths=tuple(len(response["text"]) for response in judgement.responses),
-        revisions=tuple(response["revision"] for response in judgement.responses),
+        lengths=tuple(len(response.text) for response in judgement.responses),
+        revisions=tuple(response.revision for response in judgement.responses),
         by_heads=judgement.answers_by == "heads",
     )
 

@@ -15,6 +15,7 @@ from annotation.metrics.aggregation import REASONS, Pair, edit_pairs, pairs_of, 
 from annotation.records import (
     MAXIMUM_ANSWERS,
     Demonstration,
+    JudgedAnswer,
     Judgement,
     Message,
     Split,
@@ -26,7 +27,7 @@ from annotation.workbench.comparison_filter import ComparisonFilter, check_day
 
 Source = Literal["human", "ai", "edited", "imported"]
 Column = Literal["text", "number", "whole", "truth", "texts", "numbers", "messages"]
-Row = dict[str, Any]
+ExportRow = dict[str, Any]
 
 SOURCES: Final[tuple[Source, ...]] = get_args(Source)
 SOURCE_OF_KIND: Final[Mapping[str, Source]] = {"person": "human", "ai": "ai", "import": "imported"}
@@ -250,25 +251,20 @@ def why_unwanted(judgement: Judgement, filters: Filters) -> str | None:
 
 def why_no_pair(pair: Pair, judgements: Sequence[Judgement], filters: Filters, known: ExportContext) -> str | None:
     """The reason why a pair is not wanted, if there is one."""
-    if pair.better["text"].strip() == pair.worse["text"].strip():
+    if pair.identical:
         return "identical"
     if not is_by(writers(judgements[0], [pair.better, pair.worse]), filters, known):
         return "other-policy"
     return "low-agreement" if pair.agreement < filters.agreement else None
 
 
-def writers(judgement: Judgement, responses: Sequence[Mapping[str, Any]]) -> set[str]:
+def writers(judgement: Judgement, responses: Sequence[JudgedAnswer]) -> set[str]:
     """Revisions of the policies that wrote answers of a comparison; an edit counts for the one that it mends."""
-    by_id = {response["id"]: response["revision"] for response in judgement.responses}
+    by_id = {response.id: response.revision for response in judgement.responses}
     revisions = {
-        by_id.get(response["edited_from"]) if is_edit(response) else response["revision"] for response in responses
+        response.revision if response.edited_from is None else by_id.get(response.edited_from) for response in responses
     }
     return {revision for revision in revisions if revision is not None}
-
-
-def is_edit(response: Mapping[str, Any]) -> bool:
-    """Whether an answer is a person's mended version of another."""
-    return response.get("edited_from") is not None
 
 
 def is_by(revisions: set[str], filters: Filters, known: ExportContext) -> bool:
@@ -289,9 +285,9 @@ def ranking_judgements(settled: AggregatedComparison, filters: Filters) -> list[
     ]
 
 
-def written_by(response: Mapping[str, Any]) -> str:
+def written_by(response: JudgedAnswer) -> str:
     """Who wrote an answer: a policy's revision, 'person' or 'import'."""
-    return str(response["revision"] or ("import" if response["origin"] == "import" else "person"))
+    return response.revision or ("import" if response.origin == "import" else "person")
 
 
 # -------------------------------------------------------------------------------------------------------- parts of rows
@@ -312,7 +308,7 @@ def margin(strength: float | None) -> float:
 
 def source_of(pair: Pair, judgements: Mapping[int, Judgement]) -> str:
     """Where a preference comes from; more than one source is joined by a plus sign."""
-    if is_edit(pair.better):
+    if pair.better.edited_from is not None:
         return "edited"
     found = {SOURCE_OF_KIND[judgements[number].annotator_kind] for number in pair.judgements}
     return "+".join(source for source in SOURCES if source in found)
@@ -353,7 +349,7 @@ PAIR_FACTS: Final[Mapping[str, Column]] = {
 }
 
 
-def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> Row:
+def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> ExportRow:
     """The chances of a comparison, and of each judgement that a row rests on."""
     return {
         "formed_chance": first.formed_chance,
@@ -364,7 +360,7 @@ def chance_facts(first: Judgement, judgements: Sequence[Judgement]) -> Row:
     }
 
 
-def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) -> Row:
+def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) -> ExportRow:
     """The columns beside prompt and answers of a preference."""
     judgements = {judgement.id: judgement for judgement in settled.judgements}
     first = settled.judgements[0]
@@ -390,7 +386,7 @@ def pair_facts(settled: AggregatedComparison, pair: Pair, known: ExportContext) 
 class ExportedRows:
     """Rows of one comparison, and a reason for each thing that gave none."""
 
-    rows: list[Row]
+    rows: list[ExportRow]
     left_out: list[str]
 
 
@@ -399,8 +395,8 @@ def preference(settled: AggregatedComparison, filters: Filters, known: ExportCon
     rows = [
         {
             "prompt": conversation(settled.judgements[0].messages),
-            "chosen": answer(pair.better["text"]),
-            "rejected": answer(pair.worse["text"]),
+            "chosen": answer(pair.better.text),
+            "rejected": answer(pair.worse.text),
             **pair_facts(settled, pair, known),
         }
         for pair in settled.pairs
@@ -416,8 +412,8 @@ def preference_plain(settled: AggregatedComparison, filters: Filters, known: Exp
     rows = [
         {
             "prompt": transcript(settled.judgements[0].messages),
-            "chosen": f" {pair.better['text']}",
-            "rejected": f" {pair.worse['text']}",
+            "chosen": f" {pair.better.text}",
+            "rejected": f" {pair.worse.text}",
             **pair_facts(settled, pair, known),
         }
         for pair in settled.pairs
@@ -429,8 +425,8 @@ def reward(settled: AggregatedComparison, filters: Filters, known: ExportContext
     """TRL's implicit-prompt preference format: two whole conversations and the margin of the loss."""
     rows = [
         {
-            "chosen": [*conversation(settled.judgements[0].messages), *answer(pair.better["text"])],
-            "rejected": [*conversation(settled.judgements[0].messages), *answer(pair.worse["text"])],
+            "chosen": [*conversation(settled.judgements[0].messages), *answer(pair.better.text)],
+            "rejected": [*conversation(settled.judgements[0].messages), *answer(pair.worse.text)],
             **pair_facts(settled, pair, known),
         }
         for pair in settled.pairs
@@ -461,10 +457,10 @@ def kto(settled: AggregatedComparison, filters: Filters, known: ExportContext) -
     if 2 * len(bad) > len(voices):
         return kto_all_bad(settled, bad, len(bad) / len(voices), filters, known)
     rows, left_out = [], [*settled.reasons, *settled.pair_reasons]
-    texts = {side["id"]: side for pair in settled.pairs for side in (pair.better, pair.worse)}
+    texts = {side.id: side for pair in settled.pairs for side in (pair.better, pair.worse)}
     for response in texts.values():
-        better = [pair for pair in settled.pairs if pair.better["id"] == response["id"]]
-        worse = [pair for pair in settled.pairs if pair.worse["id"] == response["id"]]
+        better = [pair for pair in settled.pairs if pair.better.id == response.id]
+        worse = [pair for pair in settled.pairs if pair.worse.id == response.id]
         if better and worse:
             left_out.append("middle")
             continue
@@ -504,12 +500,12 @@ def kto_all_bad(
     return ExportedRows(rows, left_out)
 
 
-def kto_parts(settled: AggregatedComparison, response: Mapping[str, Any], label: bool, known: ExportContext) -> Row:
+def kto_parts(settled: AggregatedComparison, response: JudgedAnswer, label: bool, known: ExportContext) -> ExportRow:
     """What every KTO row has."""
     first = settled.judgements[0]
     return {
         "prompt": conversation(first.messages),
-        "completion": answer(response["text"]),
+        "completion": answer(response.text),
         "label": label,
         "written_by": written_by(response),
         "iteration": iteration_of(writers(first, [response]), known),
@@ -534,11 +530,11 @@ def sft(settled: AggregatedComparison, filters: Filters, known: ExportContext) -
                 "comparison_id": judgement.comparison_id,
                 "written": judgement.created,
             }
-            rows.append(sft_row(judgement, judgement.edited["text"], facts))
+            rows.append(sft_row(judgement, judgement.edited.text, facts))
     return ExportedRows(rows, left_out)
 
 
-def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) -> Row | str:
+def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) -> ExportRow | str:
     """A demonstration as an SFT row, or the reason why it is none."""
     source: Source = "human" if shown.origin == "person" else "imported"
     reason = (
@@ -562,7 +558,7 @@ def demonstration(shown: Demonstration, filters: Filters, known: ExportContext) 
     return sft_row(shown, shown.text, facts)
 
 
-def sft_row(shown: Judgement | Demonstration, text: str, facts: Row) -> Row:
+def sft_row(shown: Judgement | Demonstration, text: str, facts: ExportRow) -> ExportRow:
     """One row to imitate."""
     return {
         "prompt": conversation(shown.messages),
@@ -591,9 +587,9 @@ def judgement_rows(settled: AggregatedComparison, filters: Filters, known: Expor
     return ExportedRows(rows, left_out)
 
 
-def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> Row:
+def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> ExportRow:
     """One judgement, flat; lists and conversations as JSON."""
-    texts = [response["text"] for response in judgement.responses]
+    texts = [response.text for response in judgement.responses]
     ranks = judgement.ranking
     decided = ranks is not None and len(ranks) == 2 and ranks[0] != ranks[1]
     best = ranks.index(1) if ranks is not None and decided else None
@@ -613,7 +609,7 @@ def flat_row(judgement: Judgement, agreement: float, known: ExportContext) -> Ro
         "rejected": None if best is None else texts[1 - best],
         "strength": judgement.strength,
         "ranking": None if ranks is None else as_json(ranks),
-        "edited": None if judgement.edited is None else judgement.edited["text"],
+        "edited": None if judgement.edited is None else judgement.edited.text,
         "tags": as_json(judgement.tags),
         "note": judgement.note,
         "agreement": agreement,
@@ -639,7 +635,7 @@ def chance_text(chance: float | None) -> str:
 UNKNOWN: Final = "unknown"
 
 
-def unflattened(row: Mapping[str, str]) -> Row:
+def unflattened(row: Mapping[str, str]) -> ExportRow:
     """What an import reads in a flat row: conversation, answers and verdict as lists, the rest as it is.
 
     Raises ValueError or KeyError for a row that somebody has changed so that it is none any more.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self, TypeVar, cast
 
 from annotation.metrics.aggregation import OUTSIDE
-from annotation.records import Message, Split, TokenIds
+from annotation.records import JudgedAnswer, Message, Split, TokenIds
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,13 @@ class FrozenAnswer:
         return values
 
     @classmethod
+    def of(cls, answer: JudgedAnswer) -> FrozenAnswer:
+        """What of a judged answer is trained on."""
+        return cls(**{name: getattr(answer, name) for name in cls.__dataclass_fields__})
+
+    @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> FrozenAnswer:
-        """A stored answer, or the row of a response."""
+        """A stored answer."""
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         if known.get("token_ids") is not None:
             known["token_ids"] = TokenIds.from_json(known["token_ids"])
@@ -176,7 +181,7 @@ class PromptRow(FrozenRow):
         return cls(**shared(values), prompt_id=values["prompt_id"])
 
 
-Row = TypeVar("Row", bound=FrozenRow)
+AnyRow = TypeVar("AnyRow", bound=FrozenRow)
 
 
 def line_of(row: FrozenRow) -> bytes:
@@ -184,6 +189,6 @@ def line_of(row: FrozenRow) -> bytes:
     return json.dumps(row.to_json(), sort_keys=True, ensure_ascii=False).encode() + b"\n"
 
 
-def read_rows(content: bytes, kind: type[Row]) -> list[Row]:
+def read_rows(content: bytes, kind: type[AnyRow]) -> list[AnyRow]:
     """The rows of a file."""
     return [kind.from_json(json.loads(line)) for line in content.splitlines()]

@@ -60,11 +60,9 @@ class PreferenceRows:
 
 def why_left_out(pair: Pair, max_length: int) -> str | None:
     """The reason why a pair can't be trained on, if there is one."""
-    if pair.better["text"].strip() == pair.worse["text"].strip():
+    if pair.identical:
         return "identical"
-    lengths = [
-        response["prompt_tokens"] + response["tokens"] for response in (pair.better, pair.worse) if response["tokens"]
-    ]
+    lengths = [(side.prompt_tokens or 0) + side.tokens for side in (pair.better, pair.worse) if side.tokens]
     return "too-long" if any(length > max_length for length in lengths) else None
 
 
@@ -75,9 +73,9 @@ def preference_row(judgement: Judgement, pair: Pair) -> PreferenceRow:
         messages=judgement.messages,
         comparison=judgement.comparison_id,
         prompt_id=judgement.prompt_id,
-        chosen=FrozenAnswer.from_json(pair.better),
-        rejected=FrozenAnswer.from_json(pair.worse),
-        rendered_prompt=pair.better["rendered_prompt"] or pair.worse["rendered_prompt"],
+        chosen=FrozenAnswer.of(pair.better),
+        rejected=FrozenAnswer.of(pair.worse),
+        rendered_prompt=pair.better.rendered_prompt or pair.worse.rendered_prompt,
         judgements=pair.judgements,
         annotators=pair.annotators,
         strength=pair.strength,

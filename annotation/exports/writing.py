@@ -29,7 +29,7 @@ from annotation.exports.formats import (
     Column,
     ExportContext,
     ExportRequest,
-    Row,
+    ExportRow,
     aggregate,
     check_request,
     demonstration,
@@ -53,7 +53,7 @@ Report = Callable[[int, int], None]
 class Writer(Protocol):
     """One file that rows go into; `close` has it on the disk."""
 
-    def write(self, row: Row) -> None:
+    def write(self, row: ExportRow) -> None:
         """Add a row."""
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class JsonLines:
         self.file = path.open("w", encoding="utf-8", newline="\n")
         self.columns = list(columns)
 
-    def write(self, row: Row) -> None:
+    def write(self, row: ExportRow) -> None:
         self.file.write(json.dumps({name: row[name] for name in self.columns}, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class Csv:
         self.writer = csv.writer(self.file)
         self.writer.writerow(self.columns)
 
-    def write(self, row: Row) -> None:
+    def write(self, row: ExportRow) -> None:
         """Add a row; what it has no value for is empty."""
         self.writer.writerow([cell(row.get(name)) for name in self.columns])
 
@@ -119,9 +119,9 @@ class Parquet:
         self.file = path.open("wb")
         self.writer = pyarrow.parquet.ParquetWriter(self.file, self.schema)
         self.table = pyarrow.Table
-        self.rows: list[Row] = []
+        self.rows: list[ExportRow] = []
 
-    def write(self, row: Row) -> None:
+    def write(self, row: ExportRow) -> None:
         self.rows.append(row)
         if len(self.rows) == ROW_GROUP:
             self.flush()
@@ -173,7 +173,7 @@ class SplitWriters:
     def __enter__(self) -> Self:
         return self
 
-    def write(self, split: str, row: Row) -> None:
+    def write(self, split: str, row: ExportRow) -> None:
         """Add a row to a split."""
         if split not in self.writers:
             self.files[split] = self.layout.path.format(split=split)
@@ -246,7 +246,7 @@ def what_is_known(db: Database, request: ExportRequest) -> ExportContext:
 
 def rows(
     db: Database, request: ExportRequest, known: ExportContext, figures: CardStatistics, report: Report
-) -> Iterator[tuple[str, Row]]:
+) -> Iterator[tuple[str, ExportRow]]:
     """Every row with its split, counted in `figures`, comparison for comparison."""
     total, done, said = store.judged_count(db), 0, 0.0
     wanted = ComparisonFilter.of(request.filters.comparisons)
@@ -270,7 +270,7 @@ def rows(
 
 def demonstrations(
     db: Database, request: ExportRequest, known: ExportContext, figures: CardStatistics
-) -> Iterator[tuple[str, Row]]:
+) -> Iterator[tuple[str, ExportRow]]:
     """The demonstrations that were written or imported without a comparison, as rows to imitate."""
     for shown in store.demonstrations(db):
         split = SPLIT_NAMES[shown.split]

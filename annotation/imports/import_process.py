@@ -28,8 +28,12 @@ from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError
 from annotation.translation import N_, _
 
-Kind = Literal["look", "check", "import"]
-KIND_ARGUMENTS: Final[Mapping[Kind, tuple[str, ...]]] = {"look": ("--look",), "check": ("--dry-run",), "import": ()}
+ImportStep = Literal["look", "check", "import"]
+KIND_ARGUMENTS: Final[Mapping[ImportStep, tuple[str, ...]]] = {
+    "look": ("--look",),
+    "check": ("--dry-run",),
+    "import": (),
+}
 logger = logging.getLogger(__name__)
 
 
@@ -46,7 +50,7 @@ class ImportData(JobRequest):
         return self.arguments[: self.arguments.index("--")]
 
     @property
-    def form(self) -> Kind:
+    def form(self) -> ImportStep:
         """Which of the form's buttons it is."""
         return "look" if "--look" in self.options else "check" if "--dry-run" in self.options else "import"
 
@@ -67,7 +71,7 @@ class State:
 
     number: int = 0
     """The job's; 0 before the first."""
-    kind: Kind = "look"
+    kind: ImportStep = "look"
     status: Literal["none", "running", "finished", "failed"] = "none"
     progress: Mapping[str, Any] = field(default_factory=dict)
     """What is being done, the rows read, and the share of the whole or None."""
@@ -100,7 +104,9 @@ class Importer:
         """How the latest run stands."""
         return state_of(self.latest)
 
-    def start(self, kind: Kind, source: Sequence[str], arguments: Sequence[str], by: str = "the import form") -> State:
+    def start(
+        self, kind: ImportStep, source: Sequence[str], arguments: Sequence[str], by: str = "the import form"
+    ) -> State:
         """Begin. `source` is what to import with what belongs to it. Raises UserError while another run is at work."""
         spec = ImportData(("--json-progress", *KIND_ARGUMENTS[kind], *arguments, *source))
         with self.db.transaction():

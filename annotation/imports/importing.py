@@ -21,7 +21,7 @@ from annotation.imports import mapping
 from annotation.imports.columns import ROLES, ColumnUsage, columns_of, propose
 from annotation.imports.commit import ImportCommit, clear_unfinished
 from annotation.imports.labels import Columns, UnusableRow
-from annotation.imports.mapping import ImportPlan, MappedRow, Reader, Target, VerdictUse
+from annotation.imports.mapping import ImportPlan, MappedRow, RowReader, Target, VerdictUse
 from annotation.imports.names import listed
 from annotation.imports.reading import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped, Staging
@@ -160,7 +160,7 @@ def beginning(source: ImportSource) -> tuple[list[SourceRow], list[BadRow]]:
     return rows, bad
 
 
-def read_or_reason(read: Reader, row: SourceRow) -> MappedRow | str:
+def read_or_reason(read: RowReader, row: SourceRow) -> MappedRow | str:
     """What a row says, or why it can't be imported."""
     try:
         return read(row.values)

@@ -102,7 +102,7 @@ class MappedRow:
     shown_chance: float | None = None
 
 
-Reader = Callable[[Mapping[str, Any]], MappedRow]
+RowReader = Callable[[Mapping[str, Any]], MappedRow]
 VerdictReader = Callable[[Mapping[str, Any]], tuple[Said | None, int | None, str]]
 """What a row says of two answers, with the strength and a remark."""
 
@@ -120,7 +120,7 @@ class ImportPlan:
     """Those of the columns that are paths into objects, as 'question.full_text'."""
 
     @property
-    def reader(self) -> Reader:
+    def reader(self) -> RowReader:
         """A function that makes a record of a row's values, or raises UnusableRow.
 
         It raises UnclearColumn where the rows that it has read so far can't mean what the plan takes them for.
@@ -335,7 +335,7 @@ def form_of_preferences(plan: ImportPlan, answered: bool) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- prompts
-def read_prompt(plan: ImportPlan) -> Reader:
+def read_prompt(plan: ImportPlan) -> RowReader:
     """Prompts only, whatever else there is; of a table of messages those that begin a conversation."""
     columns = plan.columns
 
@@ -355,20 +355,20 @@ def read_prompt(plan: ImportPlan) -> Reader:
     return read
 
 
-def read_conversation(plan: ImportPlan) -> Reader:
+def read_conversation(plan: ImportPlan) -> RowReader:
     """A conversation up to its last question."""
     columns = plan.columns
     return lambda values: MappedRow(until_user(with_system(turns_of(values, columns), values, columns), columns))
 
 
-def read_shared_prompt(plan: ImportPlan) -> Reader:
+def read_shared_prompt(plan: ImportPlan) -> RowReader:
     """What a better and a worse conversation have in common."""
     read = read_chosen(plan)
     return lambda values: MappedRow(read(values).messages)
 
 
 # ---------------------------------------------------------------------------------------------------------- one answer
-def read_answer(plan: ImportPlan) -> Reader:
+def read_answer(plan: ImportPlan) -> RowReader:
     """A prompt and the answer to it; with a label, good answers only."""
     columns, is_good = plan.columns, label_of(plan)
 
@@ -380,7 +380,7 @@ def read_answer(plan: ImportPlan) -> Reader:
     return read
 
 
-def read_last_turn(plan: ImportPlan) -> Reader:
+def read_last_turn(plan: ImportPlan) -> RowReader:
     """A whole conversation: its last turn is the demonstration, what is before it the prompt.
 
     The answers within the prompt become demonstrations too, in the same split, where data is frozen
@@ -416,7 +416,7 @@ def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Mess
     return checked(turns[:-1], column), turns[-1]["content"]
 
 
-def read_labelled(plan: ImportPlan) -> Reader:
+def read_labelled(plan: ImportPlan) -> RowReader:
     """KTO's form: one answer that is good or bad."""
     columns, is_good = plan.columns, label_of(plan)
 
@@ -432,7 +432,7 @@ def read_labelled(plan: ImportPlan) -> Reader:
 
 
 # --------------------------------------------------------------------------------------------------------- two answers
-def read_chosen(plan: ImportPlan) -> Reader:
+def read_chosen(plan: ImportPlan) -> RowReader:
     """A better and a worse answer, with the prompt beside them or at the beginning of both."""
     columns = plan.columns
     scored = {"score_a", "score_b"} <= columns.keys()
@@ -460,7 +460,7 @@ def read_chosen(plan: ImportPlan) -> Reader:
     return read
 
 
-def read_pair(plan: ImportPlan) -> Reader:
+def read_pair(plan: ImportPlan) -> RowReader:
     """Two answers and which of them is better."""
     columns = plan.columns
     judge: VerdictReader = (lambda _: (None, None, "")) if plan.verdict == "open" else pair_verdict(columns)
@@ -510,7 +510,7 @@ def with_strength(
 
 
 # ----------------------------------------------------------------------------------------------------- several answers
-def read_responses(plan: ImportPlan) -> Reader:
+def read_responses(plan: ImportPlan) -> RowReader:
     """Several answers with scores or ranks, beside them or within them, or the number of the best."""
     columns = plan.columns
 
@@ -573,7 +573,7 @@ def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[An
 
 
 RANKING_ROLES: Final = ("scores", "ranks", "outcome", "strength", "score_a", "score_b")
-FORMS: Final[Mapping[str, Callable[[ImportPlan], Reader]]] = {
+FORMS: Final[Mapping[str, Callable[[ImportPlan], RowReader]]] = {
     "prompt": read_prompt,
     "conversation": read_conversation,
     "shared prompt": read_shared_prompt,

@@ -25,22 +25,22 @@ class JobRequest:
         """Raises UserError for what can't be meant."""
 
 
-Kind = TypeVar("Kind", bound=JobRequest)
+AnyRequest = TypeVar("AnyRequest", bound=JobRequest)
 
 
-def named(*kinds: type[Kind]) -> dict[str, type[Kind]]:
+def named(*kinds: type[AnyRequest]) -> dict[str, type[AnyRequest]]:
     """Kinds by their names."""
     return {kind.kind: kind for kind in kinds}
 
 
 @dataclass(frozen=True)
-class JobQueue(Generic[Kind]):
+class JobQueue(Generic[AnyRequest]):
     """The jobs of these kinds in a lane, by the kind's name."""
 
     lane: Lane
-    kinds: Mapping[str, type[Kind]]
+    kinds: Mapping[str, type[AnyRequest]]
 
-    def enqueue(self, db: Database, spec: Kind, by: str) -> int:
+    def enqueue(self, db: Database, spec: AnyRequest, by: str) -> int:
         """Record what somebody wants done; the job's id. Raises UserError for what can't be meant."""
         spec.check()
         return job_table.enqueue(db, self.lane, spec.kind, json.dumps({"kind": spec.kind, **asdict(spec)}), by)
@@ -52,38 +52,38 @@ class JobQueue(Generic[Kind]):
 
         return {name: TypeAdapter(kind) for name, kind in self.kinds.items()}
 
-    def read(self, row: Mapping[str, Any]) -> Job[Kind]:
+    def read(self, row: Mapping[str, Any]) -> Job[AnyRequest]:
         """A row of this queue as a record."""
-        spec: Kind = self.readers[row["kind"]].validate_json(row["spec"])
+        spec: AnyRequest = self.readers[row["kind"]].validate_json(row["spec"])
         return job_table.as_job(row, spec)
 
-    def select(self, db: Database, more: str, *values: Any, kinds: tuple[str, ...] = ()) -> list[Job[Kind]]:
+    def select(self, db: Database, more: str, *values: Any, kinds: tuple[str, ...] = ()) -> list[Job[AnyRequest]]:
         """The jobs of these kinds, or of all of the queue, that the rest of a query picks."""
         wanted = kinds or tuple(self.kinds)
         marks = ", ".join("?" * len(wanted))
         rows = db.rows(f"SELECT * FROM job WHERE lane = ? AND kind IN ({marks}) {more}", (self.lane, *wanted, *values))
         return [self.read(row) for row in rows]
 
-    def get(self, db: Database, job_id: int) -> Job[Kind]:
+    def get(self, db: Database, job_id: int) -> Job[AnyRequest]:
         """The job of an id. Raises UserError if there is none in this queue."""
         for job in self.select(db, "AND id = ?", job_id):
             return job
         raise UserError(_("There is no job {number} here any more. Reload the page.").format(number=job_id))
 
-    def recent(self, db: Database, limit: int) -> list[Job[Kind]]:
+    def recent(self, db: Database, limit: int) -> list[Job[AnyRequest]]:
         """The latest jobs, newest first."""
         return self.select(db, "ORDER BY id DESC LIMIT ?", limit)
 
-    def newest(self, db: Database, *kinds: str, status: str | None = None) -> Job[Kind] | None:
+    def newest(self, db: Database, *kinds: str, status: str | None = None) -> Job[AnyRequest] | None:
         """The newest job, of these kinds and in this state where such are named."""
         latest = self.select(db, "AND status = coalesce(?, status) ORDER BY id DESC LIMIT 1", status, kinds=kinds)
         return next(iter(latest), None)
 
-    def open(self, db: Database) -> list[Job[Kind]]:
+    def open(self, db: Database) -> list[Job[AnyRequest]]:
         """What waits or is at work, oldest first."""
         return self.select(db, f"AND status IN {OPEN} ORDER BY id")
 
-    def claim_next(self, db: Database, worker: str) -> Job[Kind] | None:
+    def claim_next(self, db: Database, worker: str) -> Job[AnyRequest] | None:
         """Take the job that has waited longest for this worker; None where none waits."""
         for waiting in self.select(db, f"AND status = 'queued' ORDER BY {PLACE}, id"):
             row = job_table.claim(db, waiting.id, worker)

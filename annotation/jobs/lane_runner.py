@@ -16,7 +16,7 @@ from annotation import hub_client
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.jobs.attempt import Attempt, Stopped, beating
-from annotation.jobs.job_queue import JobQueue, Kind
+from annotation.jobs.job_queue import AnyRequest, JobQueue
 from annotation.jobs.job_table import CANCELLED, Job
 from annotation.records import UserError
 from annotation.translation import _
@@ -37,7 +37,7 @@ class JobOutcome:
 
 
 @dataclass
-class LaneRunner(Generic[Kind]):
+class LaneRunner(Generic[AnyRequest]):
     """One thread that does the jobs of a queue, one after the other.
 
     `perform` does one; it raises UserError where it can't be done, and Stopped where it was told to stop. At the end
@@ -45,8 +45,8 @@ class LaneRunner(Generic[Kind]):
     """
 
     data_dir: Path
-    queue: JobQueue[Kind]
-    perform: Callable[[Attempt, Job[Kind]], JobOutcome]
+    queue: JobQueue[AnyRequest]
+    perform: Callable[[Attempt, Job[AnyRequest]], JobOutcome]
     ended: threading.Event = field(default_factory=threading.Event)
     thread: threading.Thread | None = None
     current: Attempt | None = None
@@ -98,7 +98,7 @@ class LaneRunner(Generic[Kind]):
             self.current = None
         return True
 
-    def attend(self, attempt: Attempt, job: Job[Kind]) -> None:
+    def attend(self, attempt: Attempt, job: Job[AnyRequest]) -> None:
         """Do a claimed job and record how it ended. An error of our own is raised again once it is recorded."""
         try:
             outcome = self.perform(attempt, job)

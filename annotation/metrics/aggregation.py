@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from math import exp, log
 from statistics import fmean
-from typing import Any, Final
+from typing import Final
 
-from annotation.records import Judgement
+from annotation.records import JudgedAnswer, Judgement
 from annotation.translation import N_
 
 # An annotator of whom nothing is known: 73% is how often InstructGPT's labellers agreed (Ouyang et al. 2022, 3.4).
@@ -19,10 +19,7 @@ RELIABILITY_RANGE = (0.5, 0.99)
 
 # Where an answer comes from that is none: what is better than answers that are all bad.
 OUTSIDE: Final = "outside"
-NO_ANSWER: Final[Mapping[str, Any]] = {
-    **{"id": 0, "text": "", "origin": OUTSIDE, "model_id": None, "revision": None, "finish_reason": None},
-    **{"tokens": None, "prompt_tokens": None, "rendered_prompt": None, "edited_from": None},
-}
+NO_ANSWER: Final = JudgedAnswer(0, "", OUTSIDE)
 
 # Why judgements give no preference pair, in the words of the page.
 REASONS = {
@@ -49,8 +46,8 @@ REASONS = {
 class Pair:
     """A preference between two answers of one comparison, with who says so and how sure they are together."""
 
-    better: Mapping[str, Any]
-    worse: Mapping[str, Any]
+    better: JudgedAnswer
+    worse: JudgedAnswer
     judgements: tuple[int, ...]
     annotators: tuple[str, ...]
     strength: float | None
@@ -61,6 +58,11 @@ class Pair:
     """Estimated chance that the preference is the wrong way round, by the reliability of those who judged."""
     ai: bool = False
     """Whether AI judges alone say so."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether both answers say the same, so that there is nothing to prefer."""
+        return self.better.text.strip() == self.worse.text.strip()
 
 
 def people_first(group: Sequence[Judgement]) -> tuple[list[Judgement], list[str]]:
@@ -182,9 +184,9 @@ def edit_pairs(judgement: Judgement, reliability: Mapping[str, float] | None) ->
     """A mended answer is better than the one that it mends, and than all the others."""
     if judgement.edited is None:
         return []
-    mended = judgement.edited["edited_from"]
+    mended = judgement.edited.edited_from
     flip = 1 / (1 + exp(log_odds(judgement.annotator, reliability)))
-    others = sorted(judgement.responses, key=lambda response: response["id"] != mended)
+    others = sorted(judgement.responses, key=lambda response: response.id != mended)
     return [
         Pair(judgement.edited, response, (judgement.id,), (judgement.annotator,), None, 1.0, flip)
         for response in others

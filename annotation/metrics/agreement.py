@@ -67,17 +67,17 @@ def agreements(votes: Iterable[Vote]) -> list[Agreement]:
     return found
 
 
-Unit = list[Any]
+CodedUnit = list[Any]
 # ((((value, times given), …), how many units), …)
 Pattern = tuple[tuple[tuple[tuple[int, int], ...], int], ...]
 
 
-def best_answers(group: Sequence[Vote]) -> list[Unit]:
+def best_answers(group: Sequence[Vote]) -> list[CodedUnit]:
     """One unit: the set of answers that each annotator ranks first."""
     return [[best_of(vote.ranking) for vote in group if vote.ranking is not None]]
 
 
-def signed_strengths(group: Sequence[Vote]) -> list[Unit]:
+def signed_strengths(group: Sequence[Vote]) -> list[CodedUnit]:
     """One unit: how much better each annotator finds the first answer, below 0 where the second is better."""
     return [
         [
@@ -88,14 +88,14 @@ def signed_strengths(group: Sequence[Vote]) -> list[Unit]:
     ]
 
 
-def pairwise_orders(group: Sequence[Vote], size: int) -> list[Unit]:
+def pairwise_orders(group: Sequence[Vote], size: int) -> list[CodedUnit]:
     """A unit for each two answers: which of them each annotator who ranked them all puts first, 0 for a tie."""
     rankings = [vote.ranking for vote in group if vote.ranking is not None and vote.kind == "rank"]
     return [[sign(r[second] - r[first]) for r in rankings] for first, second in combinations(range(size), 2)]
 
 
 def measure(
-    question: str, level: Literal["nominal", "ordinal"], comparisons: Sequence[Sequence[Unit]]
+    question: str, level: Literal["nominal", "ordinal"], comparisons: Sequence[Sequence[CodedUnit]]
 ) -> list[Agreement]:
     """Percent agreement and Krippendorff's alpha of the comparisons' units; nothing where no unit has two values."""
     pairable = [units for units in ([u for u in units if len(u) > 1] for units in comparisons) if units]
@@ -110,7 +110,7 @@ def measure(
     return [Agreement(question, level, len(pairable), judgements, percent, alpha)]
 
 
-def pattern_of(units: Iterable[Unit], place: Mapping[Any, int]) -> Pattern:
+def pattern_of(units: Iterable[CodedUnit], place: Mapping[Any, int]) -> Pattern:
     """How often each value was given in each of a comparison's units: comparisons with the same pattern are alike."""
     counts = Counter(tuple(sorted(Counter(place[value] for value in unit).items())) for unit in units)
     return tuple(sorted(counts.items()))

@@ -1,5 +1,4 @@
-"""Calibration: how often the answer that a model or a judge favours is the one that people prefer, and the temperature
-that makes a score that often right. Pure."""
+"""Calibration: how often people prefer what a model or a judge favours, and the temperature that makes it so. Pure."""
 
 from __future__ import annotations
 

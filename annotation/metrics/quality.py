@@ -133,14 +133,14 @@ class FlaggedCase:
     prompt: str
 
 
-AdminAct = Literal["leave-out", "take-back", "make", "retire", "reinstate", "release"]
+DecisionKind = Literal["leave-out", "take-back", "make", "retire", "reinstate", "release"]
 
 
 @dataclass(frozen=True)
 class AdminDecision:
     """What an admin decided about an annotator or a gold comparison."""
 
-    what: AdminAct
+    what: DecisionKind
     annotator: str | None
     """Whom it is about, where it is about an annotator."""
     comparison_id: int | None

@@ -90,7 +90,8 @@ def evidence_of(votes: Iterable[Vote], known: Mapping[int, Sequence[int]]) -> Re
 
     Only choices of one best answer count: ties and "all bad" decide nothing, here as in training. Somebody who settles
     a comparison casts a ballot like the others, in place of their own earlier one. Judgements from before a comparison
-    became gold are opinions, not tests: the known answer may have been taken from them.
+    became gold are opinions, not tests: the known answer may have been taken from them. Nor does what people say of
+    answers that heads chose because they disagree on them: who differs on the hardest is not less reliable.
     """
     ballots: dict[tuple[int, str], Ballot] = {}
     tests: list[KnownAnswer] = []
@@ -106,7 +107,7 @@ def evidence_of(votes: Iterable[Vote], known: Mapping[int, Sequence[int]]) -> Re
             first = () if vote.first_ranking is None else best_of(vote.first_ranking)
             if len(first) == 1:
                 repeats.append(Repeat(vote.annotator, choice == first[0], size))
-        else:
+        elif not vote.by_heads:
             ballots[vote.comparison_id, vote.annotator] = Ballot(vote.comparison_id, vote.annotator, choice, size)
     return ReliabilityEvidence(tuple(ballots.values()), tuple(tests), tuple(repeats))
 

@@ -34,11 +34,11 @@ FIRST_VIEW: Mapping[str, tuple[str, bool | None]] = {
 }
 EACH_CAN_SWITCH = N_("How answers are first shown; each annotator can switch.")
 # The previewed guidelines come from `rendering`, which lets nothing through that runs.
-Values = dict[str, Any]
+FieldValues = dict[str, Any]
 
 
 # ----------------------------------------------------------------------------------------------------- form and project
-def form_of(asked: Project) -> Values:
+def form_of(asked: Project) -> FieldValues:
     """A project as the form's fields show it: shares in percent, reasons one a line, no target as an empty field."""
     view = next(name for name, (_label, rendered) in FIRST_VIEW.items() if rendered == asked.rendered)
     return {
@@ -58,7 +58,7 @@ def percent_of(share: float) -> float:
     return round(100 * share, 6)
 
 
-def project_of(values: Values, people: int) -> Project:
+def project_of(values: FieldValues, people: int) -> Project:
     """The form's fields as a project. Raises UserError naming the field at fault."""
     shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share", "candidate_share", "doubt_share")}
     target = 0 if values["daily_target"] in (None, "") else values["daily_target"]
@@ -290,12 +290,12 @@ def opener(db: Database) -> Any:
     return open_project
 
 
-def known(sent: Any) -> Values:
+def known(sent: Any) -> FieldValues:
     """What this session was sent last; nothing if the server has forgotten it."""
     return dict(sent) if isinstance(sent, dict) else {}
 
 
-def field_update(name: str, values: Values) -> Any:
+def field_update(name: str, values: FieldValues) -> Any:
     """What a field is sent: its value, and whether the number of answers can be chosen."""
     if name == "answers":
         return gr.update(value=values[name], interactive=values["kind"] != "pair")

@@ -9,9 +9,9 @@ from annotation.metrics.agreement import Agreement, Dispute, Period
 from annotation.metrics.bradley_terry import Strengths
 from annotation.metrics.intervals_and_bias import AnnotatorFigures, Bias, Estimate
 from annotation.metrics.quality import (
-    AdminAct,
     AdminDecision,
     ComparisonReview,
+    DecisionKind,
     FlaggedCase,
     Gold,
     QualityReport,
@@ -598,7 +598,7 @@ def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:
     return shown + (paragraph(earlier, "quiet") if more > 0 else "")
 
 
-DECIDED: Mapping[AdminAct, str] = {
+DECIDED: Mapping[DecisionKind, str] = {
     "leave-out": N_("left out of training"),
     "take-back": N_("taken back in"),
     "make": N_("made gold"),

@@ -48,7 +48,7 @@ class Function:
     role: Role
 
 
-Kind = Literal["read", "beat", "results", "result", "event", "note", "send", "follow", "fetch"]
+RequestKind = Literal["read", "beat", "results", "result", "event", "note", "send", "follow", "fetch"]
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class AllowedRoute:
     methods: tuple[str, ...]
     path: re.Pattern[str]
     role: Role
-    kind: Kind
+    kind: RequestKind
     keys: tuple[str, ...] = ()
     """What of an event's body is passed on."""
 
 
-def allowed_route(methods: str, path: str, role: Role, kind: Kind, keys: str = "") -> AllowedRoute:
+def allowed_route(methods: str, path: str, role: Role, kind: RequestKind, keys: str = "") -> AllowedRoute:
     """A line of the table."""
     return AllowedRoute(tuple(methods.split()), re.compile(path, re.ASCII), role, kind, tuple(keys.split()))
 

@@ -102,12 +102,6 @@ def prepare(db: Database, wanted: ComparisonFilter) -> None:
         index_imports(db)
 
 
-def count(db: Database, wanted: ComparisonFilter) -> int:
-    """How many comparisons a filter finds."""
-    condition, values = condition_of(db, wanted)
-    return int(db.value(f"SELECT count(*) FROM comparison c WHERE {condition}", {**terms(db), **values}))
-
-
 def list_page(db: Database, wanted: ComparisonFilter, sort: str = "newest", number: int = 1) -> ListPage:
     """A page of what a filter finds; the last one for a number beyond it. Raises UserError for an unknown order."""
     if sort not in SORTS:

@@ -16,7 +16,7 @@ MOST_DAYS: Final = 120
 # Characters: where the bars of lengths end, the last of all others.
 LENGTH_EDGES: Final = (100, 200, 400, 800, 1600, 3200)
 
-Counts = tuple[tuple[str, int], ...]
+NamedCounts = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,16 @@ class DataStatistics:
     all_bad: int
     flagged: int
     """Comparisons."""
-    by_status: Counts
-    by_source: Counts
-    by_split: Counts
-    by_answers: Counts
+    by_status: NamedCounts
+    by_source: NamedCounts
+    by_split: NamedCounts
+    by_answers: NamedCounts
     """By how many answers they have."""
-    by_day: Counts
+    by_day: NamedCounts
     """Judgements by day (UTC), oldest first."""
     people: tuple[PersonCounts, ...]
     writers: tuple[WriterLengths, ...]
-    lengths: Counts
+    lengths: NamedCounts
     """Answers by their length."""
 
 
@@ -134,7 +134,7 @@ def writers_of(rows: Sequence[Mapping[str, Any]]) -> tuple[WriterLengths, ...]:
     return tuple(sorted(found.values(), key=lambda one: -one.answers)[:MOST_ROWS])
 
 
-def lengths_of(rows: Sequence[Mapping[str, Any]]) -> Counts:
+def lengths_of(rows: Sequence[Mapping[str, Any]]) -> NamedCounts:
     """How many answers end by each edge; 0, that they are longer than all of them, comes last."""
     counts: Counter[int] = Counter()
     for row in rows:
@@ -145,7 +145,7 @@ def lengths_of(rows: Sequence[Mapping[str, Any]]) -> Counts:
 def counts_of(db: Database) -> Any:
     """Reads (name, number) of a query's rows."""
 
-    def pairs(query: str, values: dict[str, Any] | Sequence[Any] = ()) -> Counts:
+    def pairs(query: str, values: dict[str, Any] | Sequence[Any] = ()) -> NamedCounts:
         return tuple((str(name), int(number)) for name, number in db.connection.conn.execute(query, values).fetchall())
 
     return pairs

@@ -13,26 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from annotation.metrics.rankings import bits
 from rlhf.algorithms.losses import expected_loss
-from rlhf.jobs.job_spec import Noise
+from rlhf.jobs.descriptions import Item
+from rlhf.jobs.job_spec import NoiseUse
 from rlhf.models.orders.plackett_luce import Rankings
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import with_noise
 
-Item = dict[str, Any]
 # The strongest preference that annotators can give.
 MUCH = 3
 # What is known of each pair of a comparison beside its places, and of each answer, where an algorithm adds it.
 OF_PAIRS, OF_ANSWERS = ("strength", "flip", "weight"), ("reference_logps",)
 
 
-def with_targets(items: Sequence[Item], noise: Noise = "ignore", ai_weight: float = 1.0) -> list[Item]:
+def with_targets(items: Sequence[Item], noise: NoiseUse = "ignore", ai_weight: float = 1.0) -> list[Item]:
     """Comparisons with their pairs as columns: `better` and `worse` place in `answers`, `strength`, `flip`, `weight`.
 
     A strength that nobody gave is 0. `bits` says what all pairs decide together, by which a comparison weighs; weights

@@ -57,16 +57,6 @@ class PairLogps:
             self.chosen_tokens_P,
         )
 
-    def per_token(self) -> PairLogps:
-        """Their means over an answer's tokens."""
-        return replace(
-            self,
-            chosen_P=self.chosen_P / self.chosen_tokens_P,
-            rejected_P=self.rejected_P / self.rejected_tokens_P,
-            ref_chosen_P=self.ref_chosen_P / self.chosen_tokens_P,
-            ref_rejected_P=self.ref_rejected_P / self.rejected_tokens_P,
-        )
-
 
 def pairwise_loss(name: PairwiseLoss, pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
     """The loss of this name for each pair: those that are defined for pairs, not for a ranking. Returns (P,).

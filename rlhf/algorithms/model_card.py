@@ -19,11 +19,13 @@ from annotation.ui.formatting import percent_with_interval
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
+from rlhf.jobs.descriptions import Made
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import EMBEDDED_NAME, EMBEDDED_PACKAGE, can_be_told
 from rlhf.models.chat_template import NO_THINKING
-from rlhf.models.registry import Form, Kind, Policy, Weights
+from rlhf.models.registry import Policy, PolicyForm, Weights
 from rlhf.models.reward_model_quality import quality_in
 
 EMBEDDED_HUB_NAME: Final = f"HuggingFaceTB/{EMBEDDED_NAME}"
@@ -41,9 +43,9 @@ class TrainedModel:
 
     base: str
     parent_id: int
-    form: Form
+    form: PolicyForm
     weights: Weights
-    kind: Kind = "policy"
+    kind: Made = "policy"
     ground_id: int | None = None
 
 
@@ -53,6 +55,11 @@ class Address:
 
     repo: str
     revision: str = ""
+
+    @property
+    def name(self) -> str:
+        """For a reader."""
+        return f"{self.repo}@{self.revision}" if self.revision else self.repo
 
     @property
     def arguments(self) -> str:
@@ -70,6 +77,18 @@ class PublishedWinRate:
 
 
 @dataclass(frozen=True)
+class Ancestor:
+    """A policy that another grew from."""
+
+    revision: str
+    algorithm: str
+    sha256: str | None
+    """Of its files; a base model has none."""
+    address: Address | None
+    """Where it is on the Hub, if it is."""
+
+
+@dataclass(frozen=True)
 class PublishedFacts:
     """What only a published card says: where it is and lies on, whose licence holds, how it did, what it grew from."""
 
@@ -83,8 +102,8 @@ class PublishedFacts:
     check: CheckReport | None = None
     agreement: str = ""
     """How far the people agreed on whose judgements it was trained, as Markdown."""
-    lineage: Sequence[Sequence[str]] = ()
-    """A row for each ancestor: revision, how it was made, sha256, where on the Hub."""
+    lineage: Sequence[Ancestor] = ()
+    """Nearest first."""
     data: Address | None = None
     """Where the data that it was trained on is, if it was pushed as a dataset."""
     endpoint: str = ""
@@ -98,8 +117,8 @@ class Subject:
     """What a card is about. Names are those by which it can be found elsewhere, never paths of this machine."""
 
     revision: str
-    kind: Kind
-    form: Form
+    kind: Made
+    form: PolicyForm
     weights: Weights
     """The precision of what an adapter lies on, or of weights of its own."""
     base: str
@@ -395,25 +414,25 @@ def data_text(about: Subject) -> str:
 def figures(about: Subject, result: Mapping[str, Any]) -> str:
     """What was measured: on held-out data where the training did that, else at its last step."""
     rows: list[list[str]] = []
-    before, after = result.get("held_out_before") or {}, result.get("held_out") or {}
-    if after.get("n"):
-        names = {"loss": "loss, nats a token", "perplexity": "perplexity", "token_accuracy": "token accuracy"}
-        for key, name in names.items():
-            earlier = f" (before: {before[key]:.3f})" if before else ""
-            rows.append([f"{name}, on {after['n']:,} held-out demonstrations", f"{after[key]:.3f}{earlier}"])
+    done = FinishedTraining.of(result)
+    before, after = done.held_out_before, done.held_out
+    if about.training is not None and about.training.held_out and after.get("n"):
+        for one in about.training.held_out.figures:
+            earlier = f" (before: {before[one.metric]:.3f})" if before else ""
+            name = f"{one.label[0].lower()}{one.label[1:]}, on {after['n']:,} held-out {about.training.unit}"
+            rows.append([name, f"{after[one.metric]:.3f}{earlier}"])
     quality = quality_in(result)
     accuracy = None if quality is None else quality.accuracy.estimate
     if accuracy is not None:
         rows.append([f"right on {accuracy.n:,} held-out comparisons (95% interval)", percent_with_interval(accuracy)])
     if result.get("rounding") is not None:
         rows.append(["rounding to bfloat16, as a share of what the adapter changes", f"{result['rounding']:.4f}"])
-    last = result.get("final") or {}
     if about.training is not None and about.merged is None:
         for key, name in about.training.last_step.items():
-            if key in last:
-                rows.append([f"{name}, at the last step of training", f"{last[key]:.3f}"])
-    if result.get("trainable"):
-        rows.append(["trained parameters", f"{result['trainable']:,} ({result['trainable_percent']:.2f}%)"])
+            if key in done.final:
+                rows.append([f"{name}, at the last step of training", f"{done.final[key]:.3f}"])
+    if done.trainable:
+        rows.append(["trained parameters", f"{done.trainable:,} ({done.trainable_percent:.2f}%)"])
     return table(["figure", "value"], rows) or "None were measured."
 
 
@@ -484,7 +503,16 @@ def times(ratio: float | None) -> str | None:
 def lineage(record: PublishedFacts) -> Sequence[str]:
     """What it grew from, nearest first."""
     heads = ["ancestor", "made by", "sha256 of its files", "on the Hub"]
-    return ("## Lineage", table(heads, record.lineage)) if record.lineage else ()
+    rows = [
+        [
+            code(one.revision),
+            one.algorithm,
+            code(one.sha256) if one.sha256 else "",
+            "" if one.address is None else one.address.name,
+        ]
+        for one in record.lineage
+    ]
+    return ("## Lineage", table(heads, rows)) if rows else ()
 
 
 def licence(about: Subject, record: PublishedFacts | None) -> str:

@@ -38,12 +38,13 @@ from rlhf.algorithms.model_card import TrainedModel, describe_directory, subject
 from rlhf.data.held_out_sets import sample_prompts
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
+from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
 from rlhf.models.loading import ground_path, verified, weights_of
-from rlhf.models.registry import Kind, Policy
+from rlhf.models.registry import Policy
 from rlhf.models.sampling import draw
 from rlhf.models.self_test.kept_results import SelfTestResult, kept_result
 from rlhf.models.tokenize import render
@@ -181,6 +182,10 @@ class TrainingResult:
     policy: Policy | None
     result: dict[str, Any]
 
+    def told(self, spec: TrainingSpec, trained_on: int, left_out: LeftOut) -> dict[str, Any]:
+        """The whole result, with how many rows were trained on; `rlhf.jobs.finished_training` reads it."""
+        return {"snapshot": spec.snapshot, "trained_on": trained_on, "left_out": left_out, **self.result}
+
 
 def begin(run: Run, spec: TrainingSpec) -> None:
     """Say that the run begins, and clear away what no run goes on from. Raises UserError where this one can't go on."""
@@ -207,7 +212,6 @@ def conclude(
     start: Start,
     save: Callable[[Path], dict[str, Any]],
     figures: RunCost,
-    kind: Kind = "policy",
 ) -> TrainingResult:
     """Store what was trained and register it, unless it was only measured or this is one of a job's further processes.
 
@@ -219,7 +223,7 @@ def conclude(
         return TrainingResult(None, figures.result())
     if run.rank:
         return TrainingResult(None, {})
-    policy, extra = store_policy(run, spec, start, save, figures.result(), kind)
+    policy, extra = store_policy(run, spec, start, save, figures.result())
     shutil.rmtree(checkpoints_of(run), ignore_errors=True)
     return TrainingResult(policy, {"revision": policy.revision, **extra, **last_metrics(run)})
 
@@ -233,10 +237,9 @@ def store_policy(
     start: Start,
     save: Callable[[Path], dict[str, Any]],
     figures: Mapping[str, Any],
-    kind: Kind = "policy",
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
-    made = TrainedModel(start.base.name, start.parent.id, registry.FORM_OF[spec.method], weights_of(spec), kind)
+    made = TrainedModel(start.base.name, start.parent.id, registry.FORM_OF[spec.method], weights_of(spec), spec.makes)
     ground_id = None if spec.method == "full" else start.ground_id
     return store_made(run, replace(made, ground_id=ground_id), save, figures)
 

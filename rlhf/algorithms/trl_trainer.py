@@ -196,7 +196,7 @@ def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> 
         "num_train_epochs": spec.epochs,
         "max_steps": run.measured_steps if run is not None and run.measured_steps else -1,
         "per_device_train_batch_size": spec.batch_size,
-        "gradient_accumulation_steps": getattr(spec, "accumulation", 1),
+        "gradient_accumulation_steps": spec.accumulated(),
         "optim": "adamw_bnb_8bit" if spec.optimiser == "adamw-8bit" else "adamw_torch",
         "max_length": None,
         "remove_unused_columns": False,

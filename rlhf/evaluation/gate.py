@@ -47,7 +47,7 @@ MOST = 10_000
 FEWEST_PROMPTS = 60
 Count = Annotated[int, Interval(ge=1, le=MOST)]
 EnoughPrompts = Annotated[int, Interval(ge=FEWEST_PROMPTS, le=MOST)]
-Share = Annotated[float, Interval(ge=0, le=1)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
 Ratio = Annotated[float, Interval(ge=1, le=10)]
 
 
@@ -96,13 +96,13 @@ class Rule:
     Ziegler et al. (2019)."""
     nll_ratio_most: Annotated[Ratio, N_("Surprise to its anchor, ratio")] = 1.15
     """How far its answers may surprise its anchor more than its own do; above it they stop being its language."""
-    distinct_ratio_least: Annotated[Share, N_("Distinct-2, ratio")] = 0.90
+    distinct_ratio_least: Annotated[Fraction, N_("Distinct-2, ratio")] = 0.90
     """Distinct-2 of its answers over its anchor's; below it they repeat themselves, or each other."""
-    truncated_more_most: Annotated[Share, N_("Answers cut off, more than its anchor's")] = 0.10
+    truncated_more_most: Annotated[Fraction, N_("Answers cut off, more than its anchor's")] = 0.10
     """Share of answers cut off at the length limit, less its anchor's. More of them has run away in length."""
     perplexity_ratio_most: Annotated[Ratio, N_("Perplexity of the fixed text, ratio")] = 1.15
     """Perplexity of a fixed text over its anchor's; above it the candidate forgets what it was not trained on."""
-    probes_fall_most: Annotated[Share, N_("Lost on the probes")] = 0.02
+    probes_fall_most: Annotated[Fraction, N_("Lost on the probes")] = 0.02
     """How much less chance than its anchor it may give to what is right on the probes, over all and in each family.
     What counts is what it has surely lost: the lower end of the interval of the fall."""
 

@@ -28,7 +28,7 @@ from annotation.records import (
 )
 from annotation.translation import N_, _
 
-State = Literal["asked", "writing", "stopping", "done", "failed"]
+AnswerState = Literal["asked", "writing", "stopping", "done", "failed"]
 FinishReason = Literal["stop", "length", "stopped"]
 
 COLUMNS = 4
@@ -56,7 +56,7 @@ class Chat:
     seed: int
     requested_by: str
     text: str
-    state: State
+    state: AnswerState
     rendered_prompt: str | None
     prompt_tokens: int | None
     tokens: int | None
@@ -264,7 +264,7 @@ def show(db: Database, texts: Mapping[int, str]) -> None:
         )
 
 
-def states(db: Database, chat_ids: Sequence[int]) -> dict[int, State]:
+def states(db: Database, chat_ids: Sequence[int]) -> dict[int, AnswerState]:
     """How each of these chats stands."""
     rows = db.rows(f"SELECT id, state FROM chat WHERE id IN ({store.marks(chat_ids)})", tuple(chat_ids))
     return {row["id"]: row["state"] for row in rows}

@@ -20,15 +20,16 @@ from annotation.translation import _
 from rlhf.algorithms.model_card import BASE_SHA256, FACTS, public_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE, base_sha256
 from rlhf.jobs.artifacts import directory_sha256, file_sha256, new_directory
+from rlhf.jobs.descriptions import Made
 from rlhf.models import base_model, registry
 from rlhf.models.base_model import BaseModel
 from rlhf.models.model_files import CONFIG, LARGEST_FILE, check_architecture, check_weights, read_header, read_object
-from rlhf.models.registry import Form, Kind, Policy, Weights
+from rlhf.models.registry import Policy, PolicyForm, Weights
 from rlhf.models.reward_model_quality import SCALE_FILE, read_scale
 
 PULLED: Final = "pulled"
-TASKS: Final[Mapping[str, Kind]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
-FORMS: Final[Mapping[str, Form]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
+TASKS: Final[Mapping[str, Made]] = {"CAUSAL_LM": "policy", "SEQ_CLS": "reward"}
+FORMS: Final[Mapping[str, PolicyForm]] = {"LORA": "lora", "PROMPT_TUNING": "prompt"}
 WEIGHTS: Final[tuple[Weights, ...]] = ("nf4", "bf16", "fp32")
 # Fields by which PEFT would import a module that the file names, or wait for code beside it.
 CODE: Final = ("auto_mapping", "megatron_config", "auto_map", "custom_pipelines")
@@ -132,8 +133,8 @@ def pull(hub: Hub, db: Database, data_dir: Path, address: str, weights: Weights 
 class RegistryEntry:
     """What the registry says of pulled files."""
 
-    kind: Kind
-    form: Form
+    kind: Made
+    form: PolicyForm
     ground_id: int | None = None
 
 
@@ -385,7 +386,7 @@ def numbered(layer: str) -> str:
     return ".".join(words[next(places, len(words)) - 1 :])
 
 
-Shapes = Mapping[str, tuple[int, ...]]
+TensorShapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
@@ -393,7 +394,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tensor.shape for name, tensor in read_header(path).items()}
 
 
-def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found: HubRevision) -> None:
+def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, found: HubRevision) -> None:
     """Raises UserError where an adapter's tensors can't belong to these weights.
 
     Where their files are not here there is nothing to compare with. Of weights that are stored quantised only the names
@@ -423,7 +424,7 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: Shapes, found:
 class Layers:
     """The tensors of some weights, and what their configuration says."""
 
-    known: Shapes
+    known: TensorShapes
     quantised: bool
     config: Mapping[str, Any]
 

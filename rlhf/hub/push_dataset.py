@@ -37,6 +37,7 @@ from rlhf.hub.push_model import (
 from rlhf.hub.snapshot_card import SnapshotFacts
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Unit
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import snapshot_content
@@ -205,11 +206,11 @@ def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, A
         job=pushed.job.id,
         made=spec.kind,
         base=public_name(base),
-        source=getattr(spec, "source", ""),
+        source=spec.source,
         rows=counts,
         files={split: (path, sha256(cast(bytes, files[path])).hexdigest()) for split, path in named.items()},
         left_out=snapshot_counts(db, spec.snapshot).get("left_out", {}),
-        left_out_later=(pushed.job.result or {}).get("left_out", {}),
+        left_out_later=FinishedTraining.of(pushed.job.result).left_out,
         agreement=agreement_on(db, spec.snapshot),
         names=pushed.names,
         licence=pushed.licence,

@@ -26,6 +26,7 @@ from annotation.translation import N_, _
 from rlhf.algorithms.model_card import (
     EMBEDDED_HUB_NAME,
     Address,
+    Ancestor,
     PublishedFacts,
     PublishedWinRate,
     TrainedModel,
@@ -323,14 +324,12 @@ def agreement_on(db: Database, snapshot: str) -> str:
     return agreement_table(votes) or AGREEMENT_UNKNOWN
 
 
-def ancestors(db: Database, policy: Policy) -> list[list[str]]:
-    """A row for each policy that it grew from, nearest first."""
-    rows = []
-    for parent in registry.ancestors(db, policy):
-        address = address_of(db, parent) if parent.path else base_address(parent.base)
-        place = "" if address is None else f"{address.repo}{'@' if address.revision else ''}{address.revision}"
-        rows.append([f"`{parent.revision}`", parent.algorithm, f"`{parent.sha256}`" if parent.sha256 else "", place])
-    return rows
+def ancestors(db: Database, policy: Policy) -> list[Ancestor]:
+    """What a policy grew from, nearest first, with where each is on the Hub."""
+    return [
+        Ancestor(one.revision, one.algorithm, one.sha256, address_of(db, one) if one.path else base_address(one.base))
+        for one in registry.ancestors(db, policy)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

@@ -57,7 +57,7 @@ SCRIPT: Final = " && ".join(
         '--began "$began" --hours "$PREFLOOP_HOURS"',
     )
 )
-Made = TypeVar("Made")
+Tried = TypeVar("Tried")
 LABEL: Final = "prefloop"
 # Between two looks at a job: soon at first, for people who wait to see it begin.
 FIRST_POLL_SECONDS: Final = 1.0
@@ -473,7 +473,7 @@ class RentedRun:
             self.run.log(_("{error} See {url}.").format(error=error, url=self.rental.url))
 
     # ------------------------------------------------------------------------------------------------------------ both
-    def retry(self, again: str, act: Callable[[], Made], patient: bool = False) -> Made:
+    def retry(self, again: str, act: Callable[[], Tried], patient: bool = False) -> Tried:
         """Do what may fail for a passing reason again and again: what runs there runs on meanwhile.
 
         `patient`: for any reason, until its time is over for sure, because not to know of it does not end it.
@@ -613,7 +613,7 @@ def text_of(value: Any) -> str:
 def as_trained(spec: JobSpec, batch: Any) -> JobSpec:
     """The spec with the batch that it ended with: there memory may have run out, and the batch been halved."""
     found: JobSpec | None = spec
-    while found is not None and getattr(found, "batch_size", batch) != batch:
+    while isinstance(found, TrainingSpec) and found.batch_size != batch:
         found = found.halved()
     return spec if found is None else found
 

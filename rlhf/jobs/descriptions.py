@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from annotation.exports.frozen_rows import FrozenRow
-from annotation.translation import _
+from annotation.translation import N_, _, ngettext
 
 Facts = list[tuple[str, str]]
 Item = dict[str, Any]
 # The formats of frozen rows.
 Unit = Literal["pairs", "demonstrations", "prompts"]
-# What a training holds in memory beside what it trains as a policy.
-Role = Literal["reward model", "critic"]
+# An adapter of a reward model's shape beside the one that answers; a trained one has a head and an optimiser's state.
+Beside = Literal["frozen", "trained"]
 # What a training makes, as a model's row says it.
 Made = Literal["policy", "reward"]
 Part = Literal["virtual", "context", "raised", "lowered", "scored"]
@@ -75,6 +75,72 @@ class Curve:
         reference = None if self.reference is None else (self.reference[0], _(self.reference[1]))
         label, axis, caption = _(self.label), _(self.axis), _(self.caption)
         return replace(self, label=label, axis=axis, series=series, caption=caption, reference=reference)
+
+
+@dataclass(frozen=True)
+class HeldOutFigure:
+    """A figure on held-out rows: the metric, what it is called, how it is written, and how it is read."""
+
+    metric: str
+    label: str
+    compared: str
+    """Its name beside those of other runs."""
+    write: Callable[[float], str]
+    reading: str
+
+
+@dataclass(frozen=True)
+class HeldOutFigures:
+    """What a training measures on held-out rows when it is done, and before it where that costs little."""
+
+    title: str
+    """With {n}, their number."""
+    missing: str
+    """What is said where there are none."""
+    figures: Sequence[HeldOutFigure]
+
+
+# --------------------------------------------------------------------------------------------------- what is trained on
+@dataclass(frozen=True)
+class ItemWords:
+    """What is trained on, in words: in the plural, counted, and over its number."""
+
+    plural: str
+    counted: Callable[[int], str]
+    heading: str
+    to_train_on: str
+    to_check_with: str = ""
+    """Empty where none are held out."""
+
+
+PAIRS = ItemWords(
+    plural=N_("pairs"),
+    counted=lambda count: ngettext("{count:,} pair", "{count:,} pairs", count).format(count=count),
+    heading=N_("Pairs"),
+    to_train_on=N_("Pairs to train on"),
+    to_check_with=N_("Held-out pairs to check with"),
+)
+COMPARISONS = ItemWords(
+    plural=N_("comparisons"),
+    counted=lambda count: ngettext("{count:,} comparison", "{count:,} comparisons", count).format(count=count),
+    heading=N_("Comparisons"),
+    to_train_on=N_("Comparisons to train on"),
+    to_check_with=N_("Held-out comparisons to check with"),
+)
+DEMONSTRATIONS = ItemWords(
+    plural=N_("demonstrations"),
+    counted=lambda count: ngettext("{count:,} demonstration", "{count:,} demonstrations", count).format(count=count),
+    heading=N_("Demonstrations"),
+    to_train_on=N_("Demonstrations to train on"),
+    to_check_with=N_("Held-out demonstrations to check with"),
+)
+PROMPTS = ItemWords(
+    plural=N_("prompts"),
+    counted=lambda count: ngettext("{count:,} prompt", "{count:,} prompts", count).format(count=count),
+    heading=N_("Prompts"),
+    to_train_on=N_("Prompts to train on"),
+)
+UNITS: Mapping[Unit, ItemWords] = {"pairs": PAIRS, "demonstrations": DEMONSTRATIONS, "prompts": PROMPTS}
 
 
 # --------------------------------------------------------------------------------------------------------------- rows

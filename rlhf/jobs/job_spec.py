@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from math import ceil
 from pathlib import Path
@@ -15,18 +15,21 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import short_number
 from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
+    PAIRS,
+    Beside,
     Confirmation,
     Curve,
     Facts,
     FormLayout,
+    HeldOutFigures,
     Item,
+    ItemWords,
     LearningRate,
     Made,
-    Role,
     Rows,
     Tokenised,
     TokenSequence,
@@ -37,7 +40,7 @@ from rlhf.jobs.descriptions import (
 
 Reference = Literal["base", "parent"]
 Scope = Literal["new", "all"]
-Noise = Literal["ignore", "weight", "smooth"]
+NoiseUse = Literal["ignore", "weight", "smooth"]
 Method = Literal["auto", "qlora", "lora", "prompt", "full"]
 Precision = Literal["auto", "bf16", "fp32"]
 Targets = Literal["all-linear", "attention", "named"]
@@ -114,17 +117,17 @@ class TrainingSpec(JobSpec):
     """How what it made was trained, on a model's card: 'trained by …'."""
     last_step: ClassVar[Mapping[str, str]] = {}
     """Its metrics of the last step that belong on a model's card, with their names there."""
+    held_out: ClassVar[HeldOutFigures | None] = None
+    """What it measures on held-out rows itself, as the entries `held_out` and `held_out_before` of its result."""
     step_word: ClassVar[str] = N_("optimiser step")
     """What its steps are, on the axis of a plot."""
-    steps_word: ClassVar[str] = N_("optimiser steps")
-    """What its steps are called in the plural."""
     automatic: ClassVar[str] = ""
     """How the loop would train by it without being asked, in words; empty where it does not."""
     # ---------------------------------------------------------------------------------------------------------- data
     unit: ClassVar[Unit] = "pairs"
     """The format of the rows that it is frozen with."""
-    items: ClassVar[str] = N_("pairs")
-    """What a batch counts, in the plural; 'comparisons' take all pairs of one together."""
+    items: ClassVar[ItemWords] = PAIRS
+    """What a batch counts; COMPARISONS take all pairs of one together."""
     at_least: ClassVar[int] = 8
     """Rows below which it is not begun."""
     # ------------------------------------------------------------------------------------------------ model and memory
@@ -136,7 +139,7 @@ class TrainingSpec(JobSpec):
     """Whether nothing needs the base as it was under the adapter: no reference, no other adapter."""
     answers_per_item: ClassVar[int] = 1
     """Answers that one item has at most, each as long as max_length allows."""
-    beside: ClassVar[tuple[Role, ...]] = ()
+    beside: ClassVar[tuple[Beside, ...]] = ()
     """What is held in memory beside the policy."""
     drawn_together: ClassVar[int] = 1
     """How many answers it draws together, as a multiple of those in a pass with gradients; where it draws any."""
@@ -231,6 +234,32 @@ class TrainingSpec(JobSpec):
     halve_batch: bool = False
     """When memory runs out, go on with half the batch and twice the accumulation instead of failing."""
 
+    # ------------------------------------------------------------- fields that only some have, and what holds without
+    @property
+    def accumulation(self) -> int | None:
+        """Forward passes in one optimiser step; None where the batch alone says what a step takes."""
+        return None
+
+    @property
+    def check(self) -> bool:
+        """Whether what it makes is checked when training ends."""
+        return False
+
+    @property
+    def reference(self) -> Reference | None:
+        """What it is held near to; None where nothing holds it."""
+        return None
+
+    @property
+    def scope(self) -> str:
+        """Which of the judgements it trains on; empty where it trains on none."""
+        return ""
+
+    @property
+    def source(self) -> str:
+        """Where its demonstrations come from; empty where it learns from none."""
+        return ""
+
     # -------------------------------------------------------------------------------------------------- what it says
     def about(self) -> str:
         """What it does and with which method."""
@@ -240,7 +269,13 @@ class TrainingSpec(JobSpec):
         """How much it works through, in how large steps, for the page."""
         step = self.batch_size * self.accumulated() * self.processes
         epochs = _("at most {epochs}").format(epochs=self.epochs) if self.ends_early() else str(self.epochs)
-        return _("Epochs · {items} a step").format(items=_(self.items)), f"{epochs} · {step}"
+        step_words = _("{step} or more").format(step=step) if self.accumulation == 0 else str(step)
+        return _("Epochs · {items} a step").format(items=_(self.items.plural)), f"{epochs} · {step_words}"
+
+    @classmethod
+    def counted_steps(cls, count: int) -> str:
+        """So many of its steps."""
+        return ngettext("{count:,} optimiser step", "{count:,} optimiser steps", count).format(count=count)
 
     def default_notes(self) -> list[str]:
         """What those of its own settings stand for that are left to a default, with the source."""
@@ -317,7 +352,7 @@ class TrainingSpec(JobSpec):
 
     def data_key(self) -> tuple[Any, ...]:
         """The settings that decide which rows these are."""
-        return self.kind, self.parent, getattr(self, "scope", ""), self.max_length
+        return self.kind, self.parent, self.scope, self.max_length
 
     def tokenise(self, tokenizer: Any, rows: Sequence[Any]) -> Tokenised:
         """Its own kind of rows as the worker takes them, and what it leaves out."""
@@ -351,17 +386,21 @@ class TrainingSpec(JobSpec):
 
     # ---------------------------------------------------------------------------------------------------------- pace
     def accumulated(self) -> int:
-        """Forward passes in one optimiser step, where it has a field for them."""
-        return int(getattr(self, "accumulation", 1))
+        """Forward passes in one optimiser step; the fewest where the data decide (`over`)."""
+        return self.accumulation or 1
+
+    def over(self, items: int) -> Self:
+        """The spec with what so many items decide."""
+        return self
 
     def steps_over(self, items: int) -> int:
         """Steps of a run over so many items."""
-        return self.epochs * ceil(items / (self.batch_size * self.accumulated() * self.processes))
+        return self.epochs * ceil(items / (self.batch_size * self.over(items).accumulated() * self.processes))
 
     def comparable(self) -> Self:
         """The spec without what does not change its pace: data, seed, parent, length of the run, what follows it."""
-        default = type(self)()
-        return replace(self, **{name: getattr(default, name) for name in self.pace_free if hasattr(default, name)})
+        default, own = type(self)(), {entry.name for entry in fields(self)}
+        return replace(self, **{name: getattr(default, name) for name in self.pace_free if name in own})
 
     def halved(self) -> Self | None:
         """The same training with fewer items in a forward pass; None where there is but one.
@@ -371,10 +410,10 @@ class TrainingSpec(JobSpec):
         """
         if self.batch_size < 2:
             return None
-        if not hasattr(self, "accumulation"):
+        if self.accumulation is None:
             return replace(self, batch_size=self.batch_size // 2)
         batch = largest_part(self.batch_size)
-        more: dict[str, Any] = {"accumulation": self.accumulated() * (self.batch_size // batch)}
+        more: dict[str, Any] = {"accumulation": self.accumulation * (self.batch_size // batch)}
         return replace(self, batch_size=batch, **more)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from annotation.translation import N_, _
 from rlhf.jobs.job_spec import JobSpec
 
@@ -12,9 +14,9 @@ KILLED = N_("The worker was killed, often because memory ran out.")
 
 def difference(old: JobSpec, new: JobSpec) -> str:
     """What was changed in a training that goes on, old → new: 'batch_size 8 → 4, accumulation 1 → 2'."""
-    names = ("batch_size", "accumulation", "learning_rate")
-    pairs = [(name, getattr(old, name, None), getattr(new, name, None)) for name in names]
-    return ", ".join(f"{name} {before} → {after}" for name, before, after in pairs if before != after)
+    before, after = asdict(old), asdict(new)
+    changed = [name for name in ("batch_size", "accumulation", "learning_rate") if before.get(name) != after.get(name)]
+    return ", ".join(f"{name} {before[name]} → {after[name]}" for name in changed)
 
 
 def advice(job: JobSpec) -> str:

@@ -70,7 +70,7 @@ Event = (
 
 
 @dataclass(frozen=True)
-class Report:
+class RentalReport:
     """How far a job is there, and what it has said since the report before."""
 
     __pydantic_config__ = AS_REPORTED
@@ -80,10 +80,10 @@ class Report:
     events: Sequence[Event]
 
 
-def readable(batch: Any, number: int) -> Report:
+def readable(batch: Any, number: int) -> RentalReport:
     """A report as the pages can show it; in place of one that they can't, a line in the log that says so."""
     try:
-        return cast(Report, adapter(Report).validate_python(batch))
+        return cast(RentalReport, adapter(RentalReport).validate_python(batch))
     except ValueError:
         told = _("Report {number} can't be read and is left out.").format(number=number)
-        return Report(0, 0, "", [LogEvent("log", 0, told, now())])
+        return RentalReport(0, 0, "", [LogEvent("log", 0, told, now())])

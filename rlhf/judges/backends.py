@@ -59,7 +59,7 @@ class JudgeRequest:
 
 
 JudgeReply = tuple[JudgeRequest, Verdict | Failure]
-Stopped = Callable[[], bool]
+IsStopped = Callable[[], bool]
 
 
 class JudgeBackend(Protocol):
@@ -73,7 +73,7 @@ class JudgeBackend(Protocol):
     def basis(self) -> ChanceBasis | None:
         """What the chances rest on that it has given so far; None where it gives none."""
 
-    def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
+    def verdicts(self, requests: Sequence[JudgeRequest], stopped: IsStopped = lambda: False) -> Iterator[JudgeReply]:
         """One after the other, in any order; ends early when a budget is spent or once `stopped` says so.
 
         What is under way then is given out all the same.
@@ -118,7 +118,7 @@ class LocalModel:
         said = self.said_letters
         return LetterShare(fmean(said), min(said), len(said)) if said else None
 
-    def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
+    def verdicts(self, requests: Sequence[JudgeRequest], stopped: IsStopped = lambda: False) -> Iterator[JudgeReply]:
         """The likelier letter, with its share of the two letters' probability; a failure where both have too little."""
         for start in range(0, len(requests), self.batch_size):
             if stopped():
@@ -214,7 +214,7 @@ class RewardScorer:
         """By which temperature its chances are calibrated."""
         return ScoreTemperature(self.reward.scale.temperature)
 
-    def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
+    def verdicts(self, requests: Sequence[JudgeRequest], stopped: IsStopped = lambda: False) -> Iterator[JudgeReply]:
         """The calibrated Bradley–Terry probability of the first answer, by the difference of raw scores."""
         known: dict[int, list[float]] = {}
         for request in requests:
@@ -287,7 +287,7 @@ class RemoteModel:
             calls=self.endpoint.settings.calls
         )
 
-    def verdicts(self, requests: Sequence[JudgeRequest], stopped: Stopped = lambda: False) -> Iterator[JudgeReply]:
+    def verdicts(self, requests: Sequence[JudgeRequest], stopped: IsStopped = lambda: False) -> Iterator[JudgeReply]:
         """What is read from each reply; a reply that says nothing clear is a failure."""
         self.endpoint.stopped = stopped
         prompts = [prompt_of(self.rubric, request, "line") for request in requests]

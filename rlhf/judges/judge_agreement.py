@@ -18,7 +18,7 @@ from annotation.metrics.sequential_test import kappas
 from annotation.records import Kind
 from rlhf.judges.verdicts import Choice, combine
 
-Pair = tuple[int, int]
+ResponsePair = tuple[int, int]
 # What a judgement may say of answers (a, b): b is better, they are tied, a is better.
 ORDERS = (-1, 0, 1)
 # 1 for the same order, 1/2 where one of two judgements is a tie, 0 for opposite orders.
@@ -36,7 +36,7 @@ class PersonRanking:
     ranking: Ranking
     kind: Kind = "rank"
 
-    def order(self, pair: Pair) -> int | None:
+    def order(self, pair: ResponsePair) -> int | None:
         """1 if the first of two answers is better, -1 if the second, 0 for a tie; None where they were not compared."""
         found = order(self.ranking, pair)
         return None if self.kind == "best" and len(self.ranking) > 2 and found == 0 else found
@@ -49,7 +49,7 @@ class JudgedComparison:
     comparison_id: int
     judged: Ranking
     people: tuple[PersonRanking, ...]
-    chances: Mapping[Pair, float]
+    chances: Mapping[ResponsePair, float]
     """The judge's probability that answer a is better than b, for a < b, both orders together; empty without any."""
     lengths: tuple[int, ...]
     """Of the answers, in characters."""
@@ -57,7 +57,7 @@ class JudgedComparison:
     """Whether people were asked because judges contradicted themselves or each other or were unsure."""
 
     @property
-    def pairs(self) -> list[Pair]:
+    def pairs(self) -> list[ResponsePair]:
         """Each two answers by position."""
         return list(combinations(range(len(self.judged)), 2))
 
@@ -71,14 +71,14 @@ class VerdictPair:
     backward: Choice
 
 
-def order(ranking: Ranking, pair: Pair) -> int:
+def order(ranking: Ranking, pair: ResponsePair) -> int:
     """1 if the first of two answers is ranked better, -1 if the second is, 0 for a tie."""
     return sign(ranking[pair[1]] - ranking[pair[0]])
 
 
-def both_orders(chances: Mapping[Pair, float | None]) -> dict[Pair, float]:
+def both_orders(chances: Mapping[ResponsePair, float | None]) -> dict[ResponsePair, float]:
     """The probability that a is better than b, for a < b, from those of whichever was shown first."""
-    found: dict[Pair, float] = {}
+    found: dict[ResponsePair, float] = {}
     for (a, b), forward in chances.items():
         backward = chances.get((b, a))
         if a < b and forward is not None and backward is not None:

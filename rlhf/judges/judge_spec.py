@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from annotation.database import Database
 from annotation.translation import N_, _
@@ -12,9 +12,8 @@ from annotation.validation import PositiveInt
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges import judge_store
+from rlhf.judges.judge_store import JudgeScope
 from rlhf.models import registry
-
-Judged = Literal["open", "judged", "candidate"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class JudgeSpec(JobSpec):
     title: ClassVar = N_("judging")
     judge: str = ""
     """Name of the judge."""
-    scope: Judged = "open"
+    scope: JudgeScope = "open"
     """'open' comparisons that wait for judges; those that people have 'judged', the newest first, to see how far the
     judge can be trusted; or those of a 'candidate' with what it would replace."""
     candidate: str = ""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rlhf.judges.openai_client import Failure
 
 Backend = Literal["local", "reward-model", "endpoint"]
-Scope = Literal["open", "judged", "candidate"]
+JudgeScope = Literal["open", "judged", "candidate"]
 MAXIMUM_NAME = 60
 # In the place of judges' names: all that label open comparisons.
 ACTIVE = "active"
@@ -253,7 +253,7 @@ class Comparison:
 # By people: judgements of annotators and imported ones.
 JUDGED_BY_PEOPLE = """EXISTS (SELECT 1 FROM current_judgement p WHERE p.comparison_id = c.id AND p.outcome != 'skip'
     AND p.purpose IN ('own', 'adjudication', 'import'))"""
-SCOPES: Mapping[Scope, str] = {
+SCOPES: Mapping[JudgeScope, str] = {
     "open": f"c.asks = 'judges' AND NOT {JUDGED_BY_PEOPLE}",
     "judged": JUDGED_BY_PEOPLE,
     "candidate": "c.candidate_id = :candidate",
@@ -270,7 +270,9 @@ UNSEEN = """(:frozen IS NULL OR p.split = 'held-out' OR NOT EXISTS
 OPEN = OPEN_TO_JUDGE.format(scope=SCOPES["open"], counts=True)
 
 
-def to_judge(db: Database, judge: Judge, scope: Scope, limit: int, candidate_id: int | None = None) -> list[Comparison]:
+def to_judge(
+    db: Database, judge: Judge, scope: JudgeScope, limit: int, candidate_id: int | None = None
+) -> list[Comparison]:
     """Comparisons that this judge has not judged: open ones, those that people have, or a candidate's; oldest first.
 
     Of those that people have judged the newest come first, because they are by policies like those to come; and before

@@ -25,7 +25,7 @@ from annotation.records import Message, UserError, storable
 from annotation.translation import _, ngettext
 from annotation.validation import read
 
-Reason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
+FailureReason = Literal["timeout", "rate limit", "server error", "unreachable", "unreadable", "no verdict", "refused"]
 PATH = "/chat/completions"
 KEY_VARIABLE = re.compile(r"PREFLOOP_JUDGE_[A-Z0-9_]{1,80}|OPENAI_API_KEY")
 # Shorter ones are placeholders such as EMPTY for servers that check none, and are words of the language.
@@ -164,7 +164,7 @@ class EndpointError(UserError):
     """A call that failed. `again`: after how many seconds at least it may be repeated; None where that is no use."""
 
     def __init__(
-        self, reason: Reason, sentence: str, again: float | None = None, tokens: tuple[int, int] = (0, 0)
+        self, reason: FailureReason, sentence: str, again: float | None = None, tokens: tuple[int, int] = (0, 0)
     ) -> None:
         super().__init__(sentence)
         self.failure = Failure(reason, sentence, *tokens)

@@ -169,7 +169,7 @@ def asked_for_check(db: Database, policy: Policy) -> bool:
     if policy.job_id is None:
         return False
     job = job_store.get(db, policy.job_id)
-    return job.status == "finished" and bool(getattr(job.spec, "check", False))
+    return job.status == "finished" and isinstance(job.spec, TrainingSpec) and job.spec.check
 
 
 def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:

@@ -21,7 +21,9 @@ import psutil
 from annotation.records import UserError
 from annotation.translation import N_, _
 from rlhf.jobs import job_store
+from rlhf.jobs.descriptions import COMPARISONS
 from rlhf.jobs.devices import query_graphics
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import ATTENTION, TrainingSpec, target_layers
 from rlhf.jobs.job_store import Job
 from rlhf.models.model_files import read_header, weight_files
@@ -198,7 +200,7 @@ def parameters(shapes: Shapes, spec: TrainingSpec, reward: TrainingSpec | None =
         return Parameters(adapter + shapes.hidden, shapes.total - shapes.own_head + adapter + 2 * shapes.hidden)
     judge = adapter_parameters(shapes, reward or spec)
     # The critic's head is held beside the model, as is the reward model's.
-    critic = judge + shapes.hidden + 1 if "critic" in spec.beside else 0
+    critic = (judge + shapes.hidden + 1) * spec.beside.count("trained")
     return Parameters(adapter + critic, shapes.total + adapter + len(spec.beside) * judge)
 
 
@@ -358,7 +360,7 @@ def beside_activations(shapes: Shapes, spec: TrainingSpec, machine: Machine, loa
 
 def reward_model(shapes: Shapes, spec: TrainingSpec, load: Workload) -> Component:
     """The reward model beside the policy that is trained against it."""
-    weights = adapter_parameters(shapes, load.reward or spec) if "reward model" in spec.beside else 0
+    weights = adapter_parameters(shapes, load.reward or spec) * spec.beside.count("frozen")
     return Component(N_("Reward model"), weights * FP32_BYTES, _("an adapter on the same base, in 32 bits"))
 
 
@@ -467,7 +469,7 @@ def batch_tokens(spec: TrainingSpec, load: Workload) -> int:
 
 def item_tokens(spec: TrainingSpec, load: Workload) -> int:
     """Tokens of the largest item, or as many as max_length allows."""
-    answers = (load.answers if spec.items == "comparisons" else 0) or spec.answers_per_item
+    answers = (load.answers if spec.items == COMPARISONS else 0) or spec.answers_per_item
     return load.item_tokens or answers * spec.max_length
 
 
@@ -534,7 +536,7 @@ def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
         lower = _("Most of it is for: {largest}. Lower max_length ({length}).")
         if spec.batch_size > 1:
             lower = _("Most of it is for: {largest}. Lower batch_size ({batch}) or max_length ({length}).")
-        if spec.batch_size > 1 and hasattr(spec, "accumulation"):
+        if spec.batch_size > 1 and spec.accumulation is not None:
             lower = _(
                 "Most of it is for: {largest}. Lower batch_size ({batch}) or max_length ({length}), and raise "
                 "accumulation as much."
@@ -562,17 +564,19 @@ class StepTime:
     peak_rss_mb: float | None
 
 
-def step_time_of(spec: TrainingSpec, finished: Sequence[Job]) -> StepTime | None:
-    """The newest pace measured with these settings: by a measurement, else by a run. `finished` has newest first."""
+def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) -> StepTime | None:
+    """The newest pace measured with these settings: by a measurement, else by a run. `finished` has newest first.
+
+    A step over so many items may take another number of forward passes than theirs did.
+    """
     wanted = spec.comparable()
     like = [job for job in finished if (own := job.spec.trains()) is not None and own.comparable() == wanted]
     measured = [job for job in like if job.kind != spec.kind]
     for job in (*measured, *(job for job in like if job.kind == spec.kind)):
-        result = job.result or {}
-        if job.status == "finished" and result.get("seconds_per_step"):
-            return StepTime(
-                float(result["seconds_per_step"]), job.finished or job.created, job.id, result.get("peak_rss_mb")
-            )
+        done = FinishedTraining.of(job.result)
+        if job.status == "finished" and done.seconds_per_step:
+            passes = spec.over(items).accumulated() / (done.accumulation or spec.accumulated())
+            return StepTime(done.seconds_per_step * passes, job.finished or job.created, job.id, done.peak_rss_mb)
     return None
 
 

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from annotation import store
 from annotation.database import Database
@@ -14,13 +14,13 @@ from annotation.records import UserError, ancestors_of, now
 from annotation.translation import N_, _, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.descriptions import Made
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 
 # Under which a project keeps the gate's rule.
 RULE_SETTING = "gate"
-Kind = Literal["policy", "reward"]
-Form = Literal["base", "lora", "prompt", "full"]
+PolicyForm = Literal["base", "lora", "prompt", "full"]
 Weights = Literal["nf4", "bf16", "fp32"]
 WEIGHTS_WORDS: Mapping[str, str] = {"nf4": N_("4-bit (NF4)"), "bf16": "bf16", "fp32": "fp32"}
 # Whether the base is told not to think before it answers, where its template can be told, or has it as it likes.
@@ -32,7 +32,7 @@ STATUS_WORDS: Mapping[str, str] = {
     "rejected": N_("rejected"),
 }
 # What each method leaves behind.
-FORM_OF: Mapping[str, Form] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
+FORM_OF: Mapping[str, PolicyForm] = {"qlora": "lora", "lora": "lora", "prompt": "prompt", "full": "full"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Policy:
     sha256: str | None
     status: str
     created: str
-    kind: Kind
-    form: Form
+    kind: Made
+    form: PolicyForm
     weights: Weights
     ground_id: int | None
     deleted: str | None
@@ -133,8 +133,8 @@ def add(
     job_id: int | None,
     path: str,
     sha256: str,
-    kind: Kind = "policy",
-    form: Form = "lora",
+    kind: Made = "policy",
+    form: PolicyForm = "lora",
     weights: Weights = "nf4",
     ground_id: int | None = None,
     source: str | None = None,
@@ -416,14 +416,29 @@ def rejection(db: Database, policy: Policy) -> str:
     )
 
 
-def decisions(db: Database, limit: int = 50) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Decision:
+    """A promotion, rejection, rollback or deletion: who decided and, where it was said, why."""
+
+    id: int
+    created: str
+    action: str
+    revision: str
+    previous: str | None
+    """What served until then."""
+    decided_by: str
+    reason: str
+
+
+def decisions(db: Database, limit: int = 50) -> list[Decision]:
     """The latest promotions, rejections and rollbacks, newest first."""
-    return db.rows(
+    rows = db.rows(
         """SELECT p.id, p.created, p.action, m.revision, previous.revision AS previous, p.decided_by, p.reason
            FROM promotion p JOIN model m ON m.id = p.model_id LEFT JOIN model previous ON previous.id = p.previous_id
            ORDER BY p.id DESC LIMIT ?""",
         (limit,),
     )
+    return [Decision(**row) for row in rows]
 
 
 def newest_decision(db: Database) -> int:

@@ -7,17 +7,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from annotation.exports.frozen_rows import DemonstrationRow, PreferenceRow, PromptRow, Row, read_rows
+from annotation.exports.frozen_rows import AnyRow, DemonstrationRow, PreferenceRow, PromptRow, read_rows
 from annotation.metrics.rankings import MOST_ANSWERS, decided
 from annotation.records import TokenIds, UserError
 from annotation.translation import _
 from rlhf.jobs.descriptions import LeftOut
-from rlhf.jobs.job_spec import Noise
+from rlhf.jobs.job_spec import NoiseUse
 from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.template_process import TemplateRefused, conversation
 
 
-def load_snapshot(data_dir: Path, sha256: str, kind: type[Row]) -> list[Row]:
+def load_snapshot(data_dir: Path, sha256: str, kind: type[AnyRow]) -> list[AnyRow]:
     """The rows of the frozen data of this name. Raises UserError if the file is gone or is not what its name says."""
     return read_rows(snapshot_content(data_dir, sha256), kind)
 
@@ -43,7 +43,7 @@ def snapshot_content(data_dir: Path, sha256: str) -> bytes:
     return content
 
 
-def of_split(rows: Sequence[Row], split: str) -> list[Row]:
+def of_split(rows: Sequence[AnyRow], split: str) -> list[AnyRow]:
     return [row for row in rows if row.split == split]
 
 
@@ -109,7 +109,7 @@ def tokenise_pairs(
     return pairs, left_out
 
 
-def with_noise(pairs: Sequence[Mapping[str, Any]], noise: Noise, ai_weight: float = 1.0) -> list[dict[str, Any]]:
+def with_noise(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse, ai_weight: float = 1.0) -> list[dict[str, Any]]:
     """The pairs with the columns `flip` and `weight` as the loss is to use them: 0 and 1 where noise is ignored.
 
     Weights are 1 - 2 flip over their mean: what a coin would have said weighs nothing, and the mean is 1, so that the
@@ -126,7 +126,7 @@ def with_noise(pairs: Sequence[Mapping[str, Any]], noise: Noise, ai_weight: floa
     return [{**pair, "weight": weight / mean} for pair, weight in zip(made, weights, strict=True)]
 
 
-def noisy(pairs: Sequence[Mapping[str, Any]], noise: Noise) -> list[dict[str, Any]]:
+def noisy(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse) -> list[dict[str, Any]]:
     """`with_noise` for judgements of people and judges alike."""
     if noise == "ignore":
         return [{**pair, "flip": 0.0, "weight": 1.0} for pair in pairs]

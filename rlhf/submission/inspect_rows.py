@@ -16,7 +16,7 @@ from annotation.exports.frozen_rows import FrozenRow, PreferenceRow, PromptRow
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.records import Split
 from annotation.translation import _
-from rlhf.jobs.descriptions import Facts, LeftOut, TokenSequence, token_span
+from rlhf.jobs.descriptions import COMPARISONS, Facts, LeftOut, TokenSequence, token_span
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer
 from rlhf.models.tokenize import render, text_ids
@@ -29,7 +29,7 @@ EXAMPLES_OF_A_REASON = 3
 
 
 @dataclass(frozen=True)
-class Item:
+class ItemRows:
     """What a batch counts, with its rows: a demonstration, a pair, a comparison's pairs, or a prompt."""
 
     name: str
@@ -45,7 +45,7 @@ class Item:
 class InspectedItem:
     """One item as it would be trained on."""
 
-    item: Item
+    item: ItemRows
     number: int
     total: int
     facts: Facts
@@ -57,11 +57,11 @@ class InspectedItem:
 
 
 # --------------------------------------------------------------------------------------------------------------- items
-def items_of(db: Database, spec: TrainingSpec) -> Iterator[Item]:
+def items_of(db: Database, spec: TrainingSpec) -> Iterator[ItemRows]:
     """The items of both splits, in the order in which they would be frozen; also those that give no row."""
     rows = spec.rows(db)
     if isinstance(rows, PreferenceRows):
-        yield from compared_items(db, rows, together=spec.items == "comparisons")
+        yield from compared_items(db, rows, together=spec.items == COMPARISONS)
         return
     with db.reading():
         for number, row in enumerate(rows, 1):
@@ -70,10 +70,10 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[Item]:
                 if isinstance(row, PromptRow)
                 else _("Demonstration {number}").format(number=number)
             )
-            yield Item(name, row.split, [row], {}, question_of(row.messages))
+            yield ItemRows(name, row.split, [row], {}, question_of(row.messages))
 
 
-def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Iterator[Item]:
+def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Iterator[ItemRows]:
     """Comparisons one by one, so that what is left out can be laid at the door of one of them; or their pairs."""
     with db.reading():
         for group in whole.comparisons:
@@ -84,7 +84,7 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
                 group[0].split,
                 question_of(group[0].messages),
             )
-            whole_item = Item(name, split, rows, dict(alone.left_out), asked)
+            whole_item = ItemRows(name, split, rows, dict(alone.left_out), asked)
             if together or not rows:
                 yield whole_item
                 continue
@@ -102,7 +102,7 @@ def items_to_train(db: Database, spec: TrainingSpec, found: TrainingPreview) -> 
 
     Some kinds take whole comparisons; others take them apart, and their second number is 0.
     """
-    if spec.items != "comparisons":
+    if spec.items != COMPARISONS:
         return found.train, 0
     rows = job_submission.rows_of(db, spec)
     pairs = (row for row in rows if isinstance(row, PreferenceRow) and row.split == "train")
@@ -117,10 +117,10 @@ def answers_in(pairs: Iterable[PreferenceRow]) -> int:
 
 # ------------------------------------------------------------------------------------------------------------- one item
 def inspect(
-    tokenizer: ChatTokenizer, spec: TrainingSpec, items: Iterable[Item], split: Split, number: int
+    tokenizer: ChatTokenizer, spec: TrainingSpec, items: Iterable[ItemRows], split: Split, number: int
 ) -> InspectedItem | None:
     """The item of this number (from 1) of a split, or the last one before it; None if there is none."""
-    last: Item | None = None
+    last: ItemRows | None = None
     total = place = 0
     for item in items:
         if item.split == split and item.rows:
@@ -134,7 +134,7 @@ def inspect(
     return InspectedItem(last, place, total, spec.item_facts(last.rows), sequences, left_out, used=bool(tokenised))
 
 
-def unread(tokenizer: ChatTokenizer, item: Item, left_out: LeftOut) -> list[TokenSequence]:
+def unread(tokenizer: ChatTokenizer, item: ItemRows, left_out: LeftOut) -> list[TokenSequence]:
     """The prompt of an item that is too long, to see why; nothing where the template refuses it."""
     if "template" in left_out:
         return []
@@ -165,7 +165,7 @@ class DataSummary:
         """Tokens of an item on average."""
         return self.tokens / max(self.tokenised, 1)
 
-    def leave_out(self, item: Item, reasons: Mapping[str, int]) -> None:
+    def leave_out(self, item: ItemRows, reasons: Mapping[str, int]) -> None:
         """Count what is left out of an item, and keep a few of them."""
         self.left_out.take(reasons)
         for reason in reasons:
@@ -175,7 +175,7 @@ class DataSummary:
 
 
 def summarise(
-    tokenizer: ChatTokenizer, spec: TrainingSpec, items: Iterable[Item], limit: int = TOKENISED_ITEMS
+    tokenizer: ChatTokenizer, spec: TrainingSpec, items: Iterable[ItemRows], limit: int = TOKENISED_ITEMS
 ) -> DataSummary:
     """Look at all items; only the first `limit` of them are tokenised, the others are counted as they are."""
     found = DataSummary()

@@ -13,7 +13,7 @@ from annotation.translation import _
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
 from rlhf.jobs import job_store, rental_store
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.descriptions import LeftOut, Unit
 from rlhf.jobs.job_spec import JobSpec, Training, TrainingSpec, with_defaults
 from rlhf.jobs.rental_store import Terms
 from rlhf.models import registry
@@ -30,7 +30,7 @@ class TrainingPreview:
     held_out: int
     left_out: LeftOut
     parent: str
-    unit: str
+    unit: Unit
     """What is counted, in the plural."""
     noise: Noise | None = None
     """How many pairs to train on are labelled wrong, as far as that is known; None without pairs."""

@@ -19,11 +19,12 @@ from annotation.records import Split, UserError
 from annotation.translation import _
 from rlhf.data import held_out_sets, snapshots
 from rlhf.jobs import job_store
+from rlhf.jobs.descriptions import Made
 from rlhf.jobs.job_spec import Training, TrainingSpec
 from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.memory import Fit, Machine, Parameters, Shapes, StepTime, Workload
-from rlhf.models.registry import Kind, Policy
+from rlhf.models.registry import Policy
 from rlhf.submission import form_fields, inspect_rows, job_submission, preconditions
 from rlhf.submission.form_fields import Form
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem
@@ -62,8 +63,8 @@ class CostEstimate:
     machine: Machine
     step_time: StepTime | None
     steps: int
-    unit: str
-    """What a step is called, in the plural."""
+    counted_steps: Callable[[int], str]
+    """How so many of its steps are said."""
     waiting: int
     """Jobs that run or wait before it."""
     longest: int
@@ -162,9 +163,9 @@ class Preflight:
             memory.parameters(shapes, spec, reward),
             memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
             machine,
-            memory.step_time_of(spec, self.finished_jobs(spec)),
+            memory.step_time_of(spec, self.finished_jobs(spec), items),
             spec.steps_over(items),
-            spec.steps_word,
+            spec.counted_steps,
             len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
             longest,
             spec.ends_early(),
@@ -272,7 +273,7 @@ def fits(form: Form, policy: Policy) -> bool:
     return policy.kind == "policy" and (whole or form.methods != ("full",))
 
 
-def models_of(db: Database, kind: Kind) -> Choices:
+def models_of(db: Database, kind: Made) -> Choices:
     """(words, revision) of the policies or reward models, newest first."""
     known = [policy for policy in registry.all_policies(db) if policy.kind == kind and not policy.deleted]
     return [(description_of(db, policy), policy.revision) for policy in reversed(known)]

@@ -18,7 +18,7 @@ from annotation.ui.markup import Download, links, paragraph, table, unfold
 
 Update = dict[str, Any]
 # What is looked at: the name and the label of a plot, whose values they are, and its lines.
-Look = list[str]
+LookedAt = list[str]
 # Points of a line that the browser gets, so that a part of a long run still shows what is in it.
 MOST_POINTS = 1000
 # Rows of the table of values; the file has all.
@@ -76,7 +76,7 @@ def lay_out(name: str, label: str) -> dict[str, Any]:
 
 def updates(
     name: str, curves: Sequence[CurveData], files: Sequence[Download], look: Any, chosen: str | None = None
-) -> tuple[dict[str, Update], Look]:
+) -> tuple[dict[str, Update], LookedAt]:
     """What follows the data, and what is looked at now. A part that somebody has drawn out stays.
 
     `look` is what this browser session was sent before: what the plot is about is sent only if it is another thing
@@ -100,7 +100,7 @@ def updates(
     }, now
 
 
-def nothing(name: str) -> tuple[dict[str, Update], Look]:
+def nothing(name: str) -> tuple[dict[str, Update], LookedAt]:
     """The same where there is no plot."""
     return {f"{name}_box": gr.update(visible=False)}, []
 

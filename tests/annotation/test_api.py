@@ -19,6 +19,7 @@ from annotation.records import Kind, Prompt, Tag
 from annotation.web import access
 from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
+from tests.freezing import current_judgements
 
 pytestmark = pytest.mark.slow
 
@@ -210,13 +211,13 @@ def test_tags_note_flag_and_edit_go_along_with_the_verdict(db: Database, ann: As
     done = {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["kind"], "note": " well ", "flag": "broken"}
     answer = ann("judge", nonce=card["nonce"], act={**done, "edit": {"place": 1, "text": "Mended"}})
     assert (answer["saved"], answer["notice"]) == (True, "")
-    judgement = next(iter(store.judgements(db)))
+    judgement = next(iter(current_judgements(db)))
     assert judgement.ranking is not None
     best = judgement.responses[judgement.ranking.index(1)]
-    assert best["text"] == card["answers"][1]["text"]
+    assert best.text == card["answers"][1]["text"]
     assert (judgement.tags, judgement.note, judgement.flag) == (("kind",), "well", "broken")
     assert judgement.edited is not None
-    assert (judgement.edited["text"], judgement.edited["edited_from"]) == ("Mended", best["id"])
+    assert (judgement.edited.text, judgement.edited.edited_from) == ("Mended", best.id)
 
 
 @pytest.mark.parametrize(

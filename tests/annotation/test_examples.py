@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from annotation.examples.example_sets import EXAMPLES, LABELS, ExampleRow, example_path, label_of, read_example
+from annotation.examples.example_sets import EXAMPLES, LABELS, ExampleRow, example_path, read_example
 from annotation.records import UserError
 
 COUNTS = {"financial-sentiment": {"train": 240, "held-out": 120}, "medical-answers": {"train": 96, "held-out": 24}}
@@ -181,30 +181,3 @@ def test_medical_answers_are_short_send_to_somebody_who_knows_and_give_no_dose()
 def test_a_dose_and_a_diagnosis_would_be_found(dose: str) -> None:
     assert DOSE.search(f"Take {dose} with water.")
     assert re.search(DIAGNOSIS, "From what you write, you probably have the flu.")
-
-
-# ----------------------------------------------------------------------------------------------------------- label_of
-@pytest.mark.parametrize(
-    ("answer", "label"),
-    [
-        ("positive", "positive"),
-        (" Negative.\n", "negative"),
-        ("**NEUTRAL**", "neutral"),
-        ("The sentiment is: 'positive'!", "positive"),
-        ("_negative_", "negative"),
-        ("Positive, clearly positive", "positive"),
-        ("", None),
-        ("I can't say.", None),
-        ("positively good", None),
-        ("positive or negative", None),
-        ("neutral/positive", None),
-        ("non-negative", None),
-        ("Neutrality", None),
-    ],
-)
-def test_the_label_of_an_answer(answer: str, label: str | None) -> None:
-    assert label_of(answer) == label
-
-
-def test_every_completion_of_the_financial_set_gives_its_own_label() -> None:
-    assert all(label_of(row.completion) == row.label for row in read_example("financial-sentiment"))

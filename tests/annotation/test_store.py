@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, Feedback
 from annotation.web import access
 from tests.conftest import act, make_response, seed_prompts, shown_texts
+from tests.freezing import current_judgements
 
 pytestmark = pytest.mark.slow
 
@@ -84,8 +85,8 @@ def test_what_two_policies_answered_in_a_check_is_compared_once(db: Database, an
     assert claim is not None
     assert sorted(shown_texts(claim)) in (["base one", "dpo one"], ["base two", "dpo two"])  # in no telling order
     claims.judge(db, ann.id, claim.nonce, act("left-much"))
-    judged = next(store.judgements(db))
-    assert (judged.split, {response["revision"] for response in judged.responses}) == ("held-out", {"base", "dpo-1"})
+    judged = next(current_judgements(db))
+    assert (judged.split, {response.revision for response in judged.responses}) == ("held-out", {"base", "dpo-1"})
 
 
 # ------------------------------------------------------------------------------------------------------------- chances

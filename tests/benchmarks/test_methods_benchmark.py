@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from annotation.database import open_database
+from annotation.examples.example_sets import read_example
 from annotation.exports.frozen_rows import DemonstrationRow, PromptRow
 from annotation.records import Prompt
 from benchmarks import answers, frontier, gold, learning, memory, methods, rates, sentiment
@@ -30,6 +31,33 @@ from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenis
 from tests.machine_fixtures import QUICK_DPO, Machine
 
 pytestmark = pytest.mark.slow
+
+
+# ----------------------------------------------------------------------------------------------------------- label_of
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("positive", "positive"),
+        (" Negative.\n", "negative"),
+        ("**NEUTRAL**", "neutral"),
+        ("The sentiment is: 'positive'!", "positive"),
+        ("_negative_", "negative"),
+        ("Positive, clearly positive", "positive"),
+        ("", None),
+        ("I can't say.", None),
+        ("positively good", None),
+        ("positive or negative", None),
+        ("neutral/positive", None),
+        ("non-negative", None),
+        ("Neutrality", None),
+    ],
+)
+def test_the_label_of_an_answer(answer: str, label: str | None) -> None:
+    assert sentiment.label_of(answer) == label
+
+
+def test_every_completion_of_the_financial_set_gives_its_own_label() -> None:
+    assert all(sentiment.label_of(row.completion) == row.label for row in read_example("financial-sentiment"))
 
 
 # ---------------------------------------------------------------------------------------------------------- intervals

@@ -15,6 +15,7 @@ from benchmarks.laboratory import Laboratory
 from benchmarks.rlaif import Condition, Sizes
 from rlhf.judges import judge_store
 from tests.conftest import make_response
+from tests.freezing import current_judgements
 
 SIZES = Sizes(budget=20.0, price=0.2)
 GOOD, BAD = "The sun is warm and the day is long. We sat by the river and ate our bread.", "Nonsense nonsense"
@@ -50,7 +51,7 @@ def test_people_alone_are_right_and_stop_at_the_budget(lab: Laboratory) -> None:
     rlaif.prepared(lab, condition)
     draw(lab, 30)
     assert rlaif.label(lab, condition, SIZES, 1, 1) == {"people": 20, "judge": 0}
-    judged = list(store.judgements(lab.db))
+    judged = list(current_judgements(lab.db))
     assert all(better(one) == "good" for one in judged)
 
 
@@ -59,7 +60,7 @@ def better(judgement: Judgement) -> str:
     assert judgement.ranking is not None
     if judgement.ranking[0] == judgement.ranking[1]:
         return "tie"
-    return "good" if judgement.responses[judgement.ranking.index(1)]["text"].startswith(GOOD) else "bad"
+    return "good" if judgement.responses[judgement.ranking.index(1)].text.startswith(GOOD) else "bad"
 
 
 def test_a_judges_verdicts_are_as_often_right_as_it_is_said_to_agree(lab: Laboratory) -> None:
@@ -81,7 +82,7 @@ def test_a_judges_verdicts_are_as_often_right_as_it_is_said_to_agree(lab: Labora
     right = sum((row["choice"] == "first") == (good_at[row["comparison_id"]] == row["first"]) for row in rows)
     assert len(rows) == 200
     assert 126 <= right <= 174
-    found = [better(one) for one in store.judgements(lab.db)]
+    found = [better(one) for one in current_judgements(lab.db)]
     assert 20 <= found.count("tie") <= 55
     assert found.count("good") > 4 * found.count("bad")
 
@@ -94,7 +95,7 @@ def test_mixed_people_get_what_the_judge_contradicts_itself_on(lab: Laboratory) 
     assert spent["judge"] == 50
     assert 0 < spent["people"] <= 10
     judge = judge_store.by_name(lab.db, "judge")
-    for one in store.judgements(lab.db):
+    for one in current_judgements(lab.db):
         if one.annotator == "gold":
             said = judge_store.outcomes_of(judge_store.verdicts_on(lab.db, judge, one.comparison_id))
             why = lab.db.value("SELECT asks_why FROM comparison WHERE id = ?", (one.comparison_id,))

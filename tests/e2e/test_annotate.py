@@ -25,6 +25,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
 from tests.e2e.conftest import running_app, wait_for
+from tests.freezing import current_judgements
 from tests.machine_fixtures import stay_alive
 
 pytestmark = pytest.mark.browser
@@ -133,7 +134,7 @@ class Person:
 
     def rows(self) -> list[Judgement]:
         """This person's current judgements, oldest first."""
-        return [judgement for judgement in store.judgements(self.db) if judgement.annotator == self.name]
+        return [judgement for judgement in current_judgements(self.db) if judgement.annotator == self.name]
 
     def texts(self) -> list[str]:
         """The answers as they are shown."""
@@ -197,7 +198,7 @@ def test_a_pair_is_judged_by_one_key(site: Site) -> None:
         left = ann.texts()[0]
         judgement = ann.judge(key)
         assert (by_place(judgement), judgement.strength) == (ranks, strength), key
-        assert judgement.responses[judgement.shown_order[0]]["text"] == left
+        assert judgement.responses[judgement.shown_order[0]].text == left
         assert judgement.seconds is not None
     assert ann.judge("0").outcome == "all-bad"
     assert ann.judge("s").outcome == "skip"
@@ -365,9 +366,9 @@ def test_edit_note_tag_and_flag_survive_a_reload_and_land_in_the_row(site: Site)
     judgement = ann.judge("6")
     assert (judgement.tags, judgement.note, judgement.flag) == (("accurate",), "12 reasons", "broken")
     assert judgement.edited is not None
-    assert judgement.edited["text"] == "A mended answer 7"
+    assert judgement.edited.text == "A mended answer 7"
     best = judgement.responses[judgement.shown_order[1]]
-    assert (best["text"], best["id"]) == (edited, judgement.edited["edited_from"])
+    assert (best.text, best.id) == (edited, judgement.edited.edited_from)
 
     ann.ready()
     assert ann.page.input_value("#judgement-note") == "", "the next comparison begins without a draft"
@@ -442,7 +443,7 @@ def test_undo_after_a_reload_brings_back_what_was_done(site: Site) -> None:
     again = ann.judge("Enter")
     assert (by_place(again), again.note, again.flag) == (by_place(first), "for a reason", "broken")
     assert again.edited is not None
-    assert again.edited["text"] == "Mended"
+    assert again.edited.text == "Mended"
 
 
 def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: Site) -> None:
@@ -658,7 +659,7 @@ def test_own_judgements_are_listed_and_changed(site: Site) -> None:
     ann.page.locator(".mine button").nth(1).click()
     ann.page.wait_for_selector("text=You are changing an earlier judgement: Left much better.")
     assert ann.page.get_attribute("[data-label=accurate]", "aria-pressed") == "true"
-    assert ann.texts() == [first.responses[position]["text"] for position in first.shown_order]
+    assert ann.texts() == [first.responses[position].text for position in first.shown_order]
     ann.ready()
     ann.press("Escape")
     ann.wait_status("stays as it was")
@@ -765,7 +766,7 @@ def test_answers_grow_while_they_are_written_and_a_judgement_is_early(site: Site
     judgement = ann.judge("1")
     assert judgement.early
     assert judgement.edited is not None
-    assert judgement.edited["text"] == "My own end"
+    assert judgement.edited.text == "My own end"
 
 
 def test_failed_answers_can_not_be_judged(site: Site) -> None:

@@ -14,6 +14,7 @@ from annotation.imports import importing
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import go, running_app
+from tests.freezing import current_judgements
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)> ${alert(2)} <script>alert(3)</script>"
@@ -55,6 +56,6 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
         page.wait_for_selector("text=This is import 1")
         context.close()
     assert troubles == []
-    judged = [(j.messages[0]["content"], j.responses[0]["text"]) for j in store.judgements(db)]
+    judged = [(j.messages[0]["content"], j.responses[0].text) for j in current_judgements(db)]
     assert judged == [(row["title"], row["chosen"]) for row in rows]
     db.close()

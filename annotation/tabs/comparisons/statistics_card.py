@@ -13,7 +13,7 @@ from annotation.ui.formatting import NOTHING, duration, percent
 from annotation.ui.markup import Bar, Row, card, escape, figures, folded_card, paragraph, table, telling, way
 from annotation.ui.places import Place, link
 from annotation.workbench.comparison_filter import SPLITS
-from annotation.workbench.data_statistics import LENGTH_EDGES, Counts, DataStatistics
+from annotation.workbench.data_statistics import LENGTH_EDGES, DataStatistics, NamedCounts
 
 
 def card_of(found: DataStatistics, looked: ListPlace) -> str:
@@ -48,7 +48,7 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
 
 def counted(
     title: str,
-    counts: Counts,
+    counts: NamedCounts,
     whole: int,
     name_of: Callable[[str], str] = str,
     framed: Callable[[str, str], str] = card,

@@ -3,7 +3,8 @@
 A rule about length is learnt in a few steps, one about content asks for many of the same rate: no number of steps suits
 both. So training ends where the policy has moved by so much; further on, answers of the first kind are soon no longer
 the base's language for the gate (docs/benchmarks.md, the recipe). PPO's early stopping by KL (`target_kl` of the common
-implementations) is the like for one batch.
+implementations) is the like for one batch. It never ends before the first pass over the data is made, whose steps are
+so large that there are few of them (`DPOSpec.over`): what counts as learnt has been learnt from.
 
 KL of whole distributions, at the first tokens of some of the answers that are trained on: a policy that answers shorter
 moves most where an answer begins and may end, and its own answers have no more than these.
@@ -46,6 +47,8 @@ class DriftMeter(TrainerCallback):
         self.beginning = [part_NV.to(torch.float16) for part_NV in self.logps()]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.epoch < 1:  # each comparison has its say, also where fewer would be enough
+            return
         self.moved, step, steps = self.kl(), state.global_step, state.max_steps
         if self.moved >= self.most and step < steps:
             self.log(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from annotation.database import Database
@@ -11,10 +12,11 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
 from annotation.translation import N_, _
 from annotation.ui.formatting import short_number
-from annotation.validation import NonNegativeFloat, PositiveInt
+from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import pair_facts, ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (
+    COMPARISONS,
     Curve,
     Facts,
     FormLayout,
@@ -25,7 +27,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, Noise, Reference, Scope, TrainingSpec
+from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 
@@ -40,6 +42,8 @@ BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
 }
 # Our own (docs/benchmarks.md, the recipe); full: Tunstall et al. 2023 (Zephyr).
 MEASURED = N_("our own measurements, with the training ended by stop_kl")
+# As many as move a policy about as far as it may go, at the default rate (docs/benchmarks.md, the recipe).
+STEPS_A_PASS = 8
 CURVES = (
     Curve(
         "loss",
@@ -101,7 +105,7 @@ class DPOSpec(TrainingSpec):
         "kl": N_("KL from where it began"),
     }
     automatic: ClassVar = "DPO"
-    items: ClassVar = N_("comparisons")
+    items: ClassVar = COMPARISONS
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
         "qlora": LearningRate(5e-4, MEASURED),
@@ -124,7 +128,7 @@ class DPOSpec(TrainingSpec):
         }
     }
     only_with: ClassVar = {"flip_rate": ("loss", ("robust",)), "offset": ("loss", ("sigmoid", "length-normalised"))}
-    left_open: ClassVar = (*TrainingSpec.left_open, "beta", "flip_rate")
+    left_open: ClassVar = (*TrainingSpec.left_open, "beta", "flip_rate", "accumulation")
     loss_fields: ClassVar = ("sft_weight", "offset", "flip_rate", "ai_weight", "stop_kl")
     curves: ClassVar = CURVES
     forms: ClassVar = (
@@ -167,22 +171,24 @@ class DPOSpec(TrainingSpec):
     epochs: PositiveInt = 3
     """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     stop_kl: NonNegativeFloat = 0.15
-    """End the training where the policy has moved this far from where it began, in nats a token, at the first tokens of
-    answers that it learns from; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe): further on,
-    answers that have become shorter go past the gate's limit of language."""
+    """End the training where each comparison has been learnt from once and the policy has moved this far from where it
+    began, in nats a token, at the first tokens of answers that it learns from; 0 for never. Our choice, by measurements
+    (docs/benchmarks.md, the recipe): further on, answers that have become shorter go past the gate's limit of
+    language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
-    annotator_noise: Noise = "ignore"
+    annotator_noise: NoiseUse = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' is conservative DPO (Mitchell 2023)."""
     ai_weight: NonNegativeFloat = 1.0
     """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
     people's in RLAIF (Lee et al. 2023)."""
     batch_size: PositiveInt = 4
-    """Comparisons in one forward pass, each with all its pairs. Our choice: four a step, so that sixty make 45 steps.
-    In one pass they take a tenth less time than in two."""
-    accumulation: PositiveInt = 1
-    """Forward passes in one optimiser step."""
+    """Comparisons in one forward pass, each with all its pairs. In one pass four take a tenth less time than in two."""
+    accumulation: NonNegativeInt = 0
+    """Forward passes in one optimiser step. Empty for as many as let one pass over the data take eight steps at most:
+    how far a policy moves depends on the number of steps, and it may move so far only; then every comparison is to
+    have had its say."""
     check: bool = True
     """Check the candidate against the serving policy when training ends."""
 
@@ -209,8 +215,9 @@ class DPOSpec(TrainingSpec):
         return replace(super().filled(), beta=self.beta or BETAS[self.loss][0])
 
     def open_values(self) -> Mapping[str, str]:
-        """What an empty beta and rate of wrong labels stand for, beside the learning rate."""
-        return {**super().open_values(), "beta": f"{BETAS[self.loss][0]:g}", "flip_rate": _("from the data")}
+        """What is left empty stands for, beside the learning rate."""
+        from_data = dict.fromkeys(("flip_rate", "accumulation"), _("from the data"))
+        return {**super().open_values(), "beta": f"{BETAS[self.loss][0]:g}", **from_data}
 
     def default_notes(self) -> list[str]:
         """What an empty beta stands for."""
@@ -247,6 +254,11 @@ class DPOSpec(TrainingSpec):
         if self.flip_rate and self.loss != "robust":
             found.append(_("flip_rate belongs to the robust loss; the loss is '{loss}'.").format(loss=self.loss))
         return found
+
+    def over(self, items: int) -> Self:
+        """The spec with as many forward passes in a step as let one pass over the data take eight steps at most."""
+        passes = ceil(items / (STEPS_A_PASS * self.batch_size * self.processes))
+        return replace(self, accumulation=self.accumulation or max(1, passes))
 
     def ends_early(self) -> bool:
         """Where the policy has moved far enough."""

@@ -12,8 +12,8 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
 - Each pair has a chance of being the wrong way round, estimated from its annotators' reliability, that can weigh it or
   smooth its label (`annotator_noise`), or set the robust loss's rate; the likelihood term follows, so that it does not
   teach what is doubted.
-- A likelihood term on the chosen answers keeps the language (Pang et al. 2024, "Iterative Reasoning Preference
-  Optimization", equation 1), per token over the batch as in TRL's "sft" loss.
+- A likelihood term on the chosen answers, of a ranking the best, keeps the language (Pang et al. 2024, "Iterative
+  Reasoning Preference Optimization", equation 1), per token over the batch as in TRL's "sft" loss.
 - An answer that was cut off at the limit gets no end-of-text token.
 - The reference is computed before the first step, once for all runs (`rlhf.algorithms.dpo.reference`): with the
   parent's weights in the adapter if the parent is the reference, before they are if the base is. TRL would make the
@@ -40,7 +40,7 @@ from trl import DPOConfig, DPOTrainer
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.comparisons import Item, collate, order_loss, with_targets
+from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps, reference_of, with_reference
 from rlhf.algorithms.dpo.spec import DPOSpec, PairwiseLoss
@@ -48,7 +48,7 @@ from rlhf.algorithms.losses import AnswerLogps, PairLogps, expected_better, impl
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
@@ -61,7 +61,8 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, spec, left_out = read_data(run, spec, tokenizer)
     pairs = sum(len(item["better"]) for item in items)
-    robust = {"flip_rate": spec.flip_rate} if spec.loss == "robust" else {}
+    filled: dict[str, Any] = {"accumulation": spec.accumulation, "planned_steps": spec.steps_over(len(items))}
+    filled |= {"flip_rate": spec.flip_rate} if spec.loss == "robust" else {}
     run.log(
         f"{pairs} pairs in {len(items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
         f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}.{left_out_sentence(left_out)}"
@@ -72,7 +73,7 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         trained = conclude(run, spec, start, trainer.save, figures)
-    return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **robust, **trained.result}
+    return {**trained.told(spec, pairs, left_out), **filled}
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -85,7 +86,7 @@ def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], DPOS
         items = [item for item in items if all(item["answers"])]
     if not any(all(item["answers"]) for item in items):
         raise UserError(shortage("pairs", 0, 1, left_out))
-    expecting = replace(spec, flip_rate=spec.flip_rate or suggested_flip_rate(items))
+    expecting = replace(spec.over(len(items)), flip_rate=spec.flip_rate or suggested_flip_rate(items))
     return with_targets(items, spec.annotator_noise, spec.ai_weight), expecting, left_out
 
 
@@ -101,7 +102,7 @@ def build_trainer(
 ) -> PreferenceTrainer:
     """The trainer with its adapter, and the reference's log-probabilities beside each answer."""
     # Measured steps need no more items than they take, and the reference is computed for every one that is given.
-    used = run.measured_steps * spec.batch_size * spec.accumulation if run is not None else 0
+    used = run.measured_steps * spec.batch_size * spec.accumulated() if run is not None else 0
     trainer = PreferenceTrainer(
         spec,
         model=load_for_training(start.ground, spec, tried=start.tried),
@@ -130,17 +131,17 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """What TRL says of a step, and how far the policy has moved by then."""
-        moved = {"kl": self.drift.moved} if self.drift is not None and "loss" in logs else {}
+        moved = {"kl": self.drift.moved} if self.drift is not None and self.drift.moved and "loss" in logs else {}
         super().log({**logs, **moved}, *arguments, **keywords)
 
     def items_in(self, batch: Any) -> Tensor:
-        """Bits that are decided, one for a pair, and tokens of the better answers, (2,)."""
+        """Bits that are decided, one for a pair, and tokens of the best answers, (2,)."""
         tokens_B, share_P = batch["completion_mask"].sum(-1).float(), batch["share"]
         tokens_P = expected_better(tokens_B[batch["better"]], tokens_B[batch["worse"]], batch["flip"])
-        return torch.stack([share_P.sum(), (share_P * tokens_P).sum()])
+        return torch.stack([share_P.sum(), (share_P * best_of(batch) * tokens_P).sum()])
 
     def loss(self, model: Any, batch: Any, items: Tensor) -> Tensor:
-        """The preference loss of each comparison, less the likelihood of its better answers."""
+        """The preference loss of each comparison, less the likelihood of its best answers."""
         spec, (bits, tokens), weight_P = self.spec, items, batch["weight"] * batch["share"]
         answers = logps_of(model, batch)
         rewards_B = implicit_rewards(spec.loss, answers, spec.beta)
@@ -153,7 +154,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         if spec.sft_weight:
             better_P = expected_better(pairs.chosen_P, pairs.rejected_P, batch["flip"])
             # Without a token where all are bad: none is better.
-            loss = loss - spec.sft_weight * (weight_P * better_P).sum() / tokens.clamp(min=1)
+            loss = loss - spec.sft_weight * (weight_P * best_of(batch) * better_P).sum() / tokens.clamp(min=1)
         self.note_rewards(rewards_B, pairs, batch, bits)
         return loss
 
@@ -171,6 +172,11 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         }
         for name, values_P in noted.items():
             self.note(name, (batch["share"] * values_P).sum(), bits)
+
+
+def best_of(batch: Any) -> Tensor:
+    """1 for each pair whose better answer is worse than none, else 0; (P,). Of a ranking only the best is chosen."""
+    return (~torch.isin(batch["better"], batch["worse"])).float()
 
 
 def logps_of(model: Any, batch: Any) -> AnswerLogps:

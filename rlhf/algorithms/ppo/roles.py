@@ -23,9 +23,14 @@ from rlhf.models.log_probabilities import Head
 from rlhf.models.packing import pad
 from rlhf.models.stored_reward_model import RewardModel, scalar_head
 
-Role = Literal["policy", "reference", "reward", "critic"]
-ADAPTERS: Mapping[Role, str] = {"policy": "default", "reference": "reference", "reward": "reward", "critic": "critic"}
-TRAINED: tuple[Role, ...] = ("policy", "critic")
+AdapterRole = Literal["policy", "reference", "reward", "critic"]
+ADAPTERS: Mapping[AdapterRole, str] = {
+    "policy": "default",
+    "reference": "reference",
+    "reward": "reward",
+    "critic": "critic",
+}
+TRAINED: tuple[AdapterRole, ...] = ("policy", "critic")
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Roles:
         hold_in_float32(model)
         compute_adapters_at_once(model)
 
-    def act_as(self, role: Role) -> Any:
+    def act_as(self, role: AdapterRole) -> Any:
         """The model that computes as this role. What is trained stays trainable, whichever adapter is active."""
         if ADAPTERS[role] in self.model.peft_config:
             self.model.base_model.enable_adapter_layers()
@@ -65,20 +70,20 @@ class Roles:
         self.model.set_requires_grad([ADAPTERS[trained] for trained in TRAINED], True)
         return self.model
 
-    def parameters_of(self, role: Role) -> dict[str, nn.Parameter]:
+    def parameters_of(self, role: AdapterRole) -> dict[str, nn.Parameter]:
         """What is trained of a role, by name."""
         own = {name: value for name, value in self.model.named_parameters() if f".{ADAPTERS[role]}." in name}
         head = {f"critic_head.{name}": value for name, value in self.critic_head.named_parameters()}
         return {**own, **(head if role == "critic" else {})}
 
-    def states(self, role: Role, answers: Sequence[SampledResponse]) -> Completions:
+    def states(self, role: AdapterRole, answers: Sequence[SampledResponse]) -> Completions:
         """The final hidden states of answers in a role."""
         padded = pad([(answer.prompt_ids, answer.ids) for answer in answers], self.pad_id)
         ids_BT, attention_BT, completion_BT = (part.to(self.accelerator.device) for part in padded)
         with self.accelerator.autocast():
             return completions(self.act_as(role), ids_BT, attention_BT, completion_BT)
 
-    def head(self, role: Role) -> Head:
+    def head(self, role: AdapterRole) -> Head:
         """What this role makes its logits with, in float32: PPO lives by small differences."""
         return head_of(self.act_as(role), float32=True)
 

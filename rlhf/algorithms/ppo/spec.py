@@ -9,18 +9,19 @@ from typing import Any, ClassVar, Literal
 from annotation.database import Database
 from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import NOT_MEASURED
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rlhf.data.snapshots import MIN_PROMPTS, CountedRows, prompt_rows
 from rlhf.jobs.descriptions import (
+    PROMPTS,
+    Beside,
     Confirmation,
     Curve,
     Facts,
     FormLayout,
     Item,
     LearningRate,
-    Role,
     Rows,
     Tokenised,
     TokenSequence,
@@ -146,13 +147,12 @@ class PPOSpec(TrainingSpec):
         "length": N_("tokens of an answer"),
     }
     step_word: ClassVar = N_("round of answering and learning")
-    steps_word: ClassVar = N_("rounds")
     automatic: ClassVar = N_("a reward model, then PPO")
     unit: ClassVar[Unit] = "prompts"
-    items: ClassVar = N_("prompts")
+    items: ClassVar = PROMPTS
     at_least: ClassVar = MIN_PROMPTS
     methods: ClassVar = {"qlora": LearningRate(5e-5, HUANG), "lora": LearningRate(5e-5, HUANG)}
-    beside: ClassVar[tuple[Role, ...]] = ("reward model", "critic")
+    beside: ClassVar[tuple[Beside, ...]] = ("frozen", "trained")  # the reward model, the critic
     # A pass with gradients takes several times the memory.
     drawn_together: ClassVar = 4
     raises: ClassVar = "reward"
@@ -275,6 +275,11 @@ class PPOSpec(TrainingSpec):
             (_("Clip: policy · value"), f"{self.clip:g} · {self.value_clip:g}"),
             ("γ · λ", f"{self.gamma:g} · {self.lam:g}"),
         ]
+
+    @classmethod
+    def counted_steps(cls, count: int) -> str:
+        """So many rounds."""
+        return ngettext("{count:,} round", "{count:,} rounds", count).format(count=count)
 
     def pace_fact(self) -> tuple[str, str]:
         """Its rounds, and how many answers each takes."""

@@ -65,7 +65,7 @@ from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms import losses
 from rlhf.algorithms.losses import AdaptiveKL
-from rlhf.algorithms.ppo.roles import TRAINED, Role, Roles, SampledResponse, load_roles
+from rlhf.algorithms.ppo.roles import TRAINED, AdapterRole, Roles, SampledResponse, load_roles
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.trainer import (
     RunCost,
@@ -80,7 +80,7 @@ from rlhf.algorithms.trainer import (
     stored_before,
 )
 from rlhf.data.snapshots import left_out_sentence, shortage
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.job_store import Diverged
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
@@ -91,8 +91,6 @@ from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_prompts
 
 MAX_GRAD_NORM = 1.0
-
-Item = dict[str, Any]
 # The reward of answers, (B,): a reward model's scores, or a test's own idea of a good answer.
 Score = Callable[[Sequence[SampledResponse]], Tensor]
 
@@ -109,7 +107,7 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
         learner = build_learner(spec, start, tokenizer, items, run)
         figures = learner.learn()
         trained = conclude(run, spec, start, learner.roles.save_policy, figures)
-    return {"snapshot": spec.snapshot, "train_prompts": len(items), "left_out": left_out, **trained.result}
+    return trained.told(spec, len(items), left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data
@@ -412,9 +410,9 @@ class Learner:
         """Gradients of this process's part of a minibatch's loss; the average over processes is that of the whole."""
         (loss * self.accelerator.num_processes).backward()
 
-    def move_weights(self) -> dict[Role, float]:
+    def move_weights(self) -> dict[AdapterRole, float]:
         """Average, check and clip the gradients, and move the weights. Returns the norms before clipping."""
-        norms: dict[Role, float] = {}
+        norms: dict[AdapterRole, float] = {}
         for role, own in self.trained.items():
             average_gradients(self.accelerator, own.values())
             norms[role] = float(nn.utils.clip_grad_norm_(own.values(), MAX_GRAD_NORM))

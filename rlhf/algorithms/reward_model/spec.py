@@ -14,6 +14,7 @@ from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
 from rlhf.jobs.descriptions import (
+    COMPARISONS,
     Curve,
     Facts,
     FormLayout,
@@ -25,7 +26,7 @@ from rlhf.jobs.descriptions import (
     TokenSequence,
     token_span,
 )
-from rlhf.jobs.job_spec import NOISE, SCOPES, Method, Noise, Scope, TrainingSpec
+from rlhf.jobs.job_spec import NOISE, SCOPES, Method, NoiseUse, Scope, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.tokenize import tokenise_comparisons
 
@@ -83,7 +84,7 @@ class RewardModelSpec(TrainingSpec):
     paper: ClassVar = "Bradley and Terry 1952; Ouyang et al. 2022, equation 1"
     trained_by: ClassVar = "comparing answers (Bradley and Terry 1952)"
     last_step: ClassVar = {"loss": "loss", "accuracy": "accuracy"}
-    items: ClassVar = N_("comparisons")
+    items: ClassVar = COMPARISONS
     at_least: ClassVar = MIN_PAIRS
     makes: ClassVar[Made] = "reward"
     methods: ClassVar = {"qlora": LearningRate(1e-3, MEASURED), "lora": LearningRate(1e-3, MEASURED)}
@@ -120,7 +121,7 @@ class RewardModelSpec(TrainingSpec):
     centre: NonNegativeFloat = 0.01
     """Weight of the squared sum of a pair's rewards, which keeps rewards about zero (Eisenstein et al. 2023); TRL
     recommends 0.01."""
-    annotator_noise: Noise = "ignore"
+    annotator_noise: NoiseUse = "ignore"
     """What a pair's estimated chance of being the wrong way round (flip) does to its loss: 'ignore' nothing; 'weight'
     multiplies it by 1 - 2 flip, over the data's mean of that; 'smooth' smooths the label by it."""
     ai_weight: NonNegativeFloat = 1.0

@@ -41,13 +41,13 @@ from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import UserError
 from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
-from rlhf.algorithms.comparisons import Item, collate, order_loss, with_targets
+from rlhf.algorithms.comparisons import collate, order_loss, with_targets
 from rlhf.algorithms.losses import centring
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_before
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
@@ -76,8 +76,8 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
         trainer = build_trainer(spec, start, tokenizer, items, checkpoints_of(run), run)
         figures = learn(run, spec, trainer)
         save_it = partial(save, trainer, items=items, held_out=held_out, run=run)
-        trained = conclude(run, spec, start, save_it, figures, kind="reward")
-    return {"snapshot": spec.snapshot, "train_pairs": pairs, "left_out": left_out, **trained.result}
+        trained = conclude(run, spec, start, save_it, figures)
+    return trained.told(spec, pairs, left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

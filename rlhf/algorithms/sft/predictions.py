@@ -12,11 +12,11 @@ from torch.utils.checkpoint import checkpoint
 
 from annotation.translation import _
 from rlhf.algorithms.trl_trainer import JobTrainer
+from rlhf.jobs.descriptions import Item
 from rlhf.jobs.worker import Run
 from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.log_probabilities import CHUNK, Head
 
-Item = dict[str, Any]
 # The held-out demonstrations are scored before training too where that costs less than this share of it; a pass
 # without gradients takes about a third of one with.
 BEFORE_SHARE, FORWARD_SHARE = 0.1, 1 / 3

@@ -9,12 +9,16 @@ from typing import Any, ClassVar
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
 from annotation.translation import N_, _
+from annotation.ui.formatting import percent
 from annotation.validation import PositiveInt
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
 from rlhf.jobs.descriptions import (
+    DEMONSTRATIONS,
     Curve,
     Facts,
     FormLayout,
+    HeldOutFigure,
+    HeldOutFigures,
     Item,
     LearningRate,
     Rows,
@@ -66,7 +70,7 @@ class SFTSpec(TrainingSpec):
     trained_by: ClassVar = "supervised fine-tuning"
     last_step: ClassVar = {"loss": "loss", "token_accuracy": N_("token accuracy")}
     unit: ClassVar[Unit] = "demonstrations"
-    items: ClassVar = N_("demonstrations")
+    items: ClassVar = DEMONSTRATIONS
     at_least: ClassVar = MIN_DEMONSTRATIONS
     methods: ClassVar = {
         "lora": LearningRate(1e-3, MEASURED),
@@ -75,6 +79,36 @@ class SFTSpec(TrainingSpec):
         "full": LearningRate(1e-4, MEASURED),
     }
     base_may_change: ClassVar = True
+    held_out: ClassVar = HeldOutFigures(
+        N_("On {n} held-out demonstrations"),
+        N_("There were no held-out demonstrations to check it with."),
+        (
+            HeldOutFigure(
+                "loss",
+                N_("Loss, nats a token"),
+                N_("Held-out loss"),
+                "{:.3f}".format,
+                N_(
+                    "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the "
+                    "run learnt its data by heart."
+                ),
+            ),
+            HeldOutFigure(
+                "perplexity",
+                N_("Perplexity"),
+                N_("Held-out perplexity"),
+                "{:.2f}".format,
+                N_("The same as a number of equally likely next tokens."),
+            ),
+            HeldOutFigure(
+                "token_accuracy",
+                N_("Token accuracy"),
+                N_("Held-out token accuracy"),
+                percent,
+                N_("How often the most likely next token is the demonstrated one."),
+            ),
+        ),
+    )
     pace_free: ClassVar = (*TrainingSpec.pace_free, "source")
     labels: ClassVar = {"source": N_("Data (source)")}
     curves: ClassVar = CURVES

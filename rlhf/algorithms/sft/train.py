@@ -35,14 +35,13 @@ from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_bef
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.held_out_sets import SAMPLE_PROMPTS
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, left_out_sentence, shortage
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer
 from rlhf.models.packing import pad
 from rlhf.models.tokenize import load_snapshot, of_split
 
-Item = dict[str, Any]
 # Where a PiSSA run keeps the adapter that it began with, among its checkpoints.
 PISSA_START = "pissa-start"
 
@@ -64,7 +63,7 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
         figures = learn(run, spec, trainer, shown_prompts(run, spec, tokenizer))
         save_it = partial(save, trainer, held_out=held_out, before=before, run=run)
         trained = conclude(run, spec, start, save_it, figures)
-    return {"snapshot": spec.snapshot, "train_items": len(items), "left_out": left_out, **trained.result}
+    return trained.told(spec, len(items), left_out)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
-from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
@@ -21,12 +20,13 @@ from rlhf.evaluation.gate import LIMITS, Criterion, MetricLimit, Passed, Rule, p
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
+from rlhf.jobs.descriptions import UNITS
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
-from rlhf.models.registry import WEIGHTS_WORDS, Policy
+from rlhf.models.registry import WEIGHTS_WORDS, Decision, Policy
 from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import answer_box
-from rlhf.tabs.runs.job_words import trained_on
 
 # Below this the interval spans most of what is possible, so the figure would only mislead.
 FEW_HELD_OUT = 20
@@ -128,12 +128,12 @@ def history_row(
 ) -> tuple[str, ...]:
     """One policy's row."""
     spec = job.spec if job is not None and isinstance(job.spec, TrainingSpec) else None
-    result = (job.result if job is not None else None) or {}
+    done = FinishedTraining.of(None if job is None else job.result)
     report = None if check is None else check.report
     own = AnswerFigures() if report is None else report.candidate
-    snapshot = result.get("snapshot") or (spec.snapshot if spec else "")
+    snapshot = done.snapshot or (spec.snapshot if spec else "")
     missing = NOTHING if policy.path is None else _(NOT_MEASURED)
-    loss, learnt = (result.get("final") or {}).get("loss"), trained_on(result)
+    loss, learnt = done.final.get("loss"), done.trained_on
     measured = (
         NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
         held_out_accuracy(report),
@@ -147,8 +147,8 @@ def history_row(
         _("{status}, files deleted").format(status=policy.status_word) if policy.deleted else policy.status_word,
         str(policy.job_id or NOTHING),
         snapshot[:12] or NOTHING,
-        NOTHING if learnt is None else job_words.counted(spec.unit if spec else "pairs", learnt),
-        _(REFERENCES.get(getattr(spec, "reference", ""), NOTHING)),
+        NOTHING if learnt is None else UNITS[spec.unit if spec else "pairs"].counted(learnt),
+        _(REFERENCES[spec.reference]) if spec and spec.reference else NOTHING,
         *(missing if text == _(NOT_MEASURED) else text for text in measured),
         moment(policy.created),
     )
@@ -170,26 +170,24 @@ LATEST: Mapping[str, str] = {
 }
 
 
-def decisions_card(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[int, Button]) -> str:
+def decisions_card(decisions: Sequence[Decision], undoable: Mapping[int, Button]) -> str:
     """The latest decision with its undo, and all decisions, newest first; `undoable` by the number of the decision."""
     if not decisions:
         return ""
     latest = decisions[0]
-    said = _(LATEST[latest["action"]]).format(
-        who=latest["decided_by"], revision=latest["revision"], when=moment(latest["created"])
-    )
-    undo = undoable.get(latest["id"])
+    said = _(LATEST[latest.action]).format(who=latest.decided_by, revision=latest.revision, when=moment(latest.created))
+    undo = undoable.get(latest.id)
     beside = f"<span>{markup.act_button(undo.words, undo.act, undo.subject)}</span>" if undo else ""
     first = f'<div class="decided"><p>{escape(said)}</p>{beside}</div>'
     return first + markup.unfold(_("All decisions"), decisions_table(decisions, undoable))
 
 
-def decisions_table(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[int, Button]) -> str:
+def decisions_table(decisions: Sequence[Decision], undoable: Mapping[int, Button]) -> str:
     """Promotions, rejections and what took them back, newest first, each with its undo while it can be undone."""
     rows: list[Row] = [
         (
-            *(moment(row["created"]), row["decided_by"], _(ACTIONS[row["action"]]), row["revision"]),
-            *(row["previous"] or NOTHING, row["reason"] or NOTHING, undoable.get(row["id"], "")),
+            *(moment(row.created), row.decided_by, _(ACTIONS[row.action]), row.revision),
+            *(row.previous or NOTHING, row.reason or NOTHING, undoable.get(row.id, "")),
         )
         for row in decisions
     ]
@@ -197,13 +195,13 @@ def decisions_table(decisions: Sequence[Mapping[str, Any]], undoable: Mapping[in
     return table(headers, rows)
 
 
-def undo_of(row: Mapping[str, Any], serving: str, rejected: Collection[str], there: Collection[str]) -> Button | None:
+def undo_of(row: Decision, serving: str, rejected: Collection[str], there: Collection[str]) -> Button | None:
     """How a decision is taken back; None where something else holds since, or what it takes is not there any more."""
-    subject = str(row["id"])
-    if row["action"] in ("promote", "rollback") and row["revision"] == serving and row["previous"] in there:
-        return Button(_("Undo: {revision} serves again").format(revision=row["previous"]), "undo", subject)
-    if row["action"] == "reject" and row["revision"] in rejected:
-        return Button(_("Undo: {revision} is a candidate again").format(revision=row["revision"]), "undo", subject)
+    subject = str(row.id)
+    if row.action in ("promote", "rollback") and row.revision == serving and row.previous in there:
+        return Button(_("Undo: {revision} serves again").format(revision=row.previous), "undo", subject)
+    if row.action == "reject" and row.revision in rejected:
+        return Button(_("Undo: {revision} is a candidate again").format(revision=row.revision), "undo", subject)
     return None
 
 

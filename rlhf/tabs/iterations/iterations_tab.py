@@ -38,7 +38,7 @@ from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.models import registry
-from rlhf.models.registry import Policy
+from rlhf.models.registry import Decision, Policy
 from rlhf.tabs import closer_look
 from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.iterations import (
@@ -216,15 +216,15 @@ def decisions_part(db: Database) -> Update:
     there = {one.revision for one in policies if one.deleted is None}
     rejected = {one.revision for one in policies if one.status == "rejected"} & there
     serving = registry.serving(db).revision
-    found = {row["id"]: check_report.undo_of(row, serving, rejected, there) for row in undoable(rows)}
+    found = {row.id: check_report.undo_of(row, serving, rejected, there) for row in undoable(rows)}
     return gr.update(value=check_report.decisions_card(rows, {key: undo for key, undo in found.items() if undo}))
 
 
-def undoable(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def undoable(rows: Sequence[Decision]) -> list[Decision]:
     """The newest decision on each policy: what was decided before it can't be taken back any more."""
-    newest: dict[str, Mapping[str, Any]] = {}
+    newest: dict[str, Decision] = {}
     for row in rows:
-        newest.setdefault(row["revision"], row)
+        newest.setdefault(row.revision, row)
     return list(newest.values())
 
 

@@ -104,8 +104,7 @@ def made_of(spec: TrainingSpec) -> str:
     """What follows a training."""
     if spec.makes == "reward":
         return _("It makes a reward model, which never serves.")
-    checked = getattr(spec, "check", False)
-    return _("When it ends, its candidate is checked.") if checked else _("Its candidate is not checked by itself.")
+    return _("When it ends, its candidate is checked.") if spec.check else _("Its candidate is not checked by itself.")
 
 
 def soon(state: LoopState, revision: str) -> str:

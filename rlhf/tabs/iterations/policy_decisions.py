@@ -36,19 +36,18 @@ def promote(context: Context, revision: str, decided_by: str, why: str = "") -> 
 
 def undo(context: Context, number: int, decided_by: str) -> str:
     """Take the decision of this number back. Raises UserError where something else holds since."""
-    row = next((one for one in registry.decisions(context.db) if one["id"] == number), None)
+    row = next((one for one in registry.decisions(context.db) if one.id == number), None)
     if row is None:
         raise UserError(_("There is no such decision; reload the page."))
-    if row["action"] == "reject":
-        registry.reopen(context.db, row["revision"], decided_by)
+    if row.action == "reject":
+        registry.reopen(context.db, row.revision, decided_by)
         return _("{revision} is a candidate again. “Let people compare” puts its answers before them again.").format(
-            revision=row["revision"]
+            revision=row.revision
         )
-    if row["action"] not in ("promote", "rollback") or row["revision"] != registry.serving(context.db).revision:
+    serves = row.action in ("promote", "rollback") and row.revision == registry.serving(context.db).revision
+    if not serves or row.previous is None:
         raise UserError(_("Something else was decided since; reload the page."))
-    return promote(
-        context, row["previous"], decided_by, _("{revision} was taken back.").format(revision=row["revision"])
-    )
+    return promote(context, row.previous, decided_by, _("{revision} was taken back.").format(revision=row.revision))
 
 
 def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from annotation.ui.formatting import percent
 from annotation.ui.markup import class_of, escape, paragraph
 from rlhf.evaluation.gate import DIFFERENT, EvidenceSource, Findings, GateDecision, Rule, alphas, weigh_people
 
-State = Literal["good", "bad", "open", ""]
+HeadlineState = Literal["good", "bad", "open", ""]
 
 
 @dataclass(frozen=True)
 class Headline:
     """What is to be said of a candidate first."""
 
-    state: State
+    state: HeadlineState
     """Its direction: found better, found worse or past a limit, not told yet, or nothing to tell."""
     saying: str
     """The verdict, as a sentence."""

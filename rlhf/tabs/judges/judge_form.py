@@ -13,6 +13,7 @@ from annotation.records import UserError
 from annotation.tabs.components import text_in
 from annotation.translation import N_, _
 from annotation.validation import from_form
+from rlhf.jobs.descriptions import Made
 from rlhf.judges import judge_store, local_models, openai_client
 from rlhf.judges.judge_store import Backend, Judge
 from rlhf.judges.openai_client import EndpointSettings, NoThinking
@@ -82,7 +83,7 @@ def settings_of(db: Database, values: Values) -> tuple[Backend, dict[str, Any]]:
     return "local", {"model": revision_of(db, text_in(values["model"]) or "base", "policy")}
 
 
-def revision_of(db: Database, revision: Any, kind: registry.Kind) -> str:
+def revision_of(db: Database, revision: Any, kind: Made) -> str:
     """The revision of a model of this kind. Raises UserError for another kind, and where its files were deleted."""
     found = registry.by_revision(db, text_in(revision))
     if found.kind != kind:

@@ -25,7 +25,7 @@ from rlhf.models.tokenize import render
 
 FIELDS = ("instruction", "principles", "drawn")
 
-Values = dict[str, Any]
+FieldValues = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------------- the versions
@@ -47,7 +47,7 @@ def text_of(found: Rubric) -> str:
     return "\n\n".join([found.instruction, "\n".join(f"- {line}" for line in found.principles), drawn])
 
 
-def form_of(found: Rubric) -> Values:
+def form_of(found: Rubric) -> FieldValues:
     """A rubric as the form's fields show it."""
     return {"instruction": found.instruction, "principles": "\n".join(found.principles), "drawn": found.drawn}
 

@@ -11,8 +11,9 @@ from annotation.ui.formatting import NOTHING, short_number, size
 from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
 from rlhf.evaluation.report import AnswerFigures, CheckReport
-from rlhf.jobs.descriptions import Curve
-from rlhf.jobs.job_spec import JobSpec, kinds
+from rlhf.jobs.descriptions import Curve, HeldOutFigure
+from rlhf.jobs.finished_training import FinishedTraining
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, kinds
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
 from rlhf.tabs.closer_look import CurveData
@@ -168,15 +169,12 @@ def figures(run: RunSummary) -> dict[str, str]:
 
 def held_out(run: RunSummary) -> dict[str, str]:
     """What was measured on data that the run was not trained on."""
-    result, check = run.job.result or {}, run.check
-    measured = result.get("held_out") or {}
-    quality = quality_in(result)
+    check, quality = run.check, quality_in(run.job.result)
+    measured = FinishedTraining.of(run.job.result).held_out
     accuracy = None if check is None else check.implicit_accuracy
     own = AnswerFigures() if check is None else check.candidate
     numbers = {
-        _("Held-out loss"): measured.get("loss"),
-        _("Held-out perplexity"): measured.get("perplexity"),
-        _("Held-out token accuracy"): measured.get("token_accuracy"),
+        **{_(one.compared): measured.get(one.metric) for one in held_out_figures(type(run.job.spec))},
         _("Held-out accuracy of the reward model"): None if quality is None else quality.accuracy.value,
         _("Held-out accuracy (check)"): None if accuracy is None else accuracy.value,
         _("KL to its anchor, nats a token (check)"): own.kl_to_anchor,
@@ -184,6 +182,11 @@ def held_out(run: RunSummary) -> dict[str, str]:
         _("Distinct-2 (check)"): own.distinct_2,
     }
     return {name: short_number(value) for name, value in numbers.items() if value is not None}
+
+
+def held_out_figures(kind: type[JobSpec]) -> Sequence[HeldOutFigure]:
+    """What a kind of job measures on held-out rows itself."""
+    return kind.held_out.figures if issubclass(kind, TrainingSpec) and kind.held_out else ()
 
 
 def steps_made(run: RunSummary) -> dict[str, str]:
@@ -199,23 +202,21 @@ STEPS = N_("Steps")
 
 def costs(run: RunSummary) -> dict[str, str]:
     """What a run cost and what it left."""
-    result = run.job.result or {}
-    return {_(name): write(result[key]) for name, (key, write) in COSTS.items() if result.get(key) is not None}
+    done = FinishedTraining.of(run.job.result)
+    known = ((name, value_of(done), write) for name, (value_of, write) in COSTS.items())
+    return {_(name): write(value) for name, value, write in known if value is not None}
 
 
-COSTS: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    N_("Trainable parameters"): ("trainable", lambda count: f"{count:,}"),
-    N_("Trainable, % of all"): ("trainable_percent", lambda percent: f"{percent:.3g}%"),
-    N_("Seconds a step"): ("seconds_per_step", lambda seconds: f"{seconds:.2f}"),
-    N_("Peak memory"): ("peak_rss_mb", lambda megabytes: size(1e6 * megabytes)),
-    N_("Size on disk"): ("checkpoint_bytes", size),
-    N_("Seconds in all"): ("seconds", lambda seconds: f"{seconds:.0f}"),
+COSTS: Mapping[str, tuple[Callable[[FinishedTraining], float | None], Callable[[float], str]]] = {
+    N_("Trainable parameters"): (lambda done: done.trainable, lambda count: f"{count:,}"),
+    N_("Trainable, % of all"): (lambda done: done.trainable_percent, lambda percent: f"{percent:.3g}%"),
+    N_("Seconds a step"): (lambda done: done.seconds_per_step, lambda seconds: f"{seconds:.2f}"),
+    N_("Peak memory"): (lambda done: done.peak_rss_mb, lambda megabytes: size(1e6 * megabytes)),
+    N_("Size on disk"): (lambda done: done.checkpoint_bytes, size),
+    N_("Seconds in all"): (lambda done: done.seconds, lambda seconds: f"{seconds:.0f}"),
 }
 # In the order of the table.
 HELD_OUT = (
-    N_("Held-out loss"),
-    N_("Held-out perplexity"),
-    N_("Held-out token accuracy"),
     N_("Held-out accuracy of the reward model"),
     N_("Held-out accuracy (check)"),
     N_("KL to its anchor, nats a token (check)"),
@@ -227,4 +228,5 @@ HELD_OUT = (
 def order() -> tuple[str, ...]:
     """The names of all figures, in the order of the table."""
     finals = (_("{figure}, at the end").format(figure=one.label) for _name, one in every_curve())
-    return (*dict.fromkeys(finals), *map(_, (*HELD_OUT, STEPS, *COSTS)))
+    measured = dict.fromkeys(one.compared for kind in kinds().values() for one in held_out_figures(kind))
+    return (*dict.fromkeys(finals), *map(_, (*measured, *HELD_OUT, STEPS, *COSTS)))

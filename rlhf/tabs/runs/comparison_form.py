@@ -17,7 +17,7 @@ from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.tabs import closer_look, downloads
-from rlhf.tabs.closer_look import Look
+from rlhf.tabs.closer_look import LookedAt
 from rlhf.tabs.runs import compare_runs, job_words
 from rlhf.tabs.runs.compare_runs import RunSummary
 
@@ -74,7 +74,7 @@ def key_of(db: Database, chosen: Sequence[Job]) -> list[Any]:
     return [[job.id, job.status, job_store.newest_event(db, job.id)] for job in chosen]
 
 
-def parts_of(db: Database, chosen: Sequence[Job], look: Any = None) -> tuple[dict[str, Update], Look]:
+def parts_of(db: Database, chosen: Sequence[Job], look: Any = None) -> tuple[dict[str, Update], LookedAt]:
     """The comparison of the chosen runs, and what of it is looked at closely."""
     runs = [compared(db, job) for job in chosen]
     close, look = looks_at(runs, look)
@@ -86,12 +86,12 @@ def parts_of(db: Database, chosen: Sequence[Job], look: Any = None) -> tuple[dic
     }, look
 
 
-def look_at(db: Database, chosen: Sequence[Job], look: Any, name: str) -> tuple[dict[str, Update], Look]:
+def look_at(db: Database, chosen: Sequence[Job], look: Any, name: str) -> tuple[dict[str, Update], LookedAt]:
     """The plot of that name, of the chosen runs, closely."""
     return looks_at([compared(db, job) for job in chosen], look, name)
 
 
-def looks_at(runs: Sequence[RunSummary], look: Any, name: str | None = None) -> tuple[dict[str, Update], Look]:
+def looks_at(runs: Sequence[RunSummary], look: Any, name: str | None = None) -> tuple[dict[str, Update], LookedAt]:
     """One of the plots that runs share, closely, and where all their values are fetched."""
     files = [
         Download(downloads.metrics_address(run.job.id), _("All values of {name} (CSV)").format(name=run.name))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
 from annotation.translation import N_, _
-from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars, percent
+from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars
 from annotation.ui.markup import (
     Explained,
     escape,
@@ -24,6 +24,8 @@ from annotation.ui.markup import (
     table,
     unfold,
 )
+from rlhf.jobs.descriptions import HeldOutFigures
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
@@ -94,10 +96,12 @@ def headline(job: Job, at: str) -> str:
 
 def early_end(job: Job) -> str:
     """After which step a finished training was over, and why, where that was before the last of all it had data for."""
-    final = (job.result or {}).get("final")
-    if job.status != "finished" or not isinstance(job.spec, TrainingSpec) or not isinstance(final, Mapping):
+    if job.status != "finished" or not isinstance(job.spec, TrainingSpec):
         return ""
-    why = job.spec.ended_early(final)
+    done = FinishedTraining.of(job.result)
+    if done.planned_steps is not None and job.step >= done.planned_steps:
+        return ""
+    why = job.spec.ended_early(done.final)
     return _("It ended after step {step}: {why}.").format(step=job.step, why=why) if why else ""
 
 
@@ -300,51 +304,37 @@ def outcome_card(job: Job, made: Policy | None, size_on_disk: str) -> str:
     """What a finished job measured and cost, and what its policy is made of."""
     if job.result is None:
         return ""
-    entries = result_facts(job.result)
+    done = FinishedTraining.of(job.result)
+    entries = result_facts(done)
     if made is not None:
         entries = [
             *policy_facts(made, size_on_disk),
             *(entry for entry in entries if entry[0] != _(SIZE_ON_DISK)),
         ]
-    return (facts(entries) if entries else "") + held_out_table(job.result)
+    figures = job.spec.held_out if isinstance(job.spec, TrainingSpec) else None
+    measured = "" if figures is None else held_out_table(figures, done)
+    return (facts(entries) if entries else "") + measured
 
 
-HELD_OUT: Sequence[tuple[str, str, Callable[[float], str], str]] = (
-    (
-        N_("Loss, nats a token"),
-        "loss",
-        "{:.3f}".format,
-        N_(
-            "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the run "
-            "learnt its data by heart."
-        ),
-    ),
-    (N_("Perplexity"), "perplexity", "{:.2f}".format, N_("The same as a number of equally likely next tokens.")),
-    (
-        N_("Token accuracy"),
-        "token_accuracy",
-        percent,
-        N_("How often the most likely next token is the demonstrated one."),
-    ),
-)
-
-
-def held_out_table(result: Mapping[str, Any]) -> str:
-    """How well a supervised training predicts held-out demonstrations, before and after; nothing for other jobs."""
-    after, before = result.get("held_out"), result.get("held_out_before") or {}
-    if after is None:
+def held_out_table(figures: HeldOutFigures, done: FinishedTraining) -> str:
+    """How well a training predicts held-out rows, before and after."""
+    after, before = done.held_out, done.held_out_before
+    if not after:
         return ""
     if not after.get("n"):
-        return paragraph(_("There were no held-out demonstrations to check it with."), "quiet")
+        return paragraph(_(figures.missing), "quiet")
     rows = [
         (
-            _(name),
-            *(_(NOT_MEASURED) if side.get(key) is None else write(side[key]) for side in (before, after)),
-            _(reading),
+            _(one.label),
+            *(
+                _(NOT_MEASURED) if (value := side.get(one.metric)) is None else one.write(value)
+                for side in (before, after)
+            ),
+            _(one.reading),
         )
-        for name, key, write, reading in HELD_OUT
+        for one in figures.figures
     ]
-    headers = (_("On {n} held-out demonstrations").format(n=after["n"]), _("Before"), _("After"), _("How to read it"))
+    headers = (_(figures.title).format(n=after["n"]), _("Before"), _("After"), _("How to read it"))
     why = (
         "" if before else paragraph(_("Not scored before training: that would have cost over a tenth of it."), "quiet")
     )

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.metrics.aggregation import REASONS
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
-from rlhf.jobs.descriptions import Facts, Unit
+from rlhf.jobs.descriptions import UNITS, Facts
+from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
 
@@ -112,61 +113,34 @@ def data_facts(job: Job, data: Mapping[str, Any]) -> Facts:
     """
     if not isinstance(job.spec, TrainingSpec) or not data:
         return []
-    result = job.result or {}
-    left_out = Counter(data.get("left_out", {})) + Counter(result.get("left_out", {}))
+    done = FinishedTraining.of(job.result)
+    left_out = Counter(data.get("left_out", {})) + Counter(done.left_out)
     named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
-    trained = trained_on(result)
-    told = str(data.get("train", _(NOT_MEASURED)) if trained is None else trained)
+    told = str(data.get("train", _(NOT_MEASURED)) if done.trained_on is None else done.trained_on)
     if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
         told = _("{train} to train, {held_out} held-out").format(
             train=told, held_out=data.get("held-out", _(NOT_MEASURED))
         )
-    return [(_(UNITS[job.spec.unit]), told), (_("Left out"), named or _("nothing"))]
-
-
-UNITS: Mapping[Unit, str] = {
-    "pairs": N_("Pairs"),
-    "demonstrations": N_("Demonstrations"),
-    "prompts": N_("Prompts"),
-}
-
-
-def counted(items: str, count: int) -> str:
-    """So many of what a spec trains on, which it names in the plural."""
-    words = {
-        "pairs": ngettext("{count:,} pair", "{count:,} pairs", count),
-        "comparisons": ngettext("{count:,} comparison", "{count:,} comparisons", count),
-        "demonstrations": ngettext("{count:,} demonstration", "{count:,} demonstrations", count),
-        "prompts": ngettext("{count:,} prompt", "{count:,} prompts", count),
-    }
-    return words[items].format(count=count)
+    return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), named or _("nothing"))]
 
 
 SIZE_ON_DISK = N_("Size on disk")
-# The name under which each kind of training says how much it was trained on.
-TRAINED_ON = ("train_pairs", "train_items", "train_prompts")
 
 
-def trained_on(result: Mapping[str, Any]) -> int | None:
-    """How many items a finished training saw, if it says so."""
-    return next((int(result[name]) for name in TRAINED_ON if result.get(name) is not None), None)
-
-
-def result_facts(result: Mapping[str, Any]) -> Facts:
+def result_facts(done: FinishedTraining) -> Facts:
     """What a job cost and what it left: parameters, memory, time, size on disk."""
     found: Facts = []
-    if result.get("trainable"):
-        share = result.get("trainable_percent")
-        count = f"{result['trainable']:,}"
-        if share is not None:
-            count = _("{count} ({share:.3g}% of all)").format(count=count, share=share)
+    if done.trainable:
+        count = f"{done.trainable:,}"
+        if done.trainable_percent is not None:
+            count = _("{count} ({share:.3g}% of all)").format(count=count, share=done.trainable_percent)
         found.append((_("Trainable parameters"), count))
-    if result.get("seconds_per_step") is not None:
-        found.append((_("Time for a step"), f"{result['seconds_per_step']:.2f} s"))
-    if result.get("peak_rss_mb") is not None:
-        found.append((_("Peak memory"), size(1e6 * result["peak_rss_mb"])))
-    if result.get("checkpoint_bytes") is not None:
-        found.append((_(SIZE_ON_DISK), size(result["checkpoint_bytes"])))
+    if done.seconds_per_step is not None:
+        found.append((_("Time for a step"), f"{done.seconds_per_step:.2f} s"))
+    if done.peak_rss_mb is not None:
+        found.append((_("Peak memory"), size(1e6 * done.peak_rss_mb)))
+    if done.checkpoint_bytes is not None:
+        found.append((_(SIZE_ON_DISK), size(done.checkpoint_bytes)))
     return found
 
 

@@ -84,9 +84,9 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
 
 def decisions(db: Database, policy: Policy) -> str:
     """Who decided what about a policy, the newest first."""
-    rows = [row for row in registry.decisions(db, 10_000) if row["revision"] == policy.revision]
+    rows = [row for row in registry.decisions(db, 10_000) if row.revision == policy.revision]
     head = [_("When (UTC)"), _("Decision"), _("By"), _("Why")]
-    return grid(head, [[row["created"], row["action"], row["decided_by"], row["reason"]] for row in rows])
+    return grid(head, [[row.created, row.action, row.decided_by, row.reason] for row in rows])
 
 
 def card(data_dir: Path, made: Policy) -> str:

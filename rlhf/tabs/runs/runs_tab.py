@@ -29,7 +29,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
 from rlhf.tabs import closer_look, downloads
-from rlhf.tabs.closer_look import Look
+from rlhf.tabs.closer_look import LookedAt
 from rlhf.tabs.iterations import policy_decisions
 from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_list, run_outcome
 from rlhf.tabs.runs.run_list import NEWEST
@@ -178,7 +178,7 @@ def label_shown(db: Database, job: Job | None) -> RunLabel:
     return run_labels.NONE if job is None else run_labels.label_of(db, job.id)
 
 
-def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) -> tuple[dict[str, Update], Look]:
+def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) -> tuple[dict[str, Update], LookedAt]:
     """The curves, samples and log of a job: costly, and the same until it reports again; and what is looked at."""
     metrics = [] if drawn is None else job_store.metrics(db, drawn.id)
     other = drawn is not None and job is not None and drawn.id != job.id and bool(metrics)
@@ -195,7 +195,7 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) ->
     }, look
 
 
-def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], Look]:
+def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], LookedAt]:
     """One plot of a run closely, and where all its values are fetched."""
     files = [Download(downloads.metrics_address(drawn.id), _("All values of job {id} (CSV)").format(id=drawn.id))]
     return closer_look.updates(LOOK, curves.curve_data_of(drawn.spec, metrics), files, look, chosen)

@@ -33,11 +33,6 @@ def sentence(db: Database, setting: AutomaticTraining) -> str:
     return " ".join([said, _("At the moment none can start."), *problem]) if problem else said
 
 
-def save(db: Database, on: Any, every: Any, algorithm: Any) -> str:
-    """Store when to train without being asked, and say so. Raises UserError for a number that can't be meant."""
-    return saved(db, store(db, on, every, algorithm))
-
-
 def saved(db: Database, setting: AutomaticTraining) -> str:
     """That it is stored, and what it does."""
     return _("Saved. {sentence}").format(sentence=sentence(db, setting))

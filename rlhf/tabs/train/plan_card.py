@@ -15,14 +15,14 @@ from annotation.ui.formatting import duration, moment, percent, share, short_num
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
-from rlhf.jobs.descriptions import Part, TokenSequence, TokenSpan
+from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
 from rlhf.submission.precisions_spec import Crossing
 from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
 from rlhf.tabs.runs.job_cards import PAIR_REASONS
-from rlhf.tabs.runs.job_words import counted, spec_text
+from rlhf.tabs.runs.job_words import spec_text
 
 # The fields of the forms. They are Gradio's own components, which a box's style reaches only by asking whether the page
 # has the box: what is typed stands in line, choices have room for their sentences, nothing is stretched over the page.
@@ -44,9 +44,9 @@ def summary_line(run: PlannedRun) -> str:
     """What a run would be, in one line: on how much it learns, how many steps it makes, and how long that takes."""
     parts = []
     if run.data is not None:
-        parts.append(counted(run.spec.items, run.data.items))
+        parts.append(run.spec.items.counted(run.data.items))
     if run.cost is not None and run.cost.steps:
-        steps = counted_steps(run.cost)
+        steps = run.cost.counted_steps(run.cost.steps)
         parts.append(_("at most {steps}").format(steps=steps) if run.cost.ends_early else steps)
         step_time = run.cost.step_time
         taken = None if step_time is None else duration(step_time.seconds_per_step * run.cost.steps)
@@ -55,40 +55,18 @@ def summary_line(run: PlannedRun) -> str:
     return f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
 
 
-def counted_steps(cost: CostEstimate) -> str:
-    """How many steps a run makes."""
-    words = {
-        TrainingSpec.steps_word: ngettext("{count:,} optimiser step", "{count:,} optimiser steps", cost.steps),
-        "rounds": ngettext("{count:,} round", "{count:,} rounds", cost.steps),
-    }
-    return words[cost.unit].format(count=cost.steps)
-
-
 # ---------------------------------------------------------------------------------------------------------------- data
-TO_TRAIN_ON = {
-    "pairs": N_("Pairs to train on"),
-    "comparisons": N_("Comparisons to train on"),
-    "demonstrations": N_("Demonstrations to train on"),
-    "prompts": N_("Prompts to train on"),
-}
-TO_CHECK_WITH = {
-    "pairs": N_("Held-out pairs to check with"),
-    "comparisons": N_("Held-out comparisons to check with"),
-    "demonstrations": N_("Held-out demonstrations to check with"),
-}
-
-
 def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     """What a run would learn from, and what of the judgements is left out and why."""
     found, items = data.found, data.items
-    numbers = [(_("Parent"), found.parent), (_(TO_TRAIN_ON[spec.items]), f"{items:,}")]
+    numbers = [(_("Parent"), found.parent), (_(spec.items.to_train_on), f"{items:,}")]
     if items != found.train:
         numbers.append((_("Pairs in them"), f"{found.train:,}"))
     if found.noise is not None and found.noise.share is not None:
         numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
     if spec.unit != "prompts":
-        held_out = _(TO_CHECK_WITH[spec.items if items == found.train else found.unit])
-        numbers.append((held_out, f"{found.held_out:,}"))
+        held_out = spec.items if items == found.train else UNITS[found.unit]
+        numbers.append((_(held_out.to_check_with), f"{found.held_out:,}"))
     known = facts(numbers, "facts figures") + (paragraph(_(data.unchecked), "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")
@@ -140,7 +118,7 @@ def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
         longest = _("Tokens of the longest with an answer at the limit")
         average = _("Tokens on average with an answer at the limit")
     numbers = [
-        (_(TO_TRAIN_ON[spec.items]), f"{found.items['train']:,}"),
+        (_(spec.items.to_train_on), f"{found.items['train']:,}"),
         *([] if spec.unit == "prompts" else [(_("Held-out"), f"{found.items['held-out']:,}")]),
         (longest, f"{found.largest:,}"),
         (average, f"{found.mean_tokens:.0f}"),
@@ -178,7 +156,9 @@ def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) ->
     where = _("to train on") if split == "train" else _("held out")
     if shown is None:
         return notice(
-            _("There are no {items} {where}, so there is nothing to show.").format(items=_(spec.items), where=where)
+            _("There are no {items} {where}, so there is nothing to show.").format(
+                items=_(spec.items.plural), where=where
+            )
         )
     headline = _("Row {number:,} of {total:,} {where} · {name}").format(
         number=shown.number, total=shown.total, where=where, name=shown.item.name
@@ -299,7 +279,7 @@ def time_sentence(cost: CostEstimate) -> str:
     if not steps:
         return _("Time: none, because there is nothing to train on.")
     # Where the time is known, it is that which is said to be at most so much.
-    named = counted_steps(cost)
+    named = cost.counted_steps(steps)
     named = _("at most {steps}").format(steps=named) if cost.ends_early and step_time is None else named
     if step_time is None:
         said = _("Time: {named}. How long a step takes with these settings has not been measured yet.").format(

@@ -27,8 +27,6 @@ TURNS: Mapping[str, tuple[str, int]] = {
     "next": (N_("Next"), 1),
 }
 
-Values = Callable[[Sequence[Any]], dict[str, Any]]
-
 
 # ------------------------------------------------------------------------------------------------ what the page shows
 def show(form: Form, preflight: Preflight, values: Mapping[str, Any], split: Any, number: Any, turn: int) -> list[Any]:

@@ -255,7 +255,10 @@ def test_what_judges_waiting_runs_and_the_way_back_need_is_copied_too(
     snapshot.parent.mkdir()
     snapshot.write_text("{}")
     with db.transaction() as connection:
-        connection.execute("INSERT INTO snapshot VALUES ('frozen', 'snapshots/frozen.jsonl', 1, '{}', 0, '')")
+        connection.execute(
+            "INSERT INTO snapshot (sha256, path, rows, counts, last_judgement_id, created) "
+            "VALUES ('frozen', 'snapshots/frozen.jsonl', 1, '{}', 0, '')"
+        )
         connection.execute(
             "INSERT INTO job (kind, spec, status, requested_by, created) VALUES ('dpo', ?, 'queued', 'kim', '')",
             (json.dumps({"parent": "is-continued", "snapshot": "frozen", "seed": 3}),),

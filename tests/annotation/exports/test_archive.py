@@ -26,6 +26,7 @@ from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
 from tests.conftest import dump
+from tests.freezing import current_judgements
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 pytestmark = pytest.mark.slow
@@ -84,7 +85,7 @@ def test_there_and_back_is_the_same_for_any_database(seed: int, texts: list[str]
         counts = restored(other, before)
         assert counts == archive.count(db)
         assert archived(other) == before
-        assert list(store.judgements(other)) == list(store.judgements(db))
+        assert list(current_judgements(other)) == list(current_judgements(db))
         assert list(store.demonstrations(other)) == list(store.demonstrations(db))
         assert store.excluded_annotators(other) == store.excluded_annotators(db)
         assert store.project(other) == store.project(db)
@@ -378,7 +379,7 @@ def test_whatever_a_row_says_is_restored_or_refused_and_what_is_restored_can_be_
         archived(db)
         for name in FORMATS:
             writing.count(db, ExportRequest(name))
-        assert len(list(store.judgements(db))) == store.judged_count(db)
+        assert len(list(current_judgements(db))) == store.judged_count(db)
 
 
 CACHE: list[bytes] = []

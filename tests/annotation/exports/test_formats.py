@@ -46,7 +46,7 @@ from tests.annotation.metrics.test_aggregation import judged as judged_by
 
 PEOPLE = ("ann", "bob", "kim", "bot", "file")
 KNOWN = ExportContext({"base": 0, "dpo-1": 1, "dpo-2": 2}, {name: name.upper() for name in PEOPLE})
-EDITED = {**answer(90), "origin": "person", "model_id": None, "revision": None, "text": "mended", "edited_from": 0}
+EDITED = replace(answer(90), origin="person", model_id=None, revision=None, text="mended", edited_from=0)
 
 
 def judged(annotator: str, ranking: tuple[int, ...] | None, number: int = 1, **changes: Any) -> Judgement:
@@ -249,7 +249,7 @@ def test_a_demonstration_that_is_not_wanted_says_why(
 # ----------------------------------------------------------------------------------------------------------------- CSV
 def test_csv_has_a_flat_row_for_each_judgement_ties_and_all_bad_too() -> None:
     group = [
-        judged("ann", (2, 1), 1, edited={**EDITED, "edited_from": 1}, tags=("clear", "a, b"), note="=1+1"),
+        judged("ann", (2, 1), 1, edited=replace(EDITED, edited_from=1), tags=("clear", "a, b"), note="=1+1"),
         judged("bob", (1, 1), 2),
         judged("kim", None, 3, outcome="all-bad"),
         judged("bot", None, 4, outcome="skip", annotator_kind="ai"),
@@ -429,8 +429,8 @@ def test_a_filter_by_source_chooses_whose_voices_count(sources: Any, expected: l
 
 
 def test_a_filter_by_policy_wants_every_answer_of_a_pair_to_be_of_one() -> None:
-    answers = (answer(0), {**answer(1), "revision": "dpo-2"}, {**answer(2), "revision": None, "origin": "import"})
-    group = [judged("ann", (1, 2, 3), responses=answers, edited={**EDITED, "edited_from": 1})]
+    answers = (answer(0), replace(answer(1), revision="dpo-2"), replace(answer(2), revision=None, origin="import"))
+    group = [judged("ann", (1, 2, 3), responses=answers, edited=replace(EDITED, edited_from=1))]
     both = {"policies": ("base", "dpo-2")}
     assert len(sides(group)) == 6
     assert sides(group, policies=("base",)) == [("answer 0", "answer 2")]
@@ -444,7 +444,7 @@ def test_a_filter_by_policy_wants_every_answer_of_a_pair_to_be_of_one() -> None:
 
 
 def test_identical_answers_teach_nothing() -> None:
-    same = (answer(0), {**answer(1), "text": " answer 0\n"})
+    same = (answer(0), replace(answer(1), text=" answer 0\n"))
     assert rows([judged("ann", (1, 2), responses=same)]).left_out == ["identical"]
 
 

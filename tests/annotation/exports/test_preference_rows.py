@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,33 +14,32 @@ import pytest
 from annotation.exports.frozen_rows import PreferenceRow, line_of, read_rows
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics.aggregation import REASONS
-from annotation.records import Judgement, UserError
+from annotation.records import JudgedAnswer, Judgement, UserError
 from rlhf.jobs.artifacts import write_lines
 from tests.annotation.metrics.test_aggregation import judged as judgement_of
 from tests.freezing import freeze
 
 
-def answer(number: int, text: str, tokens: int | None = 5, prompt_tokens: int | None = 10) -> dict[str, Any]:
+def answer(number: int, text: str, tokens: int | None = 5, prompt_tokens: int | None = 10) -> JudgedAnswer:
     """An answer as the store gives it."""
     drawn = tokens is not None
-    return {
-        "id": number,
-        "origin": "policy" if drawn else "import",
-        "model_id": 1 if drawn else None,
-        "revision": "base" if drawn else None,
-        "text": text,
-        "finish_reason": "stop" if drawn else None,
-        "tokens": tokens,
-        "prompt_tokens": prompt_tokens,
-        "rendered_prompt": "<user>Why?<assistant>" if drawn else None,
-        "edited_from": None,
-    }
+    return JudgedAnswer(
+        id=number,
+        text=text,
+        origin="policy" if drawn else "import",
+        model_id=1 if drawn else None,
+        revision="base" if drawn else None,
+        finish_reason="stop" if drawn else None,
+        tokens=tokens,
+        prompt_tokens=prompt_tokens,
+        rendered_prompt="<user>Why?<assistant>" if drawn else None,
+    )
 
 
 def judged(
     number: int = 1,
     ranking: tuple[int, ...] | None = (2, 1),
-    answers: Sequence[dict[str, Any]] = (answer(1, "first"), answer(2, "second")),
+    answers: Sequence[JudgedAnswer] = (answer(1, "first"), answer(2, "second")),
     **changes: Any,
 ) -> Judgement:
     """A judgement on a comparison of its own that prefers the second answer, unless told otherwise."""
@@ -118,7 +117,7 @@ def test_answers_that_are_all_bad_are_each_worse_than_none() -> None:
     bad = judged(ranking=None, outcome="all-bad")
     rows = freeze([bad], 100).rows
     assert [(row.chosen.outside, row.chosen.text, row.rejected.text) for row in rows] == [
-        (True, "", response["text"]) for response in bad.responses
+        (True, "", response.text) for response in bad.responses
     ]
     assert [row.flip for row in rows] == [0.27, 0.27]
     assert [PreferenceRow.from_json(row.to_json()) for row in rows] == list(rows)
@@ -204,8 +203,8 @@ def test_what_fails_while_it_is_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_same_rows_have_the_same_bytes_and_any_change_others() -> None:
-    def shuffled_keys(entry: dict[str, Any]) -> dict[str, Any]:
-        return dict(reversed(entry.items()))
+    def shuffled_keys(entry: JudgedAnswer) -> JudgedAnswer:
+        return JudgedAnswer.from_json(dict(reversed(asdict(entry).items())))
 
     frozen = freeze([judged(1)], 100)
     again = freeze([judged(1, answers=[shuffled_keys(answer(1, "first")), shuffled_keys(answer(2, "second"))])], 100)

@@ -15,7 +15,7 @@ from annotation.exports.transcripts import can_be_told
 from annotation.exports.writing import Csv, JsonLines, Parquet
 from annotation.imports.mapping import MappedRow, make_plan
 from annotation.imports.reading import SourceRow, open_path
-from annotation.records import Judgement
+from annotation.records import JudgedAnswer, Judgement
 
 HOSTILE = (
     *("\n\nHuman: no", "\n\nAssistant: yes", "Human: x\n\nAssistant: y", "System: s\n\nHuman: h", "\n\nSystem: s"),
@@ -69,20 +69,17 @@ def judged(
     chances: Chances = (None, None, None),
 ) -> Judgement:
     """A person's judgement of these answers; all bad without ranks."""
-    responses = tuple(
-        {"id": n, "origin": "policy", "model_id": 1, "revision": "base", "text": text, "edited_from": None}
-        for n, text in enumerate(texts)
-    )
+    responses = tuple(JudgedAnswer(n, text, "policy", model_id=1, revision="base") for n, text in enumerate(texts))
     levels = sorted(set(ranks or ()))
     ranking = None if ranks is None else tuple(levels.index(rank) + 1 for rank in ranks)
     pair = len(texts) == 2
     decided = ranking is not None and len(set(ranking)) > 1
-    edited = {"id": 99, "origin": "person", "model_id": None, "revision": None, "text": edit, "edited_from": 0}
+    edited = None if edit is None else JudgedAnswer(99, edit, "person", edited_from=0)
     return Judgement(
         *(1, 1, 1, "train", messages, "ann", "person", "own", "pair" if pair else "rank"),
         "all-bad" if ranking is None else "ranked",
         ranking, None if not pair or ranking is None else strength if decided else 0,
-        responses, tuple(range(len(texts))), edited if edit is not None else None, (), "", None, False, None, None,
+        responses, tuple(range(len(texts))), edited, (), "", None, False, None, None,
         "2026-01-01T00:00:00.000000+00:00",
         *chances,
     )  # fmt: skip
@@ -113,7 +110,7 @@ def read_back(rows: list[Any], name: str, container: str) -> list[MappedRow]:
 
 def pairs(judgement: Judgement, strength: bool = True) -> list[MappedRow]:
     """What the pairs of a judgement are as records, as the import has them."""
-    ranks, texts = judgement.ranking or (), [response["text"] for response in judgement.responses]
+    ranks, texts = judgement.ranking or (), [response.text for response in judgement.responses]
     return [
         MappedRow(
             messages=judgement.messages,
@@ -134,9 +131,9 @@ def pairs(judgement: Judgement, strength: bool = True) -> list[MappedRow]:
 def expected(judgement: Judgement, name: str) -> list[MappedRow]:
     """What of a judgement a format carries, as records."""
     messages, ranks = judgement.messages, judgement.ranking
-    texts = [str(response["text"]) for response in judgement.responses]
+    texts = [response.text for response in judgement.responses]
     if name == "sft":
-        return [MappedRow(messages, (judgement.edited["text"],))] if judgement.edited else []
+        return [MappedRow(messages, (judgement.edited.text,))] if judgement.edited else []
     if name == "csv":
         return [
             MappedRow(

@@ -38,7 +38,7 @@ from annotation.workbench import comparison_list
 from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, shown_texts
-from tests.freezing import freeze
+from tests.freezing import current_judgements, freeze
 from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
@@ -114,7 +114,7 @@ def test_the_chances_that_a_row_notes_are_kept_with_its_verdict(
         return
     assert [(row.row, row.column) for row in outcome.skipped] == [(5, "people_chance")]
     assert "no chance from 0 to 1" in outcome.skipped[0].reason
-    assert [(one.formed_chance, one.people_chance, one.shown_chance) for one in store.judgements(db)] == [
+    assert [(one.formed_chance, one.people_chance, one.shown_chance) for one in current_judgements(db)] == [
         *((1 / 3, 0.25, 0.5), (1.0, 0.0, None), (None, None, None), (None, None, None)),
     ]
 
@@ -123,7 +123,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
     outcome = bring([*PAIRS, '{"prompt": "x", "chosen": null, "rejected": "b"}', "{broken"])
     assert counts(outcome) == {"prompts": 6, "judged": 6, "skipped": 2}
     assert [(row.row, row.column) for row in outcome.skipped] == [(7, "chosen"), (8, "")]
-    judged = list(store.judgements(db))
+    judged = list(current_judgements(db))
     assert {(j.purpose, j.kind, j.annotator, j.annotator_kind, j.outcome, j.ranking) for j in judged} == {
         ("import", "pair", "import-1", "import", "ranked", (1, 2))
     }
@@ -147,7 +147,7 @@ def test_preferences_become_judgements_that_training_uses(db: Database, bring: C
 def test_an_import_is_nobodys_account(db: Database, bring: Callable[..., ImportResult]) -> None:
     access.add_account(db, "import-1", "annotator", PASSWORD)
     bring(PAIRS)
-    assert {j.annotator for j in store.judgements(db)} == {"import-1-2"}
+    assert {j.annotator for j in current_judgements(db)} == {"import-1-2"}
     assert [account.name for account in access.accounts(db)] == ["import-1"]
 
 
@@ -162,7 +162,7 @@ def test_rankings_ties_and_strengths_are_kept(db: Database, bring: Callable[...,
     bring([{"prompt": "p", "response_a": "x", "response_b": "y", "winner": "tie", "strength": None}])
     bring([{"prompt": "q", "response_a": "x", "response_b": "y", "winner": "b", "strength": "much"}])
     bring([{"prompt": "q", "response_a": "u", "response_b": "v", "winner": "bothbad", "strength": 1}])
-    found = [(j.kind, j.outcome, j.ranking, j.strength, j.shown_order) for j in store.judgements(db)]
+    found = [(j.kind, j.outcome, j.ranking, j.strength, j.shown_order) for j in current_judgements(db)]
     assert found == [
         ("rank", "ranked", (3, 1, 3, 2), None, (0, 1, 2, 3)),
         ("pair", "ranked", (1, 1), 0, (0, 1)),
@@ -179,10 +179,10 @@ def test_a_comparison_of_every_size_says_in_which_order_it_was(
     db: Database, bring: Callable[..., ImportResult], size: int
 ) -> None:
     bring([{"prompt": "p", "responses": [str(number) for number in range(size)], "ranks": list(range(1, size + 1))}])
-    judged = next(store.judgements(db))
+    judged = next(current_judgements(db))
     assert judged.shown_order == tuple(range(size))
     assert judged.ranking == tuple(range(1, size + 1))
-    assert [response["text"] for response in judged.responses] == [str(number) for number in range(size)]
+    assert [response.text for response in judged.responses] == [str(number) for number in range(size)]
 
 
 def test_demonstrations_are_answers_without_a_comparison(db: Database, bring: Callable[..., ImportResult]) -> None:
@@ -237,7 +237,7 @@ def test_open_comparisons_are_judged_by_people(db: Database, bring: Callable[...
     assert claim is not None
     assert sorted(shown_texts(claim)) == ["a", "b"]
     claims.judge(db, annotator, claim.nonce, act("left-much"))
-    assert [j.annotator for j in store.judgements(db)] == ["ann"]
+    assert [j.annotator for j in current_judgements(db)] == ["ann"]
 
 
 def test_labelled_answers_to_one_prompt_are_compared(db: Database, bring: Callable[..., ImportResult]) -> None:
@@ -257,7 +257,7 @@ def test_labelled_answers_to_one_prompt_are_compared(db: Database, bring: Callab
     )
     assert counts(outcome) == {"prompts": 3, "judged": 2, "demonstrations": 1, "repeated": 1, "skipped": 3}
     assert [(row.row, row.reason.split()[0]) for row in outcome.skipped] == [(4, "a"), (9, "the"), (10, "the")]
-    judged = [(j.messages[0]["content"], texts(j), j.ranking, j.kind) for j in store.judgements(db)]
+    judged = [(j.messages[0]["content"], texts(j), j.ranking, j.kind) for j in current_judgements(db)]
     assert judged == [
         ("two", ["good", "bad"], (1, 2), "pair"),
         ("three", ["good", "bad", "better"], (1, 2, 1), "rank"),
@@ -269,7 +269,7 @@ def test_labelled_answers_to_one_prompt_are_compared(db: Database, bring: Callab
 
 def texts(judgement: Any) -> list[str]:
     """The answers that were judged."""
-    return [response["text"] for response in judgement.responses]
+    return [response.text for response in judgement.responses]
 
 
 def test_many_labelled_answers_become_several_comparisons_with_some_of_both(
@@ -278,7 +278,7 @@ def test_many_labelled_answers_become_several_comparisons_with_some_of_both(
     goods = [{"prompt": "p", "completion": f"good {number}", "label": True} for number in range(15)]
     bads = [{"prompt": "p", "completion": f"bad {number}", "label": False} for number in range(3)]
     outcome = bring([*goods, *bads])
-    judged = list(store.judgements(db))
+    judged = list(current_judgements(db))
     assert [len(j.responses) for j in judged] == [6, 6, 6]
     assert all(set(j.ranking or ()) == {1, 2} for j in judged)
     assert sorted(text for j in judged for text in texts(j)) == sorted(row["completion"] for row in [*goods, *bads])
@@ -338,7 +338,7 @@ def test_prompts_added_meanwhile_are_not_added_twice(
     monkeypatch.setattr(commit.ImportCommit, "run", run)
     bring(PAIRS)
     assert sizes(db)["prompt"] == 6
-    assert [j.messages[0]["content"] for j in store.judgements(db)] == [pair["prompt"] for pair in PAIRS]
+    assert [j.messages[0]["content"] for j in current_judgements(db)] == [pair["prompt"] for pair in PAIRS]
     assert sound(db)
 
 
@@ -390,7 +390,7 @@ def test_a_file_that_turns_out_to_be_damaged_leaves_nothing(
 
 def test_only_some_rows(db: Database, bring: Callable[..., ImportResult]) -> None:
     assert bring(PAIRS, first=2, last=3).counts.rows == 2
-    assert [j.messages[0]["content"] for j in store.judgements(db)] == ["Question 1?", "Question 2?"]
+    assert [j.messages[0]["content"] for j in current_judgements(db)] == ["Question 1?", "Question 2?"]
 
 
 def test_more_than_one_import_can_hold_is_refused(
@@ -457,7 +457,7 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
     importing.run_import(other, open_path(whole), ImportRequest(split="train"), "kim", quiet)
 
     def verdicts(database: Database) -> list[Any]:
-        rows = freeze(store.judgements(database), 1024).rows
+        rows = freeze(current_judgements(database), 1024).rows
         strengths = [row.strength if format != "kto" else None for row in rows]
         return sorted(
             [json.dumps(row.messages), row.chosen.text, row.rejected.text, strength]
@@ -494,7 +494,7 @@ def content(db: Database) -> list[Any]:
     )
     comparisons = db.rows("SELECT purpose, state, expected, import_id, taken FROM comparison ORDER BY id")
     judged = [(j.messages, j.split, texts(j), j.ranking, j.kind, j.annotator, j.shown_order)
-              for j in store.judgements(db)]  # fmt: skip
+              for j in current_judgements(db)]  # fmt: skip
     imports = db.rows("SELECT id, name, sha256, format, counts, requested_by FROM import")
     settings = db.rows("SELECT * FROM setting")
     return [prompts, answers, comparisons, judged, imports, settings]
@@ -528,7 +528,7 @@ def test_searches_between_the_pieces_leave_no_words_out(db: Database, tmp_path: 
 
     def search_and_die(what: str, rows: int, share: float | None) -> None:
         if share:
-            comparison_list.count(db, good)
+            comparison_list.list_page(db, good)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -537,10 +537,10 @@ def test_searches_between_the_pieces_leave_no_words_out(db: Database, tmp_path: 
     searched: list[int] = []
     importing.run_import(
         db, path, ImportRequest(split="train"), "kim",
-        lambda what, rows, share: searched.append(comparison_list.count(db, good)),
+        lambda what, rows, share: searched.append(comparison_list.list_page(db, good).total),
     )  # fmt: skip
     assert len(searched) > 10
-    assert comparison_list.count(db, good) == 10
+    assert comparison_list.list_page(db, good).total == 10
     texts_there = db.value("SELECT (SELECT count(*) FROM prompt) + (SELECT count(*) FROM response)")
     indexed = "SELECT (SELECT count(*) FROM prompt_words_docsize) + (SELECT count(*) FROM answer_words_docsize)"
     assert db.value(indexed) == texts_there
@@ -563,7 +563,7 @@ def test_others_write_between_the_pieces(
 
     monkeypatch.setattr(commit.ImportCommit, "insert_piece", insert_piece)
     assert counts(bring(mixed(20))) == {"prompts": 20, "judged": 10, "demonstrations": 10}
-    judged = {j.messages[0]["content"]: texts(j) for j in store.judgements(db)}
+    judged = {j.messages[0]["content"]: texts(j) for j in current_judgements(db)}
     assert judged == {f"p {number}": [f"good {number}", f"bad {number}"] for number in range(0, 20, 2)}
     shown = db.rows(
         "SELECT r.text, p.messages FROM response r JOIN prompt p ON p.id = r.prompt_id WHERE purpose = 'demonstrate'"
@@ -678,7 +678,7 @@ def test_a_process_killed_between_the_pieces_is_cleared_away(db: Database, tmp_p
     arguments = [sys.executable, "-c", KILLED_BETWEEN_PIECES, "import", f"--data={db.path.parent}", str(path)]
     assert subprocess.run(arguments, cwd=ROOT, timeout=PATIENCE_SECONDS, check=False).returncode == -signal.SIGKILL
     assert db.value("SELECT count(*) FROM response")
-    assert list(store.judgements(db)) == []
+    assert list(current_judgements(db)) == []
     assert sizes(db)["comparison"] == 0
     answered = store.prompts(db, "train")[0]
     store.add_response(db, make_response(answered, "somebody answered it meanwhile"), "compare")
@@ -726,7 +726,7 @@ def test_a_scale_with_a_sign_comes_in_the_right_way_round(db: Database, tmp_path
     assert note in run(db, "--map=history=", "--dry-run", path).stdout
     assert note in run(db, "--map=history=", "--look", path).stdout
     assert "Not used: 'domain'." in done.stdout
-    assert {texts(j)[0]: (j.ranking, j.strength) for j in store.judgements(db)} == {
+    assert {texts(j)[0]: (j.ranking, j.strength) for j in current_judgements(db)} == {
         "x-2": ((1, 2), 2), "x1": ((2, 1), 1), "x-1": ((1, 2), 1), "x2": ((2, 1), 2), "x0": ((1, 1), 0),
     }  # fmt: skip
 

@@ -12,23 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY, Pair, log_odds, pairs_of, usable
-from annotation.records import Judgement
+from annotation.records import JudgedAnswer, Judgement
 
 
-def answer(number: int) -> dict[str, Any]:
+def answer(number: int) -> JudgedAnswer:
     """An answer as the store gives it."""
-    return {
-        "id": number,
-        "origin": "policy",
-        "model_id": 1,
-        "revision": "base",
-        "text": f"answer {number}",
-        "finish_reason": "stop",
-        "tokens": 5,
-        "prompt_tokens": 10,
-        "rendered_prompt": "<user>Why?<assistant>",
-        "edited_from": None,
-    }
+    return JudgedAnswer(
+        id=number,
+        text=f"answer {number}",
+        origin="policy",
+        model_id=1,
+        revision="base",
+        finish_reason="stop",
+        tokens=5,
+        prompt_tokens=10,
+        rendered_prompt="<user>Why?<assistant>",
+    )
 
 
 def judged(annotator: str, ranking: tuple[int, ...] | None, number: int = 1, **changes: Any) -> Judgement:
@@ -63,7 +62,7 @@ def judged(annotator: str, ranking: tuple[int, ...] | None, number: int = 1, **c
 
 def ids(pairs: list[Pair]) -> list[tuple[int, int]]:
     """(better, worse) answers of pairs."""
-    return [(pair.better["id"], pair.worse["id"]) for pair in pairs]
+    return [(pair.better.id, pair.worse.id) for pair in pairs]
 
 
 def test_one_annotators_ranking_gives_all_its_pairs_and_a_tie_none() -> None:
@@ -108,7 +107,7 @@ def test_the_word_of_someone_no_better_than_a_coin_alone_gives_no_pair() -> None
 
 
 def test_an_edit_is_better_than_what_it_mends_and_than_the_rest() -> None:
-    edited = {**answer(9), "origin": "person", "edited_from": 1}
+    edited = replace(answer(9), origin="person", edited_from=1)
     pairs, _ = pairs_of([judged("ann", (2, 1, 3), edited=edited)])
     assert ids(pairs) == [(9, 1), (9, 0), (9, 2), (1, 0), (0, 2), (1, 2)]
 
@@ -187,7 +186,7 @@ def test_the_posterior_is_that_of_bayes_rule_written_out(rankings: list[list[int
         else:
             assert pair.flip == pytest.approx(min(first_better, second_better) / (first_better + second_better))
             if first_better != pytest.approx(second_better):  # else rounding decides
-                assert (pair.better["id"] == first) == (first_better > second_better)
+                assert (pair.better.id == first) == (first_better > second_better)
 
 
 def test_nobody_is_certain_and_nobody_is_worse_than_a_coin() -> None:

@@ -26,7 +26,7 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
-from tests.freezing import Frozen, freeze
+from tests.freezing import Frozen, current_judgements, freeze
 from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS
 
@@ -67,7 +67,7 @@ def prefer(db: Database, annotator_id: int, position: int, degree: str = "clearl
 
 def frozen(db: Database, **options: Any) -> Frozen:
     """What training would get."""
-    return freeze(store.judgements(db), 512, excluded=store.excluded_annotators(db), **options)
+    return freeze(current_judgements(db), 512, excluded=store.excluded_annotators(db), **options)
 
 
 @pytest.fixture
@@ -563,7 +563,7 @@ def test_what_somebody_left_out_settled_waits_again(db: Database, owner: Annotat
 def fill(db: Database, comparisons: int, overlap: int, annotators: int) -> None:
     """Judgements as many people would have left them, written straight into the tables."""
     source = random.Random(1)
-    judged = []
+    judged: list[dict[str, int | float | str]] = []
     with db.transaction() as connection:
         many = connection.conn.executemany
         many(
@@ -597,20 +597,22 @@ def fill(db: Database, comparisons: int, overlap: int, annotators: int) -> None:
                 best = truth if source.random() < 0.6 + 0.3 * person / annotators else 1 - truth
                 day = f"2026-{1 + 9 * n // comparisons:02}-{1 + n % 28:02}T10:00:00.000000+00:00"
                 order = source.choice(("[0, 1]", "[1, 0]"))
-                judged.append((n, person, slot, order, "[1, 2]" if best == 0 else "[2, 1]", source.randint(1, 3),
-                               source.lognormvariate(2, 0.6), day))  # fmt: skip
+                one = {"id": len(judged) + 1, "comparison": n, "person": person, "slot": slot, "order": order}
+                said = {"ranking": "[1, 2]" if best == 0 else "[2, 1]", "strength": source.randint(1, 3)}
+                judged.append({**one, **said, "seconds": source.lognormvariate(2, 0.6), "day": day})
         many(
             """INSERT INTO claim (id, nonce, comparison_id, annotator_id, purpose, kind, slot, shown_order, state,
-                   created, expires) VALUES (?, ?, ?, ?, 'own', 'pair', ?, ?, 'judged', ?, ?)""",
-            [(i, str(i), n, person, slot, order, day, day)
-             for i, (n, person, slot, order, _, _, _, day) in enumerate(judged, 1)],
-        )  # fmt: skip
+                   created, expires)
+               VALUES (:id, :id, :comparison, :person, 'own', 'pair', :slot, :order, 'judged', :day, :day)""",
+            judged,
+        )
         many(
             """INSERT INTO judgement (claim_id, comparison_id, annotator_id, purpose, kind, outcome, ranking, strength,
-                   shown_order, seconds, created) VALUES (?, ?, ?, 'own', 'pair', 'ranked', ?, ?, ?, ?, ?)""",
-            [(i, n, person, ranking, strength, order, seconds, day)
-             for i, (n, person, _, order, ranking, strength, seconds, day) in enumerate(judged, 1)],
-        )  # fmt: skip
+                   shown_order, seconds, created)
+               VALUES (:id, :comparison, :person, 'own', 'pair', 'ranked', :ranking, :strength, :order, :seconds,
+                   :day)""",
+            judged,
+        )
 
 
 def test_fifty_thousand_judgements_cost_no_more_each_and_keep_nobody_waiting(

@@ -319,6 +319,7 @@ def test_what_counts_as_evidence() -> None:
         vote(9, "a", FIRST, purpose="re-ask", first_ranking=SECOND),
         vote(10, "a", FIRST, purpose="re-ask", first_ranking=TIE),
         vote(11, "import-1", (1, 2, 3), purpose="import"),
+        vote(13, "a", FIRST, by_heads=True),  # chosen because it is hard to say
     ]
     found = evidence_of(votes, {5: (0,), 7: (0,), 12: (0, 1)})
     assert found.ballots == (

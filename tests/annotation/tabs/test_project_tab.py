@@ -16,6 +16,7 @@ from annotation.tabs import project as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
 from tests.conftest import BASE_NAME, act, dump, make_response, seed_comparisons, seed_prompts
+from tests.freezing import current_judgements
 
 pytestmark = pytest.mark.slow
 
@@ -35,11 +36,8 @@ def context(db: Database, data_dir: Path) -> Context:
         ("import-1", "annotator", 0, "import"),
         ("judge", "annotator", 1, "ai"),
     )
-    with db.transaction() as connection:
-        for person in (*people, *others):
-            connection.execute(
-                "INSERT INTO annotator (name, role, active, kind, created) VALUES (?, ?, ?, ?, ?)", (*person, now())
-            )
+    for name, role, active, kind in (*people, *others):
+        db.insert("annotator", {"name": name, "role": role, "active": active, "kind": kind, "created": now()})
     return Context(db, data_dir, BASE_NAME)
 
 
@@ -207,7 +205,7 @@ def test_a_saved_project_is_what_annotators_are_asked(context: Context, admin: A
     assert claim is not None
     assert (claim.kind, len(claim.answers)) == ("best", 3)
     claims.judge(context.db, ann, claim.nonce, {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["exact"]})
-    (judged,) = store.judgements(context.db)
+    (judged,) = current_judgements(context.db)
     assert (judged.kind, judged.tags) == ("best", ("exact",))
 
 
@@ -339,7 +337,7 @@ def test_a_judgement_names_the_version_that_held_when_it_was_handed_out(context:
         claim = claims.claim_next(context.db, ann)
         assert claim is not None
         claims.judge(context.db, ann, claim.nonce, act("tie"))
-    assert [judged.guidelines_version for judged in store.judgements(context.db)] == [1, 2]
+    assert [judged.guidelines_version for judged in current_judgements(context.db)] == [1, 2]
 
 
 @pytest.mark.parametrize("text", ["x" * 20_001, "null \x00", "half \ud800", None])

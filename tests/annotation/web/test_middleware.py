@@ -42,6 +42,7 @@ from tests.conftest import (
     seed_comparisons,
     seed_prompts,
 )
+from tests.freezing import current_judgements
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -334,9 +335,9 @@ def test_the_answer_seen_on_the_left_wins_in_the_database(site: Site) -> None:
         for _ in range(8):
             card = show(annotator)
             judge(annotator, card, "left-clearly")
-            last = list(store.judgements(site.db))[-1]
+            last = list(current_judgements(site.db))[-1]
             assert last.ranking is not None
-            assert last.responses[last.ranking.index(1)]["text"] == card["answers"][0]["text"]
+            assert last.responses[last.ranking.index(1)].text == card["answers"][0]["text"]
 
 
 def test_the_nonce_of_someone_else_records_nothing_and_shows_the_own_comparison(site: Site) -> None:

@@ -34,7 +34,7 @@ from rlhf.algorithms.dpo import reference as dpo_reference
 from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.dpo.train import PreferenceTrainer, build_trainer
+from rlhf.algorithms.dpo.train import PreferenceTrainer, best_of, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import Precision, with_defaults
@@ -49,6 +49,7 @@ from rlhf.models.loading import (
 )
 from rlhf.models.registry import Policy
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, tokenise_pairs
+from rlhf.tabs.runs.job_cards import early_end
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -162,13 +163,8 @@ def add_parent(machine: Machine, revision: str = "earlier", scale: float = 0.1) 
     randomise(model, scale)
     model.save_pretrained(machine.data_dir / "adapters" / revision)
     path = f"adapters/{revision}"
-    with machine.db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created)
-               VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
-            (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
-        )
-    return registry.by_revision(machine.db, revision)
+    kept = {"base": str(machine.model), "path": path, "sha256": directory_sha256(machine.data_dir / path)}
+    return registry.add(machine.db, revision=revision, algorithm="dpo", parent_id=1, job_id=None, **kept)
 
 
 # ---------------------------------------------------------------------------------------------------------- the loss
@@ -350,7 +346,7 @@ def held_out_margin(machine: Machine, spec: DPOSpec) -> tuple[float, float]:
     job = machine.perform(machine.submit(spec))
     assert job.status == "finished", job.message
     assert job.result is not None
-    assert job.result["train_pairs"] == 24
+    assert job.result["trained_on"] == 24
     trained = registry.by_revision(machine.db, job.result["revision"])
     models = LoadedPolicies(machine.db, machine.data_dir, machine.model)
     rows = of_split(load_snapshot(machine.data_dir, spec.snapshot, PreferenceRow), "held-out")
@@ -552,7 +548,7 @@ def test_training_raises_the_margin_and_the_candidate_prefers_what_was_preferred
     assert curve[-1]["rewards/margins"] > 0.5
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.1
     assert job.result is not None
-    assert job.result["train_pairs"] == 12
+    assert job.result["trained_on"] == 12
     candidate = registry.by_revision(judged.db, job.result["revision"])
     assert (candidate.status, candidate.job_id) == ("candidate", job.id)
     weights = judged.adapter(candidate.revision)
@@ -582,7 +578,7 @@ def test_pairs_beyond_the_length_limit_are_left_out_and_counted(judged: Machine)
     train = of_split(rows, "train")
     fitting, left = tokenise_pairs(judged.tokenizer, train, limit)
     assert left["too-long"] > 0
-    assert (job.result["train_pairs"], job.result["left_out"]) == (len(fitting), left)
+    assert (job.result["trained_on"], job.result["left_out"]) == (len(fitting), left)
 
 
 def snapshot_of(machine: Machine) -> str:
@@ -728,20 +724,50 @@ def test_a_policy_has_not_moved_before_it_was_trained(judged: Machine, method: A
     assert drift.kl() > 1e-3
 
 
-LIMITED = replace(QUICK_DPO, method="lora", epochs=20, check=False, stop_kl=0.02)
+# Twelve comparisons, four a step: three steps a pass.
+LIMITED = replace(QUICK_DPO, method="lora", epochs=20, check=False, stop_kl=0.08)
 
 
 def test_training_ends_where_the_policy_has_moved_far_enough(judged: Machine) -> None:
     job = judged.perform(judged.submit(LIMITED))
     assert job.status == "finished", job.message
-    assert job.step == job.steps < 60
+    assert 3 < job.step == job.steps < 60
     curve = job_store.metrics(judged.db, job.id)
-    moved = {entry["step"]: entry["kl"] for entry in curve}
-    assert list(moved) == list(range(1, job.steps + 1))
-    assert [kl >= LIMITED.stop_kl for kl in moved.values()] == [False] * (job.steps - 1) + [True]
+    moved = {entry["step"]: entry["kl"] for entry in curve if "kl" in entry}
+    assert list(moved) == list(range(3, job.steps + 1))
+    assert [kl >= LIMITED.stop_kl for kl in moved.values()] == [False] * (job.steps - 3) + [True]
+    assert early_end(job)
     assert any(f"ends after step {job.step} of 60" in line for line in job_store.log_tail(judged.db, job.id))
     assert (job.result or {})["final"]["kl"] == moved[job.steps]
     assert all(max(answers) == job.steps for answers in job_store.samples(judged.db, job.id).values())
+
+
+def test_no_training_ends_before_it_has_learnt_from_all_its_data(judged: Machine) -> None:
+    """What comes after would be left out for good: a policy counts as taught with all that it was frozen with."""
+    job = judged.perform(judged.submit(replace(LIMITED, stop_kl=1e-9)))
+    assert (job.status, job.step) == ("finished", 3), job.message
+
+
+def test_where_the_last_planned_step_moves_it_far_enough_nothing_ended_early(judged: Machine) -> None:
+    job = judged.perform(judged.submit(replace(LIMITED, epochs=1, stop_kl=1e-9)))
+    assert (job.status, job.step) == ("finished", 3), job.message
+    assert early_end(job) == ""
+
+
+@pytest.mark.parametrize(("items", "passes"), [(1, 1), (32, 1), (33, 2), (60, 2), (65, 3), (1000, 32)])
+def test_a_pass_over_the_data_has_eight_steps_at_most(items: int, passes: int) -> None:
+    spec = DPOSpec(epochs=3)
+    assert spec.over(items).accumulated() == passes
+    assert spec.steps_over(items) <= 24
+    assert replace(spec, accumulation=1).over(items).accumulated() == 1
+    halved = spec.halved()
+    assert halved is not None
+    assert halved.over(items).accumulated() * 2 in (2 * passes, 4 * passes, 4 * passes - 2)
+
+
+def test_only_the_best_of_a_ranking_is_made_likelier_by_itself() -> None:
+    better, worse = torch.tensor([0, 0, 0, 1, 1, 2, 4]), torch.tensor([1, 2, 3, 2, 3, 3, 5])
+    assert best_of({"better": better, "worse": worse}).tolist() == [1, 1, 1, 0, 0, 0, 1]
 
 
 def test_a_worker_killed_after_a_training_that_ended_early_does_not_train_on(
@@ -822,6 +848,6 @@ def test_answers_that_are_all_bad_become_less_likely(machine: Machine) -> None:
     with_likelihood = trainer_of(machine, replace(quick, sft_weight=0.2))
     assert torch.isfinite(loss_of(with_likelihood, bad)), "a batch of nothing else has no better answers to learn"
     done = machine.perform(machine.submit(quick))
-    assert (done.status, (done.result or {})["train_pairs"]) == ("finished", 8 + 2 * 8)
+    assert (done.status, (done.result or {})["trained_on"]) == ("finished", 8 + 2 * 8)
     robust = machine.perform(machine.submit(replace(quick, loss="robust", flip_rate=0.1)))
     assert (robust.result or {})["left_out"] == {"all-bad": 8}

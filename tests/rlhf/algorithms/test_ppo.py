@@ -472,7 +472,7 @@ def test_a_job_in_4_bits_leaves_a_policy_that_can_serve(machine: Machine) -> Non
     weights = machine.adapter(policy.revision)
     assert all("lora_A" in name or "lora_B" in name for name in weights)
     assert all(value.any() for value in weights.values())
-    assert result["train_prompts"] == 12
+    assert result["trained_on"] == 12
     assert result["final"]["kl"] > 0
     assert result["steps"] == 3
     assert not checkpoints_of(run).exists()

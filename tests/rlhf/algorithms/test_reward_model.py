@@ -247,7 +247,7 @@ def test_it_learns_that_the_shorter_answer_is_preferred(judged: Machine) -> None
     assert curve[-1]["loss"] < curve[0]["loss"] - 0.4
     assert curve[-1]["margin"] > 1.0
     assert {"learning_rate", "grad_norm", "memory_gb"} <= curve[0].keys()
-    assert result["train_pairs"] == 16 + 8 * 5
+    assert result["trained_on"] == 16 + 8 * 5
     accuracy = result["quality"]["accuracy"]
     assert (accuracy["n"], accuracy["value"] > 0.8, accuracy["low"] > 0.5) == (8, True, True)
     assert result["quality"]["length"]["longer_wins"]["value"] == 0.0
@@ -504,6 +504,6 @@ def test_answers_that_are_all_bad_are_learnt_below_zero(machine: Machine) -> Non
     job = machine.perform(machine.submit(QUICK))
     assert job.status == "finished", job.message
     assert job.result is not None
-    assert job.result["train_pairs"] == 10 + 2 * 6
+    assert job.result["trained_on"] == 10 + 2 * 6
     scale = json.loads((machine.data_dir / "adapters" / job.result["revision"] / SCALE_FILE).read_text("utf-8"))
     assert scale["pairs"] == 10

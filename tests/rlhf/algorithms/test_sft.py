@@ -231,7 +231,7 @@ def test_it_learns_what_is_demonstrated_and_says_so(taught: Machine) -> None:
     assert after["loss"] < before["loss"] - 1
     assert after["token_accuracy"] > before["token_accuracy"] + 0.2
     assert after["perplexity"] == pytest.approx(math.exp(after["loss"]))
-    assert (result["train_items"], result["left_out"], result["steps"]) == (12, {}, 30)
+    assert (result["trained_on"], result["left_out"], result["steps"]) == (12, {}, 30)
     assert 0 < result["trainable_percent"] < 100
 
     frozen = job.spec
@@ -416,7 +416,7 @@ def test_a_limit_that_leaves_too_few_fails_the_job_with_the_counts(taught: Machi
     assert f"{12 - fitting} " in job.message.partition("Left out:")[2]
     job = finished(taught, replace(QUICK, max_length=lengths[-2]))
     kept = sum(length <= lengths[-2] for length in lengths)
-    assert ((job.result or {})["train_items"], (job.result or {})["left_out"]) == (kept, {"too-long": 12 - kept})
+    assert ((job.result or {})["trained_on"], (job.result or {})["left_out"]) == (kept, {"too-long": 12 - kept})
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(taught: Machine) -> None:

@@ -273,7 +273,7 @@ def test_jobs_and_policies_are_listed_promoted_and_shown(machine: Machine, capsy
         assert refused.err.rstrip().endswith('Give one with --why "…".')
     assert registry.serving(machine.db).revision == "base"
     assert "dpo-1 serves now, against the rule." in run("promote", "dpo-1", "--why", "It reads better")
-    assert registry.decisions(machine.db)[0]["reason"].startswith("It reads better. The rule said: ")
+    assert registry.decisions(machine.db)[0].reason.startswith("It reads better. The rule said: ")
     listed = run("policies").splitlines()
     assert [line.split()[:2] for line in listed] == [["base", "retired"], ["dpo-1", "serving"]]
     assert "base serves now." in run("promote", "base")

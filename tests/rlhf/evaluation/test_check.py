@@ -146,7 +146,7 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
         kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
         nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
         assert row.kl_to_ground == pytest.approx(kl, rel=0.03, abs=2e-3)
-        assert row.nll_under_ground == pytest.approx(nll, rel=0.01)
+        assert row.scores["nll_under_ground"] == pytest.approx(nll, rel=0.01)
         by_token = [-theirs[at, token].item() for at, token in enumerate(answer)]
         assert row.token_scores == {"nll_under_ground": pytest.approx(by_token, rel=0.05, abs=0.05)}
     # In the report each answer weighs as much as it has tokens.
@@ -398,7 +398,7 @@ def test_a_check_with_other_terms_reports_on_its_own_answers(checked: Checked, c
     assert len(own) == len(prompts)
     assert all(row.tokens <= spec.sampling.max_new_tokens for row in own)
     assert report["prompts"] == len(prompts)
-    weighted = sum(row.nll_under_ground * row.tokens for row in own) / sum(row.tokens for row in own)
+    weighted = sum(row.scores["nll_under_ground"] * row.tokens for row in own) / sum(row.tokens for row in own)
     assert report["candidate"]["nll_under_anchor"] == pytest.approx(weighted)
 
 
@@ -702,7 +702,7 @@ def add_copy_of_base(machine: Machine, revision: str) -> None:
 
 
 def register(
-    machine: Machine, revision: str, form: registry.Form, weights: registry.Weights, on: int | None = None
+    machine: Machine, revision: str, form: registry.PolicyForm, weights: registry.Weights, on: int | None = None
 ) -> None:
     """Register what lies in the directory of this name as a candidate."""
     path = f"adapters/{revision}"

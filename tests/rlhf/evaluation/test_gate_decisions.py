@@ -134,8 +134,8 @@ def test_people_promote_and_the_record_says_who_and_why(db: Database, data_dir: 
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     assert registry.serving(db).revision == "sft-1"
     (record,) = registry.decisions(db)
-    assert (record["action"], record["decided_by"]) == ("promote", "the gate")
-    assert record["reason"].startswith("People find it better: it won 100% on 15 prompts")
+    assert (record.action, record.decided_by) == ("promote", "the gate")
+    assert record.reason.startswith("People find it better: it won 100% on 15 prompts")
     assert gate_decisions.pending(db) is None
 
 
@@ -146,7 +146,7 @@ def test_people_reject_and_are_not_asked_about_it_any_more(db: Database, data_di
     people_say(db, 15, "serving")
     assert gate_decisions.act(db, data_dir) is not None
     assert registry.by_revision(db, "sft-1").status == "rejected"
-    assert registry.decisions(db)[0]["reason"].startswith("People find it worse")
+    assert registry.decisions(db)[0].reason.startswith("People find it worse")
     ann = access.find(db, "ann")
     assert ann is not None
     assert claims.claim_next(db, ann["id"]) is None
@@ -579,8 +579,8 @@ def test_after_the_most_checks_a_candidate_with_nothing_left_to_compare_is_rejec
     assert found.then == "The gate will reject sft-1 within seconds."
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     (record,) = registry.decisions(db)
-    assert (record["action"], record["decided_by"]) == ("reject", "the gate")
-    assert record["reason"] == found.now
+    assert (record.action, record.decided_by) == ("reject", "the gate")
+    assert record.reason == found.now
     assert gate_decisions.pending(db) is None
 
 
@@ -874,14 +874,14 @@ def test_a_promotion_against_the_rule_takes_a_reason_which_is_kept_with_what_the
     with pytest.raises(UserError, match="at most 1000"):
         gate_decisions.promote(db, data_dir, made.revision, "ann", "x" * 1001)
     assert registry.serving(db).revision == before
-    assert [row["action"] for row in registry.decisions(db)].count("promote") == int(before != "base")
+    assert [row.action for row in registry.decisions(db)].count("promote") == int(before != "base")
     gate_decisions.promote(db, data_dir, made.revision, "ann", f"  {WHY}\ud800 ")
     assert registry.serving(db).revision == made.revision
     record = registry.decisions(db)[0]
-    assert (record["action"], record["revision"], record["decided_by"]) == ("promote", made.revision, "ann")
-    assert record["created"]
-    assert record["reason"].startswith(f"{WHY}\ufffd. ")
-    assert named.replace("The rule says", "The rule said") in record["reason"]
+    assert (record.action, record.revision, record.decided_by) == ("promote", made.revision, "ann")
+    assert record.created
+    assert record.reason.startswith(f"{WHY}\ufffd. ")
+    assert named.replace("The rule says", "The rule said") in record.reason
 
 
 def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does(db: Database, data_dir: Path) -> None:
@@ -891,8 +891,8 @@ def test_what_the_rule_says_to_promote_needs_no_reason_and_going_back_never_does
     gate_decisions.promote(db, data_dir, made.revision, "ann")
     gate_decisions.promote(db, data_dir, "base", "ann")
     gate_decisions.promote(db, data_dir, made.revision, "ann")
-    assert [row["action"] for row in registry.decisions(db)] == ["rollback", "rollback", "promote"]
-    assert [row["reason"] for row in registry.decisions(db)][:2] == ["no reason given"] * 2
+    assert [row.action for row in registry.decisions(db)] == ["rollback", "rollback", "promote"]
+    assert [row.reason for row in registry.decisions(db)][:2] == ["no reason given"] * 2
 
 
 def test_where_nobody_is_to_be_advised_nothing_is_against_the_rule(db: Database, data_dir: Path) -> None:
@@ -1091,6 +1091,6 @@ def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_
     assert (english.verdict, english.more) == (marked.verdict, marked.more)
     assert english.sentence.startswith("People find it worse")
     assert [one.name for one in marked.criteria if "⟦" not in one.name] == []
-    reason = registry.decisions(db)[0]["reason"]
+    reason = registry.decisions(db)[0].reason
     assert reason.startswith(f"{WHY}. The rule said: reject. People find it worse")
     assert "⟦" not in reason

@@ -64,13 +64,8 @@ def add_adapter(machine: Machine, revision: str) -> registry.Policy:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
     model.save_pretrained(machine.data_dir / "adapters" / revision)
     path = f"adapters/{revision}"
-    with machine.db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, status, created)
-               VALUES (?, 'dpo', ?, 1, ?, ?, 'candidate', '')""",
-            (revision, str(machine.model), path, directory_sha256(machine.data_dir / path)),
-        )
-    return registry.by_revision(machine.db, revision)
+    kept = {"base": str(machine.model), "path": path, "sha256": directory_sha256(machine.data_dir / path)}
+    return registry.add(machine.db, revision=revision, algorithm="dpo", parent_id=1, job_id=None, **kept)
 
 
 def stock(machine: Machine, revision: str = "base") -> dict[Split, int]:

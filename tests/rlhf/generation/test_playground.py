@@ -32,7 +32,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
-from rlhf.models.registry import Policy
+from rlhf.models.registry import Form, Policy
 from rlhf.models.sampling import draw
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec
@@ -43,23 +43,27 @@ pytestmark = pytest.mark.slow
 SAMPLING = Sampling(max_new_tokens=24)
 ANSWERING = GenerateSpec(buffer=6, prompts_per_batch=4, sampling=SAMPLING)
 QUESTION: Message = {"role": "user", "content": "What is a riddle?"}
-FORMS = ("lora", "prompt", "full")
+FORMS: tuple[Form, ...] = ("lora", "prompt", "full")
 
 
 # -------------------------------------------------------------------------------------------- policies of every form
-def register(machine: Machine, revision: str, form: str, seed: int = 0) -> Policy:
+def register(machine: Machine, revision: str, form: Form, seed: int = 0) -> Policy:
     """A candidate of this form that answers otherwise than the base."""
     directory = machine.data_dir / "adapters" / revision
     make = {"lora": save_lora, "prompt": save_virtual_tokens, "full": save_weights}[form]
     make(machine, directory, torch.Generator().manual_seed(seed))
-    with machine.db.transaction() as connection:
-        connection.execute(
-            """INSERT INTO model (revision, algorithm, base, parent_id, path, sha256, form, weights, status, created)
-               VALUES (?, 'dpo', ?, 1, ?, ?, ?, ?, 'candidate', '')""",
-            (revision, str(machine.model), f"adapters/{revision}", directory_sha256(directory), form,
-             "bf16" if form == "full" else "nf4"),
-        )  # fmt: skip
-    return registry.by_revision(machine.db, revision)
+    return registry.add(
+        machine.db,
+        revision=revision,
+        algorithm="dpo",
+        base=str(machine.model),
+        parent_id=1,
+        job_id=None,
+        path=f"adapters/{revision}",
+        sha256=directory_sha256(directory),
+        form=form,
+        weights="bf16" if form == "full" else "nf4",
+    )
 
 
 def save_lora(machine: Machine, directory: Path, generator: torch.Generator) -> None:

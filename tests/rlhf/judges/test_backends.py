@@ -32,6 +32,7 @@ from rlhf.models.loading import LoadedPolicies
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenize import answer_ids, render, text_ids
 from tests.fakes.chat_server import ChatModel, serving
+from tests.freezing import current_judgements
 from tests.machine_fixtures import Machine, make_machine
 
 pytestmark = pytest.mark.slow
@@ -159,7 +160,7 @@ def test_a_judge_job_labels_what_is_open_and_a_second_one_finds_nothing_to_do(
     assert (work(machine, judge).result or {})["verdicts"] == 0
     rows = machine.db.rows("SELECT asks, asks_why FROM comparison WHERE asks != 'judges' AND taken = 0")
     assert len(rows) == 10
-    judged = [one for one in store.judgements(machine.db) if one.annotator == "letters"]
+    judged = [one for one in current_judgements(machine.db) if one.annotator == "letters"]
     flipped = [row for row in rows if row["asks_why"] == "flip"]
     assert len(flipped) <= sum(one.ranking == (1, 1) for one in judged) <= 10
 

@@ -26,6 +26,7 @@ from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import registry
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
+from tests.freezing import current_judgements
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +49,12 @@ def panel(db: Database, *names: str) -> list[Judge]:
 
 
 def say(
-    db: Database, judge: Judge, comparison_id: int, said: Said_of, scope: judge_store.Scope = "open", version: int = 0
+    db: Database,
+    judge: Judge,
+    comparison_id: int,
+    said: Said_of,
+    scope: judge_store.JudgeScope = "open",
+    version: int = 0,
 ) -> bool:
     """Let a judge say this of a comparison that it is to judge; whether that makes a judgement."""
     found = [one for one in judge_store.to_judge(db, judge, scope, 1000) if one.id == comparison_id]
@@ -123,7 +129,7 @@ def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Da
     assert say(db, judge, comparison, {(1, 0): ("second", 0.2)})
     assert judge_store.to_judge(db, judge, "open", 10) == []
     assert judge_store.judge_comparison(db, judge, waiting[0])
-    (judgement,) = store.judgements(db)
+    (judgement,) = current_judgements(db)
     assert (judgement.ranking, judgement.purpose, judgement.annotator_kind) == ((1, 2), "judge", "ai")
     assert judgement.seconds == 1.0
 
@@ -138,14 +144,14 @@ def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
     waiting = judge_store.to_judge(db, judge, "open", 10)
     assert [one.missing for one in waiting] == [[(0, 1), (1, 0)]]
     assert not say(db, judge, comparison, {(1, 0): ("second", 0.2)}, version=1), "two rubrics make no judgement"
-    assert list(store.judgements(db)) == []
+    assert list(current_judgements(db)) == []
     assert say(db, judge, comparison, {(0, 1): ("second", 0.3), (1, 0): ("first", 0.6)}, version=1)
     late = Verdict(choice="first", chance=0.9, reply="", prompt_tokens=1, completion_tokens=1, seconds=0.5)
     judge_store.add_verdict(db, judge, comparison, (0, 1), late, 0, (), None)
     assert {(one.choice, one.rubric_version) for one in judge_store.verdicts_on(db, judge, comparison)} == {
         ("second", 1),
     }
-    assert [one.ranking for one in store.judgements(db)] == [(1, 1)]
+    assert [one.ranking for one in current_judgements(db)] == [(1, 1)]
 
 
 def test_trust_rests_on_random_comparisons_alone(db: Database, ann: Annotator) -> None:
@@ -325,7 +331,7 @@ def test_a_flip_is_a_tie_and_gives_no_pair_to_train_on(db: Database) -> None:
     (judge,) = panel(db, "j")
     (comparison,) = seed_comparisons(db, 1)
     say(db, judge, comparison, FLIPPED)
-    (judgement,) = store.judgements(db)
+    (judgement,) = current_judgements(db)
     assert judgement.ranking == (1, 1)
 
 
@@ -343,7 +349,7 @@ def test_a_comparison_of_three_is_ranked_by_all_its_pairs_in_both_orders(db: Dat
         if a != b
     }
     assert say(db, judge, made, better)
-    (judgement,) = store.judgements(db)
+    (judgement,) = current_judgements(db)
     assert (judgement.ranking, judgement.kind) == ((2, 3, 1), "rank")
 
 
@@ -500,7 +506,7 @@ def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator
     registry.reject(db, "dpo-1", "owner", "worse")
     claims.judge(db, ann.id, held.nonce, act("tie"))
     assert claims.claim_next(db, ann.id) is None
-    assert registry.decisions(db)[0]["reason"] == "worse"
+    assert registry.decisions(db)[0].reason == "worse"
 
 
 def test_a_candidate_takes_its_share_of_what_annotators_see(db: Database, ann: Annotator) -> None:

@@ -20,7 +20,7 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models.chat_template import ChatTokenizer, chat_tokenizer
 from rlhf.models.tokenize import tokenise_comparisons, tokenise_demonstrations, tokenise_prompts
 from rlhf.submission import inspect_rows, job_submission
-from rlhf.submission.inspect_rows import InspectedItem, Item
+from rlhf.submission.inspect_rows import InspectedItem, ItemRows
 from tests.conftest import act
 from tests.demonstrations import demonstrate
 from tests.machine_fixtures import Machine, make_machine
@@ -223,7 +223,7 @@ def test_only_the_first_are_tokenised_and_a_few_examples_kept(machine: Machine) 
     ]
     store.add_prompts(machine.db, asked)
     spec = replace(PPOSpec(), max_length=96 + 40)
-    items: list[Item] = list(inspect_rows.items_of(machine.db, spec))
+    items: list[ItemRows] = list(inspect_rows.items_of(machine.db, spec))
     whole = inspect_rows.summarise(tokenizer_of(machine), spec, items)
     assert (whole.seen, whole.tokenised, whole.left_out["too-long"]) == (20, 10, 10)
     assert len(whole.examples["too-long"]) == inspect_rows.EXAMPLES_OF_A_REASON

@@ -29,7 +29,7 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.loop import controller
 from rlhf.loop.controller import advance
 from rlhf.models import registry
-from rlhf.models.registry import Form
+from rlhf.models.registry import PolicyForm
 from rlhf.models.tokenize import load_snapshot
 from rlhf.submission import job_submission, preconditions, preflight
 from rlhf.submission.job_submission import preview, submit
@@ -61,7 +61,7 @@ def spec_of(db: Database, job_id: int) -> DPOSpec:
     return spec
 
 
-def finish_training(db: Database, job_id: int, promoted: bool = True, form: Form = "lora") -> str:
+def finish_training(db: Database, job_id: int, promoted: bool = True, form: PolicyForm = "lora") -> str:
     """End a training job as its worker would, with an adapter that may take over."""
     job_store.claim(db, job_id, "w")
     spec = job_store.get(db, job_id).spec
@@ -406,7 +406,7 @@ def test_a_parent_is_continued_with_its_own_rank_and_scale(db: Database, data_di
     ],
 )
 def test_what_is_left_at_its_default_is_as_in_the_adapter_that_is_continued(
-    db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: Form
+    db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: PolicyForm
 ) -> None:
     judge(MIN_PAIRS)
     revision = finish_training(db, job_store.enqueue(db, replace(made, parent="base"), "ann"), form=form)
@@ -431,7 +431,7 @@ def test_what_is_left_at_its_default_is_as_in_the_adapter_that_is_continued(
     ],
 )
 def test_automatic_training_goes_on_from_what_serves_in_its_own_shape(
-    db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: Form
+    db: Database, data_dir: Path, judge: Judge, made: SFTSpec, form: PolicyForm
 ) -> None:
     store.set_setting(db, "auto_train", {"on": True, "every": 10})
     revision = finish_training(db, job_store.enqueue(db, replace(made, parent="base"), "ann"), form=form)
@@ -484,7 +484,7 @@ def test_promotion_rejection_and_rollback_are_recorded(db: Database, data_dir: P
     registry.reject(db, second, "bob")
     registry.promote(db, "base", "ann")
     assert registry.serving(db).revision == "base"
-    assert [(row["action"], row["revision"], row["previous"]) for row in registry.decisions(db)] == [
+    assert [(row.action, row.revision, row.previous) for row in registry.decisions(db)] == [
         ("rollback", "base", first),
         ("reject", second, first),
         ("promote", first, "base"),

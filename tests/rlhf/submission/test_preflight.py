@@ -22,7 +22,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.models import registry
-from rlhf.models.registry import Form, Kind, Policy
+from rlhf.models.registry import Made, Policy, PolicyForm
 from rlhf.submission import form_fields, job_submission, preconditions, preflight
 from rlhf.submission.preflight import Preflight
 from tests import quantised_model
@@ -63,8 +63,8 @@ def made(
     db: Database,
     spec: JobSpec,
     result: dict[str, Any] | None = None,
-    kind: Kind = "policy",
-    form: Form = "lora",
+    kind: Made = "policy",
+    form: PolicyForm = "lora",
     ground: Policy | None = None,
 ) -> Policy:
     """What a finished job has made, without files."""
@@ -324,7 +324,7 @@ def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Preflight,
 def test_steps_time_and_the_queue_are_known(known: Preflight, judged: Database) -> None:
     fresh = known.of(DPOSpec()).cost
     assert fresh is not None
-    assert (fresh.steps, fresh.unit, fresh.step_time, fresh.waiting) == (9, "optimiser steps", None, 0)
+    assert (fresh.counted_steps(fresh.steps), fresh.step_time, fresh.waiting) == ("9 optimiser steps", None, 0)
     made(judged, replace(known.of(DPOSpec()).spec, epochs=1), {"seconds_per_step": 1.5})
     job_store.enqueue(judged, SFTSpec(), "ann")
     now_known = Preflight(judged, known.data_dir, known.model).of(DPOSpec()).cost
@@ -449,7 +449,7 @@ def test_going_on_from_a_run_takes_its_parent_and_its_shape(judged: Database) ->
 
 
 def test_what_is_filled_in_can_be_continued(judged: Database) -> None:
-    runs: list[tuple[TrainingSpec, Form]] = [
+    runs: list[tuple[TrainingSpec, PolicyForm]] = [
         (DPOSpec(method="qlora", lora_r=3, rslora=True), "lora"),
         (SFTSpec(method="prompt", virtual_tokens=5), "prompt"),
     ]

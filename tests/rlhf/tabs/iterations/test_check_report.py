@@ -142,7 +142,7 @@ def test_what_could_not_be_scored_is_warned_of_as_the_gate_rejects_it() -> None:
 
 def test_history_is_newest_first_and_bears_a_policy_without_a_check() -> None:
     trained = replace(
-        JOB, status="finished", result={"train_pairs": 21, "final": {"loss": 0.6123}, "snapshot": "f" * 64}
+        JOB, status="finished", result={"trained_on": 21, "final": {"loss": 0.6123}, "snapshot": "f" * 64}
     )
     html = check_report.history_table([BASE, ADAPTER], {7: trained}, {})
     assert html.index(">dpo-7<") < html.index("<td>base</td>")

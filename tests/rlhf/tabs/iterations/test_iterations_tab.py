@@ -98,7 +98,7 @@ def make_candidate(context: Context) -> Policy:
         path=f"adapters/dpo-{job_id}",
         sha256=directory_sha256(files),
     )
-    result = {"train_pairs": 12, "left_out": {"too-long": 2}, "final": {"loss": 0.6125}, "snapshot": spec.snapshot}
+    result = {"trained_on": 12, "left_out": {"too-long": 2}, "final": {"loss": 0.6125}, "snapshot": spec.snapshot}
     assert job_table.finish(context.db, job_id, "w", result)
     return policy
 
@@ -282,20 +282,20 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
         event = gr.EventData(None, {"act": act, "subject": number})
         return str(take_back(owner, event, policy.revision, {}))
 
-    def newest() -> dict[str, Any]:
+    def newest() -> registry.Decision:
         return registry.decisions(context.db)[0]
 
     gate_decisions.reject(context.db, policy.revision, "owner")
     shown = iterations_tab.view(context, policy.revision, 0, {})[0]["decisions"]["value"]
     assert f"Undo: {policy.revision} is a candidate again" in shown
-    rejected = str(newest()["id"])
+    rejected = str(newest().id)
     assert f"{policy.revision} is a candidate again" in undo(rejected)
     assert registry.by_revision(context.db, policy.revision).status == "candidate"
-    assert (newest()["action"], newest()["decided_by"]) == ("reopen", "owner")
+    assert (newest().action, newest().decided_by) == ("reopen", "owner")
     with pytest.raises(gr.Error, match="no rejection to take back"):
         undo(rejected)
     gate_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It is good")
-    promoted = str(newest()["id"])
+    promoted = str(newest().id)
     assert "base serves now." in undo(promoted)
     assert registry.serving(context.db).revision == "base"
     with pytest.raises(gr.Error, match="Something else was decided since"):
@@ -335,8 +335,8 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     base = registry.by_revision(context.db, "base")
     assert iterations_tab.button_parts(context.db, base, False, False)["promote"]["value"] == "Roll back to this one"
     promote(owner, "base", "", {})
-    assert [row["action"] for row in registry.decisions(context.db)] == ["rollback", "promote"]
-    assert {row["decided_by"] for row in registry.decisions(context.db)} == {"owner"}
+    assert [row.action for row in registry.decisions(context.db)] == ["rollback", "promote"]
+    assert {row.decided_by for row in registry.decisions(context.db)} == {"owner"}
     with pytest.raises(gr.Error, match="serves already"):
         promote(owner, "base", "", {})
     with pytest.raises(gr.Error, match="not a candidate"):
@@ -345,8 +345,8 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     assert "was rejected" in str(reject(owner, second.revision, "Two <b>lies</b>", {}))
     assert registry.by_revision(context.db, second.revision).status == "rejected"
     rejected, _, promoted = registry.decisions(context.db)
-    assert rejected["reason"].startswith("Two <b>lies</b>. The rule said: ")
-    assert promoted["reason"].startswith("It reads better. The rule said: ")
+    assert rejected.reason.startswith("Two <b>lies</b>. The rule said: ")
+    assert promoted.reason.startswith("It reads better. The rule said: ")
     shown = iterations_tab.view(context, None, 0, {})[0]["decisions"]["value"]
     assert "Two &lt;b&gt;lies&lt;/b&gt;." in shown
     assert "<b>lies" not in shown
@@ -366,7 +366,7 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     assert "Surprise to its anchor" in shown["report"]["value"]
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
-    assert registry.decisions(context.db)[0]["reason"] == "no reason given"
+    assert registry.decisions(context.db)[0].reason == "no reason given"
     assert (
         iterations_tab.view(context, "base", 0, {})[0]["gate"]["value"]
         == "<p>It is what others are checked against.</p>"
@@ -407,7 +407,7 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
     with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
         renew(owner, wrong)
     with pytest.raises(UserError, match="After so many new judgements: it must be a whole number"):
-        automatic_training.save(context.db, True, wrong, "dpo")
+        automatic_training.store(context.db, True, wrong, "dpo")
     save(
         owner,
         {},

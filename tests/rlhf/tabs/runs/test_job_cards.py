@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_a_run_that_may_end_early_says_so_and_then_where_and_why_it_did() -> Non
     assert "ended after" not in job_cards.headline(replace(far, result=None), AT)
     never = replace(PREFERENCES, stop_kl=0.0)
     assert "ended after" not in job_cards.headline(replace(far, spec=never), AT)
-    assert "<dd>at most 3 · 4</dd>" in job_cards.job_facts(JOB, {})
+    assert "<dd>at most 3 · 4 or more</dd>" in job_cards.job_facts(JOB, {})
     assert "<dd>3 · 4</dd>" in job_cards.job_facts(replace(JOB, spec=never), {})
 
 
@@ -167,7 +168,7 @@ def test_the_time_of_a_run_that_was_resumed_is_that_of_its_last_attempt() -> Non
 
 
 def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
-    finished = replace(JOB, status="finished", finished=AT, result={"train_pairs": 21, "left_out": {"too-long": 2}})
+    finished = replace(JOB, status="finished", finished=AT, result={"trained_on": 21, "left_out": {"too-long": 2}})
     counts = {"train": 23, "held-out": 9, "left_out": {"tie": 3, "too-long": 1}}
     facts, _, every = job_cards.job_facts(finished, counts).partition("<details>")
     for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "3 tie", "3 too long"):
@@ -229,15 +230,19 @@ AFTER = {"loss": 0.4321, "perplexity": 1.54, "token_accuracy": 0.884, "n": 60}
 
 
 def test_held_out_figures_stand_before_and_after() -> None:
-    html = job_cards.held_out_table({"held_out": AFTER, "held_out_before": BEFORE})
+    def table(after: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
+        done = replace(JOB, status="finished", spec=SFTSpec(), result={"held_out": after, "held_out_before": before})
+        return job_cards.outcome_card(done, None, "")
+
+    html = table(AFTER, BEFORE)
     assert "On 60 held-out demonstrations" in html
     for before, after in (("1.800", "0.432"), ("6.05", "1.54"), ("61%", "88%")):
         assert f'<td class="number">{before}</td><td class="number">{after}</td>' in html
-    alone = job_cards.held_out_table({"held_out": AFTER, "held_out_before": None})
+    alone = table(AFTER, None)
     assert alone.count("not measured") == 3
     assert "would have cost" in alone
-    assert "no held-out demonstrations" in job_cards.held_out_table({"held_out": {**AFTER, "n": 0, "loss": None}})
-    assert job_cards.held_out_table({"train_pairs": 12}) == ""
+    assert "no held-out demonstrations" in table({**AFTER, "n": 0, "loss": None}, None)
+    assert job_cards.outcome_card(replace(JOB, result={"trained_on": 12, "held_out": AFTER}), None, "") == ""
 
 
 def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:

@@ -641,7 +641,7 @@ def test_deleting_asks_names_the_size_and_deletes_the_files(browser: Browser, pl
     assert browser.text("plots"), "its curves stay"
     with pytest.raises(gr.Error, match="left no files"):
         browser.do("ask_deletion")
-    assert [(row["action"], row["decided_by"]) for row in registry.decisions(place.db)] == [("delete", OWNER)]
+    assert [(row.action, row.decided_by) for row in registry.decisions(place.db)] == [("delete", OWNER)]
 
 
 def test_what_serves_or_is_needed_is_not_deleted_and_the_reason_is_told(browser: Browser, place: Context) -> None:

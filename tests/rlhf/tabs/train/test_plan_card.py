@@ -11,6 +11,7 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -24,16 +25,16 @@ from rlhf.algorithms.ppo.spec import PPOSpec, accept_label
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.label_noise import Noise, NoiseEvidence
-from rlhf.jobs.descriptions import TokenSequence, TokenSpan
-from rlhf.jobs.job_spec import SHORT_METHODS, from_json
+from rlhf.jobs.descriptions import ItemWords, TokenSequence, TokenSpan
+from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec, from_json
 from rlhf.models.memory import Component, Fit, Machine, Parameters, StepTime
-from rlhf.submission.inspect_rows import DataSummary, InspectedItem, Item
+from rlhf.submission.inspect_rows import DataSummary, InspectedItem, ItemRows
 from rlhf.submission.job_submission import TrainingPreview
 from rlhf.submission.preflight import CostEstimate, TrainingData
 from rlhf.tabs.train import plan_card
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
-ITEM = Item(name="Comparison 7", split="train", rows=[FrozenRow("train", ())], left_out={}, asked="Why?")
+ITEM = ItemRows(name="Comparison 7", split="train", rows=[FrozenRow("train", ())], left_out={}, asked="Why?")
 
 
 class Text(HTMLParser):
@@ -135,6 +136,22 @@ def test_a_reward_model_counts_comparisons_and_the_pairs_in_them() -> None:
         assert words in said
 
 
+class TurnSpec(SFTSpec):
+    """An algorithm that counts what no other does."""
+
+    items: ClassVar = ItemWords(
+        "turns", "{:,} turns".format, "Turns", "Turns to train on", "Held-out turns to check with"
+    )
+
+
+def test_what_an_algorithm_alone_counts_it_names_itself() -> None:
+    said = " ".join(Text(plan_card.data_card(TrainingData(preview("demonstrations"), 1200), TurnSpec())).said)
+    assert "Turns to train on" in said
+    assert "Held-out turns to check with" in said
+    assert "no turns to train on" in plan_card.shown_card(None, TurnSpec(), "train")
+    assert TurnSpec().pace_fact()[0] == "Epochs · turns a step"
+
+
 def test_prompts_have_no_held_out_ones_and_demonstrations_no_chance_of_error() -> None:
     prompts = " ".join(
         Text(plan_card.data_card(TrainingData(preview("prompts", noise=None, left_out={}), 1200), PPOSpec())).said
@@ -217,7 +234,7 @@ COST = CostEstimate(
     machine=MACHINE,
     step_time=StepTime(2.5, "2026-03-01T10:00:00.000000+00:00", 7, 1500.0),
     steps=1200,
-    unit="optimiser steps",
+    counted_steps=TrainingSpec.counted_steps,
     waiting=2,
     longest=0,
 )
@@ -249,7 +266,7 @@ def test_the_time_comes_from_a_measured_step() -> None:
     )
     early = replace(COST, step_time=None, ends_early=True)
     assert plan_card.time_sentence(early).startswith("Time: at most 1,200 optimiser steps. How long")
-    unmeasured = replace(COST, step_time=None, steps=1, unit="rounds", waiting=0)
+    unmeasured = replace(COST, step_time=None, steps=1, counted_steps=PPOSpec.counted_steps, waiting=0)
     assert plan_card.time_sentence(unmeasured) == (
         "Time: 1 round. How long a step takes with these settings has not been measured yet."
     )

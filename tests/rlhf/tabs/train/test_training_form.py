@@ -32,7 +32,7 @@ from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import TrainingSpec, from_json
 from rlhf.models import registry
-from rlhf.models.registry import Form, Policy
+from rlhf.models.registry import Policy, PolicyForm
 from rlhf.models.tokenize import tokenise_comparisons
 from rlhf.submission import job_submission, preflight
 from rlhf.submission.form_fields import forms
@@ -591,7 +591,7 @@ def test_a_chosen_parent_fills_in_its_adapter_and_another_its_own(machine: Machi
     assert (job.spec.parent, job.spec.method, job.spec.lora_r, job.spec.lora_alpha) == (low, "lora", 4, 8)
 
 
-def add_adapter(machine: Machine, spec: SFTSpec, form: Form) -> str:
+def add_adapter(machine: Machine, spec: SFTSpec, form: PolicyForm) -> str:
     """What a training has made, without files; its revision."""
     job_id = machine.submit(spec)
     assert job_store.claim(machine.db, job_id, "w") is not None
@@ -612,22 +612,22 @@ def add_adapter(machine: Machine, spec: SFTSpec, form: Form) -> str:
 
 # ----------------------------------------------------------------------------------------------------------- the rest
 def test_the_automatic_training_is_stored(machine: Machine) -> None:
-    assert "after every 30" in automatic_training.save(machine.db, True, 30, "dpo")
+    automatic_training.store(machine.db, True, 30, "dpo")
     assert store.setting(machine.db, "auto_train", None) == {"on": True, "every": 30, "algorithm": "dpo"}
     for wrong in (None, 0, 2.5):
         with pytest.raises(UserError, match="whole number"):
-            automatic_training.save(machine.db, True, wrong, "dpo")
+            automatic_training.store(machine.db, True, wrong, "dpo")
     session = opened(machine, "dpo")
     sent, on, every, algorithm, said = session.call("open_auto_train")
     assert (on, every, algorithm) == (True, 30, "dpo")
     with pytest.raises(UserError, match="Choose how to train"):
-        automatic_training.save(machine.db, True, 30, "luck")
+        automatic_training.store(machine.db, True, 30, "luck")
     assert "after every 30" in said
     assert "Off" in session.call("save_auto_train", sent, False, 30, "ppo")[-1]
 
 
 def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> None:
-    automatic_training.save(machine.db, True, 30, "dpo")
+    automatic_training.store(machine.db, True, 30, "dpo")
     assert "At the moment none can start" not in opened(machine, "dpo").call("open_auto_train")[-1]
     job_id = machine.submit(SFTSpec(method="lora", lora_init="pissa"))
     made = registry.add(
@@ -649,10 +649,10 @@ def test_automatic_training_that_can_not_start_says_why(machine: Machine) -> Non
 
 
 def test_automatic_training_is_not_put_back_by_an_admin_who_saw_it_before(machine: Machine) -> None:
-    automatic_training.save(machine.db, True, 30, "dpo")
+    automatic_training.store(machine.db, True, 30, "dpo")
     session = opened(machine, "dpo")
     sent = session.call("open_auto_train")[0]
-    automatic_training.save(machine.db, False, 40, "dpo")
+    automatic_training.store(machine.db, False, 40, "dpo")
     *_, said = session.call("save_auto_train", sent, True, 30, "ppo")
     assert "stays: Train automatically, After so many new judgements." in said
     assert store.setting(machine.db, "auto_train", None) == {"on": False, "every": 40, "algorithm": "ppo"}

@@ -1,0 +1,18 @@
+"""What a training's result says, whichever version wrote it."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf.jobs.finished_training import FinishedTraining
+
+
+@pytest.mark.parametrize("name", ["trained_on", "train_pairs", "train_items", "train_prompts"])
+def test_how_much_was_trained_on_is_known_of_every_version(name: str) -> None:
+    found = FinishedTraining.of({name: 28, "snapshot": "ab", "left_out": {"tie": 2}, "final": {"loss": 0.6}, "new": 1})
+    assert found == FinishedTraining(snapshot="ab", trained_on=28, left_out={"tie": 2}, final={"loss": 0.6})
+
+
+def test_what_is_not_said_is_unknown_and_what_nobody_can_mean_is_not_read() -> None:
+    assert FinishedTraining.of(None) == FinishedTraining.of({"held_out_before": None, "final": "x", "seconds": {}})
+    assert FinishedTraining.of({}).trained_on is None
