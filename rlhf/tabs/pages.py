@@ -47,9 +47,8 @@ TABS: dict[str, tuple[str, ModuleType]] = {
 }
 MASTHEAD = """
 <header class="masthead"><h1><!--logo-->Prefloop</h1>
-<form method="post" action="/language" id="languages"></form>
+<form method="post" action="/language" id="languages"><button type="button" data-theme></button></form>
 <form method="post" action="/logout"><!--notice--><span>{{value}}</span>
-<button type="button" data-theme></button>
 <select name="language" form="languages" aria-label="<!--language-->"><!--codes--></select>
 <button type="submit"><!--out--></button></form></header>
 """
