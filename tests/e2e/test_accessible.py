@@ -137,11 +137,10 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
     names = [text.strip() for text in page.get_by_role("tab").locator("visible=true").all_inner_texts()]
     assert len(names) == 12
     found: dict[str, dict[str, list[str]]] = {theme: {} for theme in THEMES}
-    for size in (WIDE, PHONE):
+    for size in (PHONE, WIDE):
         page.set_viewport_size(size)
         for name in names:
             turn(page, name)
-            unfold(page)
             look(page, f"{name}, {size['width']}", found)
             levels = page.evaluate(HEADINGS)
             jumps = [f"h{a} h{b}" for a, b in pairwise(levels) if b > a + 1]
@@ -151,7 +150,6 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
         for place, words in PLACES.items():
             go(page, place)
             page.locator(f"text={words}").locator("visible=true").first.wait_for()
-            unfold(page)
             look(page, f"{place}, {size['width']}", found)
             if size is PHONE:
                 found["light"][f"{place}, {size['width']}"] += page.evaluate(SMALL_TARGETS, TARGETS)
@@ -160,10 +158,15 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
 
 
 def look(page: Any, where: str, found: dict[str, dict[str, list[str]]]) -> None:
-    """Note which rules what the page shows breaks in each theme, the light one last."""
+    """Note which rules what the page shows breaks in each theme, the light one last.
+
+    For that one it is unfolded, and stays so for the dark one at the next size.
+    """
     for theme in reversed(THEMES):
         page.emulate_media(color_scheme=theme)
         page.wait_for_selector("body.dark" if theme == "dark" else "body:not(.dark)")
+        if theme == "light":
+            unfold(page)
         found[theme][where] = broken(page, THEMES[theme])
 
 
