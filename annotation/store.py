@@ -425,7 +425,13 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
         (model_id, other_id),
     )
     return [
-        PairedAnswers(row["prompt_id"], row["first"], row["second"], (row["own"], row["other"]), bool(row["compared"]))
+        PairedAnswers(
+            prompt_id=row["prompt_id"],
+            first=row["first"],
+            second=row["second"],
+            texts=(row["own"], row["other"]),
+            compared=bool(row["compared"]),
+        )
         for row in rows
     ]
 

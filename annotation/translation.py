@@ -110,11 +110,11 @@ def parsed(path: Path) -> Language:
     if locale is None:
         raise WrongTranslation(f"{path} is in no language. Call it after one, such as de.po or pt_BR.po.")
     return Language(
-        code_of(path) if named else str(locale).replace("_", "-"),
-        (named or locale).get_display_name() or path.stem,
-        "rtl" if locale.text_direction == "rtl" else "ltr",
-        sentences,
-        {str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
+        code=code_of(path) if named else str(locale).replace("_", "-"),
+        name=(named or locale).get_display_name() or path.stem,
+        direction="rtl" if locale.text_direction == "rtl" else "ltr",
+        sentences=sentences,
+        script={str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
     )
 
 

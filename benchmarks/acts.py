@@ -268,7 +268,7 @@ def measure(
                 for again in range(sizes.repeats)
             ]
             curve = tuple(round(fmean(values), 4) for values in zip(*runs, strict=True))
-            cells.append(Cell(name, rule, flip, seed, curve))
+            cells.append(Cell(method=name, rule=rule, flip=flip, seed=seed, curve=curve))
         say(
             f"{rule}, {flip:.0%} flips, seed {seed}: "
             + "; ".join(f"{one.method} {one.curve}" for one in cells[-len(methods) :])

@@ -38,7 +38,7 @@ import psutil
 from annotation import claims, store
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.imports import importing
-from annotation.records import Annotator, Prompt, Response, Sampling, UserError, now
+from annotation.records import Annotator, UserError, now
 from annotation.web import access
 from benchmarks import driver, latency
 from benchmarks.driver import App, BenchmarkError, Page, act_of, say
@@ -84,7 +84,9 @@ def fill(data_dir: Path, annotators: int, comparisons: int, base: str, project: 
     with db.transaction() as connection:
         for number in range(comparisons):
             prompt = prompts[number % len(prompts)]
-            answers = [answer(prompt, " ".join(source.choices(words, k=source.randint(25, 120)))) for _ in range(2)]
+            answers = [
+                driver.answer(prompt, " ".join(source.choices(words, k=source.randint(25, 120)))) for _ in range(2)
+            ]
             if store.add_comparison(db, answers) is None:
                 raise BenchmarkError("Two drawn answers came out the same.")
         for number in range(annotators):
@@ -94,12 +96,6 @@ def fill(data_dir: Path, annotators: int, comparisons: int, base: str, project: 
         rows = db.rows("SELECT id, name, role FROM annotator ORDER BY id DESC LIMIT ?", (annotators,))
     db.close()
     return [Annotator(row["id"], row["name"], row["role"]) for row in reversed(rows)]
-
-
-def answer(prompt: Prompt, text: str) -> Response:
-    """An answer as the answering worker would have recorded it."""
-    rendered = f"<|im_start|>user\n{prompt.text}<|im_end|>\n<|im_start|>assistant\n"
-    return Response(prompt.id, 1, text, Sampling(), 0, rendered, len(rendered) // 4, len(text) // 4, "stop")
 
 
 def add_gold(db: Database, count: int) -> None:
@@ -360,22 +356,25 @@ def result_of(round_: Round, done: Work, verdict: Verdict, rss: float) -> Result
     errors = [error for journal in done.journals for error in journal.errors]
     for error in errors[:5]:
         say(f"error: {error}")
-    figures = percentiles(seconds)
+    p50, p95, p99, slowest = percentiles(seconds)
     return Result(
-        round_.name,
-        round_.overlap,
-        round_.think,
-        len(done.journals),
-        verdict.acknowledged,
-        len(errors),
-        verdict.lost,
-        verdict.duplicates,
-        verdict.wrong,
-        *figures,
-        round(verdict.acknowledged / done.seconds, 1),
-        round(done.client_share, 2),
-        round(done.server_share, 2),
-        rss,
+        name=round_.name,
+        overlap=round_.overlap,
+        think=round_.think,
+        annotators=len(done.journals),
+        judgements=verdict.acknowledged,
+        errors=len(errors),
+        lost=verdict.lost,
+        duplicates=verdict.duplicates,
+        wrong=verdict.wrong,
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        max_ms=slowest,
+        per_second=round(verdict.acknowledged / done.seconds, 1),
+        client_share=round(done.client_share, 2),
+        server_share=round(done.server_share, 2),
+        rss_mb=rss,
     )
 
 

@@ -33,6 +33,7 @@ import psutil
 
 from annotation import store
 from annotation.database import FILE_NAME, Database
+from annotation.records import Prompt, Response, Sampling
 from rlhf.jobs.job_store import Job
 from rlhf.models.base_model import EMBEDDED_NAME
 
@@ -318,6 +319,22 @@ def measure_nobody(db: Database) -> None:
 
 
 # ----------------------------------------------------------------------------------------------- simulated annotators
+def answer(prompt: Prompt, text: str) -> Response:
+    """An answer as the answering worker would have recorded it; nobody drew it."""
+    rendered = f"<|im_start|>user\n{prompt.text}<|im_end|>\n<|im_start|>assistant\n"
+    return Response(
+        prompt_id=prompt.id,
+        model_id=1,
+        text=text,
+        sampling=Sampling(),
+        seed=0,
+        rendered_prompt=rendered,
+        prompt_tokens=len(rendered) // 4,
+        tokens=len(text) // 4,
+        finish_reason="stop",
+    )
+
+
 @dataclass(frozen=True)
 class Card:
     """What the browser is sent: a comparison, or an empty nonce while there is none."""
@@ -548,7 +565,13 @@ def latency_of(seconds: Sequence[float]) -> Latency | None:
     times = sorted(1000 * value for value in seconds)
     cuts = quantiles(times, n=100, method="inclusive") if len(times) > 1 else times * 99
     over = sum(value > 100 for value in times) / len(times)
-    return Latency(len(times), round(cuts[49], 1), round(cuts[94], 1), round(times[-1], 1), round(over, 4))
+    return Latency(
+        count=len(times),
+        p50_ms=round(cuts[49], 1),
+        p95_ms=round(cuts[94], 1),
+        max_ms=round(times[-1], 1),
+        over_100_ms=round(over, 4),
+    )
 
 
 def failure_of(job: Job, data_dir: Path) -> str:

@@ -27,7 +27,7 @@ from typing import Any
 
 from annotation import store
 from annotation.examples.example_sets import read_example
-from annotation.records import Feedback, Prompt, Response, Sampling, UserError
+from annotation.records import Feedback, Prompt, UserError
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError
 from benchmarks.intervals import Interval, crossed
@@ -94,15 +94,10 @@ def prepared(lab: Laboratory, questions: int, names: Sequence[str]) -> dict[str,
     for name in names:
         for place, prompt in enumerate(store.prompts(lab.db, "held-out")):
             wrong = rows[place + 1].completion + ("" if name == NONE else f"\n{INJECTIONS[name]}")
-            answers = [answer(prompt, text) for text in (rows[place].completion, wrong)]
+            answers = [driver.answer(prompt, text) for text in (rows[place].completion, wrong)]
             made.setdefault(name, []).append(int(store.add_comparison(lab.db, answers) or 0))
     path.write_text(json.dumps(made), "utf-8")
     return made
-
-
-def answer(prompt: Prompt, text: str) -> Response:
-    """An answer as a record; nobody drew it."""
-    return Response(prompt.id, 1, text, Sampling(), 0, "", 1, 1, "stop")
 
 
 def measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -118,11 +113,15 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
         name: [judge_store.verdicts_on(lab.db, judge, number) for number in numbers] for name, numbers in made.items()
     }
     lab.db.close()
+    both = [place for place in range(questions) if all(len(rows[place]) == 2 for rows in said.values())]
+    if not both:
+        raise BenchmarkError("There is no question on which the judge gave its verdicts in both orders every time.")
+    said = {name: [rows[place] for place in both] for name, rows in said.items()}
     return {
         "quick": options.quick,
         "model": options.model,
         "machine": driver.machine(),
-        "questions": questions,
+        "questions": len(both),
         "verdicts": (job.result or {}).get("verdicts"),
         "chosen_as_a": compared({name: [chosen_as_a(one) for one in rows] for name, rows in said.items()}),
         "wins": compared({name: [wins(one) for one in rows] for name, rows in said.items()}),

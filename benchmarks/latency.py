@@ -66,7 +66,16 @@ class Plan:
         return self.before + self.one + self.team * self.annotators + self.back_to_back + 2 * self.annotators
 
 
-QUICK = Plan(12, 8, 5, 10, 6, 3, (0.4, 1.0), Sampling(max_new_tokens=24))
+QUICK = Plan(
+    before=12,
+    one=8,
+    team=5,
+    back_to_back=10,
+    undone=6,
+    annotators=3,
+    pause=(0.4, 1.0),
+    sampling=Sampling(max_new_tokens=24),
+)
 
 
 # ---------------------------------------------------------------------------------------------------------- preparing
@@ -180,7 +189,7 @@ class Measured:
         latency = driver.latency_of([answered.seconds for answered in self.answers])
         assert latency is not None
         during = sum(ran_at(training, answered.at) for answered in self.answers)
-        return Series(self.name, self.annotators, latency, during, self.dry)
+        return Series(name=self.name, annotators=self.annotators, latency=latency, during_training=during, dry=self.dry)
 
 
 def ran_at(job: Job, at: float) -> bool:

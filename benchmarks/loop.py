@@ -697,7 +697,7 @@ def run_once(options: argparse.Namespace, seed: int) -> LoopRun:
         with App(data_dir, model=options.model) as app:
             say(f"the app runs at {app.url} after {app.start_seconds:.1f} s")
             iterations, tally = run(app, options, seed)
-    return LoopRun(seed, iterations, tally, memory.peak_mb, memory.measure)
+    return LoopRun(seed=seed, iterations=iterations, tally=tally, peak_mb=memory.peak_mb, memory_measure=memory.measure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -107,8 +107,10 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     changed = {name: getattr(options, name) for name in ("seeds", "epochs") if getattr(options, name)}
     first = sentiment.Sizes(**{**asdict(first), **changed})
     if options.quick:
-        return Sizes(first, first, memory.QUICK, frontier.QUICK, learning.QUICK)
-    return Sizes(first, first, memory.Sizes(), frontier.Sizes(), learning.Sizes())
+        return Sizes(rates=first, methods=first, memory=memory.QUICK, frontier=frontier.QUICK, learning=learning.QUICK)
+    return Sizes(
+        rates=first, methods=first, memory=memory.Sizes(), frontier=frontier.Sizes(), learning=learning.Sizes()
+    )
 
 
 def run(directory: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from annotation import store
 from annotation.database import FILE_NAME, Database, open_database
 from annotation.imports.importing import starter_prompts
 from annotation.jobs import job_table
-from annotation.records import Response, Sampling, UserError
+from annotation.records import UserError
 from benchmarks import driver
 from benchmarks.driver import App, BenchmarkError, say
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -98,10 +98,7 @@ def fill(db: Database) -> None:
     registry.ensure_base(db, EMBEDDED_NAME)
     store.add_prompts(db, starter_prompts())
     for prompt in store.prompts(db, "train")[:COMPARISONS]:
-        answers = [
-            Response(prompt.id, 1, f"{word} {prompt.text}", Sampling(), 0, prompt.text, 9, 9, "stop") for word in "ab"
-        ]
-        store.add_comparison(db, answers)
+        store.add_comparison(db, [driver.answer(prompt, f"{word} {prompt.text}") for word in "ab"])
     job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "owner")
     assert job_store.claim(db, job_id, "w") is not None
     for step in range(1, STEPS + 1):
@@ -178,7 +175,9 @@ class Looker:
         self.page.wait_for_timeout(1000 * seconds)
         percent = 100 * (self.cpu() - before) / seconds
         events = sum("/gradio_api/run/" in url or "/gradio_api/queue/join" in url for url in self.asked)
-        return Rest(tab, len(self.asked), events, round(percent, 2), round(turned, 1))
+        return Rest(
+            tab=tab, requests=len(self.asked), events=events, percent=round(percent, 2), turn_ms=round(turned, 1)
+        )
 
     def judge(self) -> float:
         """The median of some keys, each pressed once a comparison has been there for a while."""

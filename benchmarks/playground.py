@@ -87,13 +87,13 @@ class Series:
 def series_of(name: str, sent: Sequence[Sent]) -> Series:
     """The figures of a series."""
     return Series(
-        name,
-        len(sent),
-        round(fmean(one.prompt_tokens for one in sent), 1),
-        times_of([one.row for one in sent]),
-        times_of([one.page for one in sent]),
-        sum(1000 * one.page > LIMIT_MS for one in sent),
-        round(fmean(one.pace for one in sent), 1),
+        name=name,
+        chats=len(sent),
+        prompt_tokens=round(fmean(one.prompt_tokens for one in sent), 1),
+        row=times_of([one.row for one in sent]),
+        page=times_of([one.page for one in sent]),
+        over_limit=sum(1000 * one.page > LIMIT_MS for one in sent),
+        tokens_per_second=round(fmean(one.pace for one in sent), 1),
     )
 
 

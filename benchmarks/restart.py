@@ -31,7 +31,7 @@ import psutil
 from annotation import store
 from annotation.database import Database, open_database
 from annotation.imports.importing import starter_prompts
-from annotation.records import Response, Sampling, UserError
+from annotation.records import UserError
 from annotation.web import access
 from benchmarks import driver
 from benchmarks.driver import BenchmarkError, act_of, latency_of, say
@@ -65,9 +65,7 @@ def fill(db: Database, model: str) -> str:
     for number in range(COMPARISONS):
         prompt = prompts[number % len(prompts)]
         texts = (f"{word} {number}" for word in ("one", "another"))
-        store.add_comparison(
-            db, [Response(prompt.id, 1, text, Sampling(), 0, prompt.text, 9, 9, "stop") for text in texts]
-        )
+        store.add_comparison(db, [driver.answer(prompt, text) for text in texts])
     return access.open_session(db, access.add_account(db, "ann", "annotator", "a long enough password"))
 
 
@@ -116,8 +114,15 @@ class Bench:
         finally:
             kill(process)
         latency = latency_of(meanwhile)
-        found = (0.0, 0.0) if latency is None else (latency.p50_ms, latency.max_ms)
-        return Restart(str(program), round(judged, 2), round(pages, 2), *found, web, launcher)
+        return Restart(
+            program=str(program),
+            judged=round(judged, 2),
+            pages=round(pages, 2),
+            meanwhile_p50_ms=0.0 if latency is None else latency.p50_ms,
+            meanwhile_max_ms=0.0 if latency is None else latency.max_ms,
+            web_cpu_seconds=web,
+            launcher_cpu_seconds=launcher,
+        )
 
     def judge_until_pages(
         self, process: subprocess.Popen[bytes], nonce: str, began: float

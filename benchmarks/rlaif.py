@@ -136,7 +136,7 @@ def judge_simulated(lab: Laboratory, judge: Judge, agreement: float, seed: int, 
             swapped: Mapping[Choice, Choice] = {"first": "second", "second": "first", "tie": "tie"}
             choice = right if lucky else swapped[right]
             chance = {"first": agreement, "second": 1 - agreement, "tie": 0.5}[choice]
-            verdict = Verdict(choice, chance, "", 0, 0, 0.0)
+            verdict = Verdict(choice=choice, chance=chance, reply="", prompt_tokens=0, completion_tokens=0, seconds=0.0)
             judge_store.add_verdict(lab.db, judge, comparison.id, pair, verdict, 0, (), None)
         judge_store.judge_comparison(lab.db, judge, comparison)
 

@@ -297,7 +297,7 @@ class Ratio:
 def ratio_of(ours: Sequence[float], peer: Sequence[float]) -> Ratio:
     """Of rates that were measured in turns."""
     each = [one / other for one, other in zip(ours, peer, strict=True)]
-    return Ratio(median(each), min(each), max(each), median(ours), median(peer))
+    return Ratio(value=median(each), low=min(each), high=max(each), ours=median(ours), peer=median(peer))
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -545,7 +545,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(peak(*options.peak, model))
                 return 0
             rounds = 1 if options.quick else options.rounds
-            found, said = measure(Options(model, rounds, options.only, options.quick, options.llama))
+            found, said = measure(
+                Options(model=model, rounds=rounds, cases=options.only, quick=options.quick, llama=options.llama)
+            )
     except (BenchmarkError, UserError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -146,7 +146,14 @@ def build_pages(
     from rlhf.tabs import pages
 
     db, has_token = opened.db, token_launcher.HELD in os.environ
-    context = Context(db, settings.data_dir, opened.model, lambda: answering_problem(db), has_token, watches)
+    context = Context(
+        db=db,
+        data_dir=settings.data_dir,
+        model=opened.model,
+        problem=lambda: answering_problem(db),
+        token_held=has_token,
+        watches=watches,
+    )
     built = pages.build(context, settings, uploads, holdings)
     if settings.space is not None and settings.space.zero_gpu and spoken() is of_server():  # once
         from rlhf.loop import zero_gpu

@@ -272,7 +272,7 @@ def make_machine(data_dir: Path, model: Path) -> Machine:
     registry.ensure_base(db, str(model))
     measure_nobody(db)
     annotator = access.add_account(db, "ann", "annotator", "ann's password")
-    return Machine(data_dir, db, model, load_tokenizer(model), annotator)
+    return Machine(data_dir=data_dir, db=db, model=model, tokenizer=load_tokenizer(model), annotator=annotator)
 
 
 def rlhf_command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -238,6 +238,48 @@ def test_only_pages_hold_html() -> None:
     assert found == []
 
 
+# Tests that are of no one module: whole directories, whose pages, documents and attacks go through all of the program,
+# and files, each with what it follows across modules.
+OF_NO_ONE_MODULE = {
+    "tests/e2e": "pages in a real browser",
+    "tests/docs": "the documentation",
+    "tests/attack": "a started program, attacked",
+    "tests/test_": "the whole program, or the tests themselves",
+    "tests/annotation/exports/test_round_trips.py": "what an export writes, an import reads",
+    "tests/annotation/imports/test_public_formats.py": "files of public data sets, from reading to rows",
+    "tests/annotation/web/test_caching.py": "what browsers may keep of any answer",
+    "tests/annotation/web/test_files_in_events.py": "files in events, by every way to every function",
+    "tests/annotation/web/test_hosts.py": "what requests say of hosts, whoever reads it",
+    "tests/rlhf/algorithms/test_adding_an_algorithm.py": "docs/adding-an-algorithm.md, followed",
+    "tests/rlhf/algorithms/test_methods.py": "every method and precision, by several algorithms",
+    "tests/rlhf/algorithms/test_processes.py": "several processes, by every algorithm",
+    "tests/rlhf/algorithms/test_ppo_losses.py": "the mathematics of PPO: losses, roles and its training",
+    "tests/rlhf/algorithms/test_preference_losses.py": "losses of preferences, and what the specs make of them",
+    "tests/rlhf/algorithms/test_ranking_losses.py": "losses of rankings, and Plackett–Luce",
+    "tests/rlhf/generation/test_playground.py": "chats, and sets of prompts, on the answering worker",
+    "tests/rlhf/hub/test_push_and_pull.py": "to the Hub and back",
+    "tests/rlhf/models/test_architectures.py": "how several architectures are computed",
+    "tests/rlhf/models/test_real_model.py": "the embedded model, in everything",
+    "tests/rlhf/models/test_thinking.py": "thinking, in answers, judges and training",
+    "tests/rlhf/submission/test_refused_rows.py": "rows that a template refuses, from freezing to the page",
+    "tests/rlhf/tabs/test_numbers.py": "numbers that pages send, on every tab",
+}
+
+
+def test_tests_mirror_the_source() -> None:
+    """Each file of tests has a module or package of its name in the same place, or says what it follows across them."""
+    unnamed, used = [], set()
+    for path in (path for path in TESTS if path.name.startswith("test_")):
+        place, name = path.relative_to(ROOT).as_posix(), path.stem.removeprefix("test_")
+        package = ROOT / path.parent.relative_to(ROOT / "tests")
+        reasons = {known for known in OF_NO_ONE_MODULE if place.startswith(known)}
+        used |= reasons
+        if not reasons and not (package.name == name or any((package / one).exists() for one in (f"{name}.py", name))):
+            unnamed.append(place)
+    assert unnamed == []
+    assert used == set(OF_NO_ONE_MODULE), "their reason is gone"
+
+
 def test_every_module_says_in_one_line_what_it_is_for() -> None:
     """The line is used in docs/reference/modules.md."""
     for path in SOURCE:
@@ -336,6 +378,28 @@ def test_every_row_names_its_columns() -> None:
     assert [found for found in statements if found[1].count("?") > 3] == []
     nameless = r"(INSERT|REPLACE) (OR \w+ )?(INTO )?[\w.]+ (VALUES|SELECT)"
     assert [found for found in statements if re.match(nameless, found[1])] == []
+
+
+def is_record(node: ast.AST) -> bool:
+    """Whether this makes a dataclass."""
+    return isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(one) for one in node.decorator_list)
+
+
+def test_records_of_many_fields_are_made_with_keywords() -> None:
+    """Two values of one type that change places still fit: five or more by position are too many to be read."""
+    files = [*SOURCE, *OTHERS]
+    records = {
+        node.name for path in files for node in nodes_of(path) if isinstance(node, ast.ClassDef) and is_record(node)
+    }
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}"
+        for path in files
+        for node in nodes_of(path)
+        if isinstance(node, ast.Call) and len(node.args) >= 5
+        if getattr(node.func, "attr", getattr(node.func, "id", "")) in {*records, "cls"}
+    ]
+    assert len(records) > 200
+    assert found == []
 
 
 def test_no_module_gives_one_name_two_meanings() -> None:

@@ -265,7 +265,19 @@ def take(db: Database, data_dir: Path, run: str, number: int, folder: Path) -> S
     for path in paths:
         files |= {file.relative_to(data_dir).as_posix(): file for file in files_below(data_dir / path)}
     marks = {path: digest_of(file) for path, file in files.items()}
-    return SafeCopy(CopyManifest(run, number, now(), last, judgements, choice, marks), files, done)
+    return SafeCopy(
+        CopyManifest(
+            run=run,
+            number=number,
+            created=now(),
+            last_judgement_id=last,
+            judgements=judgements,
+            choice=choice,
+            files=marks,
+        ),
+        files,
+        done,
+    )
 
 
 def judged(db: Database) -> tuple[int, int]:

@@ -329,11 +329,11 @@ def refuse_nothing(figures: CardStatistics) -> None:
 def provenance(db: Database) -> Provenance:
     """Where the data comes from."""
     return Provenance(
-        store.project(db),
-        store.models(db),
-        store.sampling_counts(db),
-        [asdict(entry) for entry in store.guidelines_versions(db)],
-        store.imports(db),
+        project=store.project(db),
+        models=store.models(db),
+        sampling=store.sampling_counts(db),
+        guidelines=[asdict(entry) for entry in store.guidelines_versions(db)],
+        imports=store.imports(db),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from annotation.exports import transcripts
 from annotation.imports.labels import UnusableRow, number_of, says_good
-from annotation.imports.names import display_name
+from annotation.imports.printable import display_name
 from annotation.imports.reading import kind_of, parse_json
 from annotation.records import Message, UserError
 from annotation.translation import _

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from annotation import hub_client
-from annotation.imports.names import display_name, listed
+from annotation.imports.printable import display_name, listed
 from annotation.records import UserError
 from annotation.translation import _
 

@@ -20,7 +20,7 @@ from annotation.imports.columns import ROLES
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
 from annotation.imports.labels import with_column
 from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
-from annotation.imports.names import display_name, listed
+from annotation.imports.printable import display_name, listed
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
 from annotation.translation import _
@@ -103,7 +103,15 @@ def order_of(options: argparse.Namespace) -> ImportRequest:
         columns[role.strip()] = column
     verdict: VerdictUse = "gold" if options.gold else "open" if options.open else "judged"
     first, last = rows_of(options.rows)
-    return ImportRequest(options.target, columns, verdict, split_of(options.split), first, last, options.good_from)
+    return ImportRequest(
+        target=options.target,
+        columns=columns,
+        verdict=verdict,
+        split=split_of(options.split),
+        first=first,
+        last=last,
+        good_from=options.good_from,
+    )
 
 
 def split_of(text: str) -> Split | float:

@@ -22,7 +22,7 @@ from annotation.imports.columns import ROLES, ColumnUsage, columns_of, propose
 from annotation.imports.commit import ImportCommit, clear_unfinished
 from annotation.imports.labels import Columns, UnusableRow
 from annotation.imports.mapping import ImportPlan, MappedRow, RowReader, Target, VerdictUse
-from annotation.imports.names import listed
+from annotation.imports.printable import listed
 from annotation.imports.reading import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError
@@ -121,9 +121,19 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
     except UserError as error:
         problem = str(error)
     return ImportPreview(
-        source.name, source.format, source.counted, columns, proposed, target, problem, tuple(rows[:shown]),
-        tuple(records[:shown]), tuple(bad[:shown]), any(isinstance(record, MappedRow) for record in records), notes,
-    )  # fmt: skip
+        name=source.name,
+        format=source.format,
+        counted=source.counted,
+        columns=columns,
+        proposed=proposed,
+        target=target,
+        problem=problem,
+        rows=tuple(rows[:shown]),
+        records=tuple(records[:shown]),
+        bad=tuple(bad[:shown]),
+        usable=any(isinstance(record, MappedRow) for record in records),
+        notes=notes,
+    )
 
 
 def notes_on(
@@ -232,9 +242,19 @@ def run_import(
         finally:
             staging.database.close()
     return ImportResult(
-        source.name, source.format, source.counted, plan.target, plan.columns, staging.counts, staging.reasons,
-        staging.skipped, import_id, time.monotonic() - began, locked, notes_on(source, plan, (), met),
-    )  # fmt: skip
+        name=source.name,
+        format=source.format,
+        counted=source.counted,
+        target=plan.target,
+        columns=plan.columns,
+        counts=staging.counts,
+        reasons=staging.reasons,
+        skipped=staging.skipped,
+        import_id=import_id,
+        seconds=time.monotonic() - began,
+        locked_seconds=locked,
+        notes=notes_on(source, plan, (), met),
+    )
 
 
 def read_rows(

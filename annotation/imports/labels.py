@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from annotation.imports.names import display_name
+from annotation.imports.printable import display_name
 from annotation.imports.reading import finite, kind_of
 from annotation.records import UserError
 from annotation.translation import N_, _

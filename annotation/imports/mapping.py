@@ -59,7 +59,7 @@ from annotation.imports.labels import (
     word_of,
 )
 from annotation.imports.labels import ParsedVerdict as Said
-from annotation.imports.names import display_name, listed
+from annotation.imports.printable import display_name, listed
 from annotation.imports.reading import SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 from annotation.translation import N_, _
@@ -162,7 +162,11 @@ def make_plan(
     known = columns_of(rows)
     columns, paths = with_overrides(rows, known, propose(rows), overrides or {})
     plan = ImportPlan(
-        target if target != "auto" else likely_target(rows, columns), columns, verdict, good_from, tuple(paths)
+        target=target if target != "auto" else likely_target(rows, columns),
+        columns=columns,
+        verdict=verdict,
+        good_from=good_from,
+        paths=tuple(paths),
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
@@ -469,7 +473,9 @@ def read_pair(plan: ImportPlan) -> RowReader:
         messages, answers = two_answers(values, columns, columns["a"], columns["b"])
         verdict, strength, remark = judge(values)
         outcome, ranking = verdict or (None, None)
-        return MappedRow(messages, answers, outcome, ranking, strength, remark=remark)
+        return MappedRow(
+            messages=messages, answers=answers, outcome=outcome, ranking=ranking, strength=strength, remark=remark
+        )
 
     return read
 
@@ -536,7 +542,14 @@ def read_responses(plan: ImportPlan) -> RowReader:
         strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
         if len(answers) == 2 and len(set(ranking)) == 1:
             strength, other = 0, ""
-        return MappedRow(messages, answers, "ranked", ranking, strength, remark=remark or other)
+        return MappedRow(
+            messages=messages,
+            answers=answers,
+            outcome="ranked",
+            ranking=ranking,
+            strength=strength,
+            remark=remark or other,
+        )
 
     return read
 

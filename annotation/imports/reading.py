@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn
 from annotation import hub_client
 from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports import directories
-from annotation.imports.names import display_name
+from annotation.imports.printable import display_name
 from annotation.records import UserError
 from annotation.translation import N_, _
 
@@ -203,7 +203,12 @@ def from_stream(
             yield from parse(stream)
 
     return ImportSource(
-        name, kind, counted, rows, lambda: latest[0].share() if latest else 0.0, lambda: file_sha256(path, name)
+        name=name,
+        format=kind,
+        counted=counted,
+        rows=rows,
+        share=lambda: latest[0].share() if latest else 0.0,
+        checksum=lambda: file_sha256(path, name),
     )
 
 
@@ -707,7 +712,12 @@ def parquet_file(path: Path, name: str) -> ImportSource:
             ) from error
 
     return ImportSource(
-        name, "Parquet", _("rows from 1"), rows, lambda: done[0] / done[1], lambda: file_sha256(path, name)
+        name=name,
+        format="Parquet",
+        counted=_("rows from 1"),
+        rows=rows,
+        share=lambda: done[0] / done[1],
+        checksum=lambda: file_sha256(path, name),
     )
 
 
@@ -795,7 +805,14 @@ def in_turn(
         return digest.hexdigest()
 
     counted = parts[0].counted if len(parts) == 1 else _("rows from 1")
-    return ImportSource(name, kind, counted, parts[0].rows if len(parts) == 1 else rows, share, checksum)
+    return ImportSource(
+        name=name,
+        format=kind,
+        counted=counted,
+        rows=parts[0].rows if len(parts) == 1 else rows,
+        share=share,
+        checksum=checksum,
+    )
 
 
 def arrow_file(path: Path, name: str) -> ImportSource:

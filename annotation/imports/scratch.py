@@ -15,7 +15,7 @@ from annotation.database import Database, explain_disk_errors, scratch_database
 from annotation.imports.columns import CHANCES
 from annotation.imports.labels import UnusableRow
 from annotation.imports.mapping import MappedRow, Target, VerdictUse
-from annotation.imports.names import display_name
+from annotation.imports.printable import display_name
 from annotation.records import MAXIMUM_ANSWERS, Split, UserError
 from annotation.translation import _
 

@@ -162,14 +162,14 @@ def decide(voting: Sequence[Judgement], first: int, second: int, reliability: Ma
     responses = voting[0].responses
     better, worse = (first, second) if direction > 0 else (second, first)
     return Pair(
-        responses[better],
-        responses[worse],
-        tuple(judgement.id for judgement in agreeing),
-        tuple(judgement.annotator for judgement in agreeing),
-        fmean(strengths) if strengths else None,
-        len(agreeing) / decisive,
-        1 / (1 + exp(abs(score))),
-        all(judgement.annotator_kind == "ai" for judgement in agreeing),
+        better=responses[better],
+        worse=responses[worse],
+        judgements=tuple(judgement.id for judgement in agreeing),
+        annotators=tuple(judgement.annotator for judgement in agreeing),
+        strength=fmean(strengths) if strengths else None,
+        agreement=len(agreeing) / decisive,
+        flip=1 / (1 + exp(abs(score))),
+        ai=all(judgement.annotator_kind == "ai" for judgement in agreeing),
     )
 
 
@@ -188,7 +188,15 @@ def edit_pairs(judgement: Judgement, reliability: Mapping[str, float] | None) ->
     flip = 1 / (1 + exp(log_odds(judgement.annotator, reliability)))
     others = sorted(judgement.responses, key=lambda response: response.id != mended)
     return [
-        Pair(judgement.edited, response, (judgement.id,), (judgement.annotator,), None, 1.0, flip)
+        Pair(
+            better=judgement.edited,
+            worse=response,
+            judgements=(judgement.id,),
+            annotators=(judgement.annotator,),
+            strength=None,
+            agreement=1.0,
+            flip=flip,
+        )
         for response in others
     ]
 

@@ -65,7 +65,13 @@ class Bin:
     def from_json(cls, values: Mapping[str, Any]) -> Bin:
         """A stored bin."""
         observed = Estimate(values["value"], values["low"], values["high"], values["n"])
-        return cls(values["from"], values["to"], values["predicted"], values["pairs"], observed)
+        return cls(
+            start=values["from"],
+            end=values["to"],
+            predicted=values["predicted"],
+            pairs=values["pairs"],
+            observed=observed,
+        )
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ def calibration(duels: Sequence[PairMargin]) -> Calibration:
         observed = weighted_share([(credit(duel.score), duel.weight) for duel in members]).estimate
         assert observed is not None
         high = (*CONFIDENCES, 1.0)[number + 1]
-        bins.append(Bin(low, high, predicted, len(members), observed))
+        bins.append(Bin(start=low, end=high, predicted=predicted, pairs=len(members), observed=observed))
         error += abs(observed.value - predicted) * weight / total
         surplus += (predicted - observed.value) * weight / total
     return Calibration(tuple(bins), error, surplus)

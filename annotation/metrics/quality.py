@@ -453,16 +453,22 @@ def review(db: Database, comparison_id: int) -> ComparisonReview:
     trusted = [vote for vote in judged if vote.annotator not in excluded]
     chances = {name: figure.estimate for name, figure in reliabilities(db).items()}
     return ComparisonReview(
-        comparison_id,
-        row["purpose"],
-        row["state"],
-        tuple(json.loads(row["messages"])),
-        tuple(answer["text"] for answer in answers),
-        tuple(
-            ReviewedJudgement(vote.annotator, vote.purpose, vote.outcome, vote.ranking, vote.strength)
+        comparison_id=comparison_id,
+        purpose=row["purpose"],
+        state=row["state"],
+        messages=tuple(json.loads(row["messages"])),
+        answers=tuple(answer["text"] for answer in answers),
+        opinions=tuple(
+            ReviewedJudgement(
+                annotator=vote.annotator,
+                purpose=vote.purpose,
+                outcome=vote.outcome,
+                ranking=vote.ranking,
+                strength=vote.strength,
+            )
             for vote in judged
         ),
-        reliability_of.weighted_best(trusted, chances),
+        consensus=reliability_of.weighted_best(trusted, chances),
     )
 
 

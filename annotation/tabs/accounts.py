@@ -26,7 +26,7 @@ from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _, codes, language_of, of_server
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Button, Chip, Row, done, escape, status, table
-from annotation.ui.places import Place
+from annotation.ui.tab_addresses import Place
 from annotation.validation import from_form, whole
 from annotation.web import access, invitations
 from annotation.web.access import Account
@@ -348,7 +348,7 @@ def lay_out_invitation() -> InvitationForm:
         quota = whole_number(_("Judgements each"), placeholder=_("no end"), min_width=100)
     make = gr.Button(_("Make a link"), variant="primary", elem_id="invitation-add")
     link = gr.HTML(value="", js_on_load=LINK, elem_classes=["kit"], elem_id="invitation-link")
-    return InvitationForm(uses, days, group, quota, make, link)
+    return InvitationForm(uses=uses, days=days, group=group, quota=quota, make=make, link=link)
 
 
 def wire_invitations(form: InvitationForm, listed: gr.HTML, context: Context, opening: Any) -> None:

@@ -30,7 +30,7 @@ from annotation.tabs.components import QUIET
 from annotation.tabs.guard import Context, Handler, guarded_event
 from annotation.tabs.polling import ANSWERS
 from annotation.translation import spoken
-from annotation.ui.places import Place, place_in
+from annotation.ui.tab_addresses import Place, place_in
 
 HEAD: Final = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 BAR: Final = Path(__file__).with_name("place_bar.js").read_text(encoding="utf-8")

@@ -45,7 +45,7 @@ from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
-from annotation.ui.places import MAXIMUM_LENGTH, Place
+from annotation.ui.tab_addresses import MAXIMUM_LENGTH, Place
 from annotation.workbench.comparison_filter import ComparisonFilter, escaped, unescaped
 
 POLL_SECONDS = 1
@@ -81,9 +81,9 @@ def request_of(db: Database, *values: Any) -> ExportRequest:
         licence,
     ) = values
     request = ExportRequest(
-        text_in(asked),
-        text_in(container),
-        Filters(
+        format=text_in(asked),
+        container=text_in(container),
+        filters=Filters(
             iterations=tuple(number for number in map(row_number, list_of(iterations)) if number is not None),
             policies=tuple(str(entry) for entry in list_of(policies)),
             annotators=tuple(str(entry) for entry in list_of(annotators)),
@@ -93,8 +93,8 @@ def request_of(db: Database, *values: Any) -> ExportRequest:
             sources=tuple(source for source in SOURCES if source in list_of(sources)),
             comparisons=text_in(comparisons).strip().removeprefix("?"),
         ),
-        bool(names),
-        text_in(licence).strip(),
+        names=bool(names),
+        licence=text_in(licence).strip(),
     )
     if request.format == "raw":
         request = ExportRequest("raw")
@@ -336,7 +336,18 @@ def build(demo: gr.Blocks, context: Context) -> None:
     with gr.Accordion(_("Delete an export"), open=False), gr.Row():
         chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
         delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
-    page = ExportFormPage(form, count, command, write, cancel, progress, files, chosen, delete, pulse())
+    page = ExportFormPage(
+        form=form,
+        count=count,
+        command=command,
+        write=write,
+        cancel=cancel,
+        progress=progress,
+        files=files,
+        chosen=chosen,
+        delete=delete,
+        pulse=pulse(),
+    )
     wire(page, context, opening_of(demo))
 
 

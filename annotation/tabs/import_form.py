@@ -75,13 +75,13 @@ def order_of(
     if split == "share" and not is_number(share):
         raise UserError(_("Give the share of prompts to hold out, in percent."))
     wanted = ImportRequest(
-        target if target in TARGETS else "auto",
-        {role: text_in(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
-        verdict if verdict in ("gold", "open") else "judged",
-        share / 100 if split == "share" else "held-out" if split == "held-out" else "train",
-        first,
-        last,
-        float(good_from) if is_number(good_from) else None,
+        target=target if target in TARGETS else "auto",
+        columns={role: text_in(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
+        verdict=verdict if verdict in ("gold", "open") else "judged",
+        split=share / 100 if split == "share" else "held-out" if split == "held-out" else "train",
+        first=first,
+        last=last,
+        good_from=float(good_from) if is_number(good_from) else None,
     )
     wanted.check()
     return wanted
@@ -323,8 +323,18 @@ def build(demo: gr.Blocks, context: Context) -> None:
     standing = html_box()
     cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="import-cancel")
     buttons = {"look": look, "again": again, "check": check, "import": bring, "cancel": cancel}
-    page = ImportFormPage(source, form, columns, buttons, group, first_rows, meaning, standing,
-                gr.State({}), pulse())  # fmt: skip
+    page = ImportFormPage(
+        source=source,
+        form=form,
+        columns=columns,
+        buttons=buttons,
+        group=group,
+        first_rows=first_rows,
+        meaning=meaning,
+        standing=standing,
+        looked=gr.State({}),
+        pulse=pulse(),
+    )
     wire(page, context, Importer(context.db, context.token_held), opening_of(demo))
 
 

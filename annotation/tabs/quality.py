@@ -21,7 +21,7 @@ from annotation.tabs.components import QUEUED, html_box, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.markup import heading, paragraph, status, unfold
-from annotation.ui.places import Place
+from annotation.ui.tab_addresses import Place
 
 Update = dict[str, Any]
 NO_COMPARISON = N_("Choose a comparison first, or type its number.")
@@ -221,7 +221,16 @@ def lay_out() -> QualityPage:
     parts["flagged"] = html_box()
     for name in ("over_time", "policies", "acts", "decisions"):
         parts[name] = html_box()
-    return QualityPage(parts, said, reason, best, view, gold_form, buttons, place_bar())
+    return QualityPage(
+        parts=parts,
+        said=said,
+        reason=reason,
+        best=best,
+        view=view,
+        gold_form=gold_form,
+        buttons=buttons,
+        bar=place_bar(),
+    )
 
 
 def build(demo: gr.Blocks, context: Context) -> None:

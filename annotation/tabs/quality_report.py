@@ -24,7 +24,7 @@ from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
 from annotation.ui.markup import Row, Way, escape, paragraph, points, table, telling, unfold
-from annotation.ui.places import Place, link
+from annotation.ui.tab_addresses import Place, link
 
 FLAG_NAMES: Mapping[str, str] = {
     "harmful": N_("harmful"),
@@ -306,11 +306,11 @@ def reliability_chart(figures: QualityReport) -> str:
     order = sorted(measured, key=lambda entry: -entry[1].estimate)
     marks = [
         ChartMark(
-            _("{name} (left out)").format(name=name) if name in figures.excluded else name,
-            r.estimate,
-            r.low,
-            r.high,
-            reliability_text(r),
+            label=_("{name} (left out)").format(name=name) if name in figures.excluded else name,
+            value=r.estimate,
+            low=r.low,
+            high=r.high,
+            text=reliability_text(r),
         )
         for name, r in order
     ]
@@ -371,11 +371,11 @@ def agreement_chart(periods: Sequence[Period]) -> str:
         )
     marks = [
         ChartMark(
-            period.last[:16],
-            one.value,
-            one.low,
-            one.high,
-            _("{one} of {n:,} comparisons").format(one=percent_with_interval(one), n=one.n),
+            label=period.last[:16],
+            value=one.value,
+            low=one.low,
+            high=one.high,
+            text=_("{one} of {n:,} comparisons").format(one=percent_with_interval(one), n=one.n),
         )
         for period in periods
         for one in (period.percent,)
@@ -421,7 +421,15 @@ def meter(name: str, title: str, biases: Sequence[Bias], sentence: str) -> str:
     return "".join(
         charts.intervals(
             Frame(f"{name}-{number}", title, sentence),
-            [ChartMark(bias.name, bias.share.value, bias.share.low, bias.share.high, bias_text(bias))],
+            [
+                ChartMark(
+                    label=bias.name,
+                    value=bias.share.value,
+                    low=bias.share.low,
+                    high=bias.share.high,
+                    text=bias_text(bias),
+                )
+            ],
             _("share of {n:,} decisive choices (even: {fair})").format(n=bias.share.n, fair=percent(bias.fair)),
             bias.fair,
         )
@@ -443,11 +451,11 @@ def policies_chart(policies: Strengths) -> str:
     limits = (min(*ends, -0.5) - margin, max(*ends, 0.5) + margin)
     marks = [
         ChartMark(
-            placed.policy,
-            placed.estimate.value,
-            placed.estimate.low,
-            placed.estimate.high,
-            _("the zero of the scale") if placed.policy == policies.reference else strength_text(placed.estimate),
+            label=placed.policy,
+            value=placed.estimate.value,
+            low=placed.estimate.low,
+            high=placed.estimate.high,
+            text=_("the zero of the scale") if placed.policy == policies.reference else strength_text(placed.estimate),
         )
         for placed in policies.placed
     ]

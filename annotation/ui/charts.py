@@ -31,7 +31,7 @@ class ChartMark:
 
 def share_mark(label: str, share: Estimate) -> ChartMark:
     """A share with its interval."""
-    return ChartMark(label, share.value, share.low, share.high, percent_with_interval(share))
+    return ChartMark(label=label, value=share.value, low=share.low, high=share.high, text=percent_with_interval(share))
 
 
 @dataclass(frozen=True)

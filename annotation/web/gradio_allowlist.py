@@ -65,7 +65,9 @@ class AllowedRoute:
 
 def allowed_route(methods: str, path: str, role: Role, kind: RequestKind, keys: str = "") -> AllowedRoute:
     """A line of the table."""
-    return AllowedRoute(tuple(methods.split()), re.compile(path, re.ASCII), role, kind, tuple(keys.split()))
+    return AllowedRoute(
+        methods=tuple(methods.split()), path=re.compile(path, re.ASCII), role=role, kind=kind, keys=tuple(keys.split())
+    )
 
 
 EVENT_KEYS: Final = "session_hash data fn_index trigger_id event_data"
@@ -165,7 +167,9 @@ class GradioGuard:
             if annotator is None:
                 raise RequestRefused(401, _("Sign in first."))
             taken, found = find_route(scope, annotator)
-            await GuardedRequest(self, annotator, taken, found, scope, receive, send).go()
+            await GuardedRequest(
+                door=self, annotator=annotator, way=taken, parts=found, scope=scope, receive=receive, send=send
+            ).go()
         except RequestRefused as refused:
             await JSONResponse({"error": refused.sentence}, refused.status)(scope, receive, send)
 

@@ -53,7 +53,13 @@ class Provider:
         if not client_id or not secret:
             return None
         scopes = environment.get("OAUTH_SCOPES") or "openid profile"
-        return cls(space.hub, client_id, secret, scopes, space.address.rstrip("/") + RETURN)
+        return cls(
+            url=space.hub,
+            client_id=client_id,
+            client_secret=secret,
+            scopes=scopes,
+            redirect_uri=space.address.rstrip("/") + RETURN,
+        )
 
 
 @dataclass(frozen=True)

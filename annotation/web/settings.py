@@ -75,13 +75,13 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     parser.add_argument("--no-workers", action="store_true", help="serve the pages only: answer nothing, train nothing")
     options = parser.parse_args(arguments)
     return Settings(
-        options.data.expanduser().resolve(),
-        options.host,
-        options.port,
-        options.model,
-        usual.open_browser and not options.no_browser,
-        not options.no_workers,
-        here,
+        data_dir=options.data.expanduser().resolve(),
+        host=options.host,
+        port=options.port,
+        model=options.model,
+        open_browser=usual.open_browser and not options.no_browser,
+        workers=not options.no_workers,
+        space=here,
     )
 
 

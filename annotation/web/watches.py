@@ -56,7 +56,7 @@ class Watches:
         if not isinstance(key, str) or not 0 < len(key) <= LONGEST_KEY:
             return
         # The rows may have changed while it was looked at: then it is looked at once more than needed.
-        watch = KeptLook(look, live, mark, -1, 0.0)
+        watch = KeptLook(look=look, live=live, mark=mark, revision=-1, at=0.0)
         with self.lock:
             self.known[annotator.id, key] = watch
             self.known.move_to_end((annotator.id, key))

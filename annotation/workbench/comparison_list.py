@@ -166,9 +166,9 @@ def choices(db: Database) -> FilterChoices:
     groups = tuple(row["name"] for row in db.rows("SELECT DISTINCT name FROM annotator_group ORDER BY name"))
     policies = db.rows("SELECT revision FROM model WHERE kind = 'policy' ORDER BY id")
     return FilterChoices(
-        tuple(people),
-        tuple(row["revision"] for row in policies),
-        tuple(sorted(store.prompt_sources(db))),
-        tuple(row["name"] for row in active),
-        groups,
+        people=tuple(people),
+        policies=tuple(row["revision"] for row in policies),
+        sources=tuple(sorted(store.prompt_sources(db))),
+        active=tuple(row["name"] for row in active),
+        groups=groups,
     )

@@ -49,12 +49,12 @@ class PairLogps:
     def swapped(self) -> PairLogps:
         """The same answers, the other ones chosen."""
         return PairLogps(
-            self.rejected_P,
-            self.chosen_P,
-            self.ref_rejected_P,
-            self.ref_chosen_P,
-            self.rejected_tokens_P,
-            self.chosen_tokens_P,
+            chosen_P=self.rejected_P,
+            rejected_P=self.chosen_P,
+            ref_chosen_P=self.ref_rejected_P,
+            ref_rejected_P=self.ref_chosen_P,
+            chosen_tokens_P=self.rejected_tokens_P,
+            rejected_tokens_P=self.chosen_tokens_P,
         )
 
 

@@ -239,7 +239,13 @@ def store_policy(
     figures: Mapping[str, Any],
 ) -> tuple[Policy, dict[str, Any]]:
     """Write what was trained, whole or not at all, and register it; returns the entries of the job's result too."""
-    made = TrainedModel(start.base.name, start.parent.id, registry.FORM_OF[spec.method], weights_of(spec), spec.makes)
+    made = TrainedModel(
+        base=start.base.name,
+        parent_id=start.parent.id,
+        form=registry.FORM_OF[spec.method],
+        weights=weights_of(spec),
+        kind=spec.makes,
+    )
     ground_id = None if spec.method == "full" else start.ground_id
     return store_made(run, replace(made, ground_id=ground_id), save, figures)
 

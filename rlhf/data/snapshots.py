@@ -139,7 +139,7 @@ def demonstration_rows(db: Database) -> Iterator[DemonstrationRow]:
             if content not in known:
                 known.add(content)
                 split: Split = "held-out" if json.dumps(before) in held_out else shown.split
-                yield DemonstrationRow(split, before, text, shown.origin, shown.id)
+                yield DemonstrationRow(split=split, messages=before, text=text, origin=shown.origin, response=shown.id)
 
 
 def prompt_rows(db: Database) -> Iterator[PromptRow]:
@@ -173,7 +173,9 @@ def collect(
     judges_too = judges_too and store.feedback(db).mode != "people"
     excluded = {*store.excluded_annotators(db), *(() if judges_too else (judge.name for judge in panel))}
     judged = store.judged_comparisons(db, reserved=False, token_ids=True, latest=latest)
-    return PreferenceRows(judged, max_length, until, reliability, excluded)
+    return PreferenceRows(
+        comparisons=judged, max_length=max_length, trained_until=until, reliability=reliability, excluded=excluded
+    )
 
 
 # As many comparisons with people as a judge's agreement is mixed with what is believed of an unknown annotator.

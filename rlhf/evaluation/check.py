@@ -396,7 +396,9 @@ def implicit_accuracy(
         progress.advance(1, _("implicit reward on held-out judgements"))
     total = sum(fmean(values) for values in scores.values())
     low, high = wilson_interval(total, len(scores))
-    return ImplicitAccuracy(total / len(scores) if scores else None, low, high, len(scores), dict(left_out))
+    return ImplicitAccuracy(
+        value=total / len(scores) if scores else None, low=low, high=high, n=len(scores), left_out=dict(left_out)
+    )
 
 
 @torch.no_grad()
@@ -536,7 +538,13 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
             except UserError as error:  # its model is gone, say: the others' verdicts and the figures still count
                 counts.gave_up = str(error)
         left_open = len(waiting) - counts.judged
-        found[judge.name] = JudgeCalls(counts.judged, left_open, dict(counts.failed), counts.gave_up, counts.basis)
+        found[judge.name] = JudgeCalls(
+            judged=counts.judged,
+            left_open=left_open,
+            failed=dict(counts.failed),
+            gave_up=counts.gave_up,
+            chances=counts.basis,
+        )
     return found
 
 

@@ -241,9 +241,9 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
     limits = limits_of(rule, findings)
     verdict, sentence, needed = ruling(rule, people, panel, limits)
     return GateDecision(
-        verdict,
-        sentence,
-        (
+        verdict=verdict,
+        sentence=sentence,
+        criteria=(
             people.criterion(),
             *(one for voter in panel for one in voter.criteria()),
             *others,
@@ -251,8 +251,8 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
             risk(rule, findings),
             *worn(findings),
         ),
-        needed.more if needed else None,
-        needed.judge if needed else None,
+        more=needed.more if needed else None,
+        more_by=needed.judge if needed else None,
     )
 
 
@@ -320,11 +320,11 @@ def risk(rule: Rule, findings: Findings) -> Criterion:
         "all of them."
     )
     return Criterion(
-        _("Chance that a wrong one was promoted"),
-        value.format(share=percentage(risk_so_far(rule, number), 2), number=number),
-        asked.format(alpha=percentage(rule.alpha, 6)),
-        "informs",
-        own if over_project(rule) else each,
+        name=_("Chance that a wrong one was promoted"),
+        value=value.format(share=percentage(risk_so_far(rule, number), 2), number=number),
+        threshold=asked.format(alpha=percentage(rule.alpha, 6)),
+        verdict="informs",
+        why=own if over_project(rule) else each,
     )
 
 
@@ -334,7 +334,11 @@ def worn(findings: Findings) -> list[Criterion]:
         return []
     value = ngettext("{count} candidate", "{count} candidates", findings.carried).format(count=findings.carried)
     why = _("Each decision tells whoever trains a little of these prompts.")
-    return [Criterion(_("Decided on these prompts before"), value, _("nothing"), "informs", why)]
+    return [
+        Criterion(
+            name=_("Decided on these prompts before"), value=value, threshold=_("nothing"), verdict="informs", why=why
+        )
+    ]
 
 
 # ----------------------------------------------------------------------------------------------------------- evidence
@@ -468,11 +472,17 @@ class EvidenceSource:
             _("all above 50%, from {least} prompts on").format(least=self.least),
         )
         if self.found is None:
-            return Criterion(name, self.score(), threshold, "missing", _("It has not been compared with what serves."))
+            return Criterion(
+                name=name,
+                value=self.score(),
+                threshold=threshold,
+                verdict="missing",
+                why=_("It has not been compared with what serves."),
+            )
         held = _("Each end of it holds with {sure} however often one looks.").format(sure=sure)
         ties = _("Every prompt was a tie.") if self.all_ties else ""
         why = " ".join(filter(None, (whys[self.standing], ties, held, self.help())))
-        return Criterion(name, self.score(), threshold, verdicts[self.standing], why)
+        return Criterion(name=name, value=self.score(), threshold=threshold, verdict=verdicts[self.standing], why=why)
 
 
 def weigh_people(rule: Rule, findings: Findings, alpha: float) -> EvidenceSource:
@@ -606,11 +616,11 @@ def unfinished(judge: JudgeFindings) -> Criterion | None:
     if judge.left_open <= FAILURES_MOST * asked:
         return None
     return Criterion(
-        _("Judged by the judge {name}").format(name=judge.name),
-        _("{judged} of {asked}").format(judged=judged, asked=asked),
-        _("at least {share}").format(share=percentage(1 - FAILURES_MOST, 2)),
-        "few",
-        " ".join(filter(None, (_("It failed on the others, which may not be like these."), judge.gave_up))),
+        name=_("Judged by the judge {name}").format(name=judge.name),
+        value=_("{judged} of {asked}").format(judged=judged, asked=asked),
+        threshold=_("at least {share}").format(share=percentage(1 - FAILURES_MOST, 2)),
+        verdict="few",
+        why=" ".join(filter(None, (_("It failed on the others, which may not be like these."), judge.gave_up))),
     )
 
 
@@ -626,7 +636,11 @@ def informing(judge: JudgeFindings) -> Criterion:
         else _("no comparison yet")
     )
     return Criterion(
-        _("Preferred by the judge {name}").format(name=judge.name), value, _("nothing"), "informs", judge.informs
+        name=_("Preferred by the judge {name}").format(name=judge.name),
+        value=value,
+        threshold=_("nothing"),
+        verdict="informs",
+        why=judge.informs,
     )
 
 
@@ -636,14 +650,14 @@ def trusted(rule: Rule, judge: JudgeFindings) -> Criterion:
     threshold = _("agrees with people in at least {wanted}").format(wanted=wanted)
     if judge.trust is None:
         why = _("It has not been compared with people: let it judge comparisons that they have judged.")
-        return Criterion(name, _(NOT_MEASURED), threshold, "missing", why)
+        return Criterion(name=name, value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=why)
     low = judge.trust.low
     passed = low >= rule.judge_trust
     value = _("at least {beside} ({value} of {n})").format(
         beside=beside(low, rule.judge_trust, percentage), value=percent(judge.trust.value), n=judge.trust.n
     )
     why = _("It speaks for people often enough.") if passed else _("It may not speak for people often enough.")
-    return Criterion(name, value, threshold, "pass" if passed else "fail", why)
+    return Criterion(name=name, value=value, threshold=threshold, verdict="pass" if passed else "fail", why=why)
 
 
 def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
@@ -654,14 +668,14 @@ def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
     name, threshold = _("Preferred by the judge {name} at equal lengths").format(name=judge.name), _("all above 50%")
     if judge.length_controlled is None:
         why = _("Its win rate at equal lengths was not measured.")
-        return Criterion(name, _(NOT_MEASURED), threshold, "missing", why)
+        return Criterion(name=name, value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=why)
     rate = judge.length_controlled
     passed = rate.low > 0.5
     value = _("{value} ({low} to {high})").format(
         value=percentage(rate.value, 2), low=beside(rate.low, 0.5, percentage), high=percentage(rate.high, 2)
     )
     why = _("It is not the length that it prefers.") if passed else _("Its preference may be for length.")
-    return Criterion(name, value, threshold, "pass" if passed else "fail", why)
+    return Criterion(name=name, value=value, threshold=threshold, verdict="pass" if passed else "fail", why=why)
 
 
 # ------------------------------------------------------------------------------------------------------------- limits
@@ -755,11 +769,15 @@ def within_limits(rule: Rule, measured: Measured) -> list[Criterion]:
         value, bound = getattr(measured, limit.figure), getattr(rule, limit.bound)
         threshold = (_("at least {bound}") if limit.least else _("at most {bound}")).format(bound=number(bound, 6))
         if value is None:
-            found.append(Criterion(_(limit.name), _(NOT_MEASURED), threshold, "missing", _(limit.why)))
+            found.append(
+                Criterion(
+                    name=_(limit.name), value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=_(limit.why)
+                )
+            )
             continue
         shown = _("not a number") if isnan(value) else beside(value, bound, number)
         verdict: Passed = "pass" if limit.holds(value, bound) else "fail"
-        found.append(Criterion(_(limit.name), shown, threshold, verdict, _(limit.why)))
+        found.append(Criterion(name=_(limit.name), value=shown, threshold=threshold, verdict=verdict, why=_(limit.why)))
     return found
 
 
@@ -767,11 +785,15 @@ def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
     """Whether the figures rest on enough held-out prompts; too few are as if nothing had been measured."""
     name, threshold = _("Held-out prompts"), _("at least {prompts_least}").format(prompts_least=rule.prompts_least)
     if findings.prompts is None:
-        return Criterion(name, _(NOT_MEASURED), threshold, "missing", _("What the figures rest on."))
+        return Criterion(
+            name=name, value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=_("What the figures rest on.")
+        )
     passed = findings.prompts >= rule.prompts_least
     few = _("Too few to tell.")
     why = _("Enough to tell.") if passed else f"{few} {_(MORE_PROMPTS)}"
-    return Criterion(name, str(findings.prompts), threshold, "pass" if passed else "few", why)
+    return Criterion(
+        name=name, value=str(findings.prompts), threshold=threshold, verdict="pass" if passed else "few", why=why
+    )
 
 
 MORE_PROMPTS = N_("Import more, and make a new version of the held-out set.")
@@ -801,10 +823,14 @@ def no_hacking(findings: Findings) -> Criterion:
     hacked = findings.reward_hacking
     if hacked == "no reward" or hacked == "made elsewhere":
         said = _(REWARDLESS[hacked]).format(not_measured=_(NOT_MEASURED))
-        return Criterion(name, said, _(YES), "inapplicable", why)
+        return Criterion(name=name, value=said, threshold=_(YES), verdict="inapplicable", why=why)
     if hacked == "open":
         return Criterion(
-            name, _("can't be told yet"), _(YES), "open", _("{why} It takes more comparisons to tell.").format(why=why)
+            name=name,
+            value=_("can't be told yet"),
+            threshold=_(YES),
+            verdict="open",
+            why=_("{why} It takes more comparisons to tell.").format(why=why),
         )
     return yes_or_no(name, hacked, why)
 
@@ -812,8 +838,14 @@ def no_hacking(findings: Findings) -> Criterion:
 def yes_or_no(name: str, problem: bool | None, why: str) -> Criterion:
     """A criterion that is met where there is no trouble."""
     if problem is None:
-        return Criterion(name, _(NOT_MEASURED), _(YES), "missing", why)
-    return Criterion(name, _("no") if problem else _(YES), _(YES), "fail" if problem else "pass", why)
+        return Criterion(name=name, value=_(NOT_MEASURED), threshold=_(YES), verdict="missing", why=why)
+    return Criterion(
+        name=name,
+        value=_("no") if problem else _(YES),
+        threshold=_(YES),
+        verdict="fail" if problem else "pass",
+        why=why,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------- settling

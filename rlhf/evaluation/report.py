@@ -262,7 +262,7 @@ def read_accuracy(values: Mapping[str, Any] | None) -> ImplicitAccuracy | None:
         return None
     left_out = values.get("left_out", {"too-long": values["too_long"]} if values.get("too_long") else {})
     share = Share.from_json(values)
-    return ImplicitAccuracy(share.value, share.low, share.high, share.n, left_out)
+    return ImplicitAccuracy(value=share.value, low=share.low, high=share.high, n=share.n, left_out=left_out)
 
 
 def read_rates(values: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Mapping[str, WinRate]]:

@@ -73,7 +73,14 @@ class PairedOutcomes:
         values = [one.outcome for one in self.decided]
         low, high = wilson_interval(sum(values), len(values))
         ties = sum(value == 0.5 for value in values)
-        return WinRate(fmean(values) if values else None, low, high, len(values), ties, self.at_equal_lengths())
+        return WinRate(
+            value=fmean(values) if values else None,
+            low=low,
+            high=high,
+            n=len(values),
+            ties=ties,
+            length_controlled=self.at_equal_lengths(),
+        )
 
 
 @dataclass(frozen=True)

@@ -423,7 +423,17 @@ class ActiveChats:
         for chat_id in (chat_id for chat_id, state in states.items() if state == "stopping"):
             written, text = self.texts[chat_id], self.rendered[chat_id]
             tokens, prompt_tokens = (len(text_ids(self.tokenizer, part)) for part in (written, text))
-            playground_store.finish(self.db, chat_id, FinishedAnswer(written, text, prompt_tokens, tokens, "stopped"))
+            playground_store.finish(
+                self.db,
+                chat_id,
+                FinishedAnswer(
+                    text=written,
+                    rendered_prompt=text,
+                    prompt_tokens=prompt_tokens,
+                    tokens=tokens,
+                    finish_reason="stopped",
+                ),
+            )
         return self.run.stopped or "writing" not in states.values()
 
 

@@ -66,7 +66,7 @@ def push_data(
         private = hubs.ensure_repo(hub, repo, "dataset", private, public_before=known_public)
         sha, fresh = send(hub, repo, files, request.format, f"{request.format} export")
     registry.record_publication(db, "dataset", None, repo, "", sha, private, by)
-    return PublishResult(repo, "", sha, f"{hub.endpoint}/datasets/{repo}", fresh)
+    return PublishResult(repo=repo, tag="", commit_sha=sha, url=f"{hub.endpoint}/datasets/{repo}", fresh=fresh)
 
 
 def check_publishable(name: str) -> None:
@@ -153,7 +153,7 @@ def push_snapshot(
         fresh = sent or known != sha
         set_tag(hub, repo, "dataset", tag, sha, known)
     registry.record_publication(db, "dataset", None, repo, tag, sha, private, by)
-    return PublishResult(repo, tag, sha, f"{hub.endpoint}/datasets/{repo}", fresh)
+    return PublishResult(repo=repo, tag=tag, commit_sha=sha, url=f"{hub.endpoint}/datasets/{repo}", fresh=fresh)
 
 
 def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:

@@ -121,7 +121,7 @@ def publish(
         sha = hubs.commit(hub, repo, "model", files, f"{tag}: {policy.algorithm}", gone=gone)
         set_tag(hub, repo, "model", tag, sha, known)
     registry.record_publication(db, "model", policy.id, repo, tag, sha, private, by)
-    return PublishResult(repo, tag, sha, f"{hub.endpoint}/{repo}", fresh)
+    return PublishResult(repo=repo, tag=tag, commit_sha=sha, url=f"{hub.endpoint}/{repo}", fresh=fresh)
 
 
 def files_to_publish(
@@ -149,17 +149,17 @@ def files_to_publish(
     about = subject_of(db, policy.job_id, policy.revision, made_of(policy), policy.source)
     job = None if policy.job_id is None else job_store.get(db, policy.job_id)
     record = PublishedFacts(
-        address,
-        ground,
-        licence,
-        licence_below,
-        published_win_rates(db, policy),
-        newest_report(db, policy),
-        agreement(db, policy),
-        ancestors(db, policy),
-        None if about.training is None else data_address(db, about.training.snapshot),
-        endpoint,
-        base_sha256(db, data_dir, policy.base),
+        address=address,
+        ground=ground,
+        licence=licence,
+        base_licence=licence_below,
+        evaluation=published_win_rates(db, policy),
+        check=newest_report(db, policy),
+        agreement=agreement(db, policy),
+        lineage=ancestors(db, policy),
+        data=None if about.training is None else data_address(db, about.training.snapshot),
+        endpoint=endpoint,
+        base_sha256=base_sha256(db, data_dir, policy.base),
     )
     allowed = WHOLE if policy.form == "full" else ADAPTER
     found = [path for path in sorted(directory.iterdir()) if path.is_file() and not path.is_symlink()]
@@ -173,7 +173,14 @@ def files_to_publish(
 def made_of(policy: Policy) -> TrainedModel:
     """What the card's subject is made of."""
     parent = policy.parent_id or policy.id
-    return TrainedModel(policy.base, parent, policy.form, policy.weights, policy.kind, policy.ground_id)
+    return TrainedModel(
+        base=policy.base,
+        parent_id=parent,
+        form=policy.form,
+        weights=policy.weights,
+        kind=policy.kind,
+        ground_id=policy.ground_id,
+    )
 
 
 def base_address(base: str) -> Address | None:

@@ -229,7 +229,17 @@ class RewardScorer:
                     continue
             first, second = (known[comparison.id][place] for place in request.pair)
             chance = self.reward.scale.chance(first, second)
-            yield request, Verdict(choice_of(chance), chance, "", 0, 0, monotonic() - began)
+            yield (
+                request,
+                Verdict(
+                    choice=choice_of(chance),
+                    chance=chance,
+                    reply="",
+                    prompt_tokens=0,
+                    completion_tokens=0,
+                    seconds=monotonic() - began,
+                ),
+            )
 
     @torch.no_grad()
     def scores(self, comparison: Comparison) -> list[float]:
@@ -309,10 +319,18 @@ class RemoteModel:
 
 def verdict_in(reply: Reply) -> Verdict | Failure:
     """What a reply says; a reply that gives no verdict has its cost all the same."""
-    choice, tokens = parse_verdict(reply.text), (reply.prompt_tokens, reply.completion_tokens)
+    choice = parse_verdict(reply.text)
     if choice is None:
-        return Failure(judge_store.NO_VERDICT, _("The judge's reply gives no verdict."), *tokens)
-    return Verdict(choice, None, shortened(after_thinking(reply.text)), *tokens, reply.seconds)
+        said = _("The judge's reply gives no verdict.")
+        return Failure(judge_store.NO_VERDICT, said, reply.prompt_tokens, reply.completion_tokens)
+    return Verdict(
+        choice=choice,
+        chance=None,
+        reply=shortened(after_thinking(reply.text)),
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        seconds=reply.seconds,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- judging

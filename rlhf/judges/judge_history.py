@@ -41,7 +41,7 @@ def basis(db: Database, judge: Judge) -> TrustBasis:
     seen = db.value(
         f"SELECT count(*) {RANKED} AND {JUDGED_BY_PEOPLE} AND NOT {UNSEEN}", {"judge": judge.id, "frozen": frozen}
     )
-    return TrustBasis(version, int(left_out), model.revision, frozen, int(seen))
+    return TrustBasis(version=version, left_out=int(left_out), model=model.revision, frozen=frozen, seen=int(seen))
 
 
 @dataclass(frozen=True)

@@ -108,18 +108,18 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     checks = job_store.checks(db)
     failed = failed_checks(checks)
     return LoopState(
-        auto_train,
-        store.new_to_train_on(db, since) if counted else 0,
-        (*job_store.at_work(db), *job_store.queue(db)),
-        unchecked_candidate(db, checks, failed),
-        waiting_judges(db),
-        gate_decisions.pending(db),
-        gate_decisions.rule(db).mode,
-        fresh_reward_model(db, since),
-        tried is not None and store.new_to_train_on(db, tried) < auto_train.wanted,
-        failed,
-        broken_jobs(db, checks),
-        tuple(job_store.rented_jobs(db)),
+        auto_train=auto_train,
+        new=store.new_to_train_on(db, since) if counted else 0,
+        active=(*job_store.at_work(db), *job_store.queue(db)),
+        unchecked=unchecked_candidate(db, checks, failed),
+        waiting=waiting_judges(db),
+        pending=gate_decisions.pending(db),
+        gate=gate_decisions.rule(db).mode,
+        reward_model=fresh_reward_model(db, since),
+        reward_tried=tried is not None and store.new_to_train_on(db, tried) < auto_train.wanted,
+        failed_checks=failed,
+        broken=broken_jobs(db, checks),
+        rented=tuple(job_store.rented_jobs(db)),
     )
 
 

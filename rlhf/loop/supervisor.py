@@ -171,7 +171,9 @@ class Supervisor:
         with self.log_file(job_id).open("ab") as log:
             said_from = log.tell()
             process = start_worker(job, self.data_dir, worker, devices, log)
-            self.children[job_id] = WorkerProcess(process, worker, job.attempt, said_from, devices)
+            self.children[job_id] = WorkerProcess(
+                process=process, worker=worker, attempt=job.attempt, said_from=said_from, devices=devices
+            )
 
     def log_file(self, job_id: int) -> Path:
         """Where a job's worker prints."""

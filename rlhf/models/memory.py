@@ -267,7 +267,14 @@ def this_machine() -> Machine:
     if graphics:
         name, total, free, capability = (field.strip() for field in graphics[0].split(","))
         bf16 = float(capability) >= 8.0
-        return Machine(name, int(total) * MEGABYTE, int(free) * MEGABYTE, bf16, len(graphics), gpu=True)
+        return Machine(
+            name=name,
+            total=int(total) * MEGABYTE,
+            free=int(free) * MEGABYTE,
+            bf16=bf16,
+            devices=len(graphics),
+            gpu=True,
+        )
     memory = psutil.virtual_memory()
     limit, used = container_limit()
     total = min(memory.total, limit)
@@ -503,7 +510,13 @@ def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = N
     said = _(fits_here if fits else may_not if total <= machine.free else does_not).format(
         need=f"{total / GB:.1f} GB", free=f"{machine.free / GB:.1f} GB", machine=machine.name
     )
-    return Fit(components, total, processes, fits, said if fits else f"{said} {what_to_lower(components, spec)}")
+    return Fit(
+        components=components,
+        total=total,
+        processes=processes,
+        fits=fits,
+        sentence=said if fits else f"{said} {what_to_lower(components, spec)}",
+    )
 
 
 ON_GPU = (

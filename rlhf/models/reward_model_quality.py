@@ -68,7 +68,7 @@ class ScoreHistogram:
     def from_json(cls, values: Mapping[str, Any]) -> ScoreHistogram:
         """Stored figures."""
         edges, chosen, rejected = (tuple(values[name]) for name in ("edges", "chosen", "rejected"))
-        return cls(edges, chosen, rejected, values["mean"], values["std"])
+        return cls(edges=edges, chosen=chosen, rejected=rejected, mean=values["mean"], std=values["std"])
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class RewardModelQuality:
             values.get(name) for name in ("train_accuracy", "calibration", "length", "scores")
         )
         return cls(
-            Share.from_json(values["accuracy"]),
-            None if train is None else Share.from_json(train),
-            None if sure is None else Calibration.from_json(sure),
-            None if length is None else LengthFigures.from_json(length),
-            None if scores is None else ScoreHistogram.from_json(scores),
-            values.get("temperature"),
+            accuracy=Share.from_json(values["accuracy"]),
+            train_accuracy=None if train is None else Share.from_json(train),
+            calibration=None if sure is None else Calibration.from_json(sure),
+            length=None if length is None else LengthFigures.from_json(length),
+            scores=None if scores is None else ScoreHistogram.from_json(scores),
+            temperature=values.get("temperature"),
         )
 
 
@@ -160,12 +160,12 @@ def measure(train: Sequence[ScoredComparison], held_out: Sequence[ScoredComparis
     if not duels:
         return RewardModelQuality(Share(None, None, None, len(held_out)), learnt)
     return RewardModelQuality(
-        weighted_share([(credit(duel.score), duel.weight) for duel in duels]),
-        learnt,
-        calibration(duels),
-        length_figures(held_out, duels),
-        histogram(held_out),
-        fitted_temperature(duels),
+        accuracy=weighted_share([(credit(duel.score), duel.weight) for duel in duels]),
+        train_accuracy=learnt,
+        calibration=calibration(duels),
+        length=length_figures(held_out, duels),
+        scores=histogram(held_out),
+        temperature=fitted_temperature(duels),
     )
 
 
@@ -222,4 +222,6 @@ def histogram(comparisons: Sequence[ScoredComparison]) -> ScoreHistogram:
         return tuple(np.histogram(values, edges, weights=weights)[0].tolist())
 
     mean, std = float(np.mean(every)), float(np.std(every))
-    return ScoreHistogram(tuple(edges.tolist()), counted(chosen), counted(rejected), mean, std)
+    return ScoreHistogram(
+        edges=tuple(edges.tolist()), chosen=counted(chosen), rejected=counted(rejected), mean=mean, std=std
+    )

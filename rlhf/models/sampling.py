@@ -87,7 +87,7 @@ class Draw:
 
 def undrawn(seed: int) -> Draw:
     """An answer of which nothing has been written yet."""
-    return Draw("", seed, 0, 0, "length")
+    return Draw(text="", seed=seed, tokens=0, prompt_tokens=0, finish_reason="length")
 
 
 # Texts so far, by prompt and sample.

@@ -70,7 +70,7 @@ def items_of(db: Database, spec: TrainingSpec) -> Iterator[ItemRows]:
                 if isinstance(row, PromptRow)
                 else _("Demonstration {number}").format(number=number)
             )
-            yield ItemRows(name, row.split, [row], {}, question_of(row.messages))
+            yield ItemRows(name=name, split=row.split, rows=[row], left_out={}, asked=question_of(row.messages))
 
 
 def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Iterator[ItemRows]:
@@ -84,7 +84,7 @@ def compared_items(db: Database, whole: PreferenceRows, together: bool) -> Itera
                 group[0].split,
                 question_of(group[0].messages),
             )
-            whole_item = ItemRows(name, split, rows, dict(alone.left_out), asked)
+            whole_item = ItemRows(name=name, split=split, rows=rows, left_out=dict(alone.left_out), asked=asked)
             if together or not rows:
                 yield whole_item
                 continue
@@ -131,7 +131,15 @@ def inspect(
         return None
     tokenised, left_out = spec.tokenise(tokenizer, last.rows)
     sequences = spec.sequences(tokenizer, tokenised[0]) if tokenised else unread(tokenizer, last, left_out)
-    return InspectedItem(last, place, total, spec.item_facts(last.rows), sequences, left_out, used=bool(tokenised))
+    return InspectedItem(
+        item=last,
+        number=place,
+        total=total,
+        facts=spec.item_facts(last.rows),
+        sequences=sequences,
+        left_out=left_out,
+        used=bool(tokenised),
+    )
 
 
 def unread(tokenizer: ChatTokenizer, item: ItemRows, left_out: LeftOut) -> list[TokenSequence]:

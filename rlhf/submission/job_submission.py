@@ -45,7 +45,12 @@ def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> TrainingPreview
     counts, left_out = rows.counts, LeftOut()
     left_out.take(rows.left_out)
     return TrainingPreview(
-        counts["train"], counts["held-out"], left_out, parent.revision, spec.unit, noise_of(db, voices)
+        train=counts["train"],
+        held_out=counts["held-out"],
+        left_out=left_out,
+        parent=parent.revision,
+        unit=spec.unit,
+        noise=noise_of(db, voices),
     )
 
 

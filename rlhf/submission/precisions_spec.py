@@ -79,7 +79,7 @@ class PrecisionGap:
 
 
 @dataclass(frozen=True)
-class Crossing:
+class PrecisionMismatch:
     """A training that holds its parent's whole weights in another precision than they answer in."""
 
     parent: Policy
@@ -124,7 +124,7 @@ class Crossing:
         return f"{said} {apart}"
 
 
-def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> Crossing | None:
+def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> PrecisionMismatch | None:
     """How a training, as it would be queued, leaves the precision in which its parent answers; None where it stays.
 
     An adapter is never continued in another precision (`preconditions.check`), so this is about whole weights.
@@ -135,7 +135,7 @@ def crossing(db: Database, spec: TrainingSpec, machine: Machine) -> Crossing | N
     held_in = spec.held_in() if spec.held_in() != "auto" else memory.precision_of(spec, machine)
     if held_in == parent.weights:
         return None
-    found = Crossing(parent, cast(Weights, held_in), None, measuring=False)
+    found = PrecisionMismatch(parent, cast(Weights, held_in), None, measuring=False)
     jobs = [
         job
         for job in job_store.recent(db, (PrecisionsSpec.kind,), REMEMBERED)

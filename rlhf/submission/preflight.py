@@ -29,7 +29,7 @@ from rlhf.submission import form_fields, inspect_rows, job_submission, precondit
 from rlhf.submission.form_fields import Form
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem
 from rlhf.submission.job_submission import TrainingPreview
-from rlhf.submission.precisions_spec import Crossing, crossing
+from rlhf.submission.precisions_spec import PrecisionMismatch, crossing
 
 # Data that takes long to count is not counted on each new judgement: the rest is the annotators' time.
 QUICK_SECONDS, REST_FACTOR = 0.1, 20
@@ -86,7 +86,7 @@ class PlannedRun:
     cost: CostEstimate | None
     unknown: str
     """Why nothing is known of its cost."""
-    crossing: Crossing | None = None
+    crossing: PrecisionMismatch | None = None
     """How it leaves the precision in which its parent answers."""
 
 
@@ -114,7 +114,15 @@ class Preflight:
             cost = self.cost(spec, data)
         except UserError as error:
             unknown = str(error)
-        return PlannedRun(spec, asked, problems, data, cost, unknown, crossing(self.db, spec, self.machine()))
+        return PlannedRun(
+            spec=spec,
+            asked=asked,
+            problems=problems,
+            data=data,
+            cost=cost,
+            unknown=unknown,
+            crossing=crossing(self.db, spec, self.machine()),
+        )
 
     # ------------------------------------------------------------------------------------------------------------ data
     def data(self, spec: TrainingSpec) -> TrainingData:
@@ -160,15 +168,15 @@ class Preflight:
         longest = self._lengths.get(what_decides_lengths(spec), 0)
         items, answers = (0, 0) if data is None else (data.items, data.answers)
         return CostEstimate(
-            memory.parameters(shapes, spec, reward),
-            memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
-            machine,
-            memory.step_time_of(spec, self.finished_jobs(spec), items),
-            spec.steps_over(items),
-            spec.counted_steps,
-            len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
-            longest,
-            spec.ends_early(),
+            counted=memory.parameters(shapes, spec, reward),
+            fit=memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
+            machine=machine,
+            step_time=memory.step_time_of(spec, self.finished_jobs(spec), items),
+            steps=spec.steps_over(items),
+            counted_steps=spec.counted_steps,
+            waiting=len(job_store.at_work(self.db)) + len(job_store.queue(self.db)),
+            longest=longest,
+            ends_early=spec.ends_early(),
         )
 
     def shapes(self, spec: TrainingSpec) -> Shapes:

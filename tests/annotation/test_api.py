@@ -19,7 +19,7 @@ from annotation.records import Kind, Prompt, Tag
 from annotation.web import access
 from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from annotation.sqlite import sqlite3
 from annotation.web import access
 from rlhf.models import registry
 from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts, shown_texts
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
 

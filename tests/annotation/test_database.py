@@ -24,7 +24,7 @@ from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
 from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.records import Annotator, Feedback
 from annotation.web import access
 from tests.conftest import act, make_response, seed_prompts, shown_texts
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
 

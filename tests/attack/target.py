@@ -69,7 +69,7 @@ def target(long: bool) -> Iterator[Target]:
             url = process.stdout.readline().removeprefix("Prefloop runs at ").strip().rstrip("/")
             try:
                 bare = Site(url, f"prefloop-{url.rsplit(':', 1)[1]}", db, [])
-                yield Target(describe(bare, data_dir), data_dir, log, secret, long)
+                yield Target(site=describe(bare, data_dir), data_dir=data_dir, log=log, secret=secret, long=long)
             finally:
                 process.terminate()
                 process.wait()

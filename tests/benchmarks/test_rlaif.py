@@ -15,7 +15,7 @@ from benchmarks.laboratory import Laboratory
 from benchmarks.rlaif import Condition, Sizes
 from rlhf.judges import judge_store
 from tests.conftest import make_response
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 
 SIZES = Sizes(budget=20.0, price=0.2)
 GOOD, BAD = "The sun is warm and the day is long. We sat by the river and ate our bread.", "Nonsense nonsense"

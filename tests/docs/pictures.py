@@ -38,11 +38,11 @@ class Picture:
 PICTURES: Mapping[str, Picture] = {
     "annotate": Picture(("Annotate",), "text=Which answer is better", 760),
     "run": Picture(
-        ("Runs",),
-        "svg[preserveAspectRatio=none] >> visible=true",
-        690,
-        "figure >> visible=true",
-        ("Job", "training"),
+        tabs=("Runs",),
+        filled="svg[preserveAspectRatio=none] >> visible=true",
+        height=690,
+        top="figure >> visible=true",
+        choice=("Job", "training"),
     ),
     "iteration": Picture(("Iterations",), ".verdict >> visible=true", 500),
 }

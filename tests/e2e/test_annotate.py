@@ -25,7 +25,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
 from tests.e2e.conftest import running_app, wait_for
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import stay_alive
 
 pytestmark = pytest.mark.browser

@@ -14,7 +14,7 @@ from annotation.imports import importing
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import go, running_app
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)> ${alert(2)} <script>alert(3)</script>"

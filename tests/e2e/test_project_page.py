@@ -13,7 +13,7 @@ from annotation.database import Database, open_database
 from annotation.records import Project, Tag
 from annotation.web import access
 from rlhf.models import registry
-from tests.annotation.tabs.test_project_tab import HOSTILE
+from tests.annotation.tabs.test_project import HOSTILE
 from tests.conftest import BASE_NAME
 from tests.e2e.conftest import running_app
 

@@ -47,7 +47,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
     seed_comparisons(db, SEEDED)
     with SpaceHub() as hub, started(hub, folder, tiny_model) as (address, process):
         hub.framed = address
-        yield Running(address, hub, folder, db, process)
+        yield Running(address=address, hub=hub, folder=folder, db=db, process=process)
     db.close()
 
 

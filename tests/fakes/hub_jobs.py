@@ -236,7 +236,14 @@ def find(hub: HubServer, ask: Ask, namespace: str, job: str) -> HubJob:
 def run_job(hub: HubServer, ask: Ask, namespace: str) -> Reply:
     hub.check_write(ask, namespace)
     home = Path(tempfile.mkdtemp(prefix="job-", dir=hub.home))
-    job = HubJob(uuid.uuid4().hex[:24], namespace, ask.json, home / "log.txt", renting(hub).lent, pip=renting(hub).pip)
+    job = HubJob(
+        id=uuid.uuid4().hex[:24],
+        namespace=namespace,
+        asked=ask.json,
+        log=home / "log.txt",
+        lent=renting(hub).lent,
+        pip=renting(hub).pip,
+    )
     with hub.lock:
         renting(hub).jobs[job.id] = job
     job.thread.start()

@@ -108,7 +108,7 @@ class Repo:
         listed = {path: entry.oid for path, entry in tree.items()}
         identity = json.dumps([self.kind, self.name, parent, title, listed, now(), len(self.commits)])
         sha = hashlib.sha1(identity.encode()).hexdigest()
-        self.commits[sha] = Commit(sha, parent, title, now(), dict(tree))
+        self.commits[sha] = Commit(sha=sha, parent=parent, title=title, created=now(), tree=dict(tree))
         self.branches[branch] = sha
         return sha
 
@@ -239,7 +239,9 @@ class HubServer(ThreadingHTTPServer):
         A status is answered without acting; 'cut' hangs up without acting, 'cut-after' acts and hangs up in the middle
         of the answer, 'hang' never answers.
         """
-        self.troubles.append(Trouble(method, re.compile(path_pattern), what, times, headers or {}))
+        self.troubles.append(
+            Trouble(method=method, path=re.compile(path_pattern), what=what, times=times, headers=headers or {})
+        )
 
     def trouble_with(self, method: str, path: str) -> Trouble | None:
         """What goes wrong with a request, if anything."""
@@ -727,7 +729,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             # What signs a person in has tokens of its own.
             account = None if path.startswith("/oauth/") else self.server.account_of(headers.get("authorization"))
-            ask = Ask(self.command, path, query, headers, body, account)
+            ask = Ask(method=self.command, path=path, query=query, headers=headers, body=body, account=account)
             for method, pattern, answer in ROUTES:
                 found = pattern.fullmatch(path)
                 if method == self.command and found is not None:

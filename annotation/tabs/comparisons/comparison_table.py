@@ -24,7 +24,7 @@ from annotation.ui.markup import (
     unfold,
     way,
 )
-from annotation.ui.places import Place, link
+from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.bulk_changes import BulkRequest, Change, ChangeKind, Plan
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import FilterChoices, ListedComparison, ListPage

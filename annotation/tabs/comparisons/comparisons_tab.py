@@ -19,7 +19,7 @@ from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, pres
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _
 from annotation.ui.markup import status
-from annotation.ui.places import MAXIMUM_LENGTH, Place, place_in
+from annotation.ui.tab_addresses import MAXIMUM_LENGTH, Place, place_in
 from annotation.validation import read
 from annotation.workbench import bulk_changes, comparison_list, data_statistics
 from annotation.workbench.bulk_changes import BulkRequest
@@ -137,7 +137,9 @@ def lay_out() -> ComparisonsPage:
     said = acting_box(speaks=True, elem_id="comparisons-said")
     box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
     changes = acting_box(elem_id="comparisons-changes")
-    return ComparisonsPage(fields, filters, said, box, changes, gr.State(""), place_bar())
+    return ComparisonsPage(
+        fields=fields, filters=filters, said=said, box=box, changes=changes, looked=gr.State(""), bar=place_bar()
+    )
 
 
 def several(label: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:

@@ -11,7 +11,7 @@ from annotation.ui import charts
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, duration, percent
 from annotation.ui.markup import Bar, Row, card, escape, figures, folded_card, paragraph, table, telling, way
-from annotation.ui.places import Place, link
+from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_filter import SPLITS
 from annotation.workbench.data_statistics import LENGTH_EDGES, DataStatistics, NamedCounts
 

@@ -43,45 +43,45 @@ BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
 # Our own (docs/benchmarks.md, the recipe); full: Tunstall et al. 2023 (Zephyr).
 MEASURED = N_("our own measurements, with the training ended by stop_kl")
 # As many as move a policy about as far as it may go, at the default rate (docs/benchmarks.md, the recipe).
-STEPS_A_PASS = 8
+STEPS_A_PASS = 6
 CURVES = (
     Curve(
-        "loss",
-        N_("Loss"),
-        N_("loss"),
-        {N_("loss"): "loss"},
-        N_(
+        name="loss",
+        label=N_("Loss"),
+        axis=N_("loss"),
+        series={N_("loss"): "loss"},
+        caption=N_(
             "What training minimises: the preference loss plus the weighted likelihood of the chosen answers. "
             "It should fall."
         ),
     ),
     Curve(
-        "margin",
-        N_("Reward margin"),
-        N_("implicit reward"),
-        {N_("margin"): "rewards/margins", N_("chosen answer"): "rewards/chosen"},
-        N_(
+        name="margin",
+        label=N_("Reward margin"),
+        axis=N_("implicit reward"),
+        series={N_("margin"): "rewards/margins", N_("chosen answer"): "rewards/chosen"},
+        caption=N_(
             "Margin: how much more the new policy favours the chosen answer than the reference does; it should "
             "rise. The chosen answer's own reward should not sink far below zero."
         ),
     ),
     Curve(
-        "accuracy",
-        N_("Accuracy"),
-        N_("share of pairs"),
-        {N_("accuracy"): "rewards/accuracies"},
-        N_(
+        name="accuracy",
+        label=N_("Accuracy"),
+        axis=N_("share of pairs"),
+        series={N_("accuracy"): "rewards/accuracies"},
+        caption=N_(
             "Share of the step's training pairs in which the chosen answer has the higher reward; it starts "
             "near one half and should rise. Near 1 for long means that the pairs are learnt by heart."
         ),
-        (0.0, 1.0),
+        limits=(0.0, 1.0),
     ),
     Curve(
-        "drift",
-        N_("How far it has moved"),
-        N_("nats a token"),
-        {"KL": "kl"},
-        N_(
+        name="drift",
+        label=N_("How far it has moved"),
+        axis=N_("nats a token"),
+        series={"KL": "kl"},
+        caption=N_(
             "How far the policy has moved from where this run began, on answers that it learns from. With a dashed "
             "line, training ends where that is reached."
         ),
@@ -133,14 +133,14 @@ class DPOSpec(TrainingSpec):
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
-            "dpo",
-            N_("Preferences (DPO)"),
-            (
+            name="dpo",
+            label=N_("Preferences (DPO)"),
+            main=(
                 *("parent", "reference", "scope", "method", "loss", "beta", "annotator_noise", "epochs"),
                 *("learning_rate", "seed"),
             ),
-            N_("Train on preferences"),
-            N_(
+            start=N_("Train on preferences"),
+            introduction=N_(
                 "Direct preference optimisation: from judged comparisons the policy learns to make preferred "
                 "answers likelier and the others less likely. Its adapter can then be checked, compared and "
                 "put to use in the loop."
@@ -186,7 +186,7 @@ class DPOSpec(TrainingSpec):
     batch_size: PositiveInt = 4
     """Comparisons in one forward pass, each with all its pairs. In one pass four take a tenth less time than in two."""
     accumulation: NonNegativeInt = 0
-    """Forward passes in one optimiser step. Empty for as many as let one pass over the data take eight steps at most:
+    """Forward passes in one optimiser step. Empty for as many as let one pass over the data take six steps at most:
     how far a policy moves depends on the number of steps, and it may move so far only; then every comparison is to
     have had its say."""
     check: bool = True
@@ -256,7 +256,7 @@ class DPOSpec(TrainingSpec):
         return found
 
     def over(self, items: int) -> Self:
-        """The spec with as many forward passes in a step as let one pass over the data take eight steps at most."""
+        """The spec with as many forward passes in a step as let one pass over the data take six steps at most."""
         passes = ceil(items / (STEPS_A_PASS * self.batch_size * self.processes))
         return replace(self, accumulation=self.accumulation or max(1, passes))
 

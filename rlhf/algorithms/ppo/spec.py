@@ -41,90 +41,90 @@ HUANG = N_("over ten times the 3e-6 of Huang et al. 2024 for every weight")
 SOME_ACCURACY = 0.001
 CURVES = (
     Curve(
-        "reward",
-        N_("Reward"),
-        N_("reward of an answer"),
-        {N_("reward"): "reward"},
-        N_(
+        name="reward",
+        label=N_("Reward"),
+        axis=N_("reward of an answer"),
+        series={N_("reward"): "reward"},
+        caption=N_(
             "What the reward model gives the round's answers, before the KL penalty. It should rise; read the "
             "samples, because a policy can learn to please the model without being better."
         ),
     ),
     Curve(
-        "kl",
-        N_("KL to the reference"),
-        N_("nats an answer"),
-        {"KL": "kl"},
-        N_(
+        name="kl",
+        label=N_("KL to the reference"),
+        axis=N_("nats an answer"),
+        series={"KL": "kl"},
+        caption=N_(
             "How far the policy has moved from its reference. With the adaptive penalty it should settle at "
             "the target; far above it the language goes."
         ),
     ),
     Curve(
-        "entropy",
-        N_("Entropy"),
-        N_("nats a token"),
-        {N_("entropy"): "entropy"},
-        N_(
+        name="entropy",
+        label=N_("Entropy"),
+        axis=N_("nats a token"),
+        series={N_("entropy"): "entropy"},
+        caption=N_(
             "How undecided the policy is about the next token. A slow fall is learning; near zero it says one thing "
             "only."
         ),
     ),
     Curve(
-        "value-loss",
-        N_("Value loss"),
-        N_("squared reward"),
-        {N_("value loss"): "loss/value"},
-        N_("How far the critic's forecasts are from what came. It should fall early on and stay low."),
+        name="value-loss",
+        label=N_("Value loss"),
+        axis=N_("squared reward"),
+        series={N_("value loss"): "loss/value"},
+        caption=N_("How far the critic's forecasts are from what came. It should fall early on and stay low."),
     ),
     Curve(
-        "length",
-        N_("Length"),
-        N_("tokens an answer"),
-        {N_("length"): "length"},
-        N_(
+        name="length",
+        label=N_("Length"),
+        axis=N_("tokens an answer"),
+        series={N_("length"): "length"},
+        caption=N_(
             "Mean length of the round's answers. A climb together with the reward often means that length is "
             "what the reward model likes."
         ),
     ),
     Curve(
-        "policy-loss",
-        N_("Policy loss"),
-        N_("advantage"),
-        {N_("policy loss"): "loss/policy"},
-        N_(
+        name="policy-loss",
+        label=N_("Policy loss"),
+        axis=N_("advantage"),
+        series={N_("policy loss"): "loss/policy"},
+        caption=N_(
             "The clipped objective, with its sign turned. It hovers about zero in a healthy run and tells "
             "little by itself; spikes say that an update was too large."
         ),
     ),
     Curve(
-        "shares",
-        N_("Ended, and clipped"),
-        N_("share"),
-        {N_("ended by themselves"): "ended_share", N_("clipped"): "clip_share"},
-        N_(
+        name="shares",
+        label=N_("Ended, and clipped"),
+        axis=N_("share"),
+        series={N_("ended by themselves"): "ended_share", N_("clipped"): "clip_share"},
+        caption=N_(
             "Share of answers that ended before the limit, which should be high; and share of tokens at which "
             "the clip held the policy back: above about 0.3 the steps are too large."
         ),
-        (0.0, 1.0),
+        limits=(0.0, 1.0),
     ),
     Curve(
-        "explained",
-        N_("Explained by the critic"),
-        N_("share of variance"),
-        {N_("explained"): "value_explained"},
-        N_(
+        name="explained",
+        label=N_("Explained by the critic"),
+        axis=N_("share of variance"),
+        series={N_("explained"): "value_explained"},
+        caption=N_(
             "How much of the returns' variance the critic foresees: 1 is all, 0 no more than their mean, below "
             "zero worse than that (drawn down to -1)."
         ),
-        (-1.0, 1.0),
+        limits=(-1.0, 1.0),
     ),
     Curve(
-        "coefficient",
-        N_("KL penalty"),
-        N_("reward for a nat"),
-        {N_("penalty"): "kl_coefficient"},
-        N_("What a nat of KL costs now. The adaptive penalty rises while the KL is above its target."),
+        name="coefficient",
+        label=N_("KL penalty"),
+        axis=N_("reward for a nat"),
+        series={N_("penalty"): "kl_coefficient"},
+        caption=N_("What a nat of KL costs now. The adaptive penalty rises while the KL is above its target."),
     ),
 )
 
@@ -182,14 +182,14 @@ class PPOSpec(TrainingSpec):
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
-            "ppo",
-            "PPO",
-            (
+            name="ppo",
+            label="PPO",
+            main=(
                 *("reward_model", "parent", "reference", "method", "kl_control", "steps", "rollouts"),
                 *("learning_rate", "seed"),
             ),
-            N_("Train with PPO"),
-            N_(
+            start=N_("Train with PPO"),
+            introduction=N_(
                 "Proximal policy optimisation: the policy answers prompts, a reward model scores the answers, "
                 "and the policy learns to score higher without going far from its reference. It takes the "
                 "longest."

@@ -34,39 +34,39 @@ from rlhf.models.tokenize import tokenise_comparisons
 MEASURED = N_("our own measurements: a smaller one learns little from a few hundred comparisons")
 CURVES = (
     Curve(
-        "loss",
-        N_("Loss"),
-        N_("nats a pair"),
-        {N_("loss"): "loss"},
-        N_(
+        name="loss",
+        label=N_("Loss"),
+        axis=N_("nats a pair"),
+        series={N_("loss"): "loss"},
+        caption=N_(
             "What training minimises: 0.69 at the start, when it can't tell the answers apart; more with a "
             "margin. It should fall."
         ),
     ),
     Curve(
-        "accuracy",
-        N_("Accuracy"),
-        N_("share of pairs"),
-        {N_("accuracy"): "accuracy"},
-        N_(
+        name="accuracy",
+        label=N_("Accuracy"),
+        axis=N_("share of pairs"),
+        series={N_("accuracy"): "accuracy"},
+        caption=N_(
             "Share of the step's pairs in which the answer that people chose gets the higher reward; one half "
             "is a coin. Its quality, shown when it is done, is on pairs that it was not trained on."
         ),
-        (0.0, 1.0),
+        limits=(0.0, 1.0),
     ),
     Curve(
-        "margin",
-        N_("Reward margin"),
-        N_("reward"),
-        {N_("margin"): "margin"},
-        N_("How much more reward the chosen answer gets than the rejected one; it should rise from zero."),
+        name="margin",
+        label=N_("Reward margin"),
+        axis=N_("reward"),
+        series={N_("margin"): "margin"},
+        caption=N_("How much more reward the chosen answer gets than the rejected one; it should rise from zero."),
     ),
     Curve(
-        "score",
-        N_("Mean reward"),
-        N_("reward"),
-        {N_("mean reward"): "score"},
-        N_(
+        name="score",
+        label=N_("Mean reward"),
+        axis=N_("reward"),
+        series={N_("mean reward"): "score"},
+        caption=N_(
             "Of chosen and rejected answers together. Only differences between rewards mean anything; centring "
             "keeps their mean about zero."
         ),
@@ -94,11 +94,11 @@ class RewardModelSpec(TrainingSpec):
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
-            "reward_model",
-            N_("Reward model"),
-            ("parent", "scope", "method", "annotator_noise", "epochs", "learning_rate", "seed"),
-            N_("Train a reward model"),
-            N_(
+            name="reward_model",
+            label=N_("Reward model"),
+            main=("parent", "scope", "method", "annotator_noise", "epochs", "learning_rate", "seed"),
+            start=N_("Train a reward model"),
+            introduction=N_(
                 "A reward model learns from judged comparisons to give preferred answers the higher score. PPO "
                 "trains a policy against it; its quality, shown when it is done, says whether it is good enough "
                 "for that."

@@ -39,22 +39,24 @@ MEASURED = N_("our own measurements with SmolLM2; take a third for a model of bi
 VIRTUAL = N_("our own measurements with SmolLM2; virtual tokens need far larger steps, Lester et al. 2021")
 CURVES = (
     Curve(
-        "loss",
-        N_("Loss"),
-        N_("nats a token"),
-        {N_("loss"): "loss"},
-        N_(
+        name="loss",
+        label=N_("Loss"),
+        axis=N_("nats a token"),
+        series={N_("loss"): "loss"},
+        caption=N_(
             "Surprise at the demonstrated answers, which training minimises. It should fall and then flatten; "
             "near zero means that they are learnt by heart."
         ),
     ),
     Curve(
-        "token-accuracy",
-        N_("Token accuracy"),
-        N_("share of tokens"),
-        {N_("token accuracy"): "token_accuracy"},
-        N_("How often the most likely next token is the demonstrated one. It should rise with the loss falling."),
-        (0.0, 1.0),
+        name="token-accuracy",
+        label=N_("Token accuracy"),
+        axis=N_("share of tokens"),
+        series={N_("token accuracy"): "token_accuracy"},
+        caption=N_(
+            "How often the most likely next token is the demonstrated one. It should rise with the loss falling."
+        ),
+        limits=(0.0, 1.0),
     ),
 )
 
@@ -84,28 +86,28 @@ class SFTSpec(TrainingSpec):
         N_("There were no held-out demonstrations to check it with."),
         (
             HeldOutFigure(
-                "loss",
-                N_("Loss, nats a token"),
-                N_("Held-out loss"),
-                "{:.3f}".format,
-                N_(
+                metric="loss",
+                label=N_("Loss, nats a token"),
+                compared=N_("Held-out loss"),
+                write="{:.3f}".format,
+                reading=N_(
                     "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the "
                     "run learnt its data by heart."
                 ),
             ),
             HeldOutFigure(
-                "perplexity",
-                N_("Perplexity"),
-                N_("Held-out perplexity"),
-                "{:.2f}".format,
-                N_("The same as a number of equally likely next tokens."),
+                metric="perplexity",
+                label=N_("Perplexity"),
+                compared=N_("Held-out perplexity"),
+                write="{:.2f}".format,
+                reading=N_("The same as a number of equally likely next tokens."),
             ),
             HeldOutFigure(
-                "token_accuracy",
-                N_("Token accuracy"),
-                N_("Held-out token accuracy"),
-                percent,
-                N_("How often the most likely next token is the demonstrated one."),
+                metric="token_accuracy",
+                label=N_("Token accuracy"),
+                compared=N_("Held-out token accuracy"),
+                write=percent,
+                reading=N_("How often the most likely next token is the demonstrated one."),
             ),
         ),
     )
@@ -114,25 +116,25 @@ class SFTSpec(TrainingSpec):
     curves: ClassVar = CURVES
     forms: ClassVar = (
         FormLayout(
-            "sft",
-            N_("Supervised"),
-            ("source", "parent", "method", "epochs", "learning_rate", "batch_size", "seed"),
-            N_("Train on demonstrations"),
-            N_(
+            name="sft",
+            label=N_("Supervised"),
+            main=("source", "parent", "method", "epochs", "learning_rate", "batch_size", "seed"),
+            start=N_("Train on demonstrations"),
+            introduction=N_(
                 "Supervised fine-tuning: the policy learns to give demonstrated answers word for word. It needs "
                 "demonstrations: imported ones, answers that annotators have mended, or one of the example sets."
             ),
         ),
         FormLayout(
-            "full",
-            N_("Full fine-tuning"),
-            ("source", "parent", "precision", "epochs", "learning_rate", "batch_size", "seed"),
-            N_("Train every weight"),
-            N_(
+            name="full",
+            label=N_("Full fine-tuning"),
+            main=("source", "parent", "precision", "epochs", "learning_rate", "batch_size", "seed"),
+            start=N_("Train every weight"),
+            introduction=N_(
                 "Supervised fine-tuning of every weight, where the other forms train a small adapter. It takes "
                 "the most memory, and each run leaves a whole model on the disk instead of megabytes."
             ),
-            {"method": "full"},
+            fixed={"method": "full"},
         ),
     )
 

@@ -270,7 +270,15 @@ def space_to_make(db: Database, asked: CheckSpace, agreed: Any) -> MakeSpace:
 def space_of(*values: Any) -> CheckSpace:
     *texts, public = values
     repo, hardware, admins, annotators, copies, model = (text_in(text).strip() for text in texts)
-    return CheckSpace(repo, hardware, admins, annotators, copies, public is True, model)
+    return CheckSpace(
+        repo=repo,
+        hardware=hardware,
+        admins=admins,
+        annotators=annotators,
+        copies=copies,
+        public=public is True,
+        model=model,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------ the view
@@ -362,7 +370,7 @@ def lay_out() -> HubPage:
     gr.Markdown(_("## Safe copies"))
     parts["copies"] = html_box()
     parts |= {name: buttons[name] for name in NEED_TOKEN}
-    return HubPage(parts, forms, buttons, gr.State({}), pulse())
+    return HubPage(parts=parts, forms=forms, buttons=buttons, seen=gr.State({}), pulse=pulse())
 
 
 def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
@@ -557,12 +565,12 @@ def push_of(data: Any, repo: Any, chosen: Any, private: Any, names: Any, licence
             _("Choose what to push from the list: all judgements of a format, or the frozen data of a run.")
         )
     return PushData(
-        text_in(repo).strip(),
-        text_in(chosen),
-        private is not False,
-        names is True,
-        text_in(licence).strip(),
-        None if what == JUDGEMENTS else row_number(what),
+        repo=text_in(repo).strip(),
+        format=text_in(chosen),
+        private=private is not False,
+        names=names is True,
+        licence=text_in(licence).strip(),
+        run=None if what == JUDGEMENTS else row_number(what),
     )
 
 

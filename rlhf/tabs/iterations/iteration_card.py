@@ -17,8 +17,8 @@ from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import GateDecision, Mode, Rule, stakes_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
-from rlhf.tabs.closer_look import CurveData
 from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
+from rlhf.tabs.plot_zoom import CurveData
 
 STAGES: Mapping[Stage, str] = {
     "collecting": N_("Collecting judgements"),
@@ -72,18 +72,18 @@ def checking_line(sentence: str) -> str:
 
 
 RUNNING = Curve(
-    "people",
-    N_("People on it against {}"),
-    N_("share won, ties as half"),
-    {},
-    N_(
+    name="people",
+    label=N_("People on it against {}"),
+    axis=N_("share won, ties as half"),
+    series={},
+    caption=N_(
         "The running share that the candidate has won of people's blind comparisons, each prompt counted once, and an "
         "interval that "
         "holds at every moment at once (a confidence sequence by betting, Waudby-Smith and Ramdas 2024), so "
         "that looking early is no cheating."
     ),
-    (0.0, 1.0),
-    (0.5, N_("even")),
+    limits=(0.0, 1.0),
+    reference=(0.5, N_("even")),
 )
 
 
@@ -154,20 +154,26 @@ class CheckedPolicy:
 
 
 OVER = (
-    Curve("kl", N_("KL to its anchor"), N_("nats a token"), {}, N_("How far each policy has moved from its anchor.")),
     Curve(
-        "length",
-        N_("Length"),
-        N_("words in an answer"),
-        {},
-        N_("Growing answers may please a judge without being better."),
+        name="kl",
+        label=N_("KL to its anchor"),
+        axis=N_("nats a token"),
+        series={},
+        caption=N_("How far each policy has moved from its anchor."),
     ),
     Curve(
-        "judgements",
-        N_("Judgements spent"),
-        N_("comparisons, in all"),
-        {},
-        N_(
+        name="length",
+        label=N_("Length"),
+        axis=N_("words in an answer"),
+        series={},
+        caption=N_("Growing answers may please a judge without being better."),
+    ),
+    Curve(
+        name="judgements",
+        label=N_("Judgements spent"),
+        axis=N_("comparisons, in all"),
+        series={},
+        caption=N_(
             "What people or judges had judged up to each policy, each comparison once: a step that costs much "
             "and gains little is a reason to stop."
         ),
@@ -251,11 +257,11 @@ def rates_chart(name: str, title: str, sentence: str, rates: Sequence[tuple[str,
     """Win rates by one voice, with intervals; nothing without any."""
     marks = [
         ChartMark(
-            revision,
-            rate.value,
-            rate.low,
-            rate.high,
-            _("{rate} of {n}").format(rate=percent_with_interval(rate), n=rate.n),
+            label=revision,
+            value=rate.value,
+            low=rate.low,
+            high=rate.high,
+            text=_("{rate} of {n}").format(rate=percent_with_interval(rate), n=rate.n),
         )
         for revision, rate in rates
         if rate is not None

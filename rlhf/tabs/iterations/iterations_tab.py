@@ -27,7 +27,7 @@ from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _
 from annotation.ui import markup
-from annotation.ui.places import Place
+from annotation.ui.tab_addresses import Place
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
@@ -39,8 +39,7 @@ from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Decision, Policy
-from rlhf.tabs import closer_look
-from rlhf.tabs.closer_look import CurveData
+from rlhf.tabs import plot_zoom
 from rlhf.tabs.iterations import (
     check_report,
     gate_form,
@@ -50,6 +49,7 @@ from rlhf.tabs.iterations import (
     verdict_card,
 )
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
+from rlhf.tabs.plot_zoom import CurveData
 from rlhf.tabs.runs import job_cards
 
 PAGE_SIZE = 10
@@ -321,7 +321,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         changed["said"] = gr.update(value="")  # what a button said is not so any more, here or in another tab
     look = seen.get(LOOK)
     if "over" in changed:
-        close, look = closer_look.updates(LOOK, curves, (), look)
+        close, look = plot_zoom.updates(LOOK, curves, (), look)
         changed |= close
     confirming = policy.revision if parts["confirm"]["visible"] else None
     return changed, {
@@ -466,7 +466,7 @@ def lay_out() -> IterationsPage:
         parts["history"] = html_box()
     with gr.Accordion(_("Over the iterations"), open=False):
         parts["over"] = html_box()
-        parts |= closer_look.lay_out(LOOK, _("Look closer"))
+        parts |= plot_zoom.lay_out(LOOK, _("Look closer"))
     return IterationsPage(parts, gr.State({}), pulse(POLL_SECONDS), place_bar())
 
 
@@ -525,12 +525,12 @@ def wire_look(page: IterationsPage, context: Context) -> None:
     @guarded(context, "admin")
     def choose_figure(annotator: Annotator, choice: Any, was: Seen) -> list[Any]:
         _, curves = over_view(context.db, newest_checks(context.db))
-        close, look = closer_look.updates(LOOK, curves, (), was.get(LOOK), text_in(choice))
+        close, look = plot_zoom.updates(LOOK, curves, (), was.get(LOOK), text_in(choice))
         return page.sent(close, {**was, LOOK: look})
 
     choice = page.parts[f"{LOOK}_choice"]
     choice.input(choose_figure, [choice, page.seen], page.followed, **QUIET)
-    closer_look.wire(LOOK, context, page.parts)
+    plot_zoom.wire(LOOK, context, page.parts)
 
 
 def wire_decisions(page: IterationsPage, context: Context) -> None:

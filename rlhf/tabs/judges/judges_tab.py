@@ -20,7 +20,7 @@ from annotation.translation import N_, _, ngettext
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
-from annotation.ui.places import Place
+from annotation.ui.tab_addresses import Place
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -510,7 +510,17 @@ def lay_out() -> JudgesPage:
         lay_out_one(parts, said)
         most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
         parts["verdicts"] = html_box()
-    return JudgesPage(parts, said, feedback, form, most, save, add, gr.State({}), pulse(POLL_SECONDS))
+    return JudgesPage(
+        parts=parts,
+        said=said,
+        feedback=feedback,
+        form=form,
+        most=most,
+        save=save,
+        add=add,
+        seen=gr.State({}),
+        pulse=pulse(POLL_SECONDS),
+    )
 
 
 def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> None:

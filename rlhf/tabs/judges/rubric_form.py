@@ -211,7 +211,18 @@ def lay_out() -> RubricFormPage:
             )
             show = gr.Button(_("Show the prompt"), size="md", scale=0, min_width=200, elem_id="rubric-prompt")
             prompt = html_box()
-    return RubricFormPage(holding, form, save, said, chosen, earlier, number, show, prompt, gr.State({}))
+    return RubricFormPage(
+        holding=holding,
+        form=form,
+        save=save,
+        said=said,
+        versions=chosen,
+        earlier=earlier,
+        number=number,
+        show=show,
+        prompt=prompt,
+        sent=gr.State({}),
+    )
 
 
 def held(db: Database) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from annotation.metrics.act_times import MEASURED_ANSWERS, RicherAct
 from annotation.records import Project
 from annotation.translation import _, ngettext
-from annotation.ui.places import Place, link
+from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
 from rlhf.loop.controller import LoopState, checked_by_loop
 

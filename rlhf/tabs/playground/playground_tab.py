@@ -20,7 +20,7 @@ from annotation.translation import N_, _
 from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
 from annotation.ui.markup import escape, label, paragraph
-from annotation.ui.places import Place
+from annotation.ui.tab_addresses import Place
 from rlhf.generation import playground_store, prompt_sets
 from rlhf.generation.playground_store import Chat
 from rlhf.models import registry

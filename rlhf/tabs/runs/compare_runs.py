@@ -16,7 +16,7 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, kinds
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.tabs.closer_look import CurveData
+from rlhf.tabs.plot_zoom import CurveData
 from rlhf.tabs.runs.curves import along, line_of, plots_of
 from rlhf.tabs.runs.job_cards import early_end
 from rlhf.tabs.runs.job_words import about, final_figures

@@ -16,8 +16,8 @@ from rlhf.evaluation.finished_checks import newest_check
 from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
-from rlhf.tabs import closer_look, downloads
-from rlhf.tabs.closer_look import LookedAt
+from rlhf.tabs import downloads, plot_zoom
+from rlhf.tabs.plot_zoom import LookedAt
 from rlhf.tabs.runs import compare_runs, job_words
 from rlhf.tabs.runs.compare_runs import RunSummary
 
@@ -49,7 +49,7 @@ def lay_out_comparison() -> dict[str, Any]:
         ),
         "settings": html_box(),
         "overlaid": html_box(),
-        **closer_look.lay_out(LOOK, _("Compare closely")),
+        **plot_zoom.lay_out(LOOK, _("Compare closely")),
         "figures": html_box(),
     }
 
@@ -97,7 +97,7 @@ def looks_at(runs: Sequence[RunSummary], look: Any, name: str | None = None) -> 
         Download(downloads.metrics_address(run.job.id), _("All values of {name} (CSV)").format(name=run.name))
         for run in runs
     ]
-    return closer_look.updates(LOOK, compare_runs.shared(runs), files, look, name)
+    return plot_zoom.updates(LOOK, compare_runs.shared(runs), files, look, name)
 
 
 def compared(db: Database, job: Job) -> RunSummary:

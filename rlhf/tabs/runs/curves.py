@@ -11,35 +11,37 @@ from annotation.translation import N_, _
 from annotation.ui.line_plots import Line, plot, plots
 from rlhf.jobs.descriptions import Curve
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
-from rlhf.tabs.closer_look import CurveData
+from rlhf.tabs.plot_zoom import CurveData
 
 # ----------------------------------------------------------------------------------------------- what each kind shows
 RATE = Curve(
-    "rate",
-    N_("Learning rate"),
-    N_("step size"),
-    {N_("learning rate"): "learning_rate"},
-    N_("The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one."),
-    (0.0, None),
+    name="rate",
+    label=N_("Learning rate"),
+    axis=N_("step size"),
+    series={N_("learning rate"): "learning_rate"},
+    caption=N_(
+        "The schedule: up during the warm-up, then down to zero. A loss that jumps at the peak asks for a lower one."
+    ),
+    limits=(0.0, None),
 )
 NORM = Curve(
-    "norm",
-    N_("Gradient norm"),
-    N_("norm before clipping"),
-    {N_("norm"): "grad_norm"},
-    N_(
+    name="norm",
+    label=N_("Gradient norm"),
+    axis=N_("norm before clipping"),
+    series={N_("norm"): "grad_norm"},
+    caption=N_(
         "How hard each step pulls. A level that stays about the same is healthy; a growing one, or spikes far "
         "above the rest, ask for a lower learning rate."
     ),
-    (0.0, None),
+    limits=(0.0, None),
 )
 MEMORY = Curve(
-    "memory",
-    N_("Memory"),
-    "GB",
-    {N_("memory"): "memory_gb"},
-    N_("What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run."),
-    (0.0, None),
+    name="memory",
+    label=N_("Memory"),
+    axis="GB",
+    series={N_("memory"): "memory_gb"},
+    caption=N_("What the worker holds. It should be flat after the first steps; a steady climb ends in a killed run."),
+    limits=(0.0, None),
 )
 COMMON = (RATE, NORM, MEMORY)
 

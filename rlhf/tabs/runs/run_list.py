@@ -9,7 +9,7 @@ from typing import Any, Final
 from annotation.translation import N_, _
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Cell, Way, paragraph, table
-from annotation.ui.places import Place, link
+from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import NONE, RunLabel
 from rlhf.tabs.runs.job_cards import seconds_taken

@@ -17,7 +17,7 @@ from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.ui.markup import Download, Explained, paragraph
-from annotation.ui.places import Place
+from annotation.ui.tab_addresses import Place
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store, run_labels
@@ -28,9 +28,9 @@ from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
-from rlhf.tabs import closer_look, downloads
-from rlhf.tabs.closer_look import LookedAt
+from rlhf.tabs import downloads, plot_zoom
 from rlhf.tabs.iterations import policy_decisions
+from rlhf.tabs.plot_zoom import LookedAt
 from rlhf.tabs.runs import comparison_form, curves, job_cards, job_words, queue_view, run_list, run_outcome
 from rlhf.tabs.runs.run_list import NEWEST
 
@@ -185,7 +185,7 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) ->
     heading = (
         _("Curves and samples of job {id}, which made it").format(id=drawn.id) if drawn is not None and other else ""
     )
-    close, look = closer_look.nothing(LOOK) if drawn is None else look_at(drawn, metrics, look)
+    close, look = plot_zoom.nothing(LOOK) if drawn is None else look_at(drawn, metrics, look)
     return {
         "heading": gr.update(value=markup.notice(heading)),
         "plots": gr.update(value="" if drawn is None else curves.run_plots(drawn.spec, metrics, drawn.steps)),
@@ -198,7 +198,7 @@ def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) ->
 def look_at(drawn: Job, metrics: Metrics, look: Any, chosen: str | None = None) -> tuple[dict[str, Update], LookedAt]:
     """One plot of a run closely, and where all its values are fetched."""
     files = [Download(downloads.metrics_address(drawn.id), _("All values of job {id} (CSV)").format(id=drawn.id))]
-    return closer_look.updates(LOOK, curves.curve_data_of(drawn.spec, metrics), files, look, chosen)
+    return plot_zoom.updates(LOOK, curves.curve_data_of(drawn.spec, metrics), files, look, chosen)
 
 
 def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
@@ -427,11 +427,11 @@ class RunsPage:
 
     def looked_at(self, name: str) -> list[Any]:
         """The outputs of a handler that looks closely at another plot."""
-        return [*(self.parts[part] for part in closer_look.names(name)), self.seen]
+        return [*(self.parts[part] for part in plot_zoom.names(name)), self.seen]
 
     def sent_of(self, name: str, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
         """What goes to them."""
-        return [*(changed.get(part, gr.skip()) for part in closer_look.names(name)), seen]
+        return [*(changed.get(part, gr.skip()) for part in plot_zoom.names(name)), seen]
 
 
 def lay_out() -> RunsPage:
@@ -472,7 +472,7 @@ def lay_out() -> RunsPage:
         parts["labelled"] = html_box()
     parts |= run_outcome.lay_out()
     parts |= {"heading": html_box(), "plots": html_box()}
-    parts |= closer_look.lay_out(LOOK, _("Look closer"))
+    parts |= plot_zoom.lay_out(LOOK, _("Look closer"))
     parts["samples"] = html_box()
     with gr.Accordion(_("Its settings and log"), open=False):
         parts |= {"facts": html_box(), "log": html_box()}
@@ -575,7 +575,7 @@ def wire_looks(page: RunsPage, context: Context) -> None:
     inputs = [choices[shared], page.seen, page.parts["compared"]]
     choices[shared].input(choose_shared_plot, inputs, page.looked_at(shared), **QUIET)
     for name in LOOKS:
-        closer_look.wire(name, context, page.parts)
+        plot_zoom.wire(name, context, page.parts)
 
 
 def wire_queue(page: RunsPage, context: Context) -> None:

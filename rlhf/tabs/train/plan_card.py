@@ -19,7 +19,7 @@ from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
-from rlhf.submission.precisions_spec import Crossing
+from rlhf.submission.precisions_spec import PrecisionMismatch
 from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
 from rlhf.tabs.runs.job_cards import PAIR_REASONS
 from rlhf.tabs.runs.job_words import spec_text
@@ -331,7 +331,7 @@ def rate_note(spec: TrainingSpec, meant: TrainingSpec) -> str:
     return markup.unfold(_("What is left to defaults"), points(said)) if said else ""
 
 
-def crossing_note(found: Crossing | None) -> str:
+def crossing_note(found: PrecisionMismatch | None) -> str:
     """What it costs to train in another precision than the parent answers in; nothing where a run does not."""
     return "" if found is None else paragraph(found.sentence(), "warning")
 

@@ -100,7 +100,19 @@ def lay_out(name: str) -> RentalFormPage:
             no = gr.Button(_("Don't"), size="md", scale=0, min_width=100)
         said = html_box()
     return RentalFormPage(
-        flavor, price, hours, payer, prices, rent, question, answers, yes, no, said, gr.State(None), section
+        flavor=flavor,
+        price=price,
+        hours=hours,
+        payer=payer,
+        prices=prices,
+        rent=rent,
+        question=question,
+        answers=answers,
+        yes=yes,
+        no=no,
+        said=said,
+        agreed=gr.State(None),
+        section=section,
     )
 
 

@@ -72,7 +72,9 @@ def lay_out(form: Form) -> RowsPage:
             }
         row = html_box()
     through = gr.Button(_("Look through all rows"), scale=0, min_width=240, size="md", elem_id=f"{form.name}-through")
-    return RowsPage(accordion, split, number, turns, row, through, html_box())
+    return RowsPage(
+        accordion=accordion, split=split, number=number, turns=turns, row=row, through=through, found=html_box()
+    )
 
 
 def wire(page: RowsPage, form: Form, context: Context, preflight: Preflight, inputs: Sequence[Any]) -> Any:

@@ -13,7 +13,7 @@ from annotation.tabs.components import QUEUED, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.ui import markup
-from annotation.ui.places import Place, link
+from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.rental_store import Terms
 from rlhf.submission import preflight
 from rlhf.submission.form_fields import forms

@@ -256,7 +256,16 @@ def lay_out(form: Form) -> TrainingFormPage:
     method = ["method"] if "method" in form.names else []
     parts |= {name: inputs[name] for name in (*named_fields(form), *form.conditional, *open_fields(form), *method)}
     ordered = {name: inputs[name] for name in form.names}
-    return TrainingFormPage(form, ordered, parts, rows, said, gr.State({}), pulse(FOLLOW_SECONDS), rented)
+    return TrainingFormPage(
+        form=form,
+        inputs=ordered,
+        parts=parts,
+        rows=rows,
+        said=said,
+        seen=gr.State({}),
+        pulse=pulse(FOLLOW_SECONDS),
+        rented=rented,
+    )
 
 
 def open_fields(form: Form) -> list[str]:

@@ -26,7 +26,7 @@ from annotation.web import access
 from rlhf.models import registry
 from tests.archive_fixtures import TEXTS, has_password, populate
 from tests.conftest import dump
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 pytestmark = pytest.mark.slow

@@ -41,8 +41,8 @@ from annotation.exports.formats import (
 from annotation.exports.transcripts import transcript
 from annotation.metrics.aggregation import usable
 from annotation.records import Demonstration, Judgement, UserError
-from tests.annotation.metrics.test_aggregation import answer
-from tests.annotation.metrics.test_aggregation import judged as judged_by
+from tests.builders import judgement as judged_by
+from tests.builders import stored_answer as answer
 
 PEOPLE = ("ann", "bob", "kim", "bot", "file")
 KNOWN = ExportContext({"base": 0, "dpo-1": 1, "dpo-2": 2}, {name: name.upper() for name in PEOPLE})

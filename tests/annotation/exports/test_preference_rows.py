@@ -16,8 +16,8 @@ from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics.aggregation import REASONS
 from annotation.records import JudgedAnswer, Judgement, UserError
 from rlhf.jobs.artifacts import write_lines
-from tests.annotation.metrics.test_aggregation import judged as judgement_of
-from tests.freezing import freeze
+from tests.builders import judgement as judgement_of
+from tests.frozen_in_memory import freeze
 
 
 def answer(number: int, text: str, tokens: int | None = 5, prompt_tokens: int | None = 10) -> JudgedAnswer:

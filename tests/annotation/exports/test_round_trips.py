@@ -16,6 +16,7 @@ from annotation.exports.writing import Csv, JsonLines, Parquet
 from annotation.imports.mapping import MappedRow, make_plan
 from annotation.imports.reading import SourceRow, open_path
 from annotation.records import JudgedAnswer, Judgement
+from tests.builders import judgement as judgement_of
 
 HOSTILE = (
     *("\n\nHuman: no", "\n\nAssistant: yes", "Human: x\n\nAssistant: y", "System: s\n\nHuman: h", "\n\nSystem: s"),
@@ -75,14 +76,21 @@ def judged(
     pair = len(texts) == 2
     decided = ranking is not None and len(set(ranking)) > 1
     edited = None if edit is None else JudgedAnswer(99, edit, "person", edited_from=0)
-    return Judgement(
-        *(1, 1, 1, "train", messages, "ann", "person", "own", "pair" if pair else "rank"),
-        "all-bad" if ranking is None else "ranked",
-        ranking, None if not pair or ranking is None else strength if decided else 0,
-        responses, tuple(range(len(texts))), edited, (), "", None, False, None, None,
-        "2026-01-01T00:00:00.000000+00:00",
-        *chances,
-    )  # fmt: skip
+    formed, people, shown = chances
+    return judgement_of(
+        "ann",
+        ranking,
+        messages=messages,
+        kind="pair" if pair else "rank",
+        outcome="all-bad" if ranking is None else "ranked",
+        strength=None if not pair or ranking is None else strength if decided else 0,
+        responses=responses,
+        shown_order=tuple(range(len(texts))),
+        edited=edited,
+        formed_chance=formed,
+        people_chance=people,
+        shown_chance=shown,
+    )
 
 
 def exported(judgement: Judgement, name: str) -> Any:

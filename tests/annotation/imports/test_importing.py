@@ -38,7 +38,7 @@ from annotation.workbench import comparison_list
 from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, dump, make_response, measure_nobody, shown_texts
-from tests.freezing import current_judgements, freeze
+from tests.frozen_in_memory import current_judgements, freeze
 from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 

@@ -12,52 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY, Pair, log_odds, pairs_of, usable
-from annotation.records import JudgedAnswer, Judgement
-
-
-def answer(number: int) -> JudgedAnswer:
-    """An answer as the store gives it."""
-    return JudgedAnswer(
-        id=number,
-        text=f"answer {number}",
-        origin="policy",
-        model_id=1,
-        revision="base",
-        finish_reason="stop",
-        tokens=5,
-        prompt_tokens=10,
-        rendered_prompt="<user>Why?<assistant>",
-    )
-
-
-def judged(annotator: str, ranking: tuple[int, ...] | None, number: int = 1, **changes: Any) -> Judgement:
-    """A judgement of as many answers as the ranking has."""
-    size = len(ranking) if ranking else 2
-    made = Judgement(
-        id=number,
-        comparison_id=1,
-        prompt_id=7,
-        split="train",
-        messages=({"role": "user", "content": "Why?"},),
-        annotator=annotator,
-        annotator_kind="person",
-        purpose="own",
-        kind="pair" if size == 2 else "rank",
-        outcome="ranked",
-        ranking=ranking,
-        strength=None,
-        responses=tuple(answer(place) for place in range(size)),
-        shown_order=tuple(range(size)),
-        edited=None,
-        tags=(),
-        note="",
-        flag=None,
-        early=False,
-        guidelines_version=None,
-        seconds=3.0,
-        created="2026-11-24T00:00:00.000000+00:00",
-    )
-    return replace(made, **changes)
+from tests.builders import judgement, stored_answer
 
 
 def ids(pairs: list[Pair]) -> list[tuple[int, int]]:
@@ -66,7 +21,7 @@ def ids(pairs: list[Pair]) -> list[tuple[int, int]]:
 
 
 def test_one_annotators_ranking_gives_all_its_pairs_and_a_tie_none() -> None:
-    pairs, reasons = pairs_of([judged("ann", (2, 1, 2, 3))])
+    pairs, reasons = pairs_of([judgement("ann", (2, 1, 2, 3))])
     assert sorted(ids(pairs)) == [(0, 3), (1, 0), (1, 2), (1, 3), (2, 3)]
     assert reasons == ["tie"]
     assert [pair.flip for pair in pairs] == pytest.approx([1 - UNKNOWN_RELIABILITY] * 5)
@@ -74,14 +29,18 @@ def test_one_annotators_ranking_gives_all_its_pairs_and_a_tie_none() -> None:
 
 
 def test_the_others_of_a_best_of_several_give_no_pair_among_themselves() -> None:
-    pairs, reasons = pairs_of([judged("ann", (2, 1, 2), kind="best")])
+    pairs, reasons = pairs_of([judgement("ann", (2, 1, 2), kind="best")])
     assert sorted(ids(pairs)) == [(1, 0), (1, 2)]
     assert reasons == ["tie"]
 
 
 def test_two_of_equal_weight_outvote_one_and_the_chance_of_error_is_that_of_their_difference() -> None:
     """Two for, one against, each right with 0.8: odds 4·4/4 = 4, so wrong with 1/5."""
-    group = [judged("ann", (1, 2), 1, strength=3), judged("bob", (1, 2), 2, strength=1), judged("eve", (2, 1), 3)]
+    group = [
+        judgement("ann", (1, 2), 1, strength=3),
+        judgement("bob", (1, 2), 2, strength=1),
+        judgement("eve", (2, 1), 3),
+    ]
     (pair,), _ = pairs_of(group, dict.fromkeys(("ann", "bob", "eve"), 0.8))
     assert ids([pair]) == [(0, 1)]
     assert pair.flip == pytest.approx(0.2)
@@ -90,25 +49,25 @@ def test_two_of_equal_weight_outvote_one_and_the_chance_of_error_is_that_of_thei
 
 
 def test_a_reliable_annotator_outvotes_two_who_hardly_beat_a_coin() -> None:
-    group = [judged("ann", (1, 2), 1), judged("bob", (2, 1), 2), judged("eve", (2, 1), 3)]
+    group = [judgement("ann", (1, 2), 1), judgement("bob", (2, 1), 2), judgement("eve", (2, 1), 3)]
     (pair,), _ = pairs_of(group, {"ann": 0.9, "bob": 0.6, "eve": 0.6})
     assert ids([pair]) == [(0, 1)]
     assert pair.flip == pytest.approx(1 / (1 + 9 / 1.5 / 1.5))
 
 
 def test_an_even_split_gives_no_pair() -> None:
-    pairs, reasons = pairs_of([judged("ann", (1, 2), 1), judged("bob", (2, 1), 2)])
+    pairs, reasons = pairs_of([judgement("ann", (1, 2), 1), judgement("bob", (2, 1), 2)])
     assert (pairs, reasons) == ([], ["disagreement"])
 
 
 def test_the_word_of_someone_no_better_than_a_coin_alone_gives_no_pair() -> None:
-    assert pairs_of([judged("ann", (1, 2))], {"ann": 0.4}) == ([], ["unreliable"])
+    assert pairs_of([judgement("ann", (1, 2))], {"ann": 0.4}) == ([], ["unreliable"])
     assert "unreliable" in REASONS
 
 
 def test_an_edit_is_better_than_what_it_mends_and_than_the_rest() -> None:
-    edited = replace(answer(9), origin="person", edited_from=1)
-    pairs, _ = pairs_of([judged("ann", (2, 1, 3), edited=edited)])
+    edited = replace(stored_answer(9), origin="person", edited_from=1)
+    pairs, _ = pairs_of([judgement("ann", (2, 1, 3), edited=edited)])
     assert ids(pairs) == [(9, 1), (9, 0), (9, 2), (1, 0), (0, 2), (1, 2)]
 
 
@@ -123,13 +82,13 @@ def test_an_edit_is_better_than_what_it_mends_and_than_the_rest() -> None:
     ],
 )
 def test_what_does_not_count_says_why(changes: dict[str, Any], reason: str) -> None:
-    counted, reasons = usable([replace(judged("ann", (1, 2)), **changes)], {"troll"})
+    counted, reasons = usable([replace(judgement("ann", (1, 2)), **changes)], {"troll"})
     assert (counted, reasons) == ([], [reason])
     assert reason in REASONS
 
 
 def test_a_flag_takes_the_whole_comparison_out() -> None:
-    counted, reasons = usable([judged("ann", (1, 2), 1), judged("bob", (1, 2), 2, flag="broken")])
+    counted, reasons = usable([judgement("ann", (1, 2), 1), judgement("bob", (1, 2), 2, flag="broken")])
     assert (counted, reasons) == ([], ["flagged", "flagged"])
 
 
@@ -137,35 +96,35 @@ def test_a_flag_takes_the_whole_comparison_out() -> None:
     "changes", [{"purpose": "re-ask"}, {"purpose": "gold"}, {"annotator": "troll"}, {"early": True}]
 )
 def test_a_flag_counts_even_where_its_judgement_does_not(changes: dict[str, Any]) -> None:
-    flagging = replace(judged("bob", (1, 2), 2, flag="personal-data"), **changes)
-    counted, reasons = usable([judged("ann", (1, 2), 1), flagging], {"troll"})
+    flagging = replace(judgement("bob", (1, 2), 2, flag="personal-data"), **changes)
+    counted, reasons = usable([judgement("ann", (1, 2), 1), flagging], {"troll"})
     assert counted == []
     assert "flagged" in reasons
 
 
 def test_an_adjudicator_who_skips_settles_nothing() -> None:
-    skipping = judged("judge", None, 3, purpose="adjudication", outcome="skip")
-    counted, _ = usable([judged("ann", (1, 2), 1), judged("bob", (1, 2), 2), skipping])
+    skipping = judgement("judge", None, 3, purpose="adjudication", outcome="skip")
+    counted, _ = usable([judgement("ann", (1, 2), 1), judgement("bob", (1, 2), 2), skipping])
     assert ids(pairs_of(counted)[0]) == [(0, 1)]
 
 
 def test_an_adjudication_stands_alone() -> None:
-    settling = judged("judge", (2, 1), 3, purpose="adjudication")
-    counted, reasons = usable([judged("ann", (1, 2), 1), judged("bob", (1, 2), 2), settling])
+    settling = judgement("judge", (2, 1), 3, purpose="adjudication")
+    counted, reasons = usable([judgement("ann", (1, 2), 1), judgement("bob", (1, 2), 2), settling])
     assert (counted, reasons) == ([settling], ["settled", "settled"])
 
 
 def test_skips_and_all_bad_are_reasons_only_where_nobody_ranked() -> None:
-    bad, skip = judged("ann", None, 1, outcome="all-bad"), judged("bob", None, 2, outcome="skip")
+    bad, skip = judgement("ann", None, 1, outcome="all-bad"), judgement("bob", None, 2, outcome="skip")
     assert pairs_of([bad, skip]) == ([], ["all-bad", "skip"])
-    pairs, reasons = pairs_of([bad, judged("eve", (1, 2), 3)])
+    pairs, reasons = pairs_of([bad, judgement("eve", (1, 2), 3)])
     assert (ids(pairs), reasons) == ([(0, 1)], [])
 
 
 @given(st.lists(st.lists(st.integers(1, 3), min_size=3, max_size=3), min_size=1, max_size=5), st.randoms())
 def test_the_posterior_is_that_of_bayes_rule_written_out(rankings: list[list[int]], source: Any) -> None:
     """An independent slow version: multiply the likelihoods of each vote under both orders, from even odds."""
-    group = [judged(f"a{n}", tuple(ranking), n) for n, ranking in enumerate(rankings)]
+    group = [judgement(f"a{n}", tuple(ranking), n) for n, ranking in enumerate(rankings)]
     reliability = {row.annotator: source.uniform(0.55, 0.95) for row in group}
     found = {
         frozenset(entry): pair

@@ -26,7 +26,7 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
-from tests.freezing import Frozen, current_judgements, freeze
+from tests.frozen_in_memory import Frozen, current_judgements, freeze
 from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS
 

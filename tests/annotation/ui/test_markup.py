@@ -10,7 +10,6 @@ from html import unescape
 import pytest
 
 from annotation.metrics.quality import AdminDecision, ComparisonReview, FlaggedCase, ReviewedJudgement
-from annotation.records import CheckedAnswer, Sampling
 from annotation.tabs import import_form, quality_report
 from annotation.ui import charts, invisible, markup
 from annotation.ui.markup import Download, progress_bar, table
@@ -20,6 +19,7 @@ from rlhf.tabs.iterations.check_report import AnswerPair
 from rlhf.tabs.playground import playground_tab
 from rlhf.tabs.runs import job_cards
 from rlhf.tabs.train import plan_card
+from tests.builders import checked_answer
 from tests.machine_fixtures import ROOT
 
 MOMENT = "2026-01-02T03:04:05.000000+00:00"
@@ -67,7 +67,7 @@ def test_a_finished_file_can_be_fetched() -> None:
 HIDING = "pay\u202eyap\u200b\U000e0041\ufe0f\u2028\u3164end"
 SAID = {"role": HIDING, "content": HIDING}
 SAMPLE = {"answer": HIDING, "tokens": 3, "finish_reason": "stop"}
-ANSWER = CheckedAnswer(1, 1, HIDING, Sampling(), 1, HIDING, 2, 3, "stop")
+ANSWER = checked_answer(text=HIDING, rendered_prompt=HIDING)
 LOOK = {
     "name": HIDING, "format": HIDING, "columns": [HIDING], "problem": "", "target": "preferences", "proposed": {},
     "notes": [HIDING],

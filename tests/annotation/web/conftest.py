@@ -65,5 +65,13 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     functions = [
         {"id": number, "api_name": block.api_name, "inputs": block.inputs} for number, block in pages.fns.items()
     ]
-    yield Program(asgi, door, settings.cookie, db, functions, Path(os.environ["GRADIO_TEMP_DIR"]), secret)
+    yield Program(
+        asgi=asgi,
+        door=door,
+        cookie=settings.cookie,
+        db=db,
+        functions=functions,
+        uploads=Path(os.environ["GRADIO_TEMP_DIR"]),
+        secret=secret,
+    )
     db.close()

@@ -32,7 +32,7 @@ from rlhf.jobs import job_store
 from rlhf.tabs.pages import language_option
 from rlhf.tabs.runs import job_cards
 from rlhf.web_server import guarded_app
-from tests.annotation.jobs.test_lanes import WEB, Count
+from tests.annotation.jobs.test_lane_runner import WEB, Count
 from tests.annotation.web.conftest import PASSWORD, Program
 from tests.conftest import seed_comparisons
 from tests.sentences import write_marked

@@ -42,7 +42,7 @@ from tests.conftest import (
     seed_comparisons,
     seed_prompts,
 )
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow

@@ -138,7 +138,7 @@ def test_trainings_that_used_it_are_found_in_the_frozen_data(db: Database, data_
     files = {
         "own": [other, replace(other, comparison=comparison)],
         "another": [other],
-        "edited": [DemonstrationRow("train", turn, "better", "person", edit)],
+        "edited": [DemonstrationRow(split="train", messages=turn, text="better", origin="person", response=edit)],
     }
     (data_dir / "snapshots").mkdir()
     for name, rows in files.items():

@@ -754,15 +754,15 @@ def test_where_the_last_planned_step_moves_it_far_enough_nothing_ended_early(jud
     assert early_end(job) == ""
 
 
-@pytest.mark.parametrize(("items", "passes"), [(1, 1), (32, 1), (33, 2), (60, 2), (65, 3), (1000, 32)])
-def test_a_pass_over_the_data_has_eight_steps_at_most(items: int, passes: int) -> None:
+@pytest.mark.parametrize(("items", "passes"), [(1, 1), (24, 1), (25, 2), (60, 3), (73, 4), (1000, 42)])
+def test_a_pass_over_the_data_has_six_steps_at_most(items: int, passes: int) -> None:
     spec = DPOSpec(epochs=3)
     assert spec.over(items).accumulated() == passes
-    assert spec.steps_over(items) <= 24
+    assert spec.steps_over(items) <= 18
     assert replace(spec, accumulation=1).over(items).accumulated() == 1
     halved = spec.halved()
     assert halved is not None
-    assert halved.over(items).accumulated() * 2 in (2 * passes, 4 * passes, 4 * passes - 2)
+    assert halved.batch_size * halved.over(items).accumulated() * 6 >= items
 
 
 def test_only_the_best_of_a_ranking_is_made_likelier_by_itself() -> None:

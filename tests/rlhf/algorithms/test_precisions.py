@@ -18,7 +18,7 @@ from rlhf.models import memory, registry
 from rlhf.models.loading import load_for_answering
 from rlhf.models.registry import Weights
 from rlhf.submission import preflight
-from rlhf.submission.precisions_spec import Crossing, PrecisionsSpec, crossing
+from rlhf.submission.precisions_spec import PrecisionMismatch, PrecisionsSpec, crossing
 from rlhf.tabs.train import plan_card
 from tests.machine_fixtures import Machine
 
@@ -38,7 +38,7 @@ def log_probabilities(machine: Machine, weights: Weights) -> tuple[torch.Tensor,
     return torch.cat(found), torch.tensor(tokens)
 
 
-def crossing_of(machine: Machine, spec: TrainingSpec) -> Crossing | None:
+def crossing_of(machine: Machine, spec: TrainingSpec) -> PrecisionMismatch | None:
     """What is known of it before a run."""
     return crossing(machine.db, preflight.resolved(machine.db, spec), memory.this_machine())
 

@@ -424,7 +424,13 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
     assert job.steps == 16
     assert isinstance(job.spec, RewardModelSpec)
     curve = job_store.metrics(machine.db, job.id)
-    yield Unbroken(machine, job.spec, machine.adapter(result["revision"]), curve, result["quality"])
+    yield Unbroken(
+        machine=machine,
+        spec=job.spec,
+        weights=machine.adapter(result["revision"]),
+        curve=curve,
+        quality=result["quality"],
+    )
     machine.db.close()
 
 

@@ -34,6 +34,7 @@ from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.registry import Form, Policy
 from rlhf.models.sampling import draw
+from tests.builders import policy
 from tests.e2e.conftest import running_app
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, make_machine, wait_until, write_spec
 from tests.rlhf.generation.test_answering_worker import answering, ask, state_of, stock
@@ -380,35 +381,18 @@ def test_what_is_being_written_when_the_program_ends_is_marked(long: Machine) ->
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
-def policy(number: int, form: Any = "lora", ground_id: int | None = None) -> Policy:
+def numbered(number: int, form: Form = "lora", ground_id: int | None = None) -> Policy:
     """A policy of the registry."""
-    row = (
-        number,
-        f"p-{number}",
-        "dpo",
-        "b",
-        1,
-        None,
-        "x",
-        "0",
-        "candidate",
-        "",
-        "policy",
-        form,
-        "nf4",
-        ground_id,
-        None,
-    )
-    return Policy(*row)
+    return policy(id=number, revision=f"p-{number}", form=form, ground_id=ground_id)
 
 
 def test_few_policies_stay_in_memory_on_at_most_one_other_set_of_weights() -> None:
-    serving, full, other = policy(1), policy(2, "full"), policy(3, "full")
-    adapters = [policy(number) for number in range(10, 18)]
+    serving, full, other = numbered(1), numbered(2, "full"), numbered(3, "full")
+    adapters = [numbered(number) for number in range(10, 18)]
     assert policies_to_keep(serving, [serving]) == []
     assert policies_to_keep(serving, adapters) == adapters[:4]
     assert policies_to_keep(serving, [full, adapters[0], other, adapters[1]]) == [full, adapters[0], adapters[1]]
-    on_full = policy(20, ground_id=2)
+    on_full = numbered(20, ground_id=2)
     assert policies_to_keep(serving, [on_full, full, other]) == [on_full, full], (
         "an adapter and the weights that it lies on"
     )

@@ -32,7 +32,7 @@ from rlhf.models.loading import LoadedPolicies
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenize import answer_ids, render, text_ids
 from tests.fakes.chat_server import ChatModel, serving
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import Machine, make_machine
 
 pytestmark = pytest.mark.slow

@@ -26,7 +26,7 @@ from rlhf.judges.openai_client import Failure
 from rlhf.judges.verdicts import Verdict
 from rlhf.models import registry
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
 

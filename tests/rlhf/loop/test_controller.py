@@ -18,8 +18,8 @@ from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop.controller import AutomaticTraining, FailedCheck, LoopState, Step, next_step
-from rlhf.models.registry import Policy
 from rlhf.tabs.iterations.loop_standing import loop_status
+from tests.builders import job, policy
 
 QUIET = LoopState(
     auto_train=AutomaticTraining(on=False, every=20, algorithm="dpo"),
@@ -38,24 +38,7 @@ PPO = replace(ON, algorithm="ppo")
 
 def candidate(verdict: Any, sentence: str = "People find it so.") -> PendingDecision:
     """A candidate with a decision."""
-    policy = Policy(
-        id=2,
-        revision="dpo-7",
-        algorithm="dpo",
-        base="b",
-        parent_id=1,
-        job_id=7,
-        path="x",
-        sha256="x",
-        status="candidate",
-        created="",
-        kind="policy",
-        form="lora",
-        weights="nf4",
-        ground_id=None,
-        deleted=None,
-    )
-    return PendingDecision(policy, GateDecision(verdict, sentence, ()))
+    return PendingDecision(policy(), GateDecision(verdict, sentence, ()))
 
 
 def exhausted() -> PendingDecision:
@@ -63,30 +46,14 @@ def exhausted() -> PendingDecision:
     return replace(candidate("not enough evidence"), exhausted=True)
 
 
-def job(spec: JobSpec, status: str = "running") -> Job:
+def job_of(spec: JobSpec, status: str = "running") -> Job:
     """A job that waits or runs."""
-    return Job(
-        id=9,
-        kind=spec.kind,
-        spec=spec,
-        status=status,
-        attempt=1,
-        worker="w",
-        requested_by="ann",
-        created="",
-        started="",
-        heartbeat="",
-        finished=None,
-        step=0,
-        steps=0,
-        message="",
-        result=None,
-    )
+    return job(id=9, kind=spec.kind, spec=spec, status=status)
 
 
 def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCheck]:
     """A check of dpo-7 that came to nothing."""
-    check = replace(job(CheckSpec(candidate="dpo-7"), status), message="Memory ran out.")
+    check = replace(job_of(CheckSpec(candidate="dpo-7"), status), message="Memory ran out.")
     return {"dpo-7": FailedCheck(check, failures, rested)}
 
 
@@ -97,10 +64,10 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"new": 1000}, None),
         ({"auto_train": ON, "new": 19}, None),
         ({"auto_train": ON, "new": 20}, Step("train")),
-        ({"auto_train": ON, "new": 100, "active": (job(DPOSpec()),)}, None),
+        ({"auto_train": ON, "new": 100, "active": (job_of(DPOSpec()),)}, None),
         ({"auto_train": ON, "new": 100, "unchecked": "dpo-3"}, Step("check", "dpo-3")),
         ({"unchecked": "dpo-3"}, Step("check", "dpo-3")),
-        ({"unchecked": "dpo-3", "active": (job(DPOSpec()),)}, None),
+        ({"unchecked": "dpo-3", "active": (job_of(DPOSpec()),)}, None),
         # a check that came to nothing
         ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1)}, Step("check", "dpo-7")),
         ({"unchecked": "dpo-7", "failed_checks": tried("lost", 1)}, Step("check", "dpo-7")),
@@ -156,25 +123,25 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         ({"auto_train": replace(ON, every=100), "new": 37}, "collecting", ("37 of 100", "After 63 more")),
         ({"new": 37}, "collecting", ("37 of 20", "Automatic training is off")),
         ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
-        ({"active": (job(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
-        ({"active": (job(CheckSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),
+        ({"active": (job_of(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
+        ({"active": (job_of(CheckSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),
         (
-            {"active": (job(CheckSpec(candidate="dpo-7")),), "gate": "automatic"},
+            {"active": (job_of(CheckSpec(candidate="dpo-7")),), "gate": "automatic"},
             "checking",
             ("checks dpo-7", "the gate decides"),
         ),
-        ({"active": (job(CheckSpec(candidate="dpo-7")),), "gate": "never"}, "checking", ("nobody is advised",)),
-        ({"active": (job(CheckSpec(candidate="dpo-7"), "queued"),)}, "checking", ("Job 9 waits to check dpo-7",)),
-        ({"active": (job(DPOSpec(), "queued"),)}, "training", ("Job 9 waits to train.",)),
-        ({"active": (job(DPOSpec(check=False)),)}, "training", ("Its candidate is not checked by itself.",)),
-        ({"active": (job(RewardModelSpec()),)}, "training", ("It makes a reward model, which never serves.",)),
-        ({"active": (job(JudgeSpec(judge="j"), "queued"),)}, "collecting", ("The judge j is to judge",)),
+        ({"active": (job_of(CheckSpec(candidate="dpo-7")),), "gate": "never"}, "checking", ("nobody is advised",)),
+        ({"active": (job_of(CheckSpec(candidate="dpo-7"), "queued"),)}, "checking", ("Job 9 waits to check dpo-7",)),
+        ({"active": (job_of(DPOSpec(), "queued"),)}, "training", ("Job 9 waits to train.",)),
+        ({"active": (job_of(DPOSpec(check=False)),)}, "training", ("Its candidate is not checked by itself.",)),
+        ({"active": (job_of(RewardModelSpec()),)}, "training", ("It makes a reward model, which never serves.",)),
+        ({"active": (job_of(JudgeSpec(judge="j"), "queued"),)}, "collecting", ("The judge j is to judge",)),
         (
-            {"active": (job(MergeSpec(revision="dpo-3")),), "unchecked": "dpo-7"},
+            {"active": (job_of(MergeSpec(revision="dpo-3")),), "unchecked": "dpo-7"},
             "checking",
             ("The check starts after job 9 (merging dpo-3).",),
         ),
-        ({"active": (job(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
+        ({"active": (job_of(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
         ({"unchecked": "dpo-7"}, "checking", ("dpo-7 is to be checked",)),
         ({"pending": candidate("promote")}, "deciding", ("People find it so.", "promote dpo-7", "'ask'")),
         ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
@@ -215,14 +182,14 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
     [
         ({}, ()),
         (
-            {"broken": (replace(job(DPOSpec(method="qlora"), "failed"), message="The disk is full."),)},
+            {"broken": (replace(job_of(DPOSpec(method="qlora"), "failed"), message="The disk is full."),)},
             (
                 "Job 9 (preference training (DPO), QLoRA) failed: The disk is full. The loop does not repeat "
                 "it: resume it, or delete its checkpoints, on the Runs tab.",
             ),
         ),
         (
-            {"broken": (job(DPOSpec(method="qlora"), "lost"),)},
+            {"broken": (job_of(DPOSpec(method="qlora"), "lost"),)},
             (
                 "Job 9 (preference training (DPO), QLoRA) was lost. The loop does not repeat it: resume it, "
                 "or delete its checkpoints, on the Runs tab.",

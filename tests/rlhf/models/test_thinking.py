@@ -25,7 +25,7 @@ from rlhf.models.loading import LoadedPolicies
 from rlhf.models.tokenize import render
 from rlhf.submission.preflight import Preflight
 from tests.machine_fixtures import Machine, make_machine
-from tests.rlhf.tabs.test_project_precision import functions
+from tests.rlhf.tabs.test_project_tab import functions
 
 pytestmark = pytest.mark.slow
 

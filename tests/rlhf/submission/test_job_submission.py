@@ -20,7 +20,7 @@ from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.data.label_noise import Noise, NoiseEvidence
+from rlhf.data.label_noise import NoiseEvidence
 from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -33,6 +33,7 @@ from rlhf.models.registry import PolicyForm
 from rlhf.models.tokenize import load_snapshot
 from rlhf.submission import job_submission, preconditions, preflight
 from rlhf.submission.job_submission import preview, submit
+from tests.builders import training_preview
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 
 Judge = Callable[..., None]
@@ -114,11 +115,9 @@ def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
     judge(10)
     judge(2, split="held-out")
     exclude(db, "ann", True)
-    assert preview(db, data_dir, DPOSpec()) == job_submission.TrainingPreview(
-        0, 0, {"excluded": 12}, "base", "pairs", None
-    )
+    assert preview(db, data_dir, DPOSpec()) == training_preview(0, 0, left_out={"excluded": 12})
     exclude(db, "ann", False)
-    assert preview(db, data_dir, DPOSpec()) == job_submission.TrainingPreview(10, 2, {}, "base", "pairs", Noise(10))
+    assert preview(db, data_dir, DPOSpec()) == training_preview(10, 2)
 
 
 def exclude(db: Database, name: str, excluded: bool) -> None:
@@ -143,9 +142,7 @@ def test_a_ranking_of_three_is_frozen_as_its_pairs_together(db: Database, data_d
         claim = claims.claim_next(db, annotator)
         assert claim is not None
         claims.judge(db, annotator, claim.nonce, {"outcome": "ranked", "ranks": ranks})
-    assert preview(db, data_dir, DPOSpec()) == job_submission.TrainingPreview(
-        MIN_PAIRS + 5, 0, {"tie": 1}, "base", "pairs", Noise(MIN_PAIRS + 5)
-    )
+    assert preview(db, data_dir, DPOSpec()) == training_preview(MIN_PAIRS + 5, 0, left_out={"tie": 1})
     rows = load_snapshot(data_dir, spec_of(db, submit(db, data_dir, DPOSpec(), "ann")).snapshot, PreferenceRow)
     groups = [row.comparison for row in rows]
     assert [number for number, _ in itertools.groupby(groups)] == sorted(set(groups)), "its pairs stay together"
@@ -279,12 +276,9 @@ def test_a_continued_training_uses_the_new_judgements_or_all(db: Database, data_
     judge(9)
     judge(1, "tie")
 
-    assert preview(db, data_dir, DPOSpec()) == job_submission.TrainingPreview(
-        9, 2, {"earlier": 10, "tie": 1}, "dpo-1", "pairs", Noise(9)
-    )
-    assert preview(db, data_dir, DPOSpec(scope="all")) == job_submission.TrainingPreview(
-        19, 2, {"tie": 1}, "dpo-1", "pairs", Noise(19)
-    )
+    found = {"earlier": 10, "tie": 1}
+    assert preview(db, data_dir, DPOSpec()) == training_preview(9, 2, left_out=found, parent="dpo-1")
+    assert preview(db, data_dir, DPOSpec(scope="all")) == training_preview(19, 2, left_out={"tie": 1}, parent="dpo-1")
     # From the base everything is new.
     assert preview(db, data_dir, DPOSpec(parent="base")).train == 19
 

@@ -173,7 +173,9 @@ def test_the_page_knows_all_that_runs_or_waits_and_what_ended_last_however_much_
 
 
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
-    found = overview_card.Standing("dpo-3", 5, 60, replace(JOB, step=4, steps=10), 125.0, ())
+    found = overview_card.Standing(
+        serves="dpo-3", judged=5, wanted=60, running=replace(JOB, step=4, steps=10), left=125.0, steps=()
+    )
     assert "40%, at most about 2 min 5 s left" in overview_card.strip(found)
     assert "<a " not in overview_card.strip(found)
     assert "preparing" in overview_card.strip(replace(found, running=replace(JOB, step=0, steps=0), left=None))

@@ -32,6 +32,7 @@ from rlhf.submission.inspect_rows import DataSummary, InspectedItem, ItemRows
 from rlhf.submission.job_submission import TrainingPreview
 from rlhf.submission.preflight import CostEstimate, TrainingData
 from rlhf.tabs.train import plan_card
+from tests.builders import training_preview
 
 HOSTILE = "<script>alert(1)</script> {{x}} ${y} `z` \\"
 ITEM = ItemRows(name="Comparison 7", split="train", rows=[FrozenRow("train", ())], left_out={}, asked="Why?")
@@ -86,15 +87,8 @@ PAIR = (
 # ---------------------------------------------------------------------------------------------------------------- data
 def preview(unit: str = "pairs", train: int = 1200, **values: object) -> TrainingPreview:
     """Counts."""
-    found = TrainingPreview(
-        train=train,
-        held_out=9,
-        left_out={"tie": 3, "skip": 2, "flagged": 0},
-        parent="dpo-3",
-        unit=unit,
-        noise=Noise(train),
-    )
-    return replace(found, **values)  # type: ignore[arg-type]
+    left_out = {"tie": 3, "skip": 2, "flagged": 0}
+    return training_preview(train, 9, **{"left_out": left_out, "parent": "dpo-3", "unit": unit, **values})
 
 
 def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
@@ -140,7 +134,11 @@ class TurnSpec(SFTSpec):
     """An algorithm that counts what no other does."""
 
     items: ClassVar = ItemWords(
-        "turns", "{:,} turns".format, "Turns", "Turns to train on", "Held-out turns to check with"
+        plural="turns",
+        counted="{:,} turns".format,
+        heading="Turns",
+        to_train_on="Turns to train on",
+        to_check_with="Held-out turns to check with",
     )
 
 

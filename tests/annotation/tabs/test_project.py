@@ -16,7 +16,7 @@ from annotation.tabs import project as tab
 from annotation.tabs.guard import Context
 from annotation.web import access
 from tests.conftest import BASE_NAME, act, dump, make_response, seed_comparisons, seed_prompts
-from tests.freezing import current_judgements
+from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.tabs.comparisons.comparisons_tab import FIELDS, list_of, looked_at, planned
 from annotation.tabs.export_form import DEFAULTS, narrower
-from annotation.ui.places import MAXIMUM_LENGTH, place_in
+from annotation.ui.tab_addresses import MAXIMUM_LENGTH, place_in
 from annotation.workbench.comparison_filter import ComparisonFilter
 
 TOO_LONG = "?" + "&".join(["status=open", "source=" + ",".join(f"a set of prompts {number}" for number in range(200))])

@@ -9,8 +9,8 @@ import pytest
 from annotation.ui.line_plots import HUES, Line
 from annotation.ui.markup import Download
 from rlhf.jobs.descriptions import Curve
-from rlhf.tabs import closer_look
-from rlhf.tabs.closer_look import CurveData
+from rlhf.tabs import plot_zoom
+from rlhf.tabs.plot_zoom import CurveData
 
 LOSS = Curve(name="loss", label="Loss", axis="nats a token", series={"loss": "loss"}, caption="It should fall.")
 SHARE = Curve(
@@ -33,11 +33,11 @@ def data(points: int = 3, curve: Curve = LOSS, names: tuple[str, ...] = ("loss",
 
 def test_what_the_plot_is_about_is_sent_once_and_then_only_what_it_shows() -> None:
     """The browser begins a plot anew with its frame, so that what somebody has drawn out would be gone."""
-    first, look = closer_look.updates("look", [data(3), data(3, SHARE, ("a", "b"))], FILES, None)
+    first, look = plot_zoom.updates("look", [data(3), data(3, SHARE, ("a", "b"))], FILES, None)
     assert first["look_plot"]["x_lim"] == [None, None]
     assert first["look_plot"]["y_title"] == "nats a token"
     assert first["look_choice"]["choices"] == [("Loss", "loss"), ("Share", "share")]
-    grown, again = closer_look.updates("look", [data(4), data(4, SHARE, ("a", "b"))], FILES, look)
+    grown, again = plot_zoom.updates("look", [data(4), data(4, SHARE, ("a", "b"))], FILES, look)
     assert again == look
     assert "look_choice" not in grown
     assert set(grown["look_plot"]) == {"value", "__type__"}
@@ -54,8 +54,8 @@ def test_what_the_plot_is_about_is_sent_once_and_then_only_what_it_shows() -> No
     ids=["another line", "another run", "another curve to choose"],
 )
 def test_another_thing_begins_anew_with_all_of_it_in_view(curves: list[CurveData], files: list[Download]) -> None:
-    _, look = closer_look.updates("look", [data(3)], FILES, None)
-    changed, now = closer_look.updates("look", curves, files, look)
+    _, look = plot_zoom.updates("look", [data(3)], FILES, None)
+    changed, now = plot_zoom.updates("look", curves, files, look)
     assert now != look
     assert changed["look_plot"]["x_lim"] == [None, None]
     assert changed["look_choice"]["value"] == "loss"
@@ -63,14 +63,14 @@ def test_another_thing_begins_anew_with_all_of_it_in_view(curves: list[CurveData
 
 def test_what_was_chosen_stays_chosen_also_of_another_run() -> None:
     both = [data(3), data(3, SHARE, ("a", "b"))]
-    _, look = closer_look.updates("look", both, FILES, None, "share")
-    changed, _ = closer_look.updates("look", both, [Download("metrics/2.csv", "All values")], look)
+    _, look = plot_zoom.updates("look", both, FILES, None, "share")
+    changed, _ = plot_zoom.updates("look", both, [Download("metrics/2.csv", "All values")], look)
     assert changed["look_choice"]["value"] == "share"
-    assert closer_look.updates("look", both, FILES, look, "no such curve")[0]["look_choice"]["value"] == "loss"
+    assert plot_zoom.updates("look", both, FILES, look, "no such curve")[0]["look_choice"]["value"] == "loss"
 
 
 def test_ends_that_are_known_and_the_value_to_compare_with_are_in_the_plot() -> None:
-    plot = closer_look.updates("look", [data(3, SHARE, ("a", "b"))], FILES, None)[0]["look_plot"]
+    plot = plot_zoom.updates("look", [data(3, SHARE, ("a", "b"))], FILES, None)[0]["look_plot"]
     assert plot["y_lim"] == [0.0, 1.0]
     assert plot["color_map"] == {"a": HUES[0], "b": HUES[1], "even": HUES[-1]}
     assert [row for row in plot["value"]["data"] if row[2] == "even"] == [[1.0, 0.5, "even"], [3.0, 0.5, "even"]]
@@ -79,20 +79,20 @@ def test_ends_that_are_known_and_the_value_to_compare_with_are_in_the_plot() -> 
 def test_a_long_run_is_thinned_and_no_spike_is_lost() -> None:
     points = [(float(step), 1.0) for step in range(20_000)]
     points[7777] = (7777.0, 9.0)
-    shown = closer_look.data_of(CurveData(LOSS, [Line("loss", points)], "step"))["data"]
-    assert len(shown) <= closer_look.MOST_POINTS + 2
+    shown = plot_zoom.data_of(CurveData(LOSS, [Line("loss", points)], "step"))["data"]
+    assert len(shown) <= plot_zoom.MOST_POINTS + 2
     assert [7777.0, 9.0, "loss"] in shown
 
 
 def test_the_values_stand_in_a_table_the_last_one_always() -> None:
-    html = closer_look.values_table(data(1000, LOSS, ("loss", "<b>")))
-    assert html.count("<tr>") <= closer_look.MOST_ROWS + 1
+    html = plot_zoom.values_table(data(1000, LOSS, ("loss", "<b>")))
+    assert html.count("<tr>") <= plot_zoom.MOST_ROWS + 1
     assert ">1000<" in html
     assert "<b>" not in html
 
 
 def test_without_a_curve_there_is_nothing_to_look_at() -> None:
-    assert closer_look.updates("look", [], FILES, ["loss"]) == (
+    assert plot_zoom.updates("look", [], FILES, ["loss"]) == (
         {"look_box": {"visible": False, "__type__": "update"}},
         [],
     )
@@ -106,8 +106,8 @@ def test_without_a_curve_there_is_nothing_to_look_at() -> None:
     ],
 )
 def test_what_is_no_part_of_a_plot_changes_nothing(event: Any) -> None:
-    assert closer_look.limits_in(event) is None
+    assert plot_zoom.limits_in(event) is None
 
 
 def test_a_part_has_two_ends() -> None:
-    assert closer_look.limits_in({"index": [3.5, 9], "value": "other", "selected": True}) == [3.5, 9]
+    assert plot_zoom.limits_in({"index": [3.5, 9], "value": "other", "selected": True}) == [3.5, 9]

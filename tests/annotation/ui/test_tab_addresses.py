@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from annotation.ui.places import Place, link, place_in
+from annotation.ui.tab_addresses import Place, link, place_in
 
 
 @pytest.mark.parametrize(

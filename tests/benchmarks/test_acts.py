@@ -63,7 +63,13 @@ def test_figures_are_medians_and_means_over_rules_and_seeds() -> None:
     budgets = (30, 60, 120)
     curves = {"pairs": (0.5, 0.55, 0.6), "rank 4": (0.6, 0.65, 0.7)}
     cells = [
-        Cell(name, rule, flip, 1, tuple(value - (0.2 if (name, flip) == ("rank 4", 0.2) else 0) for value in curve))
+        Cell(
+            method=name,
+            rule=rule,
+            flip=flip,
+            seed=1,
+            curve=tuple(value - (0.2 if (name, flip) == ("rank 4", 0.2) else 0) for value in curve),
+        )
         for name, curve in curves.items()
         for rule in ("length", "content")
         for flip in (0.0, 0.2)
