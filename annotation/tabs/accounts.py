@@ -10,6 +10,7 @@ import gradio as gr
 
 from annotation.database import SQLITE_PROBLEM, Database
 from annotation.records import ROLES, Annotator, UserError
+from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
@@ -24,7 +25,8 @@ from annotation.tabs.components import (
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.translation import N_, _, codes, language_of, numeral, of_server
 from annotation.ui.formatting import NOTHING, moment
-from annotation.ui.markup import Button, Chip, Row, done, escape, paragraph, table
+from annotation.ui.markup import Button, Chip, Row, done, escape, paragraph, status, table
+from annotation.ui.tab_addresses import Place
 from annotation.validation import from_form, whole
 from annotation.web import access, invitations
 from annotation.web.access import Account
@@ -119,14 +121,15 @@ def build(demo: gr.Blocks, context: Context) -> None:
             quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
             save = gr.Button(_("Save groups and judgements"), size="md")
     wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
-    page, admin = [listed, account, outcome, secret, groups, quota, language], guarded(context, "admin")
-    asking = [confirm, question, asked]
-    account.input(admin(choosing(db)), account, [groups, quota, language, *asking], api_name="account-choose", **QUIET)
+    bar, fields, admin = place_bar(), [groups, quota, language], guarded(context, "admin")
+    page, asking = [listed, account, outcome, secret, *fields, bar], [confirm, question, asked]
+    visits(bar, context, visiting(db), [], [account, outcome, secret, *fields], api_name="account-visit")
+    account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
     language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[*page, problem, *asking], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[listed, account, problem, *asking], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
     buttons = {"reset": reset, "make-admin": make_admin, "make-annotator": make_annotator, "deactivate": shut_out}
     for act, button in buttons.items():
@@ -139,8 +142,16 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
     """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
 
-    Last the groups, the quota and the language of the account that is chosen now.
+    Last the groups, the quota and the language of the account that is chosen now, and its address.
     """
+    shown, names = accounts_table(db)
+    password_box = gr.Textbox(value=password, visible=bool(password))
+    chosen = gr.Dropdown(names, value=account)
+    return (shown, chosen, done(outcome), password_box, *fields_of(db, entry_of(db, account)), told(place_of(account)))
+
+
+def accounts_table(db: Database) -> tuple[str, list[str]]:
+    """The table of all accounts, and their names."""
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
@@ -151,9 +162,17 @@ def page_of(db: Database, outcome: str = "", account: str | None = None, passwor
     ]
     headers = [*map(_, HEADERS)]
     shown = table(headers, rows, numbers=(headers[3],), caption=_("Accounts"))
-    chosen = gr.Dropdown([entry.name for entry in everyone], value=account)
-    entry = next((entry for entry in everyone if entry.name == account), None)
-    return (shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password)), *fields_of(db, entry))
+    return shown, [entry.name for entry in everyone]
+
+
+def entry_of(db: Database, account: str | None) -> Account | None:
+    """The account of this name; None where there is none."""
+    return next((entry for entry in access.accounts(db) if entry.name == account), None)
+
+
+def place_of(account: str | None) -> Place:
+    """The address of the chosen account."""
+    return Place((account,)) if account else Place()
 
 
 def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
@@ -186,9 +205,23 @@ def opening(db: Database) -> Any:
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
         problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
-        return (*page_of(db), problem, *kept(annotator))
+        shown, names = accounts_table(db)
+        return shown, gr.update(choices=names), problem, *kept(annotator)
 
     return open_page
+
+
+def visiting(db: Database) -> Any:
+    """The handler of the address, which may name an account."""
+
+    def visit_account(annotator: Annotator, place: Place) -> Any:
+        """Choose that account; with none of that name, say so."""
+        entry = entry_of(db, place.first)
+        unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
+        chosen = gr.update(value=None if entry is None else entry.name)
+        return [chosen, status(unknown, "warning"), gr.Textbox(value="", visible=False), *fields_of(db, entry)]
+
+    return visit_account
 
 
 def adding(db: Database) -> Any:
@@ -313,8 +346,8 @@ def choosing(db: Database) -> Any:
 
     def choose_account(annotator: Annotator, account: str | None) -> Any:
         """The groups, the quota and the language of the chosen one; nothing while no whole name is typed."""
-        entry = next((entry for entry in access.accounts(db) if entry.name == account), None)
-        return [*fields_of(db, entry), *kept(annotator)]
+        entry = entry_of(db, account)
+        return [*fields_of(db, entry), gr.skip() if entry is None else told(place_of(account)), *kept(annotator)]
 
     return choose_account
 

@@ -475,7 +475,6 @@ function revisingNote() {
 // On a phone long answers are shown one at a time: below each other the second would be screens away from the first.
 const LONG_ALTOGETHER = 900; // characters
 function sideSwitch(answers) {
-  answers.dataset.long = card.answers.reduce((sum, answer) => sum + answer.text.length, 0) > LONG_ALTOGETHER;
   const turn = (place) => {
     answers.dataset.side = place;
     controls.forEach((control, number) => setPressed(control, number === place));
@@ -532,7 +531,12 @@ function answerBox(place) {
   );
 }
 
-const counted = (text) => (text.match(/[\u3040-\u30ff\u3400-\u9fff]|[\p{L}\p{N}]+/gu) ?? []).length;
+// As `count_words` of annotation/ui/formatting.py.
+const SIGNS = /[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]/g;
+function counted(text) {
+  const words = text.replace(SIGNS, " ").split(/\s+/).filter((piece) => /[\p{L}\p{N}]/u.test(piece));
+  return words.length + (text.match(SIGNS) ?? []).length;
+}
 
 // A button that copies a block of code, beside it: nothing is put into what a stranger wrote.
 function letCopy(box) {
@@ -546,6 +550,8 @@ function letCopy(box) {
 
 // Put texts and states into the comparison as it stands, leaving alone what has not changed.
 function refill() {
+  const altogether = card.answers.reduce((sum, answer) => sum + answer.text.length, 0); // grows while they are written
+  find(".answers").dataset.long = altogether > LONG_ALTOGETHER;
   find(".conversation").querySelectorAll(".shown").forEach((box, number) => fill(box, card.messages[number]));
   element.querySelectorAll(".answer").forEach((box, place) => {
     const answer = card.answers[place];

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ from annotation.exports.formats import (
 )
 from annotation.jobs.job_table import Job
 from annotation.records import Annotator, UserError, who
-from annotation.tabs.address import place_bar, visits
+from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
@@ -45,8 +45,8 @@ from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
-from annotation.ui.tab_addresses import Place
-from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.ui.tab_addresses import MAXIMUM_LENGTH, Place
+from annotation.workbench.comparison_filter import ComparisonFilter, escaped, unescaped
 
 POLL_SECONDS = 1
 EXPLANATION = N_("What training uses, with a card that says what is in it and what was left out.")
@@ -114,6 +114,71 @@ def number_of(value: Any) -> float:
     """What a slider holds, in hundredths: exactly what it shows."""
     sound = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
     return round(float(value), 2) if sound else 0.0
+
+
+# ----------------------------------------------------------------------------------------------------- form and address
+# The fields in the order of `request_of`'s values, with what they hold at first.
+DEFAULTS: Mapping[str, Any] = {
+    **{"format": "preference", "container": "dataset", "policies": [], "iterations": [], "annotators": []},
+    **{"sources": [*SOURCES], "since": "", "until": "", "agreement": 0, "comparisons": "", "names": False},
+    "licence": "",
+}
+# What an address calls those that a list's filter has a like of; the filter itself stands beside them, as in a list's.
+CALLED: Mapping[str, str] = {"container": "files", "since": "first", "until": "last"}
+KNOWN: Mapping[str, Collection[str]] = {"format": [*FORMATS, "raw"], "container": CONTAINERS, "sources": SOURCES}
+# How an address says that no source is chosen.
+NOBODY = "none"
+
+
+def addressed(query: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What an address says of the form's own fields, by field, and the rest of it: a list's filter."""
+    called = {CALLED.get(name, name): name for name in DEFAULTS if name != "comparisons"}
+    own = {called[name]: text for name, text in query.items() if name in called}
+    return own, {name: text for name, text in query.items() if name not in called}
+
+
+def form_of(own: Mapping[str, str]) -> dict[str, Any]:
+    """The form's own fields as an address says them; one that it does not speak of, or wrongly, is as at first."""
+    return {name: value_in(name, own.get(name)) for name in DEFAULTS if name != "comparisons"}
+
+
+def value_in(name: str, text: str | None) -> Any:
+    """What a field holds of which an address says this."""
+    if name == "sources" and text == NOBODY:
+        return []
+    if text is None or (name in KNOWN and not all(one in KNOWN[name] for one in text.split(","))):
+        return DEFAULTS[name]
+    if isinstance(DEFAULTS[name], list):
+        return [unescaped(one) for one in text.split(",") if one]
+    if name == "names":
+        return text == "yes"
+    if name == "agreement":
+        return int(text) / 100 if text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= 100 else 0
+    return text
+
+
+def text_of(name: str, value: Any) -> str:
+    """A field's value as an address says it; nothing for what it holds at first."""
+    if isinstance(DEFAULTS[name], list):
+        chosen = [escaped(str(one)) for one in list_of(value)]
+        return "" if sorted(chosen) == sorted(DEFAULTS[name]) else ",".join(chosen) or NOBODY
+    if name == "names":
+        return "yes" if value else ""
+    if name == "agreement":
+        return str(round(100 * number_of(value))) if number_of(value) else ""
+    return "" if text_in(value) == DEFAULTS[name] else text_in(value).strip()
+
+
+def address_of(values: Sequence[Any]) -> Any:
+    """The address of what the form says, for the bar; what it had stays while the list's filter means nothing."""
+    form = dict(zip(DEFAULTS, values, strict=True))
+    try:
+        query = ComparisonFilter.of(text_in(form.pop("comparisons")).strip().removeprefix("?")).query
+    except UserError:
+        return gr.skip()
+    own = {CALLED.get(name, name): text_of(name, value) for name, value in form.items()}
+    place = Place((), {**query, **own})
+    return told(place, step=False) if len(place.part()) <= MAXIMUM_LENGTH else gr.skip()
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
@@ -296,11 +361,12 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
     counted = [page.count, page.write]
     described = [page.command, form["container"]]
     changed = partial(gr.on, [field.change for field in page.fields])
-    visits(place_bar(), context, narrower(), [], [form["comparisons"]], api_name="export-only")
+    bar = place_bar()
+    visits(bar, context, narrower(), [], page.fields, api_name="export-only")
     opening(admin(opener(context)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
     # The browser runs what one event starts one after the other: what is quick comes first.
-    for event, name in ((opening, "export-describe"), (changed, "export-redescribe")):
-        event(admin(describer(context)), page.fields, described, api_name=name, **QUIET)
+    opening(admin(describer(context)), page.fields, described, api_name="export-describe", **QUIET)
+    changed(admin(redescriber(context)), page.fields, [*described, bar], api_name="export-redescribe", **QUIET)
     # Counting reads every judgement, so only the latest state of the form is counted, one form at a time.
     counting: Mapping[str, Any] = {
         **QUEUED,
@@ -345,21 +411,26 @@ def opener(context: Context) -> Any:
 
 
 def narrower() -> Any:
-    """The handler of the address, which may have a list's filter."""
+    """The handler of the address, which may say the form, and a list's filter."""
 
     def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
-        """Fill the filter in, or empty it where the list has none (`all`); without either what was typed stays.
+        """Fill the form in; what the address does not speak of stays, and `all` empties the filter.
 
-        What can't be read stands there as it came: the export refuses it, and an empty field would mean everything.
+        A filter that can't be read stands there as it came: the export refuses it, and an empty field would mean
+        everything.
         """
+        own, others = addressed(place.query)
+        values: dict[str, Any] = form_of(own) if own else {}
         if place.unread:
-            return [place.unread.partition("?")[2] or place.unread]
-        if place.query == ALL:
-            return [""]
-        try:
-            return [ComparisonFilter.of_query(place.query).text] if place.query else [gr.skip()]
-        except UserError:
-            return [urlencode(place.query)]
+            values["comparisons"] = place.unread.partition("?")[2] or place.unread
+        elif place.query == ALL:
+            values["comparisons"] = ""
+        elif place.query:
+            try:
+                values["comparisons"] = ComparisonFilter.of_query(others).text
+            except UserError:
+                values["comparisons"] = urlencode(others)
+        return [gr.update(value=values[name]) if name in values else gr.skip() for name in DEFAULTS]
 
     return narrow_export
 
@@ -391,6 +462,16 @@ def describer(context: Context) -> Any:
             return ["", container]
 
     return describe_export
+
+
+def redescriber(context: Context) -> Any:
+    """The same once the form was changed, with its address."""
+    describe = describer(context)
+
+    def redescribe_export(annotator: Annotator, *values: Any) -> list[Any]:
+        return [*describe(annotator, *values), address_of(values)]
+
+    return redescribe_export
 
 
 def writer(context: Context) -> Any:

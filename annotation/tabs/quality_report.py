@@ -23,7 +23,7 @@ from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
-from annotation.ui.markup import Row, Way, escape, paragraph, points, table, unfold
+from annotation.ui.markup import Row, Way, escape, paragraph, points, table, telling, unfold
 from annotation.ui.tab_addresses import Place, link
 
 FLAG_NAMES: Mapping[str, str] = {
@@ -197,9 +197,8 @@ def annotators_table(figures: QualityReport) -> str:
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
     ]
-    return table(
-        [*map(_, ANNOTATOR_HEADERS)], rows, _(NO_JUDGEMENTS), caption=_("Annotators, each share with its 95% interval")
-    )
+    headers, told = telling([*map(_, ANNOTATOR_HEADERS)], rows)
+    return table(headers, told, _(NO_JUDGEMENTS), caption=_("Annotators, each share with its 95% interval"))
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,13 +10,13 @@ from math import floor
 from typing import Protocol
 
 from annotation.translation import _, numeral
-from annotation.ui import charts
+from annotation.ui import charts, stylesheet
 from annotation.ui.charts import HEIGHT, Frame
 from annotation.ui.formatting import percent, short_number, with_power
 from annotation.ui.markup import escape
 
 # The tokens --hue-0 … of the stylesheet, for what takes no variables.
-HUES = ("#2f7de1", "#d9542b", "#12914a", "#a855f7", "#b4660b", "#d6307f", "#0d9488", "#6b7280")
+HUES = tuple(re.findall(r"--hue-\d: (#[0-9a-f]{6});", stylesheet.TOKENS))
 # A longer line is thinned, keeping the lowest and highest point of each stretch.
 MOST_POINTS = 240
 # Places along a plot that say the values there.

@@ -299,6 +299,19 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
     ]
 
 
+def ended(db: Database, kinds: Sequence[str], limit: int) -> list[Job]:
+    """The jobs of these kinds that ended last, the latest first, whenever they were asked for."""
+    marks, states = (", ".join("?" for _ in some) for some in (kinds, job_table.ENDED))
+    return [
+        read_job(row)
+        for row in db.rows(
+            f"""SELECT * FROM job WHERE kind IN ({marks}) AND status IN ({states})
+                ORDER BY finished DESC, id DESC LIMIT ?""",
+            (*kinds, *job_table.ENDED, limit),
+        )
+    ]
+
+
 def with_ids(db: Database, job_ids: Sequence[int]) -> list[Job]:
     job_ids = [job_id for job_id in job_ids if job_id < 2**63]  # SQLite holds no larger number
     marks = ", ".join("?" for _ in job_ids)

@@ -18,6 +18,7 @@ from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt
+from annotation.ui.formatting import count_words
 from annotation.web import access
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
@@ -997,12 +998,19 @@ def test_the_next_comparison_is_announced_and_the_focus_goes_on_from_its_prompt(
     assert ann.page.evaluate("document.activeElement.closest('.turn h2') !== null")
 
 
+# Words in scripts with spaces, with signs within words, and without spaces.
+MIXED = "Don't well-known हिन्दी में – 好的のabc 2.5 한국어"
+
+
 def test_what_is_cut_says_so_and_a_phone_shows_one_long_answer_at_a_time(site: Site) -> None:
-    site.compare("word " * 700, "Short.")
+    prompt = site.prompt()
+    _, (first, second) = store.begin_answers(site.db, [make_response(prompt, text) for text in ("word", "Short.")])
     ann = site.open(viewport={"width": 1280, "height": 800})
     ann.ready()
+    store.update_answers(site.db, {first: "word " * 700, second: MIXED})
+    ann.page.wait_for_selector("text=700 words")
     counts = sorted(ann.page.locator(".answer .words").all_inner_texts())
-    assert counts == ["1 word", "700 words"]
+    assert counts == [f"{count_words(MIXED)} words", "700 words"]
     more = ann.page.locator(".answer .more >> visible=true")
     assert more.count() == 1
     while more.count():

@@ -58,7 +58,12 @@ function act(button) {
     return;
   }
   button.disabled = true;
-  setTimeout(() => { button.disabled = false; refresh(); }, 1000);
+  [window.prefloop.before, window.prefloop.pressed] = [window.prefloop.pressed, button]; // as in components.ACTING
+  setTimeout(() => {
+    button.disabled = false;
+    refresh();
+    if (button.isConnected && document.activeElement === document.body) button.focus();
+  }, 1000);
   trigger("act", { act, subject, ids, all, filter: bench.dataset.filter, whom: part("[data-whom]")?.value ?? "" });
 }
 

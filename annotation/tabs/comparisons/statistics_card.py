@@ -10,7 +10,7 @@ from annotation.translation import _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, duration, percent
-from annotation.ui.markup import Bar, Row, card, escape, figures, paragraph, table, way
+from annotation.ui.markup import Bar, Row, card, escape, figures, folded_card, paragraph, table, telling, way
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_filter import SPLITS
 from annotation.workbench.data_statistics import LENGTH_EDGES, DataStatistics, NamedCounts
@@ -38,15 +38,21 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
     tables = (
         counted(_("By status"), found.by_status, found.comparisons, lambda name: words.status_chip(name).words),
         counted(_("By set of prompts"), found.by_source, found.comparisons),
-        counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name])),
-        counted(_("By number of answers"), found.by_answers, found.comparisons),
         counted(_("Answers by length, in characters"), found.lengths, sum(n for _name, n in found.lengths), length),
         writers(found),
+        counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name]), folded_card),
+        counted(_("By number of answers"), found.by_answers, found.comparisons, framed=folded_card),
     )
     return f'{top}{numbers}{people(found)}{days(found)}<div class="cards">{"".join(tables)}</div>'
 
 
-def counted(title: str, counts: NamedCounts, whole: int, name_of: Callable[[str], str] = str) -> str:
+def counted(
+    title: str,
+    counts: NamedCounts,
+    whole: int,
+    name_of: Callable[[str], str] = str,
+    framed: Callable[[str, str], str] = card,
+) -> str:
     """A count for each name, as a number and as a bar; nothing without any."""
     if not counts:
         return ""
@@ -54,7 +60,7 @@ def counted(title: str, counts: NamedCounts, whole: int, name_of: Callable[[str]
         (name_of(name), numeral(number), Bar(number / whole if whole else 0, percent(number / whole if whole else 0)))
         for name, number in counts
     ]
-    return card(title, table((_("What"), _("Count"), _("Share")), rows, numbers=(_("Count"),)))
+    return framed(title, table((_("What"), _("Count"), _("Share")), rows, numbers=(_("Count"),)))
 
 
 def length(edge: str) -> str:
@@ -83,7 +89,7 @@ def people(found: DataStatistics) -> str:
     headers: Sequence[str] = (
         *(_("Annotator"), _("Judgements"), _("Ties"), _("All bad"), _("Skips"), _("Flags"), _("Mean time")),
     )
-    return card(_("By person"), table(headers, rows, numbers=headers[1:])) if rows else ""
+    return card(_("By person"), table(*telling(headers, rows), numbers=headers[1:])) if rows else ""
 
 
 def share_of(part: int, whole: int) -> str:

@@ -283,13 +283,13 @@ def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
         for place, one in enumerate(checked, 1)
     ]
     headers = (
-        "",
+        "#",
         _("Policy"),
         _("Won against the base, by people"),
         *(_("by {judge}").format(judge=judge) for judge in panel),
         *figures,
     )
-    return table(headers, rows, "", ("", *figures))
+    return table(headers, rows, "", ("#", *figures))
 
 
 def rate_text(rate: Estimate | None) -> str:

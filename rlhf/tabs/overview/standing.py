@@ -58,12 +58,12 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
 def strip_of(db: Database, annotator_id: int) -> dict[str, Any]:
     """The strip as it is now for this annotator, and what the title of the page says: what runs, or has ended."""
     found = standing_of(db, annotator_id)
-    last = job_store.recent(db, job_store.waiting_kinds(), ENDED_JOBS)
+    ended = job_store.ended(db, job_store.waiting_kinds(), ENDED_JOBS)
     return {
         "html": overview_card.strip(found),
-        "job": None if found.running is None else found.running.id,
+        "open": [job.id for job in [*job_store.at_work(db), *job_store.rented_jobs(db), *job_store.queue(db)]],
         "said": "" if found.running is None else overview_card.title_of(found.running),
-        "over": {str(job.id): overview_card.ended_words(job) for job in last if not job.is_open},
+        "over": {str(job.id): overview_card.ended_words(job) for job in ended},
     }
 
 

@@ -68,9 +68,9 @@ def differing(specs: Sequence[JobSpec]) -> list[tuple[str, list[Any]]]:
 
 
 def settings_table(runs: Sequence[RunSummary]) -> str:
-    """The settings that differ, a run a column."""
+    """The settings that differ, a run a column; nothing before one is chosen."""
     if len(runs) < FEWEST:
-        return paragraph(_(CHOOSE), "quiet")
+        return paragraph(_(CHOOSE), "quiet") if runs else ""
     rows = [
         (name.replace("_", " "), *(setting(name, value) for value in values))
         for name, values in differing([run.job.spec for run in runs])

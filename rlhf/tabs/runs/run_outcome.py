@@ -13,7 +13,7 @@ from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
 from annotation.translation import N_, _
 from annotation.ui import formatting
-from annotation.ui.markup import download_button, paragraph
+from annotation.ui.markup import Explained, download_button, hint, paragraph
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -43,6 +43,7 @@ def lay_out() -> dict[str, Any]:
             parts["promote"] = button(_("Use it in the loop"), "promote", 180, "primary")
             parts["check"] = button(_("Check it now"), "check", 140)
             parts["new_run"] = button(_("Start a new run from this adapter"), "new_run", 300)
+            parts["new_run_why"] = html_box()
             parts["merge"] = button(_("Merge into 16-bit weights"), "merge", 240)
             parts["delete"] = button(_("Delete with its files"), "delete", 210, "stop")
         parts["objection"] = html_box()
@@ -150,7 +151,8 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) 
     """Which of the buttons are there and can be pressed; `against`: the rule speaks against using what was
     made, which is decided on the Iterations tab; `doing`: the kinds of job that wait or run for it."""
     if subject is None:
-        return {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
+        hidden = {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
+        return {**hidden, "new_run_why": gr.update(value="")}
     there, answers = subject.deleted is None, subject.kind == "policy"
     decided = subject.status in ("candidate", "rejected")
     label = _("Use it in the loop") if decided else check_report.promote_label(subject)
@@ -160,6 +162,7 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) 
         "promote": gr.update(value=label, visible=answers and not against, interactive=check_report.can_serve(subject)),
         "check": gr.update(visible=answers, interactive=there and CheckSpec.kind not in doing),
         "new_run": gr.update(value=start, visible=True, interactive=there),
+        "new_run_why": gr.update(value=hint(Explained(start, _(NEW_RUN_SENTENCE)))),
         "merge": gr.update(
             visible=answers and subject.form == "lora", interactive=there and MergeSpec.kind not in doing
         ),
@@ -175,7 +178,7 @@ ELSEWHERE = N_("To use it all the same, say why on the Iterations tab.")
 
 
 def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
-    """The link that fetches the files, what they need (the weights of `ground`), and what a new run is."""
+    """The link that fetches the files, and what they need: the weights of `ground`."""
     if subject.deleted:
         return ""
     words = _("Download {revision} ({on_disk}, zip)").format(revision=subject.revision, on_disk=on_disk)
@@ -188,4 +191,4 @@ def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
             revision=ground.revision
         )
     )
-    return link + (paragraph(below, "quiet") if below else "") + paragraph(_(NEW_RUN_SENTENCE), "quiet")
+    return link + (paragraph(below, "quiet") if below else "")

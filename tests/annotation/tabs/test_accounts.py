@@ -14,6 +14,7 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from annotation.workbench import annotator_groups
 from tests.conftest import BASE_NAME
+from tests.handlers import asked_by
 
 Listeners = dict[Any, Any]
 OLGA = gr.Request(username="olga")
@@ -35,14 +36,19 @@ def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Datab
         mira = access.existing(db, "mira")["id"]
         annotator_groups.set_groups(db, mira, ("red",))
         annotator_groups.set_quota(db, mira, 50)
-    groups, quota, *_rest = listeners["account-choose"](OLGA, "mira")
+    groups, quota, _language, told, *_rest = listeners["account-choose"](OLGA, "mira")
+    assert '"/mira"' in told
     assert (groups, quota["value"]) == ("red", 50)
     _table, account, _said, _password, groups, quota, *_rest = listeners["account-add"](OLGA, "zoe", "annotator", "")
     assert (account.value, groups, quota["value"]) == (None, "", None), "nobody is chosen to be shut out"
     groups, quota = listeners["account-activate"](OLGA, "mira")[4:6]
     assert (groups, quota["value"]) == ("red", 50)
-    groups, quota = listeners["accounts"](OLGA)[4:6]
-    assert (groups, quota["value"]) == ("", None)
+    visit = listeners["account-visit"]
+    account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/mira"))[:5]
+    assert (account["value"], said, groups, quota["value"]) == ("mira", "", "red", 50)
+    account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/nobody%3Cb%3E"))[:5]
+    assert (account["value"], groups, quota["value"]) == (None, "", None)
+    assert "There is no account nobody&lt;b&gt;." in said
 
 
 @pytest.mark.parametrize("act", accounts.QUESTIONS)

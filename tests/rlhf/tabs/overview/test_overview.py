@@ -184,14 +184,15 @@ def test_the_title_says_what_runs_and_how_it_ended(context: Context) -> None:
     for status, word in (("finished", "Done"), ("failed", "Failed"), ("lost", "Lost"), ("cancelled", "Cancelled")):
         assert overview_card.ended_words(replace(JOB, status=status)).startswith(f"{word} · ")
     queued = job_store.enqueue(context.db, SFTSpec(snapshot="0" * 64), "owner")
-    assert standing.strip_of(context.db, OWNER)["job"] is None, "it waits"
+    waits = standing.strip_of(context.db, OWNER)
+    assert (waits["open"], waits["said"]) == ([queued], "")
     assert job_store.claim(context.db, queued, "w") is not None
     found = standing.strip_of(context.db, OWNER)
-    assert (found["job"], found["said"], found["over"]) == (queued, "Training …", {})
+    assert (found["open"], found["said"], found["over"]) == ([queued], "Training …", {})
     assert "Notify me when it ends" in found["html"]
     job_table.finish(context.db, queued, "w", {})
     found = standing.strip_of(context.db, OWNER)
-    assert (found["job"], found["said"]) == (None, "")
+    assert (found["open"], found["said"]) == ([], "")
     assert found["over"][str(queued)].startswith("Done · ")
     assert "Notify me" not in found["html"]
 
@@ -200,6 +201,21 @@ def test_more_than_enough_is_no_share() -> None:
     found = overview_card.Standing("dpo-3", 600, 60, None, None, ())
     assert overview_card.judged_words(found) == "600 judged for the next training; 60 are enough"
     assert overview_card.judged_words(replace(found, judged=60)) == "60 of 60 judged for the next training"
+
+
+def test_the_page_knows_all_that_runs_or_waits_and_what_ended_last_however_much_waits(context: Context) -> None:
+    spec = SFTSpec(snapshot="0" * 64)
+    here, away, *rest = [
+        job_store.enqueue(context.db, spec, "owner", "a10g-small" if number == 1 else None)
+        for number in range(standing.ENDED_JOBS + 3)
+    ]
+    for number in (here, away):
+        assert job_store.claim(context.db, number, "w") is not None
+    assert sorted(standing.strip_of(context.db, OWNER)["open"]) == [here, away, *rest]
+    job_table.stop(context.db, here, "w", "failed", "Out of memory.")
+    found = standing.strip_of(context.db, OWNER)
+    assert sorted(found["open"]) == [away, *rest]
+    assert list(found["over"]) == [str(here)]
 
 
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
