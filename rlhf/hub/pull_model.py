@@ -411,13 +411,19 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
         else:
             fits = not known or layers.fit(name, shape, config)
         if not fits:
-            size = "×".join(map(str, shape[:8])) or _("a single number")
-            raise UserError(
+            said = (
                 _(
                     "{source} does not fit the weights that it names: {name} is {size}, and there is nothing "
                     "of that name and size under it. It was trained on others of the same name."
-                ).format(source=found.source, name=name[:200], size=size)
+                )
+                if shape
+                else _(
+                    "{source} does not fit the weights that it names: {name} is a single number, and there is nothing "
+                    "of that name and size under it. It was trained on others of the same name."
+                )
             )
+            size = "×".join(map(str, shape[:8]))
+            raise UserError(said.format(source=found.source, name=name[:200], size=size))
 
 
 @dataclass(frozen=True)

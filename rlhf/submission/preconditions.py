@@ -352,10 +352,10 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
     differing = {name: value for name, value in shape.items() if not same_setting(name, value, spec)}
     if not differing:
         return []
-    has = ", ".join(f"{name} {value}" for name, value in differing.items())
+    settings = ", ".join(f"{name} {value}" for name, value in differing.items())
     return [
-        _("The parent {revision} has {has}. Use the same to continue it, or start from the base.").format(
-            revision=parent.revision, has=has
+        _("The parent {revision} has {settings}. Use the same to continue it, or start from the base.").format(
+            revision=parent.revision, settings=settings
         )
     ]
 
