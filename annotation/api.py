@@ -116,7 +116,7 @@ class AnnotationApi:
         """
         card = self.next_card(annotator, asked)
         if asked.nonce and asked.nonce != card["nonce"]:
-            card["notice"] = claims.why_gone(self.db, annotator.id, asked.nonce) or card["notice"]
+            card["notice"] = f"{claims.why_gone(self.db, annotator.id, asked.nonce)} {card['notice']}".strip()
             card["judged"] = claims.judged_meanwhile(self.db, annotator.id, asked.nonce)
         return card
 
@@ -232,10 +232,13 @@ class AnnotationApi:
             "nonce": "",
             "notice": notice,
             "trouble": self.problem() if claim is None else "",
+            "elsewhere": claims.why_none(self.db, annotator.id) if claim is None else "",
+            "by_judges": store.feedback(self.db).mode != "people",
             "tags": [{"key": tag.key, "label": tag.label} for tag in project.tags],
             "rendered": bool(project.rendered),
             "own_prompts": project.own_prompts,
             "asked": claims.prompts_in_answer(self.db, annotator.id),
+            "undo": claims.latest_judgement(self.db, annotator.id) is not None,
             "unanswered": claims.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
             "guidelines_version": store.guidelines(self.db).version,
             "progress": {

@@ -31,12 +31,14 @@ from annotation.records import (
     seconds_between,
     storable,
 )
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.validation import FromMapping, NonNegativeInt, PositiveInt, read
 
 NOT_IN_HAND = N_("This comparison is not in your hands. Nothing was recorded; here is your next one.")
 JUDGED = N_("You have judged this comparison already, and that judgement stands. Nothing was recorded now.")
 EXPIRED = N_("The time for this comparison ran out and it went back to the pool. Nothing was recorded.")
+TAKEN_UP = N_("You have taken up another comparison in another tab. Nothing was recorded; judge what is shown now.")
+HERE_AGAIN = N_("The time for this comparison ran out. It is yours again; its answers may have changed places.")
 TAKEN_BACK = N_("You took this judgement back. Nothing was recorded; judge what is shown now.")
 CHANGED_SINCE = N_("This judgement has been changed or taken back since. Look at your list again.")
 UNFIT = {
@@ -393,6 +395,18 @@ def release_unfit(db: Database) -> None:
 GIVEN_TO = "SELECT x.annotator_id UNION ALL SELECT annotator_id FROM annotator_group WHERE name = x.group_name"
 
 
+# CROSS: in this order, from the few that stand.
+STANDING = f"""FROM bulk_change x
+    CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
+    CROSS JOIN comparison c ON c.id = i.comparison_id
+    WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
+      AND c.state IN ('ready', 'writing', 'closed')
+      AND (:kind = 'settle' OR NOT ({WITHDRAWN}) AND {UNSEEN} AND (
+          x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
+              JOIN annotator_group g ON g.annotator_id = k.annotator_id
+              WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))"""
+
+
 def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int) -> tuple[int, int] | None:
     """What an annotator is to judge ('assign') or to settle ('settle') first: the comparison, and the bulk change.
 
@@ -400,20 +414,23 @@ def standing_assignment(db: Database, annotator_id: int, kind: str, overlap: int
     and to one at least, whoever else has judged it; a person's to that person in any case.
     """
     row = db.row(
-        # CROSS: in this order, from the few that stand.
-        f"""SELECT i.comparison_id, i.change_id FROM bulk_change x
-                CROSS JOIN bulk_change_comparison i ON i.change_id = x.id AND i.state = 'stands'
-                CROSS JOIN comparison c ON c.id = i.comparison_id
-            WHERE x.kind = :kind AND :annotator IN ({GIVEN_TO}) AND c.purpose = 'preference'
-              AND c.state IN ('ready', 'writing', 'closed')
-              AND (:kind = 'settle' OR NOT ({WITHDRAWN}) AND {UNSEEN} AND (
-                  x.group_name IS NULL OR c.taken < :overlap OR NOT EXISTS (SELECT 1 FROM claim k
-                      JOIN annotator_group g ON g.annotator_id = k.annotator_id
-                      WHERE g.name = x.group_name AND k.comparison_id = c.id AND k.state IN ('held', 'judged'))))
-            ORDER BY x.id, i.comparison_id LIMIT 1""",
+        f"SELECT i.comparison_id, i.change_id {STANDING} ORDER BY x.id, i.comparison_id LIMIT 1",
         {"annotator": annotator_id, "kind": kind, "overlap": overlap},
     )
     return None if row is None else (int(row["comparison_id"]), int(row["change_id"]))
+
+
+def given_to(db: Database, annotator_id: int, overlap: int) -> int:
+    """How many comparisons an annotator is still to judge or to settle because they were assigned."""
+    return sum(
+        int(
+            db.value(
+                f"SELECT count(DISTINCT i.comparison_id) {STANDING}",
+                {"annotator": annotator_id, "kind": kind, "overlap": overlap},
+            )
+        )
+        for kind in ("assign", "settle")
+    )
 
 
 # Who has judged as many comparisons as they shall: they get no more.
@@ -564,7 +581,18 @@ def why_closed(db: Database, claim: StoredClaim) -> str:
     """Why a claim that is not in hand any more, and for which no judgement stands, can't be judged."""
     if db.value("SELECT count(*) FROM judgement WHERE claim_id = ?", (claim.id,)):
         return _(TAKEN_BACK)
-    return _(UNFIT.get(read_claim(db, claim).comparison_state, EXPIRED))
+    gone = TAKEN_UP if gave_way(db, claim) or claim.expires > now() else EXPIRED
+    return _(UNFIT.get(read_claim(db, claim).comparison_state, gone))
+
+
+def gave_way(db: Database, claim: StoredClaim) -> bool:
+    """Whether its annotator took up another comparison while there was still time for this one."""
+    return bool(
+        db.value(
+            "SELECT EXISTS (SELECT 1 FROM claim WHERE annotator_id = ? AND id > ? AND created < ?)",
+            (claim.annotator_id, claim.id, claim.expires),
+        )
+    )
 
 
 def parse_for(db: Database, claim: StoredClaim, value: Any) -> Act:
@@ -847,13 +875,15 @@ def own_judgement(db: Database, annotator_id: int, judgement_id: int) -> StoredJ
 
 
 def why_gone(db: Database, annotator_id: int, nonce: str) -> str:
-    """Why a comparison that was in this annotator's hands can't be judged any more; empty without such a reason."""
-    state = db.value(
-        """SELECT c.state FROM claim k JOIN comparison c ON c.id = k.comparison_id
-           WHERE k.nonce = ? AND k.annotator_id = ? AND k.state = 'released'""",
-        (nonce, annotator_id),
-    )
-    return _(UNFIT.get(state, ""))
+    """Why a comparison that was in this annotator's hands is there no more, unjudged; empty without such a reason."""
+    claim = claim_under(db, annotator_id, nonce)
+    if claim is None or claim.state not in ("held", "released") or current_judgement(db, claim) is not None:
+        return ""
+    if claim.state == "held" and claim.expires > now():
+        return ""
+    why, in_hand = why_closed(db, claim), held_claim(db, annotator_id)
+    again = in_hand is not None and in_hand.comparison_id == claim.comparison_id
+    return _(HERE_AGAIN) if again and why == _(EXPIRED) else why
 
 
 def prompts_in_answer(db: Database, annotator_id: int) -> int:
@@ -954,6 +984,91 @@ def open_comparisons(db: Database) -> dict[int, int]:
         (store.project(db).overlap,),
     )
     return {row["size"]: row["n"] for row in rows}
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How many open comparisons one annotator would be given, one after the other; gold and re-asks aside."""
+
+    count: int
+    """All of them, what is in hand included."""
+    of_candidates: Mapping[int, int]
+    """Those that measure a candidate, by its number."""
+
+
+def waiting_for(db: Database, annotator_id: int) -> Waiting:
+    """What waits for this annotator: neither what they have judged, nor what is first somebody else's to judge."""
+    if quota_reached(db, annotator_id):
+        return Waiting(0, {})
+    project = store.project(db)
+    rows = db.rows(
+        f"""SELECT c.candidate_id, count(*) AS n FROM comparison c
+            WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.assigned = 0 AND ({UNSEEN})
+              AND CASE WHEN c.candidate_id NOT NULL
+                    THEN c.asks = 'people' AND c.state = 'ready' AND c.taken = 0 AND :measured
+                  WHEN c.asked_by = :annotator AND c.taken = 0 THEN 1
+                  ELSE c.asks = 'people' AND c.taken < :overlap AND (c.asked_by IS NULL OR c.taken > 0) END
+            GROUP BY c.candidate_id""",
+        {"annotator": annotator_id, "overlap": project.overlap, "measured": project.candidate_share > 0},
+    )
+    of_candidates = {row["candidate_id"]: row["n"] for row in rows if row["candidate_id"] is not None}
+    in_hand = db.row(
+        """SELECT c.candidate_id FROM claim k JOIN comparison c ON c.id = k.comparison_id
+           WHERE k.annotator_id = ? AND k.state = 'held'
+             AND (k.purpose != 'adjudication' OR k.assigned_by IS NULL)""",
+        (annotator_id,),
+    )
+    count = sum(row["n"] for row in rows) + given_to(db, annotator_id, project.overlap)
+    if in_hand is not None and in_hand["candidate_id"] is not None:
+        of_candidates[in_hand["candidate_id"]] = of_candidates.get(in_hand["candidate_id"], 0) + 1
+    return Waiting(count + (in_hand is not None), of_candidates)
+
+
+# More than so many are not counted for a sentence.
+MOST_COUNTED = 100
+
+
+def waiting_for_others(db: Database, annotator_id: int) -> int:
+    """How many open comparisons somebody else who can sign in has not judged or skipped; not counted on for ever."""
+    return int(
+        db.value(
+            f"""SELECT count(*) FROM (SELECT 1 FROM comparison c
+                WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
+                  AND c.taken < iif(c.candidate_id IS NULL, :overlap, :measured)
+                  AND EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person' AND a.id != :annotator
+                      AND (c.asked_by IS NULL OR c.taken > 0 OR c.asked_by = a.id) AND a.id NOT IN ({REACHED_QUOTA})
+                      AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = c.id
+                          AND k.state IN ('judged', 'skipped')))
+                LIMIT {MOST_COUNTED + 1})""",
+            {
+                "annotator": annotator_id,
+                "overlap": store.project(db).overlap,
+                "measured": int(store.project(db).candidate_share > 0),
+            },
+        )
+    )
+
+
+BY_JUDGES = {
+    "people": "",
+    "ai": N_("AI judges judge the comparisons. What takes a person appears here by itself."),
+    "mixed": N_("AI judges judge the comparisons; you are asked where they can't settle one."),
+}
+
+
+def why_none(db: Database, annotator_id: int) -> str:
+    """Who judges what this annotator, who has nothing in hand, is not given; empty where nobody does."""
+    by_judges, count = _(BY_JUDGES[store.feedback(db).mode]), waiting_for_others(db, annotator_id)
+    if by_judges or not count:
+        return by_judges
+    if count > MOST_COUNTED:
+        said = _("There is nothing more for you to judge; others are still to judge more than {count} comparisons.")
+        return said.format(count=MOST_COUNTED)
+    return ngettext(
+        "There is nothing more for you to judge; others are still to judge {count} comparison.",
+        "There is nothing more for you to judge; others are still to judge {count} comparisons.",
+        count,
+    ).format(count=count)
 
 
 def gold_comparisons(db: Database) -> int:

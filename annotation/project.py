@@ -9,7 +9,7 @@ from string import ascii_lowercase
 from typing import Any, Final
 
 from annotation.records import MAXIMUM_SHARE, Project, Tag, UserError
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.validation import from_form, read, shown
 
 RESERVED_KEYS: Final[Mapping[str, str]] = {
@@ -74,7 +74,7 @@ def check_overlap(overlap: int, annotators: int) -> None:
 
 def exact_percent(share: float) -> str:
     """A share that somebody set, unrounded: 0.125 is '12.5%'."""
-    return f"{100 * share:.4g}%"
+    return f"{numeral(100 * share, '.4g')}%"
 
 
 # ------------------------------------------------------------------------------------------------------------- reasons

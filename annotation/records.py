@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 from annotated_types import Ge, Gt, Interval, Unit
 
-from annotation.translation import N_
+from annotation.translation import N_, _
 
 Split = Literal["train", "held-out"]
 Role = Literal["annotator", "admin"]
@@ -33,6 +33,11 @@ MAXIMUM_EDIT = 20_000
 
 class UserError(Exception):
     """Something a person can mend. The message says what is wrong, where, and what to do about it."""
+
+
+def who(name: str) -> str:
+    """Who did something, as it is shown: people by their names, which have no blanks; what acts by itself in words."""
+    return _(name) if " " in name else name
 
 
 def now() -> str:
@@ -168,7 +173,7 @@ class Annotator:
     name: str
     role: Role
     language: str | None = None
-    """The code of the one that they have chosen; None: the server's."""
+    """The code of the one that they have chosen, or their browser asked for; None: the server's until they sign in."""
 
 
 # ---------------------------------------------------------------------------------------------------------- project

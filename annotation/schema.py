@@ -154,6 +154,27 @@ def m021_trainings_that_end_early(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m024_when_people_were_given_more(db: sqlite_utils.Database) -> None:
+    """When people were given a comparison of a check that a draw had left to judges; not known of earlier ones."""
+    db.execute("ALTER TABLE comparison ADD COLUMN people_given INTEGER")  # the last judgement before that
+
+
+@migrations()
+def m026_withdrawn_by_thinking(db: sqlite_utils.Database) -> None:
+    """What a change of thinking took out is withdrawn; an earlier version left it as what judges settle is left.
+
+    Nothing else that was made here is asked of nobody without a judge's judgement on it, or 'unsure' in its place.
+    """
+    db.execute(
+        """UPDATE comparison SET state = 'closed'
+           WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
+             AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL
+             AND NOT EXISTS (SELECT 1 FROM judgement j JOIN annotator a ON a.id = j.annotator_id
+                 WHERE j.comparison_id = comparison.id AND a.kind = 'ai')"""
+    )
+
+
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (
         id INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, messages TEXT NOT NULL, source TEXT NOT NULL,

@@ -481,14 +481,17 @@ def ask_people_of_candidate(
 ) -> int:
     """Put a candidate's comparisons with another policy before people, those too that were left to judges.
 
-    All, or those `on` these prompts, `but` not on those. What was drawn stays in the record: only what had no chance to
-    be given to people is given to them for certain now. Returns how many nobody had judged or been asked about.
+    All, or those `on` these prompts, `but` not on those. What was drawn stays in the record, with when people were
+    given all the same what it left to judges: only what had no chance to be given to people is given to them for
+    certain now. Returns how many nobody had judged or been asked about.
     """
     with db.transaction() as connection:
         compare_policies(db, candidate_id, against_id, "nobody")
         return connection.execute(
             """UPDATE comparison SET asks = 'people', people_chance = iif(people_chance = 0, 1, people_chance),
-                   people_drawn = iif(people_chance = 0, 1, people_drawn)
+                   people_drawn = iif(people_chance = 0, 1, people_drawn),
+                   people_given = coalesce(people_given, iif(people_chance > 0 AND people_drawn = 0,
+                       (SELECT coalesce(max(id), 0) FROM judgement), NULL))
                WHERE candidate_id = :candidate AND against_id = :against AND asks = 'nobody' AND taken = 0
                  AND state = 'ready' AND prompt_id NOT IN (SELECT value FROM json_each(:but))
                  AND (:on IS NULL OR prompt_id IN (SELECT value FROM json_each(:on)))""",
@@ -602,10 +605,11 @@ def add_score(
 def stock_sizes(db: Database, model_id: int) -> dict[Split, int]:
     """How many comparisons by this policy nobody has judged or holds yet, by split; not what only some may have."""
     rows = db.rows(
-        # One that somebody skipped is still there for others, but nobody may be left who would judge it.
+        # One that somebody skipped is still there for others, but nobody may be left who would judge it; and what an
+        # annotator asked for is that annotator's first, who may never come back to it.
         """SELECT p.split, count(*) AS n FROM comparison c JOIN prompt p ON p.id = c.prompt_id
            WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.asks IN ('people', 'judges') AND c.model_id = ?
-             AND c.assigned = 0 AND c.taken = 0
+             AND c.assigned = 0 AND c.asked_by IS NULL AND c.taken = 0
              AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
            GROUP BY p.split""",
         (model_id,),
@@ -619,7 +623,7 @@ def waiting_elsewhere(db: Database, model_id: int) -> int:
     return int(
         db.value(
             """SELECT count(*) FROM comparison c WHERE c.purpose = 'preference' AND c.state = 'ready' AND c.taken = 0
-                 AND c.asks IN ('people', 'judges') AND c.assigned = 0 AND c.model_id IS NOT ?
+                 AND c.asks IN ('people', 'judges') AND c.assigned = 0 AND c.asked_by IS NULL AND c.model_id IS NOT ?
                  AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')""",
             (model_id,),
         )

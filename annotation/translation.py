@@ -7,10 +7,12 @@ The sentences in the code are English, and are their own keys. Which language is
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,9 +21,10 @@ from functools import cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from babel import Locale
     from babel.messages.catalog import Message
 
 DIRECTORY: Final = Path(__file__).with_name("translations")
@@ -33,6 +36,7 @@ FIELD: Final = re.compile(r"\{\w+(?:[!:][^{}]*)?\}")
 # Of these the rule for plurals has to make something.
 COUNTS: Final = range(201)
 DOUBLED: Final = re.compile(r"\{\{|\}\}")
+ENGLISH_PLURALS: Final = tuple(int(count != 1) for count in COUNTS)
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,20 @@ class Language:
     """As its speakers call it."""
     direction: Literal["ltr", "rtl"] = "ltr"
     sentences: NullTranslations = field(default_factory=NullTranslations)
-    script: Mapping[str, str] = field(default_factory=dict)
-    """The sentences that stand in the pages' scripts."""
+    script: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    """The sentences that stand in the pages' scripts; with a count all forms, by the English one for several."""
+    plurals: Sequence[int] = ENGLISH_PLURALS
+    """Which of its forms goes with each count of COUNTS."""
+    separators: Mapping[int, str] = field(default_factory=dict)
+    """What it writes for the comma and the point of a number, as `str.translate` takes it, where they differ."""
 
     @property
     def attributes(self) -> str:
         """What a page's html element says of it."""
         return f'lang="{self.code}" dir="{self.direction}"'
+
+
+ENGLISH: Final = Language()
 
 
 class WrongTranslation(Exception):
@@ -60,7 +71,7 @@ class WrongTranslation(Exception):
 def chosen(wanted: str) -> Language:
     """The language of this code, or of this .po file. Raises WrongTranslation where there is none."""
     if wanted in ("", "en"):
-        return Language()
+        return ENGLISH
     path = Path(wanted) if wanted.endswith(".po") else of_name(wanted)
     if path is None or not path.is_file():
         there = ", ".join(["en", *sorted(file.stem for file in DIRECTORY.glob("*.po"))])
@@ -103,8 +114,8 @@ def parsed(path: Path) -> Language:
     write_mo(compiled, catalog)
     compiled.seek(0)
     sentences = GNUTranslations(compiled)
-    for count in COUNTS:
-        sentences.plural(count)  # type: ignore[attr-defined]  # or some pages would fail and others not
+    # Of all counts now, or some pages would fail and others not.
+    plurals = [sentences.plural(count) for count in COUNTS]  # type: ignore[attr-defined]
     named = Locale.parse(path.stem.replace("-", "_")) if CODE.fullmatch(path.stem) else None
     locale = catalog.locale or named
     if locale is None:
@@ -114,8 +125,21 @@ def parsed(path: Path) -> Language:
         name=(named or locale).get_display_name() or path.stem,
         direction="rtl" if locale.text_direction == "rtl" else "ltr",
         sentences=sentences,
-        script={str(message.id): str(message.string) for message in messages if message.string and of_script(message)},
+        script={
+            forms(message.id)[-1]: message.string
+            for message in messages
+            if message.string and all(forms(message.string)) and of_script(message)
+        },
+        plurals=plurals,
+        separators=separators_of(named or locale),
     )
+
+
+def separators_of(locale: Locale) -> Mapping[int, str]:
+    """What a language writes for the English separators in numbers of the digits 0 to 9; empty where the same."""
+    symbols = locale.number_symbols.get("latn", {})
+    wanted = {ord(","): symbols.get("group", ","), ord("."): symbols.get("decimal", ".")}
+    return {} if all(chr(sign) == own for sign, own in wanted.items()) else wanted
 
 
 def of_script(message: Message) -> bool:
@@ -195,7 +219,7 @@ def language_of(code: str | None) -> Language:
 def offered(code: str) -> Language:
     """A language that people can choose. Raises WrongTranslation where there is none (any more)."""
     if code == Language.code:
-        return Language()
+        return ENGLISH
     if code not in files():
         raise WrongTranslation(f"{DIRECTORY} has no file for it.")
     return read(files()[code])
@@ -254,12 +278,102 @@ def speaking(language: Language) -> Iterator[Language]:
 
 def translate(sentence: str) -> str:
     """A sentence in the language that is spoken; with gaps like {name}, to be filled in by `str.format` afterwards."""
-    return spoken().sentences.gettext(sentence) if sentence else ""
+    if "{" not in sentence:
+        return spoken().sentences.gettext(sentence) if sentence else ""
+    return Sentence.of(spoken().sentences.gettext(sentence), sentence)
 
 
 def ngettext(one: str, several: str, count: int) -> str:
     """The sentence that goes with this count, its gaps still to be filled in."""
-    return spoken().sentences.ngettext(one, several, count)
+    return Sentence.of(spoken().sentences.ngettext(one, several, count), one, several, count)
+
+
+class Sentence(str):
+    """A sentence that is spoken, whose gaps are still to be filled in."""
+
+    keys: tuple[Any, ...]
+    """What it is in the code; with a count its two forms and the count."""
+
+    @classmethod
+    def of(cls, text: str, *keys: Any) -> Sentence:
+        sentence = cls(text)
+        sentence.keys = keys
+        return sentence
+
+    def format(self, *args: object, **gaps: object) -> str:
+        """As of any text, with its numbers as the language writes them."""
+        shown = {name: as_written(value) for name, value in gaps.items()} if spoken().separators else gaps
+        text = super().format(*args, **shown)
+        LATELY.pop(text, None)
+        # No objects: an error would keep alive whatever it went through.
+        LATELY[text] = self.keys, {name: gap if isinstance(gap, PLAIN) else str(gap) for name, gap in gaps.items()}
+        if len(LATELY) > MOST_LATELY:
+            LATELY.popitem(last=False)
+        return text
+
+
+# ----------------------------------------------------------------------------------------------------- what is stored
+# What was said of late, by how it reads: the keys of a sentence, and what its gaps were filled with.
+LATELY: Final[OrderedDict[str, tuple[tuple[Any, ...], Mapping[str, Gap]]]] = OrderedDict()
+MOST_LATELY: Final = 1000
+PLAIN: Final = (str, int, float)
+Gap: TypeAlias = str | int | float
+STORED: Final = '{"said": ['
+
+
+def kept(text: str) -> str:
+    """A text to be stored: what was just said with its gaps filled in, so that `retold` says it in another language."""
+    parts = parts_of(text)
+    try:
+        same = parts is not None and said_again(parts) == text
+    except ValueError:  # what was in a gap is written as no text is
+        same = False
+    return json.dumps(parts, ensure_ascii=False) if same else text
+
+
+def parts_of(text: str) -> Mapping[str, Any] | None:
+    """The keys of what was said of late and what is in its gaps, which may have been said as well."""
+    keys, gaps = LATELY.get(text, ((), {}))
+    # Of a text that is all gap, what is in there is no sentence of its own.
+    shorter = {name: parts_of(value) for name, value in gaps.items() if isinstance(value, str) and value != text}
+    return {"said": keys, "gaps": {name: shorter.get(name) or value for name, value in gaps.items()}} if keys else None
+
+
+def retold(text: str) -> str:
+    """What `kept` has stored, in the language that is spoken; any other text as it stands."""
+    return said_again(json.loads(text)) if text.startswith(STORED) else text
+
+
+def said_again(parts: Mapping[str, Any]) -> str:
+    """A sentence and what its gaps hold in the language that is spoken."""
+    gaps = {name: said_again(value) if isinstance(value, Mapping) else value for name, value in parts["gaps"].items()}
+    gaps |= {name: translate(value) for name, value in gaps.items() if isinstance(value, str) and " " in value}
+    keys = parts["said"]
+    return (translate(keys[0]) if len(keys) == 1 else ngettext(*keys)).format(**gaps)
+
+
+# ------------------------------------------------------------------------------------------------------------ numbers
+def as_written(value: object) -> object:
+    """A number that `format` writes as the language does; anything else as it is."""
+    return Numeral(value) if type(value) is int or isinstance(value, float) else value
+
+
+@dataclass(frozen=True)
+class Numeral:
+    """A number in a sentence's gap."""
+
+    value: float
+
+    def __format__(self, spec: str) -> str:
+        return numeral(self.value, spec)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def numeral(value: float, spec: str = ",") -> str:
+    """A number outside of sentences: as `format` writes it by this specification, with the language's separators."""
+    return format(value, spec).translate(spoken().separators)
 
 
 def noted(sentence: str) -> str:

@@ -1,24 +1,28 @@
 """How often the gate promotes a candidate that is no better, and how many people it takes to promote one that is.
 
-Simulated candidates are compared with what serves, prompt by prompt; a fifth of comparisons are ties. What decides are
-the rule's own functions: `evidence.corrected` on everything there is, `sequential_test` on what that comes to,
-`evidence.share_for_people` before each check of 60 prompts. It is looked at after every single comparison by people.
+Simulated candidates are compared with what serves, prompt by prompt; a fifth of comparisons are ties, or what the cell
+says. What decides are the rule's own functions: `evidence.corrected` on everything there is, `sequential_test` on what
+that comes to, `evidence.share_for_people` before each check of 60 prompts. It is looked at after every single
+comparison by people.
 
 How to read it. **Wrong promotions**: candidates that are no better over all prompts, however lopsided on each. A cell
 names how the chance to win varies by prompt (alike; Beta(0.2, 0.2); the same winner with every seed), how many prompts
 there are, whether further checks put the same prompts again, and what the judge is worth: `biased` finds six of ten
 candidates' answers better while people are even, `trained-in` nine of ten, `hostile` says mostly the opposite; all of
-them with a card that says 85%, as a `flattered coin` has. With 20 prompts the rule decides nothing: the cell is of the
-evidence without that.
+them with a card that says 85%, as a `flattered coin` has. Of `two`, one of 85% and one trained in, the second compares
+only what was left to judges. A `shy` one gives no verdict on half of what the candidate loses. With 20 prompts the rule
+decides nothing: the cell is of the evidence without that.
 **Right promotions**: candidates that win 60 of 100, 200 prompts, judges with a card of what they are worth. A judge of
 85% says of 85 of 100 comparisons what people say (won, tied, lost), of the others one of the other two.
-`people_median` is over all candidates, of which those that were not promoted count with all that they took;
+`people_median` is over all candidates, of which those that were not promoted count with all that they took; it counts
+all that people compared, also what counted no more.
 `people_median_promoted` is over the promoted alone, whom chance has favoured. `promoted` says how many were,
 `people_mean` what all of them took, and `half_promoted_after` the comparisons after which half of all were promoted:
 prompts that judges alone compare are lost to people, so a judge that saves work costs some promotions where prompts
 are few. **A project**: 50 useless candidates in a row, whether any is promoted.
 
-It ends with 1 where a goal is missed. Some minutes on one core.
+It ends with 1 where a goal is missed. A cell in which more are promoted wrongly than the rule allows is measured again
+with four times as many candidates, and missed if they are still more. Some minutes on one core.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ from rlhf.evaluation.gate import (
 )
 
 Clusters = Literal["alike", "beta", "same winner"]
-Panel = Literal["none", "coin", "75", "85", "95", "biased", "trained-in", "hostile", "flattered coin"]
+Panel = Literal["none", "coin", "75", "85", "95", "biased", "trained-in", "hostile", "flattered coin", "two", "shy"]
 
 TIES = 0.2
 EVEN, BETTER = 0.5, 0.6
@@ -61,6 +65,8 @@ PROMPTS_A_CHECK = 60
 TUNED_ON = 0
 """The seed that the constants of people's share were tuned on: figures to report are of another."""
 CANDIDATES, QUICK_CANDIDATES = 1000, 25
+AGAIN = 4
+"""So many times as many candidates of a cell in which too many were promoted."""
 USELESS_IN_A_ROW = 50
 TINY_ALPHA = 1e-9
 CLUSTERED: tuple[Clusters, ...] = ("alike", "beta", "same winner")
@@ -71,9 +77,10 @@ DEAF: Mapping[Panel, tuple[float, float, float]] = {
     "biased": (0.5, 0.2, 0.3),
     "trained-in": (0.9, 0.05, 0.05),
 }
-AGREES: Mapping[Panel, float] = {"75": 0.75, "85": 0.85, "95": 0.95, "hostile": 0.85}
+AGREES: Mapping[Panel, float] = {"75": 0.75, "85": 0.85, "95": 0.95, "hostile": 0.85, "shy": 0.95}
 # What the judge's card says; it is of comparisons before, and of some judges wrong.
-CARDS: Mapping[Panel, float] = {"coin": 0.5, "75": 0.82, "85": 0.89, "95": 0.96}
+CARDS: Mapping[Panel, float] = {"coin": 0.5, "75": 0.82, "85": 0.89, "95": 0.96, "shy": 0.96}
+TWO: tuple[Panel, Panel] = ("85", "trained-in")
 FLATTERING = 0.85
 JUDGED_BEFORE = 100
 GOALS: Mapping[Panel, float] = {"85": 45, "75": 60}
@@ -93,12 +100,19 @@ class Cell:
     repeats: int = 0
     """Further checks that put the same prompts again, with other seeds."""
     seed: int = TUNED_ON
+    ties: float = TIES
 
     @property
     def name(self) -> str:
         """In words."""
         again = f", {self.repeats} times again" if self.repeats else ""
-        return f"{self.win_rate:.0%}, {self.prompts} prompts{again}, {self.clusters}, judge: {self.judge}"
+        tied = f", {self.ties:.0%} ties" if self.ties != TIES else ""
+        return f"{self.win_rate:.0%}, {self.prompts} prompts{again}, {self.clusters}{tied}, judge: {self.judge}"
+
+    @property
+    def panel(self) -> tuple[Panel, ...]:
+        """The judges that are asked."""
+        return TWO if self.judge == "two" else () if self.judge == "none" else (self.judge,)
 
 
 @dataclass(frozen=True)
@@ -110,13 +124,13 @@ class Course:
     promoted_after: int | None
     """Comparisons by people until it was promoted; None where it was not."""
     people: int
-    """Comparisons by people until anything was decided, or the prompts were used up."""
+    """Comparisons by people, those too that counted no more, until anything was decided or the prompts were used up."""
     decided: bool = True
 
 
 def chances(cell: Cell, source: np.random.Generator) -> np.ndarray[Any, Any]:
     """Each prompt's chance that the candidate wins a comparison that is no tie."""
-    rate = cell.win_rate if cell.clusters == "same winner" else (cell.win_rate - TIES / 2) / (1 - TIES)
+    rate = cell.win_rate if cell.clusters == "same winner" else (cell.win_rate - cell.ties / 2) / (1 - cell.ties)
     if cell.clusters == "alike":
         return np.full(cell.prompts, rate)
     if cell.clusters == "beta":
@@ -127,17 +141,19 @@ def chances(cell: Cell, source: np.random.Generator) -> np.ndarray[Any, Any]:
 def compared(cell: Cell, chance: np.ndarray[Any, Any], source: np.random.Generator) -> np.ndarray[Any, Any]:
     """What people would say of one comparison on each prompt."""
     won = (source.random(len(chance)) < chance).astype(float)
-    tied = (source.random(len(chance)) < TIES) & (cell.clusters != "same winner")
+    tied = (source.random(len(chance)) < cell.ties) & (cell.clusters != "same winner")
     return np.where(tied, 0.5, won)
 
 
 def judged(judge: Panel, people: np.ndarray[Any, Any], source: np.random.Generator) -> np.ndarray[Any, Any]:
-    """What a judge says of comparisons of which people would say this."""
+    """What a judge says of comparisons of which people would say this; not a number where it gives no verdict."""
     if judge in DEAF:
         return source.choice((1.0, 0.5, 0.0), size=len(people), p=DEAF[judge])
     says = 1 - people if judge == "hostile" else people
     others = (2 * says + source.integers(1, 3, size=len(people))) % 3 / 2  # one of the other two verdicts
-    return np.where(source.random(len(people)) < AGREES[judge], says, others)
+    heard = np.where(source.random(len(people)) < AGREES[judge], says, others)
+    silent = (judge == "shy") & (people == 0) & (source.random(len(people)) < 0.5)
+    return np.where(silent, np.nan, heard)
 
 
 # ----------------------------------------------------------------------------------------------------------- the gate
@@ -160,8 +176,10 @@ class Luck:
 def course(rule: Rule, cell: Cell, luck: Luck) -> Course:
     """Check a candidate until it is decided on or nothing is left to compare."""
     chance = chances(cell, luck.people)
-    card = Estimate(CARDS.get(cell.judge, FLATTERING), 0.0, 1.0, JUDGED_BEFORE)
-    judges = () if cell.judge == "none" else (JudgeFindings(cell.judge, trust_before=card),)
+    judges = tuple(
+        JudgeFindings(one, trust_before=Estimate(CARDS.get(one, FLATTERING), 0.0, 1.0, JUDGED_BEFORE))
+        for one in cell.panel
+    )
     found = Findings(judges=judges)
     starts = [*range(0, cell.prompts, PROMPTS_A_CHECK)]
     looked = Course(-math.inf, None, 0, decided=False)
@@ -183,8 +201,9 @@ def course(rule: Rule, cell: Cell, luck: Luck) -> Course:
 def people_compare_the_rest(found: Findings, cell: Cell, number: int, luck: Luck) -> Findings:
     """No new prompt is left, so people get what was left to judges, with the chance of the draw as it was recorded."""
     asked, spent = 1 + number * 10 * cell.prompts, corrected_by_judges(found).spent
-    rest = [replace(one, at=asked + place) for place, one in enumerate(luck.kept) if one.prompt_id not in spent]
-    return replace(found, people=(*found.people, *rest))
+    rest = [replace(one, at=asked + place) for place, one in enumerate(luck.kept, 1) if one.prompt_id not in spent]
+    given = {one.prompt_id: asked for one in rest}
+    return replace(found, people=(*found.people, *rest), left_to_judges={**found.left_to_judges, **given})
 
 
 def checked(
@@ -204,24 +223,30 @@ def checked(
         DecidedOutcome(int(prompt), float(outcome), probability=share, at=asked + cell.prompts + place)
         for place, (prompt, outcome) in enumerate(zip(prompts[by_lot], says[by_lot], strict=True))
     ]
-    judges = found.judges
-    if judges:
-        heard = [
-            DecidedOutcome(int(prompt), float(outcome), cell.judge, at=asked)
-            for prompt, outcome in zip(prompts, judged(cell.judge, says, luck.judges), strict=True)
+    given = {one.prompt_id for one in people}
+    heard: dict[str, list[DecidedOutcome]] = {
+        judge: [
+            DecidedOutcome(int(prompt), float(outcome), judge, at=asked)
+            for prompt, outcome in zip(prompts, judged(judge, says, luck.judges), strict=True)
+            if not np.isnan(outcome) and not (judge == TWO[1] and cell.judge == "two" and int(prompt) in given)
         ]
-        judges = (replace(judges[0], outcomes=(*judges[0].outcomes, *heard)),)
+        for judge in cell.panel
+    }
+    judges = tuple(replace(one, outcomes=(*one.outcomes, *heard[one.name])) for one in found.judges)
     luck.kept.extend(
         DecidedOutcome(int(prompt), float(outcome), probability=share)
         for prompt, outcome in zip(prompts[~by_lot], says[~by_lot], strict=True)
     )
-    left = (*found.left_to_judges, *(int(prompt) for prompt in prompts[~by_lot]))
+    left = {**found.left_to_judges, **{int(prompt): None for prompt in prompts[~by_lot]}}
     return replace(found, people=(*found.people, *people), judges=judges, left_to_judges=left)
 
 
 def look(rule: Rule, found: Findings) -> Course:
     """What the gate sees who looks after every comparison by people."""
     prompts = corrected_by_judges(found)
+    # Comparisons by people until each prompt that counts was compared.
+    place = {one.prompt_id: number for number, one in reversed(list(enumerate(found.people, 1)))}
+    asked = [place[one.prompt_id] for one in prompts.prompts]
     stakes = stakes_of(prompts)
     better, worse = (log_capitals(side)[: rule.people_most] for side in (stakes, stakes.mirrored))
     before = np.arange(1, len(better) + 1) < rule.people_least
@@ -232,9 +257,9 @@ def look(rule: Rule, found: Findings) -> Course:
     promoted = first_over(seen, wanted)
     highest = float(seen.max(initial=-math.inf))
     if promoted < len(seen):
-        return Course(highest, promoted + 1, promoted + 1)
+        return Course(highest, asked[promoted], asked[promoted])
     if first_worse < len(worse) or len(better) >= rule.people_most:
-        return Course(highest, None, min(first_worse + 1, len(better)))
+        return Course(highest, None, asked[min(first_worse, len(better) - 1)])
     return Course(highest, None, len(found.people), decided=False)
 
 
@@ -252,7 +277,9 @@ def cells() -> list[Cell]:
     panels: tuple[Panel, ...] = ("coin", "flattered coin", "75", "85", "95", "biased", "trained-in", "hostile")
     helped = [Cell(EVEN, 200, clusters, judge) for judge in panels for clusters in ("alike", "same winner")]
     few = [Cell(EVEN, prompts, "beta", judge) for prompts in (20, 60, 120) for judge in panels]
-    return [*alone, *again, *helped, *few, Cell(0.45, 200), Cell(0.45, 200, judge="trained-in")]
+    tied = [Cell(EVEN, 200, judge=judge, ties=ties) for ties in (0.0, 0.6) for judge in ("none", "85", "biased")]
+    failing = [Cell(EVEN, prompts, "alike", judge) for prompts in (120, 200) for judge in ("two", "shy")]
+    return [*alone, *again, *helped, *few, *tied, *failing, Cell(0.45, 200), Cell(0.45, 200, judge="trained-in")]
 
 
 def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], list[Course]]:
@@ -264,6 +291,7 @@ def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], li
     figures = {
         **asdict(cell),
         "name": cell.name,
+        "candidates": candidates,
         "promoted": round(share.value, 4),
         "promoted_interval": [round(share.low, 4), round(share.high, 4)],
         "people_median": median(one.people for one in seen),
@@ -273,6 +301,12 @@ def measure(rule: Rule, cell: Cell, candidates: int) -> tuple[dict[str, Any], li
     }
     say(f"{cell.name}: {share.value:.1%} promoted")
     return figures, seen
+
+
+def wrongly(rule: Rule, cell: Cell, candidates: int) -> dict[str, Any]:
+    """The figures of a cell of useless candidates, of more of them where too many of so many are promoted."""
+    found = measure(rule, cell, candidates)[0]
+    return measure(rule, cell, AGAIN * candidates)[0] if found["promoted"] > rule.alpha else found
 
 
 def projects(rule: Rule, seen: Sequence[Course]) -> dict[str, float]:
@@ -308,7 +342,7 @@ def judge_alone(candidates: int, seed: int) -> float:
 def run(candidates: int, seed: int = TUNED_ON) -> dict[str, Any]:
     """Every cell; the figures."""
     rule, began = Rule(), time.monotonic()
-    wrong = [measure(rule, replace(cell, seed=seed), candidates)[0] for cell in cells()]
+    wrong = [wrongly(rule, replace(cell, seed=seed), candidates) for cell in cells()]
     panels: tuple[Panel, ...] = ("none", "coin", "flattered coin", "hostile", "75", "85", "95")
     right = {judge: measure(rule, Cell(BETTER, 200, judge=judge, seed=seed), candidates)[0] for judge in panels}
     # Looked at to the end, whatever alpha a candidate's place in the project leaves it.
@@ -339,10 +373,13 @@ def run(candidates: int, seed: int = TUNED_ON) -> dict[str, Any]:
 
 
 def missed(found: Mapping[str, Any]) -> list[str]:
-    """The goals that are not reached, in words. Chance is allowed for: a share counts by its interval's lower end."""
+    """The goals that are not reached, in words. For chance more candidates are measured (`wrongly`)."""
     nominal, medians = found["nominal"], found["people_median"]
-    wrong = [cell for cell in found["cells"] if cell["win_rate"] <= EVEN and cell["promoted_interval"][0] > nominal]
-    said = [f"{cell['name']}: {cell['promoted']:.1%} promoted, more than {nominal:.0%}" for cell in wrong]
+    wrong = [cell for cell in found["cells"] if cell["win_rate"] <= EVEN and cell["promoted"] > nominal]
+    said = [
+        f"{cell['name']}: {cell['promoted']:.1%} of {cell['candidates']} promoted, more than {nominal:.0%}"
+        for cell in wrong
+    ]
     for judge, most in GOALS.items():
         if medians[judge] is None or medians[judge] > most:
             said.append(f"judge of {judge}%: {medians[judge]} comparisons by people, more than {most:g}")
@@ -373,7 +410,8 @@ def report(found: Mapping[str, Any]) -> str:
     project, nominal = found["project"], found["nominal"]
     lines += [
         "",
-        f"{found['candidates']} candidates a cell, {found['ties']:.0%} of comparisons are ties.",
+        f"{found['candidates']} candidates a cell, {AGAIN} times as many where more than {nominal:.0%} were promoted; "
+        f"{found['ties']:.0%} of comparisons are ties where nothing else is said.",
         f"Wrong promotions, worst cell: {found['false_promotion_worst']:.1%}, nominal {nominal:.0%}.",
         f"{USELESS_IN_A_ROW} useless candidates in a row: any promoted in {project['one alpha for all']:.1%} of "
         f"projects with one alpha for all, in {project['one for each']:.1%} with one for each.",

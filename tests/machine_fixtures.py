@@ -33,6 +33,7 @@ from rlhf.data import snapshots
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.models import registry
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.submission import job_submission
 from tests.conftest import act, judgement_count, measure_nobody, new_database, shown_texts
 
@@ -270,6 +271,7 @@ def make_machine(data_dir: Path, model: Path) -> Machine:
 
     db = new_database(data_dir)
     registry.ensure_base(db, str(model))
+    keep_result(data_dir, model, SelfTestResult(packs=True, shares_prompts=True))  # or each first job would try it
     measure_nobody(db)
     annotator = access.add_account(db, "ann", "annotator", "ann's password")
     return Machine(data_dir=data_dir, db=db, model=model, tokenizer=load_tokenizer(model), annotator=annotator)

@@ -21,6 +21,14 @@ ROOT = Path(__file__).parents[1]
 
 Message = str | tuple[str, ...]
 
+# Of a language with three forms for a count.
+POLISH = (
+    'msgid ""\nmsgstr ""\n"Language: pl\\n"\n"Content-Type: text/plain; charset=utf-8\\n"\n'
+    '"Plural-Forms: nplurals=3; plural=(n==1 ? 0 : n%10>=2 && n%10<=4 && (n%100<12 || n%100>14) ? 1 : 2);\\n"\n\n'
+    '#: annotation/tabs/annotate.js\nmsgid "{count} word"\nmsgid_plural "{count} words"\n'
+    'msgstr[0] "{count} słowo"\nmsgstr[1] "{count} słowa"\nmsgstr[2] "{count} słów"\n'
+)
+
 
 @cache
 def found() -> Sequence[tuple[str, Message]]:

@@ -48,12 +48,12 @@ NO_SENTENCES_BY_REASON = {
     },
     "keys, and what stands in the database, in a file or on the Hub": {
         *("the iterations", "not enough evidence", "no verdict", "rate limit", "server error"),
-        *("the data directory", "the command line", "the import form", "life line", "rented jobs", "the AI judge {}"),
+        *("the data directory", "the import form", "life line", "rented jobs", "the AI judge {}"),
         *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
         *("saved dataset", "dataset directory", "Hub dataset", "own prompt", "held-out set", "prefloop archive"),
         *("prefloop copy", "another format", "Safe copy {} of run {}, {} judgements", "{} export", "{}: run {}"),
-        *("the gate", "the loop", "the program", "no reason given", "no reward", "made elsewhere", "lane {}"),
-        *("reward model", "train the reward model", "too long", "calls of judge {}", "trust before {}", "no host"),
+        *("no reward", "made elsewhere", "lane {}"),
+        *("train the reward model", "too long", "calls of judge {}", "trust before {}", "no host"),
         *("Report {}", "The end", "right tone", "right length", "follows the instruction"),
         *("order {} {} {}", "prompts {} {}", "answer {} {} {}", "rented job {}", "Job {}: {}"),
     },
@@ -249,6 +249,39 @@ def test_marked_sentences_are_found_by_babel() -> None:
                     assert argument.value in known, f"{path}:{call.lineno} {argument.value}"
 
 
+# With English separators whatever language is spoken, since it is read by a program or typed.
+AS_IT_STANDS = {
+    "f'{10 * place(step):.1f},{height(value):.1f}'": "points of a line",
+    "f'{value:g}'": "what stands in a file that is imported",
+    "f'{one:g}'": "what stands in a file that is imported",
+    "f'{BETAS[self.loss][0]:g}'": "what may be typed in its field",
+    "f'{self.rental.hours:g}'": "a variable",
+    "f'{value:.{digits - 1}e}'": "to be taken apart",
+    "f'answers are chosen by {fitted}, after {self._took:.1f} s'": "what a log says",
+}
+
+
+@pytest.mark.parametrize("path", marked_files(), ids=named)
+def test_numbers_are_written_as_the_language_writes_them(path: Path) -> None:
+    """By `_(...).format` or `numeral`, but for what is drawn, logged or made a number again."""
+    found = [
+        f"line {getattr(one, 'lineno', 0)}: {ast.unparse(one)}"
+        for one, text, around in literals(tree_of(path))
+        if writes_number(one) and ast.unparse(one) not in AS_IT_STANDS
+        if not (is_for_developers(around) or '="' in text or 'style="' in text or name_of(around[0]) == "float")
+    ]
+    assert found == []
+
+
+def writes_number(literal: ast.AST) -> bool:
+    """Whether a number is written in a string by how `format` does, such as {:,} or {share:.1%}."""
+    values = literal.values if isinstance(literal, ast.JoinedStr) else ()
+    specs = [ast.unparse(one.format_spec) for one in values if isinstance(one, ast.FormattedValue) and one.format_spec]
+    if isinstance(literal, ast.Constant):
+        specs = re.findall(r"\{\w*:([^{}]*)\}", literal.value)
+    return any(re.fullmatch(r".*[,efgEFG%]'?", spec) and not re.search("%[a-zA-Z]", spec) for spec in specs)
+
+
 def noted(path: Path) -> dict[str, str]:
     """The sentences of a module's constants."""
     made = [(assigned(node), getattr(node, "value", None)) for node in tree_of(path).body]
@@ -416,7 +449,7 @@ def is_whole(text: str) -> bool:
 
 
 def stands_alone(gap: str | None, sentence: str) -> bool:
-    """Whether a gap has the place of a whole sentence: at the beginning or after one, with none of its own around it."""
+    """Whether a gap has the place of a whole sentence: at the beginning or after one."""
     return bool(re.search(rf"(^|[.:!?] ){{{gap}}}( [A-Z{{]|$)", sentence))
 
 
@@ -446,7 +479,7 @@ def test_no_sentence_is_filled_with_a_part_of_one(path: Path) -> None:
                 local = said_before(function, node.lineno)
                 for before, part in pairwise(node.values):
                     outside = before.value if isinstance(before, ast.Constant) else ""
-                    if isinstance(part, ast.FormattedValue) and re.search(r"(^|[^.:;!?>\n]) $", str(outside)):
+                    if isinstance(part, ast.FormattedValue) and re.search(r"(^|[\w,)']) $", str(outside)):
                         said = [text for text in phrases(part.value, local, known) if not is_whole(text)]
                         found |= {f"line {node.lineno} {text!r}" for text in said}
     assert found == set(), sorted(found)

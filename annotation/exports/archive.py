@@ -22,7 +22,7 @@ from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
 from annotation.schema import STANDING
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
 
 HEADER: Final = {"format": "prefloop archive", "version": 1}
@@ -66,7 +66,7 @@ TABLES: Final[Mapping[str, Table]] = {
         (
             *("id", "prompt_id", "model_id", "purpose", "state", "expected", "asked_by", "import_id", "created"),
             *("asks", "asks_why", "candidate_id", "against_id", "formed_chance", "people_chance", "people_drawn"),
-            *("answers_by", "answers_chance"),
+            *("answers_by", "answers_chance", "people_given"),
         )
     ),
     "comparison_response": Table(("comparison_id", "position", "response_id"), order="comparison_id, position"),
@@ -199,7 +199,7 @@ def restore(db: Database, path: Path) -> dict[str, int]:
 
 def refuse_used(db: Database) -> None:
     """Raises UserError for a database in which anything is that an archive could bring."""
-    used = [f"{name} {rows:,}" for name, rows in count(db).items() if rows]
+    used = [f"{name} {numeral(rows)}" for name, rows in count(db).items() if rows]
     if used:
         raise UserError(
             _(
@@ -317,7 +317,7 @@ def default_columns(table: str, row: TableRow) -> dict[str, Any]:
     """Columns that archives have since they were added to the tables, with what all rows were until then."""
     if table == "comparison":
         unknown = {"formed_chance": None, "people_chance": None, "people_drawn": None}
-        unknown |= {"answers_by": None, "answers_chance": None}
+        unknown |= {"answers_by": None, "answers_chance": None, "people_given": None}
         return {"asks": "people", "asks_why": None, "candidate_id": None, "against_id": None, **unknown}
     if table == "claim":
         return {"chance": None, "assigned_by": None}

@@ -25,6 +25,7 @@ from annotation.hub_client import to_front_matter
 from annotation.metrics.agreement import agreements
 from annotation.metrics.intervals_and_bias import Estimate, Vote, length_biases, position_biases
 from annotation.records import Demonstration, Judgement, Project
+from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import number_with_interval, percent_with_interval
 
 
@@ -193,6 +194,7 @@ def size_category(rows: int) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
+@speaking(ENGLISH)
 def card(request: ExportRequest, figures: CardStatistics, provenance: Provenance, files: Mapping[str, str]) -> str:
     """The whole README.md."""
     parts = [
@@ -302,6 +304,7 @@ def agreement(figures: CardStatistics) -> str:
     return f"{ALL_COUNTED}\n\n{found}"
 
 
+@speaking(ENGLISH)
 def agreement_table(votes: Sequence[Vote]) -> str:
     """How far annotators agree, by question; nothing where no two judged the same comparison."""
     rows = [

@@ -40,7 +40,7 @@ from annotation.exports.formats import (
 )
 from annotation.metrics import quality
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, numeral
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import matching, prepare
 
@@ -320,7 +320,9 @@ def write_csv(db: Database, request: ExportRequest, known: ExportContext, path: 
 def refuse_nothing(figures: CardStatistics) -> None:
     """Raises UserError for an export without a row."""
     if not figures.total:
-        reasons = ", ".join(f"{_(LEFT_OUT[reason])} {number:,}" for reason, number in figures.left_out.most_common())
+        reasons = ", ".join(
+            f"{_(LEFT_OUT[reason])} {numeral(number)}" for reason, number in figures.left_out.most_common()
+        )
         if not reasons:
             raise UserError(_("Nothing is left to export: there are no judgements yet. Nothing was written."))
         raise UserError(_("Nothing is left to export ({reasons}). Nothing was written.").format(reasons=reasons))

@@ -26,7 +26,7 @@ from annotation.imports.printable import listed
 from annotation.imports.reading import BadRow, ImportSource, RawRow, SourceRow
 from annotation.imports.scratch import Counts, Skipped, Staging
 from annotation.records import Prompt, Split, UserError
-from annotation.translation import _, ngettext
+from annotation.translation import _, ngettext, numeral
 
 STARTER_FILE = Path(__file__).parent.parent / "starter_prompts.jsonl"
 LOOKED_AT = 100
@@ -379,7 +379,7 @@ def summary(outcome: ImportResult) -> list[str]:
     else:
         first = _("None of them can be used.") if outcome.nothing_usable else _("Nothing new in them.")
     rest = " ".join(not_made(counts))
-    remarks = [f"{count:,} × {remark}." for remark, count in counts.remarks.items()]
+    remarks = [f"{numeral(count)} × {remark}." for remark, count in counts.remarks.items()]
     held_out = [held_out_sentence(counts)] if counts.prompts else []
     return [f"{read} {first.format(new=new)}", *([rest] if rest else []), *held_out, *remarks, *outcome.notes]
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 from annotation.database import Database
 from annotation.records import UserError, now
-from annotation.translation import N_, _
+from annotation.translation import N_, _, kept, retold
 
 Lane = Literal["device", "hub", "web"]
 """Who does a job: a worker on this machine's devices, whoever holds the Hub's token, or the web server."""
@@ -70,9 +70,13 @@ class Job(Generic[Spec]):
 
 
 def as_job(row: Mapping[str, Any], spec: Spec) -> Job[Spec]:
-    """A row as a record, with its spec read."""
-    result = None if row["result"] is None else json.loads(row["result"])
-    return Job(**{**row, "spec": spec, "result": result})
+    """A row as a record, with its spec read and what it says to people in the language that is spoken."""
+    result = None if row["result"] is None else retold_texts(json.loads(row["result"]))
+    return Job(**{**row, "spec": spec, "result": result, "message": retold(row["message"])})
+
+
+def retold_texts(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: retold(value) if isinstance(value, str) else value for name, value in found.items()}
 
 
 def enqueue(db: Database, lane: Lane, kind: str, spec: str, requested_by: str, flavor: str | None = None) -> int:
@@ -132,7 +136,7 @@ def report(
             f"""UPDATE job SET heartbeat = :now, step = :step, steps = :steps,
                     message = coalesce(nullif(:message, ''), message), reason = iif(:message = '', reason, NULL)
                 WHERE id = :id AND worker = :worker AND {AT_WORK} RETURNING status""",
-            {"now": now(), "step": step, "steps": steps, "message": message, "id": job_id, "worker": worker},
+            {"now": now(), "step": step, "steps": steps, "message": kept(message), "id": job_id, "worker": worker},
         )
         if row is not None and metrics:
             add_event(db, job_id, "metric", step, dict(metrics))
@@ -145,7 +149,7 @@ def explain(db: Database, job_id: int, worker: str, reason: Reason, message: str
         connection.execute(
             f"""UPDATE job SET reason = :reason, message = :message
                 WHERE id = :id AND worker = :worker AND {AT_WORK}""",
-            {"reason": reason, "message": message, "id": job_id, "worker": worker},
+            {"reason": reason, "message": kept(message), "id": job_id, "worker": worker},
         )
 
 
@@ -167,7 +171,7 @@ def finish(db: Database, job_id: int, worker: str, result: Mapping[str, Any], me
             connection.execute(
                 f"""UPDATE job SET status = 'finished', finished = :now, step = steps, result = :result,
                         message = :message, reason = NULL WHERE id = :id AND worker = :worker AND {AT_WORK}""",
-                {"now": now(), "result": json.dumps(result), "message": message, "id": job_id, "worker": worker},
+                {"now": now(), "result": json.dumps(result), "message": kept(message), "id": job_id, "worker": worker},
             ).rowcount
             == 1
         )
@@ -183,7 +187,7 @@ def stop(db: Database, job_id: int, worker: str, status: Status, message: str, r
                 {
                     "status": status,
                     "now": now(),
-                    "message": message,
+                    "message": kept(message),
                     "reason": reason,
                     "id": job_id,
                     "worker": worker,
@@ -207,7 +211,7 @@ def take_out(db: Database, job_id: int, message: str, unless: str = "0") -> bool
             connection.execute(
                 f"""UPDATE job SET status = 'cancelled', finished = ?, message = ?, reason = NULL
                     WHERE id = ? AND status = 'queued' AND NOT {unless}""",
-                (now(), message, job_id),
+                (now(), kept(message), job_id),
             ).rowcount
             == 1
         )

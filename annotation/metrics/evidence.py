@@ -15,6 +15,10 @@ expectation whatever the judges are worth, and what enters has the mean of P: pr
 takes most of the chance out of P, so the same evidence takes fewer people. The weight w is learnt from prompts that
 people compared before (as in R-AutoEval+, Park et al. 2025, arXiv 2505.18659): a useless or hostile judge gets none.
 
+Judges fail on some prompts, and these may be other prompts than the rest. So J and its mean are of the very same
+judges; how much is bet is settled before it is looked at who has judged the prompt; and a prompt that was passed over
+because judges failed on it is not given to people in place of one that was not.
+
 Departures from these papers: each prompt has its own prompts to correct it by, none twice, instead of 1 / probability
 as a factor of what people say. It comes to the same variance, keeps outcomes within w of [0, 1], and lets prompts enter
 in the order in which people decided them. And w follows the moments seen so far instead of being shared out among fixed
@@ -23,9 +27,9 @@ weights: a share for "no judge" would cost every candidate what it holds back, t
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import log
 from statistics import fmean
 
@@ -39,13 +43,15 @@ class DecidedOutcome:
 
     prompt_id: int
     outcome: float
-    """1 the candidate won, 0 it lost, 1/2 a tie; of several annotators their mean."""
+    """1 the candidate won, 0 it lost, 1/2 a tie: what was said of it first."""
     by: str | None = None
     """The AI judge that says so; None for people."""
     probability: float | None = None
     """The chance with which this prompt's comparison was given to people; None where nobody recorded it."""
     at: int = 0
     """Its place among all judgements; 0 where nobody had to judge."""
+    shown: float | None = None
+    """What it has come to by now, of several annotators; None: the same."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +72,27 @@ class PromptOutcome:
         """The win rate on this prompt."""
         return fmean(self.outcomes)
 
+    @property
+    def tied(self) -> bool:
+        """Whether neither was better, whenever it was compared."""
+        return set(self.outcomes) == {0.5}
+
 
 def by_prompt(decided: Iterable[DecidedOutcome]) -> tuple[PromptOutcome, ...]:
     """Outcomes in the order in which they were decided, as prompts in the order in which they first were."""
     found: dict[int, PromptOutcome] = {}
     for one in decided:
-        seen = found.get(one.prompt_id)
+        seen, shown = found.get(one.prompt_id), one.outcome if one.shown is None else one.shown
         if seen is None:
             found[one.prompt_id] = PromptOutcome(
                 prompt_id=one.prompt_id,
                 entered=one.outcome,
-                outcomes=(one.outcome,),
+                outcomes=(shown,),
                 probability=one.probability,
                 at=one.at,
             )
         else:
-            found[one.prompt_id] = replace(seen, outcomes=(*seen.outcomes, one.outcome))
+            found[one.prompt_id] = replace(seen, outcomes=(*seen.outcomes, shown))
     return tuple(found.values())
 
 
@@ -101,27 +112,21 @@ DISTANCE = 0.85
 
 @dataclass(frozen=True)
 class JudgePanel:
-    """What judges say of a candidate's prompts, together, and what was known of each before it was made."""
+    """What judges say of a candidate's prompts, and what was known of each before people compared any of these."""
 
     outcomes: tuple[DecidedOutcome, ...] = ()
-    """Of all judges, each prompt's first by each."""
+    """Of all judges."""
     trust: Mapping[str, Estimate] = field(default_factory=dict)
-    """Agreement of a judge with people on comparisons that are older than the candidate's: none of its own count, or
-    the bets would know what is to come."""
-    left: tuple[int, ...] = ()
-    """Prompts that were left to judges, in an order that says nothing about them."""
+    """Agreement of a judge with people, as it was when people first compared the candidate: did what was said later
+    count, the bets would know what is to come."""
+    left: Mapping[int, int | None] = field(default_factory=dict)
+    """Prompts that were left to judges, in an order that says nothing about them. Each with the last judgement before
+    people were given it all the same, where that was noted: from then on it corrects no other, and counts by people."""
 
     @property
-    def covariance(self) -> float:
-        """Of people's outcomes with the judges', as far as trust in the best of them tells."""
-        known = [covariance_of(one) for one in self.trust.values()]
-        return max(known, default=0.0)
-
-    def weight_of(self, judge: str) -> float:
-        """A judge's part in what they say together: by its trust, alike where nothing is known of any."""
-        if not any(covariance_of(one) for one in self.trust.values()):
-            return 1.0
-        return covariance_of(self.trust[judge]) if judge in self.trust else 0.0
+    def covariances(self) -> dict[str, float]:
+        """Of people's outcomes with each judge's, as far as trust in it tells."""
+        return {judge: covariance_of(trust) for judge, trust in self.trust.items()}
 
 
 def covariance_of(trust: Estimate) -> float:
@@ -133,22 +138,34 @@ def covariance_of(trust: Estimate) -> float:
     return max(0.0, USUAL_VARIANCE - (1 - surely) * DISTANCE / 2)
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What judges had said together of a prompt."""
+
+    by: frozenset[str]
+    value: float
+    """Their mean, weighted by what their cards promise; alike where these promise nothing."""
+
+
 class Predictions:
-    """What the judges of a panel had said together of a prompt by a given time."""
+    """What the judges of a panel had said of a prompt by a given time."""
 
     def __init__(self, panel: JudgePanel) -> None:
         self.said: dict[int, dict[str, DecidedOutcome]] = {}
-        self.weights: dict[str, float] = {}
-        for one in panel.outcomes:
+        self.weights = panel.covariances
+        for one in sorted(panel.outcomes, key=lambda said: said.at):  # of one prompt, what a judge said first
             assert one.by is not None
             self.said.setdefault(one.prompt_id, {}).setdefault(one.by, one)
-            self.weights[one.by] = panel.weight_of(one.by)
+            self.weights.setdefault(one.by, 0.0)
 
-    def of(self, prompt_id: int, before: int) -> float | None:
-        """Their mean, weighted; None where none of any weight had judged the prompt before that time."""
-        known = [one for one in self.said.get(prompt_id, {}).values() if one.at < before]
-        total = sum(self.weights[one.by or ""] for one in known)
-        return sum(self.weights[one.by or ""] * one.outcome for one in known) / total if total > 0 else None
+    def of(self, prompt_id: int, before: int) -> Prediction | None:
+        """By the judges that tell something of those that had judged it before that time; None where none had."""
+        said = {name: one.outcome for name, one in self.said.get(prompt_id, {}).items() if one.at < before}
+        if not said:
+            return None
+        weights = {name: self.weights[name] for name in said if self.weights[name]} or dict.fromkeys(said, 1.0)
+        value = sum(weight * said[name] for name, weight in weights.items()) / sum(weights.values())
+        return Prediction(frozenset(weights), value)
 
 
 # --------------------------------------------------------------------------------------------------------- correction
@@ -158,13 +175,15 @@ class CorrectedOutcome:
 
     value: float
     weight: float
-    """w of the correction: how far the value can lie outside of [0, 1]."""
+    """How far the value could have lain outside of [0, 1]: the w that was intended for it."""
     spread: float
     """The variance expected of it, as a part of what it would be without judges."""
 
 
 # A spread that a few lucky prompts promise is not believed below this: the bet would be too large.
 LEAST_SPREAD = 0.3
+# So many more of those left to judges are looked at for the judges that have judged a prompt: others may have before.
+FURTHER = 20
 # Above this spread judges' verdicts change next to nothing, and prompts left to them are kept for people. So a judge
 # whose card flatters it costs no more than what it takes to see that.
 WORTH_SPENDING = 0.9
@@ -172,22 +191,18 @@ WORTH_SPENDING = 0.9
 
 @dataclass
 class Moments:
-    """Second moments of people's outcomes P and judges' J about 1/2, with those known beforehand."""
+    """Second moments of people's outcomes P and judges' J about 1/2, beginning with those of prompts imagined."""
 
-    count: float
-    both: float
-    people: float
-    judges: float
+    both: float = 0.0
+    people: float = KNOWN_BEFOREHAND * USUAL_VARIANCE
+    judges: float = KNOWN_BEFOREHAND * USUAL_VARIANCE
 
-    @classmethod
-    def of(cls, panel: JudgePanel) -> Moments:
-        """Before anybody has judged the candidate."""
-        usual = KNOWN_BEFOREHAND * USUAL_VARIANCE
-        return cls(KNOWN_BEFOREHAND, KNOWN_BEFOREHAND * panel.covariance, usual, usual)
+    def believing(self, covariance: float) -> Moments:
+        """The same, with what cards promise of the judges of whom these are to be."""
+        return replace(self, both=self.both + KNOWN_BEFOREHAND * covariance)
 
     def note(self, people: float, judges: float) -> None:
         """One more prompt that both have judged."""
-        self.count += 1
         self.both += (people - 0.5) * (judges - 0.5)
         self.people += (people - 0.5) ** 2
         self.judges += (judges - 0.5) ** 2
@@ -221,18 +236,16 @@ class CorrectedPrompts:
     explained: float
     """The part of the variance of people's outcomes that the judges explain, as far as is known by now."""
     spent: frozenset[int]
-    """Prompts left to judges that corrected some: what people say of them later counts no more."""
-
-    @property
-    def helped(self) -> int:
-        """How many those are."""
-        return len(self.spent)
+    """Prompts left to judges that corrected some, or on which they failed meanwhile: what people say of them later
+    counts no more."""
+    helped: int
+    """How many corrected some."""
 
     @property
     def win_rate(self) -> float | None:
-        """The mean over prompts, with everything that came on each; None without any."""
-        pairs = zip(self.outcomes, self.prompts, strict=True)
-        return fmean(one.value + prompt.mean - prompt.entered for one, prompt in pairs) if self.outcomes else None
+        """The win rate on these prompts, corrected as what entered was; None without any."""
+        found, pairs = win_rate(self.prompts), zip(self.outcomes, self.prompts, strict=True)
+        return None if found is None else found + fmean(one.value - prompt.entered for one, prompt in pairs)
 
 
 def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedPrompts:
@@ -240,63 +253,90 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
 
     A prompt that was given to people with probability p is corrected by the next (1 - p) / p of those left to judges:
     all of them are used once by the time that people have compared theirs. So the probability has to be the same for
-    all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are. So they do where
-    what is known of the judges by then promises too little: the prompts left to them are not spent.
+    all prompts of a check; where nobody recorded it, or it was 1, people's outcomes enter as they are. So do those of
+    prompts that had been left to judges, and all where what is known of the judges by then promises too little, or they
+    have not come so far: the prompts left to them are not spent, and people may get them.
     """
-    predictions, moments = Predictions(panel), Moments.of(panel)
-    waiting = WaitingPrompts(panel.left, predictions, {one.prompt_id: one.at for one in prompts})
+    predictions, moments = Predictions(panel), Moments()
+    waiting = WaitingPrompts(panel, predictions, prompts)
     entered: list[CorrectedOutcome] = []
     counted: list[PromptOutcome] = []
     due = 0.0
     for one in prompts:
-        if one.prompt_id in waiting.spent:
+        if one.prompt_id in waiting.used:
             continue
-        due += (1 / one.probability - 1) if one.probability else 0.0
+        due += 1 / one.probability - 1 if one.probability and one.prompt_id not in panel.left else 0.0
+        coming = waiting.first(max(int(due), 0), one)
+        known = moments.believing(max((predictions.weights[name] for said in coming for name in said.by), default=0.0))
+        worth = known.worth_spending(len(coming))
         guess = predictions.of(one.prompt_id, one.at)
-        worth = guess is not None and moments.worth_spending(int(due))
-        others = waiting.next(int(due), one) if worth else []
-        due = due - len(others) if worth or guess is None else 0.0
-        entered.append(correct(one.entered, guess, others, moments))
+        before = len(waiting.used)
+        others = waiting.spend(len(coming), one, guess.by) if guess and worth else []
+        entered.append(correct(one.entered, guess, others, known, len(coming) if worth else 0))
         counted.append(one)
-        if guess is not None:
-            moments.note(one.entered, guess)
-    return CorrectedPrompts(tuple(entered), tuple(counted), moments.explained, frozenset(waiting.spent))
+        due = due - (len(waiting.used) - before) if others or due < 1 else 0.0
+        if guess is not None or worth:  # judges of whom nothing came that was to come told nothing
+            moments.note(one.entered, guess.value if guess and (others or not worth) else 0.5)
+    explained = moments.believing(max(panel.covariances.values(), default=0.0)).explained
+    return CorrectedPrompts(tuple(entered), tuple(counted), explained, frozenset(waiting.used), waiting.helped)
 
 
 class WaitingPrompts:
     """Prompts that were left to judges and have corrected none yet."""
 
-    def __init__(self, left: Iterable[int], predictions: Predictions, compared: Mapping[int, int]) -> None:
-        self.left, self.predictions, self.compared = deque(left), predictions, compared
-        self.spent: set[int] = set()
+    def __init__(self, panel: JudgePanel, predictions: Predictions, compared: Iterable[PromptOutcome]) -> None:
+        self.left, self.predictions = list(panel.left), predictions
+        given = {prompt: at for prompt, at in panel.left.items() if at is not None}
+        self.taken = {one.prompt_id: one.at for one in compared} | given
+        self.used: set[int] = set()
+        self.helped = 0
 
-    def next(self, number: int, wanted_by: PromptOutcome) -> list[float]:
-        """What judges had said of up to so many, before people compared this one; each is used once.
+    def first(self, number: int, wanted_by: PromptOutcome) -> list[Prediction]:
+        """What judges had said of the first so many of which they had said something."""
+        return list(islice((said for _, said in self.before(wanted_by) if said), number))
 
-        One that people were asked about later and had compared by then is no use any more: it counts by itself.
+    def spend(self, number: int, wanted_by: PromptOutcome, by: frozenset[str]) -> list[float]:
+        """What these very judges had said of the first so many of which they had; each is used once.
+
+        Those before them on which all judges failed are used up as well, for these may be other prompts than the rest:
+        else people would be given more of them.
         """
-        found, passed = list[float](), list[int]()
-        while self.left and len(found) < number:
-            other = self.left.popleft()
-            if other == wanted_by.prompt_id or self.compared.get(other, wanted_by.at) < wanted_by.at:
-                continue
-            said = self.predictions.of(other, wanted_by.at)
+        found, gone, failed = list[float](), list[int](), list[int]()
+        for other, said in islice(self.before(wanted_by), number + FURTHER):
+            if len(found) == number:
+                break
             if said is None:
-                passed.append(other)
-            else:
-                found.append(said)
-                self.spent.add(other)
-        self.left.extendleft(reversed(passed))
+                failed.append(other)
+            elif said.by == by:
+                found.append(said.value)
+                gone += [*failed, other]
+                failed = []
+        self.used.update(gone)
+        self.left = [other for other in self.left if other not in self.used]
+        self.helped += len(found)
         return found
 
+    def before(self, wanted_by: PromptOutcome) -> Iterator[tuple[int, Prediction | None]]:
+        """Those that people had not been given when they compared this one, with what judges had said by then."""
+        for other in self.left:
+            if other != wanted_by.prompt_id and self.taken.get(other, wanted_by.at) >= wanted_by.at:
+                yield other, self.predictions.of(other, wanted_by.at)
 
-def correct(people: float, judges: float | None, others: Sequence[float], moments: Moments) -> CorrectedOutcome:
-    """One prompt's outcome, corrected by what judges say of it and of others; as it is where they say nothing."""
-    if judges is None or not others:
+
+def correct(
+    people: float, judges: Prediction | None, others: Sequence[float], moments: Moments, intended: int
+) -> CorrectedOutcome:
+    """One prompt's outcome, corrected by what judges say of it and of others, of which so many were intended.
+
+    Weight and spread are those intended, whatever came of it: nothing of the prompt itself was known yet.
+    """
+    if not intended:
         return CorrectedOutcome(people, 0.0, 1.0)
-    weight = moments.best_weight(len(others))
-    value = people - weight * (judges - fmean(others))
-    return CorrectedOutcome(value, weight, moments.spread(weight, len(others)))
+    weight = moments.best_weight(intended)
+    value = people
+    if judges is not None and others:
+        value -= moments.best_weight(len(others)) * (judges.value - fmean(others))
+    return CorrectedOutcome(value, weight, moments.spread(weight, intended))
 
 
 # ------------------------------------------------------------------------------------------------- how many people get

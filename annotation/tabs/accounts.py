@@ -9,7 +9,8 @@ from typing import Any
 import gradio as gr
 
 from annotation.database import SQLITE_PROBLEM, Database
-from annotation.records import ROLES, Annotator
+from annotation.records import ROLES, Annotator, UserError
+from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
@@ -22,9 +23,10 @@ from annotation.tabs.components import (
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.translation import N_, _, codes, language_of, of_server
+from annotation.translation import N_, _, codes, language_of, numeral, of_server
 from annotation.ui.formatting import NOTHING, moment
-from annotation.ui.markup import Button, Chip, Row, done, escape, table
+from annotation.ui.markup import Button, Chip, Row, done, escape, paragraph, status, table
+from annotation.ui.tab_addresses import Place
 from annotation.validation import from_form, whole
 from annotation.web import access, invitations
 from annotation.web.access import Account
@@ -60,8 +62,14 @@ const fill = () => {
 element.addEventListener("click", async (event) => {
   const copying = event.target.closest("button[data-copy]");
   if (!copying) return;
-  await navigator.clipboard?.writeText(element.querySelector("a[data-path]").href);
-  copying.textContent = copying.dataset.copy;
+  const link = element.querySelector("a[data-path]");
+  try {
+    await navigator.clipboard.writeText(link.href); // which plain HTTP has not
+    copying.textContent = copying.dataset.copy;
+  } catch {
+    getSelection().selectAllChildren(link);
+    copying.textContent = copying.dataset.select;
+  }
 });
 new MutationObserver(fill).observe(element, { childList: true, subtree: true });
 fill();
@@ -100,6 +108,12 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 make_annotator = gr.Button(_("Make annotator"), size="md", min_width=130)
                 shut_out = gr.Button(_("Deactivate"), variant="stop", size="md", min_width=130)
                 let_in = gr.Button(_("Reactivate"), size="md", min_width=130)
+            with gr.Column(visible=False) as confirm:
+                question = html_box()
+                with gr.Row():
+                    really = gr.Button(_("Yes"), variant="stop", min_width=100, elem_id="account-really")
+                    keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
+            asked = gr.State({})
             language = gr.Dropdown([], label=_("Language"))
             groups = gr.Textbox(
                 label=_("Groups"), info=_("Names with commas between them; comparisons can be assigned to a group.")
@@ -107,26 +121,37 @@ def build(demo: gr.Blocks, context: Context) -> None:
             quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
             save = gr.Button(_("Save groups and judgements"), size="md")
     wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
-    page, admin = [listed, account, outcome, secret, groups, quota, language], guarded(context, "admin")
-    account.input(admin(choosing(db)), account, [groups, quota, language], api_name="account-choose", **QUIET)
+    bar, fields, admin = place_bar(), [groups, quota, language], guarded(context, "admin")
+    page, asking = [listed, account, outcome, secret, *fields, bar], [confirm, question, asked]
+    visits(bar, context, visiting(db), [], [account, outcome, secret, *fields], api_name="account-visit")
+    account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
     language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
     common: dict[str, Any] = {"outputs": page, **QUEUED}
     # Not when the page is loaded: everybody's page would ask, and Gradio keeps a queue for each that did.
-    opening_of(demo)(admin(opening(db)), outputs=[*page, problem], api_name="accounts", **QUIET)
+    opening_of(demo)(admin(opening(db)), outputs=[listed, account, problem, *asking], api_name="accounts", **QUIET)
     add.click(admin(adding(db)), [name, role, password], api_name="account-add", **common)
-    reset.click(admin(resetting(db)), account, api_name="account-reset", **common)
-    make_admin.click(admin(changing_role(db, "admin")), account, api_name="account-make-admin", **common)
-    make_annotator.click(admin(changing_role(db, "annotator")), account, api_name="account-make-annotator", **common)
-    shut_out.click(admin(deactivating(db)), account, api_name="account-deactivate", **common)
+    buttons = {"reset": reset, "make-admin": make_admin, "make-annotator": make_annotator, "deactivate": shut_out}
+    for act, button in buttons.items():
+        button.click(admin(ask_first(db, act)), account, asking, api_name=f"account-{act}", **QUEUED)
+    really.click(admin(confirming(db)), [account, asked], [*page, *asking], api_name="account-really", **QUEUED)
+    keep.click(admin(kept), None, asking, api_name="account-not", **QUEUED)
     let_in.click(admin(activating(db)), account, api_name="account-activate", **common)
 
 
 def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
     """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
 
-    Last the groups, the quota and the language of the account that is chosen now.
+    Last the groups, the quota and the language of the account that is chosen now, and its address.
     """
+    shown, names = accounts_table(db)
+    password_box = gr.Textbox(value=password, visible=bool(password))
+    chosen = gr.Dropdown(names, value=account)
+    return (shown, chosen, done(outcome), password_box, *fields_of(db, entry_of(db, account)), told(place_of(account)))
+
+
+def accounts_table(db: Database) -> tuple[str, list[str]]:
+    """The table of all accounts, and their names."""
     everyone, groups = access.accounts(db), annotator_groups.groups_of_each(db)
     rows = [
         (
@@ -137,9 +162,17 @@ def page_of(db: Database, outcome: str = "", account: str | None = None, passwor
     ]
     headers = [*map(_, HEADERS)]
     shown = table(headers, rows, numbers=(headers[3],), caption=_("Accounts"))
-    chosen = gr.Dropdown([entry.name for entry in everyone], value=account)
-    entry = next((entry for entry in everyone if entry.name == account), None)
-    return (shown, chosen, done(outcome), gr.Textbox(value=password, visible=bool(password)), *fields_of(db, entry))
+    return shown, [entry.name for entry in everyone]
+
+
+def entry_of(db: Database, account: str | None) -> Account | None:
+    """The account of this name; None where there is none."""
+    return next((entry for entry in access.accounts(db) if entry.name == account), None)
+
+
+def place_of(account: str | None) -> Place:
+    """The address of the chosen account."""
+    return Place((account,)) if account else Place()
 
 
 def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
@@ -152,7 +185,7 @@ def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
 
 def judged(entry: Account) -> str:
     """How many comparisons somebody has judged, of how many."""
-    return f"{entry.judged:,}" if entry.quota is None else f"{entry.judged:,} / {entry.quota:,}"
+    return numeral(entry.judged) if entry.quota is None else f"{numeral(entry.judged)} / {numeral(entry.quota)}"
 
 
 def state_of(entry: Account) -> Chip:
@@ -172,9 +205,23 @@ def opening(db: Database) -> Any:
     def open_page(annotator: Annotator) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
         problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
-        return (*page_of(db), problem)
+        shown, names = accounts_table(db)
+        return shown, gr.update(choices=names), problem, *kept(annotator)
 
     return open_page
+
+
+def visiting(db: Database) -> Any:
+    """The handler of the address, which may name an account."""
+
+    def visit_account(annotator: Annotator, place: Place) -> Any:
+        """Choose that account; with none of that name, say so."""
+        entry = entry_of(db, place.first)
+        unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
+        chosen = gr.update(value=None if entry is None else entry.name)
+        return [chosen, status(unknown, "warning"), gr.Textbox(value="", visible=False), *fields_of(db, entry)]
+
+    return visit_account
 
 
 def adding(db: Database) -> Any:
@@ -184,13 +231,66 @@ def adding(db: Database) -> Any:
         chosen = password or access.generate_password()
         access.add_account(db, name.strip(), role, chosen)
         said = _("Added {name}.").format(name=name.strip())
-        return page_of(db, said, name.strip(), "" if password else chosen)
+        return page_of(db, said, password="" if password else chosen)
 
     return add
 
 
+QUESTIONS = {
+    "reset": N_("Give {account} a new password? {account} is signed out, and the old password ends."),
+    "make-admin": N_("Make {account} an admin, who may do everything here? {account} has to sign in again."),
+    "make-annotator": N_("Make {account} an annotator, who can only judge? {account} has to sign in again."),
+    "deactivate": N_("Deactivate {account}, who can't sign in then? Judgements stay."),
+}
+
+
+def chosen(db: Database, account: Any) -> str:
+    """The name of the account that is chosen. Raises UserError where there is none."""
+    name = text_in(account)
+    if not name:
+        raise UserError(_("Choose an account first."))
+    if not any(entry.name == name for entry in access.accounts(db)):
+        raise UserError(_("There is no account '{name}'. Choose one of the list.").format(name=name))
+    return name
+
+
+def kept(annotator: Annotator) -> list[Any]:
+    """Ask nothing any more: nothing is changed."""
+    return [gr.update(visible=False), "", {}]
+
+
+def ask_first(db: Database, act: str) -> Any:
+    """The handler of a button that changes what somebody may do: it asks before."""
+
+    def ask_whether(annotator: Annotator, account: str | None) -> list[Any]:
+        name = chosen(db, account)
+        said = paragraph(_(QUESTIONS[act]).format(account=name), "warning")
+        return [gr.update(visible=True), said, {"act": act, "account": name}]
+
+    return ask_whether
+
+
+def confirming(db: Database) -> Any:
+    """The handler of "Yes"."""
+    acts = {
+        "reset": resetting(db),
+        "make-admin": changing_role(db, "admin"),
+        "make-annotator": changing_role(db, "annotator"),
+        "deactivate": deactivating(db),
+    }
+
+    def do_it(annotator: Annotator, account: str | None, asked: Any) -> list[Any]:
+        """Do what the question asked, if it is still about the account that is chosen."""
+        named = asked if isinstance(asked, dict) else {}
+        if named.get("act") not in acts or named.get("account") != chosen(db, account):
+            raise UserError(_("Press the button again: another account is chosen now."))
+        return [*acts[named["act"]](annotator, account), *kept(annotator)]
+
+    return do_it
+
+
 def resetting(db: Database) -> Any:
-    """The handler of "Reset password"."""
+    """Gives an account a new password."""
 
     def reset(annotator: Annotator, account: str | None) -> Any:
         """Give an account a new password and sign it out everywhere."""
@@ -209,7 +309,7 @@ CHANGED_ROLES = {
 
 
 def changing_role(db: Database, role: str) -> Any:
-    """The handler of "Make admin" and "Make annotator"."""
+    """Makes an account one of an admin or of an annotator."""
 
     def change_role(annotator: Annotator, account: str | None) -> Any:
         access.set_role(db, account or "", role)
@@ -222,7 +322,7 @@ def changing_role(db: Database, role: str) -> Any:
 
 
 def deactivating(db: Database) -> Any:
-    """The handler of "Deactivate"."""
+    """Shuts an account out."""
 
     def shut_out(annotator: Annotator, account: str | None) -> Any:
         access.deactivate(db, account or "")
@@ -235,7 +335,7 @@ def activating(db: Database) -> Any:
     """The handler of "Reactivate"."""
 
     def let_in(annotator: Annotator, account: str | None) -> Any:
-        access.activate(db, account or "")
+        access.activate(db, chosen(db, account))
         return page_of(db, _("{account} can sign in again.").format(account=account), account)
 
     return let_in
@@ -246,15 +346,15 @@ def choosing(db: Database) -> Any:
 
     def choose_account(annotator: Annotator, account: str | None) -> Any:
         """The groups, the quota and the language of the chosen one; nothing while no whole name is typed."""
-        entry = next((entry for entry in access.accounts(db) if entry.name == account), None)
-        return [*fields_of(db, entry)]
+        entry = entry_of(db, account)
+        return [*fields_of(db, entry), gr.skip() if entry is None else told(place_of(account)), *kept(annotator)]
 
     return choose_account
 
 
 def languages() -> list[tuple[str, str]]:
     """The choice of a language, each in its own words."""
-    own = _("The server's ({language})").format(language=of_server().name)
+    own = _("Their browser's at the next sign-in ({language} until then)").format(language=of_server().name)
     named = [(language_of(code), code) for code in codes()]
     # One that can't be read is answered in the server's, whose name would stand there twice.
     return [(own, ""), *((language.name if language.code == code else code, code) for language, code in named)]
@@ -264,7 +364,7 @@ def changing_language(db: Database) -> Any:
     """The handler of the choice of a language."""
 
     def change_language(annotator: Annotator, account: str | None, code: str | None) -> Any:
-        access.set_language(db, account or "", text_in(code) or None)
+        access.set_language(db, chosen(db, account), text_in(code) or None)
         said = _("{account} is answered in {language}.").format(
             account=account, language=language_of(text_in(code) or None).name
         )
@@ -277,7 +377,7 @@ def saving(db: Database) -> Any:
     """The handler of "Save groups and judgements"."""
 
     def save_groups(annotator: Annotator, account: str | None, groups: Any, quota: Any) -> Any:
-        row = access.existing(db, account or "")
+        row = access.existing(db, chosen(db, account))
         names = annotator_groups.group_names(text_in(groups))
         number = (
             None if quota in (None, "", 0) else whole(quota, _("Judgements in all"), 1, invitations.MOST_JUDGEMENTS)
@@ -348,8 +448,9 @@ def link_card(path: str) -> str:
     """The link, which is shown once."""
     said = _("Send this link. Whoever opens it makes an account of their own. It is shown once.")
     link = f'<a data-path href="{escape(path)}" target="_blank" rel="noopener">{escape(path)}</a>'
-    copied, words = _("Copied"), _("Copy")
-    copy = f'<button type="button" data-copy="{escape(copied)}">{escape(words)}</button>'
+    copied, selected = escape(_("Copied")), escape(_("Not copied: copy what is selected"))
+    words = escape(_("Copy"))
+    copy = f'<button type="button" data-copy="{copied}" data-select="{selected}">{words}</button>'
     return f"{done(said)}<p>{link} {copy}</p>"
 
 
@@ -357,10 +458,10 @@ def invitations_table(found: Sequence[Invitation]) -> str:
     """The invitations, those that are open with a way to withdraw them; nothing where there are none."""
     rows: list[Row] = [
         (
-            f"{one.used:,} / {one.uses:,}",
+            f"{numeral(one.used)} / {numeral(one.uses)}",
             moment(one.expires),
             one.group_name or NOTHING,
-            NOTHING if one.quota is None else f"{one.quota:,}",
+            NOTHING if one.quota is None else numeral(one.quota),
             one.invited_by,
             Chip(_(STATES[one.state]), "open" if one.state == "open" else ""),
             Button(_("Withdraw"), "withdraw", str(one.id)) if one.state == "open" else "",

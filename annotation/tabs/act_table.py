@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from annotation.metrics.act_times import FEW, MEASURED_ANSWERS, PAIRS_AN_ACT, ActTime
 from annotation.records import Kind
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOTHING
 from annotation.ui.markup import Row, paragraph, table, unfold
 
@@ -44,9 +44,9 @@ def act_row(asked: Asked, found: ActTime | None) -> Row:
     few = _("\nfew judgements: hardly to be relied on") if found.judgements < FEW else ""
     hasty = found.pairs_an_act is not None and found.pairs_a_minute is None
     a_minute = _("too fast to have been read") if hasty else teaches(found.pairs_a_minute)
-    return name, f"{found.judgements:,}", f"{seconds}{few}", teaches(found.pairs_an_act), a_minute
+    return name, numeral(found.judgements), f"{seconds}{few}", teaches(found.pairs_an_act), a_minute
 
 
 def teaches(pairs: float | None) -> str:
     """So many times what two answers do."""
-    return _("not measured") if pairs is None else f"{pairs:.1f}"
+    return _("not measured") if pairs is None else numeral(pairs, ".1f")

@@ -2,7 +2,8 @@
 // /train/dpo, /runs/12 and /data?status=skipped. Stands in the head of the page, before anything is drawn.
 //
 // `outermost`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. What others use of it, as
-// `prefloop.address`: `part`, `tell`, `go`, `follow`; annotation/tabs/place_bar.js is the example.
+// `prefloop.address`: `part`, `tell`, `go`, `follow`; annotation/tabs/place_bar.js is the example. `prefloop.theme`, which
+// has to be known before anything is drawn as well, is what the masthead switches.
 (function (outermost, language) {
 const LANDING = "annotate"; // where "/" leads
 const PATIENCE_MS = 15000;
@@ -66,6 +67,18 @@ function press(level, id) {
   const menu = document.querySelectorAll(`[id="${CSS.escape(level.element)}"] > .tab-wrapper .overflow-dropdown button`);
   const button = shown ?? [...menu].find((one) => one.textContent.trim() === label);
   button?.click();
+}
+
+// In that menu each says as well which tab it is, so that it has its icon, and which one is chosen.
+function onMenu(event) {
+  const menu = event.target.closest?.(".overflow-menu");
+  const level = menu?.closest(".tabs")?.id === outermost.element ? outermost : null;
+  for (const button of menu?.querySelectorAll(".overflow-dropdown button") ?? []) {
+    const tab = level?.tabs.find(({ label }) => label === button.textContent.trim());
+    if (tab) button.dataset.tabId = tab.id;
+    if (button.classList.contains("selected")) button.setAttribute("aria-current", "page");
+    else button.removeAttribute("aria-current");
+  }
 }
 
 // Turn to the tabs of `target`, the outermost first: those within another are laid out once it was turned to.
@@ -166,6 +179,36 @@ function hear(answer) {
   if (spoken && spoken !== language) location.reload();
 }
 
+// -------------------------------------------------------------------------------------------------------------- theme
+// Light or dark, as a person has chosen in this browser, or as the system has it, which Gradio asks the browser for.
+const THEMES = ["", "light", "dark"];
+const KEPT_THEME = "prefloop.theme";
+const asks = window.matchMedia.bind(window);
+const system = asks("(prefers-color-scheme: dark)");
+
+function theme() {
+  try {
+    return THEMES.find((one) => one === localStorage.getItem(KEPT_THEME)) ?? "";
+  } catch {
+    return ""; // no storage
+  }
+}
+
+const isDark = () => (theme() ? theme() === "dark" : system.matches);
+window.matchMedia = (query) => {
+  const found = asks(query);
+  return found.media === system.media ? Object.defineProperty(found, "matches", { get: isDark }) : found;
+};
+
+// Turn to the next one, and say which that is.
+function nextTheme() {
+  try {
+    localStorage.setItem(KEPT_THEME, THEMES[(THEMES.indexOf(theme()) + 1) % THEMES.length]);
+  } catch { /* no storage */ }
+  document.body.classList.toggle("dark", isDark());
+  return theme();
+}
+
 // -------------------------------------------------------------------------------------------------------------- start
 // Links to the page's own addresses lead there without loading it anew.
 function onLink(event) {
@@ -199,12 +242,13 @@ class Events extends Array {}
 Object.setPrototypeOf(window.gradio_config.dependencies, Events.prototype);
 
 choose(window.gradio_config.components);
-window.prefloop = { ...window.prefloop, address: { part, tell, go, follow, hear, title: showTitle } };
+window.prefloop = { ...window.prefloop, address: { part, tell, go, follow, hear, title: showTitle }, theme: { theme, nextTheme } };
 new MutationObserver(chose).observe(document.documentElement, { attributeFilter: ["aria-selected"], subtree: true });
 // Gradio writes the title once, when it has drawn the page.
 new MutationObserver(() => showTitle()).observe(document.head, { childList: true, subtree: true, characterData: true });
 addEventListener("popstate", arrive);
 document.addEventListener("click", onLink);
+document.addEventListener("click", (event) => setTimeout(onMenu, 0, event), true); // when Gradio has drawn it
 const pressed = (event) => event.isTrusted && rest(); // whoever does something does not want to be led elsewhere
 for (const press of ["pointerdown", "keydown"]) document.addEventListener(press, pressed, true);
 if (location.pathname === "/") write(`/${LANDING}${location.search}`, true);

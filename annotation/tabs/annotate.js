@@ -2,9 +2,15 @@
 // Gradio calls this once with `element`. What strangers wrote goes into text nodes; as HTML only what the server's
 // `markdown.to_html` in annotation/ui made of it (the `html` of a text).
 
-// Every sentence goes through `_`, which says it in the page's language; then `filled` fills its gaps in.
+// Every sentence goes through `_`, which says it in the page's language, one with a count through `ngettext`; then
+// `filled` fills its gaps in.
+const LANGUAGE = document.documentElement.lang || undefined;
+const NUMBERS = new Intl.NumberFormat(LANGUAGE);
 const _ = (sentence) => props.sentences[sentence] ?? sentence;
-const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (gap, name) => values[name]);
+const ngettext = (one, several, count) =>
+  props.sentences[several]?.[props.plurals[count > 200 ? 100 + count % 100 : count]] ?? (count === 1 ? one : several);
+const written = (value) => typeof value === "number" ? NUMBERS.format(value) : value;
+const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (gap, name) => written(values[name]));
 
 // A comparison that has only just appeared can't have been read: a press meant for the one before must not count.
 const UNREAD_MS = 300;
@@ -52,6 +58,7 @@ let draft = newDraft(); // what the annotator has done with it so far
 let listing = false; // whether the own judgements are on the screen instead
 let armed = false; // whether the next digit chooses the answer to edit
 let busy = false; // whether a request that changes something is under way
+let missed = false; // whether something was pressed meanwhile, which does not count
 let shownAt = 0;
 let pressedAt = -Infinity;
 let polledAt = -Infinity;
@@ -197,12 +204,13 @@ async function attempt(name, body, failed) {
 
 // A request that changes what is shown: one at a time.
 async function act(name, body, failed = NOT_SAVED) {
-  if (busy) return null;
+  if (occupied()) return null;
   busy = true;
+  missed = false;
   judging.setAttribute("aria-busy", "true");
   try {
     const said = await attempt(name, body, failed);
-    if (said === null) pressedAt = -Infinity; // the page says "Press again."
+    if (said === null) [pressedAt, missed] = [-Infinity, false]; // the page says "Press again."
     return said;
   } finally {
     busy = false;
@@ -214,6 +222,16 @@ async function act(name, body, failed = NOT_SAVED) {
 function say(text, bad = false) {
   find(".status").textContent = text;
   find(".status").classList.toggle("bad", bad);
+  if (busy || !missed) return;
+  missed = false;
+  tellTooSoon();
+}
+
+// Whether a press comes while another is on its way, and so does not count; that is said now, and with what came of it.
+function occupied() {
+  if (busy) tellTooSoon();
+  missed = busy;
+  return busy;
 }
 
 // A press that does not count is not passed over in silence; what the page says stays.
@@ -457,7 +475,6 @@ function revisingNote() {
 // On a phone long answers are shown one at a time: below each other the second would be screens away from the first.
 const LONG_ALTOGETHER = 900; // characters
 function sideSwitch(answers) {
-  answers.dataset.long = card.answers.reduce((sum, answer) => sum + answer.text.length, 0) > LONG_ALTOGETHER;
   const turn = (place) => {
     answers.dataset.side = place;
     controls.forEach((control, number) => setPressed(control, number === place));
@@ -514,7 +531,12 @@ function answerBox(place) {
   );
 }
 
-const counted = (text) => (text.match(/[\u3040-\u30ff\u3400-\u9fff]|[\p{L}\p{N}]+/gu) ?? []).length;
+// As `count_words` of annotation/ui/formatting.py.
+const SIGNS = /[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]/g;
+function counted(text) {
+  const words = text.replace(SIGNS, " ").split(/\s+/).filter((piece) => /[\p{L}\p{N}]/u.test(piece));
+  return words.length + (text.match(SIGNS) ?? []).length;
+}
 
 // A button that copies a block of code, beside it: nothing is put into what a stranger wrote.
 function letCopy(box) {
@@ -528,13 +550,14 @@ function letCopy(box) {
 
 // Put texts and states into the comparison as it stands, leaving alone what has not changed.
 function refill() {
+  const altogether = card.answers.reduce((sum, answer) => sum + answer.text.length, 0); // grows while they are written
+  find(".answers").dataset.long = altogether > LONG_ALTOGETHER;
   find(".conversation").querySelectorAll(".shown").forEach((box, number) => fill(box, card.messages[number]));
   element.querySelectorAll(".answer").forEach((box, place) => {
     const answer = card.answers[place];
     fill(box.querySelector(".shown"), answer);
-    const words = counted(answer.text);
-    const count = words.toLocaleString(document.documentElement.lang || undefined);
-    box.querySelector(".words").textContent = words === 1 ? _("1 word") : filled(_("{count} words"), { count });
+    const count = counted(answer.text);
+    box.querySelector(".words").textContent = filled(ngettext("{count} word", "{count} words", count), { count });
     box.dataset.state = answer.state;
     const state = STATES[answer.state];
     if (box.querySelector(".state").textContent !== state) box.querySelector(".state").textContent = state;
@@ -554,7 +577,7 @@ function refresh() {
   setPressed(find(".tools [data-key=r]"), isRendered());
   setPressed(find(".tools [data-key=m]"), listing);
   if (inHand()) refreshComparison();
-  else find(".verdicts").replaceChildren(...(card.progress.yours ? [row("others", _("Other"), [undoButton()])] : []));
+  else find(".verdicts").replaceChildren(...(card.undo ? [row("others", _("Other"), [undoButton()])] : []));
   if (arrived) address.tell(HERE, place());
 }
 
@@ -578,9 +601,11 @@ function waitingText() {
   const { quota, yours } = card.progress;
   const done = _("You have judged all {quota} that you were asked for. Thank you.");
   if (quota && yours >= quota) return filled(done, { quota });
-  if (card.trouble) return card.asked ? `${card.trouble} ${_("Your prompt is kept till then.")}` : card.trouble;
+  if (card.asked && card.trouble) return `${card.trouble} ${_("Your prompt is kept till then.")}`;
   if (card.asked) return _("Your prompt is being answered. The answers appear here by themselves.");
-  return _("The model is writing the next answers. They appear here by themselves.");
+  if (card.by_judges) return card.elsewhere;
+  const writing = _("The model is writing the next answers. They appear here by themselves.");
+  return `${card.elsewhere} ${card.trouble || writing}`.trim();
 }
 
 function refreshComparison() {
@@ -746,7 +771,7 @@ function pairVerdicts() {
 function verdict(decide) {
   return (event) => {
     const time = performance.now();
-    if (!inHand() || listing || busy) return;
+    if (!inHand() || listing || occupied()) return;
     if (event.detail > 1 || time - shownAt < UNREAD_MS || time - pressedAt < DEBOUNCE_MS) {
       tellTooSoon();
       return;
@@ -788,7 +813,7 @@ async function judge(decided) {
 
 async function takeBack() {
   const time = performance.now();
-  if (busy || listing || card.revising) return;
+  if (listing || card.revising || occupied()) return;
   if (time - pressedAt < DEBOUNCE_MS) {
     tellTooSoon();
     return;
@@ -878,7 +903,10 @@ function ranking() {
   const left = card.answers.map((_, place) => place).filter((place) => !placed().includes(place));
   if (left.length > 1) {
     const values = { count: left.length, numbers: left.map((place) => place + 1).join(", ") };
-    say(filled(_("{count} answers are not ranked yet: {numbers}."), values), true);
+    const said = ngettext(
+      "{count} answer is not ranked yet: {numbers}.", "{count} answers are not ranked yet: {numbers}.", left.length,
+    );
+    say(filled(said, values), true);
     return null;
   }
   if (left.length) put(left[0]);
@@ -908,7 +936,7 @@ function listed(row) {
   const when = new Date(row.created);
   const words = capital(inWords(row));
   const name = filled(_("Change: {judgement}"), { judgement: words });
-  const time = when.toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  const time = when.toLocaleString(LANGUAGE, { dateStyle: "medium", timeStyle: "short" });
   const flag = row.flag && flagName(row.flag);
   const marks = [...row.tags, flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
   return make("li", {},

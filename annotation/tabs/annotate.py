@@ -58,6 +58,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         apply_default_css=False,
         elem_id="comparison",
         sentences=dict(spoken().script),
+        plurals=list(spoken().plurals),
     )
 
 

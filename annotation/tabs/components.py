@@ -35,24 +35,44 @@ def html_box(value: str = "", **options: Any) -> gr.HTML:
     return gr.HTML(value=value, elem_classes=["kit"], **options)
 
 
+# Whoever does not see the page goes on from where the focus is, which falls to the page itself where the button that
+# was pressed is drawn anew or can't be pressed for a moment: then it goes to what is said of the press, or a button.
 ACTING = """
+const lost = () => [document.body, null, window.prefloop.pressed].includes(document.activeElement);
+let waiting = false; // whether something was pressed here
+function follow() {
+  const said = element.querySelector("[role=status]");
+  if (!lost() || !(waiting || (said && props.speaks))) return;
+  const within = said ?? element.querySelector("button:not(:disabled)") ?? element.querySelector("[tabindex]");
+  const next = within ?? window.prefloop.before; // where the question came from that is gone
+  if (!next?.isConnected) return;
+  if (next === said) next.tabIndex = -1;
+  waiting = false;
+  next.focus();
+}
+new MutationObserver(() => setTimeout(follow)).observe(element, { childList: true, subtree: true });
 element.addEventListener("click", (event) => {
   const pressed = event.target.closest("button[data-act]");
   if (!pressed || !element.contains(pressed) || pressed.disabled) return;
-  pressed.disabled = true;
-  setTimeout(() => { pressed.disabled = false; }, 2000);
+  pressed.disabled = waiting = true;
+  [window.prefloop.before, window.prefloop.pressed] = [window.prefloop.pressed, pressed]; // of all boxes
+  setTimeout(() => {
+    pressed.disabled = false;
+    if (pressed.isConnected && lost()) pressed.focus();
+  }, 2000);
   trigger("act", { act: pressed.dataset.act, subject: pressed.dataset.subject });
 });
 """
 
 
-def acting_box(**options: Any) -> gr.HTML:
+def acting_box(speaks: bool = False, **options: Any) -> gr.HTML:
     """A box as `html_box`, whose buttons (`markup.act_button`) raise its event `act`, with what is to be done to what.
 
     One component in place of a button for each row, which could not be as many as there are rows. What the browser says
-    of it is unchecked, as always: the handler, `guarded_event`, checks it.
+    of it is unchecked, as always: the handler, `guarded_event`, checks it. `speaks`: it answers presses elsewhere as
+    well, so that the focus may follow to it from there.
     """
-    return gr.HTML(value="", js_on_load=ACTING, elem_classes=["kit"], **options)
+    return gr.HTML(value="", js_on_load=ACTING, elem_classes=["kit"], speaks=speaks, **options)
 
 
 def pressed(event: Any, acts: Mapping[str, Any]) -> tuple[Any, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,8 +28,8 @@ from annotation.exports.formats import (
     iterations_of,
 )
 from annotation.jobs.job_table import Job
-from annotation.records import Annotator, UserError
-from annotation.tabs.address import place_bar, visits
+from annotation.records import Annotator, UserError, who
+from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
@@ -42,11 +42,11 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import moment, size
 from annotation.ui.markup import Download, Row, paragraph, progress_bar, status, table, unfold
-from annotation.ui.tab_addresses import Place
-from annotation.workbench.comparison_filter import ComparisonFilter
+from annotation.ui.tab_addresses import MAXIMUM_LENGTH, Place
+from annotation.workbench.comparison_filter import ComparisonFilter, escaped, unescaped
 
 POLL_SECONDS = 1
 EXPLANATION = N_("What training uses, with a card that says what is in it and what was left out.")
@@ -55,6 +55,8 @@ FORMAT_CHOICES = [
     (N_("Raw: everything, lossless, also what was undone"), "raw"),
 ]
 CONTAINER_CHOICES = [(title, name) for name, title in CONTAINERS.items()]
+# What stands in the address of a list's export where the list has no filter.
+ALL = {"all": "1"}
 SOURCE_CHOICES = [
     (N_("judged by people"), "human"),
     (N_("judged by AI"), "ai"),
@@ -114,12 +116,77 @@ def number_of(value: Any) -> float:
     return round(float(value), 2) if sound else 0.0
 
 
+# ----------------------------------------------------------------------------------------------------- form and address
+# The fields in the order of `request_of`'s values, with what they hold at first.
+DEFAULTS: Mapping[str, Any] = {
+    **{"format": "preference", "container": "dataset", "policies": [], "iterations": [], "annotators": []},
+    **{"sources": [*SOURCES], "since": "", "until": "", "agreement": 0, "comparisons": "", "names": False},
+    "licence": "",
+}
+# What an address calls those that a list's filter has a like of; the filter itself stands beside them, as in a list's.
+CALLED: Mapping[str, str] = {"container": "files", "since": "first", "until": "last"}
+KNOWN: Mapping[str, Collection[str]] = {"format": [*FORMATS, "raw"], "container": CONTAINERS, "sources": SOURCES}
+# How an address says that no source is chosen.
+NOBODY = "none"
+
+
+def addressed(query: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """What an address says of the form's own fields, by field, and the rest of it: a list's filter."""
+    called = {CALLED.get(name, name): name for name in DEFAULTS if name != "comparisons"}
+    own = {called[name]: text for name, text in query.items() if name in called}
+    return own, {name: text for name, text in query.items() if name not in called}
+
+
+def form_of(own: Mapping[str, str]) -> dict[str, Any]:
+    """The form's own fields as an address says them; one that it does not speak of, or wrongly, is as at first."""
+    return {name: value_in(name, own.get(name)) for name in DEFAULTS if name != "comparisons"}
+
+
+def value_in(name: str, text: str | None) -> Any:
+    """What a field holds of which an address says this."""
+    if name == "sources" and text == NOBODY:
+        return []
+    if text is None or (name in KNOWN and not all(one in KNOWN[name] for one in text.split(","))):
+        return DEFAULTS[name]
+    if isinstance(DEFAULTS[name], list):
+        return [unescaped(one) for one in text.split(",") if one]
+    if name == "names":
+        return text == "yes"
+    if name == "agreement":
+        return int(text) / 100 if text.isascii() and text.isdigit() and len(text) < 4 and int(text) <= 100 else 0
+    return text
+
+
+def text_of(name: str, value: Any) -> str:
+    """A field's value as an address says it; nothing for what it holds at first."""
+    if isinstance(DEFAULTS[name], list):
+        chosen = [escaped(str(one)) for one in list_of(value)]
+        return "" if sorted(chosen) == sorted(DEFAULTS[name]) else ",".join(chosen) or NOBODY
+    if name == "names":
+        return "yes" if value else ""
+    if name == "agreement":
+        return str(round(100 * number_of(value))) if number_of(value) else ""
+    return "" if text_in(value) == DEFAULTS[name] else text_in(value).strip()
+
+
+def address_of(values: Sequence[Any]) -> Any:
+    """The address of what the form says, for the bar; what it had stays while the list's filter means nothing."""
+    form = dict(zip(DEFAULTS, values, strict=True))
+    try:
+        query = ComparisonFilter.of(text_in(form.pop("comparisons")).strip().removeprefix("?")).query
+    except UserError:
+        return gr.skip()
+    own = {CALLED.get(name, name): text_of(name, value) for name, value in form.items()}
+    place = Place((), {**query, **own})
+    return told(place, step=False) if len(place.part()) <= MAXIMUM_LENGTH else gr.skip()
+
+
 # ------------------------------------------------------------------------------------------------------- what is shown
 def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]]) -> str:
     """What would be exported, and what would not."""
     rows, left_out = counted["rows"], counted["left_out"]
     total, raw = sum(rows.values()), request.format == "raw"
-    parts = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in rows.items() if number)
+    parts = ", ".join(f"{name.replace('_', ' ')} {numeral(number)}" for name, number in rows.items() if number)
     headline = (
         ngettext(
             "{total:,} row of the tables would be exported: {parts}.",
@@ -140,7 +207,7 @@ def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]])
     if not left_out:
         return text
     entries = sorted(left_out.items(), key=lambda entry: -entry[1])
-    reasons = [(_(LEFT_OUT[reason]), f"{number:,}") for reason, number in entries]
+    reasons = [(_(LEFT_OUT[reason]), numeral(number)) for reason, number in entries]
     shown = table((_("Judgements, or pairs of answers"), _("Count")), reasons, numbers=(_("Count"),))
     return text + unfold(_("Left out: {count:,}").format(count=sum(left_out.values())), shown)
 
@@ -149,7 +216,7 @@ def progress_card(job: Job[WriteExport] | None, names: Collection[str]) -> str:
     """How the latest export stands; nothing of one whose file was deleted. `names` are of the files that there are."""
     if job is None or (job.status == "finished" and job.spec.file not in names):
         return ""
-    by = paragraph(_("Asked for by {name}.").format(name=job.requested_by), "quiet")
+    by = paragraph(_("Asked for by {name}.").format(name=who(job.requested_by)), "quiet")
     if not job.is_open:
         return status(_(job.message)) + by
     bar = progress_bar(_("Export"), round(100 * job.step / job.steps) if job.steps else 0)
@@ -294,11 +361,12 @@ def wire(page: ExportFormPage, context: Context, opening: Any) -> None:
     counted = [page.count, page.write]
     described = [page.command, form["container"]]
     changed = partial(gr.on, [field.change for field in page.fields])
-    visits(place_bar(), context, narrower(), [], [form["comparisons"]], api_name="export-only")
+    bar = place_bar()
+    visits(bar, context, narrower(), [], page.fields, api_name="export-only")
     opening(admin(opener(context)), None, [*filled, *page.shown], api_name="export-open", **QUIET)
     # The browser runs what one event starts one after the other: what is quick comes first.
-    for event, name in ((opening, "export-describe"), (changed, "export-redescribe")):
-        event(admin(describer(context)), page.fields, described, api_name=name, **QUIET)
+    opening(admin(describer(context)), page.fields, described, api_name="export-describe", **QUIET)
+    changed(admin(redescriber(context)), page.fields, [*described, bar], api_name="export-redescribe", **QUIET)
     # Counting reads every judgement, so only the latest state of the form is counted, one form at a time.
     counting: Mapping[str, Any] = {
         **QUEUED,
@@ -343,19 +411,26 @@ def opener(context: Context) -> Any:
 
 
 def narrower() -> Any:
-    """The handler of the address, which may have a list's filter."""
+    """The handler of the address, which may say the form, and a list's filter."""
 
     def narrow_export(annotator: Annotator, place: Place) -> list[Any]:
-        """Fill the filter in; without one what was typed stays.
+        """Fill the form in; what the address does not speak of stays, and `all` empties the filter.
 
-        What can't be read stands there as it came: the export refuses it, and an empty field would mean everything.
+        A filter that can't be read stands there as it came: the export refuses it, and an empty field would mean
+        everything.
         """
+        own, others = addressed(place.query)
+        values: dict[str, Any] = form_of(own) if own else {}
         if place.unread:
-            return [place.unread.partition("?")[2] or place.unread]
-        try:
-            return [ComparisonFilter.of_query(place.query).text] if place.query else [gr.skip()]
-        except UserError:
-            return [urlencode(place.query)]
+            values["comparisons"] = place.unread.partition("?")[2] or place.unread
+        elif place.query == ALL:
+            values["comparisons"] = ""
+        elif place.query:
+            try:
+                values["comparisons"] = ComparisonFilter.of_query(others).text
+            except UserError:
+                values["comparisons"] = urlencode(others)
+        return [gr.update(value=values[name]) if name in values else gr.skip() for name in DEFAULTS]
 
     return narrow_export
 
@@ -387,6 +462,16 @@ def describer(context: Context) -> Any:
             return ["", container]
 
     return describe_export
+
+
+def redescriber(context: Context) -> Any:
+    """The same once the form was changed, with its address."""
+    describe = describer(context)
+
+    def redescribe_export(annotator: Annotator, *values: Any) -> list[Any]:
+        return [*describe(annotator, *values), address_of(values)]
+
+    return redescribe_export
 
 
 def writer(context: Context) -> Any:

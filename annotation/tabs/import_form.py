@@ -18,10 +18,12 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
-from annotation.ui.markup import paragraph, progress_bar, status, table
+from annotation.ui.markup import paragraph, progress_bar, status, table, way
+from annotation.ui.tab_addresses import Place, link
+from annotation.workbench.comparison_filter import ComparisonFilter
 
 POLL_SECONDS = 1
 MAXIMUM_UPLOAD = "500mb"
@@ -123,7 +125,7 @@ def meaning_card(look: Mapping[str, Any]) -> str:
         _("Read as {target}, with {proposed}. They become:").format(target=look["target"], proposed=proposed),
         "headline",
     )
-    return headline + table(("row", "prompt", "answers"), rows, data=True) + notes
+    return headline + table((_("Row"), _("Prompt"), _("Answers")), rows, data=True) + notes
 
 
 def record_cells(record: Any) -> tuple[str, str]:
@@ -160,6 +162,17 @@ def progress_card(state: State) -> str:
     return status(f"{said} …") + progress_bar(_("Import"), None if share is None else round(100 * share))
 
 
+def way_to(outcome: Mapping[str, Any]) -> str:
+    """Where the comparisons that came in are, and can be withdrawn; nothing where none did."""
+    counts = outcome.get("counts", {})
+    if not any(counts.get(kind) for kind in ("judged", "gold", "open")):
+        return ""
+    source = "import {import_id}: {name}".format_map(outcome)
+    address = link("data/comparisons", Place((), ComparisonFilter(source=(source,)).query))
+    words = _("Look at the comparisons that came in, or withdraw them")
+    return f'<p class="acts">{way(address, words)}</p>'
+
+
 def outcome_card(outcome: Mapping[str, Any]) -> str:
     """What was imported, or would be, and what not and why."""
     name = _("{name}: {format}, as {target}, with {columns_line}.").format(
@@ -177,9 +190,10 @@ def outcome_card(outcome: Mapping[str, Any]) -> str:
                 import_id=outcome["import_id"], seconds=outcome["seconds"]
             )
         )
+        text += way_to(outcome)
     if outcome["reasons"]:
         # Of an import by an earlier version the column stands beside what is said of it.
-        reasons = [(f"{count:,}", " ".join(filter(None, said))) for *said, count in outcome["reasons"]]
+        reasons = [(numeral(count), " ".join(filter(None, said))) for *said, count in outcome["reasons"]]
         text += table((_("rows"), _("can't be used because")), reasons)
         shown = outcome["skipped"][:SHOWN_SKIPPED]
         rows = [(str(entry["row"]), entry["column"], entry["reason"]) for entry in shown]

@@ -14,12 +14,21 @@ const all = new Set();
 let timer = null;
 let asking = false;
 let signedOut = false;
-const notice = document.createElement("p");
-notice.className = "signed-out";
-notice.setAttribute("role", "alert");
+let unheard = 0; // questions in a row without an answer
 const signIn = document.createElement("a");
 signIn.textContent = _("Sign in again.");
-notice.append(_("You are not signed in any more; what is shown here stands still."), " ", signIn);
+const signedOutNotice = notice(_("You are not signed in any more; what is shown here stands still."), " ", signIn);
+const awayNotice = notice(
+  _("The server can't be reached; what is shown here may be out of date. It is tried again by itself."),
+);
+
+function notice(...said) {
+  const made = document.createElement("p");
+  made.className = "signed-out";
+  made.setAttribute("role", "alert");
+  made.append(...said);
+  return made;
+}
 
 const random = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (one) => one.toString(36)).join("");
 
@@ -118,7 +127,7 @@ async function askWhether(some) {
   const answer = await fetch(`${ADDRESS}?${query}`, options).catch(() => null);
   const said = answer?.ok ? await answer.json().catch(() => null) : null;
   asking = false;
-  tellSignedOut(answer);
+  tellTrouble(answer, said);
   for (const one of some) {
     if (signedOut) one.due = Infinity;
     else hear(one, said?.[one.key]);
@@ -139,14 +148,22 @@ function hear(one, said) {
   } else if (seen(one)) askWhole(one);
 }
 
-function tellSignedOut(answer) {
-  if (answer === null) return;
+// What the page can't know any more. One question without an answer is passed over: the server may be busy.
+function tellTrouble(answer, said) {
+  const away = answer === null || answer.status >= 500 || (answer.ok && said === null);
+  unheard = away ? unheard + 1 : 0;
+  put(awayNotice, unheard > 1 && !signedOut);
+  if (away) return;
   window.prefloop.address.hear(answer);
   signedOut = answer.status === 401;
-  if (!signedOut) return notice.remove();
   signIn.href = `login?next=${encodeURIComponent(location.pathname + location.search)}`;
-  document.getElementById("standing")?.before(notice);
-  for (const one of all) if (!one.waiting) one.due = Infinity;
+  put(signedOutNotice, signedOut);
+  if (signedOut) for (const one of all) if (!one.waiting) one.due = Infinity;
+}
+
+function put(one, there) {
+  if (!there) one.remove();
+  else if (!one.isConnected) document.getElementById("standing")?.before(one); // said once, not at each question
 }
 
 // -------------------------------------------------------------------------------------------------------------- start

@@ -39,10 +39,11 @@ FieldValues = dict[str, Any]
 
 # ----------------------------------------------------------------------------------------------------- form and project
 def form_of(asked: Project) -> FieldValues:
-    """A project as the form's fields show it: shares in percent, reasons one a line."""
+    """A project as the form's fields show it: shares in percent, reasons one a line, no target as an empty field."""
     view = next(name for name, (_label, rendered) in FIRST_VIEW.items() if rendered == asked.rendered)
     return {
         **{name: getattr(asked, name) for name in FIELDS},
+        "daily_target": asked.daily_target or None,
         "gold_share": percent_of(asked.gold_share),
         "re_ask_share": percent_of(asked.re_ask_share),
         "candidate_share": percent_of(asked.candidate_share),
@@ -60,10 +61,11 @@ def percent_of(share: float) -> float:
 def project_of(values: FieldValues, people: int) -> Project:
     """The form's fields as a project. Raises UserError naming the field at fault."""
     shares = {name: share_of(values[name]) for name in ("gold_share", "re_ask_share", "candidate_share", "doubt_share")}
+    target = 0 if values["daily_target"] in (None, "") else values["daily_target"]
     view = values["rendered"]
     known = isinstance(view, str) and view in FIRST_VIEW
     rendered = FIRST_VIEW[view][1] if known else str(view)  # what is no view is refused
-    return project.check({**values, **shares, "rendered": rendered}, people)
+    return project.check({**values, **shares, "daily_target": target, "rendered": rendered}, people)
 
 
 def share_of(value: Any) -> Any:
@@ -170,7 +172,7 @@ def build_form() -> dict[str, Any]:
         )
         form["overlap"] = number(_("Annotators for each comparison"), _("Up to the number of active accounts."))
         form["claim_minutes"] = number(_("Minutes to judge"), _("Then a comparison in hand returns to the pool."))
-        form["daily_target"] = number(_("Judgements a day"), _("The target that each annotator sees; 0 for none."))
+        form["daily_target"] = number(_("Judgements a day"), _("The target that each annotator sees."), _("no target"))
     with gr.Accordion(_("Measuring, and how answers are shown"), open=False), gr.Row():
         form["gold_share"] = number(_("Gold comparisons, %"), _("Share with a known answer, to measure annotators."))
         form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
@@ -199,9 +201,9 @@ def build_form() -> dict[str, Any]:
     return form
 
 
-def number(label: str, info: str) -> gr.Number:
-    """A field for a number; what it may be is checked when it is saved."""
-    return gr.Number(label=label, info=info, min_width=240)
+def number(label: str, info: str, empty: str | None = None) -> gr.Number:
+    """A field for a number; what it may be is checked when it is saved. `empty`: what an empty one means."""
+    return gr.Number(label=label, info=info, placeholder=empty, min_width=240)
 
 
 def build(demo: gr.Blocks, context: Context) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,12 @@ from annotation.metrics.agreement import ClearCase
 from annotation.metrics.quality import QualityReport
 from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
 from annotation.tabs import act_table, quality_report
-from annotation.tabs.components import QUEUED, html_box, opening_of, row_number
+from annotation.tabs.address import place_bar, told, visits
+from annotation.tabs.components import QUEUED, html_box, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui.markup import heading, paragraph, status, unfold
+from annotation.ui.tab_addresses import Place
 
 Update = dict[str, Any]
 NO_COMPARISON = N_("Choose a comparison first, or type its number.")
@@ -54,14 +56,14 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
         "annotators": quality_report.annotators_table(figures) if figures.annotators else "",
         "reliability": quality_report.reliability_chart(figures) if known else "",
         "agreement": titled(_("Agreement"), figures.agreement, quality_report.agreement_table(figures.agreement)),
-        "over_time": titled(_("Over time"), per_day, over_time),
-        "acts": titled(_("Kinds of acts"), figures.annotators, act_table.acts_table(act_times(db))),
+        "over_time": folded(_("Over time"), per_day, over_time),
+        "acts": folded(_("Kinds of acts"), figures.annotators, act_table.acts_table(act_times(db))),
         "biases": titled(
             _("Biases"),
             figures.position or figures.length,
             quality_report.bias_meters(figures.position, figures.length),
         ),
-        "policies": titled(
+        "policies": folded(
             _("Policies"), figures.policies.comparisons, quality_report.policies_chart(figures.policies)
         ),
         "disputes": titled(
@@ -74,7 +76,7 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
             _("Gold comparisons"), figures.golds, quality_report.gold_table(figures.golds, figures.gold_accuracy)
         ),
         "flagged": titled(_("Flagged"), figures.flagged, quality_report.flagged_table(figures.flagged, figures.flags)),
-        "decisions": titled(_("Decisions"), figures.decisions, quality_report.decisions_table(figures.decisions)),
+        "decisions": folded(_("Decisions"), figures.decisions, quality_report.decisions_table(figures.decisions)),
     }
     names = [one.name for one in figures.annotators]
     clear = [(clear_label(one), one.comparison_id) for one in figures.clear]
@@ -91,6 +93,11 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
 def titled(title: str, there: Sequence[Any] | int, inside: str) -> str:
     """A part of the page with its heading; nothing while there is nothing to say in it."""
     return f"{heading(title)}{inside}" if there else ""
+
+
+def folded(title: str, there: Sequence[Any] | int, inside: str) -> str:
+    """A part of the page that is shown when asked for; nothing while there is nothing to say in it."""
+    return unfold(title, inside) if there else ""
 
 
 def clear_label(found: ClearCase) -> str:
@@ -131,7 +138,9 @@ class QualityPage:
     reason: gr.Textbox
     best: gr.Dropdown
     view: Any
+    gold_form: gr.Accordion
     buttons: Mapping[str, gr.Button]
+    bar: gr.HTML
 
     @property
     def outputs(self) -> list[Any]:
@@ -168,9 +177,7 @@ def lay_out() -> QualityPage:
             buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
         said["exclusion"] = html_box()
 
-    parts["acts"] = html_box()
     parts["agreement"] = html_box()
-    parts["over_time"] = html_box()
     parts["biases"] = html_box()
 
     parts["disputes"] = html_box()
@@ -181,7 +188,7 @@ def lay_out() -> QualityPage:
     said["settle"] = html_box()
 
     parts["golds"] = html_box()
-    with gr.Accordion(_("Make a comparison gold, or change one"), open=False):
+    with gr.Accordion(_("Make a comparison gold, or change one"), open=False) as gold_form:
         gr.Markdown(_(GOLD_EXPLANATION))
         with gr.Row():
             parts["case"] = gr.Dropdown(
@@ -211,40 +218,63 @@ def lay_out() -> QualityPage:
             buttons["release"] = gr.Button(_("No longer gold"), variant="stop", min_width=140)
         said["gold"] = html_box()
 
-    parts["policies"] = html_box()
     parts["flagged"] = html_box()
-    parts["decisions"] = html_box()
-    return QualityPage(parts=parts, said=said, reason=reason, best=best, view=view, buttons=buttons)
+    for name in ("over_time", "policies", "acts", "decisions"):
+        parts[name] = html_box()
+    return QualityPage(
+        parts=parts,
+        said=said,
+        reason=reason,
+        best=best,
+        view=view,
+        gold_form=gold_form,
+        buttons=buttons,
+        bar=place_bar(),
+    )
 
 
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the tab out and wire it; every value comes from a guarded handler."""
     page = lay_out()
-    wire_views(page, context, opening_of(demo))
+    wire_views(page, context)
     wire_exclusion(page, context)
     wire_settling(page, context)
     wire_gold(page, context)
 
 
 # Handlers are plain functions, which Gradio runs in threads of their own: figures keep no annotator waiting.
-def wire_views(page: QualityPage, context: Context, opening: Callable[..., Any]) -> None:
-    """Fill the page when it is opened and on request; look at one comparison."""
+def wire_views(page: QualityPage, context: Context) -> None:
+    """Fill the page when it is opened and on request; look at one comparison, which the address names."""
 
-    @guarded(context, "admin")
-    def open_quality(annotator: Annotator) -> list[Any]:
-        return page.sent(context.db)
+    def open_quality(annotator: Annotator, place: Place) -> list[Any]:
+        sent = page.sent(context.db)
+        if not place.first:
+            return [*sent, gr.skip(), gr.skip()]
+        case = [*page.parts].index("case")
+        sent[case] = {**sent[case], "value": place.first}
+        return [*sent, case_at(context.db, place.first), gr.update(open=True)]
 
     @guarded(context, "admin")
     def refresh_quality(annotator: Annotator) -> list[Any]:
         return page.sent(context.db)
 
     @guarded(context, "admin")
-    def look_at_comparison(annotator: Annotator, number: Any) -> str:
-        return quality_report.case_view(quality.review(context.db, number_in(number, _(NO_COMPARISON))))
+    def look_at_comparison(annotator: Annotator, number: Any) -> list[Any]:
+        comparison = number_in(number, _(NO_COMPARISON))
+        view = quality_report.case_view(quality.review(context.db, comparison))
+        return [view, told(Place((str(comparison),)))]
 
-    opening(open_quality, None, page.outputs, **QUEUED)
+    visits(page.bar, context, open_quality, [], [*page.outputs, page.view, page.gold_form], **QUEUED)
     page.buttons["refresh"].click(refresh_quality, None, page.outputs, **QUEUED)
-    page.buttons["look"].click(look_at_comparison, page.parts["case"], page.view, **QUEUED)
+    page.buttons["look"].click(look_at_comparison, page.parts["case"], [page.view, page.bar], **QUEUED)
+
+
+def case_at(db: Database, number: str) -> str:
+    """The comparison that an address names; or why there is none."""
+    try:
+        return quality_report.case_view(quality.review(db, number_in(number, _(NO_COMPARISON))))
+    except UserError as error:
+        return status(str(error), "warning")
 
 
 def wire_exclusion(page: QualityPage, context: Context) -> None:

@@ -19,11 +19,11 @@ from annotation.metrics.quality import (
 )
 from annotation.metrics.reliability import Reliability
 from annotation.records import Project
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
-from annotation.ui.markup import Row, Way, escape, paragraph, points, table, unfold
+from annotation.ui.markup import Row, Way, escape, paragraph, points, table, telling, unfold
 from annotation.ui.tab_addresses import Place, link
 
 FLAG_NAMES: Mapping[str, str] = {
@@ -46,10 +46,10 @@ COIN = 0.5
 
 # ------------------------------------------------------------------------------------------------------------- pieces
 def in_hand(comparison_id: int) -> str:
-    """Says that a comparison waits to be judged; the link loads the page anew, which opens on the Annotate tab."""
+    """Says that a comparison waits to be judged; the link leads there without loading the page anew."""
     said = _("Comparison {number} is in your hands, to settle.").format(number=comparison_id)
     link = _("Judge it on the Annotate tab.")
-    return f'<p role="status">{escape(said)} <a href="./">{escape(link)}</a></p>'
+    return f'<p role="status">{escape(said)} <a href="/annotate">{escape(link)}</a></p>'
 
 
 def comparison_way(comparison_id: int) -> Way:
@@ -197,9 +197,8 @@ def annotators_table(figures: QualityReport) -> str:
         annotator_row(one, figures.reliabilities[one.name], figures.excluded.get(one.name))
         for one in figures.annotators
     ]
-    return table(
-        [*map(_, ANNOTATOR_HEADERS)], rows, _(NO_JUDGEMENTS), caption=_("Annotators, each share with its 95% interval")
-    )
+    headers, told = telling([*map(_, ANNOTATOR_HEADERS)], rows)
+    return table(headers, told, _(NO_JUDGEMENTS), caption=_("Annotators, each share with its 95% interval"))
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
@@ -215,14 +214,14 @@ def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str
     return (
         one.name,
         f"{interval}\n{evidence_text(reliability)}",
-        f"{one.judgements:,}",
+        numeral(one.judgements),
         counted_share(one.gold),
         counted_share(one.consistency),
         counted_share(one.agreement),
         first_place,
         counted_share(one.undecided),
-        NOTHING if one.seconds is None else f"{one.seconds:.1f} s",
-        f"{one.hasty:,}",
+        NOTHING if one.seconds is None else f"{numeral(one.seconds, '.1f')} s",
+        numeral(one.hasty),
         _("counts") if left_out is None else _("left out\n{left_out}").format(left_out=left_out),
     )
 
@@ -482,7 +481,7 @@ def policies_chart(policies: Strengths) -> str:
         ).format(count=policies.comparisons, reference=policies.reference),
     )
     axis = _("strength in log-odds; {reference} is 0").format(reference=policies.reference)
-    return charts.intervals(frame, marks, axis, 0.0, limits, lambda value: f"{value:g}") + unplaced
+    return charts.intervals(frame, marks, axis, 0.0, limits, lambda value: numeral(value, "g")) + unplaced
 
 
 def strength_text(strength: Estimate) -> str:

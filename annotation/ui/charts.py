@@ -10,7 +10,7 @@ from math import ceil, floor, log10
 
 from annotation.metrics.calibration import CONFIDENCES, Calibration
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import percent, percent_with_interval
 from annotation.ui.markup import Explained, escape, explained
 
@@ -201,13 +201,13 @@ def columns(frame: Frame, counts: Sequence[tuple[str, int]], axis: str) -> str:
     top = max(totals)
     ticks = [tick for tick in nice_ticks(0, top, 4) if tick == int(tick)]
     height = scale_up(0.0, max(ticks[-1], top))
-    parts = rulers([(tick, f"{tick:,.0f}") for tick in ticks], height)
+    parts = rulers([(tick, numeral(tick, ",.0f")) for tick in ticks], height)
     width = 100 / max(bins, 7)  # a single day is no wall
     starts = [first + timedelta(days=days * number) for number in range(bins)]
     for number, (start, total) in enumerate(zip(starts, totals, strict=True)):
         y = height(total)
         label = (
-            f"{start.isoformat()}: {total:,}"
+            f"{start.isoformat()}: {numeral(total)}"
             if days == 1
             else _("week from {isoformat}: {total:,}").format(isoformat=start.isoformat(), total=total)
         )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Final
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 
 NOTHING = "–"
+# Scripts of which each sign is counted, since no spaces stand between words.
+SIGNS: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 NOT_MEASURED = N_("not measured")
 
 
 def percent(share: float) -> str:
     """A measured share in whole percent: '83%'."""
-    return f"{100 * share:.0f}%"
+    return f"{numeral(100 * share, '.0f')}%"
 
 
 def percent_with_interval(share: Estimate) -> str:
@@ -26,7 +30,7 @@ def percent_with_interval(share: Estimate) -> str:
 def number_with_interval(figure: Estimate) -> str:
     """A number with its interval: '0.48 (0.43 to 0.54)'."""
     return _("{value} ({low} to {high})").format(
-        value=f"{figure.value:.2f}", low=f"{figure.low:.2f}", high=f"{figure.high:.2f}"
+        value=numeral(figure.value, ".2f"), low=numeral(figure.low, ".2f"), high=numeral(figure.high, ".2f")
     )
 
 
@@ -37,19 +41,19 @@ def moment(text: str | None) -> str:
 
 def short_number(value: float, digits: int = 4) -> str:
     """A number in a few digits: '0.1234', '12.3', '1235', '7e-5', '5e29'."""
-    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    text = numeral(value, ".0f") if 1000 <= abs(value) < 1e6 else numeral(value, f".{digits}g")
     return text.replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def with_power(value: float, digits: int) -> str:
     """A number with its power of ten: '1.5e-4'; 0 as it is."""
     mantissa, power = f"{value:.{digits - 1}e}".split("e")
-    return f"{mantissa.rstrip('0').rstrip('.')}e{int(power)}" if value else "0"
+    return f"{numeral(float(mantissa), f'.{digits}g')}e{int(power)}" if value else "0"
 
 
 def figure(value: float | None, digits: int = 2) -> str:
     """A measured number, or that it was not measured."""
-    return _(NOT_MEASURED) if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return _(NOT_MEASURED) if value is None or math.isnan(value) else numeral(value, f".{digits}f")
 
 
 def share(value: float | None) -> str:
@@ -74,21 +78,27 @@ def size(count: float) -> str:
     """The size of files in words: '812 bytes', '19.6 MB', '0.54 GB'."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor / (2 if unit == "GB" else 1):
-            return f"{count / factor:.{2 if unit == 'GB' else 1}f} {unit}"
+            return f"{numeral(count / factor, '.2f' if unit == 'GB' else '.1f')} {unit}"
     return ngettext("{count:.0f} byte", "{count:.0f} bytes", round(count)).format(count=count)
+
+
+def count_words(text: str) -> int:
+    """How many words a text has, and signs of Chinese and Japanese; `counted` in annotate.js counts the same."""
+    spaced = SIGNS.sub(" ", text).split()
+    return len(SIGNS.findall(text)) + sum(any(map(str.isalnum, piece)) for piece in spaced)
 
 
 def dollars(amount: float) -> str:
     """A price or what was spent, in cents and as far below as it matters."""
-    whole, _, cents = f"{amount:.4f}".partition(".")
-    return f"${whole}.{cents.rstrip('0').ljust(2, '0')}"
+    text = numeral(amount, ".4f")
+    return f"${text[:-2]}{text[-2:].rstrip('0')}"
 
 
 def most_dollars(amount: float) -> str:
     """A limit, in whole cents and never below what it is."""
-    return f"${math.ceil(round(100 * amount, 4)) / 100:.2f}"
+    return f"${numeral(math.ceil(round(100 * amount, 4)) / 100, '.2f')}"
 
 
 def money(cost: float | None) -> str:
     """A cost in the currency of the prices, whichever it is; a dash without prices."""
-    return NOTHING if cost is None else f"{cost:,.2f}" if cost >= 1 else f"{cost:.4f}"
+    return NOTHING if cost is None else numeral(cost, ",.2f") if cost >= 1 else numeral(cost, ".4f")

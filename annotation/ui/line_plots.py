@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import floor
 from typing import Protocol
 
-from annotation.translation import _
-from annotation.ui import charts
+from annotation.translation import _, numeral
+from annotation.ui import charts, stylesheet
 from annotation.ui.charts import HEIGHT, Frame
 from annotation.ui.formatting import percent, short_number, with_power
 from annotation.ui.markup import escape
 
 # The tokens --hue-0 … of the stylesheet, for what takes no variables.
-HUES = ("#2f7de1", "#d9542b", "#12914a", "#a855f7", "#b4660b", "#d6307f", "#0d9488", "#6b7280")
+HUES = tuple(re.findall(r"--hue-\d: (#[0-9a-f]{6});", stylesheet.TOKENS))
 # A longer line is thinned, keeping the lowest and highest point of each stretch.
 MOST_POINTS = 240
 # Places along a plot that say the values there.
@@ -82,7 +83,7 @@ def plot(where: str, axes: Axes, lines: Sequence[Line], steps: int, across: str)
     for tick in charts.nice_ticks(0, right, 5):
         if tick == int(tick):
             at = place(tick)
-            parts.append(charts.text(at, HEIGHT + 17, f"{tick:.0f}", charts.tick_anchor(at), "small"))
+            parts.append(charts.text(at, HEIGHT + 17, numeral(tick, ".0f"), charts.tick_anchor(at), "small"))
     parts += [charts.text(0, -8, axes.axis, "start", "small"), charts.text(50, HEIGHT + 36, across, "middle", "small")]
     said = "; ".join(f"{line.name}: {span(line)}" for _, line in hued)
     frame = Frame(f"{where}-{axes.name}", axes.label, axes.caption)
@@ -169,7 +170,7 @@ def values_at(
 ) -> str:
     """An upright line at a step, the lines' points on it, and what they are worth."""
     there = [(hue, name, points[step]) for hue, name, points in known if step in points]
-    words = [f"{across} {step:.0f}", *(f"{name}: {short_number(value)}" for _, name, value in there)]
+    words = [f"{across} {numeral(step, '.0f')}", *(f"{name}: {short_number(value)}" for _, name, value in there)]
     # Beside the line, on the side where there is more room.
     anchor, beside = ("start", x + 2) if x < 50 else ("end", x - 2)
     marks = [
@@ -208,7 +209,7 @@ def histograms(frame: Frame, edges: Sequence[float], sides: Mapping[str, Sequenc
         parts.append(path(Line(side, outline(edges, shares)), hue, place, height))
     for tick in charts.nice_ticks(edges[0], edges[-1], 5):
         at = place(tick)
-        parts.append(charts.text(at, HEIGHT + 17, f"{tick:g}", charts.tick_anchor(at), "small"))
+        parts.append(charts.text(at, HEIGHT + 17, numeral(tick, "g"), charts.tick_anchor(at), "small"))
     parts += [charts.text(0, -8, of, "start", "small"), charts.text(50, HEIGHT + 36, across, "middle", "small")]
     means = {side: mean_of(edges, shares) for side, shares in sides.items()}
     averages = "; ".join(

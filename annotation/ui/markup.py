@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from annotation.translation import _
+from annotation.ui.formatting import NOTHING
 from annotation.ui.invisible import visible
 
 # Characters from which a table's cell is a sentence and may wrap.
@@ -113,6 +114,11 @@ def card(title: str, inside: str) -> str:
     return f'<section class="card"><h2>{escape(title)}</h2>{inside}</section>'
 
 
+def folded_card(title: str, inside: str) -> str:
+    """A card that shows its title, and the rest when asked for."""
+    return f'<section class="card">{unfold(title, inside)}</section>'
+
+
 def label(words: str) -> str:
     """What stands above a text or a box."""
     return paragraph(words, "label")
@@ -142,11 +148,15 @@ def chip(entry: Chip) -> str:
 
 def explained(entry: Explained) -> str:
     """A name, and behind an "i" what it means; the name alone where there is nothing to say."""
+    return escape(entry.name) + hint(entry)
+
+
+def hint(entry: Explained) -> str:
+    """An "i", and behind it what a name means that stands beside it; nothing where there is nothing to say."""
     if not entry.meaning:
-        return escape(entry.name)
+        return ""
     asks = _("What is meant by {name}").format(name=entry.name)
-    hint = f'<summary aria-label="{escape(asks)}">i</summary>{escape(entry.meaning)}'
-    return f'{escape(entry.name)}<details class="why">{hint}</details>'
+    return f'<details class="why"><summary aria-label="{escape(asks)}">i</summary>{escape(entry.meaning)}</details>'
 
 
 def act_button(words: str, act: str, subject: str) -> str:
@@ -207,6 +217,12 @@ def table(
     )
 
 
+def telling(headers: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[Row]]:
+    """The columns of a table in which some row has more than a dash."""
+    kept = [place for place in range(len(headers)) if any(row[place] != NOTHING for row in rows)]
+    return [headers[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
 def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     """One cell of a table; a sentence is marked as one that may wrap."""
     style, inside = "", ""
@@ -223,7 +239,7 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
         inside = act_button(entry.words, entry.act, entry.subject)
     elif isinstance(entry, Choosable):
         box = f'<input type="checkbox" value="{escape(entry.value)}" aria-label="{escape(entry.label)}">'
-        inside = f"{box}{within(entry.name)}"
+        inside = f'<label class="row">{box}</label>{within(entry.name)}'
     elif isinstance(entry, Noted):
         inside = chip(entry.state) + "".join(f'<span class="quiet">{escape(note)}</span>' for note in entry.notes)
     elif isinstance(entry, Bar):

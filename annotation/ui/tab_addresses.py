@@ -8,7 +8,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 MAXIMUM_LENGTH: Final = 2_000
-MAXIMUM_FIELDS: Final = 20
+MAXIMUM_FIELDS: Final = 30
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from annotation import claims, store
 from annotation.database import Database
 from annotation.records import ROLES, Annotator, Role, UserError, now
-from annotation.translation import _, codes, of_server, spoken
+from annotation.translation import _, codes
 from annotation.web.space import HubUser
 
 OWNER = "owner"
@@ -128,11 +128,6 @@ def set_language(db: Database, name: str, code: str | None) -> None:
         connection.execute("UPDATE annotator SET language = ? WHERE id = ?", (code, existing(db, name)["id"]))
 
 
-def language_used() -> str | None:
-    """What is kept for whoever makes an account of their own: the language they do it in, if not the server's."""
-    return None if spoken() is of_server() else spoken().code
-
-
 def deactivate(db: Database, name: str) -> None:
     """Shut an account out; its judgements stay. Raises UserError if no active admin would be left."""
     with db.transaction() as connection:
@@ -183,7 +178,7 @@ def hub_account(db: Database, user: HubUser, role: Role) -> Annotator:
             name = free_name(db, user.name)
             db.insert(
                 "annotator",
-                {"name": name, "role": role, "hub_id": user.id, "created": now(), "language": language_used()},
+                {"name": name, "role": role, "hub_id": user.id, "created": now()},
             )
             return read_annotator(existing(db, name))
         if not row["active"]:

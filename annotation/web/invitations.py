@@ -147,12 +147,7 @@ def accept(db: Database, token: str, name: str, password: str) -> Annotator:
         refuse_taken(db, name)
         annotator = access.insert_account(db, name, "annotator", hashed)
         connection.execute(
-            """UPDATE annotator SET invitation_id = :invitation, quota = :quota, language = :language
-               WHERE id = :annotator""",
-            {
-                **{"invitation": row["id"], "quota": row["quota"]},
-                **{"language": access.language_used(), "annotator": annotator.id},
-            },
+            "UPDATE annotator SET invitation_id = ?, quota = ? WHERE id = ?", (row["id"], row["quota"], annotator.id)
         )
         if row["group_name"] is not None:
             annotator_groups.set_groups(db, annotator.id, (row["group_name"],))

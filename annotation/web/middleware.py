@@ -22,7 +22,7 @@ from annotation.translation import Language, _, speaking
 from annotation.web import access, sign_in_pages
 from annotation.web.access import LoginThrottle
 from annotation.web.destinations import BEGINNING, NEXT, destination, sign_in_address, with_destination
-from annotation.web.languages import heard
+from annotation.web.languages import heard, preferred
 from annotation.web.space import Space
 
 # Gradio's bundle compiles its templates (unsafe-eval) and writes its configuration into the page (unsafe-inline).
@@ -373,7 +373,10 @@ class SignIn:
         return RedirectResponse(page_before(request.headers), 303)
 
     async def welcome(self, request: Request, annotator: Annotator, wanted: str = BEGINNING) -> Response:
-        """Open a session and go to the wanted page."""
+        """Open a session and go to the wanted page; an account without a language gets the one its browser asks for."""
+        asked = preferred(request.headers.get("accept-language", ""))
+        if annotator.language is None and asked is not None:
+            await asyncio.to_thread(access.set_language, self.db, annotator.name, asked)
         days = access.SESSION_DAYS if self.space is None else SPACE_SESSION_DAYS
         token = await asyncio.to_thread(access.open_session, self.db, annotator, days)
         response = RedirectResponse(wanted, 303)

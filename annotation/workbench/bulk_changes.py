@@ -24,9 +24,11 @@ CAN_BE_JUDGED: Final = f"""c.purpose = 'preference' AND c.state IN ('ready', 'wr
     AND NOT ({claims.WITHDRAWN})"""
 STANDS: Final = """SELECT {} FROM bulk_change_comparison i JOIN bulk_change x ON x.id = i.change_id
     WHERE i.comparison_id = c.id AND i.state = 'stands' AND x.kind = '{}'"""
+# Of a candidate people compare what was drawn for them by lot, and no other that somebody has picked.
+LEFT_TO_JUDGES: Final = "(c.candidate_id IS NOT NULL AND c.asks != 'people')"
 # Which comparisons each kind changes; `annotator` is whom it is for.
 ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
-    "assign": f"""{CAN_BE_JUDGED} AND (:annotator IS NULL OR {claims.UNSEEN})
+    "assign": f"""{CAN_BE_JUDGED} AND NOT {LEFT_TO_JUDGES} AND (:annotator IS NULL OR {claims.UNSEEN})
         AND ({claims.STILL_TO_JUDGE} FROM (SELECT :annotator AS annotator_id, :group AS group_name) x
             CROSS JOIN (SELECT c.id AS comparison_id) i)
         AND NOT EXISTS ({STANDS.format("1", "assign")} AND x.annotator_id IS :annotator AND x.group_name IS :group)""",
@@ -38,7 +40,9 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 }
 # What a change of this kind leaves out of what was chosen, and why.
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
-    "assign": N_("judged, skipped or assigned to them already, past their quota, gold, or not fit to be judged"),
+    "assign": N_(
+        "judged, skipped or assigned to them already, past their quota, gold, left to judges, or not fit to be judged"
+    ),
     "release": N_("assigned to nobody"),
     "settle": N_("judged by nobody, gold, or in your list already"),
     "skip": N_("judged or skipped by you already, gold, or not fit to be judged"),

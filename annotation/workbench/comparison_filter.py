@@ -102,7 +102,7 @@ class ComparisonFilter:
     policy: tuple[str, ...] = ()
     """Who wrote an answer, by revision."""
     source: tuple[str, ...] = ()
-    """The set that the prompt is from."""
+    """The set that the prompt is from, or the import that brought the comparison."""
     said: tuple[str, ...] = ()
     split: tuple[str, ...] = ()
     since: str = ""
@@ -205,7 +205,9 @@ CONDITIONS: Final[Mapping[str, str]] = {
             (SELECT id FROM annotator WHERE name IN {AMONG.format("assigned")})))""",
     "policy": f"""(c.model_id IN ({OF_POLICY}) OR c.model_id IS NULL AND EXISTS (SELECT 1 FROM comparison_response cr
         JOIN response r ON r.id = cr.response_id WHERE cr.comparison_id = c.id AND r.model_id IN ({OF_POLICY})))""",
-    "source": f"c.prompt_id IN (SELECT id FROM prompt WHERE source IN {AMONG.format('source')})",
+    # Or of the import that brought the comparison of a prompt that was there already.
+    "source": f"""(c.prompt_id IN (SELECT id FROM prompt WHERE source IN {AMONG.format("source")}) OR c.import_id IN
+        (SELECT id FROM import WHERE 'import ' || id || ': ' || name IN {AMONG.format("source")}))""",
     "split": f"c.prompt_id IN (SELECT id FROM prompt WHERE split IN {AMONG.format('split')})",
     "since": "c.created >= :since",
     "until": "c.created < :until",

@@ -38,6 +38,10 @@ class MergeSpec(JobSpec):
         """The adapter."""
         return [(_("Adapter"), self.revision)]
 
+    def repeats(self, other: JobSpec) -> bool:
+        """Whether that merges the same adapter."""
+        return isinstance(other, MergeSpec) and other.revision == self.revision
+
     def depends_on(self) -> tuple[str, ...]:
         """The adapter."""
         return (self.revision,)

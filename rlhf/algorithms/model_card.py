@@ -15,6 +15,7 @@ from annotation.database import Database
 from annotation.exports.dataset_card import code, table
 from annotation.hub_client import to_front_matter
 from annotation.metrics.intervals_and_bias import Estimate
+from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import percent_with_interval
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.evaluation.report import CheckReport
@@ -191,6 +192,7 @@ def describe_directory(directory: Path, about: Subject, result: Mapping[str, Any
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
+@speaking(ENGLISH)
 def card(about: Subject, result: Mapping[str, Any], record: PublishedFacts | None = None) -> str:
     """The whole README.md; `result` is that of the job so far. `record` makes it the card of something published."""
     parts = [
@@ -445,7 +447,7 @@ def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
         [code(one.against), one.judge, f"{one.share.n:,}", percent_with_interval(one.share)]
         for one in record.evaluation
     ]
-    found = table(["against", "judged by", "comparisons", "won, ties as half (95% interval)"], rows)
+    found = table(["against", "judged by", "prompts", "won, ties as half (95% interval)"], rows)
     figures = "" if record.check is None else table(["figure of its newest check", "value"], check_rows(record.check))
     if not found and not figures:
         said = "It was not compared with the base, nor with what it was trained from."

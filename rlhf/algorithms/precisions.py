@@ -19,8 +19,10 @@ from rlhf.evaluation.check import PLAIN_TEXT
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
+from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.loading import ground_path, load_for_answering, load_tokenizer
 from rlhf.models.log_probabilities import exact_kl
+from rlhf.models.packing import pad
 from rlhf.models.registry import Weights
 from rlhf.models.tokenize import text_ids
 from rlhf.submission.precisions_spec import PrecisionsSpec
@@ -73,12 +75,13 @@ def token_ids(tokenizer: Any) -> list[list[int]]:
 
 @torch.no_grad()
 def read(path: Path, weights: Weights, sequences: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The model's own logits (N, V) before each token of each sequence, and the tokens (N,), in float32 off the GPU."""
+    """Logits (N, V) before each token of each sequence, by a float32 head, and the tokens (N,), off the GPU."""
     model = load_for_answering(path, weights)
+    head = head_of(model, float32=True)
     for ids in sequences:
-        ids_1T = torch.tensor([ids], device=model.device)
-        logits_NV = model(input_ids=ids_1T, use_cache=False).logits[0, :-1].float().cpu()
-        yield logits_NV, ids_1T[0, 1:].cpu()
+        ids_1T, attention_1T, completion_1T = (part.to(model.device) for part in pad([(ids[:1], ids[1:])], 0))
+        states = completions(model, ids_1T, attention_1T, completion_1T, packed=False)
+        yield head.logits(states.before_NH).cpu(), states.labels_N.cpu()
 
 
 def surprise(logits_NV: Tensor, labels_N: Tensor) -> float:

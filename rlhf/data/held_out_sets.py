@@ -2,8 +2,9 @@
 
 Two sets, where there are prompts enough. Reports speak of the first: its answers are shown, figures are of it, and
 whoever tunes by them has seen it. The second is the gate's own: only people's and judges' verdicts on it decide, its
-text is in no report, and no accuracy is measured on it. Each decision tells a little of it all the same, so decisions
-are counted, and after `MOST_DECISIONS` the next candidate is weighed on a new version, where prompts suffice.
+text is in no report, and no accuracy is measured on it. What the gate says of a candidate tells a little of it all the
+same, so candidates are counted, and after `MOST_WEIGHED` the next one is weighed on a new version, where prompts
+suffice.
 
 `prompt.held_for` says what a prompt was drawn into: 0 for what reports speak of, else a version of the gate's own set,
 of which the latest is in use; prompts of earlier ones may be seen again. A version's record has the seed of its draw.
@@ -22,7 +23,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.exports.frozen_rows import FrozenRow, PromptRow
 from annotation.records import Prompt, UserError, now
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from rlhf.data.snapshots import CountedRows, snapshot_counts, store_snapshot
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
@@ -34,8 +35,8 @@ SETTING = "held_out_sets"
 GATE_SETTING = "gate_sets"
 # With fewer prompts nothing is decided: which ones were drawn would have too large a part in it.
 LEAST = 60
-# Candidates that are decided on by one version of the gate's set, until the next is drawn. Our choice.
-MOST_DECISIONS = 10
+# Candidates that are weighed on one version of the gate's set, until the next is drawn. Our choice.
+MOST_WEIGHED = 10
 # Of a project's prompts, the share up to which a check holds out prompts that nothing has used.
 MOST_HELD_OUT = 1 / 5
 SAMPLE_PROMPTS = 3
@@ -76,6 +77,9 @@ class GateSet:
     prompts: int
     seed: int
     created: str
+    seen: int | None = None
+    """How many of them people or judges had compared answers to before, none in a check; None in an earlier version's,
+    which did not look, and may hold prompts of checks as well."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +201,12 @@ def gate_sets(db: Database) -> list[GateSet]:
 def gate_set(db: Database) -> GateSet | None:
     """The set on which the next candidate is weighed; None where there are too few prompts for one beside the reports'.
 
-    Drawn once there are `LEAST` prompts beside those of the reports, half of them if that is more, and anew when it has
-    carried `MOST_DECISIONS` and there are as many that no version has had.
+    Drawn once there are `LEAST` prompts beside those of the reports, half of them if that is more, and anew when
+    `MOST_WEIGHED` were weighed on it and there are as many that no version has had.
     """
     with db.transaction():  # two checks asked for at once go by the same version
         made = gate_sets(db)
-        if made and decisions(db, made[-1].version) < MOST_DECISIONS:
+        if made and len(weighed(db, made[-1].version)) < MOST_WEIGHED:
             return made[-1]
         return reserve(db) or (made[-1] if made else None)
 
@@ -210,41 +214,64 @@ def gate_set(db: Database) -> GateSet | None:
 def reserve(db: Database) -> GateSet | None:
     """Draw a new version of the gate's own set; None, and nothing has changed, where there are too few prompts."""
     with db.transaction():
-        found, seed, made = fresh_prompts(db), new_seed(), gate_sets(db)
-        if len(found) < LEAST:
+        unseen, others = fresh_prompts(db, seen=False), fresh_prompts(db, seen=True)
+        if len(unseen) + len(others) < LEAST:
             return None
-        chosen = drawn(found, max(LEAST, len(found) // 2), seed)
-        new = GateSet(version=len(made) + 1, prompts=len(chosen), seed=seed, created=now())
+        seed, made = new_seed(), gate_sets(db)
+        chosen = drawn(unseen, max(LEAST, len(unseen) // 2), seed)
+        seen = drawn(others, max(LEAST - len(chosen), 0), seed)
+        new = GateSet(version=len(made) + 1, prompts=len(chosen) + len(seen), seed=seed, created=now(), seen=len(seen))
+        chosen += seen
         store.hold_for(db, [prompt.id for prompt in chosen], new.version)
         store.set_setting(db, GATE_SETTING, [asdict(version) for version in (*made, new)])
     return new
 
 
-def fresh_prompts(db: Database) -> list[Prompt]:
-    """The held-out prompts that can be reserved: no set has had them, and no run shows how it answers them."""
-    rows = db.rows("SELECT * FROM prompt WHERE split = 'held-out' AND held_for IS NULL ORDER BY id")
+def fresh_prompts(db: Database, seen: bool) -> list[Prompt]:
+    """The held-out prompts that can be reserved: no set or check has had them, and no run shows how it answers them.
+
+    Those of which people or judges have `seen` answers in other comparisons, or the others, which are better.
+    """
+    rows = db.rows(
+        """SELECT * FROM prompt p WHERE split = 'held-out' AND held_for IS NULL
+             AND :seen = EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id)
+             AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id AND c.candidate_id IS NOT NULL)
+             AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id AND r.purpose = 'check')
+           ORDER BY id""",
+        {"seen": int(seen)},
+    )
     return without(map(store.read_prompt, rows), sample_prompts(db))
 
 
-SHARED = N_(
-    "The gate goes by the same prompts, on which {decisions} candidates have been decided. For a set of its own, which "
-    "no report shows, {missing} more held-out prompts are needed."
+SHARED, OF_ITS_OWN = (
+    N_("The gate goes by the same prompts."),
+    N_("For a set of its own, which no report shows, {missing} more held-out prompts are needed."),
 )
-OWN = N_(
-    "The gate goes by {prompts} others, which no report shows (version {version}, drawn on {created}); {decisions} "
-    "candidates have been decided on them."
-)
+OWN = N_("The gate goes by {prompts} others, which no report shows (version {version}, drawn on {created}).")
+SEEN = N_("{seen} of them people or judges had compared answers to before, though in no check.")
+SEEN_UNKNOWN = N_("What of them had been compared before was not looked at.")
 WORN = N_("That is enough: import {missing} more held-out prompts, and the next candidate has a new version.")
 
 
 def gate_sentence(db: Database) -> str:
-    """Which prompts the gate goes by and how many decisions they have carried, for people."""
-    made, missing = gate_sets(db), max(LEAST - len(fresh_prompts(db)), 0)
+    """Which prompts the gate goes by, and how many candidates were weighed on them, for people."""
+    found = sum(len(fresh_prompts(db, seen)) for seen in (False, True))
+    made, missing = gate_sets(db), max(LEAST - found, 0)
+    carried = len(weighed(db, made[-1].version if made else 0))
+    said = [
+        ngettext(
+            "{count} candidate has been weighed on them.", "{count} candidates have been weighed on them.", carried
+        ).format(count=carried)
+    ]
     if not made:
-        return _(SHARED).format(decisions=decisions(db, 0), missing=missing) if missing else ""
-    last, carried = made[-1], decisions(db, made[-1].version)
-    said = _(OWN).format(prompts=last.prompts, version=last.version, created=last.created[:10], decisions=carried)
-    return f"{said} {_(WORN).format(missing=missing)}" if missing and carried >= MOST_DECISIONS else said
+        return " ".join((_(SHARED), *said, _(OF_ITS_OWN).format(missing=missing))) if missing else ""
+    last = made[-1]
+    said.insert(0, _(OWN).format(prompts=last.prompts, version=last.version, created=last.created[:10]))
+    if last.seen != 0:
+        said.append(_(SEEN_UNKNOWN) if last.seen is None else _(SEEN).format(seen=last.seen))
+    if missing and carried >= MOST_WEIGHED:
+        said.append(_(WORN).format(missing=missing))
+    return " ".join(said)
 
 
 def that_count(db: Database, version: int) -> frozenset[int] | None:
@@ -255,21 +282,19 @@ def that_count(db: Database, version: int) -> frozenset[int] | None:
     return frozenset(prompt.id for prompt in store.reserved_prompts(db, version)) if version else None
 
 
-def decisions(db: Database, version: int) -> int:
-    """How many candidates that were checked on a version of the gate's own set have been promoted or rejected.
+def weighed(db: Database, version: int) -> list[str]:
+    """The revisions of the candidates that the gate has looked at on a version of its own set, in the order of that.
 
-    Of version 0: on the set that it shares with the reports.
+    Each once, however often it was checked and decided on, or never decided: what a finished check says of it is seen.
+    Of version 0: on the set that gate and reports share, whatever version that is, since further checks take any.
     """
-    return int(
-        db.value(
-            """SELECT count(*) FROM promotion p JOIN model m ON m.id = p.model_id
-               WHERE p.action IN ('promote', 'reject') AND EXISTS (SELECT 1 FROM job j
-                   WHERE j.kind = 'check' AND j.status = 'finished' AND j.finished <= p.created
-                     AND json_extract(j.spec, '$.candidate') = m.revision
-                     AND coalesce(json_extract(j.spec, '$.gate_set'), 0) = ?)""",
-            (version,),
-        )
+    rows = db.rows(
+        """SELECT json_extract(spec, '$.candidate') AS revision FROM job
+           WHERE kind = 'check' AND status = 'finished' AND coalesce(json_extract(spec, '$.gate_set'), 0) = ?
+           GROUP BY revision ORDER BY min(finished), min(id)""",
+        (version,),
     )
+    return [row["revision"] for row in rows]
 
 
 # -------------------------------------------------------------------------------------------- what a check compares on

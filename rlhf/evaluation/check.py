@@ -117,8 +117,12 @@ def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
         seconds=run.seconds(),
         equal_length_distinct=equal_length_distinct(answers[candidate.version], answers[anchor.version]),
         equal_length_nll_ratio=equal_length_nll_ratio(
-            nlls_of(answers[candidate.version], anchors.scores(candidate)[1]),
-            nlls_of(answers[anchor.version], anchors.scores(anchor)[1]),
+            of_words(answers[candidate.version], anchors.scores(candidate)[1]),
+            of_words(answers[anchor.version], anchors.scores(anchor)[1]),
+        ),
+        equal_length_kl=equal_length_kl(
+            of_words(answers[candidate.version], anchors.scores(candidate)[0]),
+            of_words(answers[anchor.version], anchors.scores(anchor)[1]),
         ),
         kl_to_ground=per_token(answers[candidate.version], GROUND_SCORES[0]) if on_others else None,
         rule=RULE_VERSION,
@@ -151,7 +155,7 @@ def put_before_people(db: Database, spec: CheckSpec, candidate: Policy, others: 
             share = people_share(db, spec, candidate, other) if wanted else 1.0
             store.compare_policies(db, candidate.id, other.id, "people" if wanted else "nobody", on, share)
             if wanted and spec.people_share == 1:
-                spent = gate_decisions.spent_prompts(db, candidate)
+                spent = gate_decisions.spent_prompts(db, candidate, other)
                 store.ask_people_of_candidate(db, candidate.id, other.id, on, spent)
 
 
@@ -253,18 +257,18 @@ def score_answers(
     prompts: Sequence[Prompt],
     rendered: Mapping[int, str],
 ) -> None:
-    """Store by these names each answer's KL to the anchor per token, and its tokens' negative log-likelihood under it.
+    """Store by these names the KL to the anchor at each token of each answer, and the NLL of the token under it.
 
     Answers that an earlier version scored kept only their mean, and are scored again.
     """
     db = progress.run.db
     answers = answers_of(progress.run, spec, policy, prompts, rendered)
     kl_score, nll_score = names
-    unscored = [answer for answer in answers if nll_score not in answer.token_scores]
+    unscored = [answer for answer in answers if not {kl_score, nll_score} <= answer.token_scores.keys()]
     for start in range(0, len(unscored), SCORING_BATCH):
         batch = unscored[start : start + SCORING_BATCH]
-        for answer, (kl, nlls) in zip(batch, score(models, policy, anchor, batch), strict=True):
-            store.add_score(db, answer.id, kl_score, kl)
+        for answer, (kls, nlls) in zip(batch, score(models, policy, anchor, batch), strict=True):
+            store.add_score(db, answer.id, kl_score, fmean(kls), kls)
             store.add_score(db, answer.id, nll_score, fmean(nlls), nlls)
         progress.advance(len(batch), _("scoring the answers of {revision}").format(revision=policy.revision))
 
@@ -344,8 +348,8 @@ def refuse_anchor(db: Database, spec: CheckSpec, candidate: Policy) -> None:
 @torch.no_grad()
 def score(
     models: LoadedPolicies, policy: Policy, anchor: Policy, answers: Sequence[CheckedAnswer]
-) -> list[tuple[float, list[float]]]:
-    """(KL per token, NLL of each token under the anchor) of each answer, in nats."""
+) -> list[tuple[list[float], list[float]]]:
+    """(KL to the anchor at each token, NLL of each token under it) of each answer, in nats."""
     sequences = [
         (
             models.tokenizer(answer.rendered_prompt, add_special_tokens=False)["input_ids"],
@@ -360,7 +364,7 @@ def score(
     kl_N = kl_of_states(own.before_NH, policy_head, under.before_NH, anchor_head)
     nll_N = -token_logps(under.before_NH, anchor_head, under.labels_N)
     rows = range(len(answers))
-    return [(float(kl_N[under.rows_N == row].mean()), nll_N[under.rows_N == row].tolist()) for row in rows]
+    return [(kl_N[under.rows_N == row].tolist(), nll_N[under.rows_N == row].tolist()) for row in rows]
 
 
 def completion_states(
@@ -457,12 +461,12 @@ def equal_length_distinct(answers: Sequence[CheckedAnswer], of_other: Sequence[C
     return distinct_ratio([own[place] for place in both], [others[place] for place in both], 2)
 
 
-# The negative log-likelihood of each token of answers, by prompt and seed.
-TokenNLLs = Mapping[tuple[int, int], Sequence[float]]
+# What a scorer says of each token of answers, by prompt and seed.
+TokenScores = Mapping[tuple[int, int], Sequence[float]]
 
 
-def nlls_of(answers: Sequence[CheckedAnswer], scorer: str) -> TokenNLLs:
-    """Those of the words of a policy's answers: where an answer ends is a matter of its length.
+def of_words(answers: Sequence[CheckedAnswer], scorer: str) -> TokenScores:
+    """That of the words of a policy's answers: where an answer ends is a matter of its length.
 
     The end of a short answer surprises a policy that would have said more, perhaps as much as all its words.
     """
@@ -472,7 +476,7 @@ def nlls_of(answers: Sequence[CheckedAnswer], scorer: str) -> TokenNLLs:
     }
 
 
-def equal_length_nll_ratio(own: TokenNLLs, of_other: TokenNLLs) -> float | None:
+def equal_length_nll_ratio(own: TokenScores, of_other: TokenScores) -> float | None:
     """How much a policy's answers surprise, over how much another's to the same prompts do, the longer ones cut.
 
     Of two answers the first tokens count, as many as the shorter one has: the further into an answer, the less its
@@ -481,6 +485,16 @@ def equal_length_nll_ratio(own: TokenNLLs, of_other: TokenNLLs) -> float | None:
     pairs = [(nlls, of_other[place]) for place, nlls in own.items() if place in of_other]
     mine, others = (sum(sum(pair[side][: min(map(len, pair))]) for pair in pairs) for side in (0, 1))
     return mine / others if others else None
+
+
+def equal_length_kl(own: TokenScores, of_other: TokenScores) -> float | None:
+    """KL a token of a policy's answers, cut to the lengths of another's; None where nothing is left of them.
+
+    The further into an answer, the less apart two policies are, so uncut an answer that is only longer would seem
+    closer, and in a short one its end, which another policy would not have made, would be most of it.
+    """
+    cut = [one for place, kls in own.items() if place in of_other for one in kls[: len(of_other[place])]]
+    return fmean(cut) if cut else None
 
 
 def repetition(text: str) -> float:
@@ -558,7 +572,8 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
     against = registry.by_revision(run.db, spec.against)
     if unheard and registry.by_id(run.db, candidate.id).status == "candidate" and against.status == "serving":
         on = held_out_sets.that_count(run.db, spec.gate_set)
-        count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on)
+        spent = gate_decisions.spent_prompts(run.db, candidate, against)
+        count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on, spent)
         run.log(_("No judge has compared anything, so people get {count} comparisons more.").format(count=count))
 
 

@@ -99,6 +99,10 @@ class CheckSpec(JobSpec):
             )
         return self.compared_set[:12]
 
+    def repeats(self, other: JobSpec) -> bool:
+        """Whether that checks the same two policies."""
+        return isinstance(other, CheckSpec) and (other.candidate, other.against) == (self.candidate, self.against)
+
     def depends_on(self) -> tuple[str, ...]:
         """The two policies that are compared, and what the limits are against."""
         return self.candidate, self.against, *filter(None, (self.anchor,))

@@ -13,7 +13,7 @@ the long run; that it speaks for people rests on its trust card. Rejecting spend
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isclose, isnan
 from typing import Annotated, Any, Literal, Protocol, cast
 
@@ -31,7 +31,7 @@ from annotation.metrics.evidence import (
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_test import Stakes, anytime_mean, log_capitals, more_needed
 from annotation.records import UserError
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED, percent
 from annotation.validation import bare, from_form, hints_of, label_of, read
 
@@ -158,7 +158,7 @@ class JudgeFindings:
     gave_up: str = ""
     """Why it gave up, as a sentence; empty where it did not."""
     trust_before: Estimate | None = None
-    """Its agreement with people on comparisons older than the candidate's: what people's evidence may know of it."""
+    """Its agreement with people as it was when they first compared the candidate; their evidence knows no other."""
     informs: str = ""
     """Why it informs only, whatever the rule allows, as a sentence; empty where it may decide."""
 
@@ -173,11 +173,13 @@ class Findings:
     judges: tuple[JudgeFindings, ...] = ()
     """Every judge that was asked about this candidate. Who of them may decide is settled before any has answered."""
     number: int = 1
-    """Its place among the project's candidates, in the order in which they were first checked; the first is 1."""
+    """Its place among the project's candidates, in the order in which they were first checked; the first is 1. One
+    that is checked against another policy that serves by then is another: what is claimed of it is."""
     carried: int | None = None
-    """Candidates that were decided on by the same held-out prompts before; None where that is not known."""
-    left_to_judges: tuple[int, ...] = ()
-    """Prompts that were compared and not given to people, in an order that says nothing about them."""
+    """Candidates that the gate had looked at on the same held-out prompts before; None where that is not known."""
+    left_to_judges: Mapping[int, int | None] = field(default_factory=dict)
+    """Prompts that a draw left to judges, in an order that says nothing about them. Each with the last judgement before
+    people were given it all the same; None where they were not, or nobody noted it."""
     prompts: int | None = None
     """Held-out prompts that the figures were measured on."""
     kl_per_token: float | None = None
@@ -228,7 +230,9 @@ class GateDecision:
 
 
 def decide(rule: Rule, findings: Findings) -> GateDecision:
-    """Promote, reject or wait. Pure, and the same whatever order the prompts came in.
+    """Promote, reject or wait. Pure.
+
+    The order in which prompts were decided counts only where judges correct them: each by what was known before it.
 
     People count most: what they find worse is rejected, and what they find better only a limit can stop. A judge
     decides if it may, is trusted, and people have not decided and do not lean the other way; judges that contradict
@@ -314,7 +318,8 @@ def risk(rule: Rule, findings: Findings) -> Criterion:
     about = ngettext("about {share} over {number} candidate", "about {share} over {number} candidates", number)
     value = most if over_project(rule) else about
     asked = _("{alpha} over all candidates") if over_project(rule) else _("{alpha} for each candidate")
-    own = _("This one has to show it with an alpha of {own}.").format(own=f"{alpha_of(rule, number):.2g}")
+    own = _("This one has to show it with an alpha of {own}.").format(own=numeral(alpha_of(rule, number), ".2g"))
+    again = _("A candidate that is checked against another policy counts again.")
     each = _(
         "Of many candidates that are no better, one will be promoted by chance. Counted as if this rule had decided on "
         "all of them."
@@ -324,19 +329,19 @@ def risk(rule: Rule, findings: Findings) -> Criterion:
         value=value.format(share=percentage(risk_so_far(rule, number), 2), number=number),
         threshold=asked.format(alpha=percentage(rule.alpha, 6)),
         verdict="informs",
-        why=own if over_project(rule) else each,
+        why=f"{own if over_project(rule) else each} {again}",
     )
 
 
 def worn(findings: Findings) -> list[Criterion]:
-    """How many decisions the held-out prompts have carried; nothing hangs on it."""
+    """How many candidates the held-out prompts have weighed before; nothing hangs on it."""
     if findings.carried is None:
         return []
     value = ngettext("{count} candidate", "{count} candidates", findings.carried).format(count=findings.carried)
-    why = _("Each decision tells whoever trains a little of these prompts.")
+    why = _("What is found of each tells whoever trains a little of these prompts.")
     return [
         Criterion(
-            name=_("Decided on these prompts before"), value=value, threshold=_("nothing"), verdict="informs", why=why
+            name=_("Weighed on these prompts before"), value=value, threshold=_("nothing"), verdict="informs", why=why
         )
     ]
 
@@ -459,7 +464,7 @@ class EvidenceSource:
 
     def criterion(self) -> Criterion:
         """Whether they prefer the candidate."""
-        sure = f"{100 * (1 - self.alpha):.4g}%"
+        sure = f"{numeral(100 * (1 - self.alpha), '.4g')}%"
         whys = {
             "better": _("The whole interval is above 50%."),
             "worse": _("The whole interval is below 50%."),
@@ -534,7 +539,7 @@ def weigh_judge(judge: JudgeFindings, alpha: float, least: int, most: int) -> Ev
 def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int, most: int) -> EvidenceSource:
     """What so many outcomes show, with `alpha` for the error on either side."""
     stakes, count = stakes_of(prompts), len(prompts.outcomes)
-    found = shown_with(anytime_mean(stakes, 2 * alpha), prompts.win_rate)
+    found = anytime_win_rate(prompts, 2 * alpha)
     standing: EvidenceState = "open"
     if found is not None and count >= least:
         shown = "better" if found.low > 0.5 else "worse" if found.high < 0.5 else None
@@ -548,7 +553,7 @@ def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int
         most=most,
         more=0,
         likely=False,
-        ties=sum(set(one.outcomes) == {0.5} for one in prompts.prompts),
+        ties=sum(one.tied for one in prompts.prompts),
         helped=prompts.helped,
     )
     if standing != "open":
@@ -559,8 +564,12 @@ def weigh(judge: str | None, prompts: CorrectedPrompts, alpha: float, least: int
     return replace(said, more=more, likely=likely)
 
 
-def shown_with(bet_on: Estimate | None, value: float | None) -> Estimate | None:
-    """The interval of what was bet on, around the win rate of all that came, which may lie beside it."""
+def anytime_win_rate(prompts: CorrectedPrompts, alpha: float) -> Estimate | None:
+    """The win rate of all that came, with the interval of what was bet on, which it may lie beside.
+
+    The interval misses it with a chance of `alpha`, however often one looks.
+    """
+    bet_on, value = anytime_mean(stakes_of(prompts), alpha), prompts.win_rate
     if bet_on is None or value is None:
         return None
     return replace(bet_on, value=min(max(value, bet_on.low), bet_on.high))
@@ -958,7 +967,8 @@ def percentage(share: float, digits: int) -> str:
 
 def number(value: float, digits: int) -> str:
     """A number with so many significant digits."""
-    return str(float(f"{value:.{digits}g}")).removesuffix(".0")  # never as 1e+02
+    rounded = float(f"{value:.{digits}g}")
+    return numeral(int(rounded) if rounded.is_integer() else rounded, "")  # never as 1e+02
 
 
 def lies_on(value: float, bound: float) -> bool:

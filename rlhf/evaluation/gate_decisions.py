@@ -44,7 +44,7 @@ from rlhf.judges.judge_agreement import PairAgreement, trust
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
-THE_GATE = "the gate"
+THE_GATE = N_("the gate")
 
 
 def rule(db: Database) -> Rule:
@@ -90,7 +90,7 @@ def findings(db: Database, policy: Policy) -> Findings:
     The figures are those of the newest check; of judges every one that was asked in any of them.
     """
     against, checks = opponent(db, policy), checks_of(db, policy)
-    on = prompts_that_count(db, checks)
+    on = win_rates.prompts_that_count(db, checks)
     people = win_rates.people_outcomes(db, policy, against, on)
     number = place_of(db, policy)
     if not checks:
@@ -101,7 +101,7 @@ def findings(db: Database, policy: Policy) -> Findings:
         people,
         heard,
         number=number,
-        carried=held_out_sets.decisions(db, checks[-1].spec.gate_set),
+        carried=held_out_sets.weighed(db, checks[-1].spec.gate_set).index(policy.revision),
         left_to_judges=win_rates.left_to_judges(db, policy, against, on),
         prompts=report.prompts,
         kl_per_token=report.kl_per_token,
@@ -134,7 +134,9 @@ def as_anchored(check: FinishedCheck, anchor: str, policy: Policy) -> CheckRepor
     if check.spec.anchor == anchor and not other_weights:
         return report
     unmeasured = AnswerFigures(report.candidate.revision)
-    return replace(report, candidate=unmeasured, equal_length_distinct=None, equal_length_nll_ratio=None)
+    return replace(
+        report, candidate=unmeasured, equal_length_distinct=None, equal_length_nll_ratio=None, equal_length_kl=None
+    )
 
 
 # The version of the rule from which on the anchor "base" is the base under whatever weights.
@@ -142,18 +144,15 @@ BASE_IS_THE_BASE = 3
 
 
 def place_of(db: Database, policy: Policy) -> int:
-    """A policy's place among those that were checked, in the order of their first check's end; the next one if none.
+    """The place of a policy against its rival among all pairs that were checked, by their first check's end.
 
-    Deleted ones count: the chance to be wrong about them was spent.
+    The next one if there was none yet. Whether a candidate is better than another policy is another question, with a
+    chance of its own to be wrong. Deleted ones count: that chance was spent.
     """
     ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
-    known = list(dict.fromkeys(job.spec.candidate for job in ended if isinstance(job.spec, CheckSpec)))
-    return known.index(policy.revision) + 1 if policy.revision in known else len(known) + 1
-
-
-def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
-    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
-    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
+    pairs = [(job.spec.candidate, job.spec.against) for job in ended if isinstance(job.spec, CheckSpec)]
+    known, pair = list(dict.fromkeys(pairs)), (policy.revision, opponent(db, policy).revision)
+    return known.index(pair) + 1 if pair in known else len(known) + 1
 
 
 def hacking(report: CheckReport, people: Sequence[DecidedOutcome], asked: Sequence[JudgeFindings]) -> Hacked:
@@ -205,7 +204,7 @@ def panel_findings(
                 judge,
                 policy,
                 against,
-                conflict_of_interest(db, judge, policy) or ("" if name in first else _(LATER)),
+                conflict_of_interest(db, judge, policy, against) or ("" if name in first else _(LATER)),
             ),
             gave_up=next((check.report.judged[name].gave_up for check in checks if name in check.report.judged), ""),
         )
@@ -213,17 +212,35 @@ def panel_findings(
     )
 
 
-def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy) -> str:
-    """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none."""
-    model = judge.settings.get("model")
-    if judge.backend != "endpoint" and model == policy.revision:
+def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy, against: Policy) -> str:
+    """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none.
+
+    By what judges, whatever its name; and by all that the policy has become what it is by since it parted from the one
+    that it would replace, not by its last training alone.
+    """
+    model, trained = judge_store.model_of(db, judge), registry.training_of(db, policy)
+    if model is not None and (model.id == policy.id or (trained and registry.training_of(db, model) == trained)):
         return _("It is the candidate itself.")
-    trained = registry.training_of(db, policy)
-    if judge.backend == "reward-model" and trained is not None and model in optimised_against(trained):
+    shared = {one.id for one in registry.family(db, against)}
+    since = [registry.training_of(db, one) for one in registry.family(db, policy) if one.id not in shared]
+    if model is not None and any(job and model.revision in optimised_against(job) for job in since):
         return _("It is the reward model that the candidate was trained to please.")
-    if judge_store.labels_until(db, judge, win_rates.learnt_until(db, policy)):
+    taught_by = teachers(db, policy)
+    if judge_store.what_judges(judge) in taught_by:
         return _("The candidate was trained on its labels. It helps people's verdict, and does not decide alone.")
+    if model is not None and taught_by & teachers(db, model):
+        return _(
+            "It and the candidate were trained on the labels of the same judge. It helps people's verdict, and does "
+            "not decide alone."
+        )
     return ""
+
+
+def teachers(db: Database, model: Policy) -> set[tuple[str, ...]]:
+    """What the judges were on whose labels a policy or a reward model was trained, or anything that it grew from."""
+    until = win_rates.learnt_until(db, model)
+    known = judge_store.judges(db) if until else []
+    return {judge_store.what_judges(one) for one in known if judge_store.labels_until(db, one, until)}
 
 
 def optimised_against(trained: Job) -> tuple[str, ...]:
@@ -239,7 +256,9 @@ def judge_findings(
     db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: str = ""
 ) -> JudgeFindings:
     """What a judge says of a policy; its agreement with people is that of today."""
-    found = win_rates.outcomes_by(db, judge, policy, against, on=prompts_that_count(db, checks_of(db, policy)))
+    found = win_rates.outcomes_by(
+        db, judge, policy, against, on=win_rates.prompts_that_count(db, checks_of(db, policy))
+    )
     return JudgeFindings(
         name=judge.name,
         outcomes=found.decided,
@@ -258,12 +277,15 @@ def agreement_of(db: Database, judge: judge_store.Judge) -> Estimate | None:
 
 
 def agreement_before(db: Database, judge: judge_store.Judge, policy: Policy) -> Estimate | None:
-    """The same on comparisons that are older than the policy's own: known before anybody compared that."""
-    first = db.value("SELECT min(id) FROM comparison WHERE candidate_id = ?", (policy.id,))
+    """The same as of when people first compared the policy: what was said later, bets on it must not know."""
+    first = db.value(
+        """SELECT min(j.id) FROM judgement j JOIN comparison c ON c.id = j.comparison_id
+           WHERE c.candidate_id = ? AND j.purpose IN ('own', 'adjudication')""",
+        (policy.id,),
+    )
 
     def measure() -> PairAgreement | None:
-        older = [one for one in judge_store.jointly_judged(db, judge) if first is None or one.comparison_id < first]
-        return trust(older).with_people
+        return trust(judge_store.jointly_judged(db, judge, first)).with_people
 
     found = cached(db, (f"trust before {policy.revision}", judge.name), measure)
     return None if found is None else found.share
@@ -274,7 +296,7 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
 
     Asked before the check puts anything before anybody; `prompts_left` were never compared, the check's own among them.
     """
-    against, on = opponent(db, policy), prompts_that_count(db, checks_of(db, policy))
+    against, on = opponent(db, policy), win_rates.prompts_that_count(db, checks_of(db, policy))
     known = Findings(
         people=win_rates.people_outcomes(db, policy, against, on),
         judges=tuple(judge_findings(db, judge, policy, against) for judge in judges),
@@ -284,9 +306,11 @@ def share_for_people(db: Database, policy: Policy, judges: Sequence[judge_store.
     return people_share(rule(db), known, prompts_left)
 
 
-def spent_prompts(db: Database, policy: Policy) -> frozenset[int]:
+def spent_prompts(db: Database, policy: Policy, against: Policy) -> frozenset[int]:
     """The prompts left to judges on which people's verdicts could not count any more: they have corrected others."""
-    return corrected_by_judges(findings(db, policy)).spent
+    if against.id != opponent(db, policy).id:
+        return frozenset()
+    return cached(db, ("spent", policy.revision), lambda: corrected_by_judges(findings(db, policy)).spent)
 
 
 # ----------------------------------------------------------------------------------------------------------- decisions
@@ -303,7 +327,9 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
                (SELECT max(id) FROM promotion) AS promotion, (SELECT max(finished) FROM job WHERE kind = 'check')
                AS checked, (SELECT count(*) FROM comparison WHERE candidate_id IS NOT NULL AND asks = 'people'
-                   AND taken = 0) AS open, (SELECT value FROM setting WHERE key = 'gate') AS rule,
+                   AND taken = 0) AS open,
+               (SELECT json_group_array(json_array(id, quota)) FROM annotator WHERE active) AS annotators,
+               (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
                (SELECT weights FROM model WHERE algorithm = 'base') AS precision"""
@@ -511,7 +537,6 @@ def advice(db: Database, policy: Policy) -> GateDecision | None:
 
 # Characters of what a person gives as the reason for a decision.
 MOST_WHY = 1000
-NO_REASON = "no reason given"
 
 
 class PromotionAgainstRule(UserError):
@@ -622,7 +647,7 @@ def reason(db: Database, policy: Policy, own: str) -> str:
     with speaking(of_server()):
         decision = advice(db, policy)
         rule_said = objection(db, policy) if decision is None else described(db, policy, decision, RULE_SAID)
-    return f"{said} {rule_said}".strip() or NO_REASON
+    return f"{said} {rule_said}".strip() or registry.NO_REASON
 
 
 # -------------------------------------------------------------------------------------------------- what the gate does

@@ -21,8 +21,8 @@ from rlhf.models.tokenize import render, text_ids
 
 # Probes whose answers are scored together.
 PROBES_PER_BATCH = 8
-# Part of what names the token ids; raised whenever the same ids come to other chances.
-SCORING = 1
+# Part of what names the token ids; raised whenever the same ids come to other chances. 2: logits are not rounded.
+SCORING = 2
 
 Sequences = list[tuple[list[int], list[int]]]
 
@@ -105,5 +105,5 @@ def logps_of_batch(model: object, pad_id: int, batch: Sequence[TokenisedProbe]) 
     group_B = [groups.setdefault((number, *prompt), len(groups))
                for number, one in enumerate(batch) for prompt, _ in one.sequences]  # fmt: skip
     ids_BT, attention_BT, completion_BT = (part.to(inner_model(model).device) for part in pad(sequences, pad_id))
-    logps = iter(summed_logps(model, ids_BT, attention_BT, completion_BT, group_B).tolist())
+    logps = iter(summed_logps(model, ids_BT, attention_BT, completion_BT, group_B, float32=True).tolist())
     return [[next(logps) for _ in one.sequences] for one in batch]

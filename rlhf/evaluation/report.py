@@ -153,6 +153,9 @@ class CheckReport:
     equal_length_nll_ratio: float | None = None
     """How much its answers surprise its anchor, over how much the anchor's own do, at equal lengths; None of a version
     that did not cut the longer."""
+    equal_length_kl: float | None = None
+    """KL to its anchor at as many tokens of its answers as the anchor's have, in nats a token; None of a version that
+    took whole answers."""
     kl_to_ground: float | None = None
     """KL to the weights that its adapter hangs on, where these are others than the anchor, nats a token."""
     rule: int | None = None
@@ -165,8 +168,8 @@ class CheckReport:
     # What the gate's limits bound: ratios are to the anchor's own figures, so that no step is too small to be seen.
     @property
     def kl_per_token(self) -> float | None:
-        """How far it has moved from its anchor, in nats a token."""
-        return self.candidate.kl_to_anchor
+        """How far it has moved from its anchor, in nats a token, at equal lengths where it was measured so."""
+        return self.candidate.kl_to_anchor if self.equal_length_kl is None else self.equal_length_kl
 
     @property
     def nll_ratio(self) -> float | None:
@@ -238,6 +241,7 @@ class CheckReport:
             seconds=values.get("seconds"),
             equal_length_distinct=values.get("equal_length_distinct"),
             equal_length_nll_ratio=values.get("equal_length_nll_ratio"),
+            equal_length_kl=values.get("equal_length_kl"),
             kl_to_ground=values.get("kl_to_ground"),
             rule=values.get("rule"),
         )
@@ -245,8 +249,9 @@ class CheckReport:
 
 # 2: evidence counts prompts, and distinct-2 is compared at equal lengths. 3: so is the likelihood, and the base is what
 # the limits are against also under a policy on other whole weights. 4: where an answer ends is no part of its
-# likelihood.
-RULE_VERSION = 4
+# likelihood. 5: KL is taken at equal lengths; a prompt counts by what was said of it first, corrected by the very
+# judges that judged it.
+RULE_VERSION = 5
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
 

@@ -10,10 +10,12 @@ from statistics import fmean
 
 from annotation import store
 from annotation.database import Database
-from annotation.metrics.evidence import DecidedOutcome, by_prompt
-from annotation.metrics.intervals_and_bias import Estimate, share_of, wilson_interval
+from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected, win_rate
+from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.metrics.sequential_test import length_controlled
-from rlhf.data import snapshots
+from rlhf.data import held_out_sets, snapshots
+from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
+from rlhf.evaluation.gate import anytime_win_rate
 from rlhf.evaluation.report import RewardChange, WinRate
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -29,10 +31,10 @@ from rlhf.models.reward_model_quality import quality_of
 class PairedOutcomes:
     """What came of a policy's answers beside another's to the same prompts with the same seeds, by one judge.
 
-    A policy's win rate is the mean of these: 1 for an answer that won, 0 for one that lost, a half for a tie. What
-    needs nobody to compare counts as it is: the same text ties, and an answer beats none. So it speaks of all prompts
-    that both answered, and not only of those on which they differ. A check's report has it of the check's own answers,
-    the gate of the answers of all checks of the two, pages and cards from either.
+    A policy's win rate is the mean of these over prompts, and on each prompt: 1 for an answer that won, 0 for one that
+    lost, a half for a tie. What needs nobody to compare counts as it is: the same text ties, and an answer beats none.
+    So it speaks of all prompts that both answered, and not only of those on which they differ. A check's report has it
+    of the check's own answers, the gate of the answers of all checks of the two, pages and cards from either.
     """
 
     judge: str
@@ -69,16 +71,16 @@ class PairedOutcomes:
         return at_equal_lengths(self.compared, level)
 
     def rate(self) -> WinRate:
-        """The win rate with Wilson's interval, which is for a single look."""
-        values = [one.outcome for one in self.decided]
-        low, high = wilson_interval(sum(values), len(values))
-        ties = sum(value == 0.5 for value in values)
+        """The win rate, each prompt counted once, with Wilson's interval, which is for a single look."""
+        prompts = by_prompt(self.decided)
+        value, count = win_rate(prompts), len(prompts)
+        low, high = wilson_interval((value or 0.0) * count, count)
         return WinRate(
-            value=fmean(values) if values else None,
+            value=value,
             low=low,
             high=high,
-            n=len(values),
-            ties=ties,
+            n=count,
+            ties=sum(one.tied for one in prompts),
             length_controlled=self.at_equal_lengths(),
         )
 
@@ -133,10 +135,23 @@ def outcomes_by(
     )
 
 
+# With how much of a chance an interval misses a win rate by people that is published.
+MISSED = 0.05
+
+
 def by_people(db: Database, policy: Policy, other: Policy) -> Estimate | None:
-    """How often people preferred a policy's answers to another's, ties as half; None where they compared none."""
-    found = by_prompt(people_outcomes(db, policy, other))
-    return share_of(sum(one.mean for one in found), len(found))
+    """How often people preferred a policy's answers to another's on the prompts that count; None without any.
+
+    With an interval that holds however often one looks: what is published stopped when it was ahead.
+    """
+    checks = [check for check in finished_checks(db, policy.revision) if check.spec.against == other.revision]
+    people = people_outcomes(db, policy, other, prompts_that_count(db, checks))
+    return anytime_win_rate(corrected(by_prompt(people), JudgePanel()), MISSED)
+
+
+def prompts_that_count(db: Database, checks: Sequence[FinishedCheck]) -> frozenset[int] | None:
+    """The ids of the prompts whose outcomes count; None for all. The first check (the last here) settles that."""
+    return held_out_sets.that_count(db, checks[-1].spec.gate_set) if checks else None
 
 
 def people_outcomes(
@@ -149,24 +164,30 @@ def people_outcomes(
     """
     found, settled = judge_store.pair_outcomes(db, policy.id, other.id), enters_with(db, policy, other, on)
     return tuple(
-        DecidedOutcome(pair.prompt_id, pair.outcome, probability=one.people_chance, at=one.at)
+        DecidedOutcome(prompt, first, probability=one.people_chance, at=one.at, shown=shown)
         for one in found
         if on is None or one.prompt_id in on
-        for pair in (one, *settled.get(one.comparison_id, ()))
+        for prompt, first, shown in (
+            (one.prompt_id, one.first, one.outcome),
+            *((pair.prompt_id, pair.outcome, None) for pair in settled.get(one.comparison_id, ())),
+        )
     )
 
 
-def left_to_judges(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> tuple[int, ...]:
+def left_to_judges(
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None
+) -> dict[int, int | None]:
     """The prompts that a draw left to judges and not to people, in an order that says nothing about them.
 
-    With those that nobody has to compare, as in `people_outcomes`.
+    Each with the last judgement before people were given it all the same, where they were. With those that nobody has
+    to compare, as in `people_outcomes`.
     """
     settled = enters_with(db, policy, other, on)
-    return tuple(
-        prompt
-        for comparison, compared in judge_store.left_to_judges(db, policy.id, other.id).items()
-        for prompt in (compared, *(one.prompt_id for one in settled.get(comparison, ())))
-    )
+    return {
+        prompt: left.given
+        for left in judge_store.left_to_judges(db, policy.id, other.id)
+        for prompt in (left.prompt_id, *(one.prompt_id for one in settled.get(left.comparison_id, ())))
+    }
 
 
 def enters_with(
@@ -244,14 +265,19 @@ def reward_change(db: Database, candidate: Policy) -> RewardChange | None:
     )
 
 
-def could_be_asked(db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None) -> int:
-    """How many comparisons of a policy with another, `on` these prompts, people have not been asked but could be."""
+def could_be_asked(
+    db: Database, policy: Policy, other: Policy, on: Collection[int] | None = None, but: Collection[int] = ()
+) -> int:
+    """How many comparisons of a policy with another people have not been asked but could be.
+
+    `on` these prompts, `but` not on those.
+    """
     rows = db.rows(
         """SELECT prompt_id FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'nobody'
              AND taken = 0 AND state = 'ready'""",
         (policy.id, other.id),
     )
-    return sum(on is None or row["prompt_id"] in on for row in rows)
+    return sum((on is None or row["prompt_id"] in on) and row["prompt_id"] not in but for row in rows)
 
 
 def judged_for(db: Database, policy: Policy) -> int:

@@ -27,6 +27,7 @@ from rlhf.jobs.job_spec import TrainingSpec, from_json, to_json
 from rlhf.jobs.job_store import Job, get
 from rlhf.models import base_model, registry
 from rlhf.models.registry import Policy
+from rlhf.models.self_test.kept_results import SelfTestResult, keep_result, kept_result
 
 MANIFEST: Final = "job.json"
 CODE: Final = "code"
@@ -67,6 +68,8 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
             )
         )
     files[f"{DATA}/snapshots/{spec.snapshot}.jsonl"] = data_dir / "snapshots" / f"{spec.snapshot}.jsonl"
+    directory = base_model.on_this_machine(data_dir, base.base)
+    tried = None if directory is None else kept_result(data_dir, directory)
     manifest = {
         "job": job.id,
         "spec": json.loads(to_json(replace(spec, model="base"))),
@@ -74,6 +77,7 @@ def pack(db: Database, data_dir: Path, job: Job) -> Files:
         "models": [row_of(policy, base) for policy in models],
         "snapshot": snapshot,
         "prompts": [asdict(prompt) for prompt in sample_prompts(db)],
+        "self_test": None if tried is None else asdict(tried),
         "sha256": {name: digest(content) for name, content in sorted(files.items())},
     }
     return {**files, MANIFEST: json.dumps(manifest, indent=1, sort_keys=True).encode(), "README.md": CARD}
@@ -154,9 +158,11 @@ def unpack(source: Path, data_dir: Path) -> tuple[Database, Job]:
         directory.parent.mkdir(exist_ok=True)
         shutil.move(source / DATA / OWN_BASE, directory)
         base = str(directory.resolve())
-    name = base_model.prepare(data_dir, base, known=True).name  # it was tried where the job was packed
+    prepared = base_model.prepare(data_dir, base, known=True)
+    if manifest.get("self_test"):  # it was tried where the job was packed
+        keep_result(data_dir, prepared.path, SelfTestResult(**manifest["self_test"]))
     db = open_database(data_dir)
-    fill(db, manifest, name)
+    fill(db, manifest, prepared.name)
     return db, get(db, manifest["job"])
 
 

@@ -17,7 +17,7 @@ from annotation.exports import writing
 from annotation.exports.formats import FORMATS, ONE_FILE, SPLIT_NAMES, ExportRequest, check_licence, pseudonyms
 from annotation.hub_client import Hub
 from annotation.records import Split, UserError
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.algorithms.model_card import Address, public_name
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.hub import snapshot_card
@@ -47,7 +47,7 @@ PATHS: Final[Mapping[Split, str]] = {"train": "data/train.jsonl", "held-out": "d
 
 # ---------------------------------------------------------------------------------------------------------- judgements
 def push_data(
-    hub: Hub, db: Database, request: ExportRequest, repo: str, private: bool = True, by: str = "the command line"
+    hub: Hub, db: Database, request: ExportRequest, repo: str, private: bool = True, by: str = N_("the command line")
 ) -> PublishResult:
     """Push an export as a dataset with its card; annotators are pseudonyms unless the request names them.
 
@@ -130,7 +130,7 @@ def push_snapshot(
     private: bool = True,
     names: bool = False,
     licence: str = "",
-    by: str = "the command line",
+    by: str = N_("the command line"),
 ) -> PublishResult:
     """Push the data that a run was frozen with as a dataset, tagged by its sha256, with pseudonyms unless `names`.
 

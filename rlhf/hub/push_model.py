@@ -83,7 +83,7 @@ def publish(
     repo: str,
     private: bool = True,
     licence: str = "",
-    by: str = "the command line",
+    by: str = N_("the command line"),
 ) -> PublishResult:
     """Push a model of the registry with a card written from the record, tagged with its revision.
 

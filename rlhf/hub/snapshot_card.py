@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from annotation.exports.dataset_card import NOTES, code, dataset_head, feature, licence_text, table
 from annotation.exports.formats import Column
 from annotation.metrics.aggregation import REASONS
+from annotation.translation import ENGLISH, speaking
 from rlhf.jobs.descriptions import Unit
 
 Type = Column | Literal["numbers", "answer"]
@@ -108,6 +109,7 @@ def mark(unit: str) -> str:
     return f"frozen-{unit}"
 
 
+@speaking(ENGLISH)
 def card(about: SnapshotFacts) -> str:
     """The whole README.md."""
     agreement = ("## Agreement", about.agreement) if about.agreement else ()

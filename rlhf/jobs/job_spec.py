@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
-from annotation.translation import N_, _, ngettext
+from annotation.translation import ENGLISH, N_, _, ngettext, speaking
 from annotation.ui.formatting import short_number
 from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
@@ -90,6 +90,10 @@ class JobSpec:
     def depends_on(self) -> tuple[str, ...]:
         """The revisions that it reads."""
         return ()
+
+    def repeats(self, other: JobSpec) -> bool:
+        """Whether another job that waits or runs makes this one needless."""
+        return False
 
     def continues(self) -> str:
         """The revision whose training what it makes carries on; empty where it trains itself, or makes nothing."""
@@ -284,7 +288,10 @@ class TrainingSpec(JobSpec):
     def open_values(self) -> Mapping[str, str]:
         """What the fields that are `left_open` stand for with these settings, in a word."""
         rate = self.methods.get(self.method)
-        return {} if rate is None else {"learning_rate": short_number(rate.value)}
+        if rate is None:
+            return {}
+        with speaking(ENGLISH):  # as it is typed
+            return {"learning_rate": short_number(rate.value)}
 
     def ends_early(self) -> bool:
         """Whether it may be over before its last step."""

@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
-from annotation.translation import N_, _, of_server, speaking
+from annotation.translation import N_, _, kept, of_server, retold, speaking
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
@@ -41,6 +41,12 @@ def enqueue(db: Database, spec: JobSpec, requested_by: str, flavor: str | None =
     """Put a job at the end of the queue and return its id; one for rented hardware waits for nobody."""
     lane: job_table.Lane = "device" if flavor is None else "hub"
     return job_table.enqueue(db, lane, spec.kind, to_json(spec), requested_by, flavor)
+
+
+def doing(db: Database, spec: JobSpec) -> Job | None:
+    """The job that waits or runs and makes one of this spec needless."""
+    found = (job for job in active(db, (spec.kind,)) if job.status != "cancelling")
+    return next((job for job in found if spec.repeats(job.spec)), None)
 
 
 def waiting_kinds() -> tuple[str, ...]:
@@ -125,7 +131,7 @@ def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | 
                 """UPDATE job SET status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
                        finished = :now, message = :message, reason = :reason
                    WHERE id = :id AND worker = :worker AND status IN ('running', 'cancelling', 'lost')""",
-                {"now": now(), "message": message, "reason": reason, "id": job_id, "worker": worker},
+                {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "worker": worker},
             ).rowcount
             == 1
         )
@@ -150,16 +156,16 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out
         connection.execute(
             """UPDATE job SET spec = :spec, status = 'queued', worker = NULL, finished = NULL, message = :message,
                    reason = :reason WHERE id = :id""",
-            {"spec": to_json(new), "message": message, "reason": reason, "id": job_id},
+            {"spec": to_json(new), "message": kept(message), "reason": reason, "id": job_id},
         )
-        job_table.add_event(db, job_id, "change", 0, message)
+        job_table.add_event(db, job_id, "change", 0, kept(message))
         return True
 
 
 def retries(db: Database, job_id: int) -> list[str]:
     """What was changed each time that a job was queued again with other settings, oldest first."""
     rows = db.rows("SELECT data FROM event WHERE job_id = ? AND kind = 'change' ORDER BY id", (job_id,))
-    return [json.loads(row["data"]) for row in rows]
+    return [retold(json.loads(row["data"])) for row in rows]
 
 
 def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reason | None = None) -> None:
@@ -168,7 +174,7 @@ def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reaso
         connection.execute(
             """UPDATE job SET status = 'failed', finished = :now, message = :message, reason = :reason
                WHERE id = :id AND status = 'queued' AND attempt = :attempt""",
-            {"now": now(), "message": message, "reason": reason, "id": job_id, "attempt": attempt},
+            {"now": now(), "message": kept(message), "reason": reason, "id": job_id, "attempt": attempt},
         )
 
 
@@ -215,13 +221,13 @@ def resume(db: Database, job_id: int, half_batch: bool = False) -> str:
             spec, message = replace(spec, learning_rate=spec.learning_rate / 2), SLOWER
         changes = difference(job.spec, spec)
         with speaking(of_server()):  # everybody reads it
-            kept = _(message).format(changes=changes)
-        if kept:
-            job_table.add_event(db, job_id, "change", 0, kept)
+            said = kept(_(message).format(changes=changes))
+        if said:
+            job_table.add_event(db, job_id, "change", 0, said)
         connection.execute(
             f"""UPDATE job SET spec = ?, status = 'queued', worker = NULL, finished = NULL, message = ?, reason = NULL,
                     position = {LAST_PLACE} WHERE id = ?""",
-            (to_json(spec), kept, job_id),
+            (to_json(spec), said, job_id),
         )
     return _(message).format(changes=changes)
 
@@ -276,7 +282,11 @@ def get(db: Database, job_id: int) -> Job:
     """One job. Raises UserError if there is none."""
     job = find(db, job_id)
     if job is None:
-        raise UserError(_("There is no job {job_id}. `python -m rlhf jobs` lists them.").format(job_id=job_id))
+        raise UserError(
+            _("There is no job {job_id}: their numbers go up to {newest}.").format(
+                job_id=job_id, newest=db.value("SELECT coalesce(max(id), 0) FROM job")
+            )
+        )
     return job
 
 
@@ -286,6 +296,19 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
     return [
         read_job(row)
         for row in db.rows(f"SELECT * FROM job WHERE kind IN ({marks}) ORDER BY id DESC LIMIT ?", (*kinds, limit))
+    ]
+
+
+def ended(db: Database, kinds: Sequence[str], limit: int) -> list[Job]:
+    """The jobs of these kinds that ended last, the latest first, whenever they were asked for."""
+    marks, states = (", ".join("?" for _ in some) for some in (kinds, job_table.ENDED))
+    return [
+        read_job(row)
+        for row in db.rows(
+            f"""SELECT * FROM job WHERE kind IN ({marks}) AND status IN ({states})
+                ORDER BY finished DESC, id DESC LIMIT ?""",
+            (*kinds, *job_table.ENDED, limit),
+        )
     ]
 
 

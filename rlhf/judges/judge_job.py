@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from annotation.records import UserError
-from annotation.translation import _
+from annotation.translation import _, kept
 from rlhf.jobs.worker import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
@@ -50,8 +50,8 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
         "left_open": len(waiting) - counts.judged,
         "verdicts": counts.verdicts,
         "failed": dict(counts.failed),
-        "gave_up": counts.gave_up,
-        "remark": "" if counts.basis is None else counts.basis.sentence(),
+        "gave_up": kept(counts.gave_up),
+        "remark": "" if counts.basis is None else kept(counts.basis.sentence()),
         "prompt_tokens": counts.prompt_tokens,
         "completion_tokens": counts.completion_tokens,
         "cost": judge_store.cost(judge, counts.prompt_tokens, counts.completion_tokens),

@@ -171,6 +171,12 @@ def model_of(db: Database, judge: Judge) -> Policy | None:
     return next((one for one in registry.all_policies(db) if one.revision == judge.settings.get("model")), None)
 
 
+def what_judges(judge: Judge) -> tuple[str, ...]:
+    """What is behind a judge's name, alike for all that were made of the same model whatever else was set of them."""
+    settings = (str(judge.settings.get(name, "")).rstrip("/") for name in ("address", "directory", "model"))
+    return judge.backend, *settings
+
+
 def frozen_before(db: Database, judge: Judge) -> str | None:
     """When the last data were frozen that a judge's own model was trained on; None for one not trained here."""
     model = model_of(db, judge)
@@ -510,11 +516,20 @@ def sureness(said: Iterable[StoredVerdict]) -> float | None:
 
 
 def open_to_people(db: Database, candidate_id: int, against_id: int) -> int:
-    """How many comparisons of two policies are still before people."""
+    """How many comparisons of two policies are still before people.
+
+    Not those that were skipped by everybody who could judge them: whoever may sign in and has not reached their quota.
+    """
     return int(
         db.value(
-            """SELECT count(*) FROM comparison WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
-                 AND taken = 0""",
+            """SELECT count(*) FROM comparison c WHERE candidate_id = ? AND against_id = ? AND asks = 'people'
+                 AND taken = 0 AND state = 'ready' AND (
+                     NOT EXISTS (SELECT 1 FROM claim k WHERE k.comparison_id = c.id AND k.state = 'skipped')
+                     OR EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person'
+                         AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id
+                             AND k.comparison_id = c.id AND k.state = 'skipped')
+                         AND (a.quota IS NULL OR a.quota > (SELECT count(*) FROM claim k
+                             WHERE k.annotator_id = a.id AND k.state = 'judged'))))""",
             (candidate_id, against_id),
         )
     )
@@ -627,8 +642,10 @@ class PairOutcome:
     prompt_id: int
     response_id: int
     """Of the candidate's answer."""
+    first: float
+    """1 better, 1/2 tied, 0 worse: the first that was said. Bets are on this, or they would be changed afterwards."""
     outcome: float
-    """1 better, 1/2 tied, 0 worse; of several annotators their mean."""
+    """What it has come to: of several annotators their mean, or what an adjudicator has settled."""
     length: int
     """Characters of the candidate's answer."""
     other_length: int
@@ -665,50 +682,63 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
         {"candidate": candidate_id, "against": against_id, "judge": judge_id},
     )
     outcomes: dict[int, list[float]] = {}
+    firsts: dict[int, float] = {}
     sides: dict[int, list[tuple[int, int]]] = {}
     first = {row["id"]: row for row in reversed(rows)}
     ranked = {row["id"] for row in rows if row["outcome"] != "skip"}
     for row in rows:
-        if row["outcome"] == "skip" and row["id"] in ranked:
-            continue  # its flag tells nothing of who is better, and somebody else has
         ranks = json.loads(row["ranking"]) if row["ranking"] else [1, 1]  # both bad, or flagged: neither is better
         answers = json.loads(row["sides"])
         if not row["ours"]:  # it was measured the other way round
             ranks, answers = ranks[::-1], answers[::-1]
         outcome = 0.5 + (ranks[1] > ranks[0]) / 2 - (ranks[1] < ranks[0]) / 2
+        firsts.setdefault(row["id"], outcome)
+        sides[row["id"]] = answers
+        if row["outcome"] == "skip" and row["id"] in ranked:
+            continue  # its flag tells nothing of who is better, and somebody else has
         if row["purpose"] == "adjudication":
             outcomes[row["id"]] = [outcome]  # which settles it
         else:
             outcomes.setdefault(row["id"], []).append(outcome)
-        sides[row["id"]] = answers
     return [
         PairOutcome(
             comparison_id=number,
             prompt_id=first[number]["prompt_id"],
             response_id=sides[number][0][0],
-            outcome=fmean(values),
+            first=firsts[number],
+            outcome=fmean(outcomes[number]),
             length=sides[number][0][1],
             other_length=sides[number][1][1],
             at=first[number]["judgement_id"],
             people_chance=first[number]["people_chance"],
         )
-        for number, values in outcomes.items()
+        for number in firsts
     ]
 
 
-def left_to_judges(db: Database, candidate_id: int, against_id: int) -> dict[int, int]:
-    """The comparisons that a draw left to judges and not to people, in the drawn order, with their prompts.
+@dataclass(frozen=True)
+class LeftToJudges:
+    """A comparison of a candidate that a draw left to judges and not to people."""
+
+    comparison_id: int
+    prompt_id: int
+    given: int | None
+    """The last judgement before people were given it all the same; None where they were not, or nobody noted it."""
+
+
+def left_to_judges(db: Database, candidate_id: int, against_id: int) -> list[LeftToJudges]:
+    """The comparisons that a draw left to judges and not to people, in the drawn order.
 
     By the first draw of each prompt: what people compare of it later changes no bet that was made with it.
     """
     rows = db.rows(
-        """SELECT c.id, c.prompt_id FROM comparison c
+        """SELECT c.id AS comparison_id, c.prompt_id, c.people_given AS given FROM comparison c
            WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
                WHERE f.candidate_id = :candidate AND f.against_id = :against GROUP BY f.prompt_id)
            ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )
-    return {row["id"]: row["prompt_id"] for row in rows}
+    return [LeftToJudges(**row) for row in rows]
 
 
 def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:
@@ -728,29 +758,32 @@ def labels_until(db: Database, judge: Judge, judgement_id: int) -> int:
 
 # -------------------------------------------------------------------------------------------------------------- trust
 JUDGED_TOO = "IN (SELECT comparison_id FROM current_judgement WHERE annotator_id = :judge AND purpose = 'judge')"
+OLDER = "(:before IS NULL OR j.id < :before)"
 OPINIONS = f"""SELECT j.comparison_id, a.name, j.ranking, j.kind
     FROM current_judgement j JOIN annotator a ON a.id = j.annotator_id
     WHERE j.purpose IN ('own', 'adjudication', 'import') AND j.ranking NOT NULL AND NOT j.early
-      AND j.comparison_id {JUDGED_TOO} ORDER BY j.id"""
+      AND j.comparison_id {JUDGED_TOO} AND {OLDER} ORDER BY j.id"""
 CHANCES = "SELECT comparison_id, first, second, chance FROM verdict WHERE annotator_id = :judge AND chance NOT NULL"
 LENGTHS = f"""SELECT cr.comparison_id, length(r.text) AS length
     FROM comparison_response cr JOIN response r ON r.id = cr.response_id
     WHERE cr.comparison_id {JUDGED_TOO} ORDER BY cr.comparison_id, cr.position"""
 RANKED = f"""FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
     WHERE j.annotator_id = :judge AND j.purpose = 'judge' AND j.ranking NOT NULL AND NOT {OUTDATED}"""
-RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} AND c.answers_by IS NOT 'heads'
+RANKINGS = f"""SELECT c.id, j.ranking, c.asks_why {RANKED} AND {UNSEEN} AND {OLDER} AND c.answers_by IS NOT 'heads'
     ORDER BY c.id"""
 
 
-def jointly_judged(db: Database, judge: Judge) -> list[JudgedComparison]:
+def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> list[JudgedComparison]:
     """The comparisons that this judge and at least one person have judged, oldest first: what its trust rests on.
+
+    All of them, or as far as that was said `before` a judgement.
 
     Of the judge: what it has judged by the present version of the rubric; by another one it was another judge. Of what
     its own model can have been trained on, nothing; nor where heads chose the answers, as those are no random ones.
     Of people: own, settling and imported rankings, not those of gold comparisons, none made before the answers were
     complete, and none of annotators who are left out. Of several by one person the last counts.
     """
-    excluded, only = store.excluded_annotators(db), {"judge": judge.id}
+    excluded, only = store.excluded_annotators(db), {"judge": judge.id, "before": before}
     people: dict[int, dict[str, PersonRanking]] = defaultdict(dict)
     for row in db.rows(OPINIONS, only):
         if row["name"] not in excluded:

@@ -13,12 +13,14 @@ from typing import Any, Literal
 from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
+from annotation.translation import N_, _, spoken
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
 from rlhf.jobs import job_spec, job_store
+from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_store
@@ -27,7 +29,7 @@ from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
 
-THE_LOOP = "the loop"
+THE_LOOP = N_("the loop")
 # A judge loads a model, which is not worth while for fewer comparisons.
 JUDGE_AT_LEAST = 8
 # What failed without being asked for is tried again after a while, not at once.
@@ -94,7 +96,10 @@ class LoopState:
     failed_checks: Mapping[str, FailedCheck] = field(default_factory=dict)
     """By candidate, what came of a check that came to nothing."""
     broken: tuple[Job, ...] = ()
-    """The newest training, and the newest check of a candidate, if they failed, were lost or were cancelled."""
+    """The newest training, and the newest check of a candidate, if they failed or were lost; not if a person has
+    cancelled them, or has deleted the training's checkpoints."""
+    saved: frozenset[int] = frozenset()
+    """Which of these have checkpoints here."""
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
 
@@ -106,7 +111,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     since = latest.created if latest else ""
     tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     checks = job_store.checks(db)
-    failed = failed_checks(checks)
+    failed, broken = failed_checks(checks), broken_jobs(db, checks)
     return LoopState(
         auto_train=auto_train,
         new=store.new_to_train_on(db, since) if counted else 0,
@@ -118,7 +123,8 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         reward_model=fresh_reward_model(db, since),
         reward_tried=tried is not None and store.new_to_train_on(db, tried) < auto_train.wanted,
         failed_checks=failed,
-        broken=broken_jobs(db, checks),
+        broken=broken,
+        saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
     )
 
@@ -173,10 +179,26 @@ def asked_for_check(db: Database, policy: Policy) -> bool:
 
 
 def broken_jobs(db: Database, checks: Sequence[Job]) -> tuple[Job, ...]:
-    """The newest training, and the newest check if its policy is still a candidate, where they came to nothing."""
+    """The newest training, and the newest check if its policy is still a candidate, where they came to nothing unasked.
+
+    A person who cancels one, or deletes its checkpoints, is done with it.
+    """
     trainings = job_store.recent(db, tuple(job_spec.trainings()), 1)
-    newest = [*trainings, *(check for check in checks[:1] if is_candidate(db, candidate_of(check)))]
-    return tuple(job for job in newest if job.status in ENDINGS)
+    newest = [
+        *(job for job in trainings if not thrown_away(db, job)),
+        *(check for check in checks[:1] if is_candidate(db, candidate_of(check))),
+    ]
+    return tuple(job for job in newest if job.status in ENDINGS and job.status != "cancelled")
+
+
+def thrown_away(db: Database, job: Job) -> bool:
+    """Whether what a training here had reached was deleted: it makes the directory before its first step."""
+    return job.flavor is None and job.step > 0 and not checkpoints_directory(db.path.parent, job.id).is_dir()
+
+
+def has_checkpoints(db: Database, job: Job) -> bool:
+    """Whether a training has written checkpoints here."""
+    return any(checkpoints_directory(db.path.parent, job.id).glob("checkpoint-*"))
 
 
 def is_candidate(db: Database, revision: str) -> bool:
@@ -320,7 +342,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
     try:
         return job_submission.submit(db, data_dir, spec, THE_LOOP)
     except snapshots.TooFewRows:
-        return None  # enough judgements, but too few of them are pairs: wait for more
+        return None  # enough judgements, but too few of them are pairs, as `automatic_problems` says: wait for more
 
 
 def next_check(revision: str, failed: FailedCheck | None) -> CheckSpec:
@@ -340,7 +362,7 @@ def automatic_spec(db: Database, step: Step, kind: type[TrainingSpec]) -> Traini
 
 
 def automatic_problems(db: Database) -> list[str]:
-    """Why automatic training can't start, as things are, a sentence each."""
+    """Why automatic training can't start, as things are, a sentence each; too little to train on, once it is due."""
     state = state_of(db)
     if not kind_to_train(state).lists:
         step = Step("train")
@@ -348,4 +370,12 @@ def automatic_problems(db: Database) -> list[str]:
         step = Step("train the reward model")
     else:
         step = Step("train", state.reward_model)
-    return preconditions.check(db, automatic_spec(db, step, kind_to_train(state)))
+    spec = automatic_spec(db, step, kind_to_train(state))
+    found = preconditions.check(db, spec)
+    if found or not due(state) or state.active:
+        return found
+    if step.action == "train the reward model" and state.reward_tried:
+        return [_("The reward model that it needs first came to nothing: train one on the Train tab, or judge more.")]
+    name = ("shortage", spec.kind, spoken().code)
+    few = gate_decisions.cached(db, name, lambda: job_submission.shortage_of(db, db.path.parent, spec))
+    return [few] if few else []

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
-from annotation.translation import _
+from annotation.translation import N_, _
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import devices_here
@@ -160,7 +160,7 @@ class Supervisor:
             return
         self._tried = serving
         self.launch(
-            active[0].id if active else job_submission.submit(self.db, self.data_dir, GenerateSpec(), "the program")
+            active[0].id if active else job_submission.submit(self.db, self.data_dir, GenerateSpec(), N_("the program"))
         )
 
     def launch(self, job_id: int, devices: Sequence[str] = ()) -> None:

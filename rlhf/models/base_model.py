@@ -77,27 +77,39 @@ class BaseModel:
 def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     """Locate the model, converting the embedded one on first use (about half a minute), and check that it can be used.
 
-    One that is not `known` from an earlier time is also tried: whether it can be loaded and computed rightly
-    (`rlhf.models.self_test`), which takes some seconds and is kept. Weights that are stored quantised may need a device
-    of another kind: then the model says that it was not tried. Imports no torch: what needs it runs in a process of its
-    own. Raises UserError saying what is missing.
+    One that is not `known` from an earlier time, for which the first job does that, is also tried: whether it can be
+    loaded and computed rightly (`rlhf.models.self_test`), which takes some seconds and is kept. Weights that are stored
+    quantised may need a device of another kind: then the model says that it was not tried. Imports no torch: what needs
+    it runs in a process of its own. Raises UserError saying what is missing.
     """
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
     base = check(base)
-    if known or kept_result(data_dir, base.path) is not None:
+    return base if known else tried(data_dir, base)
+
+
+def ready(data_dir: Path, model: str) -> BaseModel:
+    """The model that `prepare` has set up, checked again; for jobs, whose log says what there is to know of it.
+
+    It is tried where that was not done yet, or by another version of what computes: so no start has to wait for it.
+    Raises UserError if it is gone, no longer fits, or can't be computed rightly any more.
+    """
+    base = tried(data_dir, check(locate(data_dir, model)))
+    if base.untried:
+        print(base.remark.strip(), flush=True)
+    return base
+
+
+def tried(data_dir: Path, base: BaseModel) -> BaseModel:
+    """A model that was tried with these files by what computes here, now if not before. Raises UserError."""
+    if kept_result(data_dir, base.path) is not None:
         return base
     try:
         keep_result(data_dir, base.path, self_test(base.path))
     except NotHere as reason:
         return replace(base, untried=str(reason))
     return base
-
-
-def ready(data_dir: Path, model: str) -> BaseModel:
-    """The model that `prepare` has set up, checked again. Raises UserError if it is gone or no longer fits."""
-    return check(locate(data_dir, model))
 
 
 def present(data_dir: Path, model: str) -> BaseModel:

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import COMPARISONS
 from rlhf.jobs.devices import query_graphics
@@ -508,7 +508,7 @@ def fit(shapes: Shapes, spec: TrainingSpec, machine: Machine, load: Workload = N
     fits = total * MARGIN <= machine.free
     fits_here, may_not, does_not = ON_GPU if machine.gpu else ON_PROCESSOR
     said = _(fits_here if fits else may_not if total <= machine.free else does_not).format(
-        need=f"{total / GB:.1f} GB", free=f"{machine.free / GB:.1f} GB", machine=machine.name
+        need=f"{numeral(total / GB, '.1f')} GB", free=f"{numeral(machine.free / GB, '.1f')} GB", machine=machine.name
     )
     return Fit(
         components=components,

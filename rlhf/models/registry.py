@@ -10,7 +10,7 @@ from typing import Literal
 
 from annotation import store
 from annotation.database import Database
-from annotation.records import UserError, ancestors_of, now
+from annotation.records import UserError, ancestors_of, now, who
 from annotation.translation import N_, _, ngettext
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import verify_directory
@@ -184,8 +184,9 @@ def by_revision(db: Database, revision: str) -> Policy:
     if row is None and revision == "base":
         raise UserError(not_set_up(db))
     if row is None:
+        listed = ", ".join(one["revision"] for one in db.rows("SELECT revision FROM model ORDER BY id DESC LIMIT 8"))
         raise UserError(
-            _("There is no policy '{revision}'. `python -m rlhf policies` lists them.").format(revision=revision)
+            _("There is no policy '{revision}'. The newest are: {listed}.").format(revision=revision, listed=listed)
         )
     return Policy(**row)
 
@@ -412,8 +413,16 @@ def rejection(db: Database, policy: Policy) -> str:
     if row is None:
         return ""
     return _("{who} rejected it on {day}: {reason}").format(
-        who=row["decided_by"], day=row["created"][:10], reason=row["reason"]
+        who=who(row["decided_by"]), day=row["created"][:10], reason=why(row["reason"])
     )
+
+
+NO_REASON = N_("no reason given")
+
+
+def why(reason: str) -> str:
+    """The reason that is recorded with a decision, as it is shown."""
+    return _(NO_REASON) if reason == NO_REASON else reason
 
 
 @dataclass(frozen=True)

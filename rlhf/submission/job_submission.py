@@ -54,6 +54,15 @@ def preview(db: Database, data_dir: Path, spec: TrainingSpec) -> TrainingPreview
     )
 
 
+def shortage_of(db: Database, data_dir: Path, spec: TrainingSpec) -> str:
+    """Why `submit` would find too little to train on; empty where there is enough."""
+    rows = snapshots.data_of(db, spec, snapshots.chat_of(db, data_dir))
+    with db.reading():
+        for _row in rows:  # which counts them
+            pass
+    return snapshots.shortage(spec.unit, rows.counts["train"], spec.at_least, rows.left_out)
+
+
 def rows_of(db: Database, spec: TrainingSpec) -> Iterator[FrozenRow]:
     """The rows that `submit` would freeze for this spec, and those that the chat template refuses, one by one."""
     with db.reading():
@@ -64,16 +73,24 @@ def submit(db: Database, data_dir: Path, spec: JobSpec, requested_by: str, terms
     """Freeze everything the spec leaves open (data, parent, base) and queue the job; returns its id.
 
     With `terms`, to which somebody has agreed, it is for rented hardware. Raises UserError where there is too little
-    data, or settings that can't work.
+    data, or settings that can't work, or another job does the same already.
     """
     if terms is not None and not isinstance(spec, TrainingSpec):
         raise UserError(_("Only trainings can be sent to rented hardware."))
     spec = freeze(db, data_dir, spec, here=terms is None)
-    return (
-        job_store.enqueue(db, spec, requested_by)
-        if terms is None
-        else rental_store.enqueue(db, spec, requested_by, terms)
-    )
+    with db.transaction():  # two people may press the same button at once
+        before = job_store.doing(db, spec)
+        if before is not None:
+            raise UserError(
+                _("Job {number} ({about}) waits or runs already. Nothing was queued now.").format(
+                    number=before.id, about=before.spec.about()
+                )
+            )
+        return (
+            job_store.enqueue(db, spec, requested_by)
+            if terms is None
+            else rental_store.enqueue(db, spec, requested_by, terms)
+        )
 
 
 def freeze(db: Database, data_dir: Path, spec: JobSpec, here: bool = True) -> JobSpec:

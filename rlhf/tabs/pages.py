@@ -47,21 +47,36 @@ TABS: dict[str, tuple[str, ModuleType]] = {
 }
 MASTHEAD = """
 <header class="masthead"><h1><!--logo-->Prefloop</h1>
-<form method="post" action="/language" id="languages"></form>
+<form method="post" action="/language" id="languages"><button type="button" data-theme></button></form>
 <form method="post" action="/logout"><!--notice--><span>{{value}}</span>
 <select name="language" form="languages" aria-label="<!--language-->"><!--codes--></select>
 <button type="submit"><!--out--></button></form></header>
 """
+# Of the theme that is chosen, so that the button takes little room.
+THEMES = {
+    "": ("◐", N_("Colours: as the system has them")),
+    "light": ("○", N_("Colours: light")),
+    "dark": ("●", N_("Colours: dark")),
+}
 # Browsers know what each language is called by those who speak it. Gradio has said in the meantime that the page is in
 # the browser's own.
-LANGUAGES = """
+SWITCHES = """
+const { theme, nextTheme } = window.prefloop.theme;
+const named = (chosen) => {
+  const button = element.querySelector("[data-theme]");
+  const [sign, words] = props.themes[chosen];
+  if (button.title === words) return;
+  Object.assign(button, { textContent: sign, title: words, ariaLabel: words });
+};
 const name = () => {
   for (const option of element.querySelectorAll("option")) {
     const called = new Intl.DisplayNames([option.value], { type: "language" }).of(option.value);
     if (option.textContent !== called) option.textContent = called;
   }
+  named(theme());
 };
 element.addEventListener("change", (event) => event.target.form.submit());
+element.addEventListener("click", (event) => event.target.closest("[data-theme]") && named(nextTheme()));
 new MutationObserver(name).observe(element, { childList: true, subtree: true });
 name();
 Object.assign(document.documentElement, props.language);
@@ -77,10 +92,11 @@ def build_pages(context: Context, here: Space | None = None, role: Role = "admin
         # A name has no characters that Gradio's template could take for code: access.NAME.
         name = gr.HTML(
             html_template=masthead(noticed=here is not None),
-            js_on_load=LANGUAGES,
+            js_on_load=SWITCHES,
             apply_default_css=False,
             elem_id="masthead",
             language={"lang": spoken().code, "dir": spoken().direction},
+            themes={name: [sign, _(words)] for name, (sign, words) in THEMES.items()},
         )
         # The first listener, so that it has the same number on the pages of both roles.
         pages.load(guarded(context, "annotator")(greet), outputs=name, api_name="greet", **QUIET)

@@ -11,7 +11,7 @@ import gradio as gr
 from annotation.records import Annotator
 from annotation.tabs.components import QUIET, html_box
 from annotation.tabs.guard import Context, guarded, guarded_event
-from annotation.translation import _
+from annotation.translation import _, numeral
 from annotation.ui.formatting import NOTHING, short_number
 from annotation.ui.line_plots import HUES, Axes, Line, thinned
 from annotation.ui.markup import Download, links, paragraph, table, unfold
@@ -138,7 +138,7 @@ def values_table(curve: CurveData) -> str:
     steps = sorted({step for points in known for step in points})
     stride = -(-len(steps) // MOST_ROWS)
     rows = [
-        (f"{step:.0f}", *(short_number(points[step]) if step in points else NOTHING for points in known))
+        (numeral(step, ".0f"), *(short_number(points[step]) if step in points else NOTHING for points in known))
         for step in reversed(steps[::-1][::stride])
     ]
     headers = (curve.across, *(line.name for line in curve.lines))

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from annotation import api, claims, selection, store
 from annotation.database import Database
-from annotation.records import Kind, Prompt, Tag
+from annotation.records import Feedback, Kind, Prompt, Tag
 from annotation.web import access
 from annotation.web.middleware import SignedIn
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
@@ -172,6 +172,39 @@ def test_without_a_comparison_the_card_says_what_is_waited_for(db: Database, ann
     assert ann("card")["trouble"] == ""
 
 
+def test_who_is_given_nothing_is_told_who_judges_the_rest(db: Database, person: Callable[[str], Ask]) -> None:
+    set_project(db, overlap=2)
+    seed_comparisons(db, 1)
+    ann = person("ann")
+    ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    assert ann("card")["elsewhere"] == "", "there is nobody else"
+    bob = person("bob")
+    said = "There is nothing more for you to judge; others are still to judge 1 comparison."
+    assert (ann("card")["elsewhere"], ann("card")["trouble"]) == (said, "The model sleeps.")
+    bob("judge", nonce=bob("card")["nonce"], act=act("tie"))
+    assert ann("card")["elsewhere"] == ""
+
+
+def test_who_has_only_skipped_can_take_it_back(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 1)
+    card = ann("card")
+    assert card["undo"] is False
+    waiting = ann("judge", nonce=card["nonce"], act=act("skip"))
+    assert (waiting["nonce"], waiting["progress"]["yours"], waiting["undo"]) == ("", 0, True)
+    assert ann("undo", nonce="")["undo"] is False
+
+
+@pytest.mark.parametrize(("mode", "said"), [("ai", "What takes a person appears here"), ("mixed", "can't settle one")])
+def test_where_ai_judges_judge_nobody_is_promised_the_next_answers(
+    db: Database, ann: Ask, mode: Any, said: str
+) -> None:
+    store.set_feedback(db, Feedback(mode=mode))
+    seed_comparisons(db, 1)
+    card = ann("card")
+    assert (card["nonce"], card["by_judges"]) == ("", True)
+    assert said in card["elsewhere"]
+
+
 def test_progress_counts_today_in_the_annotators_own_day(
     db: Database, person: Callable[[str], Ask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +287,59 @@ def test_a_judgement_after_the_time_has_run_out_is_not_saved(db: Database, ann: 
     assert answer["saved"] is False
     assert "ran out" in answer["notice"]
     assert answer["nonce"] not in ("", card["nonce"])
+
+
+def let_expire(db: Database, whose: str = "ann") -> None:
+    with db.transaction() as connection:
+        connection.execute(
+            """UPDATE claim SET expires = '2000-01-01T00:00:00.000000+00:00'
+               WHERE state = 'held' AND annotator_id = (SELECT id FROM annotator WHERE name = ?)""",
+            (whose,),
+        )
+
+
+@pytest.mark.parametrize("press", ["undo", "settle"])
+def test_what_gave_way_to_another_comparison_in_another_tab_has_not_run_out(db: Database, ann: Ask, press: str) -> None:
+    """By Undo, or by settling the next one."""
+    made = seed_comparisons(db, 3)
+    ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    shown = ann("card")["nonce"]
+    if press == "undo":
+        ann("undo", nonce=shown)
+    else:
+        claims.adjudicate(db, 1, made[0])
+    let_expire(db)  # of what was taken up
+    for answer in (ann("judge", nonce=shown, act=act("tie")), ann("card", nonce=shown)):
+        assert "You have taken up another comparison in another tab." in answer["notice"]
+        assert "ran out" not in answer["notice"]
+    assert latest_row(db)["outcome"] == ("undone" if press == "undo" else "ranked")
+
+
+def test_who_comes_back_too_late_is_told_why_another_comparison_is_shown(
+    db: Database, person: Callable[[str], Ask]
+) -> None:
+    seed_comparisons(db, 2)
+    ann, bob = person("ann"), person("bob")
+    shown = ann("card")["nonce"]
+    let_expire(db)
+    bob("card")
+    later = ann("card", nonce=shown)
+    assert (later["nonce"] not in ("", shown), "went back to the pool" in later["notice"]) == (True, True)
+    assert ann("card", nonce=later["nonce"])["notice"] == ""
+    let_expire(db)
+    again = ann("card", nonce=later["nonce"])
+    assert "It is yours again" in again["notice"], "nobody else has taken it"
+    assert again["messages"] == later["messages"]
+
+
+def test_what_another_tab_shows_to_settle_is_still_said(db: Database, ann: Ask) -> None:
+    made = seed_comparisons(db, 2)
+    ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    shown = ann("card")["nonce"]
+    claims.adjudicate(db, 1, made[0])
+    told = ann("card", nonce=shown)["notice"]
+    assert "in another tab" in told
+    assert "To settle" in told
 
 
 # ------------------------------------------------------------------------------------------------ what is called saved

@@ -160,6 +160,20 @@ def test_a_skipped_comparison_is_no_stock(db: Database, ann: Annotator) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- judgements
+def test_an_own_prompt_that_nobody_comes_back_to_is_no_stock(db: Database, ann: Annotator, bob: Annotator) -> None:
+    """Nobody else gets it before its asker: counted as stock, it would keep everybody waiting for answers."""
+    begin(db, ("One way.", "Another."), store.ask(db, ann.id, [{"role": "user", "content": "My own question?"}]))
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'ready', model_id = 1")
+    assert claims.claim_next(db, bob.id) is None
+    assert claims.waiting_for_others(db, bob.id) == 1
+    access.add_account(db, "eve", "admin", "eve's password")
+    access.deactivate(db, "ann")
+    assert claims.waiting_for_others(db, bob.id) == 0, "eve would not get it either"
+    assert store.stock_sizes(db, 1) == {"train": 0, "held-out": 0}
+    assert store.waiting_elsewhere(db, 2) == 0
+
+
 @pytest.mark.parametrize("word", ["left-much", "right-slightly"])
 def test_the_answer_that_was_seen_as_better_wins(db: Database, ann: Annotator, word: str) -> None:
     seed_comparisons(db, 20)

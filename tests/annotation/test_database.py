@@ -23,7 +23,7 @@ from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
 from rlhf.models import registry
-from tests.conftest import act, judgement_count, seed_comparisons, shown_texts
+from tests.conftest import act, judgement_count, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.frozen_in_memory import current_judgements
 
 pytestmark = pytest.mark.slow
@@ -462,6 +462,41 @@ def test_old_scores_keep_their_mean_and_have_none_by_token(data_dir: Path) -> No
     old.close()
     rows = open_database(data_dir).rows("SELECT scorer, value, per_token FROM score")
     assert rows == [{"scorer": "kl_to_base", "value": 0.5, "per_token": None}]
+
+
+def test_what_a_change_of_thinking_took_out_is_called_withdrawn(db: Database, data_dir: Path) -> None:
+    """An earlier version left it ready, as what judges have settled stays; that is told from it by their judgement."""
+    made = [
+        store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+        for prompt in seed_prompts(db, 4)
+    ]
+    db.connection.execute("UPDATE comparison SET asks = 'nobody'")
+    db.connection.execute("UPDATE comparison SET asks_why = 'unsure' WHERE id = ?", (made[1],))
+    db.connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1 WHERE id = ?", (made[2],))
+    judge = db.insert("annotator", {"name": "j", "role": "annotator", "kind": "ai", "created": "1"})
+    db.insert(
+        "judgement",
+        {
+            "comparison_id": made[3],
+            "annotator_id": judge,
+            "purpose": "judge",
+            "kind": "pair",
+            "outcome": "ranked",
+            "ranking": "[1, 2]",
+            "shown_order": "[0, 1]",
+            "seconds": 1.0,
+            "created": "1",
+        },
+    )
+    db.close()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    old["_sqlite_migrations"].delete_where("name = 'm026_withdrawn_by_thinking'")
+    old.close()
+    again = open_database(data_dir)
+    assert [row["state"] for row in again.rows("SELECT state FROM comparison ORDER BY id")] == [
+        "closed",
+        *["ready"] * 3,
+    ]
 
 
 def test_two_processes_may_create_the_file_at_once(data_dir: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from babel.messages.pofile import read_po
 from annotation import translation
 from annotation.web import access, invitations, sign_in_pages
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
-from tests.sentences import extracted, write_marked
+from tests.sentences import POLISH, extracted, write_marked
 
 FILES = sorted(translation.DIRECTORY.glob("*.po"))
 HEAD = 'msgid ""\nmsgstr "Language: de\\nContent-Type: text/plain; charset=utf-8\\n"\n\n'
@@ -68,6 +69,71 @@ def test_a_file_is_a_language(tmp_path: Path) -> None:
         "{count} Tag",
         "{count} Tage",
     ]
+
+
+def test_a_script_gets_every_form_of_a_count_and_which_goes_with_which(tmp_path: Path) -> None:
+    path = tmp_path / "pl.po"
+    path.write_text(POLISH, "utf-8")
+    polish = translation.chosen(str(path))
+    assert polish.script == {"{count} words": ("{count} słowo", "{count} słowa", "{count} słów")}
+    shown = {polish.plurals[count] for count in (2, 4, 22, 104)}, {polish.plurals[count] for count in (0, 5, 12, 112)}
+    assert (polish.plurals[1], *shown) == (0, {1}, {2})
+    assert len(polish.plurals) == len(translation.Language().plurals) == 201
+    assert [translation.Language().plurals[count] for count in (0, 1, 2, 101)] == [1, 0, 1, 1]
+
+
+def test_numbers_are_written_as_the_language_writes_them(tmp_path: Path) -> None:
+    german = translation.chosen(str(file_of(tmp_path, 'msgid "{n:,} rows"\nmsgstr "{n:,} Zeilen"\n')))
+    with translation.speaking(german):
+        assert translation.translate("{n:,} rows").format(n=1234567) == "1.234.567 Zeilen"
+        assert translation.translate("{n:,} more").format(n=1234) == "1.234 more", "as the rest of the page"
+        said = translation.ngettext("{x:.2f} of {name}", "{x:,.1f} of {name}", 2).format(x=1234.56, name="v1.5")
+        assert said == "1.234,6 of v1.5", "and names stay as they are"
+        assert translation.translate("{a} {b:.0%} {c:.1e} {d} {e!r}").format(a=0.5, b=0.25, c=12e-5, d=True, e=1.5) == (
+            "0,5 25% 1,2e-04 True 1.5"
+        )
+        assert [translation.numeral(12345), translation.numeral(-0.125, "+.2f")] == ["12.345", "-0,12"]
+    with translation.speaking(translation.Language()):
+        assert translation.translate("{n:,} rows").format(n=1234567) == "1,234,567 rows"
+        assert translation.numeral(1234.5, ",.1f") == "1,234.5"
+
+
+def test_what_is_stored_is_told_in_the_language_of_whoever_reads_it(tmp_path: Path) -> None:
+    german = translation.chosen(
+        str(
+            file_of(
+                tmp_path,
+                'msgid "{count:,} row of {name} failed: {why}"\nmsgid_plural "{count:,} rows of {name} failed: {why}"\n'
+                'msgstr[0] "Eine Zeile von {name}: {why}"\nmsgstr[1] "{count:,} Zeilen von {name}: {why}"\n\n'
+                'msgid "{share:.0%} is too much."\nmsgstr "{share:.0%} sind zu viel."\n\n'
+                'msgid "It is full."\nmsgstr "Sie ist voll."\n',
+            )
+        )
+    )
+    forms = ("{count:,} row of {name} failed: {why}", "{count:,} rows of {name} failed: {why}")
+    why = translation.translate("{share:.0%} is too much.").format(share=0.5)
+    said = translation.ngettext(*forms, 1200).format(count=1200, name=Path("it"), why=why)
+    full = translation.translate("Look: {why}").format(why="It is full.")
+    dated = translation.translate("{when:%H} o'clock").format(when=datetime(2026, 1, 1, 12, tzinfo=UTC))
+    gap = translation.translate("{why}").format(why="Nothing else.")
+    stored = [translation.kept(text) for text in (said, full, dated, gap, '{"said": "no"}')]
+    assert [translation.retold(text) for text in stored] == [said, full, dated, gap, '{"said": "no"}']
+    with translation.speaking(german):
+        assert [translation.retold(text) for text in stored] == [
+            *("1.200 Zeilen von it: 50% sind zu viel.", "Look: Sie ist voll."),
+            *("12 o'clock", "Nothing else.", '{"said": "no"}'),
+        ]
+    for number in range(2 * translation.MOST_LATELY):
+        translation.translate("No. {number}").format(number=number)
+    assert translation.kept(said) == said, "what was said long ago is stored as it reads"
+
+
+@pytest.mark.parametrize(("code", "written"), [("de-CH", "1'234.5"), ("fr", "1\u202f234,5"), ("en-GB", "1,234.5")])
+def test_every_language_has_its_own_separators(tmp_path: Path, code: str, written: str) -> None:
+    path = tmp_path / f"{code}.po"
+    path.write_text(HEAD.replace("de", code), "utf-8")
+    with translation.speaking(translation.chosen(str(path))):
+        assert translation.numeral(1234.5, ",.1f") == written
 
 
 def test_a_right_to_left_language_says_so(tmp_path: Path) -> None:
@@ -259,3 +325,8 @@ def test_the_scripts_get_their_sentences(shown: dict[str, Any]) -> None:
     marked = re.findall(r'\b_\("([^"]+)"\)', source)
     assert len(marked) > 100
     assert {sentence: sentences.get(sentence) for sentence in marked} == {one: f"⟦{one}⟧" for one in marked}
+    counted = re.findall(r'\bngettext\(\s*"([^"]+)", "([^"]+)"', source)
+    assert len(counted) > 1
+    assert {forms[-1]: sentences.get(forms[-1]) for forms in counted} == {
+        forms[-1]: [f"⟦{form}⟧" for form in forms] for forms in counted
+    }

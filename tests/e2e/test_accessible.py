@@ -14,11 +14,15 @@ from axe_playwright_python.base import AXE_SCRIPT
 import app
 from annotation.database import open_database
 from annotation.jobs import job_table
+from annotation.tabs.guard import Context
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
+from rlhf.judges import judge_store
 from tests.e2e.conftest import go, running_app, wait_for
 from tests.machine_fixtures import make_machine
+from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, make_candidate
+from tests.rlhf.tabs.judges.test_judges_tab import say
 
 pytestmark = pytest.mark.browser
 
@@ -32,6 +36,15 @@ SETTLED = """() => !document.querySelector(".pending, .generating")
   && document.getAnimations().every((one) => one.playState !== "running")"""
 # A handler's answer may come while axe looks, and begin another such moment.
 LOOKS = 4
+# All that can be unfolded, in one thing after the other, but for Gradio's own plots ("Look closer"), which cost seconds
+# and name none of their marks: the values stand beside them as a table.
+UNFOLD = """() => {
+  const closed = [...document.querySelectorAll("details:not([open]), button.label-wrap:not(.open)")];
+  const shown = closed.filter((one) => one.offsetParent && one.checkVisibility()
+    && !one.matches("[id$=-box] > button"));
+  for (const one of shown) one.matches("details") ? (one.open = true) : one.click();
+  return shown.length;
+}"""
 # Within the Data tab.
 PLACES = {
     "/data/comparisons/1": "How it was formed",
@@ -42,8 +55,11 @@ PLACES = {
 HEADINGS = """() => [...document.querySelectorAll("h1, h2, h3, h4, h5, h6")].filter((one) => one.offsetParent)
   .map((one) => Number(one.tagName[1]))"""
 # What is touched, but for links within a text, and parts of a larger one that is touched as well.
-SMALL_TARGETS = """() => [...document.querySelectorAll("button, summary, select, [role=tab], label:has(> input)")]
+TARGETS = "a, button, summary, select, input, textarea, [role=tab], label:has(> input)"
+SMALL_TARGETS = """(targets) => [...document.querySelectorAll(targets)]
   .filter((one) => one.offsetParent && !one.disabled && one.checkVisibility({ visibilityProperty: true }))
+  .filter((one) => !(one.matches("input") && one.closest("label")))
+  .filter((one) => !(one.matches("a") && one.parentElement.textContent.trim() !== one.textContent.trim()))
   .map((one) => [one, one.getBoundingClientRect()])
   .filter(([one, box]) => box.width > 1 && box.height > 1 && box.height < 43.5)
   .filter(([one, box]) => box.right > 0 && box.left < innerWidth)
@@ -52,10 +68,18 @@ SMALL_TARGETS = """() => [...document.querySelectorAll("button, summary, select,
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[tuple[str, str, str]]:
-    """The program on a project with judgements and a run that is over: its address, an admin's session, its cookie."""
+    """The program on a project with judgements, a judge's too, a run that is over and a checked candidate.
+
+    Its address, an admin's session, its cookie.
+    """
     machine = make_machine(tmp_path_factory.mktemp("accessible") / "data", tiny_model)
     machine.add_prompts(train=12, held_out=6)
     machine.judge("train", 8)
+    judge = judge_store.add(machine.db, "local", "local", {"model": "base"}, "owner")
+    for comparison in judge_store.to_judge(machine.db, judge, "judged", 4):
+        say(machine.db, judge, comparison.id, ("first", "second"), 0.8)
+    context = Context(machine.db, machine.data_dir, str(tiny_model))
+    check_candidate(context, make_candidate(context), 6)
     job_id = job_store.enqueue(machine.db, SFTSpec(snapshot="0" * 64), "kim")
     assert job_store.claim(machine.db, job_id, "w") is not None
     for step in range(1, 6):
@@ -68,6 +92,15 @@ def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator
         cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
         yield address, access.open_session(db, admin), cookie
         db.close()
+
+
+def unfold(page: Any) -> None:
+    """Open all that is folded, and what is folded in it; and ask for a promotion, which is not answered."""
+    ask = page.locator("#promote:enabled >> visible=true")
+    if ask.count() and not page.locator("#promote-really >> visible=true").count():
+        ask.click()
+        page.locator("#promote-really").wait_for()
+    wait_for(page, "that all is unfolded", lambda: page.evaluate(SETTLED) and not page.evaluate(UNFOLD))
 
 
 def turn(page: Any, name: str) -> None:
@@ -104,29 +137,36 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
     names = [text.strip() for text in page.get_by_role("tab").locator("visible=true").all_inner_texts()]
     assert len(names) == 12
     found: dict[str, dict[str, list[str]]] = {theme: {} for theme in THEMES}
-    for size in (WIDE, PHONE):
+    for size in (PHONE, WIDE):
         page.set_viewport_size(size)
         for name in names:
             turn(page, name)
             look(page, f"{name}, {size['width']}", found)
             levels = page.evaluate(HEADINGS)
             jumps = [f"h{a} h{b}" for a, b in pairwise(levels) if b > a + 1]
-            small = page.evaluate(SMALL_TARGETS) if size is PHONE else []
+            small = page.evaluate(SMALL_TARGETS, TARGETS) if size is PHONE else []
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             found["light"][f"{name}, {size['width']}"] += [*jumps, *small, *(["wider than the screen"] * (wide > 1))]
         for place, words in PLACES.items():
             go(page, place)
             page.locator(f"text={words}").locator("visible=true").first.wait_for()
             look(page, f"{place}, {size['width']}", found)
+            if size is PHONE:
+                found["light"][f"{place}, {size['width']}"] += page.evaluate(SMALL_TARGETS, TARGETS)
     context.close()
     return found
 
 
 def look(page: Any, where: str, found: dict[str, dict[str, list[str]]]) -> None:
-    """Note which rules what the page shows breaks in each theme, the light one last."""
+    """Note which rules what the page shows breaks in each theme, the light one last.
+
+    For that one it is unfolded, and stays so for the dark one at the next size.
+    """
     for theme in reversed(THEMES):
         page.emulate_media(color_scheme=theme)
         page.wait_for_selector("body.dark" if theme == "dark" else "body:not(.dark)")
+        if theme == "light":
+            unfold(page)
         found[theme][where] = broken(page, THEMES[theme])
 
 

@@ -92,6 +92,13 @@ def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(addr
     page.goto(f"{address}annotate")
     sign_in(page, "ann")
     assert page.url == f"{address}annotate"
+    for theme in ("light", "dark"):
+        page.get_by_role("button", name="Colours: ").click()
+        page.get_by_role("button", name=f"Colours: {theme}").wait_for()
+        assert page.locator("body.dark").count() == (theme == "dark")
+    page.reload()
+    page.locator("body.dark").wait_for()
+    page.get_by_role("button", name="Colours: dark").wait_for()
     page.get_by_role("button", name="My judgements").click()
     page.get_by_role("heading", name="My judgements").wait_for()
     assert page.url == f"{address}annotate/mine"

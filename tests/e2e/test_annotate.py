@@ -18,6 +18,7 @@ from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt
+from annotation.ui.formatting import count_words
 from annotation.web import access
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
@@ -262,16 +263,16 @@ def test_a_press_that_does_not_count_is_never_passed_over_in_silence(site: Site)
       document.querySelector(".verdicts [data-key='7']").dispatchEvent(event);
     }""")
     assert ann.status() == "Saved: left much better. Pressed too soon: not counted. Press again."
-    assert ann.page.evaluate(PRESS_ALL, ["u", "1"]) == "Undoing …"
-    ann.wait_status("Undone. Judge it again.")
+    assert ann.page.evaluate(PRESS_ALL, ["u", "1"]) == "Undoing … Pressed too soon: not counted. Press again."
+    ann.wait_status("Undone. Judge it again. Pressed too soon: not counted. Press again.")
     assert ann.rows() == []
     ann.ready()
     ann.page.route("**/annotate/judge", lambda route: route.abort())
     ann.press("2")
     ann.wait_status("Press again.")
     ann.page.unroute("**/annotate/judge")
-    ann.page.evaluate(PRESS_ALL, ["2"])  # at once, as it is told to
-    ann.wait_status("Saved: left clearly better.")
+    assert ann.page.evaluate(PRESS_ALL, ["2", "u"]).endswith("Press again.")  # the 2 at once, as it is told to
+    ann.wait_status("Saved: left clearly better. Pressed too soon: not counted. Press again.")
     assert [row.comparison_id for row in ann.rows()] == [first.comparison_id]
 
 
@@ -997,12 +998,19 @@ def test_the_next_comparison_is_announced_and_the_focus_goes_on_from_its_prompt(
     assert ann.page.evaluate("document.activeElement.closest('.turn h2') !== null")
 
 
+# Words in scripts with spaces, with signs within words, and without spaces.
+MIXED = "Don't well-known हिन्दी में – 好的のabc 2.5 한국어"
+
+
 def test_what_is_cut_says_so_and_a_phone_shows_one_long_answer_at_a_time(site: Site) -> None:
-    site.compare("word " * 700, "Short.")
+    prompt = site.prompt()
+    _, (first, second) = store.begin_answers(site.db, [make_response(prompt, text) for text in ("word", "Short.")])
     ann = site.open(viewport={"width": 1280, "height": 800})
     ann.ready()
+    store.update_answers(site.db, {first: "word " * 700, second: MIXED})
+    ann.page.wait_for_selector("text=700 words")
     counts = sorted(ann.page.locator(".answer .words").all_inner_texts())
-    assert counts == ["1 word", "700 words"]
+    assert counts == [f"{count_words(MIXED)} words", "700 words"]
     more = ann.page.locator(".answer .more >> visible=true")
     assert more.count() == 1
     while more.count():

@@ -44,8 +44,9 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
 
         page.select_option("[data-whom]", "person:mira")
         page.click("text=Assign to")
+        page.wait_for_selector("#comparisons-said [role=status]:focus:has-text('Assign 2 comparisons to mira?')")
         page.click("text=Assign (2)")
-        page.wait_for_selector("text=Assigned: 2 comparisons, to mira.")
+        page.wait_for_selector("#comparisons-said [role=status]:focus:has-text('Assigned: 2 comparisons, to mira.')")
         assert matching(db, ComparisonFilter(assigned=("mira",))) == {ids[0], ids[55]}
         page.click("#comparisons-said >> text=Undo")
         page.wait_for_selector("text=Taken back. Assigned: 2 comparisons, to mira.")
@@ -69,6 +70,10 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
 
         go(page, "/accounts")
         page.click("text=Make a link")
+        page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over plain HTTP
+        page.click("#invitation-link button")
+        page.wait_for_selector("#invitation-link >> text=Not copied: copy what is selected")
+        assert page.evaluate("`${getSelection()}`") == page.locator("#invitation-link a").inner_text()
         invited = page.locator("#invitation-link a").get_attribute("href")
         assert invited is not None
         other = browser.new_context()

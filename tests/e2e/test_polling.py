@@ -290,6 +290,67 @@ def test_a_browser_that_refuses_a_notification_goes_on_asking(admin: Looker, sit
     admin.until(lambda: any("strip" in keys for keys in admin.followed))
 
 
+def test_a_page_that_the_server_does_not_answer_says_so_until_it_does(admin: Looker) -> None:
+    """Restarting, or behind a proxy that answers for it; one question without an answer may be mere haste."""
+    page, alert = admin.page, admin.page.get_by_role("alert").filter(has_text="The server can't be reached")
+    for refuse in (lambda route: route.fulfill(status=502, body="Bad gateway"), lambda route: route.abort()):
+        page.route("**/follow?*", refuse)
+        for times in (0, 1):
+            admin.forget()
+            admin.until(lambda: admin.put_forward() or admin.followed)
+            admin.settle()
+            admin.until(lambda times=times: alert.count() == times)
+        page.unroute("**/follow?*")
+        admin.until(lambda: admin.put_forward() or alert.count() == 0)
+
+
+RECORDING = """() => {
+    window.told = [];
+    window.Notification = class {
+        static permission = "default";
+        static async requestPermission() { return (this.permission = "granted"); }
+        constructor(title, { body, tag }) { window.told.push({ title, body, tag }); window.last = this; }
+        close() {}
+    };
+    window.focus = () => { window.focused = true; };
+}"""
+
+
+def test_the_end_of_each_job_is_told_once_while_nobody_looks(admin: Looker, site: tuple[str, Database]) -> None:
+    """Of two that run, and of one that begins and fails between two questions."""
+    db, page = site[1], admin.page
+    page.evaluate(RECORDING)
+    run, other = make_run(db), make_run(db)
+    admin.put_forward()
+    page.get_by_role("button", name="Notify me when it ends").click()
+    page.get_by_role("button", name="Don't notify me").wait_for()
+    page.evaluate(
+        """() => {
+            Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    assert job_table.finish(db, other, "w", {})
+    admin.until(lambda: admin.put_forward() or page.evaluate("window.told.length"))
+    short = make_run(db)
+    assert job_table.stop(db, short, "w", "failed", "Out of memory.")
+    assert job_table.finish(db, run, "w", {})
+    admin.until(lambda: admin.put_forward() or page.evaluate("window.told.length") == 3)
+    admin.settle()
+    admin.put_forward()
+    told = {one["tag"]: (one["title"], one["body"].split(" · ")[0]) for one in page.evaluate("window.told")}
+    assert told == {
+        f"prefloop-{other}": ("Prefloop", "Done"),
+        f"prefloop-{run}": ("Prefloop", "Done"),
+        f"prefloop-{short}": ("Prefloop", "Failed"),
+    }
+    assert page.evaluate("window.told.length") == 3
+    number = page.evaluate("window.told.at(-1).tag").rpartition("-")[2]
+    page.evaluate("window.last.onclick()")
+    page.wait_for_url(f"**/runs/{number}")
+    assert page.evaluate("window.focused")
+
+
 def test_a_page_that_was_signed_out_asks_no_more(admin: Looker) -> None:
     admin.turn("Iterations")
     admin.until(lambda: "beat" in admin.asked)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from annotation import store
 from annotation.database import Database
-from tests.conftest import seed_comparisons
+from tests.conftest import make_response, seed_prompts
 from tests.e2e.conftest import running_app
+from tests.sentences import POLISH
 
 pytestmark = pytest.mark.browser
 
@@ -17,28 +19,41 @@ QUESTION = "Which answer is better, and by how much?"
 FRAGE = "Welche Antwort ist besser, und um wie viel?"
 
 
+# Any two of them have an answer for each of Polish's three forms.
+LENGTHS = ((1, 3), (5, 1), (3, 5))
+WORDS = {"1 słowo", "3 słowa", "5 słów"}
+
+
 def test_somebody_chooses_a_language_and_each_of_their_pages_is_opened_in_it(
-    browser: Any, data_dir: Path, db: Database
+    browser: Any, data_dir: Path, db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seed_comparisons(db, 1)
+    for lengths, prompt in zip(LENGTHS, seed_prompts(db, len(LENGTHS)), strict=True):
+        store.add_comparison(db, [make_response(prompt, "so " * count, 1) for count in lengths])
+    (tmp_path / "pl.po").write_text(POLISH, "utf-8")
+    monkeypatch.setenv("PREFLOOP_LANGUAGE", str(tmp_path / "pl.po"))
     with running_app(data_dir, "--no-workers") as (address, link):
         page = browser.new_context(locale="de-DE").new_page()
         page.goto(f"{address}login")
         assert page.get_attribute("html", "lang") == "de"
         page.get_by_role("button", name="Anmelden").wait_for()
-        page.goto(link)
-        page.get_by_text(QUESTION).wait_for()
-        assert page.get_attribute("html", "lang") == "en"
-        other = page.context.new_page()
-        other.goto(f"{address}annotate")
-        other.get_by_text(QUESTION).wait_for()
-        page.get_by_label("Language", exact=True).select_option("Deutsch")
+        page.goto(link)  # nobody has chosen, so it goes on in what the browser asks for
         page.get_by_text(FRAGE).wait_for()
         assert page.get_attribute("html", "lang") == "de"
-        assert page.url == f"{address}annotate"
+        other = page.context.new_page()
+        other.goto(f"{address}annotate")
+        other.get_by_text(FRAGE).wait_for()
         page.get_by_role("button", name="Meine Urteile").click()
         page.get_by_text("Du hast noch nichts beurteilt.").wait_for()
         page.get_by_role("button", name="Meine Urteile").click()
         page.get_by_role("button", name="Links viel").click()
         page.get_by_text("Gespeichert: links viel besser.").wait_for()
-        other.get_by_role("button", name="Meine Urteile").wait_for()  # by itself, at what it asks next
+        page.get_by_label("Sprache", exact=True).select_option("polski")
+        page.get_by_text(QUESTION).wait_for()
+        assert page.get_attribute("html", "lang") == "pl"
+        assert page.url == f"{address}annotate"
+        words = page.locator(".answer .words").all_inner_texts()
+        page.get_by_role("button", name="Left much").click()
+        page.get_by_text("Saved: left much better.").wait_for()
+        words += page.locator(".answer .words").all_inner_texts()
+        assert set(words) == WORDS
+        other.get_by_role("button", name="My judgements").wait_for()  # by itself, at what it asks next

@@ -52,13 +52,18 @@ function act(button) {
   const { act, subject } = button.dataset;
   if (going) {
     const query = all ? bench.dataset.filter : `ids=${ids.join(",")}`;
-    const address = query ? `${subject}?${query}` : subject;
+    const address = query ? `${subject.split("?")[0]}?${query}` : subject; // the subject is what is without a filter
     if (address.length < LONGEST) window.prefloop.address.go(address);
     else trigger("act", { act: "many", subject });
     return;
   }
   button.disabled = true;
-  setTimeout(() => { button.disabled = false; refresh(); }, 1000);
+  [window.prefloop.before, window.prefloop.pressed] = [window.prefloop.pressed, button]; // as in components.ACTING
+  setTimeout(() => {
+    button.disabled = false;
+    refresh();
+    if (button.isConnected && document.activeElement === document.body) button.focus();
+  }, 1000);
   trigger("act", { act, subject, ids, all, filter: bench.dataset.filter, whom: part("[data-whom]")?.value ?? "" });
 }
 

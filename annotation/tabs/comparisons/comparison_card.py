@@ -8,9 +8,9 @@ from typing import Final
 from annotation.tabs.comparisons import words
 from annotation.tabs.comparisons.comparison_table import acts
 from annotation.tabs.quality_report import FLAG_NAMES
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.differences import marked
-from annotation.ui.formatting import NOTHING, duration, moment, percent
+from annotation.ui.formatting import NOTHING, count_words, duration, moment, percent
 from annotation.ui.markup import Row, card, chip, escape, facts, paragraph, table, way
 from annotation.workbench.comparison_history import ComparisonHistory, HistoryAnswer, SaidJudgement, UsedBy
 from annotation.workbench.comparison_list import FilterChoices
@@ -58,7 +58,7 @@ def asked(found: ComparisonHistory) -> str:
 
 def answer_title(number: int, answer: HistoryAnswer) -> str:
     """What stands above an answer: who wrote it and how long it is."""
-    count = len(answer.text.split())
+    count = count_words(answer.text)
     long = ngettext("{count:,} word", "{count:,} words", count).format(count=count)
     cut = _(", cut off") if answer.finish_reason == "length" else ""
     state = {"writing": _(", being written"), "failed": _(", not written to its end")}.get(answer.state, "")
@@ -114,7 +114,7 @@ def chance(value: float | None) -> str:
     """A recorded chance; one that nobody recorded is unknown."""
     if value is None:
         return _("unknown")
-    return percent(value) if value >= 0.01 or value == 0 else f"{100 * value:.2g}%"
+    return percent(value) if value >= 0.01 or value == 0 else f"{numeral(100 * value, '.2g')}%"
 
 
 def given(found: ComparisonHistory) -> str:

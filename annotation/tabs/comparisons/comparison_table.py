@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from annotation.tabs.comparisons import words
-from annotation.translation import _, ngettext
+from annotation.translation import _, ngettext, numeral
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import (
     Button,
@@ -111,7 +111,7 @@ def bulk_bar(total: int, known: FilterChoices) -> str:
     label, which, page = (
         *(escape(_("With several comparisons")), escape(_("Which comparisons")), escape(_("Choose this page"))),
     )
-    ways = act_button(_("Statistics"), "go", f"/{STATISTICS}") + act_button(_("Export"), "go", f"/{EXPORT}")
+    ways = act_button(_("Statistics"), "go", f"/{STATISTICS}") + act_button(_("Export"), "go", f"/{EXPORT}?all=1")
     return (
         f'<div class="bulk" role="group" aria-label="{label}">'
         f'<label class="tick"><input type="checkbox" data-page> {page}</label>'
@@ -159,7 +159,7 @@ def confirmation(asked: BulkRequest, planned: Plan) -> str:
         "whom": asked.whom,
         "expected": planned.changed,
     }
-    words_of = f"{_(words.BUTTONS[asked.kind])} ({planned.changed:,})"
+    words_of = f"{_(words.BUTTONS[asked.kind])} ({numeral(planned.changed)})"
     return (
         f'<div class="confirm">{status(words.question(asked.kind, planned.changed, whom), "headline")}'
         f"{paragraph(_(words.MEANINGS[asked.kind]))}{paragraph(rest) if rest else ''}"

@@ -134,7 +134,7 @@ def lay_out() -> ComparisonsPage:
             fields["split"] = several(_("Split"), [(_(word), name) for name, word in SPLITS.items()])
             fields["since"] = day(_("Made since"))
             fields["until"] = day(_("Made until"))
-    said = acting_box(elem_id="comparisons-said")
+    said = acting_box(speaks=True, elem_id="comparisons-said")
     box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
     changes = acting_box(elem_id="comparisons-changes")
     return ComparisonsPage(

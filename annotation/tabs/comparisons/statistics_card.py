@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from annotation.tabs.comparisons import words
 from annotation.tabs.comparisons.comparison_table import STATISTICS, ListPlace
-from annotation.translation import _, ngettext
+from annotation.translation import _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, duration, percent
-from annotation.ui.markup import Bar, Row, card, escape, figures, paragraph, table, way
+from annotation.ui.markup import Bar, Row, card, escape, figures, folded_card, paragraph, table, telling, way
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_filter import SPLITS
 from annotation.workbench.data_statistics import LENGTH_EDGES, DataStatistics, NamedCounts
@@ -25,36 +25,42 @@ def card_of(found: DataStatistics, looked: ListPlace) -> str:
     top = f'<p class="pages"><span>{escape(said)}</span>{ways}</p>'
     if not found.comparisons:
         return top + paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
-    share = (lambda part: f"{part:,} ({percent(part / found.judgements)})") if found.judgements else str
+    share = (lambda part: f"{numeral(part)} ({percent(part / found.judgements)})") if found.judgements else str
     numbers = figures(
         [
-            (_("Comparisons"), f"{found.comparisons:,}"),
-            (_("Judgements"), f"{found.judgements:,}"),
+            (_("Comparisons"), numeral(found.comparisons)),
+            (_("Judgements"), numeral(found.judgements)),
             (_("Ties"), share(found.ties)),
             (_("All bad"), share(found.all_bad)),
-            (_("Flagged"), f"{found.flagged:,}"),
+            (_("Flagged"), numeral(found.flagged)),
         ]
     )
     tables = (
         counted(_("By status"), found.by_status, found.comparisons, lambda name: words.status_chip(name).words),
         counted(_("By set of prompts"), found.by_source, found.comparisons),
-        counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name])),
-        counted(_("By number of answers"), found.by_answers, found.comparisons),
         counted(_("Answers by length, in characters"), found.lengths, sum(n for _name, n in found.lengths), length),
         writers(found),
+        counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name]), folded_card),
+        counted(_("By number of answers"), found.by_answers, found.comparisons, framed=folded_card),
     )
     return f'{top}{numbers}{people(found)}{days(found)}<div class="cards">{"".join(tables)}</div>'
 
 
-def counted(title: str, counts: NamedCounts, whole: int, name_of: Callable[[str], str] = str) -> str:
+def counted(
+    title: str,
+    counts: NamedCounts,
+    whole: int,
+    name_of: Callable[[str], str] = str,
+    framed: Callable[[str, str], str] = card,
+) -> str:
     """A count for each name, as a number and as a bar; nothing without any."""
     if not counts:
         return ""
     rows: list[Row] = [
-        (name_of(name), f"{number:,}", Bar(number / whole if whole else 0, percent(number / whole if whole else 0)))
+        (name_of(name), numeral(number), Bar(number / whole if whole else 0, percent(number / whole if whole else 0)))
         for name, number in counts
     ]
-    return card(title, table((_("What"), _("Count"), _("Share")), rows, numbers=(_("Count"),)))
+    return framed(title, table((_("What"), _("Count"), _("Share")), rows, numbers=(_("Count"),)))
 
 
 def length(edge: str) -> str:
@@ -71,11 +77,11 @@ def people(found: DataStatistics) -> str:
     rows: list[Row] = [
         (
             one.name,
-            f"{one.judgements:,}",
+            numeral(one.judgements),
             share_of(one.ties, one.judgements),
             share_of(one.all_bad, one.judgements),
-            f"{one.skips:,}",
-            f"{one.flags:,}",
+            numeral(one.skips),
+            numeral(one.flags),
             duration(one.seconds) if one.seconds else NOTHING,
         )
         for one in found.people
@@ -83,18 +89,18 @@ def people(found: DataStatistics) -> str:
     headers: Sequence[str] = (
         *(_("Annotator"), _("Judgements"), _("Ties"), _("All bad"), _("Skips"), _("Flags"), _("Mean time")),
     )
-    return card(_("By person"), table(headers, rows, numbers=headers[1:])) if rows else ""
+    return card(_("By person"), table(*telling(headers, rows), numbers=headers[1:])) if rows else ""
 
 
 def share_of(part: int, whole: int) -> str:
     """A number and what share that is."""
-    return f"{part:,} ({percent(part / whole)})" if whole else NOTHING
+    return f"{numeral(part)} ({percent(part / whole)})" if whole else NOTHING
 
 
 def writers(found: DataStatistics) -> str:
     """How long the answers of each policy are."""
     rows: list[Row] = [
-        (one.writer, f"{one.answers:,}", f"{one.mean:,.0f}", f"{one.longest:,}") for one in found.writers
+        (one.writer, numeral(one.answers), numeral(one.mean, ",.0f"), numeral(one.longest)) for one in found.writers
     ]
     headers = (_("Answers by"), _("Answers"), _("Mean length"), _("Longest"))
     return card(_("Length of answers, in characters"), table(headers, rows, numbers=headers[1:])) if rows else ""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import short_number
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import pair_facts, ranking_facts
@@ -201,12 +201,12 @@ class DPOSpec(TrainingSpec):
         )
         if self.offset:
             loss = _("{loss}, offset {offset:g}").format(loss=loss, offset=self.offset)
-        beta = f"{self.beta:g}" if self.beta else _("the loss's default")
+        beta = numeral(self.beta, "g") if self.beta else _("the loss's default")
         return [
             (_("Reference"), _(REFERENCES[self.reference])),
             (_("Data"), _(SCOPES[self.scope])),
             (_("Loss"), loss),
-            ("β · SFT weight", f"{beta} · {self.sft_weight:g}"),
+            ("β · SFT weight", f"{beta} · {numeral(self.sft_weight, 'g')}"),
             (_("Annotator noise"), _(NOISE[self.annotator_noise])),
         ]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from annotation.database import Database
 from annotation.exports.frozen_rows import PromptRow
 from annotation.records import Sampling, UserError
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from rlhf.data.snapshots import MIN_PROMPTS, CountedRows, prompt_rows
@@ -272,8 +272,8 @@ class PPOSpec(TrainingSpec):
                 _("KL penalty"),
                 penalty.format(control=self.kl_control, coefficient=self.kl_coefficient, target=self.kl_target),
             ),
-            (_("Clip: policy · value"), f"{self.clip:g} · {self.value_clip:g}"),
-            ("γ · λ", f"{self.gamma:g} · {self.lam:g}"),
+            (_("Clip: policy · value"), f"{numeral(self.clip, 'g')} · {numeral(self.value_clip, 'g')}"),
+            ("γ · λ", f"{numeral(self.gamma, 'g')} · {numeral(self.lam, 'g')}"),
         ]
 
     @classmethod

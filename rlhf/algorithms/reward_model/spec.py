@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
@@ -143,7 +143,7 @@ class RewardModelSpec(TrainingSpec):
         return [
             (_("Data"), _(SCOPES[self.scope])),
             (_("Margin by strength"), _("yes") if self.margin else _("no")),
-            (_("Centring weight"), f"{self.centre:g}"),
+            (_("Centring weight"), numeral(self.centre, "g")),
             (_("Annotator noise"), _(NOISE[self.annotator_noise])),
         ]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from annotation.database import Database
 from annotation.exports.frozen_rows import DemonstrationRow
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import percent
 from annotation.validation import PositiveInt
 from rlhf.data.snapshots import MIN_DEMONSTRATIONS, demonstrations
@@ -89,7 +90,7 @@ class SFTSpec(TrainingSpec):
                 metric="loss",
                 label=N_("Loss, nats a token"),
                 compared=N_("Held-out loss"),
-                write="{:.3f}".format,
+                write=partial(numeral, spec=".3f"),
                 reading=N_(
                     "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the "
                     "run learnt its data by heart."
@@ -99,7 +100,7 @@ class SFTSpec(TrainingSpec):
                 metric="perplexity",
                 label=N_("Perplexity"),
                 compared=N_("Held-out perplexity"),
-                write="{:.2f}".format,
+                write=partial(numeral, spec=".2f"),
                 reading=N_("The same as a number of equally likely next tokens."),
             ),
             HeldOutFigure(

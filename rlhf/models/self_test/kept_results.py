@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -52,7 +53,7 @@ def keep_result(data_dir: Path, directory: Path, result: SelfTestResult) -> None
     path = data_dir / DIRECTORY / f"{mark_of(directory)}.json"
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")  # two jobs may begin with it
         part.write_text(json.dumps(asdict(result)), "utf-8")
         part.replace(path)
 

@@ -19,7 +19,7 @@ from rlhf.tabs import downloads
 HOW_TO_GIVE_A_TOKEN = (
     N_("On huggingface.co, under Settings and Access Tokens, make a token that may write."),
     N_("Give it where Prefloop is started, never on a page: HF_TOKEN=…, or “hf auth login”."),
-    N_("Start Prefloop again. Until then this tab shows what each form would do."),
+    N_("Start Prefloop again. Until then this tab shows what publishing, a Space and safe copies would do."),
 )
 
 
@@ -56,7 +56,7 @@ def space_preview(asked: CheckSpace) -> str:
     said = status(into.format(files=len(space_upload.contents(plan)), repo=plan.repo))
     settings = [*plan.variables.items(), (_("Hardware"), plan.hardware or space_upload.FREE)]
     findings = [(one.level, one.text) for one in found]
-    return said + table((_("Setting"), _("Value")), settings) + table(("", _("What the check found")), findings)
+    return said + table((_("Setting"), _("Value")), settings) + table((_("Level"), _("What the check found")), findings)
 
 
 def copies_preview(schedule: Schedule) -> str:

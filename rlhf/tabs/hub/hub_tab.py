@@ -20,13 +20,13 @@ from annotation.exports.formats import FORMATS, ONE_FILE
 from annotation.imports.import_process import FROM_HUB
 from annotation.jobs import job_table
 from annotation.jobs.job_queue import JobQueue, JobRequest
-from annotation.records import Annotator, UserError, now
+from annotation.records import Annotator, UserError, now, who
 from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _
 from annotation.ui.formatting import moment
-from annotation.ui.markup import paragraph, status, table
+from annotation.ui.markup import heading, paragraph, status, table
 from rlhf.hub import space_upload
 from rlhf.hub.hub_requests import (
     REQUESTS,
@@ -126,7 +126,7 @@ def request_card(job: HubJob | None, held: bool = True) -> str:
         return status(text.format(what=about(job)))
     said = status(_(job.message), "" if job.status == "finished" else "warning")
     found = (job.result or {}).get("findings", [])
-    return said + (table(("", _("What the check found")), found) if found else "")
+    return said + (table((_("Level"), _("What the check found")), found) if found else "")
 
 
 def about(job: HubJob) -> str:
@@ -143,13 +143,16 @@ def about(job: HubJob) -> str:
 
 
 def requests_table(found: Sequence[HubJob]) -> str:
-    rows = [(moment(one.created), about(one), one.requested_by, _(STATES[one.status]), _(one.message)) for one in found]
+    """What was asked here; nothing while nothing was."""
+    rows = [
+        (moment(one.created), about(one), who(one.requested_by), _(STATES[one.status]), _(one.message)) for one in found
+    ]
     headers = (_("When (UTC)"), _("What"), _("Asked by"), _("State"), _("What came of it"))
-    return table(headers, rows, _("Nothing has been asked yet."))
+    return heading(_("What was asked")) + table(headers, rows) if rows else ""
 
 
 def publications_table(found: Sequence[Publication], revisions: Mapping[int, str]) -> str:
-    """What was put on the Hub from here; addresses are text, since a name on the Hub is anybody's."""
+    """What was put on the Hub from here, if anything; addresses are text, since a name on the Hub is anybody's."""
     rows = [
         (
             revisions.get(one.model_id, "") if one.model_id else _("frozen data") if one.tag else _("judgements"),
@@ -162,7 +165,7 @@ def publications_table(found: Sequence[Publication], revisions: Mapping[int, str
         for one in found
     ]
     headers = (_("What"), _("Where on the Hub"), _("Commit"), _("Published as"), _("By"), _("When (UTC)"))
-    return table(headers, rows, _("Nothing has been published from here yet."))
+    return heading(_("Published from here")) + table(headers, rows) if rows else ""
 
 
 def copies_card(db: Database, environment: Mapping[str, str]) -> str:
@@ -295,7 +298,9 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
     revisions = {one.id: one.revision for one in known}
     parts = {
         "held": gr.update(value="" if held else hub_preview.without_token()),
+        "explained": gr.update(value=paragraph(_(EXPLANATION), "quiet") if held else ""),
         **{name: gr.update(interactive=held) for name in NEED_TOKEN},
+        "token": gr.update(interactive=held, visible=held),
         "revision": gr.update(choices=model_choices(known)),
         "data": gr.update(choices=[all_judgements(), *run_choices(job_store.recent(db, tuple(trainings())))]),
         "published": gr.update(value=publications_table(registry.publications(db), revisions)),
@@ -351,7 +356,7 @@ def lay_out() -> HubPage:
     buttons: dict[str, gr.Button] = {}
     parts["held"] = html_box()
     with gr.Column():
-        html_box(paragraph(_(EXPLANATION), "quiet"))
+        parts["explained"] = html_box()
         buttons["token"] = button(_("Check the token"), "hub-token")
         forms["token"], parts["said token"] = [], html_box()
         with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):
@@ -362,9 +367,7 @@ def lay_out() -> HubPage:
             lay_out_push(parts, forms, buttons)
         with gr.Accordion(_("This program as a Space"), open=False, elem_id="hub-space"):
             lay_out_space(parts, forms, buttons)
-        gr.Markdown(_("## What was asked"))
         parts["requests"] = html_box()
-    gr.Markdown(_("## Published from here"))
     parts["published"] = html_box()
     gr.Markdown(_("## Safe copies"))
     parts["copies"] = html_box()

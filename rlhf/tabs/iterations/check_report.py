@@ -9,9 +9,9 @@ from math import isnan
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.records import CheckedAnswer, Split, seconds_between
+from annotation.records import CheckedAnswer, Split, seconds_between, who
 from annotation.store import AnswerCounts
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui import differences, markup
 from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
 from annotation.ui.markup import Button, Chip, Explained, Row, card_title, escape, facts, paragraph, table
@@ -24,6 +24,7 @@ from rlhf.jobs.descriptions import UNITS
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import REFERENCES, SHORT_METHODS, TrainingSpec
 from rlhf.jobs.job_store import Job
+from rlhf.models import registry
 from rlhf.models.registry import WEIGHTS_WORDS, Decision, Policy
 from rlhf.tabs.runs import job_words
 from rlhf.tabs.runs.job_cards import answer_box
@@ -175,7 +176,9 @@ def decisions_card(decisions: Sequence[Decision], undoable: Mapping[int, Button]
     if not decisions:
         return ""
     latest = decisions[0]
-    said = _(LATEST[latest.action]).format(who=latest.decided_by, revision=latest.revision, when=moment(latest.created))
+    said = _(LATEST[latest.action]).format(
+        who=who(latest.decided_by), revision=latest.revision, when=moment(latest.created)
+    )
     undo = undoable.get(latest.id)
     beside = f"<span>{markup.act_button(undo.words, undo.act, undo.subject)}</span>" if undo else ""
     first = f'<div class="decided"><p>{escape(said)}</p>{beside}</div>'
@@ -186,8 +189,8 @@ def decisions_table(decisions: Sequence[Decision], undoable: Mapping[int, Button
     """Promotions, rejections and what took them back, newest first, each with its undo while it can be undone."""
     rows: list[Row] = [
         (
-            *(moment(row.created), row.decided_by, _(ACTIONS[row.action]), row.revision),
-            *(row.previous or NOTHING, row.reason or NOTHING, undoable.get(row.id, "")),
+            *(moment(row.created), who(row.decided_by), _(ACTIONS[row.action]), row.revision),
+            *(row.previous or NOTHING, registry.why(row.reason) or NOTHING, undoable.get(row.id, "")),
         )
         for row in decisions
     ]
@@ -406,6 +409,11 @@ EARLIER_RULES: Mapping[int | None, str] = {
     ),
     2: N_("Made for the earlier rule, which compared the likelihood whatever the lengths."),
     3: N_("Made for the earlier rule, which took the end of a short answer for words that surprise."),
+    4: N_(
+        "Made for the earlier rule, which took KL over whole answers, whatever their lengths; by which what was said "
+        "later of a prompt changed what it counted for, and other judges could correct it than had judged it. What "
+        "people say is counted by today's."
+    ),
 }
 
 
@@ -420,8 +428,8 @@ PROBE_ROWS: Mapping[str, tuple[str, str]] = {
 
 def with_interval(fall: Estimate) -> str:
     """A difference of chances with its interval."""
-    value, low, high = (f"{end:+.3f}" for end in (fall.value, fall.low, fall.high))
-    shown = [text if float(text) else text[1:] for text in (value, low, high)]  # nothing is neither lost nor won
+    rounded = (round(end, 3) for end in (fall.value, fall.low, fall.high))
+    shown = [numeral(end, "+.3f") if end else numeral(0, ".3f") for end in rounded]  # nothing is neither lost nor won
     return _("{value} ({low} to {high})").format(value=shown[0], low=shown[1], high=shown[2])
 
 
@@ -429,16 +437,14 @@ def reward_sentence(found: RewardChange | None) -> str:
     """How much the reward of its training rose, and how it goes with length; nothing where no reward took part."""
     if found is None:
         return ""
-    change = _(
-        "Change of the reward in its training: {rise:+.2f}, in standard deviations of the reward model's scores."
-    )
+    change = _("Change of the reward in its training: {rise}, in standard deviations of the reward model's scores.")
     said = [
         _("The change of the reward in its training can't be told from so few rounds.")
         if found.rise is None
-        else change.format(rise=found.rise),
+        else change.format(rise=numeral(found.rise, "+.2f")),
         _("The correlation of the reward with length was not measured.")
         if found.length is None
-        else _("Correlation of the reward with length: {length:.2f}.").format(length=found.length),
+        else _("Correlation of the reward with length: {length}.").format(length=numeral(found.length, ".2f")),
         _("A reward that rises while nobody finds the answers better is being hacked."),
     ]
     return paragraph(" ".join(said))
@@ -582,8 +588,8 @@ def warning(limit: MetricLimit, value: float, bound: float, anchor: str) -> str:
 def in_its_unit(limit: MetricLimit, value: float) -> str:
     """A figure as its warning says it: a ratio to its anchor's as what it has more."""
     if limit.figure == "kl_per_token":
-        return f"{value:.3g}"
-    return f"{100 * (value - 1 if limit.bound.endswith('ratio_most') else value):.3g}%"
+        return numeral(value, ".3g")
+    return f"{numeral(100 * (value - 1 if limit.bound.endswith('ratio_most') else value), '.3g')}%"
 
 
 @dataclass(frozen=True)

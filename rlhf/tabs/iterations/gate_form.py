@@ -20,6 +20,10 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project, percentage
 
 PROMPTS = N_("Held-out prompts in a new version")
+RENEWAL = N_(
+    "Draw a new version of the held-out prompts? Figures of earlier checks can't be compared with those to come, and "
+    "there is no way back to this version."
+)
 HOLDS = [
     (N_("By mode: over the whole project where the gate acts by itself, else for each candidate"), "mode"),
     (N_("Over the whole project: later candidates have to show more"), "project"),
@@ -113,6 +117,11 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         with gr.Row(elem_classes=["fields", "typed"]):
             prompts = whole_number(_(PROMPTS), min_width=220)
             renew = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
+        with gr.Column(visible=False) as confirm:
+            question = html_box()
+            with gr.Row():
+                really = gr.Button(_("Yes, draw it"), variant="stop", scale=0, min_width=160, elem_id="renew-really")
+                keep = gr.Button(_("No"), scale=0, min_width=100, elem_id="renew-not")
         said = html_box()
     shown = [form[name] for name in NAMES]
     labels = {name: str(field.label) for name, field in form.items()}
@@ -151,9 +160,19 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             "Version {version} has {prompts} prompts. Figures of earlier checks can't be compared with "
             "those to come: check again what you want to compare."
         ).format(version=made.version, prompts=made.prompts)
-        return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence)]
+        return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence), gr.update(visible=False)]
+
+    @guarded(context, "admin")
+    def ask_renewal(annotator: Annotator) -> list[Any]:
+        return [gr.update(visible=True), markup.paragraph(_(RENEWAL), "warning")]
+
+    @guarded(context, "admin")
+    def keep_held_out(annotator: Annotator) -> Any:
+        return gr.update(visible=False)
 
     filled_in = [sent_before, said_of, *shown, prompts]
     opening(open_rule, None, filled_in, **QUIET)
     save.click(save_rule, [sent_before, *shown], [*filled_in, said], **QUEUED)
-    renew.click(renew_held_out, prompts, [*filled_in, said], **QUEUED)
+    renew.click(ask_renewal, None, [confirm, question], **QUEUED)
+    really.click(renew_held_out, prompts, [*filled_in, said, confirm], **QUEUED)
+    keep.click(keep_held_out, None, confirm, **QUEUED)

@@ -225,8 +225,8 @@ BY_PEOPLE = N_(
     "promotion this goes on only where 'Let people compare' puts the serving policy beside the base."
 )
 INTERVALS = N_(
-    "Ties count half. Wilson's 95% intervals, each for a single look: the gate, which looks all the time, "
-    "uses wider ones. An interval that crosses the dashed line can't be told from the base."
+    "Ties count half, and each prompt counts once. 95% intervals: people's holds however often one looks, a judge's "
+    "(Wilson) for a single look. One that crosses the dashed line can't be told from the base."
 )
 
 
@@ -283,13 +283,13 @@ def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
         for place, one in enumerate(checked, 1)
     ]
     headers = (
-        "",
+        "#",
         _("Policy"),
         _("Won against the base, by people"),
         *(_("by {judge}").format(judge=judge) for judge in panel),
         *figures,
     )
-    return table(headers, rows, "", ("", *figures))
+    return table(headers, rows, "", ("#", *figures))
 
 
 def rate_text(rate: Estimate | None) -> str:

@@ -131,7 +131,9 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
 
 def standing_part(db: Database) -> Update:
     """Where the iteration stands and what comes next."""
-    return gr.update(value=iteration_card.status_card(loop_standing.loop_status(controller.state_of(db))))
+    state = controller.state_of(db)
+    hindered = controller.automatic_problems(db) if controller.due(state) else ()
+    return gr.update(value=iteration_card.status_card(loop_standing.loop_status(state, hindered)))
 
 
 def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:
@@ -234,6 +236,8 @@ def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, U
     asks = _("Let {revision} serve although the rule speaks against it? {against}").format(
         revision=policy.revision, against=against
     )
+    if against:
+        asks = " ".join((asks, _("Say why in the field above.")))
     return {
         "confirm": gr.update(visible=bool(against)),
         "question": gr.update(value=markup.paragraph(asks, "warning") if against else ""),
@@ -350,8 +354,8 @@ def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> b
     against = compared_with(check)
     if check is None or against is None or policy.status not in ("candidate", "serving"):
         return False
-    on = held_out_sets.that_count(db, check.spec.gate_set)
-    return win_rates.could_be_asked(db, policy, registry.by_revision(db, against), on) > 0
+    on, other = held_out_sets.that_count(db, check.spec.gate_set), registry.by_revision(db, against)
+    return win_rates.could_be_asked(db, policy, other, on, gate_decisions.spent_prompts(db, policy, other)) > 0
 
 
 def ask_people(db: Database, revision: str | None) -> str:
@@ -368,14 +372,16 @@ def ask_people(db: Database, revision: str | None) -> str:
                 revision=policy.revision
             )
         )
-    on = held_out_sets.that_count(db, check.spec.gate_set)
-    made = store.ask_people_of_candidate(db, policy.id, registry.by_revision(db, against).id, on)
+    on, other = held_out_sets.that_count(db, check.spec.gate_set), registry.by_revision(db, against)
+    spent = gate_decisions.spent_prompts(db, policy, other)
+    made = store.ask_people_of_candidate(db, policy.id, other.id, on, spent)
     if not made:
-        raise UserError(
-            _("All answers of {revision} and {against} that differ are in the annotators' queue already.").format(
-                revision=policy.revision, against=against
-            )
+        queued = _("All answers of {revision} and {against} that differ are in the annotators' queue already.")
+        counted = _(
+            "All answers of {revision} and {against} that differ are in the annotators' queue already, or judges' "
+            "verdicts on them have served to correct people's on others: what people say of these counts no more."
         )
+        raise UserError((counted if spent else queued).format(revision=policy.revision, against=against))
     return _(
         "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "
         "queue, blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows "
@@ -388,6 +394,11 @@ def chosen(revision: str | None) -> str:
     if not revision:
         raise UserError(_("Choose a policy first."))
     return revision
+
+
+def has_reason(why: Any) -> bool:
+    """Whether something was written into the field for a reason."""
+    return bool(text_in(why).strip())
 
 
 def asked(panel: Any) -> str:
@@ -549,13 +560,21 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
         policy = registry.by_revision(context.db, chosen(revision))
         if gate_decisions.objection(context.db, policy):
             changed, seen = view(context, revision, page_of(was), {**was, "confirming": policy.revision})
-            return page.sent({**changed, "said": ""}, seen)
+            return page.sent({**changed, "said": "", "really": gr.update(interactive=has_reason(why))}, seen)
         return decided(policy_decisions.promote(context, policy.revision, annotator.name, text_in(why)), revision, was)
+
+    @guarded(context, "admin")
+    def give_reason(annotator: Annotator, why: Any) -> Any:
+        return gr.update(interactive=has_reason(why))
 
     @guarded(context, "admin")
     def promote_all_the_same(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
         if not isinstance(was, dict) or was.get("confirming") != chosen(revision):
             raise UserError(_("Press “Promote against the rule” first; the question says what speaks against it."))
+        if not has_reason(why):
+            against = gate_decisions.objection(context.db, registry.by_revision(context.db, chosen(revision)))
+            reason = _("Against that it takes a reason: say why in the field above.")
+            raise UserError(" ".join(filter(None, (against, reason))))
         said = policy_decisions.promote(context, chosen(revision), annotator.name, text_in(why))
         return decided(said, revision, {**was, "confirming": None})
 
@@ -590,4 +609,5 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
         ("ask", ask_annotators, []),
     ):
         parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **QUEUED)
+    parts["why"].input(give_reason, parts["why"], parts["really"], trigger_mode="always_last", **QUIET)
     parts["decisions"].act(take_back, [page.selector, page.seen], page.followed, **QUEUED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +19,7 @@ from rlhf.loop.controller import (
     FailedCheck,
     LoopState,
     checked_by_loop,
+    due,
     enough_labels,
     kind_to_train,
     ready,
@@ -36,12 +37,16 @@ class LoopStatus:
     now: str
     then: str
     problems: tuple[str, ...] = ()
-    """What failed, was lost or was cancelled, and what follows from it."""
+    """What came to nothing, and what follows from it."""
 
 
-def loop_status(state: LoopState) -> LoopStatus:
-    """Where the iteration stands, and what has gone wrong on the way. Pure."""
+def loop_status(state: LoopState, hindered: Sequence[str] = ()) -> LoopStatus:
+    """Where the iteration stands, and what has gone wrong on the way; `hindered`: why no training can start. Pure."""
     stage = stage_of(state)
+    if hindered and due(state) and stage.then == after(state):
+        training = _(kind_to_train(state).automatic)
+        none = _("A training is due ({training}), but none can start.").format(training=training)
+        stage = replace(stage, then=" ".join((none, *hindered)))
     return replace(stage, then=f"{stage.then} {judges_rest(state)}".strip(), problems=problems(state))
 
 
@@ -59,7 +64,11 @@ def stage_of(state: LoopState) -> LoopStatus:
     """The stage that the iteration is in, what happens now, and what comes next."""
     known = (*state.active, *state.rented)
     at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
-    collected = _("{new} of {wanted} new judgements").format(new=state.new, wanted=state.auto_train.wanted)
+    collected = (
+        _("{new} new judgements, and {wanted} are enough")
+        if state.new > state.auto_train.wanted
+        else _("{new} of {wanted} new judgements")
+    ).format(new=state.new, wanted=state.auto_train.wanted)
     if at_work is not None:
         waits = at_work.status == "queued" and at_work.flavor is None
         if isinstance(at_work.spec, TrainingSpec):
@@ -125,15 +134,17 @@ def problems(state: LoopState) -> tuple[str, ...]:
         needed.append(state.pending.policy.revision)
     held_up = {revision: state.failed_checks[revision] for revision in needed if revision in state.failed_checks}
     told = {failed.job.id for failed in held_up.values()}
-    others = [f"{how_it_ended(job)} {repair(job)}" for job in state.broken if job.id not in told]
+    others = [f"{how_it_ended(job)} {repair(job, job.id in state.saved)}" for job in state.broken if job.id not in told]
     return (*(check_problem(revision, failed) for revision, failed in held_up.items()), *others)
 
 
-def repair(job: Job) -> str:
-    """What a person can do about a job that came to nothing; a check leaves no checkpoints."""
+def repair(job: Job, saved: bool) -> str:
+    """What a person can do about a job that came to nothing; `saved`: it is a training that left checkpoints."""
     if isinstance(job.spec, CheckSpec):
         return _("The loop does not repeat it: check {candidate} again below.").format(candidate=job.spec.candidate)
-    return _("The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab.")
+    if saved:
+        return _("The loop does not repeat it: resume it, or delete its checkpoints, on the Runs tab.")
+    return _("The loop does not repeat it: resume it on the Runs tab.")
 
 
 def check_problem(revision: str, failed: FailedCheck) -> str:

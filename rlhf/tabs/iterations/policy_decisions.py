@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.records import UserError
 from annotation.tabs.guard import Context
-from annotation.translation import _
+from annotation.translation import _, of_server, speaking
 from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
@@ -47,7 +47,9 @@ def undo(context: Context, number: int, decided_by: str) -> str:
     serves = row.action in ("promote", "rollback") and row.revision == registry.serving(context.db).revision
     if not serves or row.previous is None:
         raise UserError(_("Something else was decided since; reload the page."))
-    return promote(context, row.previous, decided_by, _("{revision} was taken back.").format(revision=row.revision))
+    with speaking(of_server()):  # everybody reads it
+        why = _("{revision} was taken back.").format(revision=row.revision)
+    return promote(context, row.previous, decided_by, why)
 
 
 def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.tabs.quality_report import COIN, FEW
-from annotation.translation import _, ngettext
+from annotation.translation import _, ngettext, numeral
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
@@ -135,7 +135,7 @@ def agreement_table(found: Trust) -> str:
     rows = [
         (
             label,
-            (_("{count:,}, few") if side.share.n < FEW else "{count:,}").format(count=side.share.n),
+            _("{count:,}, few").format(count=side.share.n) if side.share.n < FEW else numeral(side.share.n),
             percent_with_interval(side.share),
             NOTHING if side.kappa is None else number_with_interval(side.kappa),
         )

@@ -16,7 +16,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
 from annotation.ui.markup import paragraph, status, table
@@ -189,7 +189,7 @@ def judges_table(known: Sequence[tuple[Judge, Trust, JudgeUsage]]) -> str:
             ),
             share_text(found.flips),
             share_text(found.first_place),
-            f"{spent.verdicts:,}",
+            numeral(spent.verdicts),
             tokens_text(spent),
             money(spent.cost),
         )
@@ -210,8 +210,21 @@ def what_it_is(judge: Judge, spent: JudgeUsage) -> str:
     return _("{what}, {calls:,} of {total:,} calls made").format(what=is_what, calls=spent.calls, total=total)
 
 
+# Why there is no verdict, by the kinds that are counted.
+FAILED: Mapping[str, str] = {
+    "timeout": N_("without an answer in time"),
+    "rate limit": N_("above the rate limit"),
+    "server error": N_("with an error of the server"),
+    "unreachable": N_("not reached"),
+    "unreadable": N_("not readable"),
+    judge_store.NO_VERDICT: N_("without a verdict"),
+    "refused": N_("refused"),
+    judge_store.TOO_LONG: N_("too long"),
+}
+
+
 def tokens_text(spent: JudgeUsage) -> str:
-    return f"{spent.prompt_tokens:,} · {spent.completion_tokens:,}"
+    return f"{numeral(spent.prompt_tokens)} · {numeral(spent.completion_tokens)}"
 
 
 def verdicts_table(found: Sequence[VerdictView]) -> str:
@@ -220,7 +233,7 @@ def verdicts_table(found: Sequence[VerdictView]) -> str:
         (
             f"#{one.comparison_id}",
             f"{one.first + 1}, {one.second + 1}",
-            "tie"
+            _("tie")
             if one.choice == "tie"
             else _("answer {first}").format(first=(one.first if one.choice == "first" else one.second) + 1),
             NOTHING if one.chance is None else percent(one.chance),
@@ -330,20 +343,21 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     if judge is not None:
         spent = judge_history.usage(db, judge, job.id)
         told += [
-            (_("Verdicts"), f"{spent.verdicts:,}"),
+            (_("Verdicts"), numeral(spent.verdicts)),
             (_("Tokens in · out"), tokens_text(spent)),
             (_("Cost"), money(spent.cost)),
         ]
     result = job.result or {}
-    failed = ", ".join(f"{count:,} {reason}" for reason, count in sorted((result.get("failed") or {}).items()))
+    counted = sorted((result.get("failed") or {}).items())
+    failed = ", ".join(f"{numeral(count)} {_(FAILED.get(reason, reason))}" for reason, count in counted)
     told += [(_("Failed verdicts"), failed)] if failed else []
-    told += [(_("Comparisons left open"), f"{result['left_open']:,}")] if result.get("left_open") else []
+    told += [(_("Comparisons left open"), numeral(result["left_open"]))] if result.get("left_open") else []
     gave_up = (
-        paragraph(_("It gave up. {gave_up}").format(gave_up=result["gave_up"]), "warning")
+        paragraph(_("It gave up. {gave_up}").format(gave_up=_(result["gave_up"])), "warning")
         if result.get("gave_up")
         else ""
     )
-    remark = paragraph(result["remark"], "quiet") if result.get("remark") else ""
+    remark = paragraph(_(result["remark"]), "quiet") if result.get("remark") else ""
     return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told) + remark
 
 

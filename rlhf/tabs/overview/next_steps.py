@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from annotation.claims import Waiting
 from annotation.metrics.act_times import MEASURED_ANSWERS, RicherAct
 from annotation.records import Project
 from annotation.translation import _, ngettext
@@ -33,9 +34,9 @@ def iteration(revision: str) -> str:
     return link("iterations", Place((revision,)))
 
 
-def next_steps(state: LoopState, waiting: int) -> list[NextStep]:
-    """Every step that can be done now; `waiting` comparisons can be judged by people."""
-    return [*troubles(state), *about_the_candidate(state, waiting), *about_judgements(state, waiting)]
+def next_steps(state: LoopState, waiting: Waiting) -> list[NextStep]:
+    """Every step that can be done now; `waiting` for whom it is said. What has failed hides nothing that goes on."""
+    return [*about_the_candidate(state, waiting), *about_judgements(state, waiting.count), *troubles(state)]
 
 
 def troubles(state: LoopState) -> list[NextStep]:
@@ -43,7 +44,7 @@ def troubles(state: LoopState) -> list[NextStep]:
     return [NextStep(_("See why job {number} ended").format(number=job.id), run(job)) for job in state.broken]
 
 
-def about_the_candidate(state: LoopState, waiting: int) -> list[NextStep]:
+def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     """What the newest candidate waits for."""
     if state.unchecked and not state.active and not checked_by_loop(state, state.unchecked):
         return [NextStep(_("Check {revision} again").format(revision=state.unchecked), iteration(state.unchecked))]
@@ -54,7 +55,7 @@ def about_the_candidate(state: LoopState, waiting: int) -> list[NextStep]:
         return [NextStep(_("Check {revision} again").format(revision=revision), iteration(revision))]
     if state.pending.decision.verdict != "not enough evidence" and state.gate != "automatic":
         return [NextStep(_("Decide on {revision}").format(revision=revision), iteration(revision))]
-    if waiting:
+    if waiting.of_candidates.get(state.pending.policy.id):
         return [NextStep(_("Compare answers of {revision}").format(revision=revision), "/annotate")]
     return [NextStep(_("Look at {revision}").format(revision=revision), iteration(revision))]
 

@@ -84,7 +84,12 @@ def ended_words(job: Job) -> str:
 
 def judged_words(standing: Standing) -> str:
     """How many were judged of how many."""
-    return _("{judged} of {wanted} judged for the next training").format(judged=standing.judged, wanted=standing.wanted)
+    said = (
+        _("{judged} judged for the next training; {wanted} are enough")
+        if standing.judged > standing.wanted
+        else _("{judged} of {wanted} judged for the next training")
+    )
+    return said.format(judged=standing.judged, wanted=standing.wanted)
 
 
 def running_words(job: Job | None, left: float | None) -> str:

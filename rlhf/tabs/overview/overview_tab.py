@@ -27,14 +27,14 @@ STRIP_SECONDS = 10
 OVERVIEW_SECONDS = 5
 
 
-def overview_of(db: Database) -> str:
-    """The Overview as it is now."""
+def overview_of(db: Database, annotator_id: int) -> str:
+    """The Overview as it is now for this annotator."""
     serving, base = registry.serving(db), registry.by_revision(db, "base")
     rate = None if serving.id == base.id else win_rates.by_people(db, serving, base)
     latest = job_store.recent(db, job_store.waiting_kinds(), 1)
     at = now()
     return overview_card.overview(
-        standing_of(db),
+        standing_of(db, annotator_id),
         verdict_of_pending(db),
         "" if serving.id == base.id else overview_card.record_of(serving.revision, rate),
         claims.judged_by_each(db, at[:10]),
@@ -69,7 +69,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     opening: Callable[..., Any] = opening_of(demo)
 
     def show_overview(annotator: Annotator) -> list[Any]:
-        return [overview_of(context.db)]
+        return [overview_of(context.db, annotator.id)]
 
     opening(guarded(context, "admin")(show_overview), None, [box], **QUIET)
     poll(pulse(OVERVIEW_SECONDS), context, show_overview, [], [box])

@@ -38,8 +38,8 @@ MOST_ASKED: Final = 20
 ENDED_JOBS: Final = 10
 
 
-def standing_of(db: Database) -> Standing:
-    """Where things stand now."""
+def standing_of(db: Database, annotator_id: int) -> Standing:
+    """Where things stand now, for this annotator."""
     state, at = controller.state_of(db), now()
     running = next(iter([*job_store.at_work(db), *job_store.rented_jobs(db)]), None)
     serving, project = registry.serving(db), store.project(db)
@@ -50,20 +50,20 @@ def standing_of(db: Database) -> Standing:
         wanted=state.auto_train.wanted,
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
-        steps=tuple(next_steps(state, sum(claims.open_comparisons(db).values()))),
+        steps=tuple(next_steps(state, claims.waiting_for(db, annotator_id))),
         offer=richer_offer(project, richer, sum(store.stock_sizes(db, serving.id).values())),
     )
 
 
-def strip_of(db: Database) -> dict[str, Any]:
-    """The strip as it is now, and what the title of the page says: what runs, or what has ended."""
-    found = standing_of(db)
-    last = job_store.recent(db, job_store.waiting_kinds(), ENDED_JOBS)
+def strip_of(db: Database, annotator_id: int) -> dict[str, Any]:
+    """The strip as it is now for this annotator, and what the title of the page says: what runs, or has ended."""
+    found = standing_of(db, annotator_id)
+    ended = job_store.ended(db, job_store.waiting_kinds(), ENDED_JOBS)
     return {
         "html": overview_card.strip(found),
-        "job": None if found.running is None else found.running.id,
+        "open": [job.id for job in [*job_store.at_work(db), *job_store.rented_jobs(db), *job_store.queue(db)]],
         "said": "" if found.running is None else overview_card.title_of(found.running),
-        "over": {str(job.id): overview_card.ended_words(job) for job in last if not job.is_open},
+        "over": {str(job.id): overview_card.ended_words(job) for job in ended},
     }
 
 
@@ -73,8 +73,8 @@ class FollowEndpoint:
 
     db: Database
     watches: Watches
-    kept: dict[str, tuple[int, float, dict[str, Any]]] = field(default_factory=dict)
-    """By language the strip, and at which revision of the database and when it was read."""
+    kept: dict[tuple[int, str], tuple[int, float, dict[str, Any]]] = field(default_factory=dict)
+    """By admin and language the strip, and at which revision of the database and when it was read."""
 
     def routes(self) -> Sequence[Route]:
         """What the server adds beside the pages."""
@@ -95,17 +95,17 @@ class FollowEndpoint:
         found: dict[str, Any] = {}
         for key, mark in asked:
             if key == STRIP:
-                strip = self.strip()
+                strip = self.strip(annotator)
                 found[key] = None if strip["mark"] == mark else strip
             else:
                 found[key] = True if self.watches.changed(annotator, key, mark) else None
         return found
 
-    def strip(self) -> dict[str, Any]:
-        """The strip with its mark, the same for all admins, read again after a commit or some seconds."""
-        revision, at, language = self.db.revision(), time.monotonic(), spoken().code
-        kept = self.kept.get(language)
+    def strip(self, annotator: Annotator) -> dict[str, Any]:
+        """An admin's strip with its mark, read again after a commit or some seconds."""
+        revision, at, reader = self.db.revision(), time.monotonic(), (annotator.id, spoken().code)
+        kept = self.kept.get(reader)
         if kept is None or kept[0] != revision or at - kept[1] > TRUSTED_SECONDS:
-            read = strip_of(self.db)
-            kept = self.kept[language] = (revision, at, {**read, "mark": mark_of(read)})
+            read = strip_of(self.db, annotator.id)
+            kept = self.kept[reader] = (revision, at, {**read, "mark": mark_of(read)})
         return kept[2]

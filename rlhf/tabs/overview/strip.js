@@ -4,24 +4,38 @@ const { address, follow } = window.prefloop;
 const UNSEEN_MS = 30000;
 const NOTIFY = "prefloop.notify";
 
-const open = new Set(); // jobs that were seen to run
-let running = null;
+const open = new Set(); // jobs that were seen to run or wait
+let newest = Infinity; // the last of those that are known
+let saying = ""; // what the title says of what runs
 let ended = ""; // until the person does something
 
-function show({ html, job, said, over }) {
+function show({ html, said, open: now, over }) {
   element.innerHTML = html;
   showNotifying();
-  running = job;
-  if (job !== null) open.add(job);
-  for (const [number, words] of Object.entries(over)) if (open.delete(Number(number))) end(words);
-  address.title(said || ended);
+  for (const number of now) open.add(number);
+  for (const number of Object.keys(over).map(Number)) {
+    if (open.delete(number) || number > newest) end(number, over[number]); // it may have begun and ended meanwhile
+  }
+  newest = Math.max(0, ...now, ...Object.keys(over));
+  saying = said;
+  address.title(saying || ended);
 }
 
-function end(words) {
+function end(number, words) {
   ended = words;
   try {
-    if (notifies()) new Notification("Prefloop", { body: words });
+    if (notifies()) notify(number, words);
   } catch { /* Chrome on Android lets only service workers notify */ }
+}
+
+// Of all the pages that are open, one is heard: a notification takes the place of another with its tag.
+function notify(number, body) {
+  const shown = new Notification("Prefloop", { body, tag: `prefloop-${number}` });
+  shown.onclick = () => {
+    window.focus();
+    address.go(`/runs/${number}`);
+    shown.close();
+  };
 }
 
 // ------------------------------------------------------------------------------------------------------- notifications
@@ -54,9 +68,9 @@ element.addEventListener("click", async (event) => {
 function seen(event) {
   if (!event.isTrusted || !ended) return;
   ended = "";
-  if (running === null) address.title("");
+  address.title(saying);
 }
 
 for (const press of ["pointerdown", "keydown"]) document.addEventListener(press, seen, true);
-const unseen = () => (running === null ? null : UNSEEN_MS);
+const unseen = () => (open.size || notifies() ? UNSEEN_MS : null);
 follow({ element, key: props.named, seconds: props.seconds, changed: show, unseen });

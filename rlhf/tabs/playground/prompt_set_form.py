@@ -12,7 +12,7 @@ from annotation.database import Database
 from annotation.records import Annotator, Sampling, UserError
 from annotation.tabs.components import QUEUED, html_box, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui import markup
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
@@ -57,7 +57,7 @@ def sources(db: Database) -> list[tuple[str, str]]:
     found = store.prompt_sources(db)
     return [
         (_("Whatever source"), ""),
-        *((f"{visible(name)} ({count:,})", name) for name, count in sorted(found.items())),
+        *((f"{visible(name)} ({numeral(count)})", name) for name, count in sorted(found.items())),
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOTHING, short_number, size
 from annotation.ui.line_plots import plot, plots
 from annotation.ui.markup import paragraph, table
@@ -68,9 +68,9 @@ def differing(specs: Sequence[JobSpec]) -> list[tuple[str, list[Any]]]:
 
 
 def settings_table(runs: Sequence[RunSummary]) -> str:
-    """The settings that differ, a run a column."""
+    """The settings that differ, a run a column; nothing before one is chosen."""
     if len(runs) < FEWEST:
-        return paragraph(_(CHOOSE), "quiet")
+        return paragraph(_(CHOOSE), "quiet") if runs else ""
     rows = [
         (name.replace("_", " "), *(setting(name, value) for value in values))
         for name, values in differing([run.job.spec for run in runs])
@@ -194,7 +194,7 @@ def steps_made(run: RunSummary) -> dict[str, str]:
     if run.job.status != "finished" or not run.job.steps:
         return {}
     made = _("{steps}, ended early") if early_end(run.job) else "{steps}"
-    return {_(STEPS): made.format(steps=f"{run.job.steps:,}")}
+    return {_(STEPS): made.format(steps=numeral(run.job.steps))}
 
 
 STEPS = N_("Steps")
@@ -208,12 +208,12 @@ def costs(run: RunSummary) -> dict[str, str]:
 
 
 COSTS: Mapping[str, tuple[Callable[[FinishedTraining], float | None], Callable[[float], str]]] = {
-    N_("Trainable parameters"): (lambda done: done.trainable, lambda count: f"{count:,}"),
-    N_("Trainable, % of all"): (lambda done: done.trainable_percent, lambda percent: f"{percent:.3g}%"),
-    N_("Seconds a step"): (lambda done: done.seconds_per_step, lambda seconds: f"{seconds:.2f}"),
+    N_("Trainable parameters"): (lambda done: done.trainable, lambda count: numeral(count)),
+    N_("Trainable, % of all"): (lambda done: done.trainable_percent, lambda percent: f"{numeral(percent, '.3g')}%"),
+    N_("Seconds a step"): (lambda done: done.seconds_per_step, lambda seconds: numeral(seconds, ".2f")),
     N_("Peak memory"): (lambda done: done.peak_rss_mb, lambda megabytes: size(1e6 * megabytes)),
     N_("Size on disk"): (lambda done: done.checkpoint_bytes, size),
-    N_("Seconds in all"): (lambda done: done.seconds, lambda seconds: f"{seconds:.0f}"),
+    N_("Seconds in all"): (lambda done: done.seconds, lambda seconds: numeral(seconds, ".0f")),
 }
 # In the order of the table.
 HELD_OUT = (

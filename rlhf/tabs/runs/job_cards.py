@@ -8,10 +8,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
-from annotation.records import seconds_between
+from annotation.records import seconds_between, who
 from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars
-from annotation.ui.markup import card_title, escape, facts, label, log, paragraph, progress_bar, table, unfold
+from annotation.ui.markup import (
+    Explained,
+    escape,
+    explained,
+    facts,
+    heading,
+    label,
+    log,
+    paragraph,
+    progress_bar,
+    table,
+    unfold,
+)
 from rlhf.jobs.descriptions import HeldOutFigures
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
@@ -138,7 +150,8 @@ def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries
     sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
     said = f'<p class="headline" role="status"><b>{escape(name_of(job))}</b> {escape(sentence)}</p>'
     shrunk = "".join(paragraph(retry, "warning") for retry in retries if retry != job.message)
-    return said + shrunk + job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
+    far = "" if job.status == "finished" else job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
+    return said + shrunk + far
 
 
 def name_of(job: Job) -> str:
@@ -159,7 +172,8 @@ def made_sentence(made: Policy | None) -> str:
 
 def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
     """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts, and where."""
-    asked = [(_("Requested by"), job.requested_by), *([(_("Attempt"), str(job.attempt))] if job.attempt > 1 else [])]
+    asked = [(_("Requested by"), who(job.requested_by))]
+    asked += [(_("Attempt"), str(job.attempt))] if job.attempt > 1 else []
     asked += [] if rental is None else rental_facts(job, rental)
     return facts([*asked, *spec_facts(job.spec), *data_facts(job, data)]) + unfold(
         _("Every setting, as JSON"), log(spec_text(job.spec))
@@ -209,9 +223,12 @@ def log_box(lines: Sequence[str]) -> str:
 
 # -------------------------------------------------------------------------------------------------------- the queue
 def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhere: Sequence[Job] = ()) -> str:
-    """Who waits for what, in the order in which it starts, behind what runs now; beside it what runs elsewhere."""
-    if not running and not waiting and not elsewhere:
-        return paragraph(_("Nothing runs and nothing waits."), "quiet")
+    """Who waits for what, in the order in which it starts, behind what runs now; beside it what runs elsewhere.
+
+    Nothing where nothing waits and one job runs at most, of which the page says more.
+    """
+    if not waiting and len(running) + len(elsewhere) < 2:
+        return ""
     rows = [
         (
             _("now"),
@@ -228,7 +245,7 @@ def queue_table(running: Sequence[Job], waiting: Sequence[Job], at: str, elsewhe
         state = _("waits to go on") if job.attempt else _("since {created} UTC").format(created=moment(job.created))
         rows.append((str(place), *queue_row(job, state)))
     rows += [(_("rented"), *queue_row(job, rented_state(job, at))) for job in elsewhere]
-    return table((_("Order"), _("Job"), _("What"), _("By"), _("State")), rows)
+    return heading(_("Queue")) + table((_("Order"), _("Job"), _("What"), _("By"), _("State")), rows)
 
 
 def rented_state(job: Job, at: str) -> str:
@@ -242,7 +259,7 @@ def rented_state(job: Job, at: str) -> str:
 
 def queue_row(job: Job, state: str) -> tuple[str, str, str, str]:
     """One job in the queue."""
-    return (str(job.id), about(job), job.requested_by, state)
+    return (str(job.id), about(job), who(job.requested_by), state)
 
 
 # ------------------------------------------------------------------------------------------------------ after the run
@@ -270,7 +287,7 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         + "</div></div>"
         for prompt, by_step in samples.items()
     )
-    return card_title(_("Sample answers")) + paragraph(_(SAMPLES), "quiet") + rows
+    return f'<div class="headline"><b>{explained(Explained(_("Sample answers"), _(SAMPLES)))}</b></div>{rows}'
 
 
 def answer_box(name: str, text: str, tokens: int, finish_reason: str, as_html: bool = False) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annotation.metrics.aggregation import REASONS
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
 from rlhf.jobs.descriptions import UNITS, Facts
 from rlhf.jobs.finished_training import FinishedTraining
@@ -131,12 +131,12 @@ def result_facts(done: FinishedTraining) -> Facts:
     """What a job cost and what it left: parameters, memory, time, size on disk."""
     found: Facts = []
     if done.trainable:
-        count = f"{done.trainable:,}"
+        count = numeral(done.trainable)
         if done.trainable_percent is not None:
             count = _("{count} ({share:.3g}% of all)").format(count=count, share=done.trainable_percent)
         found.append((_("Trainable parameters"), count))
     if done.seconds_per_step is not None:
-        found.append((_("Time for a step"), f"{done.seconds_per_step:.2f} s"))
+        found.append((_("Time for a step"), f"{numeral(done.seconds_per_step, '.2f')} s"))
     if done.peak_rss_mb is not None:
         found.append((_("Peak memory"), size(1e6 * done.peak_rss_mb)))
     if done.checkpoint_bytes is not None:

@@ -21,7 +21,6 @@ BUTTONS = ("up", "down", "take_out")
 
 def lay_out() -> dict[str, Any]:
     """The components, without any value."""
-    gr.Markdown(_("## Queue"))
     parts: dict[str, Any] = {"queue": html_box()}
     with gr.Column(visible=False) as choice:
         parts["queued"] = gr.Dropdown([], label=_("A waiting job"), allow_custom_value=True, elem_id="queue-job")

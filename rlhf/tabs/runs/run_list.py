@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from annotation.translation import N_, _
+from annotation.records import who
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Cell, Way, paragraph, table
 from annotation.ui.tab_addresses import Place, link
@@ -50,7 +51,7 @@ class Listed:
             f"#{job.id}",
             about(job),
             _(STATUS_WORDS[job.status]),
-            job.requested_by,
+            who(job.requested_by),
             self.made,
             label.name,
             *label.tags,
@@ -102,7 +103,7 @@ def row(run: Listed) -> Sequence[Cell]:
         _(STATUS_WORDS[job.status]),
         Way(link("iterations", Place((run.made,))), run.made) if run.made else NOTHING,
         moment(job.started),
-        NOTHING if job.started is None else f"{run.seconds / 60:.1f}",
-        job.requested_by,
+        NOTHING if job.started is None else numeral(run.seconds / 60, ".1f"),
+        who(job.requested_by),
         _(job.message) or NOTHING,
     )

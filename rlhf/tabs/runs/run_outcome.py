@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import gradio as gr
 
+from annotation.database import Database
 from annotation.tabs.components import html_box
 from annotation.tabs.guard import Context
 from annotation.translation import N_, _
 from annotation.ui import formatting
-from annotation.ui.markup import download_button, paragraph
+from annotation.ui.markup import Explained, download_button, hint, paragraph
+from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import check_of, newest_check
+from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
@@ -39,6 +43,7 @@ def lay_out() -> dict[str, Any]:
             parts["promote"] = button(_("Use it in the loop"), "promote", 180, "primary")
             parts["check"] = button(_("Check it now"), "check", 140)
             parts["new_run"] = button(_("Start a new run from this adapter"), "new_run", 300)
+            parts["new_run_why"] = html_box()
             parts["merge"] = button(_("Merge into 16-bit weights"), "merge", 240)
             parts["delete"] = button(_("Delete with its files"), "delete", 210, "stop")
         parts["objection"] = html_box()
@@ -112,7 +117,7 @@ def parts_of(
         ),
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
-        **button_parts(subject, bool(against)),
+        **button_parts(subject, bool(against), under_way(context.db, subject)),
         "objection": gr.update(value=objection_line(against)),
         "delete": gr.update(
             value=_("Delete with its files") if subject is not None else _("Delete its checkpoints"),
@@ -133,11 +138,21 @@ def report(context: Context, job: Job | None, subject: Policy | None) -> str:
     return stands + check_report.report_card(None if check is None else check.report, gate_decisions.rule(context.db))
 
 
-def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
+def under_way(db: Database, subject: Policy | None) -> frozenset[str]:
+    """The kinds of job that wait or run for a policy, of which one is enough."""
+    if subject is None or subject.kind != "policy":
+        return frozenset()
+    against = "base" if subject.status == "serving" else registry.serving(db).revision
+    specs = (CheckSpec(candidate=subject.revision, against=against), MergeSpec(revision=subject.revision))
+    return frozenset(spec.kind for spec in specs if job_store.doing(db, spec) is not None)
+
+
+def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) -> dict[str, Update]:
     """Which of the buttons are there and can be pressed; `against`: the rule speaks against using what was
-    made, which is decided on the Iterations tab."""
+    made, which is decided on the Iterations tab; `doing`: the kinds of job that wait or run for it."""
     if subject is None:
-        return {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
+        hidden = {name: gr.update(visible=False) for name in ("promote", "check", "new_run", "merge")}
+        return {**hidden, "new_run_why": gr.update(value="")}
     there, answers = subject.deleted is None, subject.kind == "policy"
     decided = subject.status in ("candidate", "rejected")
     label = _("Use it in the loop") if decided else check_report.promote_label(subject)
@@ -145,9 +160,12 @@ def button_parts(subject: Policy | None, against: bool) -> dict[str, Update]:
     start = _("Start a new run from this adapter") if adapter else _("Start a new run from this model")
     return {
         "promote": gr.update(value=label, visible=answers and not against, interactive=check_report.can_serve(subject)),
-        "check": gr.update(visible=answers, interactive=there),
+        "check": gr.update(visible=answers, interactive=there and CheckSpec.kind not in doing),
         "new_run": gr.update(value=start, visible=True, interactive=there),
-        "merge": gr.update(visible=answers and subject.form == "lora", interactive=there),
+        "new_run_why": gr.update(value=hint(Explained(start, _(NEW_RUN_SENTENCE)))),
+        "merge": gr.update(
+            visible=answers and subject.form == "lora", interactive=there and MergeSpec.kind not in doing
+        ),
     }
 
 
@@ -160,7 +178,7 @@ ELSEWHERE = N_("To use it all the same, say why on the Iterations tab.")
 
 
 def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
-    """The link that fetches the files, what they need (the weights of `ground`), and what a new run is."""
+    """The link that fetches the files, and what they need: the weights of `ground`."""
     if subject.deleted:
         return ""
     words = _("Download {revision} ({on_disk}, zip)").format(revision=subject.revision, on_disk=on_disk)
@@ -173,4 +191,4 @@ def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:
             revision=ground.revision
         )
     )
-    return link + (paragraph(below, "quiet") if below else "") + paragraph(_(NEW_RUN_SENTENCE), "quiet")
+    return link + (paragraph(below, "quiet") if below else "")

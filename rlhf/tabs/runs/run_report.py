@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from annotation.database import Database
-from annotation.records import now
+from annotation.records import now, who
 from annotation.translation import _
 from annotation.ui.invisible import visible
 from rlhf.data import snapshots
@@ -56,7 +56,7 @@ def top(job: Job, label: RunLabel, made: Policy | None) -> str:
     facts = [
         (_("Job"), f"{job.id}, {job_words.about(job)}"),
         *([(_("Tags"), ", ".join(label.tags))] if label.tags else []),
-        (_("Requested by"), job.requested_by),
+        (_("Requested by"), who(job.requested_by)),
         (_("Started (UTC)"), job.started or missing),
         (_("Ended (UTC)"), job.finished or missing),
         (_("Attempt"), str(job.attempt)),
@@ -86,7 +86,11 @@ def decisions(db: Database, policy: Policy) -> str:
     """Who decided what about a policy, the newest first."""
     rows = [row for row in registry.decisions(db, 10_000) if row.revision == policy.revision]
     head = [_("When (UTC)"), _("Decision"), _("By"), _("Why")]
-    return grid(head, [[row.created, row.action, row.decided_by, row.reason] for row in rows])
+    said = [
+        (one.created, _(check_report.ACTIONS[one.action]), who(one.decided_by), registry.why(one.reason))
+        for one in rows
+    ]
+    return grid(head, said)
 
 
 def card(data_dir: Path, made: Policy) -> str:

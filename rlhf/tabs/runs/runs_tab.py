@@ -16,8 +16,8 @@ from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _
 from annotation.ui import markup
-from annotation.ui.markup import Download, paragraph
-from annotation.ui.tab_addresses import Place
+from annotation.ui.markup import Download, Explained, paragraph
+from annotation.ui.tab_addresses import Place, link
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store, run_labels
@@ -41,7 +41,7 @@ LOOKS = (LOOK, comparison_form.LOOK)
 LISTED_JOBS = 50
 SEARCHED_JOBS = 5000
 # What is looked at, in the order of `RunsSelection`.
-LOOKED = ("selector", "queued", "compared", "search", "order")
+LOOKED = ("selector", "queued", "compared", "search", "order", "name", "tags", "notes")
 LOG_LINES = 200
 POLL_SECONDS = 2
 RESUME_SENTENCE = N_(
@@ -99,7 +99,8 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
         "cancel": gr.update(visible=status in (*CANCELLABLE, "cancelling"), interactive=status in CANCELLABLE),
         "resume": gr.update(visible=resumable, interactive=resumable),
         "half": gr.update(visible=halvable, interactive=halvable),
-        "resume_note": gr.update(value=paragraph(resume_sentence(db, job), "quiet") if job and resumable else ""),
+        "resume_why": gr.update(value=resume_hint(db, job) if job and resumable else ""),
+        "resume_note": gr.update(value=resume_note(db, job) if job and resumable else ""),
     }
 
 
@@ -110,14 +111,22 @@ def has_nothing_saved(db: Database, job: Job) -> bool:
     )
 
 
-def resume_sentence(db: Database, job: Job) -> str:
-    """What the buttons that let a job go on do."""
-    if job.flavor is not None:
-        return _(RENTED_SENTENCE)
-    slower = _(SLOWER_SENTENCE) if job_store.diverged(job) else ""
+def resume_hint(db: Database, job: Job) -> str:
+    """What the buttons that let a job go on do, for whoever asks."""
+    noted = job.flavor is not None or has_nothing_saved(db, job)
     half = _(HALF_SENTENCE) if job_store.can_be_halved(job) else ""
-    back = ANEW_SENTENCE if has_nothing_saved(db, job) else RESUME_SENTENCE
-    return " ".join(filter(None, (_(back), slower, half)))
+    said = " ".join(filter(None, ("" if noted else _(RESUME_SENTENCE), half)))
+    return markup.hint(Explained(_("Resume this run"), said))
+
+
+def resume_note(db: Database, job: Job) -> str:
+    """What is not as one would think where a job goes on."""
+    if job.flavor is not None:
+        return paragraph(_(RENTED_SENTENCE), "quiet")
+    anew = _(ANEW_SENTENCE) if has_nothing_saved(db, job) else ""
+    slower = _(SLOWER_SENTENCE) if job_store.diverged(job) else ""
+    said = " ".join(filter(None, (anew, slower)))
+    return paragraph(said, "quiet") if said else ""
 
 
 def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str:
@@ -154,15 +163,19 @@ def list_parts(db: Database, looked: RunsSelection, at: str) -> dict[str, Update
 
 def label_parts(db: Database, job: Job | None) -> dict[str, Update]:
     """The fields for what people call a run, as it is stored, and where its report is fetched."""
-    label = run_labels.NONE if job is None else run_labels.label_of(db, job.id)
+    fields = zip(("name", "tags", "notes"), fields_of(stored(label_shown(db, job))), strict=True)
     address = "" if job is None else downloads.report_address(job.id)
     return {
         "labels": gr.update(visible=job is not None),
-        "name": gr.update(value=label.name),
-        "tags": gr.update(value=", ".join(label.tags)),
-        "notes": gr.update(value=label.notes),
+        "labelled": gr.update(value=""),
+        **{name: gr.update(value=value) for name, value in fields},
         "fetch": gr.update(value=markup.download_button(address, _("Report (Markdown)")) if address else ""),
     }
+
+
+def label_shown(db: Database, job: Job | None) -> RunLabel:
+    """What people call the run on the page."""
+    return run_labels.NONE if job is None else run_labels.label_of(db, job.id)
 
 
 def record_parts(db: Database, job: Job | None, drawn: Job | None, look: Any) -> tuple[dict[str, Update], LookedAt]:
@@ -195,15 +208,25 @@ def record_key(db: Database, job: Job | None, drawn: Job | None) -> list[Any]:
 
 @dataclass(frozen=True)
 class RunsSelection:
-    """What this browser looks at: a job, a place in the queue, the runs to compare, the list, whether to delete."""
+    """What this browser looks at: a job, a place in the queue, the runs to compare, the list, whether to delete; and
+    what it calls the job.
+    """
 
     job: Any = LATEST
     queued: Any = None
     compared: Any = None
     search: Any = ""
     order: Any = NEWEST
+    name: Any = None
+    tags: Any = None
+    notes: Any = None
     confirming: str | None = None
     """The files that a person was asked about and has not answered."""
+
+    @property
+    def typed(self) -> list[str]:
+        """What stands in the fields for what people call a run."""
+        return [text_in(self.name), text_in(self.tags), text_in(self.notes)]
 
 
 def selection_at(db: Database, place: Place) -> tuple[RunsSelection, str]:
@@ -233,7 +256,9 @@ def place_of(looked: RunsSelection) -> Place:
 def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str, Update], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now."""
     db, at = context.db, now()
-    job = find_job(db, looked.job)
+    found = find_job(db, looked.job)
+    stays = written_about(db, looked, seen, found)
+    job = stays or found
     subject = run_outcome.subject_of(context, job)
     files = run_outcome.files_of(context, job, subject)
     parts = (
@@ -245,6 +270,8 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
     )
     marks = job_cards.fingerprints(parts)
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    if stays is not None:
+        changed["selector"] = {**parts["selector"], "value": str(stays.id)}
     drawn, chosen = drawn_job(db, job), comparison_form.chosen_jobs(db, looked.compared)
     keys = {
         "recorded": record_key(db, job, drawn),
@@ -262,7 +289,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         changed |= comparison
     if "job" not in seen or seen["job"] != (None if job is None else job.id):
         changed |= label_parts(db, job)  # else somebody may be typing
-        keys["label"] = None if job is None else stored(run_labels.label_of(db, job.id))
+        keys["label"] = stored(label_shown(db, job))
     else:
         keys["label"] = seen.get("label")
     changed |= overtaken(seen, keys)
@@ -276,6 +303,20 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         "files": None if files is None else files.name,
         "confirming": looked.confirming if files is not None and looked.confirming == files.name else None,
     }
+
+
+def written_about(db: Database, looked: RunsSelection, seen: Seen, found: Job | None) -> Job | None:
+    """The run on the page where something typed of it is not saved yet, and another one would take its place."""
+    shown = seen.get("job")
+    if row_number(looked.job) is not None or not isinstance(shown, int) or found is None or found.id == shown:
+        return None
+    return job_store.get(db, shown) if looked.typed != fields_of(seen.get("label")) else None
+
+
+def fields_of(label: Any) -> list[str]:
+    """A label that a session was sent, as its fields show it."""
+    name, tags, notes = label if isinstance(label, list) and len(label) == 3 else ("", [], "")
+    return [name, ", ".join(tags), notes]
 
 
 def overtaken(seen: Seen, keys: Mapping[str, Any]) -> dict[str, Update]:
@@ -417,6 +458,7 @@ def lay_out() -> RunsPage:
         parts["cancel"] = run_outcome.button(_("Cancel"), "cancel", 130, "stop", visible=False)
         parts["resume"] = run_outcome.button(_("Resume this run"), "resume", 180, visible=False)
         parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
+        parts |= {"resume_why": html_box(), "fetch": html_box()}
     parts["resume_note"] = html_box()
     parts["said"] = html_box()
     with gr.Accordion(_("Name, tags and notes"), open=False) as parts["labels"]:
@@ -428,7 +470,6 @@ def lay_out() -> RunsPage:
         )
         parts["keep_label"] = run_outcome.button(_("Save"), "keep-label", 110)
         parts["labelled"] = html_box()
-        parts["fetch"] = html_box()
     parts |= run_outcome.lay_out()
     parts |= {"heading": html_box(), "plots": html_box()}
     parts |= plot_zoom.lay_out(LOOK, _("Look closer"))
@@ -485,9 +526,9 @@ def wire_labels(page: RunsPage, context: Context) -> None:
     """Store what people call the run that is shown."""
 
     @guarded(context, "admin")
-    def save_label(annotator: Annotator, name: Any, tags: Any, notes: Any, *sent: Any) -> list[Any]:
+    def save_label(annotator: Annotator, *sent: Any) -> list[Any]:
         looked, was = read(sent)
-        label = run_labels.written(text_in(name), text_in(tags), text_in(notes))
+        label = run_labels.written(*looked.typed)
         there = run_labels.label_of(context.db, shown_job(was))
         if stored(there) not in (was.get("label"), stored(label)):
             raise UserError(
@@ -497,12 +538,11 @@ def wire_labels(page: RunsPage, context: Context) -> None:
                 ).format(name=there.name, tags=", ".join(there.tags), notes=there.notes)
             )
         run_labels.set_label(context.db, shown_job(was), label, annotator.name)
-        changed, seen = live(context, looked, {**was, "job": None})
+        changed, seen = live(context, replace(looked, job=shown_job(was)), {**was, "job": None})
         said = markup.notice(_("Saved for job {job_id}.").format(job_id=shown_job(was)))
         return page.sent({**changed, "labelled": said}, seen)
 
-    fields = [page.parts[name] for name in ("name", "tags", "notes")]
-    page.parts["keep_label"].click(save_label, [*fields, *page.looked, page.seen], page.followed, **QUEUED)
+    page.parts["keep_label"].click(save_label, [*page.looked, page.seen], page.followed, **QUEUED)
 
 
 def read(sent: Sequence[Any]) -> tuple[RunsSelection, Seen]:
@@ -562,9 +602,13 @@ def wire_actions(page: RunsPage, context: Context) -> None:
     def actor(name: str, act: Callable[[Seen, str], str], where: str) -> Callable[..., list[Any]]:
         def act_on_run(annotator: Annotator, *sent: Any) -> list[Any]:
             looked, was = read(sent)
-            said = (markup.done if name == "promote" else markup.notice)(act(was, annotator.name))
+            said = act(was, annotator.name)
+            shown = markup.notice(said)
+            if name == "promote":
+                undo = markup.way(link("iterations", Place((shown_revision(was),))), _("Undo it on the Iterations tab"))
+                shown = f'{markup.done(said)}<p class="acts">{undo}</p>'
             changed, seen = live(context, looked, was)
-            return page.sent({**changed, where: said}, seen)
+            return page.sent({**changed, where: shown}, seen)
 
         act_on_run.__name__ = f"run_{name}"
         return act_on_run

@@ -12,7 +12,7 @@ from annotation.database import Database
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import N_, _
+from annotation.translation import N_, _, ngettext
 from annotation.ui import markup
 from annotation.validation import whole
 from rlhf.loop import controller
@@ -27,9 +27,11 @@ def sentence(db: Database, setting: AutomaticTraining) -> str:
         return _("Off: an iteration starts only when someone starts it.")
     problem = controller.automatic_problems(db)
     how = _(controller.automatic_kinds()[setting.algorithm].automatic)
-    said = _("On: an iteration ({how}, by the defaults) starts after every {every} new judgements.").format(
-        how=how, every=setting.every
-    )
+    said = ngettext(
+        "On: an iteration ({how}, by the defaults) starts after every {wanted} new judgement.",
+        "On: an iteration ({how}, by the defaults) starts after every {wanted} new judgements.",
+        setting.wanted,
+    ).format(how=how, wanted=setting.wanted)
     return " ".join([said, _("At the moment none can start."), *problem]) if problem else said
 
 

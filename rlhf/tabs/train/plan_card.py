@@ -9,7 +9,7 @@ from typing import Any
 
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import Split
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import invisible, markup
 from annotation.ui.formatting import duration, moment, percent, share, short_number, size
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
@@ -59,14 +59,14 @@ def summary_line(run: PlannedRun) -> str:
 def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     """What a run would learn from, and what of the judgements is left out and why."""
     found, items = data.found, data.items
-    numbers = [(_("Parent"), found.parent), (_(spec.items.to_train_on), f"{items:,}")]
+    numbers = [(_("Parent"), found.parent), (_(spec.items.to_train_on), numeral(items))]
     if items != found.train:
-        numbers.append((_("Pairs in them"), f"{found.train:,}"))
+        numbers.append((_("Pairs in them"), numeral(found.train)))
     if found.noise is not None and found.noise.share is not None:
         numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
     if spec.unit != "prompts":
         held_out = spec.items if items == found.train else UNITS[found.unit]
-        numbers.append((_(held_out.to_check_with), f"{found.held_out:,}"))
+        numbers.append((_(held_out.to_check_with), numeral(found.held_out)))
     known = facts(numbers, "facts figures") + (paragraph(_(data.unchecked), "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")
@@ -102,7 +102,7 @@ def noise_sentence(noise: Noise | None) -> str:
 def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
     """What is left out of the data, by reason; what is no judgement is of this unit."""
     rows = [
-        (reason_text(reason, left_out), f"{count:,}", _(unit) if reason in PAIR_REASONS else _("judgements"))
+        (reason_text(reason, left_out), numeral(count), _(unit) if reason in PAIR_REASONS else _("judgements"))
         for reason, count in sorted(left_out.items())
         if count
     ]
@@ -118,16 +118,16 @@ def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
         longest = _("Tokens of the longest with an answer at the limit")
         average = _("Tokens on average with an answer at the limit")
     numbers = [
-        (_(spec.items.to_train_on), f"{found.items['train']:,}"),
-        *([] if spec.unit == "prompts" else [(_("Held-out"), f"{found.items['held-out']:,}")]),
-        (longest, f"{found.largest:,}"),
-        (average, f"{found.mean_tokens:.0f}"),
+        (_(spec.items.to_train_on), numeral(found.items["train"])),
+        *([] if spec.unit == "prompts" else [(_("Held-out"), numeral(found.items["held-out"]))]),
+        (longest, numeral(found.largest)),
+        (average, numeral(found.mean_tokens, ".0f")),
     ]
     some = _("Lengths, and what is left out for them, are those of the first {tokenised_items:,} of {seen:,}.").format(
         tokenised_items=TOKENISED_ITEMS, seen=found.seen
     )
     rows = [
-        (reason_text(reason, found.left_out), f"{count:,}", examples_of(found, reason))
+        (reason_text(reason, found.left_out), numeral(count), examples_of(found, reason))
         for reason, count in sorted(found.left_out.items())
         if count
     ]
@@ -274,7 +274,12 @@ def memory_table(fit: Fit, machine: Machine) -> str:
 def memory_row(name: str, amount: float, why: str, free: float) -> Row:
     """One component."""
     part = amount / free if free else 1.0
-    return (name, f"{amount / GB:.2f} GB", Bar(part, _("{part:.0%} of what is free").format(part=part)), why)
+    return (
+        name,
+        f"{numeral(amount / GB, '.2f')} GB",
+        Bar(part, _("{part:.0%} of what is free").format(part=part)),
+        why,
+    )
 
 
 def time_sentence(cost: CostEstimate) -> str:

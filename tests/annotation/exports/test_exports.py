@@ -520,7 +520,7 @@ class Page:
     def describe(self, **changes: Any) -> str:
         """The command line, which is there before the count."""
         self.values |= changes
-        command, container = self.call("export-redescribe", *self.values.values())
+        command, container, self.told = self.call("export-redescribe", *self.values.values())
         assert container["interactive"] == (self.values["format"] not in ("csv", "raw"))
         return str(command)
 
@@ -560,6 +560,37 @@ def test_an_export_can_be_of_one_list_alone(context: Context, tmp_path: Path) ->
     assert (f"--comparisons={wanted}" in command, writable) == (True, True)
     said, command, writable = page.count(comparisons="status=great")
     assert ("There is no status" in said, command, writable) == (True, "", False)
+
+
+def test_the_form_has_an_address_that_fills_it_again(context: Context) -> None:
+    page = Page(context)
+    fill = page.functions["export-only"]
+
+    def filled(part: str) -> dict[str, Any]:
+        sent = fill(*asked_by("kim", fill, part=part))
+        return {name: one["value"] for name, one in zip(page.values, sent, strict=False) if "value" in one}
+
+    page.describe()
+    assert json.loads(page.told)[2] == "", "as at first"
+    chosen: dict[str, Any] = {
+        **{"format": "csv", "container": "parquet", "policies": ["base"], "iterations": ["0"]},
+        **{"annotators": ["ann", "a, b%"], "sources": ["human", "edited"], "since": "2026-01-01"},
+        **{"until": "2026-02-01", "agreement": 0.65, "comparisons": "status=judged&since=2026-01-01", "names": True},
+        "licence": "mit",
+    }
+    for changes in (chosen, {**chosen, "sources": []}):
+        page.describe(**changes)
+        assert filled(json.loads(page.told)[2]) == changes
+    # A list's address alone leaves the rest as it stands; without a query everything does.
+    assert filled("?status=judged") == {"comparisons": "status=judged"}
+    assert filled("") == {}
+    # What means nothing is as at first, but for a list's filter, which stands there to be refused.
+    assert filled("?format=x&agreement=9999&sources=human,x&status=great") == {
+        **tab.DEFAULTS,
+        "comparisons": "status=great",
+    }
+    page.describe(comparisons="status=great")
+    assert page.told == gr.skip()
 
 
 def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from annotation.metrics.evidence import (
     DecidedOutcome,
     JudgePanel,
     Moments,
+    Prediction,
+    Predictions,
     by_prompt,
     corrected,
     covariance_of,
@@ -39,19 +41,26 @@ def judge(*outcomes: float, first: int = 0, name: str = "Ada", at: int = 1) -> t
     return tuple(DecidedOutcome(first + place, one, name, at=at) for place, one in enumerate(outcomes))
 
 
+def left(*prompts: int) -> dict[int, int | None]:
+    """Prompts that were left to judges, and not given to people."""
+    return dict.fromkeys(prompts)
+
+
 def test_a_prompt_enters_once_with_what_came_first() -> None:
     decided = [DecidedOutcome(7, 1.0), DecidedOutcome(3, 0.0), DecidedOutcome(7, 0.0), DecidedOutcome(7, 0.5)]
     seven, three = by_prompt(decided)
     assert (seven.prompt_id, seven.entered, seven.mean, three.outcomes) == (7, 1.0, 0.5, (0.0,))
     assert win_rate((seven, three)) == 0.25
     assert win_rate(()) is None
+    (settled,) = by_prompt([DecidedOutcome(7, 1.0, shown=0.0)])
+    assert (settled.entered, settled.mean) == (1.0, 0.0), "an adjudicator said otherwise"
 
 
 def test_a_prompt_is_corrected_by_others_that_were_left_to_judges_each_used_once() -> None:
     """One of two got to people: each of theirs has one other. w = cov / (var (1 + 1)) of what is known beforehand."""
-    panel = JudgePanel(judge(1.0, 0.0, 1.0, 0.0), {"Ada": CARD}, (2, 3))
+    panel = JudgePanel(judge(1.0, 0.0, 1.0, 0.0), {"Ada": CARD}, left(2, 3))
     found = corrected(by_prompt(people(1.0, 0.0)), panel)
-    moments = Moments.of(panel)
+    moments = Moments().believing(covariance_of(CARD))
     weight = moments.both / (2 * moments.judges)
     first, second = found.outcomes
     assert (first.value, first.weight) == (pytest.approx(1.0), pytest.approx(weight))  # judges say 1 of both
@@ -59,7 +68,7 @@ def test_a_prompt_is_corrected_by_others_that_were_left_to_judges_each_used_once
     assert second.weight > weight, "people and judge agreed on the first"
     assert found.helped == 2
     assert 0.3 <= first.spread < 1
-    over = corrected(by_prompt(people(1.0, 0.0)), replace(panel, left=(3, 2)))
+    over = corrected(by_prompt(people(1.0, 0.0)), replace(panel, left=left(3, 2)))
     assert over.outcomes[0].value == pytest.approx(1.0 - weight)
 
 
@@ -68,18 +77,18 @@ def test_what_is_not_known_before_people_compared_changes_nothing() -> None:
     plain = [(one.value, one.weight, one.spread) for one in corrected(said, JudgePanel()).outcomes]
     assert plain == [(1.0, 0.0, 1.0), (0.0, 0.0, 1.0), (1.0, 0.0, 1.0)]
     trust = {"Ada": CARD}
-    late = JudgePanel(judge(1.0, 0.0, 1.0, 0.0, 0.0, 0.0, at=5000), trust, (3, 4, 5))
+    late = JudgePanel(judge(1.0, 0.0, 1.0, 0.0, 0.0, 0.0, at=5000), trust, left(3, 4, 5))
     unknown = by_prompt(people(1.0, 0.0, 1.0, probability=None))
     everybody = by_prompt(people(1.0, 0.0, 1.0, probability=1.0))
-    asked = JudgePanel(judge(1.0, 0.0, 1.0, 0.0, 0.0, 0.0), trust, (3, 4, 5))
-    for prompts, panel in ((said, late), (unknown, asked), (everybody, asked), (said, replace(asked, left=()))):
+    asked = JudgePanel(judge(1.0, 0.0, 1.0, 0.0, 0.0, 0.0), trust, left(3, 4, 5))
+    for prompts, panel in ((said, late), (unknown, asked), (everybody, asked), (said, replace(asked, left={}))):
         assert [(one.value, one.weight, one.spread) for one in corrected(prompts, panel).outcomes] == plain
     # The first prompts enter alike, whatever comes after them.
     assert corrected(said[:2], asked).outcomes == corrected(said, asked).outcomes[:2]
 
 
 def test_a_prompt_that_has_corrected_another_does_not_count_when_people_compare_it_later() -> None:
-    panel = JudgePanel(judge(1.0, 1.0, 0.0, 0.0), {"Ada": CARD}, (2, 3))
+    panel = JudgePanel(judge(1.0, 1.0, 0.0, 0.0), {"Ada": CARD}, left(2, 3))
     later = (*people(1.0, 1.0), DecidedOutcome(2, 1.0, probability=0.5, at=5000))
     assert [one.prompt_id for one in corrected(by_prompt(later), panel).prompts] == [0, 1]
     before = (DecidedOutcome(2, 1.0, probability=0.5, at=900), *people(1.0, 1.0))
@@ -89,10 +98,14 @@ def test_a_prompt_that_has_corrected_another_does_not_count_when_people_compare_
 
 
 def test_a_judge_that_failed_midway_corrects_what_it_can() -> None:
-    panel = JudgePanel(judge(1.0, first=1) + judge(0.0, first=3), {"Ada": CARD}, (2, 3))
-    first, second = corrected(by_prompt(people(1.0, 1.0)), panel).outcomes
-    assert first.weight == 0.0
-    assert second.weight > 0
+    """How much is bet does not depend on whether it judged the prompt: it may fail where the candidate is worse."""
+    panel = JudgePanel(judge(1.0, first=1) + judge(0.0, first=3), {"Ada": CARD}, left(2, 3))
+    found = corrected(by_prompt(people(1.0, 1.0)), panel)
+    first, second = found.outcomes
+    assert (first.value, first.weight) == (1.0, second.weight)
+    assert second.value == pytest.approx(1.0 - second.weight)
+    assert first.spread < second.spread < 1, "less is expected of a judge that told nothing"
+    assert (found.helped, found.spent) == (1, {2, 3}), "people are not given more of what it fails on"
 
 
 def test_the_weight_is_learnt_and_a_hostile_judge_gets_none() -> None:
@@ -101,7 +114,7 @@ def test_the_weight_is_learnt_and_a_hostile_judge_gets_none() -> None:
     for agreeing, expected in ((True, 0.4), (False, 0.0)):
         heard = says if agreeing else 1 - says
         others = source.choice((0.0, 1.0), size=60)
-        panel = JudgePanel(judge(*heard, *others), {}, tuple(range(60, 120)))
+        panel = JudgePanel(judge(*heard, *others), {}, left(*range(60, 120)))
         last = corrected(by_prompt(people(*says)), panel).outcomes[-1]
         assert last.weight == pytest.approx(expected, abs=0.07)
     assert corrected(by_prompt(people(*says)), panel).explained < 0.1
@@ -110,14 +123,14 @@ def test_the_weight_is_learnt_and_a_hostile_judge_gets_none() -> None:
 def test_several_judges_speak_as_one_by_what_their_cards_say() -> None:
     coin = Estimate(0.5, 0.4, 0.6, 100)
     panel = JudgePanel(
-        judge(1.0, 0.0) + judge(0.0, 1.0, name="Bob"), {"Ada": CARD, "Bob": coin}, (1,)
+        judge(1.0, 0.0) + judge(0.0, 1.0, name="Bob"), {"Ada": CARD, "Bob": coin}, left(1)
     )  # fmt: skip
-    alone = JudgePanel(judge(1.0, 0.0), {"Ada": CARD}, (1,))
+    alone = JudgePanel(judge(1.0, 0.0), {"Ada": CARD}, left(1))
     assert corrected(by_prompt(people(1.0)), panel).outcomes == corrected(by_prompt(people(1.0)), alone).outcomes
     assert covariance_of(coin) == 0.0
     assert covariance_of(CARD) > covariance_of(Estimate(0.9, 0.4, 1.0, 3)) > 0
-    unknown = JudgePanel(panel.outcomes, {}, (1,))
-    assert unknown.weight_of("Ada") == unknown.weight_of("Bob") == 1.0
+    unknown = Predictions(JudgePanel(panel.outcomes))
+    assert unknown.of(0, 1000) == Prediction(frozenset({"Ada", "Bob"}), 0.5)
 
 
 @pytest.mark.parametrize("fair", [(0.9, 0.1), (0.5, 0.5)])
@@ -133,10 +146,46 @@ def test_the_bet_is_fair_over_all_that_can_happen_whatever_the_judge_is_worth(fa
             for heard, found in zip(says, finds, strict=False):
                 wins = fair[0] if heard else fair[1]
                 chance *= wins if found else 1 - wins
-            panel = JudgePanel(judge(*says), {"Ada": CARD}, (2, 3))
+            panel = JudgePanel(judge(*says), {"Ada": CARD}, left(2, 3))
             prompts = corrected(by_prompt(people(*finds)), panel)
             expected += chance * math.exp(log_capitals(stakes(prompts.outcomes))[-1])
     assert expected == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("fails", ["where it loses", "where it wins", "the second on what people got"])
+def test_the_bet_is_fair_when_judges_fail_on_some_prompts(fails: str) -> None:
+    """Four prompts, two of them people's; Ada knows, Bob says won, and one of both gives no verdict on some."""
+    expected = 0.0
+    for finds in product((0.0, 1.0), repeat=4):
+        ada = [one for place, one in enumerate(finds) for one in judge(one, first=place)]
+        bob = list(judge(1.0, 1.0, first=2, name="Bob"))
+        if fails != "the second on what people got":
+            lost = 0.0 if fails == "where it loses" else 1.0
+            ada, bob = [one for one in ada if one.outcome != lost], []
+        panel = JudgePanel((*ada, *bob), {"Ada": CARD, "Bob": CARD}, left(2, 3))
+        prompts = corrected(by_prompt(people(*finds[:2])), panel)
+        expected += math.exp(log_capitals(stakes(prompts.outcomes))[-1]) / 16
+    assert expected == pytest.approx(1.0)
+
+
+def test_a_judge_asked_later_changes_no_bet_that_was_made() -> None:
+    """Nor what a judge says later of an answer that it failed on first."""
+    said = by_prompt(people(1.0, 0.0, 1.0))
+    panel = JudgePanel(judge(1.0, 0.0, 1.0, 0.0, 1.0, 0.0), {}, left(3, 4, 5))
+    later = (*judge(*[0.0] * 6, name="Bob", at=5000), DecidedOutcome(3, 1.0, "Ada", at=5001), *panel.outcomes)
+    after = replace(panel, outcomes=later, trust={"Bob": CARD})
+    assert corrected(said, after).outcomes == corrected(said, panel).outcomes
+
+
+def test_what_people_are_given_of_what_was_left_counts_and_corrects_no_other() -> None:
+    """Given at 1000, before the second of people's own: it spends none, and those given ask for none either."""
+    panel = JudgePanel(judge(*[1.0] * 6), {"Ada": CARD}, left(2, 3, 4, 5))
+    rest = people(1.0, 0.0, 1.0, first=3)
+    said = by_prompt((*people(1.0, 0.0), *(replace(one, at=2000 + one.prompt_id) for one in rest)))
+    found = corrected(said, replace(panel, left={2: None, 3: 1000, 4: 1000, 5: 1000}))
+    assert ([one.prompt_id for one in found.prompts], found.helped) == ([0, 1, 3, 4, 5], 1)
+    unnoted = corrected(said, panel)
+    assert ([one.prompt_id for one in unnoted.prompts], unnoted.helped) == ([0, 1, 4, 5], 2)
 
 
 def stakes(outcomes) -> Stakes:  # type: ignore[no-untyped-def]
@@ -159,7 +208,7 @@ def test_prompts_are_not_spent_on_a_judge_that_tells_nothing() -> None:
     """Its card says 85%, and it says as often the opposite: once that is seen, what was left to it is for people."""
     source = np.random.default_rng(3)
     says, heard = source.choice((0.0, 1.0), size=(2, 400))
-    panel = JudgePanel(judge(*heard), {"Ada": CARD}, tuple(range(200, 400)))
+    panel = JudgePanel(judge(*heard), {"Ada": CARD}, left(*range(200, 400)))
     found = corrected(by_prompt(people(*says[:200])), panel)
     assert 0 < found.helped < 60
     assert all(one.weight == 0 for one in found.outcomes[100:])

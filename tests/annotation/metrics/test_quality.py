@@ -27,6 +27,7 @@ from annotation.web import access
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.frozen_in_memory import Frozen, current_judgements, freeze
+from tests.handlers import asked_by
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -673,10 +674,10 @@ def pages(context: Context) -> Iterator[gr.Blocks]:
     return demo
 
 
-def press(pages: gr.Blocks, name: str, *inputs: Any, by: str = "owner") -> dict[str, Any]:
+def press(pages: gr.Blocks, name: str, *inputs: Any, by: str = "owner", **said: Any) -> dict[str, Any]:
     """Call a registered function as Gradio does; what it sends, by the component's label or its place."""
     block = next(block for block in pages.fns.values() if block.fn.__name__ == name)
-    sent = block.fn(gr.Request(username=by), *inputs)
+    sent = block.fn(*asked_by(by, block.fn, **said), *inputs)
     values = sent if isinstance(sent, list) else [sent]
     assert len(values) == len(block.outputs)
     return {str(number): value for number, value in enumerate(values)}
@@ -692,7 +693,7 @@ def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -
     for block in pages.fns.values():
         assert block.fn.required_role == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
-            block.fn(gr.Request(username="ann"), *(None for _ in block.inputs))
+            block.fn(*asked_by("ann", block.fn), *(None for _ in block.inputs))
     assert context.db.value("SELECT count(*) FROM gold_decision") == 0
 
 
@@ -708,10 +709,24 @@ def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
         assert words in said
     assert "<svg" in said
     # A part that has nothing to say yet is not there.
-    assert "Policies</h" not in said
+    assert "Policies</summary>" not in said
+    assert "Decisions</summary>" not in said
+    assert "Kinds of acts</summary>" in said
     assert "&lt;img" in said
     assert "<img" not in said
-    assert text_of(press(pages, "refresh_quality")) == said
+    assert text_of(press(pages, "refresh_quality")) in said
+
+
+def test_the_address_leads_to_the_comparison_that_is_looked_at(pages: gr.Blocks, context: Context) -> None:
+    clear = quality.report(context.db).clear[0].comparison_id
+    *_, told = press(pages, "look_at_comparison", clear).values()
+    assert f'"/{clear}"' in told
+    *sent, view, form, _told = press(pages, "open_quality", part=f"/{clear}").values()
+    assert "what the annotators agree on" in view
+    assert form["open"]
+    assert str(clear) in [part.get("value") for part in sent if isinstance(part, dict) and "choices" in part]
+    for wrong, words in (("/99999999999", "no comparison"), ("/seven", "Choose a comparison")):
+        assert words in press(pages, "open_quality", part=wrong)[str(len(sent))]
 
 
 def test_buttons_do_what_they_say(pages: gr.Blocks, context: Context) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import pytest
 
 from annotation.database import Database
 from annotation.tabs import accounts
@@ -13,25 +14,67 @@ from annotation.tabs.guard import Context
 from annotation.web import access
 from annotation.workbench import annotator_groups
 from tests.conftest import BASE_NAME
+from tests.handlers import asked_by
+
+Listeners = dict[Any, Any]
+OLGA = gr.Request(username="olga")
 
 
-def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Database, data_dir: Path) -> None:
-    """Adding somebody chooses them: what stood in the fields of whoever was chosen before is not to be saved there."""
+@pytest.fixture
+def listeners(db: Database, data_dir: Path) -> Listeners:
+    """The tab's handlers, with an admin and an annotator."""
     for name, role in (("olga", "admin"), ("mira", "annotator")):
         access.add_account(db, name, role, "long enough words")
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Accounts"):
+        accounts.build(demo, Context(db, data_dir, BASE_NAME))
+    return {block.api_name: block.fn for block in demo.fns.values()}
+
+
+def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Database, listeners: Listeners) -> None:
+    """What stood in the fields of whoever was chosen before is not to be saved for another."""
     with db.transaction():
         mira = access.existing(db, "mira")["id"]
         annotator_groups.set_groups(db, mira, ("red",))
         annotator_groups.set_quota(db, mira, 50)
-    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Accounts"):
-        accounts.build(demo, Context(db, data_dir, BASE_NAME))
-    listeners: dict[Any, Any] = {block.api_name: block.fn for block in demo.fns.values()}
-    olga = gr.Request(username="olga")
-    groups, quota, _language = listeners["account-choose"](olga, "mira")
+    groups, quota, _language, told, *_rest = listeners["account-choose"](OLGA, "mira")
+    assert '"/mira"' in told
     assert (groups, quota["value"]) == ("red", 50)
-    groups, quota = listeners["account-add"](olga, "zoe", "annotator", "")[4:6]
-    assert (groups, quota["value"]) == ("", None)
-    groups, quota = listeners["account-reset"](olga, "mira")[4:6]
+    _table, account, _said, _password, groups, quota, *_rest = listeners["account-add"](OLGA, "zoe", "annotator", "")
+    assert (account.value, groups, quota["value"]) == (None, "", None), "nobody is chosen to be shut out"
+    groups, quota = listeners["account-activate"](OLGA, "mira")[4:6]
     assert (groups, quota["value"]) == ("red", 50)
-    groups, quota = listeners["accounts"](olga)[4:6]
-    assert (groups, quota["value"]) == ("", None)
+    visit = listeners["account-visit"]
+    account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/mira"))[:5]
+    assert (account["value"], said, groups, quota["value"]) == ("mira", "", "red", 50)
+    account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/nobody%3Cb%3E"))[:5]
+    assert (account["value"], groups, quota["value"]) == (None, "", None)
+    assert "There is no account nobody&lt;b&gt;." in said
+
+
+@pytest.mark.parametrize("act", accounts.QUESTIONS)
+def test_what_somebody_may_do_is_changed_after_a_question(db: Database, listeners: Listeners, act: str) -> None:
+    def rows() -> list[dict[str, Any]]:
+        return db.rows("SELECT name, role, active, password_hash FROM annotator WHERE name = 'mira' OR name = 'olga'")
+
+    before = rows()
+    shown, said, asked = listeners[f"account-{act}"](OLGA, "mira")
+    assert shown["visible"]
+    assert "mira" in said
+    with pytest.raises(gr.Error, match="another account is chosen"):
+        listeners["account-really"](OLGA, "olga", asked)
+    with pytest.raises(gr.Error, match="another account is chosen"):
+        listeners["account-really"](OLGA, "mira", listeners["account-not"](OLGA)[-1])
+    assert rows() == before
+    *page, hidden, _said, left = listeners["account-really"](OLGA, "mira", asked)
+    assert (hidden["visible"], left) == (False, {})
+    assert (rows() == before) == (act == "make-annotator"), "she is one already"
+    assert "mira" in page[2]
+
+
+def test_without_an_account_that_is_there_a_page_speaks_of_its_list(listeners: Listeners) -> None:
+    for name in ("account-reset", "account-activate", "account-groups", "account-language"):
+        for account, said in ((None, "Choose an account first."), ("eve", "Choose one of the list.")):
+            sent = [account, *{"account-groups": ["", None], "account-language": ["de"]}.get(name, [])]
+            with pytest.raises(gr.Error, match=said) as refused:
+                listeners[name](OLGA, *sent)
+            assert "python" not in str(refused.value)

@@ -164,6 +164,18 @@ def test_what_was_opened_is_stored_unchanged(context: Context, admin: Admin) -> 
         assert store.project(context.db) == wanted
 
 
+def test_an_empty_field_for_the_daily_target_means_none(context: Context, admin: Admin) -> None:
+    admin.open()
+    admin.fields["daily_target"] = None
+    assert "Saved" in admin.save()
+    assert store.project(context.db).daily_target == 0
+    admin.open()
+    assert admin.fields["daily_target"] is None
+    admin.fields["daily_target"] = 12
+    assert "Saved" in admin.save()
+    assert store.project(context.db).daily_target == 12
+
+
 def test_open_comparisons_are_counted_by_size_until_their_annotators_are_full(context: Context, admin: Admin) -> None:
     seed_comparisons(context.db, 3)
     (prompt,) = seed_prompts(context.db, 1)[-1:]

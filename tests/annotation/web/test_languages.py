@@ -190,7 +190,7 @@ def test_a_language_has_the_code_of_its_files_name_whatever_stands_in_it(
     taiwan, kim = read[-1], access.add_account(db, "kim", "admin", PASSWORD)
     access.set_language(db, "kim", "zh-TW")
     with translation.speaking(taiwan):
-        assert (access.language_used(), 'lang="zh-TW" selected' in language_option("zh-TW")) == ("zh-TW", True)
+        assert 'lang="zh-TW" selected' in language_option("zh-TW")
     assert accounts.choosing(db)(kim, "kim")[2].value == "zh-TW"
     apps = AppOfEachLanguage(Mock())
     apps.others["zh-TW"] = apps.own
@@ -207,12 +207,32 @@ def test_what_a_thread_says_it_says_in_the_language_of_who_has_it_done(marked: L
     assert _("Name") == "Name"
 
 
-def test_whoever_makes_an_account_keeps_the_language_it_was_made_in(db: Database, marked: Language) -> None:
-    token = invitations.invite(db, {"uses": 2}, "kim").partition("=")[2]
-    with translation.speaking(marked):
-        invitations.accept(db, token, "ann", access.hash_password("ann", PASSWORD))
-    invitations.accept(db, token, "bob", access.hash_password("bob", PASSWORD))
-    assert [one.language for one in access.accounts(db)] == ["de", None]
+def test_an_account_keeps_the_language_that_its_first_browser_asks_for(
+    db: Database, marked: Language, doors: Callable[[str | None], httpx.AsyncClient]
+) -> None:
+    """Also the server's own: a second browser changes nothing, and neither does one without any of our languages."""
+    token = invitations.invite(db, {"uses": 1}, "kim").partition("=")[2]
+    for name in ("bob", "kim", "lee"):
+        access.add_account(db, name, "annotator", PASSWORD)
+    access.set_language(db, "lee", "en")
+
+    async def sign_in(name: str, accepted: str, path: str = "/login") -> int:
+        async with doors(None) as browser:
+            form = {"name": name, "password": PASSWORD, "token": token}
+            return (await browser.post(path, data=form, headers=BROWSER | {"accept-language": accepted})).status_code
+
+    async def everybody() -> list[int]:
+        return [
+            await sign_in("ann", "de-AT", "/join"),
+            *[await sign_in(name, "fr") for name in ("bob", "kim")],
+            await sign_in("bob", "en"),
+            *[await sign_in(name, "de, en;q=0.5") for name in ("bob", "kim", "lee")],
+            await sign_in("kim", "en"),
+        ]
+
+    assert asyncio.run(everybody()) == [303] * 8
+    kept = {one.name: one.language for one in access.accounts(db)}
+    assert kept == {"ann": "de", "bob": "en", "kim": "de", "lee": "en"}
 
 
 def test_a_language_that_there_is_not_is_refused_in_a_sentence(db: Database) -> None:

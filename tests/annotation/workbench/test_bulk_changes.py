@@ -88,6 +88,16 @@ def test_a_second_opinion_can_be_assigned_on_what_has_its_full_number(
     assert judge_all(db, people["ann"]) == ids[1:]
 
 
+def test_what_a_draw_left_to_judges_is_assigned_to_nobody(db: Database, people: dict[str, Annotator]) -> None:
+    """Which comparisons of a candidate people get is drawn; picked ones would say something else of it."""
+    _drawn, left = seed_comparisons(db, 2)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET candidate_id = 1, against_id = 1")
+        connection.execute("UPDATE comparison SET asks = 'nobody' WHERE id = ?", (left,))
+    asked = BulkRequest("assign", ComparisonFilter(), "person:bob")
+    assert bulk_changes.plan(db, asked, people["eve"]) == bulk_changes.Plan(1, 1)
+
+
 def test_a_group_shares_what_is_assigned_up_to_the_number_of_annotators(
     db: Database, people: dict[str, Annotator]
 ) -> None:

@@ -242,6 +242,10 @@ def test_policies_sets_splits_and_days(db: Database) -> None:
     assert {name: found(db, f"split={name}") for name in SPLITS} == {"train": train, "held-out": held}
     assert found(db, "until=2026-01-05") == found(db, "since=2026-01-05&until=2026-01-05") == [train[0]]
     assert found(db, ComparisonFilter(source=("import 1: a,b%2C.csv",)).text) == [train[1]]
+    about = {"name": "b", "sha256": "0", "format": "csv", "counts": "{}", "requested_by": "", "created": "2026"}
+    number = db.insert("import", about)
+    db.connection.execute("UPDATE comparison SET import_id = ? WHERE id = ?", (number, held[0]))
+    assert found(db, f"source=import {number}: b") == held, "of a prompt that was there before"
     offered = choices(db)
     assert (offered.policies, offered.sources) == (("base",), ("import 1: a,b%2C.csv", "test"))
 

@@ -14,7 +14,7 @@ from annotation.jobs import job_table
 from annotation.records import Feedback, UserError
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets, snapshots
-from rlhf.data.held_out_sets import LEAST, MOST_DECISIONS
+from rlhf.data.held_out_sets import LEAST, MOST_WEIGHED
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -222,7 +222,8 @@ def test_the_gate_is_given_the_chance_of_each_outcome_and_what_was_left_to_judge
     assert store.ask_people_of_candidate(db, made.id, 1, on) == len(left)
     judge_everything(db, made)
     found = gate_decisions.findings(db, made)
-    assert found.left_to_judges == left
+    assert list(found.left_to_judges) == list(left)
+    assert (set(left.values()), set(found.left_to_judges.values())) == ({None}, {0}), "before any judgement"
     assert [one.probability for one in found.people] == [0.4] * 60
 
 
@@ -238,22 +239,71 @@ def test_flagged_comparisons_count(db: Database, data_dir: Path) -> None:
 def test_decisions_are_counted_and_a_worn_set_is_replaced_where_prompts_suffice(db: Database, data_dir: Path) -> None:
     seed_prompts(db, 200, "held-out")
     used = []
-    for number in range(MOST_DECISIONS + 1):
+    for number in range(MOST_WEIGHED + 1):
         made = candidate(db, number)
         spec = checked(db, data_dir, made)
         used.append(spec.gate_set)
-        assert held_out_sets.decisions(db, 1) == min(number, MOST_DECISIONS)
+        assert len(held_out_sets.weighed(db, 1)) == min(number + 1, MOST_WEIGHED)
         registry.reject(db, made.revision, "ann", "no")
-    assert used == [1] * MOST_DECISIONS + [2], "a comparison that has begun stays with its version"
+    assert used == [1] * MOST_WEIGHED + [2], "a comparison that has begun stays with its version"
     first, second = (store.reserved_prompts(db, version) for version in (1, 2))
     assert len(held_out_sets.without(first, second)) == len(first)
-    for number in range(MOST_DECISIONS):
+    for number in range(MOST_WEIGHED):
         made = candidate(db, 100 + number)
         assert checked(db, data_dir, made).gate_set == 2, "there are too few for a third"
         registry.reject(db, made.revision, "ann", "no")
     said = held_out_sets.gate_sentence(db)
-    assert f"{MOST_DECISIONS + 1} candidates have been decided on them" in said
+    assert f"{MOST_WEIGHED + 1} candidates have been weighed on them" in said
     assert "more held-out prompts, and the next candidate has a new version" in said
+
+
+def test_a_candidate_that_the_gate_has_looked_at_counts_once_for_each_set(db: Database, data_dir: Path) -> None:
+    """However often it is checked, turned down and taken up again; also where nobody ever decides on it."""
+    seed_prompts(db, 200, "held-out")
+    made, other = candidate(db, 1), candidate(db, 2)
+    assert len(held_out_sets.weighed(db, 1)) == 0
+    for _ in range(2):
+        checked(db, data_dir, made)
+        registry.reject(db, made.revision, "ann", "no")
+        registry.reopen(db, made.revision, "ann")
+    assert len(held_out_sets.weighed(db, 1)) == 1
+    assert gate_decisions.findings(db, made).carried == 0, "others, before it"
+    checked(db, data_dir, other)
+    assert (len(held_out_sets.weighed(db, 1)), len(held_out_sets.weighed(db, 0))) == (2, 0)
+    assert [gate_decisions.findings(db, one).carried for one in (made, other)] == [0, 1]
+
+
+def test_what_was_decided_by_or_shown_is_not_reserved(db: Database, data_dir: Path) -> None:
+    """In a shared set further checks compare on prompts that no report shows; they have decided all the same."""
+    seed_prompts(db, 100, "held-out")
+    made, base = candidate(db), registry.by_revision(db, "base")
+    for _ in range(2):
+        assert checked(db, data_dir, made).gate_set == 0
+    assert len(held_out_sets.compared_before(db, made, base)) == 100
+    registry.reject(db, made.revision, "ann", "no")
+    seed_prompts(db, 20, "held-out")
+    assert held_out_sets.reserve(db) is None
+    assert "1 candidate has been weighed on them. For a set of its own" in held_out_sets.gate_sentence(db)
+    assert "40 more held-out prompts are needed" in held_out_sets.gate_sentence(db)
+    seed_prompts(db, 40, "held-out")
+    assert held_out_sets.reserve(db) is not None
+    reserved = held_out_sets.that_count(db, 1)
+    assert reserved is not None
+    assert not reserved & set(held_out_sets.compared_before(db, made, base))
+
+
+def test_what_people_have_compared_otherwise_is_reserved_last_and_that_is_said(db: Database) -> None:
+    seen = seed_prompts(db, 70, "held-out")[3:60]  # the first three are what runs are asked
+    for prompt in seen:
+        assert store.add_comparison(db, [make_response(prompt, f"{word} to {prompt.id}") for word in ("yes", "no")])
+    made = held_out_sets.reserve(db)
+    assert made is not None
+    assert (made.prompts, made.seen) == (60, 50), "10 that nobody has seen, and 50 of the others"
+    assert "50 of them people or judges had compared answers to before" in held_out_sets.gate_sentence(db)
+    seed_prompts(db, 130, "held-out")
+    fresh = held_out_sets.reserve(db)
+    assert fresh is not None
+    assert (fresh.prompts, fresh.seen) == (65, 0)
 
 
 # ------------------------------------------------------------------------------------------------------- further checks

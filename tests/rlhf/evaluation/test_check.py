@@ -23,11 +23,18 @@ from annotation.records import CheckedAnswer, Prompt, Sampling, TokenIds
 from rlhf.data import held_out_sets
 from rlhf.data.snapshots import CountedRows, store_snapshot
 from rlhf.evaluation import gate_decisions, probe_scores
-from rlhf.evaluation.check import TokenNLLs, ask_people_instead, equal_length_nll_ratio, nlls_of, score
+from rlhf.evaluation.check import (
+    TokenScores,
+    ask_people_instead,
+    equal_length_kl,
+    equal_length_nll_ratio,
+    of_words,
+    score,
+)
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Rule, decide, past_limits
 from rlhf.evaluation.probes import ALL, FAMILIES, Probe
-from rlhf.evaluation.report import CheckReport, JudgeCalls
+from rlhf.evaluation.report import AnswerFigures, CheckReport, JudgeCalls
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
@@ -143,12 +150,14 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
         assert row.token_ids is not None
         answer = list(row.token_ids.ids)
         ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
-        kl = sum((ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))) / len(answer)
-        nll = -sum(theirs[at, token].item() for at, token in enumerate(answer)) / len(answer)
-        assert row.kl_to_ground == pytest.approx(kl, rel=0.03, abs=2e-3)
-        assert row.scores["nll_under_ground"] == pytest.approx(nll, rel=0.01)
-        by_token = [-theirs[at, token].item() for at, token in enumerate(answer)]
-        assert row.token_scores == {"nll_under_ground": pytest.approx(by_token, rel=0.05, abs=0.05)}
+        kls = [(ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))]
+        nlls = [-theirs[at, token].item() for at, token in enumerate(answer)]
+        assert row.kl_to_ground == pytest.approx(fmean(kls), rel=0.03, abs=2e-3)
+        assert row.scores["nll_under_ground"] == pytest.approx(fmean(nlls), rel=0.01)
+        assert row.token_scores == {
+            "kl_to_ground": pytest.approx(kls, rel=0.05, abs=0.05),
+            "nll_under_ground": pytest.approx(nlls, rel=0.05, abs=0.05),
+        }
     # In the report each answer weighs as much as it has tokens.
     weighted = sum(row.kl_to_ground * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_anchor"] == pytest.approx(weighted)
@@ -172,18 +181,18 @@ def test_where_an_answer_ends_is_no_part_of_its_likelihood() -> None:
             token_scores=scores,
         )
 
-    short = nlls_of([answer([1.0, 2.0, 9.0], "stop")], "nll_under_base")
-    long = nlls_of([answer([1.0, 2.0, 0.5, 0.5], "length")], "nll_under_base")
+    short = of_words([answer([1.0, 2.0, 9.0], "stop")], "nll_under_base")
+    long = of_words([answer([1.0, 2.0, 0.5, 0.5], "length")], "nll_under_base")
     assert equal_length_nll_ratio(short, long) == pytest.approx(1)
     assert equal_length_nll_ratio(long, short) == pytest.approx(1)
     # Who says nothing at all has no words that could surprise.
-    assert equal_length_nll_ratio(nlls_of([answer([9.0], "stop")], "nll_under_base"), long) is None
+    assert equal_length_nll_ratio(of_words([answer([9.0], "stop")], "nll_under_base"), long) is None
 
 
 def test_likelihood_is_compared_at_equal_lengths() -> None:
     """Two policies of one language, of which the first stops early: what comes later surprises less."""
 
-    def nlls(lengths: Sequence[int], factor: float = 1.0) -> TokenNLLs:
+    def nlls(lengths: Sequence[int], factor: float = 1.0) -> TokenScores:
         return {(number, 7): [factor * 4 / (1 + at) for at in range(length)] for number, length in enumerate(lengths)}
 
     short, long = nlls([5, 6, 7]), nlls([50, 6, 60])
@@ -194,6 +203,22 @@ def test_likelihood_is_compared_at_equal_lengths() -> None:
     # What only one has answered counts in neither, and of nothing there is no ratio.
     assert equal_length_nll_ratio(nlls([5]), long) == pytest.approx(1)
     assert equal_length_nll_ratio(short, {}) is None
+
+
+def test_kl_is_taken_at_equal_lengths() -> None:
+    """As far from its anchor as ever, a policy that says much more would else seem closer to it."""
+    anchor = {(number, 7): [1.0] * 6 for number in range(3)}
+
+    def kls(length: int) -> TokenScores:
+        return {(number, 7): [4 / (1 + at) for at in range(length)] for number in range(4)}
+
+    assert fmean(kls(6)[0, 7]) > 4 * fmean(kls(60)[0, 7])
+    assert equal_length_kl(kls(60), anchor) == pytest.approx(equal_length_kl(kls(6), anchor))
+    assert equal_length_kl(kls(3), anchor) == pytest.approx((4 + 2 + 4 / 3) / 3)
+    assert equal_length_kl(kls(0), anchor) is equal_length_kl(kls(6), {}) is None
+    of_all = CheckReport(AnswerFigures(kl_to_anchor=0.7), AnswerFigures(), AnswerFigures(), 60)
+    assert of_all.kl_per_token == 0.7, "of whole answers, as earlier versions took it"
+    assert CheckReport.from_json(replace(of_all, equal_length_kl=0.4).to_json()).kl_per_token == 0.4
 
 
 def test_an_answer_is_scored_by_the_tokens_that_were_drawn(checked: Checked) -> None:
@@ -314,7 +339,8 @@ def test_an_answer_whose_tokens_an_earlier_version_did_not_keep_is_scored_again(
         connection.execute("UPDATE score SET per_token = NULL")
     assert all(row.token_scores == {} for row in answers(machine, "base"))
     report = check(machine, CHECK)
-    assert report["equal_length_nll_ratio"] == pytest.approx(checked.report["equal_length_nll_ratio"], rel=1e-3)
+    for name in ("equal_length_nll_ratio", "equal_length_kl"):
+        assert report[name] == pytest.approx(checked.report[name], rel=1e-3)
     again = {row.id: row.token_scores["nll_under_ground"] for row in answers(machine, "base") if row.token_scores}
     assert again == {number: pytest.approx(before[number], rel=1e-3) for number in again}
     assert len(again) >= 6

@@ -38,7 +38,7 @@ from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
-from rlhf.tabs.iterations import loop_standing
+from rlhf.tabs.iterations import iterations_tab, loop_standing
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 
 pytestmark = pytest.mark.slow
@@ -196,6 +196,22 @@ def test_a_check_against_what_served_before_counts_for_nothing(db: Database, dat
     assert gate_decisions.findings(db, second).kl_per_token is None
 
 
+def test_alpha_is_spent_for_each_policy_that_a_candidate_is_checked_against(db: Database, data_dir: Path) -> None:
+    """Against another rival it is another hypothesis: all of them together are to be wrong in 5% of projects."""
+    first, second = make_candidate(db, data_dir), make_candidate(db, data_dir, "sft-2")
+    assert gate_decisions.place_of(db, first) == gate_decisions.place_of(db, second) == 1
+    for one in (first, second, first):
+        finish_check(db, data_dir, one)
+    assert [gate_decisions.findings(db, one).number for one in (first, second)] == [1, 2]
+    registry.promote(db, second.revision, "ann")
+    assert gate_decisions.place_of(db, first) == 3, "before its check against what serves now"
+    finish_check(db, data_dir, first)
+    made = make_candidate(db, data_dir, "sft-3")
+    finish_check(db, data_dir, made)
+    promoted = registry.by_revision(db, "sft-2")
+    assert [gate_decisions.findings(db, one).number for one in (first, promoted, made)] == [3, 2, 4]
+
+
 def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
@@ -317,6 +333,52 @@ def test_where_every_prompt_was_compared_a_candidate_is_not_waited_for(db: Datab
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
 
 
+def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data_dir: Path) -> None:
+    """It is offered to nobody any more: the gate would wait for it, and automatic training for the gate."""
+    made = make_candidate(db, data_dir, number=12)
+    finish_check(db, data_dir, made)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 6, "candidate")
+    people_say(db, 5, "serving")
+    ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
+    assert ann is not None
+    skip(db, ann["id"])
+    assert claims.claim_next(db, ann["id"]) is None
+    assert judge_store.open_to_people(db, made.id, 1) == 1, "somebody else may judge it"
+    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    access.deactivate(db, "bob")
+    assert judge_store.open_to_people(db, made.id, 1) == 0
+    assert gate_decisions.decision_on(db, made).verdict == "reject", "no prompt is left"
+    access.activate(db, "bob")
+    assert judge_store.open_to_people(db, made.id, 1) == 1
+    skip(db, bob.id)
+    assert judge_store.open_to_people(db, made.id, 1) == 0
+    seed_prompts(db, 3, "held-out")
+    pending = gate_decisions.pending(db)
+    assert pending is not None
+    assert pending.exhausted
+    assert controller.advance(db, data_dir) is not None, "a further check"
+
+
+def test_whoever_has_judged_as_many_as_they_shall_is_not_waited_for(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir, number=2)
+    people_say(db, 1, "candidate")
+    ann, bob = access.find(db, "ann"), access.add_account(db, "bob", "annotator", "bob's password")
+    assert ann is not None
+    skip(db, bob.id)
+    assert judge_store.open_to_people(db, made.id, 1) == 1
+    db.connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
+    assert claims.claim_next(db, ann["id"]) is None
+    assert judge_store.open_to_people(db, made.id, 1) == 0
+
+
+def skip(db: Database, annotator_id: int) -> None:
+    """An annotator skips what is shown next."""
+    claim = claims.claim_next(db, annotator_id)
+    assert claim is not None
+    claims.judge(db, annotator_id, claim.nonce, act("skip"))
+
+
 def each(outcomes: tuple[float, ...]) -> tuple[DecidedOutcome, ...]:
     """These outcomes, each on a prompt of its own."""
     return tuple(DecidedOutcome(prompt, outcome) for prompt, outcome in enumerate(outcomes))
@@ -393,6 +455,14 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
         "other": "",
     }
     assert found.reward_hacking == "open", "the other judge has not been compared with people"
+    # Whatever it was trained with since, until what it was trained on serves.
+    later = registry.add(
+        db, revision="dpo-9", algorithm="dpo", base=BASE_NAME, parent_id=made.id,
+        job_id=job_store.enqueue(db, DPOSpec(parent=made.revision), "a"), path="y", sha256="y",
+    )  # fmt: skip
+    said = gate_decisions.conflict_of_interest(db, panel[0], later, registry.serving(db))
+    assert said == "It is the reward model that the candidate was trained to please."
+    assert gate_decisions.conflict_of_interest(db, panel[0], later, made) == ""
     agreeing_people(db, panel[0], 30)
     gate_decisions.set_rule(db, {"judge_may_decide": True})
     assert gate_decisions.findings(db, made).reward_hacking == "open"
@@ -400,7 +470,11 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
 
 
 def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db: Database, data_dir: Path) -> None:
-    teacher, other = (judge_store.add(db, name, "local", {"model": "base"}, "owner") for name in ("teacher", "other"))
+    teacher, copy = (
+        judge_store.add(db, name, "endpoint", {"address": address, "model": "m", "calls": calls}, "owner")
+        for name, address, calls in (("teacher", "http://a/v1", 9), ("copy", "http://a/v1/", 10))
+    )
+    other = judge_store.add(db, "other", "local", {"model": "base"}, "owner")
     (prompt,) = seed_prompts(db, 1)
     labelled = store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
     with db.transaction():
@@ -412,10 +486,10 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
             },
         )  # fmt: skip
     made = make_candidate(db, data_dir)
-    for judge in (teacher, other):
+    for judge in (teacher, copy, other):
         judge_says(db, judge, made)
-    finish_check(db, data_dir, made, "teacher, other")
-    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == ["", ""]
+    finish_check(db, data_dir, made, "teacher, copy, other")
+    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == ["", "", ""]
     with db.transaction() as connection:  # as if it had learnt from what there was
         connection["snapshot"].insert(
             {"sha256": "s", "path": "p", "rows": 1, "counts": "{}", "last_judgement_id": 1, "created": ""}
@@ -424,7 +498,16 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
         connection.execute("UPDATE job SET kind = 'dpo', spec = ? WHERE id = ?", (spec, made.job_id))
     told = {judge.name: judge.informs for judge in gate_decisions.findings(db, made).judges}
     assert told["teacher"].startswith("The candidate was trained on its labels.")
-    assert told["other"] == ""
+    assert (told["copy"], told["other"]) == (told["teacher"], "")
+    # A reward model that has learnt the same judge's labels says what that says.
+    registry.add(
+        db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
+        job_id=job_store.enqueue(db, RewardModelSpec(snapshot="s"), "a"), path="x", sha256="x", kind="reward",
+    )  # fmt: skip
+    pupil = judge_store.add(db, "pupil", "reward-model", {"model": "rm-1"}, "owner")
+    serving = registry.serving(db)
+    assert "the same judge" in gate_decisions.conflict_of_interest(db, pupil, made, serving)
+    assert gate_decisions.conflict_of_interest(db, pupil, serving, serving) == ""
 
 
 def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(db: Database, data_dir: Path) -> None:
@@ -442,13 +525,22 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
     assert prompts.helped > 0 or drawn < 10, "it takes some to see that the judge tells something"
     assert len(prompts.outcomes) == drawn
     # Who has people compare the rest changes no bet that was made: the record of the draw stays.
-    spent = gate_decisions.spent_prompts(db, made)
+    spent = gate_decisions.spent_prompts(db, made, registry.serving(db))
     assert spent <= set(found.left_to_judges)
-    assert store.ask_people_of_candidate(db, made.id, 1, None, spent) == 40 - drawn - len(spent)
-    assert store.ask_people_of_candidate(db, made.id, 1) == len(spent)
+    asked = iterations_tab.ask_people(db, made.revision)
+    assert asked.startswith(f"{40 - drawn - len(spent)} comparisons of "), "the button spares what counts no more"
+    with pytest.raises(UserError, match="counts no more" if spent else "queue already"):
+        iterations_tab.ask_people(db, made.revision)
     later = gate_decisions.findings(db, made)
-    assert ({one.probability for one in later.people}, later.left_to_judges) == ({0.4}, found.left_to_judges)
+    assert ({one.probability for one in later.people}, list(later.left_to_judges)) == (
+        {0.4},
+        list(found.left_to_judges),
+    )
+    assert {prompt for prompt, given in later.left_to_judges.items() if given is None} == spent
     assert corrected_by_judges(later) == prompts
+    # All that people are asked for now counts.
+    people_say(db, 5, "serving")
+    assert len(corrected_by_judges(gate_decisions.findings(db, made)).outcomes) == drawn + 5
 
 
 def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, data_dir: Path) -> None:
@@ -466,6 +558,20 @@ def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, 
     assert before is not None
     assert now is not None
     assert (before.n, now.n) == (30, 35)
+    # Nor what somebody says later of comparisons that are older than the candidate.
+    (prompt,) = seed_prompts(db, 1)[-1:]
+    store.add_comparison(db, [make_response(prompt, word) for word in ("yes", "no")])
+    bob, project = access.find(db, "bob"), store.project(db)
+    assert bob is not None
+    store.set_project(db, replace(project, overlap=2))
+    ann = access.find(db, "ann")
+    assert ann is not None
+    store.set_project(db, replace(project, overlap=2, candidate_share=0.0))
+    claim = claims.claim_next(db, ann["id"])
+    assert claim is not None
+    claims.judge(db, ann["id"], claim.nonce, act("tie"))
+    assert gate_decisions.agreement_of(db, judge) != now
+    assert gate_decisions.agreement_before(db, judge, made) == before
 
 
 def test_a_flagged_comparison_counts_as_it_was_ranked(db: Database, data_dir: Path) -> None:
@@ -705,9 +811,7 @@ def test_a_retry_asks_the_judges_that_were_chosen(db: Database, data_dir: Path) 
     assert getattr(job_store.get(db, job_id).spec, "judges", "") == "j"
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [("failed", "failed"), ("lost", "was lost"), ("cancelled", "was cancelled")]
-)
+@pytest.mark.parametrize(("status", "said"), [("failed", "failed"), ("lost", "was lost")])
 def test_a_training_that_came_to_nothing_is_named_until_the_next(
     db: Database, data_dir: Path, status: str, said: str
 ) -> None:
@@ -715,7 +819,7 @@ def test_a_training_that_came_to_nothing_is_named_until_the_next(
     come_to_nothing(db, job_id, status)
     (problem,) = loop_standing.loop_status(controller.state_of(db)).problems
     assert problem.startswith(f"Job {job_id} (preference training (DPO), QLoRA) {said}: ")
-    assert problem.endswith("resume it, or delete its checkpoints, on the Runs tab.")
+    assert problem.endswith("resume it on the Runs tab.")
     job_store.resume(db, job_id)
     assert loop_standing.loop_status(controller.state_of(db)).problems == ()
 

@@ -9,11 +9,12 @@ import pytest
 
 from annotation import store
 from annotation.database import Database
+from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Prompt
 from annotation.ui.formatting import percent_with_interval
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.finished_checks import newest_check
-from rlhf.evaluation.gate import Rule, decide
+from rlhf.evaluation.gate import Rule, decide, weigh_people
 from rlhf.hub import push_model
 from rlhf.judges import judge_store
 from rlhf.models import registry
@@ -116,6 +117,38 @@ def test_people_and_judges_have_one_definition_of_a_win_rate(db: Database, check
     people = win_rates.by_people(db, checked, base)
     assert people is not None
     assert (people.value, people.n) == (judge.value, judge.n) == (pytest.approx(10.5 / 13), 13)
+
+
+def test_what_is_published_of_people_is_what_the_gate_shows_on_the_prompts_that_count(
+    db: Database, data_dir: Path
+) -> None:
+    """They stop when it is ahead, so Wilson's interval, for a single look, would be too narrow."""
+    made, base = make_candidate(db, data_dir, number=30), registry.by_revision(db, "base")
+    finish_check(db, data_dir, made)
+    people_say(db, 12, "candidate")
+    found = gate_decisions.findings(db, made)
+    source = weigh_people(Rule(alpha=win_rates.MISSED / 2), found, win_rates.MISSED / 2)
+    published = push_model.published_win_rates(db, made)
+    assert [(one.against, one.judge, one.share) for one in published] == [("base", "people", source.found)]
+    assert published[0].share.low < wilson_interval(12, 12)[0]
+    # Of what the gate does not go by nothing is shown as if it did.
+    store.hold_for(db, [one.prompt_id for one in found.people[:5]], 1)
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET spec = json_set(spec, '$.gate_set', 1) WHERE kind = 'check'")
+    again = win_rates.by_people(db, made, base)
+    assert again is not None
+    assert again.n == 5 == len(gate_decisions.findings(db, made).people)
+
+
+def test_a_judges_win_rate_counts_prompts(db: Database, checked: Policy) -> None:
+    """Of two seeds of one prompt each counts half, as the gate counts them."""
+    judge, base = judge_store.by_name(db, "j"), registry.by_revision(db, "base")
+    before = win_rates.outcomes_by(db, judge, checked, base).rate()
+    prompt = seed_prompts(db, 0, "held-out")[-1]
+    for policy, text in ((checked, ""), (base, "Yes.")):
+        store.add_response(db, make_response(prompt, text, policy.id, seed=99), "check")
+    rate = win_rates.outcomes_by(db, judge, checked, base).rate()
+    assert (rate.n, rate.value) == (before.n, pytest.approx((before.value or 0) - 0.5 / 13))
 
 
 def test_what_nobody_compares_enters_as_mixed_and_as_large_a_part_as_what_people_do(

@@ -32,7 +32,7 @@ from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.worker import Run
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
-from rlhf.models.registry import Form, Policy
+from rlhf.models.registry import Policy, PolicyForm
 from rlhf.models.sampling import draw
 from tests.builders import policy
 from tests.e2e.conftest import running_app
@@ -44,11 +44,11 @@ pytestmark = pytest.mark.slow
 SAMPLING = Sampling(max_new_tokens=24)
 ANSWERING = GenerateSpec(buffer=6, prompts_per_batch=4, sampling=SAMPLING)
 QUESTION: Message = {"role": "user", "content": "What is a riddle?"}
-FORMS: tuple[Form, ...] = ("lora", "prompt", "full")
+FORMS: tuple[PolicyForm, ...] = ("lora", "prompt", "full")
 
 
 # -------------------------------------------------------------------------------------------- policies of every form
-def register(machine: Machine, revision: str, form: Form, seed: int = 0) -> Policy:
+def register(machine: Machine, revision: str, form: PolicyForm, seed: int = 0) -> Policy:
     """A candidate of this form that answers otherwise than the base."""
     directory = machine.data_dir / "adapters" / revision
     make = {"lora": save_lora, "prompt": save_virtual_tokens, "full": save_weights}[form]
@@ -381,7 +381,7 @@ def test_what_is_being_written_when_the_program_ends_is_marked(long: Machine) ->
 
 
 # ------------------------------------------------------------------------------------------------------------- memory
-def numbered(number: int, form: Form = "lora", ground_id: int | None = None) -> Policy:
+def numbered(number: int, form: PolicyForm = "lora", ground_id: int | None = None) -> Policy:
     """A policy of the registry."""
     return policy(id=number, revision=f"p-{number}", form=form, ground_id=ground_id)
 

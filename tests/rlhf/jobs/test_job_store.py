@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from annotation import translation
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import Reason, Status
 from annotation.records import UserError
+from annotation.translation import _
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -532,3 +534,14 @@ def test_active_jobs_are_those_that_have_not_ended_oldest_first(db: Database, jo
     job_table.finish(db, job, "w", {})
     assert [entry.id for entry in job_store.active(db, ("dpo", "generate"))] == [second, other_kind]
     assert [entry.id for entry in job_store.recent(db, ("dpo",), 1)] == [second]
+
+
+def test_why_a_job_ended_is_said_in_the_language_of_whoever_reads_it(db: Database, job: int, tmp_path: Path) -> None:
+    sentence = "Job {id} has no batch that could be halved."
+    made_up = f'msgid ""\nmsgstr "Language: de\\n"\n\nmsgid "{sentence}"\nmsgstr "Auftrag {{id}} hat keinen Batch."\n'
+    (tmp_path / "de.po").write_text(made_up, "utf-8")
+    job_store.claim(db, job, "w")
+    job_table.stop(db, job, "w", "failed", str(UserError(_(sentence).format(id=7))))
+    assert job_store.get(db, job).message == "Job 7 has no batch that could be halved."
+    with translation.speaking(translation.chosen(str(tmp_path / "de.po"))):
+        assert job_store.get(db, job).message == "Auftrag 7 hat keinen Batch."

@@ -499,6 +499,26 @@ def test_people_compare_a_candidate_blind_and_the_outcome_is_seen_from_its_side(
     assert {(one.length, one.other_length) for one in other} == {(3, 15), (7, 3)}
 
 
+def test_the_first_that_was_said_stays_what_is_bet_on(db: Database, ann: Annotator) -> None:
+    """A flag that ranks nothing is a tie; who ranks it later, or settles it, changes what is shown alone."""
+    duel(db, [("new", "old"), ("new one", "old one")])
+    eve = access.add_account(db, "eve", "admin", "eve's password")
+    for word, flag in (("skip", "harmful"), ("left-much", None)):
+        claim = claims.claim_next(db, ann.id)
+        assert claim is not None
+        claims.judge(db, ann.id, claim.nonce, act(word, flag=flag))
+    before = {one.comparison_id: one for one in judge_store.pair_outcomes(db, 2, 1)}
+    flagged, ranked = before.values()
+    assert (flagged.first, flagged.outcome) == (0.5, 0.5)
+    for found in (flagged, ranked):
+        claim = claims.adjudicate(db, eve.id, found.comparison_id)
+        loses = "right-much" if claim.shown_order[0] == 0 else "left-much"
+        claims.judge(db, eve.id, claim.nonce, act(loses))
+    after = {one.comparison_id: one for one in judge_store.pair_outcomes(db, 2, 1)}
+    assert [(one.first, one.at) for one in after.values()] == [(one.first, one.at) for one in before.values()]
+    assert [one.outcome for one in after.values()] == [0.0, 0.0]
+
+
 def test_a_decided_candidate_is_asked_about_no_more(db: Database, ann: Annotator) -> None:
     duel(db, [("new", "old"), ("new one", "old one")])
     held = claims.claim_next(db, ann.id)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from annotation.database import Database
+from annotation.jobs import job_table
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -14,10 +17,11 @@ from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import GateDecision
 from rlhf.evaluation.gate_decisions import PendingDecision
+from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.loop.controller import AutomaticTraining, FailedCheck, LoopState, Step, next_step
+from rlhf.loop.controller import AutomaticTraining, FailedCheck, LoopState, Step, next_step, state_of
 from rlhf.tabs.iterations.loop_standing import loop_status
 from tests.builders import job, policy
 
@@ -121,7 +125,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
     ("changed", "stage", "said"),
     [
         ({"auto_train": replace(ON, every=100), "new": 37}, "collecting", ("37 of 100", "After 63 more")),
-        ({"new": 37}, "collecting", ("37 of 20", "Automatic training is off")),
+        ({"new": 37}, "collecting", ("37 new judgements, and 20 are enough", "training is off")),
         ({"auto_train": PPO, "new": 25}, "collecting", ("a reward model, then PPO",)),
         ({"active": (job_of(DPOSpec()),)}, "training", ("Job 9 trains", "its candidate is checked")),
         ({"active": (job_of(CheckSpec(candidate="dpo-7")),)}, "checking", ("checks dpo-7", "the rule advises")),
@@ -182,7 +186,10 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
     [
         ({}, ()),
         (
-            {"broken": (replace(job_of(DPOSpec(method="qlora"), "failed"), message="The disk is full."),)},
+            {
+                "broken": (replace(job_of(DPOSpec(method="qlora"), "failed"), message="The disk is full."),),
+                "saved": frozenset({9}),
+            },
             (
                 "Job 9 (preference training (DPO), QLoRA) failed: The disk is full. The loop does not repeat "
                 "it: resume it, or delete its checkpoints, on the Runs tab.",
@@ -191,16 +198,13 @@ def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str
         (
             {"broken": (job_of(DPOSpec(method="qlora"), "lost"),)},
             (
-                "Job 9 (preference training (DPO), QLoRA) was lost. The loop does not repeat it: resume it, "
-                "or delete its checkpoints, on the Runs tab.",
+                "Job 9 (preference training (DPO), QLoRA) was lost. The loop does not repeat it: resume it on the "
+                "Runs tab.",
             ),
         ),
         (
-            {"broken": (tried("cancelled", 0)["dpo-7"].job,)},
-            (
-                "Job 9 (check of dpo-7) was cancelled: Memory ran out. The loop does not repeat it: check dpo-7 again "
-                "below.",
-            ),
+            {"broken": (tried("failed", 1)["dpo-7"].job,)},
+            ("Job 9 (check of dpo-7) failed: Memory ran out. The loop does not repeat it: check dpo-7 again below.",),
         ),
         (
             {"unchecked": "dpo-7", "failed_checks": tried("failed", 1), "broken": (tried("failed", 1)["dpo-7"].job,)},
@@ -237,3 +241,35 @@ def test_who_is_not_to_be_advised_is_not_told_what_the_rule_makes_of_it() -> Non
     found = loop_status(replace(QUIET, pending=candidate("promote", "People find it better."), gate="never"))
     assert "promote" not in f"{found.now} {found.then}"
     assert "better" not in f"{found.now} {found.then}"
+
+
+def test_a_training_that_is_due_and_cannot_start_is_not_promised() -> None:
+    state = replace(QUIET, auto_train=ON, new=25)
+    assert loop_status(state).then == "A training is due: DPO."
+    assert loop_status(state, ["Too few."]).then == "A training is due (DPO), but none can start. Too few."
+    assert loop_status(replace(state, new=5), ["Too few."]).then == "After 15 more a training starts: DPO."
+
+
+@pytest.mark.parametrize(
+    ("status", "step", "left", "told"),
+    [
+        ("failed", 0, "", True),
+        ("lost", 5, "job-1", True),
+        ("failed", 5, "job-1/checkpoint-5", True),
+        ("failed", 5, "", False),
+        ("cancelled", 5, "job-1/checkpoint-5", False),
+    ],
+)
+def test_a_training_that_a_person_is_done_with_is_no_trouble(
+    db: Database, data_dir: Path, status: str, step: int, left: str, told: bool
+) -> None:
+    """Whoever cancelled it, or deleted its checkpoints, needs not be told of it until the next training."""
+    number = job_store.enqueue(db, DPOSpec(snapshot="0" * 64), "owner")
+    assert job_store.claim(db, number, "w") is not None
+    assert job_table.report(db, number, "w", step, 9, {}, "")
+    db.connection.execute("UPDATE job SET status = ? WHERE id = ?", (status, number))
+    if left:
+        (data_dir / "checkpoints" / left).mkdir(parents=True)
+    state = state_of(db)
+    assert [one.id for one in state.broken] == [number] * told
+    assert state.saved == ({number} if told and "checkpoint-" in left else set())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from annotation.records import UserError
 from rlhf.models import base_model
 from rlhf.models.loading import leave_nothing_to_chance, load_whole
-from rlhf.models.self_test.kept_results import DIRECTORY, SelfTestResult, kept_result
+from rlhf.models.self_test import kept_results
+from rlhf.models.self_test.kept_results import COMPUTING, DIRECTORY, SelfTestResult, kept_result
 from rlhf.models.self_test.trial import try_loaded
 from tests import quantised_model
 from tests.architectures import built
@@ -98,6 +100,26 @@ def test_a_model_is_tried_once_and_again_when_its_files_change(tmp_path: Path, m
     monkeypatch.setattr(base_model, "models_process", lambda *_: (0, '{"packs": false, "shares_prompts": false}'))
     base_model.prepare(data_dir, str(model))
     assert kept_result(data_dir, model) == SelfTestResult(packs=False, shares_prompts=False)
+
+
+def test_a_base_that_was_never_tried_here_is_tried_by_the_first_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data of a version without a self-test, or from before an upgrade of torch: no start waits for it."""
+    model, data_dir = saved(tmp_path / "model", "llama"), tmp_path / "data"
+    found = SelfTestResult(packs=True, shares_prompts=True)
+    said = iter([(0, json.dumps(asdict(found))), (base_model.REFUSED, "It fails."), (base_model.NOT_HERE, "no GPU")])
+    monkeypatch.setattr(base_model, "models_process", lambda *_: next(said))
+    base_model.prepare(data_dir, str(model), known=True)
+    assert kept_result(data_dir, model) is None
+    for _ in range(2):
+        base_model.ready(data_dir, str(model))
+        assert kept_result(data_dir, model) == found
+    versions = dict.fromkeys(COMPUTING, "9.9")
+    monkeypatch.setattr(kept_results, "version", versions.__getitem__)
+    with pytest.raises(UserError, match=r"It fails\."):
+        base_model.ready(data_dir, str(model))
+    assert base_model.ready(data_dir, str(model)).untried == "no GPU"
 
 
 def test_a_model_that_cannot_be_computed_rightly_is_refused_when_it_is_set_up(tmp_path: Path) -> None:

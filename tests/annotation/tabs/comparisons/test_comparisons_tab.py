@@ -9,7 +9,7 @@ import pytest
 from annotation.records import Annotator, UserError
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.tabs.comparisons.comparisons_tab import FIELDS, list_of, looked_at, planned
-from annotation.tabs.export_form import narrower
+from annotation.tabs.export_form import DEFAULTS, narrower
 from annotation.ui.tab_addresses import MAXIMUM_LENGTH, place_in
 from annotation.workbench.comparison_filter import ComparisonFilter
 
@@ -56,8 +56,17 @@ def test_a_list_that_no_address_can_hold_is_refused_where_it_is_made() -> None:
     assert looked_at(place_in(part)).comparisons.source
 
 
+def test_the_export_of_a_list_without_a_filter_is_of_all() -> None:
+    """Whatever an earlier list has left in the form."""
+    eve = Annotator(1, "eve", "admin")
+    assert narrower()(eve, place_in("?all=1")) == [""]
+    assert narrower()(eve, place_in("?status=judged")) == ["status=judged"]
+    assert "value" not in narrower()(eve, place_in(""))[0], "what was typed stays"
+
+
 @pytest.mark.parametrize("part", ["?status=great", TOO_LONG + "&status=great", "/" + "x" * MAXIMUM_LENGTH])
 def test_an_export_of_what_cannot_be_read_stays_refused(part: str) -> None:
-    (text,) = narrower()(Annotator(1, "eve", "admin"), place_in(part))
+    sent = dict(zip(DEFAULTS, narrower()(Annotator(1, "eve", "admin"), place_in(part)), strict=True))
+    assert [name for name in sent if "value" in sent[name]] == ["comparisons"]
     with pytest.raises(UserError):
-        ComparisonFilter.of(text)
+        ComparisonFilter.of(sent["comparisons"]["value"])

@@ -154,7 +154,7 @@ def test_the_page_asks_often_while_something_is_open_and_what_came_of_it_is_at_i
 def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context: Context) -> None:
     parts, _ = tab.view(context, {})
     assert parts["revision"]["choices"] == [("dpo-1 (DPO, candidate)", "dpo-1")]
-    assert "Nothing has been published" in parts["published"]["value"]
+    assert parts["published"]["value"] == parts["requests"]["value"] == "", "no heading of nothing"
     run = job_store.enqueue(context.db, SFTSpec(snapshot="a" * 64), "owner")
     assert tab.view(context, {})[0]["data"]["choices"] == [
         ("All judgements of a format", "judgements"),
@@ -166,6 +166,7 @@ def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context
     card = shown(context, "published")
     assert "<td>dpo-1</td>" in card
     assert "<td>ann/data</td>" in card
+    assert "<h2>Published from here</h2>" in card
     assert "<img" not in card
     assert "<a " not in card
 
@@ -176,6 +177,8 @@ def test_without_a_token_the_tab_says_how_to_get_one_and_asks_for_nothing(contex
     for word in ("HF_TOKEN", "hf auth login", "never on a page", "Start Prefloop again"):
         assert word in parts["held"]["value"]
     assert parts["held"]["value"].count("<li>") == 3
+    assert parts["explained"]["value"] == "", "no process beside this one has a token"
+    assert "which alone has the token" in shown(context, "explained")
     for name in tab.NEED_TOKEN:
         assert not parts[name]["interactive"]
         assert tab.view(context, {})[0][name]["interactive"]

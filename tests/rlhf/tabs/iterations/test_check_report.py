@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from annotation import translation
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import CheckedAnswer
 from annotation.store import AnswerCounts
@@ -17,12 +19,17 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.gate import Rule, within_limits
+from rlhf.evaluation.gate_decisions import THE_GATE
 from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.judges.verdicts import LetterShare, ScoreTemperature
+from rlhf.loop.controller import THE_LOOP
+from rlhf.models import registry
+from rlhf.models.registry import Decision
 from rlhf.tabs.iterations import check_report
+from rlhf.tabs.runs import job_cards
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, ANSWER, AT, BASE, JOB
 
 FIGURES = AnswerFigures(
@@ -70,13 +77,14 @@ def test_a_report_bears_missing_figures_and_names_each_policy_once() -> None:
 def test_a_report_says_by_which_rule_it_was_made_and_how_far_it_is_from_other_weights() -> None:
     said = {
         rule: check_report.report_card(replace(REPORT, rule=rule, kl_to_ground=0.012), Rule())
-        for rule in (None, 2, 3, 4)
+        for rule in (None, 2, 3, 4, 5)
     }
     earlier = ("counted every comparison by itself" in said[None], "compared the likelihood whatever" in said[2])
     assert earlier == (True, True)
     assert "the end of a short answer" in said[3]
-    assert "Made for the earlier rule" not in said[4]
-    assert "adapter hangs on it has moved 0.012 nats a token" in said[4]
+    assert "KL over whole answers" in said[4]
+    assert "Made for the earlier rule" not in said[5]
+    assert "adapter hangs on it has moved 0.012 nats a token" in said[5]
 
 
 def test_a_policy_that_loses_the_language_is_warned_of() -> None:
@@ -247,3 +255,26 @@ def test_what_a_judges_chances_rest_on_stands_in_one_line() -> None:
     ):
         assert html.count(words) == 1
     assert "far:" not in html
+
+
+def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_language(tmp_path: Path) -> None:
+    said = {THE_GATE: "das Tor", THE_LOOP: "der Kreislauf", registry.NO_REASON: "ohne Grund", "promote": "übernehmen"}
+    lines = [f'msgid "{english}"\nmsgstr "{german}"\n' for english, german in said.items()]
+    (tmp_path / "de.po").write_text("\n".join(('msgid ""\nmsgstr "Language: de\\n"\n', *lines)), "utf-8")
+    gate = Decision(
+        id=1,
+        created=AT,
+        action="promote",
+        revision="dpo-1",
+        previous=None,
+        decided_by=THE_GATE,
+        reason=registry.NO_REASON,
+    )
+    people = replace(gate, id=2, decided_by="promote", reason="promote")
+    with translation.speaking(translation.chosen(str(tmp_path / "de.po"))):
+        card = check_report.decisions_card([gate, people], {})
+        asked = job_cards.job_facts(replace(JOB, requested_by=THE_LOOP), {})
+    assert card.count("das Tor") == 2, "in the sentence and in the table"
+    assert "ohne Grund" in card
+    assert card.count(">promote<") == 2, "but people's names and words stay as they are"
+    assert "der Kreislauf" in asked

@@ -66,7 +66,7 @@ def test_people_come_first_then_the_most_trusted_judge_and_the_table_has_all() -
     assert places == sorted(places)
     assert "75% (47% to 91%) of 12" in drawn
     assert drawn.count("61% (50% to 70%) of 60</td>") == 4
-    assert "Wilson&#x27;s 95% intervals, each for a single look" in drawn
+    assert "people&#x27;s holds however often one looks, a judge&#x27;s (Wilson) for a single look" in drawn
     assert '<td class="number">45</td>' in drawn
 
 

@@ -17,6 +17,7 @@ from annotation.metrics import quality
 from annotation.records import UserError, now
 from annotation.tabs import address
 from annotation.tabs.guard import Context
+from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate, gate_decisions
@@ -25,10 +26,11 @@ from rlhf.evaluation.gate import COUNTS, Rule
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.judges import judge_store
+from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
-from rlhf.tabs.iterations import gate_form, iterations_tab
+from rlhf.tabs.iterations import gate_form, iterations_tab, policy_decisions
 from rlhf.tabs.train import automatic_training, train_tab
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, shown_texts
 from tests.handlers import asked_by
@@ -252,6 +254,13 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     promote, really = handler(pages, "promote_policy"), handler(pages, "promote_all_the_same")
     with pytest.raises(gr.Error, match="Press “Promote against the rule” first"):
         really(owner, policy.revision, "I read ten of them", seen)
+    unsaid = promote(owner, policy.revision, " ", seen)
+    assert "Say why in the field above." in str(unsaid)
+    assert [part for part in unsaid if part == gr.update(interactive=False)], "it can't be answered before"
+    give_reason = handler(pages, "give_reason")
+    assert [give_reason(owner, why)["interactive"] for why in ("", " ", "It", 7, None)] == [False] * 2 + [True] + [
+        False
+    ] * 2
     asked = promote(owner, policy.revision, "I read ten of them", seen)
     assert registry.serving(context.db).revision == "base", "it asks first"
     assert f"Let {policy.revision} serve although the rule speaks against it? The rule says: not enough" in str(asked)
@@ -260,7 +269,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     kept = handler(pages, "promote_not")(owner, policy.revision, "", confirming)[-1]
     assert kept["confirming"] is None
     for sent in ("", "   ", None, 7, ["it is good"], {"why": "x"}):
-        with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Against that it takes a reason"):
+        with pytest.raises(gr.Error, match=r"The rule says: not enough evidence.*Against that .* in the field above"):
             really(owner, policy.revision, sent, confirming)
     assert registry.serving(context.db).revision == "base"
     said = str(really(owner, policy.revision, "I read <b>ten</b> of them", confirming))
@@ -296,7 +305,10 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
         undo(rejected)
     gate_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It is good")
     promoted = str(newest().id)
-    assert "base serves now." in undo(promoted)
+    access.set_language(context.db, "owner", "de")
+    assert "base antwortet jetzt." in undo(promoted)
+    access.set_language(context.db, "owner", "en")
+    assert f"{policy.revision} was taken back." in newest().reason, "in the server's language, as everybody reads it"
     assert registry.serving(context.db).revision == "base"
     with pytest.raises(gr.Error, match="Something else was decided since"):
         undo(promoted)
@@ -446,8 +458,10 @@ def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(page
     owner, renew, opened = gr.Request(username="owner"), handler(pages, "renew_held_out"), handler(pages, "open_rule")
     assert opened(owner)[-1] == CheckSpec.prompts
     for number, offered in ((65, 65), (5.0, CheckSpec.prompts)):
+        shown, question = handler(pages, "ask_renewal")(owner)
+        assert (shown["visible"], "there is no way back" in question) == (True, True)
         sent = renew(owner, number)
-        assert sent[-2] == offered
+        assert (sent[-3], sent[-1]["visible"]) == (offered, False)
         assert held_out_sets.versions(context.db)[-1].prompts == number
 
 
@@ -497,6 +511,34 @@ def test_a_policy_is_checked_again_against_the_serving_one_or_the_base(pages: gr
         check(owner, None, [], {})
 
 
+def test_a_second_press_makes_no_second_check_or_merge(pages: gr.Blocks, context: Context) -> None:
+    """Nor does another admin's."""
+    policy, db = make_candidate(context), context.db
+    for ask in (policy_decisions.check, policy_decisions.merge):
+        assert ask(context, policy.revision, "owner").startswith("Job ")
+        with pytest.raises(UserError, match=r"Job \d+ \((check of|merging) dpo-\d+\) waits or runs already"):
+            ask(context, policy.revision, "ann")
+    assert [job.kind for job in job_store.queue(db)] == ["check", "merge"]
+    for job in job_store.queue(db):
+        job_store.cancel(db, job.id)
+    assert policy_decisions.check(context, policy.revision, "ann").startswith("Job ")
+
+
+def test_automatic_training_that_finds_too_few_pairs_says_so(db: Database, data_dir: Path) -> None:
+    """As where all were ties: due, and never begun."""
+    db.insert("annotator", {"name": "owner", "role": "admin", "created": now()})
+    automatic_training.save(db, True, 1, "dpo")
+    setting = controller.automatic_training(db)
+    assert automatic_training.sentence(db, setting).endswith("starts after every 8 new judgements."), "one is too few"
+    judge(db, 9, "tie")
+    assert controller.advance(db, data_dir) is None
+    few = "There are 0 preference pairs to train on, and at least 8 are needed."
+    assert f"but none can start. {few}" in iterations_tab.standing_part(db)["value"]
+    assert f"At the moment none can start. {few}" in automatic_training.sentence(db, setting)
+    judge(db, 8, "left-clearly")
+    assert controller.automatic_problems(db) == []
+
+
 def test_a_check_asks_the_judges_that_were_chosen(pages: gr.Blocks, context: Context) -> None:
     policy, owner = make_candidate(context), gr.Request(username="owner")
     assert not iterations_tab.view(context, None, 0, {})[0]["judges"]["visible"]
@@ -505,11 +547,13 @@ def test_a_check_asks_the_judges_that_were_chosen(pages: gr.Blocks, context: Con
     judge_store.set_active(context.db, "k", False)
     offered = iterations_tab.view(context, None, 0, {})[0]["judges"]
     assert (offered["choices"], offered["value"]) == (["i", "j"], ["i", "j"])
-    check = handler(pages, "check_policy")
+    check, asked = handler(pages, "check_policy"), []
     for given in (offered["value"], ["j"], [], None):
         check(owner, policy.revision, given, {})
-    specs = [job.spec for job in job_store.queue(context.db)]
-    assert [spec.judges for spec in specs if isinstance(spec, CheckSpec)] == ["i, j", "j", "", "i, j"]
+        (job,) = job_store.queue(context.db)
+        asked.append(getattr(job.spec, "judges", None))
+        job_store.cancel(context.db, job.id)
+    assert asked == ["i, j", "j", "", "i, j"]
     with pytest.raises(gr.Error, match="no judge 'x'"):
         check(owner, policy.revision, ["x"], {})
 

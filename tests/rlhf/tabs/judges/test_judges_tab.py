@@ -533,7 +533,7 @@ def test_a_job_that_gave_up_says_what_failed(context: Context) -> None:
     result = {"failed": failed, "gave_up": "10 verdicts failed one after the other.", "left_open": 5}
     job_table.finish(context.db, job_id, "w", result)
     parts, _ = tab.view(context, None, {})
-    for words in ("It gave up. 10 verdicts failed", "7 timeout, 3 unreadable", "<dd>5</dd>"):
+    for words in ("It gave up. 10 verdicts failed", "7 without an answer in time, 3 not readable", "<dd>5</dd>"):
         assert words in parts["job"]["value"]
     assert not parts["cancel"]["visible"]
 

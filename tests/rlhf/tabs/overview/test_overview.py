@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from annotation import claims, store
+from annotation.claims import Waiting
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.act_times import RicherAct
@@ -24,7 +26,7 @@ from rlhf.jobs import job_store
 from rlhf.loop.controller import FailedCheck
 from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
-from tests.conftest import BASE_NAME, seed_comparisons
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
 from tests.rlhf.loop.test_controller import QUIET
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judge, make_candidate
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
@@ -35,6 +37,7 @@ def pending(verdict: GateVerdict, exhausted: bool = False) -> PendingDecision:
     return PendingDecision(ADAPTER, GateDecision(verdict, "Because.", ()), exhausted)
 
 
+OWNER = 1
 FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
 
 
@@ -48,7 +51,7 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
         ({"new": 20, "auto_train": replace(QUIET.auto_train, on=True)}, 3, "Judge: 3 comparisons wait", "/annotate"),
         ({"active": (JOB,)}, 0, "Watch job 7", "/runs/7"),
         ({"new": 20, "active": (JOB,)}, 0, "Watch job 7", "/runs/7"),
-        ({"broken": (replace(JOB, status="failed"),)}, 3, "See why job 7 ended", "/runs/7"),
+        ({"broken": (replace(JOB, status="failed"),)}, 3, "Judge: 3 comparisons wait", "/annotate"),
         ({"pending": pending("promote")}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("reject")}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("promote"), "gate": "automatic"}, 3, "Compare answers of dpo-7", "/annotate"),
@@ -61,8 +64,19 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
 def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
     changes: dict[str, Any], waiting: int, words: str, address: str
 ) -> None:
-    first = next_steps(replace(QUIET, **changes), waiting)[0]
+    first = next_steps(replace(QUIET, **changes), Waiting(waiting, {ADAPTER.id: waiting}))[0]
     assert (first.words, first.address) == (words, address)
+
+
+def test_what_failed_comes_after_all_other_steps() -> None:
+    state = replace(QUIET, new=20, pending=pending("promote"), broken=(replace(JOB, status="failed"),))
+    said = [step.words for step in next_steps(state, Waiting(1, {}))]
+    assert said == ["Decide on dpo-7", "Train on 20 new judgements", "Judge: 1 comparison waits", "See why job 7 ended"]
+
+
+def test_only_comparisons_of_the_candidate_are_called_that() -> None:
+    state = replace(QUIET, pending=pending("not enough evidence"))
+    assert next_steps(state, Waiting(3, {ADAPTER.id + 1: 3}))[0].words == "Look at dpo-7"
 
 
 def test_rankings_are_offered_where_they_teach_more_and_nobody_would_wait() -> None:
@@ -88,19 +102,45 @@ def context(db: Database, data_dir: Path) -> Context:
 
 def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Context) -> None:
     seed_comparisons(context.db, 2)
-    strip = standing.strip_of(context.db)["html"]
+    strip = standing.strip_of(context.db, OWNER)["html"]
     for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
         assert words in strip
     assert '<a class="button" href="/annotate">' in strip
 
 
+def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> None:
+    """Neither what they judged or is assigned to others, nor what others asked, are to decide or have skipped."""
+    db, ann = context.db, 2
+    store.set_project(db, replace(store.project(db), overlap=2, candidate_share=0.0))
+    made = seed_comparisons(db, 4)
+    while (claim := claims.claim_next(db, OWNER)) is not None and claim.comparison_id != made[-1]:
+        claims.judge(db, OWNER, claim.nonce, act("tie"))
+    (prompt,) = seed_prompts(db, 1)[-1:]
+    asked = store.ask(db, ann, list(prompt.messages))
+    store.begin_answers(db, [make_response(prompt, f"Way {seed}", seed=seed) for seed in range(2)], asked)
+    assert claims.waiting_for(db, OWNER).count == 1, "what is in hand"
+    assert "Judge: 1 comparison waits" in standing.strip_of(db, OWNER)["html"]
+    assert claims.waiting_for(db, ann).count == len(judged_in_turn(db, ann))
+    db.connection.execute("UPDATE annotator SET quota = 1 WHERE id = ?", (OWNER,))
+    assert "Import prompts" in standing.strip_of(db, OWNER)["html"], "they have judged as many as they shall"
+
+
+def judged_in_turn(db: Database, annotator_id: int) -> list[int]:
+    """Judge whatever there is for an annotator; the comparisons."""
+    done = []
+    while (claim := claims.claim_next(db, annotator_id)) is not None:
+        done.append(claim.comparison_id)
+        claims.judge(db, annotator_id, claim.nonce, act("tie"))
+    return done
+
+
 def test_the_strip_offers_rankings_beside_what_is_next(context: Context) -> None:
     """Twelve pairs were judged, in eight seconds each, and as many wait."""
-    assert "Ask for rankings" not in standing.strip_of(context.db)["html"]
+    assert "Ask for rankings" not in standing.strip_of(context.db, OWNER)["html"]
     seed_comparisons(context.db, ENOUGH_STOCK)
     context.db.connection.execute("DROP TRIGGER judgement_no_update")
     context.db.connection.execute("UPDATE judgement SET seconds = 8")
-    strip = standing.strip_of(context.db)["html"]
+    strip = standing.strip_of(context.db, OWNER)["html"]
     assert "Ask for rankings of 4: in our benchmark one taught 4.1 times as much" in strip
     assert '<a class="button" href="/annotate">' in strip
     assert '<a class="button" href="/project">' in strip
@@ -144,16 +184,38 @@ def test_the_title_says_what_runs_and_how_it_ended(context: Context) -> None:
     for status, word in (("finished", "Done"), ("failed", "Failed"), ("lost", "Lost"), ("cancelled", "Cancelled")):
         assert overview_card.ended_words(replace(JOB, status=status)).startswith(f"{word} · ")
     queued = job_store.enqueue(context.db, SFTSpec(snapshot="0" * 64), "owner")
-    assert standing.strip_of(context.db)["job"] is None, "it waits"
+    waits = standing.strip_of(context.db, OWNER)
+    assert (waits["open"], waits["said"]) == ([queued], "")
     assert job_store.claim(context.db, queued, "w") is not None
-    found = standing.strip_of(context.db)
-    assert (found["job"], found["said"], found["over"]) == (queued, "Training …", {})
+    found = standing.strip_of(context.db, OWNER)
+    assert (found["open"], found["said"], found["over"]) == ([queued], "Training …", {})
     assert "Notify me when it ends" in found["html"]
     job_table.finish(context.db, queued, "w", {})
-    found = standing.strip_of(context.db)
-    assert (found["job"], found["said"]) == (None, "")
+    found = standing.strip_of(context.db, OWNER)
+    assert (found["open"], found["said"]) == ([], "")
     assert found["over"][str(queued)].startswith("Done · ")
     assert "Notify me" not in found["html"]
+
+
+def test_more_than_enough_is_no_share() -> None:
+    found = overview_card.Standing("dpo-3", 600, 60, None, None, ())
+    assert overview_card.judged_words(found) == "600 judged for the next training; 60 are enough"
+    assert overview_card.judged_words(replace(found, judged=60)) == "60 of 60 judged for the next training"
+
+
+def test_the_page_knows_all_that_runs_or_waits_and_what_ended_last_however_much_waits(context: Context) -> None:
+    spec = SFTSpec(snapshot="0" * 64)
+    here, away, *rest = [
+        job_store.enqueue(context.db, spec, "owner", "a10g-small" if number == 1 else None)
+        for number in range(standing.ENDED_JOBS + 3)
+    ]
+    for number in (here, away):
+        assert job_store.claim(context.db, number, "w") is not None
+    assert sorted(standing.strip_of(context.db, OWNER)["open"]) == [here, away, *rest]
+    job_table.stop(context.db, here, "w", "failed", "Out of memory.")
+    found = standing.strip_of(context.db, OWNER)
+    assert sorted(found["open"]) == [away, *rest]
+    assert list(found["over"]) == [str(here)]
 
 
 def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
@@ -166,13 +228,13 @@ def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
 
 
 def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: Context) -> None:
-    before = overview_tab.overview_of(context.db)
+    before = overview_tab.overview_of(context.db, OWNER)
     assert "12 judgements today (UTC)." in before
     assert "<td>owner</td>" in before
     assert "No candidate waits for a decision." in before
     policy = make_candidate(context)
     check_candidate(context, policy)
-    after = overview_tab.overview_of(context.db)
+    after = overview_tab.overview_of(context.db, OWNER)
     assert f"The candidate {policy.revision}:" in after
     assert "Nobody has compared it with base yet." in after
     assert "No candidate waits" not in after

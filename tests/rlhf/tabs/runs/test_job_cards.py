@@ -175,7 +175,8 @@ def test_the_queue_tells_what_runs_and_who_waits_in_order() -> None:
         strict=True,
     ):
         assert [word for word in words if word not in row] == []
-    assert "Nothing runs and nothing waits" in job_cards.queue_table([], [], AT)
+    assert job_cards.queue_table([JOB], [], AT) == job_cards.queue_table([], [], AT) == "", "nobody waits"
+    assert "<td>rented</td>" in job_cards.queue_table([JOB], [], AT, [replace(JOB, id=8, flavor="a10g-small")])
 
 
 # ------------------------------------------------------------------------------------------------------- what came out

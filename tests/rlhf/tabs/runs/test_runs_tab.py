@@ -26,6 +26,7 @@ from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, run_labels
+from rlhf.jobs.run_labels import RunLabel
 from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -65,6 +66,7 @@ def handler_of(block: Any) -> Any:
 
 
 CHOSEN = {"selector": "latest", "queued": None, "compared": None, "search": "", "order": "newest"}
+TYPED = ("name", "tags", "notes")
 
 
 @dataclass
@@ -73,7 +75,7 @@ class Browser:
 
     demo: gr.Blocks
     page: RunsPage
-    chosen: dict[str, Any] = field(default_factory=lambda: dict(CHOSEN))
+    chosen: dict[str, Any] = field(default_factory=lambda: dict(CHOSEN) | dict.fromkeys(TYPED, ""))
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen: Any = None
 
@@ -97,7 +99,7 @@ class Browser:
             elif update != gr.skip():
                 changed[part] = update
             self.shown[part] = self.shown.get(part, {}) | changed.get(part, {})
-        for choice in ("queued", "selector"):
+        for choice in ("queued", "selector", *TYPED):
             if changed.get(choice, {}).get("value") is not None:
                 self.chosen[choice] = changed[choice]["value"]
         return changed
@@ -369,7 +371,7 @@ def test_a_run_that_diverged_says_so_and_what_to_do(machine: Machine) -> None:
 def test_before_the_first_run_the_page_says_where_to_start_one(browser: Browser) -> None:
     browser.open()
     assert "Nothing has been run yet" in browser.text("card")
-    assert "Nothing runs and nothing waits" in browser.text("queue")
+    assert browser.text("queue") == ""
     assert not any(browser.can(name) for name in ("cancel", "resume"))
     assert browser.shown["actions"]["visible"] is False
 
@@ -493,7 +495,7 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(bro
     job_table.stop(place.db, job_id, "w", "failed", "Close other programs.", "out-of-memory")
     browser.do("poll_runs")
     assert (browser.can("resume"), browser.can("half")) == (True, True)
-    assert "half as many items in a forward pass" in browser.text("resume_note")
+    assert "half as many items in a forward pass" in browser.text("resume_why")
     with pytest.raises(gr.Error, match="Only an admin"):
         browser.do("run_half", person="bob")
     browser.do("run_half")
@@ -672,7 +674,7 @@ def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browse
     job_table.stop(place.db, job_id, "w", "cancelled", "Cancelled.")
     browser.do("poll_runs")
     assert browser.shown["actions"]["visible"] is True
-    assert "goes on from what it has saved" in browser.text("resume_note")
+    assert "goes on from what it has saved" in browser.text("resume_why")
     assert [name for name in ("promote", "check", "new_run", "merge", "delete") if browser.can(name)] == ["delete"]
     assert browser.shown["delete"]["value"] == "Delete its checkpoints"
     browser.do("ask_deletion")
@@ -724,6 +726,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     assert isinstance(merge.spec, MergeSpec)
     assert (merge.spec.revision, merge.requested_by) == (made.revision, OWNER)
     assert f"Job {merge.id} is to merge {made.revision}" in browser.text("acted")
+    assert [browser.can(name) for name in ("check", "merge")] == [False, False], "one of each is enough"
     assert "It waits for its check" in browser.text("report")
     assert not browser.shown["promote"]["visible"], "against the rule it takes a reason, on the Iterations tab"
     assert "The rule says: not enough evidence." in browser.text("objection")
@@ -736,6 +739,7 @@ def test_a_policy_is_put_to_use_checked_and_merged(machine: Machine) -> None:
     browser.do("run_promote")
     assert registry.serving(machine.db).revision == made.revision
     assert "serves now." in browser.text("acted")
+    assert f'href="/iterations/{made.revision}">Undo it' in browser.text("acted")
     assert browser.text("objection") == ""
     assert browser.shown["promote"]["value"] == "Serves now"
     assert not browser.can("promote")
@@ -833,9 +837,8 @@ def test_notes_that_two_people_write_are_not_lost(browser: Browser, place: Conte
     browser.look_at(job_id)
 
     def save(person: Browser, notes: str) -> None:
-        block = next(one for one in person.demo.fns.values() if handler_of(one).__name__ == "save_label")
-        sent = handler_of(block)(gr.Request(username=OWNER), "", "", notes, *person.chosen.values(), person.seen)
-        person.seen = sent[len(person.page.parts)]
+        person.chosen["notes"] = notes
+        person.do("save_label")
 
     save(browser, "Mine.")
     save(browser, "Mine, more.")
@@ -846,3 +849,35 @@ def test_notes_that_two_people_write_are_not_lost(browser: Browser, place: Conte
     assert other.shown["notes"]["value"] == "Mine, more."
     save(other, "Both.")
     assert run_labels.label_of(place.db, job_id).notes == "Both."
+
+
+def test_what_is_typed_of_a_run_stays_with_it_when_another_one_begins(browser: Browser, place: Context) -> None:
+    first = begin(place, steps=2)
+    browser.open()
+    browser.chosen["notes"] = "It learns"
+    assert job_table.finish(place.db, first, "w", {})
+    second = begin(place, steps=1)
+    changed = browser.do("poll_runs")
+    assert [name for name in TYPED if name in changed] == []
+    assert browser.chosen["selector"] == str(first)
+    assert f"Job {first}, " in browser.text("card")
+    browser.chosen["notes"] = "It learns fast."
+    browser.do("save_label")
+    notes = [run_labels.label_of(place.db, number).notes for number in (first, second)]
+    assert notes == ["It learns fast.", ""]
+    assert f"Job {first}, " in browser.text("card")
+    assert f"Saved for job {first}." in browser.text("labelled")
+    browser.look_at(second)
+    assert browser.text("labelled") == "", "it was said of another"
+
+
+def test_where_nothing_is_typed_the_page_follows_what_runs(browser: Browser, place: Context) -> None:
+    first = begin(place, steps=2)
+    run_labels.set_label(place.db, first, RunLabel("Mine", ("one", "two"), "Notes."), "kim")
+    browser.open()
+    assert browser.chosen["tags"] == "one, two"
+    assert job_table.finish(place.db, first, "w", {})
+    second = begin(place, steps=1)
+    browser.do("poll_runs")
+    assert f"Job {second}, " in browser.text("card")
+    assert [browser.chosen[name] for name in TYPED] == ["", "", ""]
