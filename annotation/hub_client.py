@@ -27,25 +27,25 @@ TOKENS_PAGE: Final = "https://huggingface.co/settings/tokens"
 TOKEN: Final = re.compile(r"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}(?:[\w.-]*\w)?|(?<=Bearer )[^\s.]+(?:\.[^\s.]+)*")
 REFUSED: Final[Mapping[int, str]] = {
     401: N_(
-        "the Hub does not accept the token: it is wrong, has expired or was withdrawn. Make a new one on "
+        "The Hub does not accept the token: it is wrong, has expired or was withdrawn. Make a new one on "
         "{tokens_page} and set HF_TOKEN to it; a Prefloop that runs has it when it is started again."
     ),
     402: N_(
-        "the Hub asks for payment: what was asked for is not in this account's plan. "
+        "The Hub asks for payment: what was asked for is not in this account's plan. "
         "Choose something that is (free hardware, a private repository less), or change the plan."
     ),
     403: N_(
-        "the token has no right to do that. It must be one that may write ('write', or 'fine-grained' with "
+        "The token has no right to do that. It must be one that may write ('write', or 'fine-grained' with "
         "write access to this repository), of somebody who may write there: {tokens_page}."
     ),
-    404: N_("there is no such repository, or the token may not see it. Check the name, and whose token HF_TOKEN is."),
-    409: N_("there is something of that name already. Choose another name."),
+    404: N_("There is no such repository, or the token may not see it. Check the name, and whose token HF_TOKEN is."),
+    409: N_("There is something of that name already. Choose another name."),
 }
 NO_TOKEN: Final = N_(
-    "no token for the Hub is set. Make one that may write on {tokens_page} and set the variable HF_TOKEN to it."
+    "No token for the Hub is set. Make one that may write on {tokens_page} and set the variable HF_TOKEN to it."
 )
 NO_CONNECTION: Final = N_(
-    "the connection to the Hub could not be made or was lost. What was not finished there has no effect: repeat it."
+    "The connection to the Hub could not be made or was lost. What was not finished there has no effect: repeat it."
 )
 
 
@@ -129,7 +129,7 @@ def limit_waiting() -> None:
 # ---------------------------------------------------------------------------------------------------------- sentences
 @contextmanager
 def explained(sentence: str, **gaps: object) -> Iterator[None]:
-    """Whatever the client raises becomes this sentence, whose {reason} says why, and how to mend it.
+    """Whatever the client raises becomes this sentence, and one that says why, and how to mend it.
 
     Raises Conflict where somebody else was quicker, UserError for all else.
     """
@@ -139,7 +139,7 @@ def explained(sentence: str, **gaps: object) -> Iterator[None]:
         yield
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         kind = Conflict if status_of(error) == 412 else UserError
-        raise kind(without_tokens(sentence.format(reason=reason(error), **gaps))) from error
+        raise kind(without_tokens(" ".join([sentence.format(**gaps), reason(error)]))) from error
 
 
 def no_token() -> str:
@@ -157,14 +157,14 @@ def reason(error: BaseException) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return _("HF_HUB_OFFLINE is set, so that nothing may ask the Hub. Unset it.")
     if isinstance(error, errors.RevisionNotFoundError):
-        return _("the repository has no such revision. Give a branch, a tag or a commit that it has.")
+        return _("The repository has no such revision. Give a branch, a tag or a commit that it has.")
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return _("the repository has no such file.")
+        return _("The repository has no such file.")
     response = getattr(error, "response", None)
     if response is not None:
         return refusal(response, error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return _("the disk is full. Free some space, then repeat it.")
+        return _("The disk is full. Free some space, then repeat it.")
     if is_connection(error):
         return _(NO_CONNECTION)
     # The client wraps what went wrong with a file into an error that says only which file it was.
@@ -172,28 +172,26 @@ def reason(error: BaseException) -> str:
         return reason(error.__cause__)
     if isinstance(error, OSError):
         return f"{error.strerror or first_line(error)}."
-    return _("it could not be used ({what}).").format(what=" ".join(str(error).split())[:300] or type(error).__name__)
+    return _("It could not be used ({what}).").format(what=" ".join(str(error).split())[:300] or type(error).__name__)
 
 
 def refusal(response: Any, error: BaseException) -> str:
     """What an error's status means."""
     status: int = response.status_code
     if status == 401 and "authorization" not in response.request.headers:
-        return _("{refused} Without a token only what is public can be seen: {no_token}").format(
-            refused=_(REFUSED[404]), no_token=no_token()
-        )
+        return " ".join([_(REFUSED[404]), _("Without a token only what is public can be seen."), no_token()])
     if status == 412:
-        return _("somebody else has changed the repository meanwhile. Look at what is there, then repeat it.")
+        return _("Somebody else has changed the repository meanwhile. Look at what is there, then repeat it.")
     if status == 429:
         seconds = waiting_seconds(response.headers)
         if not seconds:
-            return _("the Hub's rate limit is reached. Repeat it later.")
-        return _("the Hub's rate limit is reached. Repeat it in {seconds} seconds.").format(seconds=seconds)
+            return _("The Hub's rate limit is reached. Repeat it later.")
+        return _("The Hub's rate limit is reached. Repeat it in {seconds} seconds.").format(seconds=seconds)
     if status >= 500:
-        return _("the Hub has trouble of its own (status {status}). Repeat it later.").format(status=status)
+        return _("The Hub has trouble of its own (status {status}). Repeat it later.").format(status=status)
     if status in REFUSED:
         return _(REFUSED[status]).format(tokens_page=TOKENS_PAGE)
-    return _("the Hub refuses it (status {status}: {first_line}).").format(status=status, first_line=first_line(error))
+    return _("The Hub refuses it (status {status}: {first_line}).").format(status=status, first_line=first_line(error))
 
 
 def waiting_seconds(headers: Mapping[str, str]) -> int | None:
@@ -295,9 +293,8 @@ def check_name(repo: str) -> None:
     parts = repo.split("/")
     sound = len(parts) == 2 and all(NAME_PART.fullmatch(part) for part in parts) and len(repo) <= LONGEST_NAME
     if not sound or "--" in repo or ".." in repo or repo.endswith((".git", ".ipynb")):
-        raise UserError(
-            _("'{repo}' can't be the name of a repository. {name_rule}").format(repo=repo[:120], name_rule=name_rule())
-        )
+        refused = _("'{repo}' can't be the name of a repository.").format(repo=repo[:120])
+        raise UserError(" ".join([refused, name_rule()]))
 
 
 def hourly_price(hardware: Any) -> float:
@@ -311,8 +308,8 @@ def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
     What a fine-grained token may do shows only when it does it.
     """
     if hub.token is None:
-        raise UserError(_("This can't be done: {no_token}").format(no_token=no_token()))
-    with explained(_("Asking the Hub whose token it is failed: {reason}")):
+        raise UserError(" ".join([_("This can't be done."), no_token()]))
+    with explained(_("Asking the Hub whose token it is failed.")):
         told = hub.api.whoami(cache=True)
     token = told.get("auth", {}).get("accessToken", {})
     organisations = tuple(one["name"] for one in told.get("orgs", []))
@@ -348,7 +345,7 @@ def ensure_repo(
     last put something there, and may stay so.
     """
     check_name(repo)
-    with explained(_("Creating {repo} failed: {reason}"), repo=repo):
+    with explained(_("Creating {repo} failed."), repo=repo):
         hub.api.create_repo(repo, repo_type=kind, private=private, exist_ok=True, **settings)
         is_private = bool(hub.api.repo_info(repo, repo_type=kind).private)
     if is_private != private and not (public_before and not is_private):
@@ -386,7 +383,7 @@ def commit(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     operations = [CommitOperationDelete(path) for path in gone]
-    with explained(_("Uploading to {repo} failed: {reason}"), repo=repo):
+    with explained(_("Uploading to {repo} failed."), repo=repo):
         operations += [CommitOperationAdd(path, plain(content)) for path, content in files.items()]
         done = hub.api.create_commit(
             repo, operations, commit_message=message, repo_type=kind, revision=branch, parent_commit=parent

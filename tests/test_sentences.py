@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -326,14 +327,14 @@ def test_gaps_have_the_names_of_what_fills_them() -> None:
                 assert not texts or None in filled or gaps_of(*texts) == filled, f"{path}:{node.lineno} {texts[0]}"
 
 
-def test_what_is_asked_of_the_hub_has_a_sentence_for_its_failure_with_a_gap_for_the_reason() -> None:
+def test_what_is_asked_of_the_hub_has_a_sentence_for_its_failure() -> None:
     for path in files():
         for node in ast.walk(tree_of(path)):
             if not (isinstance(node, ast.Call) and name_of(node) == "explained"):
                 continue
             for sentence in calls(ast.Tuple(node.args), MARKS):
                 assert isinstance(sentence.args[0], ast.Constant)
-                filled = {"reason", *(keyword.arg for keyword in node.keywords)}
+                filled = {keyword.arg for keyword in node.keywords}
                 assert gaps_of(str(sentence.args[0].value)) == filled, f"{path}:{node.lineno}"
 
 
@@ -411,6 +412,89 @@ def test_no_letter_of_a_translation_is_made_small_or_large() -> None:
 
 # What a library says in English, and a size.
 NOT_TRANSLATED_GAPS = {"msg", "maximum_upload"}
+
+
+def said_before(function: ast.AST, line: int) -> dict[str, list[ast.AST]]:
+    """What local names may stand for at a line."""
+    local: dict[str, list[ast.AST]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and node.lineno < line:
+            for name in (one.id for one in node.targets if isinstance(one, ast.Name)):
+                local.setdefault(name, []).append(node.value)
+    return local
+
+
+def phrases(node: ast.AST, local: dict[str, list[ast.AST]], known: dict[str, str], least: int = 3) -> Iterator[str]:
+    """The marked texts of so many words at least that an expression may become, of this module's constants too."""
+    if isinstance(node, ast.Call) and name_of(node) in SAID:
+        for one in (part for argument in node.args[:2] for part in ast.walk(argument)):
+            text = one.value if isinstance(one, ast.Constant) else known.get(getattr(one, "id", ""), "")
+            if isinstance(text, str) and len(re.findall("[A-Za-z][A-Za-z'-]*", FIELD.sub("", text))) >= least:
+                yield text
+    elif isinstance(node, ast.Call) and name_of(node) in ("format", "join") and isinstance(node.func, ast.Attribute):
+        parts = [one for argument in node.args for one in getattr(argument, "elts", [argument])]
+        for part in [node.func.value, *parts]:
+            yield from phrases(part, local, known, least)
+    elif isinstance(node, ast.IfExp | ast.BoolOp):
+        for part in [node.body, node.orelse] if isinstance(node, ast.IfExp) else node.values:
+            yield from phrases(part, local, known, least)
+    elif isinstance(node, ast.Name):
+        rest = {name: values for name, values in local.items() if name != node.id}
+        for value in local.get(node.id, ()):
+            yield from phrases(value, rest, known, least)
+
+
+def is_whole(text: str) -> bool:
+    return bool(re.match(r"[A-Z{]", text)) and text[-1] in ".!?"
+
+
+def stands_alone(gap: str | None, sentence: str) -> bool:
+    """Whether a gap has the place of a whole sentence: at the beginning or after one."""
+    return bool(re.search(rf"(^|[.:!?] ){{{gap}}}( [A-Z{{]|$)", sentence))
+
+
+# What fills a gap and is no sentence, by the gap.
+PHRASES_IN_GAPS = {
+    "per": "what an axis is called, in the text that describes the plot",
+    "averages": "a clause for each side of a plot, one after the other",
+    "collected": "a count with its unit, which is shown alone too",
+}
+
+
+@pytest.mark.parametrize("path", marked_files(), ids=named)
+def test_no_sentence_is_filled_with_a_part_of_one(path: Path) -> None:
+    """Word order and endings differ between languages: a gap takes names and numbers, or a sentence of its own."""
+    found, known = set(), noted(path)
+    for function in (one for one in ast.walk(tree_of(path)) if isinstance(one, ast.FunctionDef)):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and name_of(node) == "format" and isinstance(node.func, ast.Attribute):
+                local = said_before(function, node.lineno)
+                sentences = list(phrases(node.func.value, local, known, least=0))
+                for keyword in node.keywords:
+                    alone = sentences and all(stands_alone(keyword.arg, one) for one in sentences)
+                    for text in phrases(keyword.value, local, known):
+                        if keyword.arg not in PHRASES_IN_GAPS and not (alone and is_whole(text)):
+                            found.add(f"line {node.lineno} {keyword.arg} = {text!r}")
+            if isinstance(node, ast.JoinedStr):
+                local = said_before(function, node.lineno)
+                for before, part in pairwise(node.values):
+                    outside = before.value if isinstance(before, ast.Constant) else ""
+                    if isinstance(part, ast.FormattedValue) and re.search(r"(^|[\w,)']) $", str(outside)):
+                        said = [text for text in phrases(part.value, local, known) if not is_whole(text)]
+                        found |= {f"line {node.lineno} {text!r}" for text in said}
+    assert found == set(), sorted(found)
+
+
+def test_what_is_said_of_a_row_names_its_column_and_fills_its_gaps() -> None:
+    for path in files():
+        for node in ast.walk(tree_of(path)):
+            if not (isinstance(node, ast.Call) and name_of(node) == "UnusableRow"):
+                continue
+            for sentence in calls(ast.Tuple(node.args), {"_"}):
+                if isinstance(sentence.args[0], ast.Constant):
+                    column = {"column"} if ast.unparse(node.args[0]) != "''" else set()
+                    filled = {*column, *(keyword.arg for keyword in node.keywords)}
+                    assert gaps_of(str(sentence.args[0].value)) == filled, f"{path}:{node.lineno}"
 
 
 def changing_case(node: ast.AST) -> Iterator[ast.Call]:

@@ -128,26 +128,23 @@ def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: st
     safe = safe_copies.last_safe(local, target.name)
     unsafe = safe_copies.judgements_after(local, safe.last_judgement_id if safe else 0)
     if unsafe or safe_copies.has_unsafe_work(local):
-        what = (
-            _("{unsafe} judgements").format(unsafe=unsafe) if unsafe else _("accounts, imports, settings or decisions")
+        has = (
+            _("{data_dir} has {unsafe} judgements that no copy in {name} has.")
+            if unsafe
+            else _("{data_dir} has accounts, imports, settings or decisions that no copy in {name} has.")
+        ).format(data_dir=data_dir, unsafe=unsafe, name=target.name)
+        forked = _(
+            "The newest copy there ({judgements} judgements, {created} UTC) was made by another running copy of this "
+            "project. Nothing was changed. To go on with what is here, start with {variable}={here}; to take the "
+            "copy, start with {variable}={version}, which moves what is here aside."
+        ).format(
+            judgements=manifest.judgements,
+            created=manifest.created[:16],
+            variable=VARIABLE,
+            here=HERE,
+            version=version,
         )
-        raise UserError(
-            _(
-                "{data_dir} has {what} that no copy in {name} has, and the newest copy there ({judgements} "
-                "judgements, {created} UTC) was made by another running copy of this project. Nothing was "
-                "changed. To go on with what is here, start with {variable}={here}; to take the copy, start "
-                "with {variable}={version}, which moves what is here aside."
-            ).format(
-                data_dir=data_dir,
-                what=what,
-                name=target.name,
-                judgements=manifest.judgements,
-                created=manifest.created[:16],
-                variable=VARIABLE,
-                here=HERE,
-                version=version,
-            )
-        )
+        raise UserError(" ".join([has, forked]))
 
 
 # ----------------------------------------------------------------------------------------------------- who has it open
@@ -284,7 +281,13 @@ def restore_version(
                         version=version, name=target.name, path=path
                     )
                 )
-        found = damage(stage / FILE_NAME) if FILE_NAME in manifest.files else _("it is missing")
+        if FILE_NAME not in manifest.files:
+            raise DamagedCopy(
+                _("The copy {version} in {name} is damaged: {file_name} is missing.").format(
+                    version=version, name=target.name, file_name=FILE_NAME
+                )
+            )
+        found = damage(stage / FILE_NAME)
         if found:
             raise DamagedCopy(
                 _("The copy {version} in {name} is damaged: in {file_name}, {found}.").format(

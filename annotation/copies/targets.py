@@ -374,24 +374,24 @@ class HubTarget:
         """Create the repository; a branch beside the main one begins where that is."""
         ensure_repo(self.hub, self.repo, "dataset", private=True)
         if self.branch != "main":
-            with explained(_("Making the branch {name} failed: {reason}"), name=self.name):
+            with explained(_("Making the branch {name} failed."), name=self.name):
                 self.hub.api.create_branch(self.repo, branch=self.branch, repo_type="dataset", exist_ok=True)
 
     def head(self) -> str:
         """The branch's newest commit."""
-        with explained(_("Reading {name} failed: {reason}"), name=self.name):
+        with explained(_("Reading {name} failed."), name=self.name):
             return str(self.hub.api.repo_info(self.repo, repo_type="dataset", revision=self.branch).sha)
 
     def versions(self) -> list[str]:
         """The branch's commits."""
-        with explained(_("Reading {name} failed: {reason}"), name=self.name):
+        with explained(_("Reading {name} failed."), name=self.name):
             listed = self.hub.api.list_repo_commits(self.repo, repo_type="dataset", revision=self.branch)
         return [entry.commit_id for entry in listed]
 
     def manifest(self, version: str) -> CopyManifest | None:
         """The manifest in a commit."""
         try:
-            with explained(_("Reading {name} failed: {reason}"), name=self.name):
+            with explained(_("Reading {name} failed."), name=self.name):
                 found = self.hub.api.hf_hub_download(self.repo, MANIFEST, repo_type="dataset", revision=version)
         except UserError as error:
             if is_missing_file(error):
@@ -405,7 +405,7 @@ class HubTarget:
         """Download a file."""
         beside = target.with_name(f"{target.name}.download")
         try:
-            with explained(_("Restoring {name} failed: {reason}"), name=self.name):
+            with explained(_("Restoring {name} failed."), name=self.name):
                 found = self.hub.api.hf_hub_download(
                     self.repo, path, repo_type="dataset", revision=version, local_dir=beside
                 )

@@ -9,7 +9,7 @@ from typing import Any, Final
 from annotation.exports import transcripts
 from annotation.imports.labels import UnusableRow, number_of, says_good
 from annotation.imports.printable import display_name
-from annotation.imports.reading import kind_of, parse_json
+from annotation.imports.reading import NotJson, kind_of, parse_json
 from annotation.records import Message, UserError
 from annotation.translation import _
 
@@ -38,17 +38,19 @@ SPEAKERS: Mapping[str, str] = {
 def text_of(value: Any, column: str) -> str:
     """A text that can be stored and shown. Raises UnusableRow for anything else; nothing is mended silently."""
     if not isinstance(value, str):
-        raise UnusableRow(column, _("is {kind_of}, not text").format(kind_of=kind_of(value)))
+        raise UnusableRow(column, _("column '{column}' is {kind_of}, not text"), kind_of=kind_of(value))
     if not value.strip():
-        raise UnusableRow(column, _("is empty"))
+        raise UnusableRow(column, _("column '{column}' is empty"))
     if len(value) > MAXIMUM_TEXT:
-        raise UnusableRow(column, _("is longer than {maximum_text:,} characters").format(maximum_text=MAXIMUM_TEXT))
+        raise UnusableRow(
+            column, _("column '{column}' is longer than {maximum_text:,} characters"), maximum_text=MAXIMUM_TEXT
+        )
     if "\x00" in value:
-        raise UnusableRow(column, _("holds a NUL character"))
+        raise UnusableRow(column, _("column '{column}' holds a NUL character"))
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UnusableRow(column, _("holds half of a surrogate pair, which is no text")) from error
+        raise UnusableRow(column, _("column '{column}' holds half of a surrogate pair, which is no text")) from error
     return value
 
 
@@ -57,10 +59,10 @@ def list_of(value: Any, column: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = parse_json(value.strip())
-        except UserError as error:
-            raise UnusableRow(column, _("is text that {error}").format(error=error)) from error
+        except NotJson as error:
+            raise UnusableRow(column, _("column '{column}' is text that is not JSON: {why}"), why=error.why) from error
     if not isinstance(value, list):
-        raise UnusableRow(column, _("is {kind_of}, not a list").format(kind_of=kind_of(value)))
+        raise UnusableRow(column, _("column '{column}' is {kind_of}, not a list"), kind_of=kind_of(value))
     return value
 
 
@@ -68,30 +70,40 @@ def conversation(value: Any, column: str) -> list[Message]:
     """A list of messages in our own terms, whatever theirs. Raises UnusableRow."""
     entries = list_of(value, column)
     if not entries:
-        raise UnusableRow(column, _("is an empty list"))
+        raise UnusableRow(column, _("column '{column}' is an empty list"))
     if len(entries) > MAXIMUM_TURNS:
-        raise UnusableRow(column, _("has more than {maximum_turns} turns").format(maximum_turns=MAXIMUM_TURNS))
+        raise UnusableRow(
+            column, _("column '{column}' has more than {maximum_turns} turns"), maximum_turns=MAXIMUM_TURNS
+        )
     return [message_of(entry, column) for entry in entries]
 
 
 def message_of(entry: Any, column: str) -> Message:
     """One message of a conversation: role and content, or from and value."""
     if not isinstance(entry, dict):
-        raise UnusableRow(column, _("holds {kind_of} where a message belongs").format(kind_of=kind_of(entry)))
+        raise UnusableRow(
+            column, _("column '{column}' holds {kind_of} where a message belongs"), kind_of=kind_of(entry)
+        )
     speaker = entry["role"] if "role" in entry else entry.get("from")
     role = SPEAKERS.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
     if role is None:
         shown = f"'{display_name(speaker[:40])}'" if isinstance(speaker, str) else kind_of(speaker)
         raise UnusableRow(
-            column, _("holds a message of the role {shown}; known are user, assistant and system").format(shown=shown)
+            column,
+            _("column '{column}' holds a message of the role {shown}; known are user, assistant and system"),
+            shown=shown,
         )
     called = next((key for key in CALLS if entry.get(key) not in (None, "", [], {})), None)
     if called is not None:
-        raise UnusableRow(column, _("holds a message with '{called}'; only text can be imported").format(called=called))
+        raise UnusableRow(
+            column, _("column '{column}' holds a message with '{called}'; only text can be imported"), called=called
+        )
     unlearned = next((key for key in LEARNED if role == "assistant" and is_off(entry.get(key))), None)
     if unlearned is not None:
         raise UnusableRow(
-            column, _("holds an answer that is not to be learned ('{unlearned}' is off)").format(unlearned=unlearned)
+            column,
+            _("column '{column}' holds an answer that is not to be learned ('{unlearned}' is off)"),
+            unlearned=unlearned,
         )
     content = entry["content"] if "content" in entry else entry.get("value", entry.get("text"))
     if isinstance(content, list) and content and all(is_text_part(part) for part in content):
@@ -101,9 +113,8 @@ def message_of(entry: Any, column: str) -> Message:
         other = next((str(kind) for kind in kinds if kind != "text"), "text")
         raise UnusableRow(
             column,
-            _("holds a part of the type '{display_name}'; only text can be imported").format(
-                display_name=display_name(other[:40])
-            ),
+            _("column '{column}' holds a part of the type '{display_name}'; only text can be imported"),
+            display_name=display_name(other[:40]),
         )
     return {"role": role, "content": text_of(content, column)}
 
@@ -134,12 +145,12 @@ def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
         if turn["role"] != expected:
             raise UnusableRow(
                 column,
-                _("has a turn of the {role} where one of the {expected} belongs").format(
-                    role=turn["role"], expected=expected
-                ),
+                _("column '{column}' has a turn of the {role} where one of the {expected} belongs"),
+                role=turn["role"],
+                expected=expected,
             )
     if not spoken or spoken[-1]["role"] != "user":
-        raise UnusableRow(column, _("does not end with the user's turn"))
+        raise UnusableRow(column, _("column '{column}' does not end with the user's turn"))
     return tuple(turns)
 
 
@@ -152,7 +163,9 @@ def as_turns(value: Any, column: str) -> list[Message] | None:
             text_of(value, column)
             return None
     elif not isinstance(value, list):
-        raise UnusableRow(column, _("is {kind_of}, neither text nor messages").format(kind_of=kind_of(value)))
+        raise UnusableRow(
+            column, _("column '{column}' is {kind_of}, neither text nor messages"), kind_of=kind_of(value)
+        )
     return conversation(value, column)
 
 
@@ -160,7 +173,9 @@ def transcript(text: str, column: str) -> list[Message]:
     """The turns of an HH transcript. Raises UnusableRow."""
     turns = transcripts.turns_of(text)
     if len(turns) > MAXIMUM_TURNS:
-        raise UnusableRow(column, _("has more than {maximum_turns} turns").format(maximum_turns=MAXIMUM_TURNS))
+        raise UnusableRow(
+            column, _("column '{column}' has more than {maximum_turns} turns"), maximum_turns=MAXIMUM_TURNS
+        )
     for turn in turns:
         text_of(turn["content"], column)
     return turns
@@ -190,10 +205,12 @@ def earlier_turns(value: Any, column: str) -> list[Message]:
     if all(isinstance(entry, dict) for entry in entries):
         return conversation(entries, column)
     if not all(isinstance(entry, list) and len(entry) == 2 for entry in entries):
-        raise UnusableRow(column, _("holds something else than pairs of question and answer"))
+        raise UnusableRow(column, _("column '{column}' holds something else than pairs of question and answer"))
     texts = [text_of(text, column) for entry in entries for text in entry]
     if len(texts) > MAXIMUM_TURNS:
-        raise UnusableRow(column, _("has more than {maximum_turns} turns").format(maximum_turns=MAXIMUM_TURNS))
+        raise UnusableRow(
+            column, _("column '{column}' has more than {maximum_turns} turns"), maximum_turns=MAXIMUM_TURNS
+        )
     return [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]
 
 

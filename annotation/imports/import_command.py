@@ -18,7 +18,6 @@ from annotation.database import Database
 from annotation.imports import importing, mapping, reading
 from annotation.imports.columns import ROLES
 from annotation.imports.importing import ImportPreview, ImportRequest, ImportResult
-from annotation.imports.labels import with_column
 from annotation.imports.mapping import TARGETS, MappedRow, VerdictUse
 from annotation.imports.printable import display_name, listed
 from annotation.jobs.job_process import TIED, end_with_starter
@@ -48,7 +47,8 @@ def add_parser(topics: Topics, shared: argparse.ArgumentParser) -> None:
         epilog=f"Roles of --map: {roles}.",
     )
     command.set_defaults(act=run)
-    command.add_argument("source", metavar="SOURCE", help=f"{reading.FORMATS}; with --hub a dataset's name on the Hub")
+    source = f"a file or a directory, with --hub a dataset's name on the Hub. {reading.FORMATS}"
+    command.add_argument("source", metavar="SOURCE", help=source)
     command.add_argument("--hub", action="store_true", help="SOURCE is a dataset on the Hugging Face Hub")
     command.add_argument("--config", metavar="NAME", help="configuration of a dataset")
     command.add_argument("--source-split", metavar="NAME", help="split of a dataset to read")
@@ -265,12 +265,12 @@ class Printer:
         self.end_bar()
         print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns_line(outcome.columns)}")
         print("\n".join(importing.summary(outcome)))
-        for column, reason, count in outcome.reasons:
-            print(f"  {count:,} × {with_column(column, reason)}")
+        for reason, count in outcome.reasons:
+            print(f"  {count:,} × {reason}")
         if outcome.skipped and self.shown:
             print(f"First of them ({outcome.counted}):")
         for entry in outcome.skipped[: self.shown]:
-            print(f"  {outcome.name}, row {entry.row}: {with_column(entry.column, entry.reason)}")
+            print(f"  {outcome.name}, row {entry.row}: {entry.reason}")
         if dry_run:
             print("Nothing was written.")
         elif outcome.import_id is not None:

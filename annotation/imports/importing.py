@@ -189,8 +189,8 @@ class ImportResult:
     target: Target
     columns: Columns
     counts: Counts
-    reasons: Sequence[tuple[str, str, int]]
-    """Column, reason and number of rows that are not imported, most frequent first."""
+    reasons: Sequence[tuple[str, int]]
+    """Reason and number of rows that are not imported, most frequent first."""
     skipped: Sequence[Skipped]
     """The first rows that are not imported."""
     import_id: int | None
@@ -273,7 +273,7 @@ def read_rows(
                 try:
                     staging.add(row.number, read(row.values))
                 except UnusableRow as error:
-                    staging.skip(row.number, error.column, error.reason)
+                    staging.skip(row.number, error.column, str(error))
             if staging.counts.rows % 100 == 0 and time.monotonic() - reported > REPORT_SECONDS:
                 reported = time.monotonic()
                 progress(_("reading"), staging.counts.rows, source.share())

@@ -48,17 +48,11 @@ DUEL: Final = re.compile(r"(.+?)(>+|<+|=+|≫|≪)(.+)")
 
 
 class UnusableRow(UserError):
-    """A row that can't be imported: the column at fault and the reason."""
+    """A row that can't be imported: the column at fault, and a sentence why, whose {column} is that one's name."""
 
-    def __init__(self, column: str, reason: str) -> None:
-        super().__init__(with_column(column, reason))
+    def __init__(self, column: str, sentence: str, **gaps: object) -> None:
+        super().__init__(sentence.format(column=display_name(column), **gaps))
         self.column = column
-        self.reason = reason
-
-
-def with_column(column: str, reason: str) -> str:
-    """A reason, which is what is to be said of a column, as a sentence."""
-    return _("column '{column}' {reason}").format(column=display_name(column), reason=reason) if column else reason
 
 
 class UnclearColumn(UserError):
@@ -132,38 +126,34 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
             return (FIRST, SECOND)[by_number[number]]
         if number is not None:
             raise UnusableRow(
-                column,
-                _("is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'. {format}").format(
-                    shown=shown(value), first=first, second=second, format=_(HOW_NUMBERS).format(column=column)
-                ),
+                column, " ".join([_(NO_WINNER), _(HOW_NUMBERS)]), shown=shown(value), first=first, second=second
             )
         if isinstance(value, bool) or not isinstance(value, str):
-            raise UnusableRow(column, _("is {kind_of}, which names no winner").format(kind_of=kind_of(value)))
+            raise UnusableRow(
+                column, _("column '{column}' is {kind_of}, which names no winner"), kind_of=kind_of(value)
+            )
         found = verdict_of(value, words)
         if found is None:
-            said = _("is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'")
-            raise UnusableRow(column, said.format(shown=shown(value), first=first, second=second))
+            raise UnusableRow(column, _(NO_WINNER), shown=shown(value), first=first, second=second)
         return found
 
     return read
 
 
+NO_WINNER: Final = N_("column '{column}' is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'.")
 HOW_NUMBERS: Final = N_(
     "If it is a number, say which: --map winner_from_0={column} (0 is the first answer, 1 the second), --map "
     "winner_from_1={column} (1 is the first), or --map preference={column} (below 0 the first is better, above 0 the "
-    "second)"
+    "second)."
 )
 
 
 def unclear_number(column: str, value: Any) -> UnclearColumn:
     """The refusal of a column of numbers that name no answers."""
     name = display_name(column)
-    return UnclearColumn(
-        _(
-            "The column '{name}' holds {shown}, so its numbers are no names of the two answers. {format}. "
-            "Nothing was imported."
-        ).format(name=name, shown=shown(value), format=_(HOW_NUMBERS).format(column=name))
-    )
+    said = _("The column '{name}' holds {shown}, so its numbers are no names of the two answers.")
+    how = _(HOW_NUMBERS).format(column=name)
+    return UnclearColumn(" ".join([said.format(name=name, shown=shown(value)), how, _("Nothing was imported.")]))
 
 
 def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
@@ -194,7 +184,7 @@ def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int |
         number = number_of(value)
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise UnusableRow(column, _("is {what}, not a number below, at or above 0").format(what=what))
+            raise UnusableRow(column, _("column '{column}' is {what}, not a number below, at or above 0"), what=what)
         if number == 0:
             return TIED, 0, ""
         size = abs(number)
@@ -211,9 +201,10 @@ def index_of(value: Any, column: str, first: int, size: int) -> int:
         what = shown(value) if isinstance(value, (str, int, float)) else kind_of(value)
         raise UnusableRow(
             column,
-            _("is {what}, not a whole number from {first} to {last}").format(
-                what=what, first=first, last=first + size - 1
-            ),
+            _("column '{column}' is {what}, not a whole number from {first} to {last}"),
+            what=what,
+            first=first,
+            last=first + size - 1,
         )
     return int(number) - first
 
@@ -225,7 +216,7 @@ def compared(values: Mapping[str, Any], columns: Columns) -> ParsedVerdict | Non
         value = values.get(columns[role])
         number = number_of(int(value) if isinstance(value, bool) else value)
         if number is None and value not in (None, ""):
-            raise UnusableRow(columns[role], _("is {shown}, not a number").format(shown=shown(value)))
+            raise UnusableRow(columns[role], _("column '{column}' is {shown}, not a number"), shown=shown(value))
         found.append(number)
     if found[0] is None or found[1] is None:
         return None
@@ -256,7 +247,7 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             return good
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise UnusableRow(column, _("is {what}, neither true nor false").format(what=what))
+            raise UnusableRow(column, _("column '{column}' is {what}, neither true nor false"), what=what)
         seen.add(number)
         if plain_name(column) in SCALES or number not in (0, 1, -1) or {0, -1} <= seen:
             scale = _("The column '{column}' holds {numbers}: numbers of a scale, not labels.")
@@ -280,17 +271,14 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
     """Whether a row's answer is rated as good. Raises UnclearColumn without the number from which on it is."""
     if good_from is None:
         name = display_name(column)
-        raise UnclearColumn(
-            _(
-                "The column '{name}' rates the answers, and bad ones must not be learned. {format} Or leave it "
-                "out (--map rating=) where all of them are good."
-            ).format(name=name, format=_(HOW_RATINGS).format(column=name))
-        )
+        said = _("The column '{name}' rates the answers, and bad ones must not be learned.").format(name=name)
+        otherwise = _("Or leave it out (--map rating=) where all of them are good.")
+        raise UnclearColumn(" ".join([said, _(HOW_RATINGS).format(column=name), otherwise]))
 
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))
         if number is None:
-            raise UnusableRow(column, _("is {shown}, not a number").format(shown=shown(values.get(column))))
+            raise UnusableRow(column, _("column '{column}' is {shown}, not a number"), shown=shown(values.get(column)))
         return number >= good_from
 
     return read
@@ -317,11 +305,15 @@ def strength_of(values: Mapping[str, Any], columns: Columns) -> tuple[int | None
 def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
     """One number for each answer. Raises UnusableRow."""
     if len(found) != wanted:
-        raise UnusableRow(column, _("has {count} numbers for {wanted} answers").format(count=len(found), wanted=wanted))
+        raise UnusableRow(
+            column, _("column '{column}' has {count} numbers for {wanted} answers"), count=len(found), wanted=wanted
+        )
     read = [number_of(number) for number in found]
     wrong = [number for number, value in zip(found, read, strict=True) if value is None]
     if wrong:
-        raise UnusableRow(column, _("holds {kind_of} where a finite number belongs").format(kind_of=kind_of(wrong[0])))
+        raise UnusableRow(
+            column, _("column '{column}' holds {kind_of} where a finite number belongs"), kind_of=kind_of(wrong[0])
+        )
     return [value for value in read if value is not None]
 
 

@@ -348,12 +348,13 @@ def read_prompt(plan: ImportPlan) -> RowReader:
         if isinstance(said, str) and SPEAKERS.get(said.strip().casefold(), said) != "user":
             raise UnusableRow(
                 columns["speaker"],
-                _("says that this is a message of the {display_name}, no prompt").format(
-                    display_name=display_name(said[:40])
-                ),
+                _("column '{column}' says that this is a message of the {display_name}, no prompt"),
+                display_name=display_name(said[:40]),
             )
         if cell(values, columns, "parent") not in (None, ""):
-            raise UnusableRow(columns["parent"], _("names a message before this one, without which it is no prompt"))
+            raise UnusableRow(
+                columns["parent"], _("column '{column}' names a message before this one, without which it is no prompt")
+            )
         return MappedRow(prompt_of(values, columns))
 
     return read
@@ -408,7 +409,9 @@ def label_of(plan: ImportPlan) -> Callable[[Mapping[str, Any]], bool]:
 def refuse_bad(plan: ImportPlan, good: bool) -> None:
     """Raises UnusableRow for a bad answer."""
     if not good:
-        raise UnusableRow(plan.columns.get("label") or plan.columns["rating"], _("says that the answer is bad"))
+        raise UnusableRow(
+            plan.columns.get("label") or plan.columns["rating"], _("column '{column}' says that the answer is bad")
+        )
 
 
 def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Message, ...], str]:
@@ -416,7 +419,7 @@ def last_answer(values: Mapping[str, Any], columns: Columns) -> tuple[tuple[Mess
     column = columns["messages"]
     turns = with_system(turns_of(values, columns), values, columns)
     if turns[-1]["role"] != "assistant":
-        raise UnusableRow(column, _("does not end with the assistant's turn"))
+        raise UnusableRow(column, _("column '{column}' does not end with the assistant's turn"))
     return checked(turns[:-1], column), turns[-1]["content"]
 
 
@@ -452,12 +455,11 @@ def read_chosen(plan: ImportPlan) -> RowReader:
         if verdict == SECOND:
             raise UnusableRow(
                 columns["score_a"],
-                _("is lower than '{display_name}': which is better?").format(
-                    display_name=display_name(columns["score_b"])
-                ),
+                _("column '{column}' is lower than '{display_name}': which is better?"),
+                display_name=display_name(columns["score_b"]),
             )
         if (number_of(cell(values, columns, "strength")) or 0) < 0:
-            raise UnusableRow(columns["strength"], _("is below 0: which is better?"))
+            raise UnusableRow(columns["strength"], _("column '{column}' is below 0: which is better?"))
         strength, remark = strength_of(values, columns)
         return MappedRow(messages, answers, *FIRST, strength, remark=remark)
 
@@ -499,7 +501,8 @@ def pair_verdict(columns: Columns) -> VerdictReader:
         if verdict is None:
             raise UnusableRow(
                 columns["score_a"],
-                _("or '{display_name}' is empty").format(display_name=display_name(columns["score_b"])),
+                _("column '{column}' or '{display_name}' is empty"),
+                display_name=display_name(columns["score_b"]),
             )
         return with_strength(verdict, values, columns, _(EQUAL_SCORES) if verdict == TIED else "")
 
@@ -526,14 +529,14 @@ def read_responses(plan: ImportPlan) -> RowReader:
         if not 2 <= len(entries) <= MAXIMUM_ANSWERS:
             raise UnusableRow(
                 column,
-                _("holds {count} answers, not 2 to {maximum_answers}").format(
-                    count=len(entries), maximum_answers=MAXIMUM_ANSWERS
-                ),
+                _("column '{column}' holds {count} answers, not 2 to {maximum_answers}"),
+                count=len(entries),
+                maximum_answers=MAXIMUM_ANSWERS,
             )
         messages, remark = with_shared_system(context_of(values, columns), entries)
         answers = tuple(answer_of(entry, column, messages) for entry in entries)
         if len(set(answers)) < len(answers):
-            raise UnusableRow(column, _("holds the same answer twice"))
+            raise UnusableRow(column, _("column '{column}' holds the same answer twice"))
         if plan.verdict == "open":
             return MappedRow(messages, answers, remark=remark)
         if cell(values, columns, "outcome") == "all-bad":
@@ -582,7 +585,7 @@ def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[An
         for key in keys:
             if all(isinstance(entry, dict) and key in entry for entry in entries):
                 return dense([sign * number for number in numbers([entry[key] for entry in entries], column, size)])
-    raise UnusableRow(column, _("has answers without scores or ranks"))
+    raise UnusableRow(column, _("column '{column}' has answers without scores or ranks"))
 
 
 RANKING_ROLES: Final = ("scores", "ranks", "outcome", "strength", "score_a", "score_b")
@@ -646,7 +649,7 @@ def chance_of(values: Mapping[str, Any], columns: Columns, role: str) -> float |
     chance = number_of(noted[0])
     if chance is None or not 0 <= chance <= 1 or (chance == 0 and role != "people_chance"):
         raise UnusableRow(
-            columns[role], _("holds {value}, which is no chance from 0 to 1").format(value=shown(noted[0]))
+            columns[role], _("column '{column}' holds {value}, which is no chance from 0 to 1"), value=shown(noted[0])
         )
     return chance
 
@@ -658,7 +661,9 @@ def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
         return record
     for column in values:
         if plain_name(str(column)) in PICTURES and values[column] not in (None, "", [], {}):
-            raise UnusableRow(column, _("holds pictures or sound that the text is about; only text can be imported"))
+            raise UnusableRow(
+                column, _("column '{column}' holds pictures or sound that the text is about; only text can be imported")
+            )
     return replace(record, remark="; ".join(filter(None, (record.remark, _(PICTURES_LEFT)))))
 
 
@@ -672,7 +677,7 @@ def turns_of(values: Mapping[str, Any], columns: Columns) -> list[Message]:
     """The conversation in the column 'messages'."""
     turns = as_turns(values.get(columns["messages"]), columns["messages"])
     if turns is None:
-        raise UnusableRow(columns["messages"], _("is plain text, not a conversation"))
+        raise UnusableRow(columns["messages"], _("column '{column}' is plain text, not a conversation"))
     return turns
 
 
@@ -683,13 +688,15 @@ def prompt_of(values: Mapping[str, Any], columns: Columns) -> tuple[Message, ...
     if turns is None:
         text = str(values[column])
         if text_lists([text]) is not None:
-            raise UnusableRow(column, _("is a list of texts in JSON, maybe several turns: it is unclear who says them"))
+            raise UnusableRow(
+                column,
+                _("column '{column}' is a list of texts in JSON, maybe several turns: it is unclear who says them"),
+            )
         if template_mark(text):
             raise UnusableRow(
                 column,
-                _("has turns within its text, by the marks of a chat template ('{template_mark}')").format(
-                    template_mark=template_mark(text)
-                ),
+                _("column '{column}' has turns within its text, by the marks of a chat template ('{template_mark}')"),
+                template_mark=template_mark(text),
             )
         extra = values.get(columns["context"]) if "context" in columns else None
         if extra not in (None, ""):
@@ -723,16 +730,18 @@ def answer_of(value: Any, column: str, messages: Sequence[Message]) -> str:
         key = next((key for key in TEXT_KEYS if key in value), None)
         if key is None:
             raise UnusableRow(
-                column, _("holds an object without a text ({text_keys})").format(text_keys=", ".join(TEXT_KEYS))
+                column,
+                _("column '{column}' holds an object without a text ({text_keys})"),
+                text_keys=", ".join(TEXT_KEYS),
             )
         value = value[key]
     turns = as_turns(value, column)
     if turns is None:
         return str(value)
     if turns[-1]["role"] != "assistant":
-        raise UnusableRow(column, _("does not end with the assistant's turn"))
+        raise UnusableRow(column, _("column '{column}' does not end with the assistant's turn"))
     if len(turns) > 1 and without_system(turns[:-1]) != without_system(messages):
-        raise UnusableRow(column, _("does not go on from the prompt"))
+        raise UnusableRow(column, _("column '{column}' does not go on from the prompt"))
     return turns[-1]["content"]
 
 
@@ -749,14 +758,20 @@ def two_answers(
     values = without_lists_of_turns(values, columns, first, second)
     one, other = answer_turns(values, columns, first), answer_turns(values, columns, second)
     if (one is None) != (other is None):
-        unlike = _("is plain text, unlike '{first}'") if other is None else _("is a conversation, unlike '{first}'")
-        raise UnusableRow(second, unlike.format(first=display_name(first)))
+        unlike = (
+            _("column '{column}' is plain text, unlike '{first}'")
+            if other is None
+            else _("column '{column}' is a conversation, unlike '{first}'")
+        )
+        raise UnusableRow(second, unlike, first=display_name(first))
     if one is None or other is None:
         messages, answers = plain_answers(values, columns, first, second)
     else:
         messages, answers = answers_of_conversations(values, columns, (one, first), (other, second))
     if answers[0].strip() == answers[1].strip():
-        raise UnusableRow(second, _("says the same as '{display_name}'").format(display_name=display_name(first)))
+        raise UnusableRow(
+            second, _("column '{column}' says the same as '{display_name}'"), display_name=display_name(first)
+        )
     return messages, answers
 
 
@@ -802,7 +817,7 @@ def plain_answers(
     shared = shared_start(one, other)
     shared = shared[: max(shared.rfind(" "), shared.rfind("\n")) + 1].rstrip()
     if not shared:
-        raise UnusableRow(first, _("has no prompt beside it, and the two answers don't begin alike"))
+        raise UnusableRow(first, _("column '{column}' has no prompt beside it, and the two answers don't begin alike"))
     prompt: list[Message] = [{"role": "user", "content": shared}]
     rest = text_of(one[len(shared) :].strip(), first), text_of(other[len(shared) :].strip(), second)
     return checked(with_system(prompt, values, columns), first), rest
@@ -814,19 +829,23 @@ def answers_of_conversations(
     """Two conversations: only an answer each, after the prompt beside them, or whole ones that share all but that."""
     for turns, column in (one, other):
         if turns[-1]["role"] != "assistant":
-            raise UnusableRow(column, _("does not end with the assistant's turn"))
+            raise UnusableRow(column, _("column '{column}' does not end with the assistant's turn"))
     answers = one[0][-1]["content"], other[0][-1]["content"]
     before, other_before = one[0][:-1], other[0][:-1]
     if before != other_before:
         raise UnusableRow(
-            other[1], _("parts from '{display_name}' before the last answer").format(display_name=display_name(one[1]))
+            other[1],
+            _("column '{column}' parts from '{display_name}' before the last answer"),
+            display_name=display_name(one[1]),
         )
     if not before:
         return context_of(values, columns), answers
     messages = checked(with_system(before, values, columns), one[1])
     if "prompt" in columns and not is_prompt_of(values.get(columns["prompt"]), columns["prompt"], messages):
         raise UnusableRow(
-            columns["prompt"], _("is not the question in '{display_name}'").format(display_name=display_name(one[1]))
+            columns["prompt"],
+            _("column '{column}' is not the question in '{display_name}'"),
+            display_name=display_name(one[1]),
         )
     return messages, answers
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 from annotation import hub_client
 from annotation.exports.formats import unescape_cell, unflattened
@@ -34,7 +34,10 @@ BATCH_ROWS = 200
 CHUNK = MEGABYTE
 LARGEST_NUMBER = 1e300
 
-FORMATS = N_("CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of a dataset")
+FORMATS = N_(
+    "This can be imported: CSV (.csv, .tsv), JSON lines (.jsonl), JSON (.json), Parquet (.parquet), or a directory of "
+    "a dataset."
+)
 RE_SAVE = N_("Save the file as UTF-8; no other encoding is guessed.")
 # A CSV file with these columns is an export of ours, in which `formats.escape_cell` has defused formulas.
 OUR_CSV = {"judgement_id", "comparison_id", "prompt_id", "shown_order", "guidelines_version"}
@@ -42,15 +45,15 @@ GZIP = b"\x1f\x8b"
 ARROW = b"ARROW1"
 ARCHIVE = b'{"format":"prefloop archive"'
 UNPACKABLE = {
-    b"PK\x03\x04": N_("a ZIP archive (an .xlsx workbook is one, too)"),
-    b"PK\x05\x06": N_("an empty ZIP archive"),
-    b"\xfd7zXZ\x00": N_("an XZ archive"),
-    b"BZh": N_("a BZIP2 archive"),
-    b"\x28\xb5\x2f\xfd": N_("a Zstandard archive"),
-    b"7z\xbc\xaf\x27\x1c": N_("a 7z archive"),
-    b"Rar!": N_("a RAR archive"),
-    b"SQLite format 3": N_("an SQLite database"),
-    b"%PDF": N_("a PDF document"),
+    b"PK\x03\x04": N_("{name} is a ZIP archive (an .xlsx workbook is one, too)."),
+    b"PK\x05\x06": N_("{name} is an empty ZIP archive."),
+    b"\xfd7zXZ\x00": N_("{name} is an XZ archive."),
+    b"BZh": N_("{name} is a BZIP2 archive."),
+    b"\x28\xb5\x2f\xfd": N_("{name} is a Zstandard archive."),
+    b"7z\xbc\xaf\x27\x1c": N_("{name} is a 7z archive."),
+    b"Rar!": N_("{name} is a RAR archive."),
+    b"SQLite format 3": N_("{name} is an SQLite database."),
+    b"%PDF": N_("{name} is a PDF document."),
 }
 # Keys by which the objects in a list are told to be rows rather than turns of a conversation or answers to a prompt.
 ROW_KEYS = {"prompt", "messages", "conversations", "chosen", "question", "instruction"}
@@ -104,11 +107,8 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
                 _("There is no file {display_name}. Check the path.").format(display_name=display_name(str(path)))
             )
         if not path.is_file():
-            raise UserError(
-                _("{name} is no ordinary file (a device or a pipe). Import a file: {formats}.").format(
-                    name=name, formats=_(FORMATS)
-                )
-            )
+            refused = _("{name} is no ordinary file (a device or a pipe). Import a file.").format(name=name)
+            raise UserError(" ".join([refused, _(FORMATS)]))
         with path.open("rb") as file:
             head = file.read(4 * 1024)
     except OSError as error:
@@ -145,24 +145,14 @@ def refuse_other_formats(name: str, head: bytes) -> None:
     """Raises UserError for what is known not to be importable, by its first bytes."""
     for magic, description in UNPACKABLE.items():
         if head.startswith(magic):
-            raise UserError(
-                _("{name} is {description}. Unpack or convert it first; this can be imported: {formats}.").format(
-                    name=name, description=_(description), formats=_(FORMATS)
-                )
-            )
+            refused = _(description).format(name=name)
+            raise UserError(" ".join([refused, _("Unpack or convert it first."), _(FORMATS)]))
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(
-            _("{name} is UTF-16: it begins with the bytes {hex}. {re_save}").format(
-                name=name, hex=head[:2].hex(" "), re_save=_(RE_SAVE)
-            )
-        )
+        refused = _("{name} is UTF-16: it begins with the bytes {hex}.").format(name=name, hex=head[:2].hex(" "))
+        raise UserError(" ".join([refused, _(RE_SAVE)]))
     if b"\x00" in head:
-        at = head.index(b"\x00")
-        raise UserError(
-            _("{name} is no text: byte {at:,} is NUL. This can be imported: {formats}.").format(
-                name=name, at=at, formats=_(FORMATS)
-            )
-        )
+        refused = _("{name} is no text: byte {at:,} is NUL.").format(name=name, at=head.index(b"\x00"))
+        raise UserError(" ".join([refused, _(FORMATS)]))
 
 
 def text_file(path: Path, name: str, head: bytes) -> ImportSource:
@@ -184,11 +174,8 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
         raise UserError(
             _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.").format(name=name)
         )
-    raise UserError(
-        _("{name} is of no known format. Name it after its format; this can be imported: {formats}.").format(
-            name=name, formats=_(FORMATS)
-        )
-    )
+    refused = _("{name} is of no known format. Name it after its format.").format(name=name)
+    raise UserError(" ".join([refused, _(FORMATS)]))
 
 
 def from_stream(
@@ -333,18 +320,25 @@ def refuse_constant(constant: str) -> NoReturn:
 DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
+class NotJson(UserError):
+    """A line that is no JSON, or nested too deeply; `why` is what the parser says of it, in English."""
+
+    def __init__(self, sentence: str, error: Exception) -> None:
+        super().__init__(sentence)
+        self.why = str(error).split(";")[0]
+
+
 def parse_json(text: str) -> Any:
-    """A JSON value. Raises UserError with what is to be said of the text: 'is not JSON: …'."""
+    """A JSON value. Raises NotJson."""
     try:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise UserError(
-            _("is not JSON: {msg} at character {pos:,}").format(msg=error.msg.lower(), pos=error.pos + 1)
-        ) from error
+        said = _("the line is not JSON: {msg} at character {pos:,}").format(msg=error.msg.lower(), pos=error.pos + 1)
+        raise NotJson(said, error) from error
     except RecursionError as error:
-        raise UserError(_("is nested too deeply")) from error
+        raise NotJson(_("the line is nested too deeply"), error) from error
     except ValueError as error:  # a constant that isn't JSON, or an integer of thousands of digits
-        raise UserError(_("is not JSON: {split}").format(split=str(error).split(";")[0])) from error
+        raise NotJson(_("the line is not JSON: {msg}").format(msg=str(error).split(";")[0]), error) from error
 
 
 def as_row(number: int, value: Any) -> RawRow:
@@ -353,7 +347,7 @@ def as_row(number: int, value: Any) -> RawRow:
         return SourceRow(number, value)
     if isinstance(value, str):
         return SourceRow(number, {"text": value})
-    return BadRow(number, _("is {kind_of}, not an object with columns").format(kind_of=kind_of(value)))
+    return BadRow(number, _("the row is {kind_of}, not an object with columns").format(kind_of=kind_of(value)))
 
 
 def kind_of(value: Any) -> str:
@@ -385,7 +379,28 @@ def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
         except UnicodeDecodeError as error:
             yield BadRow(number, f"{wrong_byte(error, start)}. {_(RE_SAVE)}")
         except UserError as error:
-            yield BadRow(number, _("the line {reason}").format(reason=error))
+            yield BadRow(number, str(error))
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """What is said of a value that can't be read, by where it stands."""
+
+    wrong: str
+    deep: str
+    large: str
+
+
+IN_LIST: Final = Refusals(
+    wrong=N_("{name} is not JSON at element {number:,}: {msg}."),
+    deep=N_("{name} is nested too deeply at element {number:,}."),
+    large=N_("{name} is not JSON at element {number:,}, or goes on there for more than {limit} MB."),
+)
+BESIDE_LIST: Final = Refusals(
+    wrong=N_("{name} is not JSON beside its list of rows: {msg}."),
+    deep=N_("{name} is nested too deeply beside its list of rows."),
+    large=N_("{name} is not JSON beside its list of rows, or goes on there for more than {limit} MB."),
+)
 
 
 class Document:
@@ -424,23 +439,23 @@ class Document:
                 return self.text[self.at : self.at + 1]
             self.fill()
 
-    def take(self, wanted: str, where: str) -> str:
-        """Take one of the wanted characters. Raises UserError if there is another."""
+    def take(self, wanted: str, refusal: str, **gaps: object) -> str:
+        """Take one of the wanted characters. Raises UserError, which says `refusal`, if there is another."""
         found = self.next()
         if not found or found not in wanted:
-            seen = f"'{display_name(found)}'" if found else _("the end of the file")
             either = _("'{one}' or '{other}'") if wanted[1:] else "'{one}'"
             expected = either.format(one=wanted[0], other=wanted[1:])
-            raise UserError(
-                _("{name} is not JSON: {seen} {where}, where {expected} belongs.").format(
-                    name=self.stream.name, seen=seen, where=where, expected=expected
-                )
-            )
+            said = refusal if found else _("{name} is not JSON: it ends where {expected} belongs.")
+            raise UserError(said.format(name=self.stream.name, seen=display_name(found), expected=expected, **gaps))
         self.at += 1
         return found
 
-    def value(self, where: str) -> Any:
-        """The next value. Raises UserError if it is no JSON, or too large to be one row."""
+    def value(self, number: int | None = None) -> Any:
+        """The next value: an element of the list by its number, or one beside the list.
+
+        Raises UserError if it is no JSON, or too large to be one row.
+        """
+        said = BESIDE_LIST if number is None else IN_LIST
         self.next()
         while True:
             try:
@@ -450,40 +465,30 @@ class Document:
                     return value
             except json.JSONDecodeError as error:
                 if self.ended:
-                    raise UserError(
-                        _("{name} is not JSON {where}: {msg}.").format(
-                            name=self.stream.name, where=where, msg=error.msg.lower()
-                        )
-                    ) from error
+                    raise self.refused(said.wrong, number=number, msg=error.msg.lower()) from error
             except RecursionError as error:
-                raise UserError(
-                    _("{name} is nested too deeply {where}.").format(name=self.stream.name, where=where)
-                ) from error
+                raise self.refused(said.deep, number=number) from error
             except ValueError as error:
-                raise UserError(
-                    _("{name} is not JSON {where}: {split}.").format(
-                        name=self.stream.name, where=where, split=str(error).split(";")[0]
-                    )
-                ) from error
+                raise self.refused(said.wrong, number=number, msg=str(error).split(";")[0]) from error
             waiting = len(self.text) - self.at
             if waiting > MAXIMUM_LINE:
-                limit = MAXIMUM_LINE // MEGABYTE
-                raise UserError(
-                    _("{name} is not JSON {where}, or goes on there for more than {limit} MB.").format(
-                        name=self.stream.name, where=where, limit=limit
-                    )
-                )
+                raise self.refused(said.large, number=number, limit=MAXIMUM_LINE // MEGABYTE)
             self.fill(max(CHUNK, waiting))
+
+    def refused(self, sentence: str, **gaps: object) -> UserError:
+        """The error of what can't be read here."""
+        return UserError(_(sentence).format(name=self.stream.name, **gaps))
 
     def elements(self) -> Iterator[Any]:
         """The elements of the list that begins here."""
-        self.take("[", _("at the start"))
+        self.take("[", _("{name} is not JSON: '{seen}' at the start, where {expected} belongs."))
         if self.next() == "]":
             self.at += 1
             return
         for number in range(1, 2**62):
-            yield self.value(_("at element {number:,}").format(number=number))
-            if self.take(",]", _("after element {number:,}").format(number=number)) == "]":
+            yield self.value(number)
+            after = _("{name} is not JSON: '{seen}' after element {number:,}, where {expected} belongs.")
+            if self.take(",]", after, number=number) == "]":
                 return
 
 
@@ -505,15 +510,16 @@ def json_rows(stream: Stream) -> Iterator[RawRow]:
 def rows_of_object(document: Document) -> Iterator[RawRow]:
     """The elements of the one list that a JSON object holds."""
     name = document.stream.name
-    document.take("{", _("at the start"))
+    document.take("{", _("{name} is not JSON: '{seen}' at the start, where {expected} belongs."))
     list_at: str | None = None
     while document.next() != "}":
-        key = document.value(_("at a key"))
+        key = document.value()
         if not isinstance(key, str):
             raise UserError(_("{name} is not JSON: a key is {kind_of}.").format(name=name, kind_of=kind_of(key)))
-        document.take(":", _("after the key '{display_name}'").format(display_name=display_name(key)))
+        after_key = _("{name} is not JSON: '{seen}' after the key '{key}', where {expected} belongs.")
+        document.take(":", after_key, key=display_name(key))
         if document.next() != "[":
-            document.value(_("at '{key}'").format(key=display_name(key)))
+            document.value()
         elif list_at is None:
             list_at = key
             yield from (as_row(number, element) for number, element in enumerate(document.elements(), 1))
@@ -524,10 +530,11 @@ def rows_of_object(document: Document) -> Iterator[RawRow]:
                     "what its rows are. Keep one, or write one object a line (.jsonl)."
                 ).format(name=name, first=display_name(list_at), second=display_name(key))
             )
-        if document.take(",}", _("after a value")) == "}":
+        after = _("{name} is not JSON: '{seen}' after the value of '{key}', where {expected} belongs.")
+        if document.take(",}", after, key=display_name(key)) == "}":
             break
     else:
-        document.take("}", _("at the end"))
+        document.at += 1  # the brace
     if list_at is None:
         raise UserError(
             _("{name} is one JSON object and holds no list of rows. Write one object a line (.jsonl).").format(
@@ -594,7 +601,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
                     ).format(name=stream.name, number=number, before=before + 1, maximum_field=MAXIMUM_FIELD)
                 ) from error
             lines.wrong_byte()
-            yield BadRow(number, _("is not CSV: {error}").format(error=error))
+            yield BadRow(number, _("the row is not CSV: {error}").format(error=error))
             continue
         wrong = lines.wrong_byte()
         if wrong:
@@ -605,7 +612,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
         elif cells:
             yield BadRow(
                 number,
-                _("has {count} fields, but the header has {heads}").format(count=len(cells), heads=len(header)),
+                _("the row has {count} fields, but the header has {heads}").format(count=len(cells), heads=len(header)),
             )
 
 
@@ -614,7 +621,9 @@ def our_row(number: int, cells: Mapping[str, str]) -> RawRow:
     try:
         return SourceRow(number, unflattened({name: unescape_cell(text) for name, text in cells.items()}))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return BadRow(number, _("was changed since Prefloop exported it: a conversation, ranking or order is damaged"))
+        return BadRow(
+            number, _("the row was changed since Prefloop exported it: a conversation, ranking or order is damaged")
+        )
 
 
 def chain_first(first: str, rest: Iterable[str]) -> Iterator[str]:
@@ -857,15 +866,12 @@ def choose_split(name: str, known: list[str], wanted: str | None) -> str:
     if wanted not in known:
         listed = ", ".join(f"'{display_name(split)}'" for split in known)
         problem = (
-            _("has several splits")
+            _("{name} has several splits.").format(name=name)
             if wanted is None
-            else _("has no split '{display_name}'").format(display_name=display_name(wanted))
+            else _("{name} has no split '{split}'.").format(name=name, split=display_name(wanted))
         )
-        raise UserError(
-            _("{name} {problem}. Choose one of {listed} as the split to read (--source-split).").format(
-                name=name, problem=problem, listed=listed
-            )
-        )
+        choose = _("Choose one of {listed} as the split to read (--source-split).").format(listed=listed)
+        raise UserError(" ".join([problem, choose]))
     return wanted
 
 
@@ -897,7 +903,7 @@ def hub_dataset(repository: str, config: str | None = None, split: str | None = 
 def commit_of(name: str, revision: str | None, explain: Callable[[BaseException], str]) -> str:
     """The commit that a dataset's revision is now. Raises UserError."""
     try:
-        with hub_client.explained(_("Reading the dataset {name} failed: {reason}"), name=name):
+        with hub_client.explained(_("Reading the dataset {name} failed."), name=name):
             return str(hub_client.connect(hub_client.token_here()).api.dataset_info(name, revision=revision).sha)
     except UserError as error:
         cause = error.__cause__

@@ -95,7 +95,7 @@ class Staging:
         self.split = split
         self.counts = Counts()
         self.skipped: list[Skipped] = []
-        self.reasons: list[tuple[str, str, int]] = []
+        self.reasons: list[tuple[str, int]] = []
         self.remarks: Counter[str] = Counter()
         self.newest_seen = 0
         self.text = 0
@@ -113,7 +113,7 @@ class Staging:
     def add(self, number: int, record: MappedRow) -> None:
         """Gather what a row says. Raises UnusableRow if it can't be gold; UserError if there is too much."""
         if self.verdict == "gold" and (record.ranking is None or len(set(record.ranking)) == 1):
-            raise UnusableRow("", _("has no better answer, so it can't be gold"))
+            raise UnusableRow("", _("the row has no better answer, so it can't be gold"))
         if record.remark:
             self.remarks[record.remark] += 1
         prompt, fingerprint, new = self.prompt_id(record)
@@ -332,10 +332,9 @@ class Staging:
         )
         self.skipped = [Skipped(**row) for row in rows]
         counted = db.rows(
-            """SELECT column_name, reason, count(*) AS n FROM staged.skipped GROUP BY column_name, reason
-               ORDER BY n DESC, reason LIMIT 50"""
+            "SELECT reason, count(*) AS n FROM staged.skipped GROUP BY reason ORDER BY n DESC, reason LIMIT 50"
         )
-        self.reasons = [(row["column_name"], row["reason"], row["n"]) for row in counted]
+        self.reasons = [(row["reason"], row["n"]) for row in counted]
 
 
 FIND_KNOWN = """UPDATE staged.prompt SET known =

@@ -12,7 +12,6 @@ from annotation.imports.columns import ROLES
 from annotation.imports.import_command import arguments_of, columns_line, rows_of
 from annotation.imports.import_process import Importer, State
 from annotation.imports.importing import HELD_OUT_SHARE, ImportRequest
-from annotation.imports.labels import with_column
 from annotation.imports.mapping import TARGETS
 from annotation.imports.reading import FORMATS
 from annotation.records import Annotator, UserError
@@ -53,7 +52,8 @@ SPLIT_CHOICES = [
     (N_("A share held out"), "share"),
 ]
 EXPLANATION = N_(
-    "Prompts, demonstrations or preferences from {formats}, also gzipped. What is there already is not imported twice."
+    "Prompts, demonstrations or preferences are imported, also from gzipped files. What is there already is not "
+    "imported twice."
 )
 
 
@@ -192,7 +192,8 @@ def outcome_card(outcome: Mapping[str, Any]) -> str:
         )
         text += way_to(outcome)
     if outcome["reasons"]:
-        reasons = [(numeral(count), with_column(column, reason)) for column, reason, count in outcome["reasons"]]
+        # Of an import by an earlier version the column stands beside what is said of it.
+        reasons = [(numeral(count), " ".join(filter(None, said))) for *said, count in outcome["reasons"]]
         text += table((_("rows"), _("can't be used because")), reasons)
         shown = outcome["skipped"][:SHOWN_SKIPPED]
         rows = [(str(entry["row"]), entry["column"], entry["reason"]) for entry in shown]
@@ -324,7 +325,7 @@ def build_columns() -> dict[str, gr.Dropdown]:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
     gr.Markdown(_("## Import"))
-    gr.Markdown(_(EXPLANATION).format(formats=_(FORMATS)))
+    gr.Markdown(" ".join([_(EXPLANATION), _(FORMATS)]))
     source = build_source()
     look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look")
     with gr.Column(visible=False) as group:

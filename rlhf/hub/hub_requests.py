@@ -189,7 +189,7 @@ def check_token(hub: Hub) -> JobOutcome:
 
 def ask_prices(hub: Hub) -> JobOutcome:
     """What the hardware of jobs costs."""
-    with hubs.explained(_("Asking the Hub for its hardware failed: {reason}")):
+    with hubs.explained(_("Asking the Hub for its hardware failed.")):
         listed = hub.api.list_jobs_hardware()
     found = [
         {

@@ -140,7 +140,7 @@ class RegistryEntry:
 
 def look_up(hub: Hub, repo: str, revision: str | None) -> HubRevision:
     """The commit that a revision is now, and its files. Raises UserError."""
-    with hubs.explained(_("Looking up {repo} failed: {reason}"), repo=repo):
+    with hubs.explained(_("Looking up {repo} failed."), repo=repo):
         info = hub.api.model_info(repo, revision=revision, files_metadata=True)
     files = info.siblings or []
     return HubRevision(
@@ -162,7 +162,7 @@ def refuse_code(hub: Hub, found: HubRevision, *names: str) -> None:
                     )
                 )
             with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-                with hubs.explained(_("Fetching {name} of {repo} failed: {reason}"), name=name, repo=found.repo):
+                with hubs.explained(_("Fetching {name} of {repo} failed."), name=name, repo=found.repo):
                     path = hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
                 config = read_object(Path(path))
             named = [key for key in CODE if config.get(key)]
@@ -197,7 +197,7 @@ def name_for(db: Database, found: HubRevision) -> str:
 
 def fetch(hub: Hub, found: HubRevision, names: Sequence[str], directory: Path) -> None:
     """Fetch files of the commit, and compare them with what the Hub says they are. Raises UserError."""
-    with hubs.explained(_("Fetching {source} failed: {reason}"), source=found.source):
+    with hubs.explained(_("Fetching {source} failed."), source=found.source):
         for name in names:
             hub.api.hf_hub_download(found.repo, name, revision=found.sha, local_dir=directory)
     shutil.rmtree(directory / ".cache", ignore_errors=True)
@@ -411,13 +411,19 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
         else:
             fits = not known or layers.fit(name, shape, config)
         if not fits:
-            size = "×".join(map(str, shape[:8])) or _("a single number")
-            raise UserError(
+            said = (
                 _(
                     "{source} does not fit the weights that it names: {name} is {size}, and there is nothing "
                     "of that name and size under it. It was trained on others of the same name."
-                ).format(source=found.source, name=name[:200], size=size)
+                )
+                if shape
+                else _(
+                    "{source} does not fit the weights that it names: {name} is a single number, and there is nothing "
+                    "of that name and size under it. It was trained on others of the same name."
+                )
             )
+            size = "×".join(map(str, shape[:8]))
+            raise UserError(said.format(source=found.source, name=name[:200], size=size))
 
 
 @dataclass(frozen=True)

@@ -254,7 +254,7 @@ def base_licence(hub: Hub, policy: Policy) -> str:
 def licence_of(hub: Hub, address: Address, kind: RepoKind = "model") -> str:
     """The licence that the card of a repository says; empty where it says none, or is not there. Raises UserError."""
     try:
-        with hubs.explained(_("Reading the card of {repo} failed: {reason}"), repo=address.repo):
+        with hubs.explained(_("Reading the card of {repo} failed."), repo=address.repo):
             data = hub.api.repo_info(address.repo, repo_type=kind, revision=address.revision or None).card_data
     except UserError as error:
         if error.__cause__ is not None and hubs.status_of(error.__cause__) in (401, 403, 404):
@@ -396,13 +396,13 @@ def is_ours(name: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------ what is there
 def tags(hub: Hub, repo: str, kind: RepoKind) -> dict[str, str]:
-    with hubs.explained(_("Reading the tags of {repo} failed: {reason}"), repo=repo):
+    with hubs.explained(_("Reading the tags of {repo} failed."), repo=repo):
         return {tag.name: tag.target_commit for tag in hub.api.list_repo_refs(repo, repo_type=kind).tags}
 
 
 def contents(hub: Hub, repo: str, kind: RepoKind, revision: str) -> dict[str, str]:
     """What identifies each file of a revision: the sha256 of a large one, git's name for another."""
-    with hubs.explained(_("Reading what is in {repo} failed: {reason}"), repo=repo):
+    with hubs.explained(_("Reading what is in {repo} failed."), repo=repo):
         info = hub.api.repo_info(repo, repo_type=kind, revision=revision, files_metadata=True)
     return {one.rfilename: (one.lfs.sha256 if one.lfs else one.blob_id) or "" for one in info.siblings or []}
 
@@ -418,7 +418,7 @@ def own_contents(hub: Hub, repo: str, kind: RepoKind, form: str = "") -> dict[st
     said: Mapping[str, object] = {}
     if CARD in there:
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-            with hubs.explained(_("Reading the card of {repo} failed: {reason}"), repo=repo):
+            with hubs.explained(_("Reading the card of {repo} failed."), repo=repo):
                 path = hub.api.hf_hub_download(repo, CARD, repo_type=kind, local_dir=directory)
             said = hubs.front_matter(Path(path).read_text("utf-8", errors="replace"))
     tagged, marks = said.get("tags"), said.get(MARK)
@@ -458,7 +458,7 @@ def same(identity: str | None, content: Path | bytes) -> bool:
 
 def set_tag(hub: Hub, repo: str, kind: RepoKind, tag: str, sha: str, known: str | None) -> None:
     """Let a tag name this commit, which may have named another."""
-    with hubs.explained(_("Tagging {repo} with '{tag}' failed: {reason}"), repo=repo, tag=tag):
+    with hubs.explained(_("Tagging {repo} with '{tag}' failed."), repo=repo, tag=tag):
         if known is not None and known != sha:
             hub.api.delete_tag(repo, tag=tag, repo_type=kind)
         if known != sha:

@@ -272,7 +272,7 @@ class RentedRun:
 
     def rent(self, sha: str) -> Any:
         """Start the job on the Hub with the files of this commit. Raises UserError."""
-        with hubs.explained(_("Renting the hardware failed: {reason}")):
+        with hubs.explained(_("Renting the hardware failed.")):
             return self.hub.api.run_job(
                 image=IMAGE,
                 command=["bash", "-c", SCRIPT],
@@ -296,7 +296,7 @@ class RentedRun:
 
     def started_before(self) -> Any:
         """The job on the Hub that has this one's mark; None where there is none."""
-        with hubs.explained(_("Looking for the job on the Hub failed: {reason}")):
+        with hubs.explained(_("Looking for the job on the Hub failed.")):
             known = self.hub.api.list_jobs(labels={LABEL: self.rental.mark}, namespace=self.rental.namespace)
             return next(iter(known), None)
 
@@ -343,7 +343,7 @@ class RentedRun:
         """The stage that the Hub says the job is in, and why."""
         assert self.rental.hub_job is not None
         try:
-            with hubs.explained(_("Asking the Hub for the job {job} failed: {reason}"), job=self.rental.hub_job):
+            with hubs.explained(_("Asking the Hub for the job {job} failed."), job=self.rental.hub_job):
                 info = self.hub.api.inspect_job(job_id=self.rental.hub_job, namespace=self.rental.namespace)
         except UserError as error:
             if error.__cause__ is not None and hubs.status_of(error.__cause__) == 404:
@@ -358,7 +358,7 @@ class RentedRun:
 
     def read_reports(self) -> Any:
         """Add the reports to the record that are not in it yet; how the job ended, if it has said so."""
-        with hubs.explained(_("Reading the job's reports failed: {reason}")):
+        with hubs.explained(_("Reading the job's reports failed.")):
             names = set(self.hub.api.list_repo_files(self.rental.repo, repo_type="dataset"))
         while (name := report_name(self.rental.batches + 1)) in names:
             batch = self.read(name)
@@ -369,7 +369,7 @@ class RentedRun:
     def read(self, name: str) -> Any:
         """What a JSON file of the job's holds; an empty object where it holds nothing that can be read."""
         with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-            with hubs.explained(_("Fetching {name} failed: {reason}"), name=name):
+            with hubs.explained(_("Fetching {name} failed."), name=name):
                 path = self.hub.api.hf_hub_download(
                     self.rental.repo, name, repo_type="dataset", local_dir=directory, force_download=True
                 )
@@ -397,7 +397,7 @@ class RentedRun:
     def last_lines(self) -> list[str]:
         """The end of the job's log; nothing where the Hub does not give it."""
         try:
-            with hubs.explained(_("Reading the job's log failed: {reason}")):
+            with hubs.explained(_("Reading the job's log failed.")):
                 lines = list(
                     self.hub.api.fetch_job_logs(
                         job_id=str(self.rental.hub_job), namespace=self.rental.namespace, tail=LAST_LINES
@@ -449,7 +449,7 @@ class RentedRun:
         """The files of a directory, each compared with its sha256. Raises UserError."""
         with tempfile.TemporaryDirectory(prefix=".fetched-", dir=directory.parent) as there:
             for name, known in expected.items():
-                with hubs.explained(_("Fetching {name} failed: {reason}"), name=name):
+                with hubs.explained(_("Fetching {name} failed."), name=name):
                     path = self.hub.api.hf_hub_download(
                         self.rental.repo, f"{MADE}/{name}", repo_type="dataset", local_dir=there
                     )
@@ -549,7 +549,7 @@ class RentedRun:
             self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
         if self.stage()[0] in ENDED:
             return False
-        with hubs.explained(_("Giving the rented machine back failed: {reason}")):
+        with hubs.explained(_("Giving the rented machine back failed.")):
             self.hub.api.cancel_job(job_id=str(self.rental.hub_job), namespace=self.rental.namespace)
         return self.stage()[0] not in ENDED
 
@@ -627,7 +627,7 @@ def clear_up(hub: Hub, db: Database) -> None:
 def clear(hub: Hub, db: Database, rental: Rental) -> None:
     """Delete what was sent and has come back. What can't be deleted is no reason to fail."""
     try:
-        with hubs.explained(_("Deleting {repo} failed: {reason}"), repo=rental.repo):
+        with hubs.explained(_("Deleting {repo} failed."), repo=rental.repo):
             hub.api.delete_repo(rental.repo, repo_type="dataset", missing_ok=True)
     except UserError as error:
         if hubs.is_passing(error):
@@ -638,7 +638,7 @@ def clear(hub: Hub, db: Database, rental: Rental) -> None:
 
 def price_of(hub: Hub, flavor: str) -> float:
     """What hardware for jobs costs now, in dollars an hour. Raises UserError where the Hub has no such hardware."""
-    with hubs.explained(_("Asking the Hub for its prices failed: {reason}")):
+    with hubs.explained(_("Asking the Hub for its prices failed.")):
         prices = {one.name: hubs.hourly_price(one) for one in hub.api.list_jobs_hardware()}
     if flavor not in prices:
         cheapest_first = sorted(prices.items(), key=lambda one: one[1])

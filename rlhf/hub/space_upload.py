@@ -166,7 +166,7 @@ def settings_there(hub: Hub, repo: str) -> tuple[dict[str, str], bool]:
     there = space_info(hub, repo)
     if there is None:
         return {}, False
-    with explained(_("Reading the settings of {repo} failed: {reason}"), repo=repo):
+    with explained(_("Reading the settings of {repo} failed."), repo=repo):
         return {key: one.value for key, one in hub.api.get_space_variables(repo).items()}, not there.private
 
 
@@ -445,7 +445,7 @@ def check_space(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
                 )
             )
             yield SpaceFinding("error", differs.format(repo=plan.repo))
-        with explained(_("Reading the settings of {repo} failed: {reason}"), repo=plan.repo):
+        with explained(_("Reading the settings of {repo} failed."), repo=plan.repo):
             secrets = set(hub.api.get_space_secrets(plan.repo))
             variables = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
             runtime = hub.api.get_space_runtime(plan.repo)
@@ -541,14 +541,14 @@ def hourly_prices(hub: Hub) -> dict[str, float]:
 
 def listed_hardware(hub: Hub) -> list[Any]:
     """The hardware of Spaces. Raises UserError."""
-    with explained(_("Asking the Hub for its hardware failed: {reason}")):
+    with explained(_("Asking the Hub for its hardware failed.")):
         return list(hub.api.list_spaces_hardware())
 
 
 def check_model(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     """Whether the Space can have its base model: the processes that load it have no token."""
     repo, revision = split_address(plan.model)
-    with explained(_("Looking for the model {model} failed: {reason}"), model=plan.model):
+    with explained(_("Looking for the model {model} failed."), model=plan.model):
         model = hub.api.model_info(repo, revision=revision, files_metadata=True)
     if model.private or model.gated:
         yield SpaceFinding(
@@ -587,7 +587,7 @@ def is_chat_model(hub: Hub, repo: str, sha: str, sizes: Mapping[str, int]) -> bo
     if TOKENIZER_CONFIG not in sizes:
         return False
     with tempfile.TemporaryDirectory(prefix="prefloop-") as directory:
-        with explained(_("Fetching {name} of {repo} failed: {reason}"), name=TOKENIZER_CONFIG, repo=repo):
+        with explained(_("Fetching {name} of {repo} failed."), name=TOKENIZER_CONFIG, repo=repo):
             hub.api.hf_hub_download(repo, TOKENIZER_CONFIG, revision=sha, local_dir=directory)
         return has_template(Path(directory))
 
@@ -617,7 +617,7 @@ def hardware_of(plan: SpacePlan, hub: Hub) -> str:
     """The hardware that is asked for, else what the Space has, else the free one. Raises UserError."""
     if plan.hardware or plan.problem or space_info(hub, plan.repo) is None:
         return plan.hardware or FREE
-    with explained(_("Reading the hardware of {repo} failed: {reason}"), repo=plan.repo):
+    with explained(_("Reading the hardware of {repo} failed."), repo=plan.repo):
         runtime = hub.api.get_space_runtime(plan.repo)
     return runtime.requested_hardware or runtime.hardware or FREE
 
@@ -627,7 +627,7 @@ def check_copies(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
     if not plan.copies or plan.copies_in_directory:
         return
     check_token(hub, plan.copies)
-    with explained(_("Looking at {copies} failed: {reason}"), copies=plan.copies):
+    with explained(_("Looking at {copies} failed."), copies=plan.copies):
         exists = hub.api.repo_exists(plan.copies, repo_type="dataset")
         open_to_all = exists and not hub.api.repo_info(plan.copies, repo_type="dataset").private
     if open_to_all:
@@ -641,7 +641,7 @@ def check_copies(plan: SpacePlan, hub: Hub) -> Iterator[SpaceFinding]:
 
 def space_info(hub: Hub, repo: str) -> Any:
     """What the Hub says of a Space; None where there is none that the token may see. Raises UserError."""
-    with explained(_("Looking at {repo} failed: {reason}"), repo=repo):
+    with explained(_("Looking at {repo} failed."), repo=repo):
         return hub.api.space_info(repo) if hub.api.repo_exists(repo, repo_type="space") else None
 
 
@@ -668,7 +668,7 @@ def create(plan: SpacePlan, hub: Hub, token_of_space: str = "", root: Path = ROO
         space_secrets=[{"key": key, "value": value} for key, value in secrets.items()],
     )
     changed = apply_settings(plan, hub, secrets) if there is not None else ()
-    with explained(_("Reading {repo} failed: {reason}"), repo=plan.repo):
+    with explained(_("Reading {repo} failed."), repo=plan.repo):
         head = hub.api.space_info(plan.repo)
     held = contents(with_current_settings(plan, hub), root)
     gone = [path for path in (one.rfilename for one in head.siblings or ()) if is_ours(path) and path not in held]
@@ -687,7 +687,7 @@ def with_current_settings(plan: SpacePlan, hub: Hub) -> SpacePlan:
 def apply_settings(plan: SpacePlan, hub: Hub, secrets: Mapping[str, str]) -> tuple[str, ...]:
     """Set what differs on a Space that is there: each change restarts it. Returns the names. Raises UserError."""
     changed: list[str] = []
-    with explained(_("Changing the settings of {repo} failed: {reason}"), repo=plan.repo):
+    with explained(_("Changing the settings of {repo} failed."), repo=plan.repo):
         known = {key: one.value for key, one in hub.api.get_space_variables(plan.repo).items()}
         for key, value in plan.variables.items():
             if known.get(key) != value:

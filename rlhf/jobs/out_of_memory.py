@@ -20,24 +20,20 @@ def difference(old: JobSpec, new: JobSpec) -> str:
 
 
 def advice(job: JobSpec) -> str:
-    """What to lower in a job that ran out of memory, as a sentence that names the fields and what they are now."""
+    """What to lower in a job that ran out of memory, in sentences that name the fields and what they are now."""
     spec = job.trains()
     if spec is None:
         return _("Close other programs, or take a smaller base model.")
-    choices = [_("a batch_size below {size}").format(size=spec.batch_size)] if spec.batch_size > 1 else []
-    choices.append(_("a max_length below {length}").format(length=spec.max_length))
+    said = [_("Close other programs, or start it anew with one of its settings changed.")]
+    if spec.batch_size > 1:
+        said.append(_("A batch_size below {size} takes less memory.").format(size=spec.batch_size))
+    said.append(_("A max_length below {length} takes less memory.").format(length=spec.max_length))
     if spec.drawn_tokens():
-        choices.append(_("a sampling.max_new_tokens below {tokens}").format(tokens=spec.drawn_tokens()))
+        said.append(_("A sampling.max_new_tokens below {tokens} takes less memory.").format(tokens=spec.drawn_tokens()))
     if spec.method != "qlora" and "qlora" in spec.methods:
-        choices.append(_("the method qlora, which holds the base in 4 bits"))
+        said.append(_("The method qlora, which holds the base in 4 bits, takes less memory."))
     if spec.method not in ("prompt", "full") and spec.lora_targets == "all-linear":
-        choices.append(_("adapters on fewer layers (lora_targets)"))
-    one_of = choices[0]
-    if len(choices) > 1:
-        one_of = _("{choices} or {last}").format(choices=", ".join(choices[:-1]), last=choices[-1])
-    if spec.halve_batch or spec.batch_size == 1:
-        return _("Close other programs, or start it anew with {one_of}.").format(one_of=one_of)
-    return _(
-        "Close other programs, or start it anew with {one_of}. With halve_batch a run does the first of these by "
-        "itself."
-    ).format(one_of=one_of)
+        said.append(_("Adapters on fewer layers (lora_targets) take less memory."))
+    if spec.batch_size > 1 and not spec.halve_batch:
+        said.append(_("With halve_batch a run lowers its batch_size by itself."))
+    return " ".join(said)

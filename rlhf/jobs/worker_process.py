@@ -114,7 +114,7 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
     cause = _(KILLED) if killed else _("The worker died (exit code {code}).").format(code=code)
     said = [cause, _("Resume goes on from what it has saved.")]
     if killed:
-        said.append(_("If it is killed again: {advice}").format(advice=advice(job.spec)))
+        said += [_("If it is killed again, let it take less memory."), advice(job.spec)]
     if code or job.status != "lost":  # one that was told to stop has said why by itself
         job_store.died(db, job.id, child.worker, " ".join(said), reason)
     if code:

@@ -181,7 +181,7 @@ def download(name: str) -> Path:
     repo, _at, revision = name.partition("@")
     patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt"]
     try:
-        with hub_client.explained(_("Fetching {repo} failed: {reason}"), repo=repo):
+        with hub_client.explained(_("Fetching {repo} failed."), repo=repo):
             found = snapshot_download(
                 repo,
                 revision=revision or None,

@@ -47,14 +47,12 @@ def machine_problem(spec: TrainingSpec) -> list[str]:
         found.append(_("The optimiser adamw-8bit needs a GPU, and there is none here: use adamw."))
     # Two processes can share one processor; each needs a GPU of its own where there are any.
     if spec.processes > (gpus or max(2, processors)):
-        has = (
-            _("GPUs ({gpus}), and each process takes one").format(gpus=gpus)
+        too_many = (
+            _("{processes} processes are more than this machine has GPUs ({devices}), and each process takes one.")
             if gpus
-            else _("processors ({processors})").format(processors=processors)
+            else _("{processes} processes are more than this machine has processors ({devices}).")
         )
-        found.append(
-            _("{processes} processes are more than this machine has {has}.").format(processes=spec.processes, has=has)
-        )
+        found.append(too_many.format(processes=spec.processes, devices=gpus or processors))
     return found
 
 
@@ -181,11 +179,16 @@ def instead(db: Database, spec: TrainingSpec, parent: Policy) -> str:
         )
     if "prompt" not in spec.methods:
         return _("Its virtual tokens can't be merged into weights, so start from the base.")
+    tokens = shape_of(db, parent).get("virtual_tokens")
+    if tokens is None:
+        return _(
+            "Its virtual tokens can't be merged into weights, so continue with prompt tuning of as many, or start from "
+            "the base."
+        )
     return _(
         "Its virtual tokens can't be merged into weights, so continue with prompt tuning of {tokens}, or start from "
-        "the "
-        "base."
-    ).format(tokens=shape_of(db, parent).get("virtual_tokens", _("as many")))
+        "the base."
+    ).format(tokens=tokens)
 
 
 START = N_("Start from the base.")
@@ -349,30 +352,33 @@ def shape_problem(db: Database, spec: TrainingSpec, parent: Policy) -> list[str]
     differing = {name: value for name, value in shape.items() if not same_setting(name, value, spec)}
     if not differing:
         return []
-    has = ", ".join(f"{name} {value}" for name, value in differing.items())
+    settings = ", ".join(f"{name} {value}" for name, value in differing.items())
     return [
-        _("The parent {revision} has {has}. Use the same to continue it, or start from the base.").format(
-            revision=parent.revision, has=has
+        _("The parent {revision} has {settings}. Use the same to continue it, or start from the base.").format(
+            revision=parent.revision, settings=settings
         )
     ]
 
 
 def across_precisions(db: Database, spec: TrainingSpec, parent: Policy) -> str:
     """Why a parent's adapter can't be continued on weights in another precision, and what can be done instead."""
-    as_it_is = _("the method qlora") if parent.weights == "nf4" else _("precision {weights}")
     if spec.method == "qlora":
-        as_it_is = _("the method lora")
-    return " ".join(
-        (
-            _(
-                "The parent {revision} was trained on {weights} weights, and in another precision these are other "
-                "weights: use {as_it_is} to continue it."
-            ).format(
-                revision=parent.revision, weights=parent.weights, as_it_is=as_it_is.format(weights=parent.weights)
-            ),
-            _(START) if parent.form == "prompt" else instead(db, spec, parent),
+        said = _(
+            "The parent {revision} was trained on {weights} weights, and in another precision these are other "
+            "weights: use the method lora to continue it."
         )
-    )
+    elif parent.weights == "nf4":
+        said = _(
+            "The parent {revision} was trained on {weights} weights, and in another precision these are other "
+            "weights: use the method qlora to continue it."
+        )
+    else:
+        said = _(
+            "The parent {revision} was trained on {weights} weights, and in another precision these are other "
+            "weights: use precision {weights} to continue it."
+        )
+    otherwise = _(START) if parent.form == "prompt" else instead(db, spec, parent)
+    return " ".join([said.format(revision=parent.revision, weights=parent.weights), otherwise])
 
 
 def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:
@@ -389,16 +395,19 @@ def accuracy_of(db: Database, reward: Policy) -> float | None:
 
 
 NOT_MERGED: Mapping[str, str] = {
-    "base": N_("has no adapter that could be merged."),
-    "full": N_("is whole weights already: there is nothing to merge."),
-    "prompt": N_("is virtual tokens before the prompt, which change no weight, so they can't be merged into any."),
-    "reward": N_("is a reward model: it scores answers, and merging makes a policy, which gives them."),
+    "base": N_("{revision} has no adapter that could be merged."),
+    "full": N_("{revision} is whole weights already: there is nothing to merge."),
+    "prompt": N_(
+        "{revision} is virtual tokens before the prompt, which change no weight, so they can't be merged into any."
+    ),
+    "reward": N_("{revision} is a reward model: it scores answers, and merging makes a policy, which gives them."),
 }
 
 
 def merge_problem(db: Database, policy: Policy) -> list[str]:
     """Why a policy can't be merged into 16-bit weights."""
-    found = [f"{policy.revision} {_(NOT_MERGED[what])}" for what in (policy.kind, policy.form) if what in NOT_MERGED]
+    reasons = [NOT_MERGED[what] for what in (policy.kind, policy.form) if what in NOT_MERGED]
+    found = [_(reason).format(revision=policy.revision) for reason in reasons]
     if not found and policy.deleted:
         found.append(
             _("The files of {revision} were deleted on {deleted}.").format(

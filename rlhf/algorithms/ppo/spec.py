@@ -418,18 +418,18 @@ class PPOSpec(TrainingSpec):
 
 def unmeasured(reward: Policy) -> str:
     """That it is not known here how often a reward model is right, and what to do about that."""
-    learns = _("PPO mostly learns the mistakes of one that is seldom right")
     if reward.source:
         return _(
             "The reward model {revision} comes from {source}, and how often it is right was not measured "
-            "here: {learns}. Read on its card how often it was right on held-out comparisons; if that is "
-            "enough, confirm it (tick “Run it although …”, or give that share as accepted_accuracy, say "
-            "0.7)."
-        ).format(revision=reward.revision, source=reward.source, learns=learns)
+            "here: PPO mostly learns the mistakes of one that is seldom right. Read on its card how often it was "
+            "right on held-out comparisons; if that is enough, confirm it (tick “Run it although …”, or give that "
+            "share as accepted_accuracy, say 0.7)."
+        ).format(revision=reward.revision, source=reward.source)
     return _(
-        "Too few held-out comparisons tell how often the reward model {revision} is right, and {learns}. "
+        "Too few held-out comparisons tell how often the reward model {revision} is right, and PPO mostly learns the "
+        "mistakes of one that is seldom right. "
         "Collect more judgements, or confirm that you accept it (any accepted_accuracy, say 0.01)."
-    ).format(revision=reward.revision, learns=learns)
+    ).format(revision=reward.revision)
 
 
 def accept_label(accuracy: float | None) -> str:

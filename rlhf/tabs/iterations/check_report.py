@@ -437,15 +437,17 @@ def reward_sentence(found: RewardChange | None) -> str:
     """How much the reward of its training rose, and how it goes with length; nothing where no reward took part."""
     if found is None:
         return ""
-    rise = _("can't be told from so few rounds") if found.rise is None else numeral(found.rise, "+.2f")
-    length = _("not measured") if found.length is None else numeral(found.length, ".2f")
-    return paragraph(
-        _(
-            "Change of the reward in its training: {rise}, in standard deviations of the reward model's "
-            "scores; correlation of the reward with length: {length}. A reward that rises while nobody finds "
-            "the answers better is being hacked."
-        ).format(rise=rise, length=length)
-    )
+    change = _("Change of the reward in its training: {rise}, in standard deviations of the reward model's scores.")
+    said = [
+        _("The change of the reward in its training can't be told from so few rounds.")
+        if found.rise is None
+        else change.format(rise=numeral(found.rise, "+.2f")),
+        _("The correlation of the reward with length was not measured.")
+        if found.length is None
+        else _("Correlation of the reward with length: {length}.").format(length=numeral(found.length, ".2f")),
+        _("A reward that rises while nobody finds the answers better is being hacked."),
+    ]
+    return paragraph(" ".join(said))
 
 
 def win_rates(report: CheckReport) -> str:

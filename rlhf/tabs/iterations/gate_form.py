@@ -45,11 +45,11 @@ def values_of(rule: Rule) -> dict[str, Any]:
 def summary(rule: Rule) -> str:
     """The rule in a sentence."""
     judge = (
-        _("a trusted judge decides while people have not (trust: at least {percentage} agreement)").format(
+        _("A trusted judge decides while people have not (trust: at least {percentage} agreement).").format(
             percentage=percentage(rule.judge_trust, 6)
         )
         if rule.judge_may_decide
-        else _("AI judges inform and do not decide")
+        else _("AI judges inform and do not decide.")
     )
     wrong = percentage(rule.alpha, 6)
     promise = (
@@ -59,9 +59,9 @@ def summary(rule: Rule) -> str:
     )
     counted = _(
         "People decide from {people_least} prompts on, and after {people_most} without evidence a candidate is "
-        "rejected; {judge}."
-    ).format(people_least=rule.people_least, people_most=rule.people_most, judge=judge)
-    return f"{promise.format(wrong=wrong)} {counted}"
+        "rejected."
+    ).format(people_least=rule.people_least, people_most=rule.people_most)
+    return " ".join([promise.format(wrong=wrong), counted, judge])
 
 
 def held_out_sentence(context: Context) -> str:

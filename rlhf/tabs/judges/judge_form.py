@@ -124,12 +124,11 @@ def what_it_is(judge: Judge) -> str:
             else _("model {model}").format(model=settings["model"])
         )
     known = EndpointSettings(**settings)
-    key = (
-        _("key from {key_variable}").format(key_variable=known.key_variable)
-        if known.key_variable
-        else _("without a key")
+    if not known.key_variable:
+        return _("{model} at {host}, without a key").format(model=known.model, host=known.host)
+    return _("{model} at {host}, key from {key_variable}").format(
+        model=known.model, host=known.host, key_variable=known.key_variable
     )
-    return _("{model} at {host}, {key}").format(model=known.model, host=known.host, key=key)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

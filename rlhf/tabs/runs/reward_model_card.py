@@ -69,14 +69,12 @@ def unmeasured(number: int) -> str:
     if number == 0:
         return _("No held-out comparison was there to check it with.")
     there = (
-        _("There was only one held-out comparison")
+        _("There was only one held-out comparison to check it with.")
         if number == 1
-        else _("There were only {number} held-out comparisons").format(number=number)
+        else _("There were only {number} held-out comparisons to check it with.").format(number=number)
     )
-    return _(
-        "{there} to check it with. With fewer than {fewest}, even being right on all would not tell it "
-        "from {reward_threshold}."
-    ).format(there=there, fewest=FEWEST, reward_threshold=percent(REWARD_THRESHOLD))
+    too_few = _("With fewer than {fewest}, even being right on all would not tell it from {reward_threshold}.")
+    return " ".join([there, too_few.format(fewest=FEWEST, reward_threshold=percent(REWARD_THRESHOLD))])
 
 
 def length_sentence(length: LengthFigures, accuracy: float) -> str:

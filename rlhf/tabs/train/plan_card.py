@@ -153,16 +153,20 @@ def beginning(text: str, length: int = 60) -> str:
 # ------------------------------------------------------------------------------------------------------------ one item
 def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) -> str:
     """One item as it would be trained on: every token, with its part in the loss."""
-    where = _("to train on") if split == "train" else _("held out")
+    trained = split == "train"
     if shown is None:
-        return notice(
-            _("There are no {items} {where}, so there is nothing to show.").format(
-                items=_(spec.items.plural), where=where
-            )
+        nothing = (
+            _("There are no {items} to train on, so there is nothing to show.")
+            if trained
+            else _("There are no {items} held out, so there is nothing to show.")
         )
-    headline = _("Row {number:,} of {total:,} {where} · {name}").format(
-        number=shown.number, total=shown.total, where=where, name=shown.item.name
+        return notice(nothing.format(items=_(spec.items.plural)))
+    place = (
+        _("Row {number:,} of {total:,} to train on · {name}")
+        if trained
+        else _("Row {number:,} of {total:,} held out · {name}")
     )
+    headline = place.format(number=shown.number, total=shown.total, name=shown.item.name)
     head = f'<p class="headline" role="status"><b>{escape(headline)}</b></p>'
     problem = "".join(paragraph(sentence, "warning") for sentence in left_out_sentences(shown))
     known = facts(shown.facts) if shown.facts else ""

@@ -199,9 +199,9 @@ def test_a_csv_row_that_does_not_fit_is_a_bad_row(tmp_path: Path) -> None:
     content = b'prompt,answer\na,b\nonly\nx,y,z\n\n"a"b,c\n"caf\xe9","d\ne"\nlast,one\n'
     rows = read(write(tmp_path, "a.csv", content))
     assert [(row.number, row.reason) for row in rows if isinstance(row, BadRow)] == [
-        (3, "has 1 fields, but the header has 2"),
-        (4, "has 3 fields, but the header has 2"),
-        (6, "is not CSV: ',' expected after '\"'"),
+        (3, "the row has 1 fields, but the header has 2"),
+        (4, "the row has 3 fields, but the header has 2"),
+        (6, "the row is not CSV: ',' expected after '\"'"),
         (7, f"byte 0xE9 at offset {content.index(0xE9)} of the file is not UTF-8. {reading.RE_SAVE}"),
     ]
     assert values([row for row in rows if isinstance(row, SourceRow)]) == [
@@ -274,6 +274,10 @@ def zipped() -> bytes:
         ("a.json", b'[{"a": 1}, {"b": }]', "not JSON at element 2: expecting value"),
         ("a.json", b'[{"a": 1} {"b": 2}]', r"'\{' after element 1, where ',' or '\]' belongs"),
         ("a.json", b'[{"a": 1},', "not JSON at element 2"),
+        ("a.json", b'[{"a": 1}', r"ends where ',' or '\]' belongs"),
+        ("a.json", b'{\n"a" 1}', "'1' after the key 'a', where ':' belongs"),
+        ("a.json", b'{\n"a": 1 "b": 2}', "'\"' after the value of 'a', where ',' or '}' belongs"),
+        ("a.json", b'{\n"a": }', "not JSON beside its list of rows: expecting value"),
         ("a.json", b'[{"a": 1}] trailing', "goes on after the end"),
         ("a.json", b"[" + b"[" * 100_000, "nested too deeply at element 1"),
         ("a.json", b'[{"a": "caf\xe9"}]', "byte 0xE9 at offset 11"),

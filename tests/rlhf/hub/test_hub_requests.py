@@ -252,7 +252,7 @@ def test_what_goes_wrong_is_a_sentence_without_the_token_and_the_runner_goes_on(
     last = REQUESTS.enqueue(db, CheckToken(), "kim")
     runner(data_dir).start()
     wait_until("the last", lambda: not REQUESTS.get(db, last).is_open)
-    assert "there is no such repository" in REQUESTS.get(db, refused).message
+    assert "There is no such repository" in REQUESTS.get(db, refused).message
     assert REQUESTS.get(db, bug).message.startswith("An error of Prefloop's own ended it (ZeroDivisionError: with [")
     assert REQUESTS.get(db, last).status == "finished"
     assert not any(TOKEN in str(row) for row in db.rows("SELECT * FROM job"))

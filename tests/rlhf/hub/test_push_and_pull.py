@@ -635,8 +635,8 @@ def test_two_bases_of_one_name_are_told_apart_by_their_weights(
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("nobody/nothing", "there is no such repository, or the token may not see it"),
-        (f"{REPO}@nothing", "the repository has no such revision"),
+        ("nobody/nothing", "There is no such repository, or the token may not see it"),
+        (f"{REPO}@nothing", "The repository has no such revision"),
         ("a/b/c", "can't be the name of a repository"),
         (f"{REPO}@a b", "can't be a revision"),
     ],
@@ -674,7 +674,7 @@ def test_a_disk_that_is_full_meanwhile_leaves_the_registry_as_it_was(
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
     try:
-        with pytest.raises(UserError, match="the disk is full"):
+        with pytest.raises(UserError, match="The disk is full"):
             pull(hub, fresh)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -966,9 +966,9 @@ def test_data_comes_back_by_the_import_at_the_commit_that_was_named(
 @pytest.mark.parametrize(
     ("token", "sentence"),
     [
-        ("hf_write_bob", "Reading the dataset ann/data failed: there is no such repository, or the token may not see"),
-        (None, "Reading the dataset ann/data failed: there is no such repository, or the token may not see"),
-        ("hf_expired", "the Hub does not accept the token"),
+        ("hf_write_bob", "Reading the dataset ann/data failed. There is no such repository, or the token may not see"),
+        (None, "Reading the dataset ann/data failed. There is no such repository, or the token may not see"),
+        ("hf_expired", "The Hub does not accept the token"),
     ],
 )
 def test_data_that_is_not_ours_to_see_has_a_sentence(
@@ -986,12 +986,12 @@ def test_data_that_is_not_ours_to_see_has_a_sentence(
 @pytest.mark.parametrize(
     ("token", "arguments", "sentence"),
     [
-        (None, ("publish", "base", REPO), "no token for the Hub is set"),
+        (None, ("publish", "base", REPO), "No token for the Hub is set"),
         ("hf_read_ann", ("publish", "base", REPO), "may only read"),
         ("hf_expired", ("push-data", REPO), "does not accept the token"),
         ("hf_write_bob", ("push-data", REPO), "no right to write to ann/numbers"),
         ("hf_write_ann", ("publish", "base", "numbers"), "can't be the name of a repository"),
-        ("hf_write_ann", ("pull", "ann/nothing"), "there is no such repository"),
+        ("hf_write_ann", ("pull", "ann/nothing"), "There is no such repository"),
     ],
 )
 def test_a_mistake_is_one_sentence_without_the_token(

@@ -413,7 +413,7 @@ def test_the_command_line_says_the_price_and_rents_nothing_unasked(
     assert asked.stderr.startswith("This would spend up to $0.80: t4-small at $0.40 an hour, ended after 2 hours")
     without = rlhf_command(*ask, "--yes", **hub.environment(None))
     assert without.returncode == 2
-    assert "no token for the Hub is set" in without.stderr
+    assert "No token for the Hub is set" in without.stderr
     assert not judged.db.rows("SELECT id FROM job")
     assert not hub.jobs
 

@@ -127,7 +127,7 @@ def test_an_organisations_space_asks_who_is_in_it(hub: SpaceHub, client: Hub) ->
 
 def test_an_upload_that_breaks_can_be_repeated(hub: SpaceHub, client: Hub) -> None:
     hub.fail("POST", "/commit/", "cut")
-    with pytest.raises(UserError, match=r"Uploading to ann/loop failed: .*repeat"):
+    with pytest.raises(UserError, match=r"Uploading to ann/loop failed\. .*repeat"):
         space_upload.create(PLAN, client)
     assert hub.files("space", "ann/loop") == {}
     space_upload.create(PLAN, client)
@@ -146,7 +146,7 @@ def test_a_sound_plan(client: Hub) -> None:
         ({"repo": "bob/loop"}, "no right to write to bob/loop"),
         ({"admins": "org"}, "ann is a person"),
         ({"hardware": "huge"}, "The Hub has no hardware 'huge'. It has: cpu-basic, cpu-upgrade"),
-        ({"model": "models/absent"}, "Looking for the model models/absent failed: there is no such repository"),
+        ({"model": "models/absent"}, "Looking for the model models/absent failed. There is no such repository"),
         ({"model": "models/pickled"}, "models/pickled has no safetensors weights"),
         ({"copies": "ann/open"}, "ann/open is public, and safe copies hold accounts"),
         ({"copies": "bob/copies"}, "no right to write to bob/copies"),
@@ -180,7 +180,7 @@ def test_what_would_fail_is_said_and_nothing_is_made(
     [
         ("hf_read_ann", "may only read"),
         ("hf_expired", "expired"),
-        (None, "no token for the Hub is set"),
+        (None, "No token for the Hub is set"),
     ],
 )
 def test_a_token_that_does_not_do(hub: SpaceHub, token: str | None, words: str) -> None:

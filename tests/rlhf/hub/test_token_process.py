@@ -393,7 +393,7 @@ def test_while_the_hub_has_trouble_the_start_waits_and_a_hub_that_refuses_stops_
     told = {**hub.environment(TOKEN), PLACE: REPO, **ONLY_AT_THE_ENDS}
     hub.fail("POST", "/api/repos/create", 503)
     with running(project, told) as program:
-        assert "the Hub has trouble of its own" in program.log.read_text()
+        assert "The Hub has trouble of its own" in program.log.read_text()
     with running(project, {**told, "HF_TOKEN": "hf_expired_one"}, wait=False) as program:
         assert program.process.wait(PATIENCE_SECONDS) == 2
         said = program.log.read_text()
@@ -415,7 +415,7 @@ def test_a_failing_copy_is_on_the_page_and_its_reason_only_for_admins(
         assert line.endswith("2 judgements since. The latest attempt failed and is repeated.")
         with httpx.Client(base_url=program.address, timeout=PATIENCE_SECONDS) as admin:
             admin.post("/login", data={"name": "kim", "password": PASSWORD})
-            assert "the token has no right to do that" in admin.post("/annotate/safety", json={}).json()["text"]
+            assert "The token has no right to do that" in admin.post("/annotate/safety", json={}).json()["text"]
         hub.tokens[TOKEN] = ("ann", "write")
         wait_until("the copy", lambda: told_safe(page.safety(), 2) == 2, every=0.3)
 

@@ -535,7 +535,7 @@ def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypa
     monkeypatch.setattr("rlhf.jobs.worker.run_algorithm", allocate)
     machine.perform(job_store.enqueue(machine.db, QUICK_SFT, OWNER))
     card = browser.open().text("card")
-    for words in ("Failed. Memory ran out.", "a batch_size below 4", "a max_length below 128"):
+    for words in ("Failed. Memory ran out.", "A batch_size below 4", "A max_length below 128"):
         assert words in card
 
 
