@@ -72,7 +72,8 @@ CASES: Mapping[str, Case] = {
     "dpo_pairs_96": Case(DPOSpec(**LORA, batch_size=4, accumulation=1), 96, 2, 4),
     "dpo_pairs_256": Case(DPOSpec(**LORA, batch_size=4, accumulation=1), 256, 2, 4),
     # Robust to a rate of zero is TRL's sigmoid loss of pairs; ours learns a ranking as one, which takes the same time.
-    "dpo_rank4": Case(DPOSpec(**LORA, batch_size=2, accumulation=1, loss="robust"), 96, 4, 2),
+    # Without the likelihood term, which TRL takes of each pair and ours of the best answer.
+    "dpo_rank4": Case(DPOSpec(**LORA, batch_size=2, accumulation=1, loss="robust", sft_weight=0.0), 96, 4, 2),
     "reward": Case(RewardModelSpec(**LORA, batch_size=4, margin=False, centre=0.0), 96, 2, 4),
     "sft": Case(SFTSpec(**LORA, batch_size=8), 96, 1, 8),
 }
