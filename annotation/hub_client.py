@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -139,7 +139,7 @@ def explained(sentence: str, **gaps: object) -> Iterator[None]:
         yield
     except (httpx2.HTTPError, OSError, ValueError, RuntimeError) as error:
         kind = Conflict if status_of(error) == 412 else UserError
-        raise kind(without_tokens(" ".join([sentence.format(**gaps), reason(error)]))) from error
+        raise kind(without_tokens(joined(sentence.format(**gaps), reason(error)))) from error
 
 
 def no_token() -> str:
@@ -179,7 +179,7 @@ def refusal(response: Any, error: BaseException) -> str:
     """What an error's status means."""
     status: int = response.status_code
     if status == 401 and "authorization" not in response.request.headers:
-        return " ".join([_(REFUSED[404]), _("Without a token only what is public can be seen."), no_token()])
+        return joined(_(REFUSED[404]), _("Without a token only what is public can be seen."), no_token())
     if status == 412:
         return _("Somebody else has changed the repository meanwhile. Look at what is there, then repeat it.")
     if status == 429:
@@ -294,7 +294,7 @@ def check_name(repo: str) -> None:
     sound = len(parts) == 2 and all(NAME_PART.fullmatch(part) for part in parts) and len(repo) <= LONGEST_NAME
     if not sound or "--" in repo or ".." in repo or repo.endswith((".git", ".ipynb")):
         refused = _("'{repo}' can't be the name of a repository.").format(repo=repo[:120])
-        raise UserError(" ".join([refused, name_rule()]))
+        raise UserError(joined(refused, name_rule()))
 
 
 def hourly_price(hardware: Any) -> float:
@@ -308,7 +308,7 @@ def check_token(hub: Hub, repo: str | None = None) -> TokenInfo:
     What a fine-grained token may do shows only when it does it.
     """
     if hub.token is None:
-        raise UserError(" ".join([_("This can't be done."), no_token()]))
+        raise UserError(joined(_("This can't be done."), no_token()))
     with explained(_("Asking the Hub whose token it is failed.")):
         told = hub.api.whoami(cache=True)
     token = told.get("auth", {}).get("accessToken", {})

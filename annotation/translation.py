@@ -312,6 +312,13 @@ class Sentence(str):
         return text
 
 
+def joined(*sentences: str) -> str:
+    """Whole sentences one after the other, as a text that can be kept and told again like any of them."""
+    gaps = {f"sentence_{place}": one for place, one in enumerate(sentences)}
+    text = " ".join(f"{{{name}}}" for name in gaps)
+    return Sentence.of(text, text).format(**gaps)
+
+
 # ----------------------------------------------------------------------------------------------------- what is stored
 # What was said of late, by how it reads: the keys of a sentence, and what its gaps were filled with.
 LATELY: Final[OrderedDict[str, tuple[tuple[Any, ...], Mapping[str, Gap]]]] = OrderedDict()

@@ -20,7 +20,7 @@ from annotation.copies import safe_copies
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, copies_in, digest_of
 from annotation.database import FILE_NAME, Database, damage, explain_disk_errors, open_database
 from annotation.records import UserError, now
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 
 VARIABLE: Final = "PREFLOOP_RESTORE"
 # A choice that begins so means what is in the data directory, be it nothing.
@@ -144,7 +144,7 @@ def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: st
             here=HERE,
             version=version,
         )
-        raise UserError(" ".join([has, forked]))
+        raise UserError(joined(has, forked))
 
 
 # ----------------------------------------------------------------------------------------------------- who has it open

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from annotation.imports.printable import display_name
 from annotation.imports.reading import finite, kind_of
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 
 Ranking = tuple[int, ...]
 ParsedVerdict = tuple[Literal["ranked", "all-bad"], Ranking | None]
@@ -126,7 +126,7 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
             return (FIRST, SECOND)[by_number[number]]
         if number is not None:
             raise UnusableRow(
-                column, " ".join([_(NO_WINNER), _(HOW_NUMBERS)]), shown=shown(value), first=first, second=second
+                column, f"{_(NO_WINNER)} {_(HOW_NUMBERS)}", shown=shown(value), first=first, second=second
             )
         if isinstance(value, bool) or not isinstance(value, str):
             raise UnusableRow(
@@ -153,7 +153,7 @@ def unclear_number(column: str, value: Any) -> UnclearColumn:
     name = display_name(column)
     said = _("The column '{name}' holds {shown}, so its numbers are no names of the two answers.")
     how = _(HOW_NUMBERS).format(column=name)
-    return UnclearColumn(" ".join([said.format(name=name, shown=shown(value)), how, _("Nothing was imported.")]))
+    return UnclearColumn(joined(said.format(name=name, shown=shown(value)), how, _("Nothing was imported.")))
 
 
 def verdict_of(text: str, words: Mapping[str, int]) -> ParsedVerdict | None:
@@ -273,7 +273,7 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
         name = display_name(column)
         said = _("The column '{name}' rates the answers, and bad ones must not be learned.").format(name=name)
         otherwise = _("Or leave it out (--map rating=) where all of them are good.")
-        raise UnclearColumn(" ".join([said, _(HOW_RATINGS).format(column=name), otherwise]))
+        raise UnclearColumn(joined(said, _(HOW_RATINGS).format(column=name), otherwise))
 
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))

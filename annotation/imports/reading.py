@@ -20,7 +20,7 @@ from annotation.exports.formats import unescape_cell, unflattened
 from annotation.imports import directories
 from annotation.imports.printable import display_name
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 
 MEGABYTE = 1024 * 1024
 # One line, one CSV field and one element of a JSON list may be this long; what is longer is never loaded.
@@ -108,7 +108,7 @@ def open_path(path: Path, split: str | None = None, config: str | None = None) -
             )
         if not path.is_file():
             refused = _("{name} is no ordinary file (a device or a pipe). Import a file.").format(name=name)
-            raise UserError(" ".join([refused, _(FORMATS)]))
+            raise UserError(joined(refused, _(FORMATS)))
         with path.open("rb") as file:
             head = file.read(4 * 1024)
     except OSError as error:
@@ -146,13 +146,13 @@ def refuse_other_formats(name: str, head: bytes) -> None:
     for magic, description in UNPACKABLE.items():
         if head.startswith(magic):
             refused = _(description).format(name=name)
-            raise UserError(" ".join([refused, _("Unpack or convert it first."), _(FORMATS)]))
+            raise UserError(joined(refused, _("Unpack or convert it first."), _(FORMATS)))
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         refused = _("{name} is UTF-16: it begins with the bytes {hex}.").format(name=name, hex=head[:2].hex(" "))
-        raise UserError(" ".join([refused, _(RE_SAVE)]))
+        raise UserError(joined(refused, _(RE_SAVE)))
     if b"\x00" in head:
         refused = _("{name} is no text: byte {at:,} is NUL.").format(name=name, at=head.index(b"\x00"))
-        raise UserError(" ".join([refused, _(FORMATS)]))
+        raise UserError(joined(refused, _(FORMATS)))
 
 
 def text_file(path: Path, name: str, head: bytes) -> ImportSource:
@@ -175,7 +175,7 @@ def text_file(path: Path, name: str, head: bytes) -> ImportSource:
             _("{name} is no JSON list and no JSON lines: it begins with neither '[' nor '{{'.").format(name=name)
         )
     refused = _("{name} is of no known format. Name it after its format.").format(name=name)
-    raise UserError(" ".join([refused, _(FORMATS)]))
+    raise UserError(joined(refused, _(FORMATS)))
 
 
 def from_stream(
@@ -871,7 +871,7 @@ def choose_split(name: str, known: list[str], wanted: str | None) -> str:
             else _("{name} has no split '{split}'.").format(name=name, split=display_name(wanted))
         )
         choose = _("Choose one of {listed} as the split to read (--source-split).").format(listed=listed)
-        raise UserError(" ".join([problem, choose]))
+        raise UserError(joined(problem, choose))
     return wanted
 
 

@@ -18,7 +18,7 @@ from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
-from annotation.translation import N_, _, ngettext, numeral
+from annotation.translation import N_, _, joined, ngettext, numeral
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import paragraph, progress_bar, status, table, way
@@ -325,7 +325,7 @@ def build_columns() -> dict[str, gr.Dropdown]:
 def build(demo: gr.Blocks, context: Context) -> None:
     """Lay the part out inside the caller's tab and wire it; every value comes from a guarded handler."""
     gr.Markdown(_("## Import"))
-    gr.Markdown(" ".join([_(EXPLANATION), _(FORMATS)]))
+    gr.Markdown(joined(_(EXPLANATION), _(FORMATS)))
     source = build_source()
     look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look")
     with gr.Column(visible=False) as group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from rlhf.jobs.job_spec import JobSpec
 
 # How a job that ended for want of memory says so.
@@ -36,4 +36,4 @@ def advice(job: JobSpec) -> str:
         said.append(_("Adapters on fewer layers (lora_targets) take less memory."))
     if spec.batch_size > 1 and not spec.halve_batch:
         said.append(_("With halve_batch a run lowers its batch_size by itself."))
-    return " ".join(said)
+    return joined(*said)

@@ -19,7 +19,7 @@ from annotation.database import Database
 from annotation.environment import child_environment
 from annotation.jobs.job_process import life_line
 from annotation.jobs.job_table import Reason
-from annotation.translation import _
+from annotation.translation import _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import TrainingSpec
@@ -116,7 +116,7 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
     if killed:
         said += [_("If it is killed again, let it take less memory."), advice(job.spec)]
     if code or job.status != "lost":  # one that was told to stop has said why by itself
-        job_store.died(db, job.id, child.worker, " ".join(said), reason)
+        job_store.died(db, job.id, child.worker, joined(*said), reason)
     if code:
         job_store.give_up(db, job.id, child.attempt, f"{cause} {see}".strip(), reason)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from rlhf.jobs import job_store
 from rlhf.jobs.devices import query_graphics
 from rlhf.jobs.job_spec import ATTENTION, Training, TrainingSpec
@@ -378,7 +378,7 @@ def across_precisions(db: Database, spec: TrainingSpec, parent: Policy) -> str:
             "weights: use precision {weights} to continue it."
         )
     otherwise = _(START) if parent.form == "prompt" else instead(db, spec, parent)
-    return " ".join([said.format(revision=parent.revision, weights=parent.weights), otherwise])
+    return joined(said.format(revision=parent.revision, weights=parent.weights), otherwise)
 
 
 def same_setting(name: str, value: Any, spec: TrainingSpec) -> bool:

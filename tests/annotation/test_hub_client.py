@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 
@@ -11,6 +12,7 @@ import pytest
 from annotation import hub_client as hubs
 from annotation.hub_client import Conflict
 from annotation.records import UserError
+from annotation.translation import _, kept, retold
 from tests.fakes.hub_server import HubServer
 
 FILES = {"README.md": b"---\nlicense: mit\n---\n# A model", "weights.safetensors": b"\0" * 2000}
@@ -147,6 +149,17 @@ def test_a_card_that_the_hub_does_not_take_says_why(hub: HubServer) -> None:
 def test_a_hub_that_is_not_there_has_a_sentence() -> None:
     with pytest.raises(UserError, match="The connection to the Hub could not be made or was lost"):
         hubs.ensure_repo(hubs.connect("hf_write_ann", "http://127.0.0.1:1"), "ann/x", "model", private=True)
+
+
+def test_a_failure_and_its_reason_are_kept_as_sentences_that_another_language_can_tell() -> None:
+    failed = _("Uploading to {repo} failed.")
+    with pytest.raises(UserError) as caught, hubs.explained(failed, repo="ann/model"):
+        raise OSError(errno.ENOSPC, "")
+    said = str(caught.value)
+    assert said == "Uploading to ann/model failed. The disk is full. Free some space, then repeat it."
+    stored = kept(said)
+    assert json.loads(stored)["gaps"]["sentence_0"] == {"said": [failed], "gaps": {"repo": "ann/model"}}
+    assert retold(stored) == said
 
 
 def test_a_full_disk_has_a_sentence() -> None:

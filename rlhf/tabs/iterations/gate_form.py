@@ -11,7 +11,7 @@ import gradio as gr
 from annotation.records import Annotator, UserError
 from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, whole_number
 from annotation.tabs.guard import Context, guarded
-from annotation.translation import N_, _
+from annotation.translation import N_, _, joined
 from annotation.ui import markup
 from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
@@ -61,7 +61,7 @@ def summary(rule: Rule) -> str:
         "People decide from {people_least} prompts on, and after {people_most} without evidence a candidate is "
         "rejected."
     ).format(people_least=rule.people_least, people_most=rule.people_most)
-    return " ".join([promise.format(wrong=wrong), counted, judge])
+    return joined(promise.format(wrong=wrong), counted, judge)
 
 
 def held_out_sentence(context: Context) -> str:

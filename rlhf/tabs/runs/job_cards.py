@@ -287,7 +287,8 @@ def samples_box(samples: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         + "</div></div>"
         for prompt, by_step in samples.items()
     )
-    return f'<div class="headline"><b>{explained(Explained(_("Sample answers"), _(SAMPLES)))}</b></div>{rows}'
+    title = explained(Explained(_("Sample answers"), _(SAMPLES)))
+    return f'<div class="headline"><b>{title}</b></div>{rows}'
 
 
 def answer_box(name: str, text: str, tokens: int, finish_reason: str, as_html: bool = False) -> str:

@@ -7,7 +7,7 @@ from hashlib import sha256
 
 from annotation.metrics.calibration import Calibration
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, joined, ngettext
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import percent, short_number
@@ -74,7 +74,7 @@ def unmeasured(number: int) -> str:
         else _("There were only {number} held-out comparisons to check it with.").format(number=number)
     )
     too_few = _("With fewer than {fewest}, even being right on all would not tell it from {reward_threshold}.")
-    return " ".join([there, too_few.format(fewest=FEWEST, reward_threshold=percent(REWARD_THRESHOLD))])
+    return joined(there, too_few.format(fewest=FEWEST, reward_threshold=percent(REWARD_THRESHOLD)))
 
 
 def length_sentence(length: LengthFigures, accuracy: float) -> str:
