@@ -278,7 +278,13 @@ def corrected(prompts: Sequence[PromptOutcome], panel: JudgePanel) -> CorrectedP
         if guess is not None or worth:  # judges of whom nothing came that was to come told nothing
             moments.note(one.entered, guess.value if guess and (others or not worth) else 0.5)
     explained = moments.believing(max(panel.covariances.values(), default=0.0)).explained
-    return CorrectedPrompts(tuple(entered), tuple(counted), explained, frozenset(waiting.used), waiting.helped)
+    return CorrectedPrompts(
+        outcomes=tuple(entered),
+        prompts=tuple(counted),
+        explained=explained,
+        spent=frozenset(waiting.used),
+        helped=waiting.helped,
+    )
 
 
 class WaitingPrompts:

@@ -170,7 +170,7 @@ class DPOSpec(TrainingSpec):
     rate at most with pairs (benchmarks/acts.py), and the loop was measured without (with pairs, at a rate of 7e-5)."""
     epochs: PositiveInt = 3
     """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
-    stop_kl: NonNegativeFloat = 0.15
+    stop_kl: NonNegativeFloat = 0.1
     """End the training where each comparison has been learnt from once and the policy has moved this far from where it
     began, in nats a token, at the first tokens of answers that it learns from; 0 for never. Our choice, by measurements
     (docs/benchmarks.md, the recipe): further on, answers that have become shorter go past the gate's limit of

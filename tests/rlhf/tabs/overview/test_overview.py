@@ -198,7 +198,7 @@ def test_the_title_says_what_runs_and_how_it_ended(context: Context) -> None:
 
 
 def test_more_than_enough_is_no_share() -> None:
-    found = overview_card.Standing("dpo-3", 600, 60, None, None, ())
+    found = overview_card.Standing(serves="dpo-3", judged=600, wanted=60, running=None, left=None, steps=())
     assert overview_card.judged_words(found) == "600 judged for the next training; 60 are enough"
     assert overview_card.judged_words(replace(found, judged=60)) == "60 of 60 judged for the next training"
 
