@@ -607,7 +607,7 @@ def step_time_of(spec: TrainingSpec, finished: Sequence[Job], items: int = 0) ->
     for job in (*measured, *(job for job in like if job.kind == spec.kind)):
         done = FinishedTraining.of(job.result)
         if job.status == "finished" and done.seconds_per_step:
-            passes = spec.over(items).accumulated() / (done.accumulation or spec.accumulated())
+            passes = spec.over(items).accumulated() / (done.accumulation or spec.accumulated()) if items else 1.0
             return StepTime(done.seconds_per_step * passes, job.finished or job.created, job.id, done.peak_rss_mb)
     return None
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from annotation.examples.example_sets import EXAMPLES
 from annotation.translation import N_, _
-from annotation.validation import describe, hint_at, read
+from annotation.validation import describe, hint_at, read, whole_if_it_can
 from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import FormLayout
 from rlhf.jobs.job_spec import TrainingSpec
@@ -210,7 +210,7 @@ def number_typed(value: Any) -> Any:
     if text == "":
         return None
     try:
-        return float(text) if isinstance(text, str) else text
+        return whole_if_it_can(float(text)) if isinstance(text, str) else text
     except ValueError:
         return text
 

@@ -12,6 +12,7 @@ moves most where an answer begins and may end, and its own answers have no more 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any, Final
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from rlhf.algorithms.dpo.spec import STEPS_A_PASS
 from rlhf.algorithms.trainer import mean_of_processes
 from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.log_probabilities import exact_kl
@@ -47,7 +49,8 @@ class DriftMeter(TrainerCallback):
         self.beginning = [part_NV.to(torch.float16) for part_NV in self.logps()]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.epoch < 1:  # each comparison has its say, also where fewer would be enough
+        # Each comparison has its say, also where fewer would be enough; but for small steps, that somebody asked for.
+        if state.epoch < 1 and state.global_step < STEPS_A_PASS and math.isfinite(self.most):
             return
         self.moved, step, steps = self.kl(), state.global_step, state.max_steps
         if self.moved >= self.most and step < steps:

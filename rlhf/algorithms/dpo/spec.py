@@ -44,6 +44,8 @@ BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
 MEASURED = N_("our own measurements, with the training ended by stop_kl")
 # As many as move a policy about as far as it may go, at the default rate (docs/benchmarks.md, the recipe).
 STEPS_A_PASS = 6
+# Comparisons in a forward pass.
+BATCH = 4
 CURVES = (
     Curve(
         name="loss",
@@ -183,7 +185,7 @@ class DPOSpec(TrainingSpec):
     ai_weight: NonNegativeFloat = 1.0
     """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
     people's in RLAIF (Lee et al. 2023)."""
-    batch_size: PositiveInt = 4
+    batch_size: PositiveInt = BATCH
     """Comparisons in one forward pass, each with all its pairs. In one pass four take a tenth less time than in two."""
     accumulation: NonNegativeInt = 0
     """Forward passes in one optimiser step. Empty for as many as let one pass over the data take six steps at most:
@@ -256,9 +258,12 @@ class DPOSpec(TrainingSpec):
         return found
 
     def over(self, items: int) -> Self:
-        """The spec with as many forward passes in a step as let one pass over the data take six steps at most."""
-        passes = ceil(items / (STEPS_A_PASS * self.batch_size * self.processes))
-        return replace(self, accumulation=self.accumulation or max(1, passes))
+        """The spec with as many forward passes in a step as let one pass over the data take six steps at most.
+
+        A step takes so many times four comparisons, in how small passes ever, so that a halved batch changes no step.
+        """
+        step = BATCH * max(1, ceil(items / (STEPS_A_PASS * BATCH)))
+        return replace(self, accumulation=self.accumulation or ceil(step / (self.batch_size * self.processes)))
 
     def ends_early(self) -> bool:
         """Where the policy has moved far enough."""

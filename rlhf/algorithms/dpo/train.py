@@ -86,7 +86,8 @@ def read_data(run: Run, spec: DPOSpec, tokenizer: Any) -> tuple[list[Item], DPOS
         items = [item for item in items if all(item["answers"])]
     if not any(all(item["answers"]) for item in items):
         raise UserError(shortage("pairs", 0, 1, left_out))
-    expecting = replace(spec.over(len(items)), flip_rate=spec.flip_rate or suggested_flip_rate(items))
+    sized = spec if run.measured_steps else spec.over(len(items))  # what is measured is scaled by who foretells
+    expecting = replace(sized, flip_rate=spec.flip_rate or suggested_flip_rate(items))
     return with_targets(items, spec.annotator_noise, spec.ai_weight), expecting, left_out
 
 

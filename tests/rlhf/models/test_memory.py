@@ -464,6 +464,19 @@ def step_time(db: Database, spec: TrainingSpec) -> memory.StepTime | None:
     return memory.step_time_of(spec, memory.finished_jobs(db, spec))
 
 
+def test_a_step_over_more_items_is_foretold_by_the_passes_that_it_takes(db: Database) -> None:
+    spec = DPOSpec()
+    finish(db, spec, {"seconds_per_step": 6.0, "accumulation": 3})  # over sixty
+    for items, seconds in ((60, 6.0), (24, 2.0), (120, 10.0), (0, 6.0)):
+        found = memory.step_time_of(spec, memory.finished_jobs(db, spec), items)
+        assert found is not None
+        assert found.seconds_per_step == seconds
+    finish(db, MeasureSpec(training=to_json(spec)), {"seconds_per_step": 1.5})  # one pass a step
+    found = memory.step_time_of(spec, memory.finished_jobs(db, spec), 60)
+    assert found is not None
+    assert found.seconds_per_step == 4.5
+
+
 def test_the_pace_is_the_newest_one_measured_with_the_same_settings(db: Database) -> None:
     spec = DPOSpec(seed=3, scope="all")
     assert step_time(db, spec) is None

@@ -177,3 +177,12 @@ def test_the_shipped_examples_can_be_chosen() -> None:
         "demonstrations",
         *(f"example:{name}" for name in EXAMPLES),
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"), [("accumulation", "4", 4), ("beta", "5", 5), ("beta", " 0.2 ", 0.2)]
+)
+def test_a_number_is_typed_where_an_empty_field_leaves_it_open(name: str, text: str, value: float) -> None:
+    form = BY_NAME["dpo"]
+    made = form_fields.spec_of(form, "base", {**first_values(form), name: text})
+    assert getattr(made, name) == value

@@ -527,7 +527,7 @@ def test_a_second_press_makes_no_second_check_or_merge(pages: gr.Blocks, context
 def test_automatic_training_that_finds_too_few_pairs_says_so(db: Database, data_dir: Path) -> None:
     """As where all were ties: due, and never begun."""
     db.insert("annotator", {"name": "owner", "role": "admin", "created": now()})
-    automatic_training.save(db, True, 1, "dpo")
+    automatic_training.store(db, True, 1, "dpo")
     setting = controller.automatic_training(db)
     assert automatic_training.sentence(db, setting).endswith("starts after every 8 new judgements."), "one is too few"
     judge(db, 9, "tie")

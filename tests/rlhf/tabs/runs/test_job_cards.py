@@ -20,7 +20,7 @@ from rlhf.tabs.runs import job_cards, run_list
 from tests.builders import checked_answer, job, policy
 
 AT = "2026-01-02T10:10:00.000000+00:00"
-PREFERENCES = DPOSpec(method="qlora", parent="base", snapshot="abcdef0123456789")
+PREFERENCES = DPOSpec(method="qlora", parent="base", snapshot="abcdef0123456789", stop_kl=0.15)
 JOB = job(spec=PREFERENCES)
 ANSWER = checked_answer(model_id=2, seed=5, rendered_prompt="Why?", prompt_tokens=2)
 BASE = policy(
