@@ -231,7 +231,9 @@ def test_the_card_has_the_evaluation_by_people_and_by_judges(hub: HubServer, db:
     db.connection.execute("UPDATE model SET sha256 = ? WHERE id = ?", (sha, policy.id))
     push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     text = hub.file("model", REPO, "README.md").decode()
-    assert "| `base` | people | 8 | 100% (68% to 100%) |" in text
+    by_people = re.search(r"\| `base` \| people \| 8 \| 100% \((\d+)% to 100%\) \|", text)
+    assert by_people is not None, text
+    assert 0 < int(by_people[1]) < 68, "one may have looked at any time, so it is wider than Wilson's"
     assert "| `base` | the AI judge sharp | 40 | 75% (60% to 86%) |" in text
     found = ModelCard(text).data.eval_results or []
     assert [(one.metric_type, one.metric_value) for one in found] == [("win_rate", 1.0), ("win_rate", 0.75)]

@@ -59,9 +59,14 @@ def test_a_list_that_no_address_can_hold_is_refused_where_it_is_made() -> None:
 def test_the_export_of_a_list_without_a_filter_is_of_all() -> None:
     """Whatever an earlier list has left in the form."""
     eve = Annotator(1, "eve", "admin")
-    assert narrower()(eve, place_in("?all=1")) == [""]
-    assert narrower()(eve, place_in("?status=judged")) == ["status=judged"]
-    assert "value" not in narrower()(eve, place_in(""))[0], "what was typed stays"
+
+    def sent(part: str) -> dict[str, Any]:
+        shown = zip(DEFAULTS, narrower()(eve, place_in(part)), strict=True)
+        return {name: one["value"] for name, one in shown if "value" in one}
+
+    assert sent("?all=1") == {"comparisons": ""}
+    assert sent("?status=judged") == {"comparisons": "status=judged"}
+    assert sent("") == {}, "what was typed stays"
 
 
 @pytest.mark.parametrize("part", ["?status=great", TOO_LONG + "&status=great", "/" + "x" * MAXIMUM_LENGTH])
