@@ -387,7 +387,9 @@ def step_times(db: Database, job: Job) -> list[tuple[int, str]]:
 def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:
     """The last lines of a job's log, oldest first, each with its time of day in UTC."""
     rows = db.rows(
-        """SELECT data, created FROM event WHERE job_id = ? AND kind IN ('log', 'change') ORDER BY id DESC LIMIT ?""",
+        """SELECT data, created, kind FROM event WHERE job_id = ? AND kind IN ('log', 'change')
+           ORDER BY id DESC LIMIT ?""",
         (job_id, lines),
     )
-    return [f"{row['created'][11:19]}  {json.loads(row['data'])}" for row in reversed(rows)]
+    said = {"log": str, "change": retold}
+    return [f"{row['created'][11:19]}  {said[row['kind']](json.loads(row['data']))}" for row in reversed(rows)]
