@@ -589,7 +589,8 @@ def gave_way(db: Database, claim: StoredClaim) -> bool:
     """Whether its annotator took up another comparison while there was still time for this one."""
     return bool(
         db.value(
-            "SELECT EXISTS (SELECT 1 FROM claim WHERE annotator_id = ? AND id > ? AND created < ?)",
+            f"""SELECT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = ? AND k.id > ? AND k.created < ?
+                 AND NOT {PASSED_OVER})""",
             (claim.annotator_id, claim.id, claim.expires),
         )
     )
@@ -710,9 +711,11 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
     return held
 
 
+# Of a claim `k`: that a bulk change passed its comparison over, so that it never was in anybody's hands.
+PASSED_OVER = "EXISTS (SELECT 1 FROM bulk_change x WHERE x.id = k.assigned_by AND x.kind = 'skip')"
 # Of a judgement `j`: that its annotator made it, one by one; what a bulk change passed over, that change takes back.
-MADE_IN_HAND = """j.claim_id NOT NULL AND NOT EXISTS (SELECT 1 FROM claim k JOIN bulk_change x ON x.id = k.assigned_by
-    WHERE k.id = j.claim_id AND x.kind = 'skip')"""
+MADE_IN_HAND = f"""j.claim_id NOT NULL AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.id = j.claim_id
+    AND {PASSED_OVER})"""
 
 
 def claim_judged(db: Database, judgement: StoredJudgement) -> StoredClaim:

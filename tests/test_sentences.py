@@ -48,7 +48,7 @@ NO_SENTENCES_BY_REASON = {
     },
     "keys, and what stands in the database, in a file or on the Hub": {
         *("the iterations", "not enough evidence", "no verdict", "rate limit", "server error"),
-        *("the data directory", "the import form", "life line", "rented jobs", "the AI judge {}"),
+        *("the data directory", "life line", "rented jobs", "the AI judge {}"),
         *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
         *("saved dataset", "dataset directory", "Hub dataset", "own prompt", "held-out set", "prefloop archive"),
         *("prefloop copy", "another format", "Safe copy {} of run {}, {} judgements", "{} export", "{}: run {}"),

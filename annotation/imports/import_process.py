@@ -105,7 +105,7 @@ class Importer:
         return state_of(self.latest)
 
     def start(
-        self, kind: ImportStep, source: Sequence[str], arguments: Sequence[str], by: str = "the import form"
+        self, kind: ImportStep, source: Sequence[str], arguments: Sequence[str], by: str = N_("the import form")
     ) -> State:
         """Begin. `source` is what to import with what belongs to it. Raises UserError while another run is at work."""
         spec = ImportData(("--json-progress", *KIND_ARGUMENTS[kind], *arguments, *source))

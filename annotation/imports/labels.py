@@ -125,9 +125,7 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
                 raise unclear_number(column, value)
             return (FIRST, SECOND)[by_number[number]]
         if number is not None:
-            raise UnusableRow(
-                column, f"{_(NO_WINNER)} {_(HOW_NUMBERS)}", shown=shown(value), first=first, second=second
-            )
+            raise UnusableRow(column, _(NUMBER_NO_WINNER), shown=shown(value), first=first, second=second)
         if isinstance(value, bool) or not isinstance(value, str):
             raise UnusableRow(
                 column, _("column '{column}' is {kind_of}, which names no winner"), kind_of=kind_of(value)
@@ -140,7 +138,12 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
     return read
 
 
-NO_WINNER: Final = N_("column '{column}' is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'.")
+NO_WINNER: Final = N_("column '{column}' is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'")
+NUMBER_NO_WINNER: Final = N_(
+    "column '{column}' is {shown}: neither 'a' ('{first}') nor 'b' ('{second}') nor 'tie'; if it is a number, say "
+    "which, with --map winner_from_0={column} (0 is the first answer, 1 the second), --map winner_from_1={column} (1 "
+    "is the first), or --map preference={column} (below 0 the first is better, above 0 the second)"
+)
 HOW_NUMBERS: Final = N_(
     "If it is a number, say which: --map winner_from_0={column} (0 is the first answer, 1 the second), --map "
     "winner_from_1={column} (1 is the first), or --map preference={column} (below 0 the first is better, above 0 the "

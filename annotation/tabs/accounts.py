@@ -122,8 +122,9 @@ def build(demo: gr.Blocks, context: Context) -> None:
             save = gr.Button(_("Save groups and judgements"), size="md")
     wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
     bar, fields, admin = place_bar(), [groups, quota, language], guarded(context, "admin")
-    page, asking = [listed, account, outcome, secret, *fields, bar], [confirm, question, asked]
-    visits(bar, context, visiting(db), [], [account, outcome, secret, *fields], api_name="account-visit")
+    asking = [confirm, question, asked]
+    page = [listed, account, outcome, secret, *fields, bar, *asking]
+    visits(bar, context, visiting(db), [], [account, outcome, secret, *fields, *asking], api_name="account-visit")
     account.input(admin(choosing(db)), account, [*fields, bar, *asking], api_name="account-choose", **QUIET)
     language.input(admin(changing_language(db)), [account, language], page, api_name="account-language", **QUEUED)
     save.click(admin(saving(db)), [account, groups, quota], page, api_name="account-groups", **QUEUED)
@@ -134,7 +135,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     buttons = {"reset": reset, "make-admin": make_admin, "make-annotator": make_annotator, "deactivate": shut_out}
     for act, button in buttons.items():
         button.click(admin(ask_first(db, act)), account, asking, api_name=f"account-{act}", **QUEUED)
-    really.click(admin(confirming(db)), [account, asked], [*page, *asking], api_name="account-really", **QUEUED)
+    really.click(admin(confirming(db)), [account, asked], page, api_name="account-really", **QUEUED)
     keep.click(admin(kept), None, asking, api_name="account-not", **QUEUED)
     let_in.click(admin(activating(db)), account, api_name="account-activate", **common)
 
@@ -142,12 +143,14 @@ def build(demo: gr.Blocks, context: Context) -> None:
 def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
     """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
 
-    Last the groups, the quota and the language of the account that is chosen now, and its address.
+    Then the groups, the quota and the language of the account that is chosen now, and its address; last that nothing is
+    asked any more.
     """
     shown, names = accounts_table(db)
     password_box = gr.Textbox(value=password, visible=bool(password))
     chosen = gr.Dropdown(names, value=account)
-    return (shown, chosen, done(outcome), password_box, *fields_of(db, entry_of(db, account)), told(place_of(account)))
+    fields = fields_of(db, entry_of(db, account))
+    return (shown, chosen, done(outcome), password_box, *fields, told(place_of(account)), *unasked())
 
 
 def accounts_table(db: Database) -> tuple[str, list[str]]:
@@ -206,7 +209,7 @@ def opening(db: Database) -> Any:
         """List the accounts, and say so where what holds them may lose something."""
         problem = gr.Markdown(f"**{SQLITE_PROBLEM}**", visible=bool(SQLITE_PROBLEM))
         shown, names = accounts_table(db)
-        return shown, gr.update(choices=names), problem, *kept(annotator)
+        return shown, gr.update(choices=names), problem, *unasked()
 
     return open_page
 
@@ -219,7 +222,8 @@ def visiting(db: Database) -> Any:
         entry = entry_of(db, place.first)
         unknown = _("There is no account {name}.").format(name=place.first) if place.first and entry is None else ""
         chosen = gr.update(value=None if entry is None else entry.name)
-        return [chosen, status(unknown, "warning"), gr.Textbox(value="", visible=False), *fields_of(db, entry)]
+        secret = gr.Textbox(value="", visible=False)
+        return [chosen, status(unknown, "warning"), secret, *fields_of(db, entry), *unasked()]
 
     return visit_account
 
@@ -254,9 +258,14 @@ def chosen(db: Database, account: Any) -> str:
     return name
 
 
-def kept(annotator: Annotator) -> list[Any]:
-    """Ask nothing any more: nothing is changed."""
+def unasked() -> list[Any]:
+    """The question, when nothing is asked any more."""
     return [gr.update(visible=False), "", {}]
+
+
+def kept(annotator: Annotator) -> list[Any]:
+    """Change nothing."""
+    return unasked()
 
 
 def ask_first(db: Database, act: str) -> Any:
@@ -279,12 +288,12 @@ def confirming(db: Database) -> Any:
         "deactivate": deactivating(db),
     }
 
-    def do_it(annotator: Annotator, account: str | None, asked: Any) -> list[Any]:
+    def do_it(annotator: Annotator, account: str | None, asked: Any) -> Any:
         """Do what the question asked, if it is still about the account that is chosen."""
         named = asked if isinstance(asked, dict) else {}
         if named.get("act") not in acts or named.get("account") != chosen(db, account):
             raise UserError(_("Press the button again: another account is chosen now."))
-        return [*acts[named["act"]](annotator, account), *kept(annotator)]
+        return acts[named["act"]](annotator, account)
 
     return do_it
 
@@ -347,7 +356,7 @@ def choosing(db: Database) -> Any:
     def choose_account(annotator: Annotator, account: str | None) -> Any:
         """The groups, the quota and the language of the chosen one; nothing while no whole name is typed."""
         entry = entry_of(db, account)
-        return [*fields_of(db, entry), gr.skip() if entry is None else told(place_of(account)), *kept(annotator)]
+        return [*fields_of(db, entry), gr.skip() if entry is None else told(place_of(account)), *unasked()]
 
     return choose_account
 

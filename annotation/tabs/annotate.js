@@ -4,13 +4,22 @@
 
 // Every sentence goes through `_`, which says it in the page's language, one with a count through `ngettext`; then
 // `filled` fills its gaps in.
-const LANGUAGE = document.documentElement.lang || undefined;
+const LANGUAGE = readable(props.language);
 const NUMBERS = new Intl.NumberFormat(LANGUAGE);
 const _ = (sentence) => props.sentences[sentence] ?? sentence;
 const ngettext = (one, several, count) =>
   props.sentences[several]?.[props.plurals[count > 200 ? 100 + count % 100 : count]] ?? (count === 1 ? one : several);
 const written = (value) => typeof value === "number" ? NUMBERS.format(value) : value;
 const filled = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (gap, name) => written(values[name]));
+
+// The code of a language as browsers take it; the browser's own language in place of one that they don't know as such.
+function readable(code) {
+  try {
+    return Intl.getCanonicalLocales(code)[0];
+  } catch {
+    return undefined;
+  }
+}
 
 // A comparison that has only just appeared can't have been read: a press meant for the one before must not count.
 const UNREAD_MS = 300;
@@ -214,6 +223,7 @@ async function act(name, body, failed = NOT_SAVED) {
     return said;
   } finally {
     busy = false;
+    setTimeout(() => { missed &&= busy; }); // what came of this is told by then, if anything is
     judging.removeAttribute("aria-busy");
     polledAt = performance.now();
   }
@@ -603,8 +613,7 @@ function waitingText() {
   if (quota && yours >= quota) return filled(done, { quota });
   if (card.asked && card.trouble) return `${card.trouble} ${_("Your prompt is kept till then.")}`;
   if (card.asked) return _("Your prompt is being answered. The answers appear here by themselves.");
-  if (card.by_judges) return card.elsewhere;
-  const writing = _("The model is writing the next answers. They appear here by themselves.");
+  const writing = card.by_judges ? "" : _("The model is writing the next answers. They appear here by themselves.");
   return `${card.elsewhere} ${card.trouble || writing}`.trim();
 }
 

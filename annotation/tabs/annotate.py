@@ -59,6 +59,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         elem_id="comparison",
         sentences=dict(spoken().script),
         plurals=list(spoken().plurals),
+        language=spoken().code,
     )
 
 

@@ -14,7 +14,7 @@ from annotation.imports.import_process import Importer, State
 from annotation.imports.importing import HELD_OUT_SHARE, ImportRequest
 from annotation.imports.mapping import TARGETS
 from annotation.imports.reading import FORMATS
-from annotation.records import Annotator, UserError
+from annotation.records import Annotator, UserError, who
 from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, opening_of, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
@@ -192,13 +192,14 @@ def outcome_card(outcome: Mapping[str, Any]) -> str:
         )
         text += way_to(outcome)
     if outcome["reasons"]:
-        # Of an import by an earlier version the column stands beside what is said of it.
+        # Of an import by an earlier version the column stands beside what is said of it; now that names it.
+        apart = len(outcome["reasons"][0]) == 3
         reasons = [(numeral(count), " ".join(filter(None, said))) for *said, count in outcome["reasons"]]
         text += table((_("rows"), _("can't be used because")), reasons)
-        shown = outcome["skipped"][:SHOWN_SKIPPED]
-        rows = [(str(entry["row"]), entry["column"], entry["reason"]) for entry in shown]
+        shown = [(str(one["row"]), (one["column"] if apart else "", one["reason"])) for one in outcome["skipped"]]
+        rows = [(number, " ".join(filter(None, said))) for number, said in shown[:SHOWN_SKIPPED]]
         text += status(_("The first of them ({counted}):").format(counted=outcome["counted"])) + table(
-            (_("row"), _("column"), _("reason")), rows
+            (_("row"), _("reason")), rows
         )
     return status(name) + text
 
@@ -468,8 +469,8 @@ def status_card(state: State) -> str:
 def asked_for(state: State) -> str:
     """Who began a run, and when it ended: it may be another admin's, or of days ago."""
     if state.ended is None:
-        return paragraph(_("Asked for by {name}.").format(name=state.by), "quiet")
-    said = _("Asked for by {name}; it ended on {when} UTC.").format(name=state.by, when=moment(state.ended))
+        return paragraph(_("Asked for by {name}.").format(name=who(state.by)), "quiet")
+    said = _("Asked for by {name}; it ended on {when} UTC.").format(name=who(state.by), when=moment(state.ended))
     return paragraph(said, "quiet")
 
 

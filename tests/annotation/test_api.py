@@ -13,11 +13,14 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from annotation import api, claims, selection, store
+from annotation import api, claims, records, selection, store
 from annotation.database import Database
 from annotation.records import Feedback, Kind, Prompt, Tag
 from annotation.web import access
 from annotation.web.middleware import SignedIn
+from annotation.workbench import bulk_changes
+from annotation.workbench.bulk_changes import BulkRequest
+from annotation.workbench.comparison_filter import ComparisonFilter
 from tests.conftest import act, make_response, seed_comparisons, seed_prompts
 from tests.frozen_in_memory import current_judgements
 
@@ -313,6 +316,16 @@ def test_what_gave_way_to_another_comparison_in_another_tab_has_not_run_out(db: 
         assert "You have taken up another comparison in another tab." in answer["notice"]
         assert "ran out" not in answer["notice"]
     assert latest_row(db)["outcome"] == ("undone" if press == "undo" else "ranked")
+
+
+def test_what_was_only_passed_over_in_a_bulk_change_was_not_taken_up(db: Database, ann: Ask) -> None:
+    made = seed_comparisons(db, 2)
+    shown = ann("card")["nonce"]
+    asked = BulkRequest("skip", ComparisonFilter(ids=tuple(made[1:])))
+    bulk_changes.make(db, asked, access.read_annotator(access.existing(db, "ann")), 1)
+    with db.transaction() as connection:
+        connection.execute("UPDATE claim SET expires = ? WHERE nonce = ?", (records.now(), shown))
+    assert "ran out" in ann("judge", nonce=shown, act=act("tie"))["notice"]
 
 
 def test_who_comes_back_too_late_is_told_why_another_comparison_is_shown(

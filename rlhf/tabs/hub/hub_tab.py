@@ -159,7 +159,7 @@ def publications_table(found: Sequence[Publication], revisions: Mapping[int, str
             f"{one.repo}{f'@{one.tag}' if one.tag else ''}",
             one.commit_sha[:12],
             _("private") if one.private else _("public"),
-            one.published_by,
+            who(one.published_by),
             moment(one.created),
         )
         for one in found

@@ -21,8 +21,8 @@ from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project, perc
 
 PROMPTS = N_("Held-out prompts in a new version")
 RENEWAL = N_(
-    "Draw a new version of the held-out prompts? Figures of earlier checks can't be compared with those to come, and "
-    "there is no way back to this version."
+    "Draw a new version of the held-out prompts, {prompts:,} at most? Figures of earlier checks can't be compared with "
+    "those to come, and there is no way back to this version."
 )
 HOLDS = [
     (N_("By mode: over the whole project where the gate acts by itself, else for each candidate"), "mode"),
@@ -90,6 +90,16 @@ def offered(context: Context) -> int:
     return max(CheckSpec.prompts, made[-1].prompts if made else 0)
 
 
+def unasked() -> list[Any]:
+    """The question about renewal, when nothing is asked any more."""
+    return [gr.update(visible=False), "", None]
+
+
+def prompts_wanted(number: Any) -> int:
+    """How many prompts a new version is to have, as it was typed. Raises UserError."""
+    return whole(number, PROMPTS, 1, MOST)
+
+
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
     with gr.Accordion(_("The gate's rule"), open=False):
@@ -125,7 +135,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         said = html_box()
     shown = [form[name] for name in NAMES]
     labels = {name: str(field.label) for name, field in form.items()}
-    sent_before = gr.State({})
+    sent_before, asked = gr.State({}), gr.State(None)
 
     def filled(rule: Rule) -> list[Any]:
         sentences = f"{summary(rule)} {held_out_sentence(context)}"
@@ -134,7 +144,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
 
     @guarded(context, "admin")
     def open_rule(annotator: Annotator) -> list[Any]:
-        return filled(gate_decisions.rule(context.db))
+        return [*filled(gate_decisions.rule(context.db)), *unasked()]
 
     @guarded(context, "admin")
     def save_rule(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
@@ -147,9 +157,12 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         return [*filled(rule), markup.notice(_("The rule is saved.")) + draft.remark]
 
     @guarded(context, "admin")
-    def renew_held_out(annotator: Annotator, number: Any) -> list[Any]:
+    def renew_held_out(annotator: Annotator, number: Any, asked_of: Any) -> list[Any]:
+        wanted = prompts_wanted(number)
+        if asked_of != wanted:
+            raise UserError(_("Press the button again: another number of prompts is written there now."))
         before = held_out_sets.versions(context.db)
-        made = held_out_sets.renew(context.db, context.data_dir, whole(number, PROMPTS, 1, MOST))
+        made = held_out_sets.renew(context.db, context.data_dir, wanted)
         if before and before[-1] == made:
             raise UserError(
                 _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.").format(
@@ -160,19 +173,22 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             "Version {version} has {prompts} prompts. Figures of earlier checks can't be compared with "
             "those to come: check again what you want to compare."
         ).format(version=made.version, prompts=made.prompts)
-        return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence), gr.update(visible=False)]
+        return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence), *unasked()]
 
     @guarded(context, "admin")
-    def ask_renewal(annotator: Annotator) -> list[Any]:
-        return [gr.update(visible=True), markup.paragraph(_(RENEWAL), "warning")]
+    def ask_renewal(annotator: Annotator, number: Any) -> list[Any]:
+        wanted = prompts_wanted(number)
+        said = markup.paragraph(_(RENEWAL).format(prompts=wanted), "warning")
+        return [gr.update(visible=True), said, wanted]
 
     @guarded(context, "admin")
-    def keep_held_out(annotator: Annotator) -> Any:
-        return gr.update(visible=False)
+    def keep_held_out(annotator: Annotator) -> list[Any]:
+        return unasked()
 
     filled_in = [sent_before, said_of, *shown, prompts]
-    opening(open_rule, None, filled_in, **QUIET)
+    asking = [confirm, question, asked]
+    opening(open_rule, None, [*filled_in, *asking], **QUIET)
     save.click(save_rule, [sent_before, *shown], [*filled_in, said], **QUEUED)
-    renew.click(ask_renewal, None, [confirm, question], **QUEUED)
-    really.click(renew_held_out, prompts, [*filled_in, said, confirm], **QUEUED)
-    keep.click(keep_held_out, None, confirm, **QUEUED)
+    renew.click(ask_renewal, prompts, asking, **QUEUED)
+    really.click(renew_held_out, [prompts, asked], [*filled_in, said, *asking], **QUEUED)
+    keep.click(keep_held_out, None, asking, **QUEUED)

@@ -42,6 +42,8 @@ LISTED_JOBS = 50
 SEARCHED_JOBS = 5000
 # What is looked at, in the order of `RunsSelection`.
 LOOKED = ("selector", "queued", "compared", "search", "order", "name", "tags", "notes")
+# What a changed address goes by among the changed parts.
+ADDRESS = "address"
 LOG_LINES = 200
 POLL_SECONDS = 2
 RESUME_SENTENCE = N_(
@@ -253,11 +255,14 @@ def place_of(looked: RunsSelection) -> Place:
     return Place(() if number is None else (str(number),), query)
 
 
-def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str, Update], Seen]:
-    """The parts of the page that differ from what this browser session was sent last, and what it has now."""
+def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = False) -> tuple[dict[str, Any], Seen]:
+    """The parts of the page that differ from what this browser session was sent last, and what it has now.
+
+    A run that a person has just chosen is shown, whatever stands unsaved about another one.
+    """
     db, at = context.db, now()
     found = find_job(db, looked.job)
-    stays = written_about(db, looked, seen, found)
+    stays = None if chosen else written_about(db, looked, seen, found)
     job = stays or found
     subject = run_outcome.subject_of(context, job)
     files = run_outcome.files_of(context, job, subject)
@@ -269,13 +274,14 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         | comparison_form.choice_parts(db)
     )
     marks = job_cards.fingerprints(parts)
-    changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
+    changed: dict[str, Any] = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
     if stays is not None:
         changed["selector"] = {**parts["selector"], "value": str(stays.id)}
-    drawn, chosen = drawn_job(db, job), comparison_form.chosen_jobs(db, looked.compared)
+        changed[ADDRESS] = told(place_of(replace(looked, job=stays.id)), step=False)
+    drawn, compared = drawn_job(db, job), comparison_form.chosen_jobs(db, looked.compared)
     keys = {
         "recorded": record_key(db, job, drawn),
-        "comparison": comparison_form.key_of(db, chosen),
+        "comparison": comparison_form.key_of(db, compared),
         "state": None if job is None else [job.id, job.status],
         "order": queue_view.order_of(db),
         "decided": [registry.newest_decision(db), registry.serving(db).revision],
@@ -285,7 +291,7 @@ def live(context: Context, looked: RunsSelection, seen: Seen) -> tuple[dict[str,
         record, looks[LOOK] = record_parts(db, job, drawn, looks[LOOK])
         changed |= record
     if seen.get("comparison") != keys["comparison"]:
-        comparison, looks[comparison_form.LOOK] = comparison_form.parts_of(db, chosen, looks[comparison_form.LOOK])
+        comparison, looks[comparison_form.LOOK] = comparison_form.parts_of(db, compared, looks[comparison_form.LOOK])
         changed |= comparison
     if "job" not in seen or seen["job"] != (None if job is None else job.id):
         changed |= label_parts(db, job)  # else somebody may be typing
@@ -419,11 +425,11 @@ class RunsPage:
     @property
     def followed(self) -> list[Any]:
         """The outputs of a handler that redraws what changed."""
-        return [*self.parts.values(), self.seen]
+        return [*self.parts.values(), self.seen, self.bar]
 
     def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
-        """What goes to the browser: the changed parts, and nothing for the others."""
-        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
+        """What goes to the browser: the changed parts and address, and nothing for the others."""
+        return [*(changed.get(name, gr.skip()) for name in self.parts), seen, changed.get(ADDRESS, gr.skip())]
 
     def looked_at(self, name: str) -> list[Any]:
         """The outputs of a handler that looks closely at another plot."""
@@ -500,24 +506,32 @@ def wire_views(page: RunsPage, context: Context) -> None:
         changed, seen = live(context, looked, {})
         values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
-        return [*page.sent({**changed, **shown, "said": said, "acted": ""}, seen), told(place_of(looked), step=False)]
+        address = told(place_of(looked), step=False)
+        return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)
 
     def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
         looked, was = read(sent)
         return page.sent(*live(context, replace(looked, confirming=was.get("confirming")), was))
 
+    def look(sent: Sequence[Any], chosen: bool) -> list[Any]:
+        looked, was = read(sent)
+        changed, seen = live(context, looked, was, chosen)
+        return page.sent({ADDRESS: told(place_of(looked)), **changed, "said": "", "acted": ""}, seen)
+
     @guarded(context, "admin")
     def choose_run(annotator: Annotator, *sent: Any) -> list[Any]:
-        looked, was = read(sent)
-        changed, seen = live(context, looked, was)
-        return [*page.sent({**changed, "said": "", "acted": ""}, seen), told(place_of(looked))]
+        return look(sent, chosen=True)
 
-    followed = [*page.followed, page.bar]
-    visits(page.bar, context, open_runs, [], followed)
+    @guarded(context, "admin")
+    def list_runs(annotator: Annotator, *sent: Any) -> list[Any]:
+        return look(sent, chosen=False)
+
+    visits(page.bar, context, open_runs, [], page.followed)
     inputs = [*page.looked, page.seen]
-    for name in ("selector", "compared", "order"):
-        page.parts[name].input(choose_run, inputs, followed, **QUIET)
-    page.parts["search"].submit(choose_run, inputs, followed, **QUIET)
+    page.parts["selector"].input(choose_run, inputs, page.followed, **QUIET)
+    for name in ("compared", "order"):
+        page.parts[name].input(list_runs, inputs, page.followed, **QUIET)
+    page.parts["search"].submit(list_runs, inputs, page.followed, **QUIET)
     page.parts["queued"].input(guarded(context, "admin")(poll_runs), inputs, page.followed, **QUIET)
     poll(page.pulse, context, poll_runs, inputs, page.followed)
 

@@ -362,7 +362,12 @@ TALK = {"messages": TURNS}
         (PAIR, {"prompt": [user("a"), assistant("b")]}, "prompt", "does not end with the user's turn"),
         (PAIR, {"prompt": [system("a")]}, "prompt", "does not end with the user's turn"),
         (DUEL, {"winner": "c"}, "winner", "is 'c': neither 'a' ('response_a') nor 'b' ('response_b') nor 'tie'"),
-        (DUEL, {"winner": 1}, "winner", "is 1: neither"),
+        (
+            DUEL,
+            {"winner": 1},
+            "winner",
+            "is 1: neither 'a' ('response_a') nor 'b' ('response_b') nor 'tie'; if it is a ",
+        ),
         (DUEL, {"winner": "-a"}, "winner", "is '-a': neither"),
         (DUEL, {"winner": True}, "winner", "is true or false, which names no winner"),
         (DUEL, {"winner": None}, "winner", "is empty (null), which names no winner"),

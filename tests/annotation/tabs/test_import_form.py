@@ -123,3 +123,12 @@ def test_an_import_leads_to_what_came_in_where_it_can_be_withdrawn() -> None:
         "Look at the comparisons that came in, or withdraw them</a></p>"
     )
     assert import_form.way_to({**OUTCOME, "counts": {**counts, "open": 0}}) == "", "only prompts"
+
+
+def test_a_row_that_was_skipped_names_its_column_once() -> None:
+    """In what is said of it; of an import by an earlier version, beside that."""
+    skipped = {"counted": "rows from 1", "skipped": [{"row": 3, "column": "a", "reason": "column 'a' is empty"}]}
+    shown = import_form.outcome_card({**OUTCOME, **skipped, "reasons": [["column 'a' is empty", 1]]})
+    assert shown.count("column") == 2, "once for the reason, once for the row"
+    earlier = {**skipped, "skipped": [{"row": 3, "column": "a", "reason": "is empty"}]}
+    assert "a is empty" in import_form.outcome_card({**OUTCOME, **earlier, "reasons": [["a", "is empty", 1]]})

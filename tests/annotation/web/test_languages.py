@@ -18,7 +18,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
 from annotation.records import UserError, now
-from annotation.tabs import accounts
+from annotation.tabs import accounts, annotate
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, Language, _, language_of, of_server, spoken
 from annotation.web import access, invitations, languages
@@ -316,6 +316,18 @@ def test_what_a_handler_makes_stays_out_of_a_page_that_is_laid_out_meanwhile(db:
         made = answer(gr.Request(username="kim"))
     assert made.label == "Name"
     assert [*page.blocks.values()] == [laid_out]
+
+
+def test_the_script_of_the_annotate_tab_is_told_the_language_that_it_writes_numbers_in(
+    db: Database, data_dir: Path
+) -> None:
+    """The page's html element is no help: Gradio writes the browser's language there."""
+    for code in ("de", "en"):
+        with translation.speaking(language_of(code)), gr.Blocks() as page:
+            annotate.build(page, Context(db, data_dir, ""))
+        (card,) = page.blocks.values()
+        assert isinstance(card, gr.HTML)
+        assert card.props["language"] == code
 
 
 def test_what_everybody_reads_is_kept_in_the_servers_language(db: Database, data_dir: Path, marked: Language) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import store
+from annotation import store, translation
 from annotation.copies import safe_copies
 from annotation.copies.targets import DirectoryTarget
 from annotation.database import Database
@@ -162,7 +162,9 @@ def test_models_with_files_can_be_chosen_and_what_is_published_is_listed(context
     ]
     model = registry.by_revision(context.db, "dpo-1")
     registry.record_publication(context.db, "model", model.id, f"ann/{HOSTILE}", "dpo-1", "a" * 40, True, "owner")
-    registry.record_publication(context.db, "dataset", None, "ann/data", "", "b" * 40, False, "owner")
+    registry.record_publication(context.db, "dataset", None, "ann/data", "", "b" * 40, False, "the command line")
+    with translation.speaking(translation.chosen("de")):
+        assert "<td>die Befehlszeile</td>" in shown(context, "published")
     card = shown(context, "published")
     assert "<td>dpo-1</td>" in card
     assert "<td>ann/data</td>" in card

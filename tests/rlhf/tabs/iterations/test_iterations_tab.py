@@ -417,7 +417,9 @@ def test_no_number_that_can_be_sent_is_a_bug(pages: gr.Blocks, context: Context,
         with pytest.raises(gr.Error, match=f"{gate.label(name)}: it must be a whole number"):
             save(owner, {}, *values)
     with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
-        renew(owner, wrong)
+        renew(owner, wrong, 5)
+    with pytest.raises(gr.Error, match="Held-out prompts in a new version: it must be a whole number"):
+        handler(pages, "ask_renewal")(owner, wrong)
     with pytest.raises(UserError, match="After so many new judgements: it must be a whole number"):
         automatic_training.store(context.db, True, wrong, "dpo")
     save(
@@ -456,12 +458,16 @@ def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
 def test_a_new_version_of_the_held_out_prompts_has_as_many_as_are_asked_for(pages: gr.Blocks, context: Context) -> None:
     seed_comparisons(context.db, 70, "held-out")
     owner, renew, opened = gr.Request(username="owner"), handler(pages, "renew_held_out"), handler(pages, "open_rule")
-    assert opened(owner)[-1] == CheckSpec.prompts
+    *_rule, offered_first, confirm, _question, asked = opened(owner)
+    assert (offered_first, confirm["visible"], asked) == (CheckSpec.prompts, False, None)
     for number, offered in ((65, 65), (5.0, CheckSpec.prompts)):
-        shown, question = handler(pages, "ask_renewal")(owner)
-        assert (shown["visible"], "there is no way back" in question) == (True, True)
-        sent = renew(owner, number)
-        assert (sent[-3], sent[-1]["visible"]) == (offered, False)
+        shown, question, asked = handler(pages, "ask_renewal")(owner, number)
+        assert shown["visible"]
+        assert f"held-out prompts, {number:.0f} at most?" in question
+        with pytest.raises(gr.Error, match="another number of prompts"):
+            renew(owner, 7, asked)
+        sent = renew(owner, number, asked)
+        assert (sent[-5], sent[-3]["visible"], sent[-1]) == (offered, False, None)
         assert held_out_sets.versions(context.db)[-1].prompts == number
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -78,8 +79,7 @@ class Browser:
     chosen: dict[str, Any] = field(default_factory=lambda: dict(CHOSEN) | dict.fromkeys(TYPED, ""))
     shown: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen: Any = None
-
-    """What stands in the field for a reason."""
+    address: str = ""
 
     def do(self, name: str, person: str = OWNER) -> dict[str, Any]:
         """Call a registered handler with what this session has chosen; returns the parts that were sent."""
@@ -92,6 +92,8 @@ class Browser:
         assert len(sent) == len(block.outputs)
         parts = dict(zip(self.page.parts, sent, strict=False))
         self.seen = sent[len(self.page.parts)]
+        if len(sent) > len(self.page.parts) + 1 and sent[-1] != gr.skip():
+            self.address = json.loads(sent[-1])[-1]
         changed: dict[str, Any] = {}
         for part, update in parts.items():
             if isinstance(update, str):
@@ -869,6 +871,25 @@ def test_what_is_typed_of_a_run_stays_with_it_when_another_one_begins(browser: B
     assert f"Saved for job {first}." in browser.text("labelled")
     browser.look_at(second)
     assert browser.text("labelled") == "", "it was said of another"
+
+
+def test_a_run_is_chosen_whatever_is_typed_of_another_and_the_address_says_what_is_shown(
+    browser: Browser, place: Context
+) -> None:
+    first = begin(place, steps=2)
+    browser.open()
+    assert browser.address == ""
+    browser.chosen["notes"] = "It learns"
+    assert job_table.finish(place.db, first, "w", {})
+    second = begin(place, steps=1)
+    browser.chosen["order"] = "name"
+    browser.do("list_runs")
+    assert f"Job {first}, " in browser.text("card"), "the order of the list is no choice of a run"
+    assert browser.address == f"/{first}?sort=name"
+    browser.chosen |= {"selector": "latest", "order": "newest"}
+    browser.do("choose_run")
+    assert f"Job {second}, " in browser.text("card")
+    assert (browser.chosen["selector"], browser.address, browser.chosen["notes"]) == ("latest", "", "")
 
 
 def test_where_nothing_is_typed_the_page_follows_what_runs(browser: Browser, place: Context) -> None:
