@@ -6,7 +6,7 @@ What they have in common with all other jobs, claim, report, end, is `annotation
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any, Literal, TypeAlias
@@ -391,5 +391,5 @@ def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:
            ORDER BY id DESC LIMIT ?""",
         (job_id, lines),
     )
-    said = {"log": str, "change": retold}
+    said: dict[str, Callable[[Any], str]] = {"log": str, "change": retold}
     return [f"{row['created'][11:19]}  {said[row['kind']](json.loads(row['data']))}" for row in reversed(rows)]

@@ -263,7 +263,10 @@ def test_a_stale_worker_or_a_cancelled_job_is_not_queued_again(db: Database) -> 
 def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_when_asked(
     db: Database, status: Status, reason: Reason
 ) -> None:
-    job, later = job_store.enqueue(db, DPOSpec(batch_size=8), "ann"), job_store.enqueue(db, SFTSpec(), "bob")
+    job, later = (
+        job_store.enqueue(db, DPOSpec(batch_size=8, accumulation=1), "ann"),
+        job_store.enqueue(db, SFTSpec(), "bob"),
+    )
     assert not job_store.can_be_halved(job_store.get(db, job)), "it waits"
     job_store.claim(db, job, "w")
     assert not job_store.can_be_halved(job_store.get(db, job)), "it runs"

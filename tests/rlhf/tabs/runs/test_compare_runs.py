@@ -151,7 +151,7 @@ def test_names_are_shown_literally() -> None:
 
 
 def test_runs_that_ended_early_are_compared_by_the_steps_that_they_made() -> None:
-    early, whole = run(1, DPOSpec(), [0.7, 0.6]), run(2, DPOSpec(), [0.7, 0.6, 0.5])
+    early, whole = run(1, DPOSpec(stop_kl=0.15), [0.7, 0.6]), run(2, DPOSpec(stop_kl=0.15), [0.7, 0.6, 0.5])
     ended = [
         replace(one, job=replace(one.job, status="finished", step=steps, result={"final": {"kl": kl}}))
         for one, steps, kl in ((early, 2, 0.2), (whole, 3, 0.1))
