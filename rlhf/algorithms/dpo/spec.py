@@ -186,8 +186,8 @@ class DPOSpec(TrainingSpec):
     """Weight of a pair that AI judges alone prefer, beside 1 for people's; 0 leaves their judgements out. As much as
     people's in RLAIF (Lee et al. 2023)."""
     batch_size: PositiveInt = BATCH
-    """Comparisons in one forward pass, each with all its pairs. Our choice: in one pass four take a tenth less time than
-    in two."""
+    """Comparisons in one forward pass, each with all its pairs. Our choice: in one pass four take a tenth less time
+    than in two."""
     accumulation: NonNegativeInt = 0
     """Forward passes in one optimiser step. Empty for as many as let one pass over the data take six steps at most:
     how far a policy moves depends on the number of steps, and it may move so far only; then every comparison is to
