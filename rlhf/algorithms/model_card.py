@@ -433,7 +433,7 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
         for key, name in about.training.last_step.items():
             if key in done.final:
                 rows.append([f"{name}, at the last step of training", f"{done.final[key]:.3f}"])
-    if done.trainable:
+    if done.trainable and done.trainable_percent is not None:
         rows.append(["trained parameters", f"{done.trainable:,} ({done.trainable_percent:.2f}%)"])
     return table(["figure", "value"], rows) or "None were measured."
 
