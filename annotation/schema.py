@@ -166,14 +166,14 @@ def m026_withdrawn_by_thinking(db: sqlite_utils.Database) -> None:
 
     Nothing else that was made here is asked of nobody without a judge's judgement on it, or 'unsure' in its place.
     """
-    db.execute(
-        """UPDATE comparison SET state = 'closed'
-           WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
-             AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL
-             AND NOT EXISTS (SELECT 1 FROM judgement j JOIN annotator a ON a.id = j.annotator_id
-                 WHERE j.comparison_id = comparison.id AND a.kind = 'ai')"""
-    )
+    db.execute(WITHDRAWN_BY_THINKING)
 
+
+WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
+    WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
+      AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL
+      AND NOT EXISTS (SELECT 1 FROM judgement j JOIN annotator a ON a.id = j.annotator_id
+          WHERE j.comparison_id = comparison.id AND a.kind = 'ai')"""
 
 FIRST_SCHEMA = (
     """CREATE TABLE prompt (

@@ -326,6 +326,10 @@ MOST_LATELY: Final = 1000
 PLAIN: Final = (str, int, float)
 Gap: TypeAlias = str | int | float
 STORED: Final = '{"said": ['
+# In a stored sentence: a name, perhaps with a short specification, whose width and precision have at most two digits.
+STORED_FIELD: Final = re.compile(r"\{\w+(?::[^{}\d]{0,3}\d{0,2}(?:\.\d{1,2})?[^{}\d]{0,2})?\}")
+# What comes of a stored text that no program of ours has written.
+UNTELLABLE: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 def kept(text: str) -> str:
@@ -333,9 +337,14 @@ def kept(text: str) -> str:
     parts = parts_of(text)
     try:
         same = parts is not None and said_again(parts) == text
-    except ValueError:  # what was in a gap is written as no text is
+    except UNTELLABLE:  # what was in a gap is written as no text is
         same = False
-    return json.dumps(parts, ensure_ascii=False) if same else text
+    return json.dumps(parts, ensure_ascii=False) if same else as_it_stands(text)
+
+
+def as_it_stands(text: str) -> str:
+    """A text of anybody's, to be stored: `retold` gives it back as it is, also where it begins as a stored one does."""
+    return json.dumps({"said": ["{text}"], "gaps": {"text": text}}) if text.startswith(STORED) else text
 
 
 def parts_of(text: str) -> Mapping[str, Any] | None:
@@ -348,14 +357,24 @@ def parts_of(text: str) -> Mapping[str, Any] | None:
 
 def retold(text: str) -> str:
     """What `kept` has stored, in the language that is spoken; any other text as it stands."""
-    return said_again(json.loads(text)) if text.startswith(STORED) else text
+    if not text.startswith(STORED):
+        return text
+    try:
+        return said_again(json.loads(text))
+    except UNTELLABLE:
+        return text
 
 
 def said_again(parts: Mapping[str, Any]) -> str:
-    """A sentence and what its gaps hold in the language that is spoken."""
+    """A sentence and what its gaps hold in the language that is spoken.
+
+    Raises one of UNTELLABLE for what is no such sentence, or has gaps that ask for more than what is in them.
+    """
     gaps = {name: said_again(value) if isinstance(value, Mapping) else value for name, value in parts["gaps"].items()}
     gaps |= {name: translate(value) for name, value in gaps.items() if isinstance(value, str) and " " in value}
     keys = parts["said"]
+    if any(re.search("[{}]", STORED_FIELD.sub("", DOUBLED.sub("", key))) for key in keys[:2]):
+        raise ValueError("a gap is no plain name")
     return (translate(keys[0]) if len(keys) == 1 else ngettext(*keys)).format(**gaps)
 
 

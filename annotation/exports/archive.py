@@ -21,7 +21,7 @@ from typing import IO, Any, Final
 from annotation import claims, project, store
 from annotation.database import Database, explain_bad_rows
 from annotation.records import MAXIMUM_ANSWERS, Tag, UserError
-from annotation.schema import STANDING
+from annotation.schema import STANDING, WITHDRAWN_BY_THINKING
 from annotation.translation import N_, _, numeral
 from annotation.web.access import NAME
 
@@ -188,6 +188,7 @@ def restore(db: Database, path: Path) -> dict[str, int]:
                     WHERE id IN (SELECT comparison_id FROM judgement WHERE purpose = 'import')"""
             )
             claims.follow_assignments(db)
+            db.connection.execute(WITHDRAWN_BY_THINKING)  # an archive of an earlier version may have such
     except OSError as error:
         raise UserError(
             _("{path} can't be read ({strerror}). Give the path of an archive.").format(

@@ -18,7 +18,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import percent_with_interval
 from rlhf.data.snapshots import snapshot_counts
-from rlhf.evaluation.report import CheckReport
+from rlhf.evaluation.report import CheckReport, CountedIn
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Made
 from rlhf.jobs.finished_training import FinishedTraining
@@ -75,6 +75,8 @@ class PublishedWinRate:
     against: str
     judge: str
     share: Estimate
+    unit: CountedIn = "prompts"
+    """What `share.n` counts."""
 
 
 @dataclass(frozen=True)
@@ -433,7 +435,7 @@ def figures(about: Subject, result: Mapping[str, Any]) -> str:
         for key, name in about.training.last_step.items():
             if key in done.final:
                 rows.append([f"{name}, at the last step of training", f"{done.final[key]:.3f}"])
-    if done.trainable:
+    if done.trainable and done.trainable_percent is not None:
         rows.append(["trained parameters", f"{done.trainable:,} ({done.trainable_percent:.2f}%)"])
     return table(["figure", "value"], rows) or "None were measured."
 
@@ -443,11 +445,12 @@ def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
     agreed = ("### Agreement of those who judged the training data", record.agreement) if record.agreement else ()
     if about.kind == "reward":  # what is known of it is among the figures
         return ("## Evaluation", *agreed) if agreed else ()
+    units = dict.fromkeys(one.unit for one in record.evaluation)
     rows = [
-        [code(one.against), one.judge, f"{one.share.n:,}", percent_with_interval(one.share)]
+        [code(one.against), one.judge, counted(one, len(units) > 1), percent_with_interval(one.share)]
         for one in record.evaluation
     ]
-    found = table(["against", "judged by", "prompts", "won, ties as half (95% interval)"], rows)
+    found = table(["against", "judged by", " or ".join(units), "won, ties as half (95% interval)"], rows)
     figures = "" if record.check is None else table(["figure of its newest check", "value"], check_rows(record.check))
     if not found and not figures:
         said = "It was not compared with the base, nor with what it was trained from."
@@ -458,6 +461,11 @@ def evaluation(about: Subject, record: PublishedFacts) -> Sequence[str]:
     return ("## Evaluation", *(part for part in (said, found, figures) if part), *agreed)
 
 
+def counted(rate: PublishedWinRate, named: bool) -> str:
+    """What a win rate rests on; `named` where others rest on something else."""
+    return f"{rate.share.n:,} {rate.unit}" if named else f"{rate.share.n:,}"
+
+
 KEPT_OUT: Final = "On prompts that were kept out of the training."
 
 
@@ -465,9 +473,13 @@ def check_rows(check: CheckReport) -> list[list[str]]:
     """The figures of a check, those that there are."""
     accuracy = None if check.implicit_accuracy is None else check.implicit_accuracy.estimate
     anchor = anchor_of(check)
+    at_equal_length = "" if check.equal_length_kl is None else ", at equal length"
     known: list[tuple[str, str | None]] = [
         ("held-out prompts that it answered", f"{check.prompts:,}"),
-        (f"KL to {anchor}, nats a token", None if check.kl_per_token is None else f"{check.kl_per_token:.4f}"),
+        (
+            f"KL to {anchor}, nats a token{at_equal_length}",
+            None if check.kl_per_token is None else f"{check.kl_per_token:.4f}",
+        ),
         (f"how much its answers surprise {anchor}, by {anchor}'s own", times(check.nll_ratio)),
         (f"perplexity of a plain text, by {anchor}'s", times(check.perplexity_ratio)),
         *probe_rows(check),

@@ -119,7 +119,18 @@ def measured_in_one_precision(report: CheckReport, policy: Policy) -> CheckRepor
     """A report without the figures that an earlier version took of a policy and of its ground in two precisions."""
     if report.in_one_precision(policy.weights):
         return report
-    return replace(report, candidate=AnswerFigures(report.candidate.revision))
+    return without_figures(report)
+
+
+def without_figures(report: CheckReport) -> CheckReport:
+    """A report without all that was measured of its candidate's answers."""
+    return replace(
+        report,
+        candidate=AnswerFigures(report.candidate.revision),
+        equal_length_distinct=None,
+        equal_length_nll_ratio=None,
+        equal_length_kl=None,
+    )
 
 
 def as_anchored(check: FinishedCheck, anchor: str, policy: Policy) -> CheckReport:
@@ -133,10 +144,7 @@ def as_anchored(check: FinishedCheck, anchor: str, policy: Policy) -> CheckRepor
     other_weights = against_ground and report.anchor.revision not in ("", "base") and policy.status == "candidate"
     if check.spec.anchor == anchor and not other_weights:
         return report
-    unmeasured = AnswerFigures(report.candidate.revision)
-    return replace(
-        report, candidate=unmeasured, equal_length_distinct=None, equal_length_nll_ratio=None, equal_length_kl=None
-    )
+    return without_figures(report)
 
 
 # The version of the rule from which on the anchor "base" is the base under whatever weights.

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from annotation.metrics.intervals_and_bias import Estimate, Share
 from rlhf.evaluation.probes import ProbeFigures, falls, sure_fall
 from rlhf.judges.verdicts import ChanceBasis, LetterShare, ScoreTemperature
 
+CountedIn: TypeAlias = Literal["prompts", "comparisons"]
 # What is stored of earlier versions by another name: they said base also where it was other weights.
 CALLED_SINCE: Mapping[str, str] = {
     "base": "anchor",
@@ -213,6 +214,11 @@ class CheckReport:
         """Whether it answers every prompt in the same words as what it was compared with; None if not counted."""
         return None if self.same_answers is None or not self.prompts else self.same_answers == self.prompts
 
+    @property
+    def counted_in(self) -> CountedIn:
+        """What its win rates count: until version 5 each comparison, also several of one prompt."""
+        return "prompts" if (self.rule or 0) >= PROMPTS_ARE_COUNTED else "comparisons"
+
     def rates_against(self, revision: str) -> Mapping[str, WinRate]:
         """By judge, how often it won against another policy."""
         return (self.win_rates or {}).get(revision, {})
@@ -254,6 +260,7 @@ class CheckReport:
 # likelihood. 5: KL is taken at equal lengths; a prompt counts by what was said of it first, corrected by the very
 # judges that judged it.
 RULE_VERSION = 5
+PROMPTS_ARE_COUNTED = 5
 # Stored under a name of its own, or not at all.
 RENAMED = ("reward", "reward_known")
 

@@ -309,10 +309,12 @@ def newest_report(db: Database, policy: Policy) -> CheckReport | None:
 
 def judge_win_rates(checks: Sequence[FinishedCheck], other: Policy) -> Iterator[PublishedWinRate]:
     """Win rates of the newest check that compared a policy with another; `checks` come newest first."""
-    rates = next((found for check in checks if (found := check.report.rates_against(other.revision))), {})
-    for name, rate in rates.items():
+    report = next((check.report for check in checks if check.report.rates_against(other.revision)), None)
+    if report is None:
+        return
+    for name, rate in report.rates_against(other.revision).items():
         if rate.estimate is not None:
-            yield PublishedWinRate(other.revision, f"the AI judge {name}", rate.estimate)
+            yield PublishedWinRate(other.revision, f"the AI judge {name}", rate.estimate, report.counted_in)
 
 
 def agreement(db: Database, policy: Policy) -> str:

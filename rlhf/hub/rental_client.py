@@ -27,7 +27,7 @@ from annotation.hub_client import Hub
 from annotation.jobs import job_table
 from annotation.jobs.attempt import beating
 from annotation.records import UserError, now, seconds_between
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, as_it_stands, ngettext
 from annotation.ui import formatting
 from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
@@ -586,6 +586,7 @@ def checked_ending(told: Any) -> Ending:
         files = {text_of(name): text_of(known) for name, known in told["files"].items()}
         weights = next(one for one in get_args(Weights) if one == told["model"]["weights"])
         batch, result = told["spec"]["batch_size"], dict(told["result"] or {})
+        result = {name: as_it_stands(value) if isinstance(value, str) else value for name, value in result.items()}
         ending = replace(
             ending, result=result, sha256=text_of(told["model"]["sha256"]), weights=weights, files=files, batch=batch
         )

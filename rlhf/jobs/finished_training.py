@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final, get_args, get_origin, get_type_hints
 
-# What earlier versions called the number of rows that were trained on, each algorithm in its own way.
-TRAINED_ON = ("train_pairs", "train_items", "train_prompts")
+# The number of rows that were trained on, and what earlier versions called it, each algorithm in its own way.
+TRAINED_ON: Final = ("trained_on", "train_pairs", "train_items", "train_prompts")
+# No number that anybody means is as great.
+MOST: Final = 2**63
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,32 @@ class FinishedTraining:
     def of(cls, result: Mapping[str, Any] | None) -> FinishedTraining:
         """The result of a job; of one that trains nothing what it says by the same names.
 
-        A rented machine may send anything: what is no mapping where one is meant, or one elsewhere, is not read.
+        A rented machine may send anything: what is not of its field's type, in a mapping too, is not read.
         """
-        told = {name: value for name, value in (result or {}).items() if value is not None}
-        known: dict[str, Any] = {"trained_on": next((told[name] for name in TRAINED_ON if name in told), None)}
-        for entry in fields(cls):
-            if entry.name in told and isinstance(told[entry.name], Mapping) == (entry.default_factory is dict):
-                known[entry.name] = told[entry.name]
-        return cls(**known)
+        told = dict(result or {})
+        told["trained_on"] = next((told[name] for name in TRAINED_ON if fits(told.get(name), int)), None)
+        known = {name: meant(told.get(name), kind) for name, kind in kinds().items()}
+        return cls(**{name: value for name, value in known.items() if value is not None})
+
+
+@cache
+def kinds() -> Mapping[str, Any]:
+    """The type of each field."""
+    return get_type_hints(FinishedTraining)
+
+
+def meant(value: Any, kind: Any) -> Any:
+    """A stored value as a field of this type takes it, of a mapping what can be; None where it can't be meant."""
+    if get_origin(kind) is not Mapping:
+        return value if fits(value, kind) else None
+    if not isinstance(value, Mapping):
+        return None
+    return {name: one for name, one in value.items() if fits(one, get_args(kind)[1])}
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type or union; a whole number passes for any, and none for one that is endless."""
+    of = get_args(kind) or (kind,)
+    if type(value) not in of and not (type(value) is int and float in of):
+        return False
+    return not isinstance(value, int | float) or abs(value) < MOST

@@ -6,7 +6,7 @@ What they have in common with all other jobs, claim, report, end, is `annotation
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any, Literal, TypeAlias
@@ -15,7 +15,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
-from annotation.translation import N_, _, kept, of_server, retold, speaking
+from annotation.translation import N_, _, joined, kept, of_server, retold, speaking
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
 from rlhf.jobs.out_of_memory import KILLED, MEMORY_RAN_OUT, difference
 
@@ -152,7 +152,7 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out
         if old is None or new is None:
             return False
         said = MEMORY_RAN_OUT if reason == "out-of-memory" else KILLED
-        message = f"{_(said)} {_(SMALLER).format(changes=difference(old, new))}"
+        message = joined(_(said), _(SMALLER).format(changes=difference(old, new)))
         connection.execute(
             """UPDATE job SET spec = :spec, status = 'queued', worker = NULL, finished = NULL, message = :message,
                    reason = :reason WHERE id = :id""",
@@ -164,8 +164,8 @@ def requeue_smaller(db: Database, job_id: int, worker: str, reason: Literal["out
 
 def retries(db: Database, job_id: int) -> list[str]:
     """What was changed each time that a job was queued again with other settings, oldest first."""
-    rows = db.rows("SELECT data FROM event WHERE job_id = ? AND kind = 'change' ORDER BY id", (job_id,))
-    return [retold(json.loads(row["data"])) for row in rows]
+    rows = db.rows("SELECT kind, data FROM event WHERE job_id = ? AND kind = 'change' ORDER BY id", (job_id,))
+    return [said_in(row) for row in rows]
 
 
 def give_up(db: Database, job_id: int, attempt: int, message: str, reason: Reason | None = None) -> None:
@@ -387,9 +387,14 @@ def step_times(db: Database, job: Job) -> list[tuple[int, str]]:
 def log_tail(db: Database, job_id: int, lines: int = 12) -> list[str]:
     """The last lines of a job's log, oldest first, each with its time of day in UTC."""
     rows = db.rows(
-        """SELECT data, created, kind FROM event WHERE job_id = ? AND kind IN ('log', 'change')
+        """SELECT kind, data, created FROM event WHERE job_id = ? AND kind IN ('log', 'change')
            ORDER BY id DESC LIMIT ?""",
         (job_id, lines),
     )
-    said: dict[str, Callable[[Any], str]] = {"log": str, "change": retold}
-    return [f"{row['created'][11:19]}  {said[row['kind']](json.loads(row['data']))}" for row in reversed(rows)]
+    return [f"{row['created'][11:19]}  {said_in(row)}" for row in reversed(rows)]
+
+
+def said_in(event: Mapping[str, Any]) -> Any:
+    """What an event says; a change of settings in the language that is spoken."""
+    data = json.loads(event["data"])
+    return retold(data) if event["kind"] == "change" else data

@@ -16,13 +16,13 @@ from annotation.hub_client import check_name
 from annotation.jobs import job_table
 from annotation.jobs.job_table import AT_WORK, stale_before
 from annotation.records import UserError, now
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, as_it_stands, ngettext
 from annotation.ui.formatting import dollars, most_dollars
 from annotation.validation import adapter
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.rental_reports import readable
+from rlhf.jobs.rental_reports import LogEvent, readable
 
 FLAVOR = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 LONGEST_HOURS = 72.0
@@ -247,7 +247,7 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Any) -> R
             {
                 "step": report.step,
                 "steps": report.steps,
-                "message": report.message,
+                "message": as_it_stands(report.message),
                 "now": now(),
                 "id": job_id,
                 "worker": worker,
@@ -258,6 +258,8 @@ def replay(db: Database, job_id: int, worker: str, number: int, batch: Any) -> R
             connection.execute("UPDATE rental SET batches = ? WHERE job_id = ?", (number, job_id))
             for event in report.events:
                 row = asdict(event)
+                if isinstance(event, LogEvent) and event.kind == "change":
+                    row["data"] = as_it_stands(event.data)
                 db.insert("event", {**row, "job_id": job_id, "data": json.dumps(row["data"])})
     return get(db, job_id)
 
@@ -273,4 +275,4 @@ def events_after(db: Database, job_id: int, last: int) -> list[dict[str, Any]]:
     rows = db.rows(
         "SELECT id, kind, step, data, created FROM event WHERE job_id = ? AND id > ? ORDER BY id", (job_id, last)
     )
-    return [{**row, "data": json.loads(row["data"])} for row in rows]
+    return [{**row, "data": job_store.said_in(row)} for row in rows]

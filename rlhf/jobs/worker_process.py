@@ -118,7 +118,7 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
     if code or job.status != "lost":  # one that was told to stop has said why by itself
         job_store.died(db, job.id, child.worker, joined(*said), reason)
     if code:
-        job_store.give_up(db, job.id, child.attempt, f"{cause} {see}".strip(), reason)
+        job_store.give_up(db, job.id, child.attempt, joined(*filter(None, (cause, see))), reason)
 
 
 def run_to_end(db: Database, data_dir: Path, job: job_store.Job, told: Callable[[], bool] = lambda: False) -> None:

@@ -128,6 +128,30 @@ def test_what_is_stored_is_told_in_the_language_of_whoever_reads_it(tmp_path: Pa
     assert translation.kept(said) == said, "what was said long ago is stored as it reads"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('{"said": [', '{"said": []}', '{"said": [1], "gaps": {}}', '{"said": ["{a}"], "gaps": {}}'),
+        *('{"said": ["{}"], "gaps": {}}', '{"said": ["x"], "gaps": [1]}'),
+        *('{"said": ["{a.__class__}"], "gaps": {"a": 1}}', '{"said": ["{a[0]}"], "gaps": {"a": "x"}}'),
+        *('{"said": ["{a!r}"], "gaps": {"a": 1}}', '{"said": ["{a:{b}}"], "gaps": {"a": 1, "b": 9}}'),
+        *('{"said": ["{a:999999}"], "gaps": {"a": 1}}', '{"said": ["{a:.999999f}"], "gaps": {"a": 1}}'),
+        *('{"said": ["a", "b", {}], "gaps": {"a": {}}}', '{"said": ["a", "b", Infinity], "gaps": {"a": {"said": 1}}}'),
+        *('{"said": ["{a:.2f}"], "gaps": {"a": 1' + 400 * "0" + "}}", '{"said": [' + 200_000 * "["),
+    ],
+)
+def test_a_stored_text_that_nobody_could_have_said_reads_as_it_stands(text: str) -> None:
+    assert translation.retold(text) == text
+    assert translation.retold(translation.kept(text)) == translation.retold(translation.as_it_stands(text)) == text
+
+
+def test_nothing_is_told_of_a_text_that_only_begins_as_a_stored_one() -> None:
+    text = '{"said": ["{a} is full."], "gaps": {"a": "It"}}'
+    assert translation.retold(text) == "It is full."
+    assert translation.retold(translation.kept(text)) == translation.retold(translation.as_it_stands(text)) == text
+    assert translation.as_it_stands("It is full.") == "It is full."
+
+
 @pytest.mark.parametrize(("code", "written"), [("de-CH", "1'234.5"), ("fr", "1\u202f234,5"), ("en-GB", "1,234.5")])
 def test_every_language_has_its_own_separators(tmp_path: Path, code: str, written: str) -> None:
     path = tmp_path / f"{code}.po"

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
+from typing import Final
 
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.metrics.intervals_and_bias import Estimate
@@ -92,6 +93,17 @@ def held_out_accuracy(report: CheckReport | None) -> str:
     )
 
 
+AT_EQUAL_LENGTH: Final = N_("KL per token, at equal length")
+
+
+def kl_words(report: CheckReport | None) -> str:
+    """The KL that the limit is on; of a check that took it over whole answers with these words."""
+    kl = None if report is None else report.kl_per_token
+    if kl is None or (report is not None and report.equal_length_kl is not None):
+        return figure(kl, 3)
+    return _("{kl}, of whole answers").format(kl=figure(kl, 3))
+
+
 HISTORY = (
     N_("Revision"),
     N_("Algorithm, method"),
@@ -103,7 +115,7 @@ HISTORY = (
     N_("Reference"),
     N_("Final loss"),
     N_("Held-out accuracy"),
-    N_("KL per token"),
+    AT_EQUAL_LENGTH,
     N_("Mean words"),
     N_("Made (UTC)"),
 )
@@ -120,7 +132,7 @@ def history_table(policies: Sequence[Policy], training: Mapping[int, Job], check
         tuple(map(_, HISTORY)),
         rows,
         _("No policy yet."),
-        (_("Job"), _("Final loss"), _("KL per token"), _("Mean words")),
+        (_("Job"), _("Final loss"), _(AT_EQUAL_LENGTH), _("Mean words")),
     )
 
 
@@ -138,7 +150,7 @@ def history_row(
     measured = (
         NOTHING if loss is None and not (spec and "loss" in spec.last_step) else figure(loss, 3),
         held_out_accuracy(report),
-        figure(own.kl_to_anchor, 3),
+        kl_words(report),
         figure(own.mean_length, 1),
     )
     return (
@@ -256,6 +268,12 @@ FIGURES = (
         N_("How far the policy is from what the limits are against, in nats a token; 0 is not at all."),
     ),
     ReportRow(
+        AT_EQUAL_LENGTH,
+        "equal_length_kl",
+        3,
+        N_("The same over as many tokens as the answers of what it is measured against have: the limit is on this."),
+    ),
+    ReportRow(
         N_("Surprise to its anchor"),
         "nll_under_anchor",
         3,
@@ -350,32 +368,48 @@ RULE_HEADS = (N_("Found"), N_("Asked for"), N_("Verdict"))
 FIGURES_CAPTION = N_("Figures of the check")
 
 
+def figures_of(report: CheckReport) -> Sequence[ReportRow]:
+    """The rows that a report has: an earlier version took no KL at equal length."""
+    return [row for row in FIGURES if row.label != AT_EQUAL_LENGTH or report.equal_length_kl is not None]
+
+
+def limited_by(limit: MetricLimit, report: CheckReport) -> str:
+    """The key of the row of the figure that a limit is on; empty for none."""
+    if limit.figure == "kl_per_token" and report.equal_length_kl is not None:
+        return "equal_length_kl"
+    return LIMITED.get(limit.figure, "")
+
+
 def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
     """Every figure once: what the rule asks of it and found, if anything, and what each policy has of it."""
     sides = report_sides(report)
-    own = {_(limit.name): LIMITED.get(limit.figure, "") for limit in LIMITS}
-    shown = {entry.key: entry for entry in FIGURES}
+    own = {_(limit.name): limited_by(limit, report) for limit in LIMITS}
+    shown = {entry.key: entry for entry in figures_of(report)}
     rows: list[Row] = []
     for one in criteria:
         entry = shown.pop(own.get(one.name, ""), None)
         if entry is None and own.get(one.name) == "" and report.candidate.probes is not None:
             values: Sequence[str] = probe_means(ALL, sides)
         else:
-            values = side_figures(entry, sides)
+            values = side_figures(entry, report)
+        name = _(AT_EQUAL_LENGTH) if entry is not None and entry.label == AT_EQUAL_LENGTH else one.name
         why = f"{one.why} {_(entry.reading)}" if entry is not None else one.why
-        rows.append((Explained(one.name, why), one.value, one.threshold, in_words(VERDICTS[one.verdict]), *values))
+        rows.append((Explained(name, why), one.value, one.threshold, in_words(VERDICTS[one.verdict]), *values))
     blank = ("",) * len(RULE_HEADS) if criteria else ()
-    rows += [(Explained(_(one.label), _(one.reading)), *blank, *side_figures(one, sides)) for one in shown.values()]
+    rows += [(Explained(_(one.label), _(one.reading)), *blank, *side_figures(one, report)) for one in shown.values()]
     accuracy = (held_out_accuracy(report), *("" for _side in sides[1:]))
     rows.append((Explained(_("Accuracy on held-out judgements"), _(ACCURACY_NOTE)), *blank, *accuracy))
     rows += [(name, *blank, *values) for name, values in probe_rows(report, sides)]
-    names = tuple(name for name, _values in sides)
+    names = tuple(side for side, _values in sides)
     headers = (_("Figure"), *(map(_, RULE_HEADS) if criteria else ()), *names)
     return table(headers, rows, "", names, caption=_(FIGURES_CAPTION))
 
 
-def side_figures(entry: ReportRow | None, sides: Sequence[tuple[str, AnswerFigures]]) -> Sequence[str]:
-    """A figure of each policy; nothing for none."""
+def side_figures(entry: ReportRow | None, report: CheckReport) -> Sequence[str]:
+    """A figure of each policy; nothing for none, and of the candidate alone KL at equal length."""
+    sides = report_sides(report)
+    if entry is not None and entry.label == AT_EQUAL_LENGTH:
+        return [figure(report.equal_length_kl, entry.digits), *("" for _side in sides[1:])]
     return [figure(getattr(values, entry.key), entry.digits) if entry else "" for _side, values in sides]
 
 

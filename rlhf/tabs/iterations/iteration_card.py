@@ -17,6 +17,7 @@ from annotation.ui.markup import escape, paragraph, table
 from rlhf.evaluation.gate import GateDecision, Mode, Rule, stakes_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
+from rlhf.tabs.iterations.check_report import AT_EQUAL_LENGTH, kl_words
 from rlhf.tabs.iterations.loop_standing import LoopStatus, Stage
 from rlhf.tabs.plot_zoom import CurveData
 
@@ -156,10 +157,13 @@ class CheckedPolicy:
 OVER = (
     Curve(
         name="kl",
-        label=N_("KL to its anchor"),
+        label=AT_EQUAL_LENGTH,
         axis=N_("nats a token"),
         series={},
-        caption=N_("How far each policy has moved from its anchor."),
+        caption=N_(
+            "How far each policy has moved from its anchor; of a check by an earlier version over whole answers, "
+            "whatever their lengths."
+        ),
     ),
     Curve(
         name="length",
@@ -193,7 +197,7 @@ def over_iterations(checked: Sequence[CheckedPolicy], trust: Mapping[str, Estima
 def over_curves(checked: Sequence[CheckedPolicy]) -> list[CurveData]:
     """The figures over the policies that were checked, oldest first, as far as they are known."""
     values: Mapping[str, Sequence[float | None]] = {
-        "kl": [one.report.candidate.kl_to_anchor for one in checked],
+        "kl": [one.report.kl_per_token for one in checked],
         "length": [one.report.candidate.mean_length for one in checked],
         "judgements": [one.judged for one in checked],
     }
@@ -272,12 +276,12 @@ def rates_chart(name: str, title: str, sentence: str, rates: Sequence[tuple[str,
 
 def over_table(checked: Sequence[CheckedPolicy], panel: Sequence[str]) -> str:
     """The same figures as a table, which names the policies that the charts number, with every judge's win rate."""
-    figures = (_("KL per token"), _("Mean words"), _("Comparisons judged"))
+    figures = (_(AT_EQUAL_LENGTH), _("Mean words"), _("Comparisons judged"))
     rows = [
         (
             *(str(place), one.revision),
             *(rate_text(rate) for rate in (one.people, *(one.rates.get(judge) for judge in panel))),
-            *(figure(one.report.candidate.kl_to_anchor, 3), figure(one.report.candidate.mean_length, 1)),
+            *(kl_words(one.report), figure(one.report.candidate.mean_length, 1)),
             str(one.judged or NOTHING),
         )
         for place, one in enumerate(checked, 1)

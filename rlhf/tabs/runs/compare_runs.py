@@ -177,6 +177,7 @@ def held_out(run: RunSummary) -> dict[str, str]:
         **{_(one.compared): measured.get(one.metric) for one in held_out_figures(type(run.job.spec))},
         _("Held-out accuracy of the reward model"): None if quality is None else quality.accuracy.value,
         _("Held-out accuracy (check)"): None if accuracy is None else accuracy.value,
+        _("KL per token, at equal length (check)"): None if check is None else check.equal_length_kl,
         _("KL to its anchor, nats a token (check)"): own.kl_to_anchor,
         _("Mean words of an answer (check)"): own.mean_length,
         _("Distinct-2 (check)"): own.distinct_2,
@@ -219,6 +220,7 @@ COSTS: Mapping[str, tuple[Callable[[FinishedTraining], float | None], Callable[[
 HELD_OUT = (
     N_("Held-out accuracy of the reward model"),
     N_("Held-out accuracy (check)"),
+    N_("KL per token, at equal length (check)"),
     N_("KL to its anchor, nats a token (check)"),
     N_("Mean words of an answer (check)"),
     N_("Distinct-2 (check)"),

@@ -74,7 +74,9 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
         verdict = " ".join(filter(None, (headline.saying, verdict_card.score(headline.found), headline.then)))
     sides = check_report.report_sides(check.report)
     head = [_("Figure"), *(name for name, _values in sides)]
-    rows = [[_(one.label), *check_report.side_figures(one, sides)] for one in check_report.FIGURES]
+    rows = [
+        [_(one.label), *check_report.side_figures(one, check.report)] for one in check_report.figures_of(check.report)
+    ]
     accuracy = [_("Accuracy on held-out judgements"), check_report.held_out_accuracy(check.report)]
     rows.append([*accuracy, *("" for _side in sides[1:])])
     asked = _("Job {id}: {prompts} held-out prompts.").format(id=check.job_id, prompts=check.report.prompts)

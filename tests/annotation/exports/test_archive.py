@@ -155,6 +155,20 @@ def test_every_table_and_column_is_in_the_archive_or_left_out_for_a_reason(db: D
         assert set(archive.TABLES[table].columns) | known == columns, table
 
 
+def test_what_an_earlier_version_had_withdrawn_by_thinking_is_withdrawn_after_a_restore(content: bytes) -> None:
+    lines = lines_of(content)[:-1]
+    ai = {line["id"] for line in lines if line.get("table") == "annotator" and line["kind"] == "ai"}
+    by_ai = {line["comparison_id"] for line in lines if line.get("table") == "judgement" and line["annotator_id"] in ai}
+    withdrawn, unsure = [line for line in lines if line.get("table") == "comparison" and line["id"] not in by_ai][:2]
+    drawn = {"purpose": "preference", "state": "ready", "candidate_id": None, "import_id": None, "model_id": 1}
+    withdrawn |= {**drawn, "asks": "nobody", "asks_why": None}
+    unsure |= {**drawn, "asks": "nobody", "asks_why": "unsure"}
+    with fresh() as db:
+        restored(db, sealed(lines))
+        states = {row["id"]: row["state"] for row in db.rows("SELECT id, state FROM comparison")}
+    assert (states[withdrawn["id"]], states[unsure["id"]]) == ("closed", "ready")
+
+
 def test_after_a_restore_people_have_no_password_and_the_base_serves(content: bytes) -> None:
     with fresh() as db:
         restored(db, content)

@@ -603,6 +603,15 @@ def test_the_base_is_the_anchor_under_other_weights_too(db: Database, data_dir: 
     assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
 
 
+def test_of_a_check_in_two_precisions_nothing_of_the_candidates_answers_is_left(db: Database, data_dir: Path) -> None:
+    made = replace(make_candidate(db, data_dir), weights="bf16")
+    equal = {"equal_length_kl": 0.1, "equal_length_distinct": 1.0, "equal_length_nll_ratio": 1.0}
+    report = CheckReport.from_json({"candidate": {**SOUND, "weights": ""}, "anchor": SOUND, **equal})
+    found = gate_decisions.measured_in_one_precision(report, made)
+    assert [found.kl_per_token, found.distinct_ratio, found.nll_ratio, found.perplexity_ratio] == [None] * 4
+    assert gate_decisions.measured_in_one_precision(report, replace(made, weights="nf4")) == report
+
+
 def test_limits_are_against_the_anchor_that_the_rule_names(db: Database, data_dir: Path) -> None:
     style, made = make_candidate(db, data_dir, "sft-1"), make_candidate(db, data_dir, "sft-2")
     finish_check(db, data_dir, made)

@@ -16,3 +16,12 @@ def test_how_much_was_trained_on_is_known_of_every_version(name: str) -> None:
 def test_what_is_not_said_is_unknown_and_what_nobody_can_mean_is_not_read() -> None:
     assert FinishedTraining.of(None) == FinishedTraining.of({"held_out_before": None, "final": "x", "seconds": {}})
     assert FinishedTraining.of({}).trained_on is None
+
+
+@pytest.mark.parametrize("wrong", ["x", True, [1], {"n": 1}, float("nan"), float("inf"), 10**400])
+def test_a_number_is_read_where_it_is_one(wrong: object) -> None:
+    numbers = ("trained_on", "planned_steps", "trainable", "trainable_percent", "seconds_per_step", "checkpoint_bytes")
+    assert FinishedTraining.of({**dict.fromkeys(numbers, wrong), "left_out": {"tie": wrong}}) == FinishedTraining()
+    assert FinishedTraining.of({"final": {"loss": wrong, "kl": 1, "none": None}}).final == {"kl": 1, "none": None}
+    assert FinishedTraining.of({"seconds": 2, "trained_on": wrong, "train_pairs": 3}).trained_on == 3
+    assert FinishedTraining.of({"seconds": 2, "planned_steps": 1.5, "snapshot": 7}) == FinishedTraining(seconds=2)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from subprocess import Popen
+from typing import cast
 
 import pytest
 
@@ -22,8 +24,10 @@ from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.job_spec import JobSpec, to_json
+from rlhf.jobs.out_of_memory import KILLED
+from rlhf.jobs.worker_process import WorkerProcess, record_death
 from tests.machine_fixtures import PATIENCE_SECONDS
 
 
@@ -341,6 +345,39 @@ def test_only_a_job_that_nobody_has_claimed_since_is_given_up(db: Database, job:
     assert job_store.get(db, job).status == "queued"
     job_store.give_up(db, job, 0, "It could not begin.", "killed")
     assert (job_store.get(db, job).status, job_store.get(db, job).reason) == ("failed", "killed")
+
+
+def test_what_became_of_a_worker_is_said_in_the_language_of_whoever_reads_it(db: Database) -> None:
+    german = translation.language_of("de")
+    job = job_store.enqueue(db, BIG, "ann")
+    job_store.claim(db, job, "w")
+    job_store.requeue_smaller(db, job, "w", "killed")
+    (line,) = job_store.log_tail(db, job)
+    assert '"said"' not in line
+    with translation.speaking(german):
+        row = job_store.get(db, job)
+        assert row.message == job_store.retries(db, job)[0] == job_store.log_tail(db, job)[0][10:]
+        assert row.message.startswith(translation.translate(KILLED))
+        assert "Queued" not in row.message
+    see = translation.translate("See {file}.").format(file="job.log")
+    record_death(db, row, WorkerProcess(cast(Popen[bytes], None), "w2", row.attempt), 1, False, see)
+    assert job_store.get(db, job).message == "The worker died (exit code 1). See job.log."
+    with translation.speaking(german):
+        cause, seen = translation.translate("The worker died (exit code {code})."), translation.translate("See {file}.")
+        assert job_store.get(db, job).message == f"{cause.format(code=1)} {seen.format(file='job.log')}"
+
+
+def test_a_rented_machine_can_not_have_anything_said_again(db: Database) -> None:
+    text = '{"said": ["{a} is full."], "gaps": {"a": "It"}}'
+    job = rental_store.enqueue(db, DPOSpec(), "ann", rental_store.Terms("cpu-basic", 0.02))
+    job_store.claim(db, job, "w")
+    kinds = ("log", "change")
+    events = [{"kind": kind, "step": 0, "data": text, "created": "2026-01-01T00:00:00"} for kind in kinds]
+    rental_store.replay(db, job, "w", 1, {"step": 1, "steps": 2, "message": text, "events": events})
+    assert job_store.get(db, job).message == text
+    assert job_store.retries(db, job) == [text]
+    assert [line[10:] for line in job_store.log_tail(db, job)] == [text, text]
+    assert [event["data"] for event in rental_store.events_after(db, job, 0)] == [text, text]
 
 
 def test_why_a_job_does_not_get_on_is_said_until_it_reports_something_else(db: Database, job: int) -> None:

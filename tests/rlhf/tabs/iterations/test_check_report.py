@@ -87,6 +87,25 @@ def test_a_report_says_by_which_rule_it_was_made_and_how_far_it_is_from_other_we
     assert "adapter hangs on it has moved 0.012 nats a token" in said[5]
 
 
+def test_the_kl_that_the_limit_is_on_has_its_mark_and_that_of_whole_answers_has_none() -> None:
+    report = replace(worse(kl_to_anchor=0.3), equal_length_kl=0.612)
+    html = check_report.report_card(report, Rule(), within_limits(Rule(), report))
+    at_equal_length, whole = (
+        html[html.index(f">{name}<") :].partition("</tr>")[0]
+        for name in ("KL per token, at equal length", "KL per token")
+    )
+    assert at_equal_length.count("0.61") == 2, "found, and of the candidate"
+    assert "not met" in at_equal_length
+    assert "0.300" in whole
+    assert "0.100" in whole
+    assert not any(chip.words in whole for chip in check_report.VERDICTS.values())
+    earlier = check_report.report_card(worse(kl_to_anchor=0.3), Rule(), within_limits(Rule(), worse(kl_to_anchor=0.3)))
+    assert "at equal length" not in earlier
+    assert "met" in earlier[earlier.index("KL to its anchor, nats a token<") :].partition("</tr>")[0]
+    said = [check_report.kl_words(one) for one in (report, worse(kl_to_anchor=0.3), worse(kl_to_anchor=None), None)]
+    assert said == ["0.612", "0.300, of whole answers", "not measured", "not measured"]
+
+
 def test_a_policy_that_loses_the_language_is_warned_of() -> None:
     assert check_report.warnings(REPORT, Rule()) == []
     surprise, repetition = check_report.warnings(worse(nll_under_anchor=1.5, distinct_2=0.6), Rule())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -61,13 +62,23 @@ def test_people_come_first_then_the_most_trusted_judge_and_the_table_has_all() -
     assert drawn.index("against the base, by people") < drawn.index("against the base, by best")
     assert "The judge agrees with people in 80% (70% to 90%)" in drawn
     assert "against the base, by few" not in drawn
-    heads = ("by people", "by best", "by few", "by new", "KL per token")
+    heads = ("by people", "by best", "by few", "by new", "KL per token, at equal length")
     places = [drawn.index(f"{head}</th>") for head in heads]
     assert places == sorted(places)
     assert "75% (47% to 91%) of 12" in drawn
     assert drawn.count("61% (50% to 70%) of 60</td>") == 4
     assert "people&#x27;s holds however often one looks, a judge&#x27;s (Wilson) for a single look" in drawn
     assert '<td class="number">45</td>' in drawn
+
+
+def test_the_kl_over_iterations_is_the_one_that_the_gate_decides_by() -> None:
+    one = checked("dpo-1")
+    both = [one, replace(one, report=replace(one.report, equal_length_kl=0.31))]
+    (kl,) = [curve for curve in iteration_card.over_curves(both) if curve.lines[0].points[0][1] == 0.05]
+    assert [value for _place, value in kl.lines[0].points] == [0.05, 0.31]
+    drawn = iteration_card.over_iterations(both, {})
+    assert "0.050, of whole answers</td>" in drawn
+    assert "0.310</td>" in drawn
 
 
 def test_the_chart_by_people_says_why_it_ends() -> None:

@@ -104,7 +104,11 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
         },
     )
     check = CheckReport.from_json(
-        {"implicit_accuracy": {"value": 0.75}, "candidate": {"kl_to_anchor": 0.0712, "mean_length": 20.0}}
+        {
+            "implicit_accuracy": {"value": 0.75},
+            "candidate": {"kl_to_anchor": 0.0712, "mean_length": 20.0},
+            "equal_length_kl": 0.0934,
+        }
     )
     second = run(2, DPOSpec(), [0.7, 0.6], result={"trainable": 9600}, check=check)
     rows = {row[0]: row[1:] for row in rows_of(compare_runs.figures_table([first, second]))}
@@ -112,6 +116,7 @@ def test_figures_stand_side_by_side_and_missing_ones_are_dashes() -> None:
     assert rows["Loss, at the end"] == ["1", "0.6"]
     assert rows["Held-out perplexity"] == ["1.68", "–"]
     assert rows["Held-out accuracy (check)"] == ["–", "0.75"]
+    assert rows["KL per token, at equal length (check)"] == ["–", "0.0934"]
     assert rows["KL to its anchor, nats a token (check)"] == ["–", "0.0712"]
     assert rows["Trainable parameters"] == ["4,800", "9,600"]
     assert rows["Size on disk"] == ["19.6 MB", "–"]
@@ -136,6 +141,7 @@ def test_every_figure_has_its_place_in_the_order() -> None:
             against=AnswerFigures(),
             anchor=AnswerFigures(),
             prompts=20,
+            equal_length_kl=0,
             implicit_accuracy=ImplicitAccuracy(0.5, 0.4, 0.6, 20),
         ),
     )
