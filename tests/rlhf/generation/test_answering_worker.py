@@ -333,7 +333,10 @@ def test_what_an_annotator_asks_is_answered_while_the_stock_is_full(stocked: Mac
 
 
 def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_nothing(long: Machine) -> None:
-    """The asked answers begin between two tokens of a batch of eleven prompts, which goes on after them."""
+    """The asked answers begin between two tokens of a batch of eleven prompts, which goes on after them.
+
+    They are no part of the stock: nobody else is given them.
+    """
     store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
     with answering(long, LONG, 3, 3, 20) as pace:
         pace.until_held()
@@ -346,7 +349,7 @@ def test_what_is_asked_while_a_batch_is_drawn_comes_first_and_the_batch_loses_no
             assert responses(long, "base")[4:] == [], "the batch waits"
             pace.go_on()
         wait_until("the asked answers", lambda: state_of(long, asked) == "ready")
-        wait_until("the batch", lambda: sum(stock(long).values()) == 13)
+        wait_until("the batch", lambda: sum(stock(long).values()) == 12)
     drawn = responses(long, "base")[2:]
     assert len({(row["prompt_id"], row["seed"]) for row in drawn}) == len(drawn) == 2 + 11 * 3
     assert {(row["tokens"], row["state"]) for row in drawn} == {(24, "done")}
