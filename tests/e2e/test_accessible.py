@@ -131,17 +131,16 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
     context = browser.new_context(viewport=WIDE, color_scheme="light", reduced_motion="reduce")
     context.add_cookies([{"name": cookie, "value": session, "url": address}])
     page = context.new_page()
-    page.goto(address)
-    page.wait_for_selector("text=kim · admin", state="attached")
-    page.evaluate(AXE_SCRIPT)
+    load(page, address)
     names = [text.strip() for text in page.get_by_role("tab").locator("visible=true").all_inner_texts()]
     assert len(names) == 12
     found: dict[str, dict[str, list[str]]] = {theme: {} for theme in THEMES}
     for size in (PHONE, WIDE):
         page.set_viewport_size(size)
+        load(page, address)  # all is folded again
         for name in names:
             turn(page, name)
-            look(page, f"{name}, {size['width']}", found)
+            look(page, f"{name}, {size['width']}", found, unfolded=size is PHONE)
             levels = page.evaluate(HEADINGS)
             jumps = [f"h{a} h{b}" for a, b in pairwise(levels) if b > a + 1]
             small = page.evaluate(SMALL_TARGETS, TARGETS) if size is PHONE else []
@@ -150,22 +149,26 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
         for place, words in PLACES.items():
             go(page, place)
             page.locator(f"text={words}").locator("visible=true").first.wait_for()
-            look(page, f"{place}, {size['width']}", found)
+            look(page, f"{place}, {size['width']}", found, unfolded=size is PHONE)
             if size is PHONE:
                 found["light"][f"{place}, {size['width']}"] += page.evaluate(SMALL_TARGETS, TARGETS)
     context.close()
     return found
 
 
-def look(page: Any, where: str, found: dict[str, dict[str, list[str]]]) -> None:
-    """Note which rules what the page shows breaks in each theme, the light one last.
+def load(page: Any, address: str) -> None:
+    """The page from its beginning, with axe."""
+    page.goto(address)
+    page.wait_for_selector("text=kim · admin", state="attached")
+    page.evaluate(AXE_SCRIPT)
 
-    For that one it is unfolded, and stays so for the dark one at the next size.
-    """
+
+def look(page: Any, where: str, found: dict[str, dict[str, list[str]]], unfolded: bool) -> None:
+    """Note which rules what the page shows breaks in each theme, the light one last, for which it may be unfolded."""
     for theme in reversed(THEMES):
         page.emulate_media(color_scheme=theme)
         page.wait_for_selector("body.dark" if theme == "dark" else "body:not(.dark)")
-        if theme == "light":
+        if theme == "light" and unfolded:
             unfold(page)
         found[theme][where] = broken(page, THEMES[theme])
 
