@@ -9,7 +9,6 @@ from annotation.records import CheckedAnswer, JudgedAnswer, Judgement, Response,
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.data.label_noise import Noise
 from rlhf.jobs.job_store import Job
-from rlhf.judges.verdicts import Verdict
 from rlhf.models.registry import Policy
 from rlhf.submission.job_submission import TrainingPreview
 
@@ -77,12 +76,6 @@ def judgement(annotator: str, ranking: tuple[int, ...] | None, number: int = 1, 
         seconds=3.0,
         created="2026-11-24T00:00:00.000000+00:00",
     )
-    return replace(made, **changes)
-
-
-def verdict(**changes: Any) -> Verdict:
-    """What a judge says of two answers in one order."""
-    made = Verdict(choice="first", chance=None, reply="", prompt_tokens=1, completion_tokens=1, seconds=0.5)
     return replace(made, **changes)
 
 
