@@ -63,6 +63,21 @@ def go(page: Any, place: str) -> None:
 
 
 @contextmanager
+def routed(page: Any, addresses: str, answer: Callable[[Any], object]) -> Iterator[None]:
+    """Answer these requests of a page here; others as ever.
+
+    A browser says that it hands requests over before the page's next one is handed over. So one is asked for until it
+    comes here; its route stays, as what lets requests through is that the last route goes and the first comes.
+    """
+    page.route("**/is-routed", lambda route: route.fulfill(status=204))
+    page.route(addresses, answer)
+    asks = "fetch('is-routed').then((answer) => answer.status === 204)"
+    wait_for(page, "the browser to hand its requests over", lambda: page.evaluate(asks))
+    yield
+    page.unroute(addresses)
+
+
+@contextmanager
 def running_app(data_dir: Path, *flags: str) -> Iterator[tuple[str, str]]:
     """The program on a free port: its address and the owner's link. It is stopped on the way out."""
     command = [sys.executable, "app.py", "--no-browser", "--port", "0", "--data", str(data_dir), *flags]

@@ -24,7 +24,7 @@ from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
-from tests.e2e.conftest import running_app, wait_for
+from tests.e2e.conftest import routed, running_app, wait_for
 from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import stay_alive
 
@@ -267,10 +267,9 @@ def test_a_press_that_does_not_count_is_never_passed_over_in_silence(site: Site)
     ann.wait_status("Undone. Judge it again. Pressed too soon: not counted. Press again.")
     assert ann.rows() == []
     ann.ready()
-    ann.page.route("**/annotate/judge", lambda route: route.abort())
-    ann.press("2")
-    ann.wait_status("Press again.")
-    ann.page.unroute("**/annotate/judge")
+    with routed(ann.page, "**/annotate/judge", lambda route: route.abort()):
+        ann.press("2")
+        ann.wait_status("Press again.")
     assert ann.page.evaluate(PRESS_ALL, ["2", "u"]).endswith("Press again.")  # the 2 at once, as it is told to
     ann.wait_status("Saved: left clearly better. Pressed too soon: not counted. Press again.")
     assert [row.comparison_id for row in ann.rows()] == [first.comparison_id]
@@ -453,15 +452,13 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
     ann.ready()
     ann.press("a")
     shown = ann.texts()
-    ann.page.route("**/annotate/judge", lambda route: route.abort())
-    ann.press("2")
-    ann.wait_status("Perhaps not saved. The server can't be reached. Press again.")
-    ann.page.unroute("**/annotate/judge")
-    ann.page.route("**/annotate/judge", lambda route: route.fulfill(status=500, body="oops"))
-    ann.page.wait_for_timeout(300)
-    ann.press("2")
-    ann.wait_status("Perhaps not saved. The server failed (500). Press again.")
-    ann.page.unroute("**/annotate/judge")
+    with routed(ann.page, "**/annotate/judge", lambda route: route.abort()):
+        ann.press("2")
+        ann.wait_status("Perhaps not saved. The server can't be reached. Press again.")
+    with routed(ann.page, "**/annotate/judge", lambda route: route.fulfill(status=500, body="oops")):
+        ann.page.wait_for_timeout(300)
+        ann.press("2")
+        ann.wait_status("Perhaps not saved. The server failed (500). Press again.")
     assert ann.texts() == shown
     judgement = ann.judge("2")
     assert (judgement.strength, judgement.tags) == (2, ("accurate",))
@@ -569,9 +566,8 @@ def lost_answers(person: Person, endpoint: str) -> Iterator[None]:
         route.fetch()
         route.abort()
 
-    person.page.route(f"**/annotate/{endpoint}", lose)
-    yield
-    person.page.unroute(f"**/annotate/{endpoint}")
+    with routed(person.page, f"**/annotate/{endpoint}", lose):
+        yield
 
 
 def test_a_judgement_whose_answer_got_lost_is_told_as_it_was_stored(site: Site) -> None:
@@ -627,18 +623,12 @@ def test_an_answer_that_is_no_card_is_a_problem_and_no_error_of_the_page(site: S
     site.compare(*letters(2))
     ann = site.open()
     ann.ready()
-    shown, failing = ann.texts(), [""]
-    # One route from first to last: with each that comes and goes the browser may let a request through.
-    ann.page.route(
-        "**/annotate/*",
-        lambda route: route.fulfill(**answer) if route.request.url.endswith(f"/{failing[0]}") else route.continue_(),
-    )
+    shown = ann.texts()
     for endpoint, key in (("judge", "1"), ("undo", "u"), ("card", "r")):
         ann.page.evaluate("document.querySelector('.status').textContent = ''")  # what was said before
-        failing[0] = endpoint
-        ann.press(key)
-        ann.wait(ann.page.locator(".status.bad:not(:empty)").count, f"the problem of {endpoint}")
-        failing[0] = "nothing more"
+        with routed(ann.page, f"**/annotate/{endpoint}", lambda route: route.fulfill(**answer)):
+            ann.press(key)
+            ann.wait(ann.page.locator(".status.bad:not(:empty)").count, f"the problem of {endpoint}")
         assert ann.texts() == shown
         ann.ready()  # not while that is still being asked
     assert ann.judge("2").strength == 2

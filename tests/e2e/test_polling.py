@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,7 +18,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission.form_fields import forms
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import running_app
+from tests.e2e.conftest import routed, running_app
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000
@@ -112,18 +113,14 @@ class Looker:
             self.put_forward()
             self.until(lambda before=before: self.own.count("safety") > before)
 
-    def hold(self) -> Callable[[], None]:
-        """Keep the answers of Gradio's events back; returns what lets them through."""
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep Gradio's events back until the block ends."""
         held: list[Any] = []
-        through: list[bool] = []
-        self.page.route("**/gradio_api/run/**", lambda route: route.continue_() if through else held.append(route))
-
-        def let_through() -> None:
-            through.append(True)
-            for route in held:
-                route.continue_()
-
-        return let_through
+        with routed(self.page, "**/gradio_api/run/**", lambda route: held.append(route)):
+            yield
+        for route in held:
+            route.continue_()
 
 
 @pytest.fixture(scope="module")
@@ -226,13 +223,12 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
 
 
 def test_a_tab_that_is_left_before_its_opening_was_answered_does_not_begin_to_ask(admin: Looker) -> None:
-    let_through = admin.hold()
-    for names in (("Hub",), ("Playground",), ("Runs",)):
-        before = len(admin.asked)
-        admin.turn(*names)
-        admin.until(lambda before=before: len(admin.asked) > before)
-    admin.turn("Annotate")
-    let_through()
+    with admin.held():
+        for names in (("Hub",), ("Playground",), ("Runs",)):
+            before = len(admin.asked)
+            admin.turn(*names)
+            admin.until(lambda before=before: len(admin.asked) > before)
+        admin.turn("Annotate")
     admin.settle()
     admin.forget()
     admin.rest_on_annotate()
@@ -247,19 +243,18 @@ def test_a_beat_that_failed_is_not_the_last(admin: Looker) -> None:
     admin.turn("Iterations")
     admin.until(lambda: "beat" in admin.asked)
     admin.settle()
-    admin.page.route("**/gradio_api/run/**", lambda route: route.fulfill(status=500, body="{}"))
-    admin.forget()
-    # As if something had been pressed, so that the whole answer is asked for.
-    admin.page.evaluate(
-        "document.querySelector('#promote').closest('[role=tabpanel]').dispatchEvent(new Event('change'))"
-    )
-    admin.put_forward()
-    admin.until(lambda: "beat" in admin.asked)
-    admin.settle()
-    admin.put_forward()
-    admin.until(lambda: [] in admin.followed)  # whether it was signed out
-    admin.settle()
-    admin.page.unroute("**/gradio_api/run/**")
+    with routed(admin.page, "**/gradio_api/run/**", lambda route: route.fulfill(status=500, body="{}")):
+        admin.forget()
+        # As if something had been pressed, so that the whole answer is asked for.
+        admin.page.evaluate(
+            "document.querySelector('#promote').closest('[role=tabpanel]').dispatchEvent(new Event('change'))"
+        )
+        admin.put_forward()
+        admin.until(lambda: "beat" in admin.asked)
+        admin.settle()
+        admin.put_forward()
+        admin.until(lambda: [] in admin.followed)  # whether it was signed out
+        admin.settle()
     admin.forget()
     admin.put_forward()
     admin.until(lambda: "beat" in admin.asked)
@@ -294,13 +289,12 @@ def test_a_page_that_the_server_does_not_answer_says_so_until_it_does(admin: Loo
     """Restarting, or behind a proxy that answers for it; one question without an answer may be mere haste."""
     page, alert = admin.page, admin.page.get_by_role("alert").filter(has_text="The server can't be reached")
     for refuse in (lambda route: route.fulfill(status=502, body="Bad gateway"), lambda route: route.abort()):
-        page.route("**/follow?*", refuse)
-        for times in (0, 1):
-            admin.forget()
-            admin.until(lambda: admin.put_forward() or admin.followed)
-            admin.settle()
-            admin.until(lambda times=times: alert.count() == times)
-        page.unroute("**/follow?*")
+        with routed(page, "**/follow?*", refuse):
+            for times in (0, 1):
+                admin.forget()
+                admin.until(lambda: admin.put_forward() or admin.followed)
+                admin.settle()
+                admin.until(lambda times=times: alert.count() == times)
         admin.until(lambda: admin.put_forward() or alert.count() == 0)
 
 

@@ -36,6 +36,7 @@ TOKEN = "hf_write_ann"
 PASSWORD = "a long enough password"
 COMPARISONS = 60
 OFTEN = {"PREFLOOP_COPIES_AFTER": "2", "PREFLOOP_COPIES_APART": "0"}
+AT_EACH = {**OFTEN, "PREFLOOP_COPIES_AFTER": "1"}
 ONLY_AT_THE_ENDS = {"PREFLOOP_COPIES_AFTER": "0", "PREFLOOP_COPIES_EVERY": "3600", "PREFLOOP_COPIES_APART": "0"}
 
 
@@ -249,7 +250,7 @@ def test_a_private_base_model_is_fetched_for_the_processes_without_a_token(
 def test_a_token_process_that_dies_is_started_again_and_goes_on_from_what_is_safe(
     project: Path, hub: HubServer
 ) -> None:
-    told = {**hub.environment(TOKEN), PLACE: REPO, **OFTEN}
+    told = {**hub.environment(TOKEN), PLACE: REPO, **AT_EACH}
     with running(project, told) as program, program.page() as page:
         wait_until("the first copy", lambda: "Last safe copy" in page.safety(), every=0.3)
         first = program.part("rlhf.hub.token_process")
