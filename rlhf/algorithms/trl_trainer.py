@@ -127,7 +127,7 @@ class JobTrainer(WithoutPreparation):
         attention_BT, completion_BT = batch["attention_mask"], batch["completion_mask"]
         group_B = batch["group"].tolist() if "group" in batch else range(len(attention_BT))
         rows = (
-            rows_of(attention_BT, completion_BT, group_B, self.pass_tokens)
+            rows_of(batch["input_ids"], attention_BT, completion_BT, group_B, self.pass_tokens)
             if packable(inner_model(self.model))
             else rows_alone(attention_BT, group_B, self.pass_tokens)
         )

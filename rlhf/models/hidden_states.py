@@ -86,7 +86,8 @@ def packing_agrees(causal: Any) -> bool:
     config, device = causal.config.get_text_config(), causal.device
     if causal.config._attn_implementation not in ("sdpa", "eager") or own_windows(config):
         return False
-    one, other, *answers = random_ids(causal, (7, 4, 5, 9, 6))
+    one, rest, *answers = random_ids(causal, (7, 4, 5, 9, 6))
+    other = [*one[:3], *rest]
     group_B = (0, 0, 1)
     padded = pad(list(zip((one, one, other), answers, strict=True)), 0)
     ids_BT, attention_BT, completion_BT = (part.to(device) for part in padded)
@@ -159,7 +160,7 @@ def attention_mask(causal: Any, allowed_11LL: Tensor, row: Packed) -> Tensor:
     """
     if causal.config._attn_implementation == "sdpa":
         if allowed_11LL.device.type == "cpu":
-            setattr(allowed_11LL, SPANS, Spans(row.spans))
+            setattr(allowed_11LL, SPANS, Spans(row.spans, row.beginning))
         return allowed_11LL
     added_11LL = torch.zeros_like(allowed_11LL, dtype=causal.dtype)
     return added_11LL.masked_fill(~allowed_11LL, torch.finfo(causal.dtype).min)
@@ -218,7 +219,7 @@ def completions(
         return padded_states(causal, virtual_KH, ids_BT, attention_BT, completion_BT, depth)
     group_B = range(len(ids_BT)) if group_B is None else group_B
     width = 0 if virtual_KH is None else len(virtual_KH)
-    places = rows_of(attention_BT, completion_BT, group_B, ROW_TOKENS, width)
+    places = rows_of(ids_BT, attention_BT, completion_BT, group_B, ROW_TOKENS, width)
     parts = [
         packed_states(
             causal,
@@ -246,9 +247,9 @@ def passes_of(model: Any, sequences: Sequence[tuple[Sequence[int], Sequence[int]
     by_length = sorted(range(len(sequences)), key=lambda place: sum(map(len, sequences[place])))
     order = sorted(by_length, key=lambda place: tuple(sequences[place][0])) if together else by_length
     ordered = [sequences[place] for place in order]
-    _, attention_BT, completion_BT = pad(ordered, 0)
+    ids_BT, attention_BT, completion_BT = pad(ordered, 0)
     if together:
-        rows = rows_of(attention_BT, completion_BT, prompt_groups(ordered), ROW_TOKENS)
+        rows = rows_of(ids_BT, attention_BT, completion_BT, prompt_groups(ordered), ROW_TOKENS)
     else:
         rows = rows_alone(attention_BT, range(len(ordered)), ROW_TOKENS)
     return [[order[place] for place in row] for row in rows]

@@ -1,7 +1,7 @@
 """Token ids to tensors: padded batches, and packed ones in which answers share their prompt and nothing is padding.
 
-In a packed row every token could look at every other one, and most pairs are forbidden: `attend` computes attention
-within each group only.
+Prompts that begin alike, as with a system prompt, share their beginning. In a packed row every token could look at
+every other one, and most pairs are forbidden: `attend` computes attention within each group only.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+# The group of the tokens that all prompts of a packed row begin with.
+BEGINNING: Final = -1
 # The name under which a mask knows its `Spans`.
 SPANS: Final = "spans"
 # Tokens up to which a group's attention in 16 bits is two plain matrix products: on a processor twice as fast as the
@@ -44,24 +46,32 @@ def prompt_groups(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> l
 
 
 def rows_of(
-    attention_BT: Tensor, completion_BT: Tensor, group_B: Sequence[int], limit: float, virtual: int = 0
+    ids_BT: Tensor,
+    attention_BT: Tensor,
+    completion_BT: Tensor,
+    group_B: Sequence[int],
+    limit: float,
+    virtual: int = 0,
 ) -> list[list[int]]:
     """Which of a batch's sequences lie in one packed row: groups in turn, whole, as many as fit, and at least one.
 
-    Those of a group lie together. `virtual` tokens stand before each group's prompt.
+    Those of a group lie together. `virtual` tokens stand before each prompt, and so before what all begin with.
     """
     members: dict[int, list[int]] = {}
     for place, group in enumerate(group_B):
         members.setdefault(group, []).append(place)
     completion_B = completion_BT.sum(-1).tolist()
-    prompt_B = (attention_BT - completion_BT).sum(-1).tolist()
+    prompt_BT = attention_BT - completion_BT
+    begins_alike_T = (ids_BT == ids_BT[:1]) & prompt_BT.bool()
+    beginning = virtual + int(begins_alike_T.all(0).cumprod(0).sum())
+    prompt_B = (prompt_BT.sum(-1) + virtual - beginning).tolist()
     rows: list[list[int]] = []
     taken = 0
     for places in members.values():
-        length = virtual + prompt_B[places[0]] + sum(completion_B[place] for place in places)
+        length = prompt_B[places[0]] + sum(completion_B[place] for place in places)
         if not rows or taken + length > limit:
             rows.append([])
-            taken = 0
+            taken = beginning
         rows[-1] += places
         taken += length
     return rows
@@ -69,12 +79,12 @@ def rows_of(
 
 def rows_alone(attention_BT: Tensor, group_B: Sequence[int], limit: float) -> list[list[int]]:
     """The same where a model can't compute several sequences in one row: each brings its own prompt."""
-    return rows_of(attention_BT, attention_BT, group_B, limit)
+    return rows_of(attention_BT, attention_BT, attention_BT, group_B, limit)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Prompts with their completions in one row of L tokens without padding, each prompt once.
+    """Prompts with their completions in one row of L tokens without padding; a prompt, and what all begin with, once.
 
     `sources_N` are the positions whose next token is `labels_N`; `rows_N` says to which of the B completions each of
     the N completion tokens belongs; `last_B` is the position of each completion's last token. Ids from `vocabulary` on
@@ -89,7 +99,9 @@ class Packed:
     rows_N: Tensor
     last_B: Tensor
     spans: tuple[tuple[int, int], ...]
-    """Where the groups lie; one span of everything where they lie mixed up."""
+    """Where what all begin with and then the groups lie; one span of everything where they lie mixed up."""
+    beginning: int
+    """How many tokens all prompts begin with: each span's look at them, too."""
 
 
 def pack(
@@ -97,9 +109,9 @@ def pack(
 ) -> Packed:
     """Pack a right-padded batch; rows of one group are completions of the same prompt, which is packed once.
 
-    Completions attend to their prompt and to themselves, never to each other, and have the positions that they would
-    have alone: the results are those of the padded batch, for less computation. `virtual` token ids stand before every
-    prompt.
+    What the prompts of several groups begin with comes first, and is computed for all of them. Completions attend to
+    their prompt and to themselves, never to each other, and have the positions that they would have alone: the results
+    are those of the padded batch, for less computation. `virtual` token ids stand before every prompt.
     """
     length = 0
     ids: list[Tensor] = []
@@ -110,7 +122,6 @@ def pack(
     labels: list[Tensor] = []
     rows: list[Tensor] = []
     last: list[int] = []
-    prefix = torch.tensor(virtual, dtype=torch.long)
 
     def append(group: int, part: int, tokens: Tensor, position: int) -> int:
         """Add a prompt (part 0) or a completion (its row + 1); returns where it starts in the packed row."""
@@ -122,30 +133,35 @@ def pack(
         length += len(tokens)
         return length - len(tokens)
 
-    prompts: dict[int, tuple[int, int]] = {}  # by group: where it starts, and its length
+    prompts = prompts_by_group(ids_BT, attention_BT - completion_BT, group_B, virtual)
+    beginning = shared_beginning(list(prompts.values()))
+    if beginning:
+        append(BEGINNING, 0, prompts[group_B[0]][:beginning], 0)
+    ends: dict[int, int] = {}  # by group: where its prompt's last token lies
     for row, group in enumerate(group_B):
-        if group not in prompts:  # the first completion of a group brings its prompt, which the others share
-            own = int((attention_BT[row] - completion_BT[row]).sum())
-            prompt = torch.cat([prefix.to(ids_BT.device), ids_BT[row, :own]])
-            prompts[group] = (append(group, 0, prompt, 0), len(prompt))
-        start, prompt_length = prompts[group]
+        prompt = prompts[group]
+        if group not in ends:  # the first completion of a group brings its prompt, which the others share
+            append(group, 0, prompt[beginning:], beginning)
+            ends[group] = (length if len(prompt) > beginning else beginning) - 1
         completion = ids_BT[row][completion_BT[row].bool()]
         # Its positions go on from its prompt's, however far from it in the row it lies.
-        here = append(group, row + 1, completion, prompt_length)
+        here = append(group, row + 1, completion, len(prompt))
         # The prompt's last token predicts the completion's first, and each completion token the next one.
-        before = [start + prompt_length - 1, *range(here, here + len(completion))]
+        before = [ends[group], *range(here, here + len(completion))]
         sources.append(torch.tensor(before[:-1], dtype=torch.long))
         labels.append(completion)
         rows.append(torch.full((len(completion),), row))
         last.append(before[-1])
     group_L, part_L = torch.cat(group_of), torch.cat(part_of)
-    # A token attends to what is earlier in its own group: to the prompt (part 0) and within its own completion.
-    same_group = group_L[:, None] == group_L[None, :]
+    # A token attends to what is earlier in its own group, or in what all begin with: to the prompt (part 0) and within
+    # its own completion.
+    same_group = (group_L[:, None] == group_L[None, :]) | (group_L[None, :] == BEGINNING)
     visible = (part_L[None, :] == 0) | (part_L[:, None] == part_L[None, :])
     earlier = torch.ones(len(group_L), len(group_L), dtype=torch.bool).tril()
     device = ids_BT.device
     borders = [0, *(torch.nonzero(group_L.diff())[:, 0] + 1).tolist(), length]
-    spans = tuple(pairwise(borders)) if len(borders) == len(prompts) + 1 else ((0, length),)
+    apart = len(borders) == len(prompts) + (beginning > 0) + 1
+    spans = tuple(pairwise(borders)) if apart else ((0, length),)
     return Packed(
         ids_1L=torch.cat(ids)[None],
         positions_1L=torch.cat(positions)[None].to(device),
@@ -155,7 +171,26 @@ def pack(
         rows_N=torch.cat(rows).to(device),
         last_B=torch.tensor(last).to(device),
         spans=spans,
+        beginning=beginning,
     )
+
+
+def prompts_by_group(
+    ids_BT: Tensor, prompt_BT: Tensor, group_B: Sequence[int], virtual: Sequence[int]
+) -> dict[int, Tensor]:
+    """The token ids of each group's prompt, after `virtual` ones; its first row's."""
+    first = {group: row for row, group in reversed(list(enumerate(group_B)))}
+    before = torch.tensor(virtual, dtype=ids_BT.dtype, device=ids_BT.device)
+    return {group: torch.cat([before, ids_BT[row, : int(prompt_BT[row].sum())]]) for group, row in first.items()}
+
+
+def shared_beginning(prompts: Sequence[Tensor]) -> int:
+    """How many tokens several prompts begin with alike; of a single one there is nothing to share."""
+    if len(prompts) < 2:
+        return 0
+    shortest = min(map(len, prompts))
+    same_T = torch.stack([prompt[:shortest] == prompts[0][:shortest] for prompt in prompts]).all(0)
+    return int(same_T.cumprod(0).sum())
 
 
 # ----------------------------------------------------------------------------------------------------------- attention
@@ -164,12 +199,19 @@ class Spans:
     """Where a packed row's groups lie, and what their masks are as numbers to add, by type and repeats of the rows."""
 
     spans: tuple[tuple[int, int], ...]
+    beginning: int = 0
     added: dict[tuple[torch.dtype, int], list[Tensor]] = field(default_factory=dict)
 
+    def seen(self, states: Tensor, span: tuple[int, int], along: int) -> Tensor:
+        """The part of the states that a span's tokens look at: what all begin with, and the span."""
+        start, end = span
+        own = states.narrow(along, start, end - start)
+        return own if start < self.beginning else torch.cat([states.narrow(along, 0, self.beginning), own], along)
+
     def to_add(self, allowed_11LL: Tensor, dtype: torch.dtype, repeats: int) -> list[Tensor]:
-        """For each span 0 where a token may look and -inf elsewhere, (1, repeats x tokens, tokens)."""
+        """For each span 0 where a token may look and -inf elsewhere, (1, repeats x tokens, tokens seen)."""
         if (dtype, repeats) not in self.added:
-            blocks = [allowed_11LL[0, :, start:end, start:end] for start, end in self.spans]
+            blocks = [self.seen(allowed_11LL[0, :, slice(*span)], span, -1) for span in self.spans]
             zeros = [torch.zeros_like(block, dtype=dtype).masked_fill(~block, -torch.inf) for block in blocks]
             self.added[dtype, repeats] = [block.repeat(1, repeats, 1) for block in zeros]
         return self.added[dtype, repeats]
@@ -198,22 +240,25 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     added = known.to_add(attention_mask, query.dtype, query.shape[1] // key.shape[1])
     parts = []
-    for (start, end), added_1TT in zip(known.spans, added, strict=True):
-        q, k, v = (states[:, :, start:end] for states in (query, key, value))
-        if query.dtype != torch.float32 and end - start <= PRODUCTS_UP_TO:
-            parts.append(attend_by_products(q[0], k[0], v[0], added_1TT, scale))
+    for span, added_1TS in zip(known.spans, added, strict=True):
+        q, k, v = query[:, :, slice(*span)], known.seen(key, span, 2), known.seen(value, span, 2)
+        if query.dtype != torch.float32 and k.shape[2] <= PRODUCTS_UP_TO:
+            parts.append(attend_by_products(q[0], k[0], v[0], added_1TS, scale))
             continue
-        mask = attention_mask[..., start:end, start:end]
+        mask = known.seen(attention_mask[:, :, slice(*span)], span, -1)
         parts.append(sdpa_attention_forward(module, q, k, v, mask, dropout, scaling, **kwargs)[0][0])
     return torch.cat(parts)[None], None
 
 
-def attend_by_products(q_HTD: Tensor, k_KTD: Tensor, v_KTD: Tensor, added_1TT: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k' + added) v of H heads that share K keys and values. Returns (T, H, D)."""
+def attend_by_products(q_HTD: Tensor, k_KSD: Tensor, v_KSD: Tensor, added_1TS: Tensor, scale: float) -> Tensor:
+    """softmax(scale q k' + added) v of T tokens that look at S, with H heads that share K keys and values.
+
+    Returns (T, H, D).
+    """
     heads, tokens, _ = q_HTD.shape
-    q_KQD = q_HTD.reshape(len(k_KTD), -1, q_HTD.shape[-1])
-    weights_KQT = torch.baddbmm(added_1TT, q_KQD, k_KTD.transpose(1, 2), alpha=scale).softmax(-1)
-    return torch.bmm(weights_KQT, v_KTD).reshape(heads, tokens, -1).transpose(0, 1)
+    q_KQD = q_HTD.reshape(len(k_KSD), -1, q_HTD.shape[-1])
+    weights_KQS = torch.baddbmm(added_1TS, q_KQD, k_KSD.transpose(1, 2), alpha=scale).softmax(-1)
+    return torch.bmm(weights_KQS, v_KSD).reshape(heads, tokens, -1).transpose(0, 1)
 
 
 AttentionInterface.register("sdpa", attend)

@@ -259,8 +259,17 @@ def test_a_packed_pair_worked_out_by_hand() -> None:
     ]
 
 
-def test_no_token_sees_another_pair_or_the_other_answer() -> None:
-    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])],
+        [([1, 2, 3], [4], [5, 6]), ([1, 2], [8, 9], [10]), ([1, 2, 7], [3, 4, 5], [6])],
+    ],
+    ids=["that begin differently", "that begin alike"],
+)
+def test_no_token_sees_another_pair_or_the_other_answer(
+    pairs: Sequence[tuple[list[int], list[int], list[int]]],
+) -> None:
     packed = pack(*padded_pairs(pairs), [0, 1, 2, 0, 1, 2])
     seen = [packed.ids_1L[0][packed.allowed_11LL[0, 0, at]].tolist() for at in packed.sources_N.tolist()]
     expected = {
@@ -284,19 +293,18 @@ def test_no_token_sees_another_pair_or_the_other_answer() -> None:
 def test_packed_rows_take_neighbours_up_to_their_limit_and_a_longer_one_alone(
     lengths: list[int], rows: list[list[int]]
 ) -> None:
-    _, attention_BT, completion_BT = pad([([1], [2] * (length - 1)) for length in lengths], 0)
-    assert rows_of(attention_BT, completion_BT, range(len(lengths)), 10) == rows
+    padded = pad([([place], [2] * (length - 1)) for place, length in enumerate(lengths)], 0)
+    assert rows_of(*padded, range(len(lengths)), 10) == rows
 
 
 def test_a_group_stays_in_one_row_its_prompt_and_virtual_tokens_counted_once() -> None:
     """Pairs of 3 + 1 + 2, 1 + 2 + 1 and 2 + 3 + 1 tokens, all chosen answers first."""
     pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2], [3, 4, 5], [6])]
-    _, attention_BT, completion_BT = padded_pairs(pairs)
-    groups = [0, 1, 2, 0, 1, 2]
-    assert rows_of(attention_BT, completion_BT, groups, 10) == [[0, 3, 1, 4], [2, 5]]
-    assert rows_of(attention_BT, completion_BT, groups, 10, virtual=1) == [[0, 3], [1, 4], [2, 5]]
-    assert rows_of(attention_BT, completion_BT, groups, 16) == [[0, 3, 1, 4, 2, 5]]
-    assert rows_of(attention_BT, completion_BT, groups, 1) == [[0, 3], [1, 4], [2, 5]]
+    padded, groups = padded_pairs(pairs), [0, 1, 2, 0, 1, 2]
+    assert rows_of(*padded, groups, 10) == [[0, 3, 1, 4], [2, 5]]
+    assert rows_of(*padded, groups, 10, virtual=1) == [[0, 3], [1, 4], [2, 5]]
+    assert rows_of(*padded, groups, 16) == [[0, 3, 1, 4, 2, 5]]
+    assert rows_of(*padded, groups, 1) == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_virtual_tokens_stand_once_before_each_prompt_and_shift_what_follows() -> None:
@@ -308,23 +316,48 @@ def test_virtual_tokens_stand_once_before_each_prompt_and_shift_what_follows() -
     assert packed.allowed_11LL[0, 0, 6].int().tolist() == [1, 1, 1, 1, 0, 0, 1]
 
 
+def test_what_all_prompts_begin_with_is_packed_once_also_where_one_is_no_longer() -> None:
+    sides = [([11, 12, 13], [14]), ([11, 12], [15, 16]), ([11, 12], [17])]
+    packed = pack(*pad(sides, 0), [0, 1, 1])
+    assert packed.ids_1L.tolist() == [[11, 12, 13, 14, 15, 16, 17]]
+    assert packed.positions_1L.tolist() == [[0, 1, 2, 3, 2, 3, 2]]
+    assert packed.sources_N.tolist() == [2, 1, 4, 1]
+    assert packed.last_B.tolist() == [3, 5, 6]
+    assert (packed.spans, packed.beginning) == (((0, 2), (2, 4), (4, 7)), 2)
+    assert packed.allowed_11LL[0, 0, 5].int().tolist() == [1, 1, 0, 0, 1, 1, 0]
+
+
+def test_what_all_prompts_begin_with_takes_room_once_in_a_row() -> None:
+    padded, longer = (
+        pad([([*range(begin), 90 + place], [1]) for place in range(3)], 0) for begin in (6, 9)
+    )  # fmt: skip
+    assert rows_of(*padded, range(3), 12) == [[0, 1, 2]]
+    assert rows_of(*padded, range(3), 12, virtual=1) == [[0, 1], [2]]
+    assert rows_of(*longer, range(3), 12) == [[0], [1], [2]]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("heads", [(4, 4), (6, 2)])
+@pytest.mark.parametrize("begins", [(), (91, 92)])
 def test_attention_within_the_groups_is_attention_over_the_whole_row(
-    dtype: torch.dtype, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    begins: tuple[int, ...], dtype: torch.dtype, heads: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With its gradients, by torch's fused attention and by plain products; where keys are shared, too."""
     monkeypatch.setattr(packing, "PRODUCTS_UP_TO", 9)
-    pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10]), ([1, 2, 3, 4], [3, 4, 5], [6, 7, 8, 9])]
+    pairs = [([*begins, 1, 2, 3], [4], [5, 6]), ([*begins, 7], [8, 9], [10]),
+             ([*begins, 1, 2, 3, 4], [3, 4, 5], [6, 7, 8, 9])]  # fmt: skip
     sides = [(prompt, answer) for prompt, *answers in pairs for answer in answers]
     packed = pack(*pad(sides, 0), [0, 0, 1, 1, 2, 2])
-    assert packed.spans == ((0, 6), (6, 10), (10, 21))
+    first = len(begins)
+    assert packed.spans[-3:] == ((first, first + 6), (first + 6, first + 10), (first + 10, first + 21))
     random = torch.Generator().manual_seed(0)
-    states = [torch.randn(1, many, 21, 8, generator=random, dtype=dtype) for many in (heads[0], heads[1], heads[1])]
+    states = [
+        torch.randn(1, many, first + 21, 8, generator=random, dtype=dtype) for many in (heads[0], heads[1], heads[1])
+    ]
     module = SimpleNamespace(num_key_value_groups=heads[0] // heads[1], is_causal=True)
-    weight = torch.randn(1, 21, heads[0], 8, generator=random, dtype=dtype)
+    weight = torch.randn(1, first + 21, heads[0], 8, generator=random, dtype=dtype)
     found = []
-    for spans in (None, Spans(packed.spans)):
+    for spans in (None, Spans(packed.spans, packed.beginning)):
         mask = packed.allowed_11LL.clone()
         if spans is not None:
             setattr(mask, SPANS, spans)
