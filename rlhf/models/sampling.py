@@ -20,6 +20,7 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+from transformers.cache_utils import DynamicLayer
 
 from annotation.records import Prompt, Response, Sampling, TokenIds, UserError
 from annotation.translation import _
@@ -27,14 +28,18 @@ from rlhf.models.chat_template import vocabulary_of
 from rlhf.models.hidden_states import (
     AGREEMENT,
     FAILURES,
+    ROW_TOKENS,
+    attention_masks,
     backbone,
     embed,
     inner_model,
     narrow_window,
+    packable,
     random_ids,
     virtual_ids,
     virtual_tokens,
 )
+from rlhf.models.packing import pack, pad, rows_of
 from rlhf.models.registry import Policy
 
 # How often a draw that people watch shows what has been written.
@@ -334,7 +339,8 @@ def sharing_agrees(causal: Any) -> bool:
     """
     if "past_key_values" not in signature(causal.forward).parameters:
         return False
-    ids_PT, mask_PT = padded_left(random_ids(causal, (9, 5)), 0, causal.device)
+    one, other = random_ids(causal, (9, 5))
+    ids_PT, mask_PT = padded_left([one, [*one[:3], *other]], 0, causal.device)
     ids_BT, mask_BT = ids_PT.repeat_interleave(2, 0), mask_PT.repeat_interleave(2, 0)
     settings = GenerationConfig(
         max_new_tokens=3, do_sample=False, pad_token_id=0, output_logits=True, return_dict_in_generate=True
@@ -362,20 +368,58 @@ def sharing_agrees(causal: Any) -> bool:
 def prefilled(causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor | None, samples: int) -> DynamicCache:
     """The cache of prompts padded on the left, but for their last tokens, repeated for each prompt's samples."""
     cache = DynamicCache(config=causal.config)
-    # Positions count a prompt's own tokens: its padding must not move it.
-    position_PT = (mask_PT.cumsum(-1) - 1).clamp(min=0)
-    # Without the output embedding, whose logits nobody reads. The last prompt token is left to generate(), which needs
-    # one uncached position to start from.
-    backbone(causal)(
-        **embed(causal, ids_PT[:, :-1], virtual_KH),
-        attention_mask=mask_PT[:, :-1],
-        position_ids=position_PT[:, :-1],
-        past_key_values=cache,
-        use_cache=True,
-    )
+    # The last prompt token is left to generate(), which needs one uncached position to start from.
+    ids_PT, mask_PT = ids_PT[:, :-1], mask_PT[:, :-1]
+    # What layers that keep all states made in a packed row can be taken out of it.
+    if ids_PT.shape[1] and all(type(layer) is DynamicLayer for layer in cache.layers) and packable(causal):
+        fill_by_rows(cache, causal, ids_PT, mask_PT, virtual_KH)
+    else:
+        # Positions count a prompt's own tokens: its padding must not move it.
+        compute(causal, cache, ids_PT, virtual_KH, mask_PT, (mask_PT.cumsum(-1) - 1).clamp(min=0))
     # Not batch_repeat_interleave, which caches of recurrent layers have not.
     cache.reorder_cache(torch.arange(len(ids_PT), device=ids_PT.device).repeat_interleave(samples))
     return cache
+
+
+def compute(
+    causal: Any, cache: DynamicCache, ids: Tensor, virtual_KH: Tensor | None, mask: Any, places: Tensor
+) -> None:
+    """Put tokens into a cache, without the output embedding, whose logits nobody reads."""
+    backbone(causal)(
+        **embed(causal, ids, virtual_KH),
+        attention_mask=mask,
+        position_ids=places,
+        past_key_values=cache,
+        use_cache=True,
+    )
+
+
+def fill_by_rows(cache: DynamicCache, causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor | None) -> None:
+    """Put prompts padded on the left into a cache, computed without padding and what all begin with once."""
+    device, width = ids_PT.device, ids_PT.shape[1]
+    prompts = [(ids_T[mask_T.bool()].tolist(), ()) for ids_T, mask_T in zip(ids_PT, mask_PT, strict=True)]
+    right_PT, own_PT, answers_PT = (part.to(device) for part in pad(prompts, 0))  # the answers are empty
+    parts: list[list[list[Tensor]]] = []  # by row and layer: keys and values, (P, K, T, D)
+    for places in rows_of(right_PT, own_PT, answers_PT, range(len(prompts)), ROW_TOKENS):
+        row = pack(right_PT[places], own_PT[places], answers_PT[places], places)
+        computed = DynamicCache(config=causal.config)
+        compute(causal, computed, row.ids_1L, virtual_KH, attention_masks(causal, row), row.positions_1L)
+        ends = zip(places, row.last_B.tolist(), strict=True)
+        lies = [lies_at(len(prompts[place][0]), end, row.beginning, width) for place, end in ends]
+        lies_PT = torch.tensor(lies, device=device)
+        layers: list[Any] = computed.layers
+        parts.append(
+            [[states[0][:, lies_PT].transpose(0, 1) for states in (layer.keys, layer.values)] for layer in layers]
+        )
+    for number, rows in enumerate(zip(*parts, strict=True)):
+        keys, values = (torch.cat(states) for states in zip(*rows, strict=True))
+        cache.update(keys, values, number)
+
+
+def lies_at(length: int, end: int, beginning: int, width: int) -> list[int]:
+    """Where in a packed row the tokens of a prompt lie whose last one is at `end`, padded on the left to a width."""
+    own = length - beginning
+    return [0] * (width - length) + [*range(beginning), *range(end + 1 - own, end + 1)]
 
 
 def left_padded(

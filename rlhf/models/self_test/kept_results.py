@@ -18,6 +18,8 @@ from rlhf.jobs.artifacts import explain_write_errors
 DIRECTORY: Final = "self-tests"
 # Whose versions decide what is computed with a model's files.
 COMPUTING: Final = ("torch", "transformers")
+# Raised whenever something else is tried, or computed in another way. 2: what prompts begin with is computed once.
+TRIAL: Final = 2
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class SelfTestResult:
 
 def mark_of(directory: Path) -> str:
     """What changes with a model's files and with what computes: a name for a file."""
-    parts = [f"{package} {version(package)}" for package in COMPUTING]
+    parts = [f"trial {TRIAL}", *(f"{package} {version(package)}" for package in COMPUTING)]
     for path in sorted(directory.iterdir()):
         if path.suffix in (".json", ".safetensors"):
             status = path.stat()

@@ -19,8 +19,18 @@ from annotation import claims, store
 from annotation.records import Response, Sampling, TokenIds
 from rlhf.models import registry
 from rlhf.models.chat_template import vocabulary_of
+from rlhf.models.hidden_states import random_ids
 from rlhf.models.loading import load_for_answering, load_tokenizer
-from rlhf.models.sampling import Draw, SeededSampler, StreamCallback, draw, end_token_ids, read_draw
+from rlhf.models.sampling import (
+    Draw,
+    SeededSampler,
+    StreamCallback,
+    draw,
+    end_token_ids,
+    padded_left,
+    prefilled,
+    read_draw,
+)
 from rlhf.models.tokenize import render
 from tests.conftest import shown_texts
 from tests.machine_fixtures import Machine
@@ -102,6 +112,30 @@ def test_shared_prefill_padding_and_batching_change_nothing(model: Any, tokenize
     assert reasons == {"stop", "length"}, "both ways to end must be among the answers, or the test proves too little"
 
 
+@pytest.mark.parametrize("room", [1, 39, 4096], ids=["a row each", "two rows", "one row"])
+def test_prompts_are_computed_without_padding_and_what_they_begin_with_once(
+    model: Any, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Also where one of them is no longer than that; their last tokens are left to what goes on from them."""
+    monkeypatch.setattr("rlhf.models.sampling.ROW_TOKENS", room)
+    begin, *rest = random_ids(model, (16, 9, 1, 17))
+    ids_PT, mask_PT = padded_left([[*begin, *ids] for ids in rest], 0, model.device)
+    computed: list[int] = []
+    watch = model.model.embed_tokens.register_forward_pre_hook(
+        lambda module, inputs: computed.append(inputs[0].numel())
+    )
+    found = prefilled(model, ids_PT, mask_PT, None, 2)
+    watch.remove()
+    assert computed == {1: [24, 16, 32], 39: [24, 32], 4096: [40]}[room]
+    monkeypatch.setattr("rlhf.models.sampling.packable", lambda causal: False)
+    padded = prefilled(model, ids_PT, mask_PT, None, 2)
+    own_BT = mask_PT[:, :-1].repeat_interleave(2, 0).bool()
+    for one, other in zip(found.layers, padded.layers, strict=True):
+        for states, expected in ((one.keys, other.keys), (one.values, other.values)):
+            assert states.shape == expected.shape
+            torch.testing.assert_close(states.transpose(1, 2)[own_BT], expected.transpose(1, 2)[own_BT])
+
+
 def test_an_answer_can_be_drawn_again_alone(model: Any, tokenizer: Any, prompts: list[str]) -> None:
     together = draw(model, tokenizer, prompts, [[11, 12], [13, 14], [15, 16]], SAMPLING)
     assert draw(model, tokenizer, prompts[1:2], [[14]], SAMPLING) == [[together[1][1]]]
@@ -130,8 +164,8 @@ def test_answers_that_have_ended_leave_the_batch_and_change_none_of_the_others(
     monkeypatch.setattr("rlhf.models.sampling.SPELL", 3)
     assert draw(model, tokenizer, prompts, seeds, sampling) == together
     watch.remove()
-    # The prompts are computed once each.
-    assert rows[:2] == [3, 18]
+    # The prompts are computed once each, in one row.
+    assert rows[:2] == [1, 18]
     assert rows[1:] == sorted(rows[1:], reverse=True)
     assert rows[-1] < 10
 
