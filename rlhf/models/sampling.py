@@ -45,7 +45,7 @@ from rlhf.models.registry import Policy
 # How often a draw that people watch shows what has been written.
 SHOW_SECONDS = 0.5
 # Tokens after which answers that have ended leave the batch.
-SPELL = 16
+SPELL = 8
 # Of the likeliest token's probability: what less likely ones come to is a few in a thousand of a model's draws.
 PLAUSIBLE = 1e-5
 # Numbers of which a few copies fit into the cache of a processor's core.
