@@ -63,7 +63,7 @@ def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Run in a worker beforehand. From outside the moment would depend on how fast the machine is.
 KILLED_AT = """
 import os, signal
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 
 report = Run.report
 
@@ -197,7 +197,7 @@ class Machine:
 
     def perform(self, job_id: int) -> job_store.Job:
         """Run a queued job in this process, as a worker does, and return its row."""
-        from rlhf.jobs.worker import Run, perform
+        from rlhf.jobs.run import Run, perform
 
         worker = uuid.uuid4().hex
         job = job_store.claim(self.db, job_id, worker)

@@ -42,7 +42,7 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport, JudgeCalls
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.judges import judge_store
 from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of

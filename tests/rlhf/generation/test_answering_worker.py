@@ -31,7 +31,7 @@ from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.answering_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.jobs.worker_process import process_tree
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry

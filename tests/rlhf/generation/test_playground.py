@@ -29,7 +29,7 @@ from rlhf.generation.playground_store import Chat
 from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.registry import Policy, PolicyForm
