@@ -52,6 +52,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("tiny-model"))
 
 
+@pytest.fixture
+def strict_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model with a template that refuses system messages."""
+    directory = tmp_path / "strict"
+    shutil.copytree(tiny_model, directory)
+    template = directory / "chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    template.write_text(refusal + template.read_text("utf-8"), "utf-8")
+    return directory
+
+
 @pytest.fixture(scope="session")
 def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a tiny model that judges by a letter; the tiny model would rather say something else."""

@@ -123,23 +123,6 @@ def stocked(machine: Machine) -> Machine:
     return machine
 
 
-@pytest.fixture(scope="module")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose answers go on up to the limit."""
-    from tests.tiny_model import build
-
-    return build(tmp_path_factory.mktemp("talkative"), end_bias=-60.0)
-
-
-@pytest.fixture
-def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
-    """A machine whose answers are as long as they may be."""
-    made = make_machine(tmp_path / "long", talkative)
-    made.add_prompts(train=12, held_out=4)
-    yield made
-    made.db.close()
-
-
 @contextmanager
 def answering_by_hand(machine: Machine, spec: GenerateSpec = ANSWERING) -> Iterator[AnsweringWorker]:
     """The answering worker's own object, to be driven by hand."""
