@@ -529,7 +529,7 @@ class PageLoads:
     seconds_each: float
     """Seconds of the server's core for one load."""
     rss_mb: Sequence[float]
-    """Before the first, and after each tenth of them."""
+    """Before the first, and after each tenth of them, or each where they are fewer."""
 
 
 def run_page_loads(data_dir: Path, count: int) -> PageLoads:
@@ -542,12 +542,13 @@ def run_page_loads(data_dir: Path, count: int) -> PageLoads:
         server = psutil.Process(app.process.pid)
         calls = asyncio.run(load_calls(port, cookies[0]))
         memory, errors, before = [rss_mb(server)], 0, cpu_seconds(server)
-        for _ in range(MILESTONES):
-            errors += asyncio.run(load_pages(port, cookies, calls, count // MILESTONES))
+        parts = min(MILESTONES, count)
+        for part in range(parts):
+            share = count * (part + 1) // parts - count * part // parts
+            errors += asyncio.run(load_pages(port, cookies, calls, share))
             memory.append(rss_mb(server))
             say(f"RSS {memory[-1]:.0f} MB")
-        each = (cpu_seconds(server) - before) / (count // MILESTONES * MILESTONES)
-        return PageLoads(count // MILESTONES * MILESTONES, errors, round(each, 4), memory)
+        return PageLoads(count, errors, round((cpu_seconds(server) - before) / count, 4), memory)
 
 
 @dataclass(frozen=True)
@@ -730,6 +731,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.training = not options.quick
     if max(options.overlap) > options.annotators:
         parser.error("an overlap can't be larger than the number of annotators")
+    if options.page_loads < 1:
+        parser.error("--page-loads needs at least 1")
     return options
 
 

@@ -1,8 +1,8 @@
 """How often the gate promotes a candidate that is no better, and how many people it takes to promote one that is.
 
 Simulated candidates are compared with what serves, prompt by prompt; a fifth of comparisons are ties, or what the cell
-says. What decides are the rule's own functions: `evidence.corrected` on everything there is, `sequential_test` on what
-that comes to, `evidence.share_for_people` before each check of 60 prompts. It is looked at after every single
+says. What decides are the rule's own functions: `evidence.corrected` on everything there is, `sequential_testing` on
+what that comes to, `evidence.share_for_people` before each check of 60 prompts. It is looked at after every single
 comparison by people.
 
 How to read it. **Wrong promotions**: candidates that are no better over all prompts, however lopsided on each. A cell
@@ -42,7 +42,7 @@ import numpy as np
 
 from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate, share_of
-from annotation.metrics.sequential_test import log_capitals
+from annotation.metrics.sequential_testing import log_capitals
 from benchmarks import driver
 from benchmarks.driver import say
 from rlhf.evaluation.gate import (

@@ -29,7 +29,7 @@ from benchmarks.laboratory import Laboratory
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.data.snapshots import CountedRows, prompt_rows, store_snapshot
 from rlhf.jobs import job_store, worker
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 
 TARGET_TOKENS = 12
 # Shorter than the template's own: most of the time goes into reading prompts.

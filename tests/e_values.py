@@ -1,4 +1,4 @@
-"""The evidence after each outcome, written out: what the intervals of `sequential_test` must agree with."""
+"""The evidence after each outcome, written out: what the intervals of `sequential_testing` must agree with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from annotation.metrics.intervals_and_bias import Array
-from annotation.metrics.sequential_test import Stakes, log_capitals
+from annotation.metrics.sequential_testing import Stakes, log_capitals
 
 LARGEST_LOG = 690.0
 

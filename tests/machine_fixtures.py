@@ -52,6 +52,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("tiny-model"))
 
 
+@pytest.fixture
+def strict_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model with a template that refuses system messages."""
+    directory = tmp_path / "strict"
+    shutil.copytree(tiny_model, directory)
+    template = directory / "chat_template.jinja"
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    template.write_text(refusal + template.read_text("utf-8"), "utf-8")
+    return directory
+
+
 @pytest.fixture(scope="session")
 def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a tiny model that judges by a letter; the tiny model would rather say something else."""
@@ -63,7 +74,7 @@ def tiny_judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Run in a worker beforehand. From outside the moment would depend on how fast the machine is.
 KILLED_AT = """
 import os, signal
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 
 report = Run.report
 
@@ -197,7 +208,7 @@ class Machine:
 
     def perform(self, job_id: int) -> job_store.Job:
         """Run a queued job in this process, as a worker does, and return its row."""
-        from rlhf.jobs.worker import Run, perform
+        from rlhf.jobs.run import Run, perform
 
         worker = uuid.uuid4().hex
         job = job_store.claim(self.db, job_id, worker)

@@ -71,7 +71,7 @@ trl_trainer.JobTrainer.training_step = starved
 # A worker of this kind comes no further than its first step before there is this file.
 HELD = """
 import pathlib, time
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 
 report = Run.report
 

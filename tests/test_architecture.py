@@ -334,7 +334,7 @@ FOUND_BY_NAME = {
     "annotation/sqlite.py": "the SQLite that is there",
     "rlhf/algorithms/__init__.py": "each package's spec",
     "rlhf/jobs/job_spec.py": "the kinds of jobs: a row can't be read without its kind, and kinds lie above",
-    "rlhf/jobs/worker.py": "what runs a job, which its spec names: it loads torch, and specs do not",
+    "rlhf/jobs/run.py": "what runs a job, which its spec names: it loads torch, and specs do not",
 }
 
 

@@ -28,7 +28,7 @@ from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import checkpoints_directory, new_directory
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"

@@ -10,7 +10,7 @@ from annotation.translation import _
 from rlhf.algorithms.checkpoints import checkpoints_of
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs.job_spec import TrainingSpec, from_row
-from rlhf.jobs.worker import Run, run_algorithm
+from rlhf.jobs.run import Run, run_algorithm
 
 FIGURES = ("seconds_per_step", "steps", "peak_rss_mb", "trainable", "trainable_percent")
 

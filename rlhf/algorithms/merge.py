@@ -20,7 +20,7 @@ from annotation.translation import _
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.model_card import TrainedModel
 from rlhf.algorithms.trainer import store_made, stored_result
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.loading import ground_path, load_tokenizer, load_whole, verified

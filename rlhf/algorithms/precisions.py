@@ -16,7 +16,7 @@ from torch import Tensor
 
 from annotation.translation import _
 from rlhf.evaluation.check import PLAIN_TEXT
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, head_of

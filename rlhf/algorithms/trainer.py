@@ -41,7 +41,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.descriptions import LeftOut
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import BaseModel, ready
 from rlhf.models.hidden_states import inner_model

@@ -47,7 +47,7 @@ from rlhf.algorithms.trainer import (
 from rlhf.algorithms.trl_private import WithoutPreparation
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Diverged
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import inner_model, packable
 from rlhf.models.loading import dtype_of, hold_in_float32, load_adapter
 from rlhf.models.packing import rows_alone, rows_of

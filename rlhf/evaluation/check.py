@@ -48,7 +48,7 @@ from rlhf.evaluation.report import (
 from rlhf.evaluation.win_rates import outcomes_by, reward_change
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.models import registry

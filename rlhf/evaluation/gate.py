@@ -2,7 +2,7 @@
 
 Promoting a candidate that is no better is the error to be bounded. Each prompt counts once, by what came of it when it
 was first decided (`annotation.metrics.evidence`); these outcomes are bet on, as said in
-`annotation.metrics.sequential_test`: at most `alpha` of such candidates are ever promoted, however often the gate is
+`annotation.metrics.sequential_testing`: at most `alpha` of such candidates are ever promoted, however often the gate is
 asked. "No better" is meant of prompts like those that were held out, of which they are a random part.
 
 That one alpha is spent in total: where judges may decide too, people get half of it, and the judges that the first
@@ -29,7 +29,7 @@ from annotation.metrics.evidence import (
     win_rate,
 )
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.metrics.sequential_test import Stakes, anytime_mean, log_capitals, more_needed
+from annotation.metrics.sequential_testing import Stakes, anytime_mean, log_capitals, more_needed
 from annotation.records import UserError
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED, percent

@@ -12,7 +12,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected, win_rate
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
-from annotation.metrics.sequential_test import length_controlled
+from annotation.metrics.sequential_testing import length_controlled
 from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import anytime_win_rate

@@ -10,7 +10,7 @@ from annotation.records import Prompt, UserError
 from annotation.translation import _
 from rlhf.generation import prompt_sets
 from rlhf.generation.prompt_sets import AnswerSpec
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.loading import LoadedPolicies

@@ -22,7 +22,7 @@ from rlhf.generation.answer_choice import DRAWN, AnswerChoice
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.playground_store import Chat, FinishedAnswer
 from rlhf.jobs import job_store
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.loading import LoadedPolicies, ground_key

@@ -37,7 +37,7 @@ from rlhf.jobs.artifacts import directory_sha256, new_directory
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental, Terms
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.model_files import read_header
 from rlhf.models.registry import Weights

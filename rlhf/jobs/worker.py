@@ -1,4 +1,4 @@
-"""One process, one job: claim it, run it, say how it ended. `python -m rlhf.jobs.worker --data DIR --job ID`."""
+"""A worker, one process for one job: it claims it, runs it or a share of it, and ends when told to."""
 
 from __future__ import annotations
 
@@ -10,41 +10,21 @@ import signal
 import sys
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from annotation.database import Database, open_database
 from annotation.environment import keep_private
-from annotation.jobs import job_table
-from annotation.jobs.attempt import Attempt, Stopped, beating
-from annotation.jobs.job_table import Reason
+from annotation.jobs.attempt import Stopped
 from annotation.records import UserError
-from annotation.translation import N_, _
 from annotation.ui.invisible import visible
 from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import JobSpec
-from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
+from rlhf.jobs.run import Run, attend, record_failure, run_algorithm
 
 # How long a process may take to save and end once the program that started it is gone.
 GRACE_SECONDS = 300.0
-LEFT_ALONE = N_("One of its processes ended, and the others with it. Resume goes on from what it has saved.")
-
-
-class Run(Attempt):
-    """What an algorithm sees of its job: where the data is, how to report, and whether to stop."""
-
-    rank = 0
-    """Which of the job's processes this is; only the first one writes."""
-    measured_steps = 0
-    """How many steps to run and to keep nothing but their figures; 0 for a run in earnest."""
-
-    def sample(self, step: int, answers: Sequence[Mapping[str, Any]]) -> None:
-        """Record what the model that is being trained answers at this step."""
-        job_store.sample(self.db, self.job_id, step, answers)
 
 
 class ReplicaRun(Run):
@@ -114,12 +94,6 @@ def work(db: Database, data_dir: Path, job_id: int, worker: str, terminated: thr
     return attend(Run(db, data_dir, job, worker, terminated), job.spec)
 
 
-def attend(run: Run, spec: JobSpec) -> int:
-    """Run a claimed job to its end, beating all the while; returns the process's exit code."""
-    with beating(run):
-        return perform(run, spec)
-
-
 def agreed(first: bool) -> bool:
     """What the first of the job's processes says, in all of them."""
     import torch
@@ -140,82 +114,6 @@ def follow(run: ReplicaRun) -> int:
     except BaseException as error:
         return record_failure(run, spec, error)
     return 0
-
-
-def run_algorithm(run: Run, spec: JobSpec) -> dict[str, Any]:
-    """Do what a spec says, by its module's `run`, which may load torch; returns the job's result."""
-    result: dict[str, Any] = import_module(spec.runner()).run(run, spec)
-    return result
-
-
-def perform(run: Run, spec: JobSpec) -> int:
-    """Run the algorithm and record how it ended, in words a person can use."""
-    try:
-        result = run_algorithm(run, spec)
-        job_table.finish(run.db, run.job_id, run.worker, result)
-        return 0
-    except Stopped:
-        if run.terminated.is_set():
-            job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec, saved=True))
-        else:
-            job_table.stop(run.db, run.job_id, run.worker, "cancelled", _("Resume goes on from what it has saved."))
-        return 0
-    except BaseException as error:
-        return record_failure(run, spec, error)
-
-
-def record_failure(run: Run, spec: JobSpec, error: BaseException) -> int:
-    """Say in the job's row how it failed, in words a person can use; returns the process's exit code.
-
-    Whichever of several processes fails first says it, and no other can change it. The code is an error even where the
-    job is queued again, so that a launcher ends the others, which wait for this one.
-    """
-    reason: Reason | None = None
-    if isinstance(error, UserError):
-        run.log(str(error))
-        reason = "not-a-number" if isinstance(error, job_store.Diverged) else None
-        job_table.stop(run.db, run.job_id, run.worker, "failed", str(error), reason)
-        return 1
-    # The traceback goes to the log file; the page gets one line. A bug still ends the process with an error.
-    traceback.print_exception(error)
-    if out_of_memory(error) and job_store.requeue_smaller(run.db, run.job_id, run.worker, "out-of-memory"):
-        return 1
-    if left_alone(error):  # not failed: whoever started the processes knows better why the other one ended
-        job_table.stop(run.db, run.job_id, run.worker, "lost", LEFT_ALONE)
-        return 1
-    reason = "out-of-memory" if out_of_memory(error) and not disk_full(error) else None
-    if job_table.stop(run.db, run.job_id, run.worker, "failed", sentence_for(error, spec), reason):
-        job_table.log(run.db, run.job_id, "".join(traceback.format_exception(error, limit=-3)))
-    return 1
-
-
-def left_alone(error: BaseException) -> bool:
-    """Whether a library says that another of the job's processes is gone, by gloo's words or NCCL's."""
-    signs = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-    return any(sign in str(error) for sign in signs)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether a library says that there was too little memory, on the GPU or here."""
-    signs = ("allocate memory", "out of memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether a library says that there is no room left on the disk."""
-    signs = ("No space left", "os error 28", "file write failed", "PytorchStreamWriter")
-    return any(sign in str(error) for sign in signs)
-
-
-def sentence_for(error: BaseException, spec: JobSpec) -> str:
-    """What a library's error means for a person: a full disk, too little memory, or a bug."""
-    if disk_full(error):
-        return _("The disk is full, so nothing more could be saved. Free some space, then resume this run.")
-    if out_of_memory(error):
-        return f"{_(MEMORY_RAN_OUT)} {advice(spec)}"
-    return _("An error of Prefloop's own ended it ({kind}: {error}). The log has more.").format(
-        kind=type(error).__name__, error=error
-    )
 
 
 def prepare_process() -> None:

@@ -20,7 +20,7 @@ from annotation.database import Database
 from annotation.records import Message, UserError
 from annotation.translation import _
 from annotation.ui.formatting import percent
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.judges import judge_store, local_models, rubrics
 from rlhf.judges.judge_store import TOO_LONG, Comparison, Judge
 from rlhf.judges.openai_client import Endpoint, EndpointSettings, Failure, Reply

@@ -14,7 +14,7 @@ import numpy as np
 from annotation.metrics.agreement import RESAMPLES, SEED, percentiles
 from annotation.metrics.calibration import Calibration, PairMargin, calibration
 from annotation.metrics.intervals_and_bias import Array, Estimate, Ranking, share_of, sign, wilson_interval
-from annotation.metrics.sequential_test import kappas
+from annotation.metrics.sequential_testing import kappas
 from annotation.records import Kind
 from rlhf.judges.verdicts import Choice, combine
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from annotation.records import UserError
 from annotation.translation import _, kept
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
 from rlhf.judges.judge_spec import JudgeSpec

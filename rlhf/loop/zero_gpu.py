@@ -14,7 +14,7 @@ from annotation.records import UserError
 from annotation.translation import N_, _, of_server, speaking
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.worker import Run, attend
+from rlhf.jobs.run import Run, attend
 from rlhf.submission import job_submission
 
 P = ParamSpec("P")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from annotation.records import UserError
 from annotation.translation import _
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import verified
 from rlhf.models.reward_model_quality import ScoreScale, read_scale

@@ -25,8 +25,9 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.roles import SampledResponse
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import CountedRows, store_snapshot
-from rlhf.jobs import job_store, worker
+from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import to_json
+from rlhf.jobs.run import Run, perform
 from rlhf.models.tokenize import load_snapshot, tokenise_demonstrations, tokenise_prompts
 from tests.machine_fixtures import QUICK_DPO, Machine
 
@@ -244,7 +245,7 @@ class OneProcess(Laboratory):
         worker_id = command[command.index("--worker") + 1]
         job = job_store.claim(db, job_id, worker_id)
         assert job is not None
-        worker.perform(worker.Run(db, self.directory, job, worker_id), job.spec)
+        perform(Run(db, self.directory, job, worker_id), job.spec)
         db.close()
 
     def compute(self, name: str, module: str, request: Mapping[str, Any]) -> Any:

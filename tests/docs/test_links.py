@@ -40,6 +40,23 @@ def test_paths_exist(path: Path) -> None:
     assert {name for name in paths if not (ROOT / name).exists() and not name.startswith(ADDED)} == set()
 
 
+def test_what_the_architecture_finds_stands_in_the_places_beside_it() -> None:
+    """Each name of code in a row of "Where is …", in one of that row's modules or packages; `b.py` lies beside one."""
+    index = text_of(ROOT / "docs" / "architecture.md").partition("## Where is …")[2].partition("\n## ")[0]
+    missing = []
+    for row in re.findall(r"^\| .*`.*$", index, re.MULTILINE):
+        places: list[Path] = []
+        marked = re.findall(r"`([^`]+)`", row)
+        for name in (name for name in marked if re.fullmatch(r"[\w/]+(\.py|\.js|/)", name)):
+            beside = (known / name for known in (ROOT, *(place.parent for place in places)))
+            places += [path for path in beside if path.exists()][:1]
+        files = [file for place in places for file in (place.rglob("*.py") if place.is_dir() else [place])]
+        code = "\n".join(map(text_of, files))
+        names = [name for name in marked if re.fullmatch(r"\w+(\.\w+)?", name) and not name.endswith((".py", ".js"))]
+        missing += [name for name in names if not re.search(rf"\b{name.rpartition('.')[2]}\b", code)]
+    assert missing == []
+
+
 @pytest.mark.parametrize("part", ["annotation", "rlhf"])
 def test_the_direction_of_imports_is_that_of_the_contract(part: str) -> None:
     """The page has the lowest layer first, import-linter the highest."""

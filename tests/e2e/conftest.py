@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from annotation.database import Database, open_database
+from annotation.web import access
+from rlhf.models import registry
+from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -90,3 +94,15 @@ def running_app(data_dir: Path, *flags: str) -> Iterator[tuple[str, str]]:
         finally:
             process.terminate()
             process.wait(PATIENCE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[tuple[Database, str]]:
+    """The database of the program without workers, with the admin kim, and its address."""
+    data_dir = tmp_path_factory.mktemp("running") / "data"
+    db = open_database(data_dir)
+    registry.ensure_base(db, BASE_NAME)
+    access.add_account(db, "kim", "admin", "a long enough password")
+    with running_app(data_dir, "--no-workers") as (address, _):
+        yield db, address
+    db.close()

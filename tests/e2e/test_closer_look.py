@@ -10,30 +10,16 @@ from typing import Any
 import pytest
 
 import app
-from annotation.database import Database, open_database
+from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
-from rlhf.models import registry
-from tests.conftest import BASE_NAME
-from tests.e2e.conftest import running_app, wait_for
+from tests.e2e.conftest import wait_for
 
 pytestmark = pytest.mark.browser
 STEPS = 40
 PLOT = "#closer-plot"
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[tuple[Database, str]]:
-    """The program's database and its address."""
-    data_dir = tmp_path_factory.mktemp("curves") / "data"
-    db = open_database(data_dir)
-    registry.ensure_base(db, BASE_NAME)
-    access.add_account(db, "kim", "admin", "a long enough password")
-    with running_app(data_dir, "--no-workers") as (address, _):
-        yield db, address
-    db.close()
 
 
 @pytest.fixture

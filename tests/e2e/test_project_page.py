@@ -9,27 +9,12 @@ import pytest
 
 import app
 from annotation import store
-from annotation.database import Database, open_database
+from annotation.database import Database
 from annotation.records import Project, Tag
 from annotation.web import access
-from rlhf.models import registry
 from tests.annotation.tabs.test_project import HOSTILE
-from tests.conftest import BASE_NAME
-from tests.e2e.conftest import running_app
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[tuple[Database, str]]:
-    """The program's database and its address."""
-    data_dir = tmp_path_factory.mktemp("project") / "data"
-    db = open_database(data_dir)
-    registry.ensure_base(db, BASE_NAME)
-    access.add_account(db, "kim", "admin", "a long enough password")
-    with running_app(data_dir, "--no-workers") as (address, _):
-        yield db, address
-    db.close()
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import Start
 from rlhf.algorithms.trl_trainer import JobTrainer
 from rlhf.jobs.artifacts import explain_write_errors
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import dtype_of, weights_of
 from rlhf.models.packing import pad

@@ -83,7 +83,7 @@ from rlhf.algorithms.trainer import (
 from rlhf.data.snapshots import left_out_sentence, shortage
 from rlhf.jobs.descriptions import Item, LeftOut
 from rlhf.jobs.job_store import Diverged
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import load_tokenizer
 from rlhf.models.log_probabilities import token_entropy, token_logps

@@ -48,7 +48,7 @@ from rlhf.algorithms.trainer import Start, begin, conclude, start_of, stored_bef
 from rlhf.algorithms.trl_trainer import JobTrainer, arguments, learn
 from rlhf.data.snapshots import MIN_PAIRS, left_out_sentence, shortage
 from rlhf.jobs.descriptions import Item, LeftOut
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.hidden_states import completions, inner_model
 from rlhf.models.loading import adapter_config, load_for_training, load_tokenizer

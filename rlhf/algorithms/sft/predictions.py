@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from annotation.translation import _
 from rlhf.algorithms.trl_trainer import JobTrainer
 from rlhf.jobs.descriptions import Item
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import completions, head_of
 from rlhf.models.log_probabilities import CHUNK, Head
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from annotation.metrics.evidence import CorrectedPrompts
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.metrics.sequential_test import running_interval
+from annotation.metrics.sequential_testing import running_interval
 from annotation.translation import N_, _, ngettext
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import ChartMark, Frame

@@ -14,21 +14,7 @@ from annotation.imports.labels import UnusableRow
 from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, SYSTEM_KEY, MappedRow, make_plan
 from annotation.imports.reading import SourceRow
 from annotation.records import UserError
-
-
-def user(text: str) -> dict[str, str]:
-    """A turn of the user."""
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    """A turn of the assistant."""
-    return {"role": "assistant", "content": text}
-
-
-def system(text: str) -> dict[str, str]:
-    """A system message."""
-    return {"role": "system", "content": text}
+from tests.annotation.imports.test_mapping import assistant, system, user
 
 
 def said(who: str, text: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from annotation.metrics.evidence import (
     win_rate,
 )
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.metrics.sequential_test import Stakes, log_capitals
+from annotation.metrics.sequential_testing import Stakes, log_capitals
 
 CARD = Estimate(0.9, 0.8, 0.95, 100)
 

@@ -42,7 +42,7 @@ from rlhf.algorithms.dpo.train import PreferenceTrainer, best_of, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import Precision, with_defaults
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.models import hidden_states, packing, registry
 from rlhf.models.loading import (
     LoadedPolicies,

@@ -20,7 +20,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.trainer import RESULT
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_plain
 from rlhf.models.sampling import draw

@@ -33,7 +33,7 @@ from rlhf.hub import push_model
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import JobSpec
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.registry import Policy

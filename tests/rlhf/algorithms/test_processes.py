@@ -14,8 +14,9 @@ from annotation.database import open_database
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.jobs import job_store, worker
+from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec, to_json
+from rlhf.jobs.run import Run, perform
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.machine_fixtures import make_machine, rlhf_command, write_spec
@@ -54,7 +55,7 @@ def run_here(directory: Path, spec: TrainingSpec) -> None:
     db = open_database(directory)
     job = job_store.claim(db, job_submission.submit(db, directory, spec, "a test"), "w")
     assert job is not None
-    worker.perform(worker.Run(db, directory, job, "w"), job.spec)
+    perform(Run(db, directory, job, "w"), job.spec)
     db.close()
 
 

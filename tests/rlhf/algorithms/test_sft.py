@@ -31,7 +31,7 @@ from rlhf.data import snapshots
 from rlhf.data.snapshots import CountedRows
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.loop import controller
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import LoadedPolicies, load_plain

@@ -42,7 +42,7 @@ from rlhf.evaluation.report import AnswerFigures, CheckReport, JudgeCalls
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import to_json
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.judges import judge_store
 from rlhf.models import hidden_states, registry
 from rlhf.models.chat_template import vocabulary_of
@@ -703,15 +703,10 @@ def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:
 
 
 def test_held_out_prompts_that_the_model_can_not_be_given_are_left_out_and_logged(
-    tiny_model: Path, tmp_path: Path
+    strict_model: Path, tmp_path: Path
 ) -> None:
     """The others keep their place, and with it their seed."""
-    strict = tmp_path / "strict"
-    shutil.copytree(tiny_model, strict)
-    template = (strict / "chat_template.jinja").read_text("utf-8")
-    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    (strict / "chat_template.jinja").write_text(refusal + template, "utf-8")
-    machine = make_machine(tmp_path / "data", strict)
+    machine = make_machine(tmp_path / "data", strict_model)
     question, system = {"role": "user", "content": "Why?"}, {"role": "system", "content": "Be brief."}
     store.add_prompts(
         machine.db, [Prompt(messages, "held-out", "import") for messages in ((system, question), (question,))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.generation.answering_worker import next_splits, seed_of
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.jobs.worker_process import process_tree
 from rlhf.loop.supervisor import Supervisor
 from rlhf.models import registry
@@ -193,14 +192,9 @@ def test_a_comparison_has_as_many_answers_as_the_project_asks_for(
     assert [row["n"] for row in sizes] == [expected] * 6
 
 
-def test_prompts_that_the_model_can_not_be_given_are_passed_over(tiny_model: Path, tmp_path: Path) -> None:
+def test_prompts_that_the_model_can_not_be_given_are_passed_over(strict_model: Path, tmp_path: Path) -> None:
     """Imported conversations may have roles that the template refuses, or fill the context: others are answered."""
-    strict = tmp_path / "strict"
-    shutil.copytree(tiny_model, strict)
-    template = (strict / "chat_template.jinja").read_text("utf-8")
-    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    (strict / "chat_template.jinja").write_text(refusal + template, "utf-8")
-    machine = make_machine(tmp_path / "data", strict)
+    machine = make_machine(tmp_path / "data", strict_model)
     system = {"role": "system", "content": "Be brief."}
     questions = [({"role": "user", "content": f"Question {number}?"}) for number in range(4)]
     conversations = [
@@ -224,23 +218,6 @@ def test_prompts_that_the_model_can_not_be_given_are_passed_over(tiny_model: Pat
 
 
 # ------------------------------------------------------------------------------------------- before people's eyes
-@pytest.fixture(scope="module")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose answers go on up to the limit, so that one can watch."""
-    from tests.tiny_model import build
-
-    return build(tmp_path_factory.mktemp("talkative"), end_bias=-60.0)
-
-
-@pytest.fixture
-def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
-    """A machine whose answers are as long as they may be."""
-    made = make_machine(tmp_path / "long", talkative)
-    made.add_prompts(train=12, held_out=4)
-    yield made
-    made.db.close()
-
-
 LONG = replace(ANSWERING, prompts_per_batch=12, buffer=12, sampling=Sampling(max_new_tokens=24))
 
 

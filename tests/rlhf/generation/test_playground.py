@@ -29,7 +29,7 @@ from rlhf.generation.playground_store import Chat
 from rlhf.generation.prompt_sets import AnswerSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
-from rlhf.jobs.worker import Run
+from rlhf.jobs.run import Run
 from rlhf.models import registry
 from rlhf.models.loading import LoadedPolicies, load_plain, load_quantised
 from rlhf.models.registry import Policy, PolicyForm
@@ -121,23 +121,6 @@ def stocked(machine: Machine) -> Machine:
     for form in FORMS:
         register(machine, form, form)
     return machine
-
-
-@pytest.fixture(scope="module")
-def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose answers go on up to the limit."""
-    from tests.tiny_model import build
-
-    return build(tmp_path_factory.mktemp("talkative"), end_bias=-60.0)
-
-
-@pytest.fixture
-def long(tmp_path: Path, talkative: Path) -> Iterator[Machine]:
-    """A machine whose answers are as long as they may be."""
-    made = make_machine(tmp_path / "long", talkative)
-    made.add_prompts(train=12, held_out=4)
-    yield made
-    made.db.close()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from annotation.ui.formatting import percent
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.judges import backends, judge_history, judge_store, local_models, rubrics
 from rlhf.judges.backends import JudgeRequest, LocalModel, RewardScorer
 from rlhf.judges.judge_spec import JudgeSpec

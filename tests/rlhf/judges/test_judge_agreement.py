@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from annotation.metrics.intervals_and_bias import Z_95
-from annotation.metrics.sequential_test import kappas
+from annotation.metrics.sequential_testing import kappas
 from rlhf.judges.judge_agreement import (
     JudgedComparison,
     PersonRanking,

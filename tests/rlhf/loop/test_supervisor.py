@@ -25,7 +25,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED, advice
-from rlhf.jobs.worker import Run, perform
+from rlhf.jobs.run import Run, perform
 from rlhf.jobs.worker_process import WorkerProcess, process_tree, worker_command
 from rlhf.loop.supervisor import Supervisor
 from tests.conftest import BASE_NAME

@@ -27,8 +27,8 @@ from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, run_labels
+from rlhf.jobs.run import Run, perform
 from rlhf.jobs.run_labels import RunLabel
-from rlhf.jobs.worker import Run, perform
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
@@ -534,7 +534,7 @@ def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypa
     def allocate(run: Any, spec: Any) -> None:
         raise MemoryError("can't allocate memory")
 
-    monkeypatch.setattr("rlhf.jobs.worker.run_algorithm", allocate)
+    monkeypatch.setattr("rlhf.jobs.run.run_algorithm", allocate)
     machine.perform(job_store.enqueue(machine.db, QUICK_SFT, OWNER))
     card = browser.open().text("card")
     for words in ("Failed. Memory ran out.", "A batch_size below 4", "A max_length below 128"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from annotation.metrics.intervals_and_bias import wilson_interval
-from annotation.metrics.sequential_test import (
+from annotation.metrics.sequential_testing import (
     IMAGINED,
     Stakes,
     anytime_mean,
