@@ -42,6 +42,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in rlhf.jobs.worker.prepare_process; before torch, too
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # nothing is compiled; what would do it takes a second to import
+# What it is anyway, which Gradio would work out for every component.
+os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(tempfile.gettempdir()).resolve() / "gradio"))
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # a Hub on loopback speaks the older protocol
 
 # How long an example takes says nothing but how busy the machine is.
@@ -82,9 +84,8 @@ def pytest_collection_finish() -> None:
     """Spare tests three costs that none is about.
 
     What is loaded by now stays: the libraries ask for a garbage collection after each training, which would look
-    through all of it. Pages that tests build and do not serve get no FastAPI application, which costs more than the
-    page: Gradio makes two with each gr.Blocks, and a third, with arguments, where the pages are mounted. And clients
-    of HTTP share what they check certificates with, which nothing on loopback has.
+    through all of it. Pages get no FastAPI application that is not served. And clients of HTTP share what they check
+    certificates with, which nothing on loopback has.
     """
     gc.collect()
     gc.freeze()
@@ -93,14 +94,7 @@ def pytest_collection_finish() -> None:
 
         default.create_ssl_context = cache(default.create_ssl_context)
     if "gradio" in sys.modules:
-        from gradio.routes import App
-
-        made = App.create_app
-
-        def create_app(blocks: Any, **more: Any) -> Any:
-            return made(blocks, **more) if more != {"mcp_server": False} else None
-
-        App.create_app = staticmethod(create_app)
+        fork_server.build_no_needless_applications()
 
 
 def pytest_unconfigure() -> None:

@@ -341,6 +341,7 @@ def main() -> None:
         for module in PROJECT:
             import_module(module)
         sys.path.remove(ROOT)
+        build_no_needless_applications()
     if sum(name.read_text("utf-8").strip() != STARTED_AGAIN for name in THREADS.glob("*/comm")) > 1:
         os._exit(1)
     gc.collect()
@@ -358,6 +359,21 @@ def main() -> None:
     os.kill(connection, signal.SIGKILL)
     os.waitpid(connection, 0)
     os._exit(status)  # taking all the libraries down would cost half a second
+
+
+def build_no_needless_applications() -> None:
+    """Pages get no FastAPI application that is not served, which would cost more than the page.
+
+    Gradio makes three with each gr.Blocks, and a fourth, with arguments, where they are mounted.
+    """
+    from gradio.routes import App
+
+    made = App.create_app
+
+    def create_app(blocks: Any, **more: Any) -> Any:
+        return made(blocks, **more) if more != {"mcp_server": False} else None
+
+    App.create_app = staticmethod(create_app)
 
 
 def run(program: Program) -> int:

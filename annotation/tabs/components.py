@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from annotation.exports.formats import LICENCES
 from annotation.records import UserError
@@ -27,6 +29,17 @@ QUIET: Mapping[str, Any] = {
 QUEUED: Mapping[str, Any] = {**QUIET, "queue": True}
 # Digits of a row's number: SQLite could hold four more.
 LONGEST_NUMBER = 15
+
+
+def keep_signatures(kind: type[Block]) -> None:
+    """Keep what the constructors of these components take: Gradio has it worked out twice for each that it makes."""
+    constructor: Any = inspect.unwrap(kind.__init__)
+    constructor.__signature__ = inspect.signature(constructor)
+    for special in kind.__subclasses__():
+        keep_signatures(special)
+
+
+keep_signatures(Block)
 
 
 def html_box(value: str = "", **options: Any) -> gr.HTML:
