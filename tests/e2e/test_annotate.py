@@ -964,12 +964,10 @@ BROKEN = """() => [...document.querySelectorAll(".verdicts button")].flatMap((bu
 })"""
 
 
-@pytest.mark.parametrize("language", ["en", "de"])
-def test_a_phone_breaks_no_word_of_a_verdict(site: Site, language: str) -> None:
+def test_a_phone_breaks_no_word_of_a_verdict(site: Site) -> None:
     site.compare(*letters(2))
-    ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True, locale=language)
+    ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     ann.ready()
-    assert ann.page.locator("html").get_attribute("lang") == language
     assert ann.page.evaluate(BROKEN) == []
 
 
