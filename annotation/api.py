@@ -28,6 +28,7 @@ from annotation.database import Database
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
 from annotation.translation import _
 from annotation.ui import markdown_process
+from annotation.ui.differences import marked
 from annotation.ui.invisible import visible
 from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -67,6 +68,7 @@ class RequestBody:
     act: Any = None
     prompt: str = ""
     rendered: bool | None = None
+    differences: bool = False
     utc_offset_minutes: Offset = 0
 
     @classmethod
@@ -252,6 +254,9 @@ class AnnotationApi:
             chosen = project.rendered if asked.rendered is None else asked.rendered
             rendered = has_marks(claim) if chosen is None else chosen
             card |= {"nonce": claim.nonce, "rendered": rendered, **comparison_part(claim, rendered)}
+            if asked.differences and len(claim.shown) == 2:
+                left, right = card["answers"]
+                left["marked"], right["marked"] = marked(*(visible(answer.text) for answer in claim.shown))
         return card
 
     def progress(self, annotator: Annotator, asked: RequestBody) -> dict[str, int]:

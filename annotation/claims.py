@@ -962,9 +962,13 @@ def judged_by(db: Database, annotator_id: int, since: str = "") -> int:
 
 
 def judged_by_each(db: Database, since: str) -> list[dict[str, Any]]:
-    """Who has judged how many comparisons (skips aside) of those shown after `since`, and the latest; most first."""
+    """Who has judged how many comparisons (skips aside) of those shown after `since`; most first.
+
+    `latest` is when they last judged, changed or skipped one.
+    """
     return db.rows(
-        """SELECT a.name, count(*) AS today, max(k.created) AS latest
+        """SELECT a.name, count(*) AS today, (SELECT j.created FROM judgement j WHERE j.annotator_id = a.id
+               ORDER BY j.id DESC LIMIT 1) AS latest
            FROM claim k JOIN annotator a ON a.id = k.annotator_id
            WHERE k.state = 'judged' AND k.created >= ? GROUP BY a.id ORDER BY today DESC, a.name""",
         (since,),

@@ -58,6 +58,8 @@ const fill = () => {
   for (const link of element.querySelectorAll("a[data-path]")) {
     if (link.textContent !== link.href) link.textContent = link.href;
   }
+  const here = ["127.0.0.1", "localhost", "[::1]"].includes(location.hostname);
+  for (const warning of element.querySelectorAll("[data-loopback]")) warning.hidden = !here;
 };
 element.addEventListener("click", async (event) => {
   const copying = event.target.closest("button[data-copy]");
@@ -460,7 +462,11 @@ def link_card(path: str) -> str:
     copied, selected = escape(_("Copied")), escape(_("Not copied: copy what is selected"))
     words = escape(_("Copy"))
     copy = f'<button type="button" data-copy="{copied}" data-select="{selected}">{words}</button>'
-    return f"{done(said)}<p>{link} {copy}</p>"
+    only_here = _(
+        "It opens on this machine only. For others start Prefloop with --host, and make the link at the address that "
+        "they reach."
+    )
+    return f"{done(said)}<p>{link} {copy}</p><p data-loopback hidden>{escape(only_here)}</p>"
 
 
 def invitations_table(found: Sequence[Invitation]) -> str:

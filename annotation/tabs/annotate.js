@@ -75,6 +75,7 @@ let away = false; // whether the page has been out of sight since it was last as
 let signedOut = false; // whether the server has said so: then nothing is asked until the person does something
 let unheard = 0; // polls in a row without an answer
 let guidelines = 0; // the version in the panel
+let unasked = false; // whether that has opened by itself
 let arrived = false; // whether the first comparison has come
 let judged = null; // the latest judgement's id and the draft that went with it, for Undo
 
@@ -292,15 +293,14 @@ function isRendered() {
 }
 
 function fill(box, text) {
-  const html = isRendered() && text.html !== undefined;
-  const shown = html ? text.html : (text.visible ?? text.text);
+  const html = isRendered() && text.html !== undefined && text.marked === undefined;
+  const shown = text.marked ?? (html ? text.html : (text.visible ?? text.text));
   if (box.shown === shown && box.classList.contains("rendered") === html) return;
   box.shown = shown;
   box.classList.toggle("rendered", html);
-  if (html) {
-    box.innerHTML = shown;
-    letCopy(box);
-  } else box.textContent = shown;
+  if (html || text.marked !== undefined) box.innerHTML = shown;
+  else box.textContent = shown;
+  if (html) letCopy(box);
   letScroll(box);
 }
 
@@ -457,7 +457,9 @@ function lay() {
   sizes.observe(conversation);
   const boxes = card.answers.map((_, place) => answerBox(place));
   const answers = make("div", { class: "answers", "data-size": size(), "data-many": size() > 3 }, boxes);
-  const question = make("p", { class: "question" }, QUESTIONS[card.kind]);
+  const key = card.tags.some((tag) => tag.key === "d") ? "" : "D";
+  const differ = button(key, _("Differences"), toggleDifferences, { class: "differ", "aria-pressed": "false" });
+  const question = make("p", { class: "question" }, make("span", {}, QUESTIONS[card.kind]), size() === 2 ? differ : []);
   find(".comparison").replaceChildren(conversation, question, sideSwitch(answers), answers, extras());
   find(".verdicts").replaceChildren(...verdicts());
   find(".verdicts").dataset.kind = card.kind;
@@ -629,6 +631,11 @@ function refreshComparison() {
   for (const tag of element.querySelectorAll(".tag")) setPressed(tag, draft.tags.includes(tag.dataset.label));
   for (const flag of element.querySelectorAll(".flag")) setPressed(flag, draft.flag === flag.dataset.flag);
   element.querySelectorAll(".answer").forEach(refreshAnswer);
+  const differ = find(".differ");
+  if (differ) {
+    differ.disabled = states.some((state) => state !== "done");
+    setPressed(differ, isMarked());
+  }
   const undo = find(".verdicts [data-key=u]");
   if (undo) undo.disabled = Boolean(card.revising);
   if (card.kind === "rank") refreshRanks();
@@ -661,11 +668,16 @@ function extras() {
   note.value = draft.note;
   const key = make("kbd", { "aria-hidden": "true" }, "N");
   const label = make("label", { class: "label", for: "judgement-note" }, _("Note"), " ", key);
-  return make("div", { class: "extras" },
+  return make("div", { class: "extras", click: reveal, focusin: reveal },
     tags.length ? group(_("Reasons"), tags) : [],
     group(_("Flag"), flags),
     make("div", { class: "note" }, label, note),
     make("p", { class: "early" }));
+}
+
+// What is pressed or written in comes out from behind the bar of verdicts.
+function reveal(event) {
+  event.target.scrollIntoView({ block: "nearest" });
 }
 
 function group(name, controls) {
@@ -813,6 +825,7 @@ async function judge(decided) {
   if (next === null) return;
   if (next.judged) keep(draftName(of), null);
   if (next.saved) {
+    if (unasked) find(".guidelines").open = false; // they have been read; on a phone they fill the window
     judged = { id: next.judged.id, draft: withTexts() };
     showSafety();
   }
@@ -1004,11 +1017,14 @@ async function loadGuidelines() {
   const seen = kept("guidelines");
   panel.dataset.version = said.version;
   find(".news").textContent = seen === null || seen === said.version ? "" : _("changed since you last read them");
-  if (seen === null) panel.open = true;
+  if (seen === null) panel.open = unasked = true;
 }
 
 function onGuidelines() {
-  if (!find(".guidelines").open) find(".news").textContent = "";
+  if (!find(".guidelines").open) {
+    unasked = false;
+    find(".news").textContent = "";
+  }
   keep("guidelines", Number(find(".guidelines").dataset.version));
 }
 
@@ -1021,11 +1037,25 @@ function toggleGuidelines() {
 
 async function toggleRendered() {
   keep("rendered", !isRendered());
+  await showOtherwise({}, () => (isRendered() ? _("Answers are shown rendered.") : _("Answers are shown literally.")));
+}
+
+const isMarked = () => card.answers.some((answer) => answer.marked !== undefined);
+
+async function toggleDifferences() {
+  const nothing = _("Nothing is marked: the answers are the same, or have little in common.");
+  const found = () => (card.answers.some((answer) => answer.marked.includes("<mark")) ? _("What differs is marked.") : nothing);
+  await showOtherwise({ differences: !isMarked() }, () => (isMarked() ? found() : _("Nothing is marked any more.")));
+}
+
+// The same comparison once more, as the person now wants to see it, with what is said then.
+async function showOtherwise(terms, told) {
   const { revising, nonce } = card;
-  const next = await (revising ? act("reopen", { id: revising.id }, surely("")) : act("card", { nonce }, surely("")));
+  const of = revising ? { id: revising.id } : { nonce };
+  const next = await act(revising ? "reopen" : "card", { ...of, ...terms }, surely(""));
   if (next === null) return;
   move(next);
-  if (!whyMoved(next)) say(isRendered() ? _("Answers are shown rendered.") : _("Answers are shown literally."));
+  if (!whyMoved(next)) say(told());
 }
 
 async function askOwn() {

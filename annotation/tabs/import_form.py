@@ -79,7 +79,7 @@ def order_of(
     wanted = ImportRequest(
         target=target if target in TARGETS else "auto",
         columns={role: text_in(column) for role, column in zip(ROLES, columns, strict=True)} if any(columns) else {},
-        verdict=verdict if verdict in ("gold", "open") else "judged",
+        verdict=verdict if verdict in ("gold", "open") and with_verdicts(target) else "judged",
         split=share / 100 if split == "share" else "held-out" if split == "held-out" else "train",
         first=first,
         last=last,
@@ -87,6 +87,11 @@ def order_of(
     )
     wanted.check()
     return wanted
+
+
+def with_verdicts(target: Any) -> bool:
+    """Whether what is imported may have verdicts: what the form says of them is not meant for anything else."""
+    return target not in ("prompts", "demonstrations")
 
 
 def is_number(value: Any) -> bool:
@@ -360,6 +365,7 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     source, form = page.source, page.form
     choice = [source[name] for name in ("upload", "path", "repository", "config", "split")]
     source["kind"].change(admin(choose_source), source["kind"], choice, api_name="import-source", **QUIET)
+    form["target"].change(admin(choose_target), form["target"], form["verdict"], api_name="import-target", **QUIET)
     form["prompts"].change(admin(choose_split), form["prompts"], form["share"], api_name="import-split", **QUIET)
     fresh = admin(looker(page, importer))
     source["upload"].upload(fresh, [*source.values()], page.followed, api_name="import-uploaded", **QUEUED)
@@ -388,6 +394,11 @@ def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
         gr.update(visible=hub),
         gr.update(visible=kind in (SERVER, HUB)),
     ]
+
+
+def choose_target(annotator: Annotator, target: Any) -> Any:
+    """Ask about verdicts where there may be some."""
+    return gr.update(visible=with_verdicts(target))
 
 
 def choose_split(annotator: Annotator, split: Any) -> Any:

@@ -144,7 +144,7 @@ def way_back() -> str:
 
 def starting_page() -> str:
     """What stands where the pages will be while they are built."""
-    starts = _("Prefloop is starting. Its pages open here by themselves in a few seconds.")
+    starts = _("Prefloop gets its pages ready. They open here by themselves in a few seconds.")
     hint = _("In a tab that is open already you can go on judging.")
     said = f'<div role="status"><p>{escape(starts)}</p>\n<p class="hint">{escape(hint)}</p></div>'
     return page(_("Starting"), "<h1>Prefloop</h1>", said, button("", _("Try again")), GO_ON)

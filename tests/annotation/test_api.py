@@ -110,6 +110,20 @@ def test_texts_come_rendered_when_the_project_or_the_annotator_wants_it(db: Data
     assert not any("html" in answer for answer in ann("card", rendered=False)["answers"])
 
 
+def test_what_differs_is_marked_when_asked_for_and_only_in_pairs(db: Database, ann: Ask) -> None:
+    seed_answers(db, 2, ("Tea is <b>good</b>\u202e.", "Tea is <b>bad</b>\u202e."))
+    plain = ann("card")
+    assert not any("marked" in answer for answer in plain["answers"])
+    shown = {answer["text"]: answer["marked"] for answer in ann("card", differences=True)["answers"]}
+    for word in ("good", "bad"):
+        assert shown[f"Tea is <b>{word}</b>\u202e."] == f"Tea is &lt;b&gt;<mark>{word}</mark>&lt;/b&gt;⟨U+202E⟩."
+    ann("judge", nonce=plain["nonce"], act=act("tie"))
+    again = ann("reopen", id=1, differences=True)["answers"]
+    assert all("<mark>" in answer["marked"] for answer in again)
+    seed_answers(db, 3, ("one", "two", "three"))
+    assert not any("marked" in answer for answer in ann("card", differences=True)["answers"])
+
+
 @pytest.mark.parametrize(
     ("text", "rendered"),
     [

@@ -17,7 +17,7 @@ import app
 from annotation import claims, store
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
-from annotation.records import Judgement, Kind, Project, Prompt
+from annotation.records import Judgement, Kind, Project, Prompt, Tag
 from annotation.ui.formatting import count_words
 from annotation.web import access
 from rlhf.generation.answering_spec import GenerateSpec
@@ -833,9 +833,13 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
     ann.page.wait_for_selector(".guidelines[open] >> text=Read the prompt, then every answer")
     store.write_guidelines(site.db, "Be **fair**.", "owner")
     ann.judge("2")
+    ann.page.wait_for_selector(".guidelines:not([open])")  # whoever judges has read them
+    ann.page.wait_for_selector("text=changed since you last read them")
+    ann.press("g")
     ann.page.wait_for_selector(".guidelines[open] strong:has-text('fair')")
     ann.press("g")
     ann.page.wait_for_selector(".guidelines:not([open])")
+    ann.wait(lambda: ann.page.locator(".guidelines .news").text_content() == "", "the news to be gone")
     store.write_guidelines(site.db, "Be fair and *quick*.", "owner")
     ann.judge("2")
     ann.page.wait_for_selector("text=changed since you last read them")
@@ -919,6 +923,19 @@ def test_axe_finds_nothing_serious(site: Site, theme: str) -> None:
     assert serious(ann.page) == []
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_who_signs_in_on_a_phone_can_read_and_reach_all_of_it(site: Site, theme: str) -> None:
+    context = site.browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=theme)
+    site.contexts.append(context)
+    page = context.new_page()
+    page.goto(f"{site.address}login")
+    page.wait_for_selector(".hint")
+    assert serious(page) == []
+    heights = page.locator("input:visible, button").evaluate_all("all => all.map((one) => one.offsetHeight)")
+    assert len(heights) == 3
+    assert min(heights) >= 44
+
+
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(site: Site) -> None:
     wide = "```\n" + "x" * 400 + "\n```\n\n| a | b |\n|---|---|\n| " + "y" * 200 + " | 1 |\n\n$$" + "+ x^2" * 60 + "$$"
     site.compare(wide, f"{wide} b")
@@ -934,6 +951,74 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(site: Site) -> None:
         ann.page.wait_for_selector(".judging:not([aria-busy])")
 
 
+# Every word of the verdicts that does not stand in one piece on its button.
+BROKEN = """() => [...document.querySelectorAll(".verdicts button")].flatMap((button) => {
+  const text = button.lastChild;
+  return [...text.textContent.matchAll(/\\S+/g)].filter((word) => {
+    const range = document.createRange();
+    range.setStart(text, word.index);
+    range.setEnd(text, word.index + word[0].length);
+    const [inside, whole] = [button.getBoundingClientRect(), range.getBoundingClientRect()];
+    return range.getClientRects().length > 1 || whole.left < inside.left || whole.right > inside.right;
+  }).map((word) => word[0]);
+})"""
+
+
+def test_a_phone_breaks_no_word_of_a_verdict(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    ann.ready()
+    assert ann.page.evaluate(BROKEN) == []
+
+
+# Whether nothing lies before an element, and it is in the window.
+IN_VIEW = """(element) => {
+  const { left, right, top, bottom } = element.getBoundingClientRect();
+  return [top + 2, bottom - 2].every((y) => element.contains(document.elementFromPoint((left + right) / 2, y)));
+}"""
+
+
+def test_what_a_key_presses_or_opens_comes_out_from_behind_the_verdicts(site: Site) -> None:
+    site.compare("word " * 60, "word " * 70)
+    ann = site.open(viewport={"width": 1280, "height": 620})
+    ann.ready()
+    for key, control in (("i", ".tag[aria-pressed=true]"), ("b", ".flag[aria-pressed=true]"), ("n", "#judgement-note")):
+        ann.page.evaluate("scrollTo(0, 0)")
+        assert not ann.page.locator("#judgement-note").evaluate(IN_VIEW)
+        ann.press(key)
+        assert ann.page.locator(control).evaluate(IN_VIEW), f"what {key} does"
+
+
+def test_what_differs_is_marked_by_a_key_until_the_next_comparison(site: Site) -> None:
+    texts = ("Tea is **good** in the morning.", "Tea is **bad** in the morning.")
+    site.project(tags=(Tag("d", "detailed"),))
+    site.compare(*texts)
+    ann = site.open()
+    ann.ready()
+    assert ann.page.locator(".differ kbd").count() == 0, "a reason has the key"
+    ann.page.get_by_role("button", name="Differences").click()
+    ann.wait_status("What differs is marked.")
+    assert sorted(ann.page.locator(".answer mark").all_inner_texts()) == ["bad", "good"]
+    ann.press("r")
+    ann.wait_status("Answers are shown rendered.")
+    assert ann.page.locator(".answer mark").count() == 0
+    ann.judge("4")
+    site.project()
+    site.compare(*texts)
+    site.compare("Quite another matter", "Nothing like it, 7 8 9")
+    seen = set()
+    for _ in range(2):
+        ann.ready()
+        alike = "Tea" in ann.texts()[0]
+        assert ann.page.locator(".differ[aria-pressed=true]").count() == ann.page.locator(".answer mark").count() == 0
+        ann.press("d")
+        ann.wait_status("What differs is marked." if alike else "Nothing is marked: the answers are the same")
+        assert ann.page.locator(".answer mark").count() == (2 if alike else 0)
+        seen.add(alike)
+        ann.judge("4")
+    assert seen == {True, False}
+
+
 def test_every_control_names_its_key_and_the_focus_is_seen(site: Site) -> None:
     site.compare(*letters(2))
     ann = site.open()
@@ -941,7 +1026,7 @@ def test_every_control_names_its_key_and_the_focus_is_seen(site: Site) -> None:
     keys = ann.page.locator(".judging [aria-keyshortcuts]").evaluate_all(
         "all => all.map(control => control.getAttribute('aria-keyshortcuts'))"
     )
-    assert set("1234567 0SU RM? HPB ACTLI EN".replace(" ", "")) == set(keys)
+    assert set("1234567 0SU RM? HPB ACTLI EN D".replace(" ", "")) == set(keys)
     ann.page.keyboard.press("Tab")
     ann.page.locator(".verdicts button").first.focus()
     ann.page.keyboard.press("Tab")

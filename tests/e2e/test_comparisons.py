@@ -70,6 +70,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
 
         go(page, "/accounts")
         page.click("text=Make a link")
+        page.wait_for_selector("#invitation-link >> text=It opens on this machine only.")
         page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")  # as over plain HTTP
         page.click("#invitation-link button")
         page.wait_for_selector("#invitation-link >> text=Not copied: copy what is selected")

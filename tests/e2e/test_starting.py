@@ -25,13 +25,13 @@ def test_a_page_that_is_opened_early_says_that_the_program_starts_and_goes_on_by
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(link)
-        page.get_by_role("status").get_by_text("Prefloop is starting.").wait_for()
+        page.get_by_role("status").get_by_text("Prefloop gets its pages ready").wait_for()
         assert page.title() == "Starting · Prefloop"
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, "wider than a phone"
         again = page.get_by_role("link", name="Try again")
         assert again.bounding_box()["height"] >= 24
         again.click()
-        page.get_by_role("status").get_by_text("Prefloop is starting.").wait_for()
+        page.get_by_role("status").get_by_text("Prefloop gets its pages ready").wait_for()
         gate.open()
         page.wait_for_selector("text=owner · admin")
         assert errors == []

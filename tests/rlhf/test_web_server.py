@@ -102,7 +102,7 @@ def test_a_browser_is_told_what_it_waits_for_and_everything_else_waits(starting:
         async with starting.client() as ann:
             page = await ann.get("/", headers=BROWSER)
             assert page.status_code == 503
-            assert 'role="status"><p>Prefloop is starting.' in page.text
+            assert 'role="status"><p>Prefloop gets its pages ready' in page.text
             waiting = [asyncio.create_task(asked) for asked in (ann.get("/config"), ann.head("/", headers=BROWSER))]
             assert (await ann.post("/annotate/card", json={})).status_code == 200
             assert not any(task.done() for task in waiting)

@@ -34,9 +34,12 @@ def iteration(revision: str) -> str:
     return link("iterations", Place((revision,)))
 
 
-def next_steps(state: LoopState, waiting: Waiting) -> list[NextStep]:
-    """Every step that can be done now; `waiting` for whom it is said. What has failed hides nothing that goes on."""
-    return [*about_the_candidate(state, waiting), *about_judgements(state, waiting.count), *troubles(state)]
+def next_steps(state: LoopState, waiting: Waiting, more: bool = False) -> list[NextStep]:
+    """Every step that can be done now; `waiting` for whom it is said. What has failed hides nothing that goes on.
+
+    `more` says whether they are given more as soon as it is answered.
+    """
+    return [*about_the_candidate(state, waiting), *about_judgements(state, waiting.count, more), *troubles(state)]
 
 
 def troubles(state: LoopState) -> list[NextStep]:
@@ -60,7 +63,7 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     return [NextStep(_("Look at {revision}").format(revision=revision), iteration(revision))]
 
 
-def about_judgements(state: LoopState, waiting: int) -> list[NextStep]:
+def about_judgements(state: LoopState, waiting: int, more: bool) -> list[NextStep]:
     """What the next training waits for, or that it can begin."""
     steps = []
     if state.new >= state.auto_train.wanted and not state.auto_train.on and not state.active and not state.rented:
@@ -72,6 +75,8 @@ def about_judgements(state: LoopState, waiting: int) -> list[NextStep]:
         said = ngettext("Judge: {count} comparison waits", "Judge: {count} comparisons wait", waiting)
         steps.append(NextStep(said.format(count=waiting), "/annotate"))
     elif not state.active:
+        if more:
+            steps.append(NextStep(_("Wait for the next answers"), "/annotate"))
         steps.append(NextStep(_("Import prompts or answers"), "/data"))
     return steps
 

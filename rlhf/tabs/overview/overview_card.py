@@ -10,7 +10,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import N_, _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import moment, percent
-from annotation.ui.markup import card, escape, paragraph, progress_bar, table, way
+from annotation.ui.markup import Way, card, escape, paragraph, progress_bar, table, way, within
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -45,15 +45,16 @@ class Standing:
 
 
 def strip(standing: Standing) -> str:
-    """One line for every page, and links: the most pressing step, and what would teach more."""
+    """What stands above every page: where things stand, what would teach more, and the most pressing step."""
     parts = [
         _("{revision} serves").format(revision=standing.serves),
         judged_words(standing),
         running_words(standing.running, standing.left),
     ]
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
-    offered = (standing.offer,) if standing.offer else ()
-    ways = "".join(way(step.address, step.words) for step in (*standing.steps[:1], *offered))
+    if standing.offer is not None:
+        said += within(Way(standing.offer.address, standing.offer.words))
+    ways = "".join(way(step.address, step.words) for step in standing.steps[:1])
     named = escape(_("Where things stand"))
     asks = "" if standing.running is None else notify_buttons()
     return f'<section class="standing" aria-label="{named}"><p>{said}{asks}</p>{ways}</section>'

@@ -43,6 +43,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     state, at = controller.state_of(db), now()
     running = next(iter([*job_store.at_work(db), *job_store.rented_jobs(db)]), None)
     serving, project = registry.serving(db), store.project(db)
+    more = bool(store.prompt_sources(db)) and not claims.quota_reached(db, annotator_id)
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
     return Standing(
         serves=serving.revision,
@@ -50,7 +51,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         wanted=state.auto_train.wanted,
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
-        steps=tuple(next_steps(state, claims.waiting_for(db, annotator_id))),
+        steps=tuple(next_steps(state, claims.waiting_for(db, annotator_id), more)),
         offer=richer_offer(project, richer, sum(store.stock_sizes(db, serving.id).values())),
     )
 

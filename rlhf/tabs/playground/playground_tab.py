@@ -246,7 +246,9 @@ def lay_out() -> PlaygroundPage:
         parts["new"] = button(_("New conversation"), "new", 180)
         parts["compare"] = button(_("Send to annotation"), "compare", 190)
         modes = [(_(name), name) for name in MODES]
-        parts["mode"] = gr.Radio(modes, value=LITERAL, show_label=False, container=False, min_width=280)
+        parts["mode"] = gr.Radio(
+            modes, value=LITERAL, label=_("How answers are shown"), show_label=False, container=False, min_width=280
+        )
     parts["said"] = html_box()
     parts |= prompt_set_form.lay_out()
     parts["pulse"] = pulse()

@@ -11,6 +11,7 @@ import pytest
 from annotation.database import Database
 from annotation.imports.import_process import HERE
 from annotation.jobs import job_table
+from annotation.records import Annotator
 from annotation.tabs import import_form
 from annotation.tabs.guard import Context
 from annotation.web import access
@@ -132,3 +133,15 @@ def test_a_row_that_was_skipped_names_its_column_once() -> None:
     assert shown.count("column") == 2, "once for the reason, once for the row"
     earlier = {**skipped, "skipped": [{"row": 3, "column": "a", "reason": "is empty"}]}
     assert "a is empty" in import_form.outcome_card({**OUTCOME, **earlier, "reasons": [["a", "is empty", 1]]})
+
+
+@pytest.mark.parametrize(
+    ("target", "verdict"),
+    [("prompts", "judged"), ("demonstrations", "judged"), ("preferences", "open"), ("auto", "open")],
+)
+def test_what_is_to_become_of_verdicts_is_asked_and_obeyed_only_where_there_are_some(target: str, verdict: str) -> None:
+    """The choice may be left over from the import before this one."""
+    order = import_form.order_of(target, "open", "held-out", None, "", None, *("" for _ in import_form.ROLES))
+    assert order.verdict == verdict
+    shown = import_form.choose_target(Annotator(id=1, name="olga", role="admin"), target)
+    assert shown["visible"] == (verdict == "open")

@@ -40,7 +40,7 @@ from tests.sentences import write_marked
 GERMAN = {"accept-language": "de-AT,de;q=0.9,en;q=0.5"}
 BROWSER = {"accept": "text/html"}
 GOOD = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=utf-8\\n"\n\nmsgid "Name"\nmsgstr "Nom"\n'
-STARTING = N_("Prefloop is starting. Its pages open here by themselves in a few seconds.")
+STARTING = N_("Prefloop gets its pages ready. They open here by themselves in a few seconds.")
 
 
 @pytest.fixture

@@ -280,7 +280,7 @@ def test_a_killed_web_server_is_started_again_and_takes_judgements_before_it_has
         assert page.client.get("/healthz").json()["pages"] == "starting"
         waiting = page.client.get("/", headers={"accept": "text/html"})
         assert waiting.status_code == 503
-        assert "Prefloop is starting" in waiting.text
+        assert "Prefloop gets its pages ready" in waiting.text
         gate.open()
         assert page.client.get("/config").status_code == 200
         assert "gradio" in page.client.get("/", headers={"accept": "text/html"}).text

@@ -108,6 +108,28 @@ def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Co
     assert '<a class="button" href="/annotate">' in strip
 
 
+def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Context) -> None:
+    """As when the program starts for the first time, with its own prompts and no answer yet."""
+    with context.db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'withdrawn'")
+    strip = standing.strip_of(context.db, OWNER)["html"]
+    assert '<a class="button" href="/annotate">Wait for the next answers</a>' in strip
+    assert "Import" not in strip
+
+
+def test_today_says_when_somebody_judged_last_and_not_when_that_was_handed_out(context: Context) -> None:
+    seed_comparisons(context.db, 1)
+    claim = claims.claim_next(context.db, OWNER)
+    assert claim is not None
+    today = now()[:10]
+    handed_out = (f"{today}T00:00:00.000000+00:00", claim.nonce)
+    context.db.connection.execute("UPDATE claim SET created = ? WHERE nonce = ?", handed_out)
+    claims.judge(context.db, OWNER, claim.nonce, act("tie"))
+    (row,) = [row for row in claims.judged_by_each(context.db, today) if row["name"] == "owner"]
+    judged = context.db.value("SELECT max(created) FROM judgement WHERE annotator_id = ?", (OWNER,))
+    assert row["latest"] == judged
+
+
 def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> None:
     """Neither what they judged or is assigned to others, nor what others asked, are to decide or have skipped."""
     db, ann = context.db, 2
@@ -143,7 +165,7 @@ def test_the_strip_offers_rankings_beside_what_is_next(context: Context) -> None
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert "Ask for rankings of 4: in our benchmark one taught 4.1 times as much" in strip
     assert '<a class="button" href="/annotate">' in strip
-    assert '<a class="button" href="/project">' in strip
+    assert '<a href="/project">' in strip, "only what is next is a button"
 
 
 def test_only_an_admin_is_sent_the_strip(context: Context) -> None:

@@ -428,3 +428,8 @@ def test_a_refused_set_queues_nothing(context: Context, admin: Admin, asked: dic
     with pytest.raises(gr.Error, match=sentence):
         admin.start_answers()
     assert job_store.queue(context.db) == []
+
+
+def test_every_choice_is_named_for_those_who_hear_the_page(pages: gr.Blocks) -> None:
+    """Gradio reads out the name of the component where a choice has none, shown or not."""
+    assert [block for block in pages.blocks.values() if isinstance(block, gr.Radio) and not block.label] == []
