@@ -183,8 +183,8 @@ def test_a_checked_candidate_is_reported_with_answers_side_by_side(context: Cont
     check_candidate(context, policy)
     parts, seen = iterations_tab.view(context, None, 0, {})
     assert parts["selector"]["value"] == policy.revision
-    assert "75% (60% to 86%, n = 40)" in parts["report"]["value"]
-    for words in ("0.613", "0.071", "75% (60% to 86%, n = 40)", "20.0", policy.revision):
+    assert "75% (60–86%, n = 40)" in parts["report"]["value"]
+    for words in ("0.613", "0.071", "75% (60–86%, n = 40)", "20.0", policy.revision):
         assert words in parts["history"]["value"]
     page = parts["answers"]["value"]
     assert page.count('class="pair"') == 10
