@@ -13,6 +13,7 @@ from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars
 from annotation.ui.markup import (
     Explained,
+    Row,
     escape,
     explained,
     facts,
@@ -326,7 +327,7 @@ def held_out_table(figures: HeldOutFigures, done: FinishedTraining) -> str:
         return ""
     if not after.get("n"):
         return paragraph(_(figures.missing), "quiet")
-    rows = [
+    rows: list[Row] = [
         (
             Explained(_(one.label), _(one.reading)),
             *(
