@@ -361,7 +361,7 @@ def copy_database(database: Database, target: Path) -> None:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a database file that nobody has open; empty if nothing.
+    """What is wrong with a database file that nobody has open, as a sentence; empty if nothing.
 
     Raises UserError where a newer Prefloop wrote it.
     """
@@ -369,12 +369,12 @@ def damage(path: Path) -> str:
     try:
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
-            return str(found)
+            return _("SQLite says: {found}.").format(found=found)
         if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
-            return _("rows refer to others that are not there")
+            return _("Rows refer to others that are not there.")
         applied = {name for (name,) in connection.execute("SELECT name FROM _sqlite_migrations")}
     except sqlite3.DatabaseError as error:
-        return str(error)
+        return _("SQLite says: {found}.").format(found=error)
     finally:
         connection.close()
     refuse_newer(path, applied)

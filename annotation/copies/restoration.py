@@ -290,7 +290,7 @@ def restore_version(
         found = damage(stage / FILE_NAME)
         if found:
             raise DamagedCopy(
-                _("The copy {version} in {name} is damaged: in {file_name}, {found}.").format(
+                _("The copy {version} in {name} is damaged, in {file_name}. {found}").format(
                     version=version, name=target.name, file_name=FILE_NAME, found=found
                 )
             )

@@ -38,7 +38,7 @@ SPEAKERS: Mapping[str, str] = {
 def text_of(value: Any, column: str) -> str:
     """A text that can be stored and shown. Raises UnusableRow for anything else; nothing is mended silently."""
     if not isinstance(value, str):
-        raise UnusableRow(column, _("column '{column}' is {kind_of}, not text"), kind_of=kind_of(value))
+        raise UnusableRow(column, _("column '{column}' must be text; found: {kind_of}"), kind_of=kind_of(value))
     if not value.strip():
         raise UnusableRow(column, _("column '{column}' is empty"))
     if len(value) > MAXIMUM_TEXT:
@@ -62,7 +62,7 @@ def list_of(value: Any, column: str) -> list[Any]:
         except NotJson as error:
             raise UnusableRow(column, _("column '{column}' is text that is not JSON: {why}"), why=error.why) from error
     if not isinstance(value, list):
-        raise UnusableRow(column, _("column '{column}' is {kind_of}, not a list"), kind_of=kind_of(value))
+        raise UnusableRow(column, _("column '{column}' must be a list; found: {kind_of}"), kind_of=kind_of(value))
     return value
 
 
@@ -81,16 +81,14 @@ def conversation(value: Any, column: str) -> list[Message]:
 def message_of(entry: Any, column: str) -> Message:
     """One message of a conversation: role and content, or from and value."""
     if not isinstance(entry, dict):
-        raise UnusableRow(
-            column, _("column '{column}' holds {kind_of} where a message belongs"), kind_of=kind_of(entry)
-        )
+        raise UnusableRow(column, _("column '{column}' must hold messages; found: {kind_of}"), kind_of=kind_of(entry))
     speaker = entry["role"] if "role" in entry else entry.get("from")
     role = SPEAKERS.get(speaker.strip().casefold()) if isinstance(speaker, str) else None
     if role is None:
         shown = f"'{display_name(speaker[:40])}'" if isinstance(speaker, str) else kind_of(speaker)
         raise UnusableRow(
             column,
-            _("column '{column}' holds a message of the role {shown}; known are user, assistant and system"),
+            _("column '{column}' may only hold the roles user, assistant and system; found: {shown}"),
             shown=shown,
         )
     called = next((key for key in CALLS if entry.get(key) not in (None, "", [], {})), None)
@@ -164,7 +162,7 @@ def as_turns(value: Any, column: str) -> list[Message] | None:
             return None
     elif not isinstance(value, list):
         raise UnusableRow(
-            column, _("column '{column}' is {kind_of}, neither text nor messages"), kind_of=kind_of(value)
+            column, _("column '{column}' must be text or messages; found: {kind_of}"), kind_of=kind_of(value)
         )
     return conversation(value, column)
 

@@ -128,7 +128,7 @@ def winner_reader(columns: Columns) -> Callable[[Any], ParsedVerdict]:
             raise UnusableRow(column, _(NUMBER_NO_WINNER), shown=shown(value), first=first, second=second)
         if isinstance(value, bool) or not isinstance(value, str):
             raise UnusableRow(
-                column, _("column '{column}' is {kind_of}, which names no winner"), kind_of=kind_of(value)
+                column, _("column '{column}' must name a winner; found: {kind_of}"), kind_of=kind_of(value)
             )
         found = verdict_of(value, words)
         if found is None:
@@ -187,7 +187,7 @@ def preference_reader(column: str) -> Callable[[Any], tuple[ParsedVerdict, int |
         number = number_of(value)
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise UnusableRow(column, _("column '{column}' is {what}, not a number below, at or above 0"), what=what)
+            raise UnusableRow(column, _("column '{column}' must be a number; found: {what}"), what=what)
         if number == 0:
             return TIED, 0, ""
         size = abs(number)
@@ -204,7 +204,7 @@ def index_of(value: Any, column: str, first: int, size: int) -> int:
         what = shown(value) if isinstance(value, (str, int, float)) else kind_of(value)
         raise UnusableRow(
             column,
-            _("column '{column}' is {what}, not a whole number from {first} to {last}"),
+            _("column '{column}' must be a whole number from {first} to {last}; found: {what}"),
             what=what,
             first=first,
             last=first + size - 1,
@@ -250,7 +250,7 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             return good
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise UnusableRow(column, _("column '{column}' is {what}, neither true nor false"), what=what)
+            raise UnusableRow(column, _("column '{column}' must be true or false; found: {what}"), what=what)
         seen.add(number)
         if plain_name(column) in SCALES or number not in (0, 1, -1) or {0, -1} <= seen:
             scale = _("The column '{column}' holds {numbers}: numbers of a scale, not labels.")
@@ -315,7 +315,7 @@ def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
     wrong = [number for number, value in zip(found, read, strict=True) if value is None]
     if wrong:
         raise UnusableRow(
-            column, _("column '{column}' holds {kind_of} where a finite number belongs"), kind_of=kind_of(wrong[0])
+            column, _("column '{column}' must hold finite numbers; found: {kind_of}"), kind_of=kind_of(wrong[0])
         )
     return [value for value in read if value is not None]
 

@@ -347,11 +347,11 @@ def as_row(number: int, value: Any) -> RawRow:
         return SourceRow(number, value)
     if isinstance(value, str):
         return SourceRow(number, {"text": value})
-    return BadRow(number, _("the row is {kind_of}, not an object with columns").format(kind_of=kind_of(value)))
+    return BadRow(number, _("the row must be an object with columns; found: {kind_of}").format(kind_of=kind_of(value)))
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words."""
+    """What a value is, as it stands alone behind a colon."""
     if value is None:
         return _("empty (null)")
     if isinstance(value, bool):
@@ -359,7 +359,7 @@ def kind_of(value: Any) -> str:
     if isinstance(value, (int, float)):
         return _("a number")
     names: dict[type, str] = {str: _("text"), list: _("a list"), dict: _("an object")}
-    return names.get(type(value)) or _("of type {type}").format(type=type(value).__name__)
+    return names.get(type(value)) or _("a value of type {type}").format(type=type(value).__name__)
 
 
 def jsonl_rows(stream: Stream) -> Iterator[RawRow]:
@@ -515,7 +515,9 @@ def rows_of_object(document: Document) -> Iterator[RawRow]:
     while document.next() != "}":
         key = document.value()
         if not isinstance(key, str):
-            raise UserError(_("{name} is not JSON: a key is {kind_of}.").format(name=name, kind_of=kind_of(key)))
+            raise UserError(
+                _("{name} is not JSON: a key must be text. Found: {kind_of}.").format(name=name, kind_of=kind_of(key))
+            )
         after_key = _("{name} is not JSON: '{seen}' after the key '{key}', where {expected} belongs.")
         document.take(":", after_key, key=display_name(key))
         if document.next() != "[":

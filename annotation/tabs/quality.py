@@ -53,12 +53,14 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     over_time = quality_report.over_time(several, per_day) if several else quality_report.days_chart(per_day)
     shown = {
         "standing": quality_report.status_sentence(figures, project),
-        "annotators": quality_report.annotators_table(figures) if figures.annotators else "",
-        "reliability": quality_report.reliability_chart(figures) if known else "",
-        "agreement": titled(_("Agreement"), figures.agreement, quality_report.agreement_table(figures.agreement)),
+        "annotators": quality_report.annotators_table(figures) + quality_report.reliability_explained()
+        if figures.annotators
+        else "",
+        "reliability": folded(_("Reliability as a chart"), known, quality_report.reliability_chart(figures)),
+        "agreement": folded(_("Agreement"), figures.agreement, quality_report.agreement_table(figures.agreement)),
         "over_time": folded(_("Over time"), per_day, over_time),
         "acts": folded(_("Kinds of acts"), figures.annotators, act_table.acts_table(act_times(db))),
-        "biases": titled(
+        "biases": folded(
             _("Biases"),
             figures.position or figures.length,
             quality_report.bias_meters(figures.position, figures.length),
@@ -163,9 +165,15 @@ def lay_out() -> QualityPage:
             parts["standing"] = html_box(paragraph(_("Reading the judgements …")))
         buttons["refresh"] = gr.Button(_("Refresh"), size="md", scale=1, min_width=120)
 
-    parts["annotators"] = html_box()
-    html_box(quality_report.reliability_explained())
-    parts["reliability"] = html_box()
+    parts["disputes"] = html_box()
+    with gr.Row():
+        parts["settle"] = gr.Button(
+            _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False, visible=False
+        )
+    said["settle"] = html_box()
+
+    for name in ("annotators", "reliability", "agreement", "biases"):
+        parts[name] = html_box()
     with gr.Accordion(_("Leave someone out of training, or take them back in"), open=False):
         gr.Markdown(_(EXCLUSION_EXPLANATION))
         with gr.Row():
@@ -176,16 +184,6 @@ def lay_out() -> QualityPage:
             buttons["leave_out"] = gr.Button(_("Leave out of training"), variant="stop", min_width=180)
             buttons["take_back"] = gr.Button(_("Take back in"), min_width=180)
         said["exclusion"] = html_box()
-
-    parts["agreement"] = html_box()
-    parts["biases"] = html_box()
-
-    parts["disputes"] = html_box()
-    with gr.Row():
-        parts["settle"] = gr.Button(
-            _("Settle the next one"), variant="primary", scale=0, min_width=240, interactive=False, visible=False
-        )
-    said["settle"] = html_box()
 
     parts["golds"] = html_box()
     with gr.Accordion(_("Make a comparison gold, or change one"), open=False) as gold_form:

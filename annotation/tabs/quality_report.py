@@ -22,8 +22,8 @@ from annotation.records import Project
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
-from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
-from annotation.ui.markup import Row, Way, escape, paragraph, points, table, telling, unfold
+from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_span, percent_with_interval
+from annotation.ui.markup import Row, Way, escape, facts, paragraph, points, table, telling, unfold
 from annotation.ui.tab_addresses import Place, link
 
 FLAG_NAMES: Mapping[str, str] = {
@@ -59,55 +59,63 @@ def comparison_way(comparison_id: int) -> Way:
 
 # ----------------------------------------------------------------------------------------------------------- standing
 def status_sentence(figures: QualityReport, project: Project) -> str:
-    """How the labels stand, in a sentence, and what calls for attention."""
+    """How the labels stand: what their agreement means, figures, and what calls for attention."""
     if not figures.annotators:
         return paragraph(_(NO_JUDGEMENTS), "headline")
-    trains = ngettext(
-        "{count:,} judgement can train the model (annotators: {people:,}; comparisons: {comparisons:,}).",
-        "{count:,} judgements can train the model (annotators: {people:,}; comparisons: {comparisons:,}).",
-        figures.judgements,
-    ).format(count=figures.judgements, people=figures.people, comparisons=figures.comparisons)
-    sentence = f"{trains} {agreement_sentence(figures)}"
-    looked = points(to_look_at(figures, project)) or paragraph(_("Nothing else calls for attention."))
-    return paragraph(sentence, "headline") + looked
+    agreed = measured_agreement(figures)
+    shown = [
+        (_("Judgements that train the model"), numeral(figures.judgements)),
+        (_("Comparisons"), numeral(figures.comparisons)),
+        (_("Annotators"), numeral(figures.people)),
+    ]
+    if agreed is not None:
+        shown.append((_("Say the same"), percent_with_interval(agreed.percent)))
+    if agreed is not None and agreed.alpha is not None:
+        shown.append((_("Krippendorff's alpha"), number_with_interval(agreed.alpha)))
+    found = facts(shown) + points(to_look_at(figures, project))
+    return paragraph(agreement_sentence(figures), "headline") + found
+
+
+def measured_agreement(figures: QualityReport) -> Agreement | None:
+    """How far annotators agree on which answer is better, where enough comparisons tell."""
+    verdicts = [found for found in figures.agreement if found.level == "nominal" and found.comparisons >= FEW]
+    return max(verdicts, key=lambda found: found.comparisons, default=None)
 
 
 def agreement_sentence(figures: QualityReport) -> str:
-    """How far annotators agree, with what that means."""
+    """What it means how far annotators agree."""
     if not figures.agreement:
         return (
             _("How far annotators agree is not known: what several have judged was chosen by doubt.")
             if figures.shared
             else _("How far annotators agree is not known: no comparison has two independent rankings.")
         )
-    first = max((found for found in figures.agreement if found.level == "nominal"), key=lambda found: found.comparisons)
-    if first.comparisons < FEW:
+    agreed = measured_agreement(figures)
+    if agreed is None:
+        several = max(found.comparisons for found in figures.agreement if found.level == "nominal")
         return ngettext(
             "Several have judged only {count} comparison so far: too few to say how far they agree.",
             "Several have judged only {count} comparisons so far: too few to say how far they agree.",
-            first.comparisons,
-        ).format(count=first.comparisons)
-    agreed = percent_with_interval(first.percent)
-    if first.alpha is None:
-        return _(
-            "Where several judged the same comparison, they agree in {agreed}, always with the same answer."
-        ).format(agreed=agreed)
-    alike = _("Where several judged the same comparison, they agree in {agreed}; Krippendorff's alpha is {alpha}.")
-    said = alike.format(agreed=agreed, alpha=number_with_interval(first.alpha))
-    return f"{said} {meaning(first.alpha.value)}"
+            several,
+        ).format(count=several)
+    if agreed.alpha is None:
+        return _("Annotators have only ever given one answer, so that they agree says little.")
+    return meaning(agreed.alpha.value)
 
 
 def meaning(alpha: float) -> str:
     """What an alpha is good for: the thresholds of Krippendorff 2004, and below them what preferences usually give."""
     if alpha >= 0.8:
-        return _("That is as much as can be asked of careful measuring.")
+        return _("Annotators agree as well as careful measuring can ask.")
     if alpha >= 0.667:
-        return _("That is good for judgements of taste.")
+        return _("Annotators agree well for judgements of taste.")
     if alpha >= 0.3:
-        return _("That is usual where taste decides; more annotators for each comparison help.")
+        return _("Annotators agree as is usual where taste decides; more of them for each comparison help.")
     if alpha >= 0.1:
-        return _("That is low; clearer guidelines help, and so do more annotators for each comparison.")
-    return _("That is hardly more than chance; look at the guidelines and at each annotator before you train.")
+        return _("Annotators agree little; clearer guidelines help, and more annotators for each comparison.")
+    return _(
+        "Annotators hardly agree more than by chance: look at the guidelines and at each of them before you train."
+    )
 
 
 def to_look_at(figures: QualityReport, project: Project) -> list[str]:
@@ -125,8 +133,8 @@ def to_look_at(figures: QualityReport, project: Project) -> list[str]:
         if coins
         else "",
         ngettext(
-            "{count:,} comparison waits to be settled because annotators contradict each other.",
-            "{count:,} comparisons wait to be settled because annotators contradict each other.",
+            "{count:,} comparison waits to be settled.",
+            "{count:,} comparisons wait to be settled.",
             len(figures.disputes),
         ).format(count=len(figures.disputes))
         if figures.disputes
@@ -198,7 +206,7 @@ def annotators_table(figures: QualityReport) -> str:
         for one in figures.annotators
     ]
     headers, told = telling([*map(_, ANNOTATOR_HEADERS)], rows)
-    return table(headers, told, _(NO_JUDGEMENTS), caption=_("Annotators, each share with its 95% interval"))
+    return table(headers, told, _(NO_JUDGEMENTS), caption=_("Annotators, with 95% intervals"))
 
 
 def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str | None) -> Row:
@@ -208,9 +216,7 @@ def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str
         first_place = _("{share}, even {fair}").format(share=first_place, fair=percent(one.fair))
     interval = _("not measured")
     if reliability.evidence:
-        interval = _("{value}\n{low} to {high}").format(
-            value=percent(reliability.estimate), low=percent(reliability.low), high=percent(reliability.high)
-        )
+        interval = f"{percent(reliability.estimate)}\n{percent_span(reliability.low, reliability.high)}"
     return (
         one.name,
         f"{interval}\n{evidence_text(reliability)}",
@@ -222,7 +228,7 @@ def annotator_row(one: AnnotatorFigures, reliability: Reliability, left_out: str
         counted_share(one.undecided),
         NOTHING if one.seconds is None else f"{numeral(one.seconds, '.1f')} s",
         numeral(one.hasty),
-        _("counts") if left_out is None else _("left out\n{left_out}").format(left_out=left_out),
+        NOTHING if left_out is None else _("left out\n{left_out}").format(left_out=left_out),
     )
 
 
@@ -230,24 +236,25 @@ def counted_share(figure: Estimate | None) -> str:
     """A share, and below it its interval and of how many."""
     if figure is None:
         return NOTHING
-    return _("{value}\n{low} to {high}\nof {count:,}").format(
-        value=percent(figure.value), low=percent(figure.low), high=percent(figure.high), count=figure.n
+    return _("{value}\n{span} of {count:,}").format(
+        value=percent(figure.value), span=percent_span(figure.low, figure.high), count=figure.n
     )
 
 
 def reliability_text(reliability: Reliability) -> str:
     """The chance to be right, with its interval."""
-    return _("{value} ({low} to {high})").format(
-        value=percent(reliability.estimate), low=percent(reliability.low), high=percent(reliability.high)
-    )
+    return f"{percent(reliability.estimate)} ({percent_span(reliability.low, reliability.high)})"
 
 
 def evidence_text(reliability: Reliability) -> str:
     if not reliability.evidence:
         return _("no evidence yet")
-    return _("{overlap:,} shared, {known:,} gold, {repeats:,} again").format(
-        overlap=reliability.overlap, known=reliability.known, repeats=reliability.repeats
+    parts = (
+        (reliability.overlap, _("{count:,} shared")),
+        (reliability.known, _("{count:,} gold")),
+        (reliability.repeats, _("{count:,} again")),
     )
+    return ", ".join(part.format(count=count) for count, part in parts if count)
 
 
 TABLE_EXPLANATION = N_(
@@ -354,7 +361,7 @@ def agreement_table(found: Sequence[Agreement]) -> str:
         ),
         "quiet",
     )
-    shown = table(headers, rows, _(NO_OVERLAP), caption=_("Agreement between annotators"))
+    shown = table(headers, rows, _(NO_OVERLAP), label=_("Agreement between annotators"))
     return shown + (unfold(_("What alpha is"), note) if rows else "")
 
 
@@ -537,18 +544,19 @@ def disputes_table(disputes: Sequence[Dispute], limit: int = 10) -> str:
     rows = [
         (
             comparison_way(dispute.comparison_id),
-            ngettext("{count} annotator", "{count} annotators", dispute.annotators).format(count=dispute.annotators),
+            numeral(dispute.annotators),
             percent(dispute.disagreement),
             str(dispute.spread) if dispute.spread else NOTHING,
         )
         for dispute in disputes[:limit]
     ]
-    headers = (_("Comparison"), _("Judged by"), _("Disagreement"), _("Widest gap in strength (of 6)"))
+    headers = (_("Comparison"), _("Annotators"), _("Disagreement"), _("Widest gap in strength (of 6)"))
     more = len(disputes) - len(rows)
     others = ngettext("And {count:,} more comparison.", "And {count:,} more comparisons.", more).format(count=more)
     note = paragraph(others, "quiet") if more > 0 else ""
     empty = _("Nothing to settle: no two annotators contradict each other.")
-    return table(headers, rows, empty, caption=_("Comparisons to settle, the most disagreement first")) + note
+    named = _("Comparisons to settle, the most disagreement first")
+    return table(headers, rows, empty, numbers=headers[1:], label=named) + note
 
 
 def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
@@ -568,10 +576,10 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
         "No gold comparison yet. Choose a clear one below and make it gold: annotators who have not seen "
         "it get it now and then without knowing, and the table above shows who is right."
     )
-    caption = _("Gold comparisons")
-    if accuracy is not None:
-        caption = _("Gold comparisons: {share} judged right").format(share=percent_with_interval(accuracy))
-    return table(headers, rows, empty, caption=caption)
+    shown = table(headers, rows, empty, label=_("Gold comparisons"))
+    if accuracy is None:
+        return shown
+    return facts([(_("Gold comparisons judged right"), percent_with_interval(accuracy))]) + shown
 
 
 def known_answer(gold: Gold) -> str:
@@ -601,8 +609,7 @@ def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:
     headers = (_("Comparison"), _("Flag"), _("Note"), _("Prompt"), _("By"), _("When"))
     more = flags - len(rows)
     earlier = ngettext("And {count:,} earlier flag.", "And {count:,} earlier flags.", more).format(count=more)
-    caption = _("Flagged; these comparisons are not trained on")
-    shown = table(headers, rows, _("Nobody has flagged anything."), caption=caption)
+    shown = table(headers, rows, _("Nobody has flagged anything."), label=_("Flagged"))
     return shown + (paragraph(earlier, "quiet") if more > 0 else "")
 
 
@@ -626,9 +633,7 @@ def decisions_table(decisions: Sequence[AdminDecision]) -> str:
         for one in decisions
     ]
     headers = (_("About"), _("Decision"), _("Reason"), _("By"), _("When"))
-    return table(
-        headers, rows, _("No decision about annotators or gold comparisons yet."), caption=_("Latest decisions")
-    )
+    return table(headers, rows, _("No decision about annotators or gold comparisons yet."), label=_("Latest decisions"))
 
 
 def shortened(words: str, most: int = 200) -> str:

@@ -21,10 +21,13 @@ def percent(share: float) -> str:
 
 
 def percent_with_interval(share: Estimate) -> str:
-    """A share with its interval: '83% (74% to 90%)'."""
-    return _("{value} ({low} to {high})").format(
-        value=percent(share.value), low=percent(share.low), high=percent(share.high)
-    )
+    """A share with its interval: '83% (74–90%)'."""
+    return f"{percent(share.value)} ({percent_span(share.low, share.high)})"
+
+
+def percent_span(low: float, high: float) -> str:
+    """From one share to another: '74–90%'."""
+    return f"{numeral(100 * low, '.0f')}–{percent(high)}"
 
 
 def number_with_interval(figure: Estimate) -> str:

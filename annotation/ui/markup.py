@@ -192,23 +192,25 @@ def table(
     numbers: Sequence[str] = (),
     caption: str = "",
     data: bool = False,
+    label: str = "",
 ) -> str:
     """A table that scrolls in its own box; `numbers` names columns set to the right, `empty` stands for no rows.
 
-    Lines of a cell after its first are set small, but for somebody's `data`, which stays as it is. With a caption the
-    first column names the rows and stays in sight.
+    Lines of a cell after its first are set small, but for somebody's `data`, which stays as it is. With a caption, or a
+    `label` that is heard only since a heading above says it, the first column names the rows and stays in sight.
     """
+    called = caption or label
     if empty and not rows:
         return paragraph(empty, "quiet")
     right = [header in numbers for header in headers]
     head = "".join(table_cell('th scope="col"', text, number) for text, number in zip(headers, right, strict=True))
-    tags = ['th scope="row"' if caption else "td", *("td" for _ in headers[1:])]
+    tags = ['th scope="row"' if called else "td", *("td" for _ in headers[1:])]
     body = "".join(
         f"<tr>{''.join(table_cell(*column, data) for column in zip(tags, row, right, strict=True))}</tr>"
         for row in rows
     )
-    style = " ".join(["scroll", *(["captioned"] if caption else []), *(["data"] if data else [])])
-    region = f' role="region" aria-label="{escape(caption)}"' if caption else ""
+    style = " ".join(["scroll", *(["captioned"] if called else []), *(["data"] if data else [])])
+    region = f' role="region" aria-label="{escape(called)}"' if called else ""
     named = f"<caption>{escape(caption)}</caption>" if caption else ""
     # Only what has the focus scrolls by keyboard.
     return (
@@ -218,8 +220,8 @@ def table(
 
 
 def telling(headers: Sequence[str], rows: Sequence[Row]) -> tuple[list[str], list[Row]]:
-    """The columns of a table in which some row has more than a dash."""
-    kept = [place for place in range(len(headers)) if any(row[place] != NOTHING for row in rows)]
+    """The columns of a table in which some row has more than a dash or a nought."""
+    kept = [place for place in range(len(headers)) if any(row[place] not in (NOTHING, "0") for row in rows)]
     return [headers[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 

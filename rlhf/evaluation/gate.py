@@ -395,10 +395,8 @@ class EvidenceSource:
         if self.found is None:
             return _("no comparison yet")
         value, low, high = (beside(end, 0.5, percentage) for end in (self.found.value, self.found.low, self.found.high))
-        said = ngettext(
-            "{value} on {n} prompt ({low} to {high})", "{value} on {n} prompts ({low} to {high})", self.count
-        )
-        return said.format(value=value, n=self.count, low=low, high=high)
+        said = ngettext("{value} on {n} prompt ({low}–{high})", "{value} on {n} prompts ({low}–{high})", self.count)
+        return said.format(value=value, n=self.count, low=low.removesuffix("%"), high=high)
 
     def help(self) -> str:
         """What judges did to people's evidence, as a sentence; empty where there is nothing to say."""
@@ -680,9 +678,8 @@ def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
         return Criterion(name=name, value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=why)
     rate = judge.length_controlled
     passed = rate.low > 0.5
-    value = _("{value} ({low} to {high})").format(
-        value=percentage(rate.value, 2), low=beside(rate.low, 0.5, percentage), high=percentage(rate.high, 2)
-    )
+    low = beside(rate.low, 0.5, percentage).removesuffix("%")
+    value = f"{percentage(rate.value, 2)} ({low}–{percentage(rate.high, 2)})"
     why = _("It is not the length that it prefers.") if passed else _("Its preference may be for length.")
     return Criterion(name=name, value=value, threshold=threshold, verdict="pass" if passed else "fail", why=why)
 
@@ -931,9 +928,9 @@ def unmeasured(limits: Sequence[Criterion]) -> str:
     missing = [one.name for one in limits if one.verdict == "missing"]
     said = []
     if missing and len(missing) == sum(one.verdict != "inapplicable" for one in limits):
-        said.append(_("Nothing was measured of its answers, and what is missing never passes."))
+        said.append(_("Nothing was measured of its answers, so nothing has passed."))
     elif missing:
-        not_all = _("Not everything was measured ({missing}), and what is missing never passes.")
+        not_all = _("Not measured, so not passed: {missing}.")
         said.append(not_all.format(missing="; ".join(missing)))
     few = _("{count} held-out prompts are too few to tell (asked for: {wanted}).")
     found = [one for one in limits if one.verdict == "few"]

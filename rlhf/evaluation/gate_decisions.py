@@ -479,7 +479,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
         ).format(serving=against, number=job.id, against=spec.against)
         return CheckStatus(elsewhere, False)
     left_out = policy.status == "candidate" and any(one.verdict == "missing" for one in limit_criteria(db, policy))
-    return CheckStatus(_("Its check left that out: check it again.") if left_out else "", False)
+    return CheckStatus(_("Its check left out some of what the rule asks: check it again.") if left_out else "", False)
 
 
 def limit_criteria(db: Database, policy: Policy) -> Sequence[Criterion]:

@@ -43,7 +43,7 @@ MEMORY_FACTOR = 1.5
 MEMORY_FLOOR = 1_000_000_000
 BYTES: Mapping[Weights, int] = {"bf16": 2, "fp32": 4}
 # How `quantisation` names weights that bitsandbytes stored in 4 bits, as QLoRA holds them.
-FOUR_BITS = N_("in 4 bits")
+FOUR_BITS = N_("4 bits")
 # What a template is given to see whether it takes system messages.
 SYSTEM = "Answer in one word."
 ROOT = Path(__file__).parents[2]
@@ -299,7 +299,7 @@ def thinking_sentence(data_dir: Path, base: Policy) -> str:
 
 
 def quantisation(directory: Path) -> str:
-    """How a model's weights are stored, in the words of `QUANTISED`, if they are quantised already; empty if not.
+    """How a model's weights are stored if they are quantised already, as it stands in brackets; empty if not.
 
     Raises UserError if its configuration can't be read.
     """
@@ -310,9 +310,9 @@ def quantisation(directory: Path) -> str:
     if settings.get("load_in_4bit"):
         return FOUR_BITS
     if settings.get("load_in_8bit"):
-        return _("in 8 bits")
+        return N_("8 bits")
     method = settings.get("quant_method")
-    return _("by {method}").format(method=method) if method else _("by an unknown method")
+    return str(method or N_("unknown method"))
 
 
 def check(base: BaseModel) -> BaseModel:

@@ -48,7 +48,7 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
         page.wait_for_selector("text=Read as preferences, with prompt = 'title'")
         page.click("#import-check")
         page.wait_for_selector("text=10 rows read. To import: 9 new prompts")
-        assert page.is_visible("text=column 'chosen' is empty (null)")
+        assert page.is_visible("text=column 'chosen' must be text or messages; found: empty (null)")
         assert db.value("SELECT count(*) FROM judgement") == 0
         page.click("#import-import")
         page.wait_for_selector("text=This is import 1")

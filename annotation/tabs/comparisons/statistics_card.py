@@ -19,27 +19,33 @@ from annotation.workbench.data_statistics import LENGTH_EDGES, DataStatistics, N
 def card_of(found: DataStatistics, looked: ListPlace) -> str:
     """All of it."""
     filtered = looked.comparisons.text
-    said = _("Of all comparisons.") if not filtered else _("Of the comparisons of one list.")
-    ways = way(looked.address, _("The list"))
-    ways += way(link(STATISTICS, Place()), _("Of all")) if filtered else ""
-    top = f'<p class="pages"><span>{escape(said)}</span>{ways}</p>'
+    top = ""
+    if filtered:
+        ways = way(looked.address, _("The list")) + way(link(STATISTICS, Place()), _("Of all"))
+        said = _("Of the comparisons of one list.")
+        top = f'<p class="pages"><span>{escape(said)}</span>{ways}</p>'
     if not found.comparisons:
         return top + paragraph(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
-    share = (lambda part: f"{numeral(part)} ({percent(part / found.judgements)})") if found.judgements else str
     numbers = figures(
         [
             (_("Comparisons"), numeral(found.comparisons)),
             (_("Judgements"), numeral(found.judgements)),
-            (_("Ties"), share(found.ties)),
-            (_("All bad"), share(found.all_bad)),
+            (_("Ties"), share_of(found.ties, found.judgements)),
+            (_("All bad"), share_of(found.all_bad, found.judgements)),
             (_("Flagged"), numeral(found.flagged)),
         ]
     )
     tables = (
         counted(_("By status"), found.by_status, found.comparisons, lambda name: words.status_chip(name).words),
         counted(_("By set of prompts"), found.by_source, found.comparisons),
-        counted(_("Answers by length, in characters"), found.lengths, sum(n for _name, n in found.lengths), length),
         writers(found),
+        counted(
+            _("Answers by length, in characters"),
+            found.lengths,
+            sum(n for _name, n in found.lengths),
+            length,
+            folded_card,
+        ),
         counted(_("By split"), found.by_split, found.comparisons, lambda name: _(SPLITS[name]), folded_card),
         counted(_("By number of answers"), found.by_answers, found.comparisons, framed=folded_card),
     )
@@ -93,8 +99,8 @@ def people(found: DataStatistics) -> str:
 
 
 def share_of(part: int, whole: int) -> str:
-    """A number and what share that is."""
-    return f"{numeral(part)} ({percent(part / whole)})" if whole else NOTHING
+    """A number and what share that is; a nought alone."""
+    return f"{numeral(part)} ({percent(part / whole)})" if part else numeral(0) if whole else NOTHING
 
 
 def writers(found: DataStatistics) -> str:

@@ -17,9 +17,9 @@ from rlhf.models import registry
 from rlhf.tabs import downloads
 
 HOW_TO_GIVE_A_TOKEN = (
-    N_("On huggingface.co, under Settings and Access Tokens, make a token that may write."),
-    N_("Give it where Prefloop is started, never on a page: HF_TOKEN=…, or “hf auth login”."),
-    N_("Start Prefloop again. Until then this tab shows what publishing, a Space and safe copies would do."),
+    N_("Make one that may write on huggingface.co, under Settings, Access Tokens."),
+    N_("Give it where Prefloop is started: HF_TOKEN=…, or “hf auth login”."),
+    N_("Start Prefloop again."),
 )
 
 
@@ -61,11 +61,8 @@ def space_preview(asked: CheckSpace) -> str:
 
 def copies_preview(schedule: Schedule) -> str:
     """What safe copies would be, where no place is set for them."""
-    each = _("What has changed is copied after {every}, sooner after {after} judgements.")
-    return points(
-        (
-            _("A copy holds the database and the adapters that serve: a new machine can begin from it."),
-            each.format(every=duration(schedule.every), after=schedule.after),
-            _("The Annotate tab then says how far the judgements are safe."),
-        )
+    each = _(
+        "The database and the adapters that serve are then copied {every} after a change, sooner after {after} "
+        "judgements."
     )
+    return paragraph(each.format(every=duration(schedule.every), after=schedule.after))

@@ -58,24 +58,15 @@ NO_TOKEN = N_(
     "start Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” "
     "do the same as this tab."
 )
-EXPLANATION = N_(
-    "What is asked here is done by a process beside this web server, which alone has the token. Everything "
-    "can be repeated: what is on the Hub already is not sent again."
-)
 PULL_NOTE = N_(
-    "An adapter, a reward model or whole weights that fit this data directory's base become a candidate; "
-    "safetensors only, no code. Another base model needs a data directory of its own: “python -m rlhf pull "
-    "OWNER/NAME --base --data DIR” on the command line."
+    "What fits this data directory's base becomes a candidate. Another base needs a directory of its own: “python -m "
+    "rlhf pull OWNER/NAME --base --data DIR”."
 )
-PUSH_NOTE = N_(
-    "All judgements of a format, or what a run was trained on, exactly: its model's card, published after "
-    "that, links it. The command line also takes filters: “python -m rlhf push-data --help”."
-)
+PUSH_NOTE = N_("Push a run's data before its model is published: the model's card then links them.")
 JUDGEMENTS = "judgements"
 SPACE_NOTE = N_(
-    "Empty fields are as the Space has them, else the defaults: the owner is admin, everybody may judge, "
-    "no safe copies. A private Space opens only for its owner, or the members of its organisation: for "
-    "others it must be public, where they still have to sign in. A check uploads nothing."
+    "Empty fields are as the Space has them, else: the owner is admin, everybody may judge, no safe copies. A private "
+    "Space opens only for its owner or organisation; in a public one others still have to sign in."
 )
 CHECK_FIRST = N_("Check the Space as the form describes it now. What it costs and makes public is said then.")
 STALE = N_("The form says something else than what was checked. Check it again first.")
@@ -174,8 +165,8 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
     if not place:
         return paragraph(
             _(
-                "No place for safe copies is set: {place}=OWNER/NAME-copies (a private dataset, made by "
-                "itself) or a directory on another disk, then start Prefloop again."
+                "No safe copies are made. Start Prefloop with {place}=OWNER/NAME-copies, which becomes a private "
+                "dataset, or with a directory on another disk."
             ).format(place=PLACE)
         ) + hub_preview.copies_preview(safe_copies.Schedule.from_environment(environment))
     found = safe_copies.status(db, place)
@@ -298,7 +289,6 @@ def view(context: Context, seen: Any) -> tuple[dict[str, Update], Seen]:
     revisions = {one.id: one.revision for one in known}
     parts = {
         "held": gr.update(value="" if held else hub_preview.without_token()),
-        "explained": gr.update(value=paragraph(_(EXPLANATION), "quiet") if held else ""),
         **{name: gr.update(interactive=held) for name in NEED_TOKEN},
         "token": gr.update(interactive=held, visible=held),
         "revision": gr.update(choices=model_choices(known)),
@@ -356,7 +346,6 @@ def lay_out() -> HubPage:
     buttons: dict[str, gr.Button] = {}
     parts["held"] = html_box()
     with gr.Column():
-        parts["explained"] = html_box()
         buttons["token"] = button(_("Check the token"), "hub-token")
         forms["token"], parts["said token"] = [], html_box()
         with gr.Accordion(_("Publish a model"), open=False, elem_id="hub-publish"):

@@ -14,7 +14,17 @@ from annotation.records import CheckedAnswer, Split, seconds_between, who
 from annotation.store import AnswerCounts
 from annotation.translation import N_, _, numeral
 from annotation.ui import differences, markup
-from annotation.ui.formatting import NOT_MEASURED, NOTHING, duration, figure, moment, percent_with_interval, share
+from annotation.ui.formatting import (
+    NOT_MEASURED,
+    NOTHING,
+    duration,
+    figure,
+    moment,
+    percent,
+    percent_span,
+    percent_with_interval,
+    share,
+)
 from annotation.ui.markup import Button, Chip, Explained, Row, card_title, escape, facts, paragraph, table
 from rlhf.evaluation.finished_checks import FinishedCheck
 from rlhf.evaluation.gate import LIMITS, Criterion, MetricLimit, Passed, Rule, past_limits
@@ -81,16 +91,12 @@ def worker_sentence(worker: Job | None, at: str) -> str:
 def held_out_accuracy(report: CheckReport | None) -> str:
     """Implicit-reward accuracy with its 95% interval, or why there is none."""
     accuracy = None if report is None else report.implicit_accuracy
-    if accuracy is None or accuracy.value is None:
-        return _(NOT_MEASURED)
-    interval = _("{share} ({share_2} to {share_3}, n = {n})").format(
-        share=share(accuracy.value), share_2=share(accuracy.low), share_3=share(accuracy.high), n=accuracy.n
-    )
-    return (
-        _("{interval}; too few held-out judgements to tell").format(interval=interval)
-        if accuracy.n < FEW_HELD_OUT
-        else interval
-    )
+    found = None if accuracy is None else accuracy.estimate
+    if found is None:
+        return share(None if accuracy is None else accuracy.value)  # an early version's has no interval
+    interval = f"{percent(found.value)} ({percent_span(found.low, found.high)}, n = {found.n})"
+    few = _("{interval}; too few held-out judgements to tell")
+    return few.format(interval=interval) if found.n < FEW_HELD_OUT else interval
 
 
 AT_EQUAL_LENGTH: Final = N_("KL per token, at equal length")

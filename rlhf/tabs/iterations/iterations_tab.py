@@ -396,11 +396,6 @@ def chosen(revision: str | None) -> str:
     return revision
 
 
-def has_reason(why: Any) -> bool:
-    """Whether something was written into the field for a reason."""
-    return bool(text_in(why).strip())
-
-
 def asked(panel: Any) -> str:
     """The chosen judges, as a check's spec names them; those that label comparisons where the browser sent no list."""
     return ", ".join(map(str, panel)) if isinstance(panel, list) else CheckSpec.judges
@@ -560,18 +555,14 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
         policy = registry.by_revision(context.db, chosen(revision))
         if gate_decisions.objection(context.db, policy):
             changed, seen = view(context, revision, page_of(was), {**was, "confirming": policy.revision})
-            return page.sent({**changed, "said": "", "really": gr.update(interactive=has_reason(why))}, seen)
+            return page.sent({**changed, "said": ""}, seen)
         return decided(policy_decisions.promote(context, policy.revision, annotator.name, text_in(why)), revision, was)
-
-    @guarded(context, "admin")
-    def give_reason(annotator: Annotator, why: Any) -> Any:
-        return gr.update(interactive=has_reason(why))
 
     @guarded(context, "admin")
     def promote_all_the_same(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
         if not isinstance(was, dict) or was.get("confirming") != chosen(revision):
             raise UserError(_("Press “Promote against the rule” first; the question says what speaks against it."))
-        if not has_reason(why):
+        if not text_in(why).strip():
             against = gate_decisions.objection(context.db, registry.by_revision(context.db, chosen(revision)))
             reason = _("Against that it takes a reason: say why in the field above.")
             raise UserError(" ".join(filter(None, (against, reason))))
@@ -609,5 +600,4 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
         ("ask", ask_annotators, []),
     ):
         parts[name].click(handler, [page.selector, *given, page.seen], page.followed, **QUEUED)
-    parts["why"].input(give_reason, parts["why"], parts["really"], trigger_mode="always_last", **QUIET)
     parts["decisions"].act(take_back, [page.selector, page.seen], page.followed, **QUEUED)

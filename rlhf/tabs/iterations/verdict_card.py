@@ -9,7 +9,7 @@ from typing import Literal
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import _, ngettext
 from annotation.ui.charts import interval_bar
-from annotation.ui.formatting import percent
+from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import class_of, escape, paragraph
 from rlhf.evaluation.gate import DIFFERENT, EvidenceSource, Findings, GateDecision, Rule, alphas, weigh_people
 
@@ -99,11 +99,11 @@ def score(found: Estimate | None) -> str:
     if found is None:
         return ""
     said = ngettext(
-        "People prefer it on {value} of {n} prompt ({low} to {high}).",
-        "People prefer it on {value} of {n} prompts ({low} to {high}).",
+        "People prefer it on {value} of {n} prompt ({span}).",
+        "People prefer it on {value} of {n} prompts ({span}).",
         found.n,
     )
-    return said.format(value=percent(found.value), n=found.n, low=percent(found.low), high=percent(found.high))
+    return said.format(value=percent(found.value), n=found.n, span=percent_span(found.low, found.high))
 
 
 def verdict_card(verdict: Headline, more: Sequence[str] = ()) -> str:

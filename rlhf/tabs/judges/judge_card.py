@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from annotation.metrics.intervals_and_bias import Estimate
 from annotation.tabs.quality_report import COIN, FEW
 from annotation.translation import _, ngettext, numeral
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
 from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_with_interval
-from annotation.ui.markup import card_title, paragraph, table
+from annotation.ui.markup import card_title, paragraph, table, unfold
 from rlhf.judges.judge_agreement import Trust, TrustBasis
 from rlhf.tabs.runs import reward_model_card
 
@@ -23,33 +22,30 @@ def card(name: str, found: Trust, threshold: float, basis: TrustBasis = NO_RUBRI
     `may_decide`: whether the gate's rule lets trusted judges decide.
     """
     own = "trust-" + sha256(name.encode()).hexdigest()[:8]
-    said = card_title(_("Trust card of {name}.").format(name=name))
-    said += paragraph(verdict(name, found, threshold, may_decide, bool(basis.seen))) + basis_sentence(basis)
+    said = card_title(verdict(name, found, threshold, may_decide, bool(basis.seen))) + basis_sentence(basis)
     if found.with_people is not None and found.picked:
         said += paragraph(picked_sentence(found.picked, found.with_people.share.n))
     drawn = [
-        agreement_plot(own, found, threshold),
         reward_model_card.calibration_plot(own, found.calibration) if found.calibration else "",
         position_plot(own, found),
         length_plot(own, found),
     ]
-    return said + agreement_table(found) + line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
+    plotted = line_plots.plots([f"<div>{one}</div>" for one in drawn if one])
+    return said + agreement_table(found) + (unfold(_("Charts"), plotted) if plotted else "")
 
 
 def basis_sentence(basis: TrustBasis) -> str:
     """By which version of the rubric the judge is measured, and what is left out."""
     said = []
-    if basis.version is not None:
-        said.append(_("These are its figures by version {version} of the rubric.").format(version=basis.version))
-        if basis.left_out:
-            left_out = ngettext(
-                "Left out: {count:,} verdict by earlier versions, with which it was another judge. "
-                "Let it judge what people have judged, and it is measured anew.",
-                "Left out: {count:,} verdicts by earlier versions, with which it was another judge. "
-                "Let it judge what people have judged, and it is measured anew.",
-                basis.left_out,
-            )
-            said.append(left_out.format(count=basis.left_out))
+    if basis.version is not None and basis.left_out:
+        left_out = ngettext(
+            "Left out: {count:,} verdict by earlier versions of the rubric than {version}. Let it judge what people "
+            "have judged, and it is measured anew.",
+            "Left out: {count:,} verdicts by earlier versions of the rubric than {version}. Let it judge what people "
+            "have judged, and it is measured anew.",
+            basis.left_out,
+        )
+        said.append(left_out.format(count=basis.left_out, version=basis.version))
     if basis.model:
         said.append(
             _(
@@ -74,50 +70,29 @@ def verdict(name: str, found: Trust, threshold: float, may_decide: bool = True, 
     """
     if found.with_people is None and seen:
         return _(
-            "Nothing that counts has been judged both by {name} and by people, so nothing says how far it "
-            "can be trusted, and the gate does not go by it. Let people judge more, then let it judge the "
-            "same."
+            "The gate does not go by {name}: nothing that counts has been judged both by it and by people. Let people "
+            "judge more, then let it judge the same."
         ).format(name=name)
     if found.with_people is None:
         return _(
-            "No comparison has been judged both by {name} and by people, so nothing says how far it can be "
-            "trusted, and the gate does not go by it. Let it judge what people have judged."
+            "The gate does not go by {name}: no comparison has been judged both by it and by people. Let it judge "
+            "what people have judged."
         ).format(name=name)
     share = found.with_people.share
-    said = ngettext(
-        "{name} agrees with people in {share} of {count:,} comparison.",
-        "{name} agrees with people in {share} of {count:,} comparisons.",
-        share.n,
-    ).format(name=name, share=percent_with_interval(share), count=share.n)
-    if found.each_other is not None:
-        people = found.each_other.share
-        themselves = ngettext(
-            "On the one that several people judged, they agree in {share} themselves.",
-            "On the {count:,} that several people judged, they agree in {share} themselves.",
-            people.n,
-        ).format(count=people.n, share=percent_with_interval(people))
-        said = f"{said} {themselves}"
-    return f"{said} {consequence(share, threshold, may_decide)}"
-
-
-def consequence(share: Estimate, threshold: float, may_decide: bool) -> str:
-    """Whether the gate goes by a judge who agrees so far with people."""
-    if share.low >= threshold:
-        reached = (
-            _("Even the lower end reaches the {threshold} that the gate asks for, so the gate may go by it.")
-            if may_decide
-            else _(
-                "Even the lower end reaches the {threshold} that the gate asks for, but by its rule judges inform "
-                "and do "
-                "not decide."
-            )
+    if share.low < threshold:
+        below = _("The gate does not go by {name}: its agreement with people does not surely reach {threshold}.")
+        more = _("More comparisons narrow the interval.")
+        said = below.format(name=name, threshold=percent(threshold))
+        return f"{said} {more}" if share.value >= threshold else said
+    reached = (
+        _("The gate may go by {name}: its agreement with people surely reaches {threshold}.")
+        if may_decide
+        else _(
+            "The agreement of {name} with people surely reaches {threshold}, but by the gate's rule judges inform "
+            "and do not decide."
         )
-        return reached.format(threshold=percent(threshold))
-    below = _("The lower end is below the {threshold} that the gate asks for, so the gate does not go by it.").format(
-        threshold=percent(threshold)
     )
-    more = _("With more comparisons the interval narrows.")
-    return f"{below} {more}" if share.value >= threshold else below
+    return reached.format(name=name, threshold=percent(threshold))
 
 
 def picked_sentence(picked: int, count: int) -> str:
@@ -144,26 +119,13 @@ def agreement_table(found: Trust) -> str:
     ]
     if not rows:
         return ""
-    note = paragraph(
-        _(
-            "Agreement on which of two answers is better: a tie against a preference counts half. Kappa (Cohen "
-            "1960) is 0 where they agree as often as chance would have it, 1 where always. Intervals: 95%."
-        ),
-        "quiet",
+    note = _(
+        "Agreement on which of two answers is better: a tie against a preference counts half. People's with each other "
+        "is as much as can be asked of a judge. Kappa (Cohen 1960) is 0 where they agree as often as chance would have "
+        "it, 1 where always. Intervals: 95%."
     )
-    return table((_("Agreement"), _("Comparisons"), _("Same order"), _("Kappa")), rows, "", (_("Comparisons"),)) + note
-
-
-def agreement_plot(own: str, found: Trust, threshold: float) -> str:
-    """Agreement with people beside that of people with each other, which is as much as can be asked of a judge."""
-    sides = ((_("With people"), found.with_people), (_("People with each other"), found.each_other))
-    marks = [charts.share_mark(label, side.share) for label, side in sides if side is not None]
-    sentence = _(
-        "Dashed: the {threshold} that the gate asks for at the lower end; one half is a coin. People's "
-        "agreement with each other is as much as can be asked of a judge."
-    ).format(threshold=percent(threshold))
-    frame = Frame(f"{own}-agreement", _("Agreement"), sentence)
-    return charts.intervals(frame, marks, _("share of comparisons"), threshold) if marks else ""
+    shown = table((_("Agreement"), _("Comparisons"), _("Same order"), _("Kappa")), rows, "", (_("Comparisons"),))
+    return shown + unfold(_("How agreement is measured"), paragraph(note))
 
 
 def position_plot(own: str, found: Trust) -> str:

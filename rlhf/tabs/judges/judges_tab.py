@@ -44,7 +44,7 @@ Seen = dict[str, Any]
 MODES: Mapping[str, tuple[str, str]] = {
     "people": (
         N_("People only"),
-        N_("Every comparison goes to people. AI judges judge only what they are told to, below."),
+        N_("Every comparison goes to people. Judges judge what you tell them to."),
     ),
     "ai": (
         N_("AI only (RLAIF)"),
@@ -53,9 +53,8 @@ MODES: Mapping[str, tuple[str, str]] = {
     "mixed": (
         N_("Mixed"),
         N_(
-            "AI judges come first. People get what a judge contradicts itself on, what judges disagree on or "
-            "are unsure of, and of the rest a share drawn by lot, which shows whether the judges can be "
-            "trusted."
+            "AI judges come first. People get what judges contradict themselves on, disagree on or are unsure of, "
+            "and a share of the rest by lot."
         ),
     ),
 }
@@ -64,10 +63,7 @@ NOBODY_DECIDES = N_(
     "have compared a candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge "
     "decide."
 )
-MODES_NOTE = N_(
-    "A change holds for comparisons that nobody has judged yet. Those that an annotator asked for go to "
-    "people in every mode."
-)
+SAVED = N_("Saved. {modes} This holds for comparisons that nobody has judged yet.")
 WHY: Mapping[str, str] = {
     "flip": N_("a judge contradicted itself"),
     "disagreement": N_("judges disagree"),
@@ -90,19 +86,19 @@ def status_card(
     found: JudgingStatus, feedback: Feedback, active: int, judge_may_decide: bool, in_vain: Mapping[str, int]
 ) -> str:
     """What the mode means, who is asked about the comparisons now, and which judges they wait for in vain."""
-    label, meaning = MODES[feedback.mode]
-    lines = [f"{_(label)}. {_(meaning)}"]
+    _label, meaning = MODES[feedback.mode]
+    counts = [
+        (_("Waiting for AI judges"), numeral(found.judges)),
+        (_("Waiting for people"), numeral(found.people + sum(found.why.values()))),
+        (_("Settled by judges alone"), numeral(found.settled)),
+    ]
+    lines = [_(meaning)]
     if feedback.mode == "ai" and not judge_may_decide:
         lines.append(_(NOBODY_DECIDES))
     if feedback.mode != "people" and not active:
         lines.append(
             _("No judge is switched on: what comes to judges waits in vain. Make one below, or switch one on.")
         )
-    lines.append(
-        _(
-            "Waiting for AI judges: {judges:,}. Waiting for people: {people:,}. Settled by judges alone: {settled:,}."
-        ).format(judges=found.judges, people=found.people + sum(found.why.values()), settled=found.settled)
-    )
     why = [
         _("{why:,} because {words}").format(why=found.why[reason], words=_(words))
         for reason, words in WHY.items()
@@ -132,7 +128,7 @@ def status_card(
         for name, count in in_vain.items()
     ]
     said = "".join(map(paragraph, lines)) + "".join(paragraph(warning, "warning") for warning in warnings)
-    return said + paragraph(_(MODES_NOTE), "quiet")
+    return said + markup.facts(counts)
 
 
 def feedback_of(mode: Any, audit: Any, unsure: Any, check: Any) -> Feedback:
@@ -227,6 +223,11 @@ def tokens_text(spent: JudgeUsage) -> str:
     return f"{numeral(spent.prompt_tokens)} · {numeral(spent.completion_tokens)}"
 
 
+def latest_verdicts(found: Sequence[VerdictView]) -> str:
+    """The latest verdicts, when asked for; nothing without any."""
+    return markup.unfold(_("Latest verdicts"), verdicts_table(found)) if found else ""
+
+
 def verdicts_table(found: Sequence[VerdictView]) -> str:
     """The latest verdicts, letter for letter."""
     rows = [
@@ -252,7 +253,7 @@ def verdicts_table(found: Sequence[VerdictView]) -> str:
         _("Rubric"),
         _("When (UTC)"),
     )
-    return table(headers, rows, _("It has given no verdict yet."))
+    return table(headers, rows)
 
 
 # ------------------------------------------------------------------------------------------------- jobs that judge
@@ -406,7 +407,7 @@ def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> d
     shown = {
         "judges": judges_table([(one, found[one.id], judge_history.usage(db, one)) for one in known]),
         "card": "" if judge is None else trust_card(db, judge, found[judge.id]),
-        "verdicts": "" if judge is None else verdicts_table(judge_history.latest(db, judge, SHOWN_VERDICTS)),
+        "verdicts": "" if judge is None else latest_verdicts(judge_history.latest(db, judge, SHOWN_VERDICTS)),
     }
     return {name: gr.update(value=html) for name, html in shown.items()}
 
@@ -521,8 +522,7 @@ def lay_out() -> JudgesPage:
         said["add"] = html_box()
     parts |= {name: form.fields[name] for name in ("model", "reward")}
     with gr.Column(visible=False) as parts["one"]:
-        lay_out_one(parts, said)
-        most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
+        most = lay_out_one(parts, said)
         parts["verdicts"] = html_box()
     return JudgesPage(
         parts=parts,
@@ -537,10 +537,14 @@ def lay_out() -> JudgesPage:
     )
 
 
-def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
-    """The components about one judge, which are there once there is a judge."""
-    # A choice made before the app was restarted must still be accepted after it.
-    parts["selector"] = gr.Dropdown([], label=_("Judge to look at"), allow_custom_value=True, elem_id="judge-selector")
+def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
+    """The components about one judge, which are there once there is a judge; returns how much is judged at most."""
+    with gr.Row():
+        # A choice made before the app was restarted must still be accepted after it.
+        parts["selector"] = gr.Dropdown(
+            [], label=_("Judge to look at"), allow_custom_value=True, elem_id="judge-selector"
+        )
+        most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
     with gr.Row():
         parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", interactive=False)
         parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", interactive=False)
@@ -554,6 +558,7 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> None:
     parts["job"] = html_box()
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
     parts["card"] = html_box()
+    return most
 
 
 def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:
@@ -621,7 +626,7 @@ def wire_views(page: JudgesPage, context: Context) -> None:
             shown = page.sent(changed, {**seen, "sent": draft.sent}, "save", more=draft.refusal)
             return [*shown, *(gr.skip() for _name in FEEDBACK)]
         feedback = store.feedback(context.db)
-        form, said = form_of(feedback), _("Saved. {modes}").format(modes=_(MODES[feedback.mode][1]))
+        form, said = form_of(feedback), _(SAVED).format(modes=_(MODES[feedback.mode][1]))
         return [*page.sent(changed, {**seen, "sent": form}, "save", said, draft.remark), *form.values()]
 
     @admin

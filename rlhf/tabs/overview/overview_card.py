@@ -9,7 +9,7 @@ from typing import Any
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import N_, _, ngettext
 from annotation.ui.charts import interval_bar
-from annotation.ui.formatting import moment, percent
+from annotation.ui.formatting import moment, percent, percent_span
 from annotation.ui.markup import Way, card, escape, paragraph, progress_bar, table, way, within
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_spec import TrainingSpec
@@ -141,10 +141,10 @@ def record_of(revision: str, rate: Estimate | None) -> str:
             _("How {revision} compares with the base is not known yet.").format(revision=revision), "quiet"
         )
     said = ngettext(
-        "What serves, {revision}, against the base: preferred in {value} of {n} comparison ({low} to {high}).",
-        "What serves, {revision}, against the base: preferred in {value} of {n} comparisons ({low} to {high}).",
+        "What serves, {revision}, against the base: preferred in {value} of {n} comparison ({span}).",
+        "What serves, {revision}, against the base: preferred in {value} of {n} comparisons ({span}).",
         rate.n,
-    ).format(revision=revision, value=percent(rate.value), n=rate.n, low=percent(rate.low), high=percent(rate.high))
+    ).format(revision=revision, value=percent(rate.value), n=rate.n, span=percent_span(rate.low, rate.high))
     shade = "good" if rate.low > 0.5 else "bad" if rate.high < 0.5 else "plain"
     return f'{paragraph(said)}<div class="evidence {shade}">{interval_bar(rate, said)}</div>'
 

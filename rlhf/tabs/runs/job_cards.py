@@ -13,6 +13,7 @@ from annotation.translation import N_, _
 from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, most_dollars
 from annotation.ui.markup import (
     Explained,
+    Row,
     escape,
     explained,
     facts,
@@ -164,7 +165,8 @@ def made_sentence(made: Policy | None) -> str:
     if made is None:
         return ""
     if made.deleted:
-        return _("It made {revision}, whose files were deleted.").format(revision=made.revision)
+        gone = _("It made {revision}, whose files were deleted on {day}.")
+        return gone.format(revision=made.revision, day=made.deleted[:10])
     if made.kind == "reward":
         return _("It made the reward model {revision}.").format(revision=made.revision)
     return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status_word)
@@ -325,18 +327,17 @@ def held_out_table(figures: HeldOutFigures, done: FinishedTraining) -> str:
         return ""
     if not after.get("n"):
         return paragraph(_(figures.missing), "quiet")
-    rows = [
+    rows: list[Row] = [
         (
-            _(one.label),
+            Explained(_(one.label), _(one.reading)),
             *(
                 _(NOT_MEASURED) if (value := side.get(one.metric)) is None else one.write(value)
                 for side in (before, after)
             ),
-            _(one.reading),
         )
         for one in figures.figures
     ]
-    headers = (_(figures.title).format(n=after["n"]), _("Before"), _("After"), _("How to read it"))
+    headers = (_(figures.title).format(n=after["n"]), _("Before"), _("After"))
     why = (
         "" if before else paragraph(_("Not scored before training: that would have cost over a tenth of it."), "quiet")
     )
@@ -347,19 +348,14 @@ ADAPTERS = {"lora": "LoRA adapter", "prompt": N_("virtual tokens")}
 
 
 def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
-    """What a policy or reward model is, and how large it is on disk."""
+    """What a policy or reward model is made of, and how large it is on disk."""
     precision = _(WEIGHTS_WORDS[policy.weights])
     form = (
         _("whole weights, {precision}").format(precision=precision)
         if policy.form == "full"
         else _("{adapters} on {precision} weights").format(adapters=_(ADAPTERS[policy.form]), precision=precision)
     )
-    state = (
-        _("files deleted on {deleted}").format(deleted=policy.deleted[:10]) if policy.deleted else policy.status_word
-    )
-    # A reward model never serves, so it is no candidate either.
-    told = [(_("State"), state)] if policy.kind == "policy" or policy.deleted else []
-    return [(_("Made"), policy.revision), (_("Form"), form), *told, (_(SIZE_ON_DISK), size_on_disk)]
+    return [(_("Form"), form), (_(SIZE_ON_DISK), size_on_disk)]
 
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:

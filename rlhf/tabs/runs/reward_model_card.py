@@ -10,7 +10,7 @@ from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import N_, _, joined, ngettext
 from annotation.ui import charts, line_plots
 from annotation.ui.charts import Frame
-from annotation.ui.formatting import percent, short_number
+from annotation.ui.formatting import percent, percent_span, short_number
 from annotation.ui.markup import card_title, paragraph
 from rlhf.models.reward_model_quality import FEWEST, REWARD_THRESHOLD, LengthFigures, RewardModelQuality, ScoreHistogram
 
@@ -39,7 +39,7 @@ def verdict(quality: RewardModelQuality) -> str:
     if found is None:
         why = unmeasured(quality.accuracy.n)
         return _("{why} Judge more held-out comparisons and train it again to know how good it is.").format(why=why)
-    interval = _("{low} to {high}").format(low=percent(found.low), high=percent(found.high))
+    interval = percent_span(found.low, found.high)
     below, above = (
         _(
             "It is right on {value:.1%} of {count} held-out comparisons (95% interval: {interval}), below the "

@@ -118,7 +118,7 @@ def parts_of(
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject, bool(against), under_way(context.db, subject)),
-        "objection": gr.update(value=objection_line(against)),
+        "objection": gr.update(value=objection_line(context.db, subject, against)),
         "delete": gr.update(
             value=_("Delete with its files") if subject is not None else _("Delete its checkpoints"),
             interactive=files is not None,
@@ -169,12 +169,18 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) 
     }
 
 
-def objection_line(against: str) -> str:
-    """What speaks against using what was made, and where it can be used all the same."""
-    return paragraph(f"{against} {_(ELSEWHERE)}", "quiet") if against else ""
+def objection_line(db: Database, subject: Policy | None, against: str) -> str:
+    """That something speaks against using what was made, what can be done about it here, and where more is said."""
+    if subject is None or not against:
+        return ""
+    decision = None if subject.status == "rejected" else gate_decisions.advice(db, subject)
+    if decision is not None:
+        checked = gate_decisions.check_status(db, subject).sentence
+        against = f"{_(gate_decisions.RULE_SAYS[decision.verdict])} {checked}".strip()
+    return paragraph(f"{against} {_(ELSEWHERE)}", "quiet")
 
 
-ELSEWHERE = N_("To use it all the same, say why on the Iterations tab.")
+ELSEWHERE = N_("The Iterations tab says why, and lets it serve all the same.")
 
 
 def download_line(subject: Policy, on_disk: str, ground: Policy) -> str:

@@ -50,13 +50,10 @@ RESUME_SENTENCE = N_(
     "“Resume this run” puts the same job back in the queue: it goes on from what it has saved, if anything, with the "
     "same data and settings, to the end that it was given."
 )
-ANEW_SENTENCE = N_(
-    "“Resume this run” puts the same job back in the queue: nothing of it is saved, so it begins anew, with the same "
-    "data and settings."
-)
+ANEW_SENTENCE = N_("Nothing of it is saved: “Resume this run” begins it anew, with the same data and settings.")
 RENTED_SENTENCE = N_(
-    "“Resume this run” looks for the job on the Hub, follows it and fetches what it has made. Only one "
-    "that was never started there is rented now, on the terms that were agreed to."
+    "“Resume this run” follows the job on the Hub and fetches what it has made. One that was never started there is "
+    "rented now, on the terms that were agreed to."
 )
 SLOWER_SENTENCE = N_("Because its loss was no number any more, it goes on with half the learning rate.")
 HALF_SENTENCE = N_(

@@ -661,7 +661,7 @@ def test_a_database_whose_rows_do_not_fit_together_is_damaged(
     db.connection.execute("DELETE FROM response")
     db.connection.execute("DELETE FROM prompt")
     safe_copies.make_copy(db, data_dir, place, RUN)
-    with pytest.raises(UserError, match="rows refer to others that are not there"):
+    with pytest.raises(UserError, match="Rows refer to others that are not there"):
         restoration.begin(place, tmp_path / "new")
 
 

@@ -697,7 +697,7 @@ def test_the_command_says_what_it_does(db: Database, tmp_path: Path) -> None:
     assert "answer ranked 1: good 0" in looked.stdout
     checked = start(db, "--dry-run", str(path))
     assert "8 rows read. To import: 6 new prompts, 6 comparisons with their verdicts." in checked.stdout
-    assert "pairs.jsonl, row 8: column 'rejected' is a number, neither text nor messages" in checked.stdout
+    assert "pairs.jsonl, row 8: column 'rejected' must be text or messages; found: a number" in checked.stdout
     assert checked.stdout.strip().endswith("Nothing was written.")
     assert sizes(db)["prompt"] == 0
     done = start(db, "--rows=1-3", "--split=held-out", str(path))

@@ -129,7 +129,7 @@ CASES: dict[str, Case | Refused] = {
         columns={"winner": "safer_response_id"},
         telling=["better_response_id"],
     ),
-    "WebGPT": Case(WEB_GPT, ["column 'question' is an object, neither text nor messages"] * 3),
+    "WebGPT": Case(WEB_GPT, ["column 'question' must be text or messages; found: an object"] * 3),
     "WebGPT with a path": Case(
         WEB_GPT,
         [
@@ -157,7 +157,7 @@ CASES: dict[str, Case | Refused] = {
     ),
     "OASST1 trees": Case(
         [{"message_tree_id": "1", "prompt": {"text": "Why?", "role": "prompter", "replies": []}}],
-        ["column 'prompt' is an object, neither text nor messages"],
+        ["column 'prompt' must be text or messages; found: an object"],
         "prompts",
     ),
     "OASST1 trees with a path": Case(
@@ -233,7 +233,7 @@ CASES: dict[str, Case | Refused] = {
             told("p", "x", "y", ranking=FIRST), told("p", "x", "y", ranking=SECOND),
             told("p", "x", "y", ranking=TIE, strength=0, remark=EQUAL_SCORES),
             "column 'response_b' parts from 'response_a' before the last answer",
-            "column 'response_b' is empty (null), not text",
+            "column 'response_b' must be text; found: empty (null)",
         ],
     ),
     "lmsys Kaggle for people": Case(
@@ -326,11 +326,12 @@ CASES: dict[str, Case | Refused] = {
     "thumbs": Case(
         [{"messages": KTO_TURNS[0], "thumbs": "👍"}, {"messages": KTO_TURNS[1], "thumbs": "👎"},
          {"messages": KTO_TURNS[1], "thumbs": None}],
-        [told("q", "good", label=True), told("q", "bad", label=False), "column 'thumbs' is empty (null)"],
+        [told("q", "good", label=True), told("q", "bad", label=False),
+         "column 'thumbs' must be true or false; found: empty (null)"],
     ),
     "labels of which some say neither": Case(
         [{"prompt": "q", "response": "x", "label": "good"}, {"prompt": "q", "response": "y", "label": "so-so"}],
-        [told("q", "x", label=True), "column 'label' is 'so-so', neither true nor false"],
+        [told("q", "x", label=True), "column 'label' must be true or false; found: 'so-so'"],
     ),
     "labels that turn out to be stars": Refused(
         [{"prompt": "q", "response": str(n), "label": n} for n in (0, 1, 2)], "rates the answers"
@@ -411,7 +412,7 @@ CASES: dict[str, Case | Refused] = {
          {"messages": [user("p"), {"role": "tool", "content": "4"}, assistant("x")]},
          {"messages": [user("p"), {**assistant("x"), "weight": 0}]}],
         ["column 'messages' holds a message with 'tool_calls'", told("p", "x"),
-         "column 'messages' holds a message of the role 'tool'",
+         "column 'messages' may only hold the roles user, assistant and system; found: 'tool'",
          "column 'messages' holds an answer that is not to be learned"],
         "demonstrations", telling=["tools"],
     ),

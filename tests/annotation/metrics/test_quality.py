@@ -705,7 +705,14 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(pages: gr.Blocks) -> None:
 
 def test_opening_the_tab_fills_it(pages: gr.Blocks) -> None:
     said = text_of(press(pages, "open_quality"))
-    for words in ("can train the model", "eve", "Krippendorff", "Position bias", "Length bias", "Gold comparisons"):
+    for words in (
+        "Judgements that train the model",
+        "eve",
+        "Krippendorff",
+        "Position bias",
+        "Length bias",
+        "Gold comparisons",
+    ):
         assert words in said
     assert "<svg" in said
     # A part that has nothing to say yet is not there.

@@ -267,7 +267,7 @@ def test_adapters_are_trained_on_a_base_that_is_quantised_already(quantised: Mac
 
 def test_what_a_base_that_is_quantised_already_cannot_do_is_refused_before_the_job(quantised: Machine) -> None:
     for precision in PRECISIONS:
-        with pytest.raises(UserError, match=r"quantised already \(in 4 bits\), and only those in 16 or 32 bits"):
+        with pytest.raises(UserError, match=r"quantised already \(4 bits\), and only those in 16 or 32 bits"):
             quantised.submit(replace(QUICK, method="full", precision=precision))
     adapter = finished(quantised, replace(QUICK, method="qlora"))
     with pytest.raises(UserError, match=r"lies on weights that are quantised \(in 4 bits\)"):

@@ -184,7 +184,7 @@ def test_what_comes_later_on_a_prompt_changes_the_win_rate_and_not_the_evidence(
     shown = [criterion(one, "Preferred by people").value for one in (before, after)]
     assert shown[0].startswith("69% on 65 prompts (")
     # It is not shown outside of the interval that decides.
-    assert shown[1].startswith("54% on 65 prompts (54%")
+    assert shown[1].startswith("54% on 65 prompts (54–")
     assert shown[0].partition("(")[2].partition(" to ")[2] == shown[1].partition("(")[2].partition(" to ")[2]
 
 
@@ -365,10 +365,10 @@ def test_a_missing_number_never_passes(figure: str) -> None:
         assert (decision.verdict, decision.more) == ("not enough evidence", None)
         missing = [one for one in decision.criteria if one.verdict == "missing"]
         assert [one.value for one in missing] == ["not measured"]
-        assert f"Not everything was measured ({missing[0].name}), and what is missing never" in decision.sentence
+        assert f"Not measured, so not passed: {missing[0].name}." in decision.sentence
         assert "check it again" not in decision.sentence, "a check may be running: who asks the rows says what to do"
     undecided = decide(ASKED, found(OPEN, **{figure: None}))
-    assert "Not everything was measured" in undecided.sentence
+    assert "Not measured, so not passed: " in undecided.sentence
     assert undecided.more is not None
 
 
@@ -385,8 +385,8 @@ def test_findings_without_anything_in_them_decide_nothing_and_say_so_once() -> N
     decision = decide(WITH_JUDGE, Findings())
     assert decision.verdict == "not enough evidence"
     assert {one.verdict for one in decision.criteria} == {"missing", "informs"}
-    assert decision.sentence.endswith("Nothing was measured of its answers, and what is missing never passes.")
-    assert not any("missing never passes" in one.why for one in decision.criteria)
+    assert decision.sentence.endswith("Nothing was measured of its answers, so nothing has passed.")
+    assert not any("so nothing" in one.why for one in decision.criteria)
 
 
 NOTHING_FOUND = {

@@ -598,7 +598,10 @@ def test_the_base_is_the_anchor_under_other_weights_too(db: Database, data_dir: 
     merged = {"revision": "merge-3", **SOUND}
     finish_check(db, data_dir, made, anchor=merged, rule=2)
     assert gate_decisions.findings(db, made).kl_per_token is None
-    assert "Its check left that out: check it again." in gate_decisions.check_status(db, made).sentence
+    assert (
+        "Its check left out some of what the rule asks: check it again."
+        in gate_decisions.check_status(db, made).sentence
+    )
     finish_check(db, data_dir, made, rule=3, kl_to_ground=0.01)
     assert gate_decisions.findings(db, made).kl_per_token == SOUND["kl_to_anchor"]
     # Where memory did not hold both, the weights stand in for the base.
@@ -916,7 +919,7 @@ def test_a_check_that_left_something_out_is_to_be_repeated_unless_one_runs(db: D
     made = make_candidate(db, data_dir)
     missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
-    assert said_of(db, made) == "Its check left that out: check it again."
+    assert said_of(db, made) == "Its check left out some of what the rule asks: check it again."
     job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert "heck it again" not in said_of(db, made)
 

@@ -233,8 +233,8 @@ def test_the_card_has_the_evaluation_by_people_and_by_judges(hub: HubServer, db:
     push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     text = hub.file("model", REPO, "README.md").decode()
     assert "| against | judged by | prompts | won" in text
-    assert "| `base` | people | 8 | 100% (41% to 100%) |" in text
-    assert "| `base` | the AI judge sharp | 40 | 75% (60% to 86%) |" in text
+    assert "| `base` | people | 8 | 100% (41–100%) |" in text
+    assert "| `base` | the AI judge sharp | 40 | 75% (60–86%) |" in text
     found = ModelCard(text).data.eval_results or []
     assert [(one.metric_type, one.metric_value) for one in found] == [("win_rate", 1.0), ("win_rate", 0.75)]
     assert "adapter.txt" not in hub.files("model", REPO)
@@ -273,7 +273,7 @@ def test_the_card_has_the_figures_of_a_check_that_no_judge_took_part_in(
     assert "| KL to the base, nats a token | 0.0024 |" in text
     assert "| how much its answers surprise the base, by the base's own | 1.08 times |" in text
     assert "| perplexity of a plain text, by the base's | 1.25 times |" in text
-    assert "| implicit accuracy on 3 held-out comparisons (95% interval) | 100% (44% to 100%) |" in text
+    assert "| implicit accuracy on 3 held-out comparisons (95% interval) | 100% (44–100%) |" in text
     at_equal_length = check_rows(CheckReport.from_json({"equal_length_kl": 0.31, "prompts": 4}))
     assert ["KL to the base, nats a token, at equal length", "0.3100"] in at_equal_length
 
@@ -291,7 +291,7 @@ def test_the_card_has_win_rates_against_whatever_it_was_checked_against(
     finish_check(db, data_dir, policy, win_rates={other.revision: {"sharp": rate}})
     push_model.publish(client(hub), db, data_dir, policy.revision, REPO)
     text = hub.file("model", REPO, "README.md").decode()
-    assert f"| `{other.revision}` | the AI judge sharp | 40 | 75% (60% to 86%) |" in text
+    assert f"| `{other.revision}` | the AI judge sharp | 40 | 75% (60–86%) |" in text
     assert "Nobody has compared" not in text
 
 

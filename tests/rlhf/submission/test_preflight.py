@@ -185,7 +185,7 @@ def test_what_a_base_in_four_bits_cannot_do_is_refused(
     assert refusal(judged, SFTSpec(method="full")) == ""
     on(quantised_model.build(tmp_path / "nf4", tiny_model))
     for full in (SFTSpec(method="full"), DPOSpec(method="full"), SFTSpec(method="full", precision="fp32")):
-        assert "quantised already (in 4 bits), and only those in 16 or 32 bits can be trained" in refusal(judged, full)
+        assert "quantised already (4 bits), and only those in 16 or 32 bits can be trained" in refusal(judged, full)
     assert "PiSSA" in refusal(judged, SFTSpec(lora_init="pissa"))
     for method in ("lora", "qlora", "prompt"):
         assert refusal(judged, DPOSpec(method=method)) == ""
@@ -196,7 +196,7 @@ def test_what_a_base_in_eight_bits_cannot_do_is_refused(
     judged: Database, on: Callable[[Path], None], tiny_model: Path, tmp_path: Path
 ) -> None:
     on(quantised_model.build(tmp_path / "int8", tiny_model, bits=8))
-    assert "quantised already (in 8 bits), and can't be held in 4 bits" in refusal(judged, DPOSpec(method="qlora"))
+    assert "quantised already (8 bits), and can't be held in 4 bits" in refusal(judged, DPOSpec(method="qlora"))
     assert "DoRA needs them in" in refusal(judged, DPOSpec(method="lora", dora=True))
     assert "only those in 16 or 32 bits" in refusal(judged, SFTSpec(method="full"))
     assert refusal(judged, DPOSpec(method="lora")) == refusal(judged, SFTSpec(method="prompt")) == ""

@@ -57,7 +57,7 @@ def worse(**changed: Any) -> CheckReport:
 
 
 def test_few_held_out_judgements_are_said_to_tell_nothing() -> None:
-    assert check_report.held_out_accuracy(REPORT) == "66% (50% to 80%, n = 40)"
+    assert check_report.held_out_accuracy(REPORT) == "66% (50–80%, n = 40)"
     few = replace(REPORT, implicit_accuracy=ImplicitAccuracy(0.66, 0.35, 0.88, 12))
     assert "too few held-out judgements to tell" in check_report.held_out_accuracy(few)
     none = replace(REPORT, implicit_accuracy=None)

@@ -60,13 +60,13 @@ def test_people_come_first_then_the_most_trusted_judge_and_the_table_has_all() -
     ]
     drawn = iteration_card.over_iterations(rows, {"best": SURE, "few": UNSURE, "new": None})
     assert drawn.index("against the base, by people") < drawn.index("against the base, by best")
-    assert "The judge agrees with people in 80% (70% to 90%)" in drawn
+    assert "The judge agrees with people in 80% (70–90%)" in drawn
     assert "against the base, by few" not in drawn
     heads = ("by people", "by best", "by few", "by new", "KL per token, at equal length")
     places = [drawn.index(f"{head}</th>") for head in heads]
     assert places == sorted(places)
-    assert "75% (47% to 91%) of 12" in drawn
-    assert drawn.count("61% (50% to 70%) of 60</td>") == 4
+    assert "75% (47–91%) of 12" in drawn
+    assert drawn.count("61% (50–70%) of 60</td>") == 4
     assert "people&#x27;s holds however often one looks, a judge&#x27;s (Wilson) for a single look" in drawn
     assert '<td class="number">45</td>' in drawn
 

@@ -17,7 +17,7 @@ from annotation.metrics import quality
 from annotation.metrics.intervals_and_bias import wilson_interval
 from annotation.records import Feedback, UserError, now
 from annotation.tabs.guard import Context
-from annotation.ui.formatting import percent
+from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import escape
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -151,6 +151,12 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context, local: J
 
 
 # --------------------------------------------------------------------------------------------------------- who judges
+def waiting(card: str) -> list[int]:
+    """How many comparisons wait for judges and for people, and how many judges alone have settled."""
+    names = ("Waiting for AI judges", "Waiting for people", "Settled by judges alone")
+    return [int(card.split(f"<dt>{name}</dt><dd>")[1].split("<")[0]) for name in names]
+
+
 def test_without_judges_the_page_says_what_is_missing(context: Context) -> None:
     parts, _ = tab.view(context, None, {})
     assert "There is no AI judge yet" in parts["judges"]["value"]
@@ -162,11 +168,11 @@ def test_without_judges_the_page_says_what_is_missing(context: Context) -> None:
 
 def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.Blocks, context: Context) -> None:
     seed_comparisons(context.db, 3)
-    assert "Waiting for people: 3." in tab.view(context, None, {})[0]["standing"]["value"]
+    assert "<dt>Waiting for people</dt><dd>3</dd>" in tab.view(context, None, {})[0]["standing"]["value"]
     said = str(press(pages, "save_feedback", None, {}, "mixed", 12.5, 70, 40))
     assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
     assert "Saved. AI judges come first." in said
-    assert "Waiting for AI judges: 3. Waiting for people: 0." in said
+    assert waiting(said)[:2] == [3, 0]
 
 
 def test_who_judges_is_not_put_back_by_an_admin_who_saw_it_before(pages: gr.Blocks, context: Context) -> None:
@@ -212,10 +218,10 @@ def test_the_page_counts_what_waits_for_whom_and_why(context: Context, local: Ju
     store.set_feedback(db, Feedback("mixed", audit_share=1.0, unsure_below=0.7))
     say(db, local, audited, ("first", "second"), 0.9)
     card = tab.view(context, None, {})[0]["standing"]["value"]
-    assert "Waiting for AI judges: 1. Waiting for people: 3. Settled by judges alone: 1." in card
+    assert waiting(card) == [1, 3, 1]
     assert "judges have judged 3: 1 because a judge contradicted itself, 1 because a judge was unsure or could" in card
     assert prefer(db, "ann", 0) in (flipped, unsure, audited)
-    assert "Waiting for people: 2." in tab.view(context, None, {})[0]["standing"]["value"]
+    assert "<dt>Waiting for people</dt><dd>2</dd>" in tab.view(context, None, {})[0]["standing"]["value"]
 
 
 # --------------------------------------------------------------------------------------------------------- the judges
@@ -312,13 +318,13 @@ def test_the_card_and_the_table_have_the_figures_of_the_rows(context: Context) -
         say(db, judge, comparison, ("first", "first") if number == 8 else right if number < 6 else right[::-1])
     parts, _ = tab.view(context, None, {})
     low, high = wilson_interval(6.5, 9)
-    agreed = f"{percent(6.5 / 9)} ({percent(low)} to {percent(high)})"
-    assert f"remote agrees with people in {agreed} of 9 comparisons." in parts["card"]["value"]
+    agreed = f"{percent(6.5 / 9)} ({percent_span(low, high)})"
+    assert f'<td class="number">9, few</td><td>{agreed}</td>' in parts["card"]["value"]
     threshold = gate_decisions.rule(db).judge_trust
-    assert f"below the {percent(threshold)} that the gate asks for" in parts["card"]["value"]
+    assert f"does not surely reach {percent(threshold)}." in parts["card"]["value"]
     row = parts["judges"]["value"]
     assert f"<td>{agreed} of 9</td>" in row
-    assert "<td>11% (2% to 43%)</td>" in row  # contradicts itself: Wilson's interval of 1 in 9
+    assert "<td>11% (2–43%)</td>" in row  # contradicts itself: Wilson's interval of 1 in 9
     for number in ("18", "1,800 · 180"):
         assert f'<td class="number">{number}</td>' in row
     assert '<td class="number">0.0054</td>' in row  # 1,800 tokens at 2 and 180 at 10 a million
@@ -332,11 +338,11 @@ def test_the_card_says_by_which_rubric_and_what_is_left_out(context: Context) ->
     say(db, judge, first, ("first", "second"))
     judge_store.write_rubric(db, "Be fair.", [], 0, "owner")
     parts, seen = tab.view(context, None, {})
-    assert "by version 1 of the rubric. Left out: 2 verdicts by earlier versions" in parts["card"]["value"]
-    assert "No comparison has been judged both by remote and by people" in parts["card"]["value"]
+    assert "Left out: 2 verdicts by earlier versions of the rubric than 1." in parts["card"]["value"]
+    assert "no comparison has been judged both by it and by people" in parts["card"]["value"]
     say(db, judge, second, ("first", "second"), version=1)
     changed, _ = tab.view(context, None, seen)
-    assert "of 1 comparison." in changed["card"]["value"]
+    assert "its agreement with people does not surely reach 60%." in changed["card"]["value"]
     assert "Left out: 2 verdicts" in changed["card"]["value"]
 
 
@@ -347,11 +353,11 @@ def test_the_card_and_the_mode_say_whether_judges_may_decide(context: Context) -
         say(db, judge, number, ("first", "second"))
     store.set_feedback(db, Feedback("ai"))
     parts, seen = tab.view(context, None, {})
-    assert "reaches the 60% that the gate asks for, but by its rule judges inform" in parts["card"]["value"]
+    assert "surely reaches 60%, but by the gate&#x27;s rule judges inform" in parts["card"]["value"]
     assert "nothing is promoted by itself until people have compared" in parts["standing"]["value"]
     gate_decisions.set_rule(db, {"judge_may_decide": True})
     changed, _ = tab.view(context, None, seen)
-    assert "so the gate may go by it" in changed["card"]["value"]
+    assert "The gate may go by remote" in changed["card"]["value"]
     assert "nothing is promoted by itself" not in changed["standing"]["value"]
 
 
@@ -380,7 +386,7 @@ def test_what_no_judge_could_judge_is_counted_apart(context: Context, local: Jud
         judge_store.add_failure(db, local, number, Failure("no verdict", ""), job_id)
     judge_store.pass_over(db, [number])
     card = tab.view(context, None, {})[0]["standing"]["value"]
-    assert "Waiting for AI judges: 0. Waiting for people: 0. Settled by judges alone: 1." in card
+    assert waiting(card) == [0, 0, 1]
     assert "Given up: 1, because judges failed on each in 3 jobs." in card
 
 
@@ -676,7 +682,7 @@ def test_a_local_model_judges_what_people_have_judged_and_gets_its_card(machine:
     assert (found.with_people.share.n, found.flips and found.flips.n) == (6, 6)
     assert found.calibration is not None
     parts, _ = tab.view(context, None, {})
-    assert "of 6 comparisons" in parts["card"]["value"]
+    assert '<td class="number">6, few</td>' in parts["card"]["value"]
     assert "Calibration" in parts["card"]["value"]
     assert "P(A) + P(B) of the next token: " in parts["job"]["value"]
     with pytest.raises(UserError, match="nothing that people have judged"):

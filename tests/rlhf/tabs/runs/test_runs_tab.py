@@ -563,9 +563,9 @@ def test_a_check_shows_the_curves_of_the_run_that_made_its_candidate(browser: Br
     }
     assert job_table.finish(place.db, check, "w", result)
     browser.do("poll_runs")
-    assert "75% (60% to 86%, n = 40)" in browser.text("report")
+    assert "75% (60–86%, n = 40)" in browser.text("report")
     browser.look_at(int(made.job_id or 0))
-    assert "75% (60% to 86%, n = 40)" in browser.text("report"), "the run shows the check of what it made"
+    assert "75% (60–86%, n = 40)" in browser.text("report"), "the run shows the check of what it made"
     assert browser.text("heading") == ""
 
 
@@ -692,7 +692,7 @@ def test_the_checkpoints_of_a_run_that_ended_early_are_deleted_when_asked(browse
     assert "2.5 kB are free again" in browser.text("acted")
     assert browser.shown["actions"]["visible"] is False
     assert browser.can("resume")
-    assert "nothing of it is saved, so it begins anew" in browser.text("resume_note")
+    assert "Nothing of it is saved: “Resume this run” begins it anew" in browser.text("resume_note")
     browser.do("run_resume")
     assert "begins anew: nothing of it was saved" in browser.text("said")
     browser.do("run_cancel")
