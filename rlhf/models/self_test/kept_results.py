@@ -34,7 +34,7 @@ class SelfTestResult:
 
 def mark_of(directory: Path) -> str:
     """What changes with a model's files and with what computes: a name for a file."""
-    parts = [f"trial {TRIAL}", *(f"{package} {version(package)}" for package in COMPUTING)]
+    parts = [str(TRIAL), *(f"{package} {version(package)}" for package in COMPUTING)]
     for path in sorted(directory.iterdir()):
         if path.suffix in (".json", ".safetensors"):
             status = path.stat()
