@@ -142,7 +142,10 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
     pieces = [f"{100 * job.step // job.steps}%", of.format(step=job.step, steps=job.steps)]
     if job.status == "running":
         pieces.append(_("{duration} so far").format(duration=duration(seconds_taken(job, at))))
-        pieces.append(_("time left: not known yet") if left is None else left_words(job, left))
+        if left is not None:
+            pieces.append(left_words(job, left))
+        elif job.step < job.steps:
+            pieces.append(_("time left: not known yet"))
     return " · ".join(pieces)
 
 

@@ -94,6 +94,8 @@ def test_progress_line() -> None:
     whole = replace(JOB, spec=replace(PREFERENCES, stop_kl=0.0))
     assert job_cards.progress_line(whole, 280, AT) == "40% · step 4 of 10 · 10 min so far · about 4 min 40 s left"
     assert "not known yet" in job_cards.progress_line(JOB, None, AT)
+    # What it has made is being saved.
+    assert job_cards.progress_line(replace(whole, step=10), None, AT) == "100% · step 10 of 10 · 10 min so far"
     assert job_cards.progress_line(replace(JOB, steps=0), None, AT) == "Preparing for 10 min."
     assert job_cards.progress_line(replace(JOB, status="queued", attempt=0), None, AT) == "Waiting for 11 min."
     resumed = replace(JOB, status="queued")
