@@ -99,6 +99,11 @@ def prompt_sources(db: Database) -> dict[str, int]:
     return {row["source"]: row["n"] for row in db.rows("SELECT source, count(*) AS n FROM prompt GROUP BY source")}
 
 
+def has_prompts(db: Database, split: Split) -> bool:
+    """Whether there is a prompt of this split."""
+    return bool(db.value("SELECT EXISTS(SELECT 1 FROM prompt WHERE split = ?)", (split,)))
+
+
 def prompts_to_answer(
     db: Database, model_id: int, split: Split, limit: int, refused: Collection[int] = ()
 ) -> list[tuple[Prompt, int, float]]:

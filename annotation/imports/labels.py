@@ -250,7 +250,9 @@ def label_reader(columns: Columns, good_from: float | None) -> Callable[[Mapping
             return good
         if number is None:
             what = shown(value) if isinstance(value, str) else kind_of(value)
-            raise UnusableRow(column, _("column '{column}' must be true or false; found: {what}"), what=what)
+            raise UnusableRow(
+                column, _("column '{column}' must say yes or no, such as true or false; found: {what}"), what=what
+            )
         seen.add(number)
         if plain_name(column) in SCALES or number not in (0, 1, -1) or {0, -1} <= seen:
             scale = _("The column '{column}' holds {numbers}: numbers of a scale, not labels.")
@@ -314,9 +316,9 @@ def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
     read = [number_of(number) for number in found]
     wrong = [number for number, value in zip(found, read, strict=True) if value is None]
     if wrong:
-        raise UnusableRow(
-            column, _("column '{column}' must hold finite numbers; found: {kind_of}"), kind_of=kind_of(wrong[0])
-        )
+        is_number = isinstance(wrong[0], int | float) and not isinstance(wrong[0], bool)
+        what = _("one that is not finite") if is_number else kind_of(wrong[0])
+        raise UnusableRow(column, _("column '{column}' must hold finite numbers; found: {what}"), what=what)
     return [value for value in read if value is not None]
 
 

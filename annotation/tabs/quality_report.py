@@ -99,7 +99,7 @@ def agreement_sentence(figures: QualityReport) -> str:
             several,
         ).format(count=several)
     if agreed.alpha is None:
-        return _("Annotators have only ever given one answer, so that they agree says little.")
+        return _("Annotators have only ever given one verdict; that they agree says little.")
     return meaning(agreed.alpha.value)
 
 
@@ -110,11 +110,11 @@ def meaning(alpha: float) -> str:
     if alpha >= 0.667:
         return _("Annotators agree well for judgements of taste.")
     if alpha >= 0.3:
-        return _("Annotators agree as is usual where taste decides; more of them for each comparison help.")
+        return _("Annotators agree as is usual where taste decides; more annotators for each comparison help.")
     if alpha >= 0.1:
         return _("Annotators agree little; clearer guidelines help, and more annotators for each comparison.")
     return _(
-        "Annotators hardly agree more than by chance: look at the guidelines and at each of them before you train."
+        "Annotators hardly agree more than by chance: look at the guidelines and at each annotator before you train."
     )
 
 

@@ -551,8 +551,8 @@ class PromotionAgainstRule(UserError):
     """A promotion that the rule speaks against, for which nobody has given a reason; it says what the rule says."""
 
 
-def objection(db: Database, policy: Policy) -> str:
-    """What speaks against letting a policy serve, as sentences; empty where nothing does.
+def objection(db: Database, policy: Policy, brief: bool = False) -> str:
+    """What speaks against letting a policy serve, as sentences; empty where nothing does. `brief`: without the reasons.
 
     That is every verdict of the rule but 'promote', and that it was rejected. Nothing speaks against going back to a
     policy that has served, because that has to be quick when what serves does harm; nor where nobody is to be advised.
@@ -564,7 +564,7 @@ def objection(db: Database, policy: Policy) -> str:
     decision = advice(db, policy)
     if decision is None or decision.verdict == "promote":
         return ""
-    return described(db, policy, decision, RULE_SAYS)
+    return described(db, policy, replace(decision, sentence="") if brief else decision, RULE_SAYS)
 
 
 RULE_SAYS: Mapping[GateVerdict, str] = {
@@ -581,7 +581,7 @@ RULE_SAID: Mapping[GateVerdict, str] = {
 
 def described(db: Database, policy: Policy, decision: GateDecision, says: Mapping[GateVerdict, str]) -> str:
     """A decision on a candidate, with how its check stands."""
-    return f"{_(says[decision.verdict])} {decision.sentence} {check_status(db, policy).sentence}".strip()
+    return " ".join(filter(None, (_(says[decision.verdict]), decision.sentence, check_status(db, policy).sentence)))
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ def pack(
     earlier = torch.ones(len(group_L), len(group_L), dtype=torch.bool).tril()
     device = ids_BT.device
     borders = [0, *(torch.nonzero(group_L.diff())[:, 0] + 1).tolist(), length]
-    apart = len(borders) == len(prompts) + (beginning > 0) + 1
+    apart = len(borders) == len(group_L.unique()) + 1
     spans = tuple(pairwise(borders)) if apart else ((0, length),)
     return Packed(
         ids_1L=torch.cat(ids)[None],
@@ -196,11 +196,11 @@ def shared_beginning(prompts: Sequence[Tensor]) -> int:
 # ----------------------------------------------------------------------------------------------------------- attention
 @dataclass(frozen=True)
 class Spans:
-    """Where a packed row's groups lie, and what their masks are as numbers to add, by type and repeats of the rows."""
+    """Where a packed row's groups lie, and what a span's mask is as numbers to add, by type and repeats of the rows."""
 
     spans: tuple[tuple[int, int], ...]
     beginning: int = 0
-    added: dict[tuple[torch.dtype, int], list[Tensor]] = field(default_factory=dict)
+    added: dict[tuple[tuple[int, int], torch.dtype, int], Tensor] = field(default_factory=dict)
 
     def seen(self, states: Tensor, span: tuple[int, int], along: int) -> Tensor:
         """The part of the states that a span's tokens look at: what all begin with, and the span."""
@@ -208,13 +208,13 @@ class Spans:
         own = states.narrow(along, start, end - start)
         return own if start < self.beginning else torch.cat([states.narrow(along, 0, self.beginning), own], along)
 
-    def to_add(self, allowed_11LL: Tensor, dtype: torch.dtype, repeats: int) -> list[Tensor]:
-        """For each span 0 where a token may look and -inf elsewhere, (1, repeats x tokens, tokens seen)."""
-        if (dtype, repeats) not in self.added:
-            blocks = [self.seen(allowed_11LL[0, :, slice(*span)], span, -1) for span in self.spans]
-            zeros = [torch.zeros_like(block, dtype=dtype).masked_fill(~block, -torch.inf) for block in blocks]
-            self.added[dtype, repeats] = [block.repeat(1, repeats, 1) for block in zeros]
-        return self.added[dtype, repeats]
+    def to_add(self, allowed_11LL: Tensor, span: tuple[int, int], dtype: torch.dtype, repeats: int) -> Tensor:
+        """0 where a span's token may look and -inf elsewhere, (1, repeats x tokens, tokens seen)."""
+        if (span, dtype, repeats) not in self.added:
+            block = self.seen(allowed_11LL[0, :, slice(*span)], span, -1)
+            zeros = torch.zeros_like(block, dtype=dtype).masked_fill(~block, -torch.inf)
+            self.added[span, dtype, repeats] = zeros.repeat(1, repeats, 1)
+        return self.added[span, dtype, repeats]
 
 
 def attend(
@@ -238,11 +238,11 @@ def attend(
         )
         return attended
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    added = known.to_add(attention_mask, query.dtype, query.shape[1] // key.shape[1])
-    parts = []
-    for span, added_1TS in zip(known.spans, added, strict=True):
+    parts, repeats = [], query.shape[1] // key.shape[1]
+    for span in known.spans:
         q, k, v = query[:, :, slice(*span)], known.seen(key, span, 2), known.seen(value, span, 2)
         if query.dtype != torch.float32 and k.shape[2] <= PRODUCTS_UP_TO:
+            added_1TS = known.to_add(attention_mask, span, query.dtype, repeats)
             parts.append(attend_by_products(q[0], k[0], v[0], added_1TS, scale))
             continue
         mask = known.seen(attention_mask[:, :, slice(*span)], span, -1)

@@ -370,8 +370,10 @@ def prefilled(causal: Any, ids_PT: Tensor, mask_PT: Tensor, virtual_KH: Tensor |
     cache = DynamicCache(config=causal.config)
     # The last prompt token is left to generate(), which needs one uncached position to start from.
     ids_PT, mask_PT = ids_PT[:, :-1], mask_PT[:, :-1]
-    # What layers that keep all states made in a packed row can be taken out of it.
-    if ids_PT.shape[1] and all(type(layer) is DynamicLayer for layer in cache.layers) and packable(causal):
+    # Several have padding to save and perhaps share a beginning. What layers that keep all states made in a packed row
+    # can be taken out of it.
+    several = len(ids_PT) > 1 and bool(mask_PT.any(-1).all())
+    if several and all(type(layer) is DynamicLayer for layer in cache.layers) and packable(causal):
         fill_by_rows(cache, causal, ids_PT, mask_PT, virtual_KH)
     else:
         # Positions count a prompt's own tokens: its padding must not move it.

@@ -18,7 +18,7 @@ from rlhf.jobs.artifacts import explain_write_errors
 DIRECTORY: Final = "self-tests"
 # Whose versions decide what is computed with a model's files.
 COMPUTING: Final = ("torch", "transformers")
-# Raised whenever something else is tried, or computed in another way. 2: what prompts begin with is computed once.
+# Raised whenever something else is tried, or computed in another way.
 TRIAL: Final = 2
 
 

@@ -39,9 +39,9 @@ def basis_sentence(basis: TrustBasis) -> str:
     said = []
     if basis.version is not None and basis.left_out:
         left_out = ngettext(
-            "Left out: {count:,} verdict by earlier versions of the rubric than {version}. Let it judge what people "
+            "Left out: {count:,} verdict by versions of the rubric before {version}. Let it judge what people "
             "have judged, and it is measured anew.",
-            "Left out: {count:,} verdicts by earlier versions of the rubric than {version}. Let it judge what people "
+            "Left out: {count:,} verdicts by versions of the rubric before {version}. Let it judge what people "
             "have judged, and it is measured anew.",
             basis.left_out,
         )

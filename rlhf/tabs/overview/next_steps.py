@@ -37,7 +37,7 @@ def iteration(revision: str) -> str:
 def next_steps(state: LoopState, waiting: Waiting, more: bool = False) -> list[NextStep]:
     """Every step that can be done now; `waiting` for whom it is said. What has failed hides nothing that goes on.
 
-    `more` says whether they are given more as soon as it is answered.
+    `more`: whether the model's next answers come to them.
     """
     return [*about_the_candidate(state, waiting), *about_judgements(state, waiting.count, more), *troubles(state)]
 

@@ -43,7 +43,8 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     state, at = controller.state_of(db), now()
     running = next(iter([*job_store.at_work(db), *job_store.rented_jobs(db)]), None)
     serving, project = registry.serving(db), store.project(db)
-    more = bool(store.prompt_sources(db)) and not claims.quota_reached(db, annotator_id)
+    by_people = store.feedback(db).mode != "ai" and store.has_prompts(db, "train")
+    more = by_people and not claims.quota_reached(db, annotator_id)
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
     return Standing(
         serves=serving.revision,

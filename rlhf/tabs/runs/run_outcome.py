@@ -105,7 +105,7 @@ def parts_of(
     on_disk = _("nothing") if files is None else files.size
     made = subject if subject is not None and job is not None and subject.job_id == job.id else None
     asked = files is not None and confirming == files.name
-    against = gate_decisions.objection(context.db, subject) if subject is not None else ""
+    against = gate_decisions.objection(context.db, subject, brief=True) if subject is not None else ""
     return {
         "outcome": gr.update(value="" if job is None else job_cards.outcome_card(job, made, on_disk)),
         "quality": gr.update(value="" if quality is None else reward_model_card.card(quality)),
@@ -118,7 +118,7 @@ def parts_of(
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject, bool(against), under_way(context.db, subject)),
-        "objection": gr.update(value=objection_line(context.db, subject, against)),
+        "objection": gr.update(value=objection_line(against)),
         "delete": gr.update(
             value=_("Delete with its files") if subject is not None else _("Delete its checkpoints"),
             interactive=files is not None,
@@ -169,15 +169,9 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) 
     }
 
 
-def objection_line(db: Database, subject: Policy | None, against: str) -> str:
+def objection_line(against: str) -> str:
     """That something speaks against using what was made, what can be done about it here, and where more is said."""
-    if subject is None or not against:
-        return ""
-    decision = None if subject.status == "rejected" else gate_decisions.advice(db, subject)
-    if decision is not None:
-        checked = gate_decisions.check_status(db, subject).sentence
-        against = f"{_(gate_decisions.RULE_SAYS[decision.verdict])} {checked}".strip()
-    return paragraph(f"{against} {_(ELSEWHERE)}", "quiet")
+    return paragraph(f"{against} {_(ELSEWHERE)}", "quiet") if against else ""
 
 
 ELSEWHERE = N_("The Iterations tab says why, and lets it serve all the same.")

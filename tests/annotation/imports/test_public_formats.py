@@ -327,11 +327,11 @@ CASES: dict[str, Case | Refused] = {
         [{"messages": KTO_TURNS[0], "thumbs": "👍"}, {"messages": KTO_TURNS[1], "thumbs": "👎"},
          {"messages": KTO_TURNS[1], "thumbs": None}],
         [told("q", "good", label=True), told("q", "bad", label=False),
-         "column 'thumbs' must be true or false; found: empty (null)"],
+         "column 'thumbs' must say yes or no, such as true or false; found: empty (null)"],
     ),
     "labels of which some say neither": Case(
         [{"prompt": "q", "response": "x", "label": "good"}, {"prompt": "q", "response": "y", "label": "so-so"}],
-        [told("q", "x", label=True), "column 'label' must be true or false; found: 'so-so'"],
+        [told("q", "x", label=True), "column 'label' must say yes or no, such as true or false; found: 'so-so'"],
     ),
     "labels that turn out to be stars": Refused(
         [{"prompt": "q", "response": str(n), "label": n} for n in (0, 1, 2)], "rates the answers"

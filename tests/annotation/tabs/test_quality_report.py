@@ -89,7 +89,7 @@ def words(html: str) -> str:
 def test_the_page_starts_with_how_the_labels_stand() -> None:
     said = words(quality_report.status_sentence(GOOD, SHARED))
     assert said == (
-        "Annotators agree as is usual where taste decides; more of them for each comparison help. Judgements that "
+        "Annotators agree as is usual where taste decides; more annotators for each comparison help. Judgements that "
         "train the model 1,204 Comparisons 430 Annotators 2 Say the same 74% (71–77%) Krippendorff&#x27;s alpha 0.48 "
         "(0.43 to 0.54)"
     )

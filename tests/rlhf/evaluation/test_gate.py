@@ -185,7 +185,7 @@ def test_what_comes_later_on_a_prompt_changes_the_win_rate_and_not_the_evidence(
     assert shown[0].startswith("69% on 65 prompts (")
     # It is not shown outside of the interval that decides.
     assert shown[1].startswith("54% on 65 prompts (54–")
-    assert shown[0].partition("(")[2].partition(" to ")[2] == shown[1].partition("(")[2].partition(" to ")[2]
+    assert shown[0].partition("–")[2] == shown[1].partition("–")[2]
 
 
 def test_ties_alone_are_said_to_be_ties() -> None:

@@ -371,6 +371,16 @@ def test_attention_within_the_groups_is_attention_over_the_whole_row(
 def test_groups_that_lie_mixed_up_are_one_span() -> None:
     pairs = [([1, 2, 3], [4], [5, 6]), ([7], [8, 9], [10])]
     assert pack(*padded_pairs(pairs), [0, 1, 0, 1]).spans == ((0, 10),)
+    # Also where a group without a token of its own makes up for one that lies in two places.
+    sides = [([1, 2, 5], [3]), ([1, 2, 6], [4]), ([1, 2, 5], [7]), ([1, 2], [])]
+    assert pack(*pad(sides, 0), [0, 1, 0, 2]).spans == ((0, 7),)
+
+
+def test_prompts_that_are_all_the_same_are_one_span_each() -> None:
+    row = pack(*pad([([1, 2], [3]), ([1, 2], [4])], 0), [0, 1])
+    assert (row.spans, row.beginning) == (((0, 2), (2, 3), (3, 4)), 2)
+    alone = pack(*pad([([1, 2], []), ([1, 2], [])], 0), [0, 1])
+    assert (alone.spans, alone.last_B.tolist()) == (((0, 2),), [1, 1])
 
 
 def test_a_models_layers_attend_within_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,17 @@ def test_prompts_are_computed_without_padding_and_what_they_begin_with_once(
             torch.testing.assert_close(states.transpose(1, 2)[own_BT], expected.transpose(1, 2)[own_BT])
 
 
+@pytest.mark.parametrize("lengths", [(9,), (1, 60)], ids=["one", "one of which nothing is left"])
+def test_prompts_with_nothing_to_save_are_computed_as_they_are(
+    model: Any, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...]
+) -> None:
+    """A mask of a packed row would take the place of the fast way to compute what comes before."""
+    monkeypatch.setattr("rlhf.models.sampling.fill_by_rows", pytest.fail)
+    monkeypatch.setattr("rlhf.models.sampling.ROW_TOKENS", 10)
+    cache = prefilled(model, *padded_left(random_ids(model, lengths), 0, model.device), None, 3)
+    assert cache.get_seq_length() == max(lengths) - 1
+
+
 def test_an_answer_can_be_drawn_again_alone(model: Any, tokenizer: Any, prompts: list[str]) -> None:
     together = draw(model, tokenizer, prompts, [[11, 12], [13, 14], [15, 16]], SAMPLING)
     assert draw(model, tokenizer, prompts[1:2], [[14]], SAMPLING) == [[together[1][1]]]
