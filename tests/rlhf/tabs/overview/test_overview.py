@@ -15,7 +15,7 @@ from annotation.claims import Waiting
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.act_times import RicherAct
-from annotation.records import Annotator, Project, now
+from annotation.records import Annotator, Feedback, Project, now
 from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import Watches
@@ -114,6 +114,12 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
         connection.execute("UPDATE comparison SET state = 'withdrawn'")
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert '<a class="button" href="/annotate">Wait for the next answers</a>' in strip
+    store.set_feedback(context.db, Feedback(mode="ai"))
+    assert "Wait for the next answers" not in standing.strip_of(context.db, OWNER)["html"], "those are for the judges"
+    store.set_feedback(context.db, Feedback())
+    with context.db.transaction() as connection:
+        connection.execute("UPDATE prompt SET split = 'held-out'")
+    assert "Wait for the next answers" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
     assert "Import" not in strip
 
 
