@@ -28,7 +28,7 @@ from annotation.database import Database
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
 from annotation.translation import _
 from annotation.ui import markdown_process
-from annotation.ui.differences import marked
+from annotation.ui.differences import is_long, marked
 from annotation.ui.invisible import visible
 from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -254,9 +254,11 @@ class AnnotationApi:
             chosen = project.rendered if asked.rendered is None else asked.rendered
             rendered = has_marks(claim) if chosen is None else chosen
             card |= {"nonce": claim.nonce, "rendered": rendered, **comparison_part(claim, rendered)}
-            if asked.differences and len(claim.shown) == 2:
+            if asked.differences and asked.nonce in ("", claim.nonce) and len(claim.shown) == 2:
+                texts = [visible(answer.text) for answer in claim.shown]
                 left, right = card["answers"]
-                left["marked"], right["marked"] = marked(*(visible(answer.text) for answer in claim.shown))
+                left["marked"], right["marked"] = marked(*texts)
+                card["marked_in_part"] = any(map(is_long, texts))
         return card
 
     def progress(self, annotator: Annotator, asked: RequestBody) -> dict[str, int]:

@@ -586,7 +586,7 @@ function refresh() {
   find(".waiting").textContent = waitingText();
   if (find(".unanswered").textContent !== card.unanswered) find(".unanswered").textContent = card.unanswered;
   find(".ask").hidden = !card.own_prompts || listing;
-  setPressed(find(".tools [data-key=r]"), isRendered());
+  setPressed(find(".tools [data-key=r]"), isRendered() && !isMarked());
   setPressed(find(".tools [data-key=m]"), listing);
   if (inHand()) refreshComparison();
   else find(".verdicts").replaceChildren(...(card.undo ? [row("others", _("Other"), [undoButton()])] : []));
@@ -675,8 +675,10 @@ function extras() {
     make("p", { class: "early" }));
 }
 
-// What is pressed or written in comes out from behind the bar of verdicts.
+// What is pressed or written in comes out from behind the bar of verdicts; what a pointer presses only once it is
+// released, since a press on what moves away under it is none.
 function reveal(event) {
+  if (event.type === "focusin" && !event.target.matches(":focus-visible:not(:active)")) return;
   event.target.scrollIntoView({ block: "nearest" });
 }
 
@@ -1036,15 +1038,18 @@ function toggleGuidelines() {
 }
 
 async function toggleRendered() {
-  keep("rendered", !isRendered());
+  keep("rendered", isMarked() || !isRendered()); // marked texts are literal
   await showOtherwise({}, () => (isRendered() ? _("Answers are shown rendered.") : _("Answers are shown literally.")));
 }
 
-const isMarked = () => card.answers.some((answer) => answer.marked !== undefined);
+const isMarked = () => inHand() && card.answers.some((answer) => answer.marked !== undefined);
 
 async function toggleDifferences() {
   const nothing = _("Nothing is marked: the answers are the same, or have little in common.");
-  const found = () => (card.answers.some((answer) => answer.marked.includes("<mark")) ? _("What differs is marked.") : nothing);
+  const found = () => {
+    const said = card.answers.some((answer) => answer.marked.includes("<mark")) ? _("What differs is marked.") : nothing;
+    return card.marked_in_part ? `${said} ${_("Only their first parts are compared: the answers are long.")}` : said;
+  };
   await showOtherwise({ differences: !isMarked() }, () => (isMarked() ? found() : _("Nothing is marked any more.")));
 }
 
@@ -1054,8 +1059,9 @@ async function showOtherwise(terms, told) {
   const of = revising ? { id: revising.id } : { nonce };
   const next = await act(revising ? "reopen" : "card", { ...of, ...terms }, surely(""));
   if (next === null) return;
+  const other = identity(next) !== identity(card);
   move(next);
-  if (!whyMoved(next)) say(told());
+  if (!other && !whyMoved(next)) say(told());
 }
 
 async function askOwn() {
@@ -1064,7 +1070,7 @@ async function askOwn() {
     say(_("Write a prompt first."), true);
     return;
   }
-  const next = await act("ask", { prompt: field.value }, NOT_ASKED);
+  const next = await act("ask", { prompt: field.value, nonce: card.nonce, differences: isMarked() }, NOT_ASKED);
   if (next === null) return;
   field.value = "";
   find(".ask").open = false;
@@ -1178,7 +1184,7 @@ async function poll() {
   away = false;
   const before = card;
   try {
-    let next = await ask("card", { nonce: card ? card.nonce : "" });
+    let next = await ask("card", { nonce: card ? card.nonce : "", differences: isMarked() });
     // Only now is it known whose page this is, and how they like to read.
     const rendered = next.me === me ? null : read(`${keysOf(next.me)}rendered`);
     if (rendered !== null) next = await ask("card", { rendered });

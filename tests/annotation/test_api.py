@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from annotation import api, claims, records, selection, store
 from annotation.database import Database
 from annotation.records import Feedback, Kind, Prompt, Tag
+from annotation.ui.differences import MOST_WORDS
 from annotation.web import access
 from annotation.web.middleware import SignedIn
 from annotation.workbench import bulk_changes
@@ -122,6 +123,24 @@ def test_what_differs_is_marked_when_asked_for_and_only_in_pairs(db: Database, a
     assert all("<mark>" in answer["marked"] for answer in again)
     seed_answers(db, 3, ("one", "two", "three"))
     assert not any("marked" in answer for answer in ann("card", differences=True)["answers"])
+
+
+def test_differences_are_marked_in_what_they_were_asked_for_and_not_in_the_next_comparison(
+    db: Database, ann: Ask
+) -> None:
+    for long in ("", " again" * MOST_WORDS):
+        seed_answers(db, 2, (f"Tea is good{long}.", f"Tea is bad{long}."))
+    first = ann("card")
+    asked = ann("ask", prompt="Why?", nonce=first["nonce"], differences=True)
+    assert all("<mark>" in answer["marked"] for answer in asked["answers"])
+    cut = [asked["marked_in_part"]]
+    second = ann("judge", nonce=first["nonce"], act=act("tie"))
+    for endpoint, terms in (("card", {}), ("ask", {"prompt": "And why?"})):
+        answer = ann(endpoint, nonce=first["nonce"], differences=True, **terms)
+        assert answer["nonce"] == second["nonce"] != first["nonce"]
+        assert not any("marked" in answer for answer in answer["answers"])
+    cut.append(ann("card", nonce=second["nonce"], differences=True)["marked_in_part"])
+    assert sorted(cut) == [False, True], "the page says that of long answers the first parts are compared"
 
 
 @pytest.mark.parametrize(

@@ -989,6 +989,29 @@ def test_what_a_key_presses_or_opens_comes_out_from_behind_the_verdicts(site: Si
         assert ann.page.locator(control).evaluate(IN_VIEW), f"what {key} does"
 
 
+def in_view_at(page: Any, control: Any, height: int) -> bool:
+    """Whether a control is seen in a window of this height at the page's top."""
+    page.set_viewport_size({"width": 1280, "height": height})
+    page.evaluate("scrollTo(0, 0)")
+    return bool(control.evaluate(IN_VIEW))
+
+
+def test_a_click_on_what_stands_low_in_the_window_counts(site: Site) -> None:
+    """The page must not move away under a pointer that is down, as it would to show what has the focus."""
+    site.compare("word " * 60, "word " * 70)
+    ann = site.open(viewport={"width": 1280, "height": 620})
+    ann.ready()
+    reason = ann.page.locator(".tag").first
+    place = reason.bounding_box()
+    # As far above the lower edge as the bar of verdicts needs, and nearer to it than what has the focus is shown.
+    height = next(high for high in range(int(place["y"]), 1200) if in_view_at(ann.page, reason, high))
+    place = reason.bounding_box()
+    assert place["y"] + place["height"] > height - 11 * 16
+    ann.page.mouse.click(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    assert reason.get_attribute("aria-pressed") == "true"
+    assert reason.evaluate(IN_VIEW)
+
+
 def test_what_differs_is_marked_by_a_key_until_the_next_comparison(site: Site) -> None:
     texts = ("Tea is **good** in the morning.", "Tea is **bad** in the morning.")
     site.project(tags=(Tag("d", "detailed"),))
@@ -1017,6 +1040,44 @@ def test_what_differs_is_marked_by_a_key_until_the_next_comparison(site: Site) -
         seen.add(alike)
         ann.judge("4")
     assert seen == {True, False}
+
+
+def test_what_differs_stays_marked_till_the_person_says_otherwise(site: Site) -> None:
+    site.project(rendered=True, tags=())
+    for number in range(2):
+        site.compare(*(f"Tea is **{word}** in the morning, {number}." for word in ("good", "bad")))
+    admin = site.open(role="admin")
+    rendered, marks = admin.page.locator(".tools [data-key=r]"), admin.page.locator(".answer mark")
+    admin.ready()
+    assert rendered.get_attribute("aria-pressed") == "true"
+    admin.press("d")
+    admin.wait_status("What differs is marked.")
+    assert rendered.get_attribute("aria-pressed") == "false", "marked texts are literal"
+    admin.page.get_by_role("tab", name="Quality").click()
+    admin.page.wait_for_selector(".judging", state="hidden")
+    admin.page.evaluate("() => new Promise(done => setTimeout(done, 300))")
+    with admin.page.expect_response("**/annotate/card"):
+        admin.page.get_by_role("tab", name="Annotate").click()
+    admin.page.click("text=Write a prompt of your own")
+    admin.page.fill("#own-prompt", "What is 1 + 1?")
+    admin.page.click(".ask button")
+    admin.wait_status("Your prompt is answered next.")
+    assert marks.count() == 2
+    admin.press("Escape", "r")
+    admin.wait_status("Answers are shown rendered.")
+    assert (marks.count(), admin.page.locator(".answer strong").count()) == (0, 2)
+    claim = claims.held_claim(site.db, access.authorise(site.db, admin.name, "admin").id)
+    assert claim is not None
+    with site.db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'withdrawn' WHERE id = ?", [claim.comparison_id])
+    with admin.page.expect_response("**/annotate/card"):
+        admin.press("d")
+    admin.ready()
+    assert marks.count() == 0, "another comparison, which nobody asked to have marked"
+    site.project(rendered=True, tags=())
+    admin.ready()
+    admin.press("d")
+    admin.page.wait_for_selector(".judging[data-state=waiting]")
 
 
 def test_every_control_names_its_key_and_the_focus_is_seen(site: Site) -> None:

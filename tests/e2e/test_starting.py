@@ -14,7 +14,7 @@ from tests.page_gate import PageGate
 pytestmark = [pytest.mark.browser, pytest.mark.own_start]
 
 
-def test_a_page_that_is_opened_early_says_that_the_program_starts_and_goes_on_by_itself(
+def test_a_page_that_is_opened_early_says_that_pages_are_made_ready_and_goes_on_by_itself(
     db: Database, data_dir: Path, tmp_path: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = PageGate(tmp_path)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotation.ui.differences import MOST_PIECES, marked
+from annotation.ui.differences import MOST_WORDS, in_common, is_long, marked
 
 
 def plain(side: str) -> str:
@@ -23,6 +24,8 @@ def plain(side: str) -> str:
         ("It is good tea.", "It is bad tea.", ("It is <mark>good</mark> tea.", "It is <mark>bad</mark> tea.")),
         ("One, two.", "One, two, three.", ("One, two.", "One, two<mark>, three</mark>.")),
         ("我喜欢喝绿茶。", "我喜欢喝红茶。", ("我喜欢喝<mark>绿</mark>茶。", "我喜欢喝<mark>红</mark>茶。")),
+        ("A good old tea.", "A bad\nnew tea.", ("A <mark>good old</mark> tea.", "A <mark>bad\nnew</mark> tea.")),
+        ("It is  good\ntea. ", "It is good tea.", ("It is  good\ntea. ", "It is good tea.")),
         ("the same", "the same", ("the same", "the same")),
         ("", "something", ("", "something")),
         ("nothing in common", "quite other words", ("nothing in common", "quite other words")),
@@ -41,9 +44,25 @@ def test_both_texts_are_whole_and_only_marks_are_markup(left: str, right: str) -
     assert all("<" not in re.sub(r"</?mark>", "", side) for side in sides)
 
 
-def test_of_long_texts_the_beginning_is_compared() -> None:
-    long = " ".join(f"word{number}" for number in range(MOST_PIECES))
-    left, right = marked(f"first {long} end", f"other {long} last")
-    assert plain(left) == f"first {long} end"
-    assert left.startswith("<mark>first</mark>")
-    assert right.endswith("last")
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12))
+def test_as_many_words_as_can_be_are_found_in_both(words: list[str], others: list[str]) -> None:
+    pairs = in_common(words, others)
+    assert all(words[here] == others[there] for here, there in pairs)
+    assert all(before[0] > after[0] and before[1] > after[1] for before, after in pairwise(pairs))
+    lengths = [0] * (len(others) + 1)
+    for word in words:
+        longer = [0]
+        for there, other in enumerate(others):
+            longer.append(lengths[there] + 1 if word == other else max(lengths[there + 1], longer[there]))
+        lengths = longer
+    assert len(pairs) == lengths[-1]
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_of_long_texts_so_many_words_are_compared_and_spaces_are_no_words(extra: int) -> None:
+    words = [f"word{number}" for number in range(MOST_WORDS + extra)]
+    text, other = " ".join(words), " ".join([*words[:-1], "last"])
+    left, right = marked(text, other)
+    assert (plain(left), plain(right)) == (text, other)
+    assert right.endswith(" last" if extra else " <mark>last</mark>")
+    assert is_long(text) == is_long(other) == bool(extra)
