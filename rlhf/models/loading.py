@@ -87,7 +87,20 @@ def load_quantised(path: Path, dtype: torch.dtype | None = None, model_class: An
         llm_int8_skip_modules=["lm_head", "score"],
     )
     placed = {"device_map": placement(), **arguments}
-    return load_whole(path, model_class, quantization_config=quantisation, dtype=dtype, **placed).train()
+    model = load_whole(path, model_class, quantization_config=quantisation, dtype=dtype, **placed)
+    compute_in(model, dtype)
+    return model.train()
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Compute in a type, whichever one stands in the files of a model that was saved in 4 bits: that comes first."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype
+            continue
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
 
 
 def load_plain(path: Path, dtype: torch.dtype, model_class: Any = None, **arguments: Any) -> Any:

@@ -22,7 +22,7 @@ from rlhf.jobs.job_spec import Precision, TrainingSpec
 from rlhf.models import registry
 from rlhf.models.base_model import ready
 from rlhf.models.hidden_states import completions, inner_model, virtual_tokens
-from rlhf.models.loading import LoadedPolicies, load_plain
+from rlhf.models.loading import LoadedPolicies, load_for_answering, load_plain, load_quantised
 from rlhf.models.sampling import draw
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, tokenise_demonstrations
 from rlhf.submission import job_submission, preconditions
@@ -265,12 +265,24 @@ def test_adapters_are_trained_on_a_base_that_is_quantised_already(quantised: Mac
     assert answer_logps(quantised, models.use(policy)) != answer_logps(quantised, models.use(base))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_base_that_is_quantised_already_computes_in_what_the_processor_does(
+    quantised: Machine, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files ask for bfloat16, which some processors have to work out."""
+    monkeypatch.setattr("rlhf.models.loading.compute_dtype", lambda: dtype)
+    model = load_quantised(quantised.model)
+    assert {module.compute_dtype for module in model.modules() if hasattr(module, "compute_dtype")} == {dtype}
+    for loaded in (model, load_for_answering(quantised.model)):
+        assert {one.dtype for one in loaded.parameters() if one.is_floating_point()} == {dtype}
+
+
 def test_what_a_base_that_is_quantised_already_cannot_do_is_refused_before_the_job(quantised: Machine) -> None:
     for precision in PRECISIONS:
         with pytest.raises(UserError, match=r"quantised already \(4 bits\), and only those in 16 or 32 bits"):
             quantised.submit(replace(QUICK, method="full", precision=precision))
     adapter = finished(quantised, replace(QUICK, method="qlora"))
-    with pytest.raises(UserError, match=r"lies on weights that are quantised \(in 4 bits\)"):
+    with pytest.raises(UserError, match=r"lies on weights that are quantised \(4 bits\)"):
         quantised.submit(MergeSpec(revision=adapter.revision))
 
 
