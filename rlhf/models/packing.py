@@ -160,7 +160,7 @@ def pack(
     earlier = torch.ones(len(group_L), len(group_L), dtype=torch.bool).tril()
     device = ids_BT.device
     borders = [0, *(torch.nonzero(group_L.diff())[:, 0] + 1).tolist(), length]
-    apart = len(borders) == len(group_L.unique()) + 1
+    apart = len(borders) == len(set(group_L.tolist())) + 1
     spans = tuple(pairwise(borders)) if apart else ((0, length),)
     return Packed(
         ids_1L=torch.cat(ids)[None],
