@@ -134,6 +134,9 @@ def running(
         if wait:
             program.wait_for_address()
         yield program
+    except BaseException:
+        print(log.read_text())  # what the program says of it
+        raise
     finally:
         left = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.kill()
