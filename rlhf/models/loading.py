@@ -93,13 +93,16 @@ def load_quantised(path: Path, dtype: torch.dtype | None = None, model_class: An
 
 
 def compute_in(model: Any, dtype: torch.dtype) -> None:
-    """Compute in a type, whichever one stands in the files of a model that was saved in 4 bits: that comes first."""
+    """Compute in a type, whichever one stands in the files of a model that was saved in 4 bits: that comes first.
+
+    What transformers holds in 32 bits for its own reasons stays in them.
+    """
     for module in model.modules():
         if hasattr(module, "compute_dtype"):
             module.compute_dtype = dtype
             continue
         for parameter in module.parameters(recurse=False):
-            if parameter.is_floating_point():
+            if parameter.dtype in (torch.bfloat16, torch.float16):
                 parameter.data = parameter.data.to(dtype)
 
 

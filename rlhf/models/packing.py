@@ -206,7 +206,9 @@ class Spans:
         """The part of the states that a span's tokens look at: what all begin with, and the span."""
         start, end = span
         own = states.narrow(along, start, end - start)
-        return own if start < self.beginning else torch.cat([states.narrow(along, 0, self.beginning), own], along)
+        if not self.beginning or start < self.beginning:
+            return own
+        return torch.cat([states.narrow(along, 0, self.beginning), own], along)
 
     def to_add(self, allowed_11LL: Tensor, span: tuple[int, int], dtype: torch.dtype, repeats: int) -> Tensor:
         """0 where a span's token may look and -inf elsewhere, (1, repeats x tokens, tokens seen)."""
