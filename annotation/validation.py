@@ -6,10 +6,15 @@ later with it.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from inspect import getsource
+from itertools import pairwise
 from reprlib import Repr
+from textwrap import dedent
+from threading import Lock
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -37,9 +42,10 @@ T = TypeVar("T")
 # What pydantic says of a field that a dataclass does not have.
 UNKNOWN: Final = "unexpected_keyword_argument"
 # A whole number passes for any number; nothing else passes for what it is not.
-CONFIG: ConfigDict = {"strict": True, "extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
+CONFIG: ConfigDict = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 # Numbers that no form means; where there is no other limit.
 ENDLESS: Final = 10**9
+PARSING: Final = Lock()
 SHORT: Final = Repr()
 SHORT.maxstring = SHORT.maxother = 80
 # What was given, with what can't be seen escaped.
@@ -252,9 +258,23 @@ def describe(kind: type[Any]) -> list[tuple[str, Any, str]]:
     """(field, default, sentence) of a dataclass: the sentence stands below the field in its source, and only there."""
     sentences: dict[str, str] = {}
     for owner in reversed(kind.__mro__):
-        if is_dataclass(owner):  # of what is inherited pydantic does not read the source
-            found = adapter(owner).json_schema()["properties"]
-            said = {name: entry["description"] for name, entry in found.items() if "description" in entry}
-            sentences |= {name: " ".join(text.split()) for name, text in said.items()}
+        if is_dataclass(owner):
+            sentences |= sentences_in(owner)
     default = kind()
     return [(entry.name, getattr(default, entry.name), sentences.get(entry.name, "")) for entry in fields(kind)]
+
+
+@cache
+def sentences_in(kind: type[Any]) -> Mapping[str, str]:
+    """What stands below each field in the source of a dataclass, but not in what it inherits from.
+
+    Pydantic reads these too (`use_attribute_docstrings`), but for whatever it checks, in whichever thread comes first;
+    and two threads that parse Python's source at once fail with a SystemError before Python 3.11.8 (gh-106905).
+    """
+    with PARSING:
+        (definition,) = ast.parse(dedent(getsource(kind))).body
+    found: dict[str, str] = {}
+    for field, said in pairwise(cast(ast.ClassDef, definition).body):
+        if isinstance(field, ast.AnnAssign) and isinstance(said, ast.Expr):
+            found[cast(ast.Name, field.target).id] = " ".join(ast.literal_eval(said.value).split())
+    return found

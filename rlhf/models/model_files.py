@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from annotation.records import UserError
 from annotation.translation import N_, _
+from annotation.validation import PARSING
 
 # More than any configuration or index has; vocabularies and weights are not read whole here.
 LARGEST_FILE: Final = 16_000_000
@@ -209,7 +210,8 @@ def causal_models() -> frozenset[str]:
     found = importlib.util.find_spec("transformers")
     for place in (found.submodule_search_locations or []) if found is not None else []:
         path = Path(place) / "models" / "auto" / "modeling_auto.py"
-        tree = ast.parse(path.read_text("utf-8")) if path.is_file() else ast.Module([], [])
+        with PARSING:
+            tree = ast.parse(path.read_text("utf-8")) if path.is_file() else ast.Module([], [])
         for node in tree.body:
             if isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == [CAUSAL]:
                 assert isinstance(node.value, ast.Call)
