@@ -25,6 +25,7 @@ from starlette.routing import Route
 from annotation import claims, store
 from annotation.copies import safe_copies
 from annotation.database import Database
+from annotation.project import as_read
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
 from annotation.translation import _
 from annotation.ui import markdown_process
@@ -190,7 +191,7 @@ class AnnotationApi:
 
     def guidelines(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         latest = store.guidelines(self.db)
-        return {"version": latest.version, "html": MarkdownSource(latest.text) if latest.text else ""}
+        return {"version": latest.version, "html": MarkdownSource(as_read(latest.text)) if latest.text else ""}
 
     def safety(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""

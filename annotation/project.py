@@ -193,17 +193,23 @@ def tags_text(tags: Sequence[Tag]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- guidelines
-def first_guidelines() -> str:
-    """The guidelines that a new project begins with, in Markdown; whoever leads it writes better ones."""
-    sentences = (
-        _("Read the prompt, then every answer to its end."),
-        _("Better is what helps the person who asked more: it does what was asked, it is true, and it is clear."),
-        _("Length is no merit, nor is a tone of certainty: of two answers that say the same the shorter is better."),
-        _("Much better: everybody would see it. Clearly: you could say why. Slightly: you hesitate. A tie is fine."),
-        _("Both bad: neither can be used. Skip: you can't tell, or would rather not."),
-        _("Flag what is harmful, what tells of a private person, and what is broken."),
-    )
-    return "\n".join(f"- {sentence}" for sentence in sentences)
+FIRST_SENTENCES: Final = (
+    N_("Read the prompt, then every answer to its end."),
+    N_("Better is what helps the person who asked more: it does what was asked, it is true, and it is clear."),
+    N_("Length is no merit, nor is a tone of certainty: of two answers that say the same the shorter is better."),
+    N_("Much better: everybody would see it. Clearly: you could say why. Slightly: you hesitate. A tie is fine."),
+    N_("Both bad: neither can be used. Skip: you can't tell, or would rather not."),
+    N_("Flag what is harmful, what tells of a private person, and what is broken."),
+)
+FIRST_GUIDELINES: Final = "\n".join(f"- {sentence}" for sentence in FIRST_SENTENCES)
+"""What a new project begins with, in Markdown, as it is stored; whoever leads it writes better ones."""
+
+
+def as_read(guidelines: str) -> str:
+    """Guidelines as they are shown: those that a project began with in the reader's language, a person's as stored."""
+    if guidelines != FIRST_GUIDELINES:
+        return guidelines
+    return "\n".join(f"- {_(sentence)}" for sentence in FIRST_SENTENCES)
 
 
 def check_guidelines(text: Any) -> str:

@@ -133,7 +133,7 @@ def open_data(settings: Settings) -> DataDirectory:
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
         if not store.guidelines(db).version:
-            store.write_guidelines(db, project.first_guidelines(), "Prefloop")
+            store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
     return DataDirectory(db, model, (in_use, lock))
 
 

@@ -128,7 +128,7 @@ def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
     shown = next((version for version in versions if version.version == selected), versions[0] if versions else None)
     choices = [(title_of(version), version.version) for version in versions]
     value = None if shown is None else shown.version
-    return gr.update(choices=choices, value=value), "" if shown is None else shown.text
+    return gr.update(choices=choices, value=value), "" if shown is None else project.as_read(shown.text)
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -280,7 +280,7 @@ def opener(db: Database) -> Any:
     def open_project(annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
         """Show what holds; a draft that was begun on this page and not saved stays."""
         latest, was = store.guidelines(db), known(sent)
-        holds = {**form_of(store.project(db)), "text": latest.text}
+        holds = {**form_of(store.project(db)), "text": project.as_read(latest.text)}
         here = dict(zip((*FIELDS, "text"), drafted, strict=True))
         fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
         updates = [field_update(name, here | fresh) if name in fresh else gr.skip() for name in holds]
@@ -345,19 +345,18 @@ def writer(db: Database) -> Any:
     def write_guidelines(annotator: Annotator, sent: Any, text: Any) -> list[Any]:
         """Add a version; one that somebody else has added meanwhile is said first."""
         plain, was, before = project.check_guidelines(text), known(sent), store.guidelines(db)
-        if was.get("text", before.text) != before.text != plain:
+        stood = project.as_read(before.text)
+        if was.get("text", stood) != stood != plain:
             said = _("Not saved. {version} came meanwhile: read it below. Save again to put yours in its place.")
             told = status(said.format(version=title_of(before)), "warning")
-            return [gr.skip(), told, *choose_version(db, None), gr.skip(), {**was, "text": before.text}]
-        version = store.write_guidelines(db, plain, annotator.name)
-        latest = store.guidelines(db)
+            return [gr.skip(), told, *choose_version(db, None), gr.skip(), {**was, "text": stood}]
+        version = before.version if plain == stood else store.write_guidelines(db, plain, annotator.name)
         told = (
             status(_("This is the text that holds; no version was added."))
             if version == before.version
-            else standing(latest)
+            else standing(store.guidelines(db))
         )
-        shown = [told, *choose_version(db, version), preview_of(latest.text)]
-        return [latest.text, *shown, {**was, "text": latest.text}]
+        return [plain, told, *choose_version(db, version), preview_of(plain), {**was, "text": plain}]
 
     return write_guidelines
 

@@ -13,7 +13,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from annotation import api, claims, records, selection, store
+from annotation import api, claims, project, records, selection, store
 from annotation.database import Database
 from annotation.records import Feedback, Kind, Prompt, Tag
 from annotation.ui.differences import MOST_WORDS
@@ -869,3 +869,12 @@ def test_guidelines_come_rendered_with_their_version(db: Database, ann: Ask) -> 
     assert page["version"] == 1
     assert "<strong>fair</strong>" in page["html"]
     assert "<script" not in page["html"]
+
+
+def test_untouched_guidelines_come_in_the_language_of_the_account(db: Database, ann: Ask) -> None:
+    store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
+    assert "Read the prompt, then every answer to its end." in ann("guidelines")["html"]
+    access.set_language(db, "ann", "de")
+    assert "Lies den Prompt, dann jede Antwort bis zum Ende." in ann("guidelines")["html"]
+    store.write_guidelines(db, "Read both.", "owner")
+    assert "Read both." in ann("guidelines")["html"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from annotation import project
 from annotation.records import Project, Tag, UserError
+from annotation.translation import language_of, speaking
 
 FIELDS = [field.name for field in fields(Project)]
 
@@ -229,6 +230,16 @@ def test_guidelines_are_kept_as_they_are_written() -> None:
 def test_guidelines_that_could_not_be_stored_or_read_are_refused(text: Any) -> None:
     with pytest.raises(UserError, match="uidelines"):
         project.check_guidelines(text)
+
+
+def test_the_first_guidelines_are_read_in_everybodys_own_language_and_what_a_person_wrote_as_it_stands() -> None:
+    first = project.FIRST_GUIDELINES
+    assert project.as_read(first) == first
+    with speaking(language_of("de")):
+        assert project.as_read(first).startswith("- Lies den Prompt, dann jede Antwort bis zum Ende.\n- ")
+        assert len(project.as_read(first).splitlines()) == len(first.splitlines())
+        assert project.as_read(f"{first}\n- Be kind.") == f"{first}\n- Be kind."
+        assert project.check_guidelines(project.as_read(first)) == project.as_read(first)
 
 
 # ----------------------------------------------------------------------------------------------------------- properties

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from annotation import claims, store
+from annotation import claims, project, store
 from annotation.database import Database
 from annotation.records import Project, Tag, UserError, now
 from annotation.tabs import project as tab
@@ -320,6 +320,26 @@ def test_guidelines_are_versioned_and_every_version_stays_readable(context: Cont
     assert owner.call("guidelines-version", "no such") == "Be **kind**."
     owner.open()
     assert owner.fields["text"] == "Be **kind**."
+
+
+def test_the_first_guidelines_stand_in_the_admins_language_and_saving_them_unchanged_adds_no_version(
+    context: Context, pages: gr.Blocks
+) -> None:
+    store.write_guidelines(context.db, project.FIRST_GUIDELINES, "Prefloop")
+    access.set_language(context.db, "kim", "de")
+    kim, owner = Admin(pages, "kim"), Admin(pages)
+    _standing, _versions, earlier = kim.open()
+    german = kim.fields["text"]
+    assert german.startswith("- Lies den Prompt")
+    assert earlier == kim.call("guidelines-version", 1) == german
+    kim.write(german)
+    assert store.guidelines(context.db).text == project.FIRST_GUIDELINES
+    mended = f"{german}\n- Sei freundlich."
+    kim.write(mended)
+    assert store.guidelines(context.db).text == mended
+    owner.open()
+    assert owner.fields["text"] == mended
+    assert owner.call("guidelines-version", 1) == project.FIRST_GUIDELINES
 
 
 def test_the_same_text_is_no_new_version(context: Context, admin: Admin) -> None:
