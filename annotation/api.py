@@ -153,7 +153,7 @@ class AnnotationApi:
     def reopen(self, annotator: Annotator, asked: RequestBody) -> Card:
         """The comparison of an own judgement `id`, with what was done, to change it."""
         claim, act = claims.reopen(self.db, annotator.id, asked.row)
-        card = self.card_of(annotator, asked, claim, _("You are changing an earlier judgement."))
+        card = self.card_of(annotator, asked, claim, "")  # the page says that it is being changed
         return {**card, "nonce": "", "revising": {"id": asked.row, "act": act}}
 
     def revise(self, annotator: Annotator, asked: RequestBody) -> Card:

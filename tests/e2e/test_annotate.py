@@ -1080,6 +1080,33 @@ def test_what_differs_stays_marked_till_the_person_says_otherwise(site: Site) ->
     admin.page.wait_for_selector(".judging[data-state=waiting]")
 
 
+def test_what_differs_is_marked_and_texts_are_rendered_while_a_judgement_is_changed(site: Site) -> None:
+    site.project(tags=())
+    for number in range(2):
+        site.compare(*(f"Tea is **{word}** in the morning, {number}." for word in ("good", "bad")))
+    ann = site.open()
+    ann.judge("2")
+    ann.ready()
+    ann.press("m")
+    ann.page.locator(".mine button").first.click()
+    ann.page.wait_for_selector("text=You are changing an earlier judgement: Left clearly better.")
+    marks, strong = ann.page.locator(".answer mark"), ann.page.locator(".answer strong")
+    ann.press("d")
+    ann.wait_status("What differs is marked.")
+    assert (marks.count(), strong.count()) == (2, 0)
+    ann.press("d")
+    ann.wait_status("Nothing is marked any more.")
+    ann.press("r")
+    ann.wait_status("Answers are shown rendered.")
+    assert (marks.count(), strong.count()) == (0, 2)
+    ann.press("r")
+    ann.wait_status("Answers are shown literally.")
+    ann.ready()
+    ann.press("6")
+    ann.wait_status("Changed: right clearly better.")
+    assert ann.rows()[-1].strength == 2
+
+
 def test_every_control_names_its_key_and_the_focus_is_seen(site: Site) -> None:
     site.compare(*letters(2))
     ann = site.open()
