@@ -264,7 +264,7 @@ class Printer:
         """What was imported, or would be."""
         self.end_bar()
         print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns_line(outcome.columns)}")
-        print("\n".join(importing.summary(outcome)))
+        print("\n".join(importing.summary(outcome, "--split says how many.")))
         for reason, count in outcome.reasons:
             print(f"  {count:,} × {reason}")
         if outcome.skipped and self.shown:
@@ -310,7 +310,8 @@ class JsonPrinter(Printer):
             "columns": dict(outcome.columns),
             "skipped": [asdict(row) for row in outcome.skipped],
         }
-        self.say("outcome", {**told, "dry_run": dry_run, "summary": importing.summary(outcome)})
+        summary = importing.summary(outcome, _("Before you import, “New prompts are” says how many."))
+        self.say("outcome", {**told, "dry_run": dry_run, "summary": summary})
 
 
 def columns_line(columns: Mapping[str, str]) -> str:

@@ -369,8 +369,8 @@ def not_made(counts: Counts) -> list[str]:
     return [said.format(count=count) for said, count in found if count]
 
 
-def summary(outcome: ImportResult) -> list[str]:
-    """What an import did or would do, in sentences."""
+def summary(outcome: ImportResult, held_out_by: str) -> list[str]:
+    """What an import did or would do, in sentences; `held_out_by` says what decides how much is held out."""
     counts = outcome.counts
     read = ngettext("{count:,} row read.", "{count:,} rows read.", counts.rows).format(count=counts.rows)
     new = ", ".join(made(counts))
@@ -380,16 +380,16 @@ def summary(outcome: ImportResult) -> list[str]:
         first = _("None of them can be used.") if outcome.nothing_usable else _("Nothing new in them.")
     rest = " ".join(not_made(counts))
     remarks = [f"{numeral(count)} × {remark}." for remark, count in counts.remarks.items()]
-    held_out = [held_out_sentence(counts)] if counts.prompts else []
+    held_out = [f"{held_out_sentence(counts)} {held_out_by}"] if counts.prompts else []
     return [f"{read} {first.format(new=new)}", *([rest] if rest else []), *held_out, *remarks, *outcome.notes]
 
 
 def held_out_sentence(counts: Counts) -> str:
-    """How many of the new prompts can be checked with, and how that is changed."""
+    """How many of the new prompts can be checked with."""
     if not counts.held_out:
-        return _("Nothing is held out, to check with (--split, “New prompts are” on the page, says how many).")
+        return _("No new prompt is held out, to check with.")
     return ngettext(
-        "{count:,} new prompt is held out, to check with (--split, “New prompts are” on the page, says how many).",
-        "{count:,} new prompts are held out, to check with (--split, “New prompts are” on the page, says how many).",
+        "{count:,} new prompt is held out, to check with.",
+        "{count:,} new prompts are held out, to check with.",
         counts.held_out,
     ).format(count=counts.held_out)

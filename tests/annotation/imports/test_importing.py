@@ -772,7 +772,7 @@ def test_a_share_is_held_out_unless_somebody_says_otherwise(db: Database, tmp_pa
     first = run(db, str(path))
     held_out = len(store.prompts(db, "held-out"))
     assert 5 <= held_out <= 40
-    assert f"{held_out} new prompts are held out, to check with (--split" in first.stdout
+    assert f"{held_out} new prompts are held out, to check with. --split says how many." in first.stdout
     before = sides()
     for order in ("--split=train", "--split=held-out", "--split=0.5"):
         run(db, order, str(path))
@@ -782,7 +782,7 @@ def test_a_share_is_held_out_unless_somebody_says_otherwise(db: Database, tmp_pa
     assert len(after) == 300
     assert {prompt: after[prompt] for prompt in before} == before, "a prompt stays on its side"
     train = run(db, "--split=train", str(write(tmp_path, [{"prompt": f"New {n}?"} for n in range(30)], "c.jsonl")))
-    assert "Nothing is held out, to check with (--split" in train.stdout
+    assert "No new prompt is held out, to check with. --split says how many." in train.stdout
 
 
 @pytest.mark.parametrize("count", [9, 10, 11, 12, 14, 18])
@@ -875,6 +875,9 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     importer.start("check", ["--", path], ["--split=0.5"])
     checked = ended(importer)
     assert checked.result["counts"]["judged"] == 6
+    said = " ".join(checked.result["summary"])
+    assert "held out, to check with. Before you import, “New prompts are” says how many." in said
+    assert "--" not in said, "there is no command line on the page"
     assert checked.result["import_id"] is None
     assert sizes(db)["prompt"] == 0
     importer.start("import", ["--", path], ["--by=kim"])
