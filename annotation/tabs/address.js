@@ -2,7 +2,7 @@
 // /train/dpo, /runs/12 and /data?status=skipped. Stands in the head of the page, before anything is drawn.
 //
 // `outermost`: the tabs of the page, {component, element, tabs: [{id, label, within}]}. What others use of it, as
-// `prefloop.address`: `part`, `tell`, `go`, `follow`; annotation/tabs/place_bar.js is the example. `prefloop.theme`, which
+// `prefloop.address`: `part`, `tell`, `go`, `follow`, `isHere`; annotation/tabs/place_bar.js is the example. `prefloop.theme`, which
 // has to be known before anything is drawn as well, is what the masthead switches.
 (function (outermost, language) {
 const LANDING = "annotate"; // where "/" leads
@@ -144,6 +144,12 @@ function follow(look) {
   return () => followers.delete(look);
 }
 
+// Whether an address is what is looked at now, so that a link to it would lead nowhere.
+function isHere(address) {
+  const [now, other] = [read(), read(new URL(address, location.href))];
+  return same(whole(now.tabs), whole(other.tabs)) && now.part === other.part;
+}
+
 function tellFollowers() {
   showTitle();
   for (const look of followers) look();
@@ -242,7 +248,7 @@ class Events extends Array {}
 Object.setPrototypeOf(window.gradio_config.dependencies, Events.prototype);
 
 choose(window.gradio_config.components);
-window.prefloop = { ...window.prefloop, address: { part, tell, go, follow, hear, title: showTitle }, theme: { theme, nextTheme } };
+window.prefloop = { ...window.prefloop, address: { part, tell, go, follow, isHere, hear, title: showTitle }, theme: { theme, nextTheme } };
 new MutationObserver(chose).observe(document.documentElement, { attributeFilter: ["aria-selected"], subtree: true });
 // Gradio writes the title once, when it has drawn the page.
 new MutationObserver(() => showTitle()).observe(document.head, { childList: true, subtree: true, characterData: true });

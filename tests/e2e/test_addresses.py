@@ -109,3 +109,23 @@ def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(addr
         page.goto(f"{address}{path}")
         page.get_by_text(words).wait_for()
     page.context.close()
+
+
+def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}data")
+    sign_in(page, "kim")
+    step = page.locator("#standing a.button")
+    expect(step).to_have_attribute("href", "/annotate")
+    expect(step).to_have_text("Wait for the next answers")
+    step.click()
+    expect(page).to_have_url(f"{address}annotate")
+    expect(page.locator("#standing a.button:not([href])")).to_be_visible()
+    expect(step).to_have_text("Wait for the next answers")
+    page.get_by_role("tab", name="Runs", exact=True).click()
+    expect(step).to_have_attribute("href", "/annotate")
+    page.go_back()
+    expect(page.locator("#standing a.button:not([href])")).to_be_visible()
+    page.context.close()

@@ -12,6 +12,7 @@ let ended = ""; // until the person does something
 function show({ html, said, open: now, over }) {
   element.innerHTML = html;
   showNotifying();
+  leaveHere();
   for (const number of now) open.add(number);
   for (const number of Object.keys(over).map(Number)) {
     if (open.delete(number) || number > newest) end(number, over[number]); // it may have begun and ended meanwhile
@@ -19,6 +20,15 @@ function show({ html, said, open: now, over }) {
   newest = Math.max(0, ...now, ...Object.keys(over));
   saying = said;
   address.title(saying || ended);
+}
+
+// A step that is done on the page one is on is told, and leads nowhere.
+function leaveHere() {
+  for (const link of element.querySelectorAll("a")) {
+    link.dataset.to ??= link.getAttribute("href");
+    if (address.isHere(link.dataset.to)) link.removeAttribute("href");
+    else link.href = link.dataset.to;
+  }
 }
 
 function end(number, words) {
@@ -73,4 +83,5 @@ function seen(event) {
 
 for (const press of ["pointerdown", "keydown"]) document.addEventListener(press, seen, true);
 const unseen = () => (open.size || notifies() ? UNSEEN_MS : null);
+address.follow(leaveHere);
 follow({ element, key: props.named, seconds: props.seconds, changed: show, unseen });
