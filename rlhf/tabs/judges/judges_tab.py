@@ -273,12 +273,24 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
     return job_submission.submit(context.db, context.data_dir, spec, requested_by)
 
 
+def awaited(db: Database, judges: Sequence[Judge]) -> list[Judge]:
+    """Those of the judges that open comparisons wait for."""
+    return [judge for judge in judges if judge_store.to_judge(db, judge, "open", 1)]
+
+
+def not_at_open(db: Database, judges: Sequence[Judge]) -> list[Judge]:
+    """Those of the judges for which no job on open comparisons waits or runs."""
+    specs = [job.spec for job in job_store.active(db, ("judge",))]
+    busy = {spec.judge for spec in specs if isinstance(spec, JudgeSpec) and spec.scope == "open"}
+    return [judge for judge in judges if judge.name not in busy]
+
+
 def judge_open(context: Context, most: Any, requested_by: str) -> str:
     """Let every judge that is switched on judge the open comparisons, and say so. Raises UserError where none wait."""
     active = judge_store.judges(context.db, active=True)
     if not active:
         raise UserError(_("No judge is switched on. Make one, or switch one on."))
-    waiting = [judge for judge in active if judge_store.to_judge(context.db, judge, "open", 1)]
+    waiting = awaited(context.db, active)
     if not waiting:
         raise UserError(
             _(
@@ -287,7 +299,8 @@ def judge_open(context: Context, most: Any, requested_by: str) -> str:
             )
         )
     with context.db.transaction():  # all of them or none
-        made = [submit(context, judge, "open", most, requested_by) for judge in waiting]
+        idle = not_at_open(context.db, waiting) or waiting  # whoever is at it says so
+        made = [submit(context, judge, "open", most, requested_by) for judge in idle]
     queued = ngettext("{count} job queued: {numbers}.", "{count} jobs queued: {numbers}.", len(made))
     return queued.format(count=len(made), numbers=", ".join(map(str, made)))
 
@@ -389,15 +402,16 @@ def the_judge(db: Database, selected: Any) -> Judge:
     return judge
 
 
-def judge_parts(known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
-    """The choice of a judge, and what can be done with it."""
+def judge_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
+    """The choice of a judge, and what can be done with it and with all that are switched on."""
+    idle = not_at_open(db, [one for one in known if one.active])
     switch = _(SWITCH[judge is not None and judge.active])
     return {
         "one": gr.update(visible=bool(known)),
         "selector": gr.update(choices=[one.name for one in known], value=None if judge is None else judge.name),
         "switch": gr.update(value=switch, interactive=judge is not None),
         "judge_judged": gr.update(interactive=judge is not None),
-        "judge_open": gr.update(interactive=any(one.active for one in known)),
+        "judge_open": gr.update(visible=bool(awaited(db, idle))),
     }
 
 
@@ -437,7 +451,7 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
                 judge_history.waiting_without_verdict(db),
             )
         ),
-        **judge_parts(known, judge),
+        **judge_parts(db, known, judge),
         **judge_form.choice_parts(db),
         **job_parts(db, job, known, now()),
     }
@@ -546,7 +560,7 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
         )
         most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
     with gr.Row():
-        parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", interactive=False)
+        parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", visible=False)
         parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", interactive=False)
         parts["switch"] = button(_(SWITCH[False]), "judge-switch", interactive=False)
     with gr.Row():

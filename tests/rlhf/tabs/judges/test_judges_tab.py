@@ -161,7 +161,8 @@ def test_without_judges_the_page_says_what_is_missing(context: Context) -> None:
     parts, _ = tab.view(context, None, {})
     assert "There is no AI judge yet" in parts["judges"]["value"]
     assert parts["card"]["value"] == parts["verdicts"]["value"] == ""
-    assert not any(parts[name]["interactive"] for name in ("switch", "judge_judged", "judge_open"))
+    assert not any(parts[name]["interactive"] for name in ("switch", "judge_judged"))
+    assert not parts["judge_open"]["visible"]
     store.set_feedback(context.db, Feedback("ai"))
     assert "No judge is switched on" in tab.view(context, None, {})[0]["standing"]["value"]
 
@@ -302,9 +303,35 @@ def test_a_judge_is_switched_off_and_on_again(pages: gr.Blocks, context: Context
     assert [judge.active for judge in judge_store.judges(context.db)] == [False]
     parts, _ = tab.view(context, "local", {})
     assert parts["switch"]["value"] == "Switch it on"
-    assert not parts["judge_open"]["interactive"]
     press(pages, "switch_judge", "local", {}, "Switch it on")
     assert [judge.active for judge in judge_store.judges(context.db)] == [True]
+
+
+def test_open_comparisons_can_be_judged_where_some_wait_for_a_judge_that_is_not_at_them(
+    db: Database, pages: gr.Blocks, context: Context, local: Judge
+) -> None:
+    def offered() -> bool:
+        return bool(tab.view(context, None, {})[0]["judge_open"]["visible"])
+
+    seed_comparisons(db, 1)
+    assert not offered(), "people are asked"
+    store.set_feedback(db, Feedback("ai"))
+    assert offered()
+    judge_store.set_active(db, "local", False)
+    assert not offered()
+    judge_store.set_active(db, "local", True)
+    press(pages, "start_open", None, {}, 10)
+    assert not offered(), "it is at that"
+    remote(db)
+    assert offered()
+    press(pages, "start_open", None, {}, 10)
+    specs = [job.spec for job in job_store.active(db, ("judge",))]
+    assert [spec.judge for spec in specs if isinstance(spec, JudgeSpec)] == ["local", "remote"]
+    judge_store.set_active(db, "remote", False)
+    job_store.cancel(db, 1)
+    assert offered()
+    say(db, local, 1, ("first", "second"), 0.9)
+    assert not offered()
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
