@@ -51,11 +51,20 @@ def html_box(value: str = "", **options: Any) -> gr.HTML:
 # Whoever does not see the page goes on from where the focus is, which falls to the page itself where the button that
 # was pressed is drawn anew or can't be pressed for a moment: then it goes to what is said of the press, or a button.
 ACTING = """
-const lost = () => [document.body, null, window.prefloop.pressed].includes(document.activeElement);
+function lost() {
+  const now = document.activeElement;
+  return [document.body, null, window.prefloop.pressed].includes(now) || now.disabled || !now.checkVisibility();
+}
+const PATIENCE_MS = 2000; // a button may be drawn anew after what is said of it
+let changed = 0;
 let waiting = false; // whether something was pressed here
 function follow() {
   const said = element.querySelector("[role=status]");
-  if (!lost() || !(waiting || (said && props.speaks))) return;
+  if (!(waiting || (said && SPEAKS))) return;
+  if (!lost()) {
+    if (performance.now() - changed < PATIENCE_MS) requestAnimationFrame(follow);
+    return;
+  }
   const within = said ?? element.querySelector("button:not(:disabled)") ?? element.querySelector("[tabindex]");
   const next = within ?? window.prefloop.before; // where the question came from that is gone
   if (!next?.isConnected) return;
@@ -63,7 +72,10 @@ function follow() {
   waiting = false;
   next.focus();
 }
-new MutationObserver(() => setTimeout(follow)).observe(element, { childList: true, subtree: true });
+new MutationObserver(() => {
+  changed = performance.now();
+  setTimeout(follow);
+}).observe(element, { childList: true, characterData: true, subtree: true });
 element.addEventListener("click", (event) => {
   const pressed = event.target.closest("button[data-act]");
   if (!pressed || !element.contains(pressed) || pressed.disabled) return;
@@ -85,7 +97,9 @@ def acting_box(speaks: bool = False, **options: Any) -> gr.HTML:
     of it is unchecked, as always: the handler, `guarded_event`, checks it. `speaks`: it answers presses elsewhere as
     well, so that the focus may follow to it from there.
     """
-    return gr.HTML(value="", js_on_load=ACTING, elem_classes=["kit"], speaks=speaks, **options)
+    # Not as one of the box's properties: Gradio 6.31 forgets those where the box is laid out hidden.
+    script = f"const SPEAKS = {'true' if speaks else 'false'};{ACTING}"
+    return gr.HTML(value="", js_on_load=script, elem_classes=["kit"], **options)
 
 
 def pressed(event: Any, acts: Mapping[str, Any]) -> tuple[Any, str]:

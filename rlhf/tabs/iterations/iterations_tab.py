@@ -456,7 +456,7 @@ def lay_out() -> IterationsPage:
                 _("Yes, promote it"), variant="stop", elem_id="promote-really", scale=0, min_width=180
             )
             parts["keep"] = gr.Button(_("No"), elem_id="promote-not", scale=0, min_width=100)
-    parts["said"] = html_box()
+    parts["said"] = acting_box(speaks=True, elem_id="decided")
     parts["decisions"] = acting_box(elem_id="decisions")
     with gr.Accordion(_("Answers side by side"), open=False):
         parts["answers"] = html_box()

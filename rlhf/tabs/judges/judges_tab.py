@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Annotator, Feedback, UserError, now
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, opening_of, text_in, whole_number
+from annotation.tabs.components import QUEUED, QUIET, acting_box, drafted, html_box, opening_of, text_in, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, ngettext, numeral
@@ -568,7 +568,7 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
             [], label=_("Candidate"), allow_custom_value=True, elem_id="judge-candidate-of"
         )
         parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", interactive=False)
-    said["jobs"] = html_box()
+    said["jobs"] = acting_box(speaks=True, elem_id="judge-said")
     parts["job"] = html_box()
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
     parts["card"] = html_box()

@@ -9,7 +9,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import UserError
-from annotation.tabs.components import html_box
+from annotation.tabs.components import acting_box, html_box
 from annotation.translation import _
 from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
@@ -29,7 +29,7 @@ def lay_out() -> dict[str, Any]:
             parts["down"] = button(_("Move down"), "queue-down")
             parts["take_out"] = button(_("Take it out"), "queue-take-out")
     parts["queue_choice"] = choice
-    parts["queue_said"] = html_box()
+    parts["queue_said"] = acting_box(speaks=True, elem_id="queue-said")
     return parts
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from annotation.database import Database
-from annotation.tabs.components import html_box
+from annotation.tabs.components import acting_box, html_box
 from annotation.tabs.guard import Context
 from annotation.translation import N_, _
 from annotation.ui import formatting
@@ -47,7 +47,7 @@ def lay_out() -> dict[str, Any]:
             parts["merge"] = button(_("Merge into 16-bit weights"), "merge", 240)
             parts["delete"] = button(_("Delete with its files"), "delete", 210, "stop")
         parts["objection"] = html_box()
-        parts["acted"] = html_box()
+        parts["acted"] = acting_box(speaks=True, elem_id="run-acted")
         parts["download"] = html_box()
         with gr.Column(visible=False) as confirm:
             parts["question"] = html_box()

@@ -11,7 +11,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.components import QUEUED, QUIET, html_box, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _
@@ -463,7 +463,7 @@ def lay_out() -> RunsPage:
         parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
         parts |= {"resume_why": html_box(), "fetch": html_box()}
     parts["resume_note"] = html_box()
-    parts["said"] = html_box()
+    parts["said"] = acting_box(speaks=True, elem_id="run-said")
     with gr.Accordion(_("Name, tags and notes"), open=False) as parts["labels"]:
         with gr.Row():
             parts["name"] = gr.Textbox(label=_("Name"), max_length=run_labels.LONGEST_NAME, elem_id="run-name")

@@ -1,0 +1,57 @@
+"""Where the focus goes in a real browser when the button that was pressed is gone, or can't be pressed any more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import app
+from annotation.database import Database
+from annotation.web import access
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_store
+from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def page(running: tuple[Database, str], browser: Any) -> Any:
+    """An admin's page."""
+    db, address = running
+    cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    session = access.open_session(db, access.authorise(db, "kim", "admin"))
+    context.add_cookies([{"name": cookie, "value": session, "url": address}])
+    yield context.new_page()
+    context.close()
+
+
+def press(page: Any, button: str, box: str, said: str) -> None:
+    """Press a button by keyboard: what is said of it has the focus then, while the button is gone or disabled."""
+    page.locator(f"{button}:enabled").locator("visible=true").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"{box} [role=status]:focus:has-text('{said}')")
+    assert page.locator(f"{button}:enabled").locator("visible=true").count() == 0
+
+
+def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
+    db, address = running
+    job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
+    page.goto(f"{address}runs/{job_id}")
+    press(page, "#run-cancel", "#run-said", f"Job {job_id} is cancelled: it had not begun.")
+    press(page, "#run-resume", "#run-said", f"Job {job_id} is queued again")
+    press(page, "#queue-take-out", "#queue-said", f"Job {job_id} is out of the queue.")
+    press(page, "#run-resume", "#run-said", f"Job {job_id} is queued again")
+    assert job_store.claim(db, job_id, "w") is not None
+    press(page, "#run-cancel", "#run-said", f"Job {job_id} was asked to stop")
+
+
+def test_who_cancels_a_judging_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
+    db, address = running
+    judge_store.add(db, "local", "local", {"model": "base"}, "kim")
+    job_id = job_store.enqueue(db, JudgeSpec(judge="local"), "kim")
+    page.goto(f"{address}judges")
+    press(page, "#judge-cancel", "#judge-said", f"Job {job_id} was asked to stop.")
