@@ -11,8 +11,11 @@ from annotation.database import Database
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
+from rlhf.models import registry
+from tests.conftest import BASE_NAME
 
 pytestmark = pytest.mark.browser
 
@@ -55,3 +58,23 @@ def test_who_cancels_a_judging_goes_on_from_what_is_said_of_it(running: tuple[Da
     job_id = job_store.enqueue(db, JudgeSpec(judge="local"), "kim")
     page.goto(f"{address}judges")
     press(page, "#judge-cancel", "#judge-said", f"Job {job_id} was asked to stop.")
+
+
+def test_who_rejects_a_candidate_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
+    db, address = running
+    files = db.path.parent / "adapters" / "dpo-9"
+    files.mkdir(parents=True)
+    (files / "adapter_model.safetensors").write_bytes(b"weights")
+    base = registry.by_revision(db, "base")
+    registry.add(
+        db,
+        revision="dpo-9",
+        algorithm="dpo",
+        base=BASE_NAME,
+        parent_id=base.id,
+        job_id=None,
+        path="adapters/dpo-9",
+        sha256=directory_sha256(files),
+    )
+    page.goto(f"{address}iterations/dpo-9")
+    press(page, "#reject", "#decided", "dpo-9 was rejected.")
