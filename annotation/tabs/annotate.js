@@ -528,10 +528,11 @@ function answerBox(place) {
   const name = answerName(place);
   const title = make("h2", { id: `answer-${place}` }, name, " ", make("span", { class: "words" }));
   const head = [title];
-  const best = { class: "choose verdict", "aria-label": filled(_("{answer} is the best"), { answer: name }) };
-  const rank = make("span", { class: "rank" });
-  if (card.kind === "best") head.push(button(number, _("Best"), verdict(pick(place)), best));
-  if (card.kind === "rank") head.push(button(number, rank, toggleRank(place), { class: "choose" }));
+  const best = filled(_("{answer} is the best"), { answer: name });
+  const named = { class: "choose verdict", "aria-label": best, "data-listed": best };
+  const ranks = { class: "choose", "data-listed": filled(_("{answer}: rank it"), { answer: name }) };
+  if (card.kind === "best") head.push(button(number, _("Best"), verdict(pick(place)), named));
+  if (card.kind === "rank") head.push(button(number, make("span", { class: "rank" }), toggleRank(place), ranks));
   return make(
     "section", { class: "answer", "aria-labelledby": `answer-${place}`, "data-place": place },
     make("header", {}, head),
@@ -773,7 +774,7 @@ function verdicts() {
   if (card.kind === "best") return [row("others", _("Verdict"), [equal, ...others])];
   return [row("ranking", _("Ranking"), [
     button("Enter", _("Submit"), verdict(ranking), { class: "verdict submit" }),
-    button("=", _("Tie with the one before"), tieNext, { class: "tie", "aria-pressed": "false" }),
+    button("=", _("Tie the next one"), tieNext, { class: "tie", "aria-pressed": "false" }),
     button("Backspace", _("Take the last back"), takeOutLast),
   ]), row("others", _("Other"), others)];
 }
@@ -880,7 +881,9 @@ function put(place) {
   changed();
   const rank = rankName(draft.groups.length, tied);
   const said = filled(_("{answer}: {rank}."), { answer: answerName(place), rank });
-  say(size() - placed().length > 1 ? said : `${said} ${_("Enter submits.")}`);
+  const left = size() - placed().length;
+  const goesOn = left ? _("Submit, and the one left comes last.") : _("All are ranked: submit.");
+  say(left > 1 ? said : `${said} ${goesOn}`);
 }
 
 function takeOut(place) {
@@ -891,13 +894,13 @@ function takeOut(place) {
 }
 
 function takeOutLast() {
-  if (draft.tie) tieNext();
-  else if (draft.groups.length) takeOut(draft.groups.at(-1).at(-1));
+  if (draft.tie || !draft.groups.length) tieNext();
+  else takeOut(draft.groups.at(-1).at(-1));
 }
 
 function tieNext() {
   if (!draft.groups.length) {
-    say(_("Rank an answer first; then “=” ties the next one with it."));
+    say(_("Rank an answer first."));
     return;
   }
   draft.tie = !draft.tie;
@@ -915,10 +918,11 @@ function refreshRanks() {
     setPressed(control, group >= 0);
     control.setAttribute("aria-label", filled(_("{answer}: {rank}"), { answer: answerName(place), rank: words }));
     control.querySelector(".rank").textContent = group < 0 ? _("Rank") : words;
+    const side = element.querySelectorAll(".side")[place]; // where one answer is shown at a time
+    side.textContent = group < 0 ? answerName(place) : control.getAttribute("aria-label");
     box.classList.toggle("ranked", group >= 0);
   });
   setPressed(find(".tie"), draft.tie);
-  find(".tie").disabled = !draft.groups.length;
   find(".submit").classList.toggle("ready", size() - placed().length <= 1);
 }
 
@@ -1091,7 +1095,7 @@ function toggleKeys() {
   if (panel.hidden) return;
   const rows = [...element.querySelectorAll("[data-key]")].filter((control) => control.offsetParent !== null);
   const named = rows.map((control) => [SHOWN_KEYS[control.getAttribute("aria-keyshortcuts")]
-    || control.getAttribute("aria-keyshortcuts"), control.lastChild.textContent]);
+    || control.getAttribute("aria-keyshortcuts"), control.dataset.listed ?? control.lastChild.textContent]);
   const others = [
     ...(inHand() ? [["E", _("Edit an answer: then its number")], ["N", _("Write a note")]] : []),
     ["G", _("Guidelines")], ["Esc", _("Leave what was begun")],

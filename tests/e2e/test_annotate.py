@@ -281,7 +281,13 @@ def test_four_answers_are_ranked_by_keyboard(site: Site) -> None:
         site.compare(*letters(4))
     ann = site.open()
     ann.ready()
-    ann.press("3", "1")
+    for key in ("=", "Backspace"):
+        ann.press(key)
+        ann.wait_status("Rank an answer first.")
+        ann.press("e", "Escape")
+    ann.press("?")
+    ann.page.wait_for_selector(".keys li:has-text('Answer 4: rank it')")
+    ann.press("?", "3", "1")
     assert ann.page.get_attribute("[data-place='0'] .choose", "aria-label") == "Answer 1: 2nd"
     assert "Answer 1: 2nd" in ann.status()
     ann.press("Enter")
@@ -292,8 +298,10 @@ def test_four_answers_are_ranked_by_keyboard(site: Site) -> None:
     first = ann.judge("4", "2", "Enter")  # the only one left, the first, is ranked last
     assert by_place(first) == [3, 2, 1, 1]
     ann.wait_status("Saved: 3 = 4 > 2 > 1.")
-    keys = ("2", "1", "4", "Enter")  # four for a ranking of four: the last answer needs none
-    assert by_place(ann.judge(*keys)) == [2, 1, 4, 3]
+    ann.ready()
+    ann.press("2", "1", "4")
+    ann.wait_status("Answer 4: 3rd. Submit, and the one left comes last.")
+    assert by_place(ann.judge("Enter")) == [2, 1, 4, 3]  # four keys for four: the last answer needs none
     ann.ready()
     ann.press("2", "=", "1")
     ann.page.reload()
@@ -310,7 +318,7 @@ def test_four_answers_are_ranked_by_touch(site: Site) -> None:
     ann.ready()
     for place in (2, 0, 0, 1):  # the second tap on the first answer takes it out again
         ann.page.tap(f"[data-place='{place}'] .choose")
-    ann.page.tap("text=Tie with the one before")
+    ann.page.tap("text=Tie the next one")
     ann.page.tap("[data-place='3'] .choose")
     assert ann.page.locator(".answer .rank").all_inner_texts() == ["Rank", "2nd, tied", "1st", "2nd, tied"]
     ann.page.tap("text=Submit")
@@ -322,6 +330,13 @@ def test_four_answers_are_ranked_by_touch(site: Site) -> None:
         ann.page.tap(target)
     ann.wait(lambda: len(ann.rows()) == 2, "the second ranking")
     assert by_place(ann.rows()[1]) == [2, 4, 3, 1]
+    site.compare(*(f"{letter} {'more ' * 300}" for letter in letters(4)))
+    ann.ready()
+    for place in (3, 1):
+        ann.page.tap(f".side >> nth={place}")
+        ann.page.tap(f"[data-place='{place}'] .choose")
+    sides = ann.page.locator(".side").all_inner_texts()
+    assert sides == ["Answer 1", "Answer 2: 2nd", "Answer 3", "Answer 4: 1st"], "of those that are out of sight too"
 
 
 def test_the_best_of_three_is_one_key_or_one_click(site: Site) -> None:
