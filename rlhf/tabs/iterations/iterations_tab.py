@@ -250,15 +250,24 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
     return None if decision is None else decision.verdict
 
 
+def waits_for_check(db: Database, policy: Policy, checked: bool) -> bool:
+    """Whether nothing comes of a candidate until somebody has it checked."""
+    if policy.status != "candidate" or gate_decisions.rule(db).mode == "automatic":
+        return False
+    pending = gate_decisions.pending(db)
+    return not checked or (pending is not None and pending.policy.id == policy.id and pending.exhausted)
+
+
 WHY = N_("Why (for the record)")
 WHY_AGAINST = N_("Why (needed to promote it against the rule)")
 
 
 def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) -> dict[str, Update]:
-    """What can be decided about a policy; what the rule advises stands out, and against it a reason is asked for.
+    """What can be decided about a policy; what is to be done stands out, and against the rule a reason is asked for.
 
     `checking`: a check of it waits or runs; `checked`: one has finished.
     """
+    can_check = policy.path is not None and policy.deleted is None and not checking
     verdict, against = advised(db, policy), bool(gate_decisions.objection(db, policy))
     return {
         "promote": gr.update(
@@ -271,7 +280,8 @@ def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) ->
         ),
         "check": gr.update(
             value=check_report.check_label(checking, checked),
-            interactive=policy.path is not None and policy.deleted is None and not checking,
+            interactive=can_check,
+            variant="primary" if can_check and waits_for_check(db, policy, checked) else "secondary",
         ),
         "why": gr.update(label=_(WHY_AGAINST if against else WHY)),
     }

@@ -198,12 +198,11 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         by_itself = state.gate == "automatic" and checked_by_loop(state, revision)
         if not by_itself:
             return _(
-                "Everything that there was has been compared: {revision} has to be checked again, which draws new "
-                "answers."
+                "Nothing of {revision} is left to compare: it has to be checked again, which draws new answers."
             ).format(revision=revision)
-        again = _(
-            "Everything that there was has been compared: {revision} is checked again, which draws new answers."
-        ).format(revision=revision)
+        again = _("Nothing of {revision} is left to compare: it is checked again, which draws new answers.").format(
+            revision=revision
+        )
         return f"{again} {soon(state, revision)}"
     if not decided:
         said = _("People compare {revision} with what serves, blind, among their other comparisons.").format(

@@ -218,7 +218,7 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     assert parts["gate"]["value"].count("not been checked") == 1
     assert parts["report"]["value"] == ""
     assert "check it again" not in str(parts).lower(), "it has not been checked once"
-    assert parts["check"] == gr.update(value="Check it", interactive=True)
+    assert parts["check"] == gr.update(value="Check it", interactive=True, variant="primary")
 
 
 def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(context: Context) -> None:
@@ -230,7 +230,7 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
     parts, seen = iterations_tab.view(context, None, 0, seen)
     assert f"Job {job_id} is checking it: step 4 of 247." in parts["gate"]["value"]
     shown = iterations_tab.view(context, None, 0, {})[0]
-    assert shown["check"] == gr.update(value="Being checked", interactive=False)
+    assert shown["check"] == gr.update(value="Being checked", interactive=False, variant="secondary")
     for untrue in ("not been checked", "check it again", "checked yet"):
         assert untrue not in str(shown).lower()
     job_table.stop(context.db, job_id, "w", "failed", "Memory <b>ran out</b>.")
@@ -239,7 +239,7 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
         f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."
     )
     assert said in parts["gate"]["value"]
-    assert parts["check"] == gr.update(value="Check it", interactive=True)
+    assert parts["check"] == gr.update(value="Check it", interactive=True, variant="primary")
 
 
 def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_without(
@@ -579,6 +579,23 @@ def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised
     assert "nobody is advised" in card
     assert "Different from what serves" in card
     assert "The rule says" not in card
+
+
+def test_a_check_stands_out_where_nothing_comes_of_a_candidate_without_one(context: Context) -> None:
+    def shown() -> tuple[str, str]:
+        parts = iterations_tab.view(context, policy.revision, 0, {})[0]
+        return parts["check"]["variant"], parts["standing"]["value"]
+
+    policy = make_candidate(context)
+    assert shown()[0] == "primary"
+    check_candidate(context, policy)
+    check, standing = shown()
+    assert check == "primary"
+    assert f"Nothing of {policy.revision} is left to compare: it has to be checked again" in standing
+    iterations_tab.ask_people(context.db, policy.revision)
+    check, standing = shown()
+    assert check == "secondary", "people compare"
+    assert "is left to compare" not in standing
 
 
 def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -> None:
