@@ -98,7 +98,7 @@ def acting_box(speaks: bool = False, **options: Any) -> gr.HTML:
     well, so that the focus may follow to it from there.
     """
     # Not as one of the box's properties: Gradio 6.31 forgets those where the box is laid out hidden.
-    script = f"const SPEAKS = {'true' if speaks else 'false'};{ACTING}"
+    script = ACTING.replace("SPEAKS", str(speaks).lower())
     return gr.HTML(value="", js_on_load=script, elem_classes=["kit"], **options)
 
 
