@@ -419,23 +419,19 @@ class EvidenceSource:
         count = self.more
         if self.likely:
             return ngettext(
-                "Not enough evidence: it takes about {count} more prompt compared by people "
-                "(if they go on as they have).",
-                "Not enough evidence: it takes about {count} more prompts compared by people "
-                "(if they go on as they have).",
+                "It takes about {count} more prompt compared by people (if they go on as they have).",
+                "It takes about {count} more prompts compared by people (if they go on as they have).",
                 count,
             )
         if self.count < self.least:
             return ngettext(
-                "Not enough evidence: it takes at least {count} more prompt compared by people.",
-                "Not enough evidence: it takes at least {count} more prompts compared by people.",
+                "It takes at least {count} more prompt compared by people.",
+                "It takes at least {count} more prompts compared by people.",
                 count,
             )
         return ngettext(
-            "Not enough evidence: it takes at most {count} more prompt compared by people "
-            "(it is not clearly ahead so far).",
-            "Not enough evidence: it takes at most {count} more prompts compared by people "
-            "(it is not clearly ahead so far).",
+            "It takes at most {count} more prompt compared by people (it is not clearly ahead so far).",
+            "It takes at most {count} more prompts compared by people (it is not clearly ahead so far).",
             count,
         )
 

@@ -197,10 +197,10 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     if pending.exhausted:
         by_itself = state.gate == "automatic" and checked_by_loop(state, revision)
         if not by_itself:
-            return _(
-                "Nothing of {revision} is left to compare: it has to be checked again, which draws new answers."
-            ).format(revision=revision)
-        again = _("Nothing of {revision} is left to compare: it is checked again, which draws new answers.").format(
+            return _("Nothing is left to compare: {revision} has to be checked again, which draws new answers.").format(
+                revision=revision
+            )
+        again = _("Nothing is left to compare: {revision} is checked again, which draws new answers.").format(
             revision=revision
         )
         return f"{again} {soon(state, revision)}"

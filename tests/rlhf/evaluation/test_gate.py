@@ -133,19 +133,16 @@ def test_without_enough_evidence_the_number_that_is_missing_is_named() -> None:
     assert ahead.verdict == "not enough evidence"
     assert ahead.more is not None
     assert ahead.sentence == (
-        f"Not enough evidence: it takes about {ahead.more} more prompts compared by people "
-        "(if they go on as they have)."
+        f"It takes about {ahead.more} more prompts compared by people (if they go on as they have)."
     )
     # With so many more of the same it is shown, and the estimate is careful: it is not shown before half of them.
     later = outcomes(20 + round(ahead.more * 20 / 28), 8 + round(ahead.more * 8 / 28))
     assert decide(ASKED, found(later)).verdict == "promote"
     behind = decide(ASKED, found(outcomes(15, 17)))
-    assert behind.sentence == (
-        "Not enough evidence: it takes at most 168 more prompts compared by people (it is not clearly ahead so far)."
-    )
+    assert behind.sentence == ("It takes at most 168 more prompts compared by people (it is not clearly ahead so far).")
     none = decide(ASKED, found())
     assert (none.more, criterion(none, "Preferred by people").verdict) == (10, "missing")
-    assert none.sentence == "Not enough evidence: it takes at least 10 more prompts compared by people."
+    assert none.sentence == "It takes at least 10 more prompts compared by people."
     assert "1 more prompt compared by people" in decide(ASKED, found(outcomes(100, 99))).sentence
 
 

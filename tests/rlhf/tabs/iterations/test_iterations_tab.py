@@ -591,7 +591,7 @@ def test_a_check_stands_out_where_nothing_comes_of_a_candidate_without_one(conte
     check_candidate(context, policy)
     check, standing = shown()
     assert check == "primary"
-    assert f"Nothing of {policy.revision} is left to compare: it has to be checked again" in standing
+    assert f"Nothing is left to compare: {policy.revision} has to be checked again" in standing
     iterations_tab.ask_people(context.db, policy.revision)
     check, standing = shown()
     assert check == "secondary", "people compare"
