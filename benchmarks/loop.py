@@ -50,6 +50,7 @@ from benchmarks.driver import (
 )
 from rlhf.data.snapshots import snapshot_counts
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.gate import Rule, past_limits
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
@@ -377,6 +378,8 @@ class Iteration:
     nll_ratio: float
     distinct_ratio: float
     kl_to_base: float
+    past_limits: Mapping[str, float]
+    """What of the figures the gate would turn it down for, by its default rule."""
     implicit_accuracy: float | None
     implicit_low: float
     implicit_high: float
@@ -414,6 +417,7 @@ def measure(db: Database, rule: str, collected: Collected, trained: Trained, pro
         nll_ratio=rounded(report.nll_ratio, 4),
         distinct_ratio=rounded(report.distinct_ratio, 4),
         kl_to_base=rounded(own.kl_to_anchor, 4),
+        past_limits={limit.figure: round(value, 4) for limit, value, _ in past_limits(Rule(), report)},
         implicit_accuracy=None if implicit.value is None else round(implicit.value, 4),
         implicit_low=rounded(implicit.low, 4),
         implicit_high=rounded(implicit.high, 4),
@@ -517,6 +521,7 @@ def answers_table(iterations: Sequence[Iteration]) -> str:
         "nll ratio",
         "distinct-2 ratio",
         "KL",
+        "past limits",
         "implicit",
         "95%",
     )
@@ -530,6 +535,7 @@ def answers_table(iterations: Sequence[Iteration]) -> str:
             f"{entry.nll_ratio:.3f}",
             f"{entry.distinct_ratio:.3f}",
             f"{entry.kl_to_base:.3f}",
+            ", ".join(f"{name} {value:.3f}" for name, value in entry.past_limits.items()) or "none",
             "–" if entry.implicit_accuracy is None else f"{entry.implicit_accuracy:.2f}",
             f"{entry.implicit_low:.2f}–{entry.implicit_high:.2f}",
         )

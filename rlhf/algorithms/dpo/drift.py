@@ -2,11 +2,13 @@
 
 A rule about length is learnt in a few steps, one about content asks for many of the same rate: no number of steps suits
 both. So training ends where the policy has moved by so much; further on, answers of the first kind are soon no longer
-the base's language for the gate (docs/benchmarks.md, the recipe). PPO's early stopping by KL (`target_kl` of the common
-implementations) is the like for one batch. It never ends before the first pass over the data is made, whose steps are
-so large that there are few of them (`DPOSpec.over`): what counts as learnt has been learnt from.
+the base's language for the gate (docs/benchmarks.md, the recipe). A rule of the second kind moves a policy to words
+that were likely before, and would be cut short by as little: there it may move further (`far_enough`). PPO's early
+stopping by KL (`target_kl` of the common implementations) is the like for one batch. It never ends before the first
+pass over the data is made, whose steps are so large that there are few of them (`DPOSpec.over`): what counts as learnt
+has been learnt from.
 
-KL of whole distributions, at the first tokens of some of the answers that are trained on: a policy that answers shorter
+Of whole distributions, at the first tokens of some of the answers that are trained on: a policy that answers shorter
 moves most where an answer begins and may end, and its own answers have no more than these.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
@@ -21,10 +24,10 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from rlhf.algorithms.dpo.spec import STEPS_A_PASS
+from rlhf.algorithms.dpo.spec import STEPS_A_PASS, far_enough
 from rlhf.algorithms.trainer import mean_of_processes
 from rlhf.models.hidden_states import completions, head_of
-from rlhf.models.log_probabilities import exact_kl
+from rlhf.models.log_probabilities import entropy, exact_kl
 from rlhf.models.memory import BEGINNING_BYTES
 from rlhf.models.packing import pad
 
@@ -33,6 +36,17 @@ ANSWERS: Final = 16
 FIRST: Final = 12
 # Positions that meet the vocabulary at once.
 TOGETHER: Final = 32
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Where a policy has come to from where its training began."""
+
+    kl: float = 0.0
+    """Nats a token from the beginning."""
+    surprise: float = 1.0
+    """How much what it says surprises the beginning, over how much the beginning's own words do: cross-entropy over
+    entropy."""
 
 
 class DriftMeter(TrainerCallback):
@@ -45,18 +59,19 @@ class DriftMeter(TrainerCallback):
     def __init__(self, trainer: Any, items: Sequence[Any], most: float, log: Callable[[str], None]) -> None:
         self.trainer, self.most, self.log = trainer, most, log
         self.batch = answers_of(items, trainer.spec.seed, trainer.processing_class.pad_token_id)
-        self.moved = 0.0
+        self.moved = Drift()
         self.beginning = [part_NV.to(torch.float16) for part_NV in self.logps()]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # Each comparison has its say, also where fewer would be enough; but for small steps, that somebody asked for.
         if state.epoch < 1 and state.global_step < STEPS_A_PASS and math.isfinite(self.most):
             return
-        self.moved, step, steps = self.kl(), state.global_step, state.max_steps
-        if self.moved >= self.most and step < steps:
+        self.moved, step, steps = self.measure(), state.global_step, state.max_steps
+        if far_enough(self.moved.kl, self.moved.surprise, self.most) and step < steps:
             self.log(
-                f"ends after step {step} of {steps}: {self.moved:.2f} nats a token from where it began "
-                f"(stop_kl {self.most:g})"
+                f"ends after step {step} of {steps}: {self.moved.kl:.2f} nats a token from where it began "
+                f"(stop_kl {self.most:g}), where its words surprise {self.moved.surprise:.2f} times as much as those "
+                "there"
             )
             control.should_training_stop = True
 
@@ -77,10 +92,15 @@ class DriftMeter(TrainerCallback):
         with self.trainer.accelerator.autocast():
             return completions(self.trainer.model, ids_BT, attention_BT, completion_BT).before_NH
 
-    def kl(self) -> float:
-        """Nats a token from the beginning to now; the same in all processes, which must all ask."""
-        kls = [exact_kl(now_NV, then_NV) for now_NV, then_NV in zip(self.logps(), self.beginning, strict=True)]
-        return mean_of_processes(self.trainer.accelerator, float(torch.cat(kls).mean()))
+    def measure(self) -> Drift:
+        """From the beginning to now; the same in all processes, which must all ask."""
+        parts = []
+        for now_NV, then_NV in zip(self.logps(), self.beginning, strict=True):
+            kl_N = exact_kl(now_NV, then_NV)
+            parts.append(torch.stack([kl_N, kl_N + entropy(now_NV), entropy(then_NV)]))
+        means = torch.cat(parts, 1).mean(1).tolist()
+        kl, crossed, own = (mean_of_processes(self.trainer.accelerator, mean) for mean in means)
+        return Drift(kl, crossed / own)
 
 
 def answers_of(items: Sequence[Any], seed: int, pad_id: int) -> dict[str, Tensor]:

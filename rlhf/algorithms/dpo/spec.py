@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
+from math import ceil, inf
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from annotation.database import Database
@@ -44,6 +44,8 @@ BETAS: Mapping[PreferenceLoss, tuple[float, str]] = {
 MEASURED = N_("our own measurements, with the training ended by stop_kl")
 # As many as move a policy about as far as it may go, at the default rate (docs/benchmarks.md, the recipe).
 STEPS_A_PASS = 6
+# How many times as far as `stop_kl` a policy may move to words that were likely before.
+FURTHER = 3
 # Comparisons in a forward pass.
 BATCH = 4
 CURVES = (
@@ -85,7 +87,7 @@ CURVES = (
         series={"KL": "kl"},
         caption=N_(
             "How far the policy has moved from where this run began, on answers that it learns from. With a dashed "
-            "line, training ends where that is reached."
+            "line, training ends there if it has moved to less likely words, and at three times that if not."
         ),
     ),
 )
@@ -174,9 +176,9 @@ class DPOSpec(TrainingSpec):
     """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
     stop_kl: NonNegativeFloat = 0.1
     """End the training where each comparison has been learnt from once and the policy has moved this far from where it
-    began, in nats a token, at the first tokens of answers that it learns from; 0 for never. Our choice, by measurements
-    (docs/benchmarks.md, the recipe): further on, answers that have become shorter go past the gate's limit of
-    language."""
+    began, in nats a token, at the first tokens of answers that it learns from; three times as far where the words that
+    it moved to were likely ones before; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe):
+    further on, answers that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
     """Share of wrong labels that the robust loss expects; empty for the mean that annotators' reliability suggests."""
     annotator_noise: NoiseUse = "ignore"
@@ -272,11 +274,12 @@ class DPOSpec(TrainingSpec):
 
     def ended_early(self, final: Mapping[str, Any]) -> str:
         """How far the policy had moved, where that was enough."""
-        moved = final.get("kl")
-        if not self.stop_kl or moved is None or moved < self.stop_kl:
+        # Of earlier runs only the first is known: they ended there whatever the words.
+        moved, surprise = final.get("kl"), final.get("surprise", inf)
+        if not self.stop_kl or moved is None or not far_enough(moved, surprise, self.stop_kl):
             return ""
         return _("the policy had moved {moved} nats a token, and {enough} was enough").format(
-            moved=short_number(moved), enough=short_number(self.stop_kl)
+            moved=short_number(moved), enough=short_number(enough_at(surprise, self.stop_kl))
         )
 
     def references(self) -> Mapping[str, tuple[float, str]]:
@@ -322,3 +325,13 @@ class DPOSpec(TrainingSpec):
     def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:
         """How sure the preference is, or which answers of a ranking are better than which."""
         return pair_facts(rows[0]) if len(rows) == 1 else ranking_facts(rows)
+
+
+def enough_at(surprise: float, stop_kl: float) -> float:
+    """The KL at which a policy has moved enough; `surprise` as in `rlhf.algorithms.dpo.drift.Drift`."""
+    return stop_kl if surprise > 1 else FURTHER * stop_kl
+
+
+def far_enough(kl: float, surprise: float, stop_kl: float) -> bool:
+    """Whether a training ends there."""
+    return kl >= enough_at(surprise, stop_kl)

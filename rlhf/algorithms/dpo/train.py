@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -132,7 +132,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """What TRL says of a step, and how far the policy has moved by then."""
-        moved = {"kl": self.drift.moved} if self.drift is not None and self.drift.moved and "loss" in logs else {}
+        moved = asdict(self.drift.moved) if self.drift is not None and self.drift.moved.kl and "loss" in logs else {}
         super().log({**logs, **moved}, *arguments, **keywords)
 
     def items_in(self, batch: Any) -> Tensor:

@@ -37,13 +37,14 @@ from rlhf.algorithms.comparisons import with_targets
 from rlhf.algorithms.dpo import reference as dpo_reference
 from rlhf.algorithms.dpo.drift import DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps
-from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.dpo.spec import DPOSpec, far_enough
 from rlhf.algorithms.dpo.train import PreferenceTrainer, best_of, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.jobs.job_spec import Precision, with_defaults
 from rlhf.jobs.run import Run, perform
 from rlhf.models import hidden_states, packing, registry
+from rlhf.models.hidden_states import head_of
 from rlhf.models.loading import (
     LoadedPolicies,
     compute_dtype,
@@ -745,11 +746,41 @@ def test_a_policy_has_not_moved_before_it_was_trained(judged: Machine, method: A
     trainer = trainer_of(judged, replace(QUICK_DPO, method=method), parent)
     said: list[str] = []
     drift = DriftMeter(trainer, list(trainer.train_dataset), 0.1, said.append)
-    assert drift.kl() == pytest.approx(0, abs=1e-4)
+    assert drift.measure().kl == pytest.approx(0, abs=1e-4)
+    assert drift.measure().surprise == pytest.approx(1, abs=1e-3)
     with torch.no_grad():
         for weights in trainer.weights().values():
             weights.add_(0.1 * torch.randn_like(weights))
-    assert drift.kl() > 1e-3
+    assert drift.measure().kl > 1e-3
+
+
+def test_words_that_were_likely_surprise_less_where_training_began(judged: Machine) -> None:
+    trainer = trainer_of(judged, replace(QUICK_DPO, method="lora"), "base")
+    drift = DriftMeter(trainer, list(trainer.train_dataset), 0.1, [].append)
+    weight_VH = head_of(trainer.model).weight_VH
+    with torch.no_grad():
+        weight_VH.mul_(2)  # all that was likely is likelier
+        sharper = drift.measure()
+        weight_VH.mul_(0.25)  # and less so
+        flatter = drift.measure()
+    assert sharper.kl > 1e-3
+    assert flatter.kl > 1e-3
+    assert sharper.surprise < 1 < flatter.surprise
+
+
+@pytest.mark.parametrize(
+    ("kl", "surprise", "enough"),
+    [(0.09, 1.5, 0.0), (0.1, 1.01, 0.1), (0.29, 0.9, 0.0), (0.31, 0.9, 0.3), (0.5, 1.2, 0.1)],
+)
+def test_to_likely_words_a_policy_may_move_further(kl: float, surprise: float, enough: float) -> None:
+    spec = DPOSpec(stop_kl=0.1)
+    assert far_enough(kl, surprise, spec.stop_kl) == bool(enough)
+    said = spec.ended_early({"kl": kl, "surprise": surprise})
+    assert said == (f"the policy had moved {kl:g} nats a token, and {enough:g} was enough" if enough else "")
+
+
+def test_earlier_runs_ended_at_the_limit_whatever_the_words() -> None:
+    assert "0.1 was enough" in DPOSpec(stop_kl=0.1).ended_early({"kl": 0.11})
 
 
 # Twelve comparisons, four a step: three steps a pass.
@@ -761,12 +792,12 @@ def test_training_ends_where_the_policy_has_moved_far_enough(judged: Machine) ->
     assert job.status == "finished", job.message
     assert 3 < job.step == job.steps < 60
     curve = job_store.metrics(judged.db, job.id)
-    moved = {entry["step"]: entry["kl"] for entry in curve if "kl" in entry}
+    moved = {entry["step"]: (entry["kl"], entry["surprise"]) for entry in curve if "kl" in entry}
     assert list(moved) == list(range(3, job.steps + 1))
-    assert [kl >= LIMITED.stop_kl for kl in moved.values()] == [False] * (job.steps - 3) + [True]
+    assert [far_enough(*there, LIMITED.stop_kl) for there in moved.values()] == [False] * (job.steps - 3) + [True]
     assert early_end(job)
     assert any(f"ends after step {job.step} of 60" in line for line in job_store.log_tail(judged.db, job.id))
-    assert (job.result or {})["final"]["kl"] == moved[job.steps]
+    assert (job.result or {})["final"]["kl"] == moved[job.steps][0]
     assert all(max(answers) == job.steps for answers in job_store.samples(judged.db, job.id).values())
 
 
