@@ -71,7 +71,7 @@ class DriftMeter(TrainerCallback):
             self.log(
                 f"ends after step {step} of {steps}: {self.moved.kl:.2f} nats a token from where it began "
                 f"(stop_kl {self.most:g}), where its words surprise {self.moved.surprise:.2f} times as much as those "
-                "there"
+                "it began with"
             )
             control.should_training_stop = True
 

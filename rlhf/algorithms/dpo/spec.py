@@ -274,20 +274,24 @@ class DPOSpec(TrainingSpec):
 
     def ended_early(self, final: Mapping[str, Any]) -> str:
         """How far the policy had moved, where that was enough."""
-        # Of earlier runs only the first is known: they ended there whatever the words.
-        moved, surprise = final.get("kl"), final.get("surprise", inf)
-        if not self.stop_kl or moved is None or not far_enough(moved, surprise, self.stop_kl):
+        moved, surprise = final.get("kl"), final.get("surprise")
+        known = inf if surprise is None else surprise  # earlier runs did not measure it, and ended at `stop_kl`
+        if not self.stop_kl or moved is None or not far_enough(moved, known, self.stop_kl):
             return ""
-        return _("the policy had moved {moved} nats a token, and {enough} was enough").format(
-            moved=short_number(moved), enough=short_number(enough_at(surprise, self.stop_kl))
+        said = (
+            _("the policy had moved {moved} nats a token, and {enough} was enough")
+            if surprise is None or surprise <= 1
+            else _("the policy had moved {moved} nats a token to less likely words, and {enough} was enough")
         )
+        return said.format(moved=short_number(moved), enough=short_number(enough_at(known, self.stop_kl)))
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Where the plain loss starts, and where the policy has moved far enough."""
         plain = self.loss == "sigmoid" and not self.sft_weight and not self.offset
         found = {"loss": (0.693, _("0.69: no preference"))} if plain else {}
         if self.stop_kl:
-            found["drift"] = (self.stop_kl, _("{stop_kl}: enough").format(stop_kl=short_number(self.stop_kl)))
+            label = _("{stop_kl}: enough for less likely words").format(stop_kl=short_number(self.stop_kl))
+            found["drift"] = (self.stop_kl, label)
         return found
 
     def implicit_reference(self) -> Reference:

@@ -35,7 +35,7 @@ from rlhf.algorithms.checkpoints import (
 )
 from rlhf.algorithms.comparisons import with_targets
 from rlhf.algorithms.dpo import reference as dpo_reference
-from rlhf.algorithms.dpo.drift import DriftMeter
+from rlhf.algorithms.dpo.drift import Drift, DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps
 from rlhf.algorithms.dpo.spec import DPOSpec, far_enough
 from rlhf.algorithms.dpo.train import PreferenceTrainer, best_of, build_trainer
@@ -770,17 +770,20 @@ def test_words_that_were_likely_surprise_less_where_training_began(judged: Machi
 
 @pytest.mark.parametrize(
     ("kl", "surprise", "enough"),
-    [(0.09, 1.5, 0.0), (0.1, 1.01, 0.1), (0.29, 0.9, 0.0), (0.31, 0.9, 0.3), (0.5, 1.2, 0.1)],
+    [(0.09, 1.5, 0.0), (0.11, 1.01, 0.1), (0.11, 1.0, 0.0), (0.29, 0.9, 0.0), (0.31, 0.9, 0.3), (0.5, 1.2, 0.1)],
 )
 def test_to_likely_words_a_policy_may_move_further(kl: float, surprise: float, enough: float) -> None:
     spec = DPOSpec(stop_kl=0.1)
     assert far_enough(kl, surprise, spec.stop_kl) == bool(enough)
-    said = spec.ended_early({"kl": kl, "surprise": surprise})
-    assert said == (f"the policy had moved {kl:g} nats a token, and {enough:g} was enough" if enough else "")
+    said = f"the policy had moved {kl:g} nats a token, and {enough:g} was enough" if enough else ""
+    if surprise > 1:
+        said = said.replace(",", " to less likely words,")
+    assert spec.ended_early({"kl": kl, "surprise": surprise}) == said
 
 
-def test_earlier_runs_ended_at_the_limit_whatever_the_words() -> None:
-    assert "0.1 was enough" in DPOSpec(stop_kl=0.1).ended_early({"kl": 0.11})
+@pytest.mark.parametrize("final", [{"kl": 0.11}, {"kl": 0.11, "surprise": None}])
+def test_earlier_runs_ended_at_the_limit_whatever_the_words(final: dict[str, float | None]) -> None:
+    assert "0.1 was enough" in DPOSpec(stop_kl=0.1).ended_early(final)
 
 
 # Twelve comparisons, four a step: three steps a pass.
@@ -799,6 +802,19 @@ def test_training_ends_where_the_policy_has_moved_far_enough(judged: Machine) ->
     assert any(f"ends after step {job.step} of 60" in line for line in job_store.log_tail(judged.db, job.id))
     assert (job.result or {})["final"]["kl"] == moved[job.steps][0]
     assert all(max(answers) == job.steps for answers in job_store.samples(judged.db, job.id).values())
+
+
+@pytest.mark.parametrize(("surprise", "steps"), [(0.9, 6), (1.1, 4)])
+def test_how_far_a_training_goes_depends_on_the_words_that_it_moves_to(
+    judged: Machine, monkeypatch: pytest.MonkeyPatch, surprise: float, steps: int
+) -> None:
+    """Three steps are a pass; 0.08 is reached after the fourth, three times that after the sixth."""
+    moves = iter([Drift(kl, surprise) for kl in (0.03, 0.1, 0.2, 0.25, 0.4)])
+    monkeypatch.setattr(DriftMeter, "measure", lambda _: next(moves))
+    job = judged.perform(judged.submit(LIMITED))
+    assert (job.status, job.step) == ("finished", steps), job.message
+    assert (job.result or {})["final"]["surprise"] == surprise
+    assert early_end(job)
 
 
 def test_no_training_ends_before_it_has_learnt_from_all_its_data(judged: Machine) -> None:
