@@ -268,7 +268,9 @@ def given_up(decision: GateDecision, checks: int, used_up: bool = False) -> Gate
     said = (
         _("Every held-out prompt has been compared, and other answers to the same ones show no more. Import more.")
         if used_up
-        else _("Nothing is left to compare after {checks} checks.").format(checks=checks)
+        else _("Nothing is left to compare after {checks} checks, and that is not enough evidence.").format(
+            checks=checks
+        )
     )
     sentence = f"{said} {decision.sentence}"
     return GateDecision("reject", sentence, decision.criteria)

@@ -19,7 +19,7 @@ from annotation.translation import N_, _, of_server, speaking, spoken
 from rlhf.data import held_out_sets
 from rlhf.evaluation import win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
-from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
+from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
 from rlhf.evaluation.gate import (
     Criterion,
     Findings,
@@ -386,6 +386,8 @@ class PendingDecision:
     decision: GateDecision
     exhausted: bool = False
     """Whether nothing is left to compare until another check draws new answers."""
+    askable: bool = False
+    """Whether that holds for people only until they are given what was left to judges."""
 
 
 def pending(db: Database) -> PendingDecision | None:
@@ -398,7 +400,8 @@ def pending(db: Database) -> PendingDecision | None:
         checks = checks_of(db, policy)
         if checks:
             decision = decision_on(db, policy)
-            return PendingDecision(policy, decision, exhausted(db, policy, decision, checks))
+            ended = exhausted(db, policy, decision, checks)
+            return PendingDecision(policy, decision, ended, ended and left_to_ask(db, policy))
     return None
 
 
@@ -411,6 +414,21 @@ def exhausted(db: Database, policy: Policy, decision: GateDecision, checks: Sequ
     if decision.verdict != "not enough evidence" or decision.more is None or len(checks) >= MOST_CHECKS:
         return False
     return needs_new_answers(decision, checks) or nothing_open(db, policy)
+
+
+def left_to_ask(db: Database, policy: Policy) -> bool:
+    """Whether people compare nothing of a candidate now and could be given what its newest check left to judges."""
+    check = newest_check(db, policy.revision)
+    if check is None or check.report.against.revision != opponent(db, policy).revision:
+        return False
+    return nothing_open(db, policy) and can_be_asked(db, policy, check)
+
+
+def can_be_asked(db: Database, policy: Policy, check: FinishedCheck) -> bool:
+    """Whether asking people would put comparisons of this check before them."""
+    other = registry.by_revision(db, check.report.against.revision)
+    on = held_out_sets.that_count(db, check.spec.gate_set)
+    return win_rates.could_be_asked(db, policy, other, on, spent_prompts(db, policy, other)) > 0
 
 
 def needs_another_check(
@@ -478,8 +496,13 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
             "Check it again."
         ).format(serving=against, number=job.id, against=spec.against)
         return CheckStatus(elsewhere, False)
-    left_out = policy.status == "candidate" and any(one.verdict == "missing" for one in limit_criteria(db, policy))
-    return CheckStatus(_("Its check left out some of what the rule asks: check it again.") if left_out else "", False)
+    again = _("Its check left out some of what the rule asks: check it again.")
+    return CheckStatus(again if policy.status == "candidate" and left_out(db, policy) else "", False)
+
+
+def left_out(db: Database, policy: Policy) -> bool:
+    """Whether a check of a policy left out some of what the rule asks."""
+    return any(one.verdict == "missing" for one in limit_criteria(db, policy))
 
 
 def limit_criteria(db: Database, policy: Policy) -> Sequence[Criterion]:

@@ -323,6 +323,11 @@ def count_open(db: Database, judge: Judge) -> int:
     return int(db.value(f"SELECT count(*) FROM comparison c WHERE {OPEN}", {"judge": judge.id}))
 
 
+def any_open(db: Database, judge: Judge) -> bool:
+    """Whether any comparison waits for this judge; the first that is found tells, so that pages can ask often."""
+    return bool(db.value(f"SELECT EXISTS (SELECT 1 FROM comparison c WHERE {OPEN})", {"judge": judge.id}))
+
+
 def last_job(db: Database, judge: Judge) -> Job | None:
     """The newest job of this judge that has ended."""
     return next(iter(ended_jobs(db, judge, 1)), None)

@@ -159,15 +159,20 @@ def seconds_since(job: Job) -> float:
 
 def unchecked_candidate(db: Database, checks: Sequence[Job], failed: Mapping[str, FailedCheck]) -> str | None:
     """The oldest candidate whose training asked for a check and which has had none; first one that can be checked."""
+    found = unchecked_candidates(db, checks)
+    able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
+    return next(iter([*able, *found]), None)
+
+
+def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
+    """The candidates whose training asked for a check and which have had none, oldest first."""
     had = {candidate_of(check) for check in checks if check.status not in ENDINGS}
-    found = [
+    return [
         policy.revision
         for policy in registry.all_policies(db)
         if policy.status == "candidate" and policy.kind == "policy" and not policy.deleted
         if policy.revision not in had and asked_for_check(db, policy)
     ]
-    able = [revision for revision in found if revision not in failed or failed[revision].to_be_repeated]
-    return next(iter([*able, *found]), None)
 
 
 def asked_for_check(db: Database, policy: Policy) -> bool:
@@ -299,6 +304,14 @@ def next_step(state: LoopState) -> Step | None:
 def checked_by_loop(state: LoopState, revision: str) -> bool:
     """Whether the loop will check a candidate that needs it, now or after a while; otherwise it takes a person."""
     return revision not in state.failed_checks or state.failed_checks[revision].to_be_repeated
+
+
+def will_check(db: Database, state: LoopState, policy: Policy) -> bool:
+    """Whether the loop checks a policy without being asked: a fresh candidate, or where it decides by itself."""
+    pending = state.pending
+    again = pending is not None and pending.policy.id == policy.id and pending.exhausted and state.gate == "automatic"
+    needed = again or policy.revision in unchecked_candidates(db, job_store.checks(db))
+    return needed and checked_by_loop(state, policy.revision)
 
 
 def ready(state: LoopState, revision: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -37,6 +37,7 @@ from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
 from rlhf.loop import controller
+from rlhf.loop.controller import LoopState
 from rlhf.models import registry
 from rlhf.models.registry import Decision, Policy
 from rlhf.tabs import plot_zoom
@@ -129,9 +130,8 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
     return store.answers_of_check(db, policy.id, prompts, check.spec.seed, check.spec.sampling)
 
 
-def standing_part(db: Database) -> Update:
+def standing_part(db: Database, state: LoopState) -> Update:
     """Where the iteration stands and what comes next."""
-    state = controller.state_of(db)
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
     return gr.update(value=iteration_card.status_card(loop_standing.loop_status(state, hindered)))
 
@@ -250,23 +250,31 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
     return None if decision is None else decision.verdict
 
 
-def waits_for_check(db: Database, policy: Policy, checked: bool) -> bool:
-    """Whether nothing comes of a candidate until somebody has it checked."""
-    if policy.status != "candidate" or gate_decisions.rule(db).mode == "automatic":
-        return False
-    pending = gate_decisions.pending(db)
-    return not checked or (pending is not None and pending.policy.id == policy.id and pending.exhausted)
+def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal["ask", "check"] | None:
+    """The button without which nothing more comes of a candidate, because the loop does not do that by itself."""
+    if policy.status != "candidate" or controller.will_check(db, state, policy):
+        return None
+    pending = state.pending if state.pending is not None and state.pending.policy.id == policy.id else None
+    if pending is not None and pending.askable:
+        return "ask"
+    if not gate_decisions.checks_of(db, policy) or (pending is not None and pending.exhausted):
+        return "check"
+    waits = gate_decisions.decision_on(db, policy).verdict == "not enough evidence"
+    return "check" if waits and gate_decisions.left_out(db, policy) else None
 
 
 WHY = N_("Why (for the record)")
 WHY_AGAINST = N_("Why (needed to promote it against the rule)")
 
 
-def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) -> dict[str, Update]:
+def button_parts(
+    db: Database, policy: Policy, checking: bool, check: FinishedCheck | None, state: LoopState
+) -> dict[str, Update]:
     """What can be decided about a policy; what is to be done stands out, and against the rule a reason is asked for.
 
-    `checking`: a check of it waits or runs; `checked`: one has finished.
+    `checking`: a check of it waits or runs; `check` is the newest that has finished.
     """
+    needed = None if checking else needed_of_people(db, policy, state)
     can_check = policy.path is not None and policy.deleted is None and not checking
     verdict, against = advised(db, policy), bool(gate_decisions.objection(db, policy))
     return {
@@ -279,9 +287,12 @@ def button_parts(db: Database, policy: Policy, checking: bool, checked: bool) ->
             interactive=policy.status == "candidate", variant="primary" if verdict == "reject" else "secondary"
         ),
         "check": gr.update(
-            value=check_report.check_label(checking, checked),
+            value=check_report.check_label(checking, check is not None),
             interactive=can_check,
-            variant="primary" if can_check and waits_for_check(db, policy, checked) else "secondary",
+            variant="primary" if can_check and needed == "check" else "secondary",
+        ),
+        "ask": gr.update(
+            interactive=can_be_asked(db, policy, check), variant="primary" if needed == "ask" else "secondary"
         ),
         "why": gr.update(label=_(WHY_AGAINST if against else WHY)),
     }
@@ -299,20 +310,20 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     checked = newest_checks(db)
     policy = selected_policy(db, revision)
     check, stands = checked.get(policy.revision), gate_decisions.check_status(db, policy)
+    state = controller.state_of(db)
     listed = [
         (f"{entry.revision} · {_(FILES_DELETED) if entry.deleted else entry.status_word}", entry.revision)
         for entry in check_report.policy_order(those_that_answer(db))
     ]
     over, curves = over_view(db, checked)
     parts = {
-        "standing": standing_part(db),
+        "standing": standing_part(db, state),
         "serving": serving_part(db),
         "history": history_part(db, checked),
         "decisions": decisions_part(db),
         "selector": gr.update(choices=listed, value=policy.revision),
-        **button_parts(db, policy, stands.active, check is not None),
+        **button_parts(db, policy, stands.active, check, state),
         **confirm_parts(db, policy, seen.get("confirming") == policy.revision),
-        "ask": gr.update(interactive=can_be_asked(db, policy, check)),
         "judges": judges_part(db),
         **gate_parts(db, policy, stands),
         "over": gr.update(value=over),
@@ -361,11 +372,9 @@ def compared_with(check: FinishedCheck | None) -> str | None:
 
 def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
-    against = compared_with(check)
-    if check is None or against is None or policy.status not in ("candidate", "serving"):
+    if check is None or compared_with(check) is None or policy.status not in ("candidate", "serving"):
         return False
-    on, other = held_out_sets.that_count(db, check.spec.gate_set), registry.by_revision(db, against)
-    return win_rates.could_be_asked(db, policy, other, on, gate_decisions.spent_prompts(db, policy, other)) > 0
+    return gate_decisions.can_be_asked(db, policy, check)
 
 
 def ask_people(db: Database, revision: str | None) -> str:

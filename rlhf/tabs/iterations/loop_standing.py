@@ -196,6 +196,10 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
     if pending.exhausted:
         by_itself = state.gate == "automatic" and checked_by_loop(state, revision)
+        if pending.askable and not by_itself:
+            return _(
+                "People have nothing left to compare: let them compare what judges have, or check {revision} again."
+            ).format(revision=revision)
         if not by_itself:
             return _("Nothing is left to compare: {revision} has to be checked again, which draws new answers.").format(
                 revision=revision

@@ -275,7 +275,7 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
 
 def awaited(db: Database, judges: Sequence[Judge]) -> list[Judge]:
     """Those of the judges that open comparisons wait for."""
-    return [judge for judge in judges if judge_store.to_judge(db, judge, "open", 1)]
+    return [judge for judge in judges if judge_store.any_open(db, judge)]
 
 
 def not_at_open(db: Database, judges: Sequence[Judge]) -> list[Judge]:

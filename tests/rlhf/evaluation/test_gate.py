@@ -301,7 +301,8 @@ def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
     waits = decide(ASKED, found(OPEN))
     decision = given_up(waits, 8)
     assert (decision.verdict, decision.more) == ("reject", None)
-    assert decision.sentence == f"Nothing is left to compare after 8 checks. {waits.sentence}"
+    said = "Nothing is left to compare after 8 checks, and that is not enough evidence."
+    assert decision.sentence == f"{said} {waits.sentence}"
     assert decision.criteria == waits.criteria
 
 

@@ -134,6 +134,31 @@ def test_both_orders_make_one_judgement_and_a_resumed_job_makes_no_second(db: Da
     assert judgement.seconds == 1.0
 
 
+def test_whether_any_comparison_waits_for_a_judge_is_whether_it_would_get_one(db: Database, ann: Annotator) -> None:
+    early, late = panel(db, "early", "late")
+
+    def waits() -> list[bool]:
+        asked = [judge_store.any_open(db, judge) for judge in (early, late)]
+        assert asked == [bool(judge_store.to_judge(db, judge, "open", 1)) for judge in (early, late)]
+        return asked
+
+    (for_people,) = seed_comparisons(db, 1)
+    assert waits() == [False, False], "people are asked"
+    store.set_feedback(db, MIXED)
+    assert waits() == [True, True]
+    assert say(db, early, for_people, FIRST_BETTER)
+    assert waits() == [False, True]
+    judge_store.write_rubric(db, "Judge.", [], 0, "owner")
+    assert waits() == [False, True], "a label is bought once"
+    store.set_feedback(db, Feedback("people"))
+    claim = claims.claim_next(db, ann.id)
+    assert claim is not None
+    claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert waits() == [False, False]
+    duel(db, [("new", "old")])
+    assert waits() == [False, False], "a candidate's are another scope"
+
+
 def test_both_orders_go_by_one_version_of_the_rubric(db: Database) -> None:
     """One order was asked before a change: it is asked again, and no late verdict by the old rubric comes between."""
     store.set_feedback(db, MIXED)

@@ -173,6 +173,12 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             "deciding",
             ("dpo-7 has to be checked again",),
         ),
+        (
+            {"pending": replace(exhausted(), askable=True), "gate": "automatic"}
+            | {"failed_checks": tried("cancelled", 0)},
+            "deciding",
+            ("let them compare what judges have, or check dpo-7 again",),
+        ),
     ],
 )
 def test_where_it_stands_and_what_comes_next(changed: dict[str, Any], stage: str, said: tuple[str, ...]) -> None:

@@ -105,8 +105,11 @@ def make_candidate(context: Context) -> Policy:
     return policy
 
 
-def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
-    """A finished check of a candidate against the serving policy, with the answers of both."""
+def check_candidate(context: Context, policy: Policy, prompts: int = 12, sound: bool = False) -> int:
+    """A finished check of a candidate against the serving policy, with the answers of both.
+
+    It leaves out some of what the rule asks, unless it is `sound`.
+    """
     spec = CheckSpec(candidate=policy.revision)
     job_id = job_submission.submit(context.db, context.data_dir, spec, requested_by="the loop")
     assert job_store.claim(context.db, job_id, "e") is not None
@@ -116,21 +119,29 @@ def check_candidate(context: Context, policy: Policy, prompts: int = 12) -> int:
         for side in (policy, against):
             answer = make_response(prompt, f"<think>{side.revision}</think> answers {number}", side.id, 20_000 + number)
             store.add_response(context.db, answer, "check")
-    figures = {
+    figures: dict[str, Any] = {
         "mean_length": 20.0,
         "distinct_1": 0.3,
         "distinct_2": 0.8,
         "kl_to_anchor": 0.0712,
         "nll_under_anchor": 1.2,
     }
-    result = {
-        "candidate": {"revision": policy.revision, **figures, "ended_share": 0.9},
+    if sound:
+        figures |= {
+            "ended_share": 0.9,
+            "perplexity": 14.0,
+            "probes": {"asked": "a", "weights": "nf4", "chances": {"x": [0.9, 0.7]}},
+        }
+    result: dict[str, Any] = {
+        "candidate": {"revision": policy.revision, "ended_share": 0.9, **figures},
         "against": {"revision": against.revision, **figures},
         "anchor": {"revision": "base", **figures},
         "implicit_accuracy": {"value": 0.75, "low": 0.6, "high": 0.86, "n": 40},
         "prompts": prompts,
         "seconds": 3.0,
     }
+    if sound:
+        result |= {"win_rates": {}, "judged": {}, "same_answers": 0, "reward_hacking": None, "prompts": 60}
     assert job_table.finish(context.db, job_id, "e", result)
     return job_id
 
@@ -218,7 +229,8 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     assert parts["gate"]["value"].count("not been checked") == 1
     assert parts["report"]["value"] == ""
     assert "check it again" not in str(parts).lower(), "it has not been checked once"
-    assert parts["check"] == gr.update(value="Check it", interactive=True, variant="primary")
+    assert parts["check"] == gr.update(value="Check it", interactive=True, variant="secondary")
+    assert "The check starts within seconds." in parts["standing"]["value"]
 
 
 def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(context: Context) -> None:
@@ -239,7 +251,7 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
         f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."
     )
     assert said in parts["gate"]["value"]
-    assert parts["check"] == gr.update(value="Check it", interactive=True, variant="primary")
+    assert parts["check"] == gr.update(value="Check it", interactive=True, variant="secondary"), "the loop retries"
 
 
 def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_without(
@@ -339,8 +351,7 @@ def test_promote_roll_back_and_reject_through_their_handlers(pages: gr.Blocks, c
     sent = str(really(owner, policy.revision, "It reads better", {"confirming": policy.revision}))
     assert "Its answers come first from now on" in sent
     assert registry.serving(context.db).revision == policy.revision
-    base = registry.by_revision(context.db, "base")
-    assert iterations_tab.button_parts(context.db, base, False, False)["promote"]["value"] == "Roll back to this one"
+    assert iterations_tab.view(context, "base", 0, {})[0]["promote"]["value"] == "Roll back to this one"
     promote(owner, "base", "", {})
     assert [row.action for row in registry.decisions(context.db)] == ["rollback", "promote"]
     assert {row.decided_by for row in registry.decisions(context.db)} == {"owner"}
@@ -534,7 +545,7 @@ def test_automatic_training_that_finds_too_few_pairs_says_so(db: Database, data_
     judge(db, 9, "tie")
     assert controller.advance(db, data_dir) is None
     few = "There are 0 preference pairs to train on, and at least 8 are needed."
-    assert f"but none can start. {few}" in iterations_tab.standing_part(db)["value"]
+    assert f"but none can start. {few}" in iterations_tab.standing_part(db, controller.state_of(db))["value"]
     assert f"At the moment none can start. {few}" in automatic_training.sentence(db, setting)
     judge(db, 8, "left-clearly")
     assert controller.automatic_problems(db) == []
@@ -581,21 +592,98 @@ def test_what_the_rule_advises_stands_out_and_never_means_that_nobody_is_advised
     assert "The rule says" not in card
 
 
-def test_a_check_stands_out_where_nothing_comes_of_a_candidate_without_one(context: Context) -> None:
-    def shown() -> tuple[str, str]:
-        parts = iterations_tab.view(context, policy.revision, 0, {})[0]
-        return parts["check"]["variant"], parts["standing"]["value"]
+def stands_out(context: Context, policy: Policy) -> tuple[list[str], str]:
+    """Which of the buttons that bring a candidate on stand out, and what the page says of where the loop stands."""
+    parts = iterations_tab.view(context, policy.revision, 0, {})[0]
+    for name in ("ask", "check"):
+        assert parts[name]["interactive"] or parts[name]["variant"] == "secondary"
+    primary = [name for name in ("ask", "check") if parts[name]["variant"] == "primary"]
+    return primary, f"{parts['standing']['value']} {parts['gate']['value']}"
 
+
+def unasked(context: Context) -> controller.Step | None:
+    """What the loop does next by itself."""
+    return controller.next_step(controller.state_of(context.db))
+
+
+@pytest.mark.parametrize("mode", ["ask", "automatic", "never"])
+def test_a_check_that_the_loop_makes_does_not_stand_out(context: Context, mode: str) -> None:
+    first, second = make_candidate(context), make_candidate(context)
+    gate_decisions.set_rule(context.db, {"mode": mode})
+    assert unasked(context) == controller.Step("check", first.revision)
+    assert "The check starts within seconds." in stands_out(context, first)[1]
+    assert [stands_out(context, one)[0] for one in (first, second)] == [[], []]
+
+
+@pytest.mark.parametrize("mode", ["ask", "automatic", "never"])
+def test_a_check_stands_out_that_the_loop_does_not_repeat(context: Context, mode: str) -> None:
     policy = make_candidate(context)
-    assert shown()[0] == "primary"
+    gate_decisions.set_rule(context.db, {"mode": mode})
+    cancelled = controller.advance(context.db, context.data_dir)
+    assert cancelled is not None
+    job_store.cancel(context.db, cancelled)
+    assert unasked(context) is None
+    primary, said = stands_out(context, policy)
+    assert primary == ["check"]
+    assert f"the loop does not repeat it. Check {policy.revision} again below" in said
+
+
+@pytest.mark.parametrize("mode", ["ask", "automatic"])
+def test_a_check_stands_out_that_failed_twice_or_was_not_asked_for(context: Context, mode: str) -> None:
+    policy = make_candidate(context)
+    gate_decisions.set_rule(context.db, {"mode": mode})
+    for primary in ([], ["check"]):
+        job_id = job_submission.submit(context.db, context.data_dir, CheckSpec(candidate=policy.revision), "the loop")
+        run_job(context, job_id, 1)
+        job_table.stop(context.db, job_id, "w", "failed", "Memory ran out.")
+        assert stands_out(context, policy)[0] == primary
+    other = make_candidate(context)
+    with context.db.transaction() as connection:
+        connection.execute(
+            "UPDATE job SET spec = json_set(spec, '$.check', json('false')) WHERE id = ?", (other.job_id,)
+        )
+    assert unasked(context) is None
+    assert stands_out(context, other)[0] == ["check"]
+
+
+def test_a_check_stands_out_where_those_before_count_for_nothing(context: Context) -> None:
+    """It was against what served before; or it left out figures that the rule asks for."""
+    old, policy = make_candidate(context), make_candidate(context)
+    check_candidate(context, policy, sound=True)
+    store.compare_policies(context.db, policy.id, 1)
+    assert stands_out(context, policy)[0] == [], "people compare"
     check_candidate(context, policy)
-    check, standing = shown()
-    assert check == "primary"
-    assert f"Nothing is left to compare: {policy.revision} has to be checked again" in standing
+    primary, said = stands_out(context, policy)
+    assert primary == ["check"]
+    assert "Its check left out some of what the rule asks: check it again." in said
+    registry.promote(context.db, old.revision, "owner")
+    primary, said = stands_out(context, policy)
+    assert primary == ["check"]
+    assert f"The gate counts checks against {old.revision}, which serves now" in said
+
+
+def test_a_check_stands_out_where_nothing_is_left_to_compare_unless_judges_have_some(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy, sound=True)
+    seed_comparisons(context.db, 1, "held-out")  # a prompt for another check
+    primary, said = stands_out(context, policy)
+    assert primary == ["check"]
+    assert f"Nothing is left to compare: {policy.revision} has to be checked again" in said
+    store.compare_policies(context.db, policy.id, 1, "nobody")
+    primary, said = stands_out(context, policy)
+    assert primary == ["ask"]
+    assert (
+        "People have nothing left to compare: let them compare what judges have, or check "
+        f"{policy.revision} again." in said
+    )
+    gate_decisions.set_rule(context.db, {"mode": "automatic"})
+    assert unasked(context) == controller.Step("check", policy.revision)
+    assert stands_out(context, policy)[0] == []
     iterations_tab.ask_people(context.db, policy.revision)
-    check, standing = shown()
-    assert check == "secondary", "people compare"
-    assert "is left to compare" not in standing
+    assert unasked(context) is None
+    primary, said = stands_out(context, policy)
+    assert primary == [], "people compare"
+    assert "left to compare" not in said
 
 
 def test_the_warnings_follow_the_rule_on_a_page_that_is_open(context: Context) -> None:
