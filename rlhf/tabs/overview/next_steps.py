@@ -54,7 +54,7 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     if state.pending is None:
         return []
     revision = state.pending.policy.revision
-    if state.pending.exhausted and state.gate != "automatic":
+    if state.pending.exhausted and not state.pending.askable and state.gate != "automatic":
         return [NextStep(_("Check {revision} again").format(revision=revision), iteration(revision))]
     if state.pending.decision.verdict != "not enough evidence" and state.gate != "automatic":
         return [NextStep(_("Decide on {revision}").format(revision=revision), iteration(revision))]

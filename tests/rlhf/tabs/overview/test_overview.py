@@ -32,9 +32,9 @@ from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judg
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
 
 
-def pending(verdict: GateVerdict, exhausted: bool = False) -> PendingDecision:
+def pending(verdict: GateVerdict, exhausted: bool = False, askable: bool = False) -> PendingDecision:
     """A candidate on which the rule says that."""
-    return PendingDecision(ADAPTER, GateDecision(verdict, "Because.", ()), exhausted)
+    return PendingDecision(ADAPTER, GateDecision(verdict, "Because.", ()), exhausted, askable)
 
 
 OWNER = 1
@@ -58,6 +58,7 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
         ({"pending": pending("not enough evidence")}, 3, "Compare answers of dpo-7", "/annotate"),
         ({"pending": pending("not enough evidence")}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True)}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
+        ({"pending": pending("not enough evidence", True, True)}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"unchecked": "dpo-7", "failed_checks": {"dpo-7": FAILED}}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
     ],
 )
