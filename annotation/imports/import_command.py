@@ -310,7 +310,8 @@ class JsonPrinter(Printer):
             "columns": dict(outcome.columns),
             "skipped": [asdict(row) for row in outcome.skipped],
         }
-        summary = importing.summary(outcome, _("Before you import, “New prompts are” says how many."))
+        held_out_by = _("Before you import, “New prompts are” says how many.") if dry_run else ""
+        summary = importing.summary(outcome, held_out_by)
         self.say("outcome", {**told, "dry_run": dry_run, "summary": summary})
 
 

@@ -370,7 +370,7 @@ def not_made(counts: Counts) -> list[str]:
 
 
 def summary(outcome: ImportResult, held_out_by: str) -> list[str]:
-    """What an import did or would do, in sentences; `held_out_by` says what decides how much is held out."""
+    """What an import did or would do, in sentences; `held_out_by` says what can still change how much is held out."""
     counts = outcome.counts
     read = ngettext("{count:,} row read.", "{count:,} rows read.", counts.rows).format(count=counts.rows)
     new = ", ".join(made(counts))
@@ -380,7 +380,7 @@ def summary(outcome: ImportResult, held_out_by: str) -> list[str]:
         first = _("None of them can be used.") if outcome.nothing_usable else _("Nothing new in them.")
     rest = " ".join(not_made(counts))
     remarks = [f"{numeral(count)} × {remark}." for remark, count in counts.remarks.items()]
-    held_out = [f"{held_out_sentence(counts)} {held_out_by}"] if counts.prompts else []
+    held_out = [f"{held_out_sentence(counts)} {held_out_by}".strip()] if counts.prompts else []
     return [f"{read} {first.format(new=new)}", *([rest] if rest else []), *held_out, *remarks, *outcome.notes]
 
 

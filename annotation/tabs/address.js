@@ -129,7 +129,9 @@ function part(tabs) {
 function tell(tabs, said, { replace = false } = {}) {
   parts.set(keyOf(tabs), said);
   const now = read();
-  if (same(whole(now.tabs), tabs) && now.part !== said) write(addressOf(now.tabs, said), replace);
+  if (!same(whole(now.tabs), tabs) || now.part === said) return;
+  write(addressOf(now.tabs, said), replace);
+  tellFollowers();
 }
 
 // Lead to an address of this page, as a link does.

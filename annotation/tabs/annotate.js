@@ -623,7 +623,7 @@ function waitingText() {
 function refreshComparison() {
   const states = card.answers.map((answer) => answer.state);
   const failed = states.includes("failed");
-  for (const control of element.querySelectorAll(".verdict, .choose, .edit")) {
+  for (const control of element.querySelectorAll(".verdict, .choose, .edit, .ranking button")) {
     control.disabled = failed && control.dataset.key !== "s";
   }
   find(".early").textContent = failed

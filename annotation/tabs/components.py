@@ -53,7 +53,8 @@ def html_box(value: str = "", **options: Any) -> gr.HTML:
 ACTING = """
 function lost() {
   const now = document.activeElement;
-  return [document.body, null, window.prefloop.pressed].includes(now) || now.disabled || !now.checkVisibility();
+  if ([document.body, null, window.prefloop.pressed].includes(now) || now.disabled) return true;
+  return now.checkVisibility?.() === false;
 }
 const PATIENCE_MS = 2000; // a button may be drawn anew after what is said of it
 let changed = 0;
@@ -63,6 +64,7 @@ function follow() {
   if (!(waiting || (said && SPEAKS))) return;
   if (!lost()) {
     if (performance.now() - changed < PATIENCE_MS) requestAnimationFrame(follow);
+    else waiting = false; // the focus went on elsewhere
     return;
   }
   const within = said ?? element.querySelector("button:not(:disabled)") ?? element.querySelector("[tabindex]");
@@ -84,6 +86,7 @@ element.addEventListener("click", (event) => {
   setTimeout(() => {
     pressed.disabled = false;
     if (pressed.isConnected && lost()) pressed.focus();
+    waiting &&= document.activeElement === pressed; // else nobody is there to be led on by a late answer
   }, 2000);
   trigger("act", { act: pressed.dataset.act, subject: pressed.dataset.subject });
 });

@@ -792,6 +792,20 @@ def test_failed_answers_can_not_be_judged(site: Site) -> None:
     ann.page.wait_for_selector(".judging[data-state=waiting]")
 
 
+def test_failed_answers_can_not_be_ranked(site: Site) -> None:
+    site.project("rank", 3)
+    _, ids = store.begin_answers(site.db, [make_response(site.prompt(), "Once", seed=seed) for seed in range(3)])
+    ann = site.open()
+    ann.ready()
+    assert ann.page.locator(".ranking button:enabled").count() == 3
+    with site.db.transaction() as connection:
+        connection.execute("UPDATE response SET state = 'failed' WHERE id = ?", (ids[0],))
+    ann.page.wait_for_selector("text=Could not be written to its end.")
+    ann.press("=", "Backspace")
+    assert ann.status() == ""
+    assert ann.page.locator(".ranking button:enabled").count() == 0
+
+
 def test_an_own_prompt_is_asked_and_waited_for(site: Site) -> None:
     ann = site.open()
     ann.page.wait_for_selector("text=No model is writing answers at the moment.")

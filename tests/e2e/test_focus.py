@@ -10,6 +10,7 @@ import app
 from annotation.database import Database
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.judges import judge_store
@@ -40,6 +41,11 @@ def press(page: Any, button: str, box: str, said: str) -> None:
     assert page.locator(f"{button}:enabled").locator("visible=true").count() == 0
 
 
+def settle(page: Any) -> None:
+    """Let what follows a change of the page come, or end: a timer, and a frame."""
+    page.evaluate("new Promise((come) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(come))))")
+
+
 def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
     db, address = running
     job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
@@ -60,8 +66,9 @@ def test_who_cancels_a_judging_goes_on_from_what_is_said_of_it(running: tuple[Da
     press(page, "#judge-cancel", "#judge-said", f"Job {job_id} was asked to stop.")
 
 
-def test_who_rejects_a_candidate_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
+def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
     db, address = running
+    page.clock.install()
     files = db.path.parent / "adapters" / "dpo-9"
     files.mkdir(parents=True)
     (files / "adapter_model.safetensors").write_bytes(b"weights")
@@ -78,3 +85,11 @@ def test_who_rejects_a_candidate_goes_on_from_what_is_said_of_it(running: tuple[
     )
     page.goto(f"{address}iterations/dpo-9")
     press(page, "#reject", "#decided", "dpo-9 was rejected.")
+    press(page, "#decisions button", "#decided", "dpo-9 is a candidate again.")
+    page.clock.fast_forward("00:03")
+    settle(page)
+    page.evaluate("document.activeElement.blur()")
+    gate_decisions.reject(db, "dpo-9", "kim", "")
+    page.wait_for_selector("#decisions button:enabled")
+    settle(page)
+    assert page.evaluate("document.activeElement === document.body"), "what was pressed is answered long since"

@@ -26,9 +26,20 @@ function show({ html, said, open: now, over }) {
 function leaveHere() {
   for (const link of element.querySelectorAll("a")) {
     link.dataset.to ??= link.getAttribute("href");
-    if (address.isHere(link.dataset.to)) link.removeAttribute("href");
-    else link.href = link.dataset.to;
+    if (address.isHere(link.dataset.to)) leadNowhere(link);
+    else {
+      link.href = link.dataset.to;
+      link.removeAttribute("tabindex");
+    }
   }
+}
+
+// Whoever pressed it by keyboard goes on from it.
+function leadNowhere(link) {
+  const focused = document.activeElement === link;
+  if (focused) link.tabIndex = -1;
+  link.removeAttribute("href");
+  if (focused) link.focus();
 }
 
 function end(number, words) {

@@ -881,7 +881,9 @@ def test_the_page_looks_checks_and_imports_in_another_process(db: Database, impo
     assert checked.result["import_id"] is None
     assert sizes(db)["prompt"] == 0
     importer.start("import", ["--", path], ["--by=kim"])
-    assert ended(importer).result["import_id"] == 1
+    imported = ended(importer).result
+    assert imported["import_id"] == 1
+    assert "Before you import" not in " ".join(imported["summary"])
     assert db.value("SELECT requested_by FROM import") == "kim"
     importer.start("import", ["--", str(tmp_path / "none.csv")], [])
     failed = ended(importer)
