@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import running_app
+from tests.e2e.conftest import running_app, wait_for
 
 pytestmark = pytest.mark.browser
 PASSWORD = "correct horse battery"
@@ -52,6 +52,11 @@ def selected(page: Any) -> str:
     return str(page.locator("#pages [role=tab][aria-selected=true]").first.inner_text())
 
 
+def asked_for(part: str) -> Callable[[Any], bool]:
+    """Answers to a visit of what an address names by this part."""
+    return lambda answer: part in (answer.request.post_data or "")
+
+
 def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: str, browser: Any) -> None:
     from playwright.sync_api import expect
 
@@ -68,13 +73,19 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     expect(page).to_have_url(f"{address}train/reward_model")
     page.go_back()
     expect(page).to_have_url(f"{address}train")
-    page.go_back()
+    with page.expect_response(asked_for("compare=1,2")):  # a moment later its answer empties the search
+        page.go_back()
     expect(page).to_have_url(f"{address}runs/1?compare=1,2")
     assert selected(page) == "Runs"
     page.get_by_role("button", name="All runs").click()
-    page.locator("#run-search textarea, #run-search input").first.fill("nothing like it")
-    page.keyboard.press("Enter")
-    page.get_by_text("No run has these words.").wait_for()
+    box = page.locator("#run-search textarea, #run-search input").first
+
+    def found_nothing() -> bool:
+        box.fill("nothing like it")
+        box.press("Enter")
+        return bool(page.get_by_text("No run has these words.").is_visible())
+
+    wait_for(page, "that the runs are searched", found_nothing)
     expect(page).to_have_url(re.compile(r"[?&]q=nothing\+like\+it"))
     page.go_back()
     expect(page).to_have_url(f"{address}runs/1?compare=1,2")
