@@ -34,6 +34,7 @@ from annotation.records import UserError
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.formatting import NOT_MEASURED, percent
 from annotation.validation import bare, from_form, hints_of, label_of, read
+from rlhf.evaluation.gate_words import number, percentage
 
 Mode = Literal["ask", "automatic", "never"]
 Holds = Literal["mode", "project", "candidate"]
@@ -955,17 +956,6 @@ def waiting(people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequ
 
 
 # -------------------------------------------------------------------------------------------------------------- words
-def percentage(share: float, digits: int) -> str:
-    """A share in percent with so many significant digits."""
-    return f"{number(100 * share, digits)}%"
-
-
-def number(value: float, digits: int) -> str:
-    """A number with so many significant digits."""
-    rounded = float(f"{value:.{digits}g}")
-    return numeral(int(rounded) if rounded.is_integer() else rounded, "")  # never as 1e+02
-
-
 def lies_on(value: float, bound: float) -> bool:
     """Whether a figure is off its bound by the noise of binary fractions only."""
     return isclose(value, bound, rel_tol=1e-9)

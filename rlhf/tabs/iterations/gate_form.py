@@ -17,7 +17,8 @@ from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate, gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project, percentage
+from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project
+from rlhf.evaluation.gate_words import percentage
 
 PROMPTS = N_("Held-out prompts in a new version")
 RENEWAL = N_(
