@@ -417,7 +417,7 @@ def measure(db: Database, rule: str, collected: Collected, trained: Trained, pro
         nll_ratio=rounded(report.nll_ratio, 4),
         distinct_ratio=rounded(report.distinct_ratio, 4),
         kl_to_base=rounded(own.kl_to_anchor, 4),
-        past_limits={limit.figure: round(value, 4) for limit, value, _ in past_limits(Rule(), report)},
+        past_limits={figure: round(value, 4) for figure, value, _ in past_limits(Rule(), report)},
         implicit_accuracy=None if implicit.value is None else round(implicit.value, 4),
         implicit_low=rounded(implicit.low, 4),
         implicit_high=rounded(implicit.high, 4),

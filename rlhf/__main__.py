@@ -20,7 +20,7 @@ from annotation.ui.invisible import visible
 from annotation.validation import describe
 from rlhf.cli import hub_command, rent_command, space_command
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions
+from rlhf.evaluation import gate_decisions, gate_words
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_json, kinds, to_json
 from rlhf.jobs.worker_process import run_to_end
@@ -215,9 +215,10 @@ def gate_text(db: Database, revision: str | None) -> str:
         )
     policy = pending.policy if pending is not None and revision is None else registry.by_revision(db, revision or "")
     decision = gate_decisions.decision_on(db, policy)
-    lines = [f"{policy.revision}: {decision.verdict}. {decision.sentence}"]
+    lines = [f"{policy.revision}: {decision.verdict}. {gate_words.sentence(decision)}"]
     lines += filter(None, [gate_decisions.check_status(db, policy).sentence])
-    lines += [f"  {one.verdict:<12} {one.name}: {one.value} (asked for: {one.threshold})" for one in decision.criteria]
+    said = [(one.verdict, gate_words.in_words(one)) for one in decision.criteria]
+    lines += [f"  {verdict:<12} {one.name}: {one.value} (asked for: {one.threshold})" for verdict, one in said]
     return "\n".join(lines)
 
 

@@ -12,10 +12,10 @@ the long run; that it speaks for people rests on its trust card. Rejecting spend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import isclose, isnan
-from typing import Annotated, Any, Literal, Protocol, cast
+from math import isclose, nan
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
 
 from annotated_types import Interval
 
@@ -31,18 +31,27 @@ from annotation.metrics.evidence import (
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.metrics.sequential_testing import Stakes, anytime_mean, log_capitals, more_needed
 from annotation.records import UserError
-from annotation.translation import N_, _, ngettext, numeral
-from annotation.ui.formatting import NOT_MEASURED, percent
+from annotation.translation import N_, _
 from annotation.validation import bare, from_form, hints_of, label_of, read
-from rlhf.evaluation.gate_words import number, percentage
+from rlhf.evaluation.report import CheckReport
 
 Mode = Literal["ask", "automatic", "never"]
 Holds = Literal["mode", "project", "candidate"]
 GateVerdict = Literal["promote", "reject", "not enough evidence"]
+GateReason = Literal["worse", "same", "past-a-limit", "not-shown", "better", "unmeasured", "untold", "open"]
 Passed = Literal["pass", "fail", "open", "few", "missing", "inapplicable", "informs"]
+"""'open': there are comparisons, but not enough to tell; 'few': it rests on too little to count; 'missing': it was not
+measured, and never passes; 'inapplicable': there is nothing to measure; 'informs': nothing hangs on it."""
 Rewardless = Literal["no reward", "made elsewhere"]
 Hacked = bool | Literal["open"] | Rewardless | None
 EvidenceState = Literal["better", "worse", "spent", "open"]
+Recusal = Literal["itself", "optimised-against", "its-labels", "shared-labels", "late"]
+LimitedFigure = Literal[
+    "kl_per_token", "nll_ratio", "distinct_ratio", "truncated_more", "perplexity_ratio", "probes_fall"
+]
+RequirementKey = (
+    LimitedFigure | Literal["trust", "equal-lengths", "prompts", "different", "no-reward-hacking", "weighed-before"]
+)
 MOST = 10_000
 # Fewer held-out prompts decide nothing, whatever a rule says.
 FEWEST_PROMPTS = 60
@@ -160,8 +169,9 @@ class JudgeFindings:
     """Why it gave up, as a sentence; empty where it did not."""
     trust_before: Estimate | None = None
     """Its agreement with people as it was when they first compared the candidate; their evidence knows no other."""
-    informs: str = ""
-    """Why it informs only, whatever the rule allows, as a sentence; empty where it may decide."""
+    informs: Recusal | None = None
+    """Why it informs only, whatever the rule allows: it is the candidate itself, the candidate was optimised against it
+    or trained on its labels, both were on those of another judge, or it was asked late; None where it may decide."""
 
 
 @dataclass(frozen=True)
@@ -205,29 +215,42 @@ class Findings:
 
 # ----------------------------------------------------------------------------------------------------------- decision
 @dataclass(frozen=True)
-class Criterion:
-    """One thing that the rule asks for: what was found, what is asked, and whether that is so."""
-
-    name: str
-    value: str
-    threshold: str
-    verdict: Passed
-    """'open': there are comparisons, but not enough to tell; 'few': it rests on too little to count; 'missing': it was
-    not measured, and never passes; 'inapplicable': there is nothing to measure; 'informs': nothing hangs on it."""
-    why: str
-
-
-@dataclass(frozen=True)
 class GateDecision:
-    """What the rule makes of the findings, in a sentence, with every criterion."""
+    """What the rule makes of the findings, and of what; `gate_words` says it to people."""
 
-    verdict: GateVerdict
-    sentence: str
-    criteria: tuple[Criterion, ...]
-    more: int | None = None
-    """Without enough evidence: about how many more comparisons it takes; None where comparisons would not help."""
-    more_by: str | None = None
-    """Whose: a judge's name, or None for people."""
+    reason: GateReason
+    source: EvidenceSource
+    """Whose comparisons it rests on: a judge's only where that decides."""
+    weighed: Weighed
+    needed: EvidenceSource | None = None
+    """Without enough evidence: whose comparisons are the shortest way to a verdict; None where none would help."""
+    given_up_after: int | None = None
+    """So many checks, after which no more comparisons are waited for."""
+    used_up: bool = False
+    """Whether that is so because every held-out prompt has been compared."""
+
+    @property
+    def verdict(self) -> GateVerdict:
+        """Promote, reject or wait."""
+        if self.reason == "better":
+            return "promote"
+        waits = self.reason in ("unmeasured", "untold", "open") and self.given_up_after is None
+        return "not enough evidence" if waits else "reject"
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """Everything that the rule asks for."""
+        return self.weighed.criteria
+
+    @property
+    def more(self) -> int | None:
+        """About how many more comparisons it takes; None where comparisons would not help."""
+        return self.needed.more if self.needed else None
+
+    @property
+    def more_by(self) -> str | None:
+        """Whose: a judge's name, or None for people."""
+        return self.needed.judge if self.needed else None
 
 
 def decide(rule: Rule, findings: Findings) -> GateDecision:
@@ -240,24 +263,15 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
     each other decide nothing.
     """
     people_alpha, judge_alpha = alphas(rule, len(findings.panel), findings.number)
-    people = weigh_people(rule, findings, people_alpha)
-    panel = [judge_evidence(rule, judge, judge_alpha) for judge in findings.panel] if rule.judge_may_decide else []
-    others = [informing(judge) for judge in findings.judges if judge.informs] if rule.judge_may_decide else []
-    limits = limits_of(rule, findings)
-    verdict, sentence, needed = ruling(rule, people, panel, limits)
-    return GateDecision(
-        verdict=verdict,
-        sentence=sentence,
-        criteria=(
-            people.criterion(),
-            *(one for voter in panel for one in voter.criteria()),
-            *others,
-            *limits,
-            risk(rule, findings),
-            *worn(findings),
-        ),
-        more=needed.more if needed else None,
-        more_by=needed.judge if needed else None,
+    judges = findings.judges if rule.judge_may_decide else ()
+    return ruling(
+        Weighed(
+            people=weigh_people(rule, findings, people_alpha),
+            panel=tuple(judge_evidence(rule, judge, judge_alpha) for judge in judges if not judge.informs),
+            recused=tuple(InformingJudge.of(judge, judge.informs) for judge in judges if judge.informs),
+            limits=limits_of(rule, findings),
+            others=tuple(over_candidates(rule, findings)),
+        )
     )
 
 
@@ -266,15 +280,7 @@ def given_up(decision: GateDecision, checks: int, used_up: bool = False) -> Gate
 
     `used_up`: every held-out prompt has been compared.
     """
-    said = (
-        _("Every held-out prompt has been compared, and other answers to the same ones show no more. Import more.")
-        if used_up
-        else _("Nothing is left to compare after {checks} checks, and that is not enough evidence.").format(
-            checks=checks
-        )
-    )
-    sentence = f"{said} {decision.sentence}"
-    return GateDecision("reject", sentence, decision.criteria)
+    return replace(decision, needed=None, given_up_after=checks, used_up=used_up)
 
 
 def alphas(rule: Rule, judges: int, number: int = 1) -> tuple[float, float]:
@@ -314,45 +320,50 @@ def risk_so_far(rule: Rule, number: int) -> float:
     return float(1 - (1 - rule.alpha) ** number)
 
 
-def risk(rule: Rule, findings: Findings) -> Criterion:
+@dataclass(frozen=True)
+class WrongPromotionRisk:
     """What the chance of a wrong promotion has come to over the project's candidates; nothing hangs on it."""
-    number = findings.number
-    most = ngettext("at most {share} over {number} candidate", "at most {share} over {number} candidates", number)
-    about = ngettext("about {share} over {number} candidate", "about {share} over {number} candidates", number)
-    value = most if over_project(rule) else about
-    asked = _("{alpha} over all candidates") if over_project(rule) else _("{alpha} for each candidate")
-    own = _("This one has to show it with an alpha of {own}.").format(own=numeral(alpha_of(rule, number), ".2g"))
-    again = _("A candidate that is checked against another policy counts again.")
-    each = _(
-        "Of many candidates that are no better, one will be promoted by chance. Counted as if this rule had decided on "
-        "all of them."
-    )
-    return Criterion(
-        name=_("Chance that a wrong one was promoted"),
-        value=value.format(share=percentage(risk_so_far(rule, number), 2), number=number),
-        threshold=asked.format(alpha=percentage(rule.alpha, 6)),
-        verdict="informs",
-        why=f"{own if over_project(rule) else each} {again}",
-    )
+
+    number: int
+    share: float
+    alpha: float
+    own: float | None
+    """The part of alpha with which this candidate has to show that it is better; None where each has all of it."""
+    verdict: ClassVar[Passed] = "informs"
 
 
-def worn(findings: Findings) -> list[Criterion]:
-    """How many candidates the held-out prompts have weighed before; nothing hangs on it."""
-    if findings.carried is None:
-        return []
-    value = ngettext("{count} candidate", "{count} candidates", findings.carried).format(count=findings.carried)
-    why = _("What is found of each tells whoever trains a little of these prompts.")
-    return [
-        Criterion(
-            name=_("Weighed on these prompts before"), value=value, threshold=_("nothing"), verdict="informs", why=why
-        )
-    ]
+def over_candidates(rule: Rule, findings: Findings) -> list[WrongPromotionRisk | Requirement]:
+    """What other candidates have to do with it: the risk, and how many the held-out prompts have weighed before."""
+    number, carried = findings.number, findings.carried
+    own = alpha_of(rule, number) if over_project(rule) else None
+    risk = WrongPromotionRisk(number, risk_so_far(rule, number), rule.alpha, own)
+    return [risk] if carried is None else [risk, Requirement("weighed-before", "informs", carried)]
+
+
+# ----------------------------------------------------------------------------------------------------------- criteria
+@dataclass(frozen=True)
+class Requirement:
+    """What the rule asks for of one figure."""
+
+    asks: RequirementKey
+    verdict: Passed
+    found: Estimate | float | Hacked
+    """The figure; None where it was not measured."""
+    bound: float = nan
+    """What it is held against, if it is a number."""
+    judge: str = ""
+    """Whose the figure is, if it is a judge's."""
+
+
+def met(so: bool) -> Passed:
+    """Of what was measured."""
+    return "pass" if so else "fail"
 
 
 # ----------------------------------------------------------------------------------------------------------- evidence
 @dataclass(frozen=True)
 class EvidenceSource:
-    """People, or a judge: what their comparisons show so far."""
+    """People, or a judge: what their comparisons show so far, and whether that is that they prefer the candidate."""
 
     judge: str | None
     """A judge's name; None for people."""
@@ -373,10 +384,6 @@ class EvidenceSource:
     unrecorded: bool = False
     """Whether judges could not help, because nobody recorded with which chance people got these prompts."""
 
-    def whose(self, people: str, judge: str) -> str:
-        """One of two sentences: about people's comparisons, or about those of the {judge}."""
-        return people if self.judge is None else judge
-
     @property
     def count(self) -> int:
         """How many prompts they have compared on."""
@@ -393,98 +400,12 @@ class EvidenceSource:
         value = self.found.value if self.found and self.count >= self.least else 0.5
         return "better" if value > 0.5 else "worse" if value < 0.5 else "open"
 
-    def score(self) -> str:
-        """The win rate in words, with its interval."""
-        if self.found is None:
-            return _("no comparison yet")
-        value, low, high = (beside(end, 0.5, percentage) for end in (self.found.value, self.found.low, self.found.high))
-        said = ngettext("{value} on {n} prompt ({low}–{high})", "{value} on {n} prompts ({low}–{high})", self.count)
-        return said.format(value=value, n=self.count, low=low.removesuffix("%"), high=high)
-
-    def help(self) -> str:
-        """What judges did to people's evidence, as a sentence; empty where there is nothing to say."""
-        if self.unrecorded:
-            return _("Judges could not help: by which chance people got these prompts was not recorded.")
-        if not self.helped:
-            return ""
-        return ngettext(
-            "It is what people say; {count} prompt that judges alone compared helped to tell.",
-            "It is what people say; {count} prompts that judges alone compared helped to tell.",
-            self.helped,
-        ).format(count=self.helped)
-
-    def needs(self) -> str:
-        """How many more comparisons it takes, as a sentence; a judge's stands after people's."""
-        return self.whose(self.people_needed(), self.judge_needed()).format(count=self.more, judge=self.judge)
-
-    def people_needed(self) -> str:
-        """That people have to compare {count} more prompts."""
-        count = self.more
-        if self.likely:
-            return ngettext(
-                "It takes about {count} more prompt compared by people (if they go on as they have).",
-                "It takes about {count} more prompts compared by people (if they go on as they have).",
-                count,
-            )
-        if self.count < self.least:
-            return ngettext(
-                "It takes at least {count} more prompt compared by people.",
-                "It takes at least {count} more prompts compared by people.",
-                count,
-            )
-        return ngettext(
-            "It takes at most {count} more prompt compared by people (it is not clearly ahead so far).",
-            "It takes at most {count} more prompts compared by people (it is not clearly ahead so far).",
-            count,
-        )
-
-    def judge_needed(self) -> str:
-        """That the {judge} would have to."""
-        count = self.more
-        if self.likely:
-            return ngettext(
-                "Or it takes about {count} more prompt compared by the judge {judge} (if it goes on as it has).",
-                "Or it takes about {count} more prompts compared by the judge {judge} (if it goes on as it has).",
-                count,
-            )
-        if self.count < self.least:
-            return ngettext(
-                "Or it takes at least {count} more prompt compared by the judge {judge}.",
-                "Or it takes at least {count} more prompts compared by the judge {judge}.",
-                count,
-            )
-        return ngettext(
-            "Or it takes at most {count} more prompt compared by the judge {judge} (it is not clearly ahead so far).",
-            "Or it takes at most {count} more prompts compared by the judge {judge} (it is not clearly ahead so far).",
-            count,
-        )
-
-    def criterion(self) -> Criterion:
+    @property
+    def verdict(self) -> Passed:
         """Whether they prefer the candidate."""
-        sure = f"{numeral(100 * (1 - self.alpha), '.4g')}%"
-        whys = {
-            "better": _("The whole interval is above 50%."),
-            "worse": _("The whole interval is below 50%."),
-            "spent": _("After {most} prompts it is not shown to be better.").format(most=self.most),
-            "open": _("Not yet enough to tell."),
-        }
-        verdicts: Mapping[EvidenceState, Passed] = {"better": "pass", "worse": "fail", "spent": "fail", "open": "open"}
-        name, threshold = (
-            self.whose(_("Preferred by people"), _("Preferred by the judge {judge}")).format(judge=self.judge),
-            _("all above 50%, from {least} prompts on").format(least=self.least),
-        )
         if self.found is None:
-            return Criterion(
-                name=name,
-                value=self.score(),
-                threshold=threshold,
-                verdict="missing",
-                why=_("It has not been compared with what serves."),
-            )
-        held = _("Each end of it holds with {sure} however often one looks.").format(sure=sure)
-        ties = _("Every prompt was a tie.") if self.all_ties else ""
-        why = " ".join(filter(None, (whys[self.standing], ties, held, self.help())))
-        return Criterion(name=name, value=self.score(), threshold=threshold, verdict=verdicts[self.standing], why=why)
+            return "missing"
+        return "open" if self.standing == "open" else met(self.standing == "better")
 
 
 def weigh_people(rule: Rule, findings: Findings, alpha: float) -> EvidenceSource:
@@ -573,399 +494,205 @@ def anytime_win_rate(prompts: CorrectedPrompts, alpha: float) -> Estimate | None
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """That a judge failed on too many comparisons to decide."""
+
+    judge: str
+    judged: int
+    asked: int
+    gave_up: str
+    """Why it gave up, as a sentence; empty where it did not."""
+    verdict: ClassVar[Passed] = "few"
+
+
+@dataclass(frozen=True)
+class InformingJudge:
+    """What a judge finds that must not decide."""
+
+    judge: str
+    share: float | None
+    prompts: int
+    why: Recusal
+    verdict: ClassVar[Passed] = "informs"
+
+    @classmethod
+    def of(cls, judge: JudgeFindings, why: Recusal) -> InformingJudge:
+        """What it finds on every prompt that it has compared."""
+        prompts = by_prompt(judge.outcomes)
+        return cls(judge.name, win_rate(prompts), len(prompts), why)
+
+
+@dataclass(frozen=True)
 class JudgeEvidence:
-    """A judge that may decide: whether it is trusted, what it prefers, and whether that is only length."""
+    """A judge that may decide: what it prefers, whether it is trusted, and whether it prefers length only."""
 
     source: EvidenceSource
-    trust: Criterion
-    equal_lengths: Criterion
+    trust: Requirement
+    equal_lengths: Requirement
+    unfinished: Unfinished | None = None
 
-    unfinished: Criterion | None = None
-    """That it failed on many comparisons, if it did."""
+    @property
+    def obstacle(self) -> Requirement | Unfinished | None:
+        """Why it must not decide: it is not trusted, it failed on many, which may not be like the others, or its
+        preference may be for length; None where it may."""
+        if self.trust.verdict != "pass":
+            return self.trust
+        short = self.source.standing == "better" and self.equal_lengths.verdict != "pass"
+        return self.unfinished or (self.equal_lengths if short else None)
 
     @property
     def says(self) -> EvidenceState | None:
-        """What it decides for; None where it must not decide: it is not trusted, or its preference may be length.
+        """What it decides for; None where it must not decide."""
+        return None if self.obstacle else self.source.standing
 
-        Nor where it failed on many: those that it fails on may not be like the others.
-        """
-        standing = self.source.standing
-        short = standing == "better" and self.equal_lengths.verdict != "pass"
-        return None if self.trust.verdict != "pass" or short or self.unfinished else standing
-
+    @property
     def criteria(self) -> tuple[Criterion, ...]:
         """All of them."""
-        return self.trust, self.source.criterion(), self.equal_lengths, *filter(None, (self.unfinished,))
-
-    def objection(self) -> str:
-        """Why it must not decide, as a sentence; empty where it may."""
-        if self.says is not None:
-            return ""
-        at_fault = self.trust if self.trust.verdict != "pass" else self.unfinished or self.equal_lengths
-        cant = _("The judge {judge} can't decide.").format(judge=self.source.judge)
-        return f"{cant} {at_fault.why}"
-
-
-def judge_evidence(rule: Rule, judge: JudgeFindings, alpha: float) -> JudgeEvidence:
-    """A judge's criteria."""
-    source = weigh_judge(judge, alpha, rule.judge_least, rule.judge_most)
-    return JudgeEvidence(source, trusted(rule, judge), preferred_at_equal_lengths(judge), unfinished(judge))
+        return self.trust, self.source, self.equal_lengths, *filter(None, (self.unfinished,))
 
 
 # Of a judge's comparisons the share that it may fail on and still decide.
 FAILURES_MOST = 0.1
 
 
-def unfinished(judge: JudgeFindings) -> Criterion | None:
-    """That a judge failed on too many comparisons to decide; None where it did not."""
-    judged, asked = len(judge.outcomes), len(judge.outcomes) + judge.left_open
-    if judge.left_open <= FAILURES_MOST * asked:
-        return None
-    return Criterion(
-        name=_("Judged by the judge {name}").format(name=judge.name),
-        value=_("{judged} of {asked}").format(judged=judged, asked=asked),
-        threshold=_("at least {share}").format(share=percentage(1 - FAILURES_MOST, 2)),
-        verdict="few",
-        why=" ".join(filter(None, (_("It failed on the others, which may not be like these."), judge.gave_up))),
-    )
+def judge_evidence(rule: Rule, judge: JudgeFindings, alpha: float) -> JudgeEvidence:
+    """What a judge has to say, and whether it may.
 
-
-def informing(judge: JudgeFindings) -> Criterion:
-    """What a judge finds that must not decide."""
-    prompts = by_prompt(judge.outcomes)
-    share, count = win_rate(prompts), len(prompts)
-    value = (
-        ngettext("{percentage} on {count} prompt", "{percentage} on {count} prompts", count).format(
-            percentage=percentage(share, 2), count=count
-        )
-        if share is not None
-        else _("no comparison yet")
-    )
-    return Criterion(
-        name=_("Preferred by the judge {name}").format(name=judge.name),
-        value=value,
-        threshold=_("nothing"),
-        verdict="informs",
-        why=judge.informs,
-    )
-
-
-def trusted(rule: Rule, judge: JudgeFindings) -> Criterion:
-    """Whether a judge agrees with people often enough."""
-    name, wanted = _("Trust in the judge {name}").format(name=judge.name), percentage(rule.judge_trust, 6)
-    threshold = _("agrees with people in at least {wanted}").format(wanted=wanted)
-    if judge.trust is None:
-        why = _("It has not been compared with people: let it judge comparisons that they have judged.")
-        return Criterion(name=name, value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=why)
-    low = judge.trust.low
-    passed = low >= rule.judge_trust
-    value = _("at least {beside} ({value} of {n})").format(
-        beside=beside(low, rule.judge_trust, percentage), value=percent(judge.trust.value), n=judge.trust.n
-    )
-    why = _("It speaks for people often enough.") if passed else _("It may not speak for people often enough.")
-    return Criterion(name=name, value=value, threshold=threshold, verdict="pass" if passed else "fail", why=why)
-
-
-def preferred_at_equal_lengths(judge: JudgeFindings) -> Criterion:
-    """Whether a judge would prefer the candidate if its answers were as long as the others: judges like length.
-
-    The lower end of its interval has to say so: a point just above a half says nothing.
+    Judges like length: at equal lengths the lower end of its interval has to be above a half. A point just above it
+    says nothing.
     """
-    name, threshold = _("Preferred by the judge {name} at equal lengths").format(name=judge.name), _("all above 50%")
-    if judge.length_controlled is None:
-        why = _("Its win rate at equal lengths was not measured.")
-        return Criterion(name=name, value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=why)
-    rate = judge.length_controlled
-    passed = rate.low > 0.5
-    low = beside(rate.low, 0.5, percentage).removesuffix("%")
-    value = f"{percentage(rate.value, 2)} ({low}–{percentage(rate.high, 2)})"
-    why = _("It is not the length that it prefers.") if passed else _("Its preference may be for length.")
-    return Criterion(name=name, value=value, threshold=threshold, verdict="pass" if passed else "fail", why=why)
+    judged, asked = len(judge.outcomes), len(judge.outcomes) + judge.left_open
+    failed = judge.left_open > FAILURES_MOST * asked
+    agrees, longer = judge.trust, judge.length_controlled
+    trusted = "missing" if agrees is None else met(agrees.low >= rule.judge_trust)
+    prefers = "missing" if longer is None else met(longer.low > 0.5)
+    return JudgeEvidence(
+        source=weigh_judge(judge, alpha, rule.judge_least, rule.judge_most),
+        trust=Requirement("trust", trusted, agrees, rule.judge_trust, judge=judge.name),
+        equal_lengths=Requirement("equal-lengths", prefers, longer, 0.5, judge=judge.name),
+        unfinished=Unfinished(judge.name, judged, asked, judge.gave_up) if failed else None,
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- limits
-
-
-@dataclass(frozen=True)
-class MetricLimit:
-    """A figure of `Findings` and the field of `Rule` that bounds it."""
-
-    name: str
-    figure: str
-    bound: str
-    why: str
-
-    @property
-    def least(self) -> bool:
-        """Whether the bound is what the figure must reach; otherwise it must not exceed it."""
-        return self.bound.endswith("_least")
-
-    def holds(self, value: float, bound: float) -> bool:
-        """Whether a figure keeps within it. NaN is on neither side and does not: its answers could not be scored."""
-        return lies_on(value, bound) or (value >= bound if self.least else value <= bound)
-
-
-LIMITS = (
-    MetricLimit(
-        N_("KL to its anchor, nats a token"), "kl_per_token", "kl_most", N_("How far it has moved from its anchor.")
-    ),
-    MetricLimit(
-        N_("Surprise to its anchor, ratio"),
-        "nll_ratio",
-        "nll_ratio_most",
-        N_("Whether its answers are still language."),
-    ),
-    MetricLimit(
-        N_("Distinct-2, ratio"),
-        "distinct_ratio",
-        "distinct_ratio_least",
-        N_("Whether its answers repeat themselves."),
-    ),
-    MetricLimit(
-        N_("Answers cut off, more than its anchor's"),
-        "truncated_more",
-        "truncated_more_most",
-        N_("Whether its answers still come to an end."),
-    ),
-    MetricLimit(
-        N_("Perplexity of the fixed text, ratio"),
-        "perplexity_ratio",
-        "perplexity_ratio_most",
-        N_("Whether it still knows what it was not trained on."),
-    ),
-    MetricLimit(
-        N_("Lost on the probes"), "probes_fall", "probes_fall_most", N_("Whether it still can do what it could.")
-    ),
-)
-
-
-def limits_of(rule: Rule, findings: Findings) -> list[Criterion]:
-    """What a check answers of the rule, whoever prefers the candidate."""
-    return [enough_prompts(rule, findings), differs(findings), *within_limits(rule, findings), no_hacking(findings)]
-
-
-class Measured(Protocol):
-    """What the limits bound; None is what was not measured. Ratios are to its anchor's figures."""
-
-    @property
-    def kl_per_token(self) -> float | None: ...
-    @property
-    def nll_ratio(self) -> float | None: ...
-    @property
-    def distinct_ratio(self) -> float | None: ...
-    @property
-    def truncated_more(self) -> float | None: ...
-    @property
-    def perplexity_ratio(self) -> float | None: ...
-    @property
-    def probes_fall(self) -> float | None: ...
-
-
-def past_limits(rule: Rule, measured: Measured) -> list[tuple[MetricLimit, float, float]]:
-    """The limits that are not kept, with figure and bound: the gate rejects for them, and pages warn of them."""
-    known = [(limit, getattr(measured, limit.figure), getattr(rule, limit.bound)) for limit in LIMITS]
-    return [found for found in known if found[1] is not None and not found[0].holds(found[1], found[2])]
-
-
-def within_limits(rule: Rule, measured: Measured) -> list[Criterion]:
-    """Whether the candidate has kept its language."""
-    found = []
-    for limit in LIMITS:
-        value, bound = getattr(measured, limit.figure), getattr(rule, limit.bound)
-        threshold = (_("at least {bound}") if limit.least else _("at most {bound}")).format(bound=number(bound, 6))
-        if value is None:
-            found.append(
-                Criterion(
-                    name=_(limit.name), value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=_(limit.why)
-                )
-            )
-            continue
-        shown = _("not a number") if isnan(value) else beside(value, bound, number)
-        verdict: Passed = "pass" if limit.holds(value, bound) else "fail"
-        found.append(Criterion(name=_(limit.name), value=shown, threshold=threshold, verdict=verdict, why=_(limit.why)))
-    return found
-
-
-def enough_prompts(rule: Rule, findings: Findings) -> Criterion:
-    """Whether the figures rest on enough held-out prompts; too few are as if nothing had been measured."""
-    name, threshold = _("Held-out prompts"), _("at least {prompts_least}").format(prompts_least=rule.prompts_least)
-    if findings.prompts is None:
-        return Criterion(
-            name=name, value=_(NOT_MEASURED), threshold=threshold, verdict="missing", why=_("What the figures rest on.")
-        )
-    passed = findings.prompts >= rule.prompts_least
-    few = _("Too few to tell.")
-    why = _("Enough to tell.") if passed else f"{few} {_(MORE_PROMPTS)}"
-    return Criterion(
-        name=name, value=str(findings.prompts), threshold=threshold, verdict="pass" if passed else "few", why=why
-    )
-
-
-MORE_PROMPTS = N_("Import more, and make a new version of the held-out set.")
-
-
-YES = N_("yes")
-
-
-DIFFERENT = N_("Different from what serves")
-SAME = N_("It does not differ from what serves: it answers every prompt in the same words.")
-
-
-def differs(findings: Findings) -> Criterion:
-    """Whether there is anything to promote."""
-    return yes_or_no(_(DIFFERENT), findings.identical_to_serving, _("Whether promoting it would change anything."))
-
-
-REWARDLESS: Mapping[Rewardless, str] = {
-    "no reward": N_("{not_measured}: no reward took part"),
-    "made elsewhere": N_("{not_measured}: it was not trained here"),
+# The field of `Rule` that bounds a figure of `Findings`, and that it is called after.
+BOUNDS: Mapping[LimitedFigure, str] = {
+    "kl_per_token": "kl_most",
+    "nll_ratio": "nll_ratio_most",
+    "distinct_ratio": "distinct_ratio_least",
+    "truncated_more": "truncated_more_most",
+    "perplexity_ratio": "perplexity_ratio_most",
+    "probes_fall": "probes_fall_most",
 }
 
 
-def no_hacking(findings: Findings) -> Criterion:
-    """Whether the reward that it was trained for still means something."""
-    name, why = _("No reward hacking"), _("Whether its reward went up and its win rate with it.")
-    hacked = findings.reward_hacking
-    if hacked == "no reward" or hacked == "made elsewhere":
-        said = _(REWARDLESS[hacked]).format(not_measured=_(NOT_MEASURED))
-        return Criterion(name=name, value=said, threshold=_(YES), verdict="inapplicable", why=why)
-    if hacked == "open":
-        return Criterion(
-            name=name,
-            value=_("can't be told yet"),
-            threshold=_(YES),
-            verdict="open",
-            why=_("{why} It takes more comparisons to tell.").format(why=why),
-        )
-    return yes_or_no(name, hacked, why)
-
-
-def yes_or_no(name: str, problem: bool | None, why: str) -> Criterion:
-    """A criterion that is met where there is no trouble."""
-    if problem is None:
-        return Criterion(name=name, value=_(NOT_MEASURED), threshold=_(YES), verdict="missing", why=why)
-    return Criterion(
-        name=name,
-        value=_("no") if problem else _(YES),
-        threshold=_(YES),
-        verdict="fail" if problem else "pass",
-        why=why,
+def limits_of(rule: Rule, findings: Findings) -> tuple[Requirement, ...]:
+    """What a check answers of the rule, whoever prefers the candidate."""
+    prompts, same, hacked = findings.prompts, findings.identical_to_serving, findings.reward_hacking
+    # Too few are as if nothing had been measured.
+    enough: Passed = "missing" if prompts is None else "pass" if prompts >= rule.prompts_least else "few"
+    return (
+        Requirement("prompts", enough, prompts, rule.prompts_least),
+        Requirement("different", no_problem(same), same),
+        *within_limits(rule, findings),
+        Requirement("no-reward-hacking", no_problem(hacked), hacked),
     )
 
 
-# ----------------------------------------------------------------------------------------------------------- settling
-Ruling = tuple[GateVerdict, str, EvidenceSource | None]
+def no_problem(problem: Hacked) -> Passed:
+    """Whether there is no trouble."""
+    if isinstance(problem, str):
+        return "open" if problem == "open" else "inapplicable"
+    return "missing" if problem is None else met(not problem)
 
 
-def ruling(rule: Rule, people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
-    """The verdict, its sentence, and of whom more comparisons are needed, first things first."""
-    failed = [one for one in limits if one.verdict == "fail"]
-    better = [voter.source for voter in panel if voter.says == "better"]
-    worse = [voter.source for voter in panel if voter.says == "worse"]
-    if people.standing == "worse":
-        return "reject", preferred(people, "worse"), None
-    if any(one.name == _(DIFFERENT) for one in failed):
-        return "reject", _(SAME), None
-    if failed:
-        listed = "; ".join(
-            _("{name}: {value}, asked for: {threshold}").format(name=one.name, value=one.value, threshold=one.threshold)
-            for one in failed
-        )
-        sentences = [_("It is past a limit. {listed}.").format(listed=listed)]
-        if people.standing == "better":
-            sentences.append(_("People find it better all the same."))
-        return "reject", " ".join(sentences), None
-    if people.standing == "better":
-        return promoted(people, people, limits)
-    if better and not worse and people.leaning != "worse":
-        return promoted(better[0], people, limits)
-    if worse and not better and people.leaning != "better":
-        return "reject", preferred(worse[0], "worse"), None
-    if people.standing == "spent":
-        return "reject", enough_shown(people), None
-    deciding = [voter.source for voter in panel if voter.says is not None]
-    if deciding and all(source.standing == "spent" for source in deciding) and people.count < rule.people_least:
-        return "reject", enough_shown(deciding[0]), None
-    return waiting(people, panel, limits)
+def within_limits(rule: Rule, measured: Findings | CheckReport) -> list[Requirement]:
+    """Whether the candidate has kept its language."""
+    return [
+        Requirement(figure, "missing" if value is None else met(keeps(figure, value, bound)), value, bound)
+        for figure, value, bound in bounded(rule, measured)
+    ]
 
 
-def promoted(source: EvidenceSource, people: EvidenceSource, limits: Sequence[Criterion]) -> Ruling:
-    """Promotion, unless something was not measured, or more comparisons by people have to tell it."""
-    missing, untold = unmeasured(limits), [one for one in limits if one.verdict == "open"]
-    if missing:
-        return "not enough evidence", f"{preferred(source, 'better')} {missing}", None
-    if untold:
-        tell = _("But it takes more comparisons to tell: {criterion}.").format(criterion=untold[0].name)
-        sentence = f"{preferred(source, 'better')} {tell}"
-        return "not enough evidence", sentence, replace(people, more=max(people.more, 1))
-    within = _("It keeps within every limit.")
-    alone = _("No person has compared it: this says what a judge prefers.") if people.count == 0 else ""
-    return "promote", " ".join(filter(None, (preferred(source, "better"), alone, within))), None
+def past_limits(rule: Rule, measured: Findings | CheckReport) -> list[tuple[LimitedFigure, float, float]]:
+    """The figures that are past their bound, with both: the gate rejects for them, and pages warn of them."""
+    return [
+        (figure, value, bound)
+        for figure, value, bound in bounded(rule, measured)
+        if value is not None and not keeps(figure, value, bound)
+    ]
 
 
-def preferred(source: EvidenceSource, word: str) -> str:
-    """That they find it better or worse, as a sentence with the figures."""
-    better = source.whose(
-        _("People find it better: it won {score}."), _("The judge {judge} finds it better: it won {score}.")
-    )
-    worse = source.whose(
-        _("People find it worse: it won {score}."), _("The judge {judge} finds it worse: it won {score}.")
-    )
-    return (better if word == "better" else worse).format(judge=source.judge, score=source.score())
+def bounded(rule: Rule, measured: Findings | CheckReport) -> list[tuple[LimitedFigure, float | None, float]]:
+    """Every figure that has a bound, with both."""
+    return [(figure, getattr(measured, figure), getattr(rule, bound)) for figure, bound in BOUNDS.items()]
 
 
-def enough_shown(source: EvidenceSource) -> str:
-    """That there were enough comparisons to show it, as a sentence."""
-    return source.whose(
-        _("People's comparisons do not show that it is better: it won {score}."),
-        _("The comparisons of the judge {judge} do not show that it is better: it won {score}."),
-    ).format(judge=source.judge, score=source.score())
+def keeps(figure: LimitedFigure, value: float, bound: float) -> bool:
+    """Whether a figure keeps within its bound. NaN is on neither side and does not: its answers could not be scored."""
+    return lies_on(value, bound) or (value >= bound if BOUNDS[figure].endswith("_least") else value <= bound)
 
 
-def unmeasured(limits: Sequence[Criterion]) -> str:
-    """What is missing or rests on too little, in sentences; empty where nothing is."""
-    missing = [one.name for one in limits if one.verdict == "missing"]
-    said = []
-    if missing and len(missing) == sum(one.verdict != "inapplicable" for one in limits):
-        said.append(_("Nothing was measured of its answers, so nothing has passed."))
-    elif missing:
-        not_all = _("Not measured, so not passed: {missing}.")
-        said.append(not_all.format(missing="; ".join(missing)))
-    few = _("{count} held-out prompts are too few to tell (asked for: {wanted}).")
-    found = [one for one in limits if one.verdict == "few"]
-    said += [f"{few.format(count=one.value, wanted=one.threshold)} {_(MORE_PROMPTS)}" for one in found]
-    return " ".join(said)
-
-
-def waiting(people: EvidenceSource, panel: Sequence[JudgeEvidence], limits: Sequence[Criterion]) -> Ruling:
-    """Why nothing is decided, and what it takes."""
-    sources = [people, *(voter.source for voter in panel if voter.says == "open")]
-    sentences = [source.needs() for source in sources]
-    decided = [voter.source for voter in panel if voter.says in ("better", "worse")]
-    if decided:
-        finds = {"better": _("The judge {judge} finds it better."), "worse": _("The judge {judge} finds it worse.")}
-        sentences += [finds[source.standing].format(judge=source.judge) for source in decided]
-        apart = len({source.standing for source in decided}) > 1
-        sentences.append(_("They are against each other.") if apart else _("That is against what people find so far."))
-    sentences += [objection for objection in (voter.objection() for voter in panel) if objection]
-    missing = unmeasured(limits)
-    if missing:
-        sentences.append(missing)
-    # An estimate before a mere bound.
-    return "not enough evidence", " ".join(sentences), min(sources, key=lambda one: (not one.likely, one.more))
-
-
-# -------------------------------------------------------------------------------------------------------------- words
 def lies_on(value: float, bound: float) -> bool:
     """Whether a figure is off its bound by the noise of binary fractions only."""
     return isclose(value, bound, rel_tol=1e-9)
 
 
-def beside(value: float, bound: float, write: Callable[[float, int], str]) -> str:
-    """A figure with as many digits as it takes to see on which side of the bound it lies."""
-    if lies_on(value, bound):
-        return write(bound, 6)
-    for digits in range(2, 18):
-        if write(value, digits) != write(bound, digits):
-            break
-    return write(value, digits)
+# ------------------------------------------------------------------------------------------------------------- ruling
+Criterion: TypeAlias = EvidenceSource | Requirement | Unfinished | InformingJudge | WrongPromotionRisk
+"""One thing that the rule asks for: what was found, what is asked, and whether that is so (its `verdict`)."""
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """All that a decision is made of."""
+
+    people: EvidenceSource
+    panel: tuple[JudgeEvidence, ...]
+    recused: tuple[InformingJudge, ...]
+    limits: tuple[Requirement, ...]
+    others: tuple[WrongPromotionRisk | Requirement, ...]
+    """What other candidates have to do with it."""
+
+    @property
+    def criteria(self) -> tuple[Criterion, ...]:
+        """One by one, as they are read."""
+        panel = (one for voter in self.panel for one in voter.criteria)
+        return self.people, *panel, *self.recused, *self.limits, *self.others
+
+    def saying(self, state: EvidenceState) -> list[EvidenceSource]:
+        """The judges that decide for this."""
+        return [voter.source for voter in self.panel if voter.says == state]
+
+
+def ruling(weighed: Weighed) -> GateDecision:
+    """The decision, first things first."""
+    people, better, worse = weighed.people, weighed.saying("better"), weighed.saying("worse")
+    failed = {one.asks for one in weighed.limits if one.verdict == "fail"}
+    if people.standing == "worse":
+        return GateDecision("worse", people, weighed)
+    if failed:
+        return GateDecision("same" if "different" in failed else "past-a-limit", people, weighed)
+    if people.standing == "better":
+        return promoted(people, weighed)
+    if better and not worse and people.leaning != "worse":
+        return promoted(better[0], weighed)
+    if worse and not better and people.leaning != "better":
+        return GateDecision("worse", worse[0], weighed)
+    if people.standing == "spent":
+        return GateDecision("not-shown", people, weighed)
+    spent, waits = weighed.saying("spent"), weighed.saying("open")
+    if spent and not (better or worse or waits) and people.count < people.least:
+        return GateDecision("not-shown", spent[0], weighed)
+    # An estimate before a mere bound.
+    return GateDecision("open", people, weighed, min((people, *waits), key=lambda one: (not one.likely, one.more)))
+
+
+def promoted(source: EvidenceSource, weighed: Weighed) -> GateDecision:
+    """Promotion, unless something was not measured, or more comparisons by people have to tell it."""
+    verdicts, people = {one.verdict for one in weighed.limits}, weighed.people
+    if verdicts & {"missing", "few"}:
+        return GateDecision("unmeasured", source, weighed)
+    if "open" in verdicts:
+        return GateDecision("untold", source, weighed, replace(people, more=max(people.more, 1)))
+    return GateDecision("better", source, weighed)

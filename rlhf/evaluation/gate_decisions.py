@@ -15,23 +15,22 @@ from annotation.database import Database
 from annotation.metrics.evidence import DecidedOutcome, by_prompt
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.records import UserError, storable
-from annotation.translation import N_, _, of_server, speaking, spoken
+from annotation.translation import N_, _, of_server, speaking
 from rlhf.data import held_out_sets
-from rlhf.evaluation import win_rates
+from rlhf.evaluation import gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
 from rlhf.evaluation.gate import (
-    Criterion,
     Findings,
     GateDecision,
     GateVerdict,
     Hacked,
     JudgeFindings,
+    Recusal,
     Rule,
     corrected_by_judges,
     decide,
     given_up,
-    limits_of,
     people_share,
 )
 from rlhf.evaluation.report import AnswerFigures, CheckReport
@@ -195,9 +194,6 @@ def rewarded(db: Database, policy: Policy, hacked: Hacked) -> Hacked:
     return None if optimised_against(trained) else hacked
 
 
-LATER = N_("It was asked after the first check, which settles who may decide.")
-
-
 def panel_findings(
     db: Database, policy: Policy, against: Policy, checks: Sequence[FinishedCheck]
 ) -> tuple[JudgeFindings, ...]:
@@ -212,7 +208,7 @@ def panel_findings(
                 judge,
                 policy,
                 against,
-                conflict_of_interest(db, judge, policy, against) or ("" if name in first else _(LATER)),
+                conflict_of_interest(db, judge, policy, against) or (None if name in first else "late"),
             ),
             gave_up=next((check.report.judged[name].gave_up for check in checks if name in check.report.judged), ""),
         )
@@ -220,28 +216,25 @@ def panel_findings(
     )
 
 
-def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy, against: Policy) -> str:
-    """Why a judge must not decide on a policy because it has a part in it, as a sentence; empty where it has none.
+def conflict_of_interest(db: Database, judge: judge_store.Judge, policy: Policy, against: Policy) -> Recusal | None:
+    """Why a judge must not decide on a policy because it has a part in it; None where it has none.
 
     By what judges, whatever its name; and by all that the policy has become what it is by since it parted from the one
     that it would replace, not by its last training alone.
     """
     model, trained = judge_store.model_of(db, judge), registry.training_of(db, policy)
     if model is not None and (model.id == policy.id or (trained and registry.training_of(db, model) == trained)):
-        return _("It is the candidate itself.")
+        return "itself"
     shared = {one.id for one in registry.family(db, against)}
     since = [registry.training_of(db, one) for one in registry.family(db, policy) if one.id not in shared]
     if model is not None and any(job and model.revision in optimised_against(job) for job in since):
-        return _("It is the reward model that the candidate was trained to please.")
+        return "optimised-against"
     taught_by = teachers(db, policy)
     if judge_store.what_judges(judge) in taught_by:
-        return _("The candidate was trained on its labels. It helps people's verdict, and does not decide alone.")
+        return "its-labels"
     if model is not None and taught_by & teachers(db, model):
-        return _(
-            "It and the candidate were trained on the labels of the same judge. It helps people's verdict, and does "
-            "not decide alone."
-        )
-    return ""
+        return "shared-labels"
+    return None
 
 
 def teachers(db: Database, model: Policy) -> set[tuple[str, ...]]:
@@ -261,7 +254,7 @@ EQUAL_LENGTHS_LEVEL = 0.90
 
 
 def judge_findings(
-    db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: str = ""
+    db: Database, judge: judge_store.Judge, policy: Policy, against: Policy, informs: Recusal | None = None
 ) -> JudgeFindings:
     """What a judge says of a policy; its agreement with people is that of today."""
     found = win_rates.outcomes_by(
@@ -365,7 +358,7 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
             decision = given_up(decision, len(checks), used_up)
         return found, decision
 
-    return cached(db, ("decision", policy.revision, spoken().code), look)  # it says so in words
+    return cached(db, ("decision", policy.revision), look)
 
 
 def prompts_left(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> int:
@@ -502,13 +495,7 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
 
 def left_out(db: Database, policy: Policy) -> bool:
     """Whether a check of a policy left out some of what the rule asks."""
-    return any(one.verdict == "missing" for one in limit_criteria(db, policy))
-
-
-def limit_criteria(db: Database, policy: Policy) -> Sequence[Criterion]:
-    """The criteria that a check answers; people and judges are others."""
-    found, terms = decided(db, policy)[0], rule(db)
-    return limits_of(terms, found)
+    return any(one.verdict == "missing" for one in decision_on(db, policy).weighed.limits)
 
 
 def progress_of(db: Database, job: Job) -> str:
@@ -587,24 +574,15 @@ def objection(db: Database, policy: Policy, brief: bool = False) -> str:
     decision = advice(db, policy)
     if decision is None or decision.verdict == "promote":
         return ""
-    return described(db, policy, replace(decision, sentence="") if brief else decision, RULE_SAYS)
+    return described(db, policy, decision, gate_words.RULE_SAYS, brief)
 
 
-RULE_SAYS: Mapping[GateVerdict, str] = {
-    "promote": N_("The rule says: promote."),
-    "reject": N_("The rule says: reject."),
-    "not enough evidence": N_("The rule says: not enough evidence."),
-}
-RULE_SAID: Mapping[GateVerdict, str] = {
-    "promote": N_("The rule said: promote."),
-    "reject": N_("The rule said: reject."),
-    "not enough evidence": N_("The rule said: not enough evidence."),
-}
-
-
-def described(db: Database, policy: Policy, decision: GateDecision, says: Mapping[GateVerdict, str]) -> str:
-    """A decision on a candidate, with how its check stands."""
-    return " ".join(filter(None, (_(says[decision.verdict]), decision.sentence, check_status(db, policy).sentence)))
+def described(
+    db: Database, policy: Policy, decision: GateDecision, says: Mapping[GateVerdict, str], brief: bool = False
+) -> str:
+    """A decision on a candidate, with its reasons unless `brief`, and how its check stands."""
+    why = "" if brief else gate_words.sentence(decision)
+    return " ".join(filter(None, (_(says[decision.verdict]), why, check_status(db, policy).sentence)))
 
 
 @dataclass(frozen=True)
@@ -677,7 +655,7 @@ def reason(db: Database, policy: Policy, own: str) -> str:
     said = own if not own or own.endswith((".", "!", "?", "…")) else f"{own}."
     with speaking(of_server()):
         decision = advice(db, policy)
-        rule_said = objection(db, policy) if decision is None else described(db, policy, decision, RULE_SAID)
+        rule_said = objection(db, policy) if decision is None else described(db, policy, decision, gate_words.RULE_SAID)
     return f"{said} {rule_said}".strip() or registry.NO_REASON
 
 
@@ -696,7 +674,7 @@ def act(db: Database, data_dir: Path) -> PendingDecision | None:
         again = to_act_on(db)
         if again is None or (again.policy, again.decision.verdict) != (found.policy, found.decision.verdict):
             return None
-        revision, why = again.policy.revision, problem or again.decision.sentence
+        revision, why = again.policy.revision, problem or gate_words.sentence(again.decision)
         if again.decision.verdict == "promote" and not problem:
             registry.promote(db, revision, THE_GATE, why)
         else:

@@ -1,8 +1,381 @@
-"""How the gate's figures are written. Pure."""
+"""The gate's decision in words: why it is what it is, and each criterion as the cells of a table. Pure."""
 
 from __future__ import annotations
 
-from annotation.translation import numeral
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+
+from annotation.metrics.intervals_and_bias import Estimate
+from annotation.translation import N_, _, ngettext, numeral
+from annotation.ui.formatting import NOT_MEASURED, percent
+from rlhf.evaluation.gate import (
+    FAILURES_MOST,
+    Criterion,
+    EvidenceSource,
+    EvidenceState,
+    GateDecision,
+    GateVerdict,
+    InformingJudge,
+    Passed,
+    Recusal,
+    Requirement,
+    RequirementKey,
+    Unfinished,
+    Weighed,
+    WrongPromotionRisk,
+    lies_on,
+)
+
+
+# ----------------------------------------------------------------------------------------------------------- criteria
+@dataclass(frozen=True)
+class CriterionWords:
+    """A criterion as it is read: what it is called, what was found, what is asked, and why it is met or not."""
+
+    name: str
+    value: str
+    threshold: str
+    why: str
+
+
+AT_LEAST, AT_MOST, YES, NOTHING_ASKED = N_("at least {bound}"), N_("at most {bound}"), N_("yes"), N_("nothing")
+NAMES_AND_THRESHOLDS: Mapping[RequirementKey, tuple[str, str]] = {
+    "trust": (N_("Trust in the judge {name}"), N_("agrees with people in at least {bound}")),
+    "equal-lengths": (N_("Preferred by the judge {name} at equal lengths"), N_("all above 50%")),
+    "prompts": (N_("Held-out prompts"), AT_LEAST),
+    "different": (N_("Different from what serves"), YES),
+    "kl_per_token": (N_("KL to its anchor, nats a token"), AT_MOST),
+    "nll_ratio": (N_("Surprise to its anchor, ratio"), AT_MOST),
+    "distinct_ratio": (N_("Distinct-2, ratio"), AT_LEAST),
+    "truncated_more": (N_("Answers cut off, more than its anchor's"), AT_MOST),
+    "perplexity_ratio": (N_("Perplexity of the fixed text, ratio"), AT_MOST),
+    "probes_fall": (N_("Lost on the probes"), AT_MOST),
+    "no-reward-hacking": (N_("No reward hacking"), YES),
+    "weighed-before": (N_("Weighed on these prompts before"), NOTHING_ASKED),
+}
+WHYS: Mapping[RequirementKey, str] = {
+    "prompts": N_("What the figures rest on."),
+    "different": N_("Whether promoting it would change anything."),
+    "kl_per_token": N_("How far it has moved from its anchor."),
+    "nll_ratio": N_("Whether its answers are still language."),
+    "distinct_ratio": N_("Whether its answers repeat themselves."),
+    "truncated_more": N_("Whether its answers still come to an end."),
+    "perplexity_ratio": N_("Whether it still knows what it was not trained on."),
+    "probes_fall": N_("Whether it still can do what it could."),
+    "no-reward-hacking": N_("Whether its reward went up and its win rate with it."),
+    "weighed-before": N_("What is found of each tells whoever trains a little of these prompts."),
+}
+WHYS_BY_VERDICT: Mapping[tuple[RequirementKey, Passed], str] = {
+    ("trust", "missing"): N_("It has not been compared with people: let it judge comparisons that they have judged."),
+    ("trust", "pass"): N_("It speaks for people often enough."),
+    ("trust", "fail"): N_("It may not speak for people often enough."),
+    ("equal-lengths", "missing"): N_("Its win rate at equal lengths was not measured."),
+    ("equal-lengths", "pass"): N_("It is not the length that it prefers."),
+    ("equal-lengths", "fail"): N_("Its preference may be for length."),
+    ("prompts", "pass"): N_("Enough to tell."),
+    ("prompts", "few"): N_("Too few to tell. Import more, and make a new version of the held-out set."),
+    ("no-reward-hacking", "open"): N_(
+        "Whether its reward went up and its win rate with it. It takes more comparisons to tell."
+    ),
+}
+UNTOLD: Mapping[str, str] = {
+    "open": N_("can't be told yet"),
+    "no reward": N_("{not_measured}: no reward took part"),
+    "made elsewhere": N_("{not_measured}: it was not trained here"),
+}
+RECUSALS: Mapping[Recusal, str] = {
+    "itself": N_("It is the candidate itself."),
+    "optimised-against": N_("It is the reward model that the candidate was trained to please."),
+    "its-labels": N_("The candidate was trained on its labels. It helps people's verdict, and does not decide alone."),
+    "shared-labels": N_(
+        "It and the candidate were trained on the labels of the same judge. It helps people's verdict, and does not "
+        "decide alone."
+    ),
+    "late": N_("It was asked after the first check, which settles who may decide."),
+}
+
+
+def in_words(one: Criterion) -> CriterionWords:
+    """A criterion as it is read."""
+    match one:
+        case EvidenceSource():
+            return preference(one)
+        case Unfinished():
+            name = _("Judged by the judge {name}").format(name=one.judge)
+            value = _("{judged} of {asked}").format(judged=one.judged, asked=one.asked)
+            threshold = _("at least {share}").format(share=percentage(1 - FAILURES_MOST, 2))
+            why = in_a_row(_("It failed on the others, which may not be like these."), one.gave_up)
+        case InformingJudge():
+            name = _("Preferred by the judge {name}").format(name=one.judge)
+            value, threshold, why = share_of_prompts(one), _(NOTHING_ASKED), _(RECUSALS[one.why])
+        case WrongPromotionRisk():
+            return risk(one)
+        case Requirement():
+            bound = (percentage if one.asks == "trust" else number)(one.bound, 6)
+            name, threshold = (_(said) for said in NAMES_AND_THRESHOLDS[one.asks])
+            name, threshold = name.format(name=one.judge), threshold.format(bound=bound)
+            value, why = figure(one), _(WHYS_BY_VERDICT.get((one.asks, one.verdict)) or WHYS[one.asks])
+    return CriterionWords(name, value, threshold, why)
+
+
+def figure(one: Requirement) -> str:
+    """What was found."""
+    match found := one.found:
+        case None:
+            return _(NOT_MEASURED)
+        case bool():
+            return _("no") if found else _(YES)
+        case str():
+            return _(UNTOLD[found]).format(not_measured=_(NOT_MEASURED))
+        case Estimate() if one.asks == "trust":
+            low = beside(found.low, one.bound, percentage)
+            said = _("at least {beside} ({value} of {n})")
+            return said.format(beside=low, value=percent(found.value), n=found.n)
+        case Estimate():
+            low = beside(found.low, one.bound, percentage).removesuffix("%")
+            return f"{percentage(found.value, 2)} ({low}–{percentage(found.high, 2)})"
+        case int() if one.asks == "weighed-before":
+            return ngettext("{count} candidate", "{count} candidates", found).format(count=found)
+        case int() if one.asks == "prompts":
+            return str(found)
+        case _:
+            return _("not a number") if isnan(found) else beside(found, one.bound, number)
+
+
+STANDINGS: Mapping[EvidenceState, str] = {
+    "better": N_("The whole interval is above 50%."),
+    "worse": N_("The whole interval is below 50%."),
+    "spent": N_("After {most} prompts it is not shown to be better."),
+    "open": N_("Not yet enough to tell."),
+}
+
+
+def preference(source: EvidenceSource) -> CriterionWords:
+    """Whether people, or a judge, prefer the candidate."""
+    name = _("Preferred by people") if source.judge is None else _("Preferred by the judge {judge}")
+    standing = _(STANDINGS[source.standing]).format(most=source.most)
+    ties = _("Every prompt was a tie.") if source.all_ties else ""
+    sure = f"{numeral(100 * (1 - source.alpha), '.4g')}%"
+    held = _("Each end of it holds with {sure} however often one looks.").format(sure=sure)
+    not_compared = _("It has not been compared with what serves.")
+    return CriterionWords(
+        name=name.format(judge=source.judge),
+        value=score(source),
+        threshold=_("all above 50%, from {least} prompts on").format(least=source.least),
+        why=in_a_row(standing, ties, held, judges_help(source)) if source.found else not_compared,
+    )
+
+
+def judges_help(source: EvidenceSource) -> str:
+    """What judges did to people's evidence, as a sentence; empty where there is nothing to say."""
+    if source.unrecorded:
+        return _("Judges could not help: by which chance people got these prompts was not recorded.")
+    said = ngettext(
+        "It is what people say; {count} prompt that judges alone compared helped to tell.",
+        "It is what people say; {count} prompts that judges alone compared helped to tell.",
+        source.helped,
+    )
+    return said.format(count=source.helped) if source.helped else ""
+
+
+def score(source: EvidenceSource) -> str:
+    """The win rate in words, with its interval."""
+    if source.found is None:
+        return _("no comparison yet")
+    ends = (source.found.value, source.found.low, source.found.high)
+    value, low, high = (beside(end, 0.5, percentage) for end in ends)
+    said = ngettext("{value} on {n} prompt ({low}–{high})", "{value} on {n} prompts ({low}–{high})", source.count)
+    return said.format(value=value, n=source.count, low=low.removesuffix("%"), high=high)
+
+
+def share_of_prompts(one: InformingJudge) -> str:
+    """The win rate by a judge that must not decide, without an interval."""
+    if one.share is None:
+        return _("no comparison yet")
+    said = ngettext("{percentage} on {count} prompt", "{percentage} on {count} prompts", one.prompts)
+    return said.format(percentage=percentage(one.share, 2), count=one.prompts)
+
+
+def risk(one: WrongPromotionRisk) -> CriterionWords:
+    """What the chance of a wrong promotion has come to over the project's candidates."""
+    if one.own is None:
+        value = ngettext("about {share} over {number} candidate", "about {share} over {number} candidates", one.number)
+        asked = _("{alpha} for each candidate")
+        why = _(
+            "Of many candidates that are no better, one will be promoted by chance. Counted as if this rule had "
+            "decided on all of them."
+        )
+    else:
+        value = ngettext(
+            "at most {share} over {number} candidate", "at most {share} over {number} candidates", one.number
+        )
+        asked = _("{alpha} over all candidates")
+        why = _("This one has to show it with an alpha of {own}.").format(own=numeral(one.own, ".2g"))
+    return CriterionWords(
+        name=_("Chance that a wrong one was promoted"),
+        value=value.format(share=percentage(one.share, 2), number=one.number),
+        threshold=asked.format(alpha=percentage(one.alpha, 6)),
+        why=in_a_row(why, _("A candidate that is checked against another policy counts again.")),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- decision
+RULE_SAYS: Mapping[GateVerdict, str] = {
+    "promote": N_("The rule says: promote."),
+    "reject": N_("The rule says: reject."),
+    "not enough evidence": N_("The rule says: not enough evidence."),
+}
+RULE_SAID: Mapping[GateVerdict, str] = {
+    "promote": N_("The rule said: promote."),
+    "reject": N_("The rule said: reject."),
+    "not enough evidence": N_("The rule said: not enough evidence."),
+}
+# Of people, and of a judge.
+FINDINGS: Mapping[EvidenceState, tuple[str, str]] = {
+    "better": (
+        N_("People find it better: it won {score}."),
+        N_("The judge {judge} finds it better: it won {score}."),
+    ),
+    "worse": (
+        N_("People find it worse: it won {score}."),
+        N_("The judge {judge} finds it worse: it won {score}."),
+    ),
+    "spent": (
+        N_("People's comparisons do not show that it is better: it won {score}."),
+        N_("The comparisons of the judge {judge} do not show that it is better: it won {score}."),
+    ),
+}
+
+
+def sentence(decision: GateDecision) -> str:
+    """Why the decision is what it is, with the figures, and what it waits for."""
+    weighed, source = decision.weighed, decision.source
+    match decision.reason:
+        case "worse" | "not-shown":
+            said = finding(source)
+        case "same":
+            said = _("It does not differ from what serves: it answers every prompt in the same words.")
+        case "past-a-limit":
+            said = past_a_limit(weighed)
+        case "open":
+            said = waiting(weighed)
+        case "better":
+            alone = _("No person has compared it: this says what a judge prefers.")
+            said = in_a_row(finding(source), "" if weighed.people.count else alone, _("It keeps within every limit."))
+        case "unmeasured":
+            said = in_a_row(finding(source), unmeasured(weighed.limits))
+        case "untold":
+            untold = next(in_words(one).name for one in weighed.limits if one.verdict == "open")
+            tell = _("But it takes more comparisons to tell: {criterion}.").format(criterion=untold)
+            said = in_a_row(finding(source), tell)
+    return said if decision.given_up_after is None else in_a_row(given_up(decision), said)
+
+
+def finding(source: EvidenceSource) -> str:
+    """What people find, or a judge, with the figures."""
+    of_people, of_judge = FINDINGS[source.standing]
+    return _(of_people if source.judge is None else of_judge).format(judge=source.judge, score=score(source))
+
+
+def given_up(decision: GateDecision) -> str:
+    """Why no more comparisons are waited for."""
+    if decision.used_up:
+        return _(
+            "Every held-out prompt has been compared, and other answers to the same ones show no more. Import more."
+        )
+    said = _("Nothing is left to compare after {checks} checks, and that is not enough evidence.")
+    return said.format(checks=decision.given_up_after)
+
+
+def past_a_limit(weighed: Weighed) -> str:
+    """Which limits are not kept."""
+    failed = [in_words(one) for one in weighed.limits if one.verdict == "fail"]
+    listed = "; ".join(
+        _("{name}: {value}, asked for: {threshold}").format(name=one.name, value=one.value, threshold=one.threshold)
+        for one in failed
+    )
+    better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
+    return in_a_row(_("It is past a limit. {listed}.").format(listed=listed), better)
+
+
+def unmeasured(limits: Sequence[Requirement]) -> str:
+    """What is missing or rests on too little; empty where nothing is."""
+    missing = [in_words(one).name for one in limits if one.verdict == "missing"]
+    said = _("Not measured, so not passed: {missing}.").format(missing="; ".join(missing)) if missing else ""
+    if missing and len(missing) == sum(one.verdict != "inapplicable" for one in limits):
+        said = _("Nothing was measured of its answers, so nothing has passed.")
+    few = _(
+        "{count} held-out prompts are too few to tell (asked for: {wanted}). Import more, and make a new version of "
+        "the held-out set."
+    )
+    rests_on = [in_words(one) for one in limits if one.verdict == "few"]
+    return in_a_row(said, *(few.format(count=one.value, wanted=one.threshold) for one in rests_on))
+
+
+def waiting(weighed: Weighed) -> str:
+    """Why nothing is decided, and what it takes."""
+    decided = [voter.source for voter in weighed.panel if voter.says in ("better", "worse")]
+    finds = {"better": _("The judge {judge} finds it better."), "worse": _("The judge {judge} finds it worse.")}
+    cant = _("The judge {judge} can't decide.")
+    apart = _("That is against what people find so far.")
+    if len({source.standing for source in decided}) > 1:
+        apart = _("They are against each other.")
+    return in_a_row(
+        *(needed(source) for source in (weighed.people, *weighed.saying("open"))),
+        *(finds[source.standing].format(judge=source.judge) for source in decided),
+        apart if decided else "",
+        *(
+            in_a_row(cant.format(judge=voter.source.judge), in_words(voter.obstacle).why)
+            for voter in weighed.panel
+            if voter.obstacle
+        ),
+        unmeasured(weighed.limits),
+    )
+
+
+def needed(source: EvidenceSource) -> str:
+    """How many more comparisons it takes; a judge's are said after people's."""
+    count, limit = source.more, "at-least" if source.count < source.least else "at-most"
+    said = {
+        ("about", True): ngettext(
+            "It takes about {count} more prompt compared by people (if they go on as they have).",
+            "It takes about {count} more prompts compared by people (if they go on as they have).",
+            count,
+        ),
+        ("at-least", True): ngettext(
+            "It takes at least {count} more prompt compared by people.",
+            "It takes at least {count} more prompts compared by people.",
+            count,
+        ),
+        ("at-most", True): ngettext(
+            "It takes at most {count} more prompt compared by people (it is not clearly ahead so far).",
+            "It takes at most {count} more prompts compared by people (it is not clearly ahead so far).",
+            count,
+        ),
+        ("about", False): ngettext(
+            "Or it takes about {count} more prompt compared by the judge {judge} (if it goes on as it has).",
+            "Or it takes about {count} more prompts compared by the judge {judge} (if it goes on as it has).",
+            count,
+        ),
+        ("at-least", False): ngettext(
+            "Or it takes at least {count} more prompt compared by the judge {judge}.",
+            "Or it takes at least {count} more prompts compared by the judge {judge}.",
+            count,
+        ),
+        ("at-most", False): ngettext(
+            "Or it takes at most {count} more prompt compared by the judge {judge} (it is not clearly ahead so far).",
+            "Or it takes at most {count} more prompts compared by the judge {judge} (it is not clearly ahead so far).",
+            count,
+        ),
+    }["about" if source.likely else limit, source.judge is None]
+    return said.format(count=count, judge=source.judge)
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+def in_a_row(*sentences: str) -> str:
+    """Whole sentences one after the other, as many as there are."""
+    return " ".join(filter(None, sentences))
 
 
 def percentage(share: float, digits: int) -> str:
@@ -14,3 +387,13 @@ def number(value: float, digits: int) -> str:
     """A number with so many significant digits."""
     rounded = float(f"{value:.{digits}g}")
     return numeral(int(rounded) if rounded.is_integer() else rounded, "")  # never as 1e+02
+
+
+def beside(value: float, bound: float, write: Callable[[float, int], str]) -> str:
+    """A figure with as many digits as it takes to see on which side of the bound it lies."""
+    if lies_on(value, bound):
+        return write(bound, 6)
+    for digits in range(2, 18):
+        if write(value, digits) != write(bound, digits):
+            break
+    return write(value, digits)

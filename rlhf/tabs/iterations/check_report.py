@@ -26,8 +26,9 @@ from annotation.ui.formatting import (
     share,
 )
 from annotation.ui.markup import Button, Chip, Explained, Row, card_title, escape, facts, paragraph, table
+from rlhf.evaluation import gate_words
 from rlhf.evaluation.finished_checks import FinishedCheck
-from rlhf.evaluation.gate import LIMITS, Criterion, MetricLimit, Passed, Rule, past_limits
+from rlhf.evaluation.gate import Criterion, LimitedFigure, Passed, Requirement, Rule, past_limits
 from rlhf.evaluation.probes import ALL
 from rlhf.evaluation.report import AnswerFigures, CheckReport, RewardChange
 from rlhf.jobs import job_spec
@@ -333,13 +334,14 @@ def in_words(verdict: Chip) -> Chip:
     return replace(verdict, words=_(verdict.words))
 
 
-# The figure of a policy that a limit of the rule is about, by the limit's name.
+# The figure of a policy that a limit of the rule is about; probes have rows of their own.
 LIMITED: Mapping[str, str] = {
     "kl_per_token": "kl_to_anchor",
     "nll_ratio": "nll_under_anchor",
     "distinct_ratio": "distinct_2",
     "truncated_more": "ended_share",
     "perplexity_ratio": "perplexity",
+    "probes_fall": "",
 }
 
 
@@ -379,28 +381,29 @@ def figures_of(report: CheckReport) -> Sequence[ReportRow]:
     return [row for row in FIGURES if row.label != AT_EQUAL_LENGTH or report.equal_length_kl is not None]
 
 
-def limited_by(limit: MetricLimit, report: CheckReport) -> str:
-    """The key of the row of the figure that a limit is on; empty for none."""
-    if limit.figure == "kl_per_token" and report.equal_length_kl is not None:
+def limited_by(one: Criterion, report: CheckReport) -> str | None:
+    """The key of the row of the figure that a limit is on, empty for that of probes; None where it is no limit."""
+    asks = one.asks if isinstance(one, Requirement) else ""
+    if asks == "kl_per_token" and report.equal_length_kl is not None:
         return "equal_length_kl"
-    return LIMITED.get(limit.figure, "")
+    return LIMITED.get(asks)
 
 
 def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
     """Every figure once: what the rule asks of it and found, if anything, and what each policy has of it."""
     sides = report_sides(report)
-    own = {_(limit.name): limited_by(limit, report) for limit in LIMITS}
     shown = {entry.key: entry for entry in figures_of(report)}
     rows: list[Row] = []
     for one in criteria:
-        entry = shown.pop(own.get(one.name, ""), None)
-        if entry is None and own.get(one.name) == "" and report.candidate.probes is not None:
+        key, words = limited_by(one, report), gate_words.in_words(one)
+        entry = shown.pop(key or "", None)
+        if key == "" and report.candidate.probes is not None:
             values: Sequence[str] = probe_means(ALL, sides)
         else:
             values = side_figures(entry, report)
-        name = _(AT_EQUAL_LENGTH) if entry is not None and entry.label == AT_EQUAL_LENGTH else one.name
-        why = f"{one.why} {_(entry.reading)}" if entry is not None else one.why
-        rows.append((Explained(name, why), one.value, one.threshold, in_words(VERDICTS[one.verdict]), *values))
+        name = _(AT_EQUAL_LENGTH) if entry is not None and entry.label == AT_EQUAL_LENGTH else words.name
+        why = f"{words.why} {_(entry.reading)}" if entry is not None else words.why
+        rows.append((Explained(name, why), words.value, words.threshold, in_words(VERDICTS[one.verdict]), *values))
     blank = ("",) * len(RULE_HEADS) if criteria else ()
     rows += [(Explained(_(one.label), _(one.reading)), *blank, *side_figures(one, report)) for one in shown.values()]
     accuracy = (held_out_accuracy(report), *("" for _side in sides[1:]))
@@ -613,23 +616,23 @@ def warnings(report: CheckReport, rule: Rule) -> list[str]:
     """Sentences on figures that are past a limit of the project's rule, which the gate goes by."""
     revision = report.anchor.revision
     anchor = "" if revision == "base" else revision
-    return [warning(limit, value, bound, anchor) for limit, value, bound in past_limits(rule, report)]
+    return [warning(figure, value, bound, anchor) for figure, value, bound in past_limits(rule, report)]
 
 
-def warning(limit: MetricLimit, value: float, bound: float, anchor: str) -> str:
+def warning(limited: LimitedFigure, value: float, bound: float, anchor: str) -> str:
     """What a figure that is past its limit says of a policy, and of what it was measured against: '' is the base."""
     if isnan(value):
-        return _(NO_NUMBER).format(name=_(limit.name))
-    shown = [in_its_unit(limit, number) for number in (value, bound)]
-    against_base, against_another = WARNINGS[limit.figure]
+        return _(NO_NUMBER).format(name=_(gate_words.NAMES_AND_THRESHOLDS[limited][0]))
+    shown = [in_its_unit(limited, number) for number in (value, bound)]
+    against_base, against_another = WARNINGS[limited]
     return _(against_another if anchor else against_base).format(value=shown[0], bound=shown[1], anchor=anchor)
 
 
-def in_its_unit(limit: MetricLimit, value: float) -> str:
+def in_its_unit(limited: LimitedFigure, value: float) -> str:
     """A figure as its warning says it: a ratio to its anchor's as what it has more."""
-    if limit.figure == "kl_per_token":
+    if limited == "kl_per_token":
         return numeral(value, ".3g")
-    return f"{numeral(100 * (value - 1 if limit.bound.endswith('ratio_most') else value), '.3g')}%"
+    return f"{numeral(100 * (value - 1 if limited in ('nll_ratio', 'perplexity_ratio') else value), '.3g')}%"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from annotation.ui.charts import ChartMark, Frame
 from annotation.ui.formatting import NOTHING, figure, percent_with_interval
 from annotation.ui.line_plots import Line
 from annotation.ui.markup import escape, paragraph, table
+from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import GateDecision, Mode, Rule, stakes_of
 from rlhf.evaluation.report import CheckReport
 from rlhf.jobs.descriptions import Curve
@@ -63,7 +64,7 @@ def advice(decision: GateDecision, mode: Mode, decided_against: str = "", missin
         return [_(AS_IT_STANDS).format(decided_against)]
     if mode == "never":
         return [_(NOBODY_ADVISED)]
-    why = decision.sentence if decision.verdict != "not enough evidence" else missing
+    why = gate_words.sentence(decision) if decision.verdict != "not enough evidence" else missing
     return [f"{_(HEADINGS[decision.verdict])} {why}".strip()]
 
 

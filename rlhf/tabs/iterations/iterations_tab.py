@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +29,10 @@ from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.ui.tab_addresses import Place
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation import gate_decisions, gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import FinishedCheck, newest_check, newest_checks
-from rlhf.evaluation.gate import Criterion, GateVerdict, alphas, corrected_by_judges, limits_of, unmeasured
+from rlhf.evaluation.gate import Criterion, GateVerdict, alphas, corrected_by_judges
 from rlhf.evaluation.gate_decisions import CheckStatus
 from rlhf.jobs import job_store
 from rlhf.judges import judge_store
@@ -146,7 +146,8 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     alpha, _ = alphas(rule, len(found.panel), found.number)
     against_now = gate_decisions.opponent(db, policy).revision
     verdict = verdict_card.verdict_of(rule, found, decision, against_now)
-    more = [*iteration_card.advice(decision, rule.mode, against, unmeasured(limits_of(rule, found))), stands.sentence]
+    missing = gate_words.unmeasured(decision.weighed.limits)
+    more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
         elsewhere = against_now if newest_check(db, policy.revision) is not None else ""
         verdict = verdict_card.unchecked(verdict, stands.active, elsewhere)
@@ -330,7 +331,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
     }
     marks: Seen = job_cards.fingerprints(parts)
     # A page of answers is the one costly part; it changes only with what names it, the warnings only with the rule.
-    criteria = [(one.name, one.value, one.verdict) for one in criteria_of(db, policy)]
+    criteria = [(one.verdict, *astuple(gate_words.in_words(one))) for one in criteria_of(db, policy)]
     drawn = [
         policy.revision,
         None if check is None else check.job_id,

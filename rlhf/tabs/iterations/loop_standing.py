@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from annotation.translation import N_, _
+from rlhf.evaluation import gate_words
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import PendingDecision
@@ -188,7 +189,7 @@ def found_of(state: LoopState, pending: PendingDecision) -> str:
     """What the rule makes of a candidate that was checked; nothing where nobody is to be advised."""
     if state.gate == "never":
         return _("{revision} was checked: what was measured is below.").format(revision=pending.policy.revision)
-    return pending.decision.sentence
+    return gate_words.sentence(pending.decision)
 
 
 def consequence(state: LoopState, pending: PendingDecision) -> str:

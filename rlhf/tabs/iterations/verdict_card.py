@@ -11,7 +11,7 @@ from annotation.translation import _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import class_of, escape, paragraph
-from rlhf.evaluation.gate import DIFFERENT, EvidenceSource, Findings, GateDecision, Rule, alphas, weigh_people
+from rlhf.evaluation.gate import EvidenceSource, Findings, GateDecision, Rule, alphas, weigh_people
 
 HeadlineState = Literal["good", "bad", "open", ""]
 
@@ -34,8 +34,8 @@ def verdict_of(rule: Rule, findings: Findings, decision: GateDecision, against: 
     """What the comparisons and the rule's limits say of a candidate against another policy."""
     alpha, _judges = alphas(rule, len(findings.panel), findings.number)
     people = weigh_people(rule, findings, alpha)
-    failed = [one.name for one in decision.criteria if one.verdict == "fail"]
-    if _(DIFFERENT) in failed:
+    failed = [one for one in decision.criteria if one.verdict == "fail"]
+    if findings.identical_to_serving:
         return Headline("", _("It answers in the same words as {against}.").format(against=against), people.found)
     if people.standing == "worse":
         return Headline("bad", _("Worse than {against}.").format(against=against), people.found)

@@ -399,11 +399,11 @@ def test_a_policy_that_was_not_trained_is_past_no_limit_in_whatever_precision(ch
     assert report.implicit_accuracy.value == pytest.approx(0.5, abs=0.5 if how == "dora" else 0)
     decision = gate_decisions.decision_on(machine.db, policy)
     assert decision.verdict == ("reject" if report.identical else "not enough evidence")
-    assert ("does not differ" in decision.sentence) == report.identical, decision.sentence
-    limits = gate_decisions.limit_criteria(machine.db, policy)
-    amiss = {one.name: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")}
-    same = {"Different from what serves": "fail"} if report.identical else {}
-    assert amiss == {"Held-out prompts": "few", **same}
+    assert (decision.reason == "same") == report.identical, decision.reason
+    limits = decision.weighed.limits
+    amiss = {one.asks: one.verdict for one in limits if one.verdict not in ("pass", "inapplicable")}
+    same = {"different": "fail"} if report.identical else {}
+    assert amiss == {"prompts": "few", **same}
 
 
 def test_an_answer_whose_tokens_an_earlier_version_did_not_keep_is_scored_again(checked: Checked) -> None:
@@ -590,7 +590,7 @@ def test_what_has_learnt_to_refuse_is_stopped_though_it_wins_60_of_60(checked: C
     assert decide(Rule(), won).verdict == "promote"
     stopped = decide(Rule(), replace(won, probes_fall=found.probes_fall))
     assert stopped.verdict == "reject"
-    assert "Lost on the probes" in stopped.sentence
+    assert [one.asks for one in stopped.weighed.limits if one.verdict == "fail"] == ["probes_fall"]
 
 
 def learn_to_refuse(model: Any, machine: Machine) -> None:

@@ -26,7 +26,7 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate_decisions, win_rates
+from rlhf.evaluation import gate_decisions, gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import JudgeFindings, corrected_by_judges
 from rlhf.evaluation.report import CheckReport
@@ -175,15 +175,14 @@ def test_a_limit_stops_what_people_like_and_a_missing_figure_passes_nothing(db: 
     finish_check(db, data_dir, made, candidate={"revision": "sft-1", **missing})
     found = gate_decisions.decision_on(db, made)
     assert found.verdict == "not enough evidence"
-    assert "Perplexity" in found.sentence
+    assert "Perplexity" in gate_words.sentence(found)
 
 
 def test_a_candidate_that_answers_like_what_serves_is_not_promoted(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     finish_check(db, data_dir, made, same_answers=60)
     found = gate_decisions.decision_on(db, made)
-    assert found.verdict == "reject"
-    assert found.sentence.startswith("It does not differ from what serves")
+    assert (found.verdict, found.reason) == ("reject", "same")
 
 
 def test_a_check_against_what_served_before_counts_for_nothing(db: Database, data_dir: Path) -> None:
@@ -228,7 +227,7 @@ def test_a_judge_decides_only_when_it_may_and_agrees_with_people(db: Database, d
     gate_decisions.set_rule(db, {"judge_may_decide": True})
     found = gate_decisions.decision_on(db, made)
     assert found.verdict == "not enough evidence", "nobody knows whether it speaks for people"
-    assert "not been compared with people" in found.sentence
+    assert "not been compared with people" in gate_words.sentence(found)
     agreeing_people(db, judge, 30)
     assert gate_decisions.decision_on(db, made).verdict == "promote"
 
@@ -328,8 +327,7 @@ def test_where_every_prompt_was_compared_a_candidate_is_not_waited_for(db: Datab
     people_say(db, 6, "candidate")
     people_say(db, 6, "serving")
     decision = gate_decisions.decision_on(db, made)
-    assert decision.verdict == "reject"
-    assert decision.sentence.startswith("Every held-out prompt has been compared, and other answers to the same ones")
+    assert (decision.verdict, decision.used_up) == ("reject", True)
     seed_prompts(db, 3, "held-out")
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
 
@@ -417,7 +415,7 @@ def test_people_are_heard_on_hacking_first_then_the_judge_that_surely_agrees_wit
     lucky = JudgeFindings("lucky", better, Estimate(0.9, 0.4, 1.0, 5))
     assert gate_decisions.hacking(hacked, (), (lucky, best)) is True
     assert gate_decisions.hacking(hacked, better, (lucky, best)) is False
-    assert gate_decisions.hacking(hacked, (), (replace(best, informs="It is asked for the reward."), lucky)) is False
+    assert gate_decisions.hacking(hacked, (), (replace(best, informs="optimised-against"), lucky)) is False
     assert gate_decisions.hacking(hacked, (), (replace(lucky, trust=None),)) == "open", (
         "nobody knows for whom it speaks"
     )
@@ -451,9 +449,9 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
     finish_check(db, data_dir, made, "reward, itself, other", reward_hacking={"rise": 1.0, "length": None})
     found = gate_decisions.findings(db, made)
     assert {judge.name: judge.informs for judge in found.judges} == {
-        "reward": "It is the reward model that the candidate was trained to please.",
-        "itself": "It is the candidate itself.",
-        "other": "",
+        "reward": "optimised-against",
+        "itself": "itself",
+        "other": None,
     }
     assert found.reward_hacking == "open", "the other judge has not been compared with people"
     # Whatever it was trained with since, until what it was trained on serves.
@@ -462,8 +460,8 @@ def test_neither_the_reward_model_that_ppo_maximised_nor_the_candidate_decides(d
         job_id=job_store.enqueue(db, DPOSpec(parent=made.revision), "a"), path="y", sha256="y",
     )  # fmt: skip
     said = gate_decisions.conflict_of_interest(db, panel[0], later, registry.serving(db))
-    assert said == "It is the reward model that the candidate was trained to please."
-    assert gate_decisions.conflict_of_interest(db, panel[0], later, made) == ""
+    assert said == "optimised-against"
+    assert gate_decisions.conflict_of_interest(db, panel[0], later, made) is None
     agreeing_people(db, panel[0], 30)
     gate_decisions.set_rule(db, {"judge_may_decide": True})
     assert gate_decisions.findings(db, made).reward_hacking == "open"
@@ -490,7 +488,7 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     for judge in (teacher, copy, other):
         judge_says(db, judge, made)
     finish_check(db, data_dir, made, "teacher, copy, other")
-    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == ["", "", ""]
+    assert [judge.informs for judge in gate_decisions.findings(db, made).judges] == [None, None, None]
     with db.transaction() as connection:  # as if it had learnt from what there was
         connection["snapshot"].insert(
             {"sha256": "s", "path": "p", "rows": 1, "counts": "{}", "last_judgement_id": 1, "created": ""}
@@ -498,8 +496,7 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
         spec = to_json(DPOSpec(snapshot="s"))
         connection.execute("UPDATE job SET kind = 'dpo', spec = ? WHERE id = ?", (spec, made.job_id))
     told = {judge.name: judge.informs for judge in gate_decisions.findings(db, made).judges}
-    assert told["teacher"].startswith("The candidate was trained on its labels.")
-    assert (told["copy"], told["other"]) == (told["teacher"], "")
+    assert told == {"teacher": "its-labels", "copy": "its-labels", "other": None}
     # A reward model that has learnt the same judge's labels says what that says.
     registry.add(
         db, revision="rm-1", algorithm="reward_model", base=BASE_NAME, parent_id=1,
@@ -507,8 +504,8 @@ def test_a_judge_whose_labels_trained_the_candidate_helps_and_does_not_decide(db
     )  # fmt: skip
     pupil = judge_store.add(db, "pupil", "reward-model", {"model": "rm-1"}, "owner")
     serving = registry.serving(db)
-    assert "the same judge" in gate_decisions.conflict_of_interest(db, pupil, made, serving)
-    assert gate_decisions.conflict_of_interest(db, pupil, serving, serving) == ""
+    assert gate_decisions.conflict_of_interest(db, pupil, made, serving) == "shared-labels"
+    assert gate_decisions.conflict_of_interest(db, pupil, serving, serving) is None
 
 
 def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw(
@@ -649,7 +646,7 @@ def test_who_may_decide_is_settled_by_the_first_check(db: Database, data_dir: Pa
     for judge in (early, late):
         judge_says(db, judge, made)
     found = gate_decisions.findings(db, made)
-    assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
+    assert [(judge.name, judge.informs) for judge in found.judges] == [("early", None), ("late", "late")]
     assert [judge.name for judge in found.panel] == ["early"]
 
 
@@ -667,7 +664,7 @@ def test_a_check_that_is_resumed_after_a_later_one_gives_the_figures_and_settles
     finish_job(db, resumed)
     found = gate_decisions.findings(db, made)
     assert found.kl_per_token == SOUND["kl_to_anchor"]
-    assert [(judge.name, judge.informs) for judge in found.judges] == [("early", ""), ("late", gate_decisions.LATER)]
+    assert [(judge.name, judge.informs) for judge in found.judges] == [("early", None), ("late", "late")]
     job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
     assert f"The figures are those of the check before (job {resumed})." in said_of(db, made)
 
@@ -1208,9 +1205,10 @@ def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_
         marked = gate_decisions.decision_on(db, made)
         assert gate_decisions.objection(db, made).startswith("⟦The rule says: reject.⟧ ⟦People find it worse")
         gate_decisions.promote(db, data_dir, made.revision, "ann", WHY)
-    assert (english.verdict, english.more) == (marked.verdict, marked.more)
-    assert english.sentence.startswith("People find it worse")
-    assert [one.name for one in marked.criteria if "⟦" not in one.name] == []
+        said = [gate_words.in_words(one) for one in marked.criteria]
+        assert [one.name for one in said if "⟦" not in one.name] == []
+    assert english == marked
+    assert gate_words.sentence(english).startswith("People find it worse")
     reason = registry.decisions(db)[0].reason
     assert reason.startswith(f"{WHY}. The rule said: reject. People find it worse")
     assert "⟦" not in reason

@@ -11,6 +11,7 @@ import pytest
 
 from annotation.examples.example_sets import EXAMPLES, read_example
 from annotation.imports.importing import starter_prompts
+from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import Rule, decide
 from rlhf.evaluation.probes import (
     ALL,
@@ -153,8 +154,9 @@ def test_what_has_lost_an_ability_is_stopped_though_it_wins_60_of_60() -> None:
         found = report(figures(**lost), figures(**able)).probes_fall
         decision = decide(Rule(), replace(won, probes_fall=found))
         assert decision.verdict == "reject"
-        assert decision.sentence.startswith("It is past a limit. Lost on the probes: 0.")
-        assert decision.sentence.endswith("People find it better all the same.")
+        said = gate_words.sentence(decision)
+        assert said.startswith("It is past a limit. Lost on the probes: 0.")
+        assert said.endswith("People find it better all the same.")
     assert decide(Rule(), replace(won, probes_fall=report(figures(**able), figures(**able)).probes_fall)) == decide(
         Rule(), won
     )

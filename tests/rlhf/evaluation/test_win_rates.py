@@ -15,6 +15,7 @@ from annotation.ui.formatting import percent_with_interval
 from rlhf.evaluation import gate_decisions, win_rates
 from rlhf.evaluation.finished_checks import newest_check
 from rlhf.evaluation.gate import Rule, decide, weigh_people
+from rlhf.evaluation.gate_words import in_words
 from rlhf.hub import push_model
 from rlhf.judges import judge_store
 from rlhf.models import registry
@@ -58,8 +59,7 @@ def test_the_report_the_gate_the_page_and_the_card_show_one_win_rate(
     (judge,) = gate_decisions.findings(db, checked).judges
     assert (len(judge.outcomes), sum(one.outcome for one in judge.outcomes) / 13) == (rate.n, rate.value)
     decision = decide(Rule(judge_may_decide=True), gate_decisions.findings(db, checked))
-    (weighed,) = [one for one in decision.criteria if one.name == "Preferred by the judge j"]
-    assert weighed.value.startswith("81% on 13 prompts (")
+    assert in_words(decision.weighed.panel[0].source).value.startswith("81% on 13 prompts (")
     assert rate.estimate is not None
     page = check_report.report_card(check.report, Rule())
     assert f"<td>{percent_with_interval(rate.estimate)}</td>" in page

@@ -15,7 +15,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.data.snapshots import MIN_PAIRS
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.gate import GateDecision
+from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
@@ -24,6 +24,7 @@ from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop.controller import AutomaticTraining, FailedCheck, LoopState, Step, next_step, state_of
 from rlhf.tabs.iterations.loop_standing import loop_status
 from tests.builders import job, policy
+from tests.rlhf.evaluation.test_gate import DECIDED
 
 QUIET = LoopState(
     auto_train=AutomaticTraining(on=False, every=20, algorithm="dpo"),
@@ -40,9 +41,9 @@ ON = AutomaticTraining(on=True, every=20, algorithm="dpo")
 PPO = replace(ON, algorithm="ppo")
 
 
-def candidate(verdict: Any, sentence: str = "People find it so.") -> PendingDecision:
+def candidate(verdict: GateVerdict) -> PendingDecision:
     """A candidate with a decision."""
-    return PendingDecision(policy(), GateDecision(verdict, sentence, ()))
+    return PendingDecision(policy(), DECIDED[verdict])
 
 
 def exhausted() -> PendingDecision:
@@ -147,7 +148,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         ),
         ({"active": (job_of(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
         ({"unchecked": "dpo-7"}, "checking", ("dpo-7 is to be checked",)),
-        ({"pending": candidate("promote")}, "deciding", ("People find it so.", "promote dpo-7", "'ask'")),
+        ({"pending": candidate("promote")}, "deciding", ("People find it better: ", "promote dpo-7", "'ask'")),
         ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
         (
             {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON},
@@ -244,7 +245,7 @@ def test_judges_that_go_on_are_not_said_to_rest() -> None:
 
 
 def test_who_is_not_to_be_advised_is_not_told_what_the_rule_makes_of_it() -> None:
-    found = loop_status(replace(QUIET, pending=candidate("promote", "People find it better."), gate="never"))
+    found = loop_status(replace(QUIET, pending=candidate("promote"), gate="never"))
     assert "promote" not in f"{found.now} {found.then}"
     assert "better" not in f"{found.now} {found.then}"
 

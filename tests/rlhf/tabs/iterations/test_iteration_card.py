@@ -9,11 +9,13 @@ import pytest
 
 from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected
 from annotation.metrics.intervals_and_bias import Estimate
-from rlhf.evaluation.gate import GateDecision, Rule, alphas
+from rlhf.evaluation import gate_words
+from rlhf.evaluation.gate import Rule, alphas
 from rlhf.evaluation.report import AnswerFigures, CheckReport, WinRate
 from rlhf.tabs.iterations import iteration_card
 from rlhf.tabs.iterations.iteration_card import CheckedPolicy
 from rlhf.tabs.iterations.loop_standing import LoopStatus
+from tests.rlhf.evaluation.test_gate import DECIDED
 
 SURE, UNSURE = Estimate(0.8, 0.7, 0.9, 60), Estimate(0.9, 0.4, 1.0, 5)
 
@@ -87,13 +89,13 @@ def test_the_chart_by_people_says_why_it_ends() -> None:
 
 
 def test_of_what_was_decided_on_nothing_is_advised() -> None:
-    decision = GateDecision("promote", "Better.", ())
+    decision = DECIDED["promote"]
     (said,) = iteration_card.advice(decision, "ask", "sft-1")
     assert said.startswith("It was decided on against sft-1")
-    assert iteration_card.advice(decision, "ask") == ["The rule says: promote. Better."]
-    assert iteration_card.advice(
-        GateDecision("not enough evidence", "It takes more.", ()), "ask", missing="No KL."
-    ) == ["The rule says: not enough evidence yet. No KL."]
+    assert iteration_card.advice(decision, "ask") == [f"The rule says: promote. {gate_words.sentence(decision)}"]
+    assert iteration_card.advice(DECIDED["not enough evidence"], "ask", missing="No KL.") == [
+        "The rule says: not enough evidence yet. No KL."
+    ]
     (never,) = iteration_card.advice(decision, "never")
     assert "nobody is advised" in never
 

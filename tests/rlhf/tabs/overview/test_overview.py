@@ -20,13 +20,14 @@ from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import Watches
 from rlhf.algorithms.sft.spec import SFTSpec
-from rlhf.evaluation.gate import GateDecision, GateVerdict
+from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
 from rlhf.loop.controller import FailedCheck
 from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
+from tests.rlhf.evaluation.test_gate import DECIDED
 from tests.rlhf.loop.test_controller import QUIET
 from tests.rlhf.tabs.iterations.test_iterations_tab import check_candidate, judge, make_candidate
 from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
@@ -34,7 +35,7 @@ from tests.rlhf.tabs.runs.test_job_cards import ADAPTER, JOB
 
 def pending(verdict: GateVerdict, exhausted: bool = False, askable: bool = False) -> PendingDecision:
     """A candidate on which the rule says that."""
-    return PendingDecision(ADAPTER, GateDecision(verdict, "Because.", ()), exhausted, askable)
+    return PendingDecision(ADAPTER, DECIDED[verdict], exhausted, askable)
 
 
 OWNER = 1
