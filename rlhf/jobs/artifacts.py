@@ -45,6 +45,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def bytes_within(directory: Path) -> int:
+    """The size of all files in a directory; 0 where there is none, or while it goes."""
+    try:
+        return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    except FileNotFoundError:
+        return 0
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Fill the directory that is handed out; it gets its name when everything in it is on disk, and else goes."""

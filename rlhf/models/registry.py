@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.records import UserError, ancestors_of, now, who
 from annotation.translation import N_, _, ngettext
 from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import verify_directory
+from rlhf.jobs.artifacts import bytes_within, verify_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -377,9 +377,9 @@ def mark_deleted(db: Database, policy: Policy, decided_by: str) -> None:
 def remove_files(data_dir: Path, policy: Policy) -> int:
     """Remove the files of a policy that are marked as deleted; returns the bytes that are free now."""
     directory = data_dir / str(policy.path)
-    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    freed = bytes_within(directory)
     shutil.rmtree(directory, ignore_errors=True)
-    return size
+    return freed
 
 
 def record_decision(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from annotation.translation import _
 from rlhf.data import snapshots
 from rlhf.data.label_noise import Noise, noise_of, voices_in
 from rlhf.jobs import job_store, rental_store
+from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
 from rlhf.jobs.descriptions import LeftOut, Unit
 from rlhf.jobs.job_spec import JobSpec, Training, TrainingSpec, with_defaults
 from rlhf.jobs.rental_store import Terms
@@ -139,3 +141,19 @@ def delete_policy(db: Database, data_dir: Path, revision: str, decided_by: str) 
             raise UserError(sentence)
         registry.mark_deleted(db, policy, decided_by)
     return registry.remove_files(data_dir, policy)
+
+
+def delete_checkpoints(db: Database, data_dir: Path, job_id: int) -> int:
+    """Delete the checkpoints of a run that ended early; returns the bytes that are free now.
+
+    Raises UserError for one that waits or runs.
+    """
+    with db.transaction():  # nobody resumes it meanwhile
+        if job_store.get(db, job_id).is_open:
+            raise UserError(
+                _("Job {job_id} has not ended and needs its checkpoints: cancel it first.").format(job_id=job_id)
+            )
+        directory = checkpoints_directory(data_dir, job_id)
+        freed = bytes_within(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+    return freed

@@ -22,6 +22,7 @@ from annotation.translation import _
 from annotation.web.middleware import ANNOTATOR_KEY
 from rlhf.generation import prompt_sets
 from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import bytes_within
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 
@@ -72,14 +73,6 @@ def files_of(directory: Path) -> list[Path]:
 def bytes_on_disk(data_dir: Path, policy: Policy) -> int:
     """The size of all files of a policy; 0 where they are gone."""
     return 0 if policy.path is None else bytes_within(data_dir / policy.path)
-
-
-def bytes_within(directory: Path) -> int:
-    """The size of all files in a directory; 0 where there is none, or while it goes."""
-    try:
-        return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-    except FileNotFoundError:
-        return 0
 
 
 class ZipChunks:

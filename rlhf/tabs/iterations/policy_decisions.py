@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +14,8 @@ from annotation.ui import formatting
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.models import registry
 from rlhf.submission import job_submission
-from rlhf.tabs import downloads
-from rlhf.tabs.runs import job_words
 
 
 def promote(context: Context, revision: str, decided_by: str, why: str = "") -> str:
@@ -94,17 +89,7 @@ def delete(context: Context, revision: str, decided_by: str) -> str:
 
 def delete_checkpoints(context: Context, job_id: int) -> str:
     """Delete the checkpoints of a run that ended early. Raises UserError for one that waits or runs."""
-    with context.db.transaction():  # nobody resumes it meanwhile
-        job = job_store.get(context.db, job_id)
-        if job.is_open:
-            raise UserError(
-                _("Job {job_id} is {status} and needs its checkpoints: cancel it first.").format(
-                    job_id=job_id, status=_(job_words.STATUS_WORDS[job.status])
-                )
-            )
-        directory = checkpoints_directory(context.data_dir, job_id)
-        freed = downloads.bytes_within(directory)
-        shutil.rmtree(directory, ignore_errors=True)
+    freed = job_submission.delete_checkpoints(context.db, context.data_dir, job_id)
     return _("The checkpoints of job {job_id} are deleted; {size} are free again.").format(
         job_id=job_id, size=formatting.size(freed)
     )

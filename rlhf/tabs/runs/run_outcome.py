@@ -19,7 +19,7 @@ from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.finished_checks import check_of, newest_check
 from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import checkpoints_directory
+from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
 from rlhf.jobs.job_store import Job
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -92,7 +92,7 @@ def files_of(context: Context, job: Job | None, subject: Policy | None) -> RunFi
         return None if subject.deleted else RunFiles(subject.revision, job_cards.delete_question(subject, size), size)
     if job is None or job.is_open:
         return None
-    count = downloads.bytes_within(checkpoints_directory(context.data_dir, job.id))
+    count = bytes_within(checkpoints_directory(context.data_dir, job.id))
     size = formatting.size(count)
     return RunFiles(_("job {id}").format(id=job.id), job_cards.checkpoints_question(job, size), size) if count else None
 

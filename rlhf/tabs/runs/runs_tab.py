@@ -21,7 +21,7 @@ from annotation.ui.tab_addresses import Place, link
 from rlhf.data import snapshots
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store, run_labels
-from rlhf.jobs.artifacts import checkpoints_directory
+from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import RunLabel
@@ -105,9 +105,7 @@ def job_parts(db: Database, job: Job | None, made: Policy | None, at: str) -> di
 
 def has_nothing_saved(db: Database, job: Job) -> bool:
     """Whether a training here would begin anew: it had written no checkpoint yet, or they were deleted."""
-    return isinstance(job.spec, TrainingSpec) and not downloads.bytes_within(
-        checkpoints_directory(db.path.parent, job.id)
-    )
+    return isinstance(job.spec, TrainingSpec) and not bytes_within(checkpoints_directory(db.path.parent, job.id))
 
 
 def resume_hint(db: Database, job: Job) -> str:
