@@ -391,15 +391,14 @@ def ask_people(db: Database, revision: str | None) -> str:
                 revision=policy.revision
             )
         )
-    on, other = held_out_sets.that_count(db, check.spec.gate_set), registry.by_revision(db, against)
-    spent = gate_decisions.spent_prompts(db, policy, other)
-    made = store.ask_people_of_candidate(db, policy.id, other.id, on, spent)
+    made = gate_decisions.ask_people(db, policy, check)
     if not made:
         queued = _("All answers of {revision} and {against} that differ are in the annotators' queue already.")
         counted = _(
             "All answers of {revision} and {against} that differ are in the annotators' queue already, or judges' "
             "verdicts on them have served to correct people's on others: what people say of these counts no more."
         )
+        spent = gate_decisions.spent_prompts(db, policy, registry.by_revision(db, against))
         raise UserError((counted if spent else queued).format(revision=policy.revision, against=against))
     return _(
         "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "

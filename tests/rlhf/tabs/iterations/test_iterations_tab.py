@@ -668,12 +668,12 @@ def test_a_check_stands_out_where_nothing_is_left_to_compare_unless_judges_have_
     seed_comparisons(context.db, 1, "held-out")  # a prompt for another check
     primary, said = stands_out(context, policy)
     assert primary == ["check"]
-    assert f"Nothing is left to compare: {policy.revision} has to be checked again" in said
+    assert f"It takes new answers to compare: {policy.revision} has to be checked again" in said
     store.compare_policies(context.db, policy.id, 1, "nobody")
     primary, said = stands_out(context, policy)
     assert primary == ["ask"]
     assert (
-        "People have nothing left to compare: let them compare what judges have, or check "
+        "People have nothing left to compare: let them compare what was left to judges, or check "
         f"{policy.revision} again." in said
     )
     gate_decisions.set_rule(context.db, {"mode": "automatic"})
