@@ -285,12 +285,10 @@ def next_step(state: LoopState) -> Step | None:
         return None
     if state.unchecked and ready(state, state.unchecked):
         return Step("check", state.unchecked)
-    decided = state.pending is not None and state.pending.decision.verdict != "not enough evidence"
-    if state.pending is not None and state.gate == "automatic":
-        if decided:
-            return Step("decide", state.pending.policy.revision)
-        if state.pending.askable and state.pending.used_up:
-            return Step("ask people", state.pending.policy.revision)
+    if (ruled_on := gates_own(state)) is not None and ruled_on.decision.verdict != "not enough evidence":
+        return Step("decide", ruled_on.policy.revision)
+    if (asked := to_ask_about(state)) is not None:
+        return Step("ask people", asked)
     again = to_check_again(state)
     if again is not None and ready(state, again):
         return Step("check", again)
@@ -311,10 +309,21 @@ def checked_by_loop(state: LoopState, revision: str) -> bool:
     return revision not in state.failed_checks or state.failed_checks[revision].to_be_repeated
 
 
+def gates_own(state: LoopState) -> PendingDecision | None:
+    """What the gate decides by itself."""
+    return state.pending if state.gate == "automatic" else None
+
+
 def to_check_again(state: LoopState) -> str | None:
     """The candidate that needs another check, where the gate decides by itself and another one would show more."""
-    pending = state.pending if state.gate == "automatic" else None
+    pending = gates_own(state)
     return pending.policy.revision if pending is not None and pending.exhausted and not pending.used_up else None
+
+
+def to_ask_about(state: LoopState) -> str | None:
+    """The candidate of which people are to be given what was left to judges, where the gate decides by itself."""
+    pending = gates_own(state)
+    return pending.policy.revision if pending is not None and pending.askable and pending.used_up else None
 
 
 def will_check(db: Database, state: LoopState, policy: Policy) -> bool:

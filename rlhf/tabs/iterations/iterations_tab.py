@@ -252,7 +252,8 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
 
 def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal["ask", "check"] | None:
     """The button without which nothing more comes of a candidate, because the loop does not do that by itself."""
-    if policy.status != "candidate" or controller.will_check(db, state, policy):
+    by_itself = controller.to_ask_about(state) == policy.revision or controller.will_check(db, state, policy)
+    if policy.status != "candidate" or by_itself:
         return None
     pending = state.pending if state.pending is not None and state.pending.policy.id == policy.id else None
     if pending is not None and pending.askable:

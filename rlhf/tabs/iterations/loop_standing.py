@@ -23,6 +23,7 @@ from rlhf.loop.controller import (
     enough_labels,
     kind_to_train,
     ready,
+    to_ask_about,
     to_check_again,
 )
 from rlhf.tabs.runs import job_words
@@ -223,9 +224,9 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
 
 def goes_on(state: LoopState, pending: PendingDecision) -> str:
     """How it goes on with a candidate of which nothing more comes by itself; its name is left out."""
+    if to_ask_about(state) is not None:
+        return _("People are given what was left to judges.")
     if pending.askable and pending.used_up:
-        if state.gate == "automatic":
-            return _("People are given what was left to judges.")
         return _("People have nothing left to compare: let them compare what was left to judges.")
     if state.gate == "automatic" and checked_by_loop(state, pending.policy.revision):
         again = _("It takes new answers to compare: {revision} is checked again, which draws them.")

@@ -346,7 +346,10 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     assert judge_store.open_to_people(db, made.id, 1) == 3, "these come first"
     people_say(db, 3, "serving")
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
-    assert loop_standing.loop_status(controller.state_of(db)).then == "People are given what was left to judges."
+    state = controller.state_of(db)
+    assert loop_standing.loop_status(state).then == "People are given what was left to judges."
+    assert iterations_tab.needed_of_people(db, made, state) is None, "it is done by itself"
+    assert iterations_tab.needed_of_people(db, made, replace(state, gate="ask")) == "ask"
     assert controller.advance(db, data_dir) is None, "asking makes no job"
     assert judge_store.open_to_people(db, made.id, 1) == 6
     assert loop_standing.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
