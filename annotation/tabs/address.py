@@ -71,9 +71,12 @@ def visits(
     listen(guarded_event(context, "admin")(show), [*inputs], [*every], **{**QUIET, **options})
 
 
-def told(place: Place, step: bool = True) -> str:
-    """A value for a bar among the outputs: this is looked at now. Numbered, so the browser notices every answer."""
-    return json.dumps([next(ANSWERS), "step" if step else "replace", place.part()])
+def told(place: Place, step: bool = True, shows: Place | None = None) -> str:
+    """A value for a bar among the outputs: this is looked at now. Numbered, so the browser notices every answer.
+
+    `shows`: the place that names what is in view, where the address leaves that open: a link to it leads nowhere.
+    """
+    return json.dumps([next(ANSWERS), "step" if step else "replace", place.part(), (shows or place).part()])
 
 
 GUIDE: Final = """

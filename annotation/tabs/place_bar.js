@@ -31,11 +31,12 @@ function look() {
 }
 
 watch("value", () => {
-  const [number, how, part] = JSON.parse(props.value);
+  const [number, how, part, shows] = JSON.parse(props.value);
   if (number > last) {
     last = number;
     const led = address.part(props.tabs) !== visited; // meanwhile, by a person
-    if (!led) address.tell(props.tabs, (visited = part), { replace: asking !== null || how === "replace" });
+    const replace = asking !== null || how === "replace";
+    if (!led) address.tell(props.tabs, (visited = part), { replace, shows });
   }
   panel.dispatchEvent(new Event("change")); // what the tab follows may be another thing now
   answered();

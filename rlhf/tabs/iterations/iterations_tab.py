@@ -510,7 +510,8 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         revision, unknown = policy_at(context.db, place)
         changed, seen = view(context, revision, answers_page(place), {})
         shown = {**changed, "said": unknown, **policy_decisions.emptied(changed)}
-        return [*page.sent(shown, seen), told(Place() if unknown else place, step=False)]
+        shows = place_of(selected_policy(context.db, revision).revision, page_of(seen))
+        return [*page.sent(shown, seen), told(Place() if unknown else place, step=False, shows=shows)]
 
     def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         return page.sent(*view(context, revision, page_of(was), was))
