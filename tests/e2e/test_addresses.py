@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import go, running_app, wait_for
+from tests.e2e.conftest import go, routed, running_app, wait_for
 from tests.rlhf.evaluation.test_gate_decisions import SOUND
 
 pytestmark = pytest.mark.browser
@@ -57,7 +58,7 @@ def selected(page: Any) -> str:
 
 def asked_for(part: str) -> Callable[[Any], bool]:
     """Answers to a visit of what an address names by this part."""
-    return lambda answer: part in (answer.request.post_data or "")
+    return lambda answer: part in (answer.request.post_data or "").replace("\\", "")
 
 
 def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: str, browser: Any) -> None:
@@ -98,6 +99,50 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     page.reload()
     page.get_by_text("Job 2, ").first.wait_for()
     assert selected(page) == "Runs"
+    page.context.close()
+
+
+@contextmanager
+def held(page: Any, part: str) -> Iterator[None]:
+    """Hold back the answers to visits of what an address names by this part until the block ends."""
+    waiting: list[Any] = []
+    asked = asked_for(part)
+    visits = "**/gradio_api/**"
+    with routed(page, visits, lambda route: waiting.append(route) if asked(route) else route.continue_()):
+        yield
+        wait_for(page, "that it is visited", lambda: waiting)
+        with page.expect_response(asked):
+            for route in waiting:
+                route.continue_()
+
+
+def test_what_is_typed_before_the_answer_to_a_visit_comes_stays(address: str, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}runs/1")
+    sign_in(page, "kim")
+    page.get_by_text("Job 1, ").first.wait_for()
+    page.get_by_role("button", name="All runs").click()
+    go(page, "/runs/2")
+    page.get_by_text("Job 2, ").first.wait_for()
+    box = page.locator("#run-search textarea, #run-search input").first
+    with held(page, '"/1"'):
+        page.go_back()
+        box.fill("nothing like it")
+    page.get_by_text("Job 1, ").first.wait_for()
+    expect(box).to_have_value("nothing like it")
+    box.press("Enter")
+    page.get_by_text("No run has these words.").wait_for()
+    go(page, "/data/comparisons")
+    expect(page.locator("#comparisons-box")).to_contain_text(re.compile(r"\w"))
+    box = page.locator("#comparisons-search textarea, #comparisons-search input").first
+    with held(page, "status=skipped"):
+        go(page, "/data/comparisons?status=skipped")
+        box.fill("word")  # it is searched for while typed
+        expect(page).to_have_url(f"{address}data/comparisons?q=word")
+    expect(page).to_have_url(f"{address}data/comparisons?q=word")
+    expect(box).to_have_value("word")
     page.context.close()
 
 
