@@ -133,7 +133,6 @@ def licence_choice(**options: Any) -> gr.Dropdown:
         [(_("Not chosen (the card says so)"), ""), *((name, name) for name in LICENCES)],
         value="",
         label=_("Licence"),
-        info=_("As the Hub names it; another can be typed."),
         allow_custom_value=True,
         min_width=240,
         **options,

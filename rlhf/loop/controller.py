@@ -38,7 +38,7 @@ RETRY_SECONDS = 300.0
 # A check that failed so often would fail again: it takes a person.
 MOST_FAILURES = 2
 
-Action = Literal["check", "decide", "ask people", "judge", "train", "train the reward model"]
+Action = Literal["check", "decide", "ask", "judge", "train", "train the reward model"]
 
 
 # -------------------------------------------------------------------------------------------------------------- state
@@ -288,7 +288,7 @@ def next_step(state: LoopState) -> Step | None:
     if (ruled_on := gates_own(state)) is not None and ruled_on.decision.verdict != "not enough evidence":
         return Step("decide", ruled_on.policy.revision)
     if (asked := to_ask_about(state)) is not None:
-        return Step("ask people", asked)
+        return Step("ask", asked)
     again = to_check_again(state)
     if again is not None and ready(state, again):
         return Step("check", again)
@@ -365,7 +365,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
     if step.action == "decide":
         gate_decisions.act(db, data_dir)
         return None
-    if step.action == "ask people":
+    if step.action == "ask":
         policy = registry.by_revision(db, step.subject)
         check = newest_check(db, policy.revision)
         assert check is not None, "it was checked"
