@@ -417,7 +417,7 @@ MOST_CHECKS = 8
 
 def shows_no_more(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> bool:
     """Whether a further check would draw nothing that counts."""
-    left = cached(db, ("prompts left", policy.revision), lambda: prompts_left(db, policy, checks))
+    left = cached(db, ("unused", policy.revision), lambda: prompts_left(db, policy, checks))
     return len(checks) >= MOST_CHECKS or not left
 
 
