@@ -193,13 +193,17 @@ def report_parts(
     """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
     report = None if check is None else check.report
     against = compared_with(check) or "base"
-    pairs = check_report.answer_pairs(
-        answers_in(db, data_dir, policy, check), answers_in(db, data_dir, registry.by_revision(db, against), check)
-    )
+    other = registry.by_revision(db, against)
+    try:
+        own, others = (answers_in(db, data_dir, one, check) for one in (policy, other))
+        pairs = check_report.answer_pairs(own, others)
+        missing = ""
+    except UserError as error:  # the prompts are gone, say; all else is there
+        pairs, missing = [], markup.paragraph(str(error), "warning")
     names = (_("{revision} (this)").format(revision=policy.revision), against)
     return {
         "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db), criteria_of(db, policy))),
-        "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
+        "answers": gr.update(value=missing or check_report.answers_page(pairs, page, PAGE_SIZE, names)),
         "where": gr.update(value=markup.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
         "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),

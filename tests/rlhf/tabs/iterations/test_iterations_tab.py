@@ -391,6 +391,20 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     )
 
 
+def test_where_the_prompts_of_a_check_are_gone_the_page_says_so_and_shows_all_else(context: Context) -> None:
+    policy = make_candidate(context)
+    seed_comparisons(context.db, 3, "held-out")
+    check_candidate(context, policy)
+    assert "answers 0" in iterations_tab.view(context, policy.revision, 0, {})[0]["answers"]["value"]
+    for path in (context.data_dir / "snapshots").iterdir():
+        path.unlink()
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert 'class="warning"' in parts["answers"]["value"]
+    assert "no answers of both policies" not in parts["answers"]["value"]
+    assert "Nobody has compared it" in parts["gate"]["value"]
+    assert parts["report"]["value"]
+
+
 def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Context) -> None:
     policy = make_candidate(context)
     check_candidate(context, policy)
