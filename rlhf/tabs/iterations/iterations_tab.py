@@ -299,7 +299,10 @@ def button_parts(
         "ask": gr.update(
             interactive=can_be_asked(db, policy, check), variant="primary" if needed == "ask" else "secondary"
         ),
-        "why": gr.update(label=_(WHY_AGAINST if against else WHY)),
+        "why": gr.update(
+            label=_(WHY_AGAINST if against else WHY),
+            visible=check_report.can_serve(policy) or policy.status == "candidate",
+        ),
     }
 
 

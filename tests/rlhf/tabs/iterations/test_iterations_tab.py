@@ -261,6 +261,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     check_candidate(context, policy)
     shown, seen = iterations_tab.view(context, policy.revision, 0, {})
     assert shown["promote"]["value"] == "Promote against the rule"
+    assert shown["why"]["visible"]
     assert shown["why"]["label"] == "Why (needed to promote it against the rule)"
     assert "The rule says: not enough evidence yet." in shown["gate"]["value"]
     promote, really = handler(pages, "promote_policy"), handler(pages, "promote_all_the_same")
@@ -385,10 +386,9 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
     assert registry.decisions(context.db)[0].reason == "no reason given"
-    assert (
-        iterations_tab.view(context, "base", 0, {})[0]["gate"]["value"]
-        == "<p>It is what others are checked against.</p>"
-    )
+    parts = iterations_tab.view(context, "base", 0, {})[0]
+    assert parts["gate"]["value"] == "<p>It is what others are checked against.</p>"
+    assert not parts["why"]["visible"], "nothing can be decided on what serves"
 
 
 def test_where_the_prompts_of_a_check_are_gone_the_page_says_so_and_shows_all_else(context: Context) -> None:
