@@ -191,7 +191,8 @@ class AnnotationApi:
 
     def guidelines(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         latest = store.guidelines(self.db)
-        return {"version": latest.version, "html": MarkdownSource(as_read(latest.text)) if latest.text else ""}
+        text = as_read(latest.text, store.project(self.db).kind)
+        return {"version": latest.version, "html": MarkdownSource(text) if text else ""}
 
     def safety(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from string import ascii_lowercase
 from typing import Any, Final
 
-from annotation.records import MAXIMUM_SHARE, Project, Tag, UserError
+from annotation.records import MAXIMUM_SHARE, Kind, Project, Tag, UserError
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.validation import from_form, read, shown
 
@@ -193,23 +193,50 @@ def tags_text(tags: Sequence[Tag]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- guidelines
-FIRST_SENTENCES: Final = (
-    N_("Read the prompt, then every answer to its end."),
-    N_("Better is what helps the person who asked more: it does what was asked, it is true, and it is clear."),
-    N_("Length is no merit, nor is a tone of certainty: of two answers that say the same the shorter is better."),
-    N_("Much better: everybody would see it. Clearly: you could say why. Slightly: you hesitate. A tie is fine."),
-    N_("Both bad: neither can be used. Skip: you can't tell, or would rather not."),
-    N_("Flag what is harmful, what tells of a private person, and what is broken."),
-)
-FIRST_GUIDELINES: Final = "\n".join(f"- {sentence}" for sentence in FIRST_SENTENCES)
+ACTS: Final[Mapping[Kind, Sequence[str]]] = {
+    "pair": (
+        N_("Much better: everybody would see it. Clearly: you could say why. Slightly: you hesitate. A tie is fine."),
+        N_("Both bad: neither can be used. Skip: you can't tell, or would rather not."),
+    ),
+    "best": (
+        N_("Choose the best answer, even if it is only slightly better. All equally good is fine too."),
+        N_("All bad: none can be used. Skip: you can't tell, or would rather not."),
+    ),
+    "rank": (
+        N_("Rank the answers, the best first. A tie is fine."),
+        # Other policies are compared two by two, whatever the project asks.
+        N_("Of two alone, much better: everybody would see it. Clearly: you could say why. Slightly: you hesitate."),
+        N_("All bad: none can be used. Skip: you can't tell, or would rather not."),
+    ),
+}
+FIRST_SENTENCES: Final[Mapping[Kind, Sequence[str]]] = {
+    kind: (
+        N_("Read the prompt, then every answer to its end."),
+        N_("Better is what helps the person who asked more: it does what was asked, it is true, and it is clear."),
+        N_("Length is no merit, nor is a tone of certainty: of two answers that say the same the shorter is better."),
+        *acts,
+        N_("Flag what is harmful, what tells of a private person, and what is broken."),
+    )
+    for kind, acts in ACTS.items()
+}
+"""What annotators of a new project go by, by what is asked of them."""
+FIRST_GUIDELINES: Final = "\n".join(f"- {sentence}" for sentence in FIRST_SENTENCES["pair"])
 """What a new project begins with, in Markdown, as it is stored; whoever leads it writes better ones."""
 
 
-def as_read(guidelines: str) -> str:
-    """Guidelines as they are shown: those that a project began with in the reader's language, a person's as stored."""
+def as_read(guidelines: str, kind: Kind) -> str:
+    """Guidelines as they are shown: those that a project began with in the reader's language and for what is asked of
+    annotators now, a person's as stored.
+    """
     if guidelines != FIRST_GUIDELINES:
         return guidelines
-    return "\n".join(f"- {_(sentence)}" for sentence in FIRST_SENTENCES)
+    return "\n".join(f"- {_(sentence)}" for sentence in FIRST_SENTENCES[kind])
+
+
+def as_stored(guidelines: str) -> str:
+    """Guidelines as they are stored: for those that a project began with, whatever is asked, what it began with."""
+    begun_with = guidelines in {as_read(FIRST_GUIDELINES, kind) for kind in FIRST_SENTENCES}
+    return FIRST_GUIDELINES if begun_with else guidelines
 
 
 def check_guidelines(text: Any) -> str:

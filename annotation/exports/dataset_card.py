@@ -24,6 +24,7 @@ from annotation.exports.formats import (
 from annotation.hub_client import to_front_matter
 from annotation.metrics.agreement import agreements
 from annotation.metrics.intervals_and_bias import Estimate, Vote, length_biases, position_biases
+from annotation.project import as_read
 from annotation.records import Demonstration, Judgement, Project
 from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import number_with_interval, percent_with_interval
@@ -459,8 +460,9 @@ def guidelines_part(figures: CardStatistics, provenance: Provenance) -> str:
     without = figures.guidelines[None]
     lines = [f"- version {version}: {number:,} judgements" for version, number in sorted(by_version.items())]
     lines += [f"- no guidelines: {without:,} judgements"] if without else []
+    asked = provenance.project.kind
     texts = [
-        f"Version {entry['version']}, written {entry['created'][:10]}:\n\n{fenced(entry['text'])}"
+        f"Version {entry['version']}, written {entry['created'][:10]}:\n\n{fenced(as_read(entry['text'], asked))}"
         for entry in sorted(provenance.guidelines, key=lambda entry: int(entry["version"]))
         if entry["version"] in by_version
     ]

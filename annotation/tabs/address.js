@@ -9,6 +9,7 @@ const LANDING = "annotate"; // where "/" leads
 const PATIENCE_MS = 15000;
 
 const parts = new Map(); // of each tab, "train/dpo" for one within another, what was looked at last
+const views = new Map(); // by address, which part of one names what is in view there
 const followers = new Set();
 let target = null; // the tabs that are being turned to, while one of them is not laid out yet
 let giveUp = null;
@@ -126,10 +127,13 @@ function part(tabs) {
 }
 
 // Say what is looked at in a tab now; `replace`: as another word for where the address led, not as a step to go back.
-function tell(tabs, said, { replace = false } = {}) {
+// `shows` names what is in view, where `said` leaves that open.
+function tell(tabs, said, { replace = false, shows = said } = {}) {
+  const fresh = views.get(addressOf(tabs, said)) !== shows;
   parts.set(keyOf(tabs), said);
+  views.set(addressOf(tabs, said), shows);
   const now = read();
-  if (!same(whole(now.tabs), tabs) || now.part === said) return;
+  if (!same(whole(now.tabs), tabs) || (now.part === said && !fresh)) return;
   write(addressOf(now.tabs, said), replace);
   tellFollowers();
 }
@@ -149,7 +153,8 @@ function follow(look) {
 // Whether an address is what is looked at now, so that a link to it would lead nowhere.
 function isHere(address) {
   const [now, other] = [read(), read(new URL(address, location.href))];
-  return same(whole(now.tabs), whole(other.tabs)) && now.part === other.part;
+  const tabs = whole(now.tabs);
+  return same(tabs, whole(other.tabs)) && [now.part, views.get(addressOf(tabs, now.part))].includes(other.part);
 }
 
 function tellFollowers() {

@@ -13,7 +13,8 @@ outputs and answers `told(Place(("12",)))` for it: that is written into the addr
 place of a step, `told(place, step=False)` corrects the address, as fits what is typed letter by letter; `gr.skip()`
 leaves it.
 A handler that leads to another tab has the page's `guide` among its outputs and answers `leading("/runs/12")`.
-Whatever an address says was typed by anybody: the handler checks it.
+Whatever an address says was typed by anybody: the handler checks it. What is typed into the tab's fields before the
+answer to a visit comes stays as it is typed.
 """
 
 from __future__ import annotations
@@ -62,18 +63,32 @@ def visits(
 
     def show(annotator: Any, event: Any, *values: Any) -> list[Any]:
         place = place_in(event.get("part", "") if isinstance(event, dict) else "")
-        sent = handler(annotator, place, *values)
-        return list(sent) if bar in outputs else [*sent, told(place)]
+        sent = list(handler(annotator, place, *values))
+        if bar not in outputs:
+            return [*sent, answering_visit(told(place))]
+        at = [*outputs].index(bar)
+        return [*sent[:at], answering_visit(sent[at]), *sent[at + 1 :]]
 
     show.__name__ = handler.__name__
     listen: Callable[..., Any] = bar.visit
     every = outputs if bar in outputs else [*outputs, bar]
-    listen(guarded_event(context, "admin")(show), [*inputs], [*every], **{**QUIET, **options})
+    # A visit is asked for when the one before is answered, which Gradio has not noticed yet.
+    terms = {**QUIET, "trigger_mode": "multiple", **options}
+    listen(guarded_event(context, "admin")(show), [*inputs], [*every], **terms)
 
 
-def told(place: Place, step: bool = True) -> str:
-    """A value for a bar among the outputs: this is looked at now. Numbered, so the browser notices every answer."""
-    return json.dumps([next(ANSWERS), "step" if step else "replace", place.part()])
+def told(place: Place, step: bool = True, shows: Place | None = None) -> str:
+    """A value for a bar among the outputs: this is looked at now. Numbered, so the browser notices every answer.
+
+    `shows`: the place that names what is in view, where the address leaves that open: a link to it leads nowhere.
+    """
+    return json.dumps([next(ANSWERS), "step" if step else "replace", place.part(), (shows or place).part()])
+
+
+def answering_visit(value: str) -> str:
+    """What a handler says for the bar, as the answer to a visit: what was typed meanwhile stays."""
+    number, _how, *parts = json.loads(value)
+    return json.dumps([number, "visit", *parts])
 
 
 GUIDE: Final = """

@@ -87,6 +87,9 @@ element.addEventListener("click", (event) => {
     pressed.disabled = false;
     if (pressed.isConnected && lost()) pressed.focus();
     waiting &&= document.activeElement === pressed; // else nobody is there to be led on by a late answer
+    // Whoever leaves the button while it is there goes on elsewhere, after an act that has drawn nothing anew.
+    const left = () => { waiting &&= document.activeElement === pressed || pressed.disabled || !pressed.isConnected; };
+    pressed.addEventListener("blur", () => setTimeout(left), { once: true });
   }, 2000);
   trigger("act", { act: pressed.dataset.act, subject: pressed.dataset.subject });
 });
@@ -130,7 +133,6 @@ def licence_choice(**options: Any) -> gr.Dropdown:
         [(_("Not chosen (the card says so)"), ""), *((name, name) for name in LICENCES)],
         value="",
         label=_("Licence"),
-        info=_("As the Hub names it; another can be typed."),
         allow_custom_value=True,
         min_width=240,
         **options,

@@ -9,11 +9,29 @@ let shown = false;
 let visited = null; // the part that was visited last, or told
 let asking = null; // the timer of a visit that is not answered yet
 let last = 0;
+// What was typed since the visit that is not answered yet, by field: its answer fills fields as the address has them.
+const FIELD = "textarea, input:is([type=text], [type=number]):not([role])";
+const typed = new Map();
+let visiting = null; // the part whose visit that is
+
+panel.addEventListener("input", ({ target }) => {
+  if (visiting !== null && target.matches(FIELD)) typed.set(target, target.value);
+});
+
+function putBack() {
+  for (const [field, text] of typed) {
+    if (!field.isConnected || field.value === text) continue;
+    field.value = text;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  }
+  typed.clear();
+}
 
 function visit() {
+  typed.clear();
   clearTimeout(asking);
   asking = setTimeout(answered, PATIENCE_MS);
-  visited = address.part(props.tabs);
+  visiting = visited = address.part(props.tabs);
   trigger("visit", { part: visited });
 }
 
@@ -31,11 +49,16 @@ function look() {
 }
 
 watch("value", () => {
-  const [number, how, part] = JSON.parse(props.value);
+  const [number, how, part, shows] = JSON.parse(props.value);
+  const answers = how === "visit";
+  const led = address.part(props.tabs) !== (answers ? visiting : visited); // meanwhile, by a person
+  if (answers && led) visited = null; // it has drawn what is looked at no more
+  else if (answers) setTimeout(putBack); // when Gradio has filled the fields
+  if (answers) visiting = null;
   if (number > last) {
     last = number;
-    const led = address.part(props.tabs) !== visited; // meanwhile, by a person
-    if (!led) address.tell(props.tabs, (visited = part), { replace: asking !== null || how === "replace" });
+    const replace = asking !== null || how !== "step";
+    if (!led) address.tell(props.tabs, (visited = part), { replace, shows });
   }
   panel.dispatchEvent(new Event("change")); // what the tab follows may be another thing now
   answered();

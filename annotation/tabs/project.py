@@ -128,7 +128,8 @@ def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
     shown = next((version for version in versions if version.version == selected), versions[0] if versions else None)
     choices = [(title_of(version), version.version) for version in versions]
     value = None if shown is None else shown.version
-    return gr.update(choices=choices, value=value), "" if shown is None else project.as_read(shown.text)
+    text = "" if shown is None else project.as_read(shown.text, store.project(db).kind)
+    return gr.update(choices=choices, value=value), text
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -246,22 +247,20 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
     """Fill the page when it is opened; every value comes from a guarded handler."""
     db, admin = context.db, guarded(context, "admin")
     fields_and_text = [*page.fields, page.text]
-    opening(
-        admin(opener(db)),
-        [page.sent, *fields_and_text],
-        [page.counts, page.acts, *fields_and_text, *page.holding, page.sent],
-        api_name="project-open",
-        **QUIET,
-    )
+    given = [page.sent, *fields_and_text]
+    shown = [page.counts, page.acts, *fields_and_text, *page.holding, page.sent]
+    opening(admin(opener(db)), given, shown, api_name="project-open", **QUIET)
     kind, answers = page.form["kind"], page.form["answers"]
     kind.input(admin(choose_kind), [kind, answers], answers, api_name="project-kind", **QUIET)
-    page.save.click(
+    saved = page.save.click(
         admin(saver(db, {name: str(field.label) for name, field in page.form.items()})),
         [page.sent, *page.fields],
         [page.counts, *page.fields, page.saved, page.sent],
         api_name="project-save",
         **QUEUED,
     )
+    # Guidelines that nobody has written say what is asked now.
+    saved.success(admin(opener(db)), given, shown, api_name="project-saved", **QUIET)
     page.preview.click(admin(preview_guidelines), page.text, page.preview_box, api_name="guidelines-preview", **QUEUED)
     page.write.click(
         admin(writer(db)),
@@ -279,8 +278,8 @@ def opener(db: Database) -> Any:
 
     def open_project(annotator: Annotator, sent: Any, *drafted: Any) -> list[Any]:
         """Show what holds; a draft that was begun on this page and not saved stays."""
-        latest, was = store.guidelines(db), known(sent)
-        holds = {**form_of(store.project(db)), "text": project.as_read(latest.text)}
+        latest, asked, was = store.guidelines(db), store.project(db), known(sent)
+        holds = {**form_of(asked), "text": project.as_read(latest.text, asked.kind)}
         here = dict(zip((*FIELDS, "text"), drafted, strict=True))
         fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
         updates = [field_update(name, here | fresh) if name in fresh else gr.skip() for name in holds]
@@ -344,13 +343,15 @@ def writer(db: Database) -> Any:
 
     def write_guidelines(annotator: Annotator, sent: Any, text: Any) -> list[Any]:
         """Add a version; one that somebody else has added meanwhile is said first."""
-        plain, was, before = project.check_guidelines(text), known(sent), store.guidelines(db)
-        stood = project.as_read(before.text)
-        if was.get("text", stood) != stood != plain:
+        was, before, kind = known(sent), store.guidelines(db), store.project(db).kind
+        written = project.as_stored(project.check_guidelines(text))
+        if project.as_stored(was.get("text", before.text)) != before.text != written:
             said = _("Not saved. {version} came meanwhile: read it below. Save again to put yours in its place.")
             told = status(said.format(version=title_of(before)), "warning")
+            stood = project.as_read(before.text, kind)
             return [gr.skip(), told, *choose_version(db, None), gr.skip(), {**was, "text": stood}]
-        version = before.version if plain == stood else store.write_guidelines(db, plain, annotator.name)
+        version = before.version if written == before.text else store.write_guidelines(db, written, annotator.name)
+        plain = project.as_read(written, kind)
         told = (
             status(_("This is the text that holds; no version was added."))
             if version == before.version

@@ -378,9 +378,11 @@ class PendingDecision:
     policy: Policy
     decision: GateDecision
     exhausted: bool = False
-    """Whether nothing is left to compare until another check draws new answers."""
+    """Whether nothing more comes of it until another check draws new answers, or people are given others."""
     askable: bool = False
-    """Whether that holds for people only until they are given what was left to judges."""
+    """Whether they can be given what was left to judges."""
+    used_up: bool = False
+    """Whether another check would show no more: then they are given that, or it is given up."""
 
 
 def pending(db: Database) -> PendingDecision | None:
@@ -393,8 +395,12 @@ def pending(db: Database) -> PendingDecision | None:
         checks = checks_of(db, policy)
         if checks:
             decision = decision_on(db, policy)
-            ended = exhausted(db, policy, decision, checks)
-            return PendingDecision(policy, decision, ended, ended and left_to_ask(db, policy))
+            if decision.verdict != "not enough evidence" or decision.more is None:
+                return PendingDecision(policy, decision)
+            askable, used_up = left_to_ask(db, policy), shows_no_more(db, policy, checks)
+            waits = needs_new_answers(decision, checks) or nothing_open(db, policy)
+            ended = askable or (waits and not used_up)
+            return PendingDecision(policy, decision, exhausted=ended, askable=askable, used_up=used_up)
     return None
 
 
@@ -402,11 +408,10 @@ def pending(db: Database) -> PendingDecision | None:
 MOST_CHECKS = 8
 
 
-def exhausted(db: Database, policy: Policy, decision: GateDecision, checks: Sequence[FinishedCheck]) -> bool:
-    """Whether comparisons are wanted of a candidate and none are left; a further check would make some."""
-    if decision.verdict != "not enough evidence" or decision.more is None or len(checks) >= MOST_CHECKS:
-        return False
-    return needs_new_answers(decision, checks) or nothing_open(db, policy)
+def shows_no_more(db: Database, policy: Policy, checks: Sequence[FinishedCheck]) -> bool:
+    """Whether a further check would draw nothing that counts."""
+    left = cached(db, ("unused", policy.revision), lambda: prompts_left(db, policy, checks))
+    return len(checks) >= MOST_CHECKS or not left
 
 
 def left_to_ask(db: Database, policy: Policy) -> bool:
@@ -424,13 +429,22 @@ def can_be_asked(db: Database, policy: Policy, check: FinishedCheck) -> bool:
     return win_rates.could_be_asked(db, policy, other, on, spent_prompts(db, policy, other)) > 0
 
 
+def ask_people(db: Database, policy: Policy, check: FinishedCheck) -> int:
+    """Put before people what they have not been asked of a check's comparisons; returns how many these are."""
+    other = registry.by_revision(db, check.report.against.revision)
+    on = held_out_sets.that_count(db, check.spec.gate_set)
+    return store.ask_people_of_candidate(db, policy.id, other.id, on, spent_prompts(db, policy, other))
+
+
 def needs_another_check(
     db: Database, policy: Policy, decision: GateDecision, checks: Sequence[FinishedCheck], begun: bool
 ) -> bool:
     """Whether nothing more will come of a candidate without a further check; people are awaited who have `begun`."""
     if decision.verdict != "not enough evidence":
         return False
-    return nothing_open(db, policy) or (needs_new_answers(decision, checks) and not begun)
+    if needs_new_answers(decision, checks) and not begun:
+        return True
+    return nothing_open(db, policy) and not (policy.status == "candidate" and left_to_ask(db, policy))
 
 
 def needs_new_answers(decision: GateDecision, checks: Sequence[FinishedCheck]) -> bool:

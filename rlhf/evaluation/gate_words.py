@@ -282,7 +282,7 @@ def given_up(decision: GateDecision) -> str:
     """Why no more comparisons are waited for."""
     if decision.used_up:
         return _(
-            "Every held-out prompt has been compared, and other answers to the same ones show no more. Import more."
+            "No held-out prompt is new to it any more, and other answers to the same ones show no more. Import more."
         )
     said = _("Nothing is left to compare after {checks} checks, and that is not enough evidence.")
     return said.format(checks=decision.given_up_after)

@@ -272,8 +272,14 @@ OPEN_TO_JUDGE = """c.state IN ('ready', 'closed') AND c.purpose = 'preference' A
 # Of a comparison `c` to a prompt `p`: that data frozen at :frozen hold nothing of it to train on.
 UNSEEN = """(:frozen IS NULL OR p.split = 'held-out' OR NOT EXISTS
     (SELECT 1 FROM judgement e WHERE e.comparison_id = c.id AND e.created <= :frozen))"""
-# A label is bought once. What measures a judge or a candidate is asked again after a change of the rubric.
-OPEN = OPEN_TO_JUDGE.format(scope=SCOPES["open"], counts=True)
+
+
+def wanted(scope: JudgeScope) -> str:
+    """The condition by which a judge gets a comparison `c`.
+
+    A label is bought once. What measures a judge or a candidate is asked again after a change of the rubric.
+    """
+    return OPEN_TO_JUDGE.format(scope=SCOPES[scope], counts=True if scope == "open" else f"NOT {OUTDATED}")
 
 
 def to_judge(
@@ -286,10 +292,9 @@ def to_judge(
     by an earlier version of the rubric is to be judged again.
     """
     newest = f"NOT {UNSEEN}, c.id DESC" if scope == "judged" else "c.id"
-    wanted = OPEN if scope == "open" else OPEN_TO_JUDGE.format(scope=SCOPES[scope], counts=f"NOT {OUTDATED}")
     rows = db.rows(
         f"""SELECT c.id, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id
-            WHERE {wanted} ORDER BY {newest} LIMIT :limit""",
+            WHERE {wanted(scope)} ORDER BY {newest} LIMIT :limit""",
         {"judge": judge.id, "limit": limit, "candidate": candidate_id, "frozen": frozen_before(db, judge)},
     )
     return [read_comparison(db, judge, row) for row in rows]
@@ -320,12 +325,12 @@ def read_comparison(db: Database, judge: Judge, row: Mapping[str, Any]) -> Compa
 
 def count_open(db: Database, judge: Judge) -> int:
     """How many comparisons wait for this judge."""
-    return int(db.value(f"SELECT count(*) FROM comparison c WHERE {OPEN}", {"judge": judge.id}))
+    return int(db.value(f"SELECT count(*) FROM comparison c WHERE {wanted('open')}", {"judge": judge.id}))
 
 
-def any_open(db: Database, judge: Judge) -> bool:
-    """Whether any comparison waits for this judge; the first that is found tells, so that pages can ask often."""
-    return bool(db.value(f"SELECT EXISTS (SELECT 1 FROM comparison c WHERE {OPEN})", {"judge": judge.id}))
+def any_to_judge(db: Database, judge: Judge, scope: Literal["open", "judged"]) -> bool:
+    """Whether this judge would get any; the first that is found tells, so that pages can ask often."""
+    return bool(db.value(f"SELECT EXISTS (SELECT 1 FROM comparison c WHERE {wanted(scope)})", {"judge": judge.id}))
 
 
 def last_job(db: Database, judge: Judge) -> Job | None:
@@ -447,7 +452,7 @@ def ask_people_instead(db: Database, judge: Judge) -> None:
         return
     with db.transaction():
         if store.feedback(db).mode == "mixed":
-            for row in db.rows(f"SELECT c.id FROM comparison c WHERE {OPEN}", {"judge": judge.id}):
+            for row in db.rows(f"SELECT c.id FROM comparison c WHERE {wanted('open')}", {"judge": judge.id}):
                 settle(db, row["id"], without=judge.id)
 
 

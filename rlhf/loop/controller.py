@@ -17,6 +17,7 @@ from annotation.translation import N_, _, spoken
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.finished_checks import newest_check
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
 from rlhf.jobs import job_spec, job_store
@@ -37,7 +38,7 @@ RETRY_SECONDS = 300.0
 # A check that failed so often would fail again: it takes a person.
 MOST_FAILURES = 2
 
-Action = Literal["check", "decide", "judge", "train", "train the reward model"]
+Action = Literal["check", "decide", "ask", "judge", "train", "train the reward model"]
 
 
 # -------------------------------------------------------------------------------------------------------------- state
@@ -277,18 +278,20 @@ def next_step(state: LoopState) -> Step | None:
 
     A fresh candidate is checked first, and decided on as soon as the evidence is there; judges label what waits for
     them; then, when switched on, every N new judgements start a training. Where the gate decides by itself, the next
-    training waits for its decision, because it starts from whoever serves then. A check that failed is tried once more.
+    training waits for its decision, because it starts from whoever serves then; where no check shows more of it, people
+    are given what was left to judges. A check that failed is tried once more.
     """
     if state.active:
         return None
     if state.unchecked and ready(state, state.unchecked):
         return Step("check", state.unchecked)
-    decided = state.pending is not None and state.pending.decision.verdict != "not enough evidence"
-    if state.pending is not None and state.gate == "automatic":
-        if decided:
-            return Step("decide", state.pending.policy.revision)
-        if state.pending.exhausted and ready(state, state.pending.policy.revision):
-            return Step("check", state.pending.policy.revision)
+    if (ruled_on := gates_own(state)) is not None and ruled_on.decision.verdict != "not enough evidence":
+        return Step("decide", ruled_on.policy.revision)
+    if (asked := to_ask_about(state)) is not None:
+        return Step("ask", asked)
+    again = to_check_again(state)
+    if again is not None and ready(state, again):
+        return Step("check", again)
     for name, count in state.waiting.items():
         if count >= JUDGE_AT_LEAST and not enough_labels(state):
             return Step("judge", name)
@@ -306,12 +309,27 @@ def checked_by_loop(state: LoopState, revision: str) -> bool:
     return revision not in state.failed_checks or state.failed_checks[revision].to_be_repeated
 
 
+def gates_own(state: LoopState) -> PendingDecision | None:
+    """What the gate decides by itself."""
+    return state.pending if state.gate == "automatic" else None
+
+
+def to_check_again(state: LoopState) -> str | None:
+    """The candidate that needs another check, where the gate decides by itself and another one would show more."""
+    pending = gates_own(state)
+    return pending.policy.revision if pending is not None and pending.exhausted and not pending.used_up else None
+
+
+def to_ask_about(state: LoopState) -> str | None:
+    """The candidate of which people are to be given what was left to judges, where the gate decides by itself."""
+    pending = gates_own(state)
+    return pending.policy.revision if pending is not None and pending.askable and pending.used_up else None
+
+
 def will_check(db: Database, state: LoopState, policy: Policy) -> bool:
     """Whether the loop checks a policy without being asked: a fresh candidate, or where it decides by itself."""
-    pending = state.pending
-    again = pending is not None and pending.policy.id == policy.id and pending.exhausted and state.gate == "automatic"
-    needed = again or policy.revision in unchecked_candidates(db, job_store.checks(db))
-    return needed and checked_by_loop(state, policy.revision)
+    needed = [to_check_again(state), *unchecked_candidates(db, job_store.checks(db))]
+    return policy.revision in needed and checked_by_loop(state, policy.revision)
 
 
 def ready(state: LoopState, revision: str) -> bool:
@@ -346,6 +364,12 @@ def advance(db: Database, data_dir: Path) -> int | None:
         )
     if step.action == "decide":
         gate_decisions.act(db, data_dir)
+        return None
+    if step.action == "ask":
+        policy = registry.by_revision(db, step.subject)
+        check = newest_check(db, policy.revision)
+        assert check is not None, "it was checked"
+        gate_decisions.ask_people(db, policy, check)
         return None
     if step.action == "judge":
         return job_submission.submit(db, data_dir, JudgeSpec(judge=step.subject), THE_LOOP)

@@ -44,7 +44,7 @@ class CurveData:
 
 def names(name: str) -> list[str]:
     """The names of its components among those of the page."""
-    return [f"{name}_{part}" for part in ("box", "choice", "whole", "plot", "values")]
+    return [f"{name}_{part}" for part in ("box", "choice", "whole", "plot", "frame", "values")]
 
 
 def lay_out(name: str, label: str) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def lay_out(name: str, label: str) -> dict[str, Any]:
             elem_id=f"{name}-plot",
         )
         values = html_box()
-    return dict(zip(names(name), (box, choice, whole, plot, values), strict=True))
+    # Twice: Gradio 6.31 draws a frame with the colours of the lines that it has, so those come first.
+    return dict(zip(names(name), (box, choice, whole, plot, plot, values), strict=True))
 
 
 def updates(
@@ -90,12 +91,12 @@ def updates(
     choices = [(one.axes.label, one.axes.name) for one in curves]
     lines = [line.name for line in curve.lines if line.points]
     now = [curve.axes.name, curve.axes.label, *(file.address for file in files), *lines, *map(str, choices)]
-    frame = {} if look == now else frame_of(curve)
     chosen_now = {} if look == now else {f"{name}_choice": gr.update(choices=choices, value=curve.axes.name)}
     return {
         f"{name}_box": gr.update(visible=True),
         **chosen_now,
-        f"{name}_plot": gr.update(value=data_of(curve), **frame),
+        f"{name}_plot": gr.update(value=data_of(curve)),
+        **({f"{name}_frame": gr.update(**frame_of(curve))} if look != now else {}),
         f"{name}_values": gr.update(value=paragraph(curve.axes.caption) + links(files) + values_table(curve)),
     }, now
 

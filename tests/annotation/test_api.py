@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from annotation import api, claims, project, records, selection, store
 from annotation.database import Database
-from annotation.records import Feedback, Kind, Prompt, Tag
+from annotation.records import Feedback, Kind, Project, Prompt, Tag
 from annotation.ui.differences import MOST_WORDS
 from annotation.web import access
 from annotation.web.middleware import SignedIn
@@ -876,5 +876,7 @@ def test_untouched_guidelines_come_in_the_language_of_the_account(db: Database, 
     assert "Read the prompt, then every answer to its end." in ann("guidelines")["html"]
     access.set_language(db, "ann", "de")
     assert "Lies den Prompt, dann jede Antwort bis zum Ende." in ann("guidelines")["html"]
+    store.set_project(db, Project(kind="best", answers=4))
+    assert "Wähle die beste Antwort" in ann("guidelines")["html"]
     store.write_guidelines(db, "Read both.", "owner")
     assert "Read both." in ann("guidelines")["html"]

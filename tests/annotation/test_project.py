@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from annotation import project
-from annotation.records import Project, Tag, UserError
+from annotation.records import Kind, Project, Tag, UserError
 from annotation.translation import language_of, speaking
 
 FIELDS = [field.name for field in fields(Project)]
@@ -232,14 +232,34 @@ def test_guidelines_that_could_not_be_stored_or_read_are_refused(text: Any) -> N
         project.check_guidelines(text)
 
 
-def test_the_first_guidelines_are_read_in_everybodys_own_language_and_what_a_person_wrote_as_it_stands() -> None:
+KINDS: tuple[Kind, ...] = ("pair", "best", "rank")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_guidelines_are_read_in_everybodys_own_language_and_what_a_person_wrote_as_it_stands(
+    kind: Kind,
+) -> None:
     first = project.FIRST_GUIDELINES
-    assert project.as_read(first) == first
+    assert project.as_stored(project.as_read(first, kind)) == first
     with speaking(language_of("de")):
-        assert project.as_read(first).startswith("- Lies den Prompt, dann jede Antwort bis zum Ende.\n- ")
-        assert len(project.as_read(first).splitlines()) == len(first.splitlines())
-        assert project.as_read(f"{first}\n- Be kind.") == f"{first}\n- Be kind."
-        assert project.check_guidelines(project.as_read(first)) == project.as_read(first)
+        read = project.as_read(first, kind)
+        assert read.startswith("- Lies den Prompt, dann jede Antwort bis zum Ende.\n- ")
+        assert project.as_read(f"{first}\n- Be kind.", kind) == f"{first}\n- Be kind."
+        assert project.check_guidelines(read) == read
+        assert project.as_stored(read) == first
+        assert project.as_stored(f"{read}\n- Be kind.") == f"{read}\n- Be kind."
+
+
+def test_the_first_guidelines_say_what_is_asked() -> None:
+    pair, best, rank = (project.as_read(project.FIRST_GUIDELINES, kind) for kind in KINDS)
+    assert pair == project.FIRST_GUIDELINES
+    assert "Both bad" in pair
+    assert "Choose the best answer" in best
+    assert "Rank the answers" in rank
+    for several in (best, rank):
+        assert "All bad" in several
+        assert "Both bad" not in several
+    assert "Much better" not in best
 
 
 # ----------------------------------------------------------------------------------------------------------- properties

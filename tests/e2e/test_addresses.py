@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from annotation.database import open_database
 from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import running_app, wait_for
+from tests.e2e.conftest import go, routed, running_app, wait_for
+from tests.rlhf.evaluation.test_gate_decisions import SOUND
 
 pytestmark = pytest.mark.browser
 PASSWORD = "correct horse battery"
@@ -54,7 +58,7 @@ def selected(page: Any) -> str:
 
 def asked_for(part: str) -> Callable[[Any], bool]:
     """Answers to a visit of what an address names by this part."""
-    return lambda answer: part in (answer.request.post_data or "")
+    return lambda answer: part in (answer.request.post_data or "").replace("\\", "")
 
 
 def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: str, browser: Any) -> None:
@@ -95,6 +99,50 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     page.reload()
     page.get_by_text("Job 2, ").first.wait_for()
     assert selected(page) == "Runs"
+    page.context.close()
+
+
+@contextmanager
+def held(page: Any, part: str) -> Iterator[None]:
+    """Hold back the answers to visits of what an address names by this part until the block ends."""
+    waiting: list[Any] = []
+    asked = asked_for(part)
+    visits = "**/gradio_api/**"
+    with routed(page, visits, lambda route: waiting.append(route) if asked(route) else route.continue_()):
+        yield
+        wait_for(page, "that it is visited", lambda: waiting)
+        with page.expect_response(asked):
+            for route in waiting:
+                route.continue_()
+
+
+def test_what_is_typed_before_the_answer_to_a_visit_comes_stays(address: str, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}runs/1")
+    sign_in(page, "kim")
+    page.get_by_text("Job 1, ").first.wait_for()
+    page.get_by_role("button", name="All runs").click()
+    go(page, "/runs/2")
+    page.get_by_text("Job 2, ").first.wait_for()
+    box = page.locator("#run-search textarea, #run-search input").first
+    with held(page, '"/1"'):
+        page.go_back()
+        box.fill("nothing like it")
+    page.get_by_text("Job 1, ").first.wait_for()
+    expect(box).to_have_value("nothing like it")
+    box.press("Enter")
+    page.get_by_text("No run has these words.").wait_for()
+    go(page, "/data/comparisons")
+    expect(page.locator("#comparisons-box")).to_contain_text(re.compile(r"\w"))
+    box = page.locator("#comparisons-search textarea, #comparisons-search input").first
+    with held(page, "status=skipped"):
+        go(page, "/data/comparisons?status=skipped")
+        box.fill("word")  # it is searched for while typed
+        expect(page).to_have_url(f"{address}data/comparisons?q=word")
+    expect(page).to_have_url(f"{address}data/comparisons?q=word")
+    expect(box).to_have_value("word")
     page.context.close()
 
 
@@ -146,4 +194,50 @@ def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str
     expect(step).to_have_attribute("href", "/annotate")
     page.go_back()
     expect(page.locator("#standing a.button:not([href])")).to_be_visible()
+    page.context.close()
+
+
+def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view(running: Any, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    db, address = running
+    files = db.path.parent / "adapters" / "dpo-9"
+    files.mkdir(parents=True)
+    (files / "adapter_model.safetensors").write_bytes(b"weights")
+    registry.add(
+        db,
+        revision="dpo-9",
+        algorithm="dpo",
+        base=BASE_NAME,
+        parent_id=registry.by_revision(db, "base").id,
+        job_id=None,
+        path="adapters/dpo-9",
+        sha256=directory_sha256(files),
+    )
+    job_id = job_store.enqueue(db, CheckSpec(candidate="dpo-9", against="base", judges=""), "kim")
+    assert job_store.claim(db, job_id, "w") is not None
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(f"{address}iterations")
+    page.fill("input[name=name]", "kim")
+    page.fill("input[name=password]", "a long enough password")
+    page.keyboard.press("Enter")
+    step = page.locator("#standing a.button")
+    expect(step).to_have_text(f"Watch job {job_id}")
+    expect(step).to_have_attribute("href", f"/runs/{job_id}")
+    page.get_by_role("tab", name="Runs", exact=True).click()
+    page.get_by_text(f"Job {job_id}, ").first.wait_for()
+    expect(page).to_have_url(f"{address}runs")
+    expect(page.locator("#standing a.button:not([href])")).to_have_text(f"Watch job {job_id}")
+    base = {"revision": "base", **SOUND}
+    figures = {"candidate": {"revision": "dpo-9", **SOUND}, "against": base, "anchor": base, "win_rates": {"base": {}}}
+    assert job_table.finish(db, job_id, "w", {**figures, "same_answers": 60, "prompts": 60})
+    page.get_by_role("tab", name="Iterations", exact=True).click()
+    here = page.locator("#standing a.button:not([href])")
+    expect(here).to_have_text("Decide on dpo-9")
+    expect(page).to_have_url(f"{address}iterations")
+    go(page, "/iterations/base")
+    expect(step).to_have_attribute("href", "/iterations/dpo-9")
+    step.click()
+    expect(page).to_have_url(f"{address}iterations/dpo-9")
+    expect(here).to_have_text("Decide on dpo-9")
     page.context.close()

@@ -113,6 +113,8 @@ def test_another_curve_can_be_looked_at_and_saved(run: int, open_runs: Callable[
     page.locator("#closer-choice input").click()
     page.get_by_role("option", name="Gradient norm").click()
     page.wait_for_selector(f"{PLOT} >> text=norm before clipping")
+    page.wait_for_selector(f"{PLOT} svg .role-legend-label >> text=norm")
+    page.wait_for_selector(f"{PLOT} svg .mark-line path[stroke]:not([stroke=''])")
     with page.expect_download() as picture:
         page.locator(PLOT).get_by_role("button", name="Export").click()
     assert Path(picture.value.path()).read_bytes().startswith(b"\x89PNG")

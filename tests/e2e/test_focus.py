@@ -17,6 +17,7 @@ from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
+from tests.e2e.conftest import routed
 
 pytestmark = pytest.mark.browser
 
@@ -93,3 +94,17 @@ def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tup
     page.wait_for_selector("#decisions button:enabled")
     settle(page)
     assert page.evaluate("document.activeElement === document.body"), "what was pressed is answered long since"
+    undo = page.locator("#decisions button:enabled").locator("visible=true")
+    undo.focus()
+    with routed(page, "**/queue/join*", lambda route: route.fulfill(status=500)):
+        page.keyboard.press("Enter")
+        page.clock.fast_forward("00:03")
+        page.wait_for_selector("#decisions button:enabled:focus")
+    page.evaluate("document.activeElement.blur()")
+    settle(page)
+    subject = undo.get_attribute("data-subject")
+    registry.reopen(db, "dpo-9", "kim")
+    gate_decisions.reject(db, "dpo-9", "kim", "")
+    page.wait_for_selector(f"#decisions button:enabled:not([data-subject='{subject}'])")
+    settle(page)
+    assert page.evaluate("document.activeElement === document.body"), "what was pressed came to nothing long since"

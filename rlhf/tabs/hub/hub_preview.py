@@ -61,8 +61,5 @@ def space_preview(asked: CheckSpace) -> str:
 
 def copies_preview(schedule: Schedule) -> str:
     """What safe copies would be, where no place is set for them."""
-    each = _(
-        "The database and the adapters that serve are then copied {every} after a change, sooner after {after} "
-        "judgements."
-    )
+    each = _("Database and serving adapters are then copied {every} after a change, sooner after {after} judgements.")
     return paragraph(each.format(every=duration(schedule.every), after=schedule.after))

@@ -58,16 +58,10 @@ NO_TOKEN = N_(
     "start Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” "
     "do the same as this tab."
 )
-PULL_NOTE = N_(
-    "What fits this data directory's base becomes a candidate. Another base needs a directory of its own: “python -m "
-    "rlhf pull OWNER/NAME --base --data DIR”."
-)
-PUSH_NOTE = N_("Push a run's data before its model is published: the model's card then links them.")
+PULL_NOTE = N_("For another base start a directory of its own: “python -m rlhf pull OWNER/NAME --base --data DIR”.")
+PUSH_NOTE = N_("Push a run's data before its model: the model's card then links them.")
 JUDGEMENTS = "judgements"
-SPACE_NOTE = N_(
-    "Empty fields are as the Space has them, else: the owner is admin, everybody may judge, no safe copies. A private "
-    "Space opens only for its owner or organisation; in a public one others still have to sign in."
-)
+SPACE_NOTE = N_("What is left empty stays as the Space has it; a new one goes by what stands there in grey.")
 CHECK_FIRST = N_("Check the Space as the form describes it now. What it costs and makes public is said then.")
 STALE = N_("The form says something else than what was checked. Check it again first.")
 UNAGREED = N_("Tick that you agree to what the check has found first.")
@@ -165,8 +159,8 @@ def copies_card(db: Database, environment: Mapping[str, str]) -> str:
     if not place:
         return paragraph(
             _(
-                "No safe copies are made. Start Prefloop with {place}=OWNER/NAME-copies, which becomes a private "
-                "dataset, or with a directory on another disk."
+                "No safe copies are made. Start Prefloop with {place}=OWNER/NAME-copies, a private dataset, or with a "
+                "directory on another disk."
             ).format(place=PLACE)
         ) + hub_preview.copies_preview(safe_copies.Schedule.from_environment(environment))
     found = safe_copies.status(db, place)
@@ -372,16 +366,13 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
             [],
             value=None,
             label=_("Model"),
-            info=_("With files of its own."),
             allow_custom_value=True,
             min_width=240,
             elem_id="hub-model",
         )
         repo = address(_("Repository"), "hub-publish-repo")
         licence = licence_choice()
-    private = gr.Checkbox(
-        True, label=_("Private"), info=_("Of a repository that is there already this is never changed.")
-    )
+    private = gr.Checkbox(True, label=_("Private, if it is new"))
     with gr.Row():
         buttons["look"] = button(_("What would be sent"), "hub-publish-look")
         buttons["publish"] = button(_("Publish"), "hub-publish-go", "primary")
@@ -398,7 +389,7 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
             [(_("as its card says"), ""), *((name, name) for name in WEIGHTS)],
             value="",
             min_width=240,
-            label=_("Precision of the weights that an adapter lies on"),
+            label=_("Precision of the adapter's base"),
         )
     buttons["pull"] = button(_("Pull"), "hub-pull-go", "primary")
     parts["said pull"] = html_box()
@@ -416,9 +407,7 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
     with gr.Row():
         repo = address(_("Repository"), "hub-push-repo")
         licence = licence_choice()
-    private = gr.Checkbox(
-        True, label=_("Private"), info=_("Of a repository that is there already this is never changed.")
-    )
+    private = gr.Checkbox(True, label=_("Private, if it is new"))
     names = gr.Checkbox(label=_("Name the annotators (otherwise each has a pseudonym)"))
     buttons["push"] = button(_("Push the data"), "hub-push-go", "primary")
     parts["said push"] = html_box()
@@ -433,7 +422,7 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
         hardware = gr.Textbox(
             label=_("Hardware"),
             placeholder=space_upload.FREE,
-            info=_("As the Hub names it, say cpu-upgrade."),
+            info=_("Say cpu-upgrade."),
             min_width=240,
             elem_id="hub-space-hardware",
         )
@@ -441,7 +430,7 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
             label=_("Safe copies go to"),
             placeholder="OWNER/NAME-copies",
             min_width=240,
-            info=_("A private dataset, or a mounted directory; without it a restart loses everything."),
+            info=_("A dataset, or a mounted directory. Without it a restart loses everything."),
         )
     with gr.Row():
         admins = gr.Textbox(label=_("Admins"), placeholder="owner", info=_("owner, org, or names."), min_width=240)
@@ -464,7 +453,7 @@ def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], button
 
 def address(label: str, name: str, shape: str = "OWNER/NAME") -> gr.Textbox:
     """Where on the Hub."""
-    return gr.Textbox(label=label, placeholder=shape, info=f"{shape}.", max_length=200, min_width=240, elem_id=name)
+    return gr.Textbox(label=label, placeholder=shape, max_length=200, min_width=240, elem_id=name)
 
 
 def button(label: str, name: str, variant: Any = "secondary", **options: Any) -> gr.Button:

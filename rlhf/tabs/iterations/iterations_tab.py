@@ -194,13 +194,17 @@ def report_parts(
     """The check of a policy: figures, and a page of its answers beside those of the policy it was compared with."""
     report = None if check is None else check.report
     against = compared_with(check) or "base"
-    pairs = check_report.answer_pairs(
-        answers_in(db, data_dir, policy, check), answers_in(db, data_dir, registry.by_revision(db, against), check)
-    )
+    other = registry.by_revision(db, against)
+    try:
+        own, others = (answers_in(db, data_dir, one, check) for one in (policy, other))
+        pairs = check_report.answer_pairs(own, others)
+        missing = ""
+    except UserError as error:  # the prompts are gone, say; all else is there
+        pairs, missing = [], markup.paragraph(str(error), "warning")
     names = (_("{revision} (this)").format(revision=policy.revision), against)
     return {
         "report": gr.update(value=check_report.report_card(report, gate_decisions.rule(db), criteria_of(db, policy))),
-        "answers": gr.update(value=check_report.answers_page(pairs, page, PAGE_SIZE, names)),
+        "answers": gr.update(value=missing or check_report.answers_page(pairs, page, PAGE_SIZE, names)),
         "where": gr.update(value=markup.notice(check_report.page_label(len(pairs), page, PAGE_SIZE))),
         "previous": gr.update(interactive=page > 0),
         "next": gr.update(interactive=(page + 1) * PAGE_SIZE < len(pairs)),
@@ -253,7 +257,8 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
 
 def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal["ask", "check"] | None:
     """The button without which nothing more comes of a candidate, because the loop does not do that by itself."""
-    if policy.status != "candidate" or controller.will_check(db, state, policy):
+    by_itself = controller.to_ask_about(state) == policy.revision or controller.will_check(db, state, policy)
+    if policy.status != "candidate" or by_itself:
         return None
     pending = state.pending if state.pending is not None and state.pending.policy.id == policy.id else None
     if pending is not None and pending.askable:
@@ -295,7 +300,10 @@ def button_parts(
         "ask": gr.update(
             interactive=can_be_asked(db, policy, check), variant="primary" if needed == "ask" else "secondary"
         ),
-        "why": gr.update(label=_(WHY_AGAINST if against else WHY)),
+        "why": gr.update(
+            label=_(WHY_AGAINST if against else WHY),
+            visible=check_report.can_serve(policy) or policy.status == "candidate",
+        ),
     }
 
 
@@ -392,15 +400,14 @@ def ask_people(db: Database, revision: str | None) -> str:
                 revision=policy.revision
             )
         )
-    on, other = held_out_sets.that_count(db, check.spec.gate_set), registry.by_revision(db, against)
-    spent = gate_decisions.spent_prompts(db, policy, other)
-    made = store.ask_people_of_candidate(db, policy.id, other.id, on, spent)
+    made = gate_decisions.ask_people(db, policy, check)
     if not made:
         queued = _("All answers of {revision} and {against} that differ are in the annotators' queue already.")
         counted = _(
             "All answers of {revision} and {against} that differ are in the annotators' queue already, or judges' "
             "verdicts on them have served to correct people's on others: what people say of these counts no more."
         )
+        spent = gate_decisions.spent_prompts(db, policy, registry.by_revision(db, against))
         raise UserError((counted if spent else queued).format(revision=policy.revision, against=against))
     return _(
         "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "
@@ -511,7 +518,8 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         revision, unknown = policy_at(context.db, place)
         changed, seen = view(context, revision, answers_page(place), {})
         shown = {**changed, "said": unknown, **policy_decisions.emptied(changed)}
-        return [*page.sent(shown, seen), told(Place() if unknown else place, step=False)]
+        shows = place_of(selected_policy(context.db, revision).revision, page_of(seen))
+        return [*page.sent(shown, seen), told(Place() if unknown else place, step=False, shows=shows)]
 
     def poll_iterations(annotator: Annotator, revision: str | None, was: Seen) -> list[Any]:
         return page.sent(*view(context, revision, page_of(was), was))

@@ -24,6 +24,8 @@ from rlhf.loop.controller import (
     enough_labels,
     kind_to_train,
     ready,
+    to_ask_about,
+    to_check_again,
 )
 from rlhf.tabs.runs import job_words
 
@@ -130,9 +132,7 @@ def soon(state: LoopState, revision: str) -> str:
 
 def problems(state: LoopState) -> tuple[str, ...]:
     """What failed, was lost or was cancelled, each with what the loop does then or a person can do. Pure."""
-    needed = [state.unchecked] if state.unchecked else []
-    if state.pending is not None and state.pending.exhausted and state.gate == "automatic":
-        needed.append(state.pending.policy.revision)
+    needed = [revision for revision in (state.unchecked, to_check_again(state)) if revision]
     held_up = {revision: state.failed_checks[revision] for revision in needed if revision in state.failed_checks}
     told = {failed.job.id for failed in held_up.values()}
     others = [f"{how_it_ended(job)} {repair(job, job.id in state.saved)}" for job in state.broken if job.id not in told]
@@ -196,19 +196,7 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     """What happens to a candidate that was checked."""
     revision, decided = pending.policy.revision, pending.decision.verdict != "not enough evidence"
     if pending.exhausted:
-        by_itself = state.gate == "automatic" and checked_by_loop(state, revision)
-        if pending.askable and not by_itself:
-            return _(
-                "People have nothing left to compare: let them compare what judges have, or check {revision} again."
-            ).format(revision=revision)
-        if not by_itself:
-            return _("Nothing is left to compare: {revision} has to be checked again, which draws new answers.").format(
-                revision=revision
-            )
-        again = _("Nothing is left to compare: {revision} is checked again, which draws new answers.").format(
-            revision=revision
-        )
-        return f"{again} {soon(state, revision)}"
+        return goes_on(state, pending).format(revision=revision)
     if not decided:
         said = _("People compare {revision} with what serves, blind, among their other comparisons.").format(
             revision=revision
@@ -233,6 +221,22 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         else _("The rule says: reject {revision}. It is for you to do so, because the gate's mode is 'ask'.")
     )
     return advice.format(revision=revision)
+
+
+def goes_on(state: LoopState, pending: PendingDecision) -> str:
+    """How it goes on with a candidate of which nothing more comes by itself; its name is left out."""
+    if to_ask_about(state) is not None:
+        return _("People are given what was left to judges.")
+    if pending.askable and pending.used_up:
+        return _("People have nothing left to compare: let them compare what was left to judges.")
+    if state.gate == "automatic" and checked_by_loop(state, pending.policy.revision):
+        again = _("It takes new answers to compare: {revision} is checked again, which draws them.")
+        return f"{again} {soon(state, pending.policy.revision)}"
+    if pending.askable:
+        return _(
+            "People have nothing left to compare: let them compare what was left to judges, or check {revision} again."
+        )
+    return _("It takes new answers to compare: {revision} has to be checked again, which draws them.")
 
 
 def after(state: LoopState) -> str:

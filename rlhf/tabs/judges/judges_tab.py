@@ -28,7 +28,7 @@ from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Trust
 from rlhf.judges.judge_history import JudgeUsage, JudgingStatus, VerdictView
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.judges.judge_store import Judge
+from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
@@ -275,13 +275,13 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
 
 def awaited(db: Database, judges: Sequence[Judge]) -> list[Judge]:
     """Those of the judges that open comparisons wait for."""
-    return [judge for judge in judges if judge_store.any_open(db, judge)]
+    return [judge for judge in judges if judge_store.any_to_judge(db, judge, "open")]
 
 
-def not_at_open(db: Database, judges: Sequence[Judge]) -> list[Judge]:
-    """Those of the judges for which no job on open comparisons waits or runs."""
+def not_at(db: Database, judges: Sequence[Judge], scope: JudgeScope) -> list[Judge]:
+    """Those of the judges for which no job of this scope waits or runs."""
     specs = [job.spec for job in job_store.active(db, ("judge",))]
-    busy = {spec.judge for spec in specs if isinstance(spec, JudgeSpec) and spec.scope == "open"}
+    busy = {spec.judge for spec in specs if isinstance(spec, JudgeSpec) and spec.scope == scope}
     return [judge for judge in judges if judge.name not in busy]
 
 
@@ -299,7 +299,7 @@ def judge_open(context: Context, most: Any, requested_by: str) -> str:
             )
         )
     with context.db.transaction():  # all of them or none
-        idle = not_at_open(context.db, waiting) or waiting  # whoever is at it says so
+        idle = not_at(context.db, waiting, "open") or waiting  # whoever is at it says so
         made = [submit(context, judge, "open", most, requested_by) for judge in idle]
     queued = ngettext("{count} job queued: {numbers}.", "{count} jobs queued: {numbers}.", len(made))
     return queued.format(count=len(made), numbers=", ".join(map(str, made)))
@@ -404,26 +404,30 @@ def the_judge(db: Database, selected: Any) -> Judge:
 
 def judge_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
     """The choice of a judge, and what can be done with it and with all that are switched on."""
-    idle = not_at_open(db, [one for one in known if one.active])
+    idle = not_at(db, [one for one in known if one.active], "open")
     switch = _(SWITCH[judge is not None and judge.active])
     return {
         "one": gr.update(visible=bool(known)),
         "selector": gr.update(choices=[one.name for one in known], value=None if judge is None else judge.name),
         "switch": gr.update(value=switch, interactive=judge is not None),
-        "judge_judged": gr.update(interactive=judge is not None),
         "judge_open": gr.update(visible=bool(awaited(db, idle))),
     }
 
 
-def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None) -> dict[str, Update]:
-    """What follows from verdicts and judgements: costly, and the same until one is added."""
+def figure_parts(db: Database, known: Sequence[Judge], judge: Judge | None, idle: bool) -> dict[str, Update]:
+    """What follows from verdicts and judgements: costly, and the same until one is added.
+
+    `idle`: whether the judge is not at what people have judged.
+    """
     found = {one.id: judge_history.trust_in(db, one) for one in known}
+    judged = judge is not None and idle and judge_store.any_to_judge(db, judge, "judged")
     shown = {
         "judges": judges_table([(one, found[one.id], judge_history.usage(db, one)) for one in known]),
         "card": "" if judge is None else trust_card(db, judge, found[judge.id]),
         "verdicts": "" if judge is None else latest_verdicts(judge_history.latest(db, judge, SHOWN_VERDICTS)),
     }
-    return {name: gr.update(value=html) for name, html in shown.items()}
+    parts = {name: gr.update(value=html) for name, html in shown.items()}
+    return parts | {"judge_judged": gr.update(visible=judged)}
 
 
 def trust_card(db: Database, judge: Judge, found: Trust) -> str:
@@ -440,8 +444,8 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
     judge, active = chosen_judge(known, selected), sum(one.active for one in known)
     decides, candidates = gate_decisions.rule(db).judge_may_decide, judge_history.candidates(db)
     parts = {
-        "candidate": gr.update(choices=candidates),
-        "judge_candidate": gr.update(interactive=bool(known and candidates)),
+        "candidate": gr.update(choices=candidates, visible=bool(candidates)),
+        "judge_candidate": gr.update(visible=bool(candidates)),
         "standing": gr.update(
             value=status_card(
                 judge_history.judging_status(db),
@@ -457,9 +461,10 @@ def view(context: Context, selected: Any, seen: Any) -> tuple[dict[str, Update],
     }
     marks = job_cards.fingerprints(parts)
     changed = {name: part for name, part in parts.items() if seen.get(name) != marks[name]}
-    figures = [*judge_history.cache_key(db), None if judge is None else judge.id]
+    idle = judge is not None and bool(not_at(db, [judge], "judged"))
+    figures = [*judge_history.cache_key(db), None if judge is None else judge.id, idle]
     if seen.get("figures") != figures:
-        changed |= figure_parts(db, known, judge)
+        changed |= figure_parts(db, known, judge, idle)
     shown = None if job is None else job.id
     state = None if job is None else [job.id, job.status]
     return changed, {**marks, "figures": figures, "shown_job": shown, "state": state, "sent": seen.get("sent", {})}
@@ -561,13 +566,13 @@ def lay_out_one(parts: dict[str, Any], said: dict[str, Any]) -> gr.Number:
         most = whole_number(_("Comparisons to judge, at most"), JudgeSpec.comparisons)
     with gr.Row():
         parts["judge_open"] = button(_("Judge the open comparisons now"), "judge-open", "primary", visible=False)
-        parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", interactive=False)
+        parts["judge_judged"] = button(_("Judge what people have judged"), "judge-judged", visible=False)
         parts["switch"] = button(_(SWITCH[False]), "judge-switch", interactive=False)
     with gr.Row():
         parts["candidate"] = gr.Dropdown(
-            [], label=_("Candidate"), allow_custom_value=True, elem_id="judge-candidate-of"
+            [], label=_("Candidate"), allow_custom_value=True, visible=False, elem_id="judge-candidate-of"
         )
-        parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", interactive=False)
+        parts["judge_candidate"] = button(_("Judge the candidate's answers"), "judge-candidate", visible=False)
     said["jobs"] = acting_box(speaks=True, elem_id="judge-said")
     parts["job"] = html_box()
     parts["cancel"] = button(_("Cancel"), "judge-cancel", "stop", visible=False)
@@ -665,8 +670,10 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
     @admin
     def add_judge(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
         judge = judge_form.add(context.db, dict(zip(judge_form.FIELDS, values, strict=True)), annotator.name)
-        said = _(
-            "{name} is there and switched on. Let it judge what people have judged, to see how far to trust it."
+        said = (
+            _("{name} is there and switched on. Let it judge what people have judged, to see how far to trust it.")
+            if judge_store.any_to_judge(context.db, judge, "judged")
+            else _("{name} is there and switched on. How far to trust it shows once people have judged as well.")
         ).format(name=judge.name)
         return page.sent(*view(context, judge.name, was), "add", said)
 

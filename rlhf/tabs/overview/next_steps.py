@@ -10,7 +10,7 @@ from annotation.records import Project
 from annotation.translation import _, ngettext
 from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
-from rlhf.loop.controller import LoopState, checked_by_loop
+from rlhf.loop.controller import LoopState, candidate_of, checked_by_loop
 
 # With fewer comparisons in stock people might have to wait for longer ones.
 ENOUGH_STOCK = 12
@@ -54,12 +54,15 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     if state.pending is None:
         return []
     revision = state.pending.policy.revision
-    if state.pending.exhausted and not state.pending.askable and state.gate != "automatic":
+    in_check = any(candidate_of(job) == revision for job in state.active)
+    if state.pending.exhausted and not state.pending.askable and state.gate != "automatic" and not in_check:
         return [NextStep(_("Check {revision} again").format(revision=revision), iteration(revision))]
     if state.pending.decision.verdict != "not enough evidence" and state.gate != "automatic":
         return [NextStep(_("Decide on {revision}").format(revision=revision), iteration(revision))]
     if waiting.of_candidates.get(state.pending.policy.id):
         return [NextStep(_("Compare answers of {revision}").format(revision=revision), "/annotate")]
+    if in_check:
+        return []
     return [NextStep(_("Look at {revision}").format(revision=revision), iteration(revision))]
 
 

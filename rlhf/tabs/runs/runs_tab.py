@@ -250,6 +250,11 @@ def place_of(looked: RunsSelection) -> Place:
     return Place(() if number is None else (str(number),), query)
 
 
+def in_view(looked: RunsSelection, seen: Seen) -> Place:
+    """The address of what is looked at with the job that this session was shown, whatever runs later."""
+    return place_of(replace(looked, job=seen["job"]))
+
+
 def live(context: Context, looked: RunsSelection, seen: Seen, chosen: bool = False) -> tuple[dict[str, Any], Seen]:
     """The parts of the page that differ from what this browser session was sent last, and what it has now.
 
@@ -501,17 +506,21 @@ def wire_views(page: RunsPage, context: Context) -> None:
         changed, seen = live(context, looked, {})
         values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
-        address = told(place_of(looked), step=False)
+        address = told(place_of(looked), step=False, shows=in_view(looked, seen))
         return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)
 
     def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
         looked, was = read(sent)
-        return page.sent(*live(context, replace(looked, confirming=was.get("confirming")), was))
+        changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
+        if seen["job"] != was.get("job"):  # another one runs now
+            changed = {ADDRESS: told(place_of(looked), step=False, shows=in_view(looked, seen)), **changed}
+        return page.sent(changed, seen)
 
     def look(sent: Sequence[Any], chosen: bool) -> list[Any]:
         looked, was = read(sent)
         changed, seen = live(context, looked, was, chosen)
-        return page.sent({ADDRESS: told(place_of(looked)), **changed, "said": "", "acted": ""}, seen)
+        address = told(place_of(looked), shows=in_view(looked, seen))
+        return page.sent({ADDRESS: address, **changed, "said": "", "acted": ""}, seen)
 
     @guarded(context, "admin")
     def choose_run(annotator: Annotator, *sent: Any) -> list[Any]:

@@ -14,7 +14,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from annotation.exports.export_files import EXPORTS, WriteExport
 from annotation.exports.formats import CONTAINERS, FORMATS, LICENCES, ExportRequest, Filters, unescape_cell
 from annotation.jobs.job_table import Job
 from annotation.jobs.lane_runner import LaneRunner
+from annotation.project import FIRST_GUIDELINES, as_read
 from annotation.records import Prompt, UserError, now
 from annotation.tabs import export_form as tab
 from annotation.tabs.guard import Context
@@ -217,6 +218,17 @@ def test_the_card_states_counts_agreement_biases_guidelines_and_where_it_comes_f
         "| `margin` | strength / 3",
     ):
         assert expected in card, expected
+
+
+def test_the_card_has_the_first_guidelines_as_annotators_of_this_project_read_them(
+    db: Database, tmp_path: Path
+) -> None:
+    db.connection.execute("UPDATE guidelines SET text = ?", (FIRST_GUIDELINES,))
+    store.set_project(db, replace(store.project(db), kind="rank", answers=4))
+    writing.export(db, ExportRequest("preference", "dataset"), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert as_read(FIRST_GUIDELINES, "rank") in card
+    assert "Both bad" not in card
 
 
 def test_a_card_is_valid_for_the_hub(db: Database, tmp_path: Path) -> None:

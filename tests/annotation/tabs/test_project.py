@@ -72,8 +72,12 @@ class Admin:
 
     def open(self) -> list[Any]:
         """Select the tab; what is said of the guidelines comes back."""
+        return self.fill("project-open")
+
+    def fill(self, name: str) -> list[Any]:
+        """Take what holds into the fields."""
         self.counts, self.acts, *updates, standing, versions, earlier, self.sent = self.call(
-            "project-open", self.sent, *self.fields.values()
+            name, self.sent, *self.fields.values()
         )
         self.take(list(self.fields), updates)
         return [standing, versions, earlier]
@@ -83,6 +87,7 @@ class Admin:
         values = [self.fields[name] for name in tab.FIELDS]
         self.counts, *updates, said, self.sent = self.call("project-save", self.sent, *values)
         self.take(list(tab.FIELDS), updates)
+        self.fill("project-saved")
         return str(said)
 
     def write(self, text: str) -> list[Any]:
@@ -101,7 +106,7 @@ def admin(pages: gr.Blocks) -> Admin:
 # -------------------------------------------------------------------------------------------------------------- guard
 def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -> None:
     before = dump(context.db)
-    assert len(pages.fns) == 6
+    assert len(pages.fns) == 7
     for block in pages.fns.values():
         assert block.fn.required_role == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
@@ -340,6 +345,28 @@ def test_the_first_guidelines_stand_in_the_admins_language_and_saving_them_uncha
     owner.open()
     assert owner.fields["text"] == mended
     assert owner.call("guidelines-version", 1) == project.FIRST_GUIDELINES
+
+
+def test_the_first_guidelines_follow_what_is_asked_and_what_somebody_wrote_stays(
+    context: Context, pages: gr.Blocks
+) -> None:
+    store.write_guidelines(context.db, project.FIRST_GUIDELINES, "Prefloop")
+    owner, kim = Admin(pages), Admin(pages, "kim")
+    owner.open()
+    kim.open()
+    assert "Both bad" in owner.fields["text"]
+    owner.fields |= {"kind": "best", "answers": 4}
+    owner.save()
+    assert "Choose the best answer" in owner.fields["text"]
+    standing, *_ = owner.write(owner.fields["text"])
+    assert "no version was added" in standing
+    standing, *_ = kim.write(kim.fields["text"])
+    assert "no version was added" in standing
+    assert "Choose the best answer" in kim.fields["text"]
+    kim.write("- Both bad: neither can be used.")
+    owner.fields["kind"] = "rank"
+    owner.save()
+    assert owner.fields["text"] == "- Both bad: neither can be used."
 
 
 def test_the_same_text_is_no_new_version(context: Context, admin: Admin) -> None:

@@ -332,6 +332,33 @@ def test_where_every_prompt_was_compared_a_candidate_is_not_waited_for(db: Datab
     assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
 
 
+def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Database, data_dir: Path) -> None:
+    """Of some prompts nobody has compared the answers: not every prompt has been compared."""
+    made = make_candidate(db, data_dir, number=12)
+    with db.transaction() as connection:
+        connection.execute("UPDATE comparison SET asks = 'nobody', people_chance = 0.5, people_drawn = 0 WHERE id % 2")
+    finish_check(db, data_dir, made)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 3, "candidate")
+    assert controller.advance(db, data_dir) is None
+    assert judge_store.open_to_people(db, made.id, 1) == 3, "these come first"
+    people_say(db, 3, "serving")
+    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    state = controller.state_of(db)
+    assert loop_standing.loop_status(state).then == "People are given what was left to judges."
+    assert iterations_tab.needed_of_people(db, made, state) is None, "it is done by itself"
+    assert iterations_tab.needed_of_people(db, made, replace(state, gate="ask")) == "ask"
+    assert controller.advance(db, data_dir) is None, "asking makes no job"
+    assert judge_store.open_to_people(db, made.id, 1) == 6
+    assert loop_standing.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
+    people_say(db, 3, "candidate")
+    people_say(db, 3, "serving")
+    assert gate_words.sentence(gate_decisions.decision_on(db, made)).startswith("No held-out prompt is new to it")
+    assert controller.advance(db, data_dir) is None, "deciding makes no job"
+    rejected = registry.by_revision(db, made.revision)
+    assert gate_decisions.decision_on(db, rejected).verdict == "reject", "what it was decided by stays"
+
+
 def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data_dir: Path) -> None:
     """It is offered to nobody any more: the gate would wait for it, and automatic training for the gate."""
     made = make_candidate(db, data_dir, number=12)

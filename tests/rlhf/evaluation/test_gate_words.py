@@ -116,7 +116,7 @@ def test_what_no_check_will_add_to_is_rejected_with_that_reason() -> None:
     waits = decide(ASKED, found(OPEN))
     ended = "Nothing is left to compare after 8 checks, and that is not enough evidence."
     assert sentence(given_up(waits, 8)) == f"{ended} {sentence(waits)}"
-    ended = "Every held-out prompt has been compared, and other answers to the same ones show no more. Import more."
+    ended = "No held-out prompt is new to it any more, and other answers to the same ones show no more. Import more."
     assert sentence(given_up(waits, 8, used_up=True)) == f"{ended} {sentence(waits)}"
 
 

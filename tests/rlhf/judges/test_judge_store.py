@@ -138,7 +138,7 @@ def test_whether_any_comparison_waits_for_a_judge_is_whether_it_would_get_one(db
     early, late = panel(db, "early", "late")
 
     def waits() -> list[bool]:
-        asked = [judge_store.any_open(db, judge) for judge in (early, late)]
+        asked = [judge_store.any_to_judge(db, judge, "open") for judge in (early, late)]
         assert asked == [bool(judge_store.to_judge(db, judge, "open", 1)) for judge in (early, late)]
         return asked
 

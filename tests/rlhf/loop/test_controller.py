@@ -51,6 +51,11 @@ def exhausted() -> PendingDecision:
     return replace(candidate("not enough evidence"), exhausted=True)
 
 
+def used_up() -> PendingDecision:
+    """One of which no check would show more, and people have not compared all."""
+    return replace(exhausted(), askable=True, used_up=True)
+
+
 def job_of(spec: JobSpec, status: str = "running") -> Job:
     """A job that waits or runs."""
     return job(id=9, kind=spec.kind, spec=spec, status=status)
@@ -109,6 +114,10 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"pending": exhausted(), "gate": "automatic", "failed_checks": tried("failed", 2)}, None),
         ({"pending": exhausted(), "gate": "automatic", "failed_checks": tried("cancelled", 0)}, None),
         ({"pending": exhausted(), "gate": "ask"}, None),
+        ({"pending": replace(exhausted(), askable=True), "gate": "automatic"}, Step("check", "dpo-7")),
+        ({"pending": used_up(), "gate": "automatic"}, Step("ask", "dpo-7")),
+        ({"pending": used_up(), "gate": "automatic", "failed_checks": tried("failed", 2)}, Step("ask", "dpo-7")),
+        ({"pending": used_up(), "gate": "ask"}, None),
         ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
         ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
         # reward model and PPO
@@ -160,6 +169,8 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             "deciding",
             ("dpo-7 is checked again", "starts within seconds"),
         ),
+        ({"pending": used_up(), "gate": "automatic"}, "deciding", ("People are given what was left to judges.",)),
+        ({"pending": used_up()}, "deciding", ("let them compare what was left to judges.",)),
         (
             {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 40}
             | {"waiting": {"j": 8}},
@@ -178,7 +189,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             {"pending": replace(exhausted(), askable=True), "gate": "automatic"}
             | {"failed_checks": tried("cancelled", 0)},
             "deciding",
-            ("let them compare what judges have, or check dpo-7 again",),
+            ("let them compare what was left to judges, or check dpo-7 again",),
         ),
     ],
 )

@@ -34,8 +34,8 @@ def data(points: int = 3, curve: Curve = LOSS, names: tuple[str, ...] = ("loss",
 def test_what_the_plot_is_about_is_sent_once_and_then_only_what_it_shows() -> None:
     """The browser begins a plot anew with its frame, so that what somebody has drawn out would be gone."""
     first, look = plot_zoom.updates("look", [data(3), data(3, SHARE, ("a", "b"))], FILES, None)
-    assert first["look_plot"]["x_lim"] == [None, None]
-    assert first["look_plot"]["y_title"] == "nats a token"
+    assert first["look_frame"]["x_lim"] == [None, None]
+    assert first["look_frame"]["y_title"] == "nats a token"
     assert first["look_choice"]["choices"] == [("Loss", "loss"), ("Share", "share")]
     grown, again = plot_zoom.updates("look", [data(4), data(4, SHARE, ("a", "b"))], FILES, look)
     assert again == look
@@ -57,7 +57,7 @@ def test_another_thing_begins_anew_with_all_of_it_in_view(curves: list[CurveData
     _, look = plot_zoom.updates("look", [data(3)], FILES, None)
     changed, now = plot_zoom.updates("look", curves, files, look)
     assert now != look
-    assert changed["look_plot"]["x_lim"] == [None, None]
+    assert changed["look_frame"]["x_lim"] == [None, None]
     assert changed["look_choice"]["value"] == "loss"
 
 
@@ -70,9 +70,10 @@ def test_what_was_chosen_stays_chosen_also_of_another_run() -> None:
 
 
 def test_ends_that_are_known_and_the_value_to_compare_with_are_in_the_plot() -> None:
-    plot = plot_zoom.updates("look", [data(3, SHARE, ("a", "b"))], FILES, None)[0]["look_plot"]
-    assert plot["y_lim"] == [0.0, 1.0]
-    assert plot["color_map"] == {"a": HUES[0], "b": HUES[1], "even": HUES[-1]}
+    sent = plot_zoom.updates("look", [data(3, SHARE, ("a", "b"))], FILES, None)[0]
+    plot, frame = sent["look_plot"], sent["look_frame"]
+    assert frame["y_lim"] == [0.0, 1.0]
+    assert frame["color_map"] == {"a": HUES[0], "b": HUES[1], "even": HUES[-1]}
     assert [row for row in plot["value"]["data"] if row[2] == "even"] == [[1.0, 0.5, "even"], [3.0, 0.5, "even"]]
 
 

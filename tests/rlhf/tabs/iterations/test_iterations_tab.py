@@ -261,6 +261,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     check_candidate(context, policy)
     shown, seen = iterations_tab.view(context, policy.revision, 0, {})
     assert shown["promote"]["value"] == "Promote against the rule"
+    assert shown["why"]["visible"]
     assert shown["why"]["label"] == "Why (needed to promote it against the rule)"
     assert "The rule says: not enough evidence yet." in shown["gate"]["value"]
     promote, really = handler(pages, "promote_policy"), handler(pages, "promote_all_the_same")
@@ -385,10 +386,23 @@ def test_what_was_decided_on_keeps_its_criteria_and_a_rollback_without_words_say
     assert "The rule says: " not in card
     promote(owner, "base", "", {})
     assert registry.decisions(context.db)[0].reason == "no reason given"
-    assert (
-        iterations_tab.view(context, "base", 0, {})[0]["gate"]["value"]
-        == "<p>It is what others are checked against.</p>"
-    )
+    parts = iterations_tab.view(context, "base", 0, {})[0]
+    assert parts["gate"]["value"] == "<p>It is what others are checked against.</p>"
+    assert not parts["why"]["visible"], "nothing can be decided on what serves"
+
+
+def test_where_the_prompts_of_a_check_are_gone_the_page_says_so_and_shows_all_else(context: Context) -> None:
+    policy = make_candidate(context)
+    seed_comparisons(context.db, 3, "held-out")
+    check_candidate(context, policy)
+    assert "answers 0" in iterations_tab.view(context, policy.revision, 0, {})[0]["answers"]["value"]
+    for path in (context.data_dir / "snapshots").iterdir():
+        path.unlink()
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert 'class="warning"' in parts["answers"]["value"]
+    assert "no answers of both policies" not in parts["answers"]["value"]
+    assert "Nobody has compared it" in parts["gate"]["value"]
+    assert parts["report"]["value"]
 
 
 def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Context) -> None:
@@ -668,12 +682,12 @@ def test_a_check_stands_out_where_nothing_is_left_to_compare_unless_judges_have_
     seed_comparisons(context.db, 1, "held-out")  # a prompt for another check
     primary, said = stands_out(context, policy)
     assert primary == ["check"]
-    assert f"Nothing is left to compare: {policy.revision} has to be checked again" in said
+    assert f"It takes new answers to compare: {policy.revision} has to be checked again" in said
     store.compare_policies(context.db, policy.id, 1, "nobody")
     primary, said = stands_out(context, policy)
     assert primary == ["ask"]
     assert (
-        "People have nothing left to compare: let them compare what judges have, or check "
+        "People have nothing left to compare: let them compare what was left to judges, or check "
         f"{policy.revision} again." in said
     )
     gate_decisions.set_rule(context.db, {"mode": "automatic"})

@@ -161,8 +161,8 @@ def test_without_judges_the_page_says_what_is_missing(context: Context) -> None:
     parts, _ = tab.view(context, None, {})
     assert "There is no AI judge yet" in parts["judges"]["value"]
     assert parts["card"]["value"] == parts["verdicts"]["value"] == ""
-    assert not any(parts[name]["interactive"] for name in ("switch", "judge_judged"))
-    assert not parts["judge_open"]["visible"]
+    assert not parts["switch"]["interactive"]
+    assert not any(parts[name]["visible"] for name in ("judge_open", "judge_judged", "candidate", "judge_candidate"))
     store.set_feedback(context.db, Feedback("ai"))
     assert "No judge is switched on" in tab.view(context, None, {})[0]["standing"]["value"]
 
@@ -512,6 +512,32 @@ def test_what_people_have_judged_is_given_to_the_chosen_judge(pages: gr.Blocks, 
     )
 
 
+def test_what_people_have_judged_can_be_judged_where_there_is_any_that_the_judge_has_not(
+    db: Database, pages: gr.Blocks, context: Context, local: Judge
+) -> None:
+    seen: Any = {}
+
+    def offered() -> bool:
+        nonlocal seen
+        parts, seen = tab.view(context, "local", seen)
+        shown.update({name: part for name, part in parts.items() if name == "judge_judged"})
+        return bool(shown["judge_judged"]["visible"])
+
+    shown: dict[str, Any] = {}
+    (comparison,) = seed_comparisons(db, 1)
+    assert not offered(), "nobody has judged anything"
+    assert "once people have judged as well" in str(press(pages, "add_judge", None, {}, *form(name="other")))
+    prefer(db, "ann", 0)
+    assert offered()
+    assert "Let it judge what people have judged" in str(press(pages, "add_judge", None, {}, *form(name="another")))
+    press(pages, "start_judged", "local", {}, 200)
+    assert not offered(), "it is at that"
+    job_store.cancel(db, 1)
+    assert offered()
+    say(db, local, comparison, ("first", "second"), 0.9)
+    assert not offered()
+
+
 def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Context, local: Judge) -> None:
     db = context.db
     with pytest.raises(gr.Error, match="Choose the candidate"):
@@ -520,7 +546,7 @@ def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Conte
         connection["model"].insert(
             {"id": 2, "revision": "dpo-1", "algorithm": "dpo", "base": "b", "status": "candidate", "created": ""}
         )
-    assert not tab.view(context, None, {})[0]["judge_candidate"]["interactive"]
+    assert not tab.view(context, None, {})[0]["judge_candidate"]["visible"]
     with pytest.raises(gr.Error, match="no comparison of dpo-1"):
         press(pages, "start_candidate", "local", {}, 200, "dpo-1")
     prompt = seed_prompts(db, 1, "held-out")[0]
@@ -528,7 +554,7 @@ def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Conte
         store.add_response(db, make_response(prompt, text, model_id, seed=1), "check")
     assert store.compare_policies(db, 2, 1) == 1
     parts, _ = tab.view(context, None, {})
-    assert (parts["candidate"]["choices"], parts["judge_candidate"]["interactive"]) == (["dpo-1"], True)
+    assert (parts["candidate"]["choices"], parts["judge_candidate"]["visible"]) == (["dpo-1"], True)
     sent = str(press(pages, "start_candidate", "local", {}, 200, "dpo-1"))
     assert "Job 1 is queued" in sent
     assert "the answers of dpo-1" in sent

@@ -20,6 +20,7 @@ from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import Watches
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
@@ -39,6 +40,7 @@ def pending(verdict: GateVerdict, exhausted: bool = False, askable: bool = False
 
 
 OWNER = 1
+CHECK = replace(JOB, kind="check", spec=CheckSpec(candidate="dpo-7"))
 FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
 
 
@@ -60,6 +62,15 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
         ({"pending": pending("not enough evidence")}, 0, "Look at dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True)}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
         ({"pending": pending("not enough evidence", True, True)}, 0, "Look at dpo-7", "/iterations/dpo-7"),
+        ({"pending": pending("not enough evidence", True), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),
+        ({"pending": pending("not enough evidence"), "active": (CHECK,)}, 0, "Watch job 7", "/runs/7"),
+        ({"pending": pending("promote"), "active": (CHECK,)}, 0, "Decide on dpo-7", "/iterations/dpo-7"),
+        (
+            {"pending": pending("not enough evidence", True), "active": (JOB,)},
+            0,
+            "Check dpo-7 again",
+            "/iterations/dpo-7",
+        ),
         ({"unchecked": "dpo-7", "failed_checks": {"dpo-7": FAILED}}, 3, "Check dpo-7 again", "/iterations/dpo-7"),
     ],
 )

@@ -93,7 +93,7 @@ class Browser:
         parts = dict(zip(self.page.parts, sent, strict=False))
         self.seen = sent[len(self.page.parts)]
         if len(sent) > len(self.page.parts) + 1 and sent[-1] != gr.skip():
-            self.address = json.loads(sent[-1])[-1]
+            self.address = json.loads(sent[-1])[2]
         changed: dict[str, Any] = {}
         for part, update in parts.items():
             if isinstance(update, str):
