@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import ceil, inf
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -45,7 +45,7 @@ MEASURED = N_("our own measurements, with the training ended by stop_kl")
 # As many as move a policy about as far as it may go, at the default rate (docs/benchmarks.md, the recipe).
 STEPS_A_PASS = 6
 # How many times as far as `stop_kl` a policy may move to words that were likely before.
-FURTHER = 3
+FURTHER = 2
 # Comparisons in a forward pass.
 BATCH = 4
 CURVES = (
@@ -87,7 +87,7 @@ CURVES = (
         series={"KL": "kl"},
         caption=N_(
             "How far the policy has moved from where this run began, on answers that it learns from. With a dashed "
-            "line, training ends there if it has moved to less likely words, and at three times that if not."
+            "line, training ends there if it has moved to less likely words, and at twice that if not."
         ),
     ),
 )
@@ -172,11 +172,11 @@ class DPOSpec(TrainingSpec):
     """How much more implicit reward is asked of an answer that people prefer much; a third of it slightly, two thirds
     clearly (Amini et al. 2024, ODPO, with people's own word for the strength). 0, because 1 gained half a point of win
     rate at most with pairs (benchmarks/acts.py), and the loop was measured without (with pairs, at a rate of 7e-5)."""
-    epochs: PositiveInt = 3
-    """Passes over the comparisons at most; three as Zephyr (Tunstall et al. 2023, section 4.3)."""
+    epochs: PositiveInt = 6
+    """Passes over the comparisons at most; six let most trainings go on until the policy has moved far enough."""
     stop_kl: NonNegativeFloat = 0.1
     """End the training where each comparison has been learnt from once and the policy has moved this far from where it
-    began, in nats a token, at the first tokens of answers that it learns from; three times as far where the words that
+    began, in nats a token, at the first tokens of answers that it learns from; twice as far where the words that
     it moved to were likely ones before; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe):
     further on, answers that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0
@@ -304,8 +304,10 @@ class DPOSpec(TrainingSpec):
         return collect(db, parent, self.scope, self.max_length, judges_too=self.ai_weight > 0)
 
     def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
-        """Comparisons with all their pairs together."""
-        return tokenise_comparisons(tokenizer, rows, self.max_length)
+        """Comparisons with all their pairs together, without ends that only longer answers beat."""
+        items, left_out = tokenise_comparisons(tokenizer, rows, self.max_length)
+        ends = set(tokenizer.all_special_ids)
+        return [{**item, "answers": with_ends_to_learn(item, ends)} for item in items], left_out
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:
         """All answers of a comparison, each once."""
@@ -329,6 +331,20 @@ class DPOSpec(TrainingSpec):
     def item_facts(self, rows: Sequence[PreferenceRow]) -> Facts:
         """How sure the preference is, or which answers of a ranking are better than which."""
         return pair_facts(rows[0]) if len(rows) == 1 else ranking_facts(rows)
+
+
+def with_ends_to_learn(item: Item, ends: Set[int]) -> list[Sequence[int]]:
+    """The answers of a comparison as token ids, without the ends of those to which a longer one was preferred.
+
+    What makes an answer better is often found in longer ones, because there is more in them. Each end that is made
+    less likely then says that answers should not end, which is learnt before anything else is, and more than anybody
+    asked for. Who prefers long answers has them made likelier all the same; who prefers short ones loses no end.
+    """
+    lengths = [len(ids) for ids in item["answers"]]
+    beaten = {worse for better, worse, *_ in item["pairs"] if lengths[better] > lengths[worse]}
+    return [
+        ids[:-1] if place in beaten and ids and ids[-1] in ends else ids for place, ids in enumerate(item["answers"])
+    ]
 
 
 def enough_at(surprise: float, stop_kl: float) -> float:

@@ -14,7 +14,8 @@ Departures, besides those of all our TRL trainers (`rlhf.algorithms.trl_trainer`
   teach what is doubted.
 - A likelihood term on the chosen answers, of a ranking the best, keeps the language (Pang et al. 2024, "Iterative
   Reasoning Preference Optimization", equation 1), per token over the batch as in TRL's "sft" loss.
-- An answer that was cut off at the limit gets no end-of-text token.
+- An answer that was cut off at the limit gets no end-of-text token, and one to which a longer answer was preferred
+  keeps its own out of the loss (`spec.with_ends_to_learn`).
 - The reference is computed before the first step, once for all runs (`rlhf.algorithms.dpo.reference`): with the
   parent's weights in the adapter if the parent is the reference, before they are if the base is. TRL would make the
   parent the reference in any case, and round it.

@@ -37,7 +37,7 @@ from rlhf.algorithms.comparisons import with_targets
 from rlhf.algorithms.dpo import reference as dpo_reference
 from rlhf.algorithms.dpo.drift import Drift, DriftMeter
 from rlhf.algorithms.dpo.reference import answer_logps
-from rlhf.algorithms.dpo.spec import DPOSpec, far_enough
+from rlhf.algorithms.dpo.spec import DPOSpec, far_enough, with_ends_to_learn
 from rlhf.algorithms.dpo.train import PreferenceTrainer, best_of, build_trainer
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
@@ -53,7 +53,7 @@ from rlhf.models.loading import (
     load_quantised,
 )
 from rlhf.models.registry import Policy
-from rlhf.models.tokenize import load_snapshot, of_split, tokenise_comparisons, tokenise_pairs
+from rlhf.models.tokenize import load_snapshot, of_split, tokenise_pairs
 from rlhf.tabs.runs.job_cards import early_end
 from tests.machine_fixtures import QUICK_DPO, Machine, make_machine
 
@@ -78,7 +78,7 @@ def frozen_rows(machine: Machine) -> list[PreferenceRow]:
 def trainer_of(machine: Machine, spec: DPOSpec, parent: str = "base") -> PreferenceTrainer:
     """The trainer as the job builds it, on the machine's judgements."""
     job_store.cancel(machine.db, machine.submit(replace(spec, parent=parent)))
-    items, _ = tokenise_comparisons(machine.tokenizer, frozen_rows(machine), spec.max_length)
+    items, _ = spec.tokenise(machine.tokenizer, frozen_rows(machine))
     items = with_targets(items, spec.annotator_noise)
     torch.manual_seed(spec.seed)
     start = machine.start(parent)
@@ -770,7 +770,7 @@ def test_words_that_were_likely_surprise_less_where_training_began(judged: Machi
 
 @pytest.mark.parametrize(
     ("kl", "surprise", "enough"),
-    [(0.09, 1.5, 0.0), (0.11, 1.01, 0.1), (0.11, 1.0, 0.0), (0.29, 0.9, 0.0), (0.31, 0.9, 0.3), (0.5, 1.2, 0.1)],
+    [(0.09, 1.5, 0.0), (0.11, 1.01, 0.1), (0.11, 1.0, 0.0), (0.19, 0.9, 0.0), (0.21, 0.9, 0.2), (0.5, 1.2, 0.1)],
 )
 def test_to_likely_words_a_policy_may_move_further(kl: float, surprise: float, enough: float) -> None:
     spec = DPOSpec(stop_kl=0.1)
@@ -808,8 +808,8 @@ def test_training_ends_where_the_policy_has_moved_far_enough(judged: Machine) ->
 def test_how_far_a_training_goes_depends_on_the_words_that_it_moves_to(
     judged: Machine, monkeypatch: pytest.MonkeyPatch, surprise: float, steps: int
 ) -> None:
-    """Three steps are a pass; 0.08 is reached after the fourth, three times that after the sixth."""
-    moves = iter([Drift(kl, surprise) for kl in (0.03, 0.1, 0.2, 0.25, 0.4)])
+    """Three steps are a pass; 0.08 is reached after the fourth, twice that after the sixth."""
+    moves = iter([Drift(kl, surprise) for kl in (0.03, 0.1, 0.15, 0.25, 0.4)])
     monkeypatch.setattr(DriftMeter, "measure", lambda _: next(moves))
     job = judged.perform(judged.submit(LIMITED))
     assert (job.status, job.step) == ("finished", steps), job.message
@@ -838,6 +838,39 @@ def test_a_pass_over_the_data_has_six_steps_at_most(items: int, passes: int) -> 
     halved = spec.halved()
     assert halved is not None
     assert halved.batch_size * halved.over(items).accumulated() == 4 * passes, "a step takes as many as before"
+
+
+END = 2
+
+
+@pytest.mark.parametrize(
+    ("pairs", "without"),
+    [
+        ([(0, 1), (0, 2), (1, 2)], []),  # the shortest is best: every end teaches what was asked for
+        ([(2, 1), (2, 0), (1, 0)], [0, 1]),
+        ([(1, 0), (1, 2)], [0]),
+        ([(2, 3), (3, 0)], [0]),  # cut off: has no end
+        ([(4, 0), (0, 1)], []),  # better than answers that are all bad
+    ],
+)
+def test_an_answer_to_which_a_longer_one_was_preferred_does_not_teach_when_to_end(
+    pairs: list[tuple[int, int]], without: list[int]
+) -> None:
+    answers = [[5, END], [5, 6, END], [5, 6, 7, END], [5, 6, 7], []]
+    item = {"answers": answers, "pairs": [(*pair, None, None, False) for pair in pairs]}
+    expected = [ids[:-1] if place in without else ids for place, ids in enumerate(answers)]
+    assert with_ends_to_learn(item, {END}) == expected
+
+
+@pytest.mark.parametrize(("word", "kept"), [("shorter", True), ("longer", False)])
+def test_what_is_trained_on_has_the_ends_that_are_to_be_learnt(machine: Machine, word: str, kept: bool) -> None:
+    machine.add_prompts(train=8, held_out=2)
+    machine.judge("train", 8, word)
+    machine.judge("held-out", 2, word)
+    trainer = trainer_of(machine, QUICK_DPO)
+    end = machine.tokenizer.eos_token_id
+    ended = [[ids[-1] == end for ids in item["answers"]] for item in trainer.train_dataset]
+    assert ended == [[True, kept]] * 8
 
 
 def test_only_the_best_of_a_ranking_is_made_likelier_by_itself() -> None:
