@@ -175,8 +175,7 @@ def end_of_turn(tokenizer: Any) -> str:
     if not answer:
         raise TemplateRefused(_("it leaves out what the assistant says."))
     after = tokenizer(rest, add_special_tokens=False)["input_ids"]
-    added = tokenizer.added_tokens_decoder
-    special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
+    special, added = special_ids(tokenizer), tokenizer.added_tokens_decoder
     # Some models' end of a turn was added to the vocabulary and not called special.
     ends = [token for token in after if token in special] or [token for token in after if token in added]
     if not ends:
@@ -184,6 +183,12 @@ def end_of_turn(tokenizer: Any) -> str:
             _("it has no token that ends an answer: put {{ eos_token }} behind what the assistant says.")
         )
     return str(tokenizer.convert_ids_to_tokens(ends[0]))
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """The tokens that are no text: those that the tokenizer has a name for, and all that were added as such."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
 
 
 # --------------------------------------------------------------------------------------------------------------- files

@@ -29,6 +29,7 @@ from rlhf.jobs.descriptions import (
 )
 from rlhf.jobs.job_spec import NOISE, REFERENCES, SCOPES, NoiseUse, Reference, Scope, TrainingSpec
 from rlhf.models import registry
+from rlhf.models.chat_template import special_ids
 from rlhf.models.tokenize import tokenise_comparisons
 
 PairwiseLoss = Literal["ipo", "robust"]
@@ -112,8 +113,8 @@ class DPOSpec(TrainingSpec):
     items: ClassVar = COMPARISONS
     at_least: ClassVar = MIN_PAIRS
     methods: ClassVar = {
-        "qlora": LearningRate(5e-4, MEASURED),
-        "lora": LearningRate(5e-4, MEASURED),
+        "qlora": LearningRate(4e-4, MEASURED),
+        "lora": LearningRate(4e-4, MEASURED),
         "prompt": LearningRate(3e-3, N_("a third of supervised prompt tuning's")),
         "full": LearningRate(1e-6, N_("Tunstall et al. 2023 (Zephyr) take about as much")),
     }
@@ -306,7 +307,7 @@ class DPOSpec(TrainingSpec):
     def tokenise(self, tokenizer: Any, rows: Sequence[PreferenceRow]) -> Tokenised:
         """Comparisons with all their pairs together, without ends that only longer answers beat."""
         items, left_out = tokenise_comparisons(tokenizer, rows, self.max_length)
-        ends = set(tokenizer.all_special_ids)
+        ends = special_ids(tokenizer)
         return [{**item, "answers": with_ends_to_learn(item, ends)} for item in items], left_out
 
     def answers_of(self, item: Item) -> list[Sequence[int]]:
@@ -338,12 +339,14 @@ def with_ends_to_learn(item: Item, ends: Set[int]) -> list[Sequence[int]]:
 
     What makes an answer better is often found in longer ones, because there is more in them. Each end that is made
     less likely then says that answers should not end, which is learnt before anything else is, and more than anybody
-    asked for. Who prefers long answers has them made likelier all the same; who prefers short ones loses no end.
+    asked for. Who prefers long answers has them made likelier all the same; who prefers short ones loses no end. An
+    answer that is nothing but its end keeps it: there is no other that it could be learnt by.
     """
     lengths = [len(ids) for ids in item["answers"]]
     beaten = {worse for better, worse, *_ in item["pairs"] if lengths[better] > lengths[worse]}
     return [
-        ids[:-1] if place in beaten and ids and ids[-1] in ends else ids for place, ids in enumerate(item["answers"])
+        ids[:-1] if place in beaten and len(ids) > 1 and ids[-1] in ends else ids
+        for place, ids in enumerate(item["answers"])
     ]
 
 

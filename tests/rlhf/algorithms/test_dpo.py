@@ -850,13 +850,14 @@ END = 2
         ([(2, 1), (2, 0), (1, 0)], [0, 1]),
         ([(1, 0), (1, 2)], [0]),
         ([(2, 3), (3, 0)], [0]),  # cut off: has no end
+        ([(0, 5)], []),  # nothing but its end
         ([(4, 0), (0, 1)], []),  # better than answers that are all bad
     ],
 )
 def test_an_answer_to_which_a_longer_one_was_preferred_does_not_teach_when_to_end(
     pairs: list[tuple[int, int]], without: list[int]
 ) -> None:
-    answers = [[5, END], [5, 6, END], [5, 6, 7, END], [5, 6, 7], []]
+    answers = [[5, END], [5, 6, END], [5, 6, 7, END], [5, 6, 7], [], [END]]
     item = {"answers": answers, "pairs": [(*pair, None, None, False) for pair in pairs]}
     expected = [ids[:-1] if place in without else ids for place, ids in enumerate(answers)]
     assert with_ends_to_learn(item, {END}) == expected
