@@ -25,7 +25,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import N_, _
+from annotation.translation import N_, _, spoken
 from annotation.ui import markup
 from annotation.ui.tab_addresses import Place
 from rlhf.data import held_out_sets
@@ -168,7 +168,7 @@ def decided_against(db: Database, policy: Policy) -> str:
 
 def over_view(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
     """Figures over the policies that were checked, drawn, and to be looked at closely."""
-    return gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
+    return gate_decisions.cached(db, ("over", spoken().code), lambda: over_iterations(db, checked))
 
 
 def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:

@@ -1239,3 +1239,12 @@ def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_
     reason = registry.decisions(db)[0].reason
     assert reason.startswith(f"{WHY}. The rule said: reject. People find it worse")
     assert "⟦" not in reason
+
+
+def test_each_admin_reads_the_figures_over_the_iterations_in_their_own_language(db: Database) -> None:
+    english, _ = iterations_tab.over_view(db, {})
+    with speaking(Language(code="xx", sentences=Brackets())):
+        marked, _ = iterations_tab.over_view(db, {})
+    assert "No check has finished yet" in english
+    assert "⟦No check has finished yet" in marked
+    assert iterations_tab.over_view(db, {})[0] == english
