@@ -47,7 +47,7 @@ NO_SENTENCES_BY_REASON = {
         *("/* ==== pages without Gradio ==== */\n", "/* ==== end of the tokens ==== */\n"),
     },
     "keys, and what stands in the database, in a file or on the Hub": {
-        *("the iterations", "not enough evidence", "no verdict", "rate limit", "server error"),
+        *("not enough evidence", "no verdict", "rate limit", "server error"),
         *("the data directory", "life line", "rented jobs", "the AI judge {}"),
         *("shared prompt", "last turn", "labelled answer", "labelled last turn", "import {}: {}", "column {}"),
         *("saved dataset", "dataset directory", "Hub dataset", "own prompt", "held-out set", "prefloop archive"),

@@ -323,6 +323,7 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
     """What this work comes to, kept until a row changes that a decision depends on.
 
     The loop and the pages ask every few seconds. Only for what depends on judgements, decisions, checks and the rule.
+    Where it comes to words the name holds their language.
     """
     stamp = db.row(
         """SELECT (SELECT max(id) FROM judgement) AS judgement, (SELECT max(id) FROM exclusion) AS exclusion,
@@ -352,8 +353,8 @@ def decided(db: Database, policy: Policy) -> tuple[Findings, GateDecision]:
     def look() -> tuple[Findings, GateDecision]:
         found, terms = findings(db, policy), rule(db)
         decision, checks = decide(terms, found), checks_of(db, policy)
-        begun = len(by_prompt(found.people)) >= terms.people_least
         used_up = bool(checks) and decision.more is not None and not prompts_left(db, policy, checks)
+        begun = bool(found.people)
         if (used_up or len(checks) >= MOST_CHECKS) and needs_another_check(db, policy, decision, checks, begun):
             decision = given_up(decision, len(checks), used_up)
         return found, decision
@@ -415,11 +416,17 @@ def shows_no_more(db: Database, policy: Policy, checks: Sequence[FinishedCheck])
 
 
 def left_to_ask(db: Database, policy: Policy) -> bool:
-    """Whether people compare nothing of a candidate now and could be given what its newest check left to judges."""
-    check = newest_check(db, policy.revision)
-    if check is None or check.report.against.revision != opponent(db, policy).revision:
-        return False
-    return nothing_open(db, policy) and can_be_asked(db, policy, check)
+    """Whether people compare nothing of a candidate now and could be given what its newest check left to judges.
+
+    That is the newest against what serves: whoever also checks it against another takes nothing from people.
+    """
+    checks = checks_of(db, policy) if policy.status == "candidate" else []
+    return bool(checks) and nothing_open(db, policy) and can_be_asked(db, policy, checks[0])
+
+
+def check_to_ask_about(db: Database, policy: Policy) -> FinishedCheck | None:
+    """The check whose comparisons people are given next: that of which some are `left_to_ask`, else the newest."""
+    return checks_of(db, policy)[0] if left_to_ask(db, policy) else newest_check(db, policy.revision)
 
 
 def can_be_asked(db: Database, policy: Policy, check: FinishedCheck) -> bool:
@@ -439,12 +446,15 @@ def ask_people(db: Database, policy: Policy, check: FinishedCheck) -> int:
 def needs_another_check(
     db: Database, policy: Policy, decision: GateDecision, checks: Sequence[FinishedCheck], begun: bool
 ) -> bool:
-    """Whether nothing more will come of a candidate without a further check; people are awaited who have `begun`."""
+    """Whether nothing more will come of a candidate without a further check; people are awaited who have `begun`.
+
+    They are given first what was left to judges, unless no comparison would help: then it is a figure that is missing.
+    """
     if decision.verdict != "not enough evidence":
         return False
     if needs_new_answers(decision, checks) and not begun:
         return True
-    return nothing_open(db, policy) and not (policy.status == "candidate" and left_to_ask(db, policy))
+    return nothing_open(db, policy) and (decision.more is None or not left_to_ask(db, policy))
 
 
 def needs_new_answers(decision: GateDecision, checks: Sequence[FinishedCheck]) -> bool:

@@ -17,7 +17,6 @@ from annotation.translation import N_, _, spoken
 from rlhf.data import snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.evaluation.finished_checks import newest_check
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
 from rlhf.jobs import job_spec, job_store
@@ -367,7 +366,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
         return None
     if step.action == "ask":
         policy = registry.by_revision(db, step.subject)
-        check = newest_check(db, policy.revision)
+        check = gate_decisions.check_to_ask_about(db, policy)
         assert check is not None, "it was checked"
         gate_decisions.ask_people(db, policy, check)
         return None

@@ -25,7 +25,7 @@ from annotation.tabs.components import (
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
-from annotation.translation import N_, _
+from annotation.translation import N_, _, spoken
 from annotation.ui import markup
 from annotation.ui.tab_addresses import Place
 from rlhf.data import held_out_sets
@@ -168,7 +168,7 @@ def decided_against(db: Database, policy: Policy) -> str:
 
 def over_view(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
     """Figures over the policies that were checked, drawn, and to be looked at closely."""
-    return gate_decisions.cached(db, ("over", "the iterations"), lambda: over_iterations(db, checked))
+    return gate_decisions.cached(db, ("over", spoken().code), lambda: over_iterations(db, checked))
 
 
 def over_iterations(db: Database, checked: Mapping[str, FinishedCheck]) -> tuple[str, list[CurveData]]:
@@ -297,9 +297,7 @@ def button_parts(
             interactive=can_check,
             variant="primary" if can_check and needed == "check" else "secondary",
         ),
-        "ask": gr.update(
-            interactive=can_be_asked(db, policy, check), variant="primary" if needed == "ask" else "secondary"
-        ),
+        "ask": gr.update(interactive=can_be_asked(db, policy), variant="primary" if needed == "ask" else "secondary"),
         "why": gr.update(
             label=_(WHY_AGAINST if against else WHY),
             visible=check_report.can_serve(policy) or policy.status == "candidate",
@@ -379,8 +377,9 @@ def compared_with(check: FinishedCheck | None) -> str | None:
     return None if check is None else check.report.against.revision or None
 
 
-def can_be_asked(db: Database, policy: Policy, check: FinishedCheck | None) -> bool:
+def can_be_asked(db: Database, policy: Policy) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
+    check = gate_decisions.check_to_ask_about(db, policy)
     if check is None or compared_with(check) is None or policy.status not in ("candidate", "serving"):
         return False
     return gate_decisions.can_be_asked(db, policy, check)
@@ -392,7 +391,7 @@ def ask_people(db: Database, revision: str | None) -> str:
     Raises UserError where there is no check, or nothing new to compare.
     """
     policy = registry.by_revision(db, chosen(revision))
-    check = newest_check(db, policy.revision)
+    check = gate_decisions.check_to_ask_about(db, policy)
     against = compared_with(check)
     if check is None or against is None:
         raise UserError(

@@ -18,6 +18,7 @@ from annotation.jobs import job_table
 from annotation.metrics.evidence import DecidedOutcome
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.records import Prompt, UserError
+from annotation.tabs.guard import Context
 from annotation.translation import Language, speaking
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -335,8 +336,7 @@ def test_where_every_prompt_was_compared_a_candidate_is_not_waited_for(db: Datab
 def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Database, data_dir: Path) -> None:
     """Of some prompts nobody has compared the answers: not every prompt has been compared."""
     made = make_candidate(db, data_dir, number=12)
-    with db.transaction() as connection:
-        connection.execute("UPDATE comparison SET asks = 'nobody', people_chance = 0.5, people_drawn = 0 WHERE id % 2")
+    leave_to_judges(db, made)
     finish_check(db, data_dir, made)
     gate_decisions.set_rule(db, {"mode": "automatic"})
     people_say(db, 3, "candidate")
@@ -357,6 +357,80 @@ def test_before_it_is_given_up_people_are_given_what_was_left_to_judges(db: Data
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     rejected = registry.by_revision(db, made.revision)
     assert gate_decisions.decision_on(db, rejected).verdict == "reject", "what it was decided by stays"
+
+
+def leave_to_judges(db: Database, policy: Policy, apart: int = 2) -> None:
+    """Leave a candidate's comparisons to judges, as the lot may: people keep one in so many."""
+    with db.transaction() as connection:
+        connection.execute(
+            """UPDATE comparison SET asks = 'nobody', people_chance = 0.5, people_drawn = 0
+               WHERE candidate_id = ? AND id % ?""",
+            (policy.id, apart),
+        )
+
+
+def test_where_a_judge_is_nearer_people_who_have_begun_are_asked_and_waited_for(db: Database, data_dir: Path) -> None:
+    """A judge that has judged everything judges nothing more: people's fewest comparisons are no reason to give up."""
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    agreeing_people(db, judge, 30)
+    gate_decisions.set_rule(db, {"mode": "automatic", "judge_may_decide": True})
+    made = make_candidate(db, data_dir, number=12)
+    leave_to_judges(db, made, apart=3)
+    judge_says(db, judge, made)
+    finish_check(db, data_dir, made, "j", judged={"j": {"judged": 12, "left_open": 0, "failed": {}, "gave_up": ""}})
+    assert gate_decisions.decision_on(db, made).verdict == "reject", "nobody has begun to compare it"
+    people_say(db, 1, "candidate")
+    assert judge_store.open_to_people(db, made.id, 1) == 3
+    assert gate_decisions.decision_on(db, made).more_by == "j"
+    assert controller.advance(db, data_dir) is None, "people are waited for"
+    people_say(db, 1, "candidate")
+    people_say(db, 2, "serving")
+    assert gate_decisions.decision_on(db, made).more_by == "j"
+    assert controller.advance(db, data_dir) is None, "asking makes no job"
+    assert judge_store.open_to_people(db, made.id, 1) == 8
+    people_say(db, 1, "candidate")
+    assert gate_decisions.decision_on(db, made).more_by == "j"
+    assert loop_standing.loop_status(controller.state_of(db)).then.startswith("People compare sft-1")
+    assert controller.advance(db, data_dir) is None, "they have begun"
+    people_say(db, 3, "candidate")
+    people_say(db, 4, "serving")
+    assert gate_decisions.decision_on(db, made).used_up, "nothing is left to ask"
+
+
+def test_people_are_not_waited_for_where_it_is_a_figure_that_is_missing(db: Database, data_dir: Path) -> None:
+    """They have said enough: what was left to judges would change nothing."""
+    made = make_candidate(db, data_dir)
+    leave_to_judges(db, made)
+    missing = {name: value for name, value in SOUND.items() if name != "perplexity"}
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 20, "candidate")
+    for _ in range(gate_decisions.MOST_CHECKS):
+        assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+        finish_check(db, data_dir, made, candidate={"revision": made.revision, **missing})
+    assert gate_decisions.left_to_ask(db, made)
+    assert controller.advance(db, data_dir) is None, "deciding makes no job"
+    assert registry.by_revision(db, made.revision).status == "rejected"
+
+
+@pytest.mark.parametrize("mode", ["automatic", "ask"])
+def test_a_check_against_another_policy_keeps_nothing_from_people(db: Database, data_dir: Path, mode: str) -> None:
+    other = make_candidate(db, data_dir, "sft-9", number=0)
+    made = make_candidate(db, data_dir, number=12)
+    leave_to_judges(db, made)
+    finish_check(db, data_dir, made)
+    by_hand = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision, against=other.revision), "ann")
+    finish_job(db, by_hand, against={"revision": other.revision, **SOUND})
+    gate_decisions.set_rule(db, {"mode": mode})
+    people_say(db, 3, "candidate")
+    people_say(db, 3, "serving")
+    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    if mode == "automatic":
+        assert controller.advance(db, data_dir) is None, "asking makes no job"
+    else:
+        parts, _ = iterations_tab.view(Context(db, data_dir, BASE_NAME), made.revision, 0, {})
+        assert (parts["ask"]["interactive"], parts["ask"]["variant"]) == (True, "primary")
+        assert iterations_tab.ask_people(db, made.revision).startswith("6 comparisons of sft-1 with base")
+    assert judge_store.open_to_people(db, made.id, 1) == 6
 
 
 def test_a_comparison_that_all_have_skipped_is_not_waited_for(db: Database, data_dir: Path) -> None:
@@ -1239,3 +1313,12 @@ def test_each_admin_reads_the_decision_in_their_own_language_and_the_record_has_
     reason = registry.decisions(db)[0].reason
     assert reason.startswith(f"{WHY}. The rule said: reject. People find it worse")
     assert "⟦" not in reason
+
+
+def test_each_admin_reads_the_figures_over_the_iterations_in_their_own_language(db: Database) -> None:
+    english, _ = iterations_tab.over_view(db, {})
+    with speaking(Language(code="xx", sentences=Brackets())):
+        marked, _ = iterations_tab.over_view(db, {})
+    assert "No check has finished yet" in english
+    assert "⟦No check has finished yet" in marked
+    assert iterations_tab.over_view(db, {})[0] == english
