@@ -25,7 +25,7 @@ from starlette.routing import Route
 from annotation import claims, store
 from annotation.copies import safe_copies
 from annotation.database import Database
-from annotation.project import as_read
+from annotation.project import as_read, follows
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
 from annotation.translation import _
 from annotation.ui import markdown_process
@@ -190,9 +190,10 @@ class AnnotationApi:
         return self.next_card(annotator, asked, _("Your prompt is answered next."))
 
     def guidelines(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
-        latest = store.guidelines(self.db)
-        text = as_read(latest.text, store.project(self.db).kind)
-        return {"version": latest.version, "html": MarkdownSource(text) if text else ""}
+        latest, kind = store.guidelines(self.db), store.project(self.db).kind
+        text = as_read(latest.text, kind)
+        html = MarkdownSource(text) if text else ""
+        return {"version": latest.version, "follow": follows(latest.text, kind), "html": html}
 
     def safety(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         """How far the judgements are safe from the loss of this machine: a sentence, empty where no copies are made."""
@@ -230,7 +231,7 @@ class AnnotationApi:
 
     def card_of(self, annotator: Annotator, asked: RequestBody, claim: Claim | None, notice: str) -> Card:
         """All that the browser gets: answers in the order shown and the nonce; nothing of ids, policies or purposes."""
-        project = store.project(self.db)
+        project, guidelines = store.project(self.db), store.guidelines(self.db)
         card: Card = {
             "me": annotator.name,
             "nonce": "",
@@ -244,7 +245,8 @@ class AnnotationApi:
             "asked": claims.prompts_in_answer(self.db, annotator.id),
             "undo": claims.latest_judgement(self.db, annotator.id) is not None,
             "unanswered": claims.why_unanswered(self.db, annotator.id) if project.own_prompts else "",
-            "guidelines_version": store.guidelines(self.db).version,
+            "guidelines_version": guidelines.version,
+            "guidelines_follow": follows(guidelines.text, project.kind),
             "progress": {
                 **self.progress(annotator, asked),
                 "target": project.daily_target,

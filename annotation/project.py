@@ -233,6 +233,11 @@ def as_read(guidelines: str, kind: Kind) -> str:
     return "\n".join(f"- {_(sentence)}" for sentence in FIRST_SENTENCES[kind])
 
 
+def follows(guidelines: str, kind: Kind) -> str:
+    """What guidelines follow beside their version: what is asked now; nothing where a person wrote them."""
+    return kind if guidelines == FIRST_GUIDELINES else ""
+
+
 def as_stored(guidelines: str) -> str:
     """Guidelines as they are stored: for those that a project began with, whatever is asked, what it began with."""
     begun_with = guidelines in {as_read(FIRST_GUIDELINES, kind) for kind in FIRST_SENTENCES}

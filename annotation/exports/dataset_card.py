@@ -24,8 +24,8 @@ from annotation.exports.formats import (
 from annotation.hub_client import to_front_matter
 from annotation.metrics.agreement import agreements
 from annotation.metrics.intervals_and_bias import Estimate, Vote, length_biases, position_biases
-from annotation.project import as_read
-from annotation.records import Demonstration, Judgement, Project
+from annotation.project import as_read, follows
+from annotation.records import Demonstration, Judgement, Kind, Project
 from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import number_with_interval, percent_with_interval
 
@@ -462,11 +462,18 @@ def guidelines_part(figures: CardStatistics, provenance: Provenance) -> str:
     lines += [f"- no guidelines: {without:,} judgements"] if without else []
     asked = provenance.project.kind
     texts = [
-        f"Version {entry['version']}, written {entry['created'][:10]}:\n\n{fenced(as_read(entry['text'], asked))}"
+        guidelines_text(entry, asked)
         for entry in sorted(provenance.guidelines, key=lambda entry: int(entry["version"]))
         if entry["version"] in by_version
     ]
     return "\n\n".join(["\n".join(lines) or "No judgement was made here, so no guidelines held.", *texts])
+
+
+def guidelines_text(entry: Mapping[str, Any], asked: Kind) -> str:
+    """A version in the words that annotators read now, which others may have been while something else was asked."""
+    text = entry["text"]
+    words = f". Its words follow what is asked of annotators, which now is {asked}" if follows(text, asked) else ""
+    return f"Version {entry['version']}, written {entry['created'][:10]}{words}:\n\n{fenced(as_read(text, asked))}"
 
 
 # ------------------------------------------------------------------------------------------------------------ Markdown

@@ -74,7 +74,7 @@ let polledAt = -Infinity;
 let away = false; // whether the page has been out of sight since it was last asked for
 let signedOut = false; // whether the server has said so: then nothing is asked until the person does something
 let unheard = 0; // polls in a row without an answer
-let guidelines = 0; // the version in the panel
+let guidelines = ""; // those in the panel
 let unasked = false; // whether that has opened by itself
 let arrived = false; // whether the first comparison has come
 let judged = null; // the latest judgement's id and the draft that went with it, for Undo
@@ -135,7 +135,7 @@ function meet(name) {
   me = name;
   judged = null;
   refreshKeys();
-  guidelines = 0; // so that it is looked up whether this person has read them
+  guidelines = ""; // so that it is looked up whether this person has read them
 }
 
 const draftName = (of) => `draft.${of.revising ? `change-${of.revising.id}` : of.nonce}`;
@@ -1009,20 +1009,24 @@ async function leave() {
 }
 
 // ------------------------------------------------------------------------------------ guidelines, own prompts, reading
+const guidelinesName = (version, follow) => `${version} ${follow}`.trim();
+
 async function loadGuidelines() {
   const panel = find(".guidelines");
   panel.hidden = !card.guidelines_version;
-  if (!card.guidelines_version || card.guidelines_version === guidelines) return;
-  guidelines = card.guidelines_version;
+  const name = guidelinesName(card.guidelines_version, card.guidelines_follow);
+  if (!card.guidelines_version || name === guidelines) return;
+  guidelines = name;
   const said = await ask("guidelines").catch((error) => (error instanceof Problem ? null : Promise.reject(error)));
   if (said === null) {
-    guidelines = 0;
+    guidelines = "";
     return;
   }
   find(".guidelines .shown").innerHTML = said.html;
   const seen = kept("guidelines");
-  panel.dataset.version = said.version;
-  find(".news").textContent = seen === null || seen === said.version ? "" : _("changed since you last read them");
+  panel.dataset.name = guidelinesName(said.version, said.follow);
+  const same = String(seen) === panel.dataset.name;
+  find(".news").textContent = seen === null || same ? "" : _("changed since you last read them");
   if (seen === null) panel.open = unasked = true;
 }
 
@@ -1031,7 +1035,7 @@ function onGuidelines() {
     unasked = false;
     find(".news").textContent = "";
   }
-  keep("guidelines", Number(find(".guidelines").dataset.version));
+  keep("guidelines", find(".guidelines").dataset.name);
 }
 
 function toggleGuidelines() {

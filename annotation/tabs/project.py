@@ -282,7 +282,10 @@ def opener(db: Database) -> Any:
         holds = {**form_of(asked), "text": project.as_read(latest.text, asked.kind)}
         here = dict(zip((*FIELDS, "text"), drafted, strict=True))
         fresh = {name: value for name, value in holds.items() if name not in was or here[name] == was[name]}
-        updates = [field_update(name, here | fresh) if name in fresh else gr.skip() for name in holds]
+        # Nothing for what stands there already: somebody may be typing.
+        news = {name for name, value in fresh.items() if here[name] != value}
+        news |= {"answers"} if "kind" in news and "answers" in fresh else set()
+        updates = [field_update(name, here | fresh) if name in news else gr.skip() for name in holds]
         acts = unfold(_("What each kind of act takes and teaches"), act_table.acts_table(act_times(db)))
         return [counts_card(db), acts, *updates, standing(latest), *choose_version(db, None), {**was, **fresh}]
 

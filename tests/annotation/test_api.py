@@ -862,9 +862,10 @@ def test_prompts_that_are_empty_too_long_or_not_wanted_are_refused(db: Database,
 
 
 def test_guidelines_come_rendered_with_their_version(db: Database, ann: Ask) -> None:
-    assert ann("guidelines") == {"version": 0, "html": ""}
+    assert ann("guidelines") == {"version": 0, "follow": "", "html": ""}
     store.write_guidelines(db, "Be **fair**. <script>alert(1)</script>", "owner")
-    assert ann("card")["guidelines_version"] == 1
+    card = ann("card")
+    assert (card["guidelines_version"], card["guidelines_follow"]) == (1, "")
     page = ann("guidelines")
     assert page["version"] == 1
     assert "<strong>fair</strong>" in page["html"]

@@ -275,7 +275,7 @@ SAYING = ("markdown", "html", "button")
 DATA = re.compile(
     r"(ann|eve) ·|(ann|eve)(?= +–)|a: accurate.*|You compare two answers.*|Helpful: .*|base( · )?|"
     r"\d+ Infinity|Looked\(.*\)|"
-    r'\[\d+, "(step|replace|visit)", "[^"]*", "[^"]*"\]|'
+    r'\[\d+, "(step|replace|visit)"(, "[^"]*"){2,3}\]|'
     r"English|Deutsch|Prefloop|Hugging Face|Q?LoRA|IPO|DPO|PPO|PiSSA|AdamW|(DoRA|rsLoRA) \(\w+\)|"
     r"OWNER/NAME(-copies)?|/data/preferences\.jsonl|^[a-z0-9_/-]+$|"
     r"[a-z0-9]+(-[a-z0-9.]+)+|https?://\S+|\$\{value\}|\{\{value\}\}",

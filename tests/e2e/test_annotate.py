@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 import app
-from annotation import claims, store
+from annotation import claims, project, store
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.records import Judgement, Kind, Project, Prompt, Tag
@@ -879,6 +879,21 @@ def test_guidelines_are_open_at_first_and_say_when_they_change(site: Site) -> No
     ann.wait(lambda: ann.page.locator(".guidelines .news").text_content() == "", "the news to be gone")
     ann.judge("2")
     assert [row.guidelines_version for row in ann.rows()] == [1, 2, 3]
+
+
+def test_the_first_guidelines_change_on_an_open_page_with_what_is_asked(site: Site) -> None:
+    store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
+    for _ in range(2):
+        site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.page.wait_for_selector(".guidelines[open] >> text=Both bad")
+    store.set_project(site.db, replace(store.project(site.db), kind="rank", answers=4))
+    ann.judge("2")
+    ann.page.wait_for_selector("text=changed since you last read them")
+    ann.press("g")
+    ann.page.wait_for_selector(".guidelines[open] >> text=Rank the answers")
+    assert "Both bad" not in ann.page.locator(".guidelines .shown").inner_text()
 
 
 def test_people_who_share_a_browser_share_no_drafts_and_no_habits(site: Site) -> None:

@@ -464,7 +464,13 @@ def lay_out() -> IterationsPage:
         parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", interactive=False, min_width=180)
         parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", interactive=False, min_width=160)
     with gr.Row():
-        parts["why"] = gr.Textbox(label=_(WHY), max_length=gate_decisions.MOST_WHY, elem_id="why", min_width=300)
+        parts["why"] = gr.Textbox(
+            label=_(WHY),
+            max_length=gate_decisions.MOST_WHY,
+            elem_id="why",
+            elem_classes=["of-subject"],
+            min_width=300,
+        )
         parts["judges"] = gr.Dropdown(
             [],
             label=_("Judges to ask in a check"),

@@ -467,7 +467,7 @@ def lay_out() -> RunsPage:
         parts |= {"resume_why": html_box(), "fetch": html_box()}
     parts["resume_note"] = html_box()
     parts["said"] = acting_box(speaks=True, elem_id="run-said")
-    with gr.Accordion(_("Name, tags and notes"), open=False) as parts["labels"]:
+    with gr.Accordion(_("Name, tags and notes"), open=False, elem_classes=["of-subject"]) as parts["labels"]:
         with gr.Row():
             parts["name"] = gr.Textbox(label=_("Name"), max_length=run_labels.LONGEST_NAME, elem_id="run-name")
             parts["tags"] = gr.Textbox(label=_("Tags, with commas between"), max_length=900, elem_id="run-tags")
@@ -512,7 +512,7 @@ def wire_views(page: RunsPage, context: Context) -> None:
     def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:
         looked, was = read(sent)
         changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
-        if seen["job"] != was.get("job"):  # another one runs now
+        if "job" in was and seen["job"] != was["job"]:  # another one runs now
             changed = {ADDRESS: told(place_of(looked), step=False, shows=in_view(looked, seen)), **changed}
         return page.sent(changed, seen)
 

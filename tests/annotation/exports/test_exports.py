@@ -227,8 +227,12 @@ def test_the_card_has_the_first_guidelines_as_annotators_of_this_project_read_th
     store.set_project(db, replace(store.project(db), kind="rank", answers=4))
     writing.export(db, ExportRequest("preference", "dataset"), tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
-    assert as_read(FIRST_GUIDELINES, "rank") in card
+    follow = "Its words follow what is asked of annotators, which now is rank:"
+    assert f"{follow}\n\n```text\n{as_read(FIRST_GUIDELINES, 'rank')}\n```" in card
     assert "Both bad" not in card
+    db.connection.execute("UPDATE guidelines SET text = 'Be fair.'")
+    writing.export(db, ExportRequest("preference", "dataset"), tmp_path / "written")
+    assert "Its words follow" not in (tmp_path / "written" / "README.md").read_text("utf-8")
 
 
 def test_a_card_is_valid_for_the_hub(db: Database, tmp_path: Path) -> None:

@@ -369,6 +369,35 @@ def test_the_first_guidelines_follow_what_is_asked_and_what_somebody_wrote_stays
     assert owner.fields["text"] == "- Both bad: neither can be used."
 
 
+def test_what_is_written_while_the_project_is_saved_stays(context: Context, pages: gr.Blocks) -> None:
+    store.write_guidelines(context.db, "Be fair.", "owner")
+    owner = Admin(pages)
+    owner.open()
+    owner.fields["kind"] = "rank"
+    owner.fields["answers"] = 4
+    values = [owner.fields[name] for name in tab.FIELDS]
+    owner.counts, *updates, _said, owner.sent = owner.call("project-save", owner.sent, *values)
+    owner.take(list(tab.FIELDS), updates)
+    asked = [owner.sent, *owner.fields.values()]
+    owner.fields["text"] = "Be fair and quick."
+    owner.counts, owner.acts, *updates, _standing, _versions, _earlier, owner.sent = owner.call("project-saved", *asked)
+    owner.take(list(owner.fields), updates)
+    assert owner.fields["text"] == "Be fair and quick."
+    owner.write(owner.fields["text"])
+    assert store.guidelines(context.db).text == "Be fair and quick."
+
+
+def test_whether_the_number_of_answers_can_be_chosen_follows_what_somebody_else_asks(
+    context: Context, pages: gr.Blocks
+) -> None:
+    owner = Admin(pages)
+    owner.open()
+    assert not owner.interactive
+    store.set_project(context.db, replace(store.project(context.db), kind="rank", answers=2))
+    owner.open()
+    assert (owner.fields["kind"], owner.fields["answers"], owner.interactive) == ("rank", 2, True)
+
+
 def test_the_same_text_is_no_new_version(context: Context, admin: Admin) -> None:
     admin.write("Be fair.")
     standing, *_ = admin.write("Be fair. ")

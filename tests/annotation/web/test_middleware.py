@@ -372,6 +372,7 @@ def test_undo_over_http_is_not_repeated_by_a_retry(site: Site) -> None:
 CARD = {
     *("nonce", "notice", "trouble", "tags", "rendered", "own_prompts", "asked", "guidelines_version", "progress"),
     *("revising", "kind", "messages", "answers", "me", "unanswered", "elsewhere", "by_judges", "undo"),
+    "guidelines_follow",
 }
 
 

@@ -892,6 +892,18 @@ def test_a_run_is_chosen_whatever_is_typed_of_another_and_the_address_says_what_
     assert (browser.chosen["selector"], browser.address, browser.chosen["notes"]) == ("latest", "", "")
 
 
+def test_a_page_that_has_not_been_answered_yet_stays_at_the_run_that_its_address_names(
+    browser: Browser, place: Context
+) -> None:
+    first = begin(place, steps=1)
+    assert job_table.finish(place.db, first, "w", {})
+    second = begin(place, steps=1)
+    browser.address = f"/{first}"
+    browser.do("poll_runs")
+    assert f"Job {second}, " in browser.text("card")
+    assert browser.address == f"/{first}", "the answer to the visit is on its way"
+
+
 def test_where_nothing_is_typed_the_page_follows_what_runs(browser: Browser, place: Context) -> None:
     first = begin(place, steps=2)
     run_labels.set_label(place.db, first, RunLabel("Mine", ("one", "two"), "Notes."), "kim")
