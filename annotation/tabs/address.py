@@ -14,7 +14,7 @@ place of a step, `told(place, step=False)` corrects the address, as fits what is
 leaves it.
 A handler that leads to another tab has the page's `guide` among its outputs and answers `leading("/runs/12")`.
 Whatever an address says was typed by anybody: the handler checks it. What is typed into the tab's fields before the
-answer to a visit comes stays as it is typed, but in those of the class `of-subject`, for what is said of one subject.
+answer to a visit comes stays as it is typed.
 """
 
 from __future__ import annotations
@@ -62,13 +62,12 @@ def visits(
     """
 
     def show(annotator: Any, event: Any, *values: Any) -> list[Any]:
-        asked = event.get("part", "") if isinstance(event, dict) else ""
-        place = place_in(asked)
+        place = place_in(event.get("part", "") if isinstance(event, dict) else "")
         sent = list(handler(annotator, place, *values))
         if bar not in outputs:
-            return [*sent, answering_visit(told(place), asked)]
+            return [*sent, answering_visit(told(place))]
         at = [*outputs].index(bar)
-        return [*sent[:at], answering_visit(sent[at], asked), *sent[at + 1 :]]
+        return [*sent[:at], answering_visit(sent[at]), *sent[at + 1 :]]
 
     show.__name__ = handler.__name__
     listen: Callable[..., Any] = bar.visit
@@ -86,10 +85,10 @@ def told(place: Place, step: bool = True, shows: Place | None = None) -> str:
     return json.dumps([next(ANSWERS), "step" if step else "replace", place.part(), (shows or place).part()])
 
 
-def answering_visit(value: str, asked: Any) -> str:
-    """What a handler says for the bar, as the answer to a visit of the part `asked`: what was typed meanwhile stays."""
+def answering_visit(value: str) -> str:
+    """What a handler says for the bar, as the answer to a visit: what was typed meanwhile stays."""
     number, _how, *parts = json.loads(value)
-    return json.dumps([number, "visit", *parts, asked])
+    return json.dumps([number, "visit", *parts])
 
 
 GUIDE: Final = """

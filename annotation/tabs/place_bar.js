@@ -10,8 +10,7 @@ let visited = null; // the part that was visited last, or told
 let asking = null; // the timer of a visit that is not answered yet
 let last = 0;
 // What was typed since the visit that is not answered yet, by field: its answer fills fields as the address has them.
-// Not what was typed of one subject: another one may be drawn.
-const FIELD = ":is(textarea, input:is([type=text], [type=number]):not([role])):not(.of-subject *)";
+const FIELD = "textarea, input:is([type=text], [type=number]):not([role])";
 const typed = new Map();
 let visiting = null; // the part whose visit that is
 
@@ -50,10 +49,9 @@ function look() {
 }
 
 watch("value", () => {
-  const [number, how, part, shows, asked] = JSON.parse(props.value);
+  const [number, how, part, shows] = JSON.parse(props.value);
   const answers = how === "visit";
-  if (answers && visiting !== null && asked !== visiting) return; // the later visit's answer draws what is looked at
-  const led = address.part(props.tabs) !== (answers ? asked : visited); // meanwhile, by a person
+  const led = address.part(props.tabs) !== (answers ? visiting : visited); // meanwhile, by a person
   if (answers && led) visited = null; // it has drawn what is looked at no more
   else if (answers) setTimeout(putBack); // when Gradio has filled the fields
   if (answers) visiting = null;

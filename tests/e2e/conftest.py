@@ -66,11 +66,6 @@ def go(page: Any, place: str) -> None:
     page.evaluate("place => window.prefloop.address.go(place)", place)
 
 
-def settle(page: Any) -> None:
-    """Let what follows a change of the page come, or end: a timer, and a frame."""
-    page.evaluate("new Promise((come) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(come))))")
-
-
 @contextmanager
 def routed(page: Any, addresses: str, answer: Callable[[Any], object]) -> Iterator[None]:
     """Answer these requests of a page here; others as ever.
@@ -83,7 +78,7 @@ def routed(page: Any, addresses: str, answer: Callable[[Any], object]) -> Iterat
     asks = "fetch('is-routed').then((answer) => answer.status === 204)"
     wait_for(page, "the browser to hand its requests over", lambda: page.evaluate(asks))
     yield
-    page.unroute(addresses, answer)
+    page.unroute(addresses)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from annotation.database import Database, open_database
+from annotation.database import open_database
 from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -19,7 +19,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import go, routed, running_app, settle, wait_for
+from tests.e2e.conftest import go, routed, running_app, wait_for
 from tests.rlhf.evaluation.test_gate_decisions import SOUND
 
 pytestmark = pytest.mark.browser
@@ -35,18 +35,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     access.add_account(db, "kim", "admin", PASSWORD)
     access.add_account(db, "ann", "annotator", PASSWORD)
     for _ in range(2):
-        finished_run(db)
+        job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
+        assert job_store.claim(db, job_id, "w") is not None
+        assert job_table.finish(db, job_id, "w", {})
     with running_app(data_dir, "--no-workers") as (served, _):
         yield served
     db.close()
-
-
-def finished_run(db: Database) -> int:
-    """A run that is over; its number."""
-    job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
-    assert job_store.claim(db, job_id, "w") is not None
-    assert job_table.finish(db, job_id, "w", {})
-    return job_id
 
 
 def sign_in(page: Any, name: str) -> None:
@@ -109,13 +103,13 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
 
 
 @contextmanager
-def held(page: Any, part: str) -> Iterator[list[Any]]:
-    """Hold back the answers to visits of what an address names by this part until the block ends; those that came."""
+def held(page: Any, part: str) -> Iterator[None]:
+    """Hold back the answers to visits of what an address names by this part until the block ends."""
     waiting: list[Any] = []
     asked = asked_for(part)
     visits = "**/gradio_api/**"
-    with routed(page, visits, lambda route: waiting.append(route) if asked(route) else route.fallback()):
-        yield waiting
+    with routed(page, visits, lambda route: waiting.append(route) if asked(route) else route.continue_()):
+        yield
         wait_for(page, "that it is visited", lambda: waiting)
         with page.expect_response(asked):
             for route in waiting:
@@ -149,32 +143,6 @@ def test_what_is_typed_before_the_answer_to_a_visit_comes_stays(address: str, br
         expect(page).to_have_url(f"{address}data/comparisons?q=word")
     expect(page).to_have_url(f"{address}data/comparisons?q=word")
     expect(box).to_have_value("word")
-    page.context.close()
-
-
-def test_who_goes_on_before_a_visit_is_answered_is_not_led_back(address: str, browser: Any) -> None:
-    from playwright.sync_api import expect
-
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-    page.clock.install()
-    page.goto(f"{address}runs/1")
-    sign_in(page, "kim")
-    page.get_by_text("Job 1, ").first.wait_for()
-    page.get_by_role("button", name="All runs").click()
-    box = page.locator("#run-search textarea, #run-search input").first
-    with held(page, "compare=1,2"):
-        with held(page, '"/2"'):
-            go(page, "/runs/2")
-            page.clock.fast_forward("00:11")  # the page waits for its answer no more
-            go(page, "/runs/1?compare=1,2")
-            box.fill("nothing like it")
-        page.get_by_text("Job 2, ").first.wait_for()
-        settle(page)
-        assert page.url == f"{address}runs/1?compare=1,2"
-        assert box.input_value() == "", "it was typed for what is visited now"
-    page.get_by_text("Job 1, ").first.wait_for()
-    expect(box).to_have_value("nothing like it")
-    expect(page).to_have_url(f"{address}runs/1?compare=1,2")
     page.context.close()
 
 
@@ -229,28 +197,23 @@ def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str
     page.context.close()
 
 
-def add_candidate(db: Database, revision: str) -> None:
-    """An adapter of the base model that nobody has decided on."""
-    files = db.path.parent / "adapters" / revision
-    files.mkdir(parents=True)
-    (files / "adapter_model.safetensors").write_bytes(b"weights")
-    registry.add(
-        db,
-        revision=revision,
-        algorithm="dpo",
-        base=BASE_NAME,
-        parent_id=registry.by_revision(db, "base").id,
-        job_id=None,
-        path=f"adapters/{revision}",
-        sha256=directory_sha256(files),
-    )
-
-
 def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view(running: Any, browser: Any) -> None:
     from playwright.sync_api import expect
 
     db, address = running
-    add_candidate(db, "dpo-9")
+    files = db.path.parent / "adapters" / "dpo-9"
+    files.mkdir(parents=True)
+    (files / "adapter_model.safetensors").write_bytes(b"weights")
+    registry.add(
+        db,
+        revision="dpo-9",
+        algorithm="dpo",
+        base=BASE_NAME,
+        parent_id=registry.by_revision(db, "base").id,
+        job_id=None,
+        path="adapters/dpo-9",
+        sha256=directory_sha256(files),
+    )
     job_id = job_store.enqueue(db, CheckSpec(candidate="dpo-9", against="base", judges=""), "kim")
     assert job_store.claim(db, job_id, "w") is not None
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
@@ -277,41 +240,4 @@ def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view
     step.click()
     expect(page).to_have_url(f"{address}iterations/dpo-9")
     expect(here).to_have_text("Decide on dpo-9")
-    page.context.close()
-
-
-def test_what_is_typed_of_one_subject_is_not_put_to_another(running: Any, browser: Any) -> None:
-    from playwright.sync_api import expect
-
-    db, address = running
-    numbers = [finished_run(db) for _ in range(2)]
-    for revision in ("dpo-7", "dpo-8"):
-        add_candidate(db, revision)
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-    page.goto(f"{address}runs/{numbers[0]}")
-    page.fill("input[name=name]", "kim")
-    page.fill("input[name=password]", "a long enough password")
-    page.keyboard.press("Enter")
-    page.get_by_text(f"Job {numbers[0]}, ").first.wait_for()
-    page.get_by_role("button", name="Name, tags and notes").click()
-    notes = page.locator("#run-notes textarea")
-    notes.wait_for()
-    with held(page, f'"/{numbers[1]}"') as waiting:
-        go(page, f"/runs/{numbers[1]}")
-        wait_for(page, "that it is visited", lambda: waiting)
-        notes.fill("of the first")
-    page.get_by_text(f"Job {numbers[1]}, ").first.wait_for()
-    settle(page)
-    assert notes.input_value() == ""
-    go(page, "/iterations/dpo-7")
-    why = page.locator("#why textarea, #why input").first
-    policy = page.get_by_label("Policy", exact=True).locator("visible=true").first
-    expect(policy).to_have_value(re.compile("dpo-7"))
-    with held(page, '"/dpo-8"') as waiting:
-        go(page, "/iterations/dpo-8")
-        wait_for(page, "that it is visited", lambda: waiting)
-        why.fill("of the first")
-    expect(policy).to_have_value(re.compile("dpo-8"))
-    settle(page)
-    assert why.input_value() == ""
     page.context.close()

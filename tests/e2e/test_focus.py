@@ -17,7 +17,7 @@ from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import routed, settle
+from tests.e2e.conftest import routed
 
 pytestmark = pytest.mark.browser
 
@@ -40,6 +40,11 @@ def press(page: Any, button: str, box: str, said: str) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector(f"{box} [role=status]:focus:has-text('{said}')")
     assert page.locator(f"{button}:enabled").locator("visible=true").count() == 0
+
+
+def settle(page: Any) -> None:
+    """Let what follows a change of the page come, or end: a timer, and a frame."""
+    page.evaluate("new Promise((come) => setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(come))))")
 
 
 def test_who_cancels_or_resumes_a_run_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
