@@ -14,7 +14,7 @@ place of a step, `told(place, step=False)` corrects the address, as fits what is
 leaves it.
 A handler that leads to another tab has the page's `guide` among its outputs and answers `leading("/runs/12")`.
 Whatever an address says was typed by anybody: the handler checks it. What is typed into the tab's fields before the
-answer to a visit comes stays as it is typed.
+answer to a visit comes stays as it is typed, but in those of the class `of-subject`, for what is said of one subject.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ let visited = null; // the part that was visited last, or told
 let asking = null; // the timer of a visit that is not answered yet
 let last = 0;
 // What was typed since the visit that is not answered yet, by field: its answer fills fields as the address has them.
-const FIELD = "textarea, input:is([type=text], [type=number]):not([role])";
+// Not what was typed of one subject: another one may be drawn.
+const FIELD = ":is(textarea, input:is([type=text], [type=number]):not([role])):not(.of-subject *)";
 const typed = new Map();
 let visiting = null; // the part whose visit that is
 
