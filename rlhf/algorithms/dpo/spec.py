@@ -46,7 +46,7 @@ MEASURED = N_("our own measurements, with the training ended by stop_kl")
 # As many as move a policy about as far as it may go, at the default rate (docs/benchmarks.md, the recipe).
 STEPS_A_PASS = 6
 # How many times as far as `stop_kl` a policy may move to words that were likely before.
-FURTHER = 2
+FURTHER = 3
 # Comparisons in a forward pass.
 BATCH = 4
 CURVES = (
@@ -88,7 +88,7 @@ CURVES = (
         series={"KL": "kl"},
         caption=N_(
             "How far the policy has moved from where this run began, on answers that it learns from. With a dashed "
-            "line, training ends there if it has moved to less likely words, and at twice that if not."
+            "line, training ends there if it has moved to less likely words, and at three times that if not."
         ),
     ),
 )
@@ -177,7 +177,7 @@ class DPOSpec(TrainingSpec):
     """Passes over the comparisons at most; six let most trainings go on until the policy has moved far enough."""
     stop_kl: NonNegativeFloat = 0.1
     """End the training where each comparison has been learnt from once and the policy has moved this far from where it
-    began, in nats a token, at the first tokens of answers that it learns from; twice as far where the words that
+    began, in nats a token, at the first tokens of answers that it learns from; three times as far where the words that
     it moved to were likely ones before; 0 for never. Our choice, by measurements (docs/benchmarks.md, the recipe):
     further on, answers that have become shorter go past the gate's limit of language."""
     flip_rate: NonNegativeFloat = 0.0

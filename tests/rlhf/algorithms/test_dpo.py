@@ -770,7 +770,7 @@ def test_words_that_were_likely_surprise_less_where_training_began(judged: Machi
 
 @pytest.mark.parametrize(
     ("kl", "surprise", "enough"),
-    [(0.09, 1.5, 0.0), (0.11, 1.01, 0.1), (0.11, 1.0, 0.0), (0.19, 0.9, 0.0), (0.21, 0.9, 0.2), (0.5, 1.2, 0.1)],
+    [(0.09, 1.5, 0.0), (0.11, 1.01, 0.1), (0.11, 1.0, 0.0), (0.29, 0.9, 0.0), (0.31, 0.9, 0.3), (0.5, 1.2, 0.1)],
 )
 def test_to_likely_words_a_policy_may_move_further(kl: float, surprise: float, enough: float) -> None:
     spec = DPOSpec(stop_kl=0.1)
@@ -808,8 +808,8 @@ def test_training_ends_where_the_policy_has_moved_far_enough(judged: Machine) ->
 def test_how_far_a_training_goes_depends_on_the_words_that_it_moves_to(
     judged: Machine, monkeypatch: pytest.MonkeyPatch, surprise: float, steps: int
 ) -> None:
-    """Three steps are a pass; 0.08 is reached after the fourth, twice that after the sixth."""
-    moves = iter([Drift(kl, surprise) for kl in (0.03, 0.1, 0.15, 0.25, 0.4)])
+    """Three steps are a pass; 0.08 is reached after the fourth, three times that after the sixth."""
+    moves = iter([Drift(kl, surprise) for kl in (0.03, 0.1, 0.2, 0.25, 0.4)])
     monkeypatch.setattr(DriftMeter, "measure", lambda _: next(moves))
     job = judged.perform(judged.submit(LIMITED))
     assert (job.status, job.step) == ("finished", steps), job.message
