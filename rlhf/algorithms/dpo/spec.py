@@ -174,7 +174,8 @@ class DPOSpec(TrainingSpec):
     clearly (Amini et al. 2024, ODPO, with people's own word for the strength). 0, because 1 gained half a point of win
     rate at most with pairs (benchmarks/acts.py), and the loop was measured without (with pairs, at a rate of 7e-5)."""
     epochs: PositiveInt = 6
-    """Passes over the comparisons at most; six let most trainings go on until the policy has moved far enough."""
+    """Passes over the comparisons at most. Our choice: with six most trainings go on until the policy has moved far
+    enough (docs/benchmarks.md, the recipe)."""
     stop_kl: NonNegativeFloat = 0.1
     """End the training where each comparison has been learnt from once and the policy has moved this far from where it
     began, in nats a token, at the first tokens of answers that it learns from; three times as far where the words that

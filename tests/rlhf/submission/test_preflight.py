@@ -324,7 +324,7 @@ def test_a_reward_models_memory_is_that_of_the_largest_ranking(known: Preflight,
 def test_steps_time_and_the_queue_are_known(known: Preflight, judged: Database) -> None:
     fresh = known.of(DPOSpec()).cost
     assert fresh is not None
-    assert (fresh.counted_steps(fresh.steps), fresh.step_time, fresh.waiting) == ("9 optimiser steps", None, 0)
+    assert (fresh.counted_steps(fresh.steps), fresh.step_time, fresh.waiting) == ("18 optimiser steps", None, 0)
     made(judged, replace(known.of(DPOSpec()).spec, epochs=1), {"seconds_per_step": 1.5})
     job_store.enqueue(judged, SFTSpec(), "ann")
     now_known = Preflight(judged, known.data_dir, known.model).of(DPOSpec()).cost

@@ -115,8 +115,8 @@ def test_a_run_that_may_end_early_says_so_and_then_where_and_why_it_did() -> Non
     assert "ended after" not in job_cards.headline(replace(far, result=None), AT)
     never = replace(PREFERENCES, stop_kl=0.0)
     assert "ended after" not in job_cards.headline(replace(far, spec=never), AT)
-    assert "<dd>at most 3 · 4 or more</dd>" in job_cards.job_facts(JOB, {})
-    assert "<dd>3 · 4 or more</dd>" in job_cards.job_facts(replace(JOB, spec=never), {})
+    assert "<dd>at most 6 · 4 or more</dd>" in job_cards.job_facts(JOB, {})
+    assert "<dd>6 · 4 or more</dd>" in job_cards.job_facts(replace(JOB, spec=never), {})
 
 
 def test_the_time_of_a_run_that_was_resumed_is_that_of_its_last_attempt() -> None:
