@@ -7,6 +7,7 @@ import os
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ SQLITE_PROBLEM: Final = PROBLEM
 OTHERS = 0o077
 # More than there are: once its cache is full, pysqlite3 prepares every new statement again each time.
 CACHED_STATEMENTS = 500
+# How long one process waits for another's write.
+WAIT_SECONDS = 5.0
 Params = Sequence[Any] | dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -51,8 +54,10 @@ class Database:
         existing: sqlite_utils.Database | None = getattr(self._local, "database", None)
         if existing is not None:
             return existing
-        raw = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, cached_statements=CACHED_STATEMENTS)
-        raw.execute("PRAGMA journal_mode=WAL")
+        raw = sqlite3.connect(
+            self.path, timeout=WAIT_SECONDS, isolation_level=None, cached_statements=CACHED_STATEMENTS
+        )
+        write_ahead(raw)
         raw.execute("PRAGMA synchronous=NORMAL")
         raw.execute("PRAGMA foreign_keys=ON")
         raw.execute("PRAGMA secure_delete=ON")  # some builds of SQLite have it so; copies hold the file's free pages
@@ -149,6 +154,19 @@ class Database:
         if existing is not None:
             existing.close()
             del self._local.database
+
+
+def write_ahead(connection: sqlite3.Connection) -> None:
+    """Let readers and a writer work side by side. A new file is turned to that once: SQLite waits for nobody then."""
+    give_up = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except OperationalErrors as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.005)
 
 
 @contextmanager
