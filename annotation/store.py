@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import secrets
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 from annotation.database import Database, Params
 from annotation.records import (
@@ -402,6 +403,8 @@ class PairedAnswers:
     texts: tuple[str, str]
     compared: bool
     """Whether they make a comparison already, in whatever order."""
+    answered: str
+    """When the later of them was stored."""
 
     @property
     def settled(self) -> float | None:
@@ -412,13 +415,31 @@ class PairedAnswers:
         return None if own and other else float(bool(own))
 
 
+def note_change_of_thinking(db: Database, told_before: bool) -> None:
+    """Note that from now on policies answer otherwise; `told_before`: whether they were told not to think until now."""
+    last = {table: int(db.value(f"SELECT coalesce(max(id), 0) FROM {table}")) for table in ("response", "job")}
+    set_setting(db, "thinking_changes", [*setting(db, "thinking_changes", []), {"told": told_before, **last}])
+
+
+def as_told_now(db: Database, table: Literal["response", "job"], row: str) -> str:
+    """Whether a row of such a table, whose id this SQL is, is of a time in which policies thought or not as now."""
+    now_told = bool(db.value("SELECT thinking = 'off' FROM model WHERE revision = 'base'"))
+    since, when = 0, list[str]()
+    for change in setting(db, "thinking_changes", []):
+        if change["told"] == now_told:
+            when.append(f"{row} BETWEEN {since + 1} AND {int(change[table])}")
+        since = int(change[table])
+    return f"({' OR '.join([*when, f'{row} > {since}'])})"
+
+
 def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
     """What two policies answered to the same text of held-out prompts with the same seeds, by prompt and seed.
 
-    Each in the precision in which it answers now: in another one it is another policy.
+    Each in the precision in which it answers now, and thinking or not as now: otherwise it is another policy.
     """
     rows = db.rows(
-        """SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
+        f"""SELECT a.prompt_id, a.id AS first, b.id AS second, a.text AS own, b.text AS other,
+               max(a.created, b.created) AS answered,
                EXISTS (SELECT 1 FROM comparison_response x JOIN comparison_response y
                    ON y.comparison_id = x.comparison_id WHERE x.response_id = a.id AND y.response_id = b.id) AS compared
            FROM response a JOIN model m ON m.id = a.model_id AND m.weights = a.weights
@@ -426,6 +447,7 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
                    AND b.rendered_prompt = a.rendered_prompt
                JOIN model n ON n.id = b.model_id AND n.weights = b.weights
            WHERE a.purpose = 'check' AND b.purpose = 'check' AND a.model_id = ? AND b.model_id = ?
+               AND {as_told_now(db, "response", "a.id")}
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
     )
@@ -436,9 +458,20 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
             second=row["second"],
             texts=(row["own"], row["other"]),
             compared=bool(row["compared"]),
+            answered=row["answered"],
         )
         for row in rows
     ]
+
+
+def last_judgement_before(db: Database, time: str) -> int:
+    """The id of the last judgement that was stored by a time; 0 where there is none."""
+
+    def stored(judgement: int) -> str:
+        """When the last one up to this was."""
+        return db.value("SELECT created FROM judgement WHERE id <= ? ORDER BY id DESC LIMIT 1", (judgement,)) or ""
+
+    return bisect_right(range(newest_judgement(db) + 1), time, key=stored) - 1  # times have no index of their own
 
 
 def compare_policies(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from annotation import store
 from annotation.database import Database
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.report import AnswerFigures, CheckReport
@@ -43,6 +44,12 @@ def finished_checks(db: Database, revision: str | None = None) -> list[FinishedC
     return [check for job in ended if (check := check_of(job)) is not None]
 
 
+def told_as_now(db: Database) -> set[int]:
+    """The jobs of checks from a time in which policies thought, or were told not to, as now."""
+    rows = db.rows(f"SELECT id FROM job WHERE kind = 'check' AND {store.as_told_now(db, 'job', 'id')}")
+    return {row["id"] for row in rows}
+
+
 def newest_check(db: Database, revision: str) -> FinishedCheck | None:
     """The newest check of a policy, against whatever it was."""
     return next(iter(finished_checks(db, revision)), None)
@@ -57,8 +64,14 @@ def newest_checks(db: Database) -> dict[str, FinishedCheck]:
 
 
 def measured_before(db: Database, policy: Policy) -> Iterator[AnswerFigures]:
-    """What finished checks found of a policy in its precision, the newest first: a policy never changes."""
+    """What finished checks found of a policy in its precision, the newest first: a policy never changes.
+
+    But for whether it thinks: of checks from when it did otherwise there is nothing.
+    """
+    now = told_as_now(db)
     for check in finished_checks(db):
+        if check.job_id not in now:
+            continue
         for figures in (check.report.candidate, check.report.against, check.report.anchor):
             if (figures.revision, figures.weights) == (policy.revision, policy.weights):
                 yield figures

@@ -264,9 +264,12 @@ def decide(rule: Rule, findings: Findings) -> GateDecision:
     """
     people_alpha, judge_alpha = alphas(rule, len(findings.panel), findings.number)
     judges = findings.judges if rule.judge_may_decide else ()
+    people = weigh_people(rule, findings, people_alpha)
+    if findings.reward_hacking == "open" and people.standing == "better":
+        findings = replace(findings, reward_hacking=False)  # which is what more comparisons were to tell
     return ruling(
         Weighed(
-            people=weigh_people(rule, findings, people_alpha),
+            people=people,
             panel=tuple(judge_evidence(rule, judge, judge_alpha) for judge in judges if not judge.informs),
             recused=tuple(InformingJudge.of(judge, judge.informs) for judge in judges if judge.informs),
             limits=limits_of(rule, findings),

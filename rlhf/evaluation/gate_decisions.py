@@ -19,7 +19,7 @@ from annotation.translation import N_, _, of_server, speaking
 from rlhf.data import held_out_sets
 from rlhf.evaluation import gate_words, win_rates
 from rlhf.evaluation.check_spec import CheckSpec, chosen_anchor
-from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check
+from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks, newest_check, told_as_now
 from rlhf.evaluation.gate import (
     Findings,
     GateDecision,
@@ -69,13 +69,14 @@ def opponent(db: Database, policy: Policy) -> Policy:
 def checks_of(db: Database, policy: Policy) -> list[FinishedCheck]:
     """The finished checks of a policy against its rival, newest first; others tell nothing about a promotion.
 
-    Nor do those of when the rival answered in another precision, before anything is decided.
+    Nor do those of when the rival answered in another precision, or both thought otherwise, before anything is decided.
     """
     against = opponent(db, policy)
     found = [check for check in finished_checks(db, policy.revision) if check.spec.against == against.revision]
     if policy.status != "candidate":
         return found
-    return [check for check in found if rival_weights(check, against) == against.weights]
+    now = told_as_now(db)
+    return [check for check in found if check.job_id in now and rival_weights(check, against) == against.weights]
 
 
 def rival_weights(check: FinishedCheck, against: Policy) -> str:
@@ -154,11 +155,13 @@ def place_of(db: Database, policy: Policy) -> int:
     """The place of a policy against its rival among all pairs that were checked, by their first check's end.
 
     The next one if there was none yet. Whether a candidate is better than another policy is another question, with a
-    chance of its own to be wrong. Deleted ones count: that chance was spent.
+    chance of its own to be wrong; so it is where both think, or do not any more. Deleted ones count: that chance was
+    spent.
     """
+    now = told_as_now(db)
     ended = sorted((job for job in job_store.checks(db) if job.status == "finished"), key=job_store.ended_at)
-    pairs = [(job.spec.candidate, job.spec.against) for job in ended if isinstance(job.spec, CheckSpec)]
-    known, pair = list(dict.fromkeys(pairs)), (policy.revision, opponent(db, policy).revision)
+    pairs = [(job.spec.candidate, job.spec.against, job.id in now) for job in ended if isinstance(job.spec, CheckSpec)]
+    known, pair = list(dict.fromkeys(pairs)), (policy.revision, opponent(db, policy).revision, True)
     return known.index(pair) + 1 if pair in known else len(known) + 1
 
 
@@ -334,7 +337,7 @@ def cached(db: Database, name: tuple[str, ...], work: Callable[[], Cached]) -> C
                (SELECT value FROM setting WHERE key = 'gate') AS rule,
                (SELECT max(version) FROM rubric) AS rubric,
                (SELECT count(*) FROM prompt WHERE split = 'held-out') AS held_out,
-               (SELECT weights FROM model WHERE algorithm = 'base') AS precision"""
+               (SELECT weights || coalesce(thinking, '') FROM model WHERE algorithm = 'base') AS answers"""
     )
     found = _cache.get(db)
     if found is None or found[0] != stamp:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from statistics import fmean
 
 from annotation import store
@@ -13,6 +13,7 @@ from annotation.database import Database
 from annotation.metrics.evidence import DecidedOutcome, JudgePanel, by_prompt, corrected, win_rate
 from annotation.metrics.intervals_and_bias import Estimate, wilson_interval
 from annotation.metrics.sequential_testing import length_controlled
+from annotation.store import PairedAnswers
 from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation.finished_checks import FinishedCheck, finished_checks
 from rlhf.evaluation.gate import anytime_win_rate
@@ -54,11 +55,11 @@ class PairedOutcomes:
         """
         if not self.compared and len(self.settled) < self.answered:
             return ()
+        first_said = min((one.at for one in self.compared), default=0)
         every: list[PairOutcome | SettledPair] = [*self.compared, *self.settled]
         ordered = sorted(every, key=lambda one: one.response_id)
         return tuple(
-            DecidedOutcome(one.prompt_id, one.outcome, self.judge, at=one.at if isinstance(one, PairOutcome) else 0)
-            for one in ordered
+            DecidedOutcome(one.prompt_id, one.outcome, self.judge, at=max(one.at, first_said)) for one in ordered
         )
 
     @property
@@ -92,6 +93,10 @@ class SettledPair:
     prompt_id: int
     response_id: int
     outcome: float
+    answered: str
+    """When both had answered."""
+    at: int
+    """The last judgement before that. Bets that were made by then did not know it."""
 
 
 def at_equal_lengths(compared: Sequence[PairOutcome], level: float) -> Estimate | None:
@@ -123,15 +128,18 @@ def outcomes_by(
 
     wanted = [pair for pair in store.paired_answers(db, policy.id, other.id) if counts(pair.first, pair.prompt_id)]
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
-    return PairedOutcomes(
-        judge.name,
-        tuple(one for one in paired if counts(one.response_id, one.prompt_id)),
-        tuple(
-            SettledPair(pair.prompt_id, pair.first, pair.settled)
-            for pair in wanted
-            if pair.settled is not None and not pair.compared
-        ),
-        len(wanted),
+    compared = tuple(one for one in paired if counts(one.response_id, one.prompt_id))
+    return PairedOutcomes(judge.name, compared, settled_pairs(db, wanted), len(wanted))
+
+
+def settled_pairs(db: Database, pairs: Sequence[PairedAnswers]) -> tuple[SettledPair, ...]:
+    """Those of the pairs that nobody has to compare and nobody has compared."""
+    return tuple(
+        SettledPair(
+            pair.prompt_id, pair.first, pair.settled, pair.answered, store.last_judgement_before(db, pair.answered)
+        )
+        for pair in pairs
+        if pair.settled is not None and not pair.compared
     )
 
 
@@ -195,50 +203,36 @@ def enters_with(
 ) -> dict[int, list[SettledPair]]:
     """What came of answers that nobody has to compare, by the comparison with which it enters what people say.
 
-    Each enters with a comparison of its own check, drawn by its number: so of these prompts as large a part counts as
-    of those that people have to compare, and they come as mixed. All at once they would be most of the evidence as
+    Each enters with a comparison of its own check (the first that made any once both had answered), drawn by its
+    number: so of these prompts as large a part counts as of those that people have to compare, and they come as mixed.
+    It changes nothing that people had said before. All at once they would be most of the evidence as
     long as people have said little: a rival's few missing answers would promote a candidate that is no better.
     """
     pairs = [pair for pair in store.paired_answers(db, policy.id, other.id) if on is None or pair.prompt_id in on]
-    settled = [
-        SettledPair(pair.prompt_id, pair.first, pair.settled)
-        for pair in pairs
-        if pair.settled is not None and not pair.compared
-    ]
+    settled = settled_pairs(db, pairs)
     if not settled:
         return {}
     rows = db.rows(
-        """SELECT c.id, x.response_id FROM comparison c JOIN comparison_response x ON x.comparison_id = c.id
+        """SELECT c.id, c.created, x.response_id FROM comparison c JOIN comparison_response x ON x.comparison_id = c.id
            WHERE c.candidate_id = :policy AND c.against_id = :other
               OR c.candidate_id = :other AND c.against_id = :policy
            ORDER BY c.id""",
         {"policy": policy.id, "other": other.id},
     )
-    own = {pair.first for pair in pairs}
-    checks = apart([(row["id"], row["response_id"]) for row in rows if row["response_id"] in own])
+    own, times = {pair.first for pair in pairs}, sorted(pair.answered for pair in pairs)
+    checks: dict[
+        int, list[int]
+    ] = {}  # a check answers and then makes its comparisons: by how many pairs there were then
+    for row in rows:
+        if row["response_id"] in own:
+            checks.setdefault(bisect_right(times, row["created"]), []).append(row["id"])
     found: dict[int, list[SettledPair]] = {}
-    for one in settled if checks else ():
-        check = min(checks, key=lambda made: max(made[0][1] - one.response_id, one.response_id - made[-1][1]))
-        comparison = random.Random(one.response_id).choice(sorted(number for number, _answer in check))
-        found.setdefault(comparison, []).append(one)
+    for one in settled:
+        known = bisect_right(times, one.answered)
+        check = next((numbers for there, numbers in checks.items() if there >= known), None)
+        if check is not None:
+            found.setdefault(random.Random(one.response_id).choice(check), []).append(one)
     return found
-
-
-def apart(comparisons: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-    """Comparisons with the candidate's answer, in the order in which they were made, by check; each by its answer.
-
-    A check answers, and then makes its comparisons in an order that is drawn: a new one begins where all answers so
-    far are older than all that follow.
-    """
-    oldest = list(accumulate((answer for _number, answer in reversed(comparisons)), min))[::-1]
-    found: list[list[tuple[int, int]]] = []
-    newest = 0
-    for place, (number, answer) in enumerate(comparisons):
-        if oldest[place] > newest:
-            found.append([])
-        found[-1].append((number, answer))
-        newest = max(newest, answer)
-    return [sorted(check, key=lambda one: one[1]) for check in found]
 
 
 # Rounds whose mean reward is called that of its start and of its end.

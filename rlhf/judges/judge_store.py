@@ -671,7 +671,7 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
     By one judge and the present version of its rubric; or by people (without `judge_id`) who are not left out, once the
     answers were complete. A flagged comparison counts as it was ranked, so that a candidate's worst answers count; a
     flag that ranks nothing does not say which answer it means, and counts as a tie. Answers in another precision than
-    the policy has now are another policy's.
+    the policy has now, or of when it thought and now does not, are another policy's.
     """
     rows = db.rows(
         f"""SELECT c.id, c.prompt_id, c.people_chance, j.id AS judgement_id, j.ranking, j.purpose, j.outcome,
@@ -685,7 +685,8 @@ def pair_outcomes(db: Database, candidate_id: int, against_id: int, judge_id: in
              AND (j.outcome != 'skip' OR j.flag NOT NULL) AND NOT j.early
              AND iif(:judge IS NULL, j.purpose IN ('own', 'adjudication'), j.annotator_id = :judge AND NOT {OUTDATED})
              AND NOT EXISTS (SELECT 1 FROM comparison_response cr JOIN response r ON r.id = cr.response_id
-                 JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id AND r.weights IS NOT m.weights)
+                 JOIN model m ON m.id = r.model_id WHERE cr.comparison_id = c.id
+                     AND (r.weights IS NOT m.weights OR NOT {store.as_told_now(db, "response", "r.id")}))
              AND NOT EXISTS (SELECT 1 FROM exclusion e WHERE e.annotator_id = j.annotator_id AND e.excluded
                  AND e.id = (SELECT max(id) FROM exclusion l WHERE l.annotator_id = e.annotator_id))
            ORDER BY j.id""",
@@ -742,9 +743,11 @@ def left_to_judges(db: Database, candidate_id: int, against_id: int) -> list[Lef
     By the first draw of each prompt: what people compare of it later changes no bet that was made with it.
     """
     rows = db.rows(
-        """SELECT c.id AS comparison_id, c.prompt_id, c.people_given AS given FROM comparison c
+        f"""SELECT c.id AS comparison_id, c.prompt_id, c.people_given AS given FROM comparison c
            WHERE c.people_drawn = 0 AND c.people_chance > 0 AND c.id IN (SELECT min(f.id) FROM comparison f
-               WHERE f.candidate_id = :candidate AND f.against_id = :against GROUP BY f.prompt_id)
+               JOIN comparison_response x ON x.comparison_id = f.id
+               WHERE f.candidate_id = :candidate AND f.against_id = :against
+                   AND {store.as_told_now(db, "response", "x.response_id")} GROUP BY f.prompt_id)
            ORDER BY c.id""",
         {"candidate": candidate_id, "against": against_id},
     )

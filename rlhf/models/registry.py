@@ -218,11 +218,17 @@ def set_thinking(db: Database, thinking: Thinking) -> int:
     """Say whether the base is told not to think. Prompts that it was fed keep the text that it was fed.
 
     All policies answer otherwise then, so what they have answered and nobody has judged is put before nobody any more;
-    returns how many comparisons that are.
+    returns how many comparisons that are. What was found of them until then decides nothing until they think so again.
+    Raises UserError while a check runs: it would measure both.
     """
     with db.transaction() as connection:
-        if by_revision(db, "base").thinking == thinking:
+        before = by_revision(db, "base").thinking
+        if before == thinking:
             return 0
+        if db.value("SELECT 1 FROM job WHERE kind = 'check' AND status IN ('running', 'cancelling')"):
+            raise UserError(_("A check is running. Wait until it has ended, or cancel it on the Runs tab."))
+        if (before == "off") != (thinking == "off"):
+            store.note_change_of_thinking(db, before == "off")
         connection.execute("UPDATE model SET thinking = ? WHERE revision = 'base'", (thinking,))
         return store.withdraw_open(db)
 

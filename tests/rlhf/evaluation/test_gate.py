@@ -324,11 +324,17 @@ def test_a_missing_number_never_passes(figure: str) -> None:
 
 
 def test_reward_hacking_that_can_not_be_told_yet_waits_for_comparisons() -> None:
-    for rule, people, judges in ((ASKED, BETTER, ()), (WITH_JUDGE, FEW, (judge(),))):
-        decision = decide(rule, found(people, *judges, reward_hacking="open"))
-        assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
-        assert decision.more, "comparisons would help"
-        assert (decision.reason, limit(decision, "no-reward-hacking").verdict) == ("untold", "open")
+    decision = decide(WITH_JUDGE, found(FEW, judge(), reward_hacking="open"))
+    assert (decision.verdict, decision.more_by) == ("not enough evidence", None)
+    assert decision.more, "comparisons would help"
+    assert (decision.reason, limit(decision, "no-reward-hacking").verdict) == ("untold", "open")
+
+
+def test_what_people_have_found_better_by_whatever_evidence_has_hacked_no_reward() -> None:
+    """Else one that judges' verdicts helped to show better would wait for more comparisons, and be given up."""
+    decision = decide(ASKED, found(BETTER, reward_hacking="open"))
+    assert (decision.verdict, limit(decision, "no-reward-hacking").verdict) == ("promote", "pass")
+    assert decide(ASKED, found(BETTER, reward_hacking=True)).verdict == "reject"
 
 
 def test_findings_without_anything_in_them_decide_nothing() -> None:

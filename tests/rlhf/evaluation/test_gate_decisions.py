@@ -645,6 +645,35 @@ def test_what_was_left_to_judges_helps_people_and_its_chance_is_that_of_the_draw
     assert len(corrected_by_judges(gate_decisions.findings(db, made)).outcomes) == drawn + 5
 
 
+def test_what_answers_show_without_anybody_changes_no_bet_that_was_made_before_them(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same answers tie for every judge; were they taken as said from the start, a later check would change bets."""
+    monkeypatch.setattr("annotation.store.secrets.SystemRandom", lambda: Random(3))
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    made = make_candidate(db, data_dir, number=40, share=0.4)
+    judge_says(db, judge, made)
+    people_say(db, judge_store.open_to_people(db, made.id, 1), "candidate")
+    finish_check(db, data_dir, made, "j")
+    before = corrected_by_judges(gate_decisions.findings(db, made))
+    for prompt in seed_prompts(db, 30, "held-out")[-30:]:
+        for model_id in (1, made.id):
+            text = "The same." if prompt.id % 2 else f"policy {model_id} answers {prompt.text}"
+            store.add_response(db, make_response(prompt, text, model_id, seed=prompt.id), "check")
+    store.compare_policies(db, made.id, 1, share=0.4)
+    finish_check(db, data_dir, made, "j")
+    assert corrected_by_judges(gate_decisions.findings(db, made)) == before
+    # Nor does the first word of a judge that is asked later.
+    late = judge_store.add(db, "late", "local", {"model": "base"}, "owner")
+    judge_says(db, late, made)
+    finish_check(db, data_dir, made, "j, late")
+    after = corrected_by_judges(gate_decisions.findings(db, made))
+    assert (after.outcomes, after.prompts, after.spent) == (before.outcomes, before.prompts, before.spent)
+    # What people compare from now on is corrected by these too.
+    people_say(db, judge_store.open_to_people(db, made.id, 1), "candidate")
+    assert corrected_by_judges(gate_decisions.findings(db, made)).spent > before.spent
+
+
 def test_people_get_a_share_by_what_is_known_of_the_judges_before(db: Database, data_dir: Path) -> None:
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     agreeing_people(db, judge, 30)
@@ -1256,6 +1285,38 @@ def test_people_and_what_was_judged_are_counted_once_whatever_the_scope(db: Data
     assert win_rates.judged_for(db, by_ppo) == 21
 
 
+def test_what_was_found_of_policies_that_thought_decides_nothing_while_they_do_not(
+    db: Database, data_dir: Path
+) -> None:
+    made = make_candidate(db, data_dir)
+    judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
+    judge_says(db, judge, made)
+    people_say(db, 15, "candidate")
+    finish_check(db, data_dir, made, "j")
+    before, decision = gate_decisions.findings(db, made), gate_decisions.decision_on(db, made)
+    assert (before.number, decision.verdict) == (1, "promote")
+    registry.set_thinking(db, "template")
+    after = gate_decisions.findings(db, made)
+    assert (after.people, after.judges, after.prompts, after.left_to_judges) == ((), (), None, {})
+    assert gate_decisions.decision_on(db, made).verdict == "not enough evidence"
+    assert held_out_sets.compared_before(db, made, registry.serving(db)) == {}
+    # A check of them as they are now is another question, with a chance of its own to be wrong.
+    finish_check(db, data_dir, made)
+    assert gate_decisions.findings(db, made).number == 2
+    registry.set_thinking(db, "off")
+    again = gate_decisions.findings(db, made)
+    assert (again.people, again.judges, again.prompts) == (before.people, before.judges, before.prompts)
+    assert gate_decisions.decision_on(db, made).verdict == "promote"
+
+
+def test_whether_a_base_thinks_stays_as_it_is_while_a_check_runs(db: Database, data_dir: Path) -> None:
+    made = make_candidate(db, data_dir)
+    job_store.claim(db, job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann"), "w")
+    with pytest.raises(UserError, match="A check is running"):
+        registry.set_thinking(db, "template")
+    assert registry.no_thinking(db)
+
+
 def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir, number=4)
     people_say(db, 1, "candidate")
@@ -1271,7 +1332,7 @@ def test_whether_a_base_thinks_withdraws_what_was_answered_otherwise(db: Databas
     # Nobody takes them up again who has people compare what was left to judges, and what was said stays said.
     assert (store.ask_people_of_candidate(db, made.id, 1), judge_store.open_to_people(db, made.id, 1)) == (0, 0)
     assert win_rates.could_be_asked(db, made, registry.by_revision(db, "base")) == 0
-    assert len(gate_decisions.findings(db, made).people) == 1
+    assert db.value("SELECT count(*) FROM current_judgement") == 1
 
 
 def test_people_rate_a_policy_against_the_base(db: Database, data_dir: Path) -> None:

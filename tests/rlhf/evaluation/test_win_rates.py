@@ -36,11 +36,12 @@ def answer(db: Database, prompt: Prompt, policy: Policy, text: str) -> None:
 @pytest.fixture
 def checked(db: Database, data_dir: Path) -> Policy:
     """A candidate that a judge prefers on eight prompts, on five of which nobody has to be asked."""
-    made, base = make_candidate(db, data_dir, number=8), registry.by_revision(db, "base")
-    for prompt, (own, other) in zip(seed_prompts(db, 5, "held-out")[-5:], SETTLED, strict=True):
+    made, base = make_candidate(db, data_dir, number=0), registry.by_revision(db, "base")
+    texts = (*SETTLED, *((f"Long, {number}.", f"Short, {number}.") for number in range(8)))
+    for prompt, (own, other) in zip(seed_prompts(db, 13, "held-out")[-13:], texts, strict=True):
         answer(db, prompt, made, own)
         answer(db, prompt, base, other)
-    assert store.compare_policies(db, made.id, base.id) == 0, "nobody is asked about them"
+    assert store.compare_policies(db, made.id, base.id) == 8, "nobody is asked about the others"
     judge = judge_store.add(db, "j", "local", {"model": "base"}, "owner")
     judge_says(db, judge, made)
     rate = win_rates.outcomes_by(db, judge, made, base).rate()

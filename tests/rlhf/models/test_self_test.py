@@ -80,6 +80,14 @@ def test_what_happens_behind_the_output_matrix_unknown_to_us_is_refused() -> Non
         try_loaded(model.train())
 
 
+def test_a_model_that_draws_unlikely_tokens_now_and_then_is_not_refused_for_it() -> None:
+    """Half of what it draws are words of which each is unlikely, as in a vocabulary of a hundred thousand."""
+    model = built("llama", vocab_size=100_000)
+    torch.nn.init.zeros_(model.lm_head.weight)
+    model.lm_head.bias = torch.nn.Parameter(torch.cat([torch.zeros(1), torch.full((99_999,), -11.6)]))
+    assert try_loaded(model.train()) == SelfTestResult(packs=True, shares_prompts=True)
+
+
 def saved(directory: Path, family: str, **settings: Any) -> Path:
     """A tiny model of this family with a tokenizer."""
     tokenizer = build_tokenizer()
