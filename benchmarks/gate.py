@@ -273,7 +273,9 @@ def first_over(capitals: np.ndarray[Any, Any], wanted: float) -> int:
 def cells() -> list[Cell]:
     """Candidates that are no better, in every way to be fooled by them."""
     alone = [Cell(EVEN, prompts, clusters) for prompts in (60, 200) for clusters in CLUSTERED]
-    again = [Cell(EVEN, prompts, clusters, repeats=3) for prompts in (20, 60) for clusters in CLUSTERED]
+    again = [Cell(EVEN, prompts, clusters, repeats=3) for prompts in (20, 60, 200) for clusters in CLUSTERED]
+    both: tuple[Panel, ...] = ("85", "biased")
+    again += [Cell(EVEN, prompts, "same winner", judge, repeats=3) for prompts in (60, 200) for judge in both]
     panels: tuple[Panel, ...] = ("coin", "flattered coin", "75", "85", "95", "biased", "trained-in", "hostile")
     helped = [Cell(EVEN, 200, clusters, judge) for judge in panels for clusters in ("alike", "same winner")]
     few = [Cell(EVEN, prompts, "beta", judge) for prompts in (20, 60, 120) for judge in panels]

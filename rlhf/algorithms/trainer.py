@@ -136,6 +136,14 @@ def average_gradients(accelerator: Any, parameters: Iterable[torch.nn.Parameter]
             parameter.grad = accelerator.reduce(parameter.grad, "mean")
 
 
+def share_of_peak(done: int, steps: int, warmup_steps: int) -> float:
+    """Which share of the peak the learning rate has in the step that comes after `done` of so many steps.
+
+    It is warmed up, then falls linearly to zero. The first step has a share, too: what it sees is learnt from.
+    """
+    return min((done + 1) / max(warmup_steps, 1), (steps - done) / max(steps - warmup_steps, 1))
+
+
 def diverged_sentence(what: Diverging, step: int, checkpoints: Path) -> str:
     """What to do about a loss or gradient that is no number."""
     last = newest_checkpoint(checkpoints)

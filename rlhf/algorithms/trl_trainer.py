@@ -1,6 +1,6 @@
 """What supervised, reward and preference training share: TRL's trainers with an algorithm's own loss, on a run's way.
 
-TRL brings batching, data order, optimiser and schedule, through what it and transformers promise; the little that they
+TRL brings batching, data order and optimiser, through what it and transformers promise; the little that they
 don't is in `rlhf.algorithms.trl_private`. Departures from it, in all three:
 
 - An algorithm says how many items a batch has and what their loss is; that is divided by the items of a whole optimiser
@@ -21,12 +21,14 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerState
 
 from annotation.records import Prompt
@@ -43,6 +45,7 @@ from rlhf.algorithms.trainer import (
     passes_here,
     recomputing,
     refuse_missing_optimiser,
+    share_of_peak,
 )
 from rlhf.algorithms.trl_private import WithoutPreparation
 from rlhf.jobs.job_spec import TrainingSpec
@@ -59,6 +62,7 @@ class JobTrainer(WithoutPreparation):
     args: Any
     model: Any
     optimizer: Any
+    lr_scheduler: Any
     accelerator: Any
     state: Any
     processing_class: Any
@@ -82,6 +86,13 @@ class JobTrainer(WithoutPreparation):
         self.pass_tokens, self.recompute = passes_here(start.ground, self.spec)
         if start.adapter is not None:
             load_adapter(self.model, start.adapter)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The learning rate by the step. That of transformers is 0 in the first, whose items would teach nothing."""
+        if self.lr_scheduler is None:
+            share = partial(share_of_peak, steps=num_training_steps, warmup_steps=self.spec.warmup_steps)
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, share)
+        return self.lr_scheduler
 
     # ---- the loss
     def items_in(self, batch: Any) -> Tensor:
@@ -191,7 +202,6 @@ def arguments(spec: TrainingSpec, checkpoints: Path, run: Run | None = None) -> 
         "bf16": dtype_of(spec.precision) == torch.bfloat16,
         "gradient_checkpointing": False,  # `learn` sees to it
         "learning_rate": spec.learning_rate,
-        "warmup_steps": spec.warmup_steps,
         "num_train_epochs": spec.epochs,
         "max_steps": run.measured_steps if run is not None and run.measured_steps else -1,
         "per_device_train_batch_size": spec.batch_size,

@@ -77,6 +77,7 @@ from rlhf.algorithms.trainer import (
     diverged_sentence,
     recomputing,
     refuse_missing_optimiser,
+    share_of_peak,
     start_of,
     stored_before,
 )
@@ -444,8 +445,7 @@ class Learner:
         """The step size of the coming optimiser step: warmed up, then linearly to zero."""
         spec, each = self.spec, self.spec.epochs * self.spec.minibatches
         done, total = self.state.step * each + self.state.updates, spec.steps * each
-        falling = (total - done) / max(total - spec.warmup_steps, 1)
-        return spec.learning_rate * min((done + 1) / max(spec.warmup_steps, 1), falling)
+        return spec.learning_rate * share_of_peak(done, total, spec.warmup_steps)
 
     # ---- as `TrainingProgress` asks
     def weights(self) -> dict[str, nn.Parameter]:

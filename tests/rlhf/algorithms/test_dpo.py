@@ -677,6 +677,14 @@ def assert_as_if_unbroken(unbroken: Unbroken, job: job_store.Job) -> None:
     assert [entry["loss"] for entry in curve] == pytest.approx([entry["loss"] for entry in unbroken.curve], rel=1e-3)
 
 
+def test_each_step_has_a_learning_rate_the_first_one_too(unbroken: Unbroken) -> None:
+    """At a rate of 0 what the first step sees would teach nothing, in a run that may have a dozen."""
+    rates = [entry["learning_rate"] for entry in unbroken.curve if "learning_rate" in entry]
+    assert unbroken.spec.warmup_steps == 2
+    rising, falling = [0.5, 1.0], [1 - step / (STEPS - 2) for step in range(1, STEPS - 2)]
+    assert rates == pytest.approx([unbroken.spec.learning_rate * share for share in (*rising, 1.0, *falling)])
+
+
 def test_a_worker_killed_at_a_random_step_is_resumed_to_the_weights_of_an_unbroken_run(unbroken: Unbroken) -> None:
     """SIGKILL, marked lost by its silence, resumed by another process from the last whole checkpoint."""
     machine = unbroken.machine
