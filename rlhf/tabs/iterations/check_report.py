@@ -55,12 +55,12 @@ def serving_card(
         + facts(
             (
                 (
-                    _("Waiting to be judged"),
+                    _("In stock"),
                     _("{train} for training, {held_out} held-out").format(
                         train=stock["train"], held_out=stock["held-out"]
                     ),
                 ),
-                (_("Also waiting"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
+                (_("Also in stock"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
                 (_("Answers drawn"), str(counts.total)),
                 (_("Ended by themselves"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
                 (_("Dropped: empty"), str(counts.empty)),
