@@ -980,22 +980,37 @@ def judged_by_all(db: Database) -> int:
     return int(db.value("SELECT count(*) FROM claim WHERE state = 'judged'"))
 
 
-def open_comparisons(db: Database) -> dict[int, int]:
-    """How many comparisons have fewer annotators than the project wants, by their number of answers."""
+# Of a comparison `c`: that people may still be given it; parameters as `asked_of` has them.
+TO_HAND_OUT = """(c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
+    AND c.taken < iif(c.candidate_id IS NULL, :overlap, :measured))"""
+# That it waits for people: it is to be handed out, is in somebody's hands, or is assigned.
+WAITS_FOR_PEOPLE = f"""({TO_HAND_OUT} OR c.purpose = 'preference' AND (c.assigned = 1
+    OR c.id IN (SELECT comparison_id FROM claim WHERE state = 'held' AND slot IS NOT NULL)))"""
+
+
+def asked_of(db: Database) -> dict[str, int]:
+    """How many annotators a comparison has, and one of a candidate."""
+    project = store.project(db)
+    return {"overlap": project.overlap, "measured": int(project.candidate_share > 0)}
+
+
+def waiting_for_people(db: Database) -> dict[int, int]:
+    """How many comparisons wait for people, by their number of answers."""
     rows = db.rows(
-        """SELECT size, count(*) AS n FROM (SELECT (SELECT count(*) FROM comparison_response cr
-               WHERE cr.comparison_id = c.id) AS size FROM comparison c
-               WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
-                 AND c.taken < iif(c.candidate_id IS NULL, ?, 1))
+        f"""SELECT size, count(*) AS n FROM (SELECT (SELECT count(*) FROM comparison_response cr
+               WHERE cr.comparison_id = c.id) AS size FROM comparison c WHERE {WAITS_FOR_PEOPLE})
            GROUP BY size ORDER BY size""",
-        (store.project(db).overlap,),
+        asked_of(db),
     )
     return {row["size"]: row["n"] for row in rows}
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """How many open comparisons one annotator would be given, one after the other; gold and re-asks aside."""
+    """How many of the comparisons that wait for people one annotator would be given, or is to settle.
+
+    Gold and re-asks come in between, and count in hand only.
+    """
 
     count: int
     """All of them, what is in hand included."""
@@ -1007,16 +1022,13 @@ def waiting_for(db: Database, annotator_id: int) -> Waiting:
     """What waits for this annotator: neither what they have judged, nor what is first somebody else's to judge."""
     if quota_reached(db, annotator_id):
         return Waiting(0, {})
-    project = store.project(db)
+    asked = asked_of(db)
     rows = db.rows(
         f"""SELECT c.candidate_id, count(*) AS n FROM comparison c
-            WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.assigned = 0 AND ({UNSEEN})
-              AND CASE WHEN c.candidate_id NOT NULL
-                    THEN c.asks = 'people' AND c.state = 'ready' AND c.taken = 0 AND :measured
-                  WHEN c.asked_by = :annotator AND c.taken = 0 THEN 1
-                  ELSE c.asks = 'people' AND c.taken < :overlap AND (c.asked_by IS NULL OR c.taken > 0) END
+            WHERE {TO_HAND_OUT} AND c.assigned = 0 AND ({UNSEEN})
+              AND (c.asked_by IS NULL OR c.taken > 0 OR c.asked_by = :annotator)
             GROUP BY c.candidate_id""",
-        {"annotator": annotator_id, "overlap": project.overlap, "measured": project.candidate_share > 0},
+        {"annotator": annotator_id, **asked},
     )
     of_candidates = {row["candidate_id"]: row["n"] for row in rows if row["candidate_id"] is not None}
     in_hand = db.row(
@@ -1025,7 +1037,7 @@ def waiting_for(db: Database, annotator_id: int) -> Waiting:
              AND (k.purpose != 'adjudication' OR k.assigned_by IS NULL)""",
         (annotator_id,),
     )
-    count = sum(row["n"] for row in rows) + given_to(db, annotator_id, project.overlap)
+    count = sum(row["n"] for row in rows) + given_to(db, annotator_id, asked["overlap"])
     if in_hand is not None and in_hand["candidate_id"] is not None:
         of_candidates[in_hand["candidate_id"]] = of_candidates.get(in_hand["candidate_id"], 0) + 1
     return Waiting(count + (in_hand is not None), of_candidates)
@@ -1036,22 +1048,16 @@ MOST_COUNTED = 100
 
 
 def waiting_for_others(db: Database, annotator_id: int) -> int:
-    """How many open comparisons somebody else who can sign in has not judged or skipped; not counted on for ever."""
+    """How many of them wait for somebody else who can sign in, and has not skipped them; not counted on for ever."""
     return int(
         db.value(
-            f"""SELECT count(*) FROM (SELECT 1 FROM comparison c
-                WHERE c.purpose = 'preference' AND c.state IN ('ready', 'writing') AND c.asks = 'people'
-                  AND c.taken < iif(c.candidate_id IS NULL, :overlap, :measured)
+            f"""SELECT count(*) FROM (SELECT 1 FROM comparison c WHERE {WAITS_FOR_PEOPLE}
                   AND EXISTS (SELECT 1 FROM annotator a WHERE a.active AND a.kind = 'person' AND a.id != :annotator
                       AND (c.asked_by IS NULL OR c.taken > 0 OR c.asked_by = a.id) AND a.id NOT IN ({REACHED_QUOTA})
                       AND NOT EXISTS (SELECT 1 FROM claim k WHERE k.annotator_id = a.id AND k.comparison_id = c.id
                           AND k.state IN ('judged', 'skipped')))
                 LIMIT {MOST_COUNTED + 1})""",
-            {
-                "annotator": annotator_id,
-                "overlap": store.project(db).overlap,
-                "measured": int(store.project(db).candidate_share > 0),
-            },
+            {"annotator": annotator_id, **asked_of(db)},
         )
     )
 

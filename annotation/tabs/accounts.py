@@ -105,11 +105,11 @@ def build(demo: gr.Blocks, context: Context) -> None:
             gr.Markdown(_("## Change an account"))
             account = gr.Dropdown([], label=_("Account"), allow_custom_value=True)
             with gr.Row():
-                reset = gr.Button(_("Reset password"), size="md", min_width=130)
-                make_admin = gr.Button(_("Make admin"), size="md", min_width=130)
-                make_annotator = gr.Button(_("Make annotator"), size="md", min_width=130)
-                shut_out = gr.Button(_("Deactivate"), variant="stop", size="md", min_width=130)
-                let_in = gr.Button(_("Reactivate"), size="md", min_width=130)
+                reset = act_button(_("Reset password"))
+                make_admin = act_button(_("Make admin"))
+                make_annotator = act_button(_("Make annotator"))
+                shut_out = act_button(_("Deactivate"), "stop")
+                let_in = act_button(_("Reactivate"))
             with gr.Column(visible=False) as confirm:
                 question = html_box()
                 with gr.Row():
@@ -121,9 +121,10 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 label=_("Groups"), info=_("Names with commas between them; comparisons can be assigned to a group.")
             )
             quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
-            save = gr.Button(_("Save groups and judgements"), size="md")
+            save = act_button(_("Save groups and judgements"))
     wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
-    bar, fields, admin = place_bar(), [groups, quota, language], guarded(context, "admin")
+    acts = [reset, make_admin, make_annotator, shut_out, let_in, save]
+    bar, fields, admin = place_bar(), [groups, quota, language, *acts], guarded(context, "admin")
     asking = [confirm, question, asked]
     page = [listed, account, outcome, secret, *fields, bar, *asking]
     visits(bar, context, visiting(db), [], [account, outcome, secret, *fields, *asking], api_name="account-visit")
@@ -142,11 +143,15 @@ def build(demo: gr.Blocks, context: Context) -> None:
     let_in.click(admin(activating(db)), account, api_name="account-activate", **common)
 
 
+def act_button(words: str, variant: Any = "secondary") -> gr.Button:
+    """A button that changes the chosen account, which is none at first."""
+    return gr.Button(words, variant=variant, size="md", min_width=130, interactive=False)
+
+
 def page_of(db: Database, outcome: str = "", account: str | None = None, password: str = "") -> tuple[Any, ...]:
     """The table, the choice of accounts, what was done, and a new password, alone so that it can be copied.
 
-    Then the groups, the quota and the language of the account that is chosen now, and its address; last that nothing is
-    asked any more.
+    Then `fields_of` the account that is chosen now, and its address; last that nothing is asked any more.
     """
     shown, names = accounts_table(db)
     password_box = gr.Textbox(value=password, visible=bool(password))
@@ -181,11 +186,15 @@ def place_of(account: str | None) -> Place:
 
 
 def fields_of(db: Database, entry: Account | None) -> tuple[Any, ...]:
-    """The groups, the quota and the language of the chosen account; nothing where none is."""
-    if entry is None:
-        return "", gr.update(value=None), gr.Dropdown([], value=None)  # Gradio draws a number without a value as 0
+    """The groups, the quota and the language of the chosen account, and whether its buttons can be pressed.
+
+    Nothing where none is chosen.
+    """
+    acts = (gr.update(interactive=entry is not None),) * 6
+    if entry is None:  # Gradio draws a number without a value as 0
+        return "", gr.update(value=None), gr.Dropdown([], value=None), *acts
     names = ", ".join(annotator_groups.groups_of_each(db).get(entry.id, ()))
-    return names, gr.update(value=entry.quota), gr.Dropdown(languages(), value=entry.language or "")
+    return names, gr.update(value=entry.quota), gr.Dropdown(languages(), value=entry.language or ""), *acts
 
 
 def judged(entry: Account) -> str:
@@ -356,7 +365,7 @@ def choosing(db: Database) -> Any:
     """The handler of the choice of an account."""
 
     def choose_account(annotator: Annotator, account: str | None) -> Any:
-        """The groups, the quota and the language of the chosen one; nothing while no whole name is typed."""
+        """What the chosen one's fields show; nothing while no whole name is typed."""
         entry = entry_of(db, account)
         return [*fields_of(db, entry), gr.skip() if entry is None else told(place_of(account)), *unasked()]
 

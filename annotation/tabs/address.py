@@ -62,12 +62,13 @@ def visits(
     """
 
     def show(annotator: Any, event: Any, *values: Any) -> list[Any]:
-        place = place_in(event.get("part", "") if isinstance(event, dict) else "")
+        asked = event.get("part", "") if isinstance(event, dict) else ""
+        place = place_in(asked)
         sent = list(handler(annotator, place, *values))
         if bar not in outputs:
-            return [*sent, answering_visit(told(place))]
+            return [*sent, answering_visit(told(place), asked)]
         at = [*outputs].index(bar)
-        return [*sent[:at], answering_visit(sent[at]), *sent[at + 1 :]]
+        return [*sent[:at], answering_visit(sent[at], asked), *sent[at + 1 :]]
 
     show.__name__ = handler.__name__
     listen: Callable[..., Any] = bar.visit
@@ -85,10 +86,10 @@ def told(place: Place, step: bool = True, shows: Place | None = None) -> str:
     return json.dumps([next(ANSWERS), "step" if step else "replace", place.part(), (shows or place).part()])
 
 
-def answering_visit(value: str) -> str:
-    """What a handler says for the bar, as the answer to a visit: what was typed meanwhile stays."""
+def answering_visit(value: str, asked: Any) -> str:
+    """What a handler says for the bar, as the answer to a visit of the part `asked`: what was typed meanwhile stays."""
     number, _how, *parts = json.loads(value)
-    return json.dumps([number, "visit", *parts])
+    return json.dumps([number, "visit", *parts, asked])
 
 
 GUIDE: Final = """

@@ -14,6 +14,7 @@ let last = 0;
 const FIELD = ":is(textarea, input:is([type=text], [type=number]):not([role])):not(.of-subject *)";
 const typed = new Map();
 let visiting = null; // the part whose visit that is
+let late = false; // whether the answer to an earlier visit has been drawn since
 
 panel.addEventListener("input", ({ target }) => {
   if (visiting !== null && target.matches(FIELD)) typed.set(target, target.value);
@@ -30,10 +31,16 @@ function putBack() {
 
 function visit() {
   typed.clear();
+  late = false;
   clearTimeout(asking);
-  asking = setTimeout(answered, PATIENCE_MS);
+  asking = setTimeout(unanswered, PATIENCE_MS);
   visiting = visited = address.part(props.tabs);
   trigger("visit", { part: visited });
+}
+
+function unanswered() {
+  if (late) visited = null; // what is drawn is not what is looked at
+  answered();
 }
 
 function answered() {
@@ -50,9 +57,13 @@ function look() {
 }
 
 watch("value", () => {
-  const [number, how, part, shows] = JSON.parse(props.value);
+  const [number, how, part, shows, asked] = JSON.parse(props.value);
   const answers = how === "visit";
-  const led = address.part(props.tabs) !== (answers ? visiting : visited); // meanwhile, by a person
+  if (answers && visiting !== null && asked !== visiting) { // of a place that was left: that of the next one comes
+    late = true;
+    return;
+  }
+  const led = address.part(props.tabs) !== (answers ? asked : visited); // meanwhile, by a person
   if (answers && led) visited = null; // it has drawn what is looked at no more
   else if (answers) setTimeout(putBack); // when Gradio has filled the fields
   if (answers) visiting = null;

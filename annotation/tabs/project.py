@@ -77,12 +77,12 @@ def share_of(value: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------ what is shown
 def counts_card(db: Database) -> str:
     """Who can judge and what there is to judge, in a sentence each."""
-    people, sizes, gold = access.active_people(db), claims.open_comparisons(db), claims.gold_comparisons(db)
+    people, sizes, gold = access.active_people(db), claims.waiting_for_people(db), claims.gold_comparisons(db)
     by_size = ", ".join(
         _("{count:,} with {size} answers").format(count=count, size=size) for size, count in sizes.items()
     ) or _("none")
     lines = [
-        _("{people} can judge · open comparisons: {by_size} · gold ones: {gold:,}").format(
+        _("{people} can judge · waiting for people: {by_size} · gold comparisons: {gold:,}").format(
             people=people, by_size=by_size, gold=gold
         ),
     ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from annotation import claims
 from annotation.database import Database
 from annotation.records import Message
 from rlhf.judges import judge_store
@@ -134,14 +135,14 @@ def comparison(db: Database, number: int | None = None) -> PromptComparison | No
 
 @dataclass(frozen=True)
 class JudgingStatus:
-    """Who is asked about the comparisons of which no person has judged any, by number."""
+    """Whom the comparisons wait for, and what judges alone came to, by number."""
 
     judges: int
     """They wait for an AI judge."""
     people: int
-    """They wait for people, whom judges did not come before."""
+    """They wait for people."""
     why: Mapping[str, int]
-    """They wait for people, by why: 'flip', 'disagreement', 'unsure' or 'audit'."""
+    """Those of them that judges came before, by why: 'flip', 'disagreement', 'unsure' or 'audit'."""
     settled: int
     """By judges, without people."""
     given_up: int
@@ -149,17 +150,22 @@ class JudgingStatus:
 
 
 def judging_status(db: Database) -> JudgingStatus:
-    """How the comparisons stand that neither an annotator asked for nor measure a candidate."""
+    """Whom comparisons wait for; of judges not those that an annotator asked for or that measure a candidate."""
     rows = db.rows(
         """SELECT asks, asks_why, count(*) AS n FROM comparison
            WHERE purpose = 'preference' AND state = 'ready' AND asked_by IS NULL AND candidate_id IS NULL
-             AND (asks = 'nobody' OR taken = 0) GROUP BY asks, asks_why"""
+             AND (asks = 'nobody' OR asks = 'judges' AND taken = 0) GROUP BY asks, asks_why"""
     )
     found = {(row["asks"], row["asks_why"]): row["n"] for row in rows}
+    people = db.rows(
+        f"""SELECT iif(asks = 'people', asks_why, NULL) AS why, count(*) AS n FROM comparison c
+            WHERE {claims.WAITS_FOR_PEOPLE} GROUP BY why""",
+        claims.asked_of(db),
+    )
     return JudgingStatus(
         judges=sum(n for (asks, _), n in found.items() if asks == "judges"),
-        people=found.get(("people", None), 0),
-        why={why: n for (asks, why), n in found.items() if asks == "people" and why is not None},
+        people=sum(row["n"] for row in people),
+        why={row["why"]: row["n"] for row in people if row["why"] is not None},
         settled=found.get(("nobody", None), 0),
         given_up=found.get(("nobody", "unsure"), 0),
     )

@@ -29,16 +29,18 @@ def snapshot_content(data_dir: Path, sha256: str) -> bytes:
     path = snapshot_path(data_dir, sha256)
     if not path.is_file():
         raise UserError(
-            _("The frozen data {path} is gone. Restore it, or start a new run with the present judgements.").format(
-                path=path
-            )
+            _(
+                "The frozen data {snapshot} is gone from the data directory. Put it back, or start a new run with the "
+                "present judgements."
+            ).format(snapshot=sha256[:12])
         )
     content = path.read_bytes()
     if hash_of(content).hexdigest() != sha256:
         raise UserError(
-            _("The frozen data {path} was changed (its sha256 differs). Restore it, or start a new run.").format(
-                path=path
-            )
+            _(
+                "The frozen data {snapshot} was changed in the data directory (its sha256 differs). Put it back as it "
+                "was, or start a new run."
+            ).format(snapshot=sha256[:12])
         )
     return content
 

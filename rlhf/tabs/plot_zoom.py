@@ -30,6 +30,15 @@ MOST = 1e12
 # The ends of an axis that follows its data. Of None, Gradio would tell the browser nothing.
 ALL = [None, None]
 REFERENCE_HUE = HUES[-1]
+# Steps are whole: of a few, the plot would write 1.0, 1.5, 2.0, and Gradio lets nobody say where numbers stand.
+WHOLE = """
+const box = element.closest("[id$='-box']");
+new MutationObserver(() => {
+  for (const text of box.querySelectorAll(".role-axis[aria-label^=X] .role-axis-label text")) {
+    if (text.textContent.includes(".")) text.textContent = "";
+  }
+}).observe(box, { childList: true, characterData: true, subtree: true });
+"""
 
 
 @dataclass(frozen=True)
@@ -64,13 +73,14 @@ def lay_out(name: str, label: str) -> dict[str, Any]:
             y=VALUE,
             color=LINE,
             color_title="",
+            x_axis_format=",~f",
             y_axis_format="~g",
             tooltip="axis",
             height=360,
             buttons=["export", "fullscreen"],
             elem_id=f"{name}-plot",
         )
-        values = html_box()
+        values = html_box(js_on_load=WHOLE)
     # Twice: Gradio 6.31 draws a frame with the colours of the lines that it has, so those come first.
     return dict(zip(names(name), (box, choice, whole, plot, plot, values), strict=True))
 

@@ -159,6 +159,23 @@ def test_a_skipped_comparison_is_no_stock(db: Database, ann: Annotator) -> None:
     assert store.stock_sizes(db, 1) == {"train": 0, "held-out": 0}
 
 
+def test_what_waits_for_people_is_all_that_some_are_still_to_judge(
+    db: Database, ann: Annotator, bob: Annotator
+) -> None:
+    """Also what is in somebody's hands, until as many as shall have judged it."""
+    store.set_project(db, replace(store.project(db), overlap=2))
+    seed_comparisons(db, 2)
+    assert claims.waiting_for_people(db) == {2: 2}
+    first = in_hand(db, ann)
+    claims.judge(db, ann.id, first.nonce, act("tie"))
+    assert in_hand(db, bob).comparison_id == first.comparison_id, "what is begun goes first"
+    assert claims.waiting_for_people(db) == {2: 2}
+    assert (claims.waiting_for(db, ann.id).count, claims.waiting_for_others(db, ann.id)) == (1, 2)
+    claims.judge(db, bob.id, in_hand(db, bob).nonce, act("tie"))
+    assert claims.waiting_for_people(db) == {2: 1}
+    assert claims.waiting_for_others(db, ann.id) == 1
+
+
 # -------------------------------------------------------------------------------------------------------- judgements
 def test_an_own_prompt_that_nobody_comes_back_to_is_no_stock(db: Database, ann: Annotator, bob: Annotator) -> None:
     """Nobody else gets it before its asker: counted as stock, it would keep everybody waiting for answers."""

@@ -113,6 +113,39 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     page.context.close()
 
 
+def test_the_answer_to_an_earlier_visit_leads_nobody_back(address: str, browser: Any) -> None:
+    """It comes when the page has long asked for the next place, and is drawn."""
+    from playwright.sync_api import expect
+
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.clock.install()
+    page.goto(f"{address}runs")
+    sign_in(page, "kim")
+    page.get_by_text("Job 2, ").first.wait_for()
+    visits, waiting = [asked_for('"/1"'), asked_for('"/2"')], []
+
+    def hold(route: Any) -> None:
+        if any(asked(route) for asked in visits):
+            waiting.append(route)
+        elif '"key":' in (route.request.post_data or ""):  # what the tab follows says where it is as well
+            route.fulfill(status=500, body="{}")
+        else:
+            route.continue_()
+
+    with routed(page, "**/gradio_api/**", hold):
+        go(page, "/runs/1")
+        wait_for(page, "that it is visited", lambda: waiting)
+        page.clock.fast_forward("00:11")
+        go(page, "/runs/2")
+        wait_for(page, "that the next one is visited", lambda: len(waiting) == 2)
+        waiting[0].continue_()
+        page.get_by_text("Job 1, ").first.wait_for()
+        waiting[1].continue_()
+        page.get_by_text("Job 2, ").first.wait_for()
+    expect(page).to_have_url(f"{address}runs/2")
+    page.context.close()
+
+
 @contextmanager
 def held(page: Any, part: str) -> Iterator[None]:
     """Hold back the answers to visits of what an address names by this part until the block ends."""

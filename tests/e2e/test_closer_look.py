@@ -69,7 +69,7 @@ def steps_shown(page: Any) -> list[float]:
     """The numbers of the axis along the steps, which is the first."""
     axes = f"[...document.querySelectorAll('{PLOT} .role-axis')].filter((one) => one.querySelector('.role-axis-title'))"
     texts = page.evaluate(f"[...{axes}[0].querySelectorAll('.role-axis-label text')].map((one) => one.textContent)")
-    return [float(text.replace(",", "")) for text in texts]
+    return [float(text.replace(",", "")) for text in texts if text]
 
 
 def draw_across(page: Any, start: float, end: float) -> None:
@@ -106,6 +106,18 @@ def test_a_curve_says_its_values_and_a_part_of_it_stays_in_view_while_the_run_go
     page.click("#closer-whole")
     wait_for(page, "all of it", lambda: max(steps_shown(page)) >= STEPS)
     assert [one for one in page.said if "Content Security Policy" in one or "Refused to" in one] == []
+
+
+def test_steps_are_whole_numbers_in_a_short_run_too(
+    running: tuple[Database, str], run: int, open_runs: Callable[..., Any]
+) -> None:
+    page = open_runs(viewport={"width": 1280, "height": 1000})
+    page.locator(PLOT).scroll_into_view_if_needed()
+    draw_across(page, 0.1, 0.2)
+    wait_for(page, "the part in view", lambda: max(steps_shown(page), default=STEPS) < STEPS / 2)
+    shown = steps_shown(page)
+    assert len(shown) > 1
+    assert shown == [shown[0] + step for step in range(len(shown))]
 
 
 def test_another_curve_can_be_looked_at_and_saved(run: int, open_runs: Callable[..., Any], tmp_path: Path) -> None:

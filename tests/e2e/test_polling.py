@@ -247,7 +247,7 @@ def test_a_beat_that_failed_is_not_the_last(admin: Looker) -> None:
         admin.forget()
         # As if something had been pressed, so that the whole answer is asked for.
         admin.page.evaluate(
-            "document.querySelector('#promote').closest('[role=tabpanel]').dispatchEvent(new Event('change'))"
+            "document.querySelector('#decided').closest('[role=tabpanel]').dispatchEvent(new Event('change'))"
         )
         admin.put_forward()
         admin.until(lambda: "beat" in admin.asked)

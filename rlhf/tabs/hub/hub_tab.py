@@ -21,7 +21,16 @@ from annotation.imports.import_process import FROM_HUB
 from annotation.jobs import job_table
 from annotation.jobs.job_queue import JobQueue, JobRequest
 from annotation.records import Annotator, UserError, now, who
-from annotation.tabs.components import QUEUED, QUIET, html_box, licence_choice, opening_of, row_number, text_in
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    html_box,
+    licence_choice,
+    meanings,
+    opening_of,
+    row_number,
+    text_in,
+)
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _
@@ -58,10 +67,15 @@ NO_TOKEN = N_(
     "start Prefloop again. On the command line “python -m rlhf publish”, “pull”, “push-data” and “space” "
     "do the same as this tab."
 )
-PULL_NOTE = N_("For another base start a directory of its own: “python -m rlhf pull OWNER/NAME --base --data DIR”.")
-PUSH_NOTE = N_("Push a run's data before its model: the model's card then links them.")
 JUDGEMENTS = "judgements"
-SPACE_NOTE = N_("What is left empty stays as the Space has it; a new one goes by what stands there in grey.")
+SPACE_FIELDS = (
+    (N_("What is left empty"), N_("It stays as the Space has it; a new one goes by what stands there in grey.")),
+    (N_("Hardware"), N_("Say cpu-upgrade.")),
+    (N_("Safe copies go to"), N_("A dataset, or a mounted directory. Without it a restart loses everything.")),
+    (N_("Admins"), N_("owner, org, or names.")),
+    (N_("Annotators"), N_("everybody, nobody, owner, org, or names.")),
+    (N_("Base model"), N_("A public chat model on the Hub.")),
+)
 CHECK_FIRST = N_("Check the Space as the form describes it now. What it costs and makes public is said then.")
 STALE = N_("The form says something else than what was checked. Check it again first.")
 UNAGREED = N_("Tick that you agree to what the check has found first.")
@@ -382,7 +396,6 @@ def lay_out_publish(parts: dict[str, Any], forms: dict[str, Sequence[Any]], butt
 
 def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pulls a model."""
-    html_box(paragraph(_(PULL_NOTE), "quiet"))
     with gr.Row():
         source = address(_("Repository"), "hub-pull-repo", _("OWNER/NAME, or OWNER/NAME@REVISION"))
         weights = gr.Radio(
@@ -398,7 +411,6 @@ def lay_out_pull(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that pushes data."""
-    html_box(paragraph(_(PUSH_NOTE), "quiet"))
     parts["data"] = gr.Dropdown(
         [all_judgements()], value=JUDGEMENTS, label=_("What"), allow_custom_value=True, elem_id="hub-push-what"
     )
@@ -416,33 +428,17 @@ def lay_out_push(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons
 
 def lay_out_space(parts: dict[str, Any], forms: dict[str, Sequence[Any]], buttons: dict[str, gr.Button]) -> None:
     """The form that makes a Space."""
-    html_box(paragraph(_(SPACE_NOTE), "quiet"))
     with gr.Row():
         repo = address(_("Name of the Space"), "hub-space-repo")
         hardware = gr.Textbox(
-            label=_("Hardware"),
-            placeholder=space_upload.FREE,
-            info=_("Say cpu-upgrade."),
-            min_width=240,
-            elem_id="hub-space-hardware",
+            label=_("Hardware"), placeholder=space_upload.FREE, min_width=240, elem_id="hub-space-hardware"
         )
-        copies = gr.Textbox(
-            label=_("Safe copies go to"),
-            placeholder="OWNER/NAME-copies",
-            min_width=240,
-            info=_("A dataset, or a mounted directory. Without it a restart loses everything."),
-        )
+        copies = gr.Textbox(label=_("Safe copies go to"), placeholder="OWNER/NAME-copies", min_width=240)
     with gr.Row():
-        admins = gr.Textbox(label=_("Admins"), placeholder="owner", info=_("owner, org, or names."), min_width=240)
-        annotators = gr.Textbox(
-            label=_("Annotators"),
-            placeholder="everybody",
-            info=_("everybody, nobody, owner, org, or names."),
-            min_width=240,
-        )
-        model = gr.Textbox(
-            label=_("Base model"), placeholder="OWNER/NAME", info=_("A public chat model on the Hub."), min_width=240
-        )
+        admins = gr.Textbox(label=_("Admins"), placeholder="owner", min_width=240)
+        annotators = gr.Textbox(label=_("Annotators"), placeholder="everybody", min_width=240)
+        model = gr.Textbox(label=_("Base model"), placeholder="OWNER/NAME", min_width=240)
+    meanings([(_(label), _(meaning)) for label, meaning in SPACE_FIELDS])
     public = gr.Checkbox(label=_("Public: everybody can open it"))
     buttons["check"] = button(_("Check it"), "hub-space-check", "primary")
     parts["said space"] = html_box()

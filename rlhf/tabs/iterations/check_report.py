@@ -55,12 +55,12 @@ def serving_card(
         + facts(
             (
                 (
-                    _("Waiting to be judged"),
+                    _("In stock"),
                     _("{train} for training, {held_out} held-out").format(
                         train=stock["train"], held_out=stock["held-out"]
                     ),
                 ),
-                (_("Also waiting"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
+                (_("Also in stock"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
                 (_("Answers drawn"), str(counts.total)),
                 (_("Ended by themselves"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
                 (_("Dropped: empty"), str(counts.empty)),
@@ -241,9 +241,9 @@ def promote_label(policy: Policy, against: bool = False) -> str:
     return _("Promote against the rule") if against else _("Promote: let it serve")
 
 
-def check_label(active: bool, checked: bool) -> str:
-    """What having a policy checked is called, while a check is `active` and where there was one before."""
-    return _("Being checked") if active else _("Check it again") if checked else _("Check it")
+def check_label(checked: bool) -> str:
+    """What having a policy checked is called, which was or was not before."""
+    return _("Check it again") if checked else _("Check it")
 
 
 def can_serve(policy: Policy) -> bool:

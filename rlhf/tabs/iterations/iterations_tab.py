@@ -276,39 +276,36 @@ WHY_AGAINST = N_("Why (needed to promote it against the rule)")
 def button_parts(
     db: Database, policy: Policy, checking: bool, check: FinishedCheck | None, state: LoopState
 ) -> dict[str, Update]:
-    """What can be decided about a policy; what is to be done stands out, and against the rule a reason is asked for.
+    """What can be done with a policy; what is to be done stands out, and against the rule a reason is asked for.
 
     `checking`: a check of it waits or runs; `check` is the newest that has finished.
     """
     needed = None if checking else needed_of_people(db, policy, state)
     can_check = policy.path is not None and policy.deleted is None and not checking
+    can_serve, undecided = check_report.can_serve(policy), policy.status == "candidate"
     verdict, against = advised(db, policy), bool(gate_decisions.objection(db, policy))
     return {
         "promote": gr.update(
             value=check_report.promote_label(policy, against),
-            interactive=check_report.can_serve(policy),
+            visible=can_serve,
             variant="primary" if verdict == "promote" else "secondary",
         ),
-        "reject": gr.update(
-            interactive=policy.status == "candidate", variant="primary" if verdict == "reject" else "secondary"
-        ),
+        "reject": gr.update(visible=undecided, variant="primary" if verdict == "reject" else "secondary"),
         "check": gr.update(
-            value=check_report.check_label(checking, check is not None),
-            interactive=can_check,
+            value=check_report.check_label(check is not None),
+            visible=can_check,
             variant="primary" if can_check and needed == "check" else "secondary",
         ),
-        "ask": gr.update(interactive=can_be_asked(db, policy), variant="primary" if needed == "ask" else "secondary"),
-        "why": gr.update(
-            label=_(WHY_AGAINST if against else WHY),
-            visible=check_report.can_serve(policy) or policy.status == "candidate",
-        ),
+        "judges": judges_part(db, can_check),
+        "ask": gr.update(visible=can_be_asked(db, policy), variant="primary" if needed == "ask" else "secondary"),
+        "why": gr.update(label=_(WHY_AGAINST if against else WHY), visible=can_serve or undecided),
     }
 
 
-def judges_part(db: Database) -> Update:
+def judges_part(db: Database, can_check: bool) -> Update:
     """The judges that a check can ask; all of them unless somebody chooses."""
     names = [judge.name for judge in judge_store.judges(db, active=True)]
-    return gr.update(choices=names, value=names, visible=bool(names))
+    return gr.update(choices=names, value=names, visible=can_check and bool(names))
 
 
 def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple[dict[str, Update], Seen]:
@@ -331,7 +328,6 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "selector": gr.update(choices=listed, value=policy.revision),
         **button_parts(db, policy, stands.active, check, state),
         **confirm_parts(db, policy, seen.get("confirming") == policy.revision),
-        "judges": judges_part(db),
         **gate_parts(db, policy, stands),
         "over": gr.update(value=over),
     }
@@ -459,10 +455,10 @@ def lay_out() -> IterationsPage:
     parts["selector"] = gr.Dropdown([], label=_("Policy"), allow_custom_value=True)
     parts["gate"] = html_box()
     with gr.Row():
-        parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", interactive=False, min_width=200)
-        parts["reject"] = gr.Button(_("Reject"), elem_id="reject", interactive=False, min_width=120)
-        parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", interactive=False, min_width=180)
-        parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", interactive=False, min_width=160)
+        parts["promote"] = gr.Button(_("Promote: let it serve"), elem_id="promote", visible=False, min_width=200)
+        parts["reject"] = gr.Button(_("Reject"), elem_id="reject", visible=False, min_width=120)
+        parts["ask"] = gr.Button(_("Let people compare"), elem_id="ask-people", visible=False, min_width=180)
+        parts["check"] = gr.Button(_("Check it again"), elem_id="check-again", visible=False, min_width=160)
     with gr.Row():
         parts["why"] = gr.Textbox(
             label=_(WHY),

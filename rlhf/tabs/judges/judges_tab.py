@@ -89,7 +89,7 @@ def status_card(
     _label, meaning = MODES[feedback.mode]
     counts = [
         (_("Waiting for AI judges"), numeral(found.judges)),
-        (_("Waiting for people"), numeral(found.people + sum(found.why.values()))),
+        (_("Waiting for people"), numeral(found.people)),
         (_("Settled by judges alone"), numeral(found.settled)),
     ]
     lines = [_(meaning)]

@@ -75,7 +75,7 @@ def about_judgements(state: LoopState, waiting: int, more: bool) -> list[NextSte
     if state.active:
         steps.append(NextStep(_("Watch job {number}").format(number=state.active[0].id), run(state.active[0])))
     if waiting:
-        said = ngettext("Judge: {count} comparison waits", "Judge: {count} comparisons wait", waiting)
+        said = ngettext("Judge: {count} comparison waits for you", "Judge: {count} comparisons wait for you", waiting)
         steps.append(NextStep(said.format(count=waiting), "/annotate"))
     elif not state.active:
         if more:

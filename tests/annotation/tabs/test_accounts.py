@@ -36,7 +36,7 @@ def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Datab
         mira = access.existing(db, "mira")["id"]
         annotator_groups.set_groups(db, mira, ("red",))
         annotator_groups.set_quota(db, mira, 50)
-    groups, quota, _language, told, *_rest = listeners["account-choose"](OLGA, "mira")
+    groups, quota, _language, *_acts, told, _confirm, _question, _asked = listeners["account-choose"](OLGA, "mira")
     assert '"/mira"' in told
     assert (groups, quota["value"]) == ("red", 50)
     _table, account, _said, _password, groups, quota, *_rest = listeners["account-add"](OLGA, "zoe", "annotator", "")
@@ -49,6 +49,21 @@ def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Datab
     account, said, _secret, groups, quota = visit(*asked_by("olga", visit, part="/nobody%3Cb%3E"))[:5]
     assert (account["value"], groups, quota["value"]) == (None, "", None)
     assert "There is no account nobody&lt;b&gt;." in said
+
+
+def test_an_account_can_be_changed_once_one_is_chosen(db: Database, data_dir: Path, listeners: Listeners) -> None:
+    with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Accounts"):
+        accounts.build(demo, Context(db, data_dir, BASE_NAME))
+    words = {"Reset password", "Make admin", "Make annotator", "Deactivate", "Reactivate", "Save groups and judgements"}
+    buttons = [one for one in demo.blocks.values() if isinstance(one, gr.Button) and one.value in words]
+    assert [one.interactive for one in buttons] == [False] * len(words)
+    visit = listeners["account-visit"]
+    for name, there in (("", False), ("/mira", True), ("/nobody", False)):
+        acts = visit(*asked_by("olga", visit, part=name))[6:12]
+        assert [one["interactive"] for one in acts] == [there] * len(words)
+    for name, there in (("mi", False), ("mira", True)):
+        acts = listeners["account-choose"](OLGA, name)[3:9]
+        assert [one["interactive"] for one in acts] == [there] * len(words)
 
 
 @pytest.mark.parametrize("act", accounts.QUESTIONS)

@@ -181,22 +181,22 @@ def test_an_empty_field_for_the_daily_target_means_none(context: Context, admin:
     assert store.project(context.db).daily_target == 12
 
 
-def test_open_comparisons_are_counted_by_size_until_their_annotators_are_full(context: Context, admin: Admin) -> None:
+def test_what_waits_for_people_is_counted_by_size_until_its_annotators_are_full(context: Context, admin: Admin) -> None:
     seed_comparisons(context.db, 3)
     (prompt,) = seed_prompts(context.db, 1)[-1:]
     store.add_comparison(context.db, [make_response(prompt, f"{letter} as such") for letter in "ABCD"], 4)
     admin.open()
-    assert "open comparisons: 3 with 2 answers, 1 with 4 answers ·" in admin.counts
+    assert "waiting for people: 3 with 2 answers, 1 with 4 answers ·" in admin.counts
     for name in ("ann", "kim"):
         person = access.authorise(context.db, name, "annotator").id
         claim = claims.claim_next(context.db, person)
         assert claim is not None
         claims.judge(context.db, person, claim.nonce, act("tie"))
     admin.open()
-    assert "open comparisons: 1 with 2 answers, 1 with 4 answers ·" in admin.counts
+    assert "waiting for people: 1 with 2 answers, 1 with 4 answers ·" in admin.counts
     admin.fields["overlap"] = 2
     admin.save()
-    assert "open comparisons: 3 with 2 answers, 1 with 4 answers ·" in admin.counts
+    assert "waiting for people: 3 with 2 answers, 1 with 4 answers ·" in admin.counts
 
 
 def test_a_saved_project_is_what_annotators_are_asked(context: Context, admin: Admin) -> None:

@@ -428,7 +428,7 @@ def test_a_check_against_another_policy_keeps_nothing_from_people(db: Database, 
         assert controller.advance(db, data_dir) is None, "asking makes no job"
     else:
         parts, _ = iterations_tab.view(Context(db, data_dir, BASE_NAME), made.revision, 0, {})
-        assert (parts["ask"]["interactive"], parts["ask"]["variant"]) == (True, "primary")
+        assert (parts["ask"]["visible"], parts["ask"]["variant"]) == (True, "primary")
         assert iterations_tab.ask_people(db, made.revision).startswith("6 comparisons of sft-1 with base")
     assert judge_store.open_to_people(db, made.id, 1) == 6
 

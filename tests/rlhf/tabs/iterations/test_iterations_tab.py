@@ -182,8 +182,8 @@ def test_the_page_that_everyone_is_sent_holds_no_rows(context: Context) -> None:
 def test_before_the_first_training_the_base_serves_unmeasured(context: Context) -> None:
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert "<b>base</b>" in parts["serving"]["value"]
-    assert parts["promote"] == gr.update(value="Serves now", interactive=False, variant="secondary")
-    assert not parts["check"]["interactive"]
+    offered = ("promote", "reject", "ask", "check", "judges", "why")
+    assert not any(parts[name]["visible"] for name in offered), "there is nothing to be done with it"
     assert "It is what others are checked against." in parts["gate"]["value"]
     assert parts["report"]["value"] == ""
     assert parts["decisions"]["value"] == ""
@@ -229,7 +229,7 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     assert parts["gate"]["value"].count("not been checked") == 1
     assert parts["report"]["value"] == ""
     assert "check it again" not in str(parts).lower(), "it has not been checked once"
-    assert parts["check"] == gr.update(value="Check it", interactive=True, variant="secondary")
+    assert parts["check"] == gr.update(value="Check it", visible=True, variant="secondary")
     assert "The check starts within seconds." in parts["standing"]["value"]
 
 
@@ -242,7 +242,7 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
     parts, seen = iterations_tab.view(context, None, 0, seen)
     assert f"Job {job_id} is checking it: step 4 of 247." in parts["gate"]["value"]
     shown = iterations_tab.view(context, None, 0, {})[0]
-    assert shown["check"] == gr.update(value="Being checked", interactive=False, variant="secondary")
+    assert not shown["check"]["visible"]
     for untrue in ("not been checked", "check it again", "checked yet"):
         assert untrue not in str(shown).lower()
     job_table.stop(context.db, job_id, "w", "failed", "Memory <b>ran out</b>.")
@@ -251,7 +251,7 @@ def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(co
         f"Its check (job {job_id}) failed: Memory &lt;b&gt;ran out&lt;/b&gt;. Check it again, or resume job {job_id}."
     )
     assert said in parts["gate"]["value"]
-    assert parts["check"] == gr.update(value="Check it", interactive=True, variant="secondary"), "the loop retries"
+    assert parts["check"] == gr.update(value="Check it", visible=True, variant="secondary"), "the loop retries"
 
 
 def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_without(
@@ -410,7 +410,7 @@ def test_people_can_be_asked_where_there_are_comparisons_to_open(context: Contex
     check_candidate(context, policy)
 
     def ask(revision: str) -> bool:
-        return bool(iterations_tab.view(context, revision, 0, {})[0]["ask"]["interactive"])
+        return bool(iterations_tab.view(context, revision, 0, {})[0]["ask"]["visible"])
 
     store.compare_policies(context.db, policy.id, 1, "nobody")
     assert ask(policy.revision)
@@ -610,7 +610,7 @@ def stands_out(context: Context, policy: Policy) -> tuple[list[str], str]:
     """Which of the buttons that bring a candidate on stand out, and what the page says of where the loop stands."""
     parts = iterations_tab.view(context, policy.revision, 0, {})[0]
     for name in ("ask", "check"):
-        assert parts[name]["interactive"] or parts[name]["variant"] == "secondary"
+        assert parts[name]["visible"] or parts[name]["variant"] == "secondary"
     primary = [name for name in ("ask", "check") if parts[name]["variant"] == "primary"]
     return primary, f"{parts['standing']['value']} {parts['gate']['value']}"
 
@@ -727,5 +727,5 @@ def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Co
     parts, _ = iterations_tab.view(context, policy.revision, 0, {})
     assert (f"{policy.revision} · files deleted", policy.revision) in parts["selector"]["choices"]
     assert "candidate, files deleted" in parts["history"]["value"]
-    assert not any(parts[name]["interactive"] for name in ("promote", "check"))
+    assert not any(parts[name]["visible"] for name in ("promote", "check"))
     assert f"owner deleted the files of {policy.revision}" in parts["decisions"]["value"]

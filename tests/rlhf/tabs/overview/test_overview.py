@@ -16,6 +16,7 @@ from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.metrics.act_times import RicherAct
 from annotation.records import Annotator, Feedback, Project, now
+from annotation.tabs import project
 from annotation.tabs.guard import Context
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import Watches
@@ -25,6 +26,7 @@ from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
 from rlhf.loop.controller import FailedCheck
+from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
@@ -47,14 +49,19 @@ FAILED = FailedCheck(replace(JOB, status="failed"), failures=2, rested=True)
 @pytest.mark.parametrize(
     ("changes", "waiting", "words", "address"),
     [
-        ({}, 3, "Judge: 3 comparisons wait", "/annotate"),
-        ({}, 1, "Judge: 1 comparison waits", "/annotate"),
+        ({}, 3, "Judge: 3 comparisons wait for you", "/annotate"),
+        ({}, 1, "Judge: 1 comparison waits for you", "/annotate"),
         ({}, 0, "Import prompts or answers", "/data"),
         ({"new": 20}, 3, "Train on 20 new judgements", "/train"),
-        ({"new": 20, "auto_train": replace(QUIET.auto_train, on=True)}, 3, "Judge: 3 comparisons wait", "/annotate"),
+        (
+            {"new": 20, "auto_train": replace(QUIET.auto_train, on=True)},
+            3,
+            "Judge: 3 comparisons wait for you",
+            "/annotate",
+        ),
         ({"active": (JOB,)}, 0, "Watch job 7", "/runs/7"),
         ({"new": 20, "active": (JOB,)}, 0, "Watch job 7", "/runs/7"),
-        ({"broken": (replace(JOB, status="failed"),)}, 3, "Judge: 3 comparisons wait", "/annotate"),
+        ({"broken": (replace(JOB, status="failed"),)}, 3, "Judge: 3 comparisons wait for you", "/annotate"),
         ({"pending": pending("promote")}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("reject")}, 3, "Decide on dpo-7", "/iterations/dpo-7"),
         ({"pending": pending("promote"), "gate": "automatic"}, 3, "Compare answers of dpo-7", "/annotate"),
@@ -84,7 +91,12 @@ def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
 def test_what_failed_comes_after_all_other_steps() -> None:
     state = replace(QUIET, new=20, pending=pending("promote"), broken=(replace(JOB, status="failed"),))
     said = [step.words for step in next_steps(state, Waiting(1, {}))]
-    assert said == ["Decide on dpo-7", "Train on 20 new judgements", "Judge: 1 comparison waits", "See why job 7 ended"]
+    assert said == [
+        "Decide on dpo-7",
+        "Train on 20 new judgements",
+        "Judge: 1 comparison waits for you",
+        "See why job 7 ended",
+    ]
 
 
 def test_only_comparisons_of_the_candidate_are_called_that() -> None:
@@ -116,7 +128,12 @@ def context(db: Database, data_dir: Path) -> Context:
 def test_the_strip_says_what_serves_what_was_judged_and_what_is_next(context: Context) -> None:
     seed_comparisons(context.db, 2)
     strip = standing.strip_of(context.db, OWNER)["html"]
-    for words in ("base serves", "12 of 60 judged for the next training", "Nothing runs", "Judge: 2 comparisons wait"):
+    for words in (
+        "base serves",
+        "12 of 60 judged for the next training",
+        "Nothing runs",
+        "Judge: 2 comparisons wait for you",
+    ):
         assert words in strip
     assert '<a class="button" href="/annotate">' in strip
 
@@ -160,10 +177,24 @@ def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> No
     asked = store.ask(db, ann, list(prompt.messages))
     store.begin_answers(db, [make_response(prompt, f"Way {seed}", seed=seed) for seed in range(2)], asked)
     assert claims.waiting_for(db, OWNER).count == 1, "what is in hand"
-    assert "Judge: 1 comparison waits" in standing.strip_of(db, OWNER)["html"]
+    assert "Judge: 1 comparison waits for you" in standing.strip_of(db, OWNER)["html"]
     assert claims.waiting_for(db, ann).count == len(judged_in_turn(db, ann))
     db.connection.execute("UPDATE annotator SET quota = 1 WHERE id = ?", (OWNER,))
     assert "Import prompts" in standing.strip_of(db, OWNER)["html"], "they have judged as many as they shall"
+
+
+def test_what_waits_for_people_is_the_same_number_wherever_it_is_said(context: Context) -> None:
+    """What is in somebody's hands waits as well, until it is judged."""
+    db = context.db
+    seed_comparisons(db, 3)
+    for waits in (3, 2):
+        claim = claims.claim_next(db, OWNER)
+        assert claim is not None
+        assert f"Judge: {waits} comparisons wait for you" in standing.strip_of(db, OWNER)["html"]
+        assert f"waiting for people: {waits} with 2 answers ·" in project.counts_card(db)
+        shown = judges_tab.view(context, None, {})[0]["standing"]["value"]
+        assert f"<dt>Waiting for people</dt><dd>{waits}</dd>" in shown
+        claims.judge(db, OWNER, claim.nonce, act("tie"))
 
 
 def judged_in_turn(db: Database, annotator_id: int) -> list[int]:
