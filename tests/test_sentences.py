@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from annotation.translation import FIELD
 from tests.machine_fixtures import ROOT
 from tests.sentences import extracted
+from tests.syntax_trees import tree_of
 
 MARKS = {"_", "N_", "ngettext"}
 SAID = {"_", "ngettext", "spoken"}
@@ -127,11 +127,6 @@ def named(path: Path) -> str:
 def files() -> list[Path]:
     paths = [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py"), ROOT / "app.py"]
     return sorted(paths)
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"))
 
 
 def marked_files() -> list[Path]:
