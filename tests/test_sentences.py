@@ -72,17 +72,12 @@ NO_SENTENCES_BY_REASON = {
         "What is a good breakfast?",
         "Answer the user well, in the way that people prefer.",
     },
-    "papers, and how a card says what was done": {
-        *("Rafailov et al. 2023", "Schulman et al. 2017; Ouyang et al. 2022, equation 2"),
-        *("Bradley and Terry 1952; Ouyang et al. 2022, equation 1", "Ouyang et al. 2022, section 3.5"),
-        *("direct preference optimisation", "proximal policy optimisation", "supervised fine-tuning"),
-        "comparing answers (Bradley and Terry 1952)",
-    },
 }
 NO_SENTENCES = set().union(*NO_SENTENCES_BY_REASON.values())
 # Constants and functions that hold none, and calls that take words apart.
 NO_PAGES = {
-    **dict.fromkeys(("readme", "front_matter", "ABOUT"), "a card"),
+    **dict.fromkeys(("readme", "front_matter", "ABOUT", "trained_by"), "a card"),
+    "paper": "names",
     **dict.fromkeys(("VARIABLES", "SCRIPT"), "a command"),
     "SECURITY_HEADERS": "headers",
     "OBVIOUS_WORDS": "passwords",
@@ -107,7 +102,7 @@ SQL_WITHIN = re.compile(
 )
 STYLE = re.compile(r"\{\s*[a-z-]+\s*:|;\s*$")
 SHOWN_KEYWORDS = {"label", "info", "placeholder"}
-SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}
+SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab", "TokenSequence"}
 
 
 # What a log, or who started the program, is told; what says how the program is wrong; what argparse shows.
