@@ -38,7 +38,7 @@ IN_ENGLISH = {
 # Texts of other modules that are no sentence for people, by what they are.
 NO_SENTENCES_BY_REASON = {
     "names, and what is typed as it stands": {
-        *("Hugging Face", "SQLite {}"),
+        *("Hugging Face", "SQLite {}", "{} · Prefloop", "base · {}"),
         *("python -m rlhf --data {} run spec.json", "--extra-index-url https://download.pytorch.org/whl/cpu"),
     },
     "headers and marks of HTTP, HTML, CSS and JSON": {
@@ -89,10 +89,12 @@ TAKE_WORDS = {"names", "allowed_route"}
 # What is typed as it stands.
 NO_WORDS = {
     *("/data/preferences.jsonl", "owner/name", "2026-01-31", "OWNER/NAME", "OWNER/NAME-copies", "owner", "everybody"),
-    *("https://api.openai.com/v1", "min_p", "PPO"),
+    *("https://api.openai.com/v1", "min_p", "PPO", "DoRA", "rsLoRA"),
 }
-# Two words beside each other, or a word beside a gap.
-READS_LIKE_WORDS = re.compile(r"[A-Za-z][a-z]+[,;:.)]? +\(?([A-Za-z0-9#]|\{\})|\{\}[,;:.)]? +[a-z]{2,}")
+# Two words beside each other, or a word beside a gap, or one on either side of a point.
+READS_LIKE_WORDS = re.compile(
+    r"[A-Za-z][a-z]+[,;:.)]? +\(?([A-Za-z0-9#]|\{\})|\{\}[,;:.)]? +[a-z]{2,}|[a-z]{2,}.* ·( |$)|(^| )· .*[a-z]{2,}"
+)
 SQL = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|FROM|WHERE|AND|NOT EXISTS|ORDER|JOIN|\{\} WHERE)\b"
     r"|\(?[a-z.]+ (=|IN) [('?{]|[a-z]\.[a-z_]+, [a-z]\.[a-z_]+$"
@@ -177,6 +179,14 @@ def is_for_developers(around: list[ast.AST]) -> bool:
     return asserted or bug or typed or any(name_of(one) in LOGS for one in around)
 
 
+def names_a_fact(literal: ast.AST, around: list[ast.AST]) -> bool:
+    """Whether it is the first of a pair in a function that makes facts of a page."""
+    pair = isinstance(around[0], ast.Tuple) and around[0].elts[0] is literal
+    return pair and any(
+        isinstance(one, ast.FunctionDef) and ast.unparse(one.returns or one) == "Facts" for one in around
+    )
+
+
 def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
     """Whether a string is shown: by how it reads, and by what it is given to."""
     outside = around[0]
@@ -188,6 +198,8 @@ def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
         return False
     if isinstance(outside, ast.Expr | ast.Compare | ast.Subscript) or text in NO_SENTENCES | NO_WORDS:
         return False
+    if names_a_fact(literal, around):
+        return bool(re.search("[A-Za-z]", text))
     if isinstance(outside, ast.keyword) and outside.arg in SHOWN_KEYWORDS:
         return bool(re.search("[A-Za-z]", text))
     if name_of(outside) in SHOWN_FIRST and isinstance(outside, ast.Call) and outside.args[0] is literal:

@@ -92,7 +92,7 @@ def adapter_facts(spec: TrainingSpec) -> Facts:
     more += [spec.lora_init] if spec.lora_init != "default" else []
     layers = spec.lora_layers or spec.lora_targets
     shape = " · ".join([str(spec.lora_r), str(spec.lora_alpha), layers, *more])
-    return [("LoRA rank · alpha · layers", shape)]
+    return [(_("LoRA rank · alpha · layers"), shape)]
 
 
 def measured_facts(training: TrainingSpec) -> Facts:
