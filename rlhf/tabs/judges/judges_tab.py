@@ -27,6 +27,7 @@ from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Trust
 from rlhf.judges.judge_history import JudgeUsage, JudgingStatus, VerdictView
+from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
@@ -358,17 +359,15 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
             (_("Tokens in · out"), tokens_text(spent)),
             (_("Cost"), money(spent.cost)),
         ]
-    result = job.result or {}
-    counted = sorted((result.get("failed") or {}).items())
+    result = JudgeResult.of(job.result)
+    counted = sorted(result.failed.items())
     failed = ", ".join(f"{numeral(count)} {_(FAILED.get(reason, reason))}" for reason, count in counted)
     told += [(_("Failed verdicts"), failed)] if failed else []
-    told += [(_("Comparisons left open"), numeral(result["left_open"]))] if result.get("left_open") else []
+    told += [(_("Comparisons left open"), numeral(result.left_open))] if result.left_open else []
     gave_up = (
-        paragraph(_("It gave up. {gave_up}").format(gave_up=_(result["gave_up"])), "warning")
-        if result.get("gave_up")
-        else ""
+        paragraph(_("It gave up. {gave_up}").format(gave_up=_(result.gave_up)), "warning") if result.gave_up else ""
     )
-    remark = paragraph(_(result["remark"]), "quiet") if result.get("remark") else ""
+    remark = paragraph(_(result.remark), "quiet") if result.remark else ""
     return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told) + remark
 
 
