@@ -262,6 +262,8 @@ def to_front_matter(fields: Mapping[str, Any]) -> str:
     """Fields as the YAML at the head of a card, between its dashes."""
     import yaml
 
+    # huggingface_hub's ModelCardData and DatasetCardData make the same YAML, in another order. Tests read ours with
+    # them; used here, every export and training would import it to write a card that may never leave this machine.
     return f"---\n{yaml.safe_dump(dict(fields), sort_keys=False, allow_unicode=True)}---"
 
 

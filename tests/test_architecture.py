@@ -19,6 +19,7 @@ import pytest
 from rlhf.algorithms import ALGORITHMS
 from rlhf.kinds import KINDS
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
+from tests.syntax_trees import nodes_of, tree_of
 
 SOURCE = [ROOT / "app.py", *(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py")]
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -35,18 +36,6 @@ MACHINERY = (
     *(f"rlhf.algorithms.{kind}.train" for kind in ALGORITHMS),
     "rlhf.models.loading",
 )
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    """What a file says. Read by nearly every test here."""
-    return ast.parse(path.read_text("utf-8"))
-
-
-@cache
-def nodes_of(path: Path) -> Sequence[ast.AST]:
-    """All that a file says, in the order of ast.walk."""
-    return list(ast.walk(tree_of(path)))
 
 
 def loaded_by(module: str, candidates: tuple[str, ...]) -> list[str]:

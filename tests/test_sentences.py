@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from annotation.translation import FIELD
 from tests.machine_fixtures import ROOT
 from tests.sentences import extracted
+from tests.syntax_trees import tree_of
 
 MARKS = {"_", "N_", "ngettext"}
 SAID = {"_", "ngettext", "spoken"}
@@ -38,7 +38,7 @@ IN_ENGLISH = {
 # Texts of other modules that are no sentence for people, by what they are.
 NO_SENTENCES_BY_REASON = {
     "names, and what is typed as it stands": {
-        *("Hugging Face", "SQLite {}"),
+        *("Hugging Face", "SQLite {}", "{} · Prefloop", "base · {}"),
         *("python -m rlhf --data {} run spec.json", "--extra-index-url https://download.pytorch.org/whl/cpu"),
     },
     "headers and marks of HTTP, HTML, CSS and JSON": {
@@ -72,17 +72,12 @@ NO_SENTENCES_BY_REASON = {
         "What is a good breakfast?",
         "Answer the user well, in the way that people prefer.",
     },
-    "papers, and how a card says what was done": {
-        *("Rafailov et al. 2023", "Schulman et al. 2017; Ouyang et al. 2022, equation 2"),
-        *("Bradley and Terry 1952; Ouyang et al. 2022, equation 1", "Ouyang et al. 2022, section 3.5"),
-        *("direct preference optimisation", "proximal policy optimisation", "supervised fine-tuning"),
-        "comparing answers (Bradley and Terry 1952)",
-    },
 }
 NO_SENTENCES = set().union(*NO_SENTENCES_BY_REASON.values())
 # Constants and functions that hold none, and calls that take words apart.
 NO_PAGES = {
-    **dict.fromkeys(("readme", "front_matter", "ABOUT"), "a card"),
+    **dict.fromkeys(("readme", "front_matter", "ABOUT", "trained_by"), "a card"),
+    "paper": "names",
     **dict.fromkeys(("VARIABLES", "SCRIPT"), "a command"),
     "SECURITY_HEADERS": "headers",
     "OBVIOUS_WORDS": "passwords",
@@ -94,10 +89,12 @@ TAKE_WORDS = {"names", "allowed_route"}
 # What is typed as it stands.
 NO_WORDS = {
     *("/data/preferences.jsonl", "owner/name", "2026-01-31", "OWNER/NAME", "OWNER/NAME-copies", "owner", "everybody"),
-    *("https://api.openai.com/v1", "min_p", "PPO"),
+    *("https://api.openai.com/v1", "min_p", "PPO", "DoRA", "rsLoRA"),
 }
-# Two words beside each other, or a word beside a gap.
-READS_LIKE_WORDS = re.compile(r"[A-Za-z][a-z]+[,;:.)]? +\(?([A-Za-z0-9#]|\{\})|\{\}[,;:.)]? +[a-z]{2,}")
+# Two words beside each other, or a word beside a gap, or one on either side of a point.
+READS_LIKE_WORDS = re.compile(
+    r"[A-Za-z][a-z]+[,;:.)]? +\(?([A-Za-z0-9#]|\{\})|\{\}[,;:.)]? +[a-z]{2,}|[a-z]{2,}.* ·( |$)|(^| )· .*[a-z]{2,}"
+)
 SQL = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH|CREATE|FROM|WHERE|AND|NOT EXISTS|ORDER|JOIN|\{\} WHERE)\b"
     r"|\(?[a-z.]+ (=|IN) [('?{]|[a-z]\.[a-z_]+, [a-z]\.[a-z_]+$"
@@ -107,7 +104,7 @@ SQL_WITHIN = re.compile(
 )
 STYLE = re.compile(r"\{\s*[a-z-]+\s*:|;\s*$")
 SHOWN_KEYWORDS = {"label", "info", "placeholder"}
-SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab"}
+SHOWN_FIRST = {"Button", "Markdown", "Accordion", "Tab", "TokenSequence"}
 
 
 # What a log, or who started the program, is told; what says how the program is wrong; what argparse shows.
@@ -127,11 +124,6 @@ def named(path: Path) -> str:
 def files() -> list[Path]:
     paths = [*(ROOT / "annotation").rglob("*.py"), *(ROOT / "rlhf").rglob("*.py"), ROOT / "app.py"]
     return sorted(paths)
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"))
 
 
 def marked_files() -> list[Path]:
@@ -187,6 +179,14 @@ def is_for_developers(around: list[ast.AST]) -> bool:
     return asserted or bug or typed or any(name_of(one) in LOGS for one in around)
 
 
+def names_a_fact(literal: ast.AST, around: list[ast.AST]) -> bool:
+    """Whether it is the first of a pair in a function that makes facts of a page."""
+    pair = isinstance(around[0], ast.Tuple) and around[0].elts[0] is literal
+    return pair and any(
+        isinstance(one, ast.FunctionDef) and ast.unparse(one.returns or one) == "Facts" for one in around
+    )
+
+
 def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
     """Whether a string is shown: by how it reads, and by what it is given to."""
     outside = around[0]
@@ -198,6 +198,8 @@ def is_for_people(literal: ast.AST, text: str, around: list[ast.AST]) -> bool:
         return False
     if isinstance(outside, ast.Expr | ast.Compare | ast.Subscript) or text in NO_SENTENCES | NO_WORDS:
         return False
+    if names_a_fact(literal, around):
+        return bool(re.search("[A-Za-z]", text))
     if isinstance(outside, ast.keyword) and outside.arg in SHOWN_KEYWORDS:
         return bool(re.search("[A-Za-z]", text))
     if name_of(outside) in SHOWN_FIRST and isinstance(outside, ast.Call) and outside.args[0] is literal:

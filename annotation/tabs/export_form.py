@@ -182,11 +182,19 @@ def address_of(values: Sequence[Any]) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------- what is shown
+# Of an archive the tables stand by their names instead.
+SPLITS: Mapping[str, str] = {"train": N_("{count:,} for training"), "test": N_("{count:,} for testing")}
+
+
 def count_card(request: ExportRequest, counted: Mapping[str, Mapping[str, int]]) -> str:
     """What would be exported, and what would not."""
     rows, left_out = counted["rows"], counted["left_out"]
     total, raw = sum(rows.values()), request.format == "raw"
-    parts = ", ".join(f"{name.replace('_', ' ')} {numeral(number)}" for name, number in rows.items() if number)
+    parts = ", ".join(
+        f"{name} {numeral(number)}" if raw else _(SPLITS[name]).format(count=number)
+        for name, number in rows.items()
+        if number
+    )
     headline = (
         ngettext(
             "{total:,} row of the tables would be exported: {parts}.",

@@ -158,13 +158,13 @@ def verdict_on(rank: int | None, record: Mapping[str, Any]) -> str:
 def progress_card(state: State) -> str:
     """How far a run is."""
     progress = state.progress
-    verb = {"look": _("Looking"), "check": _("Checking"), "import": _("Importing")}[state.kind]
+    doing = {"look": _("Looking at the file …"), "check": _("Checking …"), "import": _("Importing …")}[state.kind]
     if not progress:
-        return status(f"{verb} …") + progress_bar(_("Import"), None)
+        return status(doing) + progress_bar(_("Import"), None)
     share, count = progress["share"], progress["rows"]
     counted = ngettext("{count:,} row", "{count:,} rows", count).format(count=count) if count else ""
-    said = ", ".join(filter(None, (f"{verb}: {progress['what']}", counted)))
-    return status(f"{said} …") + progress_bar(_("Import"), None if share is None else round(100 * share))
+    now = paragraph(" · ".join(filter(None, (progress["what"], counted))), "quiet")
+    return status(doing) + now + progress_bar(_("Import"), None if share is None else round(100 * share))
 
 
 def way_to(outcome: Mapping[str, Any]) -> str:

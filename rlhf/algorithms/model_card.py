@@ -17,7 +17,7 @@ from annotation.hub_client import to_front_matter
 from annotation.metrics.intervals_and_bias import Estimate
 from annotation.translation import ENGLISH, speaking
 from annotation.ui.formatting import percent_with_interval
-from rlhf.data.snapshots import snapshot_counts
+from rlhf.data.snapshots import SnapshotCounts, snapshot_counts
 from rlhf.evaluation.report import CheckReport, CountedIn
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Made
@@ -130,8 +130,8 @@ class Subject:
     """What an adapter lies on: the base, or the revision whose weights it needs."""
     training: TrainingSpec | None
     """The training that made it, or the adapter that it was merged from."""
-    counts: Mapping[str, Any]
-    """Rows of the training's data by split."""
+    counts: SnapshotCounts
+    """Of the training's data."""
     merged: Policy | None
     """The adapter that it was merged from."""
     source: str | None = None
@@ -172,7 +172,7 @@ def subject_of(
         base=base,
         ground=base if made.ground_id is None else registry.by_id(db, made.ground_id).revision,
         training=training,
-        counts=snapshot_counts(db, training.snapshot) if training is not None else {},
+        counts=snapshot_counts(db, training.snapshot) if training is not None else SnapshotCounts(),
         merged=merged,
         source=source,
         no_thinking=registry.no_thinking(db) and can_be_told(db.path.parent, made.base),
@@ -409,10 +409,10 @@ def data_text(about: Subject) -> str:
     """How much was trained on, and how much was kept out."""
     assert about.training is not None
     counts = about.counts
-    left_out = sum(counts.get("left_out", {}).values())
-    held_out = f", {counts['held-out']:,} held out" if counts.get("held-out") else ""
+    left_out = sum(counts.left_out.values())
+    held_out = f", {counts.held_out:,} held out" if counts.held_out else ""
     rest = f", {left_out:,} left out" if left_out else ""
-    return f"{counts.get('train', 0):,} {about.training.unit}{held_out}{rest}"
+    return f"{counts.train or 0:,} {about.training.unit}{held_out}{rest}"
 
 
 def figures(about: Subject, result: Mapping[str, Any]) -> str:

@@ -400,8 +400,7 @@ def missing_for(db: Database, spec: JobSpec) -> str:
     """`nothing_to_check` of a job as it is queued; empty for jobs that train nothing."""
     if not isinstance(spec, TrainingSpec):
         return ""
-    held_out = snapshot_counts(db, spec.snapshot).get("held-out", 0) if spec.snapshot else 0
-    return nothing_to_check(db, spec, held_out)
+    return nothing_to_check(db, spec, snapshot_counts(db, spec.snapshot).held_out or 0)
 
 
 def sample_prompts(db: Database) -> list[Prompt]:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from annotation import store
 from annotation.database import Database
@@ -207,6 +206,25 @@ def last_judgement(db: Database, snapshot: str) -> int:
     return int(db.value("SELECT last_judgement_id FROM snapshot WHERE sha256 = ?", (snapshot,)) or 0)
 
 
+@dataclass(frozen=True)
+class SnapshotCounts:
+    """How much was frozen, by split, None where that is not known; and what gave no row, by reason."""
+
+    train: int | None = None
+    held_out: int | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stored: str | None) -> SnapshotCounts:
+        """Those of a row of the database."""
+        told = {} if stored is None else json.loads(stored)
+        return cls(told.get("train"), told.get("held-out"), told.get("left_out", {}))
+
+    def to_json(self) -> str:
+        """As they are stored."""
+        return json.dumps({"train": self.train, "held-out": self.held_out, "left_out": self.left_out})
+
+
 def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int = 0, unit: str = "pairs") -> str:
     """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
 
@@ -215,7 +233,7 @@ def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int =
     directory = data_dir / "snapshots"
     with db.reading():  # the rows are read while they are written
         name = write_lines(directory, enough(map(line_of, freezing), freezing, at_least, unit), ".jsonl")
-    counts = {"train": freezing.counts["train"], "held-out": freezing.counts["held-out"], "left_out": freezing.left_out}
+    counts = SnapshotCounts(freezing.counts["train"], freezing.counts["held-out"], freezing.left_out)
     with db.transaction() as connection:
         # Judgements that give no pair may have come since: the rows are the same, what was left out is not.
         connection.execute(
@@ -226,7 +244,7 @@ def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int =
                 "sha256": name,
                 "path": f"snapshots/{name}.jsonl",
                 "rows": freezing.counts.total(),
-                "counts": json.dumps(counts),
+                "counts": counts.to_json(),
                 "last_judgement_id": freezing.last_judgement_id,
                 "created": now(),
             },
@@ -326,7 +344,6 @@ def reason_text(reason: str, left_out: Mapping[str, int]) -> str:
     return f"{_(REASONS.get(reason, reason))}{f' ({refusal})' if refusal else ''}"
 
 
-def snapshot_counts(db: Database, sha256: str) -> dict[str, Any]:
-    """The counts stored with frozen data: pairs by split and what was left out, by reason."""
-    stored = db.value("SELECT counts FROM snapshot WHERE sha256 = ?", (sha256,))
-    return {} if stored is None else dict(json.loads(stored))
+def snapshot_counts(db: Database, sha256: str) -> SnapshotCounts:
+    """The counts stored with frozen data; without any where there is none of this name."""
+    return SnapshotCounts.of(db.value("SELECT counts FROM snapshot WHERE sha256 = ?", (sha256,)))

@@ -136,7 +136,11 @@ def settled_pairs(db: Database, pairs: Sequence[PairedAnswers]) -> tuple[Settled
     """Those of the pairs that nobody has to compare and nobody has compared."""
     return tuple(
         SettledPair(
-            pair.prompt_id, pair.first, pair.settled, pair.answered, store.last_judgement_before(db, pair.answered)
+            prompt_id=pair.prompt_id,
+            response_id=pair.first,
+            outcome=pair.settled,
+            answered=pair.answered,
+            at=store.last_judgement_before(db, pair.answered),
         )
         for pair in pairs
         if pair.settled is not None and not pair.compared

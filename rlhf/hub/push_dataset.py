@@ -209,7 +209,7 @@ def snapshot_facts(db: Database, pushed: Snapshot, rows: Sequence[Mapping[str, A
         source=spec.source,
         rows=counts,
         files={split: (path, sha256(cast(bytes, files[path])).hexdigest()) for split, path in named.items()},
-        left_out=snapshot_counts(db, spec.snapshot).get("left_out", {}),
+        left_out=snapshot_counts(db, spec.snapshot).left_out,
         left_out_later=FinishedTraining.of(pushed.job.result).left_out,
         agreement=agreement_on(db, spec.snapshot),
         names=pushed.names,

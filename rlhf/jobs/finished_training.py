@@ -47,14 +47,19 @@ class FinishedTraining:
         """
         told = dict(result or {})
         told["trained_on"] = next((told[name] for name in TRAINED_ON if fits(told.get(name), int)), None)
-        known = {name: meant(told.get(name), kind) for name, kind in kinds().items()}
-        return cls(**{name: value for name, value in known.items() if value is not None})
+        return cls(**told_fields(cls, told))
+
+
+def told_fields(record: type, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stored result says of a record's fields, as far as it can be meant."""
+    known = {name: meant(told.get(name), kind) for name, kind in kinds(record).items()}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 @cache
-def kinds() -> Mapping[str, Any]:
+def kinds(record: type) -> Mapping[str, Any]:
     """The type of each field."""
-    return get_type_hints(FinishedTraining)
+    return get_type_hints(record)
 
 
 def meant(value: Any, kind: Any) -> Any:

@@ -6,6 +6,7 @@ are not Fair Evaluators"); only a preference that survives the swap counts.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from annotation.records import UserError
@@ -13,6 +14,7 @@ from annotation.translation import _, kept
 from rlhf.jobs.run import Run
 from rlhf.judges import judge_store
 from rlhf.judges.backends import JudgingCounts, backend_for, run_judge
+from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 
@@ -44,17 +46,19 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
     if counts.gave_up and not counts.verdicts:
         judge_store.ask_people_instead(run.db, judge)
         raise UserError(counts.gave_up)
-    return {
-        "judge": judge.name,
-        "comparisons": counts.judged,
-        "left_open": len(waiting) - counts.judged,
-        "verdicts": counts.verdicts,
-        "failed": dict(counts.failed),
-        "gave_up": kept(counts.gave_up),
-        "remark": "" if counts.basis is None else kept(counts.basis.sentence()),
-        "prompt_tokens": counts.prompt_tokens,
-        "completion_tokens": counts.completion_tokens,
-        "cost": judge_store.cost(judge, counts.prompt_tokens, counts.completion_tokens),
-        "rubric_version": rubric.version,
-        "seconds": run.seconds(),
-    }
+    return asdict(
+        JudgeResult(
+            judge=judge.name,
+            comparisons=counts.judged,
+            left_open=len(waiting) - counts.judged,
+            verdicts=counts.verdicts,
+            failed=dict(counts.failed),
+            gave_up=kept(counts.gave_up),
+            remark="" if counts.basis is None else kept(counts.basis.sentence()),
+            prompt_tokens=counts.prompt_tokens,
+            completion_tokens=counts.completion_tokens,
+            cost=judge_store.cost(judge, counts.prompt_tokens, counts.completion_tokens),
+            rubric_version=rubric.version,
+            seconds=run.seconds(),
+        )
+    )

@@ -47,7 +47,11 @@ class JudgeSpec(JobSpec):
 
     def facts(self) -> Facts:
         """Who judges what."""
-        judged = {"open": _("open comparisons"), "judged": _("what people have judged"), "candidate": self.candidate}
+        judged = {
+            "open": _("open comparisons"),
+            "judged": _("what people have judged"),
+            "candidate": _("the answers of {candidate}").format(candidate=self.candidate),
+        }
         return [(_("Judge"), self.judge), (_("It judges"), judged[self.scope]), (_("At most"), str(self.comparisons))]
 
     def depends_on(self) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_store import Job
 from rlhf.judges import local_models
 from rlhf.judges.judge_agreement import JudgedComparison, PersonRanking, both_orders
+from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.rubrics import DEFAULT, Rubric
 from rlhf.judges.verdicts import Choice, CombinedVerdict, Verdict, combine, ranking_of
 from rlhf.models import registry
@@ -350,7 +351,7 @@ def ended_jobs(db: Database, judge: Judge, limit: int) -> list[Job]:
 
 def gave_no_verdict(db: Database, job: Job) -> bool:
     """Whether a judge's job failed, or left something to judge, without any verdict."""
-    left = job.status == "failed" or bool((job.result or {}).get("left_open"))
+    left = job.status == "failed" or JudgeResult.of(job.result).left_open > 0
     return left and not db.value("SELECT EXISTS (SELECT 1 FROM verdict WHERE job_id = ?)", (job.id,))
 
 

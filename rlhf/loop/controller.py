@@ -24,6 +24,7 @@ from rlhf.jobs.artifacts import checkpoints_directory
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_store
+from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -232,8 +233,8 @@ def failed_lately(job: Job | None) -> bool:
     """Whether a judge's last job came to nothing, a moment ago."""
     if job is None:
         return False
-    result = job.result or {}
-    empty = bool(result.get("gave_up")) or (not result.get("verdicts") and bool(result.get("left_open")))
+    result = JudgeResult.of(job.result)
+    empty = bool(result.gave_up) or (not result.verdicts and result.left_open > 0)
     return (job.status != "finished" or empty) and seconds_since(job) < RETRY_SECONDS
 
 

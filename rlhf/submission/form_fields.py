@@ -12,7 +12,7 @@ from annotation.translation import N_, _
 from annotation.validation import describe, hint_at, read, whole_if_it_can
 from rlhf.jobs import job_spec
 from rlhf.jobs.descriptions import FormLayout
-from rlhf.jobs.job_spec import TrainingSpec
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 
 Values = Mapping[str, Any]
 
@@ -30,6 +30,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     N_("Run"): RUN,
 }
 LABELS = {
+    "kind": N_("Kind"),
     "lora_r": N_("LoRA rank (lora_r)"),
     "lora_alpha": N_("LoRA alpha"),
     "lora_targets": N_("LoRA targets"),
@@ -155,7 +156,13 @@ class Form:
 
     def label(self, name: str) -> str:
         """A field's name on the page; sentences about it use the name of the spec."""
-        return _({**LABELS, **self.spec_type.labels}.get(name) or plain_words(name.removeprefix("sampling.")))
+        return label_of(name, (self.spec_type,))
+
+
+def label_of(name: str, kinds: Sequence[type[JobSpec]]) -> str:
+    """What a setting of these kinds of job is called on pages."""
+    own = {field: label for kind in kinds if issubclass(kind, TrainingSpec) for field, label in kind.labels.items()}
+    return _({**LABELS, **own}.get(name) or plain_words(name.removeprefix("sampling.")))
 
 
 def plain_words(name: str) -> str:

@@ -36,7 +36,8 @@ class PrecisionsSpec(JobSpec):
 
     @classmethod
     def runner(cls) -> str:
-        """Beside the trainings."""
+        """Among the algorithms: it loads torch and reads the text of checks, which lies above this; `preflight` asks
+        this, so the spec stays below."""
         return "rlhf.algorithms.precisions"
 
     def about(self) -> str:

@@ -193,7 +193,7 @@ def decided(found: ComparisonHistory) -> str:
     """What admins did with it; nothing where they did nothing."""
     rows: list[Row] = [
         (
-            _(words.KINDS[one.kind]) + (f": {one.whom}" if one.whom and one.kind == "assign" else ""),
+            _("Assigned to {whom}").format(whom=one.whom) if one.kind == "assign" else _(words.KINDS[one.kind]),
             one.who,
             moment(one.when),
             _("taken back by {name}, {when}").format(name=one.undone_by, when=moment(one.undone))

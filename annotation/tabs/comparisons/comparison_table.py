@@ -176,16 +176,16 @@ def made(change: Change) -> str:
     """What was just done, with the way back."""
     said = words.outcome(change.kind, change.comparisons, change.whom)
     undo = act_button(_("Undo"), "undo", str(change.id))
-    return f'<div class="confirm">{status(f"{said}.", "headline")}<p>{undo}</p></div>'
+    return f'<div class="confirm">{status(said, "headline")}<p>{undo}</p></div>'
 
 
 def taken_back(change: Change, count: int) -> str:
     """That a change was taken back, and of how many comparisons where something came of the others meanwhile."""
     said = words.outcome(change.kind, change.comparisons, change.whom)
     if count < change.comparisons:
-        of_these = _("Taken back for {count:,} of them; the others were judged or changed meanwhile. {what}.")
+        of_these = _("Taken back for {count:,} of them; the others were judged or changed meanwhile. {what}")
     else:
-        of_these = _("Taken back. {what}.")
+        of_these = _("Taken back. {what}")
     back = status(of_these.format(count=count, what=said), "headline")
     return f'<div class="confirm">{back}</div>'
 

@@ -37,7 +37,6 @@ CLAIM_STATES: Final[Mapping[str, str]] = {
     "released": N_("went back unjudged"),
 }
 KINDS: Final[Mapping[str, str]] = {
-    "assign": N_("Assigned"),
     "release": N_("Given back to all"),
     "settle": N_("Put aside to settle"),
     "skip": N_("Skipped"),
@@ -111,7 +110,18 @@ def left_out(kind: ChangeKind, count: int) -> str:
 
 
 def outcome(kind: str, count: int, whom: str) -> str:
-    """What a bulk change was, in a line."""
-    said = ngettext("{what}: {count:,} comparison", "{what}: {count:,} comparisons", count)
-    line = said.format(what=_(KINDS[kind]), count=count)
-    return _("{line}, to {whom}").format(line=line, whom=whom) if whom and kind == "assign" else line
+    """What a bulk change was."""
+    outcomes = {
+        "assign": ngettext(
+            "Assigned: {count:,} comparison, to {whom}.", "Assigned: {count:,} comparisons, to {whom}.", count
+        ),
+        "release": ngettext(
+            "Given back to all: {count:,} comparison.", "Given back to all: {count:,} comparisons.", count
+        ),
+        "settle": ngettext(
+            "Put aside to settle: {count:,} comparison.", "Put aside to settle: {count:,} comparisons.", count
+        ),
+        "skip": ngettext("Skipped: {count:,} comparison.", "Skipped: {count:,} comparisons.", count),
+        "withdraw": ngettext("Withdrawn: {count:,} comparison.", "Withdrawn: {count:,} comparisons.", count),
+    }
+    return outcomes[kind].format(count=count, whom=whom)

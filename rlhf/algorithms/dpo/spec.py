@@ -213,7 +213,7 @@ class DPOSpec(TrainingSpec):
             (_("Reference"), _(REFERENCES[self.reference])),
             (_("Data"), _(SCOPES[self.scope])),
             (_("Loss"), loss),
-            ("β · SFT weight", f"{beta} · {numeral(self.sft_weight, 'g')}"),
+            (_("β · SFT weight"), f"{beta} · {numeral(self.sft_weight, 'g')}"),
             (_("Annotator noise"), _(NOISE[self.annotator_noise])),
         ]
 

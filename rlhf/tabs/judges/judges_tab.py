@@ -27,6 +27,7 @@ from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_history, judge_store
 from rlhf.judges.judge_agreement import Trust
 from rlhf.judges.judge_history import JudgeUsage, JudgingStatus, VerdictView
+from rlhf.judges.judge_result import JudgeResult
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
@@ -69,11 +70,6 @@ WHY: Mapping[str, str] = {
     "disagreement": N_("judges disagree"),
     "unsure": N_("a judge was unsure or could not judge"),
     "audit": N_("they were drawn by lot"),
-}
-SCOPES: Mapping[str, str] = {
-    "open": N_("open comparisons"),
-    "judged": N_("what people have judged"),
-    "candidate": N_("the answers of"),
 }
 JUDGES_NOTE = N_(
     "Every judge that is switched on judges what waits for AI judges, in both orders. What a judge is never changes: "
@@ -137,16 +133,18 @@ def feedback_of(mode: Any, audit: Any, unsure: Any, check: Any) -> Feedback:
         raise UserError(_("Choose who judges: people only, AI only, or mixed."))
     return Feedback(
         mode,
-        audit_share=share_of(audit, _("The audit share"), 0),
-        unsure_below=share_of(unsure, _("The chance below which a judge is unsure"), 50),
-        check_share=share_of(check, _("People's share of a check"), 1),
+        audit_share=share_of(audit, 0, _("The audit share must be between 0 and 100 percent.")),
+        unsure_below=share_of(
+            unsure, 50, _("The chance below which a judge is unsure must be between 50 and 100 percent.")
+        ),
+        check_share=share_of(check, 1, _("People's share of a check must be between 1 and 100 percent.")),
     )
 
 
-def share_of(value: Any, what: str, least: float) -> float:
+def share_of(value: Any, least: float, refusal: str) -> float:
     """A percentage as a share. Raises UserError if it is none, or below `least` percent."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 100:
-        raise UserError(_("{what} must be between {least:g} and 100 percent.").format(what=what, least=least))
+        raise UserError(refusal)
     return round(value / 100, 8)
 
 
@@ -352,7 +350,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
     """A judging in words, with its progress, what it has cost so far, and what failed."""
     assert isinstance(job.spec, JudgeSpec)
     left = job_cards.seconds_left(job_store.step_times(db, job), job, at)
-    told = [(_("Judge"), job.spec.judge), (_("What"), f"{_(SCOPES[job.spec.scope])} {job.spec.candidate}".strip())]
+    told = job.spec.facts()
     judge = next((one for one in known if one.name == job.spec.judge), None)
     if judge is not None:
         spent = judge_history.usage(db, judge, job.id)
@@ -361,17 +359,15 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
             (_("Tokens in · out"), tokens_text(spent)),
             (_("Cost"), money(spent.cost)),
         ]
-    result = job.result or {}
-    counted = sorted((result.get("failed") or {}).items())
+    result = JudgeResult.of(job.result)
+    counted = sorted(result.failed.items())
     failed = ", ".join(f"{numeral(count)} {_(FAILED.get(reason, reason))}" for reason, count in counted)
     told += [(_("Failed verdicts"), failed)] if failed else []
-    told += [(_("Comparisons left open"), numeral(result["left_open"]))] if result.get("left_open") else []
+    told += [(_("Comparisons left open"), numeral(result.left_open))] if result.left_open else []
     gave_up = (
-        paragraph(_("It gave up. {gave_up}").format(gave_up=_(result["gave_up"])), "warning")
-        if result.get("gave_up")
-        else ""
+        paragraph(_("It gave up. {gave_up}").format(gave_up=_(result.gave_up)), "warning") if result.gave_up else ""
     )
-    remark = paragraph(_(result["remark"]), "quiet") if result.get("remark") else ""
+    remark = paragraph(_(result.remark), "quiet") if result.remark else ""
     return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told) + remark
 
 

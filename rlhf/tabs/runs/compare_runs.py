@@ -16,6 +16,7 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, kinds
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
+from rlhf.submission.form_fields import label_of
 from rlhf.tabs.plot_zoom import CurveData
 from rlhf.tabs.runs.curves import along, line_of, plots_of
 from rlhf.tabs.runs.job_cards import early_end
@@ -71,9 +72,10 @@ def settings_table(runs: Sequence[RunSummary]) -> str:
     """The settings that differ, a run a column; nothing before one is chosen."""
     if len(runs) < FEWEST:
         return paragraph(_(CHOOSE), "quiet") if runs else ""
+    specs = [run.job.spec for run in runs]
     rows = [
-        (name.replace("_", " "), *(setting(name, value) for value in values))
-        for name, values in differing([run.job.spec for run in runs])
+        (label_of(name, [type(spec) for spec in specs]), *(setting(name, value) for value in values))
+        for name, values in differing(specs)
     ]
     return table((_("Setting"), *(run.name for run in runs)), rows, _(SAME_SETTINGS))
 

@@ -25,6 +25,7 @@ from annotation.ui.markup import (
     table,
     unfold,
 )
+from rlhf.data.snapshots import SnapshotCounts
 from rlhf.jobs.descriptions import HeldOutFigures
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import TrainingSpec
@@ -175,7 +176,7 @@ def made_sentence(made: Policy | None) -> str:
     return _("It made the policy {revision} ({status}).").format(revision=made.revision, status=made.status_word)
 
 
-def job_facts(job: Job, data: Mapping[str, Any], rental: Rental | None = None) -> str:
+def job_facts(job: Job, data: SnapshotCounts, rental: Rental | None = None) -> str:
     """Who asked for a job and the settings that it runs with on `data`, its snapshot's counts, and where."""
     asked = [(_("Requested by"), who(job.requested_by))]
     asked += [(_("Attempt"), str(job.attempt))] if job.attempt > 1 else []

@@ -10,6 +10,7 @@ from typing import Any
 from annotation.metrics.aggregation import REASONS
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
+from rlhf.data.snapshots import SnapshotCounts
 from rlhf.jobs.descriptions import UNITS, Facts
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
@@ -92,7 +93,7 @@ def adapter_facts(spec: TrainingSpec) -> Facts:
     more += [spec.lora_init] if spec.lora_init != "default" else []
     layers = spec.lora_layers or spec.lora_targets
     shape = " · ".join([str(spec.lora_r), str(spec.lora_alpha), layers, *more])
-    return [("LoRA rank · alpha · layers", shape)]
+    return [(_("LoRA rank · alpha · layers"), shape)]
 
 
 def measured_facts(training: TrainingSpec) -> Facts:
@@ -106,22 +107,24 @@ def spec_text(spec: JobSpec) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ results
-def data_facts(job: Job, data: Mapping[str, Any]) -> Facts:
+def data_facts(job: Job, data: SnapshotCounts) -> Facts:
     """What a training job works on, and what was left out when its data was frozen or tokenised.
 
     `data` are the counts stored with its snapshot.
     """
-    if not isinstance(job.spec, TrainingSpec) or not data:
+    if not isinstance(job.spec, TrainingSpec) or data == SnapshotCounts():
         return []
     done = FinishedTraining.of(job.result)
-    left_out = Counter(data.get("left_out", {})) + Counter(done.left_out)
+    left_out = Counter(data.left_out) + Counter(done.left_out)
     named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
-    told = str(data.get("train", _(NOT_MEASURED)) if done.trained_on is None else done.trained_on)
+    told = counted(data.train if done.trained_on is None else done.trained_on)
     if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
-        told = _("{train} to train, {held_out} held-out").format(
-            train=told, held_out=data.get("held-out", _(NOT_MEASURED))
-        )
+        told = _("{train} to train, {held_out} held-out").format(train=told, held_out=counted(data.held_out))
     return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), named or _("nothing"))]
+
+
+def counted(number: int | None) -> str:
+    return _(NOT_MEASURED) if number is None else str(number)
 
 
 SIZE_ON_DISK = N_("Size on disk")

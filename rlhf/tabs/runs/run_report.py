@@ -12,7 +12,7 @@ from annotation.database import Database
 from annotation.records import now, who
 from annotation.translation import _
 from annotation.ui.invisible import visible
-from rlhf.data import snapshots
+from rlhf.data.snapshots import SnapshotCounts, snapshot_counts
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.finished_checks import FinishedCheck, check_of, newest_check
 from rlhf.hub.push_model import CARD
@@ -33,7 +33,7 @@ def report_of(db: Database, data_dir: Path, job: Job) -> str:
     check = check_of(job) or (None if made is None else newest_check(db, made.revision))
     metrics = job_store.metrics(db, job.id)
     summary = RunSummary(job, metrics, None if made is None else made.revision, None if check is None else check.report)
-    data = snapshots.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else {}
+    data = snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else SnapshotCounts()
     subject = registry.by_revision(db, check.spec.candidate) if made is None and check is not None else made
     parts = [
         top(job, run_labels.label_of(db, job.id), made),

@@ -18,7 +18,7 @@ from annotation.translation import N_, _
 from annotation.ui import markup
 from annotation.ui.markup import Download, Explained, paragraph
 from annotation.ui.tab_addresses import Place, link
-from rlhf.data import snapshots
+from rlhf.data.snapshots import SnapshotCounts, snapshot_counts
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store, rental_store, run_labels
 from rlhf.jobs.artifacts import bytes_within, checkpoints_directory
@@ -136,7 +136,7 @@ def job_card(db: Database, job: Job | None, made: Policy | None, at: str) -> str
 
 def job_facts(db: Database, job: Job) -> str:
     """The settings and data of a job."""
-    data = snapshots.snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else {}
+    data = snapshot_counts(db, job.spec.snapshot) if isinstance(job.spec, TrainingSpec) else SnapshotCounts()
     return job_cards.job_facts(job, data, rental_store.found(db, job.id))
 
 

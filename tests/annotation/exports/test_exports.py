@@ -617,7 +617,7 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert (progress, resting(pulse)) == ("", True)
     assert "no exports yet" in files
     said, command, writable = page.count()
-    assert "11 rows would be exported: train 8, test 3." in said
+    assert "11 rows would be exported: 8 for training, 3 for testing." in said
     assert command.startswith("python -m annotation export --format=preference --as=dataset --data=")
     assert writable
     said, command, _ = page.count(agreement=0.9, sources=["human"], iterations=["0"])

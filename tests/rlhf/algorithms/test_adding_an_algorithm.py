@@ -1,4 +1,5 @@
-"""docs/adding-an-algorithm.md, followed to the letter in a copy of the tree; there people use what was added."""
+"""docs/adding-an-algorithm.md, followed to the letter in a copy of the tree; there people use what was added, and the
+repository's own checks find nothing against it."""
 
 from __future__ import annotations
 
@@ -14,10 +15,18 @@ import pytest
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 PAGE = ROOT / "docs" / "adding-an-algorithm.md"
-# What the program and its tests consist of, beside the files at the top.
-COPIED = ("annotation", "rlhf", "tests")
+# What the program, its documentation and its tests consist of, beside the files at the top.
+COPIED = ("annotation", "benchmarks", "docs", "rlhf", "tests")
 pytestmark = pytest.mark.slow
 JOURNEY = "tests/rlhf/algorithms/journey_of_an_added_algorithm.py"
+CHECKS = ("tests/test_sentences.py", "tests/test_architecture.py", "tests/docs/test_pages.py")
+# Of these, what is asked of its files, of the page and of names, and neither starts a process nor loads torch. In a
+# process of their own: beside what the journey has loaded they would take half as long again.
+ASKED = (
+    "unpaired or adding-an-algorithm or (test_architecture and not (load or process or worker or kinds_of_job or "
+    "decides or sqlite or columns or every_spec))"
+)
+PYTEST = ("pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist")
 
 
 def follow(page: str, root: Path) -> list[str]:
@@ -43,11 +52,23 @@ def test_two_files_a_docstring_and_one_line_add_an_algorithm(tmp_path: Path) -> 
             shutil.copytree(source, tmp_path / source.name, ignore=shutil.ignore_patterns("__pycache__"))
         elif source.is_file():
             shutil.copy(source, tmp_path / source.name)
-    assert len(follow(PAGE.read_text("utf-8"), tmp_path)) == 4
+    page = PAGE.read_text("utf-8")
+    added = follow(page, tmp_path)
+    assert len(added) == 4
+    assert "`make docs`" in page
+    python(tmp_path, "tests.docs.reference")
+    python(tmp_path, "ruff", "check", *added)
+    python(tmp_path, "ruff", "format", "--check", *added)
+    python(tmp_path, *PYTEST, *CHECKS, "-k", ASKED)
+    python(tmp_path, *PYTEST, JOURNEY)
+
+
+def python(root: Path, *arguments: str) -> None:
+    """Run a module in the copy."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", JOURNEY],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        [sys.executable, "-m", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,

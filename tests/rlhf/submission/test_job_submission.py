@@ -21,7 +21,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
 from rlhf.data.label_noise import NoiseEvidence
-from rlhf.data.snapshots import MIN_PAIRS
+from rlhf.data.snapshots import MIN_PAIRS, SnapshotCounts
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs import job_store
@@ -102,11 +102,9 @@ def test_the_preview_counts_what_submit_freezes(db: Database, data_dir: Path, ju
     assert (spec.parent, spec.model) == ("base", BASE_NAME)
     rows = load_snapshot(data_dir, spec.snapshot, FrozenRow)
     assert [row.split for row in rows].count("train") == 9
-    assert snapshots.snapshot_counts(db, spec.snapshot) == {
-        "train": 9,
-        "held-out": 3,
-        "left_out": {"tie": 2, "skip": 1},
-    }
+    assert snapshots.snapshot_counts(db, spec.snapshot) == SnapshotCounts(
+        train=9, held_out=3, left_out={"tie": 2, "skip": 1}
+    )
 
 
 def test_what_an_annotator_left_out_has_judged_is_counted_and_comes_back(
@@ -367,7 +365,7 @@ def test_automatic_training_does_not_repeat_a_training_that_failed_on_the_same_j
     judge(10, "tie")
     again = advance(db, data_dir)
     assert again is not None
-    assert snapshots.snapshot_counts(db, spec_of(db, again).snapshot)["left_out"] == {"tie": 10}
+    assert snapshots.snapshot_counts(db, spec_of(db, again).snapshot).left_out == {"tie": 10}
     job_store.claim(db, again, "w")
     job_table.stop(db, again, "w", "failed", "out of memory")
     assert [advance(db, data_dir) for _ in range(3)] == [None, None, None]

@@ -18,6 +18,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation.gate import Rule, within_limits
 from rlhf.evaluation.gate_decisions import THE_GATE
 from rlhf.evaluation.probes import ProbeFigures
@@ -292,7 +293,7 @@ def test_what_acts_by_itself_and_gives_no_reason_is_named_in_the_readers_languag
     people = replace(gate, id=2, decided_by="promote", reason="promote")
     with translation.speaking(translation.chosen(str(tmp_path / "de.po"))):
         card = check_report.decisions_card([gate, people], {})
-        asked = job_cards.job_facts(replace(JOB, requested_by=THE_LOOP), {})
+        asked = job_cards.job_facts(replace(JOB, requested_by=THE_LOOP), SnapshotCounts())
     assert card.count("das Tor") == 2, "in the sentence and in the table"
     assert "ohne Grund" in card
     assert card.count(">promote<") == 2, "but people's names and words stay as they are"

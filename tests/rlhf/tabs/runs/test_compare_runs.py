@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from annotation.translation import chosen, speaking
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
@@ -34,9 +35,16 @@ def test_exactly_the_settings_that_differ_are_listed() -> None:
     assert compare_runs.differing([first, second]) == [("seed", [1, 2]), ("packing", [True, False])]
     assert rows_of(compare_runs.settings_table([run(3, first), run(4, second)])) == [
         ["Setting", "3 · sft-3", "4 · sft-4"],
-        ["seed", "1", "2"],
-        ["packing", "yes", "no"],
+        ["Seed", "1", "2"],
+        ["Packing", "yes", "no"],
     ]
+
+
+def test_settings_are_called_as_on_their_forms() -> None:
+    specs = DPOSpec(sft_weight=0.2, ai_weight=1, seed=1), DPOSpec(sft_weight=0.3, ai_weight=2, seed=2)
+    with speaking(chosen("de")):
+        shown = rows_of(compare_runs.settings_table([run(place, spec) for place, spec in enumerate(specs)]))
+    assert [name for name, *_ in shown] == ["Einstellung", "Startwert", "SFT-Gewicht", "Gewicht der KI-Richter"]
 
 
 def test_a_setting_within_the_sampling_has_a_name_of_its_own() -> None:
@@ -52,7 +60,7 @@ def test_a_setting_that_only_one_kind_has_is_a_difference() -> None:
     assert found["beta"] == [None, 0.1]
     assert found["source"] == ["demonstrations", None]
     assert "seed" not in found
-    assert ["beta", "–", "0.1"] in rows_of(compare_runs.settings_table([run(1, SFTSpec()), run(2, DPOSpec(beta=0.1))]))
+    assert ["Beta", "–", "0.1"] in rows_of(compare_runs.settings_table([run(1, SFTSpec()), run(2, DPOSpec(beta=0.1))]))
 
 
 def test_three_runs_are_compared_at_once_and_equal_ones_are_called_so() -> None:
@@ -64,7 +72,7 @@ def test_three_runs_are_compared_at_once_and_equal_ones_are_called_so() -> None:
 def test_snapshots_are_shortened() -> None:
     specs = [DPOSpec(snapshot="a" * 64), DPOSpec(snapshot="b" * 64)]
     table = compare_runs.settings_table([run(1, specs[0]), run(2, specs[1])])
-    assert ["snapshot", "a" * 12, "b" * 12] in rows_of(table)
+    assert ["Snapshot", "a" * 12, "b" * 12] in rows_of(table)
 
 
 def test_one_run_is_not_a_comparison() -> None:

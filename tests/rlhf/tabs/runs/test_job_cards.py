@@ -13,6 +13,7 @@ from annotation.ui import formatting
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.tabs.iterations import check_report
@@ -115,8 +116,8 @@ def test_a_run_that_may_end_early_says_so_and_then_where_and_why_it_did() -> Non
     assert "ended after" not in job_cards.headline(replace(far, result=None), AT)
     never = replace(PREFERENCES, stop_kl=0.0)
     assert "ended after" not in job_cards.headline(replace(far, spec=never), AT)
-    assert "<dd>at most 6 · 4 or more</dd>" in job_cards.job_facts(JOB, {})
-    assert "<dd>6 · 4 or more</dd>" in job_cards.job_facts(replace(JOB, spec=never), {})
+    assert "<dd>at most 6 · 4 or more</dd>" in job_cards.job_facts(JOB, SnapshotCounts())
+    assert "<dd>6 · 4 or more</dd>" in job_cards.job_facts(replace(JOB, spec=never), SnapshotCounts())
 
 
 def test_the_time_of_a_run_that_was_resumed_is_that_of_its_last_attempt() -> None:
@@ -126,7 +127,7 @@ def test_the_time_of_a_run_that_was_resumed_is_that_of_its_last_attempt() -> Non
 
 def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
     finished = replace(JOB, status="finished", finished=AT, result={"trained_on": 21, "left_out": {"too-long": 2}})
-    counts = {"train": 23, "held-out": 9, "left_out": {"tie": 3, "too-long": 1}}
+    counts = SnapshotCounts(train=23, held_out=9, left_out={"tie": 3, "too-long": 1})
     facts, _, every = job_cards.job_facts(finished, counts).partition("<details>")
     for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "3 tie", "3 too long"):
         assert words in facts
@@ -135,8 +136,8 @@ def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
     assert "abcdef0123456789" not in facts
     assert "&quot;snapshot&quot;: &quot;abcdef0123456789&quot;" in every, "the spec to copy names it whole"
     assert "Attempt" not in facts, "that it is the first goes without saying"
-    assert "<dt>Attempt</dt><dd>2</dd>" in job_cards.job_facts(replace(JOB, attempt=2), {})
-    noisy = job_cards.job_facts(replace(JOB, spec=DPOSpec(annotator_noise="smooth")), {})
+    assert "<dt>Attempt</dt><dd>2</dd>" in job_cards.job_facts(replace(JOB, attempt=2), SnapshotCounts())
+    noisy = job_cards.job_facts(replace(JOB, spec=DPOSpec(annotator_noise="smooth")), SnapshotCounts())
     assert "<dd>smooths labels</dd>" in noisy
 
 
@@ -257,7 +258,7 @@ def test_whatever_was_written_is_shown_literally() -> None:
         ),
         job_cards.queue_table([], [replace(JOB, requested_by=nasty)], AT),
         job_cards.job_card(replace(JOB, message=nasty), None, replace(ADAPTER, revision=nasty), AT, [nasty + nasty]),
-        job_cards.job_facts(replace(JOB, requested_by=nasty, spec=spec), {}),
+        job_cards.job_facts(replace(JOB, requested_by=nasty, spec=spec), SnapshotCounts()),
         job_cards.outcome_card(replace(JOB, result={}), replace(ADAPTER, revision=nasty), nasty),
         job_cards.delete_question(replace(ADAPTER, revision=nasty), nasty),
     ):

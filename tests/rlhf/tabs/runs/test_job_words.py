@@ -15,6 +15,7 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs.job_spec import JobSpec, from_json, to_json
@@ -88,7 +89,7 @@ def test_full_fine_tuning_has_no_adapter_to_describe() -> None:
 
 
 def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
-    counts = {"train": 30, "held-out": 8, "left_out": {"tie": 2}}
+    counts = SnapshotCounts(train=30, held_out=8, left_out={"tie": 2})
     assert job_words.data_facts(JOB, counts) == [("Pairs", "30 to train, 8 held-out"), ("Left out", "2 tie")]
     sft = replace(JOB, kind="sft", spec=SFTSpec(), result={"train_items": 28, "left_out": {"too-long": 2}})
     assert dict(job_words.data_facts(sft, counts)) == {
@@ -96,9 +97,12 @@ def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
         "Left out": "2 tie, 2 too long",
     }
     ppo = replace(JOB, kind="ppo", spec=PPOSpec())
-    assert job_words.data_facts(ppo, {"train": 40, "held-out": 0}) == [("Prompts", "40"), ("Left out", "nothing")]
+    assert job_words.data_facts(ppo, SnapshotCounts(train=40, held_out=0)) == [
+        ("Prompts", "40"),
+        ("Left out", "nothing"),
+    ]
     assert job_words.data_facts(replace(JOB, kind="check", spec=CheckSpec()), counts) == []
-    assert job_words.data_facts(JOB, {}) == []
+    assert job_words.data_facts(JOB, SnapshotCounts()) == []
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained:
     browser.open()
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)<", row) for row in browser.text("settings").split("<tr>")[1:]]
     names = [f"{job.id} · {job.result['revision']}" for job in (first, second) if job.result]
-    assert rows == [["Setting", *names], ["seed", "0", "4"], ["learning rate", "0.005", "0.001"]]
+    assert rows == [["Setting", *names], ["Seed", "0", "4"], ["Learning rate", "0.005", "0.001"]]
     overlaid = browser.text("overlaid")
     assert overlaid.count("<polyline") == 2 * overlaid.count("<figure")
     for label in ("Loss", "Token accuracy", "Gradient norm", "Memory"):
@@ -348,7 +348,7 @@ def test_runs_of_every_kind_can_be_compared_at_once(trained: Machine) -> None:
     browser = browser_of(context_of(trained))
     browser.chosen["compared"] = [str(job.id) for job in job_store.recent(trained.db, tuple(ALGORITHMS))]
     browser.open()
-    assert "<td>kind</td><td>ppo</td><td>reward_model</td><td>dpo</td>" in browser.text("settings")
+    assert "<td>Kind</td><td>ppo</td><td>reward_model</td><td>dpo</td>" in browser.text("settings")
     assert browser.text("overlaid").count("<figure") >= 5
     assert "Held-out accuracy of the reward model" in browser.text("figures")
 
