@@ -145,7 +145,7 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     found, decision = gate_decisions.decided(db, policy)
     alpha, _ = alphas(rule, len(found.panel), found.number)
     against_now = gate_decisions.opponent(db, policy).revision
-    verdict = verdict_card.verdict_of(rule, found, decision, against_now)
+    verdict = verdict_card.verdict_of(found, decision, against_now)
     missing = gate_words.unmeasured(decision.weighed.limits)
     more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
