@@ -170,8 +170,7 @@ def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
     return [
         policy.revision
         for policy in registry.all_policies(db)
-        if policy.status == "candidate" and policy.kind == "policy" and not policy.deleted
-        if policy.revision not in had and asked_for_check(db, policy)
+        if policy.undecided and policy.revision not in had and asked_for_check(db, policy)
     ]
 
 
@@ -208,7 +207,7 @@ def has_checkpoints(db: Database, job: Job) -> bool:
 
 def is_candidate(db: Database, revision: str) -> bool:
     """Whether a policy is there and waits for a decision."""
-    return any(one.revision == revision and one.status == "candidate" for one in registry.all_policies(db))
+    return any(one.revision == revision and one.undecided for one in registry.all_policies(db))
 
 
 def waiting_judges(db: Database) -> dict[str, int]:

@@ -228,8 +228,8 @@ def undo_of(row: Decision, serving: str, rejected: Collection[str], there: Colle
 
 
 def policy_order(policies: Sequence[Policy]) -> list[Policy]:
-    """For a choice: candidates first, newest first, then the others, newest first."""
-    return sorted(policies, key=lambda policy: (policy.status != "candidate", -policy.id))
+    """For a choice: those that wait for a decision first, newest first, then the others, newest first."""
+    return sorted(policies, key=lambda policy: (not policy.undecided, -policy.id))
 
 
 def promote_label(policy: Policy, against: bool = False) -> str:

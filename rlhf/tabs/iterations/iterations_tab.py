@@ -94,12 +94,12 @@ def those_that_answer(db: Database) -> list[Policy]:
 
 
 def selected_policy(db: Database, revision: str | None) -> Policy:
-    """The policy to look at: the chosen one, otherwise the newest candidate or, without one, the newest policy."""
+    """The policy to look at: the chosen one, else the newest that waits for a decision, else what serves."""
     if revision:
         return registry.by_revision(db, revision)
     serving = registry.serving(db)
     first = check_report.policy_order(those_that_answer(db))[0]
-    return first if first.status == "candidate" else serving
+    return first if first.undecided else serving
 
 
 def policy_at(db: Database, place: Place) -> tuple[str | None, str]:
@@ -138,6 +138,8 @@ def standing_part(db: Database, state: LoopState) -> Update:
 
 def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:
     """The verdict on a candidate, or on what it was when it was decided on, and people's running verdict."""
+    if policy.status == "candidate" and policy.deleted:
+        return {"gate": gr.update(value=markup.paragraph(registry.gone(policy))), "running": gr.update(value="")}
     against = "" if policy.status == "candidate" else decided_against(db, policy)
     if policy.status != "candidate" and not against:
         return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
@@ -258,7 +260,7 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
 def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal["ask", "check"] | None:
     """The button without which nothing more comes of a candidate, because the loop does not do that by itself."""
     by_itself = controller.to_ask_about(state) == policy.revision or controller.will_check(db, state, policy)
-    if policy.status != "candidate" or by_itself:
+    if not policy.undecided or by_itself:
         return None
     pending = state.pending if state.pending is not None and state.pending.policy.id == policy.id else None
     if pending is not None and pending.askable:
@@ -380,7 +382,7 @@ def compared_with(check: FinishedCheck | None) -> str | None:
 def can_be_asked(db: Database, policy: Policy) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
     check = gate_decisions.check_to_ask_about(db, policy)
-    if check is None or compared_with(check) is None or policy.status not in ("candidate", "serving"):
+    if check is None or compared_with(check) is None or not (policy.undecided or policy.status == "serving"):
         return False
     return gate_decisions.can_be_asked(db, policy, check)
 
@@ -391,6 +393,8 @@ def ask_people(db: Database, revision: str | None) -> str:
     Raises UserError where there is no check, or nothing new to compare.
     """
     policy = registry.by_revision(db, chosen(revision))
+    if policy.deleted:
+        raise UserError(registry.gone(policy))
     check = gate_decisions.check_to_ask_about(db, policy)
     against = compared_with(check)
     if check is None or against is None:

@@ -729,3 +729,34 @@ def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Co
     assert "candidate, files deleted" in parts["history"]["value"]
     assert not any(parts[name]["interactive"] for name in ("promote", "check"))
     assert f"owner deleted the files of {policy.revision}" in parts["decisions"]["value"]
+
+
+def test_of_a_candidate_whose_files_are_deleted_nothing_is_asked_any_more(context: Context) -> None:
+    """Neither people, who would compare what can't serve, nor whoever opens the page, nor the loop."""
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    iterations_tab.ask_people(context.db, policy.revision)
+    owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
+    assert claims.waiting_for(context.db, owner).of_candidates
+    job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
+    assert not claims.waiting_for(context.db, owner).of_candidates
+    parts, _ = iterations_tab.view(context, None, 0, {})
+    assert parts["selector"]["value"] == "base"
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert f"The files of {policy.revision} were deleted on" in parts["gate"]["value"]
+    assert "Nobody has compared" not in parts["gate"]["value"]
+    assert not any(parts[name]["interactive"] for name in ("promote", "check", "ask"))
+    assert {parts[name]["variant"] for name in ("check", "ask")} == {"secondary"}
+    with pytest.raises(UserError, match="were deleted on"):
+        iterations_tab.ask_people(context.db, policy.revision)
+
+
+def test_a_failed_check_of_deleted_files_asks_nobody_to_check_them_again(context: Context) -> None:
+    policy = make_candidate(context)
+    job_id = job_submission.submit(context.db, context.data_dir, CheckSpec(candidate=policy.revision), "the loop")
+    assert job_store.claim(context.db, job_id, "e") is not None
+    assert job_table.stop(context.db, job_id, "e", "failed", "broken")
+    assert [job.id for job in controller.state_of(context.db).broken] == [job_id]
+    job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
+    assert controller.state_of(context.db).broken == ()
