@@ -467,6 +467,11 @@ def needs_new_answers(decision: GateDecision, checks: Sequence[FinishedCheck]) -
     return calls is not None and calls.judged > 0  # one that judged nothing would judge nothing again
 
 
+def given_to_people(db: Database) -> bool:
+    """Whether annotators are given comparisons of candidates among their others."""
+    return store.project(db).candidate_share > 0
+
+
 def nothing_open(db: Database, policy: Policy) -> bool:
     """Whether no comparison of a policy with its rival is before people."""
     return judge_store.open_to_people(db, policy.id, opponent(db, policy).id) == 0

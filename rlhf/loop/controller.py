@@ -102,6 +102,8 @@ class LoopState:
     """Which of these have checkpoints here."""
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
+    given: bool = True
+    """Whether annotators are given comparisons of candidates."""
 
 
 def state_of(db: Database, counted: bool = True) -> LoopState:
@@ -126,6 +128,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         broken=broken,
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
+        given=gate_decisions.given_to_people(db),
     )
 
 

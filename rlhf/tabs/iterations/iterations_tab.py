@@ -147,7 +147,7 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     found, decision = gate_decisions.decided(db, policy)
     alpha, _ = alphas(rule, len(found.panel), found.number)
     against_now = gate_decisions.opponent(db, policy).revision
-    verdict = verdict_card.verdict_of(found, decision, against_now)
+    verdict = verdict_card.verdict_of(found, decision, against_now, gate_decisions.given_to_people(db))
     missing = gate_words.unmeasured(decision.weighed.limits)
     more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
@@ -412,11 +412,14 @@ def ask_people(db: Database, revision: str | None) -> str:
         )
         spent = gate_decisions.spent_prompts(db, policy, registry.by_revision(db, against))
         raise UserError((counted if spent else queued).format(revision=policy.revision, against=against))
-    return _(
+    said = _(
         "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "
         "queue, blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows "
         "who wins."
-    ).format(made=made, revision=policy.revision, against=against)
+    )
+    if not gate_decisions.given_to_people(db):
+        said = _("{made} comparisons of {revision} with {against} are ready.") + " " + _(verdict_card.NOT_GIVEN)
+    return said.format(made=made, revision=policy.revision, against=against)
 
 
 def chosen(revision: str | None) -> str:

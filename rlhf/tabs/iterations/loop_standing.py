@@ -201,6 +201,8 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         said = _("People compare {revision} with what serves, blind, among their other comparisons.").format(
             revision=revision
         )
+        if not state.given:
+            said = _("{revision} waits for comparisons that people are not given.").format(revision=revision)
         waiting = _("The next training waits for it.")
         return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train.on else said
     if state.gate == "never":

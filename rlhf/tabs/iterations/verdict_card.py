@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import class_of, escape, paragraph
@@ -30,13 +30,22 @@ class Headline:
     """What would tell, as a sentence."""
 
 
-def verdict_of(findings: Findings, decision: GateDecision, against: str) -> Headline:
-    """What the comparisons and the rule's limits say of a candidate against another policy."""
+NOT_GIVEN = N_(
+    "Annotators are not given these comparisons: on the Project tab the share “Candidate against serving” is 0%."
+)
+
+
+def verdict_of(findings: Findings, decision: GateDecision, against: str, given: bool) -> Headline:
+    """What the comparisons and the rule's limits say of a candidate against another policy.
+
+    `given`: whether annotators are given comparisons of candidates.
+    """
     people = decision.weighed.people
     state, saying = direction(findings, decision)
     named = saying.format(against=against, judge=decision.source.judge)
     waits = decision.verdict == "not enough evidence"
-    return Headline(state, named, people.found, would_tell(people, decision) if waits else "")
+    then = would_tell(people, decision) if waits else ""
+    return Headline(state, named, people.found, then if given or not then else f"{then} {_(NOT_GIVEN)}")
 
 
 def direction(findings: Findings, decision: GateDecision) -> tuple[HeadlineState, str]:

@@ -49,7 +49,7 @@ def verdict_of_pending(db: Database) -> str:
         return overview_card.no_candidate()
     found: Findings = gate_decisions.decided(db, pending.policy)[0]
     against = gate_decisions.opponent(db, pending.policy).revision
-    verdict = verdict_card.verdict_of(found, pending.decision, against)
+    verdict = verdict_card.verdict_of(found, pending.decision, against, gate_decisions.given_to_people(db))
     return overview_card.about_candidate(pending.policy.revision) + verdict_card.verdict_card(verdict)
 
 

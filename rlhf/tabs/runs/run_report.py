@@ -70,7 +70,7 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     verdict = ""
     if subject.status == "candidate":
         found, decision = gate_decisions.decided(db, subject)
-        headline = verdict_card.verdict_of(found, decision, against)
+        headline = verdict_card.verdict_of(found, decision, against, gate_decisions.given_to_people(db))
         verdict = " ".join(filter(None, (headline.saying, verdict_card.score(headline.found), headline.then)))
     sides = check_report.report_sides(check.report)
     head = [_("Figure"), *(name for name, _values in sides)]

@@ -165,6 +165,11 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             ("People compare dpo-7", "The next training waits"),
         ),
         (
+            {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "given": False},
+            "deciding",
+            ("dpo-7 waits for comparisons that people are not given. The next training waits for it.",),
+        ),
+        (
             {"pending": exhausted(), "gate": "automatic"},
             "deciding",
             ("dpo-7 is checked again", "starts within seconds"),

@@ -760,3 +760,21 @@ def test_a_failed_check_of_deleted_files_asks_nobody_to_check_them_again(context
     assert [job.id for job in controller.state_of(context.db).broken] == [job_id]
     job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
     assert controller.state_of(context.db).broken == ()
+
+
+def test_where_annotators_are_given_no_candidates_nobody_is_told_that_they_compare_one(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.0))
+    share = "on the Project tab the share “Candidate against serving” is 0%"
+    asked = iterations_tab.ask_people(context.db, policy.revision)
+    assert share in asked
+    assert "take turns" not in asked
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert share in parts["gate"]["value"]
+    assert "People compare" not in parts["standing"]["value"]
+    assert "waits for comparisons that people are not given" in parts["standing"]["value"]
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.2))
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert share not in parts["gate"]["value"]
+    assert "People compare" in parts["standing"]["value"]

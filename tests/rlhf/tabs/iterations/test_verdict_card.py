@@ -30,7 +30,7 @@ def weighed(outcomes: Sequence[float], rule: Rule | None = None, **changed: Any)
 def verdict(outcomes: Sequence[float], rule: Rule | None = None, **changed: Any) -> tuple[Headline, GateDecision]:
     """What is said of a candidate of whom people said this."""
     findings, decision = weighed(outcomes, rule, **changed)
-    return verdict_card.verdict_of(findings, decision, "dpo-1"), decision
+    return verdict_card.verdict_of(findings, decision, "dpo-1", given=True), decision
 
 
 def test_what_people_prefer_is_better_and_says_so_in_one_line() -> None:
@@ -129,7 +129,16 @@ def found_after_giving_up(outcomes: Sequence[float], rule: Rule | None, **change
     """What is said once no more checks are made."""
     findings, decision = weighed(outcomes, rule, **changed)
     assert decision.verdict == "not enough evidence"
-    return verdict_card.verdict_of(findings, given_up(decision, 8), "dpo-1")
+    return verdict_card.verdict_of(findings, given_up(decision, 8), "dpo-1", given=True)
+
+
+def test_comparisons_that_nobody_is_given_are_not_promised() -> None:
+    findings, decision = weighed([1.0])
+    assert "Annotators are not given" not in verdict_card.verdict_of(findings, decision, "dpo-1", given=True).then
+    then = verdict_card.verdict_of(findings, decision, "dpo-1", given=False).then
+    assert "more prompts compared by people. Annotators are not given these comparisons: on the Project tab" in then
+    found, decided = weighed([1.0] * 20)
+    assert verdict_card.verdict_of(found, decided, "dpo-1", given=False).then == ""
 
 
 def test_without_a_check_that_is_said_whatever_people_say() -> None:
