@@ -688,7 +688,8 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim.id,))
         project = store.project(db)
         taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
-        if claim.purpose == "own" and claim.assigned_by is None and taken >= project.overlap:
+        skipped = claim.state == "skipped" and claim.purpose == "own" and claim.assigned_by is None
+        if skipped and taken >= project.overlap:
             raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
         insert_undone(db, last)
         connection.execute(
