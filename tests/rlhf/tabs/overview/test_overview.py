@@ -25,6 +25,8 @@ from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.jobs import job_store
 from rlhf.loop.controller import FailedCheck
+from rlhf.models import registry
+from rlhf.submission import job_submission
 from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts
@@ -279,6 +281,34 @@ def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: C
     assert f"The candidate {policy.revision}:" in after
     assert "Nobody has compared it with base yet." in after
     assert "No candidate waits" not in after
+
+
+def test_every_candidate_is_named_that_nobody_has_decided_on_with_what_it_waits_for(context: Context) -> None:
+    first = make_candidate(context)
+
+    def overview() -> str:
+        return overview_tab.overview_of(context.db, OWNER)
+
+    def named(revision: str) -> str:
+        return f'<a href="/iterations/{revision}">{revision}</a>'
+
+    assert f"{named(first.revision)}: It has not been checked yet." in overview()
+    check = job_submission.submit(context.db, context.data_dir, CheckSpec(candidate=first.revision), "the loop")
+    assert f"{named(first.revision)}: It waits for its check (job {check}, first in the queue)." in overview()
+    assert job_store.claim(context.db, check, "e") is not None
+    assert f"{named(first.revision)}: Job {check} is checking it." in overview()
+    job_table.stop(context.db, check, "e", "failed", "Memory ran out")
+    assert f"Its check (job {check}) failed: Memory ran out." in overview()
+    assert "No candidate waits" not in overview()
+    check_candidate(context, first)
+    second = make_candidate(context)
+    check_candidate(context, second)
+    assert f"The candidate {second.revision}:" in overview()
+    assert f"{named(first.revision)}: Nobody has compared it with base yet." in overview()
+    registry.promote(context.db, second.revision, "owner")
+    assert f"The gate counts checks against {second.revision}, which serves now;" in overview()
+    registry.reject(context.db, first.revision, "owner")
+    assert "No candidate waits for a decision." in overview()
 
 
 def test_a_name_is_text() -> None:
