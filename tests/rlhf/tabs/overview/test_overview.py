@@ -23,6 +23,7 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.loop.controller import FailedCheck
 from rlhf.models import registry
@@ -127,6 +128,7 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
     """As when the program starts for the first time, with its own prompts and no answer yet."""
     with context.db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'withdrawn'")
+    job_store.enqueue(context.db, GenerateSpec(), "the program")
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert '<a class="button" href="/annotate">Wait for the next answers</a>' in strip
     store.set_feedback(context.db, Feedback(mode="ai"))
@@ -136,6 +138,29 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
         connection.execute("UPDATE prompt SET split = 'held-out'")
     assert "Wait for the next answers" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
     assert "Import" not in strip
+
+
+def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context) -> None:
+    """Without workers, and where the worker failed, fell silent, or finds too few different answers."""
+    with context.db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'withdrawn'")
+
+    def strip() -> str:
+        return str(standing.strip_of(context.db, OWNER)["html"])
+
+    why = '<a class="button" href="/iterations">No answers are being written: see why</a>'
+    assert why in strip()
+    worker = job_store.enqueue(context.db, GenerateSpec(), "the program")
+    assert job_store.claim(context.db, worker, "w") is not None
+    assert "Wait for the next answers" in strip()
+    job_table.explain(context.db, worker, "w", "too-few-answers", "Too few")
+    assert why in strip()
+    job_table.report(context.db, worker, "w", 1, 0, {}, "24 in stock")
+    assert "Wait for the next answers" in strip()
+    context.db.connection.execute("UPDATE job SET heartbeat = '2026-01-01T00:00:00.000000+00:00'")
+    assert why in strip()
+    job_table.stop(context.db, worker, "w", "failed", "Out of memory")
+    assert why in strip()
 
 
 def test_today_says_when_somebody_judged_last_and_not_when_that_was_handed_out(context: Context) -> None:
