@@ -79,7 +79,7 @@ class LoopState:
 
     auto_train: AutomaticTraining
     new: int
-    """Judgements since the last training."""
+    """Judgements since the last training that learnt from them, or is to."""
     active: tuple[Job, ...]
     """Jobs that wait or run here."""
     unchecked: str | None
@@ -104,6 +104,8 @@ class LoopState:
     """Trainings on rented hardware, beside which all else goes on here."""
     given: bool = True
     """Whether annotators are given comparisons of candidates."""
+    spent: int = 0
+    """Of the new judgements, those that a training was begun with that came to nothing: they start no other."""
 
 
 def state_of(db: Database, counted: bool = True) -> LoopState:
@@ -114,9 +116,12 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     checks = job_store.checks(db)
     failed, broken = failed_checks(checks), broken_jobs(db, checks)
+    unspent = store.new_to_train_on(db, since) if counted else 0
+    learnt = learnt_until(db)
+    new = store.new_to_train_on(db, learnt) if counted and learnt != since else unspent
     return LoopState(
         auto_train=auto_train,
-        new=store.new_to_train_on(db, since) if counted else 0,
+        new=new,
         active=(*job_store.at_work(db), *job_store.queue(db)),
         unchecked=unchecked_candidate(db, checks, failed),
         waiting=waiting_judges(db),
@@ -129,7 +134,14 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
         given=gate_decisions.given_to_people(db),
+        spent=new - unspent,
     )
+
+
+def learnt_until(db: Database) -> str:
+    """When the last training was asked for that has learnt from the judgements before it, or is to; empty without."""
+    found = (job for job in job_store.recent(db, tuple(automatic_kinds())) if job.status not in ENDINGS)
+    return next((job.created for job in found), "")
 
 
 def failed_checks(checks: Sequence[Job]) -> dict[str, FailedCheck]:
@@ -342,7 +354,7 @@ def ready(state: LoopState, revision: str) -> bool:
 
 def due(state: LoopState) -> bool:
     """Whether enough was judged for a training that nobody asks for."""
-    return state.auto_train.on and state.new >= state.auto_train.wanted
+    return state.auto_train.on and state.new - state.spent >= state.auto_train.wanted
 
 
 def enough_labels(state: LoopState) -> bool:

@@ -246,7 +246,7 @@ def after(state: LoopState) -> str:
     if not state.auto_train.on:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
     training = _(kind_to_train(state).automatic)
-    missing = max(state.auto_train.wanted - state.new, 0)
+    missing = max(state.auto_train.wanted - (state.new - state.spent), 0)
     return (
         _("After {missing} more a training starts: {training}.").format(missing=missing, training=training)
         if missing

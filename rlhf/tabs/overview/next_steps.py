@@ -10,7 +10,7 @@ from annotation.records import Project
 from annotation.translation import _, ngettext
 from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
-from rlhf.loop.controller import LoopState, candidate_of, checked_by_loop
+from rlhf.loop.controller import LoopState, candidate_of, checked_by_loop, due
 
 # With fewer comparisons in stock people might have to wait for longer ones.
 ENOUGH_STOCK = 12
@@ -70,7 +70,7 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
 def about_judgements(state: LoopState, waiting: int, more: bool, written: bool) -> list[NextStep]:
     """What the next training waits for, or that it can begin."""
     steps = []
-    if state.new >= state.auto_train.wanted and not state.auto_train.on and not state.active and not state.rented:
+    if state.new >= state.auto_train.wanted and not due(state) and not state.active and not state.rented:
         said = ngettext("Train on {count} new judgement", "Train on {count} new judgements", state.new)
         steps.append(NextStep(said.format(count=state.new), "/train"))
     if state.active:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from annotation import claims
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.records import Annotator
+from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -21,9 +24,18 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.loop.controller import AutomaticTraining, FailedCheck, LoopState, Step, next_step, state_of
+from rlhf.loop.controller import (
+    AutomaticTraining,
+    FailedCheck,
+    LoopState,
+    Step,
+    next_step,
+    save_automatic_training,
+    state_of,
+)
 from rlhf.tabs.iterations.loop_standing import loop_status
 from tests.builders import job, policy
+from tests.conftest import act, seed_comparisons
 from tests.rlhf.evaluation.test_gate import DECIDED
 
 QUIET = LoopState(
@@ -271,6 +283,38 @@ def test_a_training_that_is_due_and_cannot_start_is_not_promised() -> None:
     assert loop_status(state).then == "A training is due: DPO."
     assert loop_status(state, ["Too few."]).then == "A training is due (DPO), but none can start. Too few."
     assert loop_status(replace(state, new=5), ["Too few."]).then == "After 15 more a training starts: DPO."
+
+
+def judge(db: Database, annotator: Annotator, count: int) -> None:
+    """Have somebody judge so many new comparisons."""
+    seed_comparisons(db, count)
+    for _ in range(count):
+        claim = claims.claim_next(db, annotator.id)
+        assert claim is not None
+        claims.judge(db, annotator.id, claim.nonce, act("left-clearly"))
+
+
+@pytest.mark.parametrize("status", ["failed", "lost", "cancelled"])
+def test_what_a_training_that_came_to_nothing_was_to_learn_from_is_still_to_be_learnt_from(
+    db: Database, data_dir: Path, status: str
+) -> None:
+    """And starts no other by itself: that would come to nothing again."""
+    save_automatic_training(db, ON)
+    ann = access.add_account(db, "ann", "annotator", "ann's password")
+    judge(db, ann, 12)
+    assert state_of(db).new == 12
+    number = job_store.enqueue(db, DPOSpec(snapshot="0" * 64), "owner")
+    assert state_of(db).new == 0, "it waits, and will learn from them"
+    db.connection.execute("UPDATE job SET status = ? WHERE id = ?", (status, number))
+    judge(db, ann, 10)
+    state = state_of(db)
+    assert (state.new, state.spent) == (22, 12)
+    assert next_step(state) is None
+    assert loop_status(state).then == "After 10 more a training starts: DPO."
+    judge(db, ann, 10)
+    assert next_step(state_of(db)) == Step("train")
+    db.connection.execute("UPDATE job SET status = 'finished' WHERE id = ?", (number,))
+    assert (state_of(db).new, state_of(db).spent) == (20, 0)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,11 @@ def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
     assert (first.words, first.address) == (words, address)
 
 
+def test_after_a_training_that_came_to_nothing_a_person_can_train_where_none_starts_by_itself() -> None:
+    state = replace(QUIET, new=20, spent=20, auto_train=replace(QUIET.auto_train, on=True))
+    assert next_steps(state, Waiting(3, {}))[0].words == "Train on 20 new judgements"
+
+
 def test_what_failed_comes_after_all_other_steps() -> None:
     state = replace(QUIET, new=20, pending=pending("promote"), broken=(replace(JOB, status="failed"),))
     said = [step.words for step in next_steps(state, Waiting(1, {}))]
