@@ -121,6 +121,8 @@ def made_of(spec: TrainingSpec) -> str:
 
 def soon(state: LoopState, revision: str) -> str:
     """When the loop checks a candidate."""
+    if len(state.active) > 1:
+        return _("The check starts as soon as no job runs or waits.")
     if state.active:
         return _("The check starts after job {number} ({about}).").format(
             number=state.active[0].id, about=job_words.about(state.active[0])
@@ -211,12 +213,7 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         ).format(revision=revision)
     promote = pending.decision.verdict == "promote"
     if state.gate == "automatic":
-        announced = (
-            _("The gate will promote {revision} within seconds.")
-            if promote
-            else _("The gate will reject {revision} within seconds.")
-        )
-        return announced.format(revision=revision)
+        return announced(promote, at_once=not state.active).format(revision=revision)
     advice = (
         _("The rule says: promote {revision}. It is for you to do so, because the gate's mode is 'ask'.")
         if promote
@@ -225,8 +222,20 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
     return advice.format(revision=revision)
 
 
+def announced(promote: bool, at_once: bool) -> str:
+    """What the gate will do with a candidate, and when; its name is left out."""
+    return {
+        (True, True): _("The gate will promote {revision} within seconds."),
+        (False, True): _("The gate will reject {revision} within seconds."),
+        (True, False): _("The gate will promote {revision} as soon as no job runs or waits."),
+        (False, False): _("The gate will reject {revision} as soon as no job runs or waits."),
+    }[promote, at_once]
+
+
 def goes_on(state: LoopState, pending: PendingDecision) -> str:
     """How it goes on with a candidate of which nothing more comes by itself; its name is left out."""
+    if to_ask_about(state) is not None and state.active:
+        return _("People are given what was left to judges as soon as no job runs or waits.")
     if to_ask_about(state) is not None:
         return _("People are given what was left to judges.")
     if pending.askable and pending.used_up:

@@ -186,6 +186,26 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             "deciding",
             ("dpo-7 is checked again", "starts within seconds"),
         ),
+        (
+            {"pending": candidate("promote"), "gate": "automatic", "active": (job_of(MergeSpec(revision="dpo-3")),)},
+            "deciding",
+            ("The gate will promote dpo-7 as soon as no job runs or waits.",),
+        ),
+        (
+            {"pending": candidate("reject"), "gate": "automatic", "active": (job_of(MergeSpec(revision="dpo-3")),)},
+            "deciding",
+            ("The gate will reject dpo-7 as soon as no job runs or waits.",),
+        ),
+        (
+            {"pending": used_up(), "gate": "automatic", "active": (job_of(MergeSpec(revision="dpo-3")),)},
+            "deciding",
+            ("People are given what was left to judges as soon as no job runs or waits.",),
+        ),
+        (
+            {"active": (job_of(MergeSpec(revision="dpo-3")), job_of(DPOSpec(), "queued")), "unchecked": "dpo-7"},
+            "checking",
+            ("The check starts as soon as no job runs or waits.",),
+        ),
         ({"pending": used_up(), "gate": "automatic"}, "deciding", ("People are given what was left to judges.",)),
         ({"pending": used_up()}, "deciding", ("let them compare what was left to judges.",)),
         (
