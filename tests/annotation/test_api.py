@@ -254,7 +254,10 @@ def test_progress_counts_today_in_the_annotators_own_day(
     ann("judge", nonce=ann("card")["nonce"], act=act("skip"))
     yesterday = datetime.now(UTC) - timedelta(hours=25)
     with db.transaction() as connection:
-        connection.execute("UPDATE claim SET created = ? WHERE id = 1", (yesterday.isoformat(timespec="microseconds"),))
+        connection.execute("DROP TRIGGER judgement_no_update")
+        for made in ("claim", "judgement"):
+            before = (yesterday.isoformat(timespec="microseconds"),)
+            connection.execute(f"UPDATE {made} SET created = ? WHERE id = 1", before)
     fresh = api.AnnotationApi(db)
     shown = fresh.card(access.authorise(db, "ann", "annotator"), api.RequestBody(utc_offset_minutes=0))["progress"]
     assert {key: shown[key] for key in ("yours", "everyone")} == {"yours": 3, "everyone": 4}

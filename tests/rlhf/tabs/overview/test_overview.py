@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,19 @@ def test_today_says_when_somebody_judged_last_and_not_when_that_was_handed_out(c
     (row,) = [row for row in claims.judged_by_each(context.db, today) if row["name"] == "owner"]
     judged = context.db.value("SELECT max(created) FROM judgement WHERE annotator_id = ?", (OWNER,))
     assert row["latest"] == judged
+
+
+def test_what_was_judged_today_counts_for_today_whenever_it_was_handed_out(context: Context) -> None:
+    """Handed out ten minutes before it was judged, and midnight in between or not."""
+    db, midnight = context.db, datetime(2026, 3, 2, tzinfo=UTC)
+    db.connection.execute("DROP TRIGGER judgement_no_update")
+    for minutes, today in ((5, 12), (15, 12), (-5, 0)):
+        judged = midnight + timedelta(minutes=minutes)
+        times = (judged, judged - timedelta(minutes=10))
+        for table, at in zip(("judgement", "claim"), times, strict=True):
+            db.connection.execute(f"UPDATE {table} SET created = ?", (at.isoformat(timespec="microseconds"),))
+        assert claims.judged_by(db, OWNER, midnight.isoformat(timespec="microseconds")) == today
+        assert sum(row["today"] for row in claims.judged_by_each(db, "2026-03-02")) == today
 
 
 def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> None:
