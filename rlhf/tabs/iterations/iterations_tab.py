@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,6 +148,8 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     alpha, _ = alphas(rule, len(found.panel), found.number)
     against_now = gate_decisions.opponent(db, policy).revision
     verdict = verdict_card.verdict_of(found, decision, against_now, gate_decisions.given_to_people(db))
+    if against:
+        verdict = replace(verdict, then="")  # nobody is asked any more
     missing = gate_words.unmeasured(decision.weighed.limits)
     more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):

@@ -68,7 +68,7 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     """The verdict on a policy, and the figures of its check."""
     against = gate_decisions.opponent(db, subject).revision
     verdict = ""
-    if subject.status == "candidate":
+    if subject.undecided:
         found, decision = gate_decisions.decided(db, subject)
         headline = verdict_card.verdict_of(found, decision, against, gate_decisions.given_to_people(db))
         verdict = " ".join(filter(None, (headline.saying, verdict_card.score(headline.found), headline.then)))

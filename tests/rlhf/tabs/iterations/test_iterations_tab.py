@@ -779,3 +779,26 @@ def test_where_annotators_are_given_no_candidates_nobody_is_told_that_they_compa
     parts, _ = iterations_tab.view(context, policy.revision, 0, {})
     assert share not in parts["gate"]["value"]
     assert "People compare" in parts["standing"]["value"]
+
+
+def test_of_what_was_decided_no_more_comparisons_are_said_to_be_needed(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy, sound=True)
+    store.compare_policies(context.db, policy.id, 1)
+    seed_comparisons(context.db, 3, "held-out")  # which another check could draw
+    needed = "more prompts compared by people"
+
+    def gate() -> str:
+        return str(iterations_tab.view(context, policy.revision, 0, {})[0]["gate"]["value"])
+
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
+    while (claim := claims.claim_next(context.db, owner)) is not None:
+        claims.judge(context.db, owner, claim.nonce, act("tie"))
+        if policy.revision in str(shown_texts(claim)):
+            break
+    assert needed in gate()
+    registry.reject(context.db, policy.revision, "owner")
+    assert needed not in gate()
+    registry.promote(context.db, policy.revision, "owner")
+    assert needed not in gate()
