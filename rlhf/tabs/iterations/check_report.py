@@ -62,7 +62,7 @@ def serving_card(
                 ),
                 (_("Also waiting"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
                 (_("Answers drawn"), str(counts.total)),
-                (_("Ended by themselves"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
+                (_("Ended before the length limit"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
                 (_("Dropped: empty"), str(counts.empty)),
                 (_("Dropped: the same as another"), str(counts.duplicate)),
             )

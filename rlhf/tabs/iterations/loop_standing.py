@@ -208,16 +208,14 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         waiting = _("The next training waits for it.")
         return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train.on else said
     if state.gate == "never":
-        return _(
-            "Whether {revision} serves is for you to decide. The gate's mode is 'never', so nobody is advised."
-        ).format(revision=revision)
+        return _("Whether {revision} serves is for you to decide: nobody is advised.").format(revision=revision)
     promote = pending.decision.verdict == "promote"
     if state.gate == "automatic":
         return announced(promote, at_once=not state.active).format(revision=revision)
     advice = (
-        _("The rule says: promote {revision}. It is for you to do so, because the gate's mode is 'ask'.")
+        _("The rule says: promote {revision}. It is for you to do so.")
         if promote
-        else _("The rule says: reject {revision}. It is for you to do so, because the gate's mode is 'ask'.")
+        else _("The rule says: reject {revision}. It is for you to do so.")
     )
     return advice.format(revision=revision)
 

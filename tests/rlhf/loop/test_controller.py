@@ -169,7 +169,11 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         ),
         ({"active": (job_of(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
         ({"unchecked": "dpo-7"}, "checking", ("dpo-7 is to be checked",)),
-        ({"pending": candidate("promote")}, "deciding", ("People find it better: ", "promote dpo-7", "'ask'")),
+        (
+            {"pending": candidate("promote")},
+            "deciding",
+            ("People find it better: ", "promote dpo-7. It is for you to do so."),
+        ),
         ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
         (
             {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON},
