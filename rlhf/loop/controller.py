@@ -14,7 +14,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
 from annotation.translation import N_, _, spoken
-from rlhf.data import snapshots
+from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
@@ -104,6 +104,8 @@ class LoopState:
     """Trainings on rented hardware, beside which all else goes on here."""
     given: bool = True
     """Whether annotators are given comparisons of candidates."""
+    measurable: bool = True
+    """Whether there is a held-out prompt to check a candidate on."""
     spent: int = 0
     """Of the new judgements, those that a training was begun with that came to nothing: they start no other."""
 
@@ -134,6 +136,7 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
         given=gate_decisions.given_to_people(db),
+        measurable=held_out_sets.can_measure(db),
         spent=new - unspent,
     )
 
@@ -347,9 +350,8 @@ def will_check(db: Database, state: LoopState, policy: Policy) -> bool:
 
 def ready(state: LoopState, revision: str) -> bool:
     """Whether the loop checks a candidate that needs it now."""
-    return checked_by_loop(state, revision) and (
-        revision not in state.failed_checks or state.failed_checks[revision].rested
-    )
+    able = state.measurable and checked_by_loop(state, revision)
+    return able and (revision not in state.failed_checks or state.failed_checks[revision].rested)
 
 
 def due(state: LoopState) -> bool:

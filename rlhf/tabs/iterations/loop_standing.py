@@ -121,6 +121,8 @@ def made_of(spec: TrainingSpec) -> str:
 
 def soon(state: LoopState, revision: str) -> str:
     """When the loop checks a candidate."""
+    if not state.measurable:
+        return _("The check waits: there is no held-out prompt. Import some on the Data tab.")
     if len(state.active) > 1:
         return _("The check starts as soon as no job runs or waits.")
     if state.active:

@@ -89,6 +89,7 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"auto_train": ON, "new": 100, "active": (job_of(DPOSpec()),)}, None),
         ({"auto_train": ON, "new": 100, "unchecked": "dpo-3"}, Step("check", "dpo-3")),
         ({"unchecked": "dpo-3"}, Step("check", "dpo-3")),
+        ({"unchecked": "dpo-3", "measurable": False}, None),
         ({"unchecked": "dpo-3", "active": (job_of(DPOSpec()),)}, None),
         # a check that came to nothing
         ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1)}, Step("check", "dpo-7")),
@@ -209,6 +210,11 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             {"active": (job_of(MergeSpec(revision="dpo-3")), job_of(DPOSpec(), "queued")), "unchecked": "dpo-7"},
             "checking",
             ("The check starts as soon as no job runs or waits.",),
+        ),
+        (
+            {"unchecked": "dpo-7", "measurable": False},
+            "checking",
+            ("The check waits: there is no held-out prompt. Import some on the Data tab.",),
         ),
         ({"pending": used_up(), "gate": "automatic"}, "deciding", ("People are given what was left to judges.",)),
         ({"pending": used_up()}, "deciding", ("let them compare what was left to judges.",)),

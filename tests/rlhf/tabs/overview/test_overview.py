@@ -85,6 +85,11 @@ def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
     assert (first.words, first.address) == (words, address)
 
 
+def test_where_nothing_is_held_out_to_check_on_the_way_leads_to_the_import() -> None:
+    (step, *_) = next_steps(replace(QUIET, unchecked="dpo-7", measurable=False), Waiting(3, {}))
+    assert (step.words, step.address) == ("Import held-out prompts to check dpo-7", "/data")
+
+
 def test_after_a_training_that_came_to_nothing_a_person_can_train_where_none_starts_by_itself() -> None:
     state = replace(QUIET, new=20, spent=20, auto_train=replace(QUIET.auto_train, on=True))
     assert next_steps(state, Waiting(3, {}))[0].words == "Train on 20 new judgements"
