@@ -32,7 +32,7 @@ from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import gate_form, iterations_tab, policy_decisions
 from rlhf.tabs.train import automatic_training, train_tab
-from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, shown_texts
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.handlers import asked_by
 
 pytestmark = pytest.mark.slow
@@ -224,6 +224,7 @@ def test_what_waits_is_told_by_who_wrote_it(context: Context) -> None:
 
 def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     make_candidate(context)
+    seed_prompts(context.db, 1, "held-out")
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert "not measured" in parts["history"]["value"]
     assert parts["gate"]["value"].count("not been checked") == 1
@@ -623,6 +624,7 @@ def unasked(context: Context) -> controller.Step | None:
 @pytest.mark.parametrize("mode", ["ask", "automatic", "never"])
 def test_a_check_that_the_loop_makes_does_not_stand_out(context: Context, mode: str) -> None:
     first, second = make_candidate(context), make_candidate(context)
+    seed_prompts(context.db, 1, "held-out")
     gate_decisions.set_rule(context.db, {"mode": mode})
     assert unasked(context) == controller.Step("check", first.revision)
     assert "The check starts within seconds." in stands_out(context, first)[1]
@@ -632,6 +634,7 @@ def test_a_check_that_the_loop_makes_does_not_stand_out(context: Context, mode: 
 @pytest.mark.parametrize("mode", ["ask", "automatic", "never"])
 def test_a_check_stands_out_that_the_loop_does_not_repeat(context: Context, mode: str) -> None:
     policy = make_candidate(context)
+    seed_prompts(context.db, 1, "held-out")
     gate_decisions.set_rule(context.db, {"mode": mode})
     cancelled = controller.advance(context.db, context.data_dir)
     assert cancelled is not None
