@@ -27,7 +27,7 @@ from annotation.copies import safe_copies
 from annotation.database import Database
 from annotation.project import as_read, follows
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
-from annotation.translation import _
+from annotation.translation import _, ngettext
 from annotation.ui import markdown_process
 from annotation.ui.differences import is_long, marked
 from annotation.ui.invisible import visible
@@ -186,8 +186,26 @@ class AnnotationApi:
             raise UserError(
                 _("Write a prompt of 1 to {maximum_prompt:,} characters.").format(maximum_prompt=MAXIMUM_PROMPT)
             )
-        store.ask(self.db, annotator.id, [{"role": "user", "content": text}])
-        return self.next_card(annotator, asked, _("Your prompt is answered next."))
+        if claims.quota_reached(self.db, annotator.id):
+            raise UserError(_("You have judged all that you were asked for, so its answers would not reach you."))
+        comparison_id = store.ask(self.db, annotator.id, [{"role": "user", "content": text}])
+        return self.next_card(annotator, asked, self.when_answered(comparison_id))
+
+    def when_answered(self, comparison_id: int) -> str:
+        """When a prompt of somebody's own is answered, as far as that is known."""
+        problem, waiting = self.problem(), [number for number, _prompt in store.asked(self.db)]
+        if problem:
+            return _("Your prompt waits for its answers. {problem}").format(problem=problem)
+        if comparison_id not in waiting:
+            return _("Your prompt is being answered.")
+        before = waiting.index(comparison_id)
+        if not before:
+            return _("Your prompt is answered next.")
+        return ngettext(
+            "Your prompt is answered after {count} other that was asked before.",
+            "Your prompt is answered after {count} others that were asked before.",
+            before,
+        ).format(count=before)
 
     def guidelines(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
         latest, kind = store.guidelines(self.db), store.project(self.db).kind

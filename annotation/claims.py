@@ -16,6 +16,7 @@ from annotation import selection, store
 from annotation.database import Database
 from annotation.records import (
     MAXIMUM_EDIT,
+    MAXIMUM_MINUTES,
     MAXIMUM_NOTE,
     Act,
     Claim,
@@ -688,7 +689,8 @@ def undo(db: Database, annotator_id: int, shown_nonce: str) -> Claim:
         connection.execute("UPDATE claim SET state = 'released' WHERE id = ?", (claim.id,))
         project = store.project(db)
         taken = db.value("SELECT taken FROM comparison WHERE id = ?", (claim.comparison_id,))
-        if claim.purpose == "own" and claim.assigned_by is None and taken >= project.overlap:
+        skipped = claim.state == "skipped" and claim.purpose == "own" and claim.assigned_by is None
+        if skipped and taken >= project.overlap:
             raise UserError(_("Others have judged the comparison you skipped; your skip stays."))
         insert_undone(db, last)
         connection.execute(
@@ -951,27 +953,34 @@ def adjudicate(db: Database, annotator_id: int, comparison_id: int) -> Claim:
 
 
 # ---------------------------------------------------------------------------------------------------------- progress
+# Of a claim `k`: that it was judged after `since`, and at the soonest handed out at `earliest`, by which it is found.
+JUDGED_SINCE = """k.state = 'judged' AND k.created >= :earliest AND (:since = '' OR (SELECT j.created FROM judgement j
+    WHERE j.claim_id = k.id AND j.supersedes IS NULL) >= :since)"""
+
+
+def judged_since(since: str) -> dict[str, str]:
+    """The values of JUDGED_SINCE: nothing stays in hand for longer than the most minutes that a project can give."""
+    earliest = (datetime.fromisoformat(since) - timedelta(minutes=MAXIMUM_MINUTES)).isoformat() if since else ""
+    return {"since": since, "earliest": earliest}
+
+
 def judged_by(db: Database, annotator_id: int, since: str = "") -> int:
-    """How many comparisons this annotator has judged (skips aside) of those shown after `since`."""
-    return int(
-        db.value(
-            "SELECT count(*) FROM claim WHERE annotator_id = ? AND state = 'judged' AND created >= ?",
-            (annotator_id, since),
-        )
-    )
+    """How many comparisons this annotator has judged (skips aside) after `since`."""
+    asked = {"annotator": annotator_id, **judged_since(since)}
+    return int(db.value(f"SELECT count(*) FROM claim k WHERE annotator_id = :annotator AND {JUDGED_SINCE}", asked))
 
 
 def judged_by_each(db: Database, since: str) -> list[dict[str, Any]]:
-    """Who has judged how many comparisons (skips aside) of those shown after `since`; most first.
+    """Who has judged how many comparisons (skips aside) after `since`; most first.
 
     `latest` is when they last judged, changed or skipped one.
     """
     return db.rows(
-        """SELECT a.name, count(*) AS today, (SELECT j.created FROM judgement j WHERE j.annotator_id = a.id
+        f"""SELECT a.name, count(*) AS today, (SELECT j.created FROM judgement j WHERE j.annotator_id = a.id
                ORDER BY j.id DESC LIMIT 1) AS latest
            FROM claim k JOIN annotator a ON a.id = k.annotator_id
-           WHERE k.state = 'judged' AND k.created >= ? GROUP BY a.id ORDER BY today DESC, a.name""",
-        (since,),
+           WHERE {JUDGED_SINCE} GROUP BY a.id ORDER BY today DESC, a.name""",
+        judged_since(since),
     )
 
 

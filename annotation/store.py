@@ -837,7 +837,8 @@ def read_judgement(row: Mapping[str, Any]) -> Judgement:
 def new_to_train_on(db: Database, since: str) -> int:
     """Judgements made after `since` that a training could learn from: people's, and comparisons that judges alone have.
 
-    Not those on held-out prompts and of candidates; nor judges' while people alone are to judge.
+    Not those on held-out prompts and of candidates, of whom is left out, flagged, or from before the answers ended; nor
+    judges' while people alone are to judge.
     """
     return int(
         db.value(
@@ -846,6 +847,8 @@ def new_to_train_on(db: Database, since: str) -> int:
                    FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
                        JOIN prompt p ON p.id = c.prompt_id
                    WHERE j.created > :since AND j.outcome != 'skip' AND p.split = 'train' AND c.candidate_id IS NULL
+                     AND j.flag IS NULL AND NOT j.early
+                     AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)
                      AND c.purpose = 'preference' AND (j.purpose IN ('own', 'adjudication') OR :judges AND
                          j.purpose = 'judge' AND NOT EXISTS (SELECT 1 FROM current_judgement o
                              WHERE o.comparison_id = j.comparison_id AND o.purpose != 'judge')))""",

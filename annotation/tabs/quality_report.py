@@ -31,6 +31,16 @@ FLAG_NAMES: Mapping[str, str] = {
     "personal-data": N_("personal data"),
     "broken": N_("broken"),
 }
+PURPOSES: Mapping[str, str] = {
+    "own": N_("to learn from"),
+    "gold": N_("gold"),
+    "re-ask": N_("asked again"),
+    "adjudication": N_("to settle"),
+    "import": N_("imported"),
+    "judge": N_("AI judge"),
+}
+# By what two judgements are held against each other.
+LEVELS: Mapping[str, str] = {"nominal": N_("the same or not"), "ordinal": N_("how far apart")}
 OUTCOME_NAMES: Mapping[str, str] = {
     "ranked": N_("ranked"),
     "all-bad": N_("all bad"),
@@ -347,11 +357,11 @@ def agreement_table(found: Sequence[Agreement]) -> str:
             percent_with_interval(one.percent)
             + (_("\nfew comparisons: hardly to be relied on") if one.comparisons < FEW else ""),
             number_with_interval(one.alpha) if one.alpha else _("not defined\nonly one answer was ever given"),
-            one.level,
+            _(LEVELS[one.level]),
         )
         for one in found
     ]
-    headers = (_("Question"), _("Comparisons"), _("Say the same"), _("Krippendorff's alpha"), _("Level"))
+    headers = (_("Question"), _("Comparisons"), _("Say the same"), _("Krippendorff's alpha"), _("What counts"))
     note = paragraph(
         _(
             "Alpha is 1 where all agree and 0 where they agree as often as chance would have it. Intervals: "
@@ -648,7 +658,7 @@ def case_view(case: ComparisonReview) -> str:
         f"<div><h3>{escape(answer_title(case, number))}</h3><pre>{escape(answer)}</pre></div>"
         for number, answer in enumerate(case.answers, 1)
     )
-    rows = [(one.annotator, opinion_text(one), one.purpose) for one in case.opinions]
+    rows = [(one.annotator, opinion_text(one), _(PURPOSES[one.purpose])) for one in case.opinions]
     said_of_it = table(
         (_("Annotator"), _("Judgement"), _("Purpose")),
         rows,

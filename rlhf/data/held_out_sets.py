@@ -127,6 +127,11 @@ def name_of_current(db: Database, data_dir: Path, most: int) -> str:
     return current(db, data_dir, most).sha256 if versions(db) or open_prompts(db) else ""
 
 
+def can_measure(db: Database) -> bool:
+    """Whether a check finds prompts to measure on, or can hold some out."""
+    return bool(versions(db)) or store.has_prompts(db, "held-out") or may_hold_out(db) >= LEAST
+
+
 def renew(db: Database, data_dir: Path, most: int) -> HeldOut:
     """A new version of up to `most` held-out prompts, drawn at random; the last one where it would be the same.
 
@@ -348,13 +353,18 @@ def compared_before(db: Database, candidate: Policy, against: Policy) -> Counter
 
 
 # ------------------------------------------------------------------------------------------------------------- growing
+def may_hold_out(db: Database) -> int:
+    """How many of a project's prompts checks may hold out by themselves."""
+    return int(db.value("SELECT count(*) FROM prompt") * MOST_HELD_OUT)
+
+
 def hold_out_more(db: Database, data_dir: Path) -> int:
     """Hold out prompts that nothing has used, drawn at random, where fewer than both sets take are; returns how many.
 
     Only where a project has so many that `LEAST` are at most `MOST_HELD_OUT` of them: a smaller one needs them to learn
     from, and the gate says that it takes more. What was answered, compared or trained on stays where it is.
     """
-    allowed = int(db.value("SELECT count(*) FROM prompt") * MOST_HELD_OUT)
+    allowed = may_hold_out(db)
     wanted = min(2 * LEAST, allowed) - int(db.value("SELECT count(*) FROM prompt WHERE split = 'held-out'"))
     if allowed < LEAST or wanted <= 0:
         return 0

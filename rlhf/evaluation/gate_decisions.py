@@ -394,8 +394,7 @@ def pending(db: Database) -> PendingDecision | None:
 
     Only the newest: an older one that was not decided on has been overtaken by what was learnt since.
     """
-    candidates = [one for one in registry.all_policies(db) if one.status == "candidate" and one.kind == "policy"]
-    for policy in reversed([one for one in candidates if one.deleted is None]):
+    for policy in reversed([one for one in registry.all_policies(db) if one.undecided]):
         checks = checks_of(db, policy)
         if checks:
             decision = decision_on(db, policy)
@@ -423,7 +422,7 @@ def left_to_ask(db: Database, policy: Policy) -> bool:
 
     That is the newest against what serves: whoever also checks it against another takes nothing from people.
     """
-    checks = checks_of(db, policy) if policy.status == "candidate" else []
+    checks = checks_of(db, policy) if policy.undecided else []
     return bool(checks) and nothing_open(db, policy) and can_be_asked(db, policy, checks[0])
 
 
@@ -466,6 +465,11 @@ def needs_new_answers(decision: GateDecision, checks: Sequence[FinishedCheck]) -
         return False
     calls = checks[0].report.judged.get(decision.more_by)
     return calls is not None and calls.judged > 0  # one that judged nothing would judge nothing again
+
+
+def given_to_people(db: Database) -> bool:
+    """Whether annotators are given comparisons of candidates among their others."""
+    return store.project(db).candidate_share > 0
 
 
 def nothing_open(db: Database, policy: Policy) -> bool:
@@ -575,7 +579,7 @@ def failure_of(job: Job) -> str:
 # ------------------------------------------------------------------------------------------------- what people decide
 def advice(db: Database, policy: Policy) -> GateDecision | None:
     """What the rule advises a person to do; None of what is no candidate, and where its mode is 'never'."""
-    if policy.status != "candidate" or policy.kind != "policy" or rule(db).mode == "never":
+    if not policy.undecided or rule(db).mode == "never":
         return None
     return decision_on(db, policy)
 

@@ -157,12 +157,12 @@ def preference(source: EvidenceSource) -> CriterionWords:
     standing = _(STANDINGS[source.standing]).format(most=source.most)
     ties = _("Every prompt was a tie.") if source.all_ties else ""
     sure = f"{numeral(100 * (1 - source.alpha), '.4g')}%"
-    held = _("Each end of it holds with {sure} however often one looks.").format(sure=sure)
+    held = _("Each end of the interval is right with {sure}, however often one looks.").format(sure=sure)
     not_compared = _("It has not been compared with what serves.")
     return CriterionWords(
         name=name.format(judge=source.judge),
         value=score(source),
-        threshold=_("all above 50%, from {least} prompts on").format(least=source.least),
+        threshold=_("the whole interval above 50%, after {least} prompts").format(least=source.least),
         why=in_a_row(standing, ties, held, judges_help(source)) if source.found else not_compared,
     )
 

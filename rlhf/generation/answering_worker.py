@@ -16,7 +16,7 @@ from typing import Any
 from annotation import store
 from annotation.records import ChosenAnswers, Prompt, Response, Split, UserError
 from annotation.selection import HELD_OUT_SHARE
-from annotation.translation import _, ngettext
+from annotation.translation import _
 from rlhf.generation import playground_store
 from rlhf.generation.answer_choice import DRAWN, AnswerChoice
 from rlhf.generation.answering_spec import GenerateSpec
@@ -101,11 +101,6 @@ class AnsweringWorker:
         told_otherwise = registry.no_thinking(self.db) != self.models.no_thinking
         return self.run.stopped or told_otherwise or registry.serving(self.db).version != self.serving.version
 
-    def stock_sentence(self) -> str:
-        """What waits to be judged, for people."""
-        count = self.stock()
-        return ngettext("{count:,} comparison in stock", "{count:,} comparisons in stock", count).format(count=count)
-
     def stock(self) -> int:
         """Comparisons by the serving policy that nobody has judged or holds."""
         return sum(store.stock_sizes(self.db, self.serving.id).values())
@@ -138,13 +133,13 @@ class AnsweringWorker:
                 self.rest(IDLE_SECONDS)
 
     def draw_batch(self, batch: Sequence[Task], stock: int) -> None:
-        """Draw comparisons, before people's eyes while they have nothing to judge, and say how many there are."""
+        """Draw comparisons, before people's eyes while they have nothing to judge, and say that there are some."""
         # After answers that came out the same before people's eyes, the next are drawn unseen, with some to spare.
         watched = not (stock or self._fruitless or store.waiting_elsewhere(self.db, self.serving.id))
         new = self.write(batch, self.stopped_after_asked).count("ready") if watched else self.draw_unseen(batch, stock)
         self.made += new
         self._fruitless = not new
-        self.run.report(self.made, 0, {}, self.stock_sentence() if new or watched else "")
+        self.run.report(self.made, 0, {}, _("It has written answers to compare.") if new or watched else "")
         if not (new or watched):
             too_few = _("Too few different answers: {wanted} are wanted for each prompt.").format(wanted=self.answers())
             self.run.explain("too-few-answers", too_few)

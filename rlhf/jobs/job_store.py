@@ -299,6 +299,15 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
     ]
 
 
+def answers_come(db: Database) -> bool:
+    """Whether a worker writes answers to compare, or is about to; not one that failed, or found too few of them."""
+    job = next(iter(recent(db, ("generate",), 1)), None)
+    if job is None or not job.is_open:
+        return False
+    alive = job.status == "queued" or (job.heartbeat or "") > job_table.stale_before()
+    return alive and job.reason != "too-few-answers"
+
+
 def ended(db: Database, kinds: Sequence[str], limit: int) -> list[Job]:
     """The jobs of these kinds that ended last, the latest first, whenever they were asked for."""
     marks, states = (", ".join("?" for _ in some) for some in (kinds, job_table.ENDED))

@@ -14,7 +14,7 @@ from annotation import store
 from annotation.database import Database
 from annotation.records import now, seconds_between
 from annotation.translation import N_, _, spoken
-from rlhf.data import snapshots
+from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import Mode
@@ -80,7 +80,7 @@ class LoopState:
 
     auto_train: AutomaticTraining
     new: int
-    """Judgements since the last training."""
+    """Judgements since the last training that learnt from them, or is to."""
     active: tuple[Job, ...]
     """Jobs that wait or run here."""
     unchecked: str | None
@@ -103,6 +103,12 @@ class LoopState:
     """Which of these have checkpoints here."""
     rented: tuple[Job, ...] = ()
     """Trainings on rented hardware, beside which all else goes on here."""
+    given: bool = True
+    """Whether annotators are given comparisons of candidates."""
+    measurable: bool = True
+    """Whether there is a held-out prompt to check a candidate on."""
+    spent: int = 0
+    """Of the new judgements, those that a training was begun with that came to nothing: they start no other."""
 
 
 def state_of(db: Database, counted: bool = True) -> LoopState:
@@ -113,9 +119,12 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
     checks = job_store.checks(db)
     failed, broken = failed_checks(checks), broken_jobs(db, checks)
+    unspent = store.new_to_train_on(db, since) if counted else 0
+    learnt = learnt_until(db)
+    new = store.new_to_train_on(db, learnt) if counted and learnt != since else unspent
     return LoopState(
         auto_train=auto_train,
-        new=store.new_to_train_on(db, since) if counted else 0,
+        new=new,
         active=(*job_store.at_work(db), *job_store.queue(db)),
         unchecked=unchecked_candidate(db, checks, failed),
         waiting=waiting_judges(db),
@@ -127,7 +136,16 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         broken=broken,
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
         rented=tuple(job_store.rented_jobs(db)),
+        given=gate_decisions.given_to_people(db),
+        measurable=held_out_sets.can_measure(db),
+        spent=new - unspent,
     )
+
+
+def learnt_until(db: Database) -> str:
+    """When the last training was asked for that has learnt from the judgements before it, or is to; empty without."""
+    found = (job for job in job_store.recent(db, tuple(automatic_kinds())) if job.status not in ENDINGS)
+    return next((job.created for job in found), "")
 
 
 def failed_checks(checks: Sequence[Job]) -> dict[str, FailedCheck]:
@@ -171,8 +189,7 @@ def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
     return [
         policy.revision
         for policy in registry.all_policies(db)
-        if policy.status == "candidate" and policy.kind == "policy" and not policy.deleted
-        if policy.revision not in had and asked_for_check(db, policy)
+        if policy.undecided and policy.revision not in had and asked_for_check(db, policy)
     ]
 
 
@@ -209,7 +226,7 @@ def has_checkpoints(db: Database, job: Job) -> bool:
 
 def is_candidate(db: Database, revision: str) -> bool:
     """Whether a policy is there and waits for a decision."""
-    return any(one.revision == revision and one.status == "candidate" for one in registry.all_policies(db))
+    return any(one.revision == revision and one.undecided for one in registry.all_policies(db))
 
 
 def waiting_judges(db: Database) -> dict[str, int]:
@@ -334,14 +351,13 @@ def will_check(db: Database, state: LoopState, policy: Policy) -> bool:
 
 def ready(state: LoopState, revision: str) -> bool:
     """Whether the loop checks a candidate that needs it now."""
-    return checked_by_loop(state, revision) and (
-        revision not in state.failed_checks or state.failed_checks[revision].rested
-    )
+    able = state.measurable and checked_by_loop(state, revision)
+    return able and (revision not in state.failed_checks or state.failed_checks[revision].rested)
 
 
 def due(state: LoopState) -> bool:
     """Whether enough was judged for a training that nobody asks for."""
-    return state.auto_train.on and state.new >= state.auto_train.wanted
+    return state.auto_train.on and state.new - state.spent >= state.auto_train.wanted
 
 
 def enough_labels(state: LoopState) -> bool:

@@ -74,6 +74,11 @@ class Policy:
         return _(STATUS_WORDS[self.status])
 
     @property
+    def undecided(self) -> bool:
+        """Whether it waits for a decision: a candidate that can serve."""
+        return self.status == "candidate" and self.kind == "policy" and self.deleted is None
+
+    @property
     def version(self) -> tuple[int, Weights]:
         """What tells its answers from others: whose they are, and the precision of the weights that drew them."""
         return self.id, self.weights
@@ -374,10 +379,17 @@ def reopen(db: Database, revision: str, decided_by: str) -> Policy:
 
 
 def mark_deleted(db: Database, policy: Policy, decided_by: str) -> None:
-    """Record that a policy's files are about to be deleted, and by whom."""
+    """Record that a policy's files are about to be deleted, and by whom; nobody is asked about it any more."""
     with db.transaction() as connection:
         connection.execute("UPDATE model SET deleted = ? WHERE id = ?", (now(), policy.id))
         record_decision(db, policy.id, serving(db).id, "delete", decided_by)
+        store.withdraw_candidate(db, policy.id)
+
+
+def gone(policy: Policy) -> str:
+    """That a policy's files were deleted, and when."""
+    said = _("The files of {revision} were deleted on {deleted}.")
+    return said.format(revision=policy.revision, deleted=str(policy.deleted)[:10])
 
 
 def remove_files(data_dir: Path, policy: Policy) -> int:

@@ -409,11 +409,7 @@ def merge_problem(db: Database, policy: Policy) -> list[str]:
     reasons = [NOT_MERGED[what] for what in (policy.kind, policy.form) if what in NOT_MERGED]
     found = [_(reason).format(revision=policy.revision) for reason in reasons]
     if not found and policy.deleted:
-        found.append(
-            _("The files of {revision} were deleted on {deleted}.").format(
-                revision=policy.revision, deleted=policy.deleted[:10]
-            )
-        )
+        found.append(registry.gone(policy))
     ground = ground_directory(db, policy)
     how = base_model.quantisation(ground) if ground is not None and not found else ""
     if how:

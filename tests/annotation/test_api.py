@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from annotation import api, claims, project, records, selection, store
 from annotation.database import Database
-from annotation.records import Feedback, Kind, Project, Prompt, Tag
+from annotation.records import Annotator, Feedback, Kind, Project, Prompt, Tag
 from annotation.ui.differences import MOST_WORDS
 from annotation.web import access
 from annotation.web.middleware import SignedIn
@@ -254,7 +254,10 @@ def test_progress_counts_today_in_the_annotators_own_day(
     ann("judge", nonce=ann("card")["nonce"], act=act("skip"))
     yesterday = datetime.now(UTC) - timedelta(hours=25)
     with db.transaction() as connection:
-        connection.execute("UPDATE claim SET created = ? WHERE id = 1", (yesterday.isoformat(timespec="microseconds"),))
+        connection.execute("DROP TRIGGER judgement_no_update")
+        for made in ("claim", "judgement"):
+            before = (yesterday.isoformat(timespec="microseconds"),)
+            connection.execute(f"UPDATE {made} SET created = ? WHERE id = 1", before)
     fresh = api.AnnotationApi(db)
     shown = fresh.card(access.authorise(db, "ann", "annotator"), api.RequestBody(utc_offset_minutes=0))["progress"]
     assert {key: shown[key] for key in ("yours", "everyone")} == {"yours": 3, "everyone": 4}
@@ -810,6 +813,33 @@ def test_too_many_own_prompts_are_refused_in_words(db: Database, ann: Ask) -> No
     refused = ann("ask", prompt="One more?")
     assert (refused["status"], refused["error"][:18]) == (409, "3 of your prompts ")
     assert ann("ask", prompt="Question 0?")["asked"] == store.MOST_UNANSWERED, "the same request again"
+
+
+def test_who_asks_is_told_when_it_is_answered_and_not_that_it_is_next_where_it_is_not(db: Database) -> None:
+    endpoint, sleeping = api.AnnotationApi(db), api.AnnotationApi(db, lambda: "The model sleeps.")
+    ann, bob = (access.add_account(db, name, "annotator", "a long enough password") for name in ("ann", "bob"))
+
+    def ask(here: api.AnnotationApi, who: Annotator, text: str) -> str:
+        return str(here.ask(who, api.RequestBody(prompt=text))["notice"])
+
+    assert ask(endpoint, ann, "One?") == "Your prompt is answered next."
+    assert ask(endpoint, bob, "Two?") == "Your prompt is answered after 1 other that was asked before."
+    assert ask(endpoint, bob, "Three?") == "Your prompt is answered after 2 others that were asked before."
+    comparison_id, prompt = store.asked(db)[0]
+    store.begin_answers(db, [make_response(prompt, "1", seed=seed) for seed in range(2)], comparison_id)
+    assert ask(endpoint, ann, "One?") == "Your prompt is being answered."
+    assert ask(sleeping, bob, "Two?") == "Your prompt waits for its answers. The model sleeps."
+
+
+def test_who_would_not_be_given_the_answers_asks_for_none(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 2)
+    ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    with db.transaction() as connection:
+        connection.execute("UPDATE annotator SET quota = 1 WHERE name = 'ann'")
+    refused = ann("ask", prompt="What is love?")
+    assert refused["status"] == 409
+    assert refused["error"] == "You have judged all that you were asked for, so its answers would not reach you."
+    assert store.asked(db) == []
 
 
 def test_who_asked_is_told_when_a_prompt_came_to_nothing(db: Database, person: Callable[[str], Ask]) -> None:

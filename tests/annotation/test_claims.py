@@ -285,6 +285,19 @@ def test_undo_brings_the_comparison_back_as_it_was_shown(db: Database, ann: Anno
     assert judgement_count(db, ann) == 1
 
 
+def test_what_one_has_judged_is_taken_back_however_many_are_asked_by_now(
+    db: Database, ann: Annotator, bob: Annotator
+) -> None:
+    set_project(db, overlap=2)
+    seed_comparisons(db, 1)
+    for who in (ann, bob):
+        claims.judge(db, who.id, in_hand(db, who).nonce, act("left-clearly"))
+    set_project(db, overlap=1)
+    again = claims.undo(db, ann.id, "")
+    claims.judge(db, ann.id, again.nonce, act("right-clearly"))
+    assert (judgement_count(db, ann), judgement_count(db, bob)) == (1, 1)
+
+
 def test_a_repeated_undo_takes_back_one_judgement_only(db: Database, ann: Annotator) -> None:
     seed_comparisons(db, 3)
     for _ in range(2):

@@ -15,6 +15,7 @@ from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
@@ -28,7 +29,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The program with an admin, an annotator and two runs that are over."""
+    """The program with an admin, an annotator, two runs that are over, and answers that are about to be written."""
     data_dir: Path = tmp_path_factory.mktemp("addresses") / "data"
     db = open_database(data_dir)
     registry.ensure_base(db, BASE_NAME)
@@ -38,6 +39,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
         assert job_store.claim(db, job_id, "w") is not None
         assert job_table.finish(db, job_id, "w", {})
+    job_store.enqueue(db, GenerateSpec(), "the program")
     with running_app(data_dir, "--no-workers") as (served, _):
         yield served
     db.close()

@@ -1105,7 +1105,7 @@ def test_what_differs_stays_marked_till_the_person_says_otherwise(site: Site) ->
     admin.page.click("text=Write a prompt of your own")
     admin.page.fill("#own-prompt", "What is 1 + 1?")
     admin.page.click(".ask button")
-    admin.wait_status("Your prompt is answered next.")
+    admin.wait_status("Your prompt waits for its answers.")
     assert marks.count() == 2
     admin.press("Escape", "r")
     admin.wait_status("Answers are shown rendered.")

@@ -7,7 +7,7 @@ from typing import Final
 
 from annotation.tabs.comparisons import words
 from annotation.tabs.comparisons.comparison_table import acts
-from annotation.tabs.quality_report import FLAG_NAMES
+from annotation.tabs.quality_report import FLAG_NAMES, PURPOSES
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui.differences import marked
 from annotation.ui.formatting import NOTHING, count_words, duration, moment, percent
@@ -123,7 +123,7 @@ def given(found: ComparisonHistory) -> str:
         (
             one.annotator,
             moment(one.when),
-            _(words.PURPOSES[one.purpose]),
+            _(PURPOSES[one.purpose]),
             _(words.CLAIM_STATES[one.state]),
             _("assigned by {name}").format(name=one.assigned_by) if one.assigned_by else chance(one.chance),
         )
@@ -148,7 +148,7 @@ def judgement_row(one: SaidJudgement, found: ComparisonHistory) -> Row:
     note = f"\n{one.note}" if one.note else ""
     edited = "\n" + _("Edited: {text}").format(text=one.edited) if one.edited else ""
     return (
-        f"{one.annotator}\n{_(words.PURPOSES[one.purpose])}",
+        f"{one.annotator}\n{_(PURPOSES[one.purpose])}",
         moment(one.when),
         words.verdict(one.outcome, one.ranking, one.strength),
         stands(one, found.judgements),

@@ -22,14 +22,6 @@ COLOURS: Final[Mapping[str, str]] = {
     "in-hand": "open",
     "assigned": "open",
 }
-PURPOSES: Final[Mapping[str, str]] = {
-    "own": N_("to learn from"),
-    "gold": N_("gold"),
-    "re-ask": N_("asked again"),
-    "adjudication": N_("to settle"),
-    "import": N_("imported"),
-    "judge": N_("AI judge"),
-}
 CLAIM_STATES: Final[Mapping[str, str]] = {
     "held": N_("in hand"),
     "judged": N_("judged"),

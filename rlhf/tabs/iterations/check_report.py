@@ -62,7 +62,7 @@ def serving_card(
                 ),
                 (_("Also in stock"), _("{elsewhere} by earlier policies or imported").format(elsewhere=elsewhere)),
                 (_("Answers drawn"), str(counts.total)),
-                (_("Ended by themselves"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
+                (_("Ended before the length limit"), share(counts.ended_share) if counts.total else _(NOT_MEASURED)),
                 (_("Dropped: empty"), str(counts.empty)),
                 (_("Dropped: the same as another"), str(counts.duplicate)),
             )
@@ -228,8 +228,8 @@ def undo_of(row: Decision, serving: str, rejected: Collection[str], there: Colle
 
 
 def policy_order(policies: Sequence[Policy]) -> list[Policy]:
-    """For a choice: candidates first, newest first, then the others, newest first."""
-    return sorted(policies, key=lambda policy: (policy.status != "candidate", -policy.id))
+    """For a choice: those that wait for a decision first, newest first, then the others, newest first."""
+    return sorted(policies, key=lambda policy: (not policy.undecided, -policy.id))
 
 
 def promote_label(policy: Policy, against: bool = False) -> str:
@@ -544,63 +544,61 @@ WARNINGS: Mapping[str, tuple[str, str]] = {
     "kl_per_token": (
         N_(
             "It has moved {value} nats a token from the base (more than {bound} is a bad sign). Read some of its "
-            "answers before you promote it."
+            "answers."
         ),
         N_(
             "It has moved {value} nats a token from {anchor} (more than {bound} is a bad sign). Read some of its "
-            "answers before you promote it."
+            "answers."
         ),
     ),
     "nll_ratio": (
         N_(
             "Its answers surprise the base {value} more than the base's own do (more than {bound} is a bad sign). "
-            "Read some of them before you promote it."
+            "Read some of them."
         ),
         N_(
             "Its answers surprise {anchor} {value} more than {anchor}'s own do (more than {bound} is a bad sign). "
-            "Read some of them before you promote it."
+            "Read some of them."
         ),
     ),
     "distinct_ratio": (
         N_(
             "Its answers repeat themselves: distinct-2 is {value} of the base's (under {bound} is a bad sign). "
-            "Read some of them before you promote it."
+            "Read some of them."
         ),
         N_(
             "Its answers repeat themselves: distinct-2 is {value} of {anchor}'s (under {bound} is a bad sign). "
-            "Read some of them before you promote it."
+            "Read some of them."
         ),
     ),
     "truncated_more": (
         N_(
             "Its answers are cut off at the length limit {value} more often than the base's (more than {bound} is "
-            "a bad sign). Read some of them before you promote it."
+            "a bad sign). Read some of them."
         ),
         N_(
             "Its answers are cut off at the length limit {value} more often than {anchor}'s (more than {bound} is "
-            "a bad sign). Read some of them before you promote it."
+            "a bad sign). Read some of them."
         ),
     ),
     "perplexity_ratio": (
         N_(
             "It finds a plain text {value} more perplexing than the base does (more than {bound} is a bad sign): "
-            "it forgets what it was not trained on. Read some of its answers before you promote it."
+            "it forgets what it was not trained on. Read some of its answers."
         ),
         N_(
             "It finds a plain text {value} more perplexing than {anchor} does (more than {bound} is a bad sign): "
-            "it forgets what it was not trained on. Read some of its answers before you promote it."
+            "it forgets what it was not trained on. Read some of its answers."
         ),
     ),
     "probes_fall": (
         N_(
             "On the probes it gives what is right surely {value} less chance than the base does (more than "
-            "{bound} is a bad sign): it has lost something that it could do. See what, below, before you promote "
-            "it."
+            "{bound} is a bad sign): it has lost something that it could do. Below you see what."
         ),
         N_(
             "On the probes it gives what is right surely {value} less chance than {anchor} does (more than "
-            "{bound} is a bad sign): it has lost something that it could do. See what, below, before you promote "
-            "it."
+            "{bound} is a bad sign): it has lost something that it could do. Below you see what."
         ),
     ),
 }
@@ -609,7 +607,7 @@ ACCURACY_NOTE = N_(
     "How often the candidate gives the answer that people chose the higher implicit reward, with its 95% interval: "
     "where that holds 50%, it may be guessing."
 )
-NO_NUMBER = N_("{name}: not a number, so some of its answers could not be scored. Read them before you promote it.")
+NO_NUMBER = N_("{name}: not a number, so some of its answers could not be scored. Read them.")
 
 
 def warnings(report: CheckReport, rule: Rule) -> list[str]:

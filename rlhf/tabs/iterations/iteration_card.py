@@ -51,7 +51,7 @@ HEADINGS = {
     "not enough evidence": N_("The rule says: not enough evidence yet."),
 }
 AS_IT_STANDS = N_("It was decided on against {}; this is as the rule and the comparisons stand now.")
-NOBODY_ADVISED = N_("The rule's mode is 'never': nobody is advised. Whether it serves is your decision.")
+NOBODY_ADVISED = N_("Whether it serves is your decision: nobody is advised.")
 
 
 def advice(decision: GateDecision, mode: Mode, decided_against: str = "", missing: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,12 +94,12 @@ def those_that_answer(db: Database) -> list[Policy]:
 
 
 def selected_policy(db: Database, revision: str | None) -> Policy:
-    """The policy to look at: the chosen one, otherwise the newest candidate or, without one, the newest policy."""
+    """The policy to look at: the chosen one, else the newest that waits for a decision, else what serves."""
     if revision:
         return registry.by_revision(db, revision)
     serving = registry.serving(db)
     first = check_report.policy_order(those_that_answer(db))[0]
-    return first if first.status == "candidate" else serving
+    return first if first.undecided else serving
 
 
 def policy_at(db: Database, place: Place) -> tuple[str | None, str]:
@@ -138,6 +138,8 @@ def standing_part(db: Database, state: LoopState) -> Update:
 
 def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:
     """The verdict on a candidate, or on what it was when it was decided on, and people's running verdict."""
+    if policy.status == "candidate" and policy.deleted:
+        return {"gate": gr.update(value=markup.paragraph(registry.gone(policy))), "running": gr.update(value="")}
     against = "" if policy.status == "candidate" else decided_against(db, policy)
     if policy.status != "candidate" and not against:
         return {"gate": gr.update(value=iteration_card.checking_line(stands.sentence)), "running": gr.update(value="")}
@@ -145,7 +147,9 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     found, decision = gate_decisions.decided(db, policy)
     alpha, _ = alphas(rule, len(found.panel), found.number)
     against_now = gate_decisions.opponent(db, policy).revision
-    verdict = verdict_card.verdict_of(rule, found, decision, against_now)
+    verdict = verdict_card.verdict_of(found, decision, against_now, gate_decisions.given_to_people(db))
+    if against:
+        verdict = replace(verdict, then="")  # nobody is asked any more
     missing = gate_words.unmeasured(decision.weighed.limits)
     more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
@@ -258,7 +262,7 @@ def advised(db: Database, policy: Policy) -> GateVerdict | None:
 def needed_of_people(db: Database, policy: Policy, state: LoopState) -> Literal["ask", "check"] | None:
     """The button without which nothing more comes of a candidate, because the loop does not do that by itself."""
     by_itself = controller.to_ask_about(state) == policy.revision or controller.will_check(db, state, policy)
-    if policy.status != "candidate" or by_itself:
+    if not policy.undecided or by_itself:
         return None
     pending = state.pending if state.pending is not None and state.pending.policy.id == policy.id else None
     if pending is not None and pending.askable:
@@ -376,7 +380,7 @@ def compared_with(check: FinishedCheck | None) -> str | None:
 def can_be_asked(db: Database, policy: Policy) -> bool:
     """Whether asking people would put comparisons before them: of the check of a candidate, or of what serves."""
     check = gate_decisions.check_to_ask_about(db, policy)
-    if check is None or compared_with(check) is None or policy.status not in ("candidate", "serving"):
+    if check is None or compared_with(check) is None or not (policy.undecided or policy.status == "serving"):
         return False
     return gate_decisions.can_be_asked(db, policy, check)
 
@@ -387,6 +391,8 @@ def ask_people(db: Database, revision: str | None) -> str:
     Raises UserError where there is no check, or nothing new to compare.
     """
     policy = registry.by_revision(db, chosen(revision))
+    if policy.deleted:
+        raise UserError(registry.gone(policy))
     check = gate_decisions.check_to_ask_about(db, policy)
     against = compared_with(check)
     if check is None or against is None:
@@ -404,11 +410,14 @@ def ask_people(db: Database, revision: str | None) -> str:
         )
         spent = gate_decisions.spent_prompts(db, policy, registry.by_revision(db, against))
         raise UserError((counted if spent else queued).format(revision=policy.revision, against=against))
-    return _(
+    said = _(
         "{made} comparisons of {revision} with {against} take turns with the others in the annotators' "
         "queue, blind. They are on held-out prompts, so nothing is trained on them; the Quality tab shows "
         "who wins."
-    ).format(made=made, revision=policy.revision, against=against)
+    )
+    if not gate_decisions.given_to_people(db):
+        said = _("{made} comparisons of {revision} with {against} are ready.") + " " + _(verdict_card.NOT_GIVEN)
+    return said.format(made=made, revision=policy.revision, against=against)
 
 
 def chosen(revision: str | None) -> str:

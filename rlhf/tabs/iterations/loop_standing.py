@@ -121,6 +121,10 @@ def made_of(spec: TrainingSpec) -> str:
 
 def soon(state: LoopState, revision: str) -> str:
     """When the loop checks a candidate."""
+    if not state.measurable:
+        return _("The check waits: there is no held-out prompt. Import some on the Data tab.")
+    if len(state.active) > 1:
+        return _("The check starts as soon as no job runs or waits.")
     if state.active:
         return _("The check starts after job {number} ({about}).").format(
             number=state.active[0].id, about=job_words.about(state.active[0])
@@ -201,30 +205,37 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         said = _("People compare {revision} with what serves, blind, among their other comparisons.").format(
             revision=revision
         )
+        if not state.given:
+            said = _("{revision} waits for comparisons that people are not given.").format(revision=revision)
         waiting = _("The next training waits for it.")
         return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train.on else said
     if state.gate == "never":
-        return _(
-            "Whether {revision} serves is for you to decide. The gate's mode is 'never', so nobody is advised."
-        ).format(revision=revision)
+        return _("Whether {revision} serves is for you to decide: nobody is advised.").format(revision=revision)
     promote = pending.decision.verdict == "promote"
     if state.gate == "automatic":
-        announced = (
-            _("The gate will promote {revision} within seconds.")
-            if promote
-            else _("The gate will reject {revision} within seconds.")
-        )
-        return announced.format(revision=revision)
+        return announced(promote, at_once=not state.active).format(revision=revision)
     advice = (
-        _("The rule says: promote {revision}. It is for you to do so, because the gate's mode is 'ask'.")
+        _("The rule says: promote {revision}. It is for you to do so.")
         if promote
-        else _("The rule says: reject {revision}. It is for you to do so, because the gate's mode is 'ask'.")
+        else _("The rule says: reject {revision}. It is for you to do so.")
     )
     return advice.format(revision=revision)
 
 
+def announced(promote: bool, at_once: bool) -> str:
+    """What the gate will do with a candidate, and when; its name is left out."""
+    return {
+        (True, True): _("The gate will promote {revision} within seconds."),
+        (False, True): _("The gate will reject {revision} within seconds."),
+        (True, False): _("The gate will promote {revision} as soon as no job runs or waits."),
+        (False, False): _("The gate will reject {revision} as soon as no job runs or waits."),
+    }[promote, at_once]
+
+
 def goes_on(state: LoopState, pending: PendingDecision) -> str:
     """How it goes on with a candidate of which nothing more comes by itself; its name is left out."""
+    if to_ask_about(state) is not None and state.active:
+        return _("People are given what was left to judges as soon as no job runs or waits.")
     if to_ask_about(state) is not None:
         return _("People are given what was left to judges.")
     if pending.askable and pending.used_up:
@@ -244,7 +255,7 @@ def after(state: LoopState) -> str:
     if not state.auto_train.on:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
     training = _(kind_to_train(state).automatic)
-    missing = max(state.auto_train.wanted - state.new, 0)
+    missing = max(state.auto_train.wanted - (state.new - state.spent), 0)
     return (
         _("After {missing} more a training starts: {training}.").format(missing=missing, training=training)
         if missing

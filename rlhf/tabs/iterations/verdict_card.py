@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from annotation.metrics.intervals_and_bias import Estimate
-from annotation.translation import _, ngettext
+from annotation.translation import N_, _, ngettext
 from annotation.ui.charts import interval_bar
 from annotation.ui.formatting import percent, percent_span
 from annotation.ui.markup import class_of, escape, paragraph
-from rlhf.evaluation.gate import EvidenceSource, Findings, GateDecision, Rule, alphas, weigh_people
+from rlhf.evaluation.gate import EvidenceSource, Findings, GateDecision
 
 HeadlineState = Literal["good", "bad", "open", ""]
 
@@ -30,32 +30,64 @@ class Headline:
     """What would tell, as a sentence."""
 
 
-def verdict_of(rule: Rule, findings: Findings, decision: GateDecision, against: str) -> Headline:
-    """What the comparisons and the rule's limits say of a candidate against another policy."""
-    alpha, _judges = alphas(rule, len(findings.panel), findings.number)
-    people = weigh_people(rule, findings, alpha)
-    failed = [one for one in decision.criteria if one.verdict == "fail"]
+NOT_GIVEN = N_(
+    "Annotators are not given these comparisons: on the Project tab the share “Candidate against serving” is 0%."
+)
+
+
+def verdict_of(findings: Findings, decision: GateDecision, against: str, given: bool) -> Headline:
+    """What the comparisons and the rule's limits say of a candidate against another policy.
+
+    `given`: whether annotators are given comparisons of candidates.
+    """
+    people = decision.weighed.people
+    state, saying = direction(findings, decision)
+    named = saying.format(against=against, judge=decision.source.judge)
+    waits = decision.verdict == "not enough evidence"
+    then = would_tell(people, decision) if waits else ""
+    return Headline(state, named, people.found, then if given or not then else f"{then} {_(NOT_GIVEN)}")
+
+
+def direction(findings: Findings, decision: GateDecision) -> tuple[HeadlineState, str]:
+    """The direction and the sentence, with names left out. What only a judge finds is never said of people."""
+    people, judge = decision.weighed.people, decision.source.judge
+    waits = decision.verdict == "not enough evidence"
     if findings.identical_to_serving:
-        return Headline("", _("It answers in the same words as {against}.").format(against=against), people.found)
-    if people.standing == "worse":
-        return Headline("bad", _("Worse than {against}.").format(against=against), people.found)
-    if decision.verdict == "promote":
-        return Headline("good", _("Better than {against}.").format(against=against), people.found)
-    if decision.verdict == "reject" and failed and people.standing != "spent":
-        saying = _("Past a limit: it should not serve.")
-        if people.standing == "better":
-            saying = _("People find it better than {against}, but it is past a limit.").format(against=against)
-        return Headline("bad", saying, people.found)
-    if decision.verdict == "reject":
-        return Headline("open", _("Not shown to be better than {against}.").format(against=against), people.found)
-    if people.found is None and not any(judge.outcomes for judge in findings.judges):
-        saying = _("Nobody has compared it with {against} yet.").format(against=against)
-        return Headline("open", saying, None, would_tell(people, decision))
-    if people.standing == "better":
-        saying = _("People find it better than {against}, but not everything is known yet.").format(against=against)
-        return Headline("open", saying, people.found, would_tell(people, decision))
-    saying = _("Not shown to be better than {against} yet.").format(against=against)
-    return Headline("open", saying, people.found, would_tell(people, decision))
+        return "", _("It answers in the same words as {against}.")
+    if decision.reason == "worse":
+        return "bad", _("Worse than {against}.") if judge is None else _(
+            "The judge {judge} finds it worse than {against}."
+        )
+    if decision.reason == "past-a-limit":
+        better = _("People find it better than {against}, but it is past a limit.")
+        return "bad", better if people.standing == "better" else _("Past a limit: it should not serve.")
+    if decision.reason == "better":
+        return "good", _("Better than {against}.") if judge is None else better_by_judge(people)
+    if decision.reason in ("unmeasured", "untold"):
+        return "open", better_as_far_as_known(decision)
+    if not waits:
+        return "open", _("Not shown to be better than {against}.")
+    if people.found is None and not any(one.outcomes for one in findings.judges):
+        return "open", _("Nobody has compared it with {against} yet.")
+    return "open", _("Not shown to be better than {against} yet.")
+
+
+def better_by_judge(people: EvidenceSource) -> str:
+    """That a judge decided, and what people have to do with it."""
+    if people.found is None:
+        return _("The judge {judge} finds it better than {against}. No person has compared it.")
+    return _("The judge {judge} finds it better than {against}. People have not shown it.")
+
+
+def better_as_far_as_known(decision: GateDecision) -> str:
+    """That something was not measured of what is found better; whether that is waited for."""
+    waits, by_people = decision.verdict == "not enough evidence", decision.source.judge is None
+    return {
+        (True, True): _("People find it better than {against}, but not everything is known yet."),
+        (True, False): _("The judge {judge} finds it better than {against}, but not everything is known yet."),
+        (False, True): _("People find it better than {against}, but not everything could be measured."),
+        (False, False): _("The judge {judge} finds it better than {against}, but not everything could be measured."),
+    }[waits, by_people]
 
 
 def unchecked(verdict: Headline, active: bool, elsewhere: str = "") -> Headline:

@@ -10,7 +10,7 @@ from annotation.records import Project
 from annotation.translation import _, ngettext
 from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
-from rlhf.loop.controller import LoopState, candidate_of, checked_by_loop
+from rlhf.loop.controller import LoopState, candidate_of, checked_by_loop, due
 
 # With fewer comparisons in stock people might have to wait for longer ones.
 ENOUGH_STOCK = 12
@@ -34,12 +34,13 @@ def iteration(revision: str) -> str:
     return link("iterations", Place((revision,)))
 
 
-def next_steps(state: LoopState, waiting: Waiting, more: bool = False) -> list[NextStep]:
+def next_steps(state: LoopState, waiting: Waiting, more: bool = False, written: bool = True) -> list[NextStep]:
     """Every step that can be done now; `waiting` for whom it is said. What has failed hides nothing that goes on.
 
-    `more`: whether the model's next answers come to them.
+    `more`: whether the model's next answers come to them; `written`: whether any are being written.
     """
-    return [*about_the_candidate(state, waiting), *about_judgements(state, waiting.count, more), *troubles(state)]
+    judging = about_judgements(state, waiting.count, more, written)
+    return [*about_the_candidate(state, waiting), *judging, *troubles(state)]
 
 
 def troubles(state: LoopState) -> list[NextStep]:
@@ -49,6 +50,8 @@ def troubles(state: LoopState) -> list[NextStep]:
 
 def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     """What the newest candidate waits for."""
+    if state.unchecked and not state.measurable:
+        return [NextStep(_("Import held-out prompts to check {revision}").format(revision=state.unchecked), "/data")]
     if state.unchecked and not state.active and not checked_by_loop(state, state.unchecked):
         return [NextStep(_("Check {revision} again").format(revision=state.unchecked), iteration(state.unchecked))]
     if state.pending is None:
@@ -66,10 +69,10 @@ def about_the_candidate(state: LoopState, waiting: Waiting) -> list[NextStep]:
     return [NextStep(_("Look at {revision}").format(revision=revision), iteration(revision))]
 
 
-def about_judgements(state: LoopState, waiting: int, more: bool) -> list[NextStep]:
+def about_judgements(state: LoopState, waiting: int, more: bool, written: bool) -> list[NextStep]:
     """What the next training waits for, or that it can begin."""
     steps = []
-    if state.new >= state.auto_train.wanted and not state.auto_train.on and not state.active and not state.rented:
+    if state.new >= state.auto_train.wanted and not due(state) and not state.active and not state.rented:
         said = ngettext("Train on {count} new judgement", "Train on {count} new judgements", state.new)
         steps.append(NextStep(said.format(count=state.new), "/train"))
     if state.active:
@@ -79,7 +82,8 @@ def about_judgements(state: LoopState, waiting: int, more: bool) -> list[NextSte
         steps.append(NextStep(said.format(count=waiting), "/annotate"))
     elif not state.active:
         if more:
-            steps.append(NextStep(_("Wait for the next answers"), "/annotate"))
+            no_worker = NextStep(_("No answers are being written: see why"), "/iterations")
+            steps.append(NextStep(_("Wait for the next answers"), "/annotate") if written else no_worker)
         steps.append(NextStep(_("Import prompts or answers"), "/data"))
     return steps
 

@@ -15,7 +15,7 @@ from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.tabs.overview.next_steps import NextStep
+from rlhf.tabs.overview.next_steps import NextStep, iteration
 from rlhf.tabs.runs.job_cards import left_words
 from rlhf.tabs.runs.job_words import about
 
@@ -124,8 +124,14 @@ def judged_bar(standing: Standing) -> str:
     return paragraph(words) + progress_bar(words, share)
 
 
+def other_candidates(standings: Sequence[tuple[str, str]]) -> str:
+    """Of each other candidate that nobody has decided on, its name and how it stands; empty without one."""
+    lines = (f"<li>{within(Way(iteration(name), name))}: {escape(said)}</li>" for name, said in standings)
+    return f'<ul class="points">{"".join(lines)}</ul>' if standings else ""
+
+
 def no_candidate() -> str:
-    """That no candidate was checked against what serves."""
+    """That no candidate waits for anything."""
     return paragraph(_("No candidate waits for a decision."), "quiet")
 
 

@@ -15,10 +15,11 @@ from annotation.tabs.components import QUIET, html_box, opening_of
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from rlhf.evaluation import gate_decisions, win_rates
-from rlhf.evaluation.gate import Findings
 from rlhf.jobs import job_store
 from rlhf.models import registry
+from rlhf.models.registry import Policy
 from rlhf.tabs.iterations import verdict_card
+from rlhf.tabs.iterations.verdict_card import Headline
 from rlhf.tabs.overview import overview_card
 from rlhf.tabs.overview.standing import STRIP, standing_of
 from rlhf.tabs.runs import job_cards
@@ -35,22 +36,37 @@ def overview_of(db: Database, annotator_id: int) -> str:
     at = now()
     return overview_card.overview(
         standing_of(db, annotator_id),
-        verdict_of_pending(db),
+        candidates_part(db),
         "" if serving.id == base.id else overview_card.record_of(serving.revision, rate),
         claims.judged_by_each(db, at[:10]),
         f"{job_cards.name_of(latest[0])} {job_cards.headline(latest[0], at)}" if latest else "",
     )
 
 
-def verdict_of_pending(db: Database) -> str:
-    """The verdict on the candidate that waits for a decision; without one, that there is none."""
+def candidates_part(db: Database) -> str:
+    """The verdict on the candidate that the rule looks at, and what the others wait for; or that there is none."""
     pending = gate_decisions.pending(db)
-    if pending is None:
-        return overview_card.no_candidate()
-    found: Findings = gate_decisions.decided(db, pending.policy)[0]
-    against = gate_decisions.opponent(db, pending.policy).revision
-    verdict = verdict_card.verdict_of(gate_decisions.rule(db), found, pending.decision, against)
-    return overview_card.about_candidate(pending.policy.revision) + verdict_card.verdict_card(verdict)
+    newest = None if pending is None else pending.policy
+    others = [one for one in reversed(registry.all_policies(db)) if one.undecided and one != newest]
+    waiting = overview_card.other_candidates([(one.revision, standing_of_candidate(db, one)) for one in others])
+    if newest is None:
+        return waiting or overview_card.no_candidate()
+    card = verdict_card.verdict_card(verdict_on(db, newest))
+    return overview_card.about_candidate(newest.revision) + card + waiting
+
+
+def standing_of_candidate(db: Database, policy: Policy) -> str:
+    """What comparisons say of a candidate that was checked against what serves, else how its check stands."""
+    if gate_decisions.checks_of(db, policy):
+        return verdict_on(db, policy).saying
+    return gate_decisions.check_status(db, policy).sentence
+
+
+def verdict_on(db: Database, policy: Policy) -> Headline:
+    """The verdict on a candidate."""
+    found, decision = gate_decisions.decided(db, policy)
+    against = gate_decisions.opponent(db, policy).revision
+    return verdict_card.verdict_of(found, decision, against, gate_decisions.given_to_people(db))
 
 
 # ---------------------------------------------------------------------------------------------------------- the page

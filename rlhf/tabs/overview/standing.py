@@ -52,7 +52,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
         wanted=state.auto_train.wanted,
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),
-        steps=tuple(next_steps(state, claims.waiting_for(db, annotator_id), more)),
+        steps=tuple(next_steps(state, claims.waiting_for(db, annotator_id), more, job_store.answers_come(db))),
         offer=richer_offer(project, richer, sum(store.stock_sizes(db, serving.id).values())),
     )
 

@@ -68,9 +68,9 @@ def checked(db: Database, subject: Policy, check: FinishedCheck) -> str:
     """The verdict on a policy, and the figures of its check."""
     against = gate_decisions.opponent(db, subject).revision
     verdict = ""
-    if subject.status == "candidate":
+    if subject.undecided:
         found, decision = gate_decisions.decided(db, subject)
-        headline = verdict_card.verdict_of(gate_decisions.rule(db), found, decision, against)
+        headline = verdict_card.verdict_of(found, decision, against, gate_decisions.given_to_people(db))
         verdict = " ".join(filter(None, (headline.saying, verdict_card.score(headline.found), headline.then)))
     sides = check_report.report_sides(check.report)
     head = [_("Figure"), *(name for name, _values in sides)]

@@ -113,7 +113,10 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
     said = quality_report.status_sentence(replace(GOOD, agreement=(few,)), SHARED)
     assert "too few" in said
     assert "74%" not in said
-    assert "hardly to be relied on" in quality_report.agreement_table((few,))
+    table = quality_report.agreement_table((few, replace(few, level="ordinal")))
+    assert "hardly to be relied on" in table
+    assert all(words in table for words in ("<td>the same or not</td>", "<td>how far apart</td>"))
+    assert "nominal" not in table
     alone = quality_report.status_sentence(replace(GOOD, agreement=(), shared=0), SHARED)
     assert "no comparison has two independent rankings" in alone
     assert "chosen by doubt" in quality_report.status_sentence(replace(GOOD, agreement=()), SHARED)
@@ -291,6 +294,7 @@ def test_strangers_text_stays_text() -> None:
         assert "<img" not in page
     assert "what the annotators agree on" in pages[0]
     assert "1 &gt; 2, much" in pages[0]
+    assert "<td>to learn from</td>" in pages[0], "a purpose in words"
 
 
 def test_rankings_are_written_by_the_answers_numbers() -> None:

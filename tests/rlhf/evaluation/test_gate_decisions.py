@@ -881,6 +881,17 @@ def let_pass(db: Database, job_id: int, seconds: float) -> None:
         connection.execute("UPDATE job SET finished = ? WHERE id = ?", (ended, job_id))
 
 
+def test_a_check_waits_for_held_out_prompts_and_then_starts_by_itself(db: Database, data_dir: Path) -> None:
+    """Without any it could only fail."""
+    make_candidate(db, data_dir, number=0, checked=True)
+    seed_prompts(db, 3)
+    assert controller.advance(db, data_dir) is None
+    assert "Import some on the Data tab." in loop_standing.loop_status(controller.state_of(db)).then
+    seed_prompts(db, 1, "held-out")
+    assert "The check starts within seconds." in loop_standing.loop_status(controller.state_of(db)).then
+    assert controller.advance(db, data_dir) is not None
+
+
 @pytest.mark.parametrize("status", ["failed", "lost"])
 def test_a_check_that_failed_is_tried_once_more_after_a_while_and_then_no_more(
     db: Database, data_dir: Path, status: str

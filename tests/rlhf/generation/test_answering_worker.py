@@ -439,7 +439,9 @@ def test_the_answering_worker_fills_swaps_and_ends_when_told(stocked: Machine) -
             ]
             # The base's comparisons were still waiting, so nothing had to be drawn again.
             assert len(responses(stocked, "base")) == by_base
-            assert job_store.get(stocked.db, job_id).status == "running"
+            running = job_store.get(stocked.db, job_id)
+            assert running.status == "running"
+            assert running.message == "It has written answers to compare.", "no number, which judging would make wrong"
         finally:
             worker.send_signal(signal.SIGTERM)
             worker.wait(PATIENCE_SECONDS)

@@ -13,6 +13,7 @@ import pytest
 from annotation import claims, store
 from annotation.database import Database
 from annotation.exports.preference_rows import PreferenceRows
+from annotation.metrics import quality
 from annotation.metrics.aggregation import people_first
 from annotation.records import Annotator, Feedback, UserError
 from annotation.web import access
@@ -632,6 +633,20 @@ def test_only_what_a_training_could_learn_from_counts_towards_the_next(db: Datab
     assert store.new_to_train_on(db, "") == 2
     store.set_feedback(db, Feedback(mode="people"))
     assert store.new_to_train_on(db, "") == 1
+
+
+def test_what_is_left_out_of_training_does_not_count_towards_the_next_training(db: Database, ann: Annotator) -> None:
+    made = seed_comparisons(db, 3)
+    while (claim := claims.claim_next(db, ann.id)) is not None:
+        claims.judge(db, ann.id, claim.nonce, act("left-clearly"))
+    assert store.new_to_train_on(db, "") == 3
+    quality.decide_on(db, "ann", True, "guesses", "owner")
+    assert store.new_to_train_on(db, "") == 0
+    quality.decide_on(db, "ann", False, "", "owner")
+    db.connection.execute("DROP TRIGGER judgement_no_update")
+    db.connection.execute("UPDATE judgement SET flag = 'harmful' WHERE comparison_id = ?", (made[0],))
+    db.connection.execute("UPDATE judgement SET early = 1 WHERE comparison_id = ?", (made[1],))
+    assert store.new_to_train_on(db, "") == 1, "what is flagged, or was judged before its answers ended, is left out"
 
 
 def test_where_people_have_judged_a_judge_does_not_vote(db: Database, ann: Annotator) -> None:

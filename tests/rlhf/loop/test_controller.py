@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from annotation import claims
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.records import Annotator
+from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
@@ -21,9 +24,18 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
-from rlhf.loop.controller import AutomaticTraining, FailedCheck, LoopState, Step, next_step, state_of
+from rlhf.loop.controller import (
+    AutomaticTraining,
+    FailedCheck,
+    LoopState,
+    Step,
+    next_step,
+    save_automatic_training,
+    state_of,
+)
 from rlhf.tabs.iterations.loop_standing import loop_status
 from tests.builders import job, policy
+from tests.conftest import act, seed_comparisons
 from tests.rlhf.evaluation.test_gate import DECIDED
 
 QUIET = LoopState(
@@ -77,6 +89,7 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"auto_train": ON, "new": 100, "active": (job_of(DPOSpec()),)}, None),
         ({"auto_train": ON, "new": 100, "unchecked": "dpo-3"}, Step("check", "dpo-3")),
         ({"unchecked": "dpo-3"}, Step("check", "dpo-3")),
+        ({"unchecked": "dpo-3", "measurable": False}, None),
         ({"unchecked": "dpo-3", "active": (job_of(DPOSpec()),)}, None),
         # a check that came to nothing
         ({"unchecked": "dpo-7", "failed_checks": tried("failed", 1)}, Step("check", "dpo-7")),
@@ -157,7 +170,11 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         ),
         ({"active": (job_of(JudgeSpec(judge="j")),)}, "collecting", ("The judge j judges",)),
         ({"unchecked": "dpo-7"}, "checking", ("dpo-7 is to be checked",)),
-        ({"pending": candidate("promote")}, "deciding", ("People find it better: ", "promote dpo-7", "'ask'")),
+        (
+            {"pending": candidate("promote")},
+            "deciding",
+            ("People find it better: ", "promote dpo-7. It is for you to do so."),
+        ),
         ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
         (
             {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON},
@@ -165,9 +182,39 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
             ("People compare dpo-7", "The next training waits"),
         ),
         (
+            {"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "given": False},
+            "deciding",
+            ("dpo-7 waits for comparisons that people are not given. The next training waits for it.",),
+        ),
+        (
             {"pending": exhausted(), "gate": "automatic"},
             "deciding",
             ("dpo-7 is checked again", "starts within seconds"),
+        ),
+        (
+            {"pending": candidate("promote"), "gate": "automatic", "active": (job_of(MergeSpec(revision="dpo-3")),)},
+            "deciding",
+            ("The gate will promote dpo-7 as soon as no job runs or waits.",),
+        ),
+        (
+            {"pending": candidate("reject"), "gate": "automatic", "active": (job_of(MergeSpec(revision="dpo-3")),)},
+            "deciding",
+            ("The gate will reject dpo-7 as soon as no job runs or waits.",),
+        ),
+        (
+            {"pending": used_up(), "gate": "automatic", "active": (job_of(MergeSpec(revision="dpo-3")),)},
+            "deciding",
+            ("People are given what was left to judges as soon as no job runs or waits.",),
+        ),
+        (
+            {"active": (job_of(MergeSpec(revision="dpo-3")), job_of(DPOSpec(), "queued")), "unchecked": "dpo-7"},
+            "checking",
+            ("The check starts as soon as no job runs or waits.",),
+        ),
+        (
+            {"unchecked": "dpo-7", "measurable": False},
+            "checking",
+            ("The check waits: there is no held-out prompt. Import some on the Data tab.",),
         ),
         ({"pending": used_up(), "gate": "automatic"}, "deciding", ("People are given what was left to judges.",)),
         ({"pending": used_up()}, "deciding", ("let them compare what was left to judges.",)),
@@ -266,6 +313,38 @@ def test_a_training_that_is_due_and_cannot_start_is_not_promised() -> None:
     assert loop_status(state).then == "A training is due: DPO."
     assert loop_status(state, ["Too few."]).then == "A training is due (DPO), but none can start. Too few."
     assert loop_status(replace(state, new=5), ["Too few."]).then == "After 15 more a training starts: DPO."
+
+
+def judge(db: Database, annotator: Annotator, count: int) -> None:
+    """Have somebody judge so many new comparisons."""
+    seed_comparisons(db, count)
+    for _ in range(count):
+        claim = claims.claim_next(db, annotator.id)
+        assert claim is not None
+        claims.judge(db, annotator.id, claim.nonce, act("left-clearly"))
+
+
+@pytest.mark.parametrize("status", ["failed", "lost", "cancelled"])
+def test_what_a_training_that_came_to_nothing_was_to_learn_from_is_still_to_be_learnt_from(
+    db: Database, data_dir: Path, status: str
+) -> None:
+    """And starts no other by itself: that would come to nothing again."""
+    save_automatic_training(db, ON)
+    ann = access.add_account(db, "ann", "annotator", "ann's password")
+    judge(db, ann, 12)
+    assert state_of(db).new == 12
+    number = job_store.enqueue(db, DPOSpec(snapshot="0" * 64), "owner")
+    assert state_of(db).new == 0, "it waits, and will learn from them"
+    db.connection.execute("UPDATE job SET status = ? WHERE id = ?", (status, number))
+    judge(db, ann, 10)
+    state = state_of(db)
+    assert (state.new, state.spent) == (22, 12)
+    assert next_step(state) is None
+    assert loop_status(state).then == "After 10 more a training starts: DPO."
+    judge(db, ann, 10)
+    assert next_step(state_of(db)) == Step("train")
+    db.connection.execute("UPDATE job SET status = 'finished' WHERE id = ?", (number,))
+    assert (state_of(db).new, state_of(db).spent) == (20, 0)
 
 
 @pytest.mark.parametrize(

@@ -310,6 +310,7 @@ def test_a_finished_training_is_checked_once_against_the_serving_policy(
     db: Database, data_dir: Path, judge: Judge
 ) -> None:
     judge(MIN_PAIRS)
+    seed_prompts(db, 1, "held-out")
     assert advance(db, data_dir) is None
     revision = finish_training(db, submit(db, data_dir, DPOSpec(), "ann"), promoted=False)
     check = advance(db, data_dir)

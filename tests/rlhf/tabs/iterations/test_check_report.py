@@ -128,6 +128,14 @@ def test_a_warning_names_the_policy_that_the_limits_are_against() -> None:
     assert said[0].startswith("It has moved 0.7 nats a token from sft-1 (more than 0.5 is a bad sign).")
 
 
+def test_a_warning_of_what_serves_does_not_speak_of_promoting_it() -> None:
+    for name in ("base", "sft-1"):
+        anchor = replace(FIGURES, revision=name, perplexity=12.0, probes=probed(0.9))
+        said = check_report.warnings(replace(worse(**LOST), anchor=anchor), Rule())
+        assert len(said) == len(LOST)
+        assert not any("promot" in sentence for sentence in said)
+
+
 RULES = (
     *(Rule(), Rule(nll_ratio_most=1.3), Rule(distinct_ratio_least=0.7), Rule(kl_most=0.05)),
     *(Rule(perplexity_ratio_most=1.6), Rule(truncated_more_most=0.3), Rule(probes_fall_most=0.5)),

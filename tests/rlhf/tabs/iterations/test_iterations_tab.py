@@ -32,7 +32,7 @@ from rlhf.models.registry import Policy
 from rlhf.submission import job_submission
 from rlhf.tabs.iterations import gate_form, iterations_tab, policy_decisions
 from rlhf.tabs.train import automatic_training, train_tab
-from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, shown_texts
+from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
 from tests.handlers import asked_by
 
 pytestmark = pytest.mark.slow
@@ -224,6 +224,7 @@ def test_what_waits_is_told_by_who_wrote_it(context: Context) -> None:
 
 def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     make_candidate(context)
+    seed_prompts(context.db, 1, "held-out")
     parts, _ = iterations_tab.view(context, None, 0, {})
     assert "not measured" in parts["history"]["value"]
     assert parts["gate"]["value"].count("not been checked") == 1
@@ -623,6 +624,7 @@ def unasked(context: Context) -> controller.Step | None:
 @pytest.mark.parametrize("mode", ["ask", "automatic", "never"])
 def test_a_check_that_the_loop_makes_does_not_stand_out(context: Context, mode: str) -> None:
     first, second = make_candidate(context), make_candidate(context)
+    seed_prompts(context.db, 1, "held-out")
     gate_decisions.set_rule(context.db, {"mode": mode})
     assert unasked(context) == controller.Step("check", first.revision)
     assert "The check starts within seconds." in stands_out(context, first)[1]
@@ -632,6 +634,7 @@ def test_a_check_that_the_loop_makes_does_not_stand_out(context: Context, mode: 
 @pytest.mark.parametrize("mode", ["ask", "automatic", "never"])
 def test_a_check_stands_out_that_the_loop_does_not_repeat(context: Context, mode: str) -> None:
     policy = make_candidate(context)
+    seed_prompts(context.db, 1, "held-out")
     gate_decisions.set_rule(context.db, {"mode": mode})
     cancelled = controller.advance(context.db, context.data_dir)
     assert cancelled is not None
@@ -729,3 +732,76 @@ def test_reward_models_are_no_policies_and_deleted_files_are_told_of(context: Co
     assert "candidate, files deleted" in parts["history"]["value"]
     assert not any(parts[name]["visible"] for name in ("promote", "check"))
     assert f"owner deleted the files of {policy.revision}" in parts["decisions"]["value"]
+
+
+def test_of_a_candidate_whose_files_are_deleted_nothing_is_asked_any_more(context: Context) -> None:
+    """Neither people, who would compare what can't serve, nor whoever opens the page, nor the loop."""
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    iterations_tab.ask_people(context.db, policy.revision)
+    owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
+    assert claims.waiting_for(context.db, owner).of_candidates
+    job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
+    assert not claims.waiting_for(context.db, owner).of_candidates
+    parts, _ = iterations_tab.view(context, None, 0, {})
+    assert parts["selector"]["value"] == "base"
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert f"The files of {policy.revision} were deleted on" in parts["gate"]["value"]
+    assert "Nobody has compared" not in parts["gate"]["value"]
+    deleted = registry.by_revision(context.db, policy.revision)
+    assert not iterations_tab.can_be_asked(context.db, deleted)
+    assert {parts[name]["variant"] for name in ("check", "ask")} == {"secondary"}
+    with pytest.raises(UserError, match="were deleted on"):
+        iterations_tab.ask_people(context.db, policy.revision)
+
+
+def test_a_failed_check_of_deleted_files_asks_nobody_to_check_them_again(context: Context) -> None:
+    policy = make_candidate(context)
+    job_id = job_submission.submit(context.db, context.data_dir, CheckSpec(candidate=policy.revision), "the loop")
+    assert job_store.claim(context.db, job_id, "e") is not None
+    assert job_table.stop(context.db, job_id, "e", "failed", "broken")
+    assert [job.id for job in controller.state_of(context.db).broken] == [job_id]
+    job_submission.delete_policy(context.db, context.data_dir, policy.revision, "owner")
+    assert controller.state_of(context.db).broken == ()
+
+
+def test_where_annotators_are_given_no_candidates_nobody_is_told_that_they_compare_one(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy)
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.0))
+    share = "on the Project tab the share “Candidate against serving” is 0%"
+    asked = iterations_tab.ask_people(context.db, policy.revision)
+    assert share in asked
+    assert "take turns" not in asked
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert share in parts["gate"]["value"]
+    assert "People compare" not in parts["standing"]["value"]
+    assert "waits for comparisons that people are not given" in parts["standing"]["value"]
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.2))
+    parts, _ = iterations_tab.view(context, policy.revision, 0, {})
+    assert share not in parts["gate"]["value"]
+    assert "People compare" in parts["standing"]["value"]
+
+
+def test_of_what_was_decided_no_more_comparisons_are_said_to_be_needed(context: Context) -> None:
+    policy = make_candidate(context)
+    check_candidate(context, policy, sound=True)
+    store.compare_policies(context.db, policy.id, 1)
+    seed_comparisons(context.db, 3, "held-out")  # which another check could draw
+    needed = "more prompts compared by people"
+
+    def gate() -> str:
+        return str(iterations_tab.view(context, policy.revision, 0, {})[0]["gate"]["value"])
+
+    store.set_project(context.db, replace(store.project(context.db), candidate_share=0.5))
+    owner = context.db.value("SELECT id FROM annotator WHERE name = 'owner'")
+    while (claim := claims.claim_next(context.db, owner)) is not None:
+        claims.judge(context.db, owner, claim.nonce, act("tie"))
+        if policy.revision in str(shown_texts(claim)):
+            break
+    assert needed in gate()
+    registry.reject(context.db, policy.revision, "owner")
+    assert needed not in gate()
+    registry.promote(context.db, policy.revision, "owner")
+    assert needed not in gate()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from annotation.metrics.evidence import DecidedOutcome
-from rlhf.evaluation.gate import Findings, GateDecision, Rule, decide, given_up
+from annotation.metrics.intervals_and_bias import Estimate
+from rlhf.evaluation.gate import Findings, GateDecision, JudgeFindings, Rule, decide, given_up
 from rlhf.tabs.iterations import verdict_card
 from rlhf.tabs.iterations.verdict_card import Headline
 
@@ -18,13 +20,17 @@ KEPT: dict[str, Any] = {
 }  # fmt: skip
 
 
-def verdict(outcomes: Sequence[float], rule: Rule | None = None, **changed: Any) -> tuple[Headline, GateDecision]:
-    """What is said of a candidate of whom people said this, one prompt after the other."""
-    rule = rule or Rule()
+def weighed(outcomes: Sequence[float], rule: Rule | None = None, **changed: Any) -> tuple[Findings, GateDecision]:
+    """A candidate of whom people said this, one prompt after the other, and what the rule makes of it."""
     people = tuple(DecidedOutcome(prompt, outcome) for prompt, outcome in enumerate(outcomes))
     findings = Findings(people, **{**KEPT, **changed})
-    decision = decide(rule, findings)
-    return verdict_card.verdict_of(rule, findings, decision, "dpo-1"), decision
+    return findings, decide(rule or Rule(), findings)
+
+
+def verdict(outcomes: Sequence[float], rule: Rule | None = None, **changed: Any) -> tuple[Headline, GateDecision]:
+    """What is said of a candidate of whom people said this."""
+    findings, decision = weighed(outcomes, rule, **changed)
+    return verdict_card.verdict_of(findings, decision, "dpo-1", given=True), decision
 
 
 def test_what_people_prefer_is_better_and_says_so_in_one_line() -> None:
@@ -82,6 +88,57 @@ def test_what_was_compared_to_the_end_waits_for_nothing() -> None:
     assert decision.verdict == "reject"
     assert (found.state, found.saying, found.then) == ("open", "Not shown to be better than dpo-1.", "")
     assert given_up(decision, 8).verdict == "reject"
+
+
+WITH_JUDGE = Rule(judge_may_decide=True, judge_least=10, judge_most=40)
+
+
+def judge(outcomes: Sequence[float], **changed: Any) -> JudgeFindings:
+    """A trusted judge that says this, one prompt after the other."""
+    each = tuple(DecidedOutcome(prompt, outcome, by="Ada") for prompt, outcome in enumerate(outcomes))
+    said = JudgeFindings("Ada", each, Estimate(0.9, 0.85, 0.95, 99), length_controlled=Estimate(0.7, 0.6, 0.8, 40))
+    return replace(said, **changed)
+
+
+@pytest.mark.parametrize(
+    ("people", "judges", "state", "saying"),
+    [
+        ([], [1.0] * 40, "good", "The judge Ada finds it better than dpo-1. No person has compared it."),
+        ([1.0], [1.0] * 40, "good", "The judge Ada finds it better than dpo-1. People have not shown it."),
+        ([], [0.0] * 40, "bad", "The judge Ada finds it worse than dpo-1."),
+        ([], [0.5] * 40, "open", "Not shown to be better than dpo-1."),
+    ],
+)
+def test_what_a_judge_decides_is_said_to_be_a_judges(
+    people: list[float], judges: list[float], state: str, saying: str
+) -> None:
+    found, _ = verdict(people, WITH_JUDGE, judges=(judge(judges),))
+    assert (found.state, found.saying) == (state, saying)
+
+
+def test_no_limit_is_named_where_only_a_judge_is_not_trusted_or_a_figure_is_missing_to_the_end() -> None:
+    untrusted = found_after_giving_up([0.5], WITH_JUDGE, judges=(judge([1.0] * 40, trust=Estimate(0.5, 0.4, 0.6, 99)),))
+    assert (untrusted.state, untrusted.saying) == ("open", "Not shown to be better than dpo-1.")
+    unmeasured = found_after_giving_up([1.0] * 20, None, kl_per_token=None)
+    assert unmeasured.saying == "People find it better than dpo-1, but not everything could be measured."
+    by_judge = found_after_giving_up([], WITH_JUDGE, judges=(judge([1.0] * 40),), kl_per_token=None)
+    assert by_judge.saying == "The judge Ada finds it better than dpo-1, but not everything could be measured."
+
+
+def found_after_giving_up(outcomes: Sequence[float], rule: Rule | None, **changed: Any) -> Headline:
+    """What is said once no more checks are made."""
+    findings, decision = weighed(outcomes, rule, **changed)
+    assert decision.verdict == "not enough evidence"
+    return verdict_card.verdict_of(findings, given_up(decision, 8), "dpo-1", given=True)
+
+
+def test_comparisons_that_nobody_is_given_are_not_promised() -> None:
+    findings, decision = weighed([1.0])
+    assert "Annotators are not given" not in verdict_card.verdict_of(findings, decision, "dpo-1", given=True).then
+    then = verdict_card.verdict_of(findings, decision, "dpo-1", given=False).then
+    assert "more prompts compared by people. Annotators are not given these comparisons: on the Project tab" in then
+    found, decided = weighed([1.0] * 20)
+    assert verdict_card.verdict_of(found, decided, "dpo-1", given=False).then == ""
 
 
 def test_without_a_check_that_is_said_whatever_people_say() -> None:

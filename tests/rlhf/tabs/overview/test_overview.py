@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.loop.controller import FailedCheck
+from rlhf.models import registry
+from rlhf.submission import job_submission
 from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
@@ -88,6 +92,16 @@ def test_in_every_state_the_next_step_is_a_link_to_where_it_is_done(
     assert (first.words, first.address) == (words, address)
 
 
+def test_where_nothing_is_held_out_to_check_on_the_way_leads_to_the_import() -> None:
+    (step, *_) = next_steps(replace(QUIET, unchecked="dpo-7", measurable=False), Waiting(3, {}))
+    assert (step.words, step.address) == ("Import held-out prompts to check dpo-7", "/data")
+
+
+def test_after_a_training_that_came_to_nothing_a_person_can_train_where_none_starts_by_itself() -> None:
+    state = replace(QUIET, new=20, spent=20, auto_train=replace(QUIET.auto_train, on=True))
+    assert next_steps(state, Waiting(3, {}))[0].words == "Train on 20 new judgements"
+
+
 def test_what_failed_comes_after_all_other_steps() -> None:
     state = replace(QUIET, new=20, pending=pending("promote"), broken=(replace(JOB, status="failed"),))
     said = [step.words for step in next_steps(state, Waiting(1, {}))]
@@ -142,6 +156,7 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
     """As when the program starts for the first time, with its own prompts and no answer yet."""
     with context.db.transaction() as connection:
         connection.execute("UPDATE comparison SET state = 'withdrawn'")
+    job_store.enqueue(context.db, GenerateSpec(), "the program")
     strip = standing.strip_of(context.db, OWNER)["html"]
     assert '<a class="button" href="/annotate">Wait for the next answers</a>' in strip
     store.set_feedback(context.db, Feedback(mode="ai"))
@@ -151,6 +166,29 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
         connection.execute("UPDATE prompt SET split = 'held-out'")
     assert "Wait for the next answers" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
     assert "Import" not in strip
+
+
+def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context) -> None:
+    """Without workers, and where the worker failed, fell silent, or finds too few different answers."""
+    with context.db.transaction() as connection:
+        connection.execute("UPDATE comparison SET state = 'withdrawn'")
+
+    def strip() -> str:
+        return str(standing.strip_of(context.db, OWNER)["html"])
+
+    why = '<a class="button" href="/iterations">No answers are being written: see why</a>'
+    assert why in strip()
+    worker = job_store.enqueue(context.db, GenerateSpec(), "the program")
+    assert job_store.claim(context.db, worker, "w") is not None
+    assert "Wait for the next answers" in strip()
+    job_table.explain(context.db, worker, "w", "too-few-answers", "Too few")
+    assert why in strip()
+    job_table.report(context.db, worker, "w", 1, 0, {}, "24 in stock")
+    assert "Wait for the next answers" in strip()
+    context.db.connection.execute("UPDATE job SET heartbeat = '2026-01-01T00:00:00.000000+00:00'")
+    assert why in strip()
+    job_table.stop(context.db, worker, "w", "failed", "Out of memory")
+    assert why in strip()
 
 
 def test_today_says_when_somebody_judged_last_and_not_when_that_was_handed_out(context: Context) -> None:
@@ -164,6 +202,19 @@ def test_today_says_when_somebody_judged_last_and_not_when_that_was_handed_out(c
     (row,) = [row for row in claims.judged_by_each(context.db, today) if row["name"] == "owner"]
     judged = context.db.value("SELECT max(created) FROM judgement WHERE annotator_id = ?", (OWNER,))
     assert row["latest"] == judged
+
+
+def test_what_was_judged_today_counts_for_today_whenever_it_was_handed_out(context: Context) -> None:
+    """Handed out ten minutes before it was judged, and midnight in between or not."""
+    db, midnight = context.db, datetime(2026, 3, 2, tzinfo=UTC)
+    db.connection.execute("DROP TRIGGER judgement_no_update")
+    for minutes, today in ((5, 12), (15, 12), (-5, 0)):
+        judged = midnight + timedelta(minutes=minutes)
+        times = (judged, judged - timedelta(minutes=10))
+        for table, at in zip(("judgement", "claim"), times, strict=True):
+            db.connection.execute(f"UPDATE {table} SET created = ?", (at.isoformat(timespec="microseconds"),))
+        assert claims.judged_by(db, OWNER, midnight.isoformat(timespec="microseconds")) == today
+        assert sum(row["today"] for row in claims.judged_by_each(db, "2026-03-02")) == today
 
 
 def test_the_strip_counts_what_its_reader_would_be_given(context: Context) -> None:
@@ -310,6 +361,34 @@ def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: C
     assert f"The candidate {policy.revision}:" in after
     assert "Nobody has compared it with base yet." in after
     assert "No candidate waits" not in after
+
+
+def test_every_candidate_is_named_that_nobody_has_decided_on_with_what_it_waits_for(context: Context) -> None:
+    first = make_candidate(context)
+
+    def overview() -> str:
+        return overview_tab.overview_of(context.db, OWNER)
+
+    def named(revision: str) -> str:
+        return f'<a href="/iterations/{revision}">{revision}</a>'
+
+    assert f"{named(first.revision)}: It has not been checked yet." in overview()
+    check = job_submission.submit(context.db, context.data_dir, CheckSpec(candidate=first.revision), "the loop")
+    assert f"{named(first.revision)}: It waits for its check (job {check}, first in the queue)." in overview()
+    assert job_store.claim(context.db, check, "e") is not None
+    assert f"{named(first.revision)}: Job {check} is checking it." in overview()
+    job_table.stop(context.db, check, "e", "failed", "Memory ran out")
+    assert f"Its check (job {check}) failed: Memory ran out." in overview()
+    assert "No candidate waits" not in overview()
+    check_candidate(context, first)
+    second = make_candidate(context)
+    check_candidate(context, second)
+    assert f"The candidate {second.revision}:" in overview()
+    assert f"{named(first.revision)}: Nobody has compared it with base yet." in overview()
+    registry.promote(context.db, second.revision, "owner")
+    assert f"The gate counts checks against {second.revision}, which serves now;" in overview()
+    registry.reject(context.db, first.revision, "owner")
+    assert "No candidate waits for a decision." in overview()
 
 
 def test_a_name_is_text() -> None:
