@@ -109,6 +109,8 @@ def build_pages(context: Context, here: Space | None = None, role: Role = "admin
     pages.state_session_capacity = 150
     pages.max_threads = 40
     pages.queue(default_concurrency_limit=8, max_size=200)
+    # Else Gradio looks a thousand times a second, all day, whether a button was pressed.
+    pages._queue.sleep_when_free = pages._queue.progress_update_sleep_when_free = 0.05
     return pages
 
 

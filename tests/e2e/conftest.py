@@ -27,9 +27,58 @@ FLAGS = (
 )
 
 
+WIDE = {"width": 1280, "height": 900}
+# What a kept context can take on: a page is told these when it is opened.
+OF_PAGES = {"viewport", "color_scheme", "reduced_motion"}
+# All that pages leave behind, but for what spares the next ones work: files and compiled scripts.
+LEFT_BEHIND = "cookies,local_storage,indexeddb,cache_storage,service_workers,file_systems,storage_buckets"
+
+
+class KeptContext:
+    """A context that one test after the other has to itself, and gives back empty by closing it.
+
+    Half of what it costs to load a page is to read and compile its scripts. Chromium keeps them, but on a disk only,
+    which other contexts don't use.
+    """
+
+    def __init__(self, launch: Callable[[], Any]) -> None:
+        self.launch, self.context, self.options, self.lent = launch, None, {}, False
+
+    def lend(self, options: dict[str, Any]) -> Any:
+        """The context, empty; its pages have these options."""
+        if self.context is None:
+            self.context = self.launch()
+            self.make_page, self.shut = self.context.new_page, self.context.close
+            self.devtools = self.context.new_cdp_session(self.context.pages[0])
+            self.context.new_page, self.context.close = self.new_page, self.give_back
+        self.options, self.lent = options, True
+        return self.context
+
+    def new_page(self) -> Any:
+        page = self.make_page()
+        page.set_viewport_size(self.options["viewport"])
+        page.emulate_media(**{name: value for name, value in self.options.items() if name != "viewport"})
+        return page
+
+    def give_back(self) -> None:
+        """Leave nothing of a test in it but its first page, which is blank."""
+        for page in self.context.pages[1:]:
+            page.close()
+        self.devtools.send("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": LEFT_BEHIND})
+        self.context.clear_permissions()
+        self.lent = False
+
+    def close(self) -> None:
+        if self.context is not None:
+            self.shut()
+
+
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Any]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium, started once for these tests; each opens a context of its own.
+
+    With `clock=True` its pages have a clock that can be put forward. What is put on a context itself, as a route, a
+    script or a listener, would stay: put it on a page.
 
     Not for the session: Playwright keeps an event loop running in this thread, and other tests run loops of their own.
     """
@@ -38,22 +87,31 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=1000 * PATIENCE_SECONDS)
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(
-            executable_path=FOUND, args=list(FLAGS), timeout=1000 * PATIENCE_SECONDS
-        ) as launched,
-    ):
-        new_context = launched.new_context
+    how = {"executable_path": FOUND, "args": list(FLAGS), "timeout": 1000 * PATIENCE_SECONDS}
+    with sync_playwright() as playwright, playwright.chromium.launch(**how) as launched:
 
-        def patient_context(**options: Any) -> Any:
+        def launch() -> Any:
+            folder = tmp_path_factory.mktemp("browser")
+            return playwright.chromium.launch_persistent_context(folder, viewport=WIDE, **how)
+
+        kept = {clock: KeptContext(launch) for clock in (False, True)}  # a clock can be set anew, but not taken away
+        new = launched.new_context
+
+        def new_context(clock: bool = False, **options: Any) -> Any:
             """A context in which everything may take its time: no test says how long."""
-            context = new_context(**options)
+            options = {"viewport": WIDE, **options}
+            fits = options.keys() <= OF_PAGES and not kept[clock].lent
+            context = kept[clock].lend(options) if fits else new(**options)
+            if clock:
+                context.clock.resume()
+                context.clock.install()
             context.set_default_timeout(1000 * PATIENCE_SECONDS)
             return context
 
-        launched.new_context = patient_context
+        launched.new_context = new_context
         yield launched
+        for one in kept.values():
+            one.close()
 
 
 def wait_for(page: Any, what: str, condition: Callable[[], Any], otherwise: Callable[[], Any] = str) -> Any:

@@ -75,7 +75,7 @@ def asked_for(part: str) -> Callable[[Any], bool]:
 def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: str, browser: Any) -> None:
     from playwright.sync_api import expect
 
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page = browser.new_context().new_page()
     page.goto(f"{address}runs/1?compare=1,2")
     assert re.search(r"/login\?next=%2Fruns%2F1%3Fcompare", page.url)
     sign_in(page, "kim")
@@ -165,7 +165,7 @@ def held(page: Any, part: str) -> Iterator[None]:
 def test_what_is_typed_before_the_answer_to_a_visit_comes_stays(address: str, browser: Any) -> None:
     from playwright.sync_api import expect
 
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page = browser.new_context().new_page()
     page.goto(f"{address}runs/1")
     sign_in(page, "kim")
     page.get_by_text("Job 1, ").first.wait_for()
@@ -193,7 +193,7 @@ def test_what_is_typed_before_the_answer_to_a_visit_comes_stays(address: str, br
 
 
 def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(address: str, browser: Any) -> None:
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page = browser.new_context().new_page()
     page.goto(f"{address}annotate")
     sign_in(page, "ann")
     assert page.url == f"{address}annotate"
@@ -219,7 +219,7 @@ def test_an_annotators_addresses_open_their_page_and_those_of_admins_say_so(addr
 def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str, browser: Any) -> None:
     from playwright.sync_api import expect
 
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page = browser.new_context().new_page()
     page.goto(f"{address}data")
     sign_in(page, "kim")
     step = page.locator("#standing a.button")
@@ -262,7 +262,7 @@ def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view
     )
     job_id = job_store.enqueue(db, CheckSpec(candidate="dpo-9", against="base", judges=""), "kim")
     assert job_store.claim(db, job_id, "w") is not None
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page = browser.new_context().new_page()
     page.goto(f"{address}iterations")
     page.fill("input[name=name]", "kim")
     page.fill("input[name=password]", "a long enough password")

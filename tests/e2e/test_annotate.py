@@ -62,7 +62,7 @@ class Site:
 
     def open(self, query: str = "", role: str = "annotator", **options: Any) -> Person:
         """A new annotator's browser at the page."""
-        context = self.browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context = self.browser.new_context(**options)
         self.contexts.append(context)
         return self.open_in(context, query, role)
 
@@ -488,9 +488,7 @@ def test_a_judgement_that_could_not_be_saved_is_noticed_at_once_and_kept(site: S
 
 def test_a_page_whose_person_is_signed_out_asks_nothing_more_by_itself(site: Site) -> None:
     site.compare(*letters(2))
-    ann = site.open()
-    ann.page.clock.install()
-    ann.page.reload()
+    ann = site.open(clock=True)
     ann.ready()
     asked: list[str] = []
     ann.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[-1]))

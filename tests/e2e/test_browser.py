@@ -54,7 +54,7 @@ def site(tmp_path: Path, tiny_model: Path, browser: Any) -> Iterator[Site]:
     store.add_prompts(db, [p for p in starter if p.split == "train"][:20])
     store.add_prompts(db, [p for p in starter if p.split == "held-out"][:4])
     with running_app(data_dir, "--model", str(tiny_model)) as (_, link):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.new_context()
         yield Site(link, db, context.new_page())
         context.close()
     db.close()

@@ -121,7 +121,7 @@ def test_steps_are_whole_numbers_in_a_short_run_too(
 
 
 def test_another_curve_can_be_looked_at_and_saved(run: int, open_runs: Callable[..., Any], tmp_path: Path) -> None:
-    page = open_runs(viewport={"width": 1280, "height": 1000}, accept_downloads=True)
+    page = open_runs(viewport={"width": 1280, "height": 1000})
     page.locator("#closer-choice input").click()
     page.get_by_role("option", name="Gradient norm").click()
     page.wait_for_selector(f"{PLOT} >> text=norm before clipping")

@@ -26,7 +26,7 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
     ids = seed_comparisons(db, 60)
     troubles: list[str] = []
     with running_app(data_dir, "--no-workers") as (address, link):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.new_context()
         page = context.new_page()
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto(link)

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def page(running: tuple[Database, str], browser: Any) -> Any:
-    """An admin's page."""
+    """An admin's page, and its clock."""
     db, address = running
     cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(clock=True)
     session = access.open_session(db, access.authorise(db, "kim", "admin"))
     context.add_cookies([{"name": cookie, "value": session, "url": address}])
     yield context.new_page()
@@ -69,7 +69,6 @@ def test_who_cancels_a_judging_goes_on_from_what_is_said_of_it(running: tuple[Da
 
 def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
     db, address = running
-    page.clock.install()
     files = db.path.parent / "adapters" / "dpo-9"
     files.mkdir(parents=True)
     (files / "adapter_model.safetensors").write_bytes(b"weights")

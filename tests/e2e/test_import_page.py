@@ -32,7 +32,7 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
     path.write_text("\n".join(map(json.dumps, rows)) + '\n{"prompt": "x", "chosen": null, "rejected": "b"}\n')
     troubles: list[str] = []
     with running_app(data_dir, "--no-workers") as (_, link):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.new_context()
         page = context.new_page()
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("dialog", lambda dialog: (troubles.append(dialog.message), dialog.dismiss()))

@@ -54,7 +54,7 @@ class Talk:
 def opened(machine: Machine, browser: Any, *flags: str) -> Iterator[Talk]:
     """The owner on the Playground tab of the running program."""
     with running_app(machine.data_dir, *flags) as (_, link):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.new_context()
         page, errors = context.new_page(), []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(link)

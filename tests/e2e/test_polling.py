@@ -142,11 +142,9 @@ def sign_in(site: tuple[str, Database], browser: Any) -> Iterator[Callable[[str]
     contexts: list[Any] = []
 
     def signed_in(name: str) -> Looker:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.new_context(clock=True)
         contexts.append(context)
-        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
-        page.clock.install()
         page.goto(f"{site[0]}login")
         page.fill("input[name=name]", name)
         page.fill("input[name=password]", PASSWORD)

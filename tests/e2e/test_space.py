@@ -80,7 +80,7 @@ def judge(running: Running, page: Any, key: str) -> None:
 
 def test_from_the_spaces_page_to_a_judgement(running: Running, browser: Any) -> None:
     """The frame links to the direct address; there a person signs in, is told what is recorded, judges and leaves."""
-    hub, context = running.hub, browser.new_context(viewport={"width": 1280, "height": 900})
+    hub, context = running.hub, browser.new_context()
     errors: list[str] = []
     outer = context.new_page()
     outer.goto(f"{hub.url}/spaces/ann/loop")

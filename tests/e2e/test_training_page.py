@@ -58,7 +58,7 @@ def training(tmp_path: Path, tiny_model: Path, browser: Any) -> Iterator[Trainin
     # What people want of held-out answers is the contrary, so the reward model must be doubted.
     machine.judge("held-out", 6, "longer")
     with running_app(machine.data_dir, "--model", str(tiny_model)) as (_, link):
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = browser.new_context()
         page = context.new_page()
         page.goto(link)
         page.get_by_role("tab", name="Train").click()

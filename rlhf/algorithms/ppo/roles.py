@@ -58,17 +58,23 @@ class Roles:
         width = inner_model(model).config.get_text_config().hidden_size
         self.critic_head = scalar_head(width, reward_model).to(self.accelerator.device)
         self.reward_head = scalar_head(width, reward_model).to(self.accelerator.device).requires_grad_(False)
+        self.acting: AdapterRole | None = None
         self.act_as("policy")
         hold_in_float32(model)
         compute_adapters_at_once(model)
 
     def act_as(self, role: AdapterRole) -> Any:
         """The model that computes as this role. What is trained stays trainable, whichever adapter is active."""
-        if ADAPTERS[role] in self.model.peft_config:
-            self.model.base_model.enable_adapter_layers()
-            self.model.set_adapter(ADAPTERS[role], inference_mode=True)
-        else:
+        if role == self.acting:  # to be told so, PEFT would go through the whole model four times
+            return self.model
+        without = [other for other, name in ADAPTERS.items() if name not in self.model.peft_config]
+        if role in without:
             self.model.base_model.disable_adapter_layers()
+        else:
+            if self.acting in without:
+                self.model.base_model.enable_adapter_layers()
+            self.model.set_adapter(ADAPTERS[role], inference_mode=True)
+        self.acting = role
         self.model.set_requires_grad([ADAPTERS[trained] for trained in TRAINED], True)
         return self.model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,3 +81,20 @@ def test_an_answer_that_says_the_same_is_marked_the_same_and_each_answer_is_anot
 @pytest.mark.parametrize(("seconds", "word"), [(0.25, "0.25"), (15, "15"), (None, "Infinity")])
 def test_a_handler_can_say_when_to_ask_again(seconds: float | None, word: str) -> None:
     assert again(seconds).split()[1] == word
+
+
+def test_what_waits_for_presses_looks_seldom_while_there_are_none(
+    pages: gr.Blocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself Gradio would look a thousand times a second, which is work for one processor in fifteen."""
+    queue, slept = pages._queue, []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        queue.stopped = True
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    for looking in (queue.start_processing, queue.start_progress_updates):
+        queue.stopped = False
+        asyncio.run(looking())
+    assert slept == [0.05, 0.05]
