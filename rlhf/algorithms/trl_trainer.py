@@ -87,7 +87,7 @@ class JobTrainer(WithoutPreparation):
         if start.adapter is not None:
             load_adapter(self.model, start.adapter)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The learning rate by the step. That of transformers is 0 in the first, whose items would teach nothing."""
         if self.lr_scheduler is None:
             share = partial(share_of_peak, steps=num_training_steps, warmup_steps=self.spec.warmup_steps)
