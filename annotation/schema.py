@@ -169,6 +169,15 @@ def m026_withdrawn_by_thinking(db: sqlite_utils.Database) -> None:
     db.execute(WITHDRAWN_BY_THINKING)
 
 
+@migrations()
+def m027_nobody_compares_deleted_candidates(db: sqlite_utils.Database) -> None:
+    """Nobody is asked about candidates whose files are deleted; earlier versions went on."""
+    db.execute(
+        "UPDATE comparison SET asks = 'nobody' WHERE asks = 'people' "
+        "AND candidate_id IN (SELECT id FROM model WHERE deleted IS NOT NULL)"
+    )
+
+
 WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
     WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
       AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any
 
 from annotation.database import Database, Params
 from annotation.records import (
@@ -417,19 +417,19 @@ class PairedAnswers:
 
 def note_change_of_thinking(db: Database, told_before: bool) -> None:
     """Note that from now on policies answer otherwise; `told_before`: whether they were told not to think until now."""
-    last = {table: int(db.value(f"SELECT coalesce(max(id), 0) FROM {table}")) for table in ("response", "job")}
-    set_setting(db, "thinking_changes", [*setting(db, "thinking_changes", []), {"told": told_before, **last}])
+    set_setting(db, "thinking_changes", [*setting(db, "thinking_changes", []), {"told": told_before, "until": now()}])
 
 
-def as_told_now(db: Database, table: Literal["response", "job"], row: str) -> str:
-    """Whether a row of such a table, whose id this SQL is, is of a time in which policies thought or not as now."""
+def as_told_now(db: Database, time: str) -> str:
+    """SQL: whether something is of a time, which this SQL is, in which policies thought or did not think as now."""
     now_told = bool(db.value("SELECT thinking = 'off' FROM model WHERE revision = 'base'"))
-    since, when = 0, list[str]()
+    since, when = "", list[str]()
     for change in setting(db, "thinking_changes", []):
         if change["told"] == now_told:
-            when.append(f"{row} BETWEEN {since + 1} AND {int(change[table])}")
-        since = int(change[table])
-    return f"({' OR '.join([*when, f'{row} > {since}'])})"
+            when.append(f"{time} BETWEEN '{since}' AND '{change['until']}'")
+        since = change["until"]
+    when.append(f"{time} > '{since}'")
+    return f"({' OR '.join(when)})"
 
 
 def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAnswers]:
@@ -447,7 +447,7 @@ def paired_answers(db: Database, model_id: int, other_id: int) -> list[PairedAns
                    AND b.rendered_prompt = a.rendered_prompt
                JOIN model n ON n.id = b.model_id AND n.weights = b.weights
            WHERE a.purpose = 'check' AND b.purpose = 'check' AND a.model_id = ? AND b.model_id = ?
-               AND {as_told_now(db, "response", "a.id")}
+               AND {as_told_now(db, "a.created")}
            ORDER BY a.prompt_id, a.seed""",
         (model_id, other_id),
     )
@@ -847,7 +847,9 @@ def new_to_train_on(db: Database, since: str) -> int:
                    FROM current_judgement j JOIN comparison c ON c.id = j.comparison_id
                        JOIN prompt p ON p.id = c.prompt_id
                    WHERE j.created > :since AND j.outcome != 'skip' AND p.split = 'train' AND c.candidate_id IS NULL
-                     AND j.flag IS NULL AND NOT j.early
+                     AND NOT j.early
+                     AND NOT EXISTS (SELECT 1 FROM current_judgement f
+                         WHERE f.comparison_id = j.comparison_id AND f.flag NOT NULL)
                      AND j.annotator_id NOT IN (SELECT annotator_id FROM excluded_annotator)
                      AND c.purpose = 'preference' AND (j.purpose IN ('own', 'adjudication') OR :judges AND
                          j.purpose = 'judge' AND NOT EXISTS (SELECT 1 FROM current_judgement o

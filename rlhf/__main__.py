@@ -159,8 +159,7 @@ def dispatch(db: Database, options: argparse.Namespace) -> int:
     elif options.command == "policies":
         for policy in registry.all_policies(db):
             state = f"{policy.status:<10} {policy.algorithm:<6}"
-            candidate = policy.kind == "policy" and policy.status == "candidate"
-            check = f"  {gate_decisions.check_status(db, policy).sentence}" if candidate else ""
+            check = f"  {gate_decisions.check_status(db, policy).sentence}" if policy.undecided else ""
             print(f"{policy.revision:<12} {state} {policy.created[:19]}  {policy.path or ''}{check}".rstrip())
     elif options.command == "promote":
         print(promote(db, options))

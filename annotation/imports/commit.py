@@ -168,7 +168,8 @@ class ImportCommit:
                 },
             )
             self.sql.execute(
-                INSERT_JUDGEMENTS, self.values(comparison=comparison, judgement=judgement, annotator=annotator)
+                INSERT_JUDGEMENTS,  # of now: ids and times of judgements grow together
+                self.values(comparison=comparison, judgement=judgement, annotator=annotator, created=now()),
             )
 
     def annotator_name(self) -> str:

@@ -86,6 +86,11 @@ def told(place: Place, step: bool = True, shows: Place | None = None) -> str:
     return json.dumps([next(ANSWERS), "step" if step else "replace", place.part(), (shows or place).part()])
 
 
+def told_view(place: Place, shows: Place) -> str:
+    """A value for a bar that nobody asked for: what is in view, if the address still names this place."""
+    return json.dumps([next(ANSWERS), "view", place.part(), shows.part()])
+
+
 def answering_visit(value: str, asked: Any) -> str:
     """What a handler says for the bar, as the answer to a visit of the part `asked`: what was typed meanwhile stays."""
     number, _how, *parts = json.loads(value)

@@ -58,6 +58,7 @@ function look() {
 
 watch("value", () => {
   const [number, how, part, shows, asked] = JSON.parse(props.value);
+  if (how === "view" && part !== visited) return; // somebody has gone on since that was asked
   const answers = how === "visit";
   if (answers && visiting !== null && asked !== visiting) { // of a place that was left: that of the next one comes
     late = true;

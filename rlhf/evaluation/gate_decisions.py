@@ -494,7 +494,9 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
     against = registry.serving(db).revision if policy.status == "candidate" else None
     active = [one for one in every if one[0].is_open]
     ended = sorted((one for one in every if not one[0].is_open), key=lambda one: job_store.ended_at(one[0]))
-    counting = [job for job, spec in ended if job.status == "finished" and against in (None, spec.against)]
+    now = told_as_now(db)
+    right = [job for job, spec in ended if job.status == "finished" and against in (None, spec.against)]
+    counting = [job for job in right if against is None or job.id in now]
     before = ""
     if counting:
         before = _("The figures are those of the check before (job {number}).").format(number=counting[-1].id)
@@ -513,6 +515,9 @@ def check_status(db: Database, policy: Policy) -> CheckStatus:
     if job.status != "finished":
         again = _("Check it again, or resume job {id}.").format(id=job.id)
         return CheckStatus(" ".join(filter(None, (failure_of(job), again, before))), False)
+    if right and not counting:
+        said = _("Its check (job {number}) is of when policies thought otherwise than now. Check it again.")
+        return CheckStatus(said.format(number=right[-1].id), False)
     if not counting:
         elsewhere = _(
             "The gate counts checks against {serving}, which serves now; its check (job {number}) was against "

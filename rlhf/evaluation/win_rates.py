@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from annotation import store
@@ -95,8 +95,8 @@ class SettledPair:
     outcome: float
     answered: str
     """When both had answered."""
-    at: int
-    """The last judgement before that. Bets that were made by then did not know it."""
+    at: int = 0
+    """For a judge, the last judgement before that: bets that were made by then did not know it."""
 
 
 def at_equal_lengths(compared: Sequence[PairOutcome], level: float) -> Estimate | None:
@@ -129,10 +129,13 @@ def outcomes_by(
     wanted = [pair for pair in store.paired_answers(db, policy.id, other.id) if counts(pair.first, pair.prompt_id)]
     paired = judge_store.pair_outcomes(db, policy.id, other.id, judge.id)
     compared = tuple(one for one in paired if counts(one.response_id, one.prompt_id))
-    return PairedOutcomes(judge.name, compared, settled_pairs(db, wanted), len(wanted))
+    settled = settled_pairs(wanted)
+    before = {time: store.last_judgement_before(db, time) for time in {one.answered for one in settled}}
+    known = tuple(replace(one, at=before[one.answered]) for one in settled)
+    return PairedOutcomes(judge.name, compared, known, len(wanted))
 
 
-def settled_pairs(db: Database, pairs: Sequence[PairedAnswers]) -> tuple[SettledPair, ...]:
+def settled_pairs(pairs: Sequence[PairedAnswers]) -> tuple[SettledPair, ...]:
     """Those of the pairs that nobody has to compare and nobody has compared."""
     return tuple(
         SettledPair(
@@ -140,7 +143,6 @@ def settled_pairs(db: Database, pairs: Sequence[PairedAnswers]) -> tuple[Settled
             response_id=pair.first,
             outcome=pair.settled,
             answered=pair.answered,
-            at=store.last_judgement_before(db, pair.answered),
         )
         for pair in pairs
         if pair.settled is not None and not pair.compared
@@ -213,7 +215,7 @@ def enters_with(
     long as people have said little: a rival's few missing answers would promote a candidate that is no better.
     """
     pairs = [pair for pair in store.paired_answers(db, policy.id, other.id) if on is None or pair.prompt_id in on]
-    settled = settled_pairs(db, pairs)
+    settled = settled_pairs(pairs)
     if not settled:
         return {}
     rows = db.rows(
@@ -224,9 +226,8 @@ def enters_with(
         {"policy": policy.id, "other": other.id},
     )
     own, times = {pair.first for pair in pairs}, sorted(pair.answered for pair in pairs)
-    checks: dict[
-        int, list[int]
-    ] = {}  # a check answers and then makes its comparisons: by how many pairs there were then
+    # A check answers and then makes its comparisons: those of one are made when there are as many pairs.
+    checks: dict[int, list[int]] = {}
     for row in rows:
         if row["response_id"] in own:
             checks.setdefault(bisect_right(times, row["created"]), []).append(row["id"])

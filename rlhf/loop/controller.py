@@ -17,6 +17,7 @@ from annotation.translation import N_, _, spoken
 from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.evaluation.finished_checks import told_as_now
 from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
 from rlhf.jobs import job_spec, job_store
@@ -110,6 +111,11 @@ class LoopState:
     spent: int = 0
     """Of the new judgements, those that a training was begun with that came to nothing: they start no other."""
 
+    @property
+    def towards_next(self) -> int:
+        """The judgements that count towards the next training: that starts by itself, or that somebody starts."""
+        return self.new - self.spent if self.auto_train.on else self.new
+
 
 def state_of(db: Database, counted: bool = True) -> LoopState:
     """What the rows say now; judgements need not be `counted` where nothing starts by them."""
@@ -185,7 +191,9 @@ def unchecked_candidate(db: Database, checks: Sequence[Job], failed: Mapping[str
 
 def unchecked_candidates(db: Database, checks: Sequence[Job]) -> list[str]:
     """The candidates whose training asked for a check and which have had none, oldest first."""
-    had = {candidate_of(check) for check in checks if check.status not in ENDINGS}
+    now = told_as_now(db)
+    counting = [check for check in checks if check.is_open or (check.status == "finished" and check.id in now)]
+    had = {candidate_of(check) for check in counting}
     return [
         policy.revision
         for policy in registry.all_policies(db)
@@ -312,7 +320,8 @@ def next_step(state: LoopState) -> Step | None:
     for name, count in state.waiting.items():
         if count >= JUDGE_AT_LEAST and not enough_labels(state):
             return Step("judge", name)
-    awaited = state.pending is not None or (state.unchecked is not None and checked_by_loop(state, state.unchecked))
+    to_check = state.unchecked is not None and state.measurable and checked_by_loop(state, state.unchecked)
+    awaited = state.pending is not None or to_check
     if state.rented or not due(state) or (awaited and state.gate == "automatic"):
         return None
     if kind_to_train(state).lists and state.reward_model is None:
@@ -357,12 +366,12 @@ def ready(state: LoopState, revision: str) -> bool:
 
 def due(state: LoopState) -> bool:
     """Whether enough was judged for a training that nobody asks for."""
-    return state.auto_train.on and state.new - state.spent >= state.auto_train.wanted
+    return state.auto_train.on and state.towards_next >= state.auto_train.wanted
 
 
 def enough_labels(state: LoopState) -> bool:
     """Whether automatic training has twice what it wants: more labels than trainings use are not bought."""
-    return state.auto_train.on and state.new >= 2 * state.auto_train.wanted
+    return state.auto_train.on and state.towards_next >= 2 * state.auto_train.wanted
 
 
 def advance(db: Database, data_dir: Path) -> int | None:

@@ -153,8 +153,11 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
     missing = gate_words.unmeasured(decision.weighed.limits)
     more = [*iteration_card.advice(decision, rule.mode, against, missing), stands.sentence]
     if not gate_decisions.checks_of(db, policy):
-        elsewhere = against_now if newest_check(db, policy.revision) is not None else ""
+        newest = newest_check(db, policy.revision)
+        elsewhere = against_now if newest is not None and newest.spec.against != against_now else ""
         verdict = verdict_card.unchecked(verdict, stands.active, elsewhere)
+        if newest is not None and not elsewhere and not stands.active:  # of when policies thought otherwise
+            verdict = replace(verdict, saying=stands.sentence)
         more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != verdict.saying]
     running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
     unknown = sum(one.probability is None for one in found.people)
@@ -286,7 +289,7 @@ def button_parts(
     """
     needed = None if checking else needed_of_people(db, policy, state)
     can_check = policy.path is not None and policy.deleted is None and not checking
-    can_serve, undecided = check_report.can_serve(policy), policy.status == "candidate"
+    can_serve, candidate = check_report.can_serve(policy), policy.status == "candidate"
     verdict, against = advised(db, policy), bool(gate_decisions.objection(db, policy))
     return {
         "promote": gr.update(
@@ -294,7 +297,7 @@ def button_parts(
             visible=can_serve,
             variant="primary" if verdict == "promote" else "secondary",
         ),
-        "reject": gr.update(visible=undecided, variant="primary" if verdict == "reject" else "secondary"),
+        "reject": gr.update(visible=candidate, variant="primary" if verdict == "reject" else "secondary"),
         "check": gr.update(
             value=check_report.check_label(check is not None),
             visible=can_check,
@@ -302,7 +305,7 @@ def button_parts(
         ),
         "judges": judges_part(db, can_check),
         "ask": gr.update(visible=can_be_asked(db, policy), variant="primary" if needed == "ask" else "secondary"),
-        "why": gr.update(label=_(WHY_AGAINST if against else WHY), visible=can_serve or undecided),
+        "why": gr.update(label=_(WHY_AGAINST if against else WHY), visible=can_serve or candidate),
     }
 
 

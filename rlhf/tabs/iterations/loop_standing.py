@@ -59,7 +59,7 @@ def judges_rest(state: LoopState) -> str:
     if state.active or not waits or not enough_labels(state):
         return ""
     return _("Judges label no more until the next training: {new} judgements wait for it already.").format(
-        new=state.new
+        new=state.towards_next
     )
 
 
@@ -69,9 +69,9 @@ def stage_of(state: LoopState) -> LoopStatus:
     at_work = next((job for job in known if job.status != "queued"), next(iter(known), None))
     collected = (
         _("{new} new judgements, and {wanted} are enough")
-        if state.new > state.auto_train.wanted
+        if state.towards_next > state.auto_train.wanted
         else _("{new} of {wanted} new judgements")
-    ).format(new=state.new, wanted=state.auto_train.wanted)
+    ).format(new=state.towards_next, wanted=state.auto_train.wanted)
     if at_work is not None:
         waits = at_work.status == "queued" and at_work.flavor is None
         if isinstance(at_work.spec, TrainingSpec):
@@ -255,7 +255,7 @@ def after(state: LoopState) -> str:
     if not state.auto_train.on:
         return _("Automatic training is off: a training starts when somebody starts it on the Train tab.")
     training = _(kind_to_train(state).automatic)
-    missing = max(state.auto_train.wanted - (state.new - state.spent), 0)
+    missing = max(state.auto_train.wanted - state.towards_next, 0)
     return (
         _("After {missing} more a training starts: {training}.").format(missing=missing, training=training)
         if missing

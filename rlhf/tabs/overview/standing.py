@@ -48,7 +48,7 @@ def standing_of(db: Database, annotator_id: int) -> Standing:
     richer = richer_act(act_times(db)) if project.kind == "pair" else None
     return Standing(
         serves=serving.revision,
-        judged=state.new,
+        judged=state.towards_next,
         wanted=state.auto_train.wanted,
         running=running,
         left=None if running is None else job_cards.seconds_left(job_store.step_times(db, running), running, at),

@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
-from annotation.tabs.address import place_bar, told, visits
+from annotation.tabs.address import place_bar, told, told_view, visits
 from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
@@ -513,7 +513,7 @@ def wire_views(page: RunsPage, context: Context) -> None:
         looked, was = read(sent)
         changed, seen = live(context, replace(looked, confirming=was.get("confirming")), was)
         if "job" in was and seen["job"] != was["job"]:  # another one runs now
-            changed = {ADDRESS: told(place_of(looked), step=False, shows=in_view(looked, seen)), **changed}
+            changed = {ADDRESS: told_view(place_of(looked), in_view(looked, seen)), **changed}
         return page.sent(changed, seen)
 
     def look(sent: Sequence[Any], chosen: bool) -> list[Any]:

@@ -63,7 +63,7 @@ def test_a_measured_run_leaves_its_figures_and_no_policy_or_file(ready: Machine,
 
 
 def test_measuring_keeps_the_checkpoints_of_a_run_that_can_be_resumed(ready: Machine) -> None:
-    broken = ready.submit(replace(SFT, learning_rate=1e38))
+    broken = ready.submit(replace(SFT, learning_rate=1e37))
     assert ready.perform(broken).status == "failed"
     kept = files(ready.data_dir / "checkpoints" / f"job-{broken}")
     assert kept

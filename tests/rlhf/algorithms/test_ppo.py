@@ -184,7 +184,7 @@ def test_a_reward_model_that_was_trained_on_judgements_is_followed(machine: Mach
     trained = machine.perform(machine.submit(RewardModelSpec(**shape, learning_rate=5e-3, epochs=3)))
     assert trained.result is not None, trained.message
     spec = replace(
-        QUICK, reward_model=trained.result["revision"], steps=6, rollouts=16, batch_size=16, learning_rate=1e-2,
+        QUICK, reward_model=trained.result["revision"], steps=7, rollouts=16, batch_size=16, learning_rate=1e-2,
         epochs=3, accepted_accuracy=0.0, no_end_penalty=0.0,
     )  # fmt: skip
     job = machine.perform(machine.submit(spec))

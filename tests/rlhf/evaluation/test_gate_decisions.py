@@ -1320,6 +1320,23 @@ def test_what_was_found_of_policies_that_thought_decides_nothing_while_they_do_n
     assert gate_decisions.decision_on(db, made).verdict == "promote"
 
 
+def test_a_check_counts_by_when_it_ran_and_where_it_does_not_the_loop_makes_another(
+    db: Database, data_dir: Path
+) -> None:
+    """Asked for while policies thought, it measures them as they are when a worker takes it."""
+    made = make_candidate(db, data_dir, checked=True)
+    queued = job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann")
+    registry.set_thinking(db, "template")
+    finish_job(db, queued)
+    assert gate_decisions.findings(db, made).prompts == 60
+    assert controller.unchecked_candidates(db, job_store.checks(db)) == []
+    registry.set_thinking(db, "off")
+    assert gate_decisions.findings(db, made).prompts is None
+    assert controller.unchecked_candidates(db, job_store.checks(db)) == [made.revision]
+    said = gate_decisions.check_status(db, made).sentence
+    assert said == f"Its check (job {queued}) is of when policies thought otherwise than now. Check it again."
+
+
 def test_whether_a_base_thinks_stays_as_it_is_while_a_check_runs(db: Database, data_dir: Path) -> None:
     made = make_candidate(db, data_dir)
     job_store.claim(db, job_submission.submit(db, data_dir, CheckSpec(candidate=made.revision), "ann"), "w")

@@ -111,6 +111,8 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"waiting": {"j": 8}, "auto_train": ON, "new": 39}, Step("judge", "j")),
         ({"waiting": {"j": 8}, "auto_train": ON, "new": 40}, Step("train")),  # no labels that nothing will use
         ({"waiting": {"j": 8}, "new": 4000}, Step("judge", "j")),  # people train when they want to
+        ({"waiting": {"j": 8}, "auto_train": ON, "new": 60, "spent": 50}, Step("judge", "j")),  # else nothing goes on
+        ({"unchecked": "dpo-7", "measurable": False, "auto_train": ON, "new": 20, "gate": "automatic"}, Step("train")),
         (
             {"waiting": {"j": 8}, "auto_train": ON, "new": 40, "pending": candidate("not enough evidence")}
             | {"gate": "automatic"},
