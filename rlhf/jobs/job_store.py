@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from annotation.database import Database
 from annotation.jobs import job_table
@@ -26,6 +26,8 @@ NOT_BEGUN = N_("It had not begun.")
 # How the record of a job says that it goes on with other settings.
 SMALLER = N_("Queued again with a smaller batch: {changes}.")
 SLOWER = N_("Queued again with half the learning rate: {changes}.")
+# A worker that was started has taken its job by then; where none was, nobody takes it.
+STARTS_WITHIN_SECONDS: Final = 300.0
 
 
 class Diverged(UserError):
@@ -299,12 +301,18 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
     ]
 
 
+def newest_answering(db: Database) -> Job | None:
+    """The job that answers, or did last."""
+    return next(iter(recent(db, ("generate",), 1)), None)
+
+
 def answers_come(db: Database) -> bool:
     """Whether a worker writes answers to compare, or is about to; not one that failed, or found too few of them."""
-    job = next(iter(recent(db, ("generate",), 1)), None)
+    job = newest_answering(db)
     if job is None or not job.is_open:
         return False
-    alive = job.status == "queued" or (job.heartbeat or "") > job_table.stale_before()
+    about_to = job.status == "queued" and job.created > job_table.stale_before(STARTS_WITHIN_SECONDS)
+    alive = about_to or (job.heartbeat or "") > job_table.stale_before()
     return alive and job.reason != "too-few-answers"
 
 

@@ -40,6 +40,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert job_store.claim(db, job_id, "w") is not None
         assert job_table.finish(db, job_id, "w", {})
     job_store.enqueue(db, GenerateSpec(), "the program")
+    db.connection.execute("UPDATE job SET created = '2999-01-01' WHERE status = 'queued'")  # however slow tests are
     with running_app(data_dir, "--no-workers") as (served, _):
         yield served
     db.close()
@@ -268,6 +269,10 @@ def test_the_strips_step_leads_nowhere_where_its_candidate_or_its_job_is_in_view
     step = page.locator("#standing a.button")
     expect(step).to_have_text(f"Watch job {job_id}")
     expect(step).to_have_attribute("href", f"/runs/{job_id}")
+    page.locator("#standing span").last.evaluate("it => it.textContent = 'more than fits in a line '.repeat(6)")
+    words, button = page.locator("#standing p").bounding_box(), step.bounding_box()
+    assert button["x"] >= words["x"] + words["width"]
+    assert button["y"] < words["y"] + words["height"]
     page.get_by_role("tab", name="Runs", exact=True).click()
     page.get_by_text(f"Job {job_id}, ").first.wait_for()
     expect(page).to_have_url(f"{address}runs")

@@ -314,7 +314,7 @@ def test_the_end_of_each_job_is_told_once_while_nobody_looks(admin: Looker, site
     page.evaluate(RECORDING)
     run, other = make_run(db), make_run(db)
     admin.put_forward()
-    page.get_by_role("button", name="Notify me when it ends").click()
+    page.get_by_role("button", name="Notify me", exact=True).click()
     page.get_by_role("button", name="Don't notify me").wait_for()
     page.evaluate(
         """() => {

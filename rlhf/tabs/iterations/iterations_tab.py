@@ -70,10 +70,9 @@ FILES_DELETED = N_("files deleted")
 def serving_part(db: Database) -> Update:
     """The serving policy and the worker that answers with it."""
     policy = registry.serving(db)
-    workers = job_store.recent(db, ("generate",), 1)
     card = check_report.serving_card(
         policy,
-        workers[0] if workers else None,
+        job_store.newest_answering(db),
         store.stock_sizes(db, policy.id),
         store.waiting_elsewhere(db, policy.id),
         store.answer_counts(db),
@@ -133,7 +132,11 @@ def answers_in(db: Database, data_dir: Path, policy: Policy, check: FinishedChec
 def standing_part(db: Database, state: LoopState) -> Update:
     """Where the iteration stands and what comes next."""
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
-    return gr.update(value=iteration_card.status_card(loop_standing.loop_status(state, hindered)))
+    status = loop_standing.loop_status(state, hindered)
+    if not job_store.answers_come(db):
+        silent = check_report.worker_sentence(job_store.newest_answering(db), now())
+        status = replace(status, problems=(*status.problems, silent))
+    return gr.update(value=iteration_card.status_card(status))
 
 
 def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:

@@ -62,7 +62,7 @@ def strip(standing: Standing) -> str:
 
 def notify_buttons() -> str:
     """Asks to be told of the end, or no more; the script of the strip shows the one that does something."""
-    told = (("on", _("Notify me when it ends")), ("off", _("Don't notify me")))
+    told = (("on", _("Notify me")), ("off", _("Don't notify me")))
     return "".join(f'<button type="button" data-notify="{on}" hidden>{escape(words)}</button>' for on, words in told)
 
 

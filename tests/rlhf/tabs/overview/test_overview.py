@@ -27,9 +27,11 @@ from rlhf.evaluation.gate import GateVerdict
 from rlhf.evaluation.gate_decisions import PendingDecision
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
+from rlhf.loop import controller
 from rlhf.loop.controller import FailedCheck
 from rlhf.models import registry
 from rlhf.submission import job_submission
+from rlhf.tabs.iterations import iterations_tab
 from rlhf.tabs.judges import judges_tab
 from rlhf.tabs.overview import overview_card, overview_tab, standing
 from rlhf.tabs.overview.next_steps import ENOUGH_STOCK, next_steps, richer_offer
@@ -179,8 +181,14 @@ def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context
     why = '<a class="button" href="/iterations">No answers are being written: see why</a>'
     assert why in strip()
     worker = job_store.enqueue(context.db, GenerateSpec(), "the program")
+    assert "Wait for the next answers" in strip()
+    context.db.connection.execute("UPDATE job SET created = '2026-01-01T00:00:00.000000+00:00'")
+    assert why in strip(), "a program that ended left it, and this one starts no workers"
+    reason = iterations_tab.standing_part(context.db, controller.state_of(context.db))["value"]
+    assert "with --no-workers none is started" in reason
     assert job_store.claim(context.db, worker, "w") is not None
     assert "Wait for the next answers" in strip()
+    assert "answering worker" not in iterations_tab.standing_part(context.db, controller.state_of(context.db))["value"]
     job_table.explain(context.db, worker, "w", "too-few-answers", "Too few")
     assert why in strip()
     job_table.report(context.db, worker, "w", 1, 0, {}, "24 in stock")
@@ -312,7 +320,7 @@ def test_the_title_says_what_runs_and_how_it_ended(context: Context) -> None:
     assert job_store.claim(context.db, queued, "w") is not None
     found = standing.strip_of(context.db, OWNER)
     assert (found["open"], found["said"], found["over"]) == ([queued], "Training …", {})
-    assert "Notify me when it ends" in found["html"]
+    assert "Notify me" in found["html"]
     job_table.finish(context.db, queued, "w", {})
     found = standing.strip_of(context.db, OWNER)
     assert (found["open"], found["said"]) == ([], "")
