@@ -23,6 +23,7 @@ from annotation.tabs.components import (
     whole_number,
 )
 from annotation.tabs.guard import Context, guarded, guarded_event
+from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, codes, language_of, numeral, of_server
 from annotation.ui.formatting import NOTHING, moment
 from annotation.ui.markup import Button, Chip, Row, done, escape, paragraph, status, table
@@ -33,6 +34,7 @@ from annotation.web.access import Account
 from annotation.web.invitations import Invitation
 from annotation.workbench import annotator_groups
 
+FOLLOW_SECONDS = 5
 HEADERS = [
     *(N_("Name"), N_("Role"), N_("Groups"), N_("Judged"), N_("State"), N_("Signs in with"), N_("Language")),
     N_("Since"),
@@ -122,7 +124,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
             )
             quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
             save = act_button(_("Save groups and judgements"))
-    wire_invitations(invited, acting_box(elem_id="invitations"), context, opening_of(demo))
+    made = acting_box(elem_id="invitations")
+    wire_invitations(invited, made, context, opening_of(demo))
     acts = [reset, make_admin, make_annotator, shut_out, let_in, save]
     bar, fields, admin = place_bar(), [groups, quota, language, *acts], guarded(context, "admin")
     asking = [confirm, question, asked]
@@ -141,6 +144,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
     really.click(admin(confirming(db)), [account, asked], page, api_name="account-really", **QUEUED)
     keep.click(admin(kept), None, asking, api_name="account-not", **QUEUED)
     let_in.click(admin(activating(db)), account, api_name="account-activate", **common)
+    poll(pulse(FOLLOW_SECONDS), context, following(db), [], [listed, account, made], api_name="accounts-follow")
 
 
 def act_button(words: str, variant: Any = "secondary") -> gr.Button:
@@ -223,6 +227,16 @@ def opening(db: Database) -> Any:
         return shown, gr.update(choices=names), problem, *unasked()
 
     return open_page
+
+
+def following(db: Database) -> Any:
+    """The handler of polls: somebody may have taken an invitation, or another admin changed an account."""
+
+    def follow_accounts(annotator: Annotator) -> list[Any]:
+        shown, names = accounts_table(db)
+        return [shown, gr.update(choices=names), invitations_table(invitations.invitations(db))]
+
+    return follow_accounts
 
 
 def visiting(db: Database) -> Any:

@@ -262,6 +262,7 @@ class ExportFormPage:
     files: gr.HTML
     chosen: gr.Dropdown
     delete: gr.Button
+    deletion: gr.Accordion
     pulse: gr.HTML
 
     @property
@@ -271,7 +272,7 @@ class ExportFormPage:
     @property
     def shown(self) -> list[Any]:
         """What says how the exports stand."""
-        return [self.progress, self.files, self.chosen, self.pulse, self.cancel]
+        return [self.progress, self.files, self.chosen, self.pulse, self.cancel, self.deletion]
 
 
 def build_form() -> dict[str, Any]:
@@ -343,7 +344,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         write = gr.Button(_("Write the export"), variant="primary", scale=0, min_width=240, elem_id="export-write")
         cancel = gr.Button(_("Cancel"), variant="stop", visible=False, scale=0, min_width=160, elem_id="export-cancel")
     progress, files = html_box(), html_box()
-    with gr.Accordion(_("Delete an export"), open=False), gr.Row():
+    with gr.Accordion(_("Delete an export"), open=False, visible=False) as deletion, gr.Row():
         chosen = gr.Dropdown([], label=_("Export"), allow_custom_value=True, min_width=240)
         delete = gr.Button(_("Delete"), variant="stop", scale=0, min_width=160)
     page = ExportFormPage(
@@ -356,6 +357,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
         files=files,
         chosen=chosen,
         delete=delete,
+        deletion=deletion,
         pulse=pulse(),
     )
     wire(page, context, opening_of(demo))
@@ -399,7 +401,7 @@ def standing(context: Context) -> list[Any]:
     names = [entry.name for entry in export_files.files(context.data_dir)]
     choice = gr.skip() if running else gr.update(choices=names, value=None)
     return [progress_card(latest, names), files_card(context), choice, again(POLL_SECONDS if running else None),
-            gr.update(visible=running)]  # fmt: skip
+            gr.update(visible=running), gr.update(visible=bool(names))]  # fmt: skip
 
 
 def opener(context: Context) -> Any:
@@ -515,7 +517,10 @@ def deleter(context: Context) -> Any:
     """The handler of "Delete"."""
 
     def delete_export(annotator: Annotator, name: Any) -> list[Any]:
+        if not text_in(name):
+            raise UserError(_("Choose an export first."))
         export_files.remove(context.data_dir, text_in(name))
-        return standing(context)
+        said = status(_("{file} is deleted.").format(file=text_in(name)))
+        return [said, *standing(context)[1:]]
 
     return delete_export

@@ -64,9 +64,13 @@ function look(one, pressed = false) {
   }
   if (one.waiting) return;
   if (!now) one.due = unseenDue(one);
-  else if (pressed || !before) one.due = Math.min(one.due, later(before || one.ask ? one.wait : 0));
+  else if (pressed || !before) one.due = Math.min(one.due, later(before || opens(one) ? one.wait : 0));
   plan();
 }
+
+// Whether the tab's own opening is answered whenever it comes into view. Gradio tells no tab within a tab that its
+// outer one has come back.
+const opens = (one) => one.ask !== null && !(one.last > 0 && one.panel.parentElement?.closest("[role=tabpanel]"));
 
 const unseenDue = (one) => (inView(one) && one.unseen() !== null ? later(one.unseen()) : Infinity);
 

@@ -40,6 +40,7 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
 
         try:
             bench = backend_for(run, judge, rubric, spec.model, spec.batch_size)
+            progress(counts)  # the first verdicts can take minutes
             counts = run_judge(run, judge, rubric, bench, waiting, spec.failures, progress)
         except UserError as error:
             counts.gave_up = str(error)

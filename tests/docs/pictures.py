@@ -1,7 +1,7 @@
 """The README's pictures, taken of a data directory: `python -m tests.docs.pictures DIR`.
 
-It needs open comparisons, a finished training and a checked candidate; `python -m benchmarks.loop --data DIR`
-leaves them.
+It needs open comparisons, a finished training and a checked candidate that people have compared: `make run` and
+README's first three steps leave them, as does `python -m benchmarks.loop --data DIR`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class Picture:
 
 
 PICTURES: Mapping[str, Picture] = {
-    "annotate": Picture(("Annotate",), "text=Which answer is better", 760),
+    "annotate": Picture(("Annotate",), ".judging[data-state=comparing] >> visible=true", 860),
     "run": Picture(
         tabs=("Runs",),
         filled="svg[preserveAspectRatio=none] >> visible=true",
-        height=690,
+        height=1140,
         top="figure >> visible=true",
         choice=("Job", "training"),
     ),
-    "iteration": Picture(("Iterations",), ".verdict >> visible=true", 500),
+    "iteration": Picture(("Iterations",), ".verdict >> visible=true", 610),
 }
 
 
@@ -63,6 +63,7 @@ def take(page: Any, name: str) -> None:
     if picture.top:
         first = page.locator(picture.top).first
         first.evaluate("it => window.scrollTo(0, it.getBoundingClientRect().top + window.scrollY - 12)")
+    page.mouse.move(0, 0)  # or a chart says what is under it
     page.screenshot(path=ROOT / "docs" / f"{name}.png")
 
 

@@ -220,6 +220,20 @@ def test_a_tab_that_is_opened_again_follows_again_with_one_beat_at_a_time(
     assert job_table.finish(db, run, "w", {})
 
 
+def test_a_tab_within_a_tab_asks_at_once_when_its_outer_one_comes_back(admin: Looker) -> None:
+    page = admin.page
+    admin.turn("Train")
+    admin.until(lambda: admin.put_forward() or "beat" in admin.asked)
+    admin.settle()
+    admin.turn("Annotate")
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 60)
+    admin.settle()
+    admin.forget()
+    admin.turn("Train")
+    page.clock.run_for(1000)
+    admin.until(lambda: "beat" in admin.asked)
+
+
 def test_a_tab_that_is_left_before_its_opening_was_answered_does_not_begin_to_ask(admin: Looker) -> None:
     with admin.held():
         for names in (("Hub",), ("Playground",), ("Runs",)):

@@ -133,13 +133,13 @@ def standing_part(db: Database, state: LoopState) -> Update:
     """Where the iteration stands and what comes next."""
     hindered = controller.automatic_problems(db) if controller.due(state) else ()
     status = loop_standing.loop_status(state, hindered)
-    if not job_store.answers_come(db):
+    if not job_store.answers_come(db) and not any(store.stock_sizes(db, registry.serving(db).id).values()):
         silent = check_report.worker_sentence(job_store.newest_answering(db), now())
         status = replace(status, problems=(*status.problems, silent))
     return gr.update(value=iteration_card.status_card(status))
 
 
-def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, Update]:
+def gate_parts(db: Database, policy: Policy, stands: CheckStatus, state: LoopState) -> dict[str, Update]:
     """The verdict on a candidate, or on what it was when it was decided on, and people's running verdict."""
     if policy.status == "candidate" and policy.deleted:
         return {"gate": gr.update(value=markup.paragraph(registry.gone(policy))), "running": gr.update(value="")}
@@ -162,6 +162,8 @@ def gate_parts(db: Database, policy: Policy, stands: CheckStatus) -> dict[str, U
         if newest is not None and not elsewhere and not stands.active:  # of when policies thought otherwise
             verdict = replace(verdict, saying=stands.sentence)
         more = [one for one in [*(more[:-1] if against else ()), stands.sentence] if one != verdict.saying]
+        if state.active and not stands.active and controller.will_check(db, state, policy):
+            more.append(loop_standing.soon(state, policy.revision))
     running = iteration_card.running_chart(corrected_by_judges(found), rule, alpha, against_now)
     unknown = sum(one.probability is None for one in found.people)
     return {
@@ -338,7 +340,7 @@ def view(context: Context, revision: str | None, page: int, seen: Seen) -> tuple
         "selector": gr.update(choices=listed, value=policy.revision),
         **button_parts(db, policy, stands.active, check, state),
         **confirm_parts(db, policy, seen.get("confirming") == policy.revision),
-        **gate_parts(db, policy, stands),
+        **gate_parts(db, policy, stands, state),
         "over": gr.update(value=over),
     }
     marks: Seen = job_cards.fingerprints(parts)

@@ -92,9 +92,9 @@ def stage_of(state: LoopState) -> LoopStatus:
             return LoopStatus("checking", said, _(AFTER_CHECK[state.gate]))
         if isinstance(at_work.spec, JudgeSpec):
             now = (
-                _("The judge {judge} is to judge: {collected}.")
+                _("Collecting: {collected}. The judge {judge} waits to judge.")
                 if waits
-                else _("The judge {judge} judges: {collected}.")
+                else _("Collecting: {collected}. The judge {judge} judges.")
             )
             return LoopStatus("collecting", now.format(judge=at_work.spec.judge, collected=collected), after(state))
     if state.unchecked and checked_by_loop(state, state.unchecked):

@@ -19,7 +19,7 @@ from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import markup
 from annotation.ui.formatting import NOTHING, moment, money, percent, percent_with_interval
-from annotation.ui.markup import paragraph, status, table
+from annotation.ui.markup import Way, paragraph, status, table, within
 from annotation.ui.tab_addresses import Place
 from rlhf.evaluation import gate_decisions
 from rlhf.jobs import job_store
@@ -34,6 +34,7 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
 from rlhf.tabs.judges.judge_form import JudgeFormPage
+from rlhf.tabs.overview import next_steps
 from rlhf.tabs.runs import job_cards, job_words
 
 POLL_SECONDS = 3
@@ -64,7 +65,7 @@ NOBODY_DECIDES = N_(
     "have compared a candidate's answers. “The gate's rule” on the Iterations tab can let a trusted judge "
     "decide."
 )
-SAVED = N_("Saved. {modes} This holds for comparisons that nobody has judged yet.")
+SAVED = N_("Saved. This holds for comparisons that nobody has judged yet.")
 WHY: Mapping[str, str] = {
     "flip": N_("a judge contradicted itself"),
     "disagreement": N_("judges disagree"),
@@ -368,7 +369,9 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
         paragraph(_("It gave up. {gave_up}").format(gave_up=_(result.gave_up)), "warning") if result.gave_up else ""
     )
     remark = paragraph(_(result.remark), "quiet") if result.remark else ""
-    return job_cards.job_card(job, left, None, at) + gave_up + markup.facts(told) + remark
+    why = _("See why job {number} ended").format(number=job.id)
+    more = "" if job.is_open or job.status == "finished" else f"<p>{within(Way(next_steps.run(job), why))}</p>"
+    return job_cards.job_card(job, left, None, at) + more + gave_up + markup.facts(told) + remark
 
 
 def cancel(db: Database, seen: Any) -> str:
@@ -640,9 +643,8 @@ def wire_views(page: JudgesPage, context: Context) -> None:
         if draft.both:
             shown = page.sent(changed, {**seen, "sent": draft.sent}, "save", more=draft.refusal)
             return [*shown, *(gr.skip() for _name in FEEDBACK)]
-        feedback = store.feedback(context.db)
-        form, said = form_of(feedback), _(SAVED).format(modes=_(MODES[feedback.mode][1]))
-        return [*page.sent(changed, {**seen, "sent": form}, "save", said, draft.remark), *form.values()]
+        form = form_of(store.feedback(context.db))
+        return [*page.sent(changed, {**seen, "sent": form}, "save", _(SAVED), draft.remark), *form.values()]
 
     @admin
     def choose_judge(annotator: Annotator, selected: Any, was: Any) -> list[Any]:

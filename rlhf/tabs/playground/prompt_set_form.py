@@ -164,7 +164,7 @@ def wire(parts: Mapping[str, Any], context: Context) -> None:
         job_id = submit(context, dict(zip(ASKED, sent, strict=True)), annotator.name)
         return markup.notice(
             _(
-                "Job {job_id} is queued; the Runs tab shows how far it is. Its file can be fetched here when "
+                "Job {job_id} was queued; the Runs tab shows how far it is. Its file can be fetched here when "
                 "it is done."
             ).format(job_id=job_id)
         )

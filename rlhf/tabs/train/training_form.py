@@ -385,7 +385,7 @@ def begin_measuring(
     measuring = MeasureSpec(training=to_json(spec))
     job_id = job_submission.submit(known.db, known.data_dir, measuring, by)
     return _(
-        "Job {job_id} is queued: it runs {steps} steps and keeps nothing but their time and memory, which "
+        "Job {job_id} was queued: it runs {steps} steps and keeps nothing but their time and memory, which "
         "are shown below when it has ended."
     ).format(job_id=job_id, steps=measuring.steps)
 
@@ -399,4 +399,4 @@ def begin_comparing(
     if run.crossing is None or not to_be_measured(run):
         return _("There is nothing to measure: look again at what is said of the precision.")
     job_id = job_submission.submit(known.db, known.data_dir, run.crossing.spec, by)
-    return _("Job {job_id} is queued: it reads a plain text in both precisions.").format(job_id=job_id)
+    return _("Job {job_id} was queued: it reads a plain text in both precisions.").format(job_id=job_id)

@@ -611,7 +611,7 @@ def test_the_form_has_an_address_that_fills_it_again(context: Context) -> None:
 
 def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: Path) -> None:
     page = Page(context)
-    policies_, iterations, people, progress, files, _, pulse, _ = page.call("export-open")
+    policies_, iterations, people, progress, files, _, pulse, *_ = page.call("export-open")
     assert (policies_["choices"], iterations["choices"]) == (["base"], ["0"])
     assert people["choices"] == ["ann", "bob", "zoe", "kim"]
     assert (progress, resting(pulse)) == ("", True)
@@ -624,14 +624,15 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert "5 rows would be exported" in said
     assert "agreement below the minimum" in said
     assert "--iteration=0 --source=human --min-agreement=0.9" in command
-    progress, _, _, pulse, cancel = page.call("export-write", *page.values.values())
+    progress, _, _, pulse, cancel, _ = page.call("export-write", *page.values.values())
     assert not resting(pulse)
     assert "progressbar" in progress
     assert cancel["visible"]
     with pytest.raises(gr.Error, match="being written already"):
         page.call("export-write", *page.values.values())
-    progress, files, choice, _, cancel = page.finished()
+    progress, files, choice, _, cancel, deletion = page.finished()
     assert not cancel["visible"]
+    assert deletion["visible"]
     (made,) = export_files.files(context.data_dir)
     assert f'<a href="exports/{made.name}" download>' in files
     assert "5 rows (" in progress
@@ -639,8 +640,12 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
     assert choice["choices"] == [made.name]
     with zipfile.ZipFile(export_files.find(context.data_dir, made.name)) as packed:
         assert packed.testzip() is None
-    progress, files, *_ = page.call("export-delete", made.name)
-    assert (progress, "no exports yet" in files) == ("", True), "nothing is said to be there that is not"
+    with pytest.raises(gr.Error, match="Choose an export first"):
+        page.call("export-delete", None)
+    progress, files, *_, deletion = page.call("export-delete", made.name)
+    assert f"{made.name} is deleted." in progress
+    assert "no exports yet" in files
+    assert not deletion["visible"], "there is nothing to delete"
     with pytest.raises(gr.Error, match="no such export"):
         page.call("export-delete", made.name)
 

@@ -101,3 +101,12 @@ def test_without_an_account_that_is_there_a_page_speaks_of_its_list(listeners: L
             with pytest.raises(gr.Error, match=said) as refused:
                 listeners[name](OLGA, *sent)
             assert "python" not in str(refused.value)
+
+
+def test_an_account_that_somebody_made_meanwhile_is_listed(db: Database, listeners: Listeners) -> None:
+    follow = listeners["accounts-follow"]
+    access.add_account(db, "zoe", "annotator", "long enough words")
+    table, account, _invited, _pulse = follow(*asked_by("olga", follow))
+    assert "zoe" in table
+    assert account["choices"] == ["mira", "olga", "zoe"]
+    assert "value" not in account, "the one that is chosen stays"

@@ -170,9 +170,10 @@ def test_a_stopped_job_keeps_its_verdicts_and_goes_on(
 ) -> None:
     judge = judge_store.add(machine.db, "interrupted", "local", {"directory": str(tiny_judge)}, "owner")
     open_some(machine, 3)
-    whole = judge_store.add_verdict
+    whole, said = judge_store.add_verdict, []
 
     def broken(*arguments: Any) -> None:
+        said.append(job_store.get(machine.db, job_id).message)
         if machine.db.value("SELECT count(*) FROM verdict WHERE annotator_id = ?", (judge.id,)) == 3:
             raise RuntimeError("the power went")
         whole(*arguments)
@@ -181,6 +182,7 @@ def test_a_stopped_job_keeps_its_verdicts_and_goes_on(
     with monkeypatch.context() as broke:
         broke.setattr(judge_store, "add_verdict", broken)
         assert machine.perform(job_id).status == "failed"
+    assert said[0].startswith("0 of "), "it is loaded, and judges"
     job_store.resume(machine.db, job_id)
     job = machine.perform(job_id)
     assert job.status == "finished"

@@ -26,6 +26,7 @@ from rlhf.evaluation.gate import COUNTS, Rule
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.judges import judge_store
+from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -232,6 +233,9 @@ def test_an_unchecked_candidate_is_not_measured(context: Context) -> None:
     assert "check it again" not in str(parts).lower(), "it has not been checked once"
     assert parts["check"] == gr.update(value="Check it", visible=True, variant="secondary")
     assert "The check starts within seconds." in parts["standing"]["value"]
+    job_id = job_store.enqueue(context.db, JudgeSpec(judge="helper"), "owner")
+    parts, _ = iterations_tab.view(context, None, 0, {})
+    assert f"The check starts after job {job_id} (" in parts["gate"]["value"], "what is done meanwhile is said above"
 
 
 def test_while_a_check_runs_the_page_says_how_far_it_is_and_asks_for_no_other(context: Context) -> None:

@@ -172,7 +172,7 @@ def test_who_judges_is_stored_and_the_comparisons_are_handed_to_them(pages: gr.B
     assert "<dt>Waiting for people</dt><dd>3</dd>" in tab.view(context, None, {})[0]["standing"]["value"]
     said = str(press(pages, "save_feedback", None, {}, "mixed", 12.5, 70, 40))
     assert store.feedback(context.db) == Feedback("mixed", 0.125, 0.7, 0.4)
-    assert "Saved. AI judges come first." in said
+    assert "Saved. This holds for comparisons that nobody has judged yet." in said
     assert waiting(said)[:2] == [3, 0]
 
 
@@ -580,6 +580,10 @@ def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context
     assert parts["cancel"]["visible"]
     assert "was asked to stop" in str(press(pages, "cancel_judging", "remote", seen))
     assert job_store.get(db, 1).status == "cancelling"
+    assert "See why" not in parts["job"]["value"]
+    assert job_table.stop(db, 1, "w", "cancelled", "Resume goes on from what it has saved.")
+    job = tab.view(context, "remote", {})[0]["job"]["value"]
+    assert 'href="/runs/1">See why job 1 ended</a>' in job, "where it can be resumed"
     with pytest.raises(gr.Error, match="No job is shown"):
         press(pages, "cancel_judging", "remote", {})
 

@@ -132,6 +132,16 @@ def answer(context: Context, texts: dict[str, str], reason: playground_store.Fin
             playground_store.finish(context.db, chat.id, answered)
 
 
+# -------------------------------------------------------------------------------------------------------------- choice
+def test_what_is_typed_and_is_no_model_goes_again(admin: Admin) -> None:
+    models, said, place = admin.call("playground-models", ["base", "dpo", "dpo-1"])
+    assert models["value"] == ["base", "dpo-1"]
+    assert "There is no model &#x27;dpo&#x27;." in said
+    assert "models=base,dpo-1" in place or "models=base%2Cdpo-1" in place
+    models, said, _ = admin.call("playground-models", ["base"])
+    assert ("value" in models, said) == (False, "")
+
+
 # -------------------------------------------------------------------------------------------------------------- guard
 def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -> None:
     before = dump(context.db)
@@ -390,7 +400,7 @@ def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(conte
     assert admin.parts["files"]["value"] == ""
     admin.form |= {"temperature": 0.5, "tokens": 12, "seed": 9}
     admin.asked |= {"revision": "base", "each": 2, "source": "test"}
-    assert "Job 1 is queued" in admin.start_answers()
+    assert "Job 1 was queued" in admin.start_answers()
     spec = job_store.get(context.db, 1).spec
     wanted = AnswerSpec(
         model=BASE_NAME,

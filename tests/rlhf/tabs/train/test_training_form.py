@@ -324,7 +324,7 @@ def test_after_the_start_the_runs_are_looked_at(ready: Machine) -> None:
     session = opened(ready, "dpo")
     said, in_runs, leads = session.call("start_dpo", *session.asked)
     job_id = job_store.queue(ready.db)[-1].id
-    assert f"Job {job_id} is queued" in said
+    assert f"Job {job_id} was queued" in said
     assert in_runs == said
     assert json.loads(leads)[1] == f"/runs/{job_id}"
 
@@ -370,7 +370,7 @@ def test_a_run_that_leaves_the_precision_of_its_parent_says_so_and_has_it_measur
     assert "another policy before the first step" in session.text("crossing")
     assert session.there("apart")
     assert session.can_start
-    assert "is queued" in session.call("compare_dpo", *session.asked)
+    assert "was queued" in session.call("compare_dpo", *session.asked)
     session.change()
     assert not session.there("apart")
     job = job_store.queue(ready.db)[-1]
@@ -530,7 +530,7 @@ def test_a_measured_step_has_the_parameters_that_were_estimated_and_gives_the_ti
     session.change(ticked=session.there("accept"))
     said = session.call(f"measure_{name}", *session.asked)
     job = job_store.queue(machine.db)[-1]
-    assert f"Job {job.id} is queued" in said
+    assert f"Job {job.id} was queued" in said
     assert isinstance(job.spec, MeasureSpec)
     measured = from_json(job.spec.training)
     assert isinstance(measured, SFTSpec | DPOSpec | RewardModelSpec | PPOSpec)
