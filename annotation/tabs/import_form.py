@@ -21,7 +21,7 @@ from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, joined, ngettext, numeral
 from annotation.ui.formatting import moment
 from annotation.ui.invisible import visible
-from annotation.ui.markup import paragraph, progress_bar, status, table, way
+from annotation.ui.markup import paragraph, progress_bar, status, table, unfold, way
 from annotation.ui.tab_addresses import Place, link
 from annotation.workbench.comparison_filter import ComparisonFilter
 
@@ -114,8 +114,10 @@ def look_card(look: Mapping[str, Any]) -> str:
         )
         for entry in look["bad"]
     )
-    said = status(_("{name}: {format}. The first rows:").format(name=look["name"], format=look["format"]), "headline")
-    return said + table(heads, rows, data=True) + bad
+    said = _("{name}: {format}. The first rows").format(name=look["name"], format=look["format"])
+    shown = table(heads, rows, data=True)
+    # What they become says the same, where they can be read.
+    return (status(said, "headline") + shown if look["problem"] else unfold(said, shown)) + bad
 
 
 def meaning_card(look: Mapping[str, Any]) -> str:
@@ -333,7 +335,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
     gr.Markdown(_("## Import"))
     gr.Markdown(joined(_(EXPLANATION), _(FORMATS)))
     source = build_source()
-    look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look")
+    look = gr.Button(_("Look at the first rows"), variant="primary", scale=0, min_width=240, elem_id="import-look",
+                     visible=False)  # fmt: skip
     with gr.Column(visible=False) as group:
         first_rows, meaning = html_box(), html_box()
         form, columns = build_form(), build_columns()
@@ -363,7 +366,7 @@ def wire(page: ImportFormPage, context: Context, importer: Importer, opening: An
     """Every listener of the part."""
     admin = guarded(context, "admin")
     source, form = page.source, page.form
-    choice = [source[name] for name in ("upload", "path", "repository", "config", "split")]
+    choice = [*(source[name] for name in ("upload", "path", "repository", "config", "split")), page.buttons["look"]]
     source["kind"].change(admin(choose_source), source["kind"], choice, api_name="import-source", **QUIET)
     form["target"].change(admin(choose_target), form["target"], form["verdict"], api_name="import-target", **QUIET)
     form["prompts"].change(admin(choose_split), form["prompts"], form["share"], api_name="import-split", **QUIET)
@@ -393,6 +396,7 @@ def choose_source(annotator: Annotator, kind: Any) -> list[Any]:
         gr.update(visible=hub),
         gr.update(visible=hub),
         gr.update(visible=kind in (SERVER, HUB)),
+        gr.update(visible=kind in (SERVER, HUB)),  # an upload is looked at by itself
     ]
 
 

@@ -149,6 +149,7 @@ class ProjectPage:
     preview_box: gr.HTML
     versions: gr.Dropdown
     earlier: gr.Textbox
+    edit: gr.Button
     sent: gr.State
 
     @property
@@ -240,6 +241,7 @@ def build_guidelines() -> dict[str, Any]:
         # A choice made before the app was restarted must still be accepted after it.
         parts["versions"] = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="guidelines-versions")
         parts["earlier"] = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
+        parts["edit"] = gr.Button(_("Edit this version"), size="md", scale=0, min_width=180, elem_id="guidelines-edit")
     return parts
 
 
@@ -270,6 +272,7 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
         **QUEUED,
     )
     page.versions.input(admin(reader(db)), page.versions, page.earlier, api_name="guidelines-version", **QUIET)
+    page.edit.click(admin(reader(db)), page.versions, page.text, api_name="guidelines-edit", **QUEUED)
 
 
 # ----------------------------------------------------------------------------------------------------------- handlers

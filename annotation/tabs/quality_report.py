@@ -98,7 +98,7 @@ def agreement_sentence(figures: QualityReport) -> str:
         return (
             _("How far annotators agree is not known: what several have judged was chosen by doubt.")
             if figures.shared
-            else _("How far annotators agree is not known: no comparison has two independent rankings.")
+            else _("How far annotators agree is not known: no comparison has two independent judgements.")
         )
     agreed = measured_agreement(figures)
     if agreed is None:

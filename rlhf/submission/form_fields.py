@@ -147,8 +147,7 @@ class Form:
         values: Sequence[str] = get_args(hint_at(self.spec_type, name.split(".")))
         values = self.methods if name == "method" else values
         default = self.described[name][0] if name in self.described else None
-        words = {**WORDS, **self.spec_type.words}.get(name, {})
-        named = {value: _(words.get(value) or plain_words(value)) for value in values if isinstance(value, str)}
+        named = {value: in_words(self.spec_type, name, value) for value in values if isinstance(value, str)}
         return [
             (_("{choice} (default)").format(choice=name) if value == default else name, value)
             for value, name in named.items()
@@ -163,6 +162,13 @@ def label_of(name: str, kinds: Sequence[type[JobSpec]]) -> str:
     """What a setting of these kinds of job is called on pages."""
     own = {field: label for kind in kinds if issubclass(kind, TrainingSpec) for field, label in kind.labels.items()}
     return _({**LABELS, **own}.get(name) or plain_words(name.removeprefix("sampling.")))
+
+
+def in_words(kind: type[JobSpec], name: str, value: str) -> str:
+    """What a value of a setting is called on pages: the value itself, where it is none of several that it can have."""
+    if not issubclass(kind, TrainingSpec) or value not in get_args(hint_at(kind, name.split("."))):
+        return value
+    return _({**WORDS, **kind.words}.get(name, {}).get(value) or plain_words(value))
 
 
 def plain_words(name: str) -> str:

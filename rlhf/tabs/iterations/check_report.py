@@ -320,13 +320,13 @@ FIGURES = (
 
 # What a verdict on a criterion is called, and its colour.
 VERDICTS: Mapping[Passed, Chip] = {
-    "pass": Chip(N_("✓ met"), "good"),
-    "fail": Chip(N_("✗ not met"), "bad"),
-    "open": Chip(N_("… not enough yet"), "open"),
-    "few": Chip(N_("… too few"), "open"),
-    "missing": Chip(N_("– not measured"), "open"),
-    "inapplicable": Chip(N_("– does not apply")),
-    "informs": Chip(N_("· informs only")),
+    "pass": Chip(N_("met"), "good"),
+    "fail": Chip(N_("not met"), "bad"),
+    "open": Chip(N_("not enough yet"), "open"),
+    "few": Chip(N_("too few"), "open"),
+    "missing": Chip(N_("not measured"), "open"),
+    "inapplicable": Chip(N_("does not apply")),
+    "informs": Chip(N_("informs only")),
 }
 
 

@@ -158,6 +158,7 @@ class RubricFormPage:
     said: gr.HTML
     versions: gr.Dropdown
     earlier: gr.Textbox
+    edit: gr.Button
     number: gr.Textbox
     show: gr.Button
     prompt: gr.HTML
@@ -202,6 +203,7 @@ def lay_out() -> RubricFormPage:
             # A choice made before the app was restarted must still be accepted after it.
             chosen = gr.Dropdown([], label=_("Version"), allow_custom_value=True, elem_id="rubric-versions")
             earlier = gr.Textbox(label=_("Its text"), interactive=False, lines=6, max_lines=30, buttons=["copy"])
+            edit = gr.Button(_("Edit this version"), size="md", scale=0, min_width=180, elem_id="rubric-edit")
         with gr.Accordion(_("The prompt as sent"), open=False):
             number = gr.Textbox(
                 label=_("Comparison"),
@@ -218,6 +220,7 @@ def lay_out() -> RubricFormPage:
         said=said,
         versions=chosen,
         earlier=earlier,
+        edit=edit,
         number=number,
         show=show,
         prompt=prompt,
@@ -263,6 +266,11 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
         return next((text_of(one) for one in versions(db) if one.version == version), "")
 
     @admin
+    def edit_rubric(annotator: Annotator, version: Any) -> list[Any]:
+        found = next((form_of(one) for one in versions(db) if one.version == version), {})
+        return [found.get(name, gr.skip()) for name in FIELDS]
+
+    @admin
     def show_prompt(annotator: Annotator, selected: Any, number: Any) -> str:
         return prompt_box(context, named(db, selected), number)
 
@@ -270,4 +278,5 @@ def wire(part: RubricFormPage, context: Context, opening: Callable[..., Any], se
     opening(open_rubric, [part.sent, *part.fields], holding, **QUIET)
     part.save.click(save_rubric, [part.sent, *part.fields], [*holding, part.said], **QUEUED)
     part.versions.input(read_rubric, part.versions, part.earlier, **QUIET)
+    part.edit.click(edit_rubric, part.versions, part.fields, **QUEUED)
     part.show.click(show_prompt, [selector, part.number], part.prompt, **QUEUED)

@@ -16,7 +16,7 @@ from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, kinds
 from rlhf.jobs.job_store import Job
 from rlhf.models.reward_model_quality import quality_in
-from rlhf.submission.form_fields import label_of
+from rlhf.submission.form_fields import in_words, label_of
 from rlhf.tabs.plot_zoom import CurveData
 from rlhf.tabs.runs.curves import along, line_of, plots_of
 from rlhf.tabs.runs.job_cards import early_end
@@ -73,22 +73,25 @@ def settings_table(runs: Sequence[RunSummary]) -> str:
     if len(runs) < FEWEST:
         return paragraph(_(CHOOSE), "quiet") if runs else ""
     specs = [run.job.spec for run in runs]
+    kinds_of = [type(spec) for spec in specs]
     rows = [
-        (label_of(name, [type(spec) for spec in specs]), *(setting(name, value) for value in values))
+        (label_of(name, kinds_of), *(setting(kind, name, value) for kind, value in zip(kinds_of, values, strict=True)))
         for name, values in differing(specs)
     ]
     return table((_("Setting"), *(run.name for run in runs)), rows, _(SAME_SETTINGS))
 
 
-def setting(name: str, value: Any) -> str:
-    """A setting's value in a cell."""
+def setting(kind: type[JobSpec], name: str, value: Any) -> str:
+    """A setting's value in a cell, as on its form."""
     if value is None or value == "":
         return NOTHING
     if isinstance(value, bool):
         return _("yes") if value else _("no")
     if isinstance(value, float):
         return short_number(value)
-    return str(value)[:12] if name == "snapshot" else str(value)
+    if name == "kind":
+        return _(kind.title)
+    return str(value)[:12] if name == "snapshot" else in_words(kind, name, str(value))
 
 
 # ------------------------------------------------------------------------------------------------------------- curves

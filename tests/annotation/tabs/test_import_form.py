@@ -145,3 +145,14 @@ def test_what_is_to_become_of_verdicts_is_asked_and_obeyed_only_where_there_are_
     assert order.verdict == verdict
     shown = import_form.choose_target(Annotator(id=1, name="olga", role="admin"), target)
     assert shown["visible"] == (verdict == "open")
+
+
+def test_an_upload_is_looked_at_by_itself_and_other_sources_have_a_button(pages: gr.Blocks) -> None:
+    choose = next(block.fn for block in pages.fns.values() if block.api_name == "import-source")
+    buttons = {kind: choose(*asked_by("olga", choose), kind)[-1]["visible"] for kind in ("upload", "server", "hub")}
+    assert buttons == {"upload": False, "server": True, "hub": True}
+
+
+def test_the_rows_as_they_are_are_folded_where_they_can_be_read(pages: gr.Blocks) -> None:
+    assert "<details>" in import_form.look_card(LOOK)
+    assert "<details>" not in import_form.look_card({**LOOK, "problem": "There is no prompt in it."})

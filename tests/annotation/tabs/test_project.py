@@ -106,7 +106,7 @@ def admin(pages: gr.Blocks) -> Admin:
 # -------------------------------------------------------------------------------------------------------------- guard
 def test_every_listener_is_for_admins_only(pages: gr.Blocks, context: Context) -> None:
     before = dump(context.db)
-    assert len(pages.fns) == 7
+    assert len(pages.fns) == 8
     for block in pages.fns.values():
         assert block.fn.required_role == "admin"
         with pytest.raises(gr.Error, match="Only an admin"):
@@ -321,7 +321,7 @@ def test_guidelines_are_versioned_and_every_version_stays_readable(context: Cont
     assert [number for _, number in versions["choices"]] == [2, 1]
     assert (versions["value"], earlier, kim.fields["text"]) == (2, "Be **kind**.", "Be **kind**.")
     assert "<strong>kind</strong>" in preview
-    assert owner.call("guidelines-version", 1) == "Be *fair*."
+    assert owner.call("guidelines-version", 1) == owner.call("guidelines-edit", 1) == "Be *fair*."
     assert owner.call("guidelines-version", "no such") == "Be **kind**."
     owner.open()
     assert owner.fields["text"] == "Be **kind**."

@@ -118,7 +118,7 @@ def test_figures_of_few_comparisons_are_not_made_much_of() -> None:
     assert all(words in table for words in ("<td>the same or not</td>", "<td>how far apart</td>"))
     assert "nominal" not in table
     alone = quality_report.status_sentence(replace(GOOD, agreement=(), shared=0), SHARED)
-    assert "no comparison has two independent rankings" in alone
+    assert "no comparison has two independent judgements" in alone
     assert "chosen by doubt" in quality_report.status_sentence(replace(GOOD, agreement=()), SHARED)
 
 

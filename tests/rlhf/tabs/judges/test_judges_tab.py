@@ -622,6 +622,8 @@ def test_the_rubric_is_kept_in_versions(pages: gr.Blocks, context: Context) -> N
     assert press(pages, "read_rubric", 1) == "Be fair.\n\n- Short\n- Correct\n\nDrawn for each comparison: 1"
     assert rubrics.DEFAULT.principles[0] in press(pages, "read_rubric", 0)
     assert press(pages, "read_rubric", "9") == ""
+    assert press(pages, "edit_rubric", 1) == ["Be fair.", "Short\nCorrect", 1]
+    assert press(pages, "edit_rubric", "9") == [gr.skip()] * 3, "a draft stays"
 
 
 @pytest.mark.parametrize(

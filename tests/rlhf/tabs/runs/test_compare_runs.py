@@ -45,6 +45,12 @@ def test_settings_are_called_as_on_their_forms() -> None:
     with speaking(chosen("de")):
         shown = rows_of(compare_runs.settings_table([run(place, spec) for place, spec in enumerate(specs)]))
     assert [name for name, *_ in shown] == ["Einstellung", "Startwert", "SFT-Gewicht", "Gewicht der KI-Richter"]
+    specs = DPOSpec(scope="new", parent="base"), DPOSpec(scope="all", parent="dpo-2")
+    shown = rows_of(compare_runs.settings_table([run(place, spec) for place, spec in enumerate(specs)]))
+    assert ["Data (scope)", "New since the parent", "All judgements"] in shown
+    assert ["Parent", "base", "dpo-2"] in shown
+    shown = rows_of(compare_runs.settings_table([run(1, SFTSpec()), run(2, DPOSpec())]))
+    assert ["Kind", SFTSpec.title, DPOSpec.title] in shown
 
 
 def test_a_setting_within_the_sampling_has_a_name_of_its_own() -> None:
