@@ -292,7 +292,7 @@ class DPOSpec(TrainingSpec):
         plain = self.loss == "sigmoid" and not self.sft_weight and not self.offset
         found = {"loss": (0.693, _("0.69: no preference"))} if plain else {}
         if self.stop_kl:
-            label = _("{stop_kl}: enough for less likely words").format(stop_kl=short_number(self.stop_kl))
+            label = _("{stop_kl}: the end, if words get less likely").format(stop_kl=short_number(self.stop_kl))
             found["drift"] = (self.stop_kl, label)
         return found
 

@@ -294,24 +294,24 @@ def wire_views(page: PlaygroundPage, context: Context) -> None:
     visits(bar, context, open_playground, inputs[:2], outputs, api_name="playground-open")
 
     @guarded(context, "admin")
-    def choose_models(annotator: Annotator, revisions: Any) -> list[Any]:
-        """The address of the choice. What was typed and is no model goes again: the component takes any text."""
+    def choose_models(annotator: Annotator, revisions: Any) -> str:
         names = [name for name in revisions if isinstance(name, str)] if isinstance(revisions, list) else []
-        there = {revision for _, revision in prompt_set_form.choices(db)}
-        known = [name for name in names if name in there]
-        unknown = [name for name in names if name not in there]
-        said = (
-            markup.notice(_("There is no model '{name}'. Choose one of the list.").format(name=unknown[0]))
-            if unknown
-            else ""
-        )
-        models = gr.update(value=known) if unknown else gr.skip()
-        return [models, said, told(Place((), {"models": ",".join(known)}), step=False)]
+        return told(Place((), {"models": ",".join(names)}), step=False)
 
-    chosen_models = [page.parts["models"], page.parts["said"], bar]
-    page.parts["models"].input(
-        choose_models, page.parts["models"], chosen_models, api_name="playground-models", **QUIET
-    )
+    @guarded(context, "admin")
+    def refuse_unknown(annotator: Annotator, revisions: Any) -> list[Any]:
+        """Take what was typed and is no model out again: the component takes any text, and tells only of a change."""
+        there = {revision for _, revision in prompt_set_form.choices(db)}
+        names = revisions if isinstance(revisions, list) else []
+        unknown = [name for name in names if name not in there]
+        if not unknown:
+            return [gr.skip(), gr.skip()]
+        said = markup.notice(_("There is no model '{name}'. Choose one of the list.").format(name=unknown[0]))
+        return [gr.update(value=[name for name in names if name in there]), said]
+
+    models = page.parts["models"]
+    models.input(choose_models, models, bar, api_name="playground-models", **QUIET)
+    models.change(refuse_unknown, models, [models, page.parts["said"]], api_name="playground-unknown", **QUIET)
     poll(page.parts["pulse"], context, poll_playground, inputs, page.followed, api_name="playground-poll")
     redraw = guarded(context, "admin")(poll_playground)
     page.parts["mode"].input(redraw, inputs, page.followed, api_name="playground-mode", **QUIET)

@@ -88,7 +88,7 @@ def test_the_kl_target_and_the_start_of_the_plain_loss_are_drawn() -> None:
     assert reference(PPOSpec(kl_control="fixed"), "kl") is None
     assert reference(DPOSpec(sft_weight=0.0), "loss") == (0.693, "0.69: no preference")
     assert reference(DPOSpec(), "loss") is None
-    assert reference(DPOSpec(stop_kl=0.15), "drift") == (0.15, "0.15: enough for less likely words")
+    assert reference(DPOSpec(stop_kl=0.15), "drift") == (0.15, "0.15: the end, if words get less likely")
     assert reference(DPOSpec(stop_kl=0.0), "drift") is None
     html = curves.run_plots(PPOSpec(kl_target=4.5), metrics(2, kl=1.0), 2)
     assert 'class="reference"' in html
