@@ -255,7 +255,7 @@ def answer_prompts(
         draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
         run.raise_if_stopped()
         for (prompt, _seed), text, (drawn,) in zip(batch, texts, draws, strict=True):
-            store.add_response(run.db, drawn.response(prompt, policy, text, spec.sampling), "check")
+            store.add_checked_answer(run.db, drawn.response(prompt, policy, text, spec.sampling))
         progress.advance(len(batch), _("{revision} answers").format(revision=policy.revision))
 
 
