@@ -36,6 +36,21 @@ def write_lines(directory: Path, lines: Iterable[bytes], ending: str) -> str:
     return digest.hexdigest()
 
 
+def write_small(path: Path, text: str) -> None:
+    """Write a file that is kept to spare work, whole or not at all, though other jobs may write it at the same moment.
+
+    Raises UserError when the disk refuses.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, "utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def file_sha256(path: Path) -> str:
     """The sha256 of a file, however large."""
     digest = sha256()
