@@ -259,6 +259,8 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
 
     Not those on rented hardware: they go on whether anybody here follows them or not.
     """
+    # Before the wait for another's write, in which no worker can say that it lives.
+    before = job_table.stale_before(silent_seconds)
     with db.transaction() as connection:
         rows = list(
             connection.query(
@@ -266,7 +268,7 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
                         status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
                         message = ?, reason = NULL
                     WHERE {AT_WORK} AND heartbeat < ? AND lane = 'device' RETURNING id""",
-                (now(), SILENT, job_table.stale_before(silent_seconds)),
+                (now(), SILENT, before),
             )
         )
     return [row["id"] for row in rows]

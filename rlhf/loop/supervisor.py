@@ -6,11 +6,13 @@ import logging
 import signal
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
+from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, rental_store
@@ -26,6 +28,8 @@ POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
+# Between two looks; then workers may have been as silent, though they live.
+OWN_SILENCE_SECONDS = 10.0
 # How the launcher of several processes tells that one of them was killed, in the log.
 KILLED_MARK = b"exitcode: -9"
 
@@ -50,6 +54,7 @@ class Supervisor:
         self._answering_not_before = 0.0
         self._ticks = 0.0
         self._tried: int | None = None
+        self._looked, self._patient_until = time.time(), 0.0
 
     def start(self) -> None:
         """Begin to watch the queue."""
@@ -87,13 +92,25 @@ class Supervisor:
         """One look at the rows: reap, mark lost, start what is due."""
         self.reap()
         rental_store.give_up(self.db)
-        for job_id in job_store.mark_lost(self.db):
+        for job_id in self.mark_lost():
             if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
                 self.children[job_id].signal(signal.SIGKILL)
         if self.answering:
             self.keep_answering()
         controller.advance(self.db, self.data_dir)
         self.start_next()
+
+    def mark_lost(self) -> list[int]:
+        """Mark jobs lost whose worker is silent; return their ids.
+
+        None where this program was silent itself: the machine has slept or hardly got on, or its clock was put forward.
+        Workers that live have as long again to say so.
+        """
+        moment = time.time()
+        if not 0 <= moment - self._looked < OWN_SILENCE_SECONDS:
+            self._patient_until = moment + LOST_AFTER_SECONDS
+        self._looked = moment
+        return [] if moment < self._patient_until else job_store.mark_lost(self.db)
 
     def start_next(self) -> None:
         """Start the first jobs of the queue, as many as there are free devices for.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +296,53 @@ def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, super
     row = job_store.get(db, job)
     assert (row.status, row.spec) == ("lost", SFTSpec(batch_size=8, halve_batch=True))
     assert "without a word" in row.message
+
+
+def beat_at(db: Database, job_id: int, moment: float) -> None:
+    """Have a job's worker heard of last at this time."""
+    heard = datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
+
+
+@pytest.mark.parametrize("jump", [8 * 3600.0, -3600.0])
+def test_after_a_sleep_of_the_machine_workers_have_time_to_say_that_they_live(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """Or after its clock was set: whoever looks first must not take the others for dead. One that stays silent is."""
+    clock = Clock(time.time())
+    monkeypatch.setattr(time, "time", clock)
+    monkeypatch.setattr(job_table, "datetime", clock)
+    supervisor.tick()
+    job = queue(db)
+    supervisor.start_next()
+    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
+    beat_at(db, job, clock.seconds)
+    clock.seconds += jump
+    supervisor.tick()
+    assert (job_store.get(db, job).status, supervisor.children[job].process.poll()) == ("running", None)
+    beat_at(db, job, clock.seconds + 2)
+    for _second in range(30):
+        clock.seconds += 1
+        supervisor.tick()
+    assert job_store.get(db, job).status == "running"
+    for _second in range(5):
+        clock.seconds += 1
+        supervisor.tick()
+    assert job_store.get(db, job).status == "lost"
+
+
+@dataclass
+class Clock:
+    """A clock that a test moves, for `time.time` and for `datetime.now`."""
+
+    seconds: float
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def now(self, zone: tzinfo) -> datetime:
+        return datetime.fromtimestamp(self.seconds, zone)
 
 
 def test_a_job_that_its_own_worker_queued_again_is_not_given_up(db: Database, supervisor: Supervisor) -> None:
