@@ -139,9 +139,9 @@ class Supervisor:
             code = child.process.poll()
             if code is None:
                 continue
-            del self.children[job_id]
             job = job_store.get(self.db, job_id)
             self.record_death(job, child, code)
+            del self.children[job_id]  # not before: a full disk may refuse its death, which is then recorded later
             if not job.spec.waits:
                 self.answering_ended(code)
 

@@ -17,6 +17,7 @@ import torch
 
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -283,6 +284,25 @@ def test_a_killed_worker_that_may_halve_its_batch_is_queued_again(db: Database, 
     supervisor.start_next()
     assert list(supervisor.children) == [job], "it goes on before what came later"
     assert job_store.get(db, later).status == "queued"
+
+
+def test_a_death_that_the_disk_refuses_is_recorded_later(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queue(db, SFTSpec(batch_size=8, halve_batch=True))
+    supervisor.start_next()
+    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
+    kill(supervisor, job)
+
+    def refuse() -> Any:
+        raise UserError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(db, "transaction", refuse)
+        with pytest.raises(UserError):
+            supervisor.reap()
+    supervisor.reap()
+    assert job_store.get(db, job).status == "queued"
 
 
 def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, supervisor: Supervisor) -> None:
