@@ -54,7 +54,8 @@ class Supervisor:
         self._answering_not_before = 0.0
         self._ticks = 0.0
         self._tried: int | None = None
-        self._looked, self._patient_until = time.time(), 0.0
+        self._looked: float | None = None
+        self._patient_until = 0.0
 
     def start(self) -> None:
         """Begin to watch the queue."""
@@ -91,7 +92,6 @@ class Supervisor:
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
         self.reap()
-        rental_store.give_up(self.db)
         for job_id in self.mark_lost():
             if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
                 self.children[job_id].signal(signal.SIGKILL)
@@ -107,10 +107,13 @@ class Supervisor:
         Workers that live have as long again to say so.
         """
         moment = time.time()
-        if not 0 <= moment - self._looked < OWN_SILENCE_SECONDS:
+        if self._looked is not None and not 0 <= moment - self._looked < OWN_SILENCE_SECONDS:
             self._patient_until = moment + LOST_AFTER_SECONDS
         self._looked = moment
-        return [] if moment < self._patient_until else job_store.mark_lost(self.db)
+        if moment < self._patient_until:
+            return []
+        rental_store.give_up(self.db)
+        return job_store.mark_lost(self.db)
 
     def start_next(self) -> None:
         """Start the first jobs of the queue, as many as there are free devices for.

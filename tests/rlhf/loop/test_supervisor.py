@@ -24,10 +24,11 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED, advice
+from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.worker_process import WorkerProcess, process_tree, worker_command
 from rlhf.loop.supervisor import Supervisor
@@ -350,6 +351,27 @@ def test_after_a_sleep_of_the_machine_workers_have_time_to_say_that_they_live(
         clock.seconds += 1
         supervisor.tick()
     assert job_store.get(db, job).status == "lost"
+
+
+def test_after_a_sleep_of_the_machine_what_was_rented_is_followed_further(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is over meanwhile, and what it has made waits to be fetched by whoever follows it here."""
+    clock = Clock(time.time())
+    monkeypatch.setattr(time, "time", clock)
+    supervisor.tick()
+    job = rental_store.enqueue(db, SFTSpec(), "ann", Terms("a10g-small", 1.0, 1.0))
+    assert rental_store.acquire(db, job, "follower") is not None
+    long_ago = "2026-01-01T00:00:00.000000+00:00"
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET heartbeat = ?, started = ? WHERE id = ?", (long_ago, long_ago, job))
+    clock.seconds += 3 * 3600
+    supervisor.tick()
+    assert job_store.get(db, job).status == "running"
+    for _second in range(31):
+        clock.seconds += 1
+        supervisor.tick()
+    assert job_store.get(db, job).status == "lost", "nobody follows it"
 
 
 @dataclass
