@@ -126,7 +126,7 @@ def directory_sha256(path: Path) -> str:
     digest = sha256()
     for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        digest.update(sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()
 
 
