@@ -13,6 +13,7 @@ from pathlib import Path
 
 from annotation.database import Database
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
+from annotation.records import seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, rental_store
@@ -146,7 +147,8 @@ class Supervisor:
             self.record_death(job, child, code)
             del self.children[job_id]  # not before: a full disk may refuse its death, which is then recorded later
             if not job.spec.waits:
-                self.answering_ended(code)
+                begun, heard = job.started, job.heartbeat
+                self.answering_ended(code, seconds_between(begun, heard) if begun and heard else 0.0)
 
     def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
         """Say how a worker ended that could not say so itself."""
@@ -162,9 +164,13 @@ class Supervisor:
         except FileNotFoundError:
             return b""
 
-    def answering_ended(self, code: int) -> None:
-        """Decide when the next answering worker may start."""
-        self._failures = self._failures + 1 if code else 0
+    def answering_ended(self, code: int, worked: float = 0.0) -> None:
+        """Decide when the next answering worker may start. One that has `worked` so many seconds has not failed again.
+
+        Days apart, failures say nothing of the next start, and people wait for it.
+        """
+        before = self._failures if worked < LAST_RETRY_SECONDS else 0
+        self._failures = before + 1 if code else 0
         wait = min(FIRST_RETRY_SECONDS * 2 ** (self._failures - 1), LAST_RETRY_SECONDS) if code else 0.0
         self._answering_not_before = self._ticks + wait
 

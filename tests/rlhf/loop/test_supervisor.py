@@ -31,7 +31,7 @@ from rlhf.jobs.out_of_memory import KILLED, advice
 from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.worker_process import WorkerProcess, process_tree, worker_command
-from rlhf.loop.supervisor import Supervisor
+from rlhf.loop.supervisor import FIRST_RETRY_SECONDS, Supervisor
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, run_beforehand, starve
@@ -271,6 +271,21 @@ def test_a_killed_worker_is_told_of_with_what_to_lower(db: Database, supervisor:
     assert row.message.startswith(KILLED)
     for words in ("Resume goes on", "batch_size below 8", "max_length below 512", "qlora", "lora_targets"):
         assert words in row.message
+
+
+def test_failures_of_the_answering_worker_that_are_far_apart_do_not_add_up(
+    db: Database, supervisor: Supervisor
+) -> None:
+    """Each had worked for hours: the first retry is soon."""
+    for _death in range(3):
+        supervisor._ticks += 3600.0
+        supervisor.keep_answering()
+        ((job, child),) = supervisor.children.items()
+        assert job_store.claim(db, job, child.worker) is not None
+        beat_at(db, job, time.time() + 3600)
+        kill(supervisor, job)
+        supervisor.reap()
+        assert supervisor._answering_not_before == supervisor._ticks + FIRST_RETRY_SECONDS
 
 
 def test_a_killed_worker_that_may_halve_its_batch_is_queued_again(db: Database, supervisor: Supervisor) -> None:
