@@ -6,13 +6,11 @@ import logging
 import signal
 import subprocess
 import threading
-import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
-from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import GenerateSpec
@@ -29,8 +27,6 @@ POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 300.0
 STOP_SECONDS = 20.0
-# Between two looks; then workers may have been as silent, though they live.
-OWN_SILENCE_SECONDS = 10.0
 # How the launcher of several processes tells that one of them was killed, in the log.
 KILLED_MARK = b"exitcode: -9"
 
@@ -55,8 +51,7 @@ class Supervisor:
         self._answering_not_before = 0.0
         self._ticks = 0.0
         self._tried: int | None = None
-        self._looked: float | None = None
-        self._patient_until = 0.0
+        self._patience = job_store.Patience()
 
     def start(self) -> None:
         """Begin to watch the queue."""
@@ -102,16 +97,8 @@ class Supervisor:
         self.start_next()
 
     def mark_lost(self) -> list[int]:
-        """Mark jobs lost whose worker is silent; return their ids.
-
-        None where this program was silent itself: the machine has slept or hardly got on, or its clock was put forward.
-        Workers that live have as long again to say so.
-        """
-        moment = time.time()
-        if self._looked is not None and not 0 <= moment - self._looked < OWN_SILENCE_SECONDS:
-            self._patient_until = moment + LOST_AFTER_SECONDS
-        self._looked = moment
-        if moment < self._patient_until:
+        """Mark jobs lost whose worker is silent, or that nobody follows; return the ids of the first."""
+        if self._patience.wanted():
             return []
         rental_store.give_up(self.db)
         return job_store.mark_lost(self.db)
