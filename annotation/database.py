@@ -27,8 +27,9 @@ SQLITE_PROBLEM: Final = PROBLEM
 OTHERS = 0o077
 # More than there are: once its cache is full, pysqlite3 prepares every new statement again each time.
 CACHED_STATEMENTS = 500
-# How long one process waits for another's write.
-WAIT_SECONDS = 5.0
+# How long one process waits for another's write. The last transaction of a large import takes as long as it takes, on a
+# slow machine much longer, and neither a judgement nor a run of hours is to fail for it.
+WAIT_SECONDS = 120.0
 Params = Sequence[Any] | dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Database:
 
     Each thread has a connection of its own. Writes go through `transaction()`: BEGIN IMMEDIATE under a lock of this
     process, because SQLite's own busy handler has a long tail with many writing threads; other processes are waited
-    for up to 5 s.
+    for up to two minutes.
     """
 
     def __init__(self, path: Path) -> None:

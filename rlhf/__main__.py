@@ -263,7 +263,7 @@ def crossing_sentence(db: Database, spec: JobSpec) -> str:
 
 def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
     """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
-    said = ""
+    said, patience = "", job_store.Patience()
     while job.is_open:
         ahead = job_store.jobs_ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:
@@ -276,7 +276,8 @@ def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
                 print(waits, flush=True)
             said = waits
             time.sleep(1)
-            job_store.mark_lost(db)
+            if not patience.wanted():
+                job_store.mark_lost(db)
         job = job_store.get(db, job.id)
     return job
 

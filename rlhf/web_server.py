@@ -129,6 +129,7 @@ def open_data(settings: Settings) -> DataDirectory:
     if here is not None:
         access.follow_rules(db, here.rules)
     importing.clear_leftovers(db)
+    registry.clear_leftovers(db, settings.data_dir)
     model = prepare_model(settings, db, known=fresh)
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())

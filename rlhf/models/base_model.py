@@ -85,7 +85,7 @@ def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
-    base = check(base)
+    base = check(base, room=not known)  # workers of a program that was killed may still have the memory
     return base if known else tried(data_dir, base)
 
 
@@ -315,18 +315,19 @@ def quantisation(directory: Path) -> str:
     return str(method or N_("unknown method"))
 
 
-def check(base: BaseModel) -> BaseModel:
+def check(base: BaseModel, room: bool = True) -> BaseModel:
     """A model that can be loaded, answer and be trained, with what its chat template takes.
 
     Raises UserError where files are missing or not whole, transformers does not know the architecture, the template
-    does not work, or the memory is too small.
+    does not work, or, unless nobody asks for `room`, the memory is too small.
     """
     if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
         raise UserError(
             _("{path} holds no model: there is no {config}. Choose another one.").format(path=base.path, config=CONFIG)
         )
     weight_files(base.path)  # says what is missing before the memory is looked at
-    check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
+    if room:
+        check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
     check_architecture(base.path)
     check_weights(base.path)
     return replace(base, takes_system=takes_system(base.path))

@@ -12,6 +12,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.database import FILE_NAME, Database, copy_database, migrate, open_database
+from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
@@ -552,6 +553,11 @@ def test_a_full_disk_saves_nothing_of_the_transaction_and_says_so(db: Database) 
     db.connection.execute("PRAGMA max_page_count = 1000000")
     assert db.value("SELECT count(*) FROM prompt") == before
     assert store.add_prompts(db, [prompt("after the disk was cleared")]) == 1
+
+
+def test_a_write_waits_longer_for_another_process_than_a_worker_may_be_silent(db: Database) -> None:
+    """The last transaction of a large import takes that long on a slow machine; a run of hours must not fail for it."""
+    assert db.value("PRAGMA busy_timeout") >= 2 * 1000 * LOST_AFTER_SECONDS
 
 
 def test_a_transaction_is_all_or_nothing_and_nests(db: Database) -> None:
