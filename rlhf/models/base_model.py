@@ -27,6 +27,7 @@ from rlhf.models.chat_template import (
     TOKENIZERS,
     ChatFormat,
     ChatTokenizer,
+    has_row,
     read_format,
 )
 from rlhf.models.memory import Machine
@@ -349,8 +350,11 @@ def takes_system(path: Path) -> bool:
         kept = keeps_system(tokenizer)  # first: a template that had to be stopped here is of no use for the others
         if QUESTION not in conversation(tokenizer, [ASKED], begins=True):
             raise TemplateRefused(_("it leaves out what the user says."))
-        if ANSWER not in conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}]):
+        answered = conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}])
+        if ANSWER not in answered:
             raise TemplateRefused(_("it leaves out what the assistant says."))
+        if isinstance(tokenizer, ChatTokenizer):
+            refuse_unknown_tokens(path, tokenizer, answered)
     except TemplateRefused as refused:
         raise UserError(
             _("The chat template of {path} can't be used: {ended} Mend it, or choose another model.").format(
@@ -358,6 +362,14 @@ def takes_system(path: Path) -> bool:
             )
         ) from refused
     return kept
+
+
+def refuse_unknown_tokens(path: Path, tokenizer: ChatTokenizer, text: str) -> None:
+    """Raises TemplateRefused where a conversation has a token that the weights have no row for."""
+    last = max(tokenizer(text)["input_ids"])
+    if not has_row(path, last):
+        name = tokenizer.convert_ids_to_tokens(last)[:80]
+        raise TemplateRefused(_("it writes the token '{name}', for which the weights have no row.").format(name=name))
 
 
 def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from annotation import claims, store
-from annotation.database import FILE_NAME, Database, copy_database, migrate, open_database
+from annotation.database import FILE_NAME, Database, copy_database, existing_database, migrate, open_database
 from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
@@ -536,6 +536,22 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(data_dir: Path) ->
     with pytest.raises(UserError, match="not a readable SQLite database"):
         open_database(data_dir)
     assert (data_dir / FILE_NAME).read_bytes() == b"my only copy of something else" * 100
+
+
+def test_another_programs_database_is_refused_and_left_alone(data_dir: Path) -> None:
+    data_dir.mkdir()
+    with sqlite3.connect(data_dir / FILE_NAME) as other:
+        other.execute("CREATE TABLE annotator (x)")
+    with pytest.raises(UserError, match="is another program's database"):
+        open_database(data_dir)
+    assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("annotator",)]
+    other.close()
+
+
+def test_no_name_of_a_directory_fails(tmp_path: Path) -> None:
+    for name in ("none", "x" * 300):
+        with pytest.raises(UserError, match="There is no database in"):
+            existing_database(tmp_path / name)
 
 
 def test_a_directory_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
