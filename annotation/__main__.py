@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from annotation.copies import copies_command
 from annotation.database import FILE_NAME, Database, existing_database, open_database
-from annotation.environment import keep_private
+from annotation.environment import default_directory, keep_private, named_directory
 from annotation.exports import export_command
 from annotation.imports import import_command
 from annotation.records import ROLES, UserError
@@ -62,9 +61,9 @@ def parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--data",
-        type=Path,
+        type=named_directory,
         metavar="DIR",
-        default=Path(os.environ.get("PREFLOOP_DATA", DEFAULT_DATA_DIR)),
+        default=default_directory(DEFAULT_DATA_DIR),
         help="data directory (default: %(default)s)",
     )
     named = argparse.ArgumentParser(add_help=False, parents=[shared])

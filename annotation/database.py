@@ -27,8 +27,9 @@ SQLITE_PROBLEM: Final = PROBLEM
 OTHERS = 0o077
 # More than there are: once its cache is full, pysqlite3 prepares every new statement again each time.
 CACHED_STATEMENTS = 500
-# How long one process waits for another's write.
-WAIT_SECONDS = 5.0
+# How long one process waits for another's write. The last transaction of a large import takes as long as it takes, on a
+# slow machine much longer, and neither a judgement nor a run of hours is to fail for it.
+WAIT_SECONDS = 120.0
 Params = Sequence[Any] | dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Database:
 
     Each thread has a connection of its own. Writes go through `transaction()`: BEGIN IMMEDIATE under a lock of this
     process, because SQLite's own busy handler has a long tail with many writing threads; other processes are waited
-    for up to 5 s.
+    for up to two minutes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -281,7 +282,11 @@ def restrict_to_owner(path: Path) -> str:
 
 def existing_database(data_dir: Path) -> Database:
     """The data directory's database, brought up to date. Raises UserError where there is none: none is made."""
-    if not (data_dir / FILE_NAME).is_file():
+    try:
+        there = (data_dir / FILE_NAME).is_file()
+    except OSError:  # a name that is too long
+        there = False
+    if not there:
         raise UserError(
             _(
                 "There is no database in {data_dir} yet. Start `python app.py` once, or name another directory "
@@ -319,10 +324,22 @@ def migrate(database: Database) -> None:
     """Apply the migrations that are missing. Raises UserError if the file knows one that this program does not."""
     known = known_steps()
     with explain_disk_errors(database.path):
+        refuse_foreign(database)
         applied = {step.name for step in migrations.applied(database.connection)}
         refuse_newer(database.path, applied)
         if applied != known:
             apply_migrations(database)
+
+
+def refuse_foreign(database: Database) -> None:
+    """Raises UserError if a file is another program's database."""
+    tables = {row["name"] for row in database.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if tables and "_sqlite_migrations" not in tables:
+        raise UserError(
+            _(
+                "{path} is another program's database. Move it away, or choose another data directory with --data DIR."
+            ).format(path=database.path)
+        )
 
 
 def known_steps() -> set[str]:

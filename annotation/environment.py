@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Final
+
+from annotation.translation import _
 
 TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # The token that a Space gets when it is made from here.
 SPACE_TOKEN: Final = "PREFLOOP_SPACE_TOKEN"
 SECRETS: Final = (*TOKENS, SPACE_TOKEN, "OAUTH_CLIENT_SECRET")
+
+
+def named_directory(text: str) -> Path:
+    """An argument that names a directory. An empty one, as of a variable without a value, would be where one is."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(_("the name of the directory is empty"))
+    return Path(text)
+
+
+def default_directory(usual: Path) -> Path:
+    """The data directory where no argument names one."""
+    return Path(os.environ.get("PREFLOOP_DATA") or usual)
 
 
 def without_variables(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:

@@ -156,6 +156,27 @@ def add_response(db: Database, response: Response, purpose: str, dropped: str | 
     )
 
 
+def add_checked_answer(db: Database, response: Response) -> None:
+    """Store an answer that a check has drawn, unless another check has stored the same one meanwhile."""
+    with db.transaction():
+        known = db.value(
+            """SELECT 1 FROM response r JOIN model m ON m.id = r.model_id
+               WHERE r.prompt_id = :prompt AND r.model_id = :model AND r.purpose = 'check' AND r.seed = :seed
+                 AND r.sampling = :sampling AND r.rendered_prompt = :rendered
+                 AND r.weights = coalesce(nullif(:weights, ''), m.weights)""",
+            {
+                "prompt": response.prompt_id,
+                "model": response.model_id,
+                "seed": response.seed,
+                "sampling": json.dumps(asdict(response.sampling)),
+                "rendered": response.rendered_prompt,
+                "weights": response.weights,
+            },
+        )
+        if known is None:
+            add_response(db, response, "check")
+
+
 def add_comparison(
     db: Database,
     responses: Sequence[Response],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from annotation.database import Database, existing_database, open_database
-from annotation.environment import keep_private
+from annotation.environment import default_directory, keep_private, named_directory
 from annotation.records import UserError
 from annotation.translation import _
 from annotation.ui.invisible import visible
@@ -30,7 +29,7 @@ from rlhf.submission import job_submission
 from rlhf.submission.precisions_spec import crossing
 from rlhf.tabs.runs import job_words
 
-DEFAULT_DATA = Path(os.environ.get("PREFLOOP_DATA", Path(__file__).parent.parent / "data"))
+DEFAULT_DATA = default_directory(Path(__file__).parent.parent / "data")
 EPILOG = """A job waits while others run or are before it in the queue; Ctrl-C takes it out, or stops it once it runs.
 
 Exit codes: 0 done, 1 the job failed or was stopped, 2 bad input (a sentence on standard error says which).
@@ -43,7 +42,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m rlhf", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="the data directory (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=named_directory, default=DEFAULT_DATA, help="the data directory (default: %(default)s)"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     spec = commands.add_parser("spec", help="print the default spec of a kind of job, or explain its fields")
     spec.add_argument("kind", choices=sorted(kinds()))
@@ -263,7 +264,7 @@ def crossing_sentence(db: Database, spec: JobSpec) -> str:
 
 def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
     """A job at its end: run here when nothing is ahead of it, unless a running app was quicker and has it."""
-    said = ""
+    said, patience = "", job_store.Patience()
     while job.is_open:
         ahead = job_store.jobs_ahead(db, job) if job.status == "queued" else []
         if job.status == "queued" and not ahead:
@@ -276,7 +277,8 @@ def follow(db: Database, data_dir: Path, job: job_store.Job) -> job_store.Job:
                 print(waits, flush=True)
             said = waits
             time.sleep(1)
-            job_store.mark_lost(db)
+            if not patience.wanted():
+                job_store.mark_lost(db)
         job = job_store.get(db, job.id)
     return job
 

@@ -117,6 +117,8 @@ def build_app(settings: Settings) -> Starlette:
 def open_data(settings: Settings) -> DataDirectory:
     """Take the data directory and get ready what is in it. Raises UserError for what a person has to mend first."""
     fresh = not (settings.data_dir / FILE_NAME).is_file()
+    if fresh:
+        refuse_open_door(settings, None)  # before a model is fetched
     if fresh and not settings.workers:
         find_model(settings)  # or nothing is begun
     in_use = restoration.shared_lock(settings.data_dir)
@@ -124,11 +126,11 @@ def open_data(settings: Settings) -> DataDirectory:
     if fresh and settings.workers:
         find_model(settings)
     db, here = open_database(settings.data_dir), settings.space
-    if provider_of(settings) is None:
-        refuse_open_door(settings, db)
+    refuse_open_door(settings, db)
     if here is not None:
         access.follow_rules(db, here.rules)
     importing.clear_leftovers(db)
+    registry.clear_leftovers(db, settings.data_dir)
     model = prepare_model(settings, db, known=fresh)
     if not store.prompts(db, "train") and not store.prompts(db, "held-out"):
         store.add_prompts(db, importing.starter_prompts())
@@ -224,9 +226,13 @@ def answering_problem(db: Database) -> str:
     return ""
 
 
-def refuse_open_door(settings: Settings, db: Database) -> None:
-    """Raises UserError where others could reach the server and nobody can sign in with a password."""
-    if settings.on_loopback or access.has_password_accounts(db):
+def refuse_open_door(settings: Settings, db: Database | None) -> None:
+    """Raises UserError where others could reach the server and nobody can sign in; without a database nobody can yet.
+
+    With Hugging Face anybody can whom the rules let in.
+    """
+    has_accounts = db is not None and access.has_password_accounts(db)
+    if settings.on_loopback or provider_of(settings) is not None or has_accounts:
         return
     if settings.space is not None:
         raise UserError(

@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bloom": {"n_layer": 2, "n_head": 4},
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, **BOTH_KINDS},
+    "electra": {"is_decoder": True, "embedding_size": 16},
     "ernie4_5": {},
     "exaone4": BOTH_KINDS,
     "falcon_h1": {
@@ -42,6 +43,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gemma": {},
     "gemma2": {"final_logit_softcapping": 4.0, "attn_logit_softcapping": 4.0, **BOTH_KINDS},
     "gemma3_text": {"final_logit_softcapping": 4.0, **BOTH_KINDS},
+    "gemma3n_text": {
+        **{"final_logit_softcapping": 4.0, "num_hidden_layers": 4, "num_kv_shared_layers": 2, "sliding_window": WINDOW},
+        **{"layer_types": 2 * BOTH_KINDS["layer_types"], "intermediate_size": [48] * 4, "laurel_rank": 4},
+        **{"activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0], "hidden_size_per_layer_input": 8},
+        "vocab_size_per_layer_input": VOCABULARY,
+    },
+    "gemma4_text": {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY, **BOTH_KINDS},
     "glm4": {},
     "gpt2": GPT,
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": WINDOW},
@@ -72,6 +80,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "phimoe": {**EXPERTS, "hidden_dropout": 0.2, "lm_head_bias": True},
     "qwen2": {"use_sliding_window": True, **BOTH_KINDS},
     "qwen3": {},
+    "qwen3_5_text": {
+        **{"num_hidden_layers": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4},
+        **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    },
     "qwen3_moe": EXPERTS,
     "recurrent_gemma": {
         "logits_soft_cap": 4.0,

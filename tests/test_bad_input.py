@@ -14,6 +14,7 @@ import pytest
 
 import app
 from annotation import store
+from annotation.__main__ import main as annotation_main
 from annotation.database import FILE_NAME, Database, hold_data_directory, open_database
 from annotation.records import UserError
 from rlhf.__main__ import main as rlhf_main
@@ -106,6 +107,30 @@ def test_a_database_from_a_newer_version(
     said = one_sentence(capsys)
     assert "newer Prefloop (step 'm999_from_the_future')" in said
     assert (data_dir / FILE_NAME).read_bytes() == before
+
+
+def test_a_door_that_would_stand_open_is_refused_before_a_model_is_looked_for(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.main(["--data", str(data_dir), "--model", "none", "--host", "0.0.0.0", "--port", "0"]) == 2
+    assert "Make one first: python -m annotation accounts add NAME" in capsys.readouterr().err
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments"),
+    [
+        (app.main, ["--data="]),
+        (rlhf_main, ["--data=", "jobs"]),
+        (annotation_main, ["accounts", "list", "--data= "]),
+    ],
+)
+def test_a_directory_without_a_name_is_not_the_one_that_one_is_in(
+    main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "the name of the directory is empty" in capsys.readouterr().err
 
 
 def test_a_busy_port(data_dir: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -160,6 +160,8 @@ def run(options: argparse.Namespace, db: Database) -> int:
     """Look, check or import, and print what came of it; 1 where no row can be used. Raises UserError on refusal."""
     order = order_of(options)
     order.check()
+    if not options.source.strip():  # an empty path would be the directory that one is in
+        raise UserError(_("Say what to import: a file, a directory, or with --hub the name of a dataset."))
     if options.tied:
         end_with_starter()
     printer: Printer = JsonPrinter() if options.json_progress else Printer(options.show)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 import time
@@ -73,6 +74,8 @@ class ImportRequest:
             raise UserError(
                 _("The share of held-out prompts is a number from 0 to 1, not {split}.").format(split=self.split)
             )
+        if self.good_from is not None and not math.isfinite(self.good_from):
+            raise UserError(_("An answer is good from a number on, not from {number}.").format(number=self.good_from))
         if self.first < 1 or (self.last is not None and self.last < self.first):
             raise UserError(
                 _("A range of rows goes from a first row to a last one that is not before it, as 1-100000.")

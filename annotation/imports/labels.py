@@ -99,10 +99,13 @@ def side_words(a: str, b: str) -> Mapping[str, int]:
     while start and one[start - 1].isdecimal():
         start -= 1  # a number is told apart as a whole
     words = ({"a", "left", "first"}, {"b", "right", "second"})
-    stems = ("model", "response", "answer", "assistant", "output", "completion", "conversation")
+    speakers = ("model", "response", "answer", "assistant", "output", "completion", "conversation")
     for side, name in enumerate((one, other)):
         letter = "ab"[side]
-        words[side].update({name, name[start:], *(f"{stem}_{letter}" for stem in stems), f"{letter}_is_better"})
+        end, field = name[start:], plain_name(re.split(r"[.\[\]]+", (a, b)[side])[-1])
+        stem = field.removesuffix(end).rstrip("_")  # 'response' of 'fields.response1', which people call 'response-1'
+        words[side].update({name, end, field, f"{stem}{end}", f"{stem}_{end}"})
+        words[side].update({*(f"{speaker}_{letter}" for speaker in speakers), f"{letter}_is_better"})
     return {word: side for side in (1, 0) for word in words[side] - words[1 - side] if word}
 
 
@@ -219,7 +222,7 @@ def compared(values: Mapping[str, Any], columns: Columns) -> ParsedVerdict | Non
         value = values.get(columns[role])
         number = number_of(int(value) if isinstance(value, bool) else value)
         if number is None and value not in (None, ""):
-            raise UnusableRow(columns[role], _("column '{column}' is {shown}, not a number"), shown=shown(value))
+            raise UnusableRow(columns[role], _("column '{column}' must be a number; found: {what}"), what=shown(value))
         found.append(number)
     if found[0] is None or found[1] is None:
         return None
@@ -283,7 +286,9 @@ def rating_reader(column: str, good_from: float | None) -> Callable[[Mapping[str
     def read(values: Mapping[str, Any]) -> bool:
         number = number_of(values.get(column))
         if number is None:
-            raise UnusableRow(column, _("column '{column}' is {shown}, not a number"), shown=shown(values.get(column)))
+            raise UnusableRow(
+                column, _("column '{column}' must be a number; found: {what}"), what=shown(values.get(column))
+            )
         return number >= good_from
 
     return read
@@ -316,8 +321,7 @@ def numbers(found: Sequence[Any], column: str, wanted: int) -> list[float]:
     read = [number_of(number) for number in found]
     wrong = [number for number, value in zip(found, read, strict=True) if value is None]
     if wrong:
-        is_number = isinstance(wrong[0], int | float) and not isinstance(wrong[0], bool)
-        what = _("one that is not finite") if is_number else kind_of(wrong[0])
+        what = kind_of(wrong[0])
         raise UnusableRow(column, _("column '{column}' must hold finite numbers; found: {what}"), what=what)
     return [value for value in read if value is not None]
 

@@ -79,6 +79,16 @@ class BadRow:
 RawRow = SourceRow | BadRow
 
 
+@dataclass(frozen=True)
+class Unread:
+    """What a row holds where its column is of a type that is not read, so that nobody takes the column for absent."""
+
+    kind: str
+
+    def __str__(self) -> str:
+        return f"({self.kind})"
+
+
 @dataclass
 class ImportSource:
     """Something to import: `rows()` streams it, `share()` says how much of it has been read, where that is known."""
@@ -317,7 +327,16 @@ def refuse_constant(constant: str) -> NoReturn:
     raise ValueError(_("{constant} is no JSON number").format(constant=constant))
 
 
-DECODER = json.JSONDecoder(parse_constant=refuse_constant)
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. One that says two things under one key says neither."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:place]))
+        raise ValueError(_("the key '{key}' stands twice in an object").format(key=display_name(twice)))
+    return found
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=unique_keys)
 
 
 class NotJson(UserError):
@@ -333,12 +352,17 @@ def parse_json(text: str) -> Any:
     try:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
-        said = _("the line is not JSON: {msg} at character {pos:,}").format(msg=error.msg.lower(), pos=error.pos + 1)
+        said = _("the line is not JSON: {msg} at character {pos:,}").format(msg=in_words(error), pos=error.pos + 1)
         raise NotJson(said, error) from error
     except RecursionError as error:
         raise NotJson(_("the line is nested too deeply"), error) from error
     except ValueError as error:  # a constant that isn't JSON, or an integer of thousands of digits
         raise NotJson(_("the line is not JSON: {msg}").format(msg=str(error).split(";")[0]), error) from error
+
+
+def in_words(error: json.JSONDecodeError) -> str:
+    """What the parser says, without the beginning of a place that it gives elsewhere."""
+    return error.msg.lower().removesuffix(" at").removesuffix(" starting")
 
 
 def as_row(number: int, value: Any) -> RawRow:
@@ -357,7 +381,9 @@ def kind_of(value: Any) -> str:
     if isinstance(value, bool):
         return _("true or false")
     if isinstance(value, (int, float)):
-        return _("a number")
+        return _("a number") if finite(value) else _("a number that is not finite")
+    if isinstance(value, Unread):
+        return _("a value of type {type}").format(type=value.kind)
     names: dict[type, str] = {str: _("text"), list: _("a list"), dict: _("an object")}
     return names.get(type(value)) or _("a value of type {type}").format(type=type(value).__name__)
 
@@ -465,7 +491,7 @@ class Document:
                     return value
             except json.JSONDecodeError as error:
                 if self.ended:
-                    raise self.refused(said.wrong, number=number, msg=error.msg.lower()) from error
+                    raise self.refused(said.wrong, number=number, msg=in_words(error)) from error
             except RecursionError as error:
                 raise self.refused(said.deep, number=number) from error
             except ValueError as error:
@@ -583,7 +609,15 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
     lines = CsvLines(stream)
     source = iter(lines)
     first = next((line for line in source if line.strip()), "")
-    reader = csv.reader(chain_first(first, source), delimiter=delimiter_of(first), strict=True)
+    told = re.fullmatch(r"sep=(.)", first.strip("\r\n"))  # how Excel is told what separates the fields
+    if told:
+        first = next((line for line in source if line.strip()), "")
+    if re.search(r"\r[^\n]", first):
+        raise UserError(
+            _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.").format(name=stream.name)
+        )
+    delimiter = told[1] if told else delimiter_of(first)
+    reader = csv.reader(chain_first(first, source), delimiter=delimiter, strict=True)
     header = read_header(stream.name, reader, lines)
     ours = OUR_CSV.issubset(header)
     number = 1
@@ -654,20 +688,25 @@ def read_header(name: str, reader: Iterator[list[str]], lines: CsvLines) -> list
         raise UserError(f"{name}: {wrong}. {_(RE_SAVE)}")
     if not header:
         raise UserError(_("{name} is empty: there is no header and no row. Nothing was imported.").format(name=name))
-    if len(header) > MAXIMUM_COLUMNS:
+    refuse_columns(header, name)
+    return header
+
+
+def refuse_columns(columns: Sequence[str], name: str) -> None:
+    """Raises UserError for more columns than are read, and for two of one name."""
+    if len(columns) > MAXIMUM_COLUMNS:
         raise UserError(
             _("{name} has {count:,} columns; more than {maximum_columns:,} are not read.").format(
-                name=name, count=len(header), maximum_columns=MAXIMUM_COLUMNS
+                name=name, count=len(columns), maximum_columns=MAXIMUM_COLUMNS
             )
         )
-    twice = next((column for column in header if header.count(column) > 1), None)
+    twice = next((column for column in columns if columns.count(column) > 1), None)
     if twice is not None:
         raise UserError(
             _("{name} has two columns named '{display_name}'. Rename one.").format(
                 name=name, display_name=display_name(twice)
             )
         )
-    return header
 
 
 # ---------------------------------------------------------------------------------------------------------- Parquet
@@ -704,16 +743,14 @@ def parquet_file(path: Path, name: str) -> ImportSource:
                 maximum_bytes=MAXIMUM_BYTES // MEGABYTE,
             )
         )
-    columns = readable_columns(schema)
-    if not columns:
-        raise UserError(_("{name} has no column of text, numbers or lists. Nothing was imported.").format(name=name))
+    types = column_types(schema, name)
 
     def rows() -> Iterator[RawRow]:
         done[:] = [0, max(metadata.num_rows, 1)]
         try:
             file = open_file()
-            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-                yield from arrow_rows(batch, columns, done[0])
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(types.read)):
+                yield from arrow_rows(batch, types, done[0])
                 done[0] += batch.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
@@ -732,41 +769,81 @@ def parquet_file(path: Path, name: str) -> ImportSource:
     )
 
 
-def arrow_rows(table: Any, columns: list[str], before: int) -> Iterator[RawRow]:
+@dataclass(frozen=True)
+class ColumnTypes:
+    """The columns of an Arrow table: the types as which they are read, and what stands for those that are not."""
+
+    read: Mapping[str, Any]
+    unread: Mapping[str, Unread]
+
+
+def column_types(schema: Any, name: str) -> ColumnTypes:
+    """How the columns of a table are read. Raises UserError for columns that can't be told apart, or none to read."""
+    refuse_columns(schema.names, name)
+    types = {entry.name: plain_type(entry.type) for entry in schema}
+    read = {column: kind for column, kind in types.items() if kind is not None}
+    if not read:
+        raise UserError(_("{name} has no column of text, numbers or lists. Nothing was imported.").format(name=name))
+    left = {entry.name: Unread(display_name(str(entry.type)[:80])) for entry in schema if entry.name not in read}
+    return ColumnTypes(read, left)
+
+
+def arrow_rows(table: Any, types: ColumnTypes, before: int) -> Iterator[RawRow]:
     """The rows of an Arrow batch; where a text is not UTF-8, only its row is bad."""
-    table = table.select(columns)
+    import pyarrow as pa
+
+    plain = [table.column(column).cast(kind) for column, kind in types.read.items()]
+    table = pa.Table.from_arrays(plain, names=list(types.read))
     try:
         values = table.to_pylist()
     except UnicodeDecodeError:
         for place in range(table.num_rows):
             try:
-                yield SourceRow(before + place + 1, table.slice(place, 1).to_pylist()[0])
+                yield SourceRow(before + place + 1, {**table.slice(place, 1).to_pylist()[0], **types.unread})
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]
                 yield BadRow(
                     before + place + 1, _("a text holds the byte 0x{byte:02X}, which is not UTF-8").format(byte=byte)
                 )
         return
-    yield from (SourceRow(before + place, value) for place, value in enumerate(values, 1))
+    yield from (SourceRow(before + place, {**value, **types.unread}) for place, value in enumerate(values, 1))
 
 
-def readable_columns(schema: Any) -> list[str]:
-    """Columns of text, numbers, booleans, and lists or structs of these; dates, images and the like are left out."""
-    return list(dict.fromkeys(entry.name for entry in schema if is_readable(entry.type)))[:MAXIMUM_COLUMNS]
+def plain_type(kind: Any) -> Any:
+    """The type that JSON could hold as which values of an Arrow type are read; None for bytes and the like.
 
-
-def is_readable(kind: Any) -> bool:
-    """Whether values of an Arrow type are what JSON could hold."""
+    Decimals become floating numbers, dates and times the whole numbers that they are kept as.
+    """
+    import pyarrow as pa
     from pyarrow import types
 
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain_type(kind.storage_type)
     if types.is_dictionary(kind):
-        return is_readable(kind.value_type)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return is_readable(kind.value_type)
+        return kind if plain_type(kind.value_type) == kind.value_type else plain_type(kind.value_type)
+    if types.is_map(kind):
+        kind = pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)]))
     if types.is_struct(kind):
-        return all(is_readable(kind.field(place).type) for place in range(kind.num_fields))
+        parts = [(kind.field(place).name, plain_type(kind.field(place).type)) for place in range(kind.num_fields)]
+        return None if any(part is None for _, part in parts) else pa.struct(parts)
+    for is_such, list_of in (
+        (types.is_list, pa.list_),
+        (types.is_fixed_size_list, pa.list_),
+        (types.is_list_view, pa.list_view),
+        (types.is_large_list, pa.large_list),
+        (types.is_large_list_view, pa.large_list_view),
+    ):
+        if is_such(kind):
+            within = plain_type(kind.value_type)
+            return None if within is None else list_of(within)
+    if types.is_string_view(kind):
+        return pa.large_string()
+    if types.is_decimal(kind):
+        return pa.float64()
+    if types.is_temporal(kind) and not types.is_interval(kind):
+        return pa.int32() if kind.bit_width == 32 else pa.int64()
     simple = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating)
-    return types.is_null(kind) or any(check(kind) for check in simple)
+    return kind if types.is_null(kind) or any(check(kind) for check in simple) else None
 
 
 def first_line(error: BaseException) -> str:
@@ -835,9 +912,10 @@ def arrow_file(path: Path, name: str) -> ImportSource:
         try:
             with pa.memory_map(str(path)) as file:
                 for batch in batches(file):
+                    types = column_types(batch.schema, name)
                     for start in range(0, batch.num_rows, BATCH_ROWS):
-                        part = pa.Table.from_batches([batch.slice(start, BATCH_ROWS)])
-                        yield from arrow_rows(part, readable_columns(part.schema), number)
+                        part = batch.slice(start, BATCH_ROWS)
+                        yield from arrow_rows(part, types, number)
                         number += part.num_rows
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
@@ -928,8 +1006,9 @@ def streamed_rows(
     try:
         loaded = datasets.load_dataset(path, config, revision=revision, streaming=True)
         part = loaded[choose_split(name, list(loaded), split)]
-        if part.features is not None:
-            part = part.select_columns(readable_columns(part.features.arrow_schema))
+        types = None if part.features is None else column_types(part.features.arrow_schema, name)
+        if types is not None:
+            part = part.select_columns(list(types.read))
     except (UserError, MemoryError):
         raise
     except Exception as error:  # whatever a library makes of somebody's card and files
@@ -938,9 +1017,10 @@ def streamed_rows(
     def rows() -> Iterator[RawRow]:
         number = 0
         try:
-            for number, values in enumerate(part, 1):
-                yield SourceRow(number, values)
-        except MemoryError:
+            for table in part.with_format("arrow").iter(batch_size=BATCH_ROWS):
+                yield from arrow_rows(table, types or column_types(table.schema, name), number)
+                number += table.num_rows
+        except (UserError, MemoryError):
             raise
         except Exception as error:
             raise UserError(

@@ -256,11 +256,11 @@ def visiting(db: Database) -> Any:
 def adding(db: Database) -> Any:
     """The handler of "Add account"."""
 
-    def add(annotator: Annotator, name: str, role: str, password: str) -> Any:
-        chosen = password or access.generate_password()
-        access.add_account(db, name.strip(), role, chosen)
-        said = _("Added {name}.").format(name=name.strip())
-        return page_of(db, said, password="" if password else chosen)
+    def add(annotator: Annotator, name: Any, role: Any, password: Any) -> Any:
+        called, typed = text_in(name).strip(), text_in(password)
+        chosen = typed or access.generate_password()
+        access.add_account(db, called, text_in(role), chosen)
+        return page_of(db, _("Added {name}.").format(name=called), password="" if typed else chosen)
 
     return add
 

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from annotation.records import Annotator, Role
+from annotation.records import Annotator, Role, storable
 from annotation.translation import N_, _
 from annotation.web.middleware import ANNOTATOR_KEY
 
@@ -322,15 +322,17 @@ class GuardedRequest:
         await self.door.app(scope, replay, self.send)
 
     def cleaned(self, value: Any, depth: int = 0) -> Any:
-        """A part of an event in which each file is an own upload. Raises RequestRefused."""
+        """A part of an event in which each file is an own upload and each text is whole. Raises RequestRefused."""
         if depth > MAXIMUM_DEPTH:
             raise RequestRefused(400, _("This event is nested too deeply."))
         if isinstance(value, list):
             return [self.cleaned(item, depth + 1) for item in value]
+        if isinstance(value, str):
+            return storable(value)
         if not isinstance(value, dict):
             return value
         if FILE_KEYS.isdisjoint(value):
-            return {key: self.cleaned(item, depth + 1) for key, item in value.items()}
+            return {storable(key): self.cleaned(item, depth + 1) for key, item in value.items()}
         return self.own_file(value)
 
     # ---------------------------------------------------------------------------------------------------------- files

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from annotation.environment import default_directory, named_directory
 from annotation.web.space import LOOPBACK_NAMES, SPACE_MODEL, Space
 
 DEFAULT_DATA_DIR = Path(__file__).resolve().parents[2] / "data"
@@ -56,9 +57,9 @@ def read_settings(arguments: Sequence[str] | None = None) -> Settings:
     host, port = gradio("GRADIO_SERVER_NAME") or usual.host, gradio("GRADIO_SERVER_PORT") or str(usual.port)
     parser.add_argument(
         "--data",
-        type=Path,
+        type=named_directory,
         metavar="DIR",
-        default=Path(environment("PREFLOOP_DATA", Settings.data_dir)),
+        default=default_directory(Settings.data_dir),
         help="data directory (default: %(default)s)",
     )
     parser.add_argument("--host", default=environment("PREFLOOP_HOST", host), help="(default: %(default)s)")

@@ -36,6 +36,7 @@ WEIGHTS = "weights.safetensors"
 STATE = "state.pt"
 KEPT_CHECKPOINTS = 2
 RESUMABLE_RUNS = 3
+EARLY = ("cancelled", "failed", "lost")
 # What writing checkpoints may take of a run's time.
 SHARE_OF_TIME = 0.03
 # A trained weight with AdamW's two moments, and how fast a slow disk takes them.
@@ -178,9 +179,8 @@ def forget_old_checkpoints(run: Run) -> None:
     """Keep the checkpoints of the last few runs that ended early, and remove older ones."""
     directories = {int(path.name.removeprefix("job-")): path for path in (run.data_dir / "checkpoints").glob("job-*")}
     found = job_store.with_ids(run.db, sorted(directories))
-    known = sorted((job for job in found if isinstance(job.spec, TrainingSpec)), key=lambda job: job.id, reverse=True)
-    ended = [job.id for job in known if not job.is_open and job.status != "finished"]
-    at_work = [job.id for job in known if job.is_open]  # or waiting to go on
+    early = [job.id for job in found if isinstance(job.spec, TrainingSpec) and job.status in EARLY]
+    at_work = [job.id for job in found if job.is_open]  # or waiting to go on
     for job_id, directory in directories.items():
-        if job_id not in {run.job_id, *at_work, *ended[:RESUMABLE_RUNS]}:
-            shutil.rmtree(directory)
+        if job_id not in {run.job_id, *at_work, *sorted(early)[-RESUMABLE_RUNS:]}:
+            shutil.rmtree(directory, ignore_errors=True)  # a run beside this one may be at it, too

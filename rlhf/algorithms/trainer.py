@@ -301,13 +301,14 @@ def store_made(
         describe_directory(directory, about, {**last_metrics(run), **result})
         result["checkpoint_bytes"] = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
         (directory / RESULT).write_text(json.dumps(result), "utf-8")
+        sha256 = directory_sha256(directory)  # which takes a while: a kill until here leaves nothing that looks whole
     policy = registry.add(
         run.db,
         revision=revision,
         algorithm=run.kind,
         job_id=run.job_id,
         path=relative,
-        sha256=directory_sha256(run.data_dir / relative),
+        sha256=sha256,
         **vars(made),
     )
     return policy, result

@@ -255,7 +255,7 @@ def answer_prompts(
         draws = draw(model, models.tokenizer, texts, [[seed] for _, seed in batch], spec.sampling, lambda: run.stopped)
         run.raise_if_stopped()
         for (prompt, _seed), text, (drawn,) in zip(batch, texts, draws, strict=True):
-            store.add_response(run.db, drawn.response(prompt, policy, text, spec.sampling), "check")
+            store.add_checked_answer(run.db, drawn.response(prompt, policy, text, spec.sampling))
         progress.advance(len(batch), _("{revision} answers").format(revision=policy.revision))
 
 
@@ -599,12 +599,16 @@ def ask_people_instead(run: Run, spec: CheckSpec, candidate: Policy, judged: Map
         and not any(one.judged for one in judged.values())
         and any(one.left_open for one in judged.values())
     )
-    against = registry.by_revision(run.db, spec.against)
-    if unheard and registry.by_id(run.db, candidate.id).status == "candidate" and against.status == "serving":
+    if not unheard:
+        return
+    with run.db.transaction():  # nobody decides meanwhile
+        against = registry.by_revision(run.db, spec.against)
+        if registry.by_id(run.db, candidate.id).status != "candidate" or against.status != "serving":
+            return
         on = held_out_sets.that_count(run.db, spec.gate_set)
         spent = gate_decisions.spent_prompts(run.db, candidate, against)
         count = store.ask_people_of_candidate(run.db, candidate.id, against.id, on, spent)
-        run.log(_("No judge has compared anything, so people get {count} comparisons more.").format(count=count))
+    run.log(_("No judge has compared anything, so people get {count} comparisons more.").format(count=count))
 
 
 def win_rates(

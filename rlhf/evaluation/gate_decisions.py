@@ -445,6 +445,14 @@ def ask_people(db: Database, policy: Policy, check: FinishedCheck) -> int:
     return store.ask_people_of_candidate(db, policy.id, other.id, on, spent_prompts(db, policy, other))
 
 
+def ask_what_is_left(db: Database, revision: str) -> None:
+    """Put before people what the newest check of a candidate left to judges, unless somebody has decided meanwhile."""
+    with db.transaction():
+        policy = registry.by_revision(db, revision)
+        if left_to_ask(db, policy):
+            ask_people(db, policy, checks_of(db, policy)[0])
+
+
 def needs_another_check(
     db: Database, policy: Policy, decision: GateDecision, checks: Sequence[FinishedCheck], begun: bool
 ) -> bool:

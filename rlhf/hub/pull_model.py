@@ -236,6 +236,7 @@ def checked_adapter(db: Database, data_dir: Path, directory: Path, found: HubRev
     under = base_path(db, data_dir) if ground is None else data_dir / str(ground.path)
     if under is not None:
         check_shapes(under, config, adapter, found)
+    check_ranks(config, adapter, found)
     return RegistryEntry(kind, form, None if ground is None else ground.id)
 
 
@@ -356,6 +357,8 @@ PARTS: Final = (
 KINDS_OF_VALUES: Final = ("weight", "bias")
 # Layers by which the words come out: where they are tied to the embeddings, no file has them.
 OUTPUTS: Final = ("lm_head", "embed_out")
+# The rank of an adapter that says none.
+PEFT_RANK: Final = 8
 # Layers that a reward model brings along.
 SCORES: Final = ("score", "classifier")
 
@@ -424,6 +427,27 @@ def check_shapes(under: Path, config: Mapping[str, Any], adapter: TensorShapes, 
             )
             size = "×".join(map(str, shape[:8]))
             raise UserError(said.format(source=found.source, name=name[:200], size=size))
+
+
+def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, found: HubRevision) -> None:
+    """Raises UserError where a layer's two matrices are not both there, or not of the rank that the adapter says."""
+    ranks: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in adapter.items():
+        layer, part = part_of(name) or ("", "")
+        if part[-2:] in ("_A", "_B") and not name.endswith(".bias"):
+            side = shape[:1] if part.endswith("A") else shape[1:2]
+            ranks.setdefault(f"{layer}.{part[:-2]}", {})[part[-1]] = side
+    varied = config.get("rank_pattern") or config.get("target_parameters")
+    told = config.get("r", PEFT_RANK)
+    for layer, sides in ranks.items():
+        one = sides.get("A", ())
+        if one != sides.get("B") or one in ((), (0,)) or not (varied or one == (told,)):
+            raise UserError(
+                _(
+                    "{source} is not whole: the two matrices of {layer} are not both there, or not of the rank that "
+                    "its configuration says ({rank}). Fetch it again, or have it published again."
+                ).format(source=found.source, layer=layer.rpartition(".")[0][:200], rank=str(told)[:40])
+            )
 
 
 @dataclass(frozen=True)

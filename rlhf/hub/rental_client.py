@@ -33,7 +33,7 @@ from rlhf.hub import job_bundle
 from rlhf.hub.job_bundle import CODE, MADE, RESULT, digest, report_name
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
 from rlhf.jobs import job_store, rental_store
-from rlhf.jobs.artifacts import directory_sha256, new_directory
+from rlhf.jobs.artifacts import FETCHED, directory_sha256, new_directory
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental, Terms
@@ -447,7 +447,7 @@ class RentedRun:
 
     def fetch(self, directory: Path, expected: Mapping[str, str]) -> None:
         """The files of a directory, each compared with its sha256. Raises UserError."""
-        with tempfile.TemporaryDirectory(prefix=".fetched-", dir=directory.parent) as there:
+        with tempfile.TemporaryDirectory(prefix=FETCHED, dir=directory.parent) as there:
             for name, known in expected.items():
                 with hubs.explained(_("Fetching {name} failed."), name=name):
                     path = self.hub.api.hf_hub_download(

@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 from annotation.records import UserError
 from annotation.translation import _
+
+# How the name of a directory begins into which files are fetched from the Hub.
+FETCHED: Final = ".fetched-"
+# Where files are half written for a while, and how long nobody is at it any more.
+HALF_WRITTEN_IN: Final = ("adapters", "models", "snapshots", "references", "self-tests")
+LEFTOVER_SECONDS: Final = 24 * 3600.0
 
 
 def write_lines(directory: Path, lines: Iterable[bytes], ending: str) -> str:
@@ -34,6 +42,33 @@ def write_lines(directory: Path, lines: Iterable[bytes], ending: str) -> str:
         finally:
             temporary.unlink(missing_ok=True)
     return digest.hexdigest()
+
+
+def write_small(path: Path, text: str) -> None:
+    """Write a file that is kept to spare work, whole or not at all, though other jobs may write it at the same moment.
+
+    Raises UserError when the disk refuses.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+    with explain_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, "utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def clear_half_written(data_dir: Path) -> None:
+    """Remove what processes have left that were killed while they wrote it, or fetched it."""
+    for path in (path for name in HALF_WRITTEN_IN for path in (data_dir / name).glob("*")):
+        half = path.name.endswith(".part") or path.name.startswith(FETCHED)
+        if not half or time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -91,7 +126,7 @@ def directory_sha256(path: Path) -> str:
     digest = sha256()
     for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
         digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        digest.update(sha256(file.read_bytes()).digest())
+        digest.update(bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()
 
 

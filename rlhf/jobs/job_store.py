@@ -6,8 +6,9 @@ What they have in common with all other jobs, claim, report, end, is `annotation
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Final, Literal, TypeAlias
 
@@ -253,6 +254,29 @@ def can_be_halved(job: Job) -> bool:
     return ran_out and job.flavor is None and job.spec.halved() is not None
 
 
+# Between two looks; then workers may have been as silent, though they live.
+OWN_SILENCE_SECONDS = 10.0
+
+
+@dataclass
+class Patience:
+    """Of a program that looks again and again for workers that are silent: whether it was silent itself."""
+
+    looked: float | None = None
+    until: float = 0.0
+
+    def wanted(self) -> bool:
+        """Whether workers that live are to have time to say so; asked at each look.
+
+        The machine has slept or hardly got on, or its clock was set.
+        """
+        moment = time.time()
+        if self.looked is not None and not 0 <= moment - self.looked < OWN_SILENCE_SECONDS:
+            self.until = moment + LOST_AFTER_SECONDS
+        self.looked = moment
+        return moment < self.until
+
+
 SILENT = N_("The worker stopped without a word. Resume goes on from what it has saved.")
 
 
@@ -261,6 +285,8 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
 
     Not those on rented hardware: they go on whether anybody here follows them or not.
     """
+    # Before the wait for another's write, in which no worker can say that it lives.
+    before = job_table.stale_before(silent_seconds)
     with db.transaction() as connection:
         rows = list(
             connection.query(
@@ -268,7 +294,7 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
                         status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
                         message = ?, reason = NULL
                     WHERE {AT_WORK} AND heartbeat < ? AND lane = 'device' RETURNING id""",
-                (now(), SILENT, job_table.stale_before(silent_seconds)),
+                (now(), SILENT, before),
             )
         )
     return [row["id"] for row in rows]

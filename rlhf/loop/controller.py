@@ -391,10 +391,7 @@ def advance(db: Database, data_dir: Path) -> int | None:
         gate_decisions.act(db, data_dir)
         return None
     if step.action == "ask":
-        policy = registry.by_revision(db, step.subject)
-        check = gate_decisions.check_to_ask_about(db, policy)
-        assert check is not None, "it was checked"
-        gate_decisions.ask_people(db, policy, check)
+        gate_decisions.ask_what_is_left(db, step.subject)
         return None
     if step.action == "judge":
         return job_submission.submit(db, data_dir, JudgeSpec(judge=step.subject), THE_LOOP)

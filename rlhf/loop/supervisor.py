@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from annotation.database import Database
+from annotation.records import seconds_between
 from annotation.translation import N_, _
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, rental_store
@@ -50,6 +51,7 @@ class Supervisor:
         self._answering_not_before = 0.0
         self._ticks = 0.0
         self._tried: int | None = None
+        self._patience = job_store.Patience()
 
     def start(self) -> None:
         """Begin to watch the queue."""
@@ -86,14 +88,20 @@ class Supervisor:
     def tick(self) -> None:
         """One look at the rows: reap, mark lost, start what is due."""
         self.reap()
-        rental_store.give_up(self.db)
-        for job_id in job_store.mark_lost(self.db):
+        for job_id in self.mark_lost():
             if job_id in self.children:  # it hangs: a second worker beside it would take the memory of both
                 self.children[job_id].signal(signal.SIGKILL)
         if self.answering:
             self.keep_answering()
         controller.advance(self.db, self.data_dir)
         self.start_next()
+
+    def mark_lost(self) -> list[int]:
+        """Mark jobs lost whose worker is silent, or that nobody follows; return the ids of the first."""
+        if self._patience.wanted():
+            return []
+        rental_store.give_up(self.db)
+        return job_store.mark_lost(self.db)
 
     def start_next(self) -> None:
         """Start the first jobs of the queue, as many as there are free devices for.
@@ -122,11 +130,12 @@ class Supervisor:
             code = child.process.poll()
             if code is None:
                 continue
-            del self.children[job_id]
             job = job_store.get(self.db, job_id)
             self.record_death(job, child, code)
+            del self.children[job_id]  # not before: a full disk may refuse its death, which is then recorded later
             if not job.spec.waits:
-                self.answering_ended(code)
+                begun, heard = job.started, job.heartbeat
+                self.answering_ended(code, seconds_between(begun, heard) if begun and heard else 0.0)
 
     def record_death(self, job: Job, child: WorkerProcess, code: int) -> None:
         """Say how a worker ended that could not say so itself."""
@@ -142,9 +151,13 @@ class Supervisor:
         except FileNotFoundError:
             return b""
 
-    def answering_ended(self, code: int) -> None:
-        """Decide when the next answering worker may start."""
-        self._failures = self._failures + 1 if code else 0
+    def answering_ended(self, code: int, worked: float = 0.0) -> None:
+        """Decide when the next answering worker may start. One that has `worked` so many seconds has not failed again.
+
+        Days apart, failures say nothing of the next start, and people wait for it.
+        """
+        before = self._failures if worked < LAST_RETRY_SECONDS else 0
+        self._failures = before + 1 if code else 0
         wait = min(FIRST_RETRY_SECONDS * 2 ** (self._failures - 1), LAST_RETRY_SECONDS) if code else 0.0
         self._answering_not_before = self._ticks + wait
 

@@ -27,6 +27,7 @@ from rlhf.models.chat_template import (
     TOKENIZERS,
     ChatFormat,
     ChatTokenizer,
+    has_row,
     read_format,
 )
 from rlhf.models.memory import Machine
@@ -85,7 +86,7 @@ def prepare(data_dir: Path, model: str, known: bool = False) -> BaseModel:
     base = locate(data_dir, model)
     if base.name == EMBEDDED_NAME and not base.path.is_dir():
         convert_embedded(base.path)
-    base = check(base)
+    base = check(base, room=not known)  # workers of a program that was killed may still have the memory
     return base if known else tried(data_dir, base)
 
 
@@ -315,18 +316,19 @@ def quantisation(directory: Path) -> str:
     return str(method or N_("unknown method"))
 
 
-def check(base: BaseModel) -> BaseModel:
+def check(base: BaseModel, room: bool = True) -> BaseModel:
     """A model that can be loaded, answer and be trained, with what its chat template takes.
 
     Raises UserError where files are missing or not whole, transformers does not know the architecture, the template
-    does not work, or the memory is too small.
+    does not work, or, unless nobody asks for `room`, the memory is too small.
     """
     if not (base.path / CONFIG).is_file() and not list(base.path.glob("*.gguf")):
         raise UserError(
             _("{path} holds no model: there is no {config}. Choose another one.").format(path=base.path, config=CONFIG)
         )
     weight_files(base.path)  # says what is missing before the memory is looked at
-    check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
+    if room:
+        check_memory(base, sum(file.stat().st_size for file in base.path.glob("*.safetensors")))
     check_architecture(base.path)
     check_weights(base.path)
     return replace(base, takes_system=takes_system(base.path))
@@ -348,8 +350,11 @@ def takes_system(path: Path) -> bool:
         kept = keeps_system(tokenizer)  # first: a template that had to be stopped here is of no use for the others
         if QUESTION not in conversation(tokenizer, [ASKED], begins=True):
             raise TemplateRefused(_("it leaves out what the user says."))
-        if ANSWER not in conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}]):
+        answered = conversation(tokenizer, [ASKED, {"role": "assistant", "content": ANSWER}])
+        if ANSWER not in answered:
             raise TemplateRefused(_("it leaves out what the assistant says."))
+        if isinstance(tokenizer, ChatTokenizer):
+            refuse_unknown_tokens(path, tokenizer, answered)
     except TemplateRefused as refused:
         raise UserError(
             _("The chat template of {path} can't be used: {ended} Mend it, or choose another model.").format(
@@ -357,6 +362,14 @@ def takes_system(path: Path) -> bool:
             )
         ) from refused
     return kept
+
+
+def refuse_unknown_tokens(path: Path, tokenizer: ChatTokenizer, text: str) -> None:
+    """Raises TemplateRefused where a conversation has a token that the weights have no row for."""
+    last = max(tokenizer(text)["input_ids"])
+    if not has_row(path, last):
+        name = tokenizer.convert_ids_to_tokens(last)[:80]
+        raise TemplateRefused(_("it writes the token '{name}', for which the weights have no row.").format(name=name))
 
 
 def keeps_system(tokenizer: ChatTokenizer | ChatFormat) -> bool:

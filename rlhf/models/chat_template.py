@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from annotation.records import UserError
 from annotation.translation import _
-from rlhf.models.model_files import explained, read_object, read_text
+from rlhf.models.model_files import explained, read_json, read_text, tokens_known
 from rlhf.models.template_process import TemplateRefused, conversation
 
 # The names under which chat templates know a tokenizer's special tokens.
@@ -78,11 +78,19 @@ class ChatTokenizer:
         with explained(directory / SETTINGS_FILE):
             self.extra_tokens = [text_of(token) for token in extra_tokens(read_settings(directory))]
         self.special_tokens_map["eos_token"] = end_of_turn(self)
-        self.special_tokens_map.setdefault("pad_token", self.eos_token)
+        self.special_tokens_map["pad_token"] = self.padding(directory)
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
         """A text's token ids, as transformers gives them for one text."""
         return {"input_ids": list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)}
+
+    def padding(self, directory: Path) -> str:
+        """The token to pad with; the one that ends an answer where there is none that the weights have a row for."""
+        own = self.special_tokens_map.get("pad_token", self.eos_token)
+        # One that is not in the vocabulary is put at its end, as in transformers.
+        number = self.backend.token_to_id(own)
+        number = self.backend.get_vocab_size() if number is None else number
+        return own if has_row(directory, number) else self.eos_token
 
     @property
     def eos_token(self) -> str:
@@ -185,6 +193,12 @@ def end_of_turn(tokenizer: Any) -> str:
     return str(tokenizer.convert_ids_to_tokens(ends[0]))
 
 
+def has_row(directory: Path, token: int) -> bool:
+    """Whether a model's weights have a row for a token: some tokenizers have more, which nothing can be made of."""
+    known = tokens_known(directory)
+    return known is None or token < known
+
+
 def special_ids(tokenizer: Any) -> set[int]:
     """The tokens that are no text: those that the tokenizer has a name for, and all that were added as such."""
     added = tokenizer.added_tokens_decoder.items()
@@ -214,11 +228,6 @@ def read_settings(directory: Path) -> dict[str, Any]:
     settings = read_json(directory / SETTINGS_FILE)
     older = {} if "added_tokens_decoder" in settings else read_json(directory / "special_tokens_map.json")
     return {**settings, **older}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object from a file; an empty one where there is no file. Raises UserError for anything else."""
-    return read_object(path) if path.is_file() else {}
 
 
 def text_of(token: Any) -> str:

@@ -21,7 +21,7 @@ from annotation.translation import _
 from rlhf.jobs.artifacts import new_directory, verify_directory
 from rlhf.jobs.job_spec import Precision, TrainingSpec, target_layers
 from rlhf.models import registry
-from rlhf.models.chat_template import end_of_turn, options_of, read_format
+from rlhf.models.chat_template import end_of_turn, has_row, options_of, read_format
 from rlhf.models.hidden_states import PACKS
 from rlhf.models.model_files import CONFIG
 from rlhf.models.registry import Policy, Weights
@@ -52,7 +52,7 @@ def load_tokenizer(path: Path, no_thinking: bool = False) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.template_options = options_of(no_thinking)
     tokenizer.eos_token = end_of_turn(tokenizer)
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token is None or not has_row(path, tokenizer.pad_token_id):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

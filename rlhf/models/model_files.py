@@ -67,6 +67,11 @@ def read_object(path: Path) -> dict[str, Any]:
         return value
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a file; an empty one where there is no file. Raises UserError for anything else."""
+    return read_object(path) if path.is_file() else {}
+
+
 # -------------------------------------------------------------------------------------------------------------- weights
 @dataclass(frozen=True)
 class Tensor:
@@ -187,6 +192,14 @@ def check_weights(directory: Path) -> dict[str, Tensor]:
 
 
 # --------------------------------------------------------------------------------------------------------- architecture
+def tokens_known(directory: Path) -> int | None:
+    """How many tokens a model's weights have a row for, by its configuration; None where that does not say."""
+    config = read_json(directory / CONFIG)
+    text = config.get("text_config")
+    known = {**config, **(text if isinstance(text, Mapping) else {})}.get("vocab_size")
+    return known if isinstance(known, int) else None
+
+
 def check_architecture(directory: Path) -> None:
     """Raises UserError where the installed transformers has no causal language model of this kind of its own."""
     config = read_object(directory / CONFIG)

@@ -13,7 +13,7 @@ from annotation.database import Database
 from annotation.records import UserError, ancestors_of, now, who
 from annotation.translation import N_, _, ngettext
 from rlhf.jobs import job_store
-from rlhf.jobs.artifacts import bytes_within, verify_directory
+from rlhf.jobs.artifacts import bytes_within, clear_half_written, verify_directory
 from rlhf.jobs.descriptions import Made
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -398,6 +398,14 @@ def remove_files(data_dir: Path, policy: Policy) -> int:
     freed = bytes_within(directory)
     shutil.rmtree(directory, ignore_errors=True)
     return freed
+
+
+def clear_leftovers(db: Database, data_dir: Path) -> None:
+    """Remove what was left where a program was killed: files of deleted policies, and half-written ones."""
+    for policy in all_policies(db):
+        if policy.deleted and policy.path is not None:
+            remove_files(data_dir, policy)
+    clear_half_written(data_dir)
 
 
 def record_decision(

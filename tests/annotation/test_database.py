@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from annotation import claims, store
-from annotation.database import FILE_NAME, Database, copy_database, migrate, open_database
+from annotation.database import FILE_NAME, Database, copy_database, existing_database, migrate, open_database
+from annotation.jobs.job_table import LOST_AFTER_SECONDS
 from annotation.records import Prompt, UserError
 from annotation.schema import migrations
 from annotation.sqlite import sqlite3, sqlite_utils
@@ -537,6 +538,22 @@ def test_a_file_that_is_no_database_is_refused_and_left_alone(data_dir: Path) ->
     assert (data_dir / FILE_NAME).read_bytes() == b"my only copy of something else" * 100
 
 
+def test_another_programs_database_is_refused_and_left_alone(data_dir: Path) -> None:
+    data_dir.mkdir()
+    with sqlite3.connect(data_dir / FILE_NAME) as other:
+        other.execute("CREATE TABLE annotator (x)")
+    with pytest.raises(UserError, match="is another program's database"):
+        open_database(data_dir)
+    assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("annotator",)]
+    other.close()
+
+
+def test_no_name_of_a_directory_fails(tmp_path: Path) -> None:
+    for name in ("none", "x" * 300):
+        with pytest.raises(UserError, match="There is no database in"):
+            existing_database(tmp_path / name)
+
+
 def test_a_directory_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(UserError, match=r"can't be written.*--data DIR"):
@@ -552,6 +569,11 @@ def test_a_full_disk_saves_nothing_of_the_transaction_and_says_so(db: Database) 
     db.connection.execute("PRAGMA max_page_count = 1000000")
     assert db.value("SELECT count(*) FROM prompt") == before
     assert store.add_prompts(db, [prompt("after the disk was cleared")]) == 1
+
+
+def test_a_write_waits_longer_for_another_process_than_a_worker_may_be_silent(db: Database) -> None:
+    """The last transaction of a large import takes that long on a slow machine; a run of hours must not fail for it."""
+    assert db.value("PRAGMA busy_timeout") >= 2 * 1000 * LOST_AFTER_SECONDS
 
 
 def test_a_transaction_is_all_or_nothing_and_nests(db: Database) -> None:

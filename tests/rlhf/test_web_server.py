@@ -22,7 +22,9 @@ from annotation.web.deferred_app import DeferredApp
 from annotation.web.middleware import SECURITY_HEADERS
 from annotation.web.settings import Settings
 from rlhf import web_server
-from tests.conftest import act, judgement_count, seed_comparisons
+from rlhf.models import registry
+from rlhf.submission import job_submission
+from tests.conftest import BASE_NAME, act, judgement_count, seed_comparisons
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT
 
 PASSWORD = "a long enough password"
@@ -59,6 +61,36 @@ def starting(db: Database, data_dir: Path) -> Iterator[Starting]:
     app = web_server.build_app(settings)
     yield Starting(app, db, settings.cookie)
     app.state.db.close()
+
+
+def test_what_killed_programs_have_left_goes_when_one_starts(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between a policy's mark and its files, and while files were written; nothing that may still be written."""
+    whole, deleted = (data_dir / "adapters" / name for name in ("sft-1", "dpo-2"))
+    halves = [data_dir / name for name in ("adapters/sft-3.part", "adapters/.fetched-a", "snapshots/.b.part")]
+    young = data_dir / "adapters" / "sft-4.part"
+    for directory in (whole, deleted, *halves, young):
+        directory.mkdir(parents=True)
+        (directory / "weights").write_bytes(b"0")
+    for directory in (whole, deleted):
+        registry.add(
+            db,
+            revision=directory.name,
+            algorithm="sft",
+            base=BASE_NAME,
+            parent_id=1,
+            job_id=None,
+            path=f"adapters/{directory.name}",
+            sha256="",
+        )
+    for directory in (whole, *halves):
+        os.utime(directory, (0, 0))
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "remove_files", lambda *_: 0)
+        job_submission.delete_policy(db, data_dir, "dpo-2", "kim")
+    web_server.build_app(Settings(data_dir=data_dir, workers=False)).state.db.close()
+    assert [path.exists() for path in (whole, deleted, *halves, young)] == [True, False, False, False, False, True]
 
 
 def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) -> None:

@@ -27,7 +27,7 @@ from annotation.validation import read
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.trainer import Start
 from rlhf.algorithms.trl_trainer import JobTrainer
-from rlhf.jobs.artifacts import explain_write_errors
+from rlhf.jobs.artifacts import write_small
 from rlhf.jobs.run import Run
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.loading import dtype_of, weights_of
@@ -64,13 +64,8 @@ class KeptReference:
     def keep(self) -> None:
         """Write all that is known, whole or not at all. Raises UserError when the disk refuses."""
         self.kept = time.monotonic()
-        if self.path is None:
-            return
-        with explain_write_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_suffix(".part")
-            part.write_text(json.dumps(self.known), "utf-8")
-            part.replace(self.path)
+        if self.path is not None:
+            write_small(self.path, json.dumps(self.known))
 
     def of(self, answers: Iterable[Answer]) -> list[float]:
         """The log-probability of each."""

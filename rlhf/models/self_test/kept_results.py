@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -13,7 +12,7 @@ from typing import Final
 from annotation.records import UserError
 from annotation.translation import _
 from annotation.validation import read
-from rlhf.jobs.artifacts import explain_write_errors
+from rlhf.jobs.artifacts import write_small
 
 DIRECTORY: Final = "self-tests"
 # Whose versions decide what is computed with a model's files.
@@ -52,12 +51,7 @@ def kept_result(data_dir: Path, directory: Path) -> SelfTestResult | None:
 
 def keep_result(data_dir: Path, directory: Path, result: SelfTestResult) -> None:
     """Keep a result, whole or not at all. Raises UserError when the disk refuses."""
-    path = data_dir / DIRECTORY / f"{mark_of(directory)}.json"
-    with explain_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")  # two jobs may begin with it
-        part.write_text(json.dumps(asdict(result)), "utf-8")
-        part.replace(path)
+    write_small(data_dir / DIRECTORY / f"{mark_of(directory)}.json", json.dumps(asdict(result)))
 
 
 def result_of(text: str) -> SelfTestResult:

@@ -800,6 +800,9 @@ def test_one_prompt_is_held_out_where_chance_takes_none(
     ("arguments", "message"),
     [
         (["none.csv"], "There is no file none.csv"),
+        ([""], "Say what to import"),
+        (["x" * 300], "can't be read (File name too long)"),
+        (["--good-from=nan", "{file}"], "is good from a number on, not from nan"),
         (["--map=prompt", "x.csv"], "names no column"),
         (["--map=promt=x", "{file}"], "is no role"),
         (["--split=half", "x.csv"], "is no split"),

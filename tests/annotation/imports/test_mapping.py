@@ -16,7 +16,7 @@ from annotation.imports import labels
 from annotation.imports.columns import ROLES, propose
 from annotation.imports.labels import UnclearColumn, UnusableRow
 from annotation.imports.mapping import TARGETS, MappedRow, make_plan
-from annotation.imports.reading import SourceRow
+from annotation.imports.reading import SourceRow, Unread
 from annotation.records import UserError
 
 
@@ -344,6 +344,8 @@ TALK = {"messages": TURNS}
             "chosen",
             "may only hold the roles user, assistant and system; found: empty (null)",
         ),
+        (PAIR, {"chosen": str([assistant("a")])}, "chosen", "holds messages as Python prints them, not JSON"),
+        (PAIR, {"chosen": Unread("binary")}, "chosen", "must be text or messages; found: a value of type binary"),
         (PAIR, {"chosen": [assistant("a")]}, "rejected", "is plain text, unlike 'chosen'"),
         (PAIR, {"rejected": "a "}, "rejected", "says the same as 'chosen'"),
         (PAIR, {"chosen": "a\x00b"}, "chosen", "holds a NUL character"),
@@ -390,8 +392,8 @@ TALK = {"messages": TURNS}
         (SCORED, {"responses": [{"score": 1}, {"score": 2}]}, "responses", "holds an object without a text"),
         (SCORED, {"scores": [1]}, "scores", "has 1 numbers for 2 answers"),
         (SCORED, {"scores": [1, None]}, "scores", "must hold finite numbers; found: empty (null)"),
-        (SCORED, {"scores": [1, math.nan]}, "scores", "must hold finite numbers; found: one that is not finite"),
-        (SCORED, {"scores": [1, 10**400]}, "scores", "must hold finite numbers; found: one that is not finite"),
+        (SCORED, {"scores": [1, math.nan]}, "scores", "must hold finite numbers; found: a number that is not finite"),
+        (SCORED, {"scores": [1, 10**400]}, "scores", "must hold finite numbers; found: a number that is not finite"),
         (SCORED, {"scores": [1, True]}, "scores", "must hold finite numbers; found: true or false"),
         (SCORED, {"scores": [1, "good"]}, "scores", "must hold finite numbers; found: text"),
         (KTO, {"label": "maybe"}, "label", "must say yes or no, such as true or false; found: 'maybe'"),
@@ -415,6 +417,12 @@ def test_a_row_that_cannot_be_used_says_which_column_and_why(
         plan.reader({**shape, **changes})
     assert refusal.value.column == column
     assert str(refusal.value).startswith(f"column '{column}' {reason}")
+
+
+@pytest.mark.parametrize("name", ["label", "rating", "Quality (1-5)"])
+def test_a_label_that_could_not_be_read_is_not_passed_over(name: str) -> None:
+    with pytest.raises(UnclearColumn, match=r"bad (answers|ones) must not be learned"):
+        make_plan(rows({"prompt": "p", "completion": "a", name: Unread("binary")}))
 
 
 def test_answers_without_a_prompt_or_a_common_beginning_are_refused() -> None:

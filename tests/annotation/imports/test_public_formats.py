@@ -492,6 +492,7 @@ def test_words_that_name_no_answer(word: Any) -> None:
         (("response_0", "response_1"), [0, "1", 1.0, "0.0"], [FIRST, SECOND, SECOND, FIRST]),
         (("output_1", "output_2"), ["output_2", "tie", 1], [SECOND, TIE, FIRST]),
         (("answer10", "answer11"), [10, 11, "answer11"], [FIRST, SECOND, SECOND]),
+        (("fields.answer1", "fields.answer2"), ["answer1", "answer-2", "Answer 1", 2], [FIRST, SECOND, FIRST, SECOND]),
     ],
 )
 def test_numbers_are_names_only_where_the_columns_have_them(names: Any, values: Any, rankings: Any) -> None:

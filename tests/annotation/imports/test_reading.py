@@ -13,6 +13,8 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation.imports import reading
-from annotation.imports.reading import BadRow, RawRow, SourceRow, open_path
+from annotation.imports.reading import BadRow, RawRow, SourceRow, Unread, open_path
 from annotation.records import UserError
 
 PAIRS = [
@@ -90,6 +92,7 @@ def save_parquet(path: Path) -> Path:
         ("a.csv", as_csv(PAIRS), "CSV"),
         ("a.CSV", b"\xef\xbb\xbf" + as_csv(PAIRS), "CSV"),
         ("a.csv", as_csv(PAIRS, ";"), "CSV"),
+        ("a.csv", b"\xef\xbb\xbfsep=|\r\n" + as_csv(PAIRS, "|"), "CSV"),
         ("a.tsv", as_csv(PAIRS, "\t"), "CSV"),
         ("a.csv.gz", packed(as_csv(PAIRS)), "CSV"),
         ("a.jsonl", as_jsonl(PAIRS), "JSON lines"),
@@ -135,20 +138,57 @@ def test_a_filtered_dataset_is_read_as_it_was_saved(tmp_path: Path) -> None:
     assert values(read(tmp_path / "some")) == [PAIRS[2], PAIRS[0]]
 
 
-def test_columns_that_json_could_not_hold_are_left_out(tmp_path: Path) -> None:
+def test_every_column_of_parquet_is_read_or_said_to_be_unread(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.table(
         {
-            "when": pa.array([0], pa.timestamp("ns")),
+            "when": pa.array([0], pa.timestamp("ns", "No/Where")),
             "raw": pa.array([b"\xff"]),
-            "turns": pa.array([[{"role": "user", "content": "x"}]]),
+            "rating": pa.array([Decimal("4.50")]),
+            "turns": pa.array([[{"role": "user", "content": "x", "when": datetime(1970, 1, 1), "cost": Decimal(1)}]]),
             "kind": pa.array(["a"]).dictionary_encode(),
+            "extra": pa.array([[("k", "v")]], pa.map_(pa.string(), pa.string())),
+            "picture": pa.array([[{"bytes": b"x"}]]),
         }
     )
     pq.write_table(table, str(tmp_path / "a.parquet"))
-    assert values(read(tmp_path / "a.parquet")) == [{"turns": [{"role": "user", "content": "x"}], "kind": "a"}]
+    assert values(read(tmp_path / "a.parquet")) == [
+        {
+            "when": 0,
+            "raw": Unread("binary"),
+            "rating": 4.5,
+            "turns": [{"role": "user", "content": "x", "when": 0, "cost": 1.0}],
+            "kind": "a",
+            "extra": [{"key": "k", "value": "v"}],
+            "picture": Unread("list<element: struct<bytes: binary>>"),
+        }
+    ]
+
+
+def test_texts_as_polars_writes_them_are_read(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    texts = pa.array(["one", None, "three"], pa.string_view())
+    table = pa.table({"prompt": texts, "turns": pa.array([["a"], [], ["b"]], pa.list_view(pa.string()))})
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    assert values(read(tmp_path / "a.arrow")) == table.to_pylist()
+
+
+@pytest.mark.parametrize("names", [["prompt", "chosen", "rejected", "chosen"], [str(n) for n in range(1001)]])
+def test_columns_that_cannot_be_told_apart_or_counted_are_refused(tmp_path: Path, names: list[str]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_arrays([pa.array(["x"])] * len(names), names=names)
+    pq.write_table(table, str(tmp_path / "a.parquet"))
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("a.parquet", "a.arrow"):
+        with pytest.raises(UserError, match=r"two columns named 'chosen'|1,001 columns; more than 1,000"):
+            read(tmp_path / name)
 
 
 def test_rows_are_numbered_as_people_look_them_up(tmp_path: Path) -> None:
@@ -178,6 +218,8 @@ def test_json_read_in_pieces_is_what_json_loads_reads_at_once(rows: list[Any], c
     [
         (b"{broken", "not JSON: expecting property name"),
         (b'{"a": NaN}', "NaN is no JSON number"),
+        (b'{"a": "x", "b": {"good": true, "good": false}}', "the key 'good' stands twice in an object"),
+        (b'{"a": "x', "not JSON: unterminated string at character 7"),
         (b'{"a": ' + b"9" * 5000 + b"}", "not JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b'[{"a": 1}]', "must be an object with columns; found: a list"),
@@ -257,6 +299,8 @@ def zipped() -> bytes:
         ("a.csv", b"\n\n", "there is no header"),
         ("a.csv", b"\xef\xbb\xbf", "there is no header"),
         ("a.csv", b"a,b,a\n1,2,3\n", "two columns named 'a'"),
+        ("a.csv", b"a,b\r1,2\r3,4\r", "ends its lines as old Macs do, with CR alone"),
+        ("a.json", b'[{"a": "x"}, {"a": "y", "a": "z"}]', "at element 2: the key 'a' stands twice in an object"),
         ("a.csv", b"caf\xe9,b\n1,2\n", "byte 0xE9 at offset 3"),
         ("a.csv", b'a,b\n1,2\n"open,3\n4,5\n', r"a quote that opens in row 3 \(line 3\) is not closed"),
         ("a.csv", b'a\n"' + b"x\n" * 600_000, "longer than 1,000,000 characters"),

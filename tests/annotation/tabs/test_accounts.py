@@ -51,6 +51,14 @@ def test_groups_and_judgements_are_those_of_the_account_that_is_chosen(db: Datab
     assert "There is no account nobody&lt;b&gt;." in said
 
 
+@pytest.mark.parametrize(("name", "role"), [(None, "annotator"), ("", "annotator"), (" ", "annotator"), ("zoe", None)])
+def test_what_is_left_empty_makes_no_account(db: Database, listeners: Listeners, name: Any, role: Any) -> None:
+    before = access.accounts(db)
+    with pytest.raises(gr.Error, match=r"can't be a name|is not a role"):
+        listeners["account-add"](OLGA, name, role, None)
+    assert access.accounts(db) == before
+
+
 def test_an_account_can_be_changed_once_one_is_chosen(db: Database, data_dir: Path, listeners: Listeners) -> None:
     with gr.Blocks() as demo, gr.Tabs(), gr.Tab("Accounts"):
         accounts.build(demo, Context(db, data_dir, BASE_NAME))

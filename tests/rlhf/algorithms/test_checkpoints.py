@@ -1,13 +1,24 @@
-"""When a checkpoint is due: by steps where somebody asked for that, else by what writing it costs."""
+"""When a checkpoint is due: by steps where somebody asked for that, else by what writing it costs; and when it goes."""
 
 from __future__ import annotations
 
 import random
+import shutil
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from rlhf.algorithms.checkpoints import SHARE_OF_TIME, CheckpointPace
+from annotation.database import Database
+from annotation.jobs import job_table
+from rlhf.algorithms.checkpoints import RESUMABLE_RUNS, SHARE_OF_TIME, CheckpointPace, forget_old_checkpoints
+from rlhf.algorithms.measure_spec import MeasureSpec
+from rlhf.algorithms.sft.spec import SFTSpec
+from rlhf.jobs import job_store
+from rlhf.jobs.artifacts import checkpoints_directory
+from rlhf.jobs.job_spec import JobSpec, to_json
+from rlhf.jobs.run import Run
 
 
 @pytest.mark.parametrize(("step_seconds", "writing_seconds"), [(0.02, 0.004), (2.0, 0.3), (40.0, 9.0), (0.5, 60.0)])
@@ -39,3 +50,31 @@ def test_the_first_is_written_soon_where_little_is_trained_and_later_where_much_
 def test_whoever_asks_for_steps_gets_them() -> None:
     pace = CheckpointPace.of(3, trainable=5_000_000, now=0.0)
     assert [step for step in range(1, 10) if pace.due(step, 1e9)] == [3, 6, 9]
+
+
+def test_runs_that_begin_side_by_side_forget_old_checkpoints_and_none_of_each_other(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one looks which are old, the other has removed them already."""
+    ended = [begun(db, data_dir, SFTSpec()) for _ in range(RESUMABLE_RUNS + 2)]
+    for job in ended:
+        job_table.stop(db, job.id, "w", "lost", "")
+    beside, own = begun(db, data_dir, MeasureSpec(training=to_json(SFTSpec()))), begun(db, data_dir, SFTSpec())
+    with_ids = job_store.with_ids
+
+    def with_ids_while_another_forgets(*what: Database | Sequence[int]) -> list[job_store.Job]:
+        shutil.rmtree(checkpoints_directory(data_dir, ended[0].id))
+        return with_ids(*what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job_store, "with_ids", with_ids_while_another_forgets)
+    forget_old_checkpoints(Run(db, data_dir, own, "w"))
+    left = {path.name for path in (data_dir / "checkpoints").iterdir()}
+    assert left == {f"job-{job.id}" for job in (*ended[2:], beside, own)}
+
+
+def begun(db: Database, data_dir: Path, spec: JobSpec) -> job_store.Job:
+    """A job that is at work, with a directory for its checkpoints."""
+    job = job_store.claim(db, job_store.enqueue(db, spec, "ann"), "w")
+    assert job is not None
+    checkpoints_directory(data_dir, job.id).mkdir(parents=True)
+    return job

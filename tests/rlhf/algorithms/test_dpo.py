@@ -515,6 +515,28 @@ def test_with_the_parent_as_reference_a_continued_adapter_starts_without_a_margi
     assert loss_of(trainer, first_batch(trainer)).item() > math.log(2)
 
 
+def test_runs_that_keep_what_a_reference_says_at_the_same_moment_do_not_disturb_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two devices, from the same parent: one writes while the other does."""
+    path = tmp_path / "references" / "reference.json"
+    first, second = dpo_reference.KeptReference(path), dpo_reference.KeptReference(path)
+    first.add([((1,), (2,))], [-1.0])
+    second.add([((1,), (3,))], [-2.0])
+    write, waiting = Path.write_text, [second]
+
+    def write_beside(self: Path, *what: Any) -> int:
+        written = write(self, *what)
+        while waiting:
+            waiting.pop().keep()
+        return written
+
+    monkeypatch.setattr(Path, "write_text", write_beside)
+    first.keep()
+    assert dpo_reference.KeptReference(path).known == first.known
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_what_a_reference_says_is_computed_once_for_all_runs(judged: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another rate, more judgements, another precision, the parent as the reference; and a file that is damaged."""
     computed: list[int] = []

@@ -8,11 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -322,6 +325,27 @@ def quick_spec(machine: Machine, **changes: object) -> str:
     """The file of a spec that is done within seconds."""
     spec = replace(QUICK_SFT, samples=0, snapshot=demonstrations(machine), **changes)  # type: ignore[arg-type]
     return str(write_spec(machine.data_dir / "spec.json", json.loads(to_json(spec))))
+
+
+def test_who_waits_for_a_job_of_another_program_leaves_it_alone_after_a_sleep_of_the_machine(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlhf import __main__ as command
+
+    job_id = job_store.enqueue(db, QUICK_SFT, "ann")
+    assert job_store.claim(db, job_id, "the app") is not None
+    passing = [1.0, 1.0, 8 * 3600.0]
+
+    def sleep(_seconds: float) -> None:
+        if not passing:
+            job_table.finish(db, job_id, "the app", {})
+            return
+        moment = time.time() + passing.pop(0)
+        monkeypatch.setattr(time, "time", lambda: moment)
+        monkeypatch.setattr(job_table, "datetime", Mock(now=lambda zone: datetime.fromtimestamp(moment, zone)))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert command.follow(db, data_dir, job_store.get(db, job_id)).status == "finished"
 
 
 def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) -> None:

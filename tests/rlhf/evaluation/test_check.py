@@ -679,6 +679,31 @@ def test_a_cancelled_check_keeps_its_answers_and_goes_on_from_them(checked: Chec
     assert len(after) == 6
 
 
+def test_what_another_check_has_answered_meanwhile_is_not_answered_twice(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two devices: while one check draws the base's answers, another draws and keeps the same ones."""
+    machine = checked.machine
+    add_fresh_adapter(machine, "beside")
+    first, second = (machine.submit(replace(CHECK, candidate=name, seed=700)) for name in ("dpo-1", "beside"))
+    waiting, real_draw = [second], checking.draw
+
+    def draw_beside(model: Any, tokenizer: Any, texts: Any, seeds: Sequence[Sequence[int]], *more: Any) -> Any:
+        drawn = real_draw(model, tokenizer, texts, seeds, *more)
+        if waiting and seeds[0] == [700] and len(seen("dpo-1")) == 6:  # it is the base's turn
+            assert machine.perform(waiting.pop()).status == "finished"
+        return drawn
+
+    def seen(revision: str) -> list[int]:
+        return [row.seed for row in answers(machine, revision) if row.seed in range(700, 706)]
+
+    monkeypatch.setattr(checking, "draw", draw_beside)
+    assert machine.perform(first).status == "finished"
+    assert waiting == []
+    for revision in ("base", "dpo-1", "beside"):
+        assert sorted(seen(revision)) == [*range(700, 706)]
+
+
 def test_the_pairs_of_a_ranking_are_one_observation(checked: Checked) -> None:
     """Three pairs of one comparison stand or fall together: as three observations they would narrow the interval."""
     machine = checked.machine

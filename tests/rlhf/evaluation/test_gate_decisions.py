@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from gettext import NullTranslations
@@ -410,6 +411,29 @@ def test_people_are_not_waited_for_where_it_is_a_figure_that_is_missing(db: Data
     assert gate_decisions.left_to_ask(db, made)
     assert controller.advance(db, data_dir) is None, "deciding makes no job"
     assert registry.by_revision(db, made.revision).status == "rejected"
+
+
+@pytest.mark.parametrize("decide", [registry.reject, registry.promote])
+def test_people_are_asked_nothing_about_what_somebody_decides_while_the_loop_looks(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch, decide: Callable[..., Any]
+) -> None:
+    made = make_candidate(db, data_dir, number=12)
+    leave_to_judges(db, made)
+    finish_check(db, data_dir, made)
+    gate_decisions.set_rule(db, {"mode": "automatic"})
+    people_say(db, 3, "candidate")
+    people_say(db, 3, "serving")
+    look = controller.next_step
+
+    def look_and_be_overtaken(state: controller.LoopState) -> controller.Step | None:
+        step = look(state)
+        assert step == controller.Step("ask", made.revision)
+        decide(db, made.revision, "owner")
+        return step
+
+    monkeypatch.setattr(controller, "next_step", look_and_be_overtaken)
+    assert controller.advance(db, data_dir) is None
+    assert judge_store.open_to_people(db, made.id, 1) == 0
 
 
 @pytest.mark.parametrize("mode", ["automatic", "ask"])

@@ -626,3 +626,7 @@ def test_an_answering_worker_that_fails_again_and_again_is_started_ever_more_rar
     assert supervisor._answering_not_before == 0.0
     supervisor.answering_ended(1)
     assert supervisor._answering_not_before == 5.0
+    supervisor.answering_ended(1, worked=20.0)
+    assert supervisor._answering_not_before == 10.0
+    supervisor.answering_ended(1, worked=86_400.0)
+    assert supervisor._answering_not_before == 5.0

@@ -59,7 +59,8 @@ from tests.run_fixtures import demonstration_rows
 pytestmark = pytest.mark.slow
 
 __all__ = ["project"]  # a fixture
-ADAPTER = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": f"HuggingFaceTB/{BASE_NAME}"}
+BASE = f"HuggingFaceTB/{BASE_NAME}"
+ADAPTER = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": BASE, "r": 2}
 # Down from 16 values to 2, and up again, beside the first layer.
 LORA = {
     f"base_model.model.model.layers.0.self_attn.q_proj.lora_{end}.weight": shape

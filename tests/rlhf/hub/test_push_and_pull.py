@@ -489,18 +489,21 @@ def test_a_revision_that_moves_brings_another_policy_and_changes_none(
     assert directory_sha256(fresh.path.parent / str(first.path)) == first.sha256
 
 
-ADAPTER: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "{base}"}
+ADAPTER: dict[str, Any] = {
+    **{"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "{base}", "r": 4},
+}
 Shapes = Mapping[str, tuple[int, ...]]
 TURNED = {"fan_in_fan_out": True}
 UP = "model.layers.0.up.lora_A.weight"
 LAYER = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+OTHER = LAYER.replace("lora_A", "lora_B")
 
 
 def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) -> dict[str, bytes]:
     """Files of an adapter for the tiny model."""
     return {
         "adapter_config.json": json.dumps({**ADAPTER, **config}).encode(),
-        "adapter_model.safetensors": safetensors(shapes or {LAYER: (4, 64)}),
+        "adapter_model.safetensors": safetensors(shapes or {LAYER: (4, 64), OTHER: (64, 4)}),
     }
 
 
@@ -526,6 +529,12 @@ def adapter(shapes: Mapping[str, tuple[int, ...]] | None = None, **config: Any) 
         (adapter({"base_model.model.score.weight": (1, 64)}), "nothing of that name"),
         (adapter({LAYER: (4, 64), "other": (4, 64)}), "other is 4×64"),
         (adapter({"prompt_embeddings": ()}), "is a single number"),
+        (adapter({LAYER: (4, 64)}), "the two matrices of model.layers.0.self_attn.q_proj are not both there"),
+        (adapter({OTHER: (64, 4)}), "are not both there"),
+        (adapter({LAYER: (4, 64), OTHER: (64, 2)}), r"not of the rank that its configuration says \(4\)"),
+        (adapter(r=16), r"not of the rank that its configuration says \(16\)"),
+        (adapter(r="4"), "not of the rank"),
+        (adapter({LAYER: (0, 64), OTHER: (64, 0)}, r=0), "not of the rank"),
         ({**adapter(), "adapter_model.safetensors": raw(b"[" * 100_000)}, "is no safetensors file"),
         ({**adapter(), "adapter_model.safetensors": raw(b'{"a": {"shape": ["x"]}}')}, "is no safetensors file"),
         ({"config.json": b"{}", "model-a/b.safetensors": b"x"}, "no safetensors weights"),

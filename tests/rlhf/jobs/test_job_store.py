@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import Popen
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -17,6 +19,7 @@ from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import Reason, Status
 from annotation.records import UserError
+from annotation.sqlite import sqlite_utils
 from annotation.translation import _
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
@@ -545,6 +548,25 @@ def test_only_a_silent_worker_is_marked_lost(db: Database, job: int) -> None:
     assert "Resume" in job_store.get(db, job).message
     assert job_store.mark_lost(db, HOUR) == []
     assert job_table.LOST_AFTER_SECONDS < 60, "a killed worker is marked lost within a minute"
+
+
+def test_a_worker_that_can_not_write_either_is_not_taken_for_dead(
+    db: Database, job: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import writes for longer than a worker may be silent; whoever looks for the silent waited for it as well."""
+    assert job_store.claim(db, job, "alive") is not None
+    write = db.transaction
+
+    @contextmanager
+    def write_after_an_hour() -> Iterator[sqlite_utils.Database]:
+        later = Mock(now=lambda zone: datetime.now(zone) + timedelta(hours=1))
+        monkeypatch.setattr(job_table, "datetime", later)
+        with write() as connection:
+            yield connection
+
+    monkeypatch.setattr(db, "transaction", write_after_an_hour)
+    assert job_store.mark_lost(db) == []
+    assert job_store.mark_lost(db) == [job], "not heard of since then either"
 
 
 @pytest.mark.parametrize("status", ["lost", "cancelled", "failed"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,21 @@ import torch
 
 from annotation.database import Database
 from annotation.jobs import job_table
+from annotation.records import UserError
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
-from rlhf.jobs import job_store
+from rlhf.jobs import job_store, rental_store
 from rlhf.jobs.devices import PROCESSORS, VISIBLE, devices_here
 from rlhf.jobs.job_spec import JobSpec, to_json
 from rlhf.jobs.out_of_memory import KILLED, advice
+from rlhf.jobs.rental_store import Terms
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.worker_process import WorkerProcess, process_tree, worker_command
-from rlhf.loop.supervisor import Supervisor
+from rlhf.loop.supervisor import FIRST_RETRY_SECONDS, Supervisor
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, Machine, wait_until
 from tests.run_fixtures import QUICK_SFT, demonstrations, finished_run, run_beforehand, starve
@@ -269,6 +273,21 @@ def test_a_killed_worker_is_told_of_with_what_to_lower(db: Database, supervisor:
         assert words in row.message
 
 
+def test_failures_of_the_answering_worker_that_are_far_apart_do_not_add_up(
+    db: Database, supervisor: Supervisor
+) -> None:
+    """Each had worked for hours: the first retry is soon."""
+    for _death in range(3):
+        supervisor._ticks += 3600.0
+        supervisor.keep_answering()
+        ((job, child),) = supervisor.children.items()
+        assert job_store.claim(db, job, child.worker) is not None
+        beat_at(db, job, time.time() + 3600)
+        kill(supervisor, job)
+        supervisor.reap()
+        assert supervisor._answering_not_before == supervisor._ticks + FIRST_RETRY_SECONDS
+
+
 def test_a_killed_worker_that_may_halve_its_batch_is_queued_again(db: Database, supervisor: Supervisor) -> None:
     job, later = queue(db, SFTSpec(batch_size=8, halve_batch=True)), queue(db)
     supervisor.start_next()
@@ -283,6 +302,25 @@ def test_a_killed_worker_that_may_halve_its_batch_is_queued_again(db: Database, 
     assert job_store.get(db, later).status == "queued"
 
 
+def test_a_death_that_the_disk_refuses_is_recorded_later(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = queue(db, SFTSpec(batch_size=8, halve_batch=True))
+    supervisor.start_next()
+    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
+    kill(supervisor, job)
+
+    def refuse() -> Any:
+        raise UserError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(db, "transaction", refuse)
+        with pytest.raises(UserError):
+            supervisor.reap()
+    supervisor.reap()
+    assert job_store.get(db, job).status == "queued"
+
+
 def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, supervisor: Supervisor) -> None:
     """It is the supervisor that kills it, so nothing says that memory ran out."""
     job = queue(db, SFTSpec(batch_size=8, halve_batch=True))
@@ -294,6 +332,74 @@ def test_a_worker_that_hung_is_killed_and_its_job_stays_lost(db: Database, super
     row = job_store.get(db, job)
     assert (row.status, row.spec) == ("lost", SFTSpec(batch_size=8, halve_batch=True))
     assert "without a word" in row.message
+
+
+def beat_at(db: Database, job_id: int, moment: float) -> None:
+    """Have a job's worker heard of last at this time."""
+    heard = datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job_id))
+
+
+@pytest.mark.parametrize("jump", [8 * 3600.0, -3600.0])
+def test_after_a_sleep_of_the_machine_workers_have_time_to_say_that_they_live(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """Or after its clock was set: whoever looks first must not take the others for dead. One that stays silent is."""
+    clock = Clock(time.time())
+    monkeypatch.setattr(time, "time", clock)
+    monkeypatch.setattr(job_table, "datetime", clock)
+    supervisor.tick()
+    job = queue(db)
+    supervisor.start_next()
+    assert job_store.claim(db, job, supervisor.children[job].worker) is not None
+    beat_at(db, job, clock.seconds)
+    clock.seconds += jump
+    supervisor.tick()
+    assert (job_store.get(db, job).status, supervisor.children[job].process.poll()) == ("running", None)
+    beat_at(db, job, clock.seconds + 2)
+    for _second in range(30):
+        clock.seconds += 1
+        supervisor.tick()
+    assert job_store.get(db, job).status == "running"
+    for _second in range(5):
+        clock.seconds += 1
+        supervisor.tick()
+    assert job_store.get(db, job).status == "lost"
+
+
+def test_after_a_sleep_of_the_machine_what_was_rented_is_followed_further(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is over meanwhile, and what it has made waits to be fetched by whoever follows it here."""
+    clock = Clock(time.time())
+    monkeypatch.setattr(time, "time", clock)
+    supervisor.tick()
+    job = rental_store.enqueue(db, SFTSpec(), "ann", Terms("a10g-small", 1.0, 1.0))
+    assert rental_store.acquire(db, job, "follower") is not None
+    long_ago = "2026-01-01T00:00:00.000000+00:00"
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET heartbeat = ?, started = ? WHERE id = ?", (long_ago, long_ago, job))
+    clock.seconds += 3 * 3600
+    supervisor.tick()
+    assert job_store.get(db, job).status == "running"
+    for _second in range(31):
+        clock.seconds += 1
+        supervisor.tick()
+    assert job_store.get(db, job).status == "lost", "nobody follows it"
+
+
+@dataclass
+class Clock:
+    """A clock that a test moves, for `time.time` and for `datetime.now`."""
+
+    seconds: float
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def now(self, zone: tzinfo) -> datetime:
+        return datetime.fromtimestamp(self.seconds, zone)
 
 
 def test_a_job_that_its_own_worker_queued_again_is_not_given_up(db: Database, supervisor: Supervisor) -> None:

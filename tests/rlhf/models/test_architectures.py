@@ -17,9 +17,9 @@ from rlhf.models.packing import pad
 from rlhf.models.self_test.trial import try_loaded
 from tests.architectures import SETTINGS, VOCABULARY, built, tiny
 
-REFUSED = {"bert", "recurrent_gemma"}
+REFUSED = {"bert", "electra", "recurrent_gemma"}
 FAMILIES = sorted({*SETTINGS} - REFUSED)
-PADDED = {"bloom", "falcon_h1", "gpt_neo", "lfm2", "mamba"}
+PADDED = {"bloom", "falcon_h1", "gpt_neo", "lfm2", "mamba", "qwen3_5_text"}
 # Prompts of different lengths, of which the first has two answers; some reach far beyond `architectures.WINDOW`.
 LENGTHS = ((9, 7), (9, 14), (4, 11))
 

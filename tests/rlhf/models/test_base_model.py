@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -157,3 +159,14 @@ def test_every_training_is_left_to_the_precision_of_what_it_starts_from() -> Non
     assert DPOSpec(method="qlora").on_weights("bf16").method == "qlora", "the recipe stays, one click away"
     assert SFTSpec(method="prompt").on_weights("fp32").precision == "fp32"
     assert SFTSpec(method="lora", precision="bf16").on_weights("fp32").precision == "bf16"
+
+
+def test_a_program_that_starts_again_asks_for_no_memory_that_its_workers_may_still_have(
+    tiny_model: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It loads no model itself, and people are to judge; the jobs ask for what they need."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: Mock(available=1))
+    assert base_model.prepare(data_dir, str(tiny_model), known=True).path == tiny_model
+    for ask in (base_model.prepare, base_model.ready):
+        with pytest.raises(UserError, match=r"needs about 1\.0 GB of memory and 0\.0 GB are free"):
+            ask(data_dir, str(tiny_model))

@@ -13,6 +13,7 @@ import pytest
 from tokenizers import AddedToken
 
 from annotation.records import Message, UserError
+from rlhf.models.base_model import takes_system
 from rlhf.models.chat_template import ChatTokenizer, can_be_told, chat_tokenizer
 from rlhf.models.template_process import TemplateRefused, conversation
 
@@ -222,6 +223,41 @@ def test_the_end_of_an_answer_is_found_whatever_its_letters(tiny_model: Path, tm
     )
     for read in (ChatTokenizer, transformers_tokenizer):
         assert read(other).eos_token == end
+
+
+@pytest.mark.parametrize("in_vocabulary", [True, False])
+def test_no_padding_is_a_token_without_a_row_in_the_weights(
+    tiny_model: Path, tmp_path: Path, in_vocabulary: bool
+) -> None:
+    """Many tokenizers were given a padding token after their model was made."""
+    other = copy_of(tiny_model, tmp_path)
+    if in_vocabulary:
+        backend = ChatTokenizer(other).backend
+        backend.add_tokens([AddedToken("[PAD]", special=True)])
+        backend.save(str(other / "tokenizer.json"))
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": "[PAD]"}))
+
+    def paddings() -> list[str]:
+        return [ChatTokenizer(other).special_tokens_map["pad_token"], transformers_tokenizer(other).pad_token]
+
+    assert paddings() == [ChatTokenizer(other).eos_token] * 2
+    (other / "config.json").write_text(json.dumps({"text_config": {"vocab_size": 400}}))
+    assert paddings() == ["[PAD]"] * 2
+
+
+@pytest.mark.parametrize("mark", ["<|im_start|>", "<|im_end|>"])
+def test_a_template_that_writes_a_token_without_a_row_in_the_weights_is_refused(
+    tiny_model: Path, tmp_path: Path, mark: str
+) -> None:
+    other = copy_of(tiny_model, tmp_path)
+    backend = ChatTokenizer(other).backend
+    backend.add_tokens([AddedToken("<|new|>", special=True)])
+    backend.save(str(other / "tokenizer.json"))
+    template = ChatTokenizer(other).get_chat_template()
+    (other / "chat_template.jinja").write_text(template.replace(mark, "<|new|>"), "utf-8")
+    with pytest.raises(UserError, match=r"writes the token '<\|new\|>', for which the weights have no row"):
+        takes_system(other)
 
 
 def test_a_template_runs_in_a_sandbox(tiny_model: Path, tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ def test_what_happens_behind_the_output_matrix_unknown_to_us_is_refused() -> Non
         try_loaded(model.train())
 
 
+def test_a_model_between_whose_last_layer_and_output_matrix_more_is_computed_is_refused() -> None:
+    """Its output matrix takes states of another width."""
+    model = built("electra")
+    leave_nothing_to_chance(model.train())
+    with pytest.raises(UserError, match=r"It fails \(mat1 and mat2 shapes cannot be multiplied"):
+        try_loaded(model)
+
+
 def test_a_model_that_draws_unlikely_tokens_now_and_then_is_not_refused_for_it() -> None:
     """Half of what it draws are words of which each is unlikely, as in a vocabulary of a hundred thousand."""
     model = built("llama", vocab_size=100_000)
