@@ -37,10 +37,9 @@ from rlhf.judges.verdicts import (
 )
 from rlhf.models import registry
 from rlhf.models.base_model import ready
-from rlhf.models.hidden_states import backbone, completions, embed, head_of, inner_model, virtual_ids, virtual_tokens
+from rlhf.models.hidden_states import completions, head_of, inner_model
 from rlhf.models.loading import LoadedPolicies, ground_key, ground_path, load_for_answering
 from rlhf.models.packing import pad
-from rlhf.models.sampling import left_padded
 from rlhf.models.stored_reward_model import read_reward_model
 from rlhf.models.tokenize import answer_ids, text_ids
 
@@ -123,23 +122,23 @@ class LocalModel:
         for start in range(0, len(requests), self.batch_size):
             if stopped():
                 return
-            batch, texts = [], []
+            batch, prompts = [], []
             for request in requests[start : start + self.batch_size]:
                 try:
-                    texts.append(self.models.feed(prompt_of(self.rubric, request, "letter", self.special), 1))
+                    fed = self.models.feed(prompt_of(self.rubric, request, "letter", self.special), 1)
+                    prompts.append(text_ids(self.models.tokenizer, fed))
                     batch.append(request)
                 except UserError as error:
                     yield request, Failure(TOO_LONG, str(error))
-            if not texts:
+            if not prompts:
                 continue
             began = monotonic()
-            letters_B2 = self.letter_chances(texts)
-            seconds = (monotonic() - began) / len(texts)
-            for request, text, (first, second) in zip(batch, texts, letters_B2.tolist(), strict=True):
-                tokens = len(text_ids(self.models.tokenizer, text))
+            letters_B2 = self.letter_chances(prompts)
+            seconds = (monotonic() - began) / len(prompts)
+            for request, ids, (first, second) in zip(batch, prompts, letters_B2.tolist(), strict=True):
                 self.said_letters.append(first + second)
                 if first + second < LEAST_LETTERS:
-                    yield request, Failure(judge_store.NO_VERDICT, no_letter(first + second), tokens, 1)
+                    yield request, Failure(judge_store.NO_VERDICT, no_letter(first + second), len(ids), 1)
                     continue
                 chance = first / (first + second)
                 yield (
@@ -148,24 +147,22 @@ class LocalModel:
                         choice=choice_of(chance),
                         chance=chance,
                         reply="",
-                        prompt_tokens=tokens,
+                        prompt_tokens=len(ids),
                         completion_tokens=1,
                         seconds=seconds,
                     ),
                 )
 
     @torch.no_grad()
-    def letter_chances(self, texts: Sequence[str]) -> Tensor:
-        """The probability of each letter as the next token after each text, (B, 2)."""
-        causal, virtual_KH = inner_model(self.model), virtual_tokens(self.model)
-        ids_BT, mask_BT = left_padded(self.models.tokenizer, texts, virtual_ids(causal, virtual_KH), causal.device)
-        last_BH = backbone(causal)(
-            **embed(causal, ids_BT, virtual_KH),
-            attention_mask=mask_BT,
-            position_ids=(mask_BT.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
-        ).last_hidden_state[:, -1]
-        logps_BV = head_of(self.model, float32=True).logits(last_BH).log_softmax(-1)
+    def letter_chances(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """The probability of each letter as the next token after each prompt, (B, 2).
+
+        What all begin with, most of a rubric, is read once, and one long prompt makes no other one longer.
+        """
+        followed = pad([(prompt, self.letters[0][:1]) for prompt in prompts], self.models.tokenizer.pad_token_id)
+        device = inner_model(self.model).device
+        before_BH = completions(self.model, *(part.to(device) for part in followed)).before_NH
+        logps_BV = head_of(self.model, float32=True).logits(before_BH).log_softmax(-1)
         return torch.stack([logps_BV[:, ids].logsumexp(-1).exp() for ids in self.letters], dim=-1)
 
 

@@ -54,8 +54,8 @@ KEY_NOTE = N_(
     "begins with PREFLOOP_JUDGE_. Never the key itself."
 )
 LOCAL_NOTE = N_(
-    "It is asked for one letter, and the probabilities of A and B are its chances. The base model is taken "
-    "if none is chosen."
+    "It is asked for one letter, and the probabilities of A and B are its chances. The base model if none is "
+    "chosen; SmolLM2-135M-Instruct is too small to judge."
 )
 
 

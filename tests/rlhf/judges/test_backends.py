@@ -28,6 +28,7 @@ from rlhf.judges.judge_store import Comparison, Judge
 from rlhf.judges.openai_client import EndpointSettings
 from rlhf.models import base_model, memory, registry
 from rlhf.models.chat_template import vocabulary_of
+from rlhf.models.hidden_states import inner_model
 from rlhf.models.loading import LoadedPolicies
 from rlhf.models.self_test.kept_results import SelfTestResult, keep_result
 from rlhf.models.tokenize import answer_ids, render, text_ids
@@ -112,6 +113,23 @@ def test_a_local_judges_chance_is_the_letters_share_of_its_next_token(machine: M
     assert bench.basis is not None
     assert f"P(A) + P(B) of the next token: {percent(fmean(bench.said_letters))} on average" in bench.basis.sentence()
     assert (bench.basis.least, bench.basis.n) == (min(bench.said_letters), 8)
+
+
+def test_what_a_local_judge_s_prompts_begin_with_is_read_once_and_nothing_is_padded(
+    machine: Machine, tiny_judge: Path
+) -> None:
+    judge = judge_store.add(machine.db, "brisk", "local", {"directory": str(tiny_judge)}, "owner")
+    judge_store.set_active(machine.db, "brisk", False)
+    bench = LocalModel(run_of(machine), judge, BRIEF, machine.model, 4)
+    rubric = list(range(3, 40))
+    prompts = [[*rubric, 7], [*rubric, *[8] * 90], [*rubric, 9, 8]]
+    alone = torch.cat([bench.letter_chances([prompt]) for prompt in prompts])
+    read: list[int] = []
+    inner_model(bench.model).get_input_embeddings().register_forward_pre_hook(
+        lambda module, given: read.append(given[0].numel())
+    )
+    torch.testing.assert_close(bench.letter_chances(prompts), alone, rtol=0, atol=0.02)  # bfloat16
+    assert sum(read) <= sum(map(len, prompts)) - 2 * len(rubric) + len(prompts)
 
 
 def test_a_local_judge_that_would_say_something_else_than_a_letter_fails_in_words(machine: Machine) -> None:
