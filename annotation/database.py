@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ OTHERS = 0o077
 CACHED_STATEMENTS = 500
 # How long one process waits for another's write. The last transaction of a large import takes as long as it takes, on a
 # slow machine much longer, and neither a judgement nor a run of hours is to fail for it.
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 60.0
 Params = Sequence[Any] | dict[str, Any]
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Database:
 
     Each thread has a connection of its own. Writes go through `transaction()`: BEGIN IMMEDIATE under a lock of this
     process, because SQLite's own busy handler has a long tail with many writing threads; other processes are waited
-    for up to two minutes.
+    for up to a minute.
     """
 
     def __init__(self, path: Path) -> None:
@@ -227,6 +227,7 @@ def open_database(data_dir: Path) -> Database:
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        refuse_foreign(data_dir / FILE_NAME)
         restrict_data_directory(data_dir)
         with tempfile.TemporaryFile(dir=data_dir) as probe:
             probe.write(b"prefloop")
@@ -324,21 +325,26 @@ def migrate(database: Database) -> None:
     """Apply the migrations that are missing. Raises UserError if the file knows one that this program does not."""
     known = known_steps()
     with explain_disk_errors(database.path):
-        refuse_foreign(database)
         applied = {step.name for step in migrations.applied(database.connection)}
         refuse_newer(database.path, applied)
         if applied != known:
             apply_migrations(database)
 
 
-def refuse_foreign(database: Database) -> None:
-    """Raises UserError if a file is another program's database."""
-    tables = {row["name"] for row in database.rows("SELECT name FROM sqlite_master WHERE type = 'table'")}
+def refuse_foreign(path: Path) -> None:
+    """Raises UserError if a file is another program's database, which is only looked at."""
+    tables: set[str] = set()
+    if path.is_file():
+        with (
+            suppress(sqlite3.DatabaseError),  # said where it is opened
+            closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as found,
+        ):
+            tables = {name for (name,) in found.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and "_sqlite_migrations" not in tables:
         raise UserError(
             _(
                 "{path} is another program's database. Move it away, or choose another data directory with --data DIR."
-            ).format(path=database.path)
+            ).format(path=path)
         )
 
 

@@ -25,7 +25,8 @@ def named_directory(text: str) -> Path:
 
 def default_directory(usual: Path) -> Path:
     """The data directory where no argument names one."""
-    return Path(os.environ.get("PREFLOOP_DATA") or usual)
+    named = os.environ.get("PREFLOOP_DATA", "")
+    return Path(named) if named.strip() else usual
 
 
 def without_variables(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:

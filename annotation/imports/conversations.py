@@ -29,7 +29,7 @@ TEMPLATES: Final = (
     *(("<|prompter|>", "<|assistant|>"), ("USER: ", "ASSISTANT:")),
 )
 # How Python prints messages, and with it a table of them that was saved as CSV.
-PRINTED: Final = re.compile(r"\s*\[?\s*\{'(role|content|from|value)':")
+PRINTED: Final = re.compile(r"\s*\[\s*\{'(role|content|from|value)':.*\}\s*\]\s*", re.DOTALL)
 SPEAKERS: Mapping[str, str] = {
     **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "model", "ai", "chatbot"), "assistant"),
@@ -159,7 +159,7 @@ def as_turns(value: Any, column: str) -> list[Message] | None:
     if isinstance(value, str):
         if transcripts.is_transcript(value):
             return transcript(text_of(value, column), column)
-        if PRINTED.match(value):
+        if PRINTED.fullmatch(value):
             raise UnusableRow(
                 column,
                 _("column '{column}' holds messages as Python prints them, not JSON; save them as JSON lines"),

@@ -331,8 +331,9 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object. One that says two things under one key says neither."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(key for place, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:place]))
-        raise ValueError(_("the key '{key}' stands twice in an object").format(key=display_name(twice)))
+        twice = next((key for key, value in pairs if value != found[key]), None)
+        if twice is not None:
+            raise ValueError(_("the key '{key}' stands twice in an object").format(key=display_name(twice)))
     return found
 
 
@@ -612,7 +613,7 @@ def csv_rows(stream: Stream) -> Iterator[RawRow]:
     told = re.fullmatch(r"sep=(.)", first.strip("\r\n"))  # how Excel is told what separates the fields
     if told:
         first = next((line for line in source if line.strip()), "")
-    if re.search(r"\r[^\n]", first):
+    if re.search(r"\r[^\r\n]", first):
         raise UserError(
             _("{name} ends its lines as old Macs do, with CR alone. Save it with LF or CRLF.").format(name=stream.name)
         )
@@ -817,10 +818,12 @@ def plain_type(kind: Any) -> Any:
     import pyarrow as pa
     from pyarrow import types
 
+    if isinstance(kind, pa.JsonType):  # text that stands for something else
+        return None
     if isinstance(kind, pa.BaseExtensionType):
         return plain_type(kind.storage_type)
     if types.is_dictionary(kind):
-        return kind if plain_type(kind.value_type) == kind.value_type else plain_type(kind.value_type)
+        return kind if plain_type(kind.value_type) == kind.value_type else None
     if types.is_map(kind):
         kind = pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)]))
     if types.is_struct(kind):
@@ -829,13 +832,13 @@ def plain_type(kind: Any) -> Any:
     for is_such, list_of in (
         (types.is_list, pa.list_),
         (types.is_fixed_size_list, pa.list_),
-        (types.is_list_view, pa.list_view),
         (types.is_large_list, pa.large_list),
-        (types.is_large_list_view, pa.large_list_view),
     ):
         if is_such(kind):
             within = plain_type(kind.value_type)
             return None if within is None else list_of(within)
+    if types.is_list_view(kind) or types.is_large_list_view(kind):  # these can't be cast to others
+        return kind if plain_type(kind.value_type) == kind.value_type else None
     if types.is_string_view(kind):
         return pa.large_string()
     if types.is_decimal(kind):
@@ -1017,8 +1020,12 @@ def streamed_rows(
     def rows() -> Iterator[RawRow]:
         number = 0
         try:
+            if types is None:  # pieces may differ in their types
+                for number, values in enumerate(part, 1):
+                    yield SourceRow(number, values)
+                return
             for table in part.with_format("arrow").iter(batch_size=BATCH_ROWS):
-                yield from arrow_rows(table, types or column_types(table.schema, name), number)
+                yield from arrow_rows(table, types, number)
                 number += table.num_rows
         except (UserError, MemoryError):
             raise

@@ -7,7 +7,9 @@ one who does it, however many programs look, and one who was thought dead change
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -25,6 +27,8 @@ Spec = TypeVar("Spec")
 
 # Who does a job beats every 3 s; one silent for this long is gone.
 LOST_AFTER_SECONDS: Final = 30.0
+# Who got its turn later has waited for another's write.
+WAITED_SECONDS: Final = 1.0
 OPEN: Final = ("queued", "running", "cancelling")
 ENDED: Final = ("cancelled", "finished", "failed", "lost")
 AT_WORK: Final = "status IN ('running', 'cancelling')"
@@ -240,13 +244,24 @@ def stale_before(seconds: float = LOST_AFTER_SECONDS) -> str:
     return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
 
 
+@contextmanager
+def looking_for_silent(db: Database, seconds: float = LOST_AFTER_SECONDS) -> Iterator[str]:
+    """A transaction with the moment of `stale_before`; with an empty one, before which nobody is, after a wait.
+
+    Where another's write was waited for, no worker could say meanwhile that it lives.
+    """
+    before, asked = stale_before(seconds), time.monotonic()
+    with db.transaction():
+        yield before if time.monotonic() - asked < WAITED_SECONDS else ""
+
+
 def take_over(db: Database, job_id: int, worker: str) -> bool:
     """Go on with a job, as it is, whose doer is silent; whether it was so."""
-    with db.transaction() as connection:
+    with looking_for_silent(db) as before:
         return (
-            connection.execute(
+            db.connection.execute(
                 f"UPDATE job SET worker = ?, heartbeat = ? WHERE id = ? AND {AT_WORK} AND heartbeat < ?",
-                (worker, now(), job_id, stale_before()),
+                (worker, now(), job_id, before),
             ).rowcount
             == 1
         )
@@ -278,15 +293,16 @@ def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:
     }
     if db.row(f"SELECT id FROM job WHERE {gone}", values) is None:  # as nearly always; nothing is written
         return
-    with db.transaction() as connection:
-        connection.execute(
+    with looking_for_silent(db) as before:
+        values["before"] = before
+        db.connection.execute(
             f"""UPDATE job SET worker = NULL, finished = :now,
                     status = iif(status = 'cancelling', 'cancelled', 'failed'),
                     message = iif(status = 'cancelling', :cancelled, :interrupted), reason = NULL
                 WHERE {gone} AND (status = 'cancelling' OR attempt > :most)""",
             values,
         )
-        connection.execute(
+        db.connection.execute(
             f"""UPDATE job SET status = 'queued', worker = NULL, step = 0, steps = 0, message = '', reason = NULL
                 WHERE {gone}""",
             values,

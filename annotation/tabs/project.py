@@ -272,7 +272,7 @@ def wire(page: ProjectPage, context: Context, opening: Callable[..., Any]) -> No
         **QUEUED,
     )
     page.versions.input(admin(reader(db)), page.versions, page.earlier, api_name="guidelines-version", **QUIET)
-    page.edit.click(admin(reader(db)), page.versions, page.text, api_name="guidelines-edit", **QUEUED)
+    page.edit.click(admin(editor(db)), page.versions, page.text, api_name="guidelines-edit", **QUEUED)
 
 
 # ----------------------------------------------------------------------------------------------------------- handlers
@@ -375,3 +375,13 @@ def reader(db: Database) -> Any:
         return choose_version(db, version)[1]
 
     return read_version
+
+
+def editor(db: Database) -> Any:
+    """The handler of "Edit this version": what is being written stays where none is chosen."""
+
+    def edit_version(annotator: Annotator, version: Any) -> Any:
+        chosen = any(one.version == version for one in store.guidelines_versions(db))
+        return choose_version(db, version)[1] if chosen else gr.skip()
+
+    return edit_version

@@ -439,6 +439,8 @@ def check_ranks(config: Mapping[str, Any], adapter: TensorShapes, found: HubRevi
             ranks.setdefault(f"{layer}.{part[:-2]}", {})[part[-1]] = side
     varied = config.get("rank_pattern") or config.get("target_parameters")
     told = config.get("r", PEFT_RANK)
+    if config.get("use_bdlora"):  # one of the two is made of blocks
+        return
     for layer, sides in ranks.items():
         one = sides.get("A", ())
         if one != sides.get("B") or one in ((), (0,)) or not (varied or one == (told,)):

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -63,12 +63,13 @@ def clear_half_written(data_dir: Path) -> None:
     """Remove what processes have left that were killed while they wrote it, or fetched it."""
     for path in (path for name in HALF_WRITTEN_IN for path in (data_dir / name).glob("*")):
         half = path.name.endswith(".part") or path.name.startswith(FETCHED)
-        if not half or time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another program may have finished it by now
+            if not half or time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def file_sha256(path: Path) -> str:

@@ -254,8 +254,9 @@ def can_be_halved(job: Job) -> bool:
     return ran_out and job.flavor is None and job.spec.halved() is not None
 
 
-# Between two looks; then workers may have been as silent, though they live.
+# Between two looks; then workers may have been as silent, though they live. Who is so at each look is merely slow.
 OWN_SILENCE_SECONDS = 10.0
+SILENCES = 6
 
 
 @dataclass
@@ -264,6 +265,8 @@ class Patience:
 
     looked: float | None = None
     until: float = 0.0
+    silences: int = 0
+    """Looks in turn before which it was silent."""
 
     def wanted(self) -> bool:
         """Whether workers that live are to have time to say so; asked at each look.
@@ -271,7 +274,9 @@ class Patience:
         The machine has slept or hardly got on, or its clock was set.
         """
         moment = time.time()
-        if self.looked is not None and not 0 <= moment - self.looked < OWN_SILENCE_SECONDS:
+        silent = self.looked is not None and not 0 <= moment - self.looked < OWN_SILENCE_SECONDS
+        self.silences = self.silences + 1 if silent else 0
+        if 0 < self.silences <= SILENCES:
             self.until = moment + LOST_AFTER_SECONDS
         self.looked = moment
         return moment < self.until
@@ -285,11 +290,9 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
 
     Not those on rented hardware: they go on whether anybody here follows them or not.
     """
-    # Before the wait for another's write, in which no worker can say that it lives.
-    before = job_table.stale_before(silent_seconds)
-    with db.transaction() as connection:
+    with job_table.looking_for_silent(db, silent_seconds) as before:
         rows = list(
-            connection.query(
+            db.connection.query(
                 f"""UPDATE job SET finished = ?, worker = NULL,
                         status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
                         message = ?, reason = NULL
@@ -325,6 +328,12 @@ def recent(db: Database, kinds: Sequence[str], limit: int = 50) -> list[Job]:
         read_job(row)
         for row in db.rows(f"SELECT * FROM job WHERE kind IN ({marks}) ORDER BY id DESC LIMIT ?", (*kinds, limit))
     ]
+
+
+def note_start(db: Database, job_id: int) -> None:
+    """That a worker is started for a job which may have been in the queue since an earlier start of the program."""
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET created = ? WHERE id = ? AND status = 'queued'", (now(), job_id))
 
 
 def newest_answering(db: Database) -> Job | None:

@@ -160,8 +160,8 @@ class LocalModel:
         What all begin with, most of a rubric, is read once, and one long prompt makes no other one longer.
         """
         followed = pad([(prompt, self.letters[0][:1]) for prompt in prompts], self.models.tokenizer.pad_token_id)
-        device = inner_model(self.model).device
-        before_BH = completions(self.model, *(part.to(device) for part in followed)).before_NH
+        ids_BT, attention_BT, completion_BT = (part.to(inner_model(self.model).device) for part in followed)
+        before_BH = completions(self.model, ids_BT, attention_BT, completion_BT).before_NH
         logps_BV = head_of(self.model, float32=True).logits(before_BH).log_softmax(-1)
         return torch.stack([logps_BV[:, ids].logsumexp(-1).exp() for ids in self.letters], dim=-1)
 

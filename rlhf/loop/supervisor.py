@@ -100,8 +100,9 @@ class Supervisor:
         """Mark jobs lost whose worker is silent, or that nobody follows; return the ids of the first."""
         if self._patience.wanted():
             return []
+        lost = job_store.mark_lost(self.db)  # first: the other may wait for another's write, as workers do then
         rental_store.give_up(self.db)
-        return job_store.mark_lost(self.db)
+        return lost
 
     def start_next(self) -> None:
         """Start the first jobs of the queue, as many as there are free devices for.
@@ -172,6 +173,8 @@ class Supervisor:
         if self._ticks < self._answering_not_before and serving == self._tried:
             return
         self._tried = serving
+        if active:
+            job_store.note_start(self.db, active[0].id)
         self.launch(
             active[0].id if active else job_submission.submit(self.db, self.data_dir, GenerateSpec(), N_("the program"))
         )

@@ -366,7 +366,7 @@ def takes_system(path: Path) -> bool:
 
 def refuse_unknown_tokens(path: Path, tokenizer: ChatTokenizer, text: str) -> None:
     """Raises TemplateRefused where a conversation has a token that the weights have no row for."""
-    last = max(tokenizer(text)["input_ids"])
+    last = max(tokenizer(text)["input_ids"], default=0)
     if not has_row(path, last):
         name = tokenizer.convert_ids_to_tokens(last)[:80]
         raise TemplateRefused(_("it writes the token '{name}', for which the weights have no row.").format(name=name))

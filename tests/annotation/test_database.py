@@ -542,10 +542,13 @@ def test_another_programs_database_is_refused_and_left_alone(data_dir: Path) -> 
     data_dir.mkdir()
     with sqlite3.connect(data_dir / FILE_NAME) as other:
         other.execute("CREATE TABLE annotator (x)")
+    other.close()
+    path = data_dir / FILE_NAME
+    path.chmod(0o644)
+    before = path.read_bytes()
     with pytest.raises(UserError, match="is another program's database"):
         open_database(data_dir)
-    assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("annotator",)]
-    other.close()
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (before, 0o644)
 
 
 def test_no_name_of_a_directory_fails(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def try_loaded(model: Any) -> SelfTestResult:
     """What is true of a model in train mode that leaves nothing to chance. Raises UserError saying what is wrong."""
     try:
         return tried(model)
-    except UserError:
+    except (UserError, MemoryError, torch.OutOfMemoryError):  # the machine's, which say nothing of the model
         raise
     except Exception as error:  # whatever an architecture that nobody here has met makes of it
         raise unusable(_("It fails ({said}).").format(said=in_a_line(error))) from error

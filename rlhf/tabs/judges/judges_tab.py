@@ -309,7 +309,7 @@ def judge_judged(context: Context, judge: Judge, most: Any, requested_by: str) -
     if not judge_store.to_judge(context.db, judge, "judged", 1):
         raise UserError(_("There is nothing that people have judged and {name} has not.").format(name=judge.name))
     number = submit(context, judge, "judged", most, requested_by)
-    return _("Job {number} is queued.").format(number=number)
+    return _("Job {number} was queued.").format(number=number)
 
 
 def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, requested_by: str) -> str:
@@ -327,7 +327,7 @@ def judge_candidate(context: Context, judge: Judge, revision: Any, most: Any, re
             )
         )
     number = submit(context, judge, "candidate", most, requested_by, policy.revision)
-    return _("Job {number} is queued.").format(number=number)
+    return _("Job {number} was queued.").format(number=number)
 
 
 def job_to_show(db: Database) -> Job | None:

@@ -55,7 +55,7 @@ def wire_start(page: TrainingFormPage, context: Context, known: Preflight, guide
     def start(annotator: Annotator, ticked: Any, seen: Any, *sent: Any) -> list[Any]:
         job_id = training_form.begin(page, known, annotator.name, ticked, seen, sent)
         said = markup.notice(
-            _("Job {job_id} is queued. It starts in its turn, when its device is free.").format(job_id=job_id)
+            _("Job {job_id} was queued. It starts in its turn, when its device is free.").format(job_id=job_id)
         )
         return [said, said, leading(link(RUNS, Place((str(job_id),))))]
 

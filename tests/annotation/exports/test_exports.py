@@ -650,7 +650,9 @@ def test_the_page_counts_writes_offers_and_deletes(context: Context, tmp_path: P
         page.call("export-delete", made.name)
 
 
-def test_an_export_is_cancelled_on_the_page(context: Context) -> None:
+def test_an_export_is_cancelled_on_the_page(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, endless = export_files.run_command, [sys.executable, "-c", "import time; time.sleep(3600)"]
+    monkeypatch.setattr(export_files, "run_command", lambda attempt, command, *how: run(attempt, endless, *how))
     page = Page(context)
     with pytest.raises(gr.Error, match="No export is being written"):
         page.call("export-cancel")

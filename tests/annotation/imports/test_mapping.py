@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from annotation import store
-from annotation.imports import labels
+from annotation.imports import conversations, labels
 from annotation.imports.columns import ROLES, propose
 from annotation.imports.labels import UnclearColumn, UnusableRow
 from annotation.imports.mapping import TARGETS, MappedRow, make_plan
@@ -247,6 +247,11 @@ SHAPES: dict[str, tuple[dict[str, Any], str, MappedRow]] = {
         MappedRow((user("p"),), ("x",), label=False),
     ),
 }  # fmt: skip
+
+
+def test_a_text_about_what_python_prints_is_a_text() -> None:
+    for text in ("{'value': 3} is what it prints", "[{'role': 'x'}] says nothing."):
+        assert conversations.as_turns(text, "chosen") is None
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -172,9 +172,33 @@ def test_texts_as_polars_writes_them_are_read(tmp_path: Path) -> None:
 
     texts = pa.array(["one", None, "three"], pa.string_view())
     table = pa.table({"prompt": texts, "turns": pa.array([["a"], [], ["b"]], pa.list_view(pa.string()))})
+    sort = pa.DictionaryArray.from_arrays(pa.array([0, 0, 0], pa.uint8()), pa.array(["a"], pa.string_view()))
+    whole = table.append_column("sort", sort).append_column("views", pa.array([["a"]] * 3, pa.list_view(texts.type)))
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, whole.schema) as writer:
+        writer.write_table(whole)
+    left = {name: Unread(str(whole.schema.field(name).type)) for name in ("sort", "views")}
+    assert values(read(tmp_path / "a.arrow")) == [{**row, **left} for row in table.to_pylist()]
+
+
+def test_what_stands_in_a_column_as_json_is_not_taken_for_its_text(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    told = pa.array(['"Say \\"hi\\""'], pa.json_())
+    table = pa.table({"prompt": ["x"], "answer": told})
     with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table)
-    assert values(read(tmp_path / "a.arrow")) == table.to_pylist()
+    (row,) = values(read(tmp_path / "a.arrow"))
+    assert (row["prompt"], type(row["answer"])) == ("x", Unread)
+
+
+def test_streamed_rows_without_known_types_may_differ_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Part(list[Any]):
+        features = None
+
+    rows = [{"a": None}, {"a": "x"}, {"a": 1}]
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": Part(rows)})
+    found = reading.streamed_rows("a set", "somewhere", None, "train", str)
+    assert values(list(found())) == rows
 
 
 @pytest.mark.parametrize("names", [["prompt", "chosen", "rejected", "chosen"], [str(n) for n in range(1001)]])
@@ -189,6 +213,12 @@ def test_columns_that_cannot_be_told_apart_or_counted_are_refused(tmp_path: Path
     for name in ("a.parquet", "a.arrow"):
         with pytest.raises(UserError, match=r"two columns named 'chosen'|1,001 columns; more than 1,000"):
             read(tmp_path / name)
+
+
+def test_what_says_one_thing_twice_is_read(tmp_path: Path) -> None:
+    """One key of an object; or an end of a line, as Python writes it on Windows where it is told nothing of lines."""
+    assert values(read(write(tmp_path, "a.jsonl", b'{"a": 1, "b": 2, "a": 1}\n'))) == [{"a": 1, "b": 2}]
+    assert values(read(write(tmp_path, "a.csv", b"a,b\r\r\n1,2\r\r\n"))) == [{"a": "1", "b": "2"}]
 
 
 def test_rows_are_numbered_as_people_look_them_up(tmp_path: Path) -> None:

@@ -323,6 +323,7 @@ def test_guidelines_are_versioned_and_every_version_stays_readable(context: Cont
     assert "<strong>kind</strong>" in preview
     assert owner.call("guidelines-version", 1) == owner.call("guidelines-edit", 1) == "Be *fair*."
     assert owner.call("guidelines-version", "no such") == "Be **kind**."
+    assert owner.call("guidelines-edit", "no such") == gr.skip(), "what is being written stays"
     owner.open()
     assert owner.fields["text"] == "Be **kind**."
 

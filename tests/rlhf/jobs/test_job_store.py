@@ -569,6 +569,21 @@ def test_a_worker_that_can_not_write_either_is_not_taken_for_dead(
     assert job_store.mark_lost(db) == [job], "not heard of since then either"
 
 
+def test_who_had_to_wait_for_anothers_write_takes_no_worker_for_dead(
+    db: Database, job: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The silent ones could not write either; the next look tells."""
+    assert job_store.claim(db, job, "silent") is not None
+    fall_silent(db, job)
+    with monkeypatch.context() as waiting:
+        waiting.setattr(job_table, "WAITED_SECONDS", 0.0)
+        assert job_store.mark_lost(db) == []
+        assert not job_table.take_over(db, job, "another")
+        job_table.requeue_stale(db, "device", ("dpo",))
+        assert (job_store.get(db, job).status, job_store.get(db, job).worker) == ("running", "silent")
+    assert job_store.mark_lost(db) == [job]
+
+
 @pytest.mark.parametrize("status", ["lost", "cancelled", "failed"])
 def test_an_ended_job_goes_back_into_the_queue_with_its_progress(db: Database, job: int, status: str) -> None:
     job_store.claim(db, job, "w")

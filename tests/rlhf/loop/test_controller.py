@@ -164,7 +164,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         ({"active": (job_of(DPOSpec(), "queued"),)}, "training", ("Job 9 waits to train.",)),
         ({"active": (job_of(DPOSpec(check=False)),)}, "training", ("Its candidate is not checked by itself.",)),
         ({"active": (job_of(RewardModelSpec()),)}, "training", ("It makes a reward model, which never serves.",)),
-        ({"active": (job_of(JudgeSpec(judge="j"), "queued"),)}, "collecting", ("The judge j is to judge",)),
+        ({"active": (job_of(JudgeSpec(judge="j"), "queued"),)}, "collecting", ("The judge j waits to judge",)),
         (
             {"active": (job_of(MergeSpec(revision="dpo-3")),), "unchecked": "dpo-7"},
             "checking",

@@ -368,6 +368,42 @@ def test_after_a_sleep_of_the_machine_workers_have_time_to_say_that_they_live(
     assert job_store.get(db, job).status == "lost"
 
 
+def test_a_wait_while_rented_jobs_are_looked_at_costs_no_worker_its_job(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(time.time())
+    monkeypatch.setattr(time, "time", clock)
+    monkeypatch.setattr(job_table, "datetime", clock)
+    job = queue(db)
+    assert job_store.claim(db, job, "alive") is not None
+    beat_at(db, job, clock.seconds)
+    monkeypatch.setattr(rental_store, "give_up", lambda db: setattr(clock, "seconds", clock.seconds + 100))
+    assert supervisor.mark_lost() == []
+    monkeypatch.undo()
+    assert job_store.get(db, job).status == "running"
+
+
+def test_who_is_slow_at_every_look_is_patient_for_a_while_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, patience = Clock(time.time()), job_store.Patience()
+    monkeypatch.setattr(time, "time", clock)
+    wanted = []
+    for _look in range(12):
+        wanted.append(patience.wanted())
+        clock.seconds += 20
+    assert (wanted[0], wanted[1:7], wanted[-4:]) == (False, [True] * 6, [False] * 4)
+
+
+def test_an_answering_job_of_an_earlier_start_counts_as_begun_when_its_worker_is_started(
+    db: Database, supervisor: Supervisor
+) -> None:
+    job = job_store.enqueue(db, GenerateSpec(), "the program")
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET created = '2026-01-01T00:00:00+00:00' WHERE id = ?", (job,))
+    assert not job_store.answers_come(db)
+    supervisor.keep_answering()
+    assert job_store.answers_come(db)
+
+
 def test_after_a_sleep_of_the_machine_what_was_rented_is_followed_further(
     db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

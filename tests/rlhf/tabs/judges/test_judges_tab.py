@@ -506,7 +506,7 @@ def test_what_people_have_judged_is_given_to_the_chosen_judge(pages: gr.Blocks, 
         press(pages, "start_judged", "remote", {}, 200)
     seed_comparisons(context.db, 1)
     prefer(context.db, "ann", 0)
-    assert "Job 1 is queued" in str(press(pages, "start_judged", "remote", {}, 200))
+    assert "Job 1 was queued" in str(press(pages, "start_judged", "remote", {}, 200))
     assert job_store.get(context.db, 1).spec == JudgeSpec(
         model=BASE_NAME, judge="remote", scope="judged", comparisons=200
     )
@@ -556,7 +556,7 @@ def test_a_judge_is_put_to_a_candidates_answers(pages: gr.Blocks, context: Conte
     parts, _ = tab.view(context, None, {})
     assert (parts["candidate"]["choices"], parts["judge_candidate"]["visible"]) == (["dpo-1"], True)
     sent = str(press(pages, "start_candidate", "local", {}, 200, "dpo-1"))
-    assert "Job 1 is queued" in sent
+    assert "Job 1 was queued" in sent
     assert "the answers of dpo-1" in sent
     assert job_store.get(db, 1).spec == JudgeSpec(
         model=BASE_NAME, judge="local", scope="candidate", candidate="dpo-1", comparisons=200

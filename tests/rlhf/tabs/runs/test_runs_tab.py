@@ -346,9 +346,12 @@ def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained:
 
 def test_runs_of_every_kind_can_be_compared_at_once(trained: Machine) -> None:
     browser = browser_of(context_of(trained))
-    browser.chosen["compared"] = [str(job.id) for job in job_store.recent(trained.db, tuple(ALGORITHMS))]
+    runs = job_store.recent(trained.db, tuple(ALGORITHMS))
+    browser.chosen["compared"] = [str(job.id) for job in runs]
     browser.open()
-    assert "<td>Kind</td><td>ppo</td><td>reward_model</td><td>dpo</td>" in browser.text("settings")
+    assert [job.kind for job in runs[:3]] == ["ppo", "reward_model", "dpo"]
+    kinds = "".join(f"<td>{job.spec.title}</td>" for job in runs[:3])
+    assert f"<td>Kind</td>{kinds}" in browser.text("settings")
     assert browser.text("overlaid").count("<figure") >= 5
     assert "Held-out accuracy of the reward model" in browser.text("figures")
 
