@@ -36,6 +36,7 @@ def page(db: Database, running: tuple[Database, str], browser: Any) -> Iterator[
     opened.goto(address)
     opened.get_by_role("tab", name="Project").click()
     opened.wait_for_function("document.querySelector('#project-tags textarea').value.includes('accurate')")
+    opened.wait_for_function("document.querySelector('#guidelines-text textarea').value")  # which comes a moment later
     yield opened
     context.close()
 
