@@ -1,10 +1,16 @@
-"""What processes inherit: their environment without tokens that are not their business, and files for one user."""
+"""What processes inherit: their environment without tokens that are not their business, and files for one user.
+
+And what those that were killed leave behind.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +20,8 @@ TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 # The token that a Space gets when it is made from here.
 SPACE_TOKEN: Final = "PREFLOOP_SPACE_TOKEN"
 SECRETS: Final = (*TOKENS, SPACE_TOKEN, "OAUTH_CLIENT_SECRET")
+# After which nobody is at a half-written file any more.
+LEFTOVER_SECONDS: Final = 24 * 3600.0
 
 
 def named_directory(text: str) -> Path:
@@ -27,6 +35,18 @@ def default_directory(usual: Path) -> Path:
     """The data directory where no argument names one."""
     named = os.environ.get("PREFLOOP_DATA", "")
     return Path(named) if named.strip() else usual
+
+
+def remove_leftover(paths: Iterable[Path]) -> None:
+    """Remove files and directories that nobody has written to for so long that whoever made them was killed."""
+    for path in paths:
+        with suppress(FileNotFoundError):  # another program may have finished it by now
+            if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def without_variables(names: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +18,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from annotation.database import Database
-from annotation.environment import child_environment
+from annotation.environment import child_environment, remove_leftover
 from annotation.exports.export_command import PROGRAM, arguments_of
 from annotation.exports.formats import ONE_FILE, ExportRequest
 from annotation.jobs import job_table
@@ -37,7 +35,6 @@ DIRECTORY: Final = "exports"
 # No separators, and no dot in front: such a name can't lead out of the directory or to what is being written.
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 COUNT_SECONDS: Final = 300.0
-LEFTOVER_SECONDS: Final = 24 * 3600.0
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -112,7 +109,7 @@ def perform(attempt: Attempt, job: Job[WriteExport]) -> JobOutcome:
     """Run `python -m annotation export`. Raises UserError where it came to nothing, Stopped where it was to stop."""
     directory = attempt.data_dir / DIRECTORY
     directory.mkdir(exist_ok=True)
-    remove_leftovers(directory)
+    remove_leftover(directory.glob(".*"))
     target = directory / job.spec.file
     if job.attempt > 1 and target.is_file():
         return JobOutcome(_("Wrote {file} just before Prefloop was stopped.").format(file=job.spec.file))
@@ -148,17 +145,6 @@ def file_name(request: ExportRequest) -> str:
 def command_of(data_dir: Path, request: ExportRequest, *more: str) -> list[str]:
     """The command line of an export."""
     return [sys.executable, *PROGRAM, *arguments_of(request), f"--data={data_dir}", *more]
-
-
-def remove_leftovers(directory: Path) -> None:
-    """Delete what killed exports left half written a day ago or more."""
-    for path in directory.glob(".*"):
-        if time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def count(data_dir: Path, request: ExportRequest) -> Mapping[str, Mapping[str, int]]:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+from annotation.environment import remove_leftover
 from annotation.records import UserError
 from annotation.translation import _
 
 # How the name of a directory begins into which files are fetched from the Hub.
 FETCHED: Final = ".fetched-"
-# Where files are half written for a while, and how long nobody is at it any more.
+# Where files are half written for a while.
 HALF_WRITTEN_IN: Final = ("adapters", "models", "snapshots", "references", "self-tests")
-LEFTOVER_SECONDS: Final = 24 * 3600.0
 
 
 def write_lines(directory: Path, lines: Iterable[bytes], ending: str) -> str:
@@ -61,15 +60,9 @@ def write_small(path: Path, text: str) -> None:
 
 def clear_half_written(data_dir: Path) -> None:
     """Remove what processes have left that were killed while they wrote it, or fetched it."""
-    for path in (path for name in HALF_WRITTEN_IN for path in (data_dir / name).glob("*")):
-        half = path.name.endswith(".part") or path.name.startswith(FETCHED)
-        with suppress(FileNotFoundError):  # another program may have finished it by now
-            if not half or time.time() - path.stat().st_mtime < LEFTOVER_SECONDS:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink()
+    for name in HALF_WRITTEN_IN:
+        found = (data_dir / name).glob("*")
+        remove_leftover(path for path in found if path.name.endswith(".part") or path.name.startswith(FETCHED))
 
 
 def file_sha256(path: Path) -> str:

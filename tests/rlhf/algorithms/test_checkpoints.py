@@ -62,9 +62,9 @@ def test_runs_that_begin_side_by_side_forget_old_checkpoints_and_none_of_each_ot
     beside, own = begun(db, data_dir, MeasureSpec(training=to_json(SFTSpec()))), begun(db, data_dir, SFTSpec())
     with_ids = job_store.with_ids
 
-    def with_ids_while_another_forgets(*what: Database | Sequence[int]) -> list[job_store.Job]:
+    def with_ids_while_another_forgets(db: Database, job_ids: Sequence[int]) -> list[job_store.Job]:
         shutil.rmtree(checkpoints_directory(data_dir, ended[0].id))
-        return with_ids(*what)  # type: ignore[arg-type]
+        return with_ids(db, job_ids)
 
     monkeypatch.setattr(job_store, "with_ids", with_ids_while_another_forgets)
     forget_old_checkpoints(Run(db, data_dir, own, "w"))
