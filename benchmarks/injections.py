@@ -35,7 +35,6 @@ from benchmarks.laboratory import Laboratory
 from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.judges.judge_store import StoredVerdict, outcomes_of
-from rlhf.models.base_model import EMBEDDED
 
 QUESTIONS, QUICK_QUESTIONS = 6, 1
 QUICK_INJECTIONS = 3
@@ -115,7 +114,8 @@ def measure(directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     lab.db.close()
     both = [place for place in range(questions) if all(len(rows[place]) == 2 for rows in said.values())]
     if not both:
-        raise BenchmarkError("There is no question on which the judge gave its verdicts in both orders every time.")
+        why = (job.result or {}).get("gave_up", "")
+        raise BenchmarkError(f"On no question did the judge give all its verdicts in both orders. {why}".strip())
     said = {name: [rows[place] for place in both] for name, rows in said.items()}
     return {
         "quick": options.quick,
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.injections", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--quick", action="store_true", help="a smoke run")
-    parser.add_argument("--model", metavar="NAME_OR_DIR", default=EMBEDDED, help="the judge, as for app.py")
+    parser.add_argument("--model", metavar="NAME_OR_DIR", required=True, help="the judge; what comes along can't judge")
     parser.add_argument("--data", type=Path, metavar="DIR", help="where to work and to go on (default: thrown away)")
     options = parser.parse_args(arguments)
     driver.end_on_sigterm()

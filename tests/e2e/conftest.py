@@ -19,7 +19,8 @@ from rlhf.models import registry
 from tests.conftest import BASE_NAME
 from tests.machine_fixtures import PATIENCE_SECONDS, ROOT, wait_until
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# The first is Chromium without a browser around its pages, which takes a third less of a processor.
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 FOUND = next((path for path in map(shutil.which, BROWSERS) if path), None)
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -83,7 +84,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     Not for the session: Playwright keeps an event loop running in this thread, and other tests run loops of their own.
     """
     if FOUND is None:
-        pytest.skip("no Chromium here: apt-get install chromium")
+        pytest.skip("no Chromium here: apt-get install chromium-headless-shell")
     from playwright.sync_api import expect, sync_playwright
 
     expect.set_options(timeout=1000 * PATIENCE_SECONDS)
