@@ -12,13 +12,14 @@ import tempfile
 import weakref
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
+from filelock import FileLock, Timeout
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -83,8 +84,7 @@ def build_app(settings: Settings) -> Starlette:
         os.environ[VISIBLE] = ""  # workers must not look for the GPU that the driver knows of
     # With a lent GPU nothing keeps answers in stock: the page has a button for that.
     supervisor = Supervisor(db, settings.data_dir, opened.model, answering=not lent_gpu) if settings.workers else None
-    # Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
-    uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
+    uploads, lock = hold_uploads(settings.data_dir)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     watches = Watches(db)
     pages = AppOfEachLanguage(partial(build_pages, opened, settings, uploads, watches, AccountHoldings()))
@@ -109,7 +109,7 @@ def build_app(settings: Settings) -> Starlette:
         clear_uploads()
 
     app = guarded_app(db, settings, pages, watches, lifespan)
-    clear_uploads = weakref.finalize(app, shutil.rmtree, uploads, ignore_errors=True)
+    clear_uploads = weakref.finalize(app, remove_uploads, uploads, lock)
     app.state.db, app.state.held, app.state.pages = db, opened.held, pages.own
     return app
 
@@ -137,6 +137,28 @@ def open_data(settings: Settings) -> DataDirectory:
         if not store.guidelines(db).version:
             store.write_guidelines(db, project.FIRST_GUIDELINES, "Prefloop")
     return DataDirectory(db, model, (in_use, lock))
+
+
+def hold_uploads(data_dir: Path) -> tuple[Path, FileLock]:
+    """A new directory for uploads, and the lock by which others know that it is in use; those of killed programs go.
+
+    Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
+    """
+    for left in data_dir.glob("prefloop-*.lock"):
+        with suppress(Timeout):
+            remove_uploads(Path(tempfile.gettempdir(), left.stem), FileLock(left, timeout=0))
+    uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
+    lock = FileLock(data_dir / f"{uploads.name}.lock")
+    lock.acquire()
+    return uploads, lock
+
+
+def remove_uploads(uploads: Path, lock: FileLock) -> None:
+    """Remove a directory for uploads, and its lock. Raises Timeout where another program has it in use."""
+    lock.acquire()
+    shutil.rmtree(uploads, ignore_errors=True)
+    lock.release(force=True)
+    Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def build_pages(

@@ -5,7 +5,7 @@ What every test here keeps to, so that the suite says the same on any machine:
   Playwright's own waits. `PATIENCE_SECONDS` is the only limit, for what hangs.
 - Assert no duration. Where time is the subject, hand it in: a clock, a row's time, a patched constant.
 - What has to happen in the middle of something happens from inside: `Pace` holds draws at a token, `kill_worker` at a
-  step, `run_beforehand` puts code into workers. A job that a test has claimed is kept alive by `stay_alive`.
+  step, `run_beforehand` puts code into workers. A job that a test has claimed is kept alive by `kept_alive`.
 - Warnings are errors. A library's own that can't be avoided is named in pyproject.toml, by message and module.
 - Importing torch costs six seconds of a processor. A job that needs no process of its own runs in the test's
   (`Machine.perform`); the programs that a test starts are forked from one that has imported already (`fork_server`),

@@ -26,6 +26,7 @@ from annotation import claims, store
 from annotation.database import FILE_NAME, Database, copy_database, open_database
 from annotation.exports.preference_rows import PreferenceRows
 from annotation.imports.importing import starter_prompts
+from annotation.jobs.attempt import Attempt, beating
 from annotation.records import Annotator, Message, Prompt, Response, Sampling, Split
 from annotation.web import access
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -391,10 +392,13 @@ class Pace:
         return draw(model, tokenizer, prompts, seeds, sampling, between, written, 0.0)
 
 
-def stay_alive(db: Database, job_id: int) -> None:
-    """Have a job that a test has claimed count as heard of, for however long the test takes."""
-    with db.transaction() as connection:
-        connection.execute("UPDATE job SET heartbeat = '9999-12-31T00:00:00.000000+00:00' WHERE id = ?", (job_id,))
+@contextmanager
+def kept_alive(db: Database, job_id: int) -> Iterator[None]:
+    """Meanwhile a job that a test has claimed counts as heard of."""
+    job = job_store.get(db, job_id)
+    assert job.worker is not None
+    with beating(Attempt(db, db.path.parent, job, job.worker)):
+        yield
 
 
 # Small enough for seconds on the tiny model, with every part of the recipe in use.

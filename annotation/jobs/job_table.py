@@ -239,29 +239,38 @@ def cancel(db: Database, job_id: int) -> None:
             raise UserError(_("That has ended already, so there is nothing to cancel."))
 
 
-def stale_before(seconds: float = LOST_AFTER_SECONDS) -> str:
-    """Who was last heard of before this moment is gone."""
-    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+def moment(seconds: float) -> str:
+    """`now` and so many seconds, as text."""
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat(timespec="microseconds")
+
+
+# Who is not heard of so is gone. A later moment was written before the clock was set back, and by nobody since.
+HEARD: Final = "heartbeat BETWEEN :since AND :until"
+
+
+def heard(seconds: float = LOST_AFTER_SECONDS) -> dict[str, str]:
+    """The values of HEARD."""
+    return {"since": moment(-seconds), "until": moment(seconds)}
 
 
 @contextmanager
-def looking_for_silent(db: Database, seconds: float = LOST_AFTER_SECONDS) -> Iterator[str]:
-    """A transaction with the moment of `stale_before`; with an empty one, before which nobody is, after a wait.
+def looking_for_silent(db: Database, seconds: float = LOST_AFTER_SECONDS) -> Iterator[dict[str, str]]:
+    """A transaction with the values of HEARD; after a wait with those by which nobody is gone.
 
     Where another's write was waited for, no worker could say meanwhile that it lives.
     """
-    before, asked = stale_before(seconds), time.monotonic()
+    values, asked = heard(seconds), time.monotonic()
     with db.transaction():
-        yield before if time.monotonic() - asked < WAITED_SECONDS else ""
+        yield values if time.monotonic() - asked < WAITED_SECONDS else {"since": "", "until": "~"}
 
 
 def take_over(db: Database, job_id: int, worker: str) -> bool:
     """Go on with a job, as it is, whose doer is silent; whether it was so."""
-    with looking_for_silent(db) as before:
+    with looking_for_silent(db) as values:
         return (
             db.connection.execute(
-                f"UPDATE job SET worker = ?, heartbeat = ? WHERE id = ? AND {AT_WORK} AND heartbeat < ?",
-                (worker, now(), job_id, before),
+                f"UPDATE job SET worker = :worker, heartbeat = :now WHERE id = :id AND {AT_WORK} AND NOT ({HEARD})",
+                {"worker": worker, "now": now(), "id": job_id, **values},
             ).rowcount
             == 1
         )
@@ -281,11 +290,11 @@ def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:
 
     One that was to stop has stopped.
     """
-    gone = f"lane = :lane AND kind IN (SELECT value FROM json_each(:kinds)) AND {AT_WORK} AND heartbeat < :before"
+    gone = f"lane = :lane AND kind IN (SELECT value FROM json_each(:kinds)) AND {AT_WORK} AND NOT ({HEARD})"
     values = {
         "lane": lane,
         "kinds": json.dumps(list(kinds)),
-        "before": stale_before(),
+        **heard(),
         "now": now(),
         "cancelled": CANCELLED,
         "interrupted": INTERRUPTED,
@@ -293,8 +302,8 @@ def requeue_stale(db: Database, lane: Lane, kinds: Sequence[str]) -> None:
     }
     if db.row(f"SELECT id FROM job WHERE {gone}", values) is None:  # as nearly always; nothing is written
         return
-    with looking_for_silent(db) as before:
-        values["before"] = before
+    with looking_for_silent(db) as known:
+        values |= known
         db.connection.execute(
             f"""UPDATE job SET worker = NULL, finished = :now,
                     status = iif(status = 'cancelling', 'cancelled', 'failed'),

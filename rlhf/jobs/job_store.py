@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from annotation.database import Database
 from annotation.jobs import job_table
-from annotation.jobs.job_table import AT_WORK, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
+from annotation.jobs.job_table import AT_WORK, HEARD, LAST_PLACE, LOST_AFTER_SECONDS, PLACE, Reason
 from annotation.records import UserError, now
 from annotation.translation import N_, _, joined, kept, of_server, retold, speaking
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, from_row, kinds, to_json
@@ -290,14 +290,14 @@ def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[
 
     Not those on rented hardware: they go on whether anybody here follows them or not.
     """
-    with job_table.looking_for_silent(db, silent_seconds) as before:
+    with job_table.looking_for_silent(db, silent_seconds) as values:
         rows = list(
             db.connection.query(
-                f"""UPDATE job SET finished = ?, worker = NULL,
+                f"""UPDATE job SET finished = :now, worker = NULL,
                         status = CASE status WHEN 'cancelling' THEN 'cancelled' ELSE 'lost' END,
-                        message = ?, reason = NULL
-                    WHERE {AT_WORK} AND heartbeat < ? AND lane = 'device' RETURNING id""",
-                (now(), SILENT, before),
+                        message = :silent, reason = NULL
+                    WHERE {AT_WORK} AND NOT ({HEARD}) AND lane = 'device' RETURNING id""",
+                {"now": now(), "silent": SILENT, **values},
             )
         )
     return [row["id"] for row in rows]
@@ -346,8 +346,8 @@ def answers_come(db: Database) -> bool:
     job = newest_answering(db)
     if job is None or not job.is_open:
         return False
-    about_to = job.status == "queued" and job.created > job_table.stale_before(STARTS_WITHIN_SECONDS)
-    alive = about_to or (job.heartbeat or "") > job_table.stale_before()
+    about_to = job.status == "queued" and job.created > job_table.moment(-STARTS_WITHIN_SECONDS)
+    alive = about_to or (job.heartbeat or "") > job_table.moment(-LOST_AFTER_SECONDS)
     return alive and job.reason != "too-few-answers"
 
 

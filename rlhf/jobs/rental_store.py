@@ -14,7 +14,7 @@ from annotated_types import Interval
 from annotation.database import Database
 from annotation.hub_client import check_name
 from annotation.jobs import job_table
-from annotation.jobs.job_table import AT_WORK, stale_before
+from annotation.jobs.job_table import AT_WORK, HEARD, heard
 from annotation.records import UserError, now
 from annotation.translation import N_, _, as_it_stands, ngettext
 from annotation.ui.formatting import dollars, most_dollars
@@ -156,8 +156,8 @@ def to_follow(db: Database) -> list[int]:
     """Jobs for rented hardware that nobody here follows: those that wait, and those whose follower is silent."""
     rows = db.rows(
         f"""SELECT id FROM job
-            WHERE flavor IS NOT NULL AND (status = 'queued' OR ({AT_WORK} AND heartbeat < ?)) ORDER BY id""",
-        (stale_before(),),
+            WHERE flavor IS NOT NULL AND (status = 'queued' OR ({AT_WORK} AND NOT ({HEARD}))) ORDER BY id""",
+        heard(),
     )
     return [row["id"] for row in rows]
 

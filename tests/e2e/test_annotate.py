@@ -26,7 +26,7 @@ from rlhf.models import registry
 from tests.conftest import BASE_NAME, make_response
 from tests.e2e.conftest import routed, running_app, wait_for
 from tests.frozen_in_memory import current_judgements
-from tests.machine_fixtures import stay_alive
+from tests.machine_fixtures import kept_alive
 
 pytestmark = pytest.mark.browser
 
@@ -828,8 +828,8 @@ def at_work(db: Database) -> Iterator[None]:
     """A job of answering that a worker has taken, heard of as long as this lasts."""
     job_id = job_store.enqueue(db, GenerateSpec(), "the program")
     assert job_store.claim(db, job_id, "worker") is not None
-    stay_alive(db, job_id)
-    yield
+    with kept_alive(db, job_id):
+        yield
     assert job_table.stop(db, job_id, "worker", "cancelled", "")
 
 

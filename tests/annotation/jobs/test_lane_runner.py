@@ -26,7 +26,7 @@ from annotation.jobs.attempt import Attempt, Stopped
 from annotation.jobs.job_queue import JobQueue, JobRequest, named
 from annotation.jobs.job_table import CANCELLED, Job, Lane
 from annotation.jobs.lane_runner import JobOutcome, LaneRunner
-from annotation.records import UserError
+from annotation.records import UserError, now
 from tests.annotation.exports.test_exports import judge_all, process_writing
 from tests.machine_fixtures import ROOT, wait_until
 
@@ -113,6 +113,15 @@ def test_who_was_thought_gone_changes_nothing_any_more(db: Database) -> None:
     assert job_table.finish(db, job_id, "second", {"by": "second"}, "There.")
     ended = WEB.get(db, job_id)
     assert (ended.result, ended.message, ended.attempt) == ({"by": "second"}, "There.", 2)
+
+
+def test_the_job_of_one_who_was_heard_of_before_the_clock_was_set_back_is_begun_again(db: Database) -> None:
+    job_id = WEB.enqueue(db, Count(), "kim")
+    assert WEB.claim_next(db, "dead") is not None
+    with db.transaction() as connection:
+        connection.execute("UPDATE job SET heartbeat = ?", (job_table.moment(3600.0),))
+    job_table.requeue_stale(db, "web", ("count",))
+    assert status_of(db, job_id) == "queued"
 
 
 def test_one_who_is_heard_of_keeps_its_job(db: Database) -> None:
@@ -211,7 +220,7 @@ def test_an_export_whose_program_was_killed_is_written_by_the_next(db: Database,
         program.send_signal(signal.SIGKILL)
     assert status_of(db, job.id) == "running"
     psutil.wait_procs([child])  # it ends with the program, by itself
-    for heard, again in (("9999-12-31", False), ("2026-01-01", True)):  # as if no time and much time had passed
+    for heard, again in ((now(), False), ("2026-01-01", True)):  # as if no time and much time had passed
         with db.transaction() as connection:
             connection.execute("UPDATE job SET heartbeat = ? WHERE id = ?", (heard, job.id))
         assert export_files.runner(data_dir).run_next(db) is again

@@ -724,8 +724,24 @@ def test_the_program_starts_prints_its_link_and_stops_on_a_signal(db: Database, 
                 process.terminate()
                 process.wait(PATIENCE_SECONDS)
         assert process.stderr.read() == ""
-    assert not uploads.exists()
+    assert [*temporary.glob("prefloop-*"), *data_dir.glob("prefloop-*.lock")] == []
     assert len(store.prompts(db, "train")) >= 150
+
+
+@pytest.mark.own_start
+def test_the_uploads_of_a_program_that_was_killed_are_gone_after_the_next_start(db: Database, data_dir: Path) -> None:
+    temporary = data_dir.parent / "temporary"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    places = []
+    for _start in range(2):
+        with subprocess.Popen(command(data_dir), stdout=subprocess.PIPE, env=environment, text=True) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            places += [[*temporary.glob("prefloop-*")]]
+            process.kill()
+    assert [len(found) for found in places] == [1, 1]
+    assert places[0] != places[1]
 
 
 def test_importing_the_app_leaves_torch_out() -> None:

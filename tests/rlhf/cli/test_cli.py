@@ -41,8 +41,8 @@ from tests.machine_fixtures import (
     QUICK_DPO,
     ROOT,
     Machine,
+    kept_alive,
     rlhf_command,
-    stay_alive,
     wait_until,
     write_spec,
 )
@@ -353,8 +353,7 @@ def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) 
     assert job_store.claim(machine.db, first, "answers") is not None, "the answering worker keeps nobody waiting"
     before = job_store.enqueue(machine.db, QUICK_SFT, "bob")
     assert job_store.claim(machine.db, second, "w") is not None
-    stay_alive(machine.db, second)
-    with running(machine, "run", quick_spec(machine)) as (process, printed):
+    with kept_alive(machine.db, second), running(machine, "run", quick_spec(machine)) as (process, printed):
         said = f"waits: job {second} (supervised training, LoRA, running) and 1 more is ahead."
         wait_until("that it says what is ahead", lambda: said in printed.read_text())
         (waiting,) = [job for job in job_store.queue(machine.db) if job.id != before]
@@ -371,8 +370,7 @@ def test_a_run_waits_for_its_turn_says_for_what_and_then_runs(machine: Machine) 
 def test_stopped_while_it_waits_a_run_is_taken_out_of_the_queue(machine: Machine, number: signal.Signals) -> None:
     ahead = job_store.enqueue(machine.db, QUICK_SFT, "ann")
     job_store.claim(machine.db, ahead, "w")
-    stay_alive(machine.db, ahead)
-    with running(machine, "run", quick_spec(machine)) as (process, printed):
+    with kept_alive(machine.db, ahead), running(machine, "run", quick_spec(machine)) as (process, printed):
         wait_until("that it waits", lambda: "is ahead." in printed.read_text())
         process.send_signal(number)
         assert process.wait(PATIENCE_SECONDS) == 1
@@ -399,13 +397,12 @@ def test_stopped_while_it_runs_it_ends_its_worker_and_can_be_resumed(machine: Ma
 def test_a_job_that_a_running_app_takes_is_followed_there(machine: Machine) -> None:
     ahead = job_store.enqueue(machine.db, QUICK_SFT, "ann")
     job_store.claim(machine.db, ahead, "w")
-    stay_alive(machine.db, ahead)
-    with running(machine, "run", quick_spec(machine)) as (process, printed):
+    with kept_alive(machine.db, ahead), running(machine, "run", quick_spec(machine)) as (process, printed):
         wait_until("that it waits", lambda: "is ahead." in printed.read_text())
         job = job_store.recent(machine.db, ("sft",), 1)[0]
         assert job_store.claim(machine.db, job.id, "the app") is not None
-        stay_alive(machine.db, job.id)
-        wait_until("that it says so", lambda: f"job {job.id} runs in another program" in printed.read_text())
+        with kept_alive(machine.db, job.id):
+            wait_until("that it says so", lambda: f"job {job.id} runs in another program" in printed.read_text())
         job_table.finish(machine.db, job.id, "the app", {"revision": "sft-2"})
         assert process.wait(PATIENCE_SECONDS) == 0
     assert '"revision": "sft-2"' in printed.read_text()

@@ -368,6 +368,14 @@ def test_after_a_sleep_of_the_machine_workers_have_time_to_say_that_they_live(
     assert job_store.get(db, job).status == "lost"
 
 
+def test_who_died_before_the_clock_was_set_back_is_gone(db: Database, supervisor: Supervisor) -> None:
+    """No worker of now has said that it lives tomorrow; until then its job would keep the others waiting."""
+    job = queue(db)
+    assert job_store.claim(db, job, "dead") is not None
+    beat_at(db, job, time.time() + 24 * 3600)
+    assert supervisor.mark_lost() == [job]
+
+
 def test_a_wait_while_rented_jobs_are_looked_at_costs_no_worker_its_job(
     db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
