@@ -61,10 +61,10 @@ class Supervisor:
     def stop(self) -> None:
         """Ask the workers that this program started to save and end, and wait for them."""
         self._ended.set()
+        self.tell_to_end()  # before the thread ends: it may wait for another's write
         if self._thread.is_alive():
             self._thread.join()
-        for child in self.children.values():
-            child.signal(signal.SIGTERM)
+        self.tell_to_end()  # whatever it has started meanwhile
         for job_id, child in self.children.items():
             try:
                 child.process.wait(STOP_SECONDS)
@@ -75,6 +75,11 @@ class Supervisor:
             job = job_store.get(self.db, job_id)
             if job.status != "lost":  # it could not say so itself
                 job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec, saved=False))
+
+    def tell_to_end(self) -> None:
+        """Ask the workers that this program started to save and end."""
+        for child in [*self.children.values()]:
+            child.signal(signal.SIGTERM)
 
     def _loop(self) -> None:
         while not self._ended.wait(POLL_SECONDS):

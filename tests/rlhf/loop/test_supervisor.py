@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -512,6 +513,30 @@ def test_the_end_of_the_program_is_told_in_the_rows_of_workers_that_can_not_say_
         "Prefloop was stopped while this ran. Resume goes on from what it has saved.",
     )
     assert (job_store.get(db, waiting).status, job_store.get(db, waiting).attempt) == ("queued", 0)
+
+
+def test_workers_are_told_of_the_end_of_the_program_while_its_thread_waits(
+    db: Database, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For another's write, say; those who stop a program don't wait long."""
+    job = queue(db)
+    supervisor.start_next()
+    child, waits, released = supervisor.children[job], threading.Event(), threading.Event()
+
+    def tick() -> None:
+        waits.set()
+        assert released.wait(PATIENCE_SECONDS)
+
+    monkeypatch.setattr(supervisor, "tick", tick)
+    supervisor.start()
+    assert waits.wait(PATIENCE_SECONDS)
+    stopping = threading.Thread(target=supervisor.stop)
+    stopping.start()
+    try:
+        child.process.wait(PATIENCE_SECONDS)
+    finally:
+        released.set()
+        stopping.join()
 
 
 # ------------------------------------------------------------------------------------- a real run that can't go on
