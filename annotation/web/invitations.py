@@ -23,7 +23,7 @@ from annotation.records import Annotator, UserError, now
 from annotation.translation import N_, _
 from annotation.validation import read
 from annotation.web import access, sign_in_pages
-from annotation.web.middleware import NOT_STORED, SignIn, after_waiting, read_form, waiting_said
+from annotation.web.middleware import NOT_STORED, SignIn, after_waiting, read_form, waiting_said, waiting_write
 from annotation.workbench import annotator_groups
 
 PATH: Final = "/join"
@@ -195,7 +195,7 @@ class JoinPages:
         turn = self.sign_in.turns.setdefault(access.network_of(address), asyncio.Lock())
         try:
             async with turn, self.sign_in.hashing:
-                annotator = await asyncio.to_thread(accept, self.db, token, name, form.get("password", ""))
+                annotator = await waiting_write(accept, self.db, token, name, form.get("password", ""))
         except UserError as error:
             gone = str(error) == _(NOT_VALID)
             return self.page("" if gone else token, str(error), 404 if gone else 409, name)

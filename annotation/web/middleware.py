@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 from weakref import WeakValueDictionary
 
@@ -260,6 +263,17 @@ def signed_in_name(request: Request) -> str | None:
 
 
 # -------------------------------------------------------------------------------------------------------- signing in
+Returned = TypeVar("Returned")
+# What waits here for another's write keeps none of the threads of those who only read.
+WRITING_THREADS = ThreadPoolExecutor(4, thread_name_prefix="sign-in")
+
+
+async def waiting_write(write: Callable[..., Returned], *values: Any) -> Returned:
+    """What a function returns that writes to the database, and speaks as this request does."""
+    loop, run = asyncio.get_running_loop(), copy_context().run
+    return await loop.run_in_executor(WRITING_THREADS, run, write, *values)
+
+
 def wanted_by(request: Request) -> str:
     """Where a sign-in leads, by what the browser says of it."""
     return destination(request.query_params.get(NEXT, BEGINNING))
@@ -348,7 +362,7 @@ class SignIn:
         """Sign the owner in with the one-time link from the terminal."""
         token = request.query_params.get("token", "")
         try:
-            annotator = await asyncio.to_thread(access.use_link, self.db, token)
+            annotator = await waiting_write(access.use_link, self.db, token)
         except UserError as error:
             return self.page(str(error), 401)
         return await self.welcome(request, annotator)
@@ -357,7 +371,7 @@ class SignIn:
         """End the session. A mere link must not: any page could hold one."""
         if request.method != "POST":
             return RedirectResponse("/", 303)
-        await asyncio.to_thread(access.close_session, self.db, session_token(request.headers, self.cookie))
+        await waiting_write(access.close_session, self.db, session_token(request.headers, self.cookie))
         response = RedirectResponse("/login", 303)
         response.delete_cookie(self.cookie, httponly=True, samesite="lax")
         return response
@@ -367,7 +381,7 @@ class SignIn:
         annotator: Annotator = request.scope[ANNOTATOR_KEY]
         form = await read_form(request) or {}
         try:
-            await asyncio.to_thread(access.set_language, self.db, annotator.name, form.get("language", ""))
+            await waiting_write(access.set_language, self.db, annotator.name, form.get("language", ""))
         except UserError as error:
             return HTMLResponse(sign_in_pages.dead_end(str(error)), 400, NOT_STORED)
         return RedirectResponse(page_before(request.headers), 303)
@@ -376,9 +390,9 @@ class SignIn:
         """Open a session and go to the wanted page; an account without a language gets the one its browser asks for."""
         asked = preferred(request.headers.get("accept-language", ""))
         if annotator.language is None and asked is not None:
-            await asyncio.to_thread(access.set_language, self.db, annotator.name, asked)
+            await waiting_write(access.set_language, self.db, annotator.name, asked)
         days = access.SESSION_DAYS if self.space is None else SPACE_SESSION_DAYS
-        token = await asyncio.to_thread(access.open_session, self.db, annotator, days)
+        token = await waiting_write(access.open_session, self.db, annotator, days)
         response = RedirectResponse(wanted, 303)
         self.set_cookie(request, response, self.cookie, token, days)
         return response

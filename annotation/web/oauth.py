@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 from base64 import urlsafe_b64encode
@@ -23,7 +22,7 @@ from annotation.translation import N_, _
 from annotation.web import access
 from annotation.web.access import LoginThrottle
 from annotation.web.destinations import destination
-from annotation.web.middleware import SignIn, wanted_by
+from annotation.web.middleware import SignIn, waiting_write, wanted_by
 from annotation.web.space import HubUser, Space
 
 LEAVE: Final = "/oauth/login"
@@ -132,7 +131,7 @@ class HubSignIn:
             return self.refuse(_("Too many attempts. Wait some minutes and try again."), 429)
         try:
             user = await self.whoever(request.query_params.get("code", ""), verifier)
-            annotator = await asyncio.to_thread(self.let_in, user)
+            annotator = await waiting_write(self.let_in, user)
         except Unreachable as error:
             return self.refuse(str(error), 502)
         except UserError as error:

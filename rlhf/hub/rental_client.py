@@ -416,7 +416,7 @@ class RentedRun:
         assert isinstance(spec, TrainingSpec)
         steps = job_store.get(self.db, self.job.id).steps
         self.run.report(steps, steps, {}, _("fetching what was made"))
-        revision = f"{self.job.kind.replace('_', '-')}-{self.job.id}"
+        revision = registry.name_of(self.job.kind, self.job.id)
         relative = f"adapters/{revision}"
         (self.data_dir / "adapters").mkdir(exist_ok=True)
         with new_directory(self.data_dir / relative) as directory:

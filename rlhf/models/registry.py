@@ -10,6 +10,8 @@ from typing import Literal
 
 from annotation import store
 from annotation.database import Database
+from annotation.environment import remove_leftover
+from annotation.jobs.job_table import ENDED
 from annotation.records import UserError, ancestors_of, now, who
 from annotation.translation import N_, _, ngettext
 from rlhf.jobs import job_store
@@ -208,6 +210,11 @@ def all_policies(db: Database) -> list[Policy]:
     return [Policy(**row) for row in db.rows("SELECT * FROM model ORDER BY id")]
 
 
+def name_of(kind: str, job_id: int) -> str:
+    """The name of what a job makes."""
+    return f"{kind.replace('_', '-')}-{job_id}"
+
+
 def of_job(db: Database, job_id: int) -> Policy | None:
     """The policy or reward model that a job made, if it has."""
     row = db.row("SELECT * FROM model WHERE job_id = ?", (job_id,))
@@ -401,10 +408,14 @@ def remove_files(data_dir: Path, policy: Policy) -> int:
 
 
 def clear_leftovers(db: Database, data_dir: Path) -> None:
-    """Remove what was left where a program was killed: files of deleted policies, and half-written ones."""
+    """Remove files that killed programs left: of deleted policies, unregistered ones, half-written ones."""
     for policy in all_policies(db):
         if policy.deleted and policy.path is not None:
             remove_files(data_dir, policy)
+    unregistered = db.rows(
+        f"SELECT kind, id FROM job WHERE status IN {ENDED} AND id NOT IN (SELECT coalesce(job_id, 0) FROM model)"
+    )
+    remove_leftover(data_dir / "adapters" / name_of(job["kind"], job["id"]) for job in unregistered)
     clear_half_written(data_dir)
 
 

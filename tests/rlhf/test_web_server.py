@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from annotation.web.deferred_app import DeferredApp
 from annotation.web.middleware import SECURITY_HEADERS
 from annotation.web.settings import Settings
 from rlhf import web_server
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
+from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from tests.conftest import BASE_NAME, act, judgement_count, seed_comparisons
@@ -66,11 +69,19 @@ def starting(db: Database, data_dir: Path) -> Iterator[Starting]:
 def test_what_killed_programs_have_left_goes_when_one_starts(
     db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between a policy's mark and its files, and while files were written; nothing that may still be written."""
-    whole, deleted = (data_dir / "adapters" / name for name in ("sft-1", "dpo-2"))
+    """Between a policy's mark and its files, while files were written, and before they were registered.
+
+    Not what may still be written or registered, nor what no job of this program has made.
+    """
+    jobs = [job_store.enqueue(db, RewardModelSpec(), "ann") for _ in range(4)]
+    for job in jobs[:3]:
+        job_store.cancel(db, job)
+    whole, deleted = (data_dir / "adapters" / name for name in (f"reward-model-{jobs[0]}", "dpo-2"))
     halves = [data_dir / name for name in ("adapters/sft-3.part", "adapters/.fetched-a", "snapshots/.b.part")]
-    young = data_dir / "adapters" / "sft-4.part"
-    for directory in (whole, deleted, *halves, young):
+    halves += [data_dir / "adapters" / f"reward-model-{jobs[1]}"]
+    kept = [whole, *(data_dir / "adapters" / f"reward-model-{job}" for job in jobs[2:])]
+    kept += [data_dir / "adapters" / name for name in ("sft-4.part", "mine")]
+    for directory in (deleted, *halves, *kept):
         directory.mkdir(parents=True)
         (directory / "weights").write_bytes(b"0")
     for directory in (whole, deleted):
@@ -80,17 +91,18 @@ def test_what_killed_programs_have_left_goes_when_one_starts(
             algorithm="sft",
             base=BASE_NAME,
             parent_id=1,
-            job_id=None,
+            job_id=jobs[0] if directory == whole else None,
             path=f"adapters/{directory.name}",
             sha256="",
         )
-    for directory in (whole, *halves):
+    for directory in (whole, *halves, kept[2], kept[-1]):
         os.utime(directory, (0, 0))
     with monkeypatch.context() as patched:
         patched.setattr(registry, "remove_files", lambda *_: 0)
         job_submission.delete_policy(db, data_dir, "dpo-2", "kim")
     web_server.build_app(Settings(data_dir=data_dir, workers=False)).state.db.close()
-    assert [path.exists() for path in (whole, deleted, *halves, young)] == [True, False, False, False, False, True]
+    assert [path for path in (deleted, *halves) if path.exists()] == []
+    assert [path for path in kept if not path.exists()] == []
 
 
 def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) -> None:
@@ -106,6 +118,34 @@ def test_who_is_signed_in_judges_and_who_is_not_can_sign_in(starting: Starting) 
 
     asyncio.run(judge())
     assert judgement_count(starting.db) == 1
+
+
+def test_those_who_wait_for_a_write_to_sign_in_or_out_keep_nobody_else_waiting(
+    starting: Starting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, close = list[str](), access.close_session
+
+    def closing(db: Database, token: str) -> None:
+        waiting.append(token)
+        close(db, token)
+
+    monkeypatch.setattr(access, "close_session", closing)
+
+    async def sign_out() -> None:
+        threads = 2
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
+        other = Database(starting.db.path)
+        async with starting.client(None) as client:
+            with other.transaction():
+                asked = [asyncio.create_task(client.post("/logout")) for _ in range(threads)]
+                while len(waiting) < threads:
+                    await asyncio.sleep(0.01)
+                health = await asyncio.wait_for(client.get("/healthz"), PATIENCE_SECONDS)
+                assert health.json()["ok"]
+            assert [(await answer).status_code for answer in asked] == [303] * threads
+        other.close()
+
+    asyncio.run(sign_out())
 
 
 def test_the_guard_is_there_from_the_beginning(starting: Starting) -> None:
