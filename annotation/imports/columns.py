@@ -76,6 +76,7 @@ ROLES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "scores": (N_("a list of scores, the higher the better"), ("scores", "ratings", "rewards", "score", "rating")),
     "ranks": (N_("a list of ranks, 1 is best"), ("ranks", "ranking", "rankings", "rank")),
+    "order": (N_("a list of the answers' numbers, from 0 or from 1, the best answer's first"), ()),
     "outcome": (N_("a word beside ranks that is 'all-bad' where no answer is good"), ("outcome",)),
     "strength": (
         N_("how much better: 1 slightly, 2 clearly, 3 much; as a margin 1/3, 2/3, 1"),

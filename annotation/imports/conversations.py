@@ -19,6 +19,8 @@ MAXIMUM_TURNS: Final = 200
 CALLS: Final = (
     *("tool_calls", "function_call", "tool_call_id", "images", "image", "videos", "video", "audios", "audio"),
 )
+# Where a message has what a model thought before it answered, if that is not part of the text.
+THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
 # How chat templates mark a user's turn and an answer within one text.
@@ -117,6 +119,14 @@ def message_of(entry: Any, column: str) -> Message:
             display_name=display_name(other[:40]),
         )
     return {"role": role, "content": text_of(content, column)}
+
+
+def has_thoughts(value: Any) -> bool:
+    """Whether a message, or one of several, comes with what was thought before it."""
+    if isinstance(value, str) and any(f'"{key}"' in value for key in THOUGHTS) and looks_like_messages(value):
+        value = parse_json(value.strip())
+    entries = value if isinstance(value, list) else [value]
+    return any(isinstance(entry, dict) and any(entry.get(key) for key in THOUGHTS) for entry in entries)
 
 
 def is_off(value: Any) -> bool:

@@ -28,6 +28,7 @@ from annotation.imports.conversations import (
     as_turns,
     checked,
     earlier_turns,
+    has_thoughts,
     list_of,
     message_of,
     template_mark,
@@ -80,6 +81,7 @@ EQUAL_SCORES: Final = N_("equal scores: imported as a tie")
 SAID_TIE: Final = N_("chosen and rejected are called a tie: imported as one")
 OTHER_SYSTEMS: Final = N_("answers given under different system messages ('{key}'), which are left out")
 PICTURES_LEFT: Final = N_("a text with a mark for a picture or sound, which is not there")
+THOUGHTS_LEFT: Final = N_("a message with what was thought before it, which is left out")
 
 VERDICT_ROLES: Final = ("winner", "preference", "winner_from_0", "winner_from_1")
 QUESTION: Final = ("prompt", "context", "history", "system", "messages")
@@ -118,6 +120,8 @@ class ImportPlan:
     """The rating from which on an answer is good."""
     paths: tuple[str, ...] = ()
     """Those of the columns that are paths into objects, as 'question.full_text'."""
+    ranks_said: bool = False
+    """Whether a person has named the column with ranks."""
 
     @property
     def reader(self) -> RowReader:
@@ -125,12 +129,13 @@ class ImportPlan:
 
         It raises UnclearColumn where the rows that it has read so far can't mean what the plan takes them for.
         """
-        read = FORMS[form_of(self)](self)
+        read, used = FORMS[form_of(self)](self), self.used
 
         def of(values: Mapping[str, Any]) -> MappedRow:
             if self.paths:
                 values = {**values, **{path: at_path(values, path) for path in self.paths}}
-            return without_pictures(with_chances(read(values), values, self), values)
+            record = without_pictures(with_chances(read(values), values, self), values)
+            return remarked(record, _(THOUGHTS_LEFT)) if any(has_thoughts(values.get(one)) for one in used) else record
 
         return of
 
@@ -167,6 +172,7 @@ def make_plan(
         verdict=verdict,
         good_from=good_from,
         paths=tuple(paths),
+        ranks_said=bool(overrides and overrides.get("ranks")),
     )
     if plan.target != "preferences" and verdict != "judged":
         raise UserError(_("Only preference data (several answers to a prompt) can be gold or be judged by people."))
@@ -541,7 +547,7 @@ def read_responses(plan: ImportPlan) -> RowReader:
             return MappedRow(messages, answers, remark=remark)
         if cell(values, columns, "outcome") == "all-bad":
             return MappedRow(messages, answers, *BAD)
-        ranking = ranking_of(values, columns, entries)
+        ranking = ranking_of(values, plan, entries)
         strength, other = strength_of(values, columns) if len(answers) == 2 else (None, "")
         if len(answers) == 2 and len(set(ranking)) == 1:
             strength, other = 0, ""
@@ -568,15 +574,20 @@ def with_shared_system(messages: tuple[Message, ...], entries: Sequence[Any]) ->
     return ({"role": "system", "content": text_of(found.pop(), SYSTEM_KEY)}, *messages), ""
 
 
-def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[Any]) -> tuple[int, ...]:
+def ranking_of(values: Mapping[str, Any], plan: ImportPlan, entries: Sequence[Any]) -> tuple[int, ...]:
     """The dense ranks of several answers: from ranks, or from scores of which the highest is the best."""
-    size = len(entries)
+    columns, size = plan.columns, len(entries)
     for role in ("winner_from_0", "winner_from_1"):
         if role in columns:
             best = index_of(values.get(columns[role]), columns[role], int(role[-1]), size)
             return tuple(1 if place == best else 2 for place in range(size))
+    if "order" in columns:
+        return ranks_by_order(list_of(values.get(columns["order"]), columns["order"]), columns["order"], size)
     if "ranks" in columns:
-        return dense(numbers(list_of(values.get(columns["ranks"]), columns["ranks"]), columns["ranks"], size))
+        ranks = numbers(list_of(values.get(columns["ranks"]), columns["ranks"]), columns["ranks"], size)
+        if not plan.ranks_said:
+            refuse_order(ranks, columns["ranks"])
+        return dense(ranks)
     if "scores" in columns:
         scores = numbers(list_of(values.get(columns["scores"]), columns["scores"]), columns["scores"], size)
         return dense([-score for score in scores])
@@ -588,7 +599,30 @@ def ranking_of(values: Mapping[str, Any], columns: Columns, entries: Sequence[An
     raise UnusableRow(column, _("column '{column}' has answers without scores or ranks"))
 
 
-RANKING_ROLES: Final = ("scores", "ranks", "outcome", "strength", "score_a", "score_b")
+def refuse_order(ranks: Sequence[float], column: str) -> None:
+    """Raises UnclearColumn where what is called a ranking may as well name the answers by their numbers, best first."""
+    places = range(len(ranks))
+    if plain_name(column) not in ("ranking", "rankings") or {*ranks} != {*places}:
+        return
+    if [ranks.index(place) for place in places] != ranks:
+        raise UnclearColumn(
+            _(
+                "The column '{name}' holds {numbers}: ranks of the answers, or the answers' numbers with the best "
+                "one's first? Say which: --map ranks={name} or --map order={name}. Nothing was imported."
+            ).format(name=display_name(column), numbers=", ".join(f"{rank:g}" for rank in ranks))
+        )
+
+
+def ranks_by_order(found: Sequence[Any], column: str, size: int) -> tuple[int, ...]:
+    """The ranks of answers whose numbers stand in an order, the best one's first. Raises UnusableRow."""
+    order = numbers(found, column, size)
+    first = min(order)
+    if first not in (0, 1) or sorted(order) != [first + place for place in range(size)]:
+        raise UnusableRow(column, _("column '{column}' must hold the number of each answer once, from 0 or from 1"))
+    return tuple(order.index(first + place) + 1 for place in range(size))
+
+
+RANKING_ROLES: Final = ("scores", "ranks", "order", "outcome", "strength", "score_a", "score_b")
 FORMS: Final[Mapping[str, Callable[[ImportPlan], RowReader]]] = {
     "prompt": read_prompt,
     "conversation": read_conversation,
@@ -611,7 +645,8 @@ ROLES_OF_FORMS: Final[Mapping[str, tuple[str, ...]]] = {
     "chosen": (*QUESTION, "chosen", "rejected", "strength", "score_a", "score_b", "status", *CHANCES),
     "pair": (*QUESTION, "a", "b", *VERDICT_ROLES, "score_a", "score_b", "strength", *CHANCES),
     "responses": (
-        *(*QUESTION, "responses", "winner_from_0", "winner_from_1", "ranks", "scores", "outcome", "strength"),
+        *(*QUESTION, "responses", "winner_from_0", "winner_from_1", "ranks", "order", "scores"),
+        *("outcome", "strength"),
         *CHANCES,
     ),
     "labelled answer": (*QUESTION, "completion", "label", "rating"),
@@ -664,7 +699,12 @@ def without_pictures(record: MappedRow, values: Mapping[str, Any]) -> MappedRow:
             raise UnusableRow(
                 column, _("column '{column}' holds pictures or sound that the text is about; only text can be imported")
             )
-    return replace(record, remark="; ".join(filter(None, (record.remark, _(PICTURES_LEFT)))))
+    return remarked(record, _(PICTURES_LEFT))
+
+
+def remarked(record: MappedRow, remark: str) -> MappedRow:
+    """A record with a remark more."""
+    return replace(record, remark="; ".join(filter(None, (record.remark, remark))))
 
 
 def until_user(turns: Sequence[Message], columns: Columns) -> tuple[Message, ...]:

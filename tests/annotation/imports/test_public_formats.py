@@ -11,7 +11,15 @@ import pytest
 from annotation.imports import labels
 from annotation.imports.columns import ColumnUsage
 from annotation.imports.labels import UnusableRow
-from annotation.imports.mapping import EQUAL_SCORES, OTHER_SYSTEMS, SAID_TIE, SYSTEM_KEY, MappedRow, make_plan
+from annotation.imports.mapping import (
+    EQUAL_SCORES,
+    OTHER_SYSTEMS,
+    SAID_TIE,
+    SYSTEM_KEY,
+    THOUGHTS_LEFT,
+    MappedRow,
+    make_plan,
+)
 from annotation.imports.reading import SourceRow
 from annotation.records import UserError
 from tests.annotation.imports.test_mapping import assistant, system, user
@@ -78,6 +86,7 @@ KAGGLE = {"id": "1", "model_a": "m", "model_b": "n"}
 BAD_ANSWER = {"prompt": "q", "response": "x"}
 KTO_TURNS = [[user("q"), assistant("good")], [user("q"), assistant("bad")]]
 ULTRA = {"instruction": "Why?", "source": "evol"}
+RANKED = {"prompt": "p", "responses": ["x", "y", "z"], "ranking": [2, 0, 1]}
 OASST = {"lang": "en", "rank": None, "review_count": 3}
 
 CASES: dict[str, Case | Refused] = {
@@ -415,6 +424,30 @@ CASES: dict[str, Case | Refused] = {
          "column 'messages' may only hold the roles user, assistant and system; found: 'tool'",
          "column 'messages' holds an answer that is not to be learned"],
         "demonstrations", telling=["tools"],
+    ),
+    "thinking beside text": Case(
+        [{"messages": [user("p"), {**assistant("x"), "reasoning_content": "hm"}]},
+         {"messages": [user("p"), {**assistant("x"), "thinking": None}]},
+         {"messages": json.dumps([user("p"), {**assistant("x"), "thinking": "hm"}])}],
+        [told("p", "x", remark=THOUGHTS_LEFT), told("p", "x"), told("p", "x", remark=THOUGHTS_LEFT)],
+        "demonstrations",
+    ),
+    "a ranking that can be ranks or an order": Refused(
+        [{"prompt": "p", "responses": ["x", "y", "z"], "ranking": ranking} for ranking in ([0, 2, 1], [2, 0, 1])],
+        "The column 'ranking' holds 2, 0, 1: ranks of the answers, or the answers' numbers",
+    ),
+    "the same, said to be ranks": Case(
+        [RANKED], [told("p", "x", "y", "z", ranking=(3, 1, 2))], columns={"ranks": "ranking"}
+    ),
+    "the same, said to be an order": Case(
+        [RANKED, {**RANKED, "ranking": "[3, 1, 2]"}, {**RANKED, "ranking": [2, 0, 0]}],
+        [told("p", "x", "y", "z", ranking=(2, 3, 1)), told("p", "x", "y", "z", ranking=(2, 3, 1)),
+         "column 'ranking' must hold the number of each answer once"], columns={"order": "ranking"}
+    ),
+    "a ranking that is the same as an order": Case(
+        [{**RANKED, "ranking": ranking} for ranking in ([0, 2, 1], ["2", "1", "0"], [1, 2, 2], None)],
+        [told("p", "x", "y", "z", ranking=(1, 3, 2)), told("p", "x", "y", "z", ranking=(3, 2, 1)),
+         told("p", "x", "y", "z", ranking=(1, 2, 2)), "column 'ranking' must be a list"],
     ),
     "pictures": Case(
         [{"messages": [user("<image>What is it?"), assistant("x")], "images": ["a.png"]},
