@@ -100,7 +100,8 @@ SQL = re.compile(
     r"|\(?[a-z.]+ (=|IN) [('?{]|[a-z]\.[a-z_]+, [a-z]\.[a-z_]+$"
 )
 SQL_WITHIN = re.compile(
-    r"\b(SELECT .* FROM|IS NULL|NOT NULL|ORDER BY|JOIN \w+ \w+ ON|json_each|json_object|coalesce|DESC)\b", re.DOTALL
+    r"\b(SELECT .* FROM|BETWEEN :|IS NULL|NOT NULL|ORDER BY|JOIN \w+ \w+ ON|json_each|json_object|coalesce|DESC)\b",
+    re.DOTALL,
 )
 STYLE = re.compile(r"\{\s*[a-z-]+\s*:|;\s*$")
 SHOWN_KEYWORDS = {"label", "info", "placeholder"}
