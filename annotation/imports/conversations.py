@@ -21,6 +21,8 @@ CALLS: Final = (
 )
 # Where a message has what a model thought before it answered, if that is not part of the text.
 THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
+# What an object may have beside its text.
+NO_TEXT: Final = ("id", "role", "from", "type")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
 # How chat templates mark a user's turn and an answer within one text.
@@ -84,6 +86,8 @@ def conversation(value: Any, column: str) -> list[Message]:
 
 def message_of(entry: Any, column: str) -> Message:
     """One message of a conversation: role and content, or from and value."""
+    if isinstance(entry, str):
+        raise UnusableRow(column, _("column '{column}' is a list of texts, not of messages; a row is one example"))
     if not isinstance(entry, dict):
         raise UnusableRow(column, _("column '{column}' must hold messages; found: {kind_of}"), kind_of=kind_of(entry))
     speaker = entry["role"] if "role" in entry else entry.get("from")
@@ -164,6 +168,12 @@ def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
+def part_of(value: Any) -> str | None:
+    """The part of an object that is likeliest to be the text or the messages that are meant."""
+    parts = value.items() if isinstance(value, dict) else ()
+    return next((key for key, held in parts if held and isinstance(held, str | list) and key not in NO_TEXT), None)
+
+
 def as_turns(value: Any, column: str) -> list[Message] | None:
     """A conversation in whatever form; None for plain text. Raises UnusableRow for what is neither."""
     if isinstance(value, str):
@@ -178,6 +188,13 @@ def as_turns(value: Any, column: str) -> list[Message] | None:
             text_of(value, column)
             return None
     elif not isinstance(value, list):
+        part = part_of(value)
+        if part is not None:
+            raise UnusableRow(
+                column,
+                _("column '{column}' is an object; name the part of it that is meant, as '{path}'"),
+                path=display_name(f"{column}.{part}"),
+            )
         raise UnusableRow(
             column, _("column '{column}' must be text or messages; found: {kind_of}"), kind_of=kind_of(value)
         )

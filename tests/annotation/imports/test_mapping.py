@@ -335,6 +335,13 @@ TALK = {"messages": TURNS}
         (PAIR, {"prompt": 12}, "prompt", "must be text or messages; found: a number"),
         (PAIR, {"prompt": " \n "}, "prompt", "is empty"),
         (PAIR, {"chosen": {"a": 1}}, "chosen", "must be text or messages; found: an object"),
+        (
+            PAIR,
+            {"prompt": {"id": "7", "turns": ["p"]}},
+            "prompt",
+            "is an object; name the part of it that is meant, as 'prompt.turns'",
+        ),
+        (PAIR, {"chosen": ["a", "b"]}, "chosen", "is a list of texts, not of messages; a row is one example"),
         (PAIR, {"chosen": []}, "chosen", "is an empty list"),
         (PAIR, {"chosen": [None]}, "chosen", "must hold messages; found: empty (null)"),
         (

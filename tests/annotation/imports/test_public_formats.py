@@ -138,7 +138,9 @@ CASES: dict[str, Case | Refused] = {
         columns={"winner": "safer_response_id"},
         telling=["better_response_id"],
     ),
-    "WebGPT": Case(WEB_GPT, ["column 'question' must be text or messages; found: an object"] * 3),
+    "WebGPT": Case(
+        WEB_GPT, ["column 'question' is an object; name the part of it that is meant, as 'question.full_text'"] * 3
+    ),
     "WebGPT with a path": Case(
         WEB_GPT,
         [
@@ -166,7 +168,7 @@ CASES: dict[str, Case | Refused] = {
     ),
     "OASST1 trees": Case(
         [{"message_tree_id": "1", "prompt": {"text": "Why?", "role": "prompter", "replies": []}}],
-        ["column 'prompt' must be text or messages; found: an object"],
+        ["column 'prompt' is an object; name the part of it that is meant, as 'prompt.text'"],
         "prompts",
     ),
     "OASST1 trees with a path": Case(
