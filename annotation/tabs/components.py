@@ -74,13 +74,26 @@ function follow() {
   waiting = false;
   next.focus();
 }
+// A button that takes another's place can't have been read: a press meant for the one before must not count.
+const UNREAD_MS = 1000;
+let shown = [];
+function rest() {
+  const before = shown;
+  const buttons = [...element.querySelectorAll("button[data-act]")];
+  shown = buttons.map(({ dataset }) => `${dataset.act} ${dataset.subject}`);
+  buttons.filter((_button, place) => (before[place] ?? shown[place]) !== shown[place]).forEach((button) => {
+    button.ariaDisabled = "true";
+    setTimeout(() => { button.ariaDisabled = null; }, UNREAD_MS);
+  });
+}
 new MutationObserver(() => {
   changed = performance.now();
+  rest();
   setTimeout(follow);
 }).observe(element, { childList: true, characterData: true, subtree: true });
 element.addEventListener("click", (event) => {
   const pressed = event.target.closest("button[data-act]");
-  if (!pressed || !element.contains(pressed) || pressed.disabled) return;
+  if (!pressed || !element.contains(pressed) || pressed.disabled || pressed.ariaDisabled) return;
   pressed.disabled = waiting = true;
   [window.prefloop.before, window.prefloop.pressed] = [window.prefloop.pressed, pressed]; // of all boxes
   setTimeout(() => {

@@ -645,15 +645,20 @@ class Promotion:
         return said.format(revision=self.revision)
 
 
-def promote(db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "") -> Promotion:
+def promote(
+    db: Database, data_dir: Path, revision: str, decided_by: str, why: str = "", undoes: int | None = None
+) -> Promotion:
     """Let a policy serve because a person wants it; against the rule only with a reason. Both are kept.
 
-    The rule is asked in the transaction that promotes: what was judged since the person looked counts.
+    The rule is asked in the transaction that promotes: what was judged since the person looked counts. So is whether
+    the decision that it `undoes` still holds, whose button two people may have seen.
     Raises PromotionAgainstRule without a reason, and UserError where it can't serve; then nothing has changed.
     """
     registry.verify(data_dir, registry.by_revision(db, revision))  # before: reading the files takes a while
     own = clean_reason(why)
     with db.transaction():
+        if undoes is not None:
+            registry.to_take_back(db, undoes)
         policy = registry.by_revision(db, revision)
         against = objection(db, policy)
         if against and not own:

@@ -487,6 +487,34 @@ def decisions(db: Database, limit: int = 50) -> list[Decision]:
     return [Decision(**row) for row in rows]
 
 
+def undoable(db: Database) -> dict[int, Decision]:
+    """The decisions that can be taken back, by their numbers: the newest on its policy, while what it made holds."""
+    there = {policy.revision: policy.status for policy in all_policies(db) if policy.deleted is None}
+    newest: dict[str, Decision] = {}
+    for one in decisions(db):
+        newest.setdefault(one.revision, one)
+    made = {"promote": "serving", "rollback": "serving", "reject": "rejected"}
+    return {
+        one.id: one
+        for one in newest.values()
+        if there.get(one.revision) == made.get(one.action, "") and (one.action == "reject" or one.previous in there)
+    }
+
+
+def to_take_back(db: Database, number: int) -> Decision:
+    """The decision of a number. Raises UserError, with what holds now, where it can't be taken back any more."""
+    known, latest = undoable(db), decisions(db, limit=1)
+    if number in known:
+        return known[number]
+    if not latest or not 0 < number <= latest[0].id:
+        raise UserError(_("There is no such decision; reload the page."))
+    raise UserError(
+        _("Nothing was undone: that decision holds no more. {who} decided last; {revision} serves now.").format(
+            who=who(latest[0].decided_by), revision=serving(db).revision
+        )
+    )
+
+
 def newest_decision(db: Database) -> int:
     """A number that is another after each decision; 0 before the first."""
     return int(db.value("SELECT coalesce(max(id), 0) FROM promotion"))

@@ -67,22 +67,50 @@ def test_who_cancels_a_judging_goes_on_from_what_is_said_of_it(running: tuple[Da
     press(page, "#judge-cancel", "#judge-said", f"Job {job_id} was asked to stop.")
 
 
-def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
-    db, address = running
-    files = db.path.parent / "adapters" / "dpo-9"
+def a_candidate(db: Database, revision: str) -> None:
+    """A policy that waits for a decision, with files of its own."""
+    files = db.path.parent / "adapters" / revision
     files.mkdir(parents=True)
     (files / "adapter_model.safetensors").write_bytes(b"weights")
     base = registry.by_revision(db, "base")
     registry.add(
         db,
-        revision="dpo-9",
+        revision=revision,
         algorithm="dpo",
         base=BASE_NAME,
         parent_id=base.id,
         job_id=None,
-        path="adapters/dpo-9",
+        path=f"adapters/{revision}",
         sha256=directory_sha256(files),
     )
+
+
+def test_a_press_on_an_undo_that_has_just_become_another_does_nothing(running: tuple[Database, str], page: Any) -> None:
+    from playwright.sync_api import expect
+
+    db, address = running
+    a_candidate(db, "dpo-8")
+    registry.promote(db, "dpo-8", "kim")
+    page.goto(f"{address}iterations/dpo-8")
+    undo = page.locator("#decisions button[data-act]").locator("visible=true")
+    expect(undo).to_have_text("Undo: base serves again")
+    settle(page)
+    page.clock.pause_at(page.evaluate("Date.now() + 1000"))
+    registry.promote(db, "base", "mira")
+    while undo.inner_text() != "Undo: dpo-8 serves again":
+        page.clock.run_for(100)
+    undo.dispatch_event("click")
+    assert undo.is_disabled(), "nobody has read it yet"
+    page.clock.run_for(2000)
+    assert registry.serving(db).revision == "base"
+    undo.click()
+    page.wait_for_selector("#decided [role=status]:has-text('dpo-8 serves now.')")
+    registry.promote(db, "base", "kim")
+
+
+def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
+    db, address = running
+    a_candidate(db, "dpo-9")
     page.goto(f"{address}iterations/dpo-9")
     press(page, "#reject", "#decided", "dpo-9 was rejected.")
     press(page, "#decisions button", "#decided", "dpo-9 is a candidate again.")

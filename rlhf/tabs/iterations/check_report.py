@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
@@ -218,14 +218,11 @@ def decisions_table(decisions: Sequence[Decision], undoable: Mapping[int, Button
     return table(headers, rows)
 
 
-def undo_of(row: Decision, serving: str, rejected: Collection[str], there: Collection[str]) -> Button | None:
-    """How a decision is taken back; None where something else holds since, or what it takes is not there any more."""
-    subject = str(row.id)
-    if row.action in ("promote", "rollback") and row.revision == serving and row.previous in there:
-        return Button(_("Undo: {revision} serves again").format(revision=row.previous), "undo", subject)
-    if row.action == "reject" and row.revision in rejected:
-        return Button(_("Undo: {revision} is a candidate again").format(revision=row.revision), "undo", subject)
-    return None
+def undo_of(row: Decision) -> Button:
+    """The button that takes a decision back; it names the decision, so that a press never takes back another."""
+    if row.action == "reject":
+        return Button(_("Undo: {revision} is a candidate again").format(revision=row.revision), "undo", str(row.id))
+    return Button(_("Undo: {revision} serves again").format(revision=row.previous), "undo", str(row.id))
 
 
 def policy_order(policies: Sequence[Policy]) -> list[Policy]:

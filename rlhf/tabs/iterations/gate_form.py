@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import gradio as gr
 
-from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, drafted, html_box, whole_number
-from annotation.tabs.guard import Context, guarded
-from annotation.translation import N_, _, joined
+from annotation.records import Annotator, UserError, who
+from annotation.tabs.components import (
+    QUEUED,
+    QUIET,
+    acting_box,
+    drafted,
+    html_box,
+    pressed,
+    row_number,
+    whole_number,
+)
+from annotation.tabs.guard import Context, guarded, guarded_event
+from annotation.translation import N_, _, joined, numeral
 from annotation.ui import markup
+from annotation.ui.formatting import moment
 from annotation.validation import hint_at, limits_of, whole
 from rlhf.data import held_out_sets
-from rlhf.evaluation import gate, gate_decisions
+from rlhf.evaluation import gate, gate_decisions, rule_changes
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.evaluation.gate import COUNTS, MOST, NUMBERS, Rule, over_project
 from rlhf.evaluation.gate_words import percentage
+from rlhf.evaluation.rule_changes import RuleChange
 
 PROMPTS = N_("Held-out prompts in a new version")
 RENEWAL = N_(
@@ -80,6 +91,29 @@ def held_out_sentence(context: Context) -> str:
     return " ".join(filter(None, (said, *remarks, held_out_sets.gate_sentence(context.db))))
 
 
+def change_card(change: RuleChange | None, rule: Rule, labels: Mapping[str, str]) -> str:
+    """The newest change of the rule, with its undo; nothing where there was none."""
+    before = values_of(rule if change is None else Rule.stored(change.before))
+    changed = [
+        f"{labels[name]}: {value_in_words(before[name])} → {value_in_words(value)}"
+        for name, value in values_of(rule).items()
+        if before[name] != value
+    ]
+    if change is None or not changed:
+        return ""
+    said = _("{who} changed the rule, {when} UTC.").format(who=who(change.changed_by), when=moment(change.created))
+    undo = markup.act_button(_("Undo: put the rule back"), "undo-rule", str(change.number))
+    return f'<div class="decided"><div>{markup.paragraph(said)}{markup.points(changed)}</div><span>{undo}</span></div>'
+
+
+def value_in_words(value: Any) -> str:
+    """A value of the rule as its field shows it."""
+    if isinstance(value, bool):
+        return _("yes") if value else _("no")
+    chosen = {choice: words for words, choice in (*MODES, *HOLDS)}
+    return _(chosen.get(value, value)) if isinstance(value, str) else numeral(value, "g")
+
+
 def in_words(choices: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Choices in words."""
     return [(_(words), value) for words, value in choices]
@@ -125,6 +159,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
                 form[name] = gr.Number(label=gate.label(name), info=span, min_width=220)
         with gr.Row():
             save = gr.Button(_("Save the rule"), size="md", scale=0, min_width=160, elem_id="gate-save")
+        changed = acting_box(elem_id="rule-change")
         with gr.Row(elem_classes=["fields", "typed"]):
             prompts = whole_number(_(PROMPTS), min_width=220)
             renew = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
@@ -141,7 +176,8 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     def filled(rule: Rule) -> list[Any]:
         sentences = f"{summary(rule)} {held_out_sentence(context)}"
         values = values_of(rule)
-        return [values, markup.notice(sentences), *values.values(), offered(context)]
+        change = change_card(rule_changes.newest(context.db), rule, labels)
+        return [values, markup.notice(sentences), change, *values.values(), offered(context)]
 
     @guarded(context, "admin")
     def open_rule(annotator: Annotator) -> list[Any]:
@@ -154,8 +190,18 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             draft = drafted(sent, here, values_of(gate_decisions.rule(context.db)), labels)
             if draft.both:
                 return [draft.sent, *(gr.skip() for _part in filled_in[1:]), draft.refusal]
-            rule = gate_decisions.set_rule(context.db, dict(draft.values))
+            rule = rule_changes.change(context.db, dict(draft.values), annotator.name)
         return [*filled(rule), markup.notice(_("The rule is saved.")) + draft.remark]
+
+    @guarded_event(context, "admin")
+    def undo_rule(annotator: Annotator, event: Any) -> list[Any]:
+        act, subject = pressed(event, {"undo-rule": rule_changes.undo})
+        try:
+            act(context.db, row_number(subject) or 0, annotator.name)
+            said = markup.notice(_("The rule is as it was before."))
+        except UserError as error:  # beside what holds now
+            said = markup.status(str(error), "warning")
+        return [*filled(gate_decisions.rule(context.db)), said]
 
     @guarded(context, "admin")
     def renew_held_out(annotator: Annotator, number: Any, asked_of: Any) -> list[Any]:
@@ -186,10 +232,11 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     def keep_held_out(annotator: Annotator) -> list[Any]:
         return unasked()
 
-    filled_in = [sent_before, said_of, *shown, prompts]
+    filled_in = [sent_before, said_of, changed, *shown, prompts]
     asking = [confirm, question, asked]
     opening(open_rule, None, [*filled_in, *asking], **QUIET)
     save.click(save_rule, [sent_before, *shown], [*filled_in, said], **QUEUED)
+    changed.act(undo_rule, [], [*filled_in, said], **QUEUED)
     renew.click(ask_renewal, prompts, asking, **QUEUED)
     really.click(renew_held_out, [prompts, asked], [*filled_in, said, *asking], **QUEUED)
     keep.click(keep_held_out, None, asking, **QUEUED)

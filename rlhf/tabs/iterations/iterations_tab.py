@@ -39,7 +39,7 @@ from rlhf.judges import judge_store
 from rlhf.loop import controller
 from rlhf.loop.controller import LoopState
 from rlhf.models import registry
-from rlhf.models.registry import Decision, Policy
+from rlhf.models.registry import Policy
 from rlhf.tabs import plot_zoom
 from rlhf.tabs.iterations import (
     check_report,
@@ -231,20 +231,8 @@ def criteria_of(db: Database, policy: Policy) -> Sequence[Criterion]:
 
 def decisions_part(db: Database) -> Update:
     """Who decided what, each with its undo."""
-    rows, policies = registry.decisions(db), registry.all_policies(db)
-    there = {one.revision for one in policies if one.deleted is None}
-    rejected = {one.revision for one in policies if one.status == "rejected"} & there
-    serving = registry.serving(db).revision
-    found = {row.id: check_report.undo_of(row, serving, rejected, there) for row in undoable(rows)}
-    return gr.update(value=check_report.decisions_card(rows, {key: undo for key, undo in found.items() if undo}))
-
-
-def undoable(rows: Sequence[Decision]) -> list[Decision]:
-    """The newest decision on each policy: what was decided before it can't be taken back any more."""
-    newest: dict[str, Decision] = {}
-    for row in rows:
-        newest.setdefault(row.revision, row)
-    return list(newest.values())
+    undo = {number: check_report.undo_of(row) for number, row in registry.undoable(db).items()}
+    return gr.update(value=check_report.decisions_card(registry.decisions(db), undo))
 
 
 def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, Update]:

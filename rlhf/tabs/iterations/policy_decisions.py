@@ -18,10 +18,13 @@ from rlhf.models import registry
 from rlhf.submission import job_submission
 
 
-def promote(context: Context, revision: str, decided_by: str, why: str = "") -> str:
-    """Let a policy serve; `why` is kept with what the rule says, and needed against it. Raises UserError."""
+def promote(context: Context, revision: str, decided_by: str, why: str = "", undoes: int | None = None) -> str:
+    """Let a policy serve; `why` is kept with what the rule says, and needed against it. Raises UserError.
+
+    `undoes`: the number of the decision that this takes back.
+    """
     try:
-        made = gate_decisions.promote(context.db, context.data_dir, revision, decided_by, why)
+        made = gate_decisions.promote(context.db, context.data_dir, revision, decided_by, why, undoes)
     except gate_decisions.PromotionAgainstRule as error:
         raise UserError(_("{error} Say why on the Iterations tab.").format(error=error)) from error
     return _(
@@ -31,20 +34,17 @@ def promote(context: Context, revision: str, decided_by: str, why: str = "") -> 
 
 def undo(context: Context, number: int, decided_by: str) -> str:
     """Take the decision of this number back. Raises UserError where something else holds since."""
-    row = next((one for one in registry.decisions(context.db) if one.id == number), None)
-    if row is None:
-        raise UserError(_("There is no such decision; reload the page."))
-    if row.action == "reject":
-        registry.reopen(context.db, row.revision, decided_by)
+    with context.db.transaction():
+        row = registry.to_take_back(context.db, number)
+        if row.action == "reject":
+            registry.reopen(context.db, row.revision, decided_by)
+    if row.action == "reject" or row.previous is None:
         return _("{revision} is a candidate again. “Let people compare” puts its answers before them again.").format(
             revision=row.revision
         )
-    serves = row.action in ("promote", "rollback") and row.revision == registry.serving(context.db).revision
-    if not serves or row.previous is None:
-        raise UserError(_("Something else was decided since; reload the page."))
     with speaking(of_server()):  # everybody reads it
         why = _("{revision} was taken back.").format(revision=row.revision)
-    return promote(context, row.previous, decided_by, why)
+    return promote(context, row.previous, decided_by, why, undoes=number)
 
 
 def emptied(changed: Mapping[str, Any]) -> dict[str, Any]:

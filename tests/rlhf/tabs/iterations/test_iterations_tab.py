@@ -314,8 +314,12 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     assert f"{policy.revision} is a candidate again" in undo(rejected)
     assert registry.by_revision(context.db, policy.revision).status == "candidate"
     assert (newest().action, newest().decided_by) == ("reopen", "owner")
-    with pytest.raises(gr.Error, match="no rejection to take back"):
+    with pytest.raises(gr.Error, match=r"Nothing was undone: .* owner decided last; base serves now"):
         undo(rejected)
+    gate_decisions.reject(context.db, policy.revision, "owner")
+    with pytest.raises(gr.Error, match="Nothing was undone"):
+        undo(rejected)  # another admin's rejection was not what was seen
+    undo(str(newest().id))
     gate_decisions.promote(context.db, context.data_dir, policy.revision, "owner", "It is good")
     promoted = str(newest().id)
     access.set_language(context.db, "owner", "de")
@@ -323,8 +327,12 @@ def test_every_decision_is_taken_back_where_it_is_shown(pages: gr.Blocks, contex
     access.set_language(context.db, "owner", "en")
     assert f"{policy.revision} was taken back." in newest().reason, "in the server's language, as everybody reads it"
     assert registry.serving(context.db).revision == "base"
-    with pytest.raises(gr.Error, match="Something else was decided since"):
+    with pytest.raises(gr.Error, match=r"Nothing was undone: .* owner decided last; base serves now"):
         undo(promoted)
+    gate_decisions.promote(context.db, context.data_dir, policy.revision, "kim")
+    with pytest.raises(gr.Error, match=f"Nothing was undone: .* kim decided last; {policy.revision} serves now"):
+        undo(promoted)  # that it serves again is another decision
+    undo(str(newest().id))
     for number, name in (("999", "undo"), ("x", "undo"), (None, "undo"), (promoted, "delete"), (promoted, None)):
         with pytest.raises(gr.Error, match="reload the page"):
             undo(number, name)
@@ -472,6 +480,36 @@ def test_a_rule_that_another_admin_has_made_stricter_meanwhile_is_not_put_back(
     assert gate_decisions.rule(context.db).alpha == 0.02
     assert "The rule is saved." in save(owner, refused[0], *mine.values())[-1]
     assert gate_decisions.rule(context.db).alpha == 0.04
+
+
+def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages: gr.Blocks, context: Context) -> None:
+    owner, save, opened = gr.Request(username="owner"), handler(pages, "save_rule"), handler(pages, "open_rule")
+    undo_rule, sent = handler(pages, "undo_rule"), opened(owner)
+    assert sent[2] == "", "nothing was changed"
+    stricter = {**gate_form.values_of(Rule()), "mode": "automatic", "alpha": 0.01, "judge_may_decide": True}
+
+    def undo(number: Any) -> list[Any]:
+        return list(undo_rule(owner, gr.EventData(None, {"act": "undo-rule", "subject": number})))
+
+    shown = save(owner, sent[0], *stricter.values())[2]
+    for said in ("owner changed the rule", "Share of wrong promotions: 0.05 → 0.01", "may decide: no → yes", "Ask: a"):
+        assert said in shown
+    assert 'data-subject="1"' in shown
+    save(owner, {}, *stricter.values())
+    assert opened(owner)[2] == shown, "saved again as it is, nothing has changed"
+    access.set_language(context.db, "owner", "de")
+    undone = undo("1")
+    access.set_language(context.db, "owner", "en")
+    assert gate_decisions.rule(context.db) == Rule()
+    assert "0,01 → 0,05" in undone[2]
+    again = undo("1")
+    assert "Nothing was undone: owner has changed the rule since." in again[-1]
+    assert gate_decisions.rule(context.db) == Rule(), "the undo is not undone by who saw the first button"
+    assert dict(zip(gate_form.NAMES, again[3:], strict=False)) == gate_form.values_of(Rule())
+    undo("2")
+    assert gate_decisions.rule(context.db).alpha == 0.01
+    assert "reload the page" in undo("7")[-1]
+    assert gate_decisions.rule(context.db).alpha == 0.01
 
 
 def test_the_rule_in_a_sentence_rounds_nothing_away() -> None:
