@@ -25,6 +25,8 @@ MOST_PLACES = 24
 LEAST_AIR = 1e-8
 # Between two lines of what a place says, in pixels.
 LEADING = 15
+# The width of a small letter in a narrow plot, in percent of it.
+LETTER = 2.4
 
 Point = tuple[float, float]
 Scale = Callable[[float], float]
@@ -77,7 +79,7 @@ def plot(where: str, axes: Axes, lines: Sequence[Line], steps: int, across: str)
         return pixels(min(top, max(ticks[0], value)))
 
     parts = charts.rulers(list(zip(ticks, tick_words(ticks), strict=True)), height)
-    parts += reference_line(axes, height)
+    parts += reference_line(axes, hued, place, height)
     parts += [path(line, hue, place, height) for hue, line in hued]
     parts += places(hued, across, place, height)
     for tick in charts.nice_ticks(0, right, 5):
@@ -118,13 +120,22 @@ def tick_words(ticks: Sequence[float]) -> list[str]:
     return [with_power(tick, digits) for tick in ticks] if mixed else words
 
 
-def reference_line(axes: Axes, height: Scale) -> list[str]:
-    """The dashed line at a plot's reference, and its name."""
+def reference_line(axes: Axes, hued: Hued, place: Scale, height: Scale) -> list[str]:
+    """The dashed line at a plot's reference, and its name: above or below, right or left, where no curve is."""
     if axes.reference is None:
         return []
     value, name = axes.reference
-    y = height(value)
-    return [charts.line(0, y, 100, y, "reference"), charts.text(100, y - 5, name, "end", "small")]
+    y, wide = height(value), min(100.0, LETTER * len(name))
+    drawn = [(place(step), height(found)) for _, line in hued for step, found in line.points]
+
+    def crossed(spot: tuple[float, float]) -> tuple[bool, int]:
+        at, foot = spot
+        left = at - wide if at else 0.0
+        inside = [left <= x <= left + wide and foot - LEADING <= up <= foot + 3 for x, up in drawn]
+        return not LEADING <= foot <= HEIGHT, sum(inside)
+
+    at, foot = min(((at, y + off) for off in (-5, LEADING) for at in (100.0, 0.0)), key=crossed)
+    return [charts.line(0, y, 100, y, "reference"), charts.text(at, foot, name, "end" if at else "start", "small")]
 
 
 # ---------------------------------------------------------------------------------------------------------- the lines

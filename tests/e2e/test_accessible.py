@@ -70,6 +70,14 @@ SMALL_TARGETS = """(targets) => [...document.querySelectorAll(targets)]
   .filter(([one, box]) => box.right > 0 && box.left < innerWidth)
   .map(([one, box]) => `${Math.round(box.height)} px: ${one.outerHTML.slice(0, 160)}`)"""
 
+# Choices that run under their arrow where they are long.
+UNDER_ARROWS = """() => [...document.querySelectorAll("input[role=combobox]")]
+  .filter((one) => one.offsetParent && one.checkVisibility())
+  .map((one) => [one, one.parentElement.querySelector(".icon-wrap")?.getBoundingClientRect()])
+  .filter(([one, arrow]) => arrow?.width > 0
+    && one.getBoundingClientRect().right - parseFloat(getComputedStyle(one).paddingRight) > arrow.left)
+  .map(([one]) => `under its arrow: ${one.ariaLabel}`)"""
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[tuple[str, str, str]]:
@@ -149,6 +157,7 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
             levels = page.evaluate(HEADINGS)
             jumps = [f"h{a} h{b}" for a, b in pairwise(levels) if b > a + 1]
             small = page.evaluate(SMALL_TARGETS, TARGETS) if size is PHONE else []
+            small += page.evaluate(UNDER_ARROWS)
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             found["light"][f"{name}, {size['width']}"] += [*jumps, *small, *(["wider than the screen"] * (wide > 1))]
         for place, words in PLACES.items():
@@ -157,6 +166,7 @@ def wrong(site: tuple[str, str, str], browser: Any) -> dict[str, dict[str, list[
             look(page, f"{place}, {size['width']}", found, unfolded=size is PHONE)
             if size is PHONE:
                 found["light"][f"{place}, {size['width']}"] += page.evaluate(SMALL_TARGETS, TARGETS)
+            found["light"][f"{place}, {size['width']}"] += page.evaluate(UNDER_ARROWS)
     context.close()
     return found
 

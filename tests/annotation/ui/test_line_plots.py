@@ -53,6 +53,21 @@ def test_an_axis_begins_at_a_round_number_below_its_data(low: float, high: float
     assert max(map(len, words)) <= 8
 
 
+@pytest.mark.parametrize(
+    ("points", "at", "below"),
+    [
+        ([(0.0, 0.5), (100.0, 0.5)], "end", False),
+        ([(0.0, 0.0), (50.0, 0.5), (100.0, 1.04)], "start", False),
+        ([(0.0, 1.04), (50.0, 1.5), (100.0, 1.04)], "end", True),
+    ],
+)
+def test_the_name_of_a_reference_stands_where_no_curve_is(points: list[Any], at: str, below: bool) -> None:
+    curve = replace(PLAIN, limits=(0.0, 2.0), reference=(1.0, "target 1"))
+    html = line_plots.plot("run", curve, [Line("loss", points)], 100, "step")
+    ((foot, anchor),) = re.findall(r'y="([\d.]+)" text-anchor="(\w+)" class="small">target 1<', html)
+    assert (anchor, float(foot) > 75) == (at, below)
+
+
 def test_numbers_on_an_axis_are_written_alike() -> None:
     assert line_plots.tick_words([0.0, 5e-5, 1e-4, 1.5e-4, 2e-4]) == ["0", "5e-5", "1e-4", "1.5e-4", "2e-4"]
     assert line_plots.tick_words([0.0, 0.5, 1.0]) == ["0", "0.5", "1"]
