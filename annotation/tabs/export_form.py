@@ -303,9 +303,11 @@ def build_form() -> dict[str, Any]:
                 info=_("Share of the annotators who preferred one of two answers that must agree."),
                 min_width=240,
             )
+    # The list's “Export” fills it in; nobody has to know what is typed there.
     form["comparisons"] = gr.Textbox(
-        label=_("Only these comparisons"),
-        info=_("A list's filter, such as status=judged. Empty: all."),
+        label=_("Only what the list of comparisons showed"),
+        info=_("Its filter came with you from there. Empty it to export all."),
+        visible=False,
         elem_id="export-comparisons",
     )
     with gr.Accordion(_("Names and licence"), open=False):
@@ -440,7 +442,10 @@ def narrower() -> Any:
                 values["comparisons"] = ComparisonFilter.of_query(others).text
             except UserError:
                 values["comparisons"] = urlencode(others)
-        return [gr.update(value=values[name]) if name in values else gr.skip() for name in DEFAULTS]
+        updates = {name: gr.update(value=value) for name, value in values.items()}
+        if "comparisons" in values:
+            updates["comparisons"] = gr.update(value=values["comparisons"], visible=values["comparisons"] != "")
+        return [updates.get(name, gr.skip()) for name in DEFAULTS]
 
     return narrow_export
 

@@ -41,6 +41,8 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
 }
 TEXTS = ("address", "endpoint_model", "key_variable")
 FIELDS = ("name", "backend", "model", "directory", "reward", *TEXTS, *NUMBERS, "no_thinking")
+# Of these what is chosen of the rows.
+CHOSEN = ("model", "reward")
 # How an endpoint is told not to think, and what that is called.
 NO_THINKING: Mapping[NoThinking, str] = {
     "": N_("not at all"),
@@ -143,6 +145,19 @@ class JudgeFormPage:
     def inputs(self) -> list[Any]:
         """The fields in the order of FIELDS."""
         return [self.fields[name] for name in FIELDS]
+
+    @property
+    def typed(self) -> list[Any]:
+        """Those of them that don't follow the rows."""
+        return [self.fields[name] for name in FIELDS if name not in CHOSEN]
+
+    def shown(self, backend: Any) -> list[Any]:
+        """The groups, of which that of a backend is there."""
+        return [gr.update(visible=name == backend) for name in self.groups]
+
+    def emptied(self) -> list[Any]:
+        """The typed fields and the groups as they are at first."""
+        return [*(gr.update(value=field.value) for field in self.typed), *self.shown(self.fields["backend"].value)]
 
 
 def lay_out() -> JudgeFormPage:

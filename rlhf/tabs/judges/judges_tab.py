@@ -33,7 +33,7 @@ from rlhf.judges.judge_store import Judge, JudgeScope
 from rlhf.models import registry
 from rlhf.submission import job_submission
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
-from rlhf.tabs.judges.judge_form import JudgeFormPage
+from rlhf.tabs.judges.judge_form import CHOSEN, JudgeFormPage
 from rlhf.tabs.overview import next_steps
 from rlhf.tabs.runs import job_cards, job_words
 
@@ -483,6 +483,7 @@ class JudgesPage:
     parts: Mapping[str, Any]
     said: Mapping[str, Any]
     feedback: Mapping[str, Any]
+    making: gr.Accordion
     form: JudgeFormPage
     most: gr.Number
     save: gr.Button
@@ -533,12 +534,12 @@ def lay_out() -> JudgesPage:
     said["save"] = html_box()
     gr.Markdown(_("## The judges"))
     parts["judges"] = html_box()
-    with gr.Accordion(_("Make a judge"), open=False):
+    with gr.Accordion(_("Make a judge"), open=False) as making:
         html_box(paragraph(_(JUDGES_NOTE), "quiet"))
         form = judge_form.lay_out()
         add = button(_("Make this judge"), "judge-add", "primary")
-        said["add"] = html_box()
-    parts |= {name: form.fields[name] for name in ("model", "reward")}
+    said["add"] = acting_box(speaks=True, elem_id="judge-made")
+    parts |= {name: form.fields[name] for name in CHOSEN}
     with gr.Column(visible=False) as parts["one"]:
         most = lay_out_one(parts, said)
         parts["verdicts"] = html_box()
@@ -546,6 +547,7 @@ def lay_out() -> JudgesPage:
         parts=parts,
         said=said,
         feedback=feedback,
+        making=making,
         form=form,
         most=most,
         save=save,
@@ -659,11 +661,11 @@ def wire_views(page: JudgesPage, context: Context) -> None:
 
 def wire_judges(page: JudgesPage, context: Context) -> None:
     """Make judges, and switch them on and off."""
-    admin = guarded(context, "admin")
+    admin, form = guarded(context, "admin"), page.form
 
     @admin
     def choose_backend(annotator: Annotator, backend: Any) -> list[Any]:
-        return [gr.Column(visible=name == backend) for name in page.form.groups]
+        return form.shown(backend)
 
     @admin
     def add_judge(annotator: Annotator, selected: Any, was: Any, *values: Any) -> list[Any]:
@@ -673,7 +675,10 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
             if judge_store.any_to_judge(context.db, judge, "judged")
             else _("{name} is there and switched on. How far to trust it shows once people have judged as well.")
         ).format(name=judge.name)
-        return page.sent(*view(context, judge.name, was), "add", said)
+        changed, seen = view(context, judge.name, was)
+        for name in CHOSEN:  # choices of the form, which follow the rows
+            changed[name] = {**changed.get(name, gr.update()), "value": None}
+        return [*page.sent(changed, seen, "add", said), gr.update(open=False), *form.emptied()]
 
     @admin
     def switch_judge(annotator: Annotator, selected: Any, was: Any, label: Any) -> list[Any]:
@@ -685,9 +690,10 @@ def wire_judges(page: JudgesPage, context: Context) -> None:
         said = (_("{name} is switched on.") if on else _("{name} is switched off.")).format(name=judge.name)
         return page.sent(*view(context, judge.name, was), "jobs", said)
 
-    backend = page.form.fields["backend"]
-    backend.input(choose_backend, backend, [*page.form.groups.values()], **QUIET)
-    page.add.click(add_judge, [*page.looked, *page.form.inputs], page.followed, **QUEUED)
+    backend, groups = form.fields["backend"], [*form.groups.values()]
+    backend.input(choose_backend, backend, groups, **QUIET)
+    made = [*page.followed, page.making, *form.typed, *groups]
+    page.add.click(add_judge, [*page.looked, *form.inputs], made, **QUEUED)
     page.parts["switch"].click(switch_judge, [*page.looked, page.parts["switch"]], page.followed, **QUEUED)
 
 

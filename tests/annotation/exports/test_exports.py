@@ -597,6 +597,11 @@ def test_the_form_has_an_address_that_fills_it_again(context: Context) -> None:
     for changes in (chosen, {**chosen, "sources": []}):
         page.describe(**changes)
         assert filled(json.loads(page.told)[2]) == changes
+    shown = [
+        fill(*asked_by("kim", fill, part=part))[list(tab.DEFAULTS).index("comparisons")].get("visible")
+        for part in ("?status=judged", "?format=csv", "?all=1")
+    ]
+    assert shown == [True, False, False], "whoever does not come from a list is not asked for its filter"
     # A list's address alone leaves the rest as it stands; without a query everything does.
     assert filled("?status=judged") == {"comparisons": "status=judged"}
     assert filled("") == {}

@@ -240,6 +240,13 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     press(pages, "add_judge", None, {}, *form(name="scores", backend="reward-model", reward="reward_model-1"))
     sent = press(pages, "add_judge", None, {}, *form(name="remote", backend="endpoint", **ENDPOINT, calls=50.0))
     assert "remote is there and switched on" in str(sent)
+    outputs = next(block.outputs for block in pages.fns.values() if block.fn.__name__ == "add_judge")
+    assert len({one._id for one in outputs}) == len(outputs) == len(sent)
+    left = {(one.label or one.elem_id): update for one, update in zip(outputs, sent, strict=True)}
+    assert left["Make a judge"]["open"] is False
+    for field, value in (("Name", ""), ("Address", ""), ("What judges", "local"), ("Calls in a job, at most", 2000)):
+        assert left[field]["value"] == value, "the form is as it was before"
+    assert left["Reward model"]["value"] is None
     made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
     assert made["by letters"] == ("local", {"model": "base"})
     weights = precision_by_need(tiny_judge, this_machine())
@@ -294,7 +301,7 @@ def test_a_judge_that_can_not_work_is_refused(
 
 
 def test_the_form_shows_the_fields_of_the_chosen_backend(pages: gr.Blocks) -> None:
-    shown = [column.visible for column in press(pages, "choose_backend", "endpoint")]
+    shown = [column["visible"] for column in press(pages, "choose_backend", "endpoint")]
     assert shown == [False, False, True]
 
 
