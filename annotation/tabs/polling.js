@@ -42,6 +42,7 @@ function follow({ element, seconds, ask = null, changed = null, key = random(), 
   // `whole`: whether what is known of it may be out of date, so that the whole answer is asked for.
   Object.assign(one, { wait: first, due: Infinity, mark: "", whole: ask !== null, waiting: false, shown: false, last: 0 });
   one.answered = (value) => answered(one, value);
+  one.soon = () => soon(one);
   all.add(one);
   new ResizeObserver(() => look(one)).observe(panel);
   for (const press of ["click", "change", "keyup"]) panel.addEventListener(press, () => look(one, true));
@@ -65,6 +66,13 @@ function look(one, pressed = false) {
   if (one.waiting) return;
   if (!now) one.due = unseenDue(one);
   else if (pressed || !before) one.due = Math.min(one.due, later(before || opens(one) ? one.wait : 0));
+  plan();
+}
+
+// Something else on the page has said that it may have changed.
+function soon(one) {
+  if (one.waiting || !seen(one)) return;
+  one.due = Math.min(one.due, later(TOGETHER_MS));
   plan();
 }
 

@@ -140,7 +140,10 @@ def reference_line(axes: Axes, hued: Hued, place: Scale, height: Scale) -> list[
 
 # ---------------------------------------------------------------------------------------------------------- the lines
 def path(line: Line, hue: int, place: Scale, height: Scale) -> str:
-    """A line as one shape, in a box of its own that is stretched to the plot's width."""
+    """A line as one shape, in a box of its own that is stretched to the plot's width; a lone point as a dot."""
+    if len(line.points) == 1:
+        ((step, value),) = line.points
+        return f'<circle cx="{place(step):.2f}%" cy="{height(value):.1f}" r="3" class="hue{hue}"></circle>'
     points = " ".join(f"{10 * place(step):.1f},{height(value):.1f}" for step, value in thinned(line.points))
     return (
         f'<svg width="100%" height="{HEIGHT}" viewBox="0 0 1000 {HEIGHT}" preserveAspectRatio="none">'

@@ -18,7 +18,7 @@ from rlhf.jobs import job_store
 from rlhf.models import registry
 from rlhf.submission.form_fields import forms
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import routed, running_app
+from tests.e2e.conftest import go, routed, running_app
 
 pytestmark = pytest.mark.browser
 PATIENCE_MS = 180_000
@@ -242,6 +242,9 @@ def test_a_tab_that_is_left_before_its_opening_was_answered_does_not_begin_to_as
             admin.until(lambda before=before: len(admin.asked) > before)
         admin.turn("Annotate")
     admin.settle()
+    # What was answered is drawn, and what hears of a change has asked.
+    admin.page.evaluate("new Promise((come) => requestAnimationFrame(() => requestAnimationFrame(come)))")
+    admin.settle()
     admin.forget()
     admin.rest_on_annotate()
     assert (admin.by_itself, admin.pulses) == ([], [])
@@ -270,6 +273,20 @@ def test_a_beat_that_failed_is_not_the_last(admin: Looker) -> None:
     admin.forget()
     admin.put_forward()
     admin.until(lambda: "beat" in admin.asked)
+
+
+def test_the_strip_says_what_runs_once_the_page_turns_to_it(admin: Looker, site: tuple[str, Database]) -> None:
+    """As it does where somebody has started a run, long before the strip would ask by itself."""
+    db, page = site[1], admin.page
+    admin.until(lambda: admin.put_forward() or any("strip" in keys for keys in admin.followed))
+    admin.settle()
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 1)
+    run = make_run(db)
+    go(page, f"/runs/{run}")
+    page.clock.run_for(1000)
+    page.locator("#standing", has_text=f"{run}").wait_for()
+    page.clock.resume()
+    assert job_table.finish(db, run, "w", {})
 
 
 def test_a_browser_that_refuses_a_notification_goes_on_asking(admin: Looker, site: tuple[str, Database]) -> None:

@@ -34,10 +34,13 @@ def predictions(model: Any, batch: Any, packed: bool, *, float32: bool = False) 
 
 
 def predict(hidden_NH: Tensor, head: Head, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(label) at N positions, and whether no other token is likelier: (N,) and (N,)."""
+    """log p(label) at N positions, and whether it would be answered, the likeliest token: (N,) and (N,).
+
+    Of tokens that are equally likely one is answered: a model to which all are alike is not right everywhere.
+    """
     logits_NV = head.logits(hidden_NH)
     label_N = logits_NV.gather(-1, labels_N[:, None])[:, 0]
-    return label_N - logits_NV.logsumexp(-1), label_N >= logits_NV.detach().amax(-1)
+    return label_N - logits_NV.logsumexp(-1), logits_NV.detach().argmax(-1) == labels_N
 
 
 # ------------------------------------------------------------------------------------------------------------ held out

@@ -94,5 +94,8 @@ function seen(event) {
 
 for (const press of ["pointerdown", "keydown"]) document.addEventListener(press, seen, true);
 const unseen = () => (open.size || notifies() ? UNSEEN_MS : null);
-address.follow(leaveHere);
-follow({ element, key: props.named, seconds: props.seconds, changed: show, unseen });
+const standing = follow({ element, key: props.named, seconds: props.seconds, changed: show, unseen });
+address.follow(() => {
+  leaveHere();
+  standing.soon(); // the page turns to a run that was started
+});

@@ -13,7 +13,9 @@ from annotation.tabs.components import acting_box, html_box
 from annotation.tabs.guard import Context
 from annotation.translation import N_, _
 from annotation.ui import formatting
-from annotation.ui.markup import Explained, download_button, hint, paragraph
+from annotation.ui.markup import Explained, download_button, hint, paragraph, way
+from annotation.ui.tab_addresses import Place, link
+from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
@@ -118,7 +120,7 @@ def parts_of(
         "confirm": gr.update(visible=asked),
         "question": gr.update(value=files.question if files is not None and asked else ""),
         **button_parts(subject, bool(against), under_way(context.db, subject)),
-        "objection": gr.update(value=objection_line(against)),
+        "objection": gr.update(value=objection_line(against) + use_of(subject)),
         "delete": gr.update(
             value=_("Delete with its files") if subject is not None else _("Delete its checkpoints"),
             interactive=files is not None,
@@ -172,6 +174,16 @@ def button_parts(subject: Policy | None, against: bool, doing: Collection[str]) 
 def objection_line(against: str) -> str:
     """That something speaks against using what was made, what can be done about it here, and where more is said."""
     return paragraph(f"{against} {_(ELSEWHERE)}", "quiet") if against else ""
+
+
+def use_of(subject: Policy | None) -> str:
+    """Where a policy is trained against a reward model, which does nothing by itself; of all else nothing."""
+    if subject is None or subject.kind != "reward" or subject.deleted:
+        return ""
+    forms = (form for spec in ALGORITHMS.values() if subject.kind in spec.lists.values() for form in spec.forms)
+    said = _("Train a policy against it: {form}")
+    ways = "".join(way(link("train", Place((form.name,))), said.format(form=_(form.label))) for form in forms)
+    return f'<p class="acts">{ways}</p>'
 
 
 ELSEWHERE = N_("The Iterations tab says why, and lets it serve all the same.")

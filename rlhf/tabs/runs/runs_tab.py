@@ -464,7 +464,7 @@ def lay_out() -> RunsPage:
         parts["cancel"] = run_outcome.button(_("Cancel"), "cancel", 130, "stop", visible=False)
         parts["resume"] = run_outcome.button(_("Resume this run"), "resume", 180, visible=False)
         parts["half"] = run_outcome.button(_("Go on with half the batch"), "half", 220, visible=False)
-        parts |= {"resume_why": html_box(), "fetch": html_box()}
+        parts |= {"resume_why": html_box(), "fetch": html_box(elem_id="run-fetch")}
     parts["resume_note"] = html_box()
     parts["said"] = acting_box(speaks=True, elem_id="run-said")
     with gr.Accordion(_("Name, tags and notes"), open=False, elem_classes=["of-subject"]) as parts["labels"]:

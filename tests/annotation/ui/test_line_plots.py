@@ -53,6 +53,11 @@ def test_an_axis_begins_at_a_round_number_below_its_data(low: float, high: float
     assert max(map(len, words)) <= 8
 
 
+def test_of_a_run_that_ended_after_one_step_the_point_is_seen() -> None:
+    html = line_plots.plot("run", PLAIN, [Line("loss", [(1.0, 4.0)])], 4, "step")
+    assert re.findall(r'<circle cx="([\d.]+)%" cy="[\d.]+" r="3" class="hue0">', html) == ["25.00"]
+
+
 @pytest.mark.parametrize(
     ("points", "at", "below"),
     [

@@ -24,7 +24,7 @@ from annotation.imports.reading import open_path
 from annotation.records import Prompt, UserError
 from rlhf.algorithms.checkpoints import WEIGHTS
 from rlhf.algorithms.dpo.spec import DPOSpec
-from rlhf.algorithms.sft.predictions import score
+from rlhf.algorithms.sft.predictions import predict, score
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.algorithms.sft.train import DemonstrationTrainer, build_trainer
 from rlhf.data import snapshots
@@ -35,6 +35,7 @@ from rlhf.jobs.run import Run, perform
 from rlhf.loop import controller
 from rlhf.models import hidden_states, registry
 from rlhf.models.loading import LoadedPolicies, load_plain
+from rlhf.models.log_probabilities import Head
 from rlhf.models.tokenize import load_snapshot, of_split, tokenise_demonstrations
 from rlhf.submission import job_submission
 from tests.demonstrations import demonstrate
@@ -113,6 +114,13 @@ def by_hand(model: Any, items: Sequence[Item]) -> tuple[float, float]:
         nll += torch.nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
         right += (logits.argmax(-1) == labels).tolist()
     return sum(nll) / len(nll), sum(right) / len(right)
+
+
+def test_a_model_to_which_all_tokens_are_alike_is_right_on_one_of_them() -> None:
+    """As it is where a rate of learning far too high has made all its logits zero."""
+    logps, right = predict(torch.zeros(7, 4), Head(torch.zeros(7, 4)), torch.arange(7))
+    assert logps.tolist() == pytest.approx([-math.log(7)] * 7)
+    assert right.sum() == 1
 
 
 def loss_and_gradients(trainer: DemonstrationTrainer, items: Sequence[Item]) -> tuple[float, dict[str, torch.Tensor]]:

@@ -244,8 +244,8 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
     assert len({one._id for one in outputs}) == len(outputs) == len(sent)
     left = {getattr(one, "label", None): update for one, update in zip(outputs, sent, strict=True)}
     assert left["Make a judge"]["open"] is False
-    for field, value in (("Name", None), ("Address", None), ("What judges", "local"), ("Calls in a job, at most", EndpointSettings.calls)):
-        assert left[field]["value"] == value, "the form is as it was before"
+    first = {"Name": None, "Address": None, "What judges": "local", "Calls in a job, at most": EndpointSettings.calls}
+    assert {field: left[field]["value"] for field in first} == first, "the form is as it was before"
     assert left["Reward model"]["value"] is None
     made = {judge.name: (judge.backend, dict(judge.settings)) for judge in judge_store.judges(db)}
     assert made["by letters"] == ("local", {"model": "base"})

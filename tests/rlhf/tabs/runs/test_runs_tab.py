@@ -317,6 +317,7 @@ def test_a_supervised_run_shows_held_out_figures_its_data_and_its_seed(trained: 
 def test_a_reward_model_shows_its_quality_and_can_not_serve(trained: Machine) -> None:
     browser = browser_of(context_of(trained)).open().look_at(newest(trained, "reward_model").id)
     assert "Quality of the reward model." in browser.text("quality")
+    assert '<a class="button" href="/train/ppo">Train a policy against it: PPO</a>' in browser.text("objection")
     assert "of 8 held-out comparisons" in browser.text("quality")
     assert browser.text("report") == ""
     assert {name: browser.can(name) for name in ("promote", "check", "merge", "delete", "new_run")} == {
