@@ -8,6 +8,7 @@ const SLOWER = 1.25; // so a change is seen later by a quarter of the time befor
 const SLOWEST_MS = 15000;
 const PATIENCE_MS = 10000;
 const TOGETHER_MS = 200; // what is due within this time is asked for together
+const ACTED_MS = 1500; // after a click, until what it did may be said elsewhere on the page
 const ADDRESS = "follow";
 
 const all = new Set();
@@ -46,6 +47,7 @@ function follow({ element, seconds, ask = null, changed = null, key = random(), 
   all.add(one);
   new ResizeObserver(() => look(one)).observe(panel);
   for (const press of ["click", "change", "keyup"]) panel.addEventListener(press, () => look(one, true));
+  if (!ask) panel.addEventListener("click", () => soon(one, ACTED_MS));
   look(one);
   return one;
 }
@@ -70,9 +72,9 @@ function look(one, pressed = false) {
 }
 
 // Something else on the page has said that it may have changed.
-function soon(one) {
+function soon(one, ms = TOGETHER_MS) {
   if (one.waiting || !seen(one)) return;
-  one.due = Math.min(one.due, later(TOGETHER_MS));
+  one.due = Math.min(one.due, later(ms));
   plan();
 }
 

@@ -17,7 +17,7 @@ from rlhf.judges import judge_store
 from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from tests.conftest import BASE_NAME
-from tests.e2e.conftest import routed
+from tests.e2e.conftest import routed, wait_for
 
 pytestmark = pytest.mark.browser
 
@@ -106,6 +106,25 @@ def test_a_press_on_an_undo_that_has_just_become_another_does_nothing(running: t
     settle(page)
     assert page.evaluate(PRESSED_UNREAD) == ["true", False], "nobody has read it: it is not sent"
     page.wait_for_selector("#decisions button[data-subject='999']:not([aria-disabled])")
+
+
+def test_who_takes_a_promotion_back_reads_in_the_strip_at_once_what_serves(
+    running: tuple[Database, str], page: Any
+) -> None:
+    """Long before the strip would ask by itself."""
+    db, address = running
+    a_candidate(db, "dpo-7")
+    gate_decisions.promote(db, db.path.parent, "dpo-7", "kim", "It is better.")
+    page.goto(f"{address}iterations/dpo-7")
+    page.locator("#standing", has_text="dpo-7").wait_for()
+    page.wait_for_selector("#decisions button[data-act]:not([aria-disabled]) >> visible=true")
+    settle(page)
+    page.clock.pause_at(page.evaluate("Date.now()") / 1000 + 1)
+    page.locator("#decisions button").locator("visible=true").click()
+    said = page.locator("#decided [role=status]", has_text="base serves now")
+    wait_for(page, "the answer", lambda: page.clock.run_for(20) or said.count())
+    page.clock.run_for(2000)
+    page.locator("#standing", has_text="base").wait_for()
 
 
 def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tuple[Database, str], page: Any) -> None:
