@@ -147,11 +147,6 @@ class CheckedAnswer(Response):
     token_scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of those that were kept token by token, what the score is the mean of; earlier versions kept none."""
 
-    @property
-    def kl_to_ground(self) -> float:
-        """Of the policy, to the weights that it hangs on, in nats a token."""
-        return self.scores["kl_to_ground"]
-
 
 ChosenBy = Literal["random", "heads", "person"]
 

@@ -925,12 +925,9 @@ class Guidelines:
     created: str
 
 
-def guidelines(db: Database, version: int | None = None) -> Guidelines:
-    """The latest guidelines, or those of a version."""
-    row = db.row(
-        "SELECT * FROM guidelines WHERE :version IS NULL OR version = :version ORDER BY version DESC LIMIT 1",
-        {"version": version},
-    )
+def guidelines(db: Database) -> Guidelines:
+    """The latest guidelines."""
+    row = db.row("SELECT * FROM guidelines ORDER BY version DESC LIMIT 1")
     return Guidelines(0, "", "", "") if row is None else Guidelines(**row)
 
 

@@ -85,7 +85,7 @@ def restore(target: CopyTarget, data_dir: Path, version: str | None, aside: bool
         versions = [version] if version else target.versions()
         if (data_dir / FILE_NAME).exists() and not aside:
             refuse_to_replace(target, data_dir, versions)
-        print(restoration.restore(target, data_dir, versions, target.head(), version or "", None).message)
+        print(restoration.restore(target, data_dir, versions, target.head(), version or "", None))
 
 
 def refuse_to_replace(target: CopyTarget, data_dir: Path, versions: list[str]) -> None:

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -43,23 +42,13 @@ LOCK: Final = "prefloop.open.lock"
 LOCK_SECONDS: Final = 1.5
 
 
-@dataclass(frozen=True)
-class StartState:
-    """What the data directory goes on from."""
-
-    message: str
-    """For the log and the admins."""
-    manifest: CopyManifest | None = None
-    """The copy that was restored, if one was."""
-
-
-def begin(target: CopyTarget, data_dir: Path, choice: str = "") -> StartState:
+def begin(target: CopyTarget, data_dir: Path, choice: str = "") -> str:
     """Bring the data directory to the newest state that is known, and record there what the next copy follows.
 
-    `choice` (PREFLOOP_RESTORE) is a version to go back to, or 'here…' to go on with what is in the directory. Each is
-    carried out once: where the newest copy or this directory was made after it, it means nothing. Raises UserError
-    where no copy can be used, where here and the place each have judgements that the other lacks, or where the place
-    can't be read; nothing is changed then.
+    Returns what to tell of it in the log. `choice` (PREFLOOP_RESTORE) is a version to go back to, or 'here…' to go on
+    with what is in the directory. Each is carried out once: where the newest copy or this directory was made after it,
+    it means nothing. Raises UserError where no copy can be used, where here and the place each have judgements that the
+    other lacks, or where the place can't be read; nothing is changed then.
     """
     clear_leftovers(data_dir)
     target.prepare()
@@ -106,7 +95,7 @@ def choices_made(target: CopyTarget, versions: Iterable[str], local: Database | 
     return made if local is None else {*made, str(store.setting(local, safe_copies.CHOICE, ""))}
 
 
-def continue_here(data_dir: Path, target: CopyTarget, head: str, choice: str) -> StartState:
+def continue_here(data_dir: Path, target: CopyTarget, head: str, choice: str) -> str:
     """Go on with what is here, because the place has nothing or because that was chosen."""
     db = open_database(data_dir)
     try:
@@ -120,7 +109,7 @@ def continue_here(data_dir: Path, target: CopyTarget, head: str, choice: str) ->
         if choice
         else _("Prefloop goes on with what is in {data_dir}: there is no copy in {place} yet.")
     )
-    return StartState(because.format(data_dir=data_dir, variable=VARIABLE, place=target.name))
+    return because.format(data_dir=data_dir, variable=VARIABLE, place=target.name)
 
 
 def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: str, manifest: CopyManifest) -> None:
@@ -180,7 +169,7 @@ def acquire_lock(data_dir: Path, how: Literal["read", "write"], refusal: str) ->
 # ---------------------------------------------------------------------------------------------------------- restoring
 def restore(
     target: CopyTarget, data_dir: Path, versions: Sequence[str], head: str, choice: str, local: Database | None
-) -> StartState:
+) -> str:
     """Restore the first of these versions that is whole, and say which are not; or go on with `local`, which has it.
 
     Raises UserError if none is whole, or if `local` has judgements that would be left behind.
@@ -210,7 +199,7 @@ def restore(
             [said, *left, *newer, *skipped, *([_(DAMAGED).format(variable=VARIABLE)] if skipped else [])]
         )
         leave_notice(data_dir, message if left or newer or skipped else "")
-        return StartState(message, manifest)
+        return message
     reasons = " ".join(skipped) or _("{name} has no copy '{versions}'.").format(
         name=target.name, versions=", ".join(versions)
     )
@@ -225,7 +214,7 @@ def restore(
 
 def continue_from(
     local: Database, target: CopyTarget, data_dir: Path, head: str, manifest: CopyManifest, skipped: Sequence[str]
-) -> StartState:
+) -> str:
     """Go on with what is here, which has all that a copy has. What admins should know stays until a copy is made."""
     safe = safe_copies.last_safe(local, target.name)
     kept = safe_copies.start_notice(local) if safe is not None and safe.state == "begun" else ""
@@ -234,7 +223,7 @@ def continue_from(
     store.set_setting(local, safe_copies.BEGINNING, kept or (message if skipped else ""))
     safe_copies.record_start(local, target.name, head, manifest)
     goes_on = _("Prefloop goes on with what is in {data_dir}.").format(data_dir=data_dir)
-    return StartState(f"{goes_on} {kept}" if kept else message)
+    return f"{goes_on} {kept}" if kept else message
 
 
 def newer_than(target: CopyTarget, manifest: CopyManifest) -> list[str]:

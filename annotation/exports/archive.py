@@ -217,7 +217,6 @@ class Reader:
     file: IO[bytes]
     name: str
     number: int = 0
-    rows: int = 0
     digest: Any = field(default_factory=sha256)
 
     def next(self) -> tuple[bytes, dict[str, Any]]:

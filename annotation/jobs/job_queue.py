@@ -11,8 +11,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.jobs.job_table import OPEN, PLACE, Job, Lane
-from annotation.records import UserError
-from annotation.translation import _
 
 
 @dataclass(frozen=True)
@@ -63,12 +61,6 @@ class JobQueue(Generic[AnyRequest]):
         marks = ", ".join("?" * len(wanted))
         rows = db.rows(f"SELECT * FROM job WHERE lane = ? AND kind IN ({marks}) {more}", (self.lane, *wanted, *values))
         return [self.read(row) for row in rows]
-
-    def get(self, db: Database, job_id: int) -> Job[AnyRequest]:
-        """The job of an id. Raises UserError if there is none in this queue."""
-        for job in self.select(db, "AND id = ?", job_id):
-            return job
-        raise UserError(_("There is no job {number} here any more. Reload the page.").format(number=job_id))
 
     def recent(self, db: Database, limit: int) -> list[Job[AnyRequest]]:
         """The latest jobs, newest first."""

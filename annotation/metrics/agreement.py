@@ -205,7 +205,6 @@ def ordinal_distances(given: Array) -> Array:
 class Period:
     """Agreement on the best answer among comparisons judged in a stretch of time."""
 
-    first: str
     last: str
     percent: Estimate
 
@@ -223,8 +222,7 @@ def agreement_over_time(votes: Iterable[Vote]) -> list[Period]:
         part = groups[start:end]
         percent = clustered_share(agreeing_judgements(group) for group in part)
         assert percent is not None
-        moments = [max(vote.created for vote in group) for group in part]
-        periods.append(Period(moments[0], moments[-1], percent))
+        periods.append(Period(max(vote.created for vote in part[-1]), percent))
     return periods
 
 

@@ -423,7 +423,6 @@ class ComparisonReview:
     """A comparison with all that was said of it."""
 
     comparison_id: int
-    purpose: str
     state: str
     messages: tuple[Message, ...]
     answers: tuple[str, ...]
@@ -435,7 +434,7 @@ class ComparisonReview:
 def review(db: Database, comparison_id: int) -> ComparisonReview:
     """Look at one comparison. Raises UserError if there is none of that number."""
     row = db.row(
-        "SELECT c.purpose, c.state, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE c.id = ?",
+        "SELECT c.state, p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id WHERE c.id = ?",
         (comparison_id,),
     )
     if row is None:
@@ -454,7 +453,6 @@ def review(db: Database, comparison_id: int) -> ComparisonReview:
     chances = {name: figure.estimate for name, figure in reliabilities(db).items()}
     return ComparisonReview(
         comparison_id=comparison_id,
-        purpose=row["purpose"],
         state=row["state"],
         messages=tuple(json.loads(row["messages"])),
         answers=tuple(answer["text"] for answer in answers),

@@ -215,9 +215,8 @@ def peak_memory_mb() -> float:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training gives: the stored policy (none while measuring) and the entries of the job's result."""
+    """What a training gives: the entries of the job's result."""
 
-    policy: Policy | None
     result: dict[str, Any]
 
     def told(self, spec: TrainingSpec, trained_on: int, left_out: LeftOut) -> dict[str, Any]:
@@ -241,7 +240,7 @@ def stored_before(run: Run) -> TrainingResult | None:
     if known is None:
         return None
     shutil.rmtree(checkpoints_of(run), ignore_errors=True)
-    return TrainingResult(known, {"revision": known.revision, **stored_result(run, known), **last_metrics(run)})
+    return TrainingResult({"revision": known.revision, **stored_result(run, known), **last_metrics(run)})
 
 
 def conclude(
@@ -258,12 +257,12 @@ def conclude(
     run.beat()  # a worker that slept while its job was given to another must not touch that one's files
     run.raise_if_stopped()
     if run.measured_steps:
-        return TrainingResult(None, figures.result())
+        return TrainingResult(figures.result())
     if run.rank:
-        return TrainingResult(None, {})
+        return TrainingResult({})
     policy, extra = store_policy(run, spec, start, save, figures.result())
     shutil.rmtree(checkpoints_of(run), ignore_errors=True)
-    return TrainingResult(policy, {"revision": policy.revision, **extra, **last_metrics(run)})
+    return TrainingResult({"revision": policy.revision, **extra, **last_metrics(run)})
 
 
 RESULT = "prefloop.json"

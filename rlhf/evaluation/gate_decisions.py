@@ -634,8 +634,6 @@ class Promotion:
     """What a person let serve."""
 
     revision: str
-    before: str
-    """The revision that served until then; going back to it needs no reason."""
     against: bool
     """Whether the rule spoke against it."""
 
@@ -667,9 +665,8 @@ def promote(
                     revision=policy.revision, against=against
                 )
             )
-        before = registry.serving(db).revision
         registry.promote(db, policy.revision, decided_by, reason(db, policy, own))
-    return Promotion(policy.revision, before, bool(against))
+    return Promotion(policy.revision, bool(against))
 
 
 def reject(db: Database, revision: str, decided_by: str, why: str = "") -> Policy:

@@ -188,7 +188,6 @@ class RewardScorer:
     def __init__(self, run: Run, judge: Judge, base_path: Path) -> None:
         from peft import get_peft_model, set_peft_model_state_dict
 
-        self.run = run
         policy = registry.by_revision(run.db, judge.settings["model"])
         if policy.kind != "reward":
             raise UserError(

@@ -46,7 +46,6 @@ class PersonRanking:
 class JudgedComparison:
     """A comparison that a judge and people have judged."""
 
-    comparison_id: int
     judged: Ranking
     people: tuple[PersonRanking, ...]
     chances: Mapping[ResponsePair, float]
@@ -115,11 +114,6 @@ class Trust:
     """The same of people, on the same pairs."""
     picked: int
     """Comparisons that people were asked about because judges could not settle them."""
-
-    @property
-    def lower(self) -> float | None:
-        """The lower limit of its agreement with people, which the gate compares with its threshold."""
-        return None if self.with_people is None else self.with_people.share.low
 
 
 def trust(cases: Sequence[JudgedComparison], verdicts: Iterable[VerdictPair] = ()) -> Trust:

@@ -54,11 +54,9 @@ class Judge:
     settings: Mapping[str, Any]
     active: bool
     """Whether it labels open comparisons; one that does not can still be asked for its verdicts."""
-    created_by: str
-    created: str
 
 
-JUDGES = """SELECT j.annotator_id AS id, a.name, j.backend, j.settings, j.active, j.created_by, j.created
+JUDGES = """SELECT j.annotator_id AS id, a.name, j.backend, j.settings, j.active
     FROM judge j JOIN annotator a ON a.id = j.annotator_id"""
 
 
@@ -193,13 +191,9 @@ def cost(judge: Judge, prompt_tokens: int, completion_tokens: int) -> float | No
 
 
 # ------------------------------------------------------------------------------------------------------------ rubrics
-def rubric(db: Database, version: int | None = None) -> Rubric:
-    """The latest rubric, or that of a version; the one that ships with Prefloop (version 0) before any was written."""
-    row = db.row(
-        "SELECT * FROM rubric WHERE :version IS NULL OR version = :version ORDER BY version DESC LIMIT 1",
-        {"version": version},
-    )
-    return DEFAULT if row is None else Rubric(**{**row, "principles": tuple(json.loads(row["principles"]))})
+def rubric(db: Database) -> Rubric:
+    """The latest rubric; the one that ships with Prefloop (version 0) before any was written."""
+    return next(iter(rubrics(db)), DEFAULT)
 
 
 def rubrics(db: Database) -> list[Rubric]:
@@ -811,7 +805,6 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
         lengths[row["comparison_id"]].append(row["length"])
     return [
         JudgedComparison(
-            comparison_id=row["id"],
             judged=tuple(json.loads(row["ranking"])),
             people=tuple(people[row["id"]].values()),
             chances=both_orders(chances.get(row["id"], {})),

@@ -636,7 +636,6 @@ class AnswerPair:
     """Two policies' answers to one held-out prompt, drawn with the same seed."""
 
     prompt: str
-    seed: int
     left: CheckedAnswer
     right: CheckedAnswer
 
@@ -646,7 +645,7 @@ def answer_pairs(left: Sequence[CheckedAnswer], right: Sequence[CheckedAnswer]) 
     newest_right = {(answer.prompt_id, answer.seed): answer for answer in right}
     newest_left = {(answer.prompt_id, answer.seed): answer for answer in left}
     return [
-        AnswerPair(conversation(answer.messages), answer.seed, answer, newest_right[key])
+        AnswerPair(conversation(answer.messages), answer, newest_right[key])
         for key, answer in newest_left.items()
         if key in newest_right
     ]

@@ -149,7 +149,7 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
     judge(db, ann, 2)
 
     found = restoration.begin(place, tmp_path / "new")
-    assert "Restored 4 judgements" in found.message
+    assert "Restored 4 judgements" in found
     restored = open_database(tmp_path / "new")
     assert safe_copies.judged(restored)[1] == 4
     assert access.check_password(restored, "ann", "a long enough password") is not None
@@ -160,7 +160,7 @@ def test_a_copy_comes_back_with_judgements_accounts_and_the_models_that_are_need
     assert registry.by_revision(restored, "serves").deleted is None
     gone = registry.by_revision(restored, "was-turned-down")
     assert gone.deleted is not None
-    assert "without the files of was-turned-down: these count as deleted" in found.message
+    assert "without the files of was-turned-down: these count as deleted" in found
     assert not check_report.can_serve(gone)
     with pytest.raises(UserError, match="The files of 'was-turned-down' were deleted"):
         registry.promote(restored, gone.revision, "kim")
@@ -210,7 +210,7 @@ def test_where_the_newest_copy_is_known_what_is_here_stays_with_all_that_came_af
     judge(db, ann, 2)
     safe_copies.make_copy(db, data_dir, place, RUN)
     judge(db, ann, 5)
-    assert restoration.begin(place, data_dir).manifest is None
+    assert not restoration.begin(place, data_dir).startswith("Restored")
     assert judgements(data_dir) == 7
     assert not (data_dir / restoration.ASIDE).exists()
     safe_copies.make_copy(db, data_dir, place, OTHER)
@@ -345,16 +345,16 @@ def test_where_both_sides_have_judgements_nothing_is_chosen_for_people(
     restoration.begin(place, data_dir, "here")
     safe_copies.make_copy(db, data_dir, place, RUN)
     assert newest(place).judgements == 2
-    assert restoration.begin(place, tmp_path / "third", "here").manifest is not None, "a choice counts once"
+    assert restoration.begin(place, tmp_path / "third", "here").startswith("Restored"), "a choice counts once"
     assert judgements(tmp_path / "third") == 2
 
-    assert restoration.begin(place, data_dir, version).manifest is not None
+    assert restoration.begin(place, data_dir, version).startswith("Restored")
     assert judgements(data_dir) == 3
     kept = next((data_dir / restoration.ASIDE).iterdir())
     assert judgements(kept) == 2
     back = open_database(data_dir)
     judge(back, ann, 1)
-    assert restoration.begin(place, data_dir, version).manifest is None, "a choice counts once"
+    assert not restoration.begin(place, data_dir, version).startswith("Restored"), "a choice counts once"
     assert judgements(data_dir) == 4
     safe_copies.make_copy(back, data_dir, place, OTHER)
     assert newest(place).judgements == 4
@@ -481,7 +481,7 @@ def test_a_choice_counts_once_though_the_newest_copy_is_damaged(
     safe_copies.make_copy(db, data_dir, place, RUN)
     safe_copies.make_copy(db, data_dir, place, RUN)
     spoil(place, hub, MANIFEST, b"half of i")
-    assert restoration.begin(place, tmp_path / "new", "here").manifest is not None
+    assert restoration.begin(place, tmp_path / "new", "here").startswith("Restored")
     assert judgements(tmp_path / "new") == 2
 
 
@@ -553,7 +553,7 @@ def test_what_is_here_gives_way_where_it_has_nothing_that_is_not_safe(
     judge(twin, ann, 3)
     safe_copies.make_copy(twin, tmp_path / "twin", place, OTHER)
     db.close()
-    assert restoration.begin(place, data_dir).manifest is not None
+    assert restoration.begin(place, data_dir).startswith("Restored")
     assert judgements(data_dir) == 3
     assert next((data_dir / restoration.ASIDE).iterdir()).is_dir()
 
@@ -583,14 +583,14 @@ def test_a_damaged_copy_is_passed_over_for_the_one_before_it_and_that_is_said(
     spoil(place, hub, path, content)
 
     found = restoration.begin(place, tmp_path / "new")
-    assert found.message.startswith("Restored 2 judgements")
-    assert "is damaged" in found.message
-    assert "PREFLOOP_RESTORE=VERSION" in found.message
+    assert found.startswith("Restored 2 judgements")
+    assert "is damaged" in found
+    assert "PREFLOOP_RESTORE=VERSION" in found
     restored = open_database(tmp_path / "new")
-    assert safe_copies.start_notice(restored) == found.message
+    assert safe_copies.start_notice(restored) == found
     assert not safe_copies.has_unsafe_work(restored)
     restoration.begin(place, tmp_path / "new")
-    assert safe_copies.start_notice(restored) == found.message, "nothing was copied since"
+    assert safe_copies.start_notice(restored) == found, "nothing was copied since"
     judge(restored, ann, 5)
     safe_copies.make_copy(restored, tmp_path / "new", place, OTHER)
     assert newest(place).judgements == 7
@@ -606,15 +606,15 @@ def test_whoever_takes_an_older_copy_is_told_of_the_newer_one_and_so_are_admins(
     judge(db, ann, 3)
     newer = safe_copies.make_copy(db, data_dir, place, RUN)
     found = restoration.begin(place, tmp_path / "new", older)
-    assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found.message
-    assert f"PREFLOOP_RESTORE={newer}" in found.message
+    assert f"A newer copy there has 3 judgements ({newest(place).created[:16]} UTC)" in found
+    assert f"PREFLOOP_RESTORE={newer}" in found
     back = open_database(tmp_path / "new")
     annotation_api = AnnotationApi(back, copies=place.name)
     told = annotation_api.safety(access.add_account(back, "kim", "admin", "a long enough password"), {})
-    assert found.message in told["text"]
+    assert found in told["text"]
     assert told["trouble"]
     assert "newer" not in annotation_api.safety(ann, {})["text"]
-    assert restoration.begin(place, tmp_path / "new", newer).manifest is not None
+    assert restoration.begin(place, tmp_path / "new", newer).startswith("Restored")
     assert judgements(tmp_path / "new") == 3
     with closing(open_database(tmp_path / "new")) as taken:
         assert safe_copies.start_notice(taken) == ""

@@ -253,7 +253,6 @@ def test_an_annotator_has_a_row_with_intervals_and_evidence() -> None:
 def test_strangers_text_stays_text() -> None:
     case = ComparisonReview(
         comparison_id=7,
-        purpose="preference",
         state="ready",
         messages=({"role": "user", "content": HOSTILE},),
         answers=(HOSTILE, "B"),
@@ -324,7 +323,7 @@ def test_charts_have_ids_of_their_own_and_axes_with_units() -> None:
         position=(Bias("Chose the left of two", Estimate(0.5, 0.4, 0.6, 300), 0.5),
                   Bias("Chose the first shown of several", Estimate(0.3, 0.2, 0.4, 90), 0.25)),
         length=(Bias("Chose the longer of two", Estimate(0.6, 0.5, 0.7, 300), 0.5),),
-        over_time=tuple(Period(f"2026-11-0{n}", f"2026-11-0{n}", Estimate(0.7, 0.6, 0.8, 20)) for n in (1, 2, 3)),
+        over_time=tuple(Period(f"2026-11-0{n}", Estimate(0.7, 0.6, 0.8, 20)) for n in (1, 2, 3)),
         per_day=(("2026-11-01", 30), ("2026-11-02", 20)),
         policies=Strengths("base", (Strength("dpo-1", Estimate(0.5, 0.1, 0.9, 30)),
                                     Strength("base", Estimate(0.0, 0.0, 0.0, 30))), ("dpo-2",), 30),

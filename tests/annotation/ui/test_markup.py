@@ -80,7 +80,6 @@ PLACES = {
     "quality, one comparison": lambda: quality_report.case_view(
         ComparisonReview(
             comparison_id=1,
-            purpose="preference",
             state="ready",
             messages=(SAID,),
             answers=(HIDING, HIDING),
@@ -99,7 +98,7 @@ PLACES = {
         ]
     ),
     "iterations, side by side": lambda: check_report.answers_page(
-        [AnswerPair(HIDING, 1, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)
+        [AnswerPair(HIDING, ANSWER, ANSWER)], 0, 1, (HIDING, HIDING)
     ),
     "runs, samples": lambda: job_cards.samples_box({HIDING: {0: SAMPLE}}),
     "runs, log": lambda: job_cards.log_box([HIDING]),

@@ -157,14 +157,14 @@ def test_kl_and_likelihood_of_each_answer_equal_the_definition(checked: Checked)
         ours, theirs = (plain_logps(models, policy, prompt, answer) for policy in (candidate, base))
         kls = [(ours[at].exp() * (ours[at] - theirs[at])).sum().item() for at in range(len(answer))]
         nlls = [-theirs[at, token].item() for at, token in enumerate(answer)]
-        assert row.kl_to_ground == pytest.approx(fmean(kls), rel=0.03, abs=2e-3)
+        assert row.scores["kl_to_ground"] == pytest.approx(fmean(kls), rel=0.03, abs=2e-3)
         assert row.scores["nll_under_ground"] == pytest.approx(fmean(nlls), rel=0.01)
         assert row.token_scores == {
             "kl_to_ground": pytest.approx(kls, rel=0.05, abs=0.05),
             "nll_under_ground": pytest.approx(nlls, rel=0.05, abs=0.05),
         }
     # In the report each answer weighs as much as it has tokens.
-    weighted = sum(row.kl_to_ground * row.tokens for row in rows) / sum(row.tokens for row in rows)
+    weighted = sum(row.scores["kl_to_ground"] * row.tokens for row in rows) / sum(row.tokens for row in rows)
     assert checked.report["candidate"]["kl_to_anchor"] == pytest.approx(weighted)
 
 

@@ -247,7 +247,7 @@ def test_whatever_was_written_is_shown_literally() -> None:
     nasty = "<img src=x onerror=alert(1)> <think>hm</think> ${alert(1)} {{value}}"
     sample = {"answer": nasty, "tokens": 3, "finish_reason": "length"}
     answer = replace(ANSWER, text=nasty, finish_reason="length")
-    pair = check_report.AnswerPair(nasty, 5, answer, answer)
+    pair = check_report.AnswerPair(nasty, answer, answer)
     spec = DPOSpec(virtual_text=nasty)
     for html in (
         job_cards.log_box([nasty]),
