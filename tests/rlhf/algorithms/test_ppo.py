@@ -150,12 +150,11 @@ def length_near(target: int) -> Score:
 
 
 # ----------------------------------------------------------------------------------------------------------- learning
-@pytest.mark.parametrize("seed", range(2))
-def test_a_programmatic_reward_rises_and_the_kl_stays_under_its_target(ready: Machine, seed: int) -> None:
+def test_a_programmatic_reward_rises_and_the_kl_stays_under_its_target(ready: Machine) -> None:
     """Answers of about 20 tokens, the cut-off ones included, come down to about the wished 8."""
     spec = replace(
         QUICK,
-        seed=seed,
+        seed=0,
         steps=10,
         rollouts=24,
         batch_size=12,

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from annotation import store
 from annotation.database import Database, open_database
 from annotation.hub_client import Hub
 from annotation.records import UserError, now
+from rlhf.__main__ import main
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.hub import job_bundle, rental_client, rental_worker
 from rlhf.hub.token_launcher import module
@@ -359,7 +360,9 @@ def test_time_that_is_nearly_over_ends_it_before_the_hub_does_and_it_says_so(
     assert ending["message"] == "code/app.py did not arrive as it was sent. Start the job again."
 
 
-def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: JobHub) -> None:
+def test_a_machine_is_given_back_however_the_job_was_left(
+    judged: Machine, hub: JobHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     job_id = rent(judged, replace(QUICK_DPO, epochs=100_000))
     ended = threading.Event()
     thread = in_background(hub, judged, job_id, ended)
@@ -371,9 +374,12 @@ def test_a_machine_is_given_back_however_the_job_was_left(judged: Machine, hub: 
     job_store.resume(judged.db, job_id)
     # A token that may not cancel: the job stays one that is to end, and says where to end it by hand.
     hub.fail("POST", "/cancel$", 403, times=2)
-    cancelled = rlhf_command("--data", str(judged.data_dir), "cancel", str(job_id), **hub.environment(TOKEN))
-    assert cancelled.returncode == 1
-    assert f"job {job_id} cancelled. The rented machine was given back." in cancelled.stdout
+    client = api(hub)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(hubs, "connect", lambda token: client)
+    monkeypatch.setattr(rental_client, "Follower", partial(rental_client.Follower, poll_seconds=POLL))
+    assert main(["--data", str(judged.data_dir), "cancel", str(job_id)]) == 1
+    assert f"job {job_id} cancelled. The rented machine was given back." in capsys.readouterr().out
     assert only_job(hub).stage == "CANCELED"
     assert any("end it by hand: http" in line for line in job_store.log_tail(judged.db, job_id, 40))
     assert not hub.repos
