@@ -36,6 +36,8 @@ MACHINERY = (
     *(f"rlhf.algorithms.{kind}.train" for kind in ALGORITHMS),
     "rlhf.models.loading",
 )
+# What only reading and writing sets of data needs.
+DATA = ("datasets", "pyarrow.parquet")
 
 
 def loaded_by(module: str, candidates: tuple[str, ...]) -> list[str]:
@@ -146,8 +148,12 @@ def test_what_decides_who_holds_the_token_loads_nothing_of_the_web_process() -> 
 
 
 def test_the_web_process_listens_without_gradio_and_builds_its_pages_without_torch() -> None:
-    assert loaded_by("rlhf.web_server", ("gradio", "fastapi", "pandas", *MACHINERY)) == []
-    assert loaded_by("rlhf.tabs.pages", ("gradio", *MACHINERY)) == ["gradio"]
+    assert loaded_by("rlhf.web_server", ("gradio", "fastapi", "pandas", *DATA, *MACHINERY)) == []
+    assert loaded_by("rlhf.tabs.pages", ("gradio", *DATA, *MACHINERY)) == ["gradio"]
+
+
+def test_the_command_line_loads_what_its_command_needs_only() -> None:
+    assert loaded_by("annotation.__main__", ("gradio", *DATA, *MACHINERY)) == []
 
 
 @pytest.mark.parametrize("module", ["rlhf.jobs.worker", "rlhf.__main__"])

@@ -622,26 +622,29 @@ def test_a_judgement_whose_answer_got_lost_is_told_as_it_was_stored(site: Site) 
     assert ann.page.input_value("#judgement-note") == ""
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"status": 200, "body": ""},
-        {"status": 200, "body": "<html>a proxy's page</html>", "content_type": "text/html"},
-        {"status": 409, "json": {"error": "It can't be done."}},
-        {"status": 502, "body": "bad gateway"},
-    ],
-    ids=["nothing", "a page", "a refusal", "a failure"],
+NO_CARDS: tuple[dict[str, Any], ...] = (
+    {"status": 200, "body": ""},
+    {"status": 200, "body": "<html>a proxy's page</html>", "content_type": "text/html"},
+    {"status": 409, "json": {"error": "It can't be done."}},
+    {"status": 502, "body": "bad gateway"},
 )
-def test_an_answer_that_is_no_card_is_a_problem_and_no_error_of_the_page(site: Site, answer: dict[str, Any]) -> None:
+
+
+def answering(answer: dict[str, Any]) -> Callable[[Any], None]:
+    """Gives every request this answer."""
+    return lambda route: route.fulfill(**answer)
+
+
+def test_an_answer_that_is_no_card_is_a_problem_and_no_error_of_the_page(site: Site) -> None:
     site.compare(*letters(2))
     ann = site.open()
     ann.ready()
     shown = ann.texts()
-    for endpoint, key in (("judge", "1"), ("undo", "u"), ("card", "r")):
+    for answer, (endpoint, key) in itertools.product(NO_CARDS, (("judge", "1"), ("undo", "u"), ("card", "r"))):
         ann.page.evaluate("document.querySelector('.status').textContent = ''")  # what was said before
-        with routed(ann.page, f"**/annotate/{endpoint}", lambda route: route.fulfill(**answer)):
+        with routed(ann.page, f"**/annotate/{endpoint}", answering(answer)):
             ann.press(key)
-            ann.wait(ann.page.locator(".status.bad:not(:empty)").count, f"the problem of {endpoint}")
+            ann.wait(ann.page.locator(".status.bad:not(:empty)").count, f"the problem of {endpoint}: {answer}")
         assert ann.texts() == shown
         ann.ready()  # not while that is still being asked
     assert ann.judge("2").strength == 2

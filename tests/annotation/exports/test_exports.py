@@ -470,15 +470,6 @@ def test_what_was_exported_and_imported_elsewhere_is_exported_the_same(
     assert sorted(first, key=str) == sorted(second, key=str)
 
 
-def test_neither_the_page_nor_the_command_line_loads_what_only_writing_needs() -> None:
-    code = """import sys, annotation.tabs.export_form, annotation.__main__
-print([name for name in ("datasets", "torch", "transformers", "trl", "pyarrow.parquet") if name in sys.modules])"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
-    )
-    assert done.stdout.strip().splitlines()[-1] == "[]"
-
-
 # ------------------------------------------------------------------------------------------------------------ the page
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:

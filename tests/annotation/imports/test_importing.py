@@ -1093,15 +1093,6 @@ def test_the_limit_of_memory_is_for_what_the_import_takes() -> None:
     assert done.stdout.split() == [str(2**26), "began", "bounded"]
 
 
-@pytest.mark.parametrize(
-    "module", ["annotation.imports.import_command", "annotation.imports.import_process", "annotation.tabs.import_form"]
-)
-def test_the_web_process_loads_no_library_of_datasets(module: str) -> None:
-    code = f"import sys, {module}; print('datasets' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-
-
 def test_others_can_write_while_a_file_is_read(db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading takes seconds; the database is not locked meanwhile: here it goes on only after somebody has written."""
     monkeypatch.setattr(importing, "REPORT_SECONDS", 0.0)
