@@ -30,6 +30,7 @@ from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, Use
 from annotation.translation import _, ngettext
 from annotation.ui import markdown_process
 from annotation.ui.differences import is_long, marked
+from annotation.ui.formatting import cut
 from annotation.ui.invisible import visible
 from annotation.validation import read
 from annotation.web.middleware import ANNOTATOR_KEY
@@ -347,8 +348,7 @@ def listed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def in_short(text: str) -> str:
     """The beginning of a text, for a list."""
-    spelt_out = visible(text)
-    return spelt_out if len(spelt_out) <= SHORT else f"{spelt_out[:SHORT]} …"
+    return cut(visible(text), SHORT)
 
 
 def day_start(utc_offset_minutes: int, moment: datetime | None = None) -> str:

@@ -23,6 +23,7 @@ from annotation.imports.printable import display_name, listed
 from annotation.jobs.job_process import TIED, end_with_starter
 from annotation.records import Split, UserError
 from annotation.translation import _
+from annotation.ui.formatting import cut
 from annotation.ui.invisible import visible
 
 PROGRAM: Final = ("-m", "annotation", "import")
@@ -326,8 +327,7 @@ def columns_line(columns: Mapping[str, str]) -> str:
 def shortened(value: Any) -> str:
     """A value of a row as text of bounded length."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = text.encode("utf-8", "replace").decode()
-    return text if len(text) <= SHOWN_TEXT else f"{text[:SHOWN_TEXT]} …"
+    return cut(text.encode("utf-8", "replace").decode(), SHOWN_TEXT)
 
 
 def indented(record: MappedRow) -> str:

@@ -64,6 +64,7 @@ from annotation.imports.printable import display_name, listed
 from annotation.imports.reading import SourceRow
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 from annotation.translation import N_, _
+from annotation.ui.formatting import cut
 
 Target = Literal["prompts", "demonstrations", "preferences"]
 VerdictUse = Literal["judged", "gold", "open"]
@@ -908,9 +909,5 @@ def shared_start(one: str, other: str) -> str:
 
 def with_texts(record: MappedRow, shorten: int) -> MappedRow:
     """A record to look at: long texts cut."""
-
-    def cut(text: str) -> str:
-        return text if len(text) <= shorten else f"{text[:shorten]} …"
-
-    messages = tuple({"role": turn["role"], "content": cut(turn["content"])} for turn in record.messages)
-    return replace(record, messages=messages, answers=tuple(cut(answer) for answer in record.answers))
+    messages = tuple({"role": turn["role"], "content": cut(turn["content"], shorten)} for turn in record.messages)
+    return replace(record, messages=messages, answers=tuple(cut(answer, shorten) for answer in record.answers))

@@ -19,7 +19,7 @@ from annotation.tabs.components import QUEUED, QUIET, html_box, labelled, openin
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import again, poll, pulse
 from annotation.translation import N_, _, joined, ngettext, numeral
-from annotation.ui.formatting import moment
+from annotation.ui.formatting import cut, moment
 from annotation.ui.invisible import visible
 from annotation.ui.markup import paragraph, progress_bar, status, table, unfold, way
 from annotation.ui.tab_addresses import Place, link
@@ -99,15 +99,14 @@ def is_number(value: Any) -> bool:
 
 
 # ------------------------------------------------------------------------------------------------------ what is shown
-def cut(text: str) -> str:
-    return text if len(text) <= SHOWN_CELL else f"{text[:SHOWN_CELL]} …"
-
-
 def look_card(look: Mapping[str, Any]) -> str:
     """The first rows as they are."""
     columns = look["columns"]
     heads = [_("row"), *columns]
-    rows = [[str(row["number"]), *(cut(row["cells"].get(column, "")) for column in columns)] for row in look["rows"]]
+    rows = [
+        [str(row["number"]), *(cut(row["cells"].get(column, ""), SHOWN_CELL) for column in columns)]
+        for row in look["rows"]
+    ]
     bad = "".join(
         status(
             _("Row {number} can't be read: {reason}").format(number=entry["number"], reason=entry["reason"]), "warning"
@@ -144,8 +143,8 @@ def record_cells(record: Any) -> tuple[str, str]:
     prompt = "\n".join(spoken) if len(turns) > 1 else turns[0]["content"]
     ranks = record["ranking"] or [None] * len(record["answers"])
     pairs = zip(ranks, record["answers"], strict=True)
-    answers = [verdict_on(rank, record).format(answer=cut(answer)) for rank, answer in pairs]
-    return cut(prompt), "\n".join([*answers, *([f"({record['remark']})"] if record["remark"] else [])])
+    answers = [verdict_on(rank, record).format(answer=cut(answer, SHOWN_CELL)) for rank, answer in pairs]
+    return cut(prompt, SHOWN_CELL), "\n".join([*answers, *([f"({record['remark']})"] if record["remark"] else [])])
 
 
 def verdict_on(rank: int | None, record: Mapping[str, Any]) -> str:

@@ -22,7 +22,15 @@ from annotation.records import Project
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import charts
 from annotation.ui.charts import ChartMark, Frame
-from annotation.ui.formatting import NOTHING, moment, number_with_interval, percent, percent_span, percent_with_interval
+from annotation.ui.formatting import (
+    NOTHING,
+    cut,
+    moment,
+    number_with_interval,
+    percent,
+    percent_span,
+    percent_with_interval,
+)
 from annotation.ui.markup import Row, Way, escape, facts, paragraph, points, table, telling, unfold
 from annotation.ui.tab_addresses import Place, link
 
@@ -610,7 +618,7 @@ def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:
             comparison_way(one.comparison_id),
             _(FLAG_NAMES[one.flag]),
             one.note or NOTHING,
-            shortened(one.prompt),
+            cut(one.prompt, 200),
             one.annotator,
             moment(one.created),
         )
@@ -644,11 +652,6 @@ def decisions_table(decisions: Sequence[AdminDecision]) -> str:
     ]
     headers = (_("About"), _("Decision"), _("Reason"), _("By"), _("When"))
     return table(headers, rows, _("No decision about annotators or gold comparisons yet."), label=_("Latest decisions"))
-
-
-def shortened(words: str, most: int = 200) -> str:
-    """The beginning of a long text."""
-    return words if len(words) <= most else words[: most - 1].rstrip() + "…"
 
 
 def case_view(case: ComparisonReview) -> str:

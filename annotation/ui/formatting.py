@@ -15,6 +15,11 @@ SIGNS: Final = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 NOT_MEASURED = N_("not measured")
 
 
+def cut(text: str, most: int) -> str:
+    """A text, or its beginning where it is longer."""
+    return text if len(text) <= most else f"{text[:most].rstrip()} …"
+
+
 def percent(share: float) -> str:
     """A measured share in whole percent: '83%'."""
     return f"{numeral(100 * share, '.0f')}%"

@@ -9,7 +9,7 @@ from typing import Final
 
 from annotation.tabs.comparisons import words
 from annotation.translation import _, ngettext, numeral
-from annotation.ui.formatting import NOTHING, moment
+from annotation.ui.formatting import NOTHING, cut, moment
 from annotation.ui.markup import (
     Button,
     Choosable,
@@ -88,8 +88,7 @@ def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
 
 def row_of(one: ListedComparison) -> Row:
     """A row of the table."""
-    prompt = " ".join(one.prompt.split())
-    beginning = prompt if len(prompt) <= SHOWN_PROMPT else f"{prompt[:SHOWN_PROMPT].rstrip()} …"
+    beginning = cut(" ".join(one.prompt.split()), SHOWN_PROMPT)
     held_out = " · " + _("held out") if one.split == "held-out" else ""
     notes = [_("to {whom}").format(whom=one.assigned)] if one.assigned else []
     notes += [_("flagged")] if one.flagged else []

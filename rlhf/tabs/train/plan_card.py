@@ -11,7 +11,7 @@ from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import Split
 from annotation.translation import N_, _, ngettext, numeral
 from annotation.ui import invisible, markup
-from annotation.ui.formatting import duration, moment, percent, share, short_number, size
+from annotation.ui.formatting import cut, duration, moment, percent, share, short_number, size
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
@@ -141,13 +141,8 @@ def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
 
 def examples_of(found: DataSummary, reason: str) -> str:
     """A few items that are left out for a reason, with how their questions begin."""
-    return "; ".join(f"{name} (“{beginning(asked)}”)" for name, asked in found.examples.get(reason, []))
-
-
-def beginning(text: str, length: int = 60) -> str:
-    """The first words of a text, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1].rstrip() + "…"
+    shown = ((name, cut(" ".join(asked.split()), 60)) for name, asked in found.examples.get(reason, []))
+    return "; ".join(f"{name} (“{asked}”)" for name, asked in shown)
 
 
 # ------------------------------------------------------------------------------------------------------------ one item
