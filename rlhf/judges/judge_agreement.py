@@ -46,6 +46,7 @@ class PersonRanking:
 class JudgedComparison:
     """A comparison that a judge and people have judged."""
 
+    comparison_id: int
     judged: Ranking
     people: tuple[PersonRanking, ...]
     chances: Mapping[ResponsePair, float]

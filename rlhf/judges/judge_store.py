@@ -805,6 +805,7 @@ def jointly_judged(db: Database, judge: Judge, before: int | None = None) -> lis
         lengths[row["comparison_id"]].append(row["length"])
     return [
         JudgedComparison(
+            comparison_id=row["id"],
             judged=tuple(json.loads(row["ranking"])),
             people=tuple(people[row["id"]].values()),
             chances=both_orders(chances.get(row["id"], {})),

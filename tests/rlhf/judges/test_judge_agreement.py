@@ -32,15 +32,16 @@ FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
 NAMES = ("ann", "bob", "carla")
 
 
-def case(judged: tuple[int, ...], *people: tuple[int, ...], **changes: Any) -> JudgedComparison:
+def case(number: int, judged: tuple[int, ...], *people: tuple[int, ...], **changes: Any) -> JudgedComparison:
     """A comparison with a judge's ranking and one by each person; all answers are equally long."""
     opinions = tuple(PersonRanking(name, ranking) for name, ranking in zip(NAMES, people, strict=False))
-    return JudgedComparison(judged, opinions, **{"chances": {}, "lengths": (10,) * len(judged), **changes})
+    return JudgedComparison(number, judged, opinions, **{"chances": {}, "lengths": (10,) * len(judged), **changes})
 
 
 def cases(*groups: tuple[int, tuple[int, ...], tuple[int, ...]]) -> list[JudgedComparison]:
     """So many comparisons of each kind: (times, the judge's ranking, a person's)."""
-    return [case(judged, said) for times, judged, said in groups for _ in range(times)]
+    every = [(judged, said) for times, judged, said in groups for _ in range(times)]
+    return [case(number, judged, said) for number, (judged, said) in enumerate(every)]
 
 
 # ----------------------------------------------------------------------------------------------------------- agreement
@@ -74,7 +75,7 @@ def test_kappa_is_that_of_a_published_table() -> None:
 def test_kappa_of_pairs_that_one_person_judged_is_that_of_two_labellings_and_scipys_bootstrap() -> None:
     source = random.Random(7)
     drawn = [(source.choice((FIRST, SECOND, TIE)), source.choice((FIRST, FIRST, SECOND))) for _ in range(60)]
-    found = trust([case(*rankings) for rankings in drawn])
+    found = trust([case(number, *rankings) for number, rankings in enumerate(drawn)])
     judged, said = (np.array([(FIRST, TIE, SECOND).index(one) for one in side]) for side in zip(*drawn, strict=True))
 
     def of_labels(judged: Any, said: Any) -> float:
@@ -95,7 +96,7 @@ def test_kappa_of_pairs_that_one_person_judged_is_that_of_two_labellings_and_sci
 def test_a_comparison_has_one_say_however_many_answers_and_people_it_has() -> None:
     """One ranking of eight wholly agreed on by three people, and one pair the other way round: one half of two."""
     ranking = tuple(range(1, 9))
-    found = trust([case(ranking, ranking, ranking, ranking), case(FIRST, SECOND)])
+    found = trust([case(1, ranking, ranking, ranking, ranking), case(2, FIRST, SECOND)])
     assert found.with_people is not None
     assert (found.with_people.share.value, found.with_people.share.n) == (0.5, 2)
 
@@ -119,17 +120,19 @@ def test_kappa_is_none_where_nothing_tells_it(group: tuple[int, Any, Any]) -> No
 def test_a_best_of_several_says_nothing_about_the_others() -> None:
     """Answer 1 is best of three: two orders are told. The judge has one of them right and ties the other."""
     opinion = PersonRanking("ann", (1, 2, 2), "best")
-    found = trust([JudgedComparison(judged=(1, 1, 2), people=(opinion,), chances={}, lengths=(10, 10, 10))])
+    found = trust(
+        [JudgedComparison(comparison_id=1, judged=(1, 1, 2), people=(opinion,), chances={}, lengths=(10, 10, 10))]
+    )
     assert found.with_people is not None
     assert found.with_people.share.value == pytest.approx(1.5 / 2)
-    ranked = trust([case((1, 1, 2), (1, 2, 2))])  # the same numbers, but meant as a tie of the last two
+    ranked = trust([case(1, (1, 1, 2), (1, 2, 2))])  # the same numbers, but meant as a tie of the last two
     assert ranked.with_people is not None
     assert ranked.with_people.share.value == pytest.approx((1 + 0.5 + 0.5) / 3)
 
 
 def test_people_are_compared_with_each_other_on_the_same_comparisons() -> None:
     """Of three people two agree: one pair of three. Of two, one ties: a half. One alone says nothing."""
-    found = trust([case(TIE, FIRST, FIRST, SECOND), case(FIRST, FIRST, TIE), case(FIRST, FIRST)])
+    found = trust([case(1, TIE, FIRST, FIRST, SECOND), case(2, FIRST, FIRST, TIE), case(3, FIRST, FIRST)])
     assert found.each_other is not None
     assert found.each_other.share.value == pytest.approx((1 / 3 + 1 / 2) / 2)
     assert found.each_other.share.n == 2
@@ -150,10 +153,10 @@ def test_both_orders_make_one_chance() -> None:
 
 def test_calibration_worked_out_by_hand() -> None:
     """Sure to 65% and right on 1 of 2, to 95% (for the second answer) and right on 3 of 4; a tie says nothing."""
-    low = [case(FIRST, FIRST, chances={(0, 1): 0.65}), case(FIRST, SECOND, chances={(0, 1): 0.65})]
-    high = [case(SECOND, SECOND if n else FIRST, chances={(0, 1): 0.05}) for n in range(4)]
-    tied = [case(SECOND, TIE, chances={(0, 1): 0.05})]
-    found = trust([*low, *high, *tied, case(FIRST, SECOND)]).calibration
+    low = [case(1, FIRST, FIRST, chances={(0, 1): 0.65}), case(2, FIRST, SECOND, chances={(0, 1): 0.65})]
+    high = [case(3 + n, SECOND, SECOND if n else FIRST, chances={(0, 1): 0.05}) for n in range(4)]
+    tied = [case(9, SECOND, TIE, chances={(0, 1): 0.05})]
+    found = trust([*low, *high, *tied, case(10, FIRST, SECOND)]).calibration
     assert found is not None
     assert [(one.start, one.pairs) for one in found.bins] == [(0.6, 2), (0.9, 4)]
     assert [one.predicted for one in found.bins] == pytest.approx([0.65, 0.95])
@@ -162,7 +165,7 @@ def test_calibration_worked_out_by_hand() -> None:
 
 
 def test_chances_of_one_and_nought_do_not_overflow() -> None:
-    found = trust([case(FIRST, FIRST, chances={(0, 1): 1.0}), case(FIRST, FIRST, chances={(0, 1): 0.0})])
+    found = trust([case(1, FIRST, FIRST, chances={(0, 1): 1.0}), case(2, FIRST, FIRST, chances={(0, 1): 0.0})])
     assert found.calibration is not None
     assert found.calibration.bins[0].observed.value == pytest.approx(0.5)
 
@@ -186,8 +189,8 @@ def test_many_pairs_of_one_comparison_do_not_shorten_the_interval() -> None:
 def test_the_longer_answer_is_counted_on_the_same_pairs_for_judge_and_people() -> None:
     """Four pairs count: the judge takes the longer in three, people in one. Ties and equal lengths are left out."""
     longer_first = {"lengths": (9, 3)}
-    counted = [case(FIRST, SECOND, **longer_first) for n in range(3)] + [case(SECOND, FIRST, **longer_first)]
-    left_out = [case(TIE, FIRST, **longer_first), case(FIRST, TIE, **longer_first), case(FIRST, FIRST)]
+    counted = [case(n, FIRST, SECOND, **longer_first) for n in range(3)] + [case(3, SECOND, FIRST, **longer_first)]
+    left_out = [case(4, TIE, FIRST, **longer_first), case(5, FIRST, TIE, **longer_first), case(6, FIRST, FIRST)]
     found = trust([*counted, *left_out])
     assert found.longer is not None
     assert found.longer_people is not None
@@ -205,7 +208,7 @@ def full() -> Trust:
     """A judge of whom everything is known."""
     rows = [(FIRST, FIRST, 0.9, (9, 3)), (SECOND, SECOND, 0.2, (3, 9)), (FIRST, SECOND, 0.7, (9, 3))] * 10
     known = [
-        case(judged, said, said, chances={(0, 1): chance}, lengths=lengths, picked=number < 4)
+        case(number, judged, said, said, chances={(0, 1): chance}, lengths=lengths, picked=number < 4)
         for number, (judged, said, chance, lengths) in enumerate(rows)
     ]
     return trust(known, [VerdictPair(number, "first", "second" if number % 4 else "first") for number in range(40)])
@@ -300,7 +303,7 @@ rankings = st.lists(st.integers(1, 3), min_size=3, max_size=3).map(tuple)
 judged_cases = st.lists(
     st.builds(
         lambda judged, people, chance, lengths: case(
-            judged, *people, chances={(0, 1): chance, (1, 2): 1 - chance}, lengths=tuple(lengths)
+            0, judged, *people, chances={(0, 1): chance, (1, 2): 1 - chance}, lengths=tuple(lengths)
         ),
         rankings,
         st.lists(rankings, min_size=1, max_size=3),
