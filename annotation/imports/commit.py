@@ -1,9 +1,9 @@
 """Staged records into the database, all or nothing, without keeping others from writing for long.
 
-Prompts and answers go ahead in small transactions: nothing refers to these answers yet, and the last transaction makes
-them count by writing comparisons and judgements. An import that dies in between is cleared away: at once where it can,
-else when the program or the next import starts (`clear_unfinished`); only prompts that somebody has answered meanwhile
-stay.
+Up to ONE_PIECE of text goes in one transaction. More would keep annotators waiting, so then prompts and answers go
+ahead in small transactions: nothing refers to these answers yet, and the last transaction makes them count by writing
+comparisons and judgements. An import that dies in between is cleared away: at once where it can, else when the
+program or the next import starts (`clear_unfinished`); only prompts that somebody has answered meanwhile stay.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from annotation.imports.scratch import FIND_KNOWN, POINT_TO_KNOWN, Staging
 from annotation.records import now
 from annotation.workbench.word_index import UNFINISHED, index_imports, index_prompts
 
-# Of text, and of rows.
+ONE_PIECE = 64 * 1024 * 1024
+ONE_PIECE_ROWS = 800_000
 PIECE = 8 * 1024 * 1024
-PIECE_ROWS = 20_000
 CACHE_KIB = 32 * 1024
 # A writer that waits looks again after up to 0.1 s: it gets its turn in a pause of this length.
 PAUSE_SECONDS = 0.12
@@ -43,6 +43,8 @@ class ImportCommit:
     created: str = field(default_factory=now)
     import_id: int = 0
     longest_lock: float = 0.0
+    prompt_offset: int = 0
+    """What is added to the ids of staged prompts that went in one piece."""
     pieces: list[tuple[int, int, int]] = field(default_factory=list)
     """First and last staged answer that went together, and what is added to their ids."""
 
@@ -55,11 +57,20 @@ class ImportCommit:
         """Move everything over, or leave nothing and raise what went wrong."""
         with self.db.attached(self.staging.path, "staged"), references_unguarded(self.db):
             self.sql.execute(f"PRAGMA main.cache_size=-{CACHE_KIB}")
-            try:
-                self.run_in_pieces()
-            except BaseException:
-                clear_unfinished(self.db)
-                raise
+            rows = self.staging.text_rows + self.staging.verdict_rows
+            if self.staging.text <= ONE_PIECE and rows <= ONE_PIECE_ROWS:
+                with self.locked():
+                    self.insert_import()
+                    self.find_late_prompts()
+                    self.insert_prompts(1, self.highest("staged.prompt"))
+                    self.insert_answers(1, self.highest("staged.answer"))
+                    self.insert_verdicts()
+            else:
+                try:
+                    self.run_in_pieces()
+                except BaseException:
+                    clear_unfinished(self.db)
+                    raise
         index_imports(self.db)
 
     def run_in_pieces(self) -> None:
@@ -68,10 +79,10 @@ class ImportCommit:
             self.insert_import()
             store.set_setting(self.db, UNFINISHED, self.import_id)
         prompts, answers = self.highest("staged.prompt"), self.highest("staged.answer")
-        size = max(1, min(PIECE_ROWS, round((prompts + answers) * PIECE / self.staging.text)))
+        size = max(1, round((prompts + answers) * PIECE / self.staging.text))
         for first in range(1, prompts + 1, size):
             self.insert_piece(self.insert_prompts, first, min(first + size - 1, prompts), first / (prompts + answers))
-        self.sql.execute(FIND_KNOWN)  # by now there are all of them, also those that others have added meanwhile
+        self.sql.execute(FIND_KNOWN)
         self.sql.execute(POINT_TO_KNOWN)
         for first in range(1, answers + 1, size):
             share = (prompts + first) / (prompts + answers)
@@ -105,15 +116,24 @@ class ImportCommit:
         row = {**self.about, "counts": json.dumps(counts), "created": self.created}
         self.import_id = self.db.insert("main.import", row)
 
+    def find_late_prompts(self) -> None:
+        """Prompts that others have added since the comparison with the database."""
+        late = self.sql.execute(
+            f"{FIND_KNOWN} WHERE known IS NULL AND fingerprint IN (SELECT fingerprint FROM main.prompt WHERE id > ?)",
+            (self.staging.newest_seen,),
+        )
+        if late.rowcount:
+            self.sql.execute(POINT_TO_KNOWN)
+
     def insert_prompts(self, first: int, last: int) -> None:
         """New prompts, in their order."""
         source = f"import {self.import_id}: {self.about['name']}"
-        offset = self.highest("main.prompt") - first + 1
+        self.prompt_offset = self.highest("main.prompt") - first + 1
         self.sql.execute(
             """INSERT OR IGNORE INTO main.prompt (id, fingerprint, messages, source, split, import_id, created)
-               SELECT :offset + id, fingerprint, messages, :source, split, :import, :created FROM staged.prompt
+               SELECT :prompt + id, fingerprint, messages, :source, split, :import, :created FROM staged.prompt
                WHERE known IS NULL AND id BETWEEN :first AND :last ORDER BY id""",
-            self.values(source=source, offset=offset, first=first, last=last),
+            self.values(source=source, first=first, last=last),
         )
 
     def insert_answers(self, first: int, last: int) -> None:
@@ -121,7 +141,7 @@ class ImportCommit:
         offset = self.highest("main.response") - first + 1
         self.sql.execute(
             """INSERT INTO main.response (id, prompt_id, origin, import_id, purpose, text, finish_reason, created)
-               SELECT :offset + a.id, -i.prompt, 'import', :import,
+               SELECT :offset + a.id, iif(i.prompt < 0, -i.prompt, :prompt + i.prompt), 'import', :import,
                    iif(i.form = 'demonstration', 'demonstrate', 'compare'), a.text, 'stop', :created
                FROM staged.answer a CROSS JOIN staged.item i ON i.id = a.item
                WHERE a.id BETWEEN :first AND :last ORDER BY a.id""",
@@ -162,13 +182,13 @@ class ImportCommit:
 
     def values(self, **more: Any) -> dict[str, Any]:
         """Parameters that every statement shares, and its own."""
-        return {"import": self.import_id, "created": self.created, **more}
+        return {"import": self.import_id, "created": self.created, "prompt": self.prompt_offset, **more}
 
 
 INSERT_COMPARISONS = """
     INSERT INTO main.comparison (id, prompt_id, purpose, state, expected, import_id, created, people_chance,
         people_drawn, formed_chance, judged, last_judged, opinion)
-    SELECT :comparison + id, -prompt, iif(form = 'gold', 'gold', 'preference'),
+    SELECT :comparison + id, iif(prompt < 0, -prompt, :prompt + prompt), iif(form = 'gold', 'gold', 'preference'),
         iif(form = 'judged', 'closed', 'ready'), iif(form = 'gold', ranking, NULL), :import, :created,
         iif(form = 'open' AND :people, 1.0, people_chance), iif(form = 'open' AND :people, 1, NULL), formed_chance,
         form = 'judged' AND outcome != 'skip', iif(form = 'judged' AND outcome != 'skip', :created, NULL),

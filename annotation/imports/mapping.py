@@ -610,7 +610,7 @@ def refuse_order(ranks: Sequence[float], column: str) -> None:
             _(
                 "The column '{name}' holds {numbers}: ranks of the answers, or the answers' numbers with the best "
                 "one's first? Say which: --map ranks={name} or --map order={name}. Nothing was imported."
-            ).format(name=display_name(column), numbers=", ".join(map(shown, ranks)))
+            ).format(name=display_name(column), numbers=", ".join(f"{rank:g}" for rank in ranks))
         )
 
 

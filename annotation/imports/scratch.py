@@ -97,7 +97,9 @@ class Staging:
         self.skipped: list[Skipped] = []
         self.reasons: list[tuple[str, int]] = []
         self.remarks: Counter[str] = Counter()
+        self.newest_seen = 0
         self.text = 0
+        self.text_rows = 0
         self.verdict_rows = 0
         self.database = scratch_database(self.path)
         self.sql = self.database.connection.conn
@@ -210,6 +212,7 @@ class Staging:
     def count_size(self, verdict_rows: int, *texts: str) -> None:
         """Keep count of what is to be written. Raises UserError where it gets too much for one import."""
         self.verdict_rows += verdict_rows
+        self.text_rows += len(texts)
         self.text += sum(len(text.encode()) for text in texts)
         if self.verdict_rows > MAXIMUM_VERDICT_ROWS:
             raise UserError(
@@ -281,6 +284,7 @@ class Staging:
             self.sql.execute("COMMIT")
             self.database.close()
             with db.attached(self.path, "staged") as connection:
+                self.newest_seen = int(db.value("SELECT coalesce(max(id), 0) FROM main.prompt"))
                 connection.conn.execute("BEGIN")
                 try:
                     gone = self.drop_known(db)

@@ -472,7 +472,8 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
 # --------------------------------------------------------------------------------------------------- in small pieces
 @pytest.fixture
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As large imports come: texts go ahead in many transactions."""
+    """What only large imports do: texts go ahead in small transactions."""
+    monkeypatch.setattr(commit, "ONE_PIECE", 0)
     monkeypatch.setattr(commit, "PIECE", 50)
     monkeypatch.setattr(commit, "PAUSE_SECONDS", 0.0)
 
@@ -642,7 +643,6 @@ def test_a_process_killed_at_any_moment_leaves_all_or_nothing(db: Database, tmp_
         importing_it = [sys.executable, str(program), str(delay), *command(db, str(path))[3:]]
         done = subprocess.run(importing_it, **there, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
         assert done.returncode in (-signal.SIGPROF, 0), done.stderr
-        importing.clear_leftovers(db)
         found = {name: sizes(db)[name] for name in whole}
         assert found in (nothing, whole)
         ends.append(found == whole)
@@ -659,7 +659,7 @@ KILLED_BETWEEN_PIECES = """
 import os, signal, sys
 from annotation.imports import commit
 from annotation.__main__ import main
-commit.PIECE_ROWS = 5
+commit.ONE_PIECE, commit.PIECE = 0, 200
 insert_piece = commit.ImportCommit.insert_piece
 
 def insert_and_die(self, insert, *rest):
