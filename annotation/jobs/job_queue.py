@@ -62,6 +62,11 @@ class JobQueue(Generic[AnyRequest]):
         rows = db.rows(f"SELECT * FROM job WHERE lane = ? AND kind IN ({marks}) {more}", (self.lane, *wanted, *values))
         return [self.read(row) for row in rows]
 
+    def get(self, db: Database, job_id: int) -> Job[AnyRequest]:
+        """The job of an id that is known to be in this queue."""
+        (job,) = self.select(db, "AND id = ?", job_id)
+        return job
+
     def recent(self, db: Database, limit: int) -> list[Job[AnyRequest]]:
         """The latest jobs, newest first."""
         return self.select(db, "ORDER BY id DESC LIMIT ?", limit)
