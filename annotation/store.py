@@ -66,15 +66,20 @@ def fingerprint_of(messages: Sequence[Message]) -> tuple[str, str]:
     return sha256(text.encode()).hexdigest(), text
 
 
+# Of a prompt `p`: that it came with an import that goes on in pieces, or whose rest was not cleared away yet.
+ARRIVING = "EXISTS (SELECT 1 FROM setting WHERE key = 'unfinished_import' AND value = p.import_id)"
+
+
 def prompts(db: Database, split: Split) -> list[Prompt]:
     """All prompts of a split, oldest first."""
-    return [read_prompt(row) for row in db.rows("SELECT * FROM prompt WHERE split = ? ORDER BY id", (split,))]
+    rows = db.rows(f"SELECT * FROM prompt p WHERE split = ? AND NOT {ARRIVING} ORDER BY id", (split,))
+    return [read_prompt(row) for row in rows]
 
 
 # Of a prompt `p`: that the gate has it for itself now.
 RESERVED = "coalesce(p.held_for > 0 AND p.held_for = (SELECT max(held_for) FROM prompt), 0)"
 # Of a prompt `p` to train on: that no answer, comparison or demonstration has been made of it.
-UNUSED = """(p.split = 'train' AND p.source != 'own prompt'
+UNUSED = f"""(p.split = 'train' AND p.source != 'own prompt' AND NOT {ARRIVING}
     AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id)
     AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id))"""
 
@@ -119,7 +124,7 @@ def prompts_to_answer(
             FROM (SELECT p.*, (SELECT count(*) FROM comparison c WHERE c.prompt_id = p.id) AS compared,
                    (SELECT count(*) FROM response r WHERE r.prompt_id = p.id AND r.model_id = :model
                        AND r.purpose = 'compare') AS attempts
-               FROM prompt p WHERE split = :split AND NOT {RESERVED}
+               FROM prompt p WHERE split = :split AND NOT {RESERVED} AND NOT {ARRIVING}
                    AND p.id NOT IN (SELECT value FROM json_each(:refused)))
             ORDER BY compared, attempts, random() LIMIT :limit""",
         {"model": model_id, "split": split, "limit": limit, "refused": json.dumps(list(refused))},
@@ -763,9 +768,10 @@ def judged_comparisons(
 def demonstrations(db: Database) -> Iterator[Demonstration]:
     """Answers that people wrote or that were imported as examples, without a comparison, oldest first."""
     rows = db.connection.query(
-        """SELECT r.id, r.prompt_id, p.split, p.messages, r.text, r.origin, a.name AS annotator, r.created
-           FROM response r JOIN prompt p ON p.id = r.prompt_id LEFT JOIN annotator a ON a.id = r.annotator_id
-           WHERE r.purpose = 'demonstrate' AND r.edited_from IS NULL ORDER BY r.id"""
+        f"""SELECT r.id, r.prompt_id, p.split, p.messages, r.text, r.origin, a.name AS annotator, r.created
+            FROM response r JOIN prompt p ON p.id = r.prompt_id LEFT JOIN annotator a ON a.id = r.annotator_id
+            WHERE r.purpose = 'demonstrate' AND r.edited_from IS NULL AND NOT {ARRIVING.replace("p.", "r.")}
+            ORDER BY r.id"""
     )
     for row in rows:
         yield Demonstration(**{**row, "messages": tuple(json.loads(row["messages"]))})

@@ -133,7 +133,7 @@ def run_precision(options: argparse.Namespace, db: Database) -> None:
 
 def dispatch(db: Database, options: argparse.Namespace) -> int:
     """The commands that need a database."""
-    job_store.mark_lost(db)
+    job_store.mark_lost(db, at_once=True)
     if hasattr(options, "act"):
         options.act(options, db)
     elif options.command == "run":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -62,6 +62,8 @@ from rlhf.tabs.overview import standing
 
 # For an import or export that is at work when the program ends, to be told and leave; another program does it again.
 LEAVE_SECONDS = 5.0
+# In a directory for uploads: locked while a program uses it.
+IN_USE = "in-use.lock"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def build_app(settings: Settings) -> Starlette:
         os.environ[VISIBLE] = ""  # workers must not look for the GPU that the driver knows of
     # With a lent GPU nothing keeps answers in stock: the page has a button for that.
     supervisor = Supervisor(db, settings.data_dir, opened.model, answering=not lent_gpu) if settings.workers else None
-    uploads, lock = hold_uploads(settings.data_dir)
+    uploads, lock = hold_uploads()
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)
     watches = Watches(db)
     pages = AppOfEachLanguage(partial(build_pages, opened, settings, uploads, watches, AccountHoldings()))
@@ -139,26 +141,27 @@ def open_data(settings: Settings) -> DataDirectory:
     return DataDirectory(db, model, (in_use, lock))
 
 
-def hold_uploads(data_dir: Path) -> tuple[Path, FileLock]:
+def hold_uploads() -> tuple[Path, FileLock]:
     """A new directory for uploads, and the lock by which others know that it is in use; those of killed programs go.
 
     Gradio's own directory is one for all programs and users of the machine; only this user can look into this one.
     """
-    for left in data_dir.glob("prefloop-*.lock"):
-        with suppress(Timeout):
-            remove_uploads(Path(tempfile.gettempdir(), left.stem), FileLock(left, timeout=0))
     uploads = Path(tempfile.mkdtemp(prefix="prefloop-")).resolve()
-    lock = FileLock(data_dir / f"{uploads.name}.lock")
+    for left in uploads.parent.glob(f"prefloop-*/{IN_USE}"):
+        with suppress(OSError):  # Timeout is one: it is in use; or it is another user's
+            # Others can put links here, which may lead anywhere.
+            if not left.parent.is_symlink() and left.parent.stat().st_uid == uploads.stat().st_uid:
+                remove_uploads(left.parent, FileLock(left, timeout=0, thread_local=False))
+    lock = FileLock(uploads / IN_USE, thread_local=False)
     lock.acquire()
     return uploads, lock
 
 
 def remove_uploads(uploads: Path, lock: FileLock) -> None:
-    """Remove a directory for uploads, and its lock. Raises Timeout where another program has it in use."""
+    """Remove a directory for uploads. Raises Timeout where another program has it in use."""
     lock.acquire()
     shutil.rmtree(uploads, ignore_errors=True)
     lock.release(force=True)
-    Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def build_pages(

@@ -21,8 +21,8 @@ CALLS: Final = (
 )
 # Where a message has what a model thought before it answered, if that is not part of the text.
 THOUGHTS: Final = ("reasoning_content", "reasoning", "thinking")
-# What an object may have beside its text.
-NO_TEXT: Final = ("id", "role", "from", "type")
+# What the text or the messages of an object are called.
+TEXTS: Final = ("messages", "content", "text", "full_text", "value", "turns")
 # By which of a message's keys an answer is not to be learned where they are false or 0.
 LEARNED: Final = ("weight", "train", "training", "loss")
 # How chat templates mark a user's turn and an answer within one text.
@@ -171,7 +171,8 @@ def checked(turns: Sequence[Message], column: str) -> tuple[Message, ...]:
 def part_of(value: Any) -> str | None:
     """The part of an object that is likeliest to be the text or the messages that are meant."""
     parts = value.items() if isinstance(value, dict) else ()
-    return next((key for key, held in parts if held and isinstance(held, str | list) and key not in NO_TEXT), None)
+    found = [key for key, held in parts if held and isinstance(held, str | list)]
+    return next((key for key in TEXTS if key in found), max(found, key=lambda key: len(value[key]), default=None))
 
 
 def as_turns(value: Any, column: str) -> list[Message] | None:

@@ -123,6 +123,8 @@ def preview(source: ImportSource, order: ImportRequest, shown: int = 5) -> Impor
         notes = tuple(notes_on(source, plan, rows))
     except UserError as error:
         problem = str(error)
+    for role in mapping.unsaid(proposed, rows, order.columns):
+        del proposed[role]
     return ImportPreview(
         name=source.name,
         format=source.format,

@@ -61,7 +61,7 @@ from annotation.imports.labels import (
 )
 from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
-from annotation.imports.reading import SourceRow
+from annotation.imports.reading import SourceRow, parse_json
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
 from annotation.translation import N_, _
 from annotation.ui.formatting import cut
@@ -268,9 +268,9 @@ def with_overrides(
         columns.pop(role, None)
         if column:
             columns[role] = column
-    for role in VERDICT_ROLES if overrides.keys() & set(VERDICT_ROLES) else ():
-        if not overrides.get(role) and any(overrides.get(other) for other in VERDICT_ROLES):
-            columns.pop(role, None)  # one of them is said, so another that was proposed is not meant
+    for alternatives in (VERDICT_ROLES, ("ranks", "order")):
+        if any(map(overrides.get, alternatives)):  # so another that was proposed is not meant
+            columns = {role: one for role, one in columns.items() if role not in alternatives or overrides.get(role)}
     if "label" in columns and "rating" in columns:
         columns.pop("rating" if overrides.get("label") else "label")
     if plain_name(columns.get("winner", "")) in SIGNED:
@@ -600,12 +600,23 @@ def ranking_of(values: Mapping[str, Any], plan: ImportPlan, entries: Sequence[An
     raise UnusableRow(column, _("column '{column}' has answers without scores or ranks"))
 
 
+def perhaps_order(ranks: Sequence[Any], column: str) -> bool:
+    """Whether numbers that are called a ranking count from 0, as those of answers do and ranks hardly."""
+    return plain_name(column) in ("ranking", "rankings") and {*ranks} == {*range(len(ranks))}
+
+
+def unsaid(columns: Columns, rows: Sequence[SourceRow], said: Columns) -> list[str]:
+    """The roles that a person has to say of columns, though the rows that were read suggest one."""
+    column = columns.get("ranks", "")
+    values = [row.values.get(column) for row in rows] if column and not said.get("ranks") else []
+    lists = [parse_json(value) if isinstance(value, str) and value[:1] == "[" else value for value in values]
+    return ["ranks"] if any(isinstance(one, list) and perhaps_order(one, column) for one in lists) else []
+
+
 def refuse_order(ranks: Sequence[float], column: str) -> None:
     """Raises UnclearColumn where what is called a ranking may as well name the answers by their numbers, best first."""
     places = range(len(ranks))
-    if plain_name(column) not in ("ranking", "rankings") or {*ranks} != {*places}:
-        return
-    if [ranks.index(place) for place in places] != ranks:
+    if perhaps_order(ranks, column) and [ranks.index(place) for place in places] != ranks:
         raise UnclearColumn(
             _(
                 "The column '{name}' holds {numbers}: ranks of the answers, or the answers' numbers with the best "

@@ -246,6 +246,8 @@ def moment(seconds: float) -> str:
 
 # Who is not heard of so is gone. A later moment was written before the clock was set back, and by nobody since.
 HEARD: Final = "heartbeat BETWEEN :since AND :until"
+# After every moment.
+LATEST: Final = "~"
 
 
 def heard(seconds: float = LOST_AFTER_SECONDS) -> dict[str, str]:
@@ -261,7 +263,7 @@ def looking_for_silent(db: Database, seconds: float = LOST_AFTER_SECONDS) -> Ite
     """
     values, asked = heard(seconds), time.monotonic()
     with db.transaction():
-        yield values if time.monotonic() - asked < WAITED_SECONDS else {"since": "", "until": "~"}
+        yield values if time.monotonic() - asked < WAITED_SECONDS else {"since": "", "until": LATEST}
 
 
 def take_over(db: Database, job_id: int, worker: str) -> bool:

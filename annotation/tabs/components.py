@@ -76,14 +76,19 @@ function follow() {
 }
 // A button that takes another's place can't have been read: a press meant for the one before must not count.
 const UNREAD_MS = 1000;
-let shown = [];
+let shown = []; // what stands at each place, and from when on it has been read
 function rest() {
   const before = shown;
-  const buttons = [...element.querySelectorAll("button[data-act]")];
-  shown = buttons.map(({ dataset }) => `${dataset.act} ${dataset.subject}`);
-  buttons.filter((_button, place) => (before[place] ?? shown[place]) !== shown[place]).forEach((button) => {
-    button.ariaDisabled = "true";
-    setTimeout(() => { button.ariaDisabled = null; }, UNREAD_MS);
+  shown = [...element.querySelectorAll("button[data-act]")].map((button, place) => {
+    const what = `${button.dataset.act} ${button.dataset.subject}`;
+    const known = before[place] ?? { what, read: 0 };
+    const read = known.what === what ? known.read : performance.now() + UNREAD_MS;
+    const unread = read - performance.now();
+    if (unread > 0 && !button.ariaDisabled) {
+      button.ariaDisabled = "true";
+      setTimeout(() => { button.ariaDisabled = null; }, unread);
+    }
+    return { what, read };
   });
 }
 new MutationObserver(() => {

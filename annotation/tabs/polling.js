@@ -136,6 +136,7 @@ function late(one) {
 // -------------------------------------------------------------------------------------------------------- has it changed
 async function askWhether(some) {
   asking = true;
+  for (const one of some) one.due = Infinity; // unless something happens while the answer is on its way
   const query = new URLSearchParams(some.map((one) => ["of", `${one.key} ${one.mark}`]));
   const options = { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" };
   const answer = await fetch(`${ADDRESS}?${query}`, options).catch(() => null);
@@ -152,13 +153,13 @@ async function askWhether(some) {
 // `said`: null, that it has not changed; undefined, that there was no answer.
 function hear(one, said) {
   if (said === null && !one.told) one.wait = slower(one);
-  one.due = seen(one) ? later(one.wait) : unseenDue(one);
+  one.due = seen(one) ? Math.min(one.due, later(one.wait)) : unseenDue(one);
   if (said === null || said === undefined) return;
   if (!one.told) one.wait = one.first;
   if (!one.ask) {
     one.mark = said.mark;
     one.changed(said);
-    one.due = seen(one) ? later(one.wait) : unseenDue(one);
+    one.due = seen(one) ? Math.min(one.due, later(one.wait)) : unseenDue(one);
   } else if (seen(one)) askWhole(one);
 }
 

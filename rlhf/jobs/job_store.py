@@ -285,12 +285,14 @@ class Patience:
 SILENT = N_("The worker stopped without a word. Resume goes on from what it has saved.")
 
 
-def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS) -> list[int]:
+def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS, at_once: bool = False) -> list[int]:
     """Mark running jobs lost whose worker has not been heard of; return their ids.
 
-    Not those on rented hardware: they go on whether anybody here follows them or not.
+    Not those on rented hardware: they go on whether anybody here follows them or not. Nor, for who looks `at_once` and
+    can't have patience, those heard of later than now: their workers may not have looked at a clock that was set back.
     """
     with job_table.looking_for_silent(db, silent_seconds) as values:
+        values |= {"until": job_table.LATEST} if at_once else {}
         rows = list(
             db.connection.query(
                 f"""UPDATE job SET finished = :now, worker = NULL,

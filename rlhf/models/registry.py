@@ -409,13 +409,16 @@ def remove_files(data_dir: Path, policy: Policy) -> int:
 
 def clear_leftovers(db: Database, data_dir: Path) -> None:
     """Remove files that killed programs left: of deleted policies, unregistered ones, half-written ones."""
-    for policy in all_policies(db):
+    policies = all_policies(db)
+    for policy in policies:
         if policy.deleted and policy.path is not None:
             remove_files(data_dir, policy)
-    unregistered = db.rows(
-        f"SELECT kind, id FROM job WHERE status IN {ENDED} AND id NOT IN (SELECT coalesce(job_id, 0) FROM model)"
+    # By their paths: what was restored elsewhere has no job, and other jobs may have the numbers in its names.
+    registered = {policy.path for policy in policies}
+    made = (
+        f"adapters/{name_of(**job)}" for job in db.rows(f"SELECT kind, id AS job_id FROM job WHERE status IN {ENDED}")
     )
-    remove_leftover(data_dir / "adapters" / name_of(job["kind"], job["id"]) for job in unregistered)
+    remove_leftover(data_dir / path for path in made if path not in registered)
     clear_half_written(data_dir)
 
 
@@ -508,6 +511,9 @@ def to_take_back(db: Database, number: int) -> Decision:
         return known[number]
     if not latest or not 0 < number <= latest[0].id:
         raise UserError(_("There is no such decision; reload the page."))
+    before = next((one.previous for one in decisions(db) if one.id == number), None)
+    if before is not None and by_revision(db, before).deleted:
+        raise UserError(_("Nothing was undone: the files of {revision} were deleted.").format(revision=before))
     raise UserError(
         _("Nothing was undone: that decision holds no more. {who} decided last; {revision} serves now.").format(
             who=who(latest[0].decided_by), revision=serving(db).revision

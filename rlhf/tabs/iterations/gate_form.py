@@ -198,10 +198,11 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         act, subject = pressed(event, {"undo-rule": rule_changes.undo})
         try:
             act(context.db, row_number(subject) or 0, annotator.name)
-            said = markup.notice(_("The rule is as it was before."))
-        except UserError as error:  # beside what holds now
-            said = markup.status(str(error), "warning")
-        return [*filled(gate_decisions.rule(context.db)), said]
+        except UserError as error:  # beside what holds now; what was typed stays
+            change = change_card(rule_changes.newest(context.db), gate_decisions.rule(context.db), labels)
+            updates = [change if part is changed else gr.skip() for part in filled_in]
+            return [*updates, markup.status(str(error), "warning")]
+        return [*filled(gate_decisions.rule(context.db)), markup.notice(_("The rule is as it was before."))]
 
     @guarded(context, "admin")
     def renew_held_out(annotator: Annotator, number: Any, asked_of: Any) -> list[Any]:

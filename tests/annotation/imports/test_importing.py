@@ -469,6 +469,20 @@ def test_our_own_exports_are_read_back(db: Database, tmp_path: Path, format: str
     other.close()
 
 
+def test_a_look_does_not_choose_where_a_person_has_to_say_what_a_ranking_is(tmp_path: Path) -> None:
+    """The page sends what the look has proposed as chosen; also where only a later row tells the two apart."""
+    rows = [{"prompt": "p", "responses": ["a", "b", "c"], "ranking": ranking} for ranking in ([0, 1, 2], [2, 0, 1])]
+    for first in (rows, rows[:1]):
+        source = open_path(write(tmp_path, first))
+        found = importing.preview(source, ImportRequest())
+        assert "ranks" not in found.proposed
+        for role in ("ranks", "order"):
+            chosen = importing.preview(source, ImportRequest(columns={role: "ranking"}))
+            assert chosen.proposed == {"prompt": "prompt", "responses": "responses", role: "ranking"}
+    from_1 = [{**row, "ranking": [rank + 1 for rank in row["ranking"]]} for row in rows]
+    assert importing.preview(open_path(write(tmp_path, from_1)), ImportRequest()).proposed["ranks"] == "ranking"
+
+
 # --------------------------------------------------------------------------------------------------- in small pieces
 @pytest.fixture
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -572,6 +586,31 @@ def test_others_write_between_the_pieces(
         f"p {number}": f"good {number}" for number in range(1, 20, 2)
     }
     assert sound(db)
+
+
+@pytest.mark.usefixtures("in_pieces")
+def test_nobody_uses_what_has_not_arrived_as_a_whole(
+    db: Database, bring: Callable[..., ImportResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not to answer, to measure on, or to train on: it may yet be taken back."""
+    there: list[tuple[int, ...]] = []
+
+    def look() -> None:
+        unused = db.value(f"SELECT count(*) FROM prompt p WHERE {store.UNUSED}")
+        to_answer = store.prompts_to_answer(db, 1, "train", 100)
+        there.append((len(store.prompts(db, "train")), len(to_answer), len([*store.demonstrations(db)]), unused))
+
+    plain = commit.ImportCommit.insert_piece
+
+    def insert_piece(move: commit.ImportCommit, *rest: Any) -> None:
+        plain(move, *rest)
+        look()
+
+    monkeypatch.setattr(commit.ImportCommit, "insert_piece", insert_piece)
+    bring([*mixed(20), {"prompt": "p 20"}])
+    assert set(there) == {(0, 0, 0, 0)}
+    look()
+    assert there[-1][:3] == (20, 20, 10)
 
 
 @pytest.mark.usefixtures("in_pieces")
@@ -680,7 +719,7 @@ def test_a_process_killed_between_the_pieces_is_cleared_away(db: Database, tmp_p
     assert db.value("SELECT count(*) FROM response")
     assert list(current_judgements(db)) == []
     assert sizes(db)["comparison"] == 0
-    answered = store.prompts(db, "train")[0]
+    answered = store.read_prompt(db.rows("SELECT * FROM prompt ORDER BY id")[0])
     store.add_response(db, make_response(answered, "somebody answered it meanwhile"), "compare")
     importing.clear_leftovers(db)
     assert sizes(db) == {**before, "prompt": 1, "response": 1}

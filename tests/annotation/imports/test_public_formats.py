@@ -79,8 +79,8 @@ HELPSTEER_3 = [
 ]  # fmt: skip
 SIGNED = {-3: (FIRST, 3), -2: (FIRST, 2), -1: (FIRST, 1), 0: (TIE, 0), 1: (SECOND, 1), 2: (SECOND, 2), 3: (SECOND, 3)}
 WEB_GPT = [
-    {"question": {"full_text": "Why?", "id": 1}, "answer_0": f"x{n}", "answer_1": f"y{n}", "score_0": score,
-     "score_1": -score} for n, score in enumerate((0.5, -0.5, 0.0))
+    {"question": {"dataset": "triviaqa", "full_text": "Why?", "id": 1}, "answer_0": f"x{n}", "answer_1": f"y{n}",
+     "score_0": score, "score_1": -score} for n, score in enumerate((0.5, -0.5, 0.0))
 ]  # fmt: skip
 KAGGLE = {"id": "1", "model_a": "m", "model_b": "n"}
 BAD_ANSWER = {"prompt": "q", "response": "x"}
