@@ -12,7 +12,7 @@ run: $(VENV)/run-ready
 
 test: $(VENV)/test-ready
 	@tests/install-browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 $(ARGS)
 
 check: $(VENV)/test-ready
 	$(BIN)/ruff check .

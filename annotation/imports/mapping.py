@@ -63,7 +63,7 @@ from annotation.imports.labels import ParsedVerdict as Said
 from annotation.imports.printable import display_name, listed
 from annotation.imports.reading import SourceRow, parse_json
 from annotation.records import MAXIMUM_ANSWERS, STRENGTHS, Message, UserError
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import cut
 
 Target = Literal["prompts", "demonstrations", "preferences"]
@@ -621,7 +621,7 @@ def refuse_order(ranks: Sequence[float], column: str) -> None:
             _(
                 "The column '{name}' holds {numbers}: ranks of the answers, or the answers' numbers with the best "
                 "one's first? Say which: --map ranks={name} or --map order={name}. Nothing was imported."
-            ).format(name=display_name(column), numbers=", ".join(f"{rank:g}" for rank in ranks))
+            ).format(name=display_name(column), numbers=", ".join(numeral(rank, "g") for rank in ranks))
         )
 
 

@@ -36,7 +36,7 @@ def page(running: tuple[Database, str], browser: Any) -> Any:
 
 def press(page: Any, button: str, box: str, said: str) -> None:
     """Press a button by keyboard: what is said of it has the focus then, while the button is gone or disabled."""
-    page.locator(f"{button}:enabled").locator("visible=true").focus()
+    page.locator(f"{button}:enabled:not([aria-disabled])").locator("visible=true").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector(f"{box} [role=status]:focus:has-text('{said}')")
     assert page.locator(f"{button}:enabled").locator("visible=true").count() == 0
@@ -140,7 +140,7 @@ def test_who_decides_on_a_candidate_goes_on_from_what_is_said_of_it(running: tup
     page.wait_for_selector("#decisions button:enabled")
     settle(page)
     assert page.evaluate("document.activeElement === document.body"), "what was pressed is answered long since"
-    undo = page.locator("#decisions button:enabled").locator("visible=true")
+    undo = page.locator("#decisions button:enabled:not([aria-disabled])").locator("visible=true")
     undo.focus()
     with routed(page, "**/queue/join*", lambda route: route.fulfill(status=500)):
         page.keyboard.press("Enter")

@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from annotation.web import access
 from annotation.web.middleware import ANNOTATOR_KEY
+from rlhf.web_server import IN_USE
 from tests.annotation.web.conftest import Program
 from tests.attack.target import META, SECRET, spellings, ways_in
 
@@ -84,7 +85,7 @@ def test_nobody_names_a_file_or_an_address_to_any_function(program: Program, cap
     assert asyncio.run(attack(None, (401,))) == len(values) * len(program.functions)
     asyncio.run(attack("ann", (403,)))
     asyncio.run(attack("kim", (403, 404)))  # 404: /call/v2 is a way for nobody
-    assert [*program.uploads.iterdir()] == []
+    assert [path.name for path in program.uploads.iterdir()] == [IN_USE]
     assert capfd.readouterr().err == ""
 
 

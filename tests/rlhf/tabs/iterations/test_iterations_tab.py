@@ -505,7 +505,8 @@ def test_a_change_of_the_rule_is_taken_back_where_it_is_made_and_once_only(pages
     again = undo("1")
     assert "Nothing was undone: owner has changed the rule since." in again[-1]
     assert gate_decisions.rule(context.db) == Rule(), "the undo is not undone by who saw the first button"
-    assert dict(zip(gate_form.NAMES, again[3:], strict=False)) == gate_form.values_of(Rule())
+    assert "0.01 → 0.05" in again[2], "what holds now"
+    assert all(one == gr.skip() for one in again[3:-1]), "what was typed stays"
     undo("2")
     assert gate_decisions.rule(context.db).alpha == 0.01
     assert "reload the page" in undo("7")[-1]
