@@ -66,20 +66,25 @@ def fingerprint_of(messages: Sequence[Message]) -> tuple[str, str]:
     return sha256(text.encode()).hexdigest(), text
 
 
-# Of a prompt `p`: that it came with an import that goes on in pieces, or whose rest was not cleared away yet.
-ARRIVING = "EXISTS (SELECT 1 FROM setting WHERE key = 'unfinished_import' AND value = p.import_id)"
+# The setting that names an import which goes on in pieces, or whose rest was not cleared away yet.
+UNFINISHED = "unfinished_import"
+
+
+def arriving(table: str) -> str:
+    """The condition that a row of a table, by its name in a query, came with such an import."""
+    return f"EXISTS (SELECT 1 FROM setting WHERE key = '{UNFINISHED}' AND value = {table}.import_id)"
 
 
 def prompts(db: Database, split: Split) -> list[Prompt]:
     """All prompts of a split, oldest first."""
-    rows = db.rows(f"SELECT * FROM prompt p WHERE split = ? AND NOT {ARRIVING} ORDER BY id", (split,))
+    rows = db.rows(f"SELECT * FROM prompt p WHERE split = ? AND NOT {arriving('p')} ORDER BY id", (split,))
     return [read_prompt(row) for row in rows]
 
 
 # Of a prompt `p`: that the gate has it for itself now.
 RESERVED = "coalesce(p.held_for > 0 AND p.held_for = (SELECT max(held_for) FROM prompt), 0)"
 # Of a prompt `p` to train on: that no answer, comparison or demonstration has been made of it.
-UNUSED = f"""(p.split = 'train' AND p.source != 'own prompt' AND NOT {ARRIVING}
+UNUSED = f"""(p.split = 'train' AND p.source != 'own prompt' AND NOT {arriving("p")}
     AND NOT EXISTS (SELECT 1 FROM response r WHERE r.prompt_id = p.id)
     AND NOT EXISTS (SELECT 1 FROM comparison c WHERE c.prompt_id = p.id))"""
 
@@ -124,7 +129,7 @@ def prompts_to_answer(
             FROM (SELECT p.*, (SELECT count(*) FROM comparison c WHERE c.prompt_id = p.id) AS compared,
                    (SELECT count(*) FROM response r WHERE r.prompt_id = p.id AND r.model_id = :model
                        AND r.purpose = 'compare') AS attempts
-               FROM prompt p WHERE split = :split AND NOT {RESERVED} AND NOT {ARRIVING}
+               FROM prompt p WHERE split = :split AND NOT {RESERVED} AND NOT {arriving("p")}
                    AND p.id NOT IN (SELECT value FROM json_each(:refused)))
             ORDER BY compared, attempts, random() LIMIT :limit""",
         {"model": model_id, "split": split, "limit": limit, "refused": json.dumps(list(refused))},
@@ -770,7 +775,7 @@ def demonstrations(db: Database) -> Iterator[Demonstration]:
     rows = db.connection.query(
         f"""SELECT r.id, r.prompt_id, p.split, p.messages, r.text, r.origin, a.name AS annotator, r.created
             FROM response r JOIN prompt p ON p.id = r.prompt_id LEFT JOIN annotator a ON a.id = r.annotator_id
-            WHERE r.purpose = 'demonstrate' AND r.edited_from IS NULL AND NOT {ARRIVING.replace("p.", "r.")}
+            WHERE r.purpose = 'demonstrate' AND r.edited_from IS NULL AND NOT {arriving("r")}
             ORDER BY r.id"""
     )
     for row in rows:

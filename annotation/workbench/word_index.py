@@ -14,8 +14,6 @@ from annotation.schema import PROMPT_WORDS
 
 INDEXED: Final = "words_of_imports"
 """The setting that says up to which import all words are there."""
-UNFINISHED: Final = "unfinished_import"
-"""The setting that names the import which is coming in pieces. It is indexed as a whole, once all of it is there."""
 AT_ONCE: Final = 500
 PAUSE_SECONDS: Final = 0.005
 # By table: the index, what its words are, and which rows have any.
@@ -32,7 +30,7 @@ def index_imports(db: Database) -> None:
     """
     if db.connection.conn.in_transaction:
         return
-    unfinished = store.setting(db, UNFINISHED, None)
+    unfinished = store.setting(db, store.UNFINISHED, None)  # it is indexed as a whole, once all of it is there
     newest = int(
         db.value(
             "SELECT coalesce(max(id), 0) FROM import WHERE :unfinished IS NULL OR id < :unfinished",
