@@ -1,9 +1,10 @@
-"""A whole check and a round of PPO by this program, beside the same by an earlier one in a checkout of its own.
+"""Trainings, checks and a round of PPO by this program, beside the same by an earlier one in a checkout of its own.
 
-Each program has a data directory with the same prompts and pairs, and trains a policy and a reward model on them. Then
-they take turns: a check of a copy of it, since a second check would use the answers of the first again, and two
-measurements of PPO, of one round and of two, whose difference is a round without what starts it. Seconds of the
-processor are those of the command and all that it starts; seconds of the clock are what the job's row says.
+Each program has a data directory with the same prompts and pairs, and trains two policies and a reward model on them,
+the policies in one pass. Then they take turns in copies of it: a project's first check, a check of the other policy,
+which finds what the first left of the base, and two measurements of PPO, of one round and of two, whose difference is a
+round without what starts it. Seconds of the processor are those of the command and all that it starts; seconds of the
+clock are what the job's row says.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from annotation.imports.importing import starter_prompts
 from benchmarks.driver import ROOT, BenchmarkError, say
 
 TRAIN, HELD_OUT, PROMPTS = 40, 10, 30
-CHECK, ROUND = "check", "ppo_round"
+TRAINING, CHECK, LATER, ROUND = "train", "check", "check_later", "ppo_round"
+FIGURES = (TRAINING, CHECK, LATER, ROUND)
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -42,10 +44,11 @@ class Program:
     """A package that was not installed with it, and with which it fails."""
 
     def trainings(self) -> list[dict[str, Any]]:
-        """The specs of the policy that is checked, and of the reward model that PPO is against."""
+        """The specs of the policies that are checked, and of the reward model that PPO is against."""
         lora = {"method": "lora", "epochs": 1, "samples": 0}
         unchecked = {"check": False, "stop_kl": 0.0} if self.alone is None else dict(self.alone)
-        return [{"kind": "dpo", **lora, **unchecked}, {"kind": "reward_model", **lora}]
+        policies = [{"kind": "dpo", **lora, **unchecked, "seed": seed} for seed in (1, 2)]
+        return [*policies, {"kind": "reward_model", **lora}]
 
     def check_of(self, policy: str) -> dict[str, Any]:
         """The spec of a check by no judge: those compute what their own benchmark measures."""
@@ -117,48 +120,65 @@ def run_job(program: Program, data_dir: Path, spec: Mapping[str, Any]) -> Cost:
     return Cost(processor, clock, json.loads(row["result"]))
 
 
-def prepare(program: Program, data_dir: Path, imported: Mapping[str, Rows]) -> tuple[str, str, float]:
-    """Make a data directory with prompts, pairs, a trained policy and a reward model.
+@dataclass(frozen=True)
+class Prepared:
+    """What a program has trained."""
 
-    Returns their revisions, and how often the reward model is right.
-    """
+    policies: tuple[str, str]
+    reward_model: str
+    accuracy: float
+    """How often the reward model is right."""
+    trainings: list[Cost]
+    """The policies'."""
+
+
+def prepare(program: Program, data_dir: Path, imported: Mapping[str, Rows]) -> Prepared:
+    """Make a data directory with prompts, pairs, two trained policies and a reward model."""
     data_dir.mkdir()
     command(program, "rlhf", "--data", str(data_dir), "prepare")
     for name, content in imported.items():
         path = data_dir / "rows.jsonl"
         path.write_text("".join(f"{json.dumps(row)}\n" for row in content), "utf-8")
         command(program, "annotation", "import", "--data", str(data_dir), "--split", name.split()[0], str(path))
-    policy, reward = (run_job(program, data_dir, spec).result for spec in program.trainings())
-    quality = reward.get("quality", reward.get("health"))
-    return policy["revision"], reward["revision"], max(quality["accuracy"]["value"] or 0.0, 0.01)
+    *trainings, reward = (run_job(program, data_dir, spec) for spec in program.trainings())
+    first, second = (str(one.result["revision"]) for one in trainings)
+    quality = reward.result.get("quality", reward.result.get("health"))
+    accuracy = max(quality["accuracy"]["value"] or 0.0, 0.01)
+    return Prepared((first, second), str(reward.result["revision"]), accuracy, trainings)
 
 
 def take_turns(
     before: Path, directory: Path, turns: int, quick: bool = False
 ) -> dict[str, tuple[list[Cost], list[Cost]]]:
-    """What a check and a round of PPO cost this program and the earlier one, turn by turn."""
-    found: dict[str, tuple[list[Cost], list[Cost]]] = {CHECK: ([], []), ROUND: ([], [])}
-    both, revisions = programs(before), []
+    """What each of the figures costs this program and the earlier one, turn by turn."""
+    found: dict[str, tuple[list[Cost], list[Cost]]] = {name: ([], []) for name in FIGURES}
+    both, made = programs(before), []
     for place, program in enumerate(both):
-        revisions.append(prepare(program, directory / str(place), rows(quick)))
-        say(f"{program.root}: {revisions[-1]} are trained")
+        made.append(prepare(program, directory / str(place), rows(quick)))
+        found[TRAINING][place].extend(made[-1].trainings)
+        say(f"{program.root}: {made[-1]}")
     for turn in range(turns):
         for place in (0, 1) if turn % 2 == 0 else (1, 0):
-            program, (policy, reward_model, accepted) = both[place], revisions[place]
             copy = directory / f"{place}-{turn}"
             shutil.copytree(directory / str(place), copy, copy_function=linked)
-            checked = run_job(program, copy, program.check_of(policy))
-            found[CHECK][place].append(checked)
-            one, two = (
-                run_job(program, copy, program.rounds_against(reward_model, accepted, rounds)) for rounds in (1, 2)
-            )
+            for name, cost in one_turn(both[place], copy, made[place]).items():
+                found[name][place].append(cost)
             shutil.rmtree(copy)
-            of_round = Cost(two.processor - one.processor, float(two.result["seconds_per_step"]), two.result)
-            found[ROUND][place].append(of_round)
             said = {name: f"{pair[place][-1].processor:.0f} s, {pair[place][-1].clock:.0f} s by the clock"
                     for name, pair in found.items()}  # fmt: skip
-            say(f"{program.root}: {said}")
+            say(f"{both[place].root}: {said}")
     return found
+
+
+def one_turn(program: Program, data_dir: Path, made: Prepared) -> dict[str, Cost]:
+    """Both checks and a round."""
+    checks = [run_job(program, data_dir, program.check_of(policy)) for policy in made.policies]
+    one, two = (
+        run_job(program, data_dir, program.rounds_against(made.reward_model, made.accuracy, rounds))
+        for rounds in (1, 2)
+    )
+    of_round = Cost(two.processor - one.processor, float(two.result["seconds_per_step"]), two.result)
+    return {CHECK: checks[0], LATER: checks[1], ROUND: of_round}
 
 
 def linked(source: str, target: str) -> None:

@@ -42,10 +42,11 @@ def test_both_programs_are_asked_for_the_same_in_their_own_words(tmp_path: Path)
     """Ours reads what it is asked; the earlier one had a word for a check, and one for none after a training."""
     now, earlier = before.programs(tmp_path)
     assert (now.root, earlier.root) == (before.ROOT, tmp_path.resolve())
-    (dpo, reward), (earlier_dpo, earlier_reward) = now.trainings(), earlier.trainings()
+    (dpo, other, reward), (earlier_dpo, earlier_other, earlier_reward) = now.trainings(), earlier.trainings()
     shared = {"kind": "dpo", "method": "lora", "epochs": 1, "samples": 0}
-    assert dpo == {**shared, "check": False, "stop_kl": 0.0}
-    assert earlier_dpo == {**shared, "evaluate": False}
+    assert dpo == {**shared, "check": False, "stop_kl": 0.0, "seed": 1}
+    assert earlier_dpo == {**shared, "evaluate": False, "seed": 1}
+    assert (other, earlier_other) == ({**dpo, "seed": 2}, {**earlier_dpo, "seed": 2})
     assert reward == earlier_reward == {**shared, "kind": "reward_model"}
     assert now.check_of("dpo-1") == {"kind": "check", "candidate": "dpo-1", "judges": ""}
     assert earlier.check_of("dpo-1") == {"kind": "evaluate", "candidate": "dpo-1", "judges": ""}
