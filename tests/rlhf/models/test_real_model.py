@@ -50,26 +50,29 @@ def test_it_answers_and_most_answers_end_by_themselves(smollm: Path) -> None:
     tokenizer, model = load_tokenizer(smollm), load_for_answering(smollm)
     questions = [
         "What is the capital of France? Answer in one short sentence.",
-        *(prompt.text for prompt in starter_prompts()[:7]),
+        *(prompt.text for prompt in starter_prompts()[:4]),
     ]
     rendered = [render(tokenizer, [{"role": "user", "content": question}]) for question in questions]
     answers = [
-        row[0] for row in draw(model, tokenizer, rendered, [[seed] for seed in range(8)], Sampling(temperature=0.3))
+        row[0]
+        for row in draw(
+            model, tokenizer, rendered, [[seed] for seed in range(5)], Sampling(temperature=0.3, max_new_tokens=96)
+        )
     ]
     assert "Paris" in answers[0].text
     assert all(answer.text.strip() and "<|" not in answer.text for answer in answers)
-    assert sum(answer.finish_reason == "stop" for answer in answers) >= 5
+    assert sum(answer.finish_reason == "stop" for answer in answers) >= 3
 
 
 def test_a_short_training_runs_with_the_default_recipe(
     smollm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight pairs in two steps; the first loss is ln 2 and the likelihood term, within bfloat16."""
+    """Four pairs in two steps; at the first the policy is its reference, within bfloat16."""
     monkeypatch.setattr(trainer, "SAMPLE_TOKENS", 4)  # of its sample answers, which nothing here is about
     machine = make_machine(tmp_path / "data", smollm)
-    machine.add_prompts(train=8, held_out=1)
-    machine.judge("train", 8)
-    job = machine.perform(machine.submit(replace(DPOSpec(), epochs=1, batch_size=2, accumulation=2)))
+    machine.add_prompts(train=4, held_out=1)
+    machine.judge("train", 4)
+    job = machine.perform(machine.submit(replace(DPOSpec(), epochs=1, batch_size=2, accumulation=1)))
     assert job.status == "finished", job.message
     curve = job_store.metrics(machine.db, job.id)
     assert [entry["step"] for entry in curve] == [1, 2]
