@@ -150,7 +150,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         pairs = answers.pairs(batch["better"], batch["worse"])
         if spec.loss in get_args(PairwiseLoss):
             loss_C = weight_P * pairwise_loss(spec.loss, pairs, spec.beta, spec.flip_rate)
-        else:
+        else:  # `losses.expected_loss` of each comparison's rewards: of two answers equation 7
             loss_C = order_loss(rewards_B, batch, spec.offset)
         loss: Tensor = loss_C.sum() / bits
         if spec.sft_weight:
