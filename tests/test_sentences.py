@@ -53,7 +53,7 @@ NO_SENTENCES_BY_REASON = {
         *("saved dataset", "dataset directory", "Hub dataset", "own prompt", "held-out set", "prefloop archive"),
         *("prefloop copy", "another format", "Safe copy {} of run {}, {} judgements", "{} export", "{}: run {}"),
         *("no reward", "made elsewhere", "lane {}"),
-        *("train the reward model", "too long", "calls of judge {}", "trust before {}", "no host"),
+        *("train first", "too long", "calls of judge {}", "trust before {}", "no host"),
         *("Report {}", "The end", "right tone", "right length", "follows the instruction"),
         *("order {} {} {}", "prompts {} {}", "answer {} {} {}", "rented job {}", "Job {}: {}"),
     },

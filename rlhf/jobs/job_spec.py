@@ -344,6 +344,11 @@ class TrainingSpec(JobSpec):
         """The revisions that it reads: the parent, and what it is scored by."""
         return self.parent, *self.trained_against()
 
+    @classmethod
+    def trained_first(cls) -> Made | None:
+        """The kind of model that the loop trains before it: one that it `lists`, and no policy, as one serves."""
+        return next((made for made in cls.lists.values() if made != "policy"), None)
+
     def trained_against(self) -> tuple[str, ...]:
         """The revisions of the models that it is trained to please: none of them may judge what it makes."""
         return ()
