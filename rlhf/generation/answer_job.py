@@ -24,7 +24,7 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
     """
     run.report(0, 0, {}, _("loading the model"))
     policy = registry.by_revision(run.db, spec.revision)
-    prompt_sets.require_generator(policy)
+    registry.require_answering(policy)
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     prompts = prompt_sets.prompts_of(run.db, spec)
     rendered = what_to_feed(run, spec, models, prompts)

@@ -21,7 +21,6 @@ from rlhf.jobs.artifacts import explain_write_errors
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
 from rlhf.models import registry
-from rlhf.models.registry import Policy
 
 Answered = Literal["all", "train", "held-out"]
 DIRECTORY: Final = "answers"
@@ -77,26 +76,12 @@ class AnswerSpec(JobSpec):
     def frozen(self, db: Database, data_dir: Path) -> Self:
         """The spec with a revision for a name. Raises UserError for what answers nothing, or where nothing is asked."""
         policy = registry.by_revision(db, self.revision)
-        require_generator(policy)
+        registry.require_answering(policy)
         if not prompts_of(db, self):
             raise UserError(
                 _("There are no prompts {described}. Import some, or choose others.").format(described=described(self))
             )
         return replace(self, revision=policy.revision)
-
-
-def require_generator(policy: Policy) -> None:
-    """Raises UserError for a model that can't give answers (any more)."""
-    if policy.kind == "reward":
-        raise UserError(
-            _("'{revision}' is a reward model: it scores answers and can't give them.").format(revision=policy.revision)
-        )
-    if policy.deleted:
-        raise UserError(
-            _("The files of '{revision}' were deleted on {deleted}. Choose another.").format(
-                revision=policy.revision, deleted=policy.deleted[:10]
-            )
-        )
 
 
 def prompts_of(db: Database, spec: AnswerSpec) -> list[Prompt]:

@@ -246,7 +246,7 @@ def check_label(checked: bool) -> str:
 
 def can_serve(policy: Policy) -> bool:
     """Whether a policy could be promoted: it answers, its files are there, and it does not serve already."""
-    return policy.kind == "policy" and policy.deleted is None and policy.status != "serving"
+    return policy.can_answer and policy.status != "serving"
 
 
 @dataclass(frozen=True)

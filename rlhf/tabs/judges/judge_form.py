@@ -95,12 +95,7 @@ def revision_of(db: Database, revision: Any, kind: Made) -> str:
             else _("'{revision}' is no policy. Choose another.")
         )
         raise UserError(other.format(revision=found.revision))
-    if found.deleted:
-        raise UserError(
-            _("The files of '{revision}' were deleted on {deleted}. Choose another.").format(
-                revision=found.revision, deleted=found.deleted[:10]
-            )
-        )
+    registry.require_files(found)
     return found.revision
 
 
@@ -209,7 +204,7 @@ def lay_out_endpoint() -> dict[str, Any]:
 
 def choice_parts(db: Database) -> dict[str, dict[str, Any]]:
     """The models that there are to choose from."""
-    answering = [one for one in registry.all_policies(db) if one.kind == "policy" and not one.deleted]
+    answering = [one for one in registry.all_policies(db) if one.can_answer]
     return {
         "model": gr.update(choices=[(preflight.description_of(db, one), one.revision) for one in answering]),
         "reward": gr.update(choices=preflight.models_of(db, "reward")),

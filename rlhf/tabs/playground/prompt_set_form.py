@@ -63,7 +63,7 @@ def sources(db: Database) -> list[tuple[str, str]]:
 
 def choices(db: Database) -> list[tuple[str, str]]:
     """The policies to choose from, candidates first."""
-    found = [policy for policy in registry.all_policies(db) if policy.kind == "policy" and not policy.deleted]
+    found = [policy for policy in registry.all_policies(db) if policy.can_answer]
     return [
         (f"{policy.revision} · {policy.status_word}", policy.revision) for policy in check_report.policy_order(found)
     ]

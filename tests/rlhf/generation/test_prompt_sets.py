@@ -142,4 +142,4 @@ def test_no_other_name_gives_a_file(tmp_path: Path, name: str) -> None:
 
 def test_a_deleted_policy_is_refused_at_its_turn_too(db: Database) -> None:
     with pytest.raises(UserError, match="were deleted"):
-        prompt_sets.require_generator(replace(registry.serving(db), deleted="2026-01-02"))
+        registry.require_answering(replace(registry.serving(db), deleted="2026-01-02"))
