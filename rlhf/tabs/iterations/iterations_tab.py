@@ -16,6 +16,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    FollowedPage,
     acting_box,
     html_box,
     opening_of,
@@ -430,11 +431,9 @@ def asked(panel: Any) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class IterationsPage:
-    """The tab's components: `parts` by name follow the rows, `seen` is what this session was sent last."""
+class IterationsPage(FollowedPage):
+    """The tab's components."""
 
-    parts: Mapping[str, Any]
-    seen: gr.State
     pulse: gr.HTML
     bar: gr.HTML
 
@@ -442,15 +441,6 @@ class IterationsPage:
     def selector(self) -> Any:
         """The choice of a policy."""
         return self.parts["selector"]
-
-    @property
-    def followed(self) -> list[Any]:
-        """The outputs of every handler that redraws what changed."""
-        return [*self.parts.values(), self.seen]
-
-    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
-        """What goes to the browser: the changed parts, and nothing for the others."""
-        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 
 def lay_out() -> IterationsPage:

@@ -11,7 +11,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, told_view, visits
-from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, FollowedPage, acting_box, html_box, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _
@@ -400,14 +400,12 @@ def delete_confirmed(context: Context, seen: Any, decided_by: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class RunsPage:
-    """The page's components: `parts` by name follow the rows, `seen` is what this session was sent last.
+class RunsPage(FollowedPage):
+    """The page's components.
 
     `seen` holds under "job" the id of the job that is shown, and under "revision" what it made or checks, or None.
     """
 
-    parts: Mapping[str, Any]
-    seen: gr.State
     pulse: gr.HTML
     bar: gr.HTML
 
@@ -425,11 +423,11 @@ class RunsPage:
     @property
     def followed(self) -> list[Any]:
         """The outputs of a handler that redraws what changed."""
-        return [*self.parts.values(), self.seen, self.bar]
+        return [*super().followed, self.bar]
 
-    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
+    def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
         """What goes to the browser: the changed parts and address, and nothing for the others."""
-        return [*(changed.get(name, gr.skip()) for name in self.parts), seen, changed.get(ADDRESS, gr.skip())]
+        return [*super().sent(changed, seen), changed.get(ADDRESS, gr.skip())]
 
     def looked_at(self, name: str) -> list[Any]:
         """The outputs of a handler that looks closely at another plot."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import Split
@@ -354,9 +353,9 @@ def command_text(spec: JobSpec, data_dir: Path) -> str:
     return f"cat > spec.json <<'SPEC'\n{spec_text(spec)}\nSPEC\n{run}"
 
 
-def reward_intro(revision: str, result: Mapping[str, Any] | None) -> str:
-    """What is known of a chosen reward model, where its quality was not measured."""
-    if result is None:
+def reward_intro(revision: str, trained: bool) -> str:
+    """What is known of a chosen reward model, where its quality was not measured; whether it was `trained` here."""
+    if not trained:
         return notice(
             _("{revision} has no finished training here, so nothing is known of how good it is.").format(
                 revision=revision

@@ -352,5 +352,5 @@ def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:
 def test_the_confirmation_names_the_number() -> None:
     assert "only 53.1% of held-out comparisons" in accept_label(0.5312)
     assert "never checked" in accept_label(None)
-    assert "no finished training here" in plan_card.reward_intro("reward-model-4", None)
-    assert "not checked" in plan_card.reward_intro("reward-model-4", {})
+    assert "no finished training here" in plan_card.reward_intro("reward-model-4", trained=False)
+    assert "not checked" in plan_card.reward_intro("reward-model-4", trained=True)
