@@ -118,7 +118,7 @@ def data_facts(job: Job, data: SnapshotCounts) -> Facts:
     left_out = Counter(data.left_out) + Counter(done.left_out)
     named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
     told = counted(data.train if done.trained_on is None else done.trained_on)
-    if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
+    if job.spec.items.to_check_with:
         told = _("{train} to train, {held_out} held-out").format(train=told, held_out=counted(data.held_out))
     return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), named or _("nothing"))]
 

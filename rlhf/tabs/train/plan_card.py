@@ -14,7 +14,7 @@ from annotation.ui.formatting import cut, duration, moment, percent, share, shor
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
 from rlhf.data.snapshots import reason_text
-from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan
+from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
@@ -63,7 +63,7 @@ def data_card(data: TrainingData, spec: TrainingSpec) -> str:
         numbers.append((_("Pairs in them"), numeral(found.train)))
     if found.noise is not None and found.noise.share is not None:
         numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
-    if spec.unit != "prompts":
+    if spec.items.to_check_with:
         held_out = spec.items if items == found.train else UNITS[found.unit]
         numbers.append((_(held_out.to_check_with), numeral(found.held_out)))
     known = facts(numbers, "facts figures") + (paragraph(_(data.unchecked), "warning") if data.unchecked else "")
@@ -98,10 +98,11 @@ def noise_sentence(noise: Noise | None) -> str:
     return f"{said} {others}"
 
 
-def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
+def left_out_table(left_out: Mapping[str, int], unit: Unit = "pairs") -> str:
     """What is left out of the data, by reason; what is no judgement is of this unit."""
+    row, judgement = _(UNITS[unit].plural), _("judgements")
     rows = [
-        (reason_text(reason, left_out), numeral(count), _(unit) if reason in PAIR_REASONS else _("judgements"))
+        (reason_text(reason, left_out), numeral(count), row if reason in PAIR_REASONS else judgement)
         for reason, count in sorted(left_out.items())
         if count
     ]
@@ -118,7 +119,7 @@ def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
         average = _("Tokens on average with an answer at the limit")
     numbers = [
         (_(spec.items.to_train_on), numeral(found.items["train"])),
-        *([] if spec.unit == "prompts" else [(_("Held-out"), numeral(found.items["held-out"]))]),
+        *([(_("Held-out"), numeral(found.items["held-out"]))] if spec.items.to_check_with else []),
         (longest, numeral(found.largest)),
         (average, numeral(found.mean_tokens, ".0f")),
     ]

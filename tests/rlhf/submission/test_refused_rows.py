@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -19,7 +19,8 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.hub import snapshot_card
+from rlhf.jobs.descriptions import LeftOut, Unit
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import chat_tokenizer
@@ -133,6 +134,15 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
     what = "demonstrations" if spec.kind == "sft" else "pairs"
     assert f"All 16 {what} were refused by the model's chat template: System role not supported." in job.message
     assert "Judge more" not in job.message
+
+
+@pytest.mark.parametrize("unit", get_args(Unit))
+def test_rows_of_every_unit_are_named_where_there_are_too_few_and_on_their_card(unit: Unit) -> None:
+    assert f" {unit} to train on, and at least 8 are needed." in snapshots.shortage(unit, 0, 8, LeftOut())
+    for reason in ("template", "too-long"):
+        assert f"All 9 {unit} " in snapshots.shortage(unit, 0, 8, LeftOut({reason: 9}))
+    assert {"split", "messages"} <= set(snapshot_card.COLUMNS[unit]) <= set(snapshot_card.MEANINGS)
+    assert all(snapshot_card.TITLES_AND_TAGS[unit])
 
 
 @pytest.mark.parametrize(
