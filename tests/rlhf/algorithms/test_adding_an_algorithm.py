@@ -21,14 +21,13 @@ pytestmark = pytest.mark.slow
 JOURNEY = "tests/rlhf/algorithms/journey_of_an_added_algorithm.py"
 CHECKS = (
     *("tests/test_sentences.py", "tests/test_architecture.py", "tests/docs/test_pages.py"),
-    *("tests/annotation/test_translation.py", "tests/rlhf/jobs/test_job_spec.py"),
-    "tests/rlhf/submission/test_form_fields.py",
+    *("tests/rlhf/jobs/test_job_spec.py", "tests/rlhf/submission/test_form_fields.py"),
 )
 # Of these, what is asked of its files, of the page and of names, and neither starts a process nor loads torch. In a
 # process of their own: beside what the journey has loaded they would take half as long again.
 ASKED = (
-    "unpaired or adding-an-algorithm or german_is_complete or kind_of_training_has_a_form or (test_architecture and "
-    "not (load or process or worker or kinds_of_job or decides or sqlite or columns or every_spec))"
+    "unpaired or adding-an-algorithm or kind_of_training_has_a_form or (test_architecture and not (load or process or "
+    "worker or kinds_of_job or decides or sqlite or columns or every_spec))"
 )
 # What is asked of each algorithm on the pages, beside the journey.
 ON_PAGES = (
