@@ -120,7 +120,7 @@ def refuse_fork(target: CopyTarget, data_dir: Path, local: Database, version: st
         has = (
             _("{data_dir} has {unsafe} judgements that no copy in {name} has.")
             if unsafe
-            else _("{data_dir} has accounts, imports, settings or decisions that no copy in {name} has.")
+            else _("{data_dir} has accounts, imports, settings, runs or decisions that no copy in {name} has.")
         ).format(data_dir=data_dir, unsafe=unsafe, name=target.name)
         forked = _(
             "The newest copy there ({judgements} judgements, {created} UTC) was made by another running copy of this "

@@ -393,7 +393,7 @@ def test_what_people_did_beside_judging_is_not_left_behind(
         successor.make_copy()
         assert successor.alone, "its copies go aside"
         return
-    with pytest.raises(UserError, match=r"has accounts, imports, settings or decisions that no copy"):
+    with pytest.raises(UserError, match=r"has accounts, imports, settings, runs or decisions that no copy"):
         restoration.begin(place, tmp_path / "twin")
     assert access.check_password(twin, "bob", "a long enough password") is not None
 
