@@ -16,7 +16,7 @@ from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
 from annotation.records import Split, UserError, now
-from annotation.translation import N_, _
+from annotation.translation import N_, _, numeral
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
 from rlhf.jobs.descriptions import UNITS, LeftOut, Rows, Unit
@@ -293,10 +293,22 @@ def shortage(unit: Unit, found: int, at_least: int, left_out: Mapping[str, int])
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
     """What is left out and why; empty if nothing is."""
-    reasons = ", ".join(
-        f"{count} {reason_text(reason, left_out)}" for reason, count in sorted(left_out.items()) if count
+    reasons = left_out_list(left_out)
+    said = [_("Left out: {reasons}.").format(reasons=reasons)] if reasons else []
+    return " ".join([*said, *template_sentences(left_out)])
+
+
+def left_out_list(left_out: Mapping[str, int]) -> str:
+    """The reasons for which something is left out, each with how much it is."""
+    return ", ".join(
+        f"{_(REASONS.get(reason, reason))} ({numeral(count)})" for reason, count in sorted(left_out.items()) if count
     )
-    return _("Left out: {reasons}").format(reasons=ended(reasons)) if reasons else ""
+
+
+def template_sentences(left_out: Mapping[str, int]) -> list[str]:
+    """What the chat template says of what it refused; none where it refused nothing."""
+    refusal = getattr(left_out, "refusal", "") if left_out.get("template") else ""
+    return [_("The chat template says: {refusal}").format(refusal=ended(refusal))] if refusal else []
 
 
 def reason_text(reason: str, left_out: Mapping[str, int]) -> str:

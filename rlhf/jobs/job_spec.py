@@ -298,7 +298,7 @@ class TrainingSpec(JobSpec):
         return False
 
     def ended_early(self, final: Mapping[str, Any]) -> str:
-        """Why it was over after the step that reported `final`, in a clause; empty where it was the last."""
+        """Why it was over after the step that reported `final`, as a sentence; empty where it was the last."""
         return ""
 
     def references(self) -> Mapping[str, tuple[float, str]]:

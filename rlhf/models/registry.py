@@ -389,7 +389,7 @@ def reopen(db: Database, revision: str, decided_by: str) -> Policy:
         policy = by_revision(db, revision)
         if policy.status != "rejected" or policy.deleted:
             raise UserError(
-                _("'{revision}' is {status}; there is no rejection to take back.").format(
+                _("There is no rejection of '{revision}' ({status}) to take back.").format(
                     revision=policy.revision, status=policy.status_word
                 )
             )

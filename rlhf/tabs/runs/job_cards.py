@@ -86,7 +86,7 @@ def headline(job: Job, at: str) -> str:
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
-        return _("Running: {message}.").format(message=_(job.message)) if job.message else _("Running.")
+        return " ".join(filter(None, (_("Running."), _(job.message))))
     if job.status == "cancelling":
         return _("Cancelling: it stops when what it is at is done. What it has saved stays.")
     if job.status == "finished":
@@ -104,7 +104,7 @@ def early_end(job: Job) -> str:
     if done.planned_steps is not None and job.step >= done.planned_steps:
         return ""
     why = job.spec.ended_early(done.final)
-    return _("It ended after step {step}: {why}.").format(step=job.step, why=why) if why else ""
+    return _("It ended after step {step}. {why}").format(step=job.step, why=why) if why else ""
 
 
 def may_end_early(job: Job) -> bool:

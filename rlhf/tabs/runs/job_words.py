@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from annotation.metrics.aggregation import REASONS
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
-from rlhf.data.snapshots import SnapshotCounts
+from rlhf.data.snapshots import SnapshotCounts, left_out_list
 from rlhf.jobs.descriptions import UNITS, Facts
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
@@ -116,11 +115,10 @@ def data_facts(job: Job, data: SnapshotCounts) -> Facts:
         return []
     done = FinishedTraining.of(job.result)
     left_out = Counter(data.left_out) + Counter(done.left_out)
-    named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
     told = counted(data.train if done.trained_on is None else done.trained_on)
     if job.spec.items.to_check_with:
         told = _("{train} to train, {held_out} held-out").format(train=told, held_out=counted(data.held_out))
-    return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), named or _("nothing"))]
+    return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), left_out_list(left_out) or _("nothing"))]
 
 
 def counted(number: int | None) -> str:

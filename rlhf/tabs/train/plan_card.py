@@ -13,7 +13,7 @@ from annotation.ui import invisible, markup
 from annotation.ui.formatting import cut, duration, moment, percent, share, short_number, size
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
-from rlhf.data.snapshots import reason_text
+from rlhf.data.snapshots import left_out_list, reason_text, template_sentences
 from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
@@ -171,8 +171,9 @@ def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) ->
 
 def left_out_sentences(shown: InspectedItem) -> list[str]:
     """What of an item would be left out."""
-    what = _("Of this, left out") if shown.used else _("This would be left out")
-    return [f"{what}: {reason_text(reason, shown.left_out)} ({count})." for reason, count in shown.left_out.items()]
+    said = _("Of this, left out: {reasons}.") if shown.used else _("This would be left out: {reasons}.")
+    listed = [said.format(reasons=left_out_list(shown.left_out))] if shown.left_out else []
+    return [*listed, *template_sentences(shown.left_out)]
 
 
 def legend(sequences: Sequence[TokenSequence]) -> str:

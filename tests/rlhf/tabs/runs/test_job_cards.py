@@ -75,7 +75,7 @@ def test_time_left_is_never_negative() -> None:
     ("changes", "words"),
     [
         ({"status": "queued"}, "Queued"),
-        ({"message": "dpo-7 answers"}, "Running: dpo-7 answers."),
+        ({"message": "dpo-7 answers."}, "Running. dpo-7 answers."),
         ({"heartbeat": "2026-01-02T10:09:40.000000+00:00"}, "said nothing for 20 s"),
         ({"status": "cancelling"}, "Cancelling: it stops when what it is at is done."),
         ({"status": "lost", "message": "The worker stopped without a word."}, "Lost. The worker stopped"),
@@ -109,7 +109,7 @@ def test_a_run_that_may_end_early_says_so_and_then_where_and_why_it_did() -> Non
     assert job_cards.progress_line(JOB, 280, AT) == left
     assert "step 4 of at most 10" in job_cards.progress_line(replace(JOB, status="lost"), None, AT)
     far = replace(JOB, status="finished", finished=AT, step=8, steps=8, result={"final": {"kl": 0.1634}})
-    said = "Finished in 10 min. It ended after step 8: the policy had moved 0.1634 nats a token, and 0.15 was enough."
+    said = "Finished in 10 min. It ended after step 8. The policy had moved 0.1634 nats a token, and 0.15 was enough."
     assert job_cards.headline(far, AT) == said
     assert "at most" not in job_cards.progress_line(far, None, AT)
     assert "ended after" not in job_cards.headline(replace(far, result={"final": {"kl": 0.12}}), AT)
@@ -129,7 +129,7 @@ def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
     finished = replace(JOB, status="finished", finished=AT, result={"trained_on": 21, "left_out": {"too-long": 2}})
     counts = SnapshotCounts(train=23, held_out=9, left_out={"tie": 3, "too-long": 1})
     facts, _, every = job_cards.job_facts(finished, counts).partition("<details>")
-    for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "3 tie", "3 too long"):
+    for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "tie (3), too long (3)"):
         assert words in facts
     assert "<dt>Seed</dt><dd>0</dd>" in facts
     assert "<dt>Annotator noise</dt><dd>ignored</dd>" in facts
