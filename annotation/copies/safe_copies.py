@@ -6,30 +6,22 @@ loses at most what the page said was not yet safe.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from hashlib import sha256
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from annotation import store
+from annotation.copies.copy_reasons import BEGINNING, CHOICE, SAFE_WORK, TRAINING, work
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
 from annotation.translation import N_, _, ngettext
-from annotation.web import access
-from annotation.workbench import word_index
 
-CHOICE: Final = "restore_choice"
-# The setting that says what admins should know of how this database began; empty for nothing.
-BEGINNING: Final = "beginning"
-# The setting that says what people had done when this database began or was last copied.
-SAFE_WORK: Final = "safe_work"
 NOT_COPIED: Final = N_(
     "Judgements are lost when this Space restarts: no place for safe copies is set (PREFLOOP_COPIES in its settings)."
 )
@@ -39,139 +31,6 @@ FOLDER: Final = ".copy-"
 # An attempt that has not ended after so long was cut off.
 UNFINISHED_SECONDS: Final = 1800.0
 UNFINISHED: Final = N_("The latest attempt was cut off before it was finished. The log says why.")
-# The jobs that train, answer and judge, here or on rented hardware.
-TRAINING: Final = "(lane = 'device' OR flavor IS NOT NULL)"
-
-
-@dataclass(frozen=True)
-class Watch:
-    """By what it is seen that a table has changed."""
-
-    columns: tuple[str, ...] = ()
-    """Read of every row, where they change in place or rows go; without any the newest row tells."""
-    where: str = "1"
-    """Which rows are looked at."""
-
-    def state(self, db: Database, table: str) -> int | str | None:
-        """Changes with the table; None without rows. SQLite puts it together: that costs a tenth of doing it here."""
-        if not self.columns:
-            return cast(int | None, db.value(f'SELECT max(rowid) FROM "{table}" WHERE {self.where}'))
-        named = ", ".join(self.columns)
-        return cast(
-            str | None,
-            db.value(
-                f"""SELECT json_group_array(json_array({named}))
-                    FROM (SELECT {named} FROM "{table}" WHERE {self.where} ORDER BY {named}) HAVING count(*)"""
-            ),
-        )
-
-
-ADDED: Final = Watch()
-# A candidate's comparisons that people are asked about: somebody may have asked, and nothing else tells.
-ASKED_OF_CANDIDATES: Final = """SELECT count(*) FROM comparison WHERE asks = 'people'
-    AND candidate_id IN (SELECT id FROM model WHERE status = 'candidate')"""
-# What a copy is made for; every other table, and column that changes in place, is in NOT_WATCHED.
-WATCHED: Final[Mapping[str, Watch]] = {
-    **dict.fromkeys(("judgement", "prompt", "response", "comparison", "promotion", "import", "guidelines"), ADDED),
-    **dict.fromkeys(("exclusion", "gold_decision", "rubric", "verdict", "snapshot", "score", "publication"), ADDED),
-    "setting": Watch(("key", "value"), f"key != '{SAFE_WORK}'"),
-    "annotator": Watch(
-        ("id", "name", "role", "active", "password_hash", "hub_id", "quota", "invitation_id", "language")
-    ),
-    "annotator_group": Watch(("name", "annotator_id")),
-    "invitation": Watch(("id", "used", "withdrawn")),
-    "bulk_change": Watch(("id", "undone")),
-    "model": Watch(("id", "status", "deleted", "weights", "thinking")),
-    "judge": Watch(("annotator_id", "active")),
-    # Of what the Hub's and the web server's lanes do, what came of it is in tables of its own.
-    "job": Watch(("id", "status", "position"), f"{TRAINING} AND kind != 'generate'"),
-    "run_label": Watch(("job_id", "changed")),
-    "rental": Watch(("job_id", "namespace", "hub_job")),
-}
-# Tables, columns that change in place, and `rowid` for rows that go, that make no copy due, with the reason.
-NOT_WATCHED: Final[Mapping[str, str]] = {
-    "session": "signing in again makes a new one",
-    "sign_in_link": "made anew at each start",
-    "claim": "hand-outs; what came of them is a judgement",
-    "comparison_response": "added with its comparison",
-    "bulk_change_comparison": "changes with a bulk change, a judgement, an account, a group or a quota",
-    "event": "the progress of jobs",
-    "chat": "tried out and gone",
-    "safe_copy": "what copies themselves write",
-    "comparison.taken": "hand-outs",
-    **dict.fromkeys(
-        ("comparison.judged", "comparison.last_judged", "comparison.flagged", "comparison.opinion"),
-        "counted from judgements and exclusions",
-    ),
-    "comparison.assigned": "counted from the bulk changes",
-    "comparison.state": "changes with a bulk change, a gold decision, a setting, a model, or as answers are written",
-    "comparison.model_id": "as answers are written",
-    **dict.fromkeys(("comparison.purpose", "comparison.expected"), "change with a gold decision"),
-    **dict.fromkeys(
-        (
-            *("comparison.asks", "comparison.asks_why", "comparison.people_chance", "comparison.people_drawn"),
-            "comparison.people_given",
-        ),
-        "change with a bulk change, a setting, a promotion, a judge, a verdict, a job, or ASKED_OF_CANDIDATES",
-    ),
-    "prompt.split": "changes with a job",
-    "prompt.held_for": "changes with a setting",
-    "prompt.import_id": "changes with a setting: of an import that never came to its end",
-    **dict.fromkeys(("prompt.rowid", "response.rowid", "import.rowid"), "of an import that never came to its end"),
-    **dict.fromkeys(
-        (
-            *("response.state", "response.text", "response.tokens", "response.prompt_tokens", "response.token_ids"),
-            *("response.finish_reason", "response.dropped", "response.weights"),
-        ),
-        "as an answer is written, after its row is",
-    ),
-    "verdict.rowid": "makes room for another one",
-    "score.rowid": "makes room for another one",
-    **dict.fromkeys(("snapshot.counts", "snapshot.last_judgement_id"), "of the same rows, for another job"),
-    **dict.fromkeys(
-        (
-            *("job.worker", "job.heartbeat", "job.attempt", "job.created", "job.started", "job.finished", "job.step"),
-            *("job.steps", "job.message", "job.reason", "job.result", "job.spec"),
-        ),
-        "the progress of jobs; at its end the status changes",
-    ),
-    **dict.fromkeys(("rental.url", "rental.batches", "rental.stage", "rental.seconds", "rental.cleared"), "progress"),
-    "bulk_change.undone_by": "changes with `undone`",
-    **dict.fromkeys(
-        ("run_label.name", "run_label.tags", "run_label.notes", "run_label.changed_by"), "change with `changed`"
-    ),
-}
-# Settings that the program writes by itself.
-OWN_SETTINGS: Final = (CHOICE, SAFE_WORK, BEGINNING, access.RULES, word_index.INDEXED)
-# What people do beside judging: nothing in a database that a program has only just set up. What else is watched is in
-# NOT_WORK.
-WORK: Final[Mapping[str, Watch]] = {
-    **dict.fromkeys(("import", "promotion", "guidelines", "rubric", "exclusion", "gold_decision"), ADDED),
-    "publication": ADDED,
-    "rental": Watch(("job_id",)),
-    "prompt": Watch(where="source != 'starter'"),
-    "comparison": Watch(where="asked_by IN (SELECT id FROM annotator)"),
-    "setting": Watch(("key", "value"), f"key NOT IN {OWN_SETTINGS}"),
-    "annotator": Watch(
-        ("id", "name", "role", "active", "password_hash", "hub_id", "quota", "invitation_id"),
-        "NOT (name = 'owner' AND role = 'admin' AND active AND password_hash IS NULL AND quota IS NULL)",
-    ),
-    **{name: WATCHED[name] for name in ("annotator_group", "invitation", "bulk_change", "judge", "run_label")},
-    "model": Watch(WATCHED["model"].columns, "algorithm != 'base' OR status != 'serving'"),
-    # Names of people have no blanks: what acts by itself is called "the loop", say.
-    "job": Watch(
-        ("id", "position"),
-        f"{WATCHED['job'].where} AND (requested_by NOT LIKE '% %' OR requested_by = 'the command line')",
-    ),
-}
-NOT_WORK: Final[Mapping[str, str]] = {
-    "judgement": "counted for itself",
-    "response": "the model's, or added with a judgement",
-    **dict.fromkeys(("verdict", "score", "snapshot"), "the machines'"),
-    "annotator.language": "the browser's, mostly; chosen again with a click",
-    "job.status": "changes as it is done",
-    **dict.fromkeys(("rental.namespace", "rental.hub_job"), "come from the Hub"),
-}
 
 
 # ------------------------------------------------------------------------------------------------------- when it is due
@@ -230,17 +89,6 @@ def due(pending: PendingCopy, schedule: Schedule) -> bool:
         return pending.seconds_since_attempt >= schedule.every
     wait = schedule.apart * 2**pending.failures if pending.failures else schedule.apart
     return pending.seconds_since_attempt >= min(wait, max(schedule.every, schedule.apart))
-
-
-def state_mark(db: Database) -> str:
-    """Changes whenever something that is worth keeping does; not with the heartbeats of workers."""
-    return json.dumps([db.value(ASKED_OF_CANDIDATES), *(watch.state(db, name) for name, watch in WATCHED.items())])
-
-
-def work(db: Database) -> str:
-    """Changes whenever people do something beside judging that would be missed; empty if they have done nothing."""
-    found = [watch.state(db, name) for name, watch in WORK.items()]
-    return sha256(json.dumps(found).encode()).hexdigest() if any(found) else ""
 
 
 def has_unsafe_work(db: Database) -> bool:

@@ -476,7 +476,7 @@ def test_what_can_not_measure_anybody_is_refused(db: Database) -> None:
         (tied, None, "agree on no best answer"),
         (tied, 2, "has 2 answers"),
         (flagged, 0, "is flagged"),
-        (failed, 0, "is failed"),
+        (failed, 0, "its answers are not complete"),
         (999, 0, "no comparison 999"),
     ):
         with pytest.raises(UserError, match=words):

@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 
 from annotation import store, translation
-from annotation.copies import safe_copies
+from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import DirectoryTarget
 from annotation.database import Database
 from annotation.jobs import job_table
@@ -277,5 +277,5 @@ def test_how_safe_copies_stand(
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 1, "nothing else is redrawn"
     assert "failed" not in str(changed)
-    store.set_setting(context.db, safe_copies.BEGINNING, f"{HOSTILE} was passed over.")
+    store.set_setting(context.db, copy_reasons.BEGINNING, f"{HOSTILE} was passed over.")
     assert "&lt;img" in shown(context, "copies")

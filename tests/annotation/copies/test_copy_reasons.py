@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from annotation import claims, schema, store
-from annotation.copies import safe_copies
+from annotation.copies import copy_reasons, safe_copies
+from annotation.copies.copy_reasons import NOT_WATCHED, NOT_WORK, WATCHED, WORK
 from annotation.database import Database
 from annotation.jobs import job_table
 from annotation.records import Annotator, Feedback
@@ -95,10 +96,10 @@ DONE_BY_PEOPLE: dict[str, Callable[[Database, Annotator], object]] = {
 
 @pytest.mark.parametrize("name", DONE_BY_PEOPLE)
 def test_what_somebody_does_beside_judging_is_copied_and_missed(db: Database, ann: Annotator, name: str) -> None:
-    mark, work = safe_copies.state_mark(db), safe_copies.work(db)
+    mark, work = copy_reasons.state_mark(db), copy_reasons.work(db)
     DONE_BY_PEOPLE[name](db, ann)
-    assert safe_copies.state_mark(db) != mark
-    assert safe_copies.work(db) != work
+    assert copy_reasons.state_mark(db) != mark
+    assert copy_reasons.work(db) != work
 
 
 @pytest.mark.parametrize("kind", ["assign", "withdraw"])
@@ -112,10 +113,10 @@ def test_what_is_taken_back_and_changed_again_is_copied_and_missed(
         lambda: bulk_changes.undo(db, made, "ann"),
         lambda: run_labels.set_label(db, 1, run_labels.RunLabel(notes="Too long."), "ann"),
     ):
-        mark, work = safe_copies.state_mark(db), safe_copies.work(db)
+        mark, work = copy_reasons.state_mark(db), copy_reasons.work(db)
         again()
-        assert safe_copies.state_mark(db) != mark
-        assert safe_copies.work(db) != work
+        assert copy_reasons.state_mark(db) != mark
+        assert copy_reasons.work(db) != work
 
 
 def judge(db: Database, ann: Annotator) -> None:
@@ -141,10 +142,10 @@ NOT_MISSED: dict[str, Callable[[Database, Annotator], object]] = {
 def test_what_goes_on_by_itself_is_copied_and_nobody_has_to_choose_because_of_it(
     db: Database, ann: Annotator, name: str
 ) -> None:
-    mark, work = safe_copies.state_mark(db), safe_copies.work(db)
+    mark, work = copy_reasons.state_mark(db), copy_reasons.work(db)
     NOT_MISSED[name](db, ann)
-    assert safe_copies.state_mark(db) != mark
-    assert safe_copies.work(db) == work
+    assert copy_reasons.state_mark(db) != mark
+    assert copy_reasons.work(db) == work
 
 
 def test_that_people_are_asked_of_a_candidate_is_copied(db: Database, ann: Annotator) -> None:
@@ -152,16 +153,16 @@ def test_that_people_are_asked_of_a_candidate_is_copied(db: Database, ann: Annot
     db.connection.execute(
         "UPDATE comparison SET candidate_id = ?, against_id = 1, asks = 'nobody' WHERE id = 1", (candidate.id,)
     )
-    mark = safe_copies.state_mark(db)
+    mark = copy_reasons.state_mark(db)
     assert store.ask_people_of_candidate(db, candidate.id, 1) == 1
-    assert safe_copies.state_mark(db) != mark
+    assert copy_reasons.state_mark(db) != mark
 
 
 def test_what_changes_all_the_time_makes_no_copies(db: Database, ann: Annotator) -> None:
     take_job(db, ann)
     access.owner_link_token(db)
     answering = job_store.enqueue(db, GenerateSpec(), "the program")
-    mark, work = safe_copies.state_mark(db), safe_copies.work(db)
+    mark, work = copy_reasons.state_mark(db), copy_reasons.work(db)
     assert claims.claim_next(db, ann.id) is not None
     claims.release_unfit(db)
     access.open_session(db, ann)
@@ -171,8 +172,8 @@ def test_what_changes_all_the_time_makes_no_copies(db: Database, ann: Annotator)
     job_table.log(db, 1, "halfway")
     safe_copies.add_row(db, "place", "run")
     db.connection.execute("UPDATE response SET state = 'writing', text = 'So f'")
-    assert safe_copies.state_mark(db) == mark
-    assert safe_copies.work(db) == work
+    assert copy_reasons.state_mark(db) == mark
+    assert copy_reasons.work(db) == work
 
 
 # ---------------------------------------------------------------------------------------------------- over the schema
@@ -245,34 +246,33 @@ def written_in_place(db: Database) -> set[str]:
 
 
 def test_every_table_is_watched_or_excused(db: Database) -> None:
-    excused = {name for name in safe_copies.NOT_WATCHED if "." not in name}
-    assert set(safe_copies.WATCHED) | excused == set(tables(db))
-    assert set(safe_copies.WATCHED) & excused == set()
-    for name, watch in (*safe_copies.WATCHED.items(), *safe_copies.WORK.items()):
+    excused = {name for name in NOT_WATCHED if "." not in name}
+    assert set(WATCHED) | excused == set(tables(db))
+    assert set(WATCHED) & excused == set()
+    for name, watch in (*WATCHED.items(), *WORK.items()):
         assert set(watch.columns) <= tables(db)[name], name
 
 
 def test_every_column_that_changes_in_place_is_watched_or_excused(db: Database) -> None:
-    known, watched = tables(db), safe_copies.WATCHED
+    known = tables(db)
     written = written_in_place(db)
     assert [one for one in written if one.split(".")[1] not in known.get(one.split(".")[0], set()) | {"rowid"}] == []
-    seen = {f"{table}.{column}" for table, watch in watched.items() for column in watch.columns}
+    seen = {f"{table}.{column}" for table, watch in WATCHED.items() for column in watch.columns}
     # Where each row is read, it is seen that one goes.
-    seen |= {f"{table}.rowid" for table, watch in watched.items() if watch.columns}
-    to_excuse = {one for one in written if one.split(".")[0] in watched} - seen
-    assert to_excuse == {one for one in safe_copies.NOT_WATCHED if "." in one}
+    seen |= {f"{table}.rowid" for table, watch in WATCHED.items() if watch.columns}
+    to_excuse = {one for one in written if one.split(".")[0] in WATCHED} - seen
+    assert to_excuse == {one for one in NOT_WATCHED if "." in one}
 
 
 def test_what_is_copied_is_somebodys_work_or_excused() -> None:
-    watched, work = safe_copies.WATCHED, safe_copies.WORK
-    assert set(work) <= set(watched)
+    assert set(WORK) <= set(WATCHED)
     columns = {
         f"{table}.{column}"
-        for table, watch in watched.items()
-        if table in work
-        for column in set(watch.columns) - set(work[table].columns)
+        for table, watch in WATCHED.items()
+        if table in WORK
+        for column in set(watch.columns) - set(WORK[table].columns)
     }
-    assert (set(watched) - set(work)) | columns == set(safe_copies.NOT_WORK)
+    assert (set(WATCHED) - set(WORK)) | columns == set(NOT_WORK)
 
 
 def test_statements_are_read_as_they_are_meant() -> None:
