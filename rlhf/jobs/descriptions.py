@@ -87,6 +87,7 @@ class HeldOutFigure:
     """Its name beside those of other runs."""
     write: Callable[[float], str]
     reading: str
+    better: Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,19 @@ class HeldOutFigures:
     missing: str
     """What is said where there are none."""
     figures: Sequence[HeldOutFigure]
+    """What training is for comes first."""
+
+    def setback(self, before: Mapping[str, float], after: Mapping[str, float | None]) -> str:
+        """The first figure that got worse by as much as is shown, in a sentence; empty where none did."""
+        for one in self.figures:
+            was, came = before.get(one.metric), after.get(one.metric)
+            if was is None or came is None or one.write(was) == one.write(came):
+                continue
+            if (came > was) == (one.better == "lower"):
+                return _("{figure} got worse: from {before} before training to {after}.").format(
+                    figure=_(one.compared), before=one.write(was), after=one.write(came)
+                )
+        return ""
 
 
 # --------------------------------------------------------------------------------------------------- what is trained on
@@ -161,7 +175,10 @@ DEMONSTRATIONS = RowWords(
         "There are {found} demonstrations to train on, and at least {least} are needed.",
         least,
     ),
-    more=N_("Import some on the Data tab, mend answers while annotating, or choose an example set."),
+    more=N_(
+        "Import some on the Data tab, mend answers while annotating, or choose an example set: “Data (source)” in the "
+        "settings."
+    ),
     all_left_out={
         "template": N_("All {count} demonstrations were refused by the model's chat template: {refusal}"),
         "too-long": N_("All {count} demonstrations are longer than max_length."),

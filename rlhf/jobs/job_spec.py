@@ -13,11 +13,13 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
+from annotated_types import Interval
+
 from annotation.database import Database
 from annotation.records import Sampling, UserError
 from annotation.translation import ENGLISH, N_, _, ngettext, speaking
 from annotation.ui.formatting import short_number
-from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
+from annotation.validation import FromMapping, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     PAIRS,
     Beside,
@@ -37,6 +39,7 @@ from rlhf.jobs.descriptions import (
     Unit,
     token_span,
 )
+from rlhf.jobs.finished_training import FinishedTraining
 
 Reference = Literal["base", "parent"]
 Scope = Literal["new", "all"]
@@ -47,6 +50,8 @@ Targets = Literal["all-linear", "attention", "named"]
 LoraInit = Literal["default", "pissa"]
 VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
+# AdamW moves each weight by about the rate in a step, whatever its gradient, and few weights are as great as 1.
+Rate = Annotated[float, Interval(ge=0, lt=1)]
 Drawing = Annotated[Sampling, FromMapping()]
 
 # What the values that several kinds share mean on the page.
@@ -215,7 +220,7 @@ class TrainingSpec(JobSpec):
     that are no token's do worse at small sizes (Lester et al. 2021, section 3.2)."""
     virtual_text: str = "Answer the user well, in the way that people prefer."
     """The text that virtual tokens start from, repeated or cut to their number."""
-    learning_rate: NonNegativeFloat = 0.0
+    learning_rate: Rate = 0.0
     """Peak of AdamW's step size; warmed up, then linearly to zero. Empty (or 0) for the method's own."""
     warmup_steps: NonNegativeInt = 2
     """Optimiser steps until the peak. Our choice: AdamW's first steps are its noisiest (Liu et al. 2020), and a run may
@@ -300,6 +305,11 @@ class TrainingSpec(JobSpec):
     def ended_early(self, final: Mapping[str, Any]) -> str:
         """Why it was over after the step that reported `final`, as a sentence; empty where it was the last."""
         return ""
+
+    def setback(self, result: Mapping[str, Any] | None) -> str:
+        """What got worse on held-out rows, in a sentence; empty where nothing did, or was measured before and after."""
+        done = FinishedTraining.of(result)
+        return "" if self.held_out is None else self.held_out.setback(done.held_out_before, done.held_out)
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Values to compare with, and their names, by the name of the curve that they are drawn in."""

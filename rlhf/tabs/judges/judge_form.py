@@ -104,7 +104,8 @@ def endpoint_settings(values: Values) -> dict[str, Any]:
     numbers = from_form({name: values[name] for name in NUMBERS})
     address, model, key = (text_in(values[name]).strip() for name in TEXTS)
     texts = {"address": address, "model": model, "key_variable": key, "no_thinking": text_in(values["no_thinking"])}
-    return asdict(openai_client.settings_of({**texts, **numbers}))
+    labels = {name: _(label) for name, (label, _info) in NUMBERS.items()}
+    return asdict(openai_client.settings_of({**texts, **numbers}, labels))
 
 
 def what_it_is(judge: Judge) -> str:

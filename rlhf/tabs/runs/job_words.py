@@ -14,6 +14,7 @@ from rlhf.jobs.descriptions import UNITS, Facts
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
+from rlhf.submission.form_fields import in_labels
 
 STATUS_WORDS: Mapping[str, str] = {
     "queued": N_("queued"),
@@ -40,6 +41,11 @@ def about(job: Job) -> str:
         if job.flavor
         else job.spec.about()
     )
+
+
+def message(job: Job) -> str:
+    """What a job said last, with settings as pages call them."""
+    return in_labels(_(job.message), type(job.spec.trains() or job.spec))
 
 
 def title(job: Job) -> str:

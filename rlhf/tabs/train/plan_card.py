@@ -40,7 +40,8 @@ PAIRS_SENTENCE = N_(
 
 
 def summary_line(run: PlannedRun) -> str:
-    """What a run would be, in one line: on how much it learns, how many steps it makes, and how long that takes."""
+    """What a run would be, in one line: on how much it learns, how many steps it makes, and how long that takes; below
+    it what is likely to go wrong."""
     parts = []
     if run.data is not None:
         parts.append(run.spec.items.counted(run.data.items))
@@ -51,7 +52,25 @@ def summary_line(run: PlannedRun) -> str:
         taken = None if step_time is None else duration(step_time.seconds_per_step * run.cost.steps)
         parts.append(_("time not measured yet") if taken is None else _("about {duration}").format(duration=taken))
         parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
-    return f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
+    memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
+    line = f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
+    return line + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
+
+
+# How many times its method's default a learning rate may be before something is said of it.
+FAST, SLOW = 30, 1 / 1000
+
+
+def rate_warning(meant: TrainingSpec) -> str:
+    """That a learning rate is far from its method's default, in a sentence; empty where it is not."""
+    default = meant.methods.get(meant.method)
+    if default is None or not meant.learning_rate or SLOW <= meant.learning_rate / default.value <= FAST:
+        return ""
+    fast = _("The learning rate {rate} is far above the usual {usual}: expect it to destroy what the model can.")
+    slow = _("The learning rate {rate} is far below the usual {usual}: expect the model to learn next to nothing.")
+    return (fast if meant.learning_rate > default.value else slow).format(
+        rate=short_number(meant.learning_rate), usual=short_number(default.value)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -252,7 +271,7 @@ def length_sentence(cost: CostEstimate) -> str:
         return _("Estimated as if every row were as long as the longest, which has {longest:,} tokens.").format(
             longest=cost.longest
         )
-    return _("Estimated as if every row were as long as max_length allows. Looking through all rows finds the longest.")
+    return _("Estimated as if every row were of the greatest length. Looking through all rows finds the longest.")
 
 
 MEMORY = (N_("Part"), N_("Memory"), N_("Of what is free"), N_("What it is"))

@@ -161,7 +161,11 @@ def test_rows_of_every_unit_are_named_where_there_are_too_few_and_on_their_card(
             "chat template (4), too long (4). The chat template says: No!",
         ),
         (0, {"template": 3}, "Judge more comparisons first. Left out: refused by the model's chat template (3). The"),
-        (2, {"earlier": 30}, 'Train on all judgements (scope "all"), or judge more comparisons first. Left out: al'),
+        (
+            2,
+            {"earlier": 30},
+            "Train on all judgements (“Data (scope)” in the settings), or judge more comparisons first. Left out: al",
+        ),
         (0, {"excluded": 30}, "Let the annotators who are left out count again"),
     ],
 )

@@ -282,12 +282,21 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
         ),
         ({"backend": "endpoint", **ENDPOINT, "key_variable": "sk-12345678"}, "never the key"),
         ({"backend": "endpoint", **ENDPOINT, "endpoint_model": " "}, "Name the model"),
-        ({"backend": "endpoint", **ENDPOINT, "retries": 2.5}, "retries must be a whole number between 0 and 10"),
-        ({"backend": "endpoint", **ENDPOINT, "calls": None}, "calls must be a whole number"),
-        ({"backend": "endpoint", **ENDPOINT, "price_in": float("inf")}, "price_in must be a number"),
+        (
+            {"backend": "endpoint", **ENDPOINT, "retries": 2.5},
+            "Retries: it must be a whole number from 0 to 10, not 2.5.",
+        ),
+        (
+            {"backend": "endpoint", **ENDPOINT, "calls": None},
+            "Calls in a job, at most: it must be a whole number from 1 to 1,000,000.",
+        ),
+        (
+            {"backend": "endpoint", **ENDPOINT, "price_in": float("inf")},
+            "Price of a million tokens of prompts: it must be a number from 0 to 1,000,000, not inf.",
+        ),
         (
             {"backend": "endpoint", **ENDPOINT, "concurrency": 1000},
-            "concurrency must be a whole number between 1 and 32",
+            "Calls at a time: it must be a whole number from 1 to 32, not 1000.",
         ),
     ],
 )

@@ -503,7 +503,7 @@ def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Br
     assert job_store.requeue_smaller(place.db, job_id, "w", "out-of-memory")
     assert job_store.claim(place.db, job_id, "w2") is not None
     browser.open()
-    assert "Queued again with a smaller batch: batch_size 4 → 2, accumulation 1 → 2." in browser.text("card")
+    assert "Queued again with a smaller batch: “Batch size” 4 → 2, accumulation 1 → 2." in browser.text("card")
     assert "&quot;batch_size&quot;: 2" in browser.text("facts")
 
 
@@ -553,7 +553,7 @@ def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypa
     monkeypatch.setattr("rlhf.jobs.run.run_algorithm", allocate)
     machine.perform(job_store.enqueue(machine.db, QUICK_SFT, OWNER))
     card = browser.open().text("card")
-    for words in ("Failed. Memory ran out.", "A batch_size below 4", "A max_length below 128"):
+    for words in ("Failed. Memory ran out.", "A “Batch size” below 4", "A “Max length” below 128"):
         assert words in card
 
 

@@ -512,7 +512,7 @@ def test_a_rows_text_can_do_nothing_to_the_page(machine: Machine) -> None:
 
 def test_all_rows_are_looked_through_and_the_longest_is_estimated_with(machine: Machine) -> None:
     session = opened(machine, "dpo")
-    assert "as long as max_length allows" in session.text("cost")
+    assert "of the greatest length" in session.text("cost")
     found = session.call("through_dpo", *session.values.values())
     assert "<td>tie</td>" in found
     assert "Comparison 13" in found
