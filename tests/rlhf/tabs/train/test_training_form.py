@@ -335,8 +335,8 @@ def test_after_the_start_the_runs_are_looked_at(ready: Machine) -> None:
     [
         ("dpo", {"loss": "ipo", "annotator_noise": "smooth"}, "a form of the sigmoid loss"),
         ("dpo", {"lora_init": "pissa", "method": "lora"}, "PiSSA changes the base weights"),
-        ("dpo", {"epochs": None}, "'epochs' must be of type int"),
-        ("dpo", {"beta": -0.1}, "'beta' must not be negative"),
+        ("dpo", {"epochs": None}, "Epochs: it must be a whole number."),
+        ("dpo", {"beta": -0.1}, "Beta: it must not be negative, not -0.1."),
         ("dpo", {"parent": "dpo-99"}, "There is no policy 'dpo-99'"),
         ("sft", {"lora_init": "pissa", "method": "qlora"}, "4-bit weights can't be changed"),
         ("sft", {"source": "example:poems"}, "example"),
@@ -579,7 +579,7 @@ def test_a_chosen_parent_fills_in_its_adapter_and_another_its_own(machine: Machi
     assert session.change() == {}, "and then nothing is sent any more"
     session.change({"lora_r": 6})
     assert session.values["lora_r"] == 6, "what a person types stays"
-    assert "has lora_r 4. Use the same to continue it" in session.text("problems")
+    assert "has “LoRA rank (lora_r)” 4. Use the same to continue it" in session.text("problems")
     session.change({"lora_r": 4})
     session.change({"parent": tuned})
     assert (session.values["method"], session.values["virtual_tokens"]) == ("prompt", 7)
