@@ -239,11 +239,10 @@ def decisions_part(db: Database) -> Update:
 def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, Update]:
     """The question whether a policy is to serve against the rule, while it is asked."""
     against = gate_decisions.objection(db, policy) if confirming else ""
-    asks = _("Let {revision} serve although the rule speaks against it? {against}").format(
-        revision=policy.revision, against=against
+    # Why the rule does stands above, in the verdict.
+    asks = _("Let {revision} serve although the rule speaks against it? Say why in the field above.").format(
+        revision=policy.revision
     )
-    if against:
-        asks = " ".join((asks, _("Say why in the field above.")))
     return {
         "confirm": gr.update(visible=bool(against)),
         "question": gr.update(value=markup.paragraph(asks, "warning") if against else ""),
@@ -585,7 +584,7 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
     @guarded(context, "admin")
     def promote_all_the_same(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
         if not isinstance(was, dict) or was.get("confirming") != chosen(revision):
-            raise UserError(_("Press “Promote against the rule” first; the question says what speaks against it."))
+            raise UserError(_("Press “Promote against the rule” first."))
         if not text_in(why).strip():
             against = gate_decisions.objection(context.db, registry.by_revision(context.db, chosen(revision)))
             reason = _("Against that it takes a reason: say why in the field above.")

@@ -276,7 +276,7 @@ def test_a_promotion_against_the_rule_is_asked_for_its_reason_and_refused_withou
     assert "Say why in the field above." in str(unsaid)
     asked = promote(owner, policy.revision, "I read ten of them", seen)
     assert registry.serving(context.db).revision == "base", "it asks first"
-    assert f"Let {policy.revision} serve although the rule speaks against it? The rule says: not enough" in str(asked)
+    assert f"Let {policy.revision} serve although the rule speaks against it? Say why in the field above." in str(asked)
     confirming = asked[-1]
     assert confirming["confirming"] == policy.revision
     kept = handler(pages, "promote_not")(owner, policy.revision, "", confirming)[-1]
