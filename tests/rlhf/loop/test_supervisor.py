@@ -270,7 +270,7 @@ def test_a_killed_worker_is_told_of_with_what_to_lower(db: Database, supervisor:
     row = job_store.get(db, job)
     assert row.status == "lost"
     assert row.message.startswith(KILLED)
-    for words in ("Resume goes on", "batch_size below 8", "max_length below 512", "qlora", "lora_targets"):
+    for words in ("Resume goes on", "batch_size below 8", "max_length below 512", "QLoRA", "lora_targets"):
         assert words in row.message
 
 
