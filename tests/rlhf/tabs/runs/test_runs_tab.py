@@ -378,7 +378,7 @@ def test_a_run_that_diverged_says_so_and_what_to_do(machine: Machine) -> None:
     job = machine.perform(machine.submit(spec))
     assert job.status == "failed"
     card = browser.open().text("card")
-    for words in ("Failed. ", "became not a number", "lower learning_rate"):
+    for words in ("Failed. ", "became not a number", "lower “Learning rate”"):
         assert words in card
     assert (browser.can("resume"), browser.can("cancel")) == (True, False)
     assert [name for name in ("promote", "check", "new_run", "merge") if browser.can(name)] == [], "it made nothing"
@@ -520,7 +520,7 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(bro
     job = job_store.get(place.db, job_id)
     assert (job.status, job.spec) == ("queued", replace(QUICK_SFT, batch_size=2, accumulation=2))
     assert f"Job {job_id} is queued again" in browser.text("said")
-    assert "batch_size 4 → 2, accumulation 1 → 2" in browser.text("said")
+    assert "“Batch size” 4 → 2, accumulation 1 → 2" in browser.text("said")
     browser.do("poll_runs")
     assert browser.can("half") is False
     with pytest.raises(gr.Error, match="can't be resumed"):
@@ -536,10 +536,10 @@ def test_a_run_that_diverged_says_that_it_would_go_on_more_slowly(browser: Brows
     job_table.stop(place.db, job_id, "w", "failed", "The run was stopped.", "not-a-number")
     assert "goes on with half the learning rate" in browser.open().text("resume_note")
     browser.do("run_resume")
-    assert "learning_rate 0.005 → 0.0025" in browser.text("said")
+    assert "“Learning rate” 0.005 → 0.0025" in browser.text("said")
     assert job_store.claim(place.db, job_id, "w2") is not None
     browser.do("poll_runs")
-    assert "learning_rate 0.005 → 0.0025" in browser.text("card"), "it is still told while it runs"
+    assert "“Learning rate” 0.005 → 0.0025" in browser.text("card"), "it is still told while it runs"
 
 
 def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
