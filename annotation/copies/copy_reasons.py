@@ -48,7 +48,8 @@ class WatchedRows:
 
 
 ADDED: Final = WatchedRows()
-# A candidate's comparisons that people are asked about: somebody may have asked, and nothing else tells.
+# A candidate's comparisons that people are asked about: somebody may have asked, and nothing else tells. No work: the
+# loop asks, too, and a click asks anew.
 ASKED_OF_CANDIDATES: Final = """SELECT count(*) FROM comparison WHERE asks = 'people'
     AND candidate_id IN (SELECT id FROM model WHERE status = 'candidate')"""
 # What a copy is made for; every other table, and column that changes in place, is in NOT_WATCHED.
@@ -122,8 +123,12 @@ NOT_WATCHED: Final[Mapping[str, str]] = {
         ("run_label.name", "run_label.tags", "run_label.notes", "run_label.changed_by"), "change with `changed`"
     ),
 }
-# Settings that the program writes by itself.
-OWN_SETTINGS: Final = (CHOICE, SAFE_WORK, BEGINNING, access.RULES, word_index.INDEXED)
+# Settings that the program writes by itself: also which prompts were held out for a check that the loop asked for, what
+# a base's files hash to, and how often a judge was called.
+OWN_SETTINGS: Final = (
+    *(CHOICE, SAFE_WORK, BEGINNING, access.RULES, word_index.INDEXED),
+    *("held_out_sets", "gate_sets", "base_sha256"),
+)
 # What people do beside judging: nothing in a database that a program has only just set up. What else is watched is in
 # NOT_WORK.
 WORK: Final[Mapping[str, WatchedRows]] = {
@@ -132,7 +137,7 @@ WORK: Final[Mapping[str, WatchedRows]] = {
     "rental": WatchedRows(("job_id",)),
     "prompt": WatchedRows(where="source != 'starter'"),
     "comparison": WatchedRows(where="asked_by IN (SELECT id FROM annotator)"),
-    "setting": WatchedRows(("key", "value"), f"key NOT IN {OWN_SETTINGS}"),
+    "setting": WatchedRows(("key", "value"), f"key NOT IN {OWN_SETTINGS} AND key NOT LIKE 'calls of judge %'"),
     "annotator": WatchedRows(
         ("id", "name", "role", "active", "password_hash", "hub_id", "quota", "invitation_id"),
         "NOT (name = 'owner' AND role = 'admin' AND active AND password_hash IS NULL AND quota IS NULL)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from annotation.exports.frozen_rows import FrozenRow
 from annotation.translation import N_, _, ngettext
@@ -90,6 +90,10 @@ class HeldOutFigure:
     better: Literal["lower", "higher"]
 
 
+# By what share of itself a held-out figure has to be worse for that to be said.
+NOTICED: Final = 0.01
+
+
 @dataclass(frozen=True)
 class HeldOutFigures:
     """What a training measures on held-out rows when it is done, and before it where that costs little."""
@@ -102,15 +106,20 @@ class HeldOutFigures:
     """What training is for comes first."""
 
     def setback(self, before: Mapping[str, float], after: Mapping[str, float | None]) -> str:
-        """The first figure that got worse by as much as is shown, in a sentence; empty where none did."""
+        """That what training is for got worse, by more than rounding and chance in a few rows; empty where it did not.
+
+        Of the figures that were measured both times the first one counts: others may fall while it gets better.
+        """
         for one in self.figures:
             was, came = before.get(one.metric), after.get(one.metric)
-            if was is None or came is None or one.write(was) == one.write(came):
+            if was is None or came is None:
                 continue
-            if (came > was) == (one.better == "lower"):
-                return _("{figure} got worse: from {before} before training to {after}.").format(
-                    figure=_(one.compared), before=one.write(was), after=one.write(came)
-                )
+            worse = came - was if one.better == "lower" else was - came
+            if worse <= NOTICED * abs(was):
+                return ""
+            return _("{figure} got worse: from {before} before training to {after}.").format(
+                figure=_(one.compared), before=one.write(was), after=one.write(came)
+            )
         return ""
 
 

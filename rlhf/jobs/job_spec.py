@@ -13,13 +13,11 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
-from annotated_types import Interval
-
 from annotation.database import Database
 from annotation.records import Sampling, UserError
 from annotation.translation import ENGLISH, N_, _, ngettext, speaking
 from annotation.ui.formatting import short_number
-from annotation.validation import FromMapping, NonNegativeInt, PositiveInt, read
+from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     PAIRS,
     Beside,
@@ -50,8 +48,6 @@ Targets = Literal["all-linear", "attention", "named"]
 LoraInit = Literal["default", "pissa"]
 VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
-# AdamW moves each weight by about the rate in a step, whatever its gradient, and few weights are as great as 1.
-Rate = Annotated[float, Interval(ge=0, lt=1)]
 Drawing = Annotated[Sampling, FromMapping()]
 
 # What the values that several kinds share mean on the page.
@@ -220,7 +216,7 @@ class TrainingSpec(JobSpec):
     that are no token's do worse at small sizes (Lester et al. 2021, section 3.2)."""
     virtual_text: str = "Answer the user well, in the way that people prefer."
     """The text that virtual tokens start from, repeated or cut to their number."""
-    learning_rate: Rate = 0.0
+    learning_rate: NonNegativeFloat = 0.0
     """Peak of AdamW's step size; warmed up, then linearly to zero. Empty (or 0) for the method's own."""
     warmup_steps: NonNegativeInt = 2
     """Optimiser steps until the peak. Our choice: AdamW's first steps are its noisiest (Liu et al. 2020), and a run may
@@ -474,6 +470,9 @@ def impossible_methods(spec: TrainingSpec) -> list[str]:
     """Why a training's settings of what is trained can't work together."""
     found: list[str] = []
     lora = spec.method in ("auto", "lora", "qlora")
+    if spec.learning_rate >= 1:
+        # AdamW moves each weight by about the rate in a step, whatever its gradient.
+        found.append(_("No weight survives a step as great as that of a learning_rate of 1 or more: lower it."))
     if spec.method not in ("auto", *spec.methods):
         found.append(
             _(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import exp
@@ -21,7 +22,7 @@ from annotation.metrics.calibration import (
     weighted_share,
 )
 from annotation.metrics.intervals_and_bias import Share
-from annotation.validation import NonNegativeFloat, PositiveFloat, read
+from annotation.validation import NonNegativeFloat, PositiveFloat, adapter, read
 from rlhf.jobs import job_store
 from rlhf.models.model_files import read_object
 from rlhf.models.registry import Policy
@@ -106,9 +107,19 @@ class RewardModelQuality:
 
 
 def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
-    """What the result of a job says of the reward model that it made; None where that was not measured."""
+    """What the result of a job says of the reward model that it made; None where that was not measured.
+
+    A rented machine may send anything: what can't be meant is not read.
+    """
     found = (result or {}).get("quality") or (result or {}).get("health")  # as earlier versions called it
-    return RewardModelQuality.from_json(found) if found else None
+    if not found:
+        return None
+    try:
+        quality = RewardModelQuality.from_json(found)
+        adapter(RewardModelQuality).validate_json(json.dumps(quality.to_json()))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return quality
 
 
 def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:

@@ -141,12 +141,14 @@ class RewardModelSpec(TrainingSpec):
     """A reward model answers nothing."""
 
     def setback(self, result: Mapping[str, Any] | None) -> str:
-        """That it is right less often than by guessing, which is how a new one begins."""
+        """That it is right less often than by guessing, which is how a new one begins, whatever chance did."""
         quality = quality_in(result)
-        right = None if quality is None else quality.accuracy.value
-        if right is None or right >= 0.5 or percent(right) == percent(0.5):
+        right = None if quality is None else quality.accuracy.estimate
+        if right is None or right.high >= 0.5:
             return ""
-        return _("It is worse than guessing: right on {right} of held-out comparisons.").format(right=percent(right))
+        return _("It is worse than guessing: right on {right} of held-out comparisons.").format(
+            right=percent(right.value)
+        )
 
     def facts(self) -> Facts:
         """What it learns from, and what its loss makes of it."""

@@ -20,8 +20,11 @@ from annotation.workbench import annotator_groups, bulk_changes
 from annotation.workbench.bulk_changes import BulkRequest, ChangeKind
 from annotation.workbench.comparison_filter import ComparisonFilter
 from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.data import held_out_sets
 from rlhf.generation.answering_spec import GenerateSpec
+from rlhf.hub import push_model
 from rlhf.jobs import job_store, run_labels
+from rlhf.judges import judge_store
 from rlhf.models import registry
 from tests.conftest import BASE_NAME, act, seed_comparisons, seed_prompts
 from tests.machine_fixtures import ROOT
@@ -42,6 +45,7 @@ def ann(db: Database) -> Annotator:
     for _ in range(2):
         job_store.enqueue(db, DPOSpec(), "kim")
     invitations.invite(db, {"uses": 2}, "kim")
+    judge_store.add(db, "local", "local", {"model": "base"}, "kim")
     ann = access.add_account(db, "ann", "annotator", "a long enough password")
     annotator_groups.set_groups(db, ann.id, ("nurses",))
     return ann
@@ -135,6 +139,10 @@ NOT_MISSED: dict[str, Callable[[Database, Annotator], object]] = {
     "language": lambda db, ann: access.set_language(db, "ann", "de"),
     "the loop's run": lambda db, ann: job_store.enqueue(db, DPOSpec(), "the loop"),
     "run taken up": take_job,
+    "held-out prompts": lambda db, ann: store.set_setting(db, held_out_sets.SETTING, [1]),
+    "gate's prompts": lambda db, ann: store.set_setting(db, held_out_sets.GATE_SETTING, [1]),
+    "a base's hash": lambda db, ann: store.set_setting(db, push_model.HASHED, {"model.safetensors": "0"}),
+    "a judge's calls": lambda db, ann: judge_store.count_calls(db, judge_store.judges(db)[0], 5),
 }
 
 

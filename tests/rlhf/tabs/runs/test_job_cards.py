@@ -20,7 +20,6 @@ from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import RunLabel
-from rlhf.models.reward_model_quality import RewardModelQuality
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import job_cards, run_list
 from tests.builders import checked_answer, job, policy
@@ -221,11 +220,12 @@ def test_a_training_after_which_held_out_figures_are_worse_says_so() -> None:
     row = run_list.row(run_list.listed([worse], {}, {}, AT)[0])
     assert Chip("finished", "bad") in row
     assert row[-1] == said
-    forgot = finished(BEFORE, {**BEFORE, "token_accuracy": 0.4})
-    assert job_cards.setback(forgot) == "Held-out token accuracy got worse: from 61% before training to 40%."
+    unsure = finished({"token_accuracy": 0.61, "n": 9}, {"token_accuracy": 0.4, "n": 9})
+    assert job_cards.setback(unsure) == "Held-out token accuracy got worse: from 61% before training to 40%."
     for fine in (
         finished(BEFORE, AFTER),
-        finished(BEFORE, {**BEFORE, "loss": 1.80001}),
+        finished(BEFORE, {**BEFORE, "loss": BEFORE["loss"] * 1.009}),
+        finished(BEFORE, {**BEFORE, "loss": BEFORE["loss"] * 0.9, "token_accuracy": 0.4}),
         finished(None, AFTER),
         finished(BEFORE, {"n": 0}),
         replace(worse, status="failed"),
@@ -237,12 +237,20 @@ def test_a_training_after_which_held_out_figures_are_worse_says_so() -> None:
 
 
 def test_a_reward_model_that_is_worse_than_guessing_says_so() -> None:
-    def finished(right: float | None) -> Job:
-        quality = RewardModelQuality(accuracy=Share(right, right, right, 30)).to_json()
-        return replace(JOB, status="finished", spec=RewardModelSpec(), result={"quality": quality})
+    def finished(accuracy: Any) -> Job:
+        return replace(JOB, status="finished", spec=RewardModelSpec(), result={"quality": {"accuracy": accuracy}})
 
-    assert job_cards.setback(finished(0.42)) == ("It is worse than guessing: right on 42% of held-out comparisons.")
-    assert [job_cards.setback(finished(right)) for right in (0.5, 0.62, None)] == ["", "", ""]
+    def of(right: float | None, low: float | None, high: float | None) -> Job:
+        return finished(Share(right, low, high, 30).to_json())
+
+    assert job_cards.setback(of(0.3, 0.2, 0.44)) == "It is worse than guessing: right on 30% of held-out comparisons."
+    for unsaid in (of(0.38, 0.14, 0.69), of(0.62, 0.5, 0.7), of(None, None, None), finished({"value": 0.3})):
+        assert job_cards.setback(unsaid) == ""
+    # As a rented machine might send it.
+    for unmeant in (0.6, "good", {"value": "x"}, {"value": "0.3", "low": "0.2", "high": "0.4", "n": 30}, [0.3], None):
+        assert job_cards.setback(finished(unmeant)) == ""
+        assert "finished" in run_list.row(run_list.listed([finished(unmeant)], {}, {}, AT)[0])
+    assert job_cards.setback(replace(JOB, status="finished", spec=RewardModelSpec(), result={"quality": "good"})) == ""
 
 
 def test_what_a_failed_job_says_of_settings_is_said_with_their_labels() -> None:
