@@ -37,6 +37,7 @@ class Standing:
     wanted: int
     """How many start the next one, or are enough for it."""
     running: Job | None
+    """What runs, else what is first in the queue."""
     left: float | None
     """Seconds until that ends, where it is known."""
     steps: tuple[NextStep, ...]
@@ -66,8 +67,10 @@ def notify_buttons() -> str:
     return "".join(f'<button type="button" data-notify="{on}" hidden>{escape(words)}</button>' for on, words in told)
 
 
-def title_of(job: Job) -> str:
+def title_of(job: Job | None) -> str:
     """What runs and how far it is, for the title of the page."""
+    if job is None or job.status == "queued":
+        return ""
     kind = _("Job")
     if isinstance(job.spec, TrainingSpec):
         kind = _("Training")
@@ -98,6 +101,8 @@ def running_words(job: Job | None, left: float | None) -> str:
     if job is None:
         return _("Nothing runs")
     done = f"{100 * job.step // job.steps}%" if job.steps else _("preparing")
+    if job.status in ("queued", "cancelling"):
+        done = _("waiting") if job.status == "queued" else _("stopping")
     if left is None:
         return _("{job}: {done}").format(job=about(job), done=done)
     return _("{job}: {done}, {left}").format(job=about(job), done=done, left=left_words(job, left))
@@ -172,4 +177,6 @@ def running_part(standing: Standing, latest: str) -> str:
     if job is None:
         return paragraph(_("Nothing runs.")) + (paragraph(latest, "quiet") if latest else "")
     words = running_words(job, standing.left)
+    if job.status == "queued":
+        return paragraph(words)
     return paragraph(words) + progress_bar(words, 100 * job.step // job.steps if job.steps else None)

@@ -356,6 +356,10 @@ def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
     assert "40%, at most about 2 min 5 s left" in overview_card.strip(found)
     assert "<a " not in overview_card.strip(found)
     assert "preparing" in overview_card.strip(replace(found, running=replace(JOB, step=0, steps=0), left=None))
+    for status, said in (("queued", "waiting"), ("cancelling", "stopping")):
+        stands = replace(found, running=replace(JOB, status=status, step=4, steps=10), left=None)
+        assert f": {said}" in overview_card.strip(stands)
+        assert ("40" in overview_card.running_part(stands, "")) is (status == "cancelling")
 
 
 def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: Context) -> None:
