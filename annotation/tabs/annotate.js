@@ -511,15 +511,17 @@ function scrollAlong(event) {
 
 // Whether there is more below: browsers hide scroll bars, and a cut at the end of a sentence looks like the end.
 function cue(box) {
-  const more = box.closest(".answer")?.querySelector(".more");
+  const more = box.parentElement?.querySelector(".more");
   if (!more) return;
   const below = box.scrollHeight - box.clientHeight - box.scrollTop > 4;
   box.classList.toggle("cut", below);
   more.hidden = !below;
 }
 
+const moreButton = () => button("", _("More ▾"), readOn, { class: "quiet more", hidden: true });
+
 function readOn(event) {
-  const box = event.target.closest(".answer").querySelector(".shown");
+  const box = event.target.closest(".answer, .guidelines").querySelector(".shown");
   box.scrollBy({ top: 0.85 * box.clientHeight });
 }
 
@@ -539,8 +541,7 @@ function answerBox(place) {
     textBox(filled(_("{answer}, text"), { answer: name })),
     make("p", { class: "state" }),
     make("div", { class: "editor", hidden: true }),
-    make("div", { class: "foot" }, button("", _("More ▾"), readOn, { class: "quiet more", hidden: true }),
-      editButton(place)),
+    make("div", { class: "foot" }, moreButton(), editButton(place)),
   );
 }
 
@@ -1023,6 +1024,7 @@ async function loadGuidelines() {
     return;
   }
   find(".guidelines .shown").innerHTML = said.html;
+  letScroll(find(".guidelines .shown"));
   const seen = kept("guidelines");
   panel.dataset.name = guidelinesName(said.version, said.follow);
   const same = String(seen) === panel.dataset.name;
@@ -1233,6 +1235,9 @@ find("#single-keys").addEventListener("change", switchKeys);
 find(".ask").append(button("", _("Ask"), askOwn));
 find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);
+find(".guidelines").append(moreButton());
+find(".guidelines .shown").addEventListener("scroll", (event) => cue(event.target));
+sizes.observe(find(".guidelines .shown"));
 document.addEventListener("keydown", onKey, { signal });
 const timers = [setInterval(poll, LOOK_MS), setInterval(showSafety, SAFETY_MS)];
 const unfollow = address.follow(goToPlace);
