@@ -13,6 +13,7 @@ from annotation.tabs.components import (
     QUEUED,
     QUIET,
     acting_box,
+    asking_box,
     drafted,
     html_box,
     pressed,
@@ -164,7 +165,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
             prompts = whole_number(_(PROMPTS), min_width=220)
             renew = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
         with gr.Column(visible=False) as confirm:
-            question = html_box()
+            question = asking_box()
             with gr.Row():
                 really = gr.Button(_("Yes, draw it"), variant="stop", scale=0, min_width=160, elem_id="renew-really")
                 keep = gr.Button(_("No"), scale=0, min_width=100, elem_id="renew-not")
@@ -226,7 +227,7 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     @guarded(context, "admin")
     def ask_renewal(annotator: Annotator, number: Any) -> list[Any]:
         wanted = prompts_wanted(number)
-        said = markup.paragraph(_(RENEWAL).format(prompts=wanted), "warning")
+        said = markup.status(_(RENEWAL).format(prompts=wanted), "warning")
         return [gr.update(visible=True), said, wanted]
 
     @guarded(context, "admin")

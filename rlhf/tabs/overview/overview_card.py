@@ -55,10 +55,15 @@ def strip(standing: Standing) -> str:
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
     if standing.offer is not None:
         said += within(Way(standing.offer.address, standing.offer.words))
-    ways = "".join(way(step.address, step.words) for step in standing.steps[:1])
+    ways = "".join(map(way_to, standing.steps[:1]))
     named = escape(_("Where things stand"))
     asks = "" if standing.running is None else notify_buttons()
     return f'<section class="standing" aria-label="{named}"><p>{said}{asks}</p>{ways}</section>'
+
+
+def way_to(step: NextStep) -> str:
+    """A step as a button; as text where there is nothing to do."""
+    return way(step.address, step.words) if step.address else f"<span>{escape(step.words)}</span>"
 
 
 def notify_buttons() -> str:
@@ -111,7 +116,7 @@ def running_words(job: Job | None, left: float | None) -> str:
 def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
     offered = (standing.offer,) if standing.offer else ()
-    steps = "".join(way(step.address, step.words) for step in (*standing.steps, *offered))
+    steps = "".join(map(way_to, (*standing.steps, *offered)))
     waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
     cards = (
         (_("Waits for you"), waits + judged_bar(standing)),
@@ -149,7 +154,8 @@ def record_of(revision: str, rate: Estimate | None) -> str:
     """How often people prefer what serves to the base."""
     if rate is None:
         return paragraph(
-            _("How {revision} compares with the base is not known yet.").format(revision=revision), "quiet"
+            _("No comparison by people says yet how {revision} does against the base.").format(revision=revision),
+            "quiet",
         )
     said = ngettext(
         "What serves, {revision}, against the base: preferred in {value} of {n} comparison ({span}).",

@@ -175,7 +175,7 @@ def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
         (
             {"pending": candidate("promote")},
             "deciding",
-            ("People find it better: ", "promote dpo-7. It is for you to do so."),
+            ("People find it better: ",),
         ),
         ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
         (
