@@ -343,11 +343,13 @@ function inWords({ outcome, kind, ranks, strength, size: count }) {
   return kind === "best" ? filled(_("answer {number} is best"), { number: inOrder[0] }) : inOrder.join(" > ");
 }
 
+// A reason as it is read; what is stored and sent is its label.
+const reasonName = (label) => card.tags.find((tag) => tag.label === label)?.name ?? label;
 const flagName = (flag) => FLAGS.find(([, known]) => known === flag)[2];
 
 // The verdict of a judgement within a sentence, and what goes along with it.
 function inFull(done) {
-  const marks = [...done.tags, done.flag && flagName(done.flag), done.note && _("note"), done.edit && _("edited")];
+  const marks = [...done.tags.map(reasonName), done.flag && flagName(done.flag), done.note && _("note"), done.edit && _("edited")];
   const along = marks.filter(Boolean).join(", ");
   return along ? filled(_("{verdict} ({marks})"), { verdict: inWords(done), marks: along }) : inWords(done);
 }
@@ -659,7 +661,7 @@ function refreshAnswer(box, place) {
 function extras() {
   const tags = card.tags.map((tag) => {
     const named = { class: "tag", "data-label": tag.label, "aria-pressed": "false" };
-    return button(tag.key.toUpperCase(), tag.label, () => toggleTag(tag.label), named);
+    return button(tag.key.toUpperCase(), tag.name, () => toggleTag(tag.label), named);
   });
   const flags = FLAGS.map(([key, flag, label]) => {
     const named = { class: "flag", "data-flag": flag, "aria-pressed": "false" };
@@ -967,7 +969,7 @@ function listed(row) {
   const name = filled(_("Change: {judgement}"), { judgement: words });
   const time = when.toLocaleString(LANGUAGE, { dateStyle: "medium", timeStyle: "short" });
   const flag = row.flag && flagName(row.flag);
-  const marks = [...row.tags, flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
+  const marks = [...row.tags.map(reasonName), flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
   return make("li", {},
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
     make("p", { class: "done" }, make("strong", {}, words), " ", make("time", { datetime: row.created }, time)),
