@@ -1212,7 +1212,7 @@ MIXED = "Don't well-known हिन्दी में – 好的のabc 2.5 한�
 
 @pytest.mark.parametrize("role", ["annotator", "admin"])
 def test_below_open_guidelines_both_answers_are_seen_to_go_on(site: Site, role: str) -> None:
-    store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
+    store.write_guidelines(site.db, "- Be fair.\n" * 12, "owner")
     site.compare("word " * 900, "other " * 900)
     ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": 1280, "height": 900})
     ann.ready()
