@@ -10,9 +10,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 run: $(VENV)/run-ready
 	@$(BIN)/python app.py $(ARGS)
 
+# Their programs start so often that compiling them each time, as some machines' settings have it, costs minutes.
 test: $(VENV)/test-ready
 	@tests/install-browser
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 $(ARGS)
 
 check: $(VENV)/test-ready
 	$(BIN)/ruff check .

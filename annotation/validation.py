@@ -68,17 +68,17 @@ class FromMapping:
         return schema
 
 
-def read(kind: type[T], values: Any, whole: str, quote: str = "'") -> T:
+def read(kind: type[T], values: Any, whole: str, labels: Mapping[str, str] | None = None) -> T:
     """Values as a dataclass (or another type), with defaults for what is left out; sentences call it `whole`.
 
-    Raises UserError with the first thing that is wrong.
+    `labels` are what a form calls its fields. Raises UserError with the first thing that is wrong.
     """
     from pydantic import ValidationError
 
     try:
         return cast(T, adapter(cast(Any, kind)).validate_python(values))
     except ValidationError as error:
-        raise UserError(sentence(error, kind, whole, quote)) from None  # its own text repeats all that was given
+        raise UserError(sentence(error, kind, whole, labels or {})) from None  # its own text repeats all that was given
 
 
 @cache
@@ -112,8 +112,11 @@ def from_form(values: Any) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------- the sentence
-def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
-    """The first thing that is wrong: which field, what it must be, and what was given, escaped and shortened."""
+def sentence(error: ValidationError, kind: Any, whole: str, labels: Mapping[str, str]) -> str:
+    """The first thing that is wrong: which field, what it must be, and what was given, escaped and shortened.
+
+    A field is called what a person sees: its label in the form, else its name as it is typed.
+    """
     # An unknown field first: it is what was meant where another one is missing.
     found = min(error.errors(include_url=False), key=lambda one: one["type"] != UNKNOWN)
     problem, path = found["type"], [str(part) for part in found["loc"]]
@@ -125,16 +128,16 @@ def sentence(error: ValidationError, kind: Any, whole: str, quote: str) -> str:
         return (has if unknown else _("{whole} has these fields: {names}.")).format(
             field=shown(".".join(path)), whole=whole, names=", ".join(names)
         )
-    label = _(label_of(hint))
+    label = labels.get(".".join(path)) or label_of(hint)
     if label and bare(hint) is bool:
         return _("{label}: choose yes or no.").format(label=label)
     if label and get_origin(bare(hint)) is Literal:
         return _("{label} must be one of: {choices}.").format(label=label, choices=", ".join(get_args(bare(hint))))
-    field = f"{quote}{'.'.join(path)}{quote}"
+    field = shown(".".join(path))
     subject = (_("{label}: it") if label else _("{whole}'s {field}")).format(label=label, whole=whole, field=field)
-    if problem == "missing":
+    if problem == "missing" or (label and found["input"] is None and bare(hint) is str):
         return _("{subject} is missing.").format(subject=subject)
-    demanded, values = demand(hint, problem)
+    demanded, values = demand(hint, problem, bool(label))
     given = shown_value(found["input"], hint)
     return _(DEMANDS[demanded][bool(given)]).format(subject=subject, given=given, **values)
 
@@ -144,6 +147,8 @@ DEMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "choice": (N_("{subject} must be one of {choices}."), N_("{subject} must be one of {choices}, not {given}.")),
     "object": (N_("{subject} must be an object."), N_("{subject} must be an object, not {given}.")),
     "type": (N_("{subject} must be of type {type}."), N_("{subject} must be of type {type}, not {given}.")),
+    "number": (N_("{subject} must be a number."), N_("{subject} must be a number, not {given}.")),
+    "whole-number": (N_("{subject} must be a whole number."), N_("{subject} must be a whole number, not {given}.")),
     "described": (N_("{subject} must be {what}."), N_("{subject} must be {what}, not {given}.")),
     "below": (N_("{subject} must be below {high}."), N_("{subject} must be below {high}, not {given}.")),
     "positive": (N_("{subject} must be above zero."), N_("{subject} must be above zero, not {given}.")),
@@ -160,28 +165,22 @@ DEMANDS: Final[Mapping[str, tuple[str, str]]] = {
         N_("{subject} must be a number from {low} up."),
         N_("{subject} must be a number from {low} up, not {given}."),
     ),
-    # A form's field shows its limits as they are said here.
-    "whole-form": (
-        N_("{subject} must be a whole number from {low:g} to {high:g}."),
-        N_("{subject} must be a whole number from {low:g} to {high:g}, not {given}."),
-    ),
-    "form": (
-        N_("{subject} must be a number from {low:g} to {high:g}."),
-        N_("{subject} must be a number from {low:g} to {high:g}, not {given}."),
-    ),
     "whole-between": (
-        N_("{subject} must be a whole number between {low:,} and {high:,}."),
-        N_("{subject} must be a whole number between {low:,} and {high:,}, not {given}."),
+        N_("{subject} must be a whole number from {low:,} to {high:,}."),
+        N_("{subject} must be a whole number from {low:,} to {high:,}, not {given}."),
     ),
     "between": (
-        N_("{subject} must be a number between {low:,} and {high:,}."),
-        N_("{subject} must be a number between {low:,} and {high:,}, not {given}."),
+        N_("{subject} must be a number from {low:,} to {high:,}."),
+        N_("{subject} must be a number from {low:,} to {high:,}, not {given}."),
     ),
 }
 
 
-def demand(hint: Any, problem: str) -> tuple[str, Mapping[str, Any]]:
-    """Which of DEMANDS says what a value of a type has to be, and what fills it in beside the field and the value."""
+def demand(hint: Any, problem: str, labelled: bool) -> tuple[str, Mapping[str, Any]]:
+    """Which of DEMANDS says what a value of a type has to be, and what fills it in beside the field and the value.
+
+    `labelled`: it is said to somebody who sees a form.
+    """
     kind, limits = bare(hint), limits_of(hint)
     whole = "whole-" if kind is int else ""
     if get_origin(kind) is Literal:
@@ -191,10 +190,11 @@ def demand(hint: Any, problem: str) -> tuple[str, Mapping[str, Any]]:
     if PERCENT in get_args(hint):
         return "percentage", {"low": 100 * limits["ge"], "high": 100 * limits["le"]}
     if "ge" in limits and "le" in limits:
-        span = {"low": limits["ge"], "high": limits["le"]}
-        return f"{whole}form" if label_of(hint) else f"{whole}between", span
+        return f"{whole}between", {"low": limits["ge"], "high": limits["le"]}
     if limits.get("ge"):
         return f"{whole}from", {"low": limits["ge"]}
+    if labelled and kind in (int, float) and (problem == "finite_number" or problem.endswith("_type")):
+        return f"{whole}number", {}
     if problem.endswith("_type"):
         return "type", {"type": kind.__name__}
     if problem == "predicate_failed":

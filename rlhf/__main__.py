@@ -27,7 +27,6 @@ from rlhf.judges import judge_store
 from rlhf.models import base_model, memory, registry
 from rlhf.submission import job_submission
 from rlhf.submission.precisions_spec import crossing
-from rlhf.tabs.runs import job_words
 
 DEFAULT_DATA = default_directory(Path(__file__).parent.parent / "data")
 EPILOG = """A job waits while others run or are before it in the queue; Ctrl-C takes it out, or stops it once it runs.
@@ -289,7 +288,7 @@ def waiting_sentence(job: job_store.Job, ahead: Sequence[job_store.Job]) -> str:
         return f"job {job.id} runs in another program; this one waits for its end."
     first = ahead[0]
     more = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
-    sentence = f"job {job.id} waits: job {first.id} ({job_words.about(first)}, {first.status}){more} is ahead."
+    sentence = f"job {job.id} waits: job {first.id} ({first.spec.about()}, {first.status}){more} is ahead."
     if first.status != "queued":
         return sentence
     return f"{sentence} The app or its own command starts it; `python -m rlhf cancel {first.id}` takes it out."

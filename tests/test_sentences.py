@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,7 +55,7 @@ NO_SENTENCES_BY_REASON = {
         *("saved dataset", "dataset directory", "Hub dataset", "own prompt", "held-out set", "prefloop archive"),
         *("prefloop copy", "another format", "Safe copy {} of run {}, {} judgements", "{} export", "{}: run {}"),
         *("no reward", "made elsewhere", "lane {}"),
-        *("train the reward model", "too long", "calls of judge {}", "trust before {}", "no host"),
+        *("train first", "too long", "calls of judge {}", "trust before {}", "no host"),
         *("Report {}", "The end"),
         *("order {} {} {}", "prompts {} {}", "answer {} {} {}", "rented job {}", "Job {}: {}"),
     },
@@ -83,7 +85,8 @@ NO_PAGES = {
     "OBVIOUS_WORDS": "passwords",
     "EVENT_KEYS": "names",
     "TABLES": "columns",
-    "NOT_ARCHIVED": "for who adds a table",
+    **dict.fromkeys(("NOT_ARCHIVED", "NOT_WATCHED", "NOT_WORK"), "for who adds a table"),
+    "WORK": "SQL",
 }
 TAKE_WORDS = {"names", "allowed_route"}
 # What is typed as it stands.
@@ -418,37 +421,132 @@ NOT_TRANSLATED_GAPS = {"msg", "maximum_upload"}
 
 
 def said_before(function: ast.AST, line: int) -> dict[str, list[ast.AST]]:
-    """What local names may stand for at a line."""
+    """What local names may stand for at a line: what they are assigned, or what a loop takes them from."""
     local: dict[str, list[ast.AST]] = {}
-    for node in ast.walk(function):
+    for node in (one for one in ast.walk(function) if getattr(one, "lineno", line) <= line):
         if isinstance(node, ast.Assign) and node.lineno < line:
-            for name in (one.id for one in node.targets if isinstance(one, ast.Name)):
-                local.setdefault(name, []).append(node.value)
+            made = [(target, node.value) for target in node.targets]
+        elif isinstance(node, ast.For):
+            made = [(node.target, node.iter)]
+        else:
+            made = [(one.target, one.iter) for one in getattr(node, "generators", ())]
+        for target, value in made:
+            for name in (one.id for one in ast.walk(target) if isinstance(one, ast.Name)):
+                local.setdefault(name, []).append(value)
     return local
 
 
-def phrases(node: ast.AST, local: dict[str, list[ast.AST]], known: dict[str, str], least: int = 3) -> Iterator[str]:
-    """The marked texts of so many words at least that an expression may become, of this module's constants too."""
+@cache
+def tables(path: Path) -> dict[str, tuple[str, ...]]:
+    """The marked texts of a module's constants, of mappings too."""
+    return {
+        name: texts
+        for node in tree_of(path).body
+        if (name := assigned(node))
+        if (
+            texts := tuple(
+                str(call.args[0].value) for call in calls(node, {"N_"}) if isinstance(call.args[0], ast.Constant)
+            )
+        )
+    }
+
+
+@cache
+def functions(path: Path) -> dict[str, ast.FunctionDef]:
+    """A module's own functions."""
+    return {one.name: one for one in tree_of(path).body if isinstance(one, ast.FunctionDef)}
+
+
+# What gives the name of something, or of its kind, which has the place of a name.
+CALLED = {"name", "label", "about", "name_of", "title_of", "kind_of"}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a module can name, by what it calls it: its own, and what it imports."""
+
+    texts: Mapping[str, tuple[str, ...]]
+    """The marked texts of constants."""
+    functions: Mapping[str, tuple[Path, ast.FunctionDef]]
+
+
+@cache
+def seen_from(path: Path) -> Seen:
+    texts, made = dict(tables(path)), {name: (path, one) for name, one in functions(path).items()}
+    for node in (one for one in tree_of(path).body if isinstance(one, ast.ImportFrom) and one.module):
+        origin = ROOT / str(node.module).replace(".", "/")
+        for name in node.names:
+            called = name.asname or name.name
+            if (module := origin / f"{name.name}.py").is_file():
+                texts |= {f"{called}.{constant}": said for constant, said in tables(module).items()}
+                made |= {f"{called}.{function}": (module, one) for function, one in functions(module).items()}
+            elif (module := origin.with_suffix(".py")).is_file():
+                texts |= {called: tables(module)[name.name]} if name.name in tables(module) else {}
+                made |= {called: (module, functions(module)[name.name])} if name.name in functions(module) else {}
+    return Seen(texts, made)
+
+
+@cache
+def methods() -> dict[str, list[tuple[Path, ast.FunctionDef]]]:
+    """Methods and properties that give a text, by their names, of those that mean one thing in all classes."""
+    made: dict[str, list[tuple[Path, ast.FunctionDef]]] = {}
+    for path in files():
+        for owner in (one for one in ast.walk(tree_of(path)) if isinstance(one, ast.ClassDef)):
+            for method in (one for one in owner.body if isinstance(one, ast.FunctionDef)):
+                made.setdefault(method.name, []).append((path, method))
+    return {
+        name: found
+        for name, found in made.items()
+        if all(isinstance(one.returns, ast.Name) and one.returns.id == "str" for _, one in found)
+    }
+
+
+def phrases(
+    node: ast.AST, local: Mapping[str, list[ast.AST]], known: Seen, least: int = 3,
+    within: frozenset[str] = frozenset(),
+) -> Iterator[str]:  # fmt: skip
+    """The marked texts of so many words at least that an expression may become, of constants and results too."""
+    inner = partial(phrases, local=local, known=known, least=least, within=within)
     if isinstance(node, ast.Call) and name_of(node) in SAID:
-        for one in (part for argument in node.args[:2] for part in ast.walk(argument)):
-            text = one.value if isinstance(one, ast.Constant) else known.get(getattr(one, "id", ""), "")
-            if isinstance(text, str) and len(re.findall("[A-Za-z][A-Za-z'-]*", FIELD.sub("", text))) >= least:
-                yield text
+        parts = [part for argument in node.args[:2] for part in ast.walk(argument)]
+        parts += [part for one in parts for value in local.get(getattr(one, "id", ""), ()) for part in ast.walk(value)]
+        for one in parts:
+            for text in [one.value] if isinstance(one, ast.Constant) else known.texts.get(ast.unparse(one), ()):
+                if isinstance(text, str) and len(re.findall("[A-Za-z][A-Za-z'-]*", FIELD.sub("", text))) >= least:
+                    yield text
     elif isinstance(node, ast.Call) and name_of(node) in ("format", "join") and isinstance(node.func, ast.Attribute):
         parts = [one for argument in node.args for one in getattr(argument, "elts", [argument])]
         for part in [node.func.value, *parts]:
-            yield from phrases(part, local, known, least)
+            yield from inner(part)
+    elif isinstance(node, ast.GeneratorExp | ast.ListComp):
+        yield from inner(node.elt)
     elif isinstance(node, ast.IfExp | ast.BoolOp):
         for part in [node.body, node.orelse] if isinstance(node, ast.IfExp) else node.values:
-            yield from phrases(part, local, known, least)
+            yield from inner(part)
     elif isinstance(node, ast.Name):
         rest = {name: values for name, values in local.items() if name != node.id}
         for value in local.get(node.id, ()):
-            yield from phrases(value, rest, known, least)
+            yield from phrases(value, rest, known, least, within)
+    elif isinstance(node, ast.Subscript):
+        yield from inner(node.value)
+    elif isinstance(node, ast.Dict):
+        for part in node.values:
+            yield from inner(part)
+    elif isinstance(node, ast.Call | ast.Attribute):
+        called = ast.unparse(node.func if isinstance(node, ast.Call) else node)
+        if called.rpartition(".")[2] in CALLED:
+            return
+        one_function = known.functions.get(called)
+        for path, function in [one_function] if one_function else methods().get(called.rpartition(".")[2], ()):
+            for value in (one.value for one in ast.walk(function) if isinstance(one, ast.Return) and one.value):
+                if called not in within:
+                    said = said_before(function, value.lineno)
+                    yield from phrases(value, said, seen_from(path), least, within | {called})
 
 
 def is_whole(text: str) -> bool:
-    return bool(re.match(r"[A-Z{]", text)) and text[-1] in ".!?"
+    """Whether it is a sentence, or ends with one in its last gap."""
+    return bool(re.match(r"[A-Z{]", text)) and bool(re.search(r"[.!?]$|[.:!?] \{\w+\}$", text))
 
 
 def stands_alone(gap: str | None, sentence: str) -> bool:
@@ -456,18 +554,26 @@ def stands_alone(gap: str | None, sentence: str) -> bool:
     return bool(re.search(rf"(^|[.:!?] ){{{gap}}}( [A-Z{{]|$)", sentence))
 
 
+def is_quoted(gap: str | None, sentence: str) -> bool:
+    """Whether a gap has the place of a name: in quotation marks, in parentheses, or on a side of a colon for itself."""
+    return bool(re.search(rf"[(“'\"]{{{gap}}}[)”'\"]|^{{{gap}}}:|^[^:]+: {{{gap}}}$", sentence))
+
+
 # What fills a gap and is no sentence, by the gap.
+# The name of a method, and what stands in the place of words that somebody gave, or of a figure.
+NAMES = {"LoRA or QLoRA", "no reason given", "no comparison yet"}
 PHRASES_IN_GAPS = {
     "per": "what an axis is called, in the text that describes the plot",
     "averages": "a clause for each side of a plot, one after the other",
     "collected": "a count with its unit, which is shown alone too",
+    **dict.fromkeys(("ago", "left"), "a span of time, as it is said alone too"),
 }
 
 
 @pytest.mark.parametrize("path", marked_files(), ids=named)
 def test_no_sentence_is_filled_with_a_part_of_one(path: Path) -> None:
     """Word order and endings differ between languages: a gap takes names and numbers, or a sentence of its own."""
-    found, known = set(), noted(path)
+    found, known = set(), seen_from(path)
     for function in (one for one in ast.walk(tree_of(path)) if isinstance(one, ast.FunctionDef)):
         for node in ast.walk(function):
             if isinstance(node, ast.Call) and name_of(node) == "format" and isinstance(node.func, ast.Attribute):
@@ -475,16 +581,22 @@ def test_no_sentence_is_filled_with_a_part_of_one(path: Path) -> None:
                 sentences = list(phrases(node.func.value, local, known, least=0))
                 for keyword in node.keywords:
                     alone = sentences and all(stands_alone(keyword.arg, one) for one in sentences)
-                    for text in phrases(keyword.value, local, known):
-                        if keyword.arg not in PHRASES_IN_GAPS and not (alone and is_whole(text)):
+                    if keyword.arg in PHRASES_IN_GAPS or (
+                        sentences and all(is_quoted(keyword.arg, one) for one in sentences)
+                    ):
+                        continue
+                    # A word for what something is has another ending, or place, in another language.
+                    says = any(re.search(rf"\b(is|are|was|were) {{{keyword.arg}}}", one) for one in sentences)
+                    for text in phrases(keyword.value, local, known, least=1 if says else 3):
+                        if not (alone and is_whole(text)) and text not in NAMES:
                             found.add(f"line {node.lineno} {keyword.arg} = {text!r}")
             if isinstance(node, ast.JoinedStr):
                 local = said_before(function, node.lineno)
                 for before, part in pairwise(node.values):
                     outside = before.value if isinstance(before, ast.Constant) else ""
                     if isinstance(part, ast.FormattedValue) and re.search(r"(^|[\w,)']) $", str(outside)):
-                        said = [text for text in phrases(part.value, local, known) if not is_whole(text)]
-                        found |= {f"line {node.lineno} {text!r}" for text in said}
+                        said = {text for text in phrases(part.value, local, known) if not is_whole(text)}
+                        found |= {f"line {node.lineno} {text!r}" for text in said - NAMES}
     assert found == set(), sorted(found)
 
 

@@ -6,29 +6,22 @@ loses at most what the page said was not yet safe.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from annotation import store
+from annotation.copies.copy_reasons import BEGINNING, CHOICE, SAFE_WORK, TRAINING, work
 from annotation.copies.targets import CopyManifest, CopyTarget, DamagedCopy, aside_name, digest_of
 from annotation.database import FILE_NAME, Database, copy_database
 from annotation.hub_client import Conflict, without_tokens
 from annotation.records import Role, UserError, now, seconds_between
 from annotation.translation import N_, _, ngettext
-from annotation.web import access
 
-CHOICE: Final = "restore_choice"
-# The setting that says what admins should know of how this database began; empty for nothing.
-BEGINNING: Final = "beginning"
-# The setting that says what people had done when this database began or was last copied.
-SAFE_WORK: Final = "safe_work"
 NOT_COPIED: Final = N_(
     "Judgements are lost when this Space restarts: no place for safe copies is set (PREFLOOP_COPIES in its settings)."
 )
@@ -38,45 +31,6 @@ FOLDER: Final = ".copy-"
 # An attempt that has not ended after so long was cut off.
 UNFINISHED_SECONDS: Final = 1800.0
 UNFINISHED: Final = N_("The latest attempt was cut off before it was finished. The log says why.")
-# Tables to which something is only ever added when somebody has done something, or a job has ended.
-WATCHED: Final = (
-    *("judgement", "prompt", "response", "comparison", "model", "promotion", "import", "guidelines", "annotator"),
-    *("exclusion", "gold_decision", "judge", "rubric", "verdict", "snapshot", "score"),
-)
-# The jobs that train, answer and judge, here or on rented hardware.
-TRAINING: Final = "(lane = 'device' OR flavor IS NOT NULL)"
-CHANGED_IN_PLACE: Final = (
-    f"SELECT key, value FROM setting WHERE key != '{SAFE_WORK}' ORDER BY key",
-    "SELECT id, name, role, active, password_hash FROM annotator ORDER BY id",
-    "SELECT id, status, deleted FROM model ORDER BY id",
-    # Of what the Hub's and the web server's lanes do, what came of it is in tables of its own.
-    f"SELECT id, status FROM job WHERE {TRAINING} AND kind != 'generate' ORDER BY id",
-    "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
-    "SELECT job_id, namespace, hub_job FROM rental ORDER BY job_id",
-)
-# What people do beside judging: nothing in a database that a program has only just set up.
-WORK: Final = (
-    f"""SELECT key, value FROM setting WHERE key NOT IN ('{CHOICE}', '{SAFE_WORK}', '{BEGINNING}', '{access.RULES}')
-        ORDER BY key""",
-    """SELECT id, name, role, active, password_hash, hub_id FROM annotator
-       WHERE NOT (name = 'owner' AND role = 'admin' AND active AND password_hash IS NULL) ORDER BY id""",
-    "SELECT id, status, deleted FROM model WHERE algorithm != 'base' OR status != 'serving' ORDER BY id",
-    "SELECT annotator_id, active FROM judge ORDER BY annotator_id",
-    "SELECT max(id) AS id FROM prompt WHERE source != 'starter' HAVING max(id) IS NOT NULL",
-    *(
-        f'SELECT max(rowid) AS id FROM "{table}" HAVING max(rowid) IS NOT NULL'
-        for table in (
-            "import",
-            "promotion",
-            "guidelines",
-            "rubric",
-            "exclusion",
-            "gold_decision",
-            "publication",
-            "rental",
-        )
-    ),
-)
 
 
 # ------------------------------------------------------------------------------------------------------- when it is due
@@ -135,18 +89,6 @@ def due(pending: PendingCopy, schedule: Schedule) -> bool:
         return pending.seconds_since_attempt >= schedule.every
     wait = schedule.apart * 2**pending.failures if pending.failures else schedule.apart
     return pending.seconds_since_attempt >= min(wait, max(schedule.every, schedule.apart))
-
-
-def state_mark(db: Database) -> str:
-    """Changes whenever something that is worth keeping does; not with the heartbeats of workers."""
-    newest = [db.value(f'SELECT max(rowid) FROM "{table}"') for table in WATCHED]
-    return json.dumps([newest, *(db.rows(query) for query in CHANGED_IN_PLACE)])
-
-
-def work(db: Database) -> str:
-    """Changes whenever people do something beside judging that would be missed; empty if they have done nothing."""
-    found = [db.rows(query) for query in WORK]
-    return sha256(json.dumps(found).encode()).hexdigest() if any(found) else ""
 
 
 def has_unsafe_work(db: Database) -> bool:

@@ -33,6 +33,7 @@ SHOWN_TEXT: Final = 400
 NOTHING_USABLE: Final = 1
 """The exit status where something was read, and nothing could be made of any row."""
 BAR: Final = 30
+NO_COLUMN: Final = "no column that is known"
 Topics = Any
 """What `argparse.ArgumentParser.add_subparsers` returns."""
 
@@ -253,7 +254,7 @@ class Printer:
         self.end_bar()
         print(f"{found.name}: {found.format}")
         print(f"Columns: {listed(found.columns)}")
-        print(f"Taken for: {columns_line(found.proposed)}")
+        print(f"Taken for: {columns_line(found.proposed) or NO_COLUMN}")
         print(found.problem or f"To be imported as {found.target}.")
         for note in found.notes:
             print(note)
@@ -266,7 +267,8 @@ class Printer:
     def outcome(self, outcome: ImportResult, dry_run: bool) -> None:
         """What was imported, or would be."""
         self.end_bar()
-        print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns_line(outcome.columns)}")
+        columns = columns_line(outcome.columns) or NO_COLUMN
+        print(f"{outcome.name}: {outcome.format}, as {outcome.target}, with {columns}")
         print("\n".join(importing.summary(outcome, "--split says how many.")))
         for reason, count in outcome.reasons:
             print(f"  {count:,} × {reason}")
@@ -319,9 +321,8 @@ class JsonPrinter(Printer):
 
 
 def columns_line(columns: Mapping[str, str]) -> str:
-    """Roles and their columns in a sentence."""
-    pairs = [f"{role} = '{display_name(column)}'" for role, column in columns.items()]
-    return ", ".join(pairs) or _("no column that is known")
+    """Roles and their columns, as a list; empty without any."""
+    return ", ".join(f"{role} = '{display_name(column)}'" for role, column in columns.items())
 
 
 def shortened(value: Any) -> str:

@@ -35,7 +35,7 @@ REASONS = {
     "flagged": N_("flagged"),
     "early": N_("judged before the answers ended"),
     "disagreement": N_("annotators disagree evenly"),
-    "unreliable": N_("annotator no better than a coin"),
+    "unreliable": N_("annotator no better than guessing"),
     "settled": N_("settled by an adjudicator"),
     "judge": N_("by an AI judge, beside people"),
     "template": N_("refused by the model's chat template"),

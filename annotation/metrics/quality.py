@@ -502,8 +502,8 @@ def refuse_as_gold(db: Database, found: ComparisonReview, known: int | None) -> 
         )
     if found.state not in ("ready", "closed"):
         raise UserError(
-            _("Comparison {number} is {state}: its answers are not complete. Choose another one.").format(
-                number=number, state=found.state
+            _("Comparison {number} is withdrawn, or its answers are not complete. Choose another one.").format(
+                number=number
             )
         )
     if not any(opinion.ranking for opinion in found.opinions):

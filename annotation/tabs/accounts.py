@@ -120,10 +120,8 @@ def build(demo: gr.Blocks, context: Context) -> None:
                     keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
             asked = gr.State({})
             language = gr.Dropdown([], label=_("Language"))
-            groups = gr.Textbox(
-                label=_("Groups"), info=_("Names with commas between them; comparisons can be assigned to a group.")
-            )
-            quota = whole_number(_("Judgements in all"), info=_("Then nothing more is handed out. Empty: no end."))
+            groups = gr.Textbox(label=_("Groups"), info=_("Separated by commas."))
+            quota = whole_number(_("Judgements in all"), placeholder=_("no end"))
             save = act_button(_("Save groups and judgements"))
     made = acting_box(elem_id="invitations")
     wire_invitations(invited, made, context, opening_of(demo))

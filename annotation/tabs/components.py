@@ -245,6 +245,24 @@ def drafted(sent: Any, here: Mapping[str, Any], holds: Mapping[str, Any], labels
     )
 
 
+@dataclass(frozen=True)
+class FollowedPage:
+    """A page of which a browser session is sent what has changed: `parts` by name follow the rows."""
+
+    parts: Mapping[str, Any]
+    seen: gr.State
+    """What this session was sent last."""
+
+    @property
+    def followed(self) -> list[Any]:
+        """The outputs of every handler that redraws what changed."""
+        return [*self.parts.values(), self.seen]
+
+    def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
+        """What goes to the browser: the changed parts, and nothing for the others."""
+        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
+
+
 def opening_of(demo: gr.Blocks) -> Callable[..., Any]:
     """Listens to the opening of the tab that is being laid out, however deep; without a tab, of the page."""
     block = gr.context.Context.block

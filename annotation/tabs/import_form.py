@@ -127,10 +127,12 @@ def meaning_card(look: Mapping[str, Any]) -> str:
     proposed = columns_line(look["proposed"])
     pairs = zip(look["rows"], look["records"], strict=True)
     rows = [[str(row["number"]), *record_cells(record)] for row, record in pairs]
-    headline = status(
-        _("Read as {target}, with {proposed}. They become:").format(target=look["target"], proposed=proposed),
-        "headline",
+    read = (
+        _("Read as {target}, with {proposed}. They become:")
+        if proposed
+        else _("Read as {target}, without a column that is known. They become:")
     )
+    headline = status(read.format(target=look["target"], proposed=proposed), "headline")
     return headline + table((_("Row"), _("Prompt"), _("Answers")), rows, data=True) + notes
 
 
@@ -181,12 +183,13 @@ def way_to(outcome: Mapping[str, Any]) -> str:
 
 def outcome_card(outcome: Mapping[str, Any]) -> str:
     """What was imported, or would be, and what not and why."""
-    name = _("{name}: {format}, as {target}, with {columns_line}.").format(
-        name=outcome["name"],
-        format=outcome["format"],
-        target=outcome["target"],
-        columns_line=columns_line(outcome["columns"]),
+    columns = columns_line(outcome["columns"])
+    named = (
+        _("{name}: {format}, as {target}, with {columns}.")
+        if columns
+        else _("{name}: {format}, as {target}, without a column that is known.")
     )
+    name = named.format(name=outcome["name"], format=outcome["format"], target=outcome["target"], columns=columns)
     text = "".join(status(line, "" if place else "headline") for place, line in enumerate(outcome["summary"]))
     if outcome["dry_run"]:
         text += status(_("This was a check: nothing has been written."))

@@ -117,9 +117,7 @@ def standing(latest: Guidelines) -> str:
         return status(_("There are no guidelines yet. Annotators see none."))
     if not latest.text:
         return status(_("{title_of} has no text: annotators see no guidelines.").format(title_of=title_of(latest)))
-    return status(
-        _("{title_of} holds. Each judgement records the version it was made under.").format(title_of=title_of(latest))
-    )
+    return status(_("{title_of} holds.").format(title_of=title_of(latest)))
 
 
 def choose_version(db: Database, selected: Any) -> tuple[Any, str]:
@@ -170,11 +168,11 @@ def build_form() -> dict[str, Any]:
     with gr.Row():
         form["answers"] = number(
             _("Number of answers"),
-            _("Of new comparisons: 2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
+            _("2 to {maximum_answers}; a pair has 2.").format(maximum_answers=MAXIMUM_ANSWERS),
         )
-        form["overlap"] = number(_("Annotators for each comparison"), _("Up to the number of active accounts."))
+        form["overlap"] = number(_("Annotators for each comparison"))
         form["claim_minutes"] = number(_("Minutes to judge"), _("Then a comparison in hand returns to the pool."))
-        form["daily_target"] = number(_("Judgements a day"), _("The target that each annotator sees."), _("no target"))
+        form["daily_target"] = number(_("Judgements a day"), empty=_("no target"))
     with gr.Accordion(_("Measuring, and how answers are shown"), open=False), gr.Row():
         form["gold_share"] = number(_("Gold comparisons, %"), _("Share with a known answer, to measure annotators."))
         form["re_ask_share"] = number(_("Re-asks, %"), _("Share of one's own earlier ones, in another order."))
@@ -203,7 +201,7 @@ def build_form() -> dict[str, Any]:
     return form
 
 
-def number(label: str, info: str, empty: str | None = None) -> gr.Number:
+def number(label: str, info: str | None = None, empty: str | None = None) -> gr.Number:
     """A field for a number; what it may be is checked when it is saved. `empty`: what an empty one means."""
     return gr.Number(label=label, info=info, placeholder=empty, min_width=240)
 

@@ -41,12 +41,15 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 # What a change of this kind leaves out of what was chosen, and why.
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     "assign": N_(
-        "judged, skipped or assigned to them already, past their quota, gold, left to judges, or not fit to be judged"
+        "What they have judged, skipped or been assigned already, what is past their quota, gold, left to judges, or "
+        "not fit to be judged is not assigned."
     ),
-    "release": N_("assigned to nobody"),
-    "settle": N_("judged by nobody, gold, or in your list already"),
-    "skip": N_("judged or skipped by you already, gold, or not fit to be judged"),
-    "withdraw": N_("gold, withdrawn or judged elsewhere already, being answered, or measuring a candidate"),
+    "release": N_("What is assigned to nobody can't be given back."),
+    "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),
+    "skip": N_("What you have judged or skipped already, what is gold or not fit to be judged is not skipped."),
+    "withdraw": N_(
+        "What is gold, withdrawn or judged elsewhere already, being answered, or measures a candidate is not withdrawn."
+    ),
 }
 BEFORE: Final[Mapping[ChangeKind, str]] = {
     "withdraw": "json_object('state', c.state, 'asks', c.asks, 'asks_why', c.asks_why)",

@@ -46,35 +46,14 @@ class PairLogps:
     chosen_tokens_P: Tensor
     rejected_tokens_P: Tensor
 
-    def swapped(self) -> PairLogps:
-        """The same answers, the other ones chosen."""
-        return PairLogps(
-            chosen_P=self.rejected_P,
-            rejected_P=self.chosen_P,
-            ref_chosen_P=self.ref_rejected_P,
-            ref_rejected_P=self.ref_chosen_P,
-            chosen_tokens_P=self.rejected_tokens_P,
-            rejected_tokens_P=self.chosen_tokens_P,
-        )
-
 
 def pairwise_loss(name: PairwiseLoss, pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
     """The loss of this name for each pair: those that are defined for pairs, not for a ranking. Returns (P,).
 
-    `flip_rate` is the one rate of wrong labels that 'robust' expects.
+    Others, DPO's own among them, are the `expected_loss` of a ranking's `implicit_rewards`. `flip_rate` is the one rate
+    of wrong labels that 'robust' expects.
     """
     return ipo(pairs, beta) if name == "ipo" else robust_dpo(pairs, beta, flip_rate)
-
-
-def dpo(pairs: PairLogps, beta: float) -> Tensor:
-    """DPO loss of each pair (Rafailov et al. 2023, equation 7). Returns (P,).
-
-    What the robust loss is made of; without it rankings and pairs are learnt by `expected_loss`, which is this for a
-    pair whose label is certain.
-    """
-    # r(x, y_w) - r(x, y_l), equation 5
-    margin_P = beta * ((pairs.chosen_P - pairs.ref_chosen_P) - (pairs.rejected_P - pairs.ref_rejected_P))
-    return -F.logsigmoid(margin_P)
 
 
 def ipo(pairs: PairLogps, beta: float) -> Tensor:
@@ -94,7 +73,9 @@ def robust_dpo(pairs: PairLogps, beta: float, flip_rate: float) -> Tensor:
     Its expectation over flipped labels is the DPO loss of the right ones. It has no lower bound: past a margin of
     log((1 - flip_rate) / flip_rate) a single pair would still be pushed on, more slowly.
     """
-    as_said_P, flipped_P = dpo(pairs, beta), dpo(pairs.swapped(), beta)
+    chosen_P = implicit_reward(pairs.chosen_P, pairs.ref_chosen_P, beta)
+    margin_P = chosen_P - implicit_reward(pairs.rejected_P, pairs.ref_rejected_P, beta)
+    as_said_P, flipped_P = -F.logsigmoid(margin_P), -F.logsigmoid(-margin_P)
     return ((1 - flip_rate) * as_said_P - flip_rate * flipped_P) / (1 - 2 * flip_rate)
 
 

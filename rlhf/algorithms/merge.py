@@ -62,7 +62,7 @@ def merged(ground: Path, adapter: Path, run: Run) -> tuple[Any, float | None]:
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     change = error = torch.zeros(())
     for done, layer in enumerate(layers):
-        run.report(done, len(layers), {}, _("merging"))
+        run.report(done, len(layers), {}, _("It merges the weights."))
         run.raise_if_stopped()
         layer_change, layer_error = merge_layer(layer)
         change, error = change + layer_change, error + layer_error

@@ -37,7 +37,7 @@ def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
     policy = registry.by_revision(run.db, spec.revision)
     path = ground_path(run.db, run.data_dir, base.path, policy.lies_on)
     sequences = token_ids(load_tokenizer(base.path))
-    run.report(0, 2, {}, _("reading in {weights}").format(weights=spec.other))
+    run.report(0, 2, {}, _("It reads in {weights}.").format(weights=spec.other))
     trained, labels = [], []
     for logits_NV, labels_N in read(path, spec.other, sequences):
         trained.append(logits_NV)
@@ -45,7 +45,7 @@ def run(run: Run, spec: PrecisionsSpec) -> dict[str, Any]:
         run.raise_if_stopped()
         if sum(map(Tensor.numel, trained)) + logits_NV.numel() > MOST_SCORES:
             break
-    run.report(1, 2, {}, _("reading in {weights}").format(weights=spec.weights))
+    run.report(1, 2, {}, _("It reads in {weights}.").format(weights=spec.weights))
     kl_sum = other_nll = nll = 0.0
     answering = read(path, spec.weights, sequences[: len(trained)])
     for trained_NV, (answering_NV, labels_N) in zip(trained, answering, strict=True):

@@ -230,7 +230,7 @@ def begin(run: Run, spec: TrainingSpec) -> None:
         forget_old_checkpoints(run)
         forget_broken_checkpoints(checkpoints_of(run))
     refuse_other_formats(checkpoints_of(run))
-    run.report(0, 0, {}, _("loading the model"))
+    run.report(0, 0, {}, _("It loads the model."))
     torch.manual_seed(spec.seed)
 
 
@@ -383,12 +383,12 @@ class TrainingProgress:
             return False
         self.checkpoint.restore_weights(self.learner.weights())
         self.learner.accelerator.wait_for_everyone()  # the first process removes it when all is stored
-        self.run.report(self.checkpoint.step, self.checkpoint.step, {}, _("training"))
+        self.run.report(self.checkpoint.step, self.checkpoint.step, {}, _("It trains."))
         return True
 
     def begin(self, step: int, steps: int) -> None:
         """The run goes on after this step."""
-        self.run.report(step, steps, {}, _("training"))
+        self.run.report(step, steps, {}, _("It trains."))
         self.samples.draw_at(step, steps, self.learner)
         self.step_begins()
 

@@ -53,10 +53,8 @@ def makes_policy(spec: JobSpec) -> bool:
 def agreed(terms: Terms) -> bool:
     """Whether somebody says yes. Raises UserError where nobody can be asked."""
     if not terminal.somebody_is_there():
-        raise UserError(
-            _("This would spend {sentence}. Repeat it with --yes if that is right.").format(sentence=terms.sentence)
-        )
-    return terminal.agreed(f"This spends {terms.sentence}. Go ahead?")
+        raise UserError(_("{terms} Repeat it with --yes if that is right.").format(terms=terms.sentence))
+    return terminal.agreed(f"{terms.sentence} Go ahead?")
 
 
 def resume(db: Database, data_dir: Path, job_id: int, yes: bool) -> int:

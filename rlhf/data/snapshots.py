@@ -16,10 +16,10 @@ from annotation.exports.preference_rows import PreferenceRows
 from annotation.metrics import quality
 from annotation.metrics.aggregation import REASONS, UNKNOWN_RELIABILITY
 from annotation.records import Split, UserError, now
-from annotation.translation import N_, _, ngettext
+from annotation.translation import N_, _, numeral
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import write_lines
-from rlhf.jobs.descriptions import LeftOut, Rows
+from rlhf.jobs.descriptions import UNITS, LeftOut, Rows, Unit
 from rlhf.jobs.job_spec import Scope, TrainingSpec
 from rlhf.judges import judge_store
 from rlhf.judges.judge_agreement import PairAgreement, trust
@@ -225,7 +225,7 @@ class SnapshotCounts:
         return json.dumps({"train": self.train, "held-out": self.held_out, "left_out": self.left_out})
 
 
-def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int = 0, unit: str = "pairs") -> str:
+def store_snapshot(db: Database, data_dir: Path, freezing: Rows, at_least: int = 0, unit: Unit = "pairs") -> str:
     """Write data to its file and row as it is frozen; returns its sha256. The same data is stored once.
 
     Raises TooFewRows, and keeps nothing, if there is less to train on than `at_least`.
@@ -256,7 +256,7 @@ class TooFewRows(UserError):
     """There is less to train on than a kind of job needs."""
 
 
-def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: str = "pairs") -> Iterator[bytes]:
+def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: Unit = "pairs") -> Iterator[bytes]:
     """The same lines. Raises TooFewRows at their end if they hold less to train on than `at_least`."""
     yield from lines
     few = shortage(unit, freezing.counts["train"], at_least, freezing.left_out)
@@ -264,78 +264,51 @@ def enough(lines: Iterable[bytes], freezing: Rows, at_least: int, unit: str = "p
         raise TooFewRows(few)
 
 
-MORE = {
-    "pairs": N_("Judge more comparisons first."),
-    "demonstrations": N_("Import some on the Data tab, mend answers while annotating, or choose an example set."),
-    "prompts": N_("Import prompts on the Data tab."),
-}
-# What helps where there would be enough but for a reason, and what is said of rows that are all left out for it.
+# What helps where there would be enough but for a reason.
 CURES = {
     "template": N_("Change what it refuses in the prompts, or start a data directory with another model."),
     "too-long": N_("Raise max_length."),
     "identical": N_("Answers differ more at a higher temperature, on the Project tab."),
-    "earlier": N_('Train on all judgements (scope "all"), or judge more comparisons first.'),
+    "earlier": N_("Train on all judgements (“Data (scope)” in the settings), or judge more comparisons first."),
     "excluded": N_("Let the annotators who are left out count again, on the Quality tab, or judge more comparisons."),
 }
-ALL_LEFT_OUT = {
-    "template": {
-        "pairs": N_("All {count} pairs were refused by the model's chat template: {refusal}"),
-        "demonstrations": N_("All {count} demonstrations were refused by the model's chat template: {refusal}"),
-        "prompts": N_("All {count} prompts were refused by the model's chat template: {refusal}"),
-    },
-    "too-long": {
-        "pairs": N_("All {count} pairs are longer than max_length."),
-        "demonstrations": N_("All {count} demonstrations are longer than max_length."),
-        "prompts": N_("All {count} prompts are longer than max_length."),
-    },
-    "identical": {"pairs": N_("In all {count} pairs the two answers are the same text.")},
-}
 
 
-def shortage(unit: str, found: int, at_least: int, left_out: Mapping[str, int]) -> str:
+def shortage(unit: Unit, found: int, at_least: int, left_out: Mapping[str, int]) -> str:
     """Why there is too little to train on, and what helps; empty where there is enough."""
     if found >= at_least:
         return ""
     causes = [reason for reason in CURES if left_out.get(reason)]
     enough_but_for = found + sum(left_out[reason] for reason in causes) >= at_least
-    cures = " ".join(_(CURES[reason]) for reason in causes) if enough_but_for else _(MORE[unit])
-    if found or not enough_but_for or len(causes) > 1 or unit not in ALL_LEFT_OUT.get(causes[0], {}):
-        return f"{too_few(unit, found, at_least)} {cures} {left_out_sentence(left_out)}".strip()
+    words = UNITS[unit]
+    cures = " ".join(_(CURES[reason]) for reason in causes) if enough_but_for else _(words.more)
+    if found or not enough_but_for or len(causes) > 1 or causes[0] not in words.all_left_out:
+        few = words.too_few(at_least).format(found=found, least=at_least)
+        return f"{few} {cures} {left_out_sentence(left_out)}".strip()
     count, refusal = left_out[causes[0]], ended(getattr(left_out, "refusal", ""))
     rest = {reason: number for reason, number in left_out.items() if reason != causes[0]}
-    said = _(ALL_LEFT_OUT[causes[0]][unit]).format(count=count, refusal=refusal)
+    said = _(words.all_left_out[causes[0]]).format(count=count, refusal=refusal)
     return f"{said} {cures} {left_out_sentence(rest)}".strip()
-
-
-def too_few(unit: str, found: int, at_least: int) -> str:
-    """How much there is, and how much is needed."""
-    if unit == "pairs":
-        said = ngettext(
-            "There are {found} preference pairs to train on, and at least {least} is needed.",
-            "There are {found} preference pairs to train on, and at least {least} are needed.",
-            at_least,
-        )
-    elif unit == "prompts":
-        said = ngettext(
-            "There are {found} prompts to train on, and at least {least} is needed.",
-            "There are {found} prompts to train on, and at least {least} are needed.",
-            at_least,
-        )
-    else:
-        said = ngettext(
-            "There are {found} demonstrations to train on, and at least {least} is needed.",
-            "There are {found} demonstrations to train on, and at least {least} are needed.",
-            at_least,
-        )
-    return said.format(found=found, least=at_least)
 
 
 def left_out_sentence(left_out: Mapping[str, int]) -> str:
     """What is left out and why; empty if nothing is."""
-    reasons = ", ".join(
-        f"{count} {reason_text(reason, left_out)}" for reason, count in sorted(left_out.items()) if count
+    reasons = left_out_list(left_out)
+    said = [_("Left out: {reasons}.").format(reasons=reasons)] if reasons else []
+    return " ".join([*said, *template_sentences(left_out)])
+
+
+def left_out_list(left_out: Mapping[str, int]) -> str:
+    """The reasons for which something is left out, each with how much it is."""
+    return ", ".join(
+        f"{_(REASONS.get(reason, reason))} ({numeral(count)})" for reason, count in sorted(left_out.items()) if count
     )
-    return _("Left out: {reasons}").format(reasons=ended(reasons)) if reasons else ""
+
+
+def template_sentences(left_out: Mapping[str, int]) -> list[str]:
+    """What the chat template says of what it refused; none where it refused nothing."""
+    refusal = getattr(left_out, "refusal", "") if left_out.get("template") else ""
+    return [_("The chat template says: {refusal}").format(refusal=ended(refusal))] if refusal else []
 
 
 def reason_text(reason: str, left_out: Mapping[str, int]) -> str:

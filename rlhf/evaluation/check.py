@@ -72,7 +72,7 @@ PromptAndAnswer = tuple[tuple[int, ...], tuple[int, ...]]
 
 def run(run: Run, spec: CheckSpec) -> dict[str, Any]:
     """Answer, score and compare. Returns the report that the page and `python -m rlhf` show."""
-    run.report(0, 0, {}, _("loading the model"))
+    run.report(0, 0, {}, _("It loads the model."))
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     candidate, against = registry.by_revision(run.db, spec.candidate), registry.by_revision(run.db, spec.against)
     refuse_anchor(run.db, spec, candidate)
@@ -248,7 +248,7 @@ def answer_prompts(
     known = {(answer.prompt_id, answer.seed) for answer in answers_of(run, spec, policy, prompts, rendered)}
     asked = [(prompt, spec.seed + place) for place, prompt in enumerate(prompts) if prompt.id in rendered]
     missing = [(prompt, seed) for prompt, seed in asked if (prompt.id, seed) not in known]
-    progress.advance(len(asked) - len(missing), _("{revision} answers").format(revision=policy.revision))
+    progress.advance(len(asked) - len(missing), _("{revision} answers.").format(revision=policy.revision))
     for start in range(0, len(missing), spec.prompts_per_batch):
         batch = missing[start : start + spec.prompts_per_batch]
         texts = [rendered[prompt.id] for prompt, _ in batch]
@@ -256,7 +256,7 @@ def answer_prompts(
         run.raise_if_stopped()
         for (prompt, _seed), text, (drawn,) in zip(batch, texts, draws, strict=True):
             store.add_checked_answer(run.db, drawn.response(prompt, policy, text, spec.sampling))
-        progress.advance(len(batch), _("{revision} answers").format(revision=policy.revision))
+        progress.advance(len(batch), _("{revision} answers.").format(revision=policy.revision))
 
 
 def score_answers(
@@ -284,7 +284,7 @@ def score_answers(
                 store.add_score(db, unscored[place].id, kl_score, fmean(kls), kls)
                 store.add_score(db, unscored[place].id, nll_score, fmean(nlls), nlls)
         done = len(places) * len(anchors)
-        progress.advance(done, _("scoring the answers of {revision}").format(revision=policy.revision))
+        progress.advance(done, _("It scores the answers of {revision}.").format(revision=policy.revision))
 
 
 # The names of an answer's scores: its KL, and its negative log-likelihood. Not `kl_to_base`: so earlier versions named
@@ -574,7 +574,7 @@ def ask_judges(run: Run, spec: CheckSpec, candidate: Policy) -> dict[str, JudgeC
         if waiting:
 
             def progress(counts: JudgingCounts, name: str = judge.name, total: int = len(waiting)) -> None:
-                run.report(counts.judged, total, {}, _("{name} judges").format(name=name))
+                run.report(counts.judged, total, {}, _("{name} judges.").format(name=name))
 
             try:
                 bench = backend_for(run, judge, rubric, spec.model, JUDGING_BATCH)

@@ -16,7 +16,6 @@ from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeInt, PositiveInt
 from rlhf.data import held_out_sets, snapshots
 from rlhf.evaluation.gate import Rule
-from rlhf.generation.prompt_sets import require_generator
 from rlhf.jobs import job_store
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
@@ -114,7 +113,7 @@ class CheckSpec(JobSpec):
         """
         candidate, against = registry.by_revision(db, self.candidate), registry.by_revision(db, self.against)
         for policy in (candidate, against):
-            require_generator(policy)
+            registry.require_answering(policy)
         snapshot = self.snapshot or snapshots.store_snapshot(
             db, data_dir, snapshots.collect(db, candidate, "new", 100_000, judges_too=False)
         )

@@ -34,7 +34,6 @@ from rlhf.evaluation.gate import (
     people_share,
 )
 from rlhf.evaluation.report import AnswerFigures, CheckReport
-from rlhf.generation.prompt_sets import require_generator
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
@@ -54,7 +53,7 @@ def rule(db: Database) -> Rule:
 def set_rule(db: Database, values: Mapping[str, Any]) -> Rule:
     """Store a rule; what is left out has its default. Raises UserError for values that make no sense."""
     new = Rule.from_setting(values)
-    require_generator(registry.by_revision(db, new.anchor))
+    registry.require_answering(registry.by_revision(db, new.anchor))
     store.set_setting(db, registry.RULE_SETTING, new.to_setting())
     return new
 
@@ -611,7 +610,7 @@ def objection(db: Database, policy: Policy, brief: bool = False) -> str:
     That is every verdict of the rule but 'promote', and that it was rejected. Nothing speaks against going back to a
     policy that has served, because that has to be quick when what serves does harm; nor where nobody is to be advised.
     """
-    if policy.kind != "policy" or policy.deleted or rule(db).mode == "never":
+    if not policy.can_answer or rule(db).mode == "never":
         return ""
     if policy.status == "rejected":
         return registry.rejection(db, policy)

@@ -22,9 +22,9 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
 
     Raises UserError where the policy is gone, or takes none of the prompts.
     """
-    run.report(0, 0, {}, _("loading the model"))
+    run.report(0, 0, {}, _("It loads the model."))
     policy = registry.by_revision(run.db, spec.revision)
-    prompt_sets.require_generator(policy)
+    registry.require_answering(policy)
     models = LoadedPolicies(run.db, run.data_dir, ready(run.data_dir, spec.model).path)
     prompts = prompt_sets.prompts_of(run.db, spec)
     rendered = what_to_feed(run, spec, models, prompts)
@@ -32,7 +32,7 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
     drawn = prompt_sets.read_draft(draft)
     missing = [entry for entry in rendered if not drawn.keys() >= set(prompt_sets.seeds_of(spec, entry[0]))]
     model = models.use(policy)
-    said = _("{revision} answers").format(revision=policy.revision)
+    said = _("{revision} answers.").format(revision=policy.revision)
     for start in range(0, len(missing), spec.prompts_per_batch):
         run.report(len(rendered) - len(missing) + start, len(rendered), {}, said)
         run.raise_if_stopped()
@@ -49,7 +49,7 @@ def run(run: Run, spec: AnswerSpec) -> dict[str, Any]:
         drawn |= {row["seed"]: row for row in rows}
     wanted = [seed for prompt, _ in rendered for seed in prompt_sets.seeds_of(spec, prompt)]
     digest = prompt_sets.publish(run.data_dir, run.job_id, [drawn[seed] for seed in wanted])
-    run.report(len(rendered), len(rendered), {}, _("written"))
+    run.report(len(rendered), len(rendered), {}, _("The answers are written."))
     return {
         "revision": policy.revision,
         "prompts": len(rendered),
@@ -75,9 +75,5 @@ def what_to_feed(
     if refused:
         run.log(f"{len(refused)} of {len(prompts)} prompts can't be answered, for example: {refused[0]}")
     if not rendered:
-        raise UserError(
-            _("There is no prompt {described} that this model can answer.").format(
-                described=prompt_sets.described(spec)
-            )
-        )
+        raise UserError(_("This model can answer none of these prompts."))
     return rendered

@@ -21,13 +21,23 @@ from rlhf.jobs.artifacts import explain_write_errors
 from rlhf.jobs.descriptions import Facts
 from rlhf.jobs.job_spec import Drawing, JobSpec
 from rlhf.models import registry
-from rlhf.models.registry import Policy
 
 Answered = Literal["all", "train", "held-out"]
 DIRECTORY: Final = "answers"
 # No separators, and nothing but a job's number.
 NAME: Final = re.compile(r"job-(\d{1,18})\.jsonl")
 SPLITS: Final[tuple[Split, ...]] = ("train", "held-out")
+# What a job is called, and its prompts: all of them, and those of a source.
+ABOUT: Final[Mapping[Answered, str]] = {
+    "all": N_("answers by {revision} to all prompts"),
+    "train": N_("answers by {revision} to prompts to train on"),
+    "held-out": N_("answers by {revision} to held-out prompts"),
+}
+WHICH: Final[Mapping[Answered, tuple[str, str]]] = {
+    "all": (N_("all prompts"), N_("all prompts from '{source}'")),
+    "train": (N_("prompts to train on"), N_("prompts to train on from '{source}'")),
+    "held-out": (N_("held-out prompts"), N_("held-out prompts from '{source}'")),
+}
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,7 @@ class AnswerSpec(JobSpec):
 
     def about(self) -> str:
         """Who answers which prompts."""
-        return _("answers by {revision} to prompts {described}").format(
-            revision=self.revision, described=described(self)
-        )
+        return _(ABOUT[self.split]).format(revision=self.revision)
 
     def facts(self) -> Facts:
         """Who answers which prompts, and how often."""
@@ -77,26 +85,10 @@ class AnswerSpec(JobSpec):
     def frozen(self, db: Database, data_dir: Path) -> Self:
         """The spec with a revision for a name. Raises UserError for what answers nothing, or where nothing is asked."""
         policy = registry.by_revision(db, self.revision)
-        require_generator(policy)
+        registry.require_answering(policy)
         if not prompts_of(db, self):
-            raise UserError(
-                _("There are no prompts {described}. Import some, or choose others.").format(described=described(self))
-            )
+            raise UserError(_("There are no such prompts. Import some, or choose others."))
         return replace(self, revision=policy.revision)
-
-
-def require_generator(policy: Policy) -> None:
-    """Raises UserError for a model that can't give answers (any more)."""
-    if policy.kind == "reward":
-        raise UserError(
-            _("'{revision}' is a reward model: it scores answers and can't give them.").format(revision=policy.revision)
-        )
-    if policy.deleted:
-        raise UserError(
-            _("The files of '{revision}' were deleted on {deleted}. Choose another.").format(
-                revision=policy.revision, deleted=policy.deleted[:10]
-            )
-        )
 
 
 def prompts_of(db: Database, spec: AnswerSpec) -> list[Prompt]:
@@ -107,9 +99,9 @@ def prompts_of(db: Database, spec: AnswerSpec) -> list[Prompt]:
 
 
 def described(spec: AnswerSpec) -> str:
-    """Which prompts those are, in words."""
-    split = {"all": _("of both splits"), "train": _("to train on"), "held-out": _("held out")}[spec.split]
-    return _("{split} from '{source}'").format(split=split, source=spec.source) if spec.source else split
+    """Which prompts those are, as a name."""
+    plain, of_source = WHICH[spec.split]
+    return _(of_source).format(source=spec.source) if spec.source else _(plain)
 
 
 def seeds_of(spec: AnswerSpec, prompt: Prompt) -> list[int]:

@@ -161,7 +161,7 @@ def snapshot_files(db: Database, data_dir: Path, pushed: Snapshot) -> Files:
     spec, unit = pushed.spec, pushed.unit
     lines = snapshot_content(data_dir, spec.snapshot).splitlines()
     rows: Sequence[Mapping[str, Any]] = [json.loads(line) for line in lines]
-    if pushed.names and unit != "pairs":
+    if pushed.names and not snapshot_card.names_annotators(unit):
         raise UserError(
             _("The frozen data of run {id} names no annotator. Leave the names out.").format(id=pushed.job.id)
         )

@@ -70,8 +70,8 @@ CLEAR_SECONDS: Final = 60.0
 # How long the Hub may say that a job has ended before what it sent last can be read.
 SETTLING_SECONDS: Final = 10.0
 WAITING: Final[Mapping[str, str]] = {
-    "SCHEDULING": N_("waiting for the rented machine"),
-    "RUNNING": N_("the rented machine installs what it needs"),
+    "SCHEDULING": N_("It waits for the rented machine."),
+    "RUNNING": N_("The rented machine installs what it needs."),
 }
 # For how long after the agreed time the Hub is asked about a job, should it refuse to tell.
 GRACE_SECONDS: Final = 3600.0
@@ -251,7 +251,7 @@ class RentedRun:
         started = self.retry(_("Looking for the job is tried again: {error}"), self.started_before)
         if started is None:
             self.retry(_("Asking for the price is tried again: {error}"), self.check_price)
-            self.run.report(0, 0, {}, _("sending the files to the Hub"))
+            self.run.report(0, 0, {}, _("It sends the files to the Hub."))
             sha = self.retry(_("Sending the files is tried again: {error}"), self.send)
             self.raise_if_ended()
             # An answer may be lost although the job was started: it is looked for before it is started again.
@@ -260,7 +260,7 @@ class RentedRun:
             )
         self.rental = rental_store.started(self.db, self.job.id, started.id, started.url)
         terms = Terms(self.job.flavor or "", self.rental.price_per_hour, self.rental.hours, payer)
-        self.run.log(_("Rented {terms}: {url}").format(terms=terms.sentence, url=started.url))
+        self.run.log(_("Rented. {terms} {url}").format(terms=terms.sentence, url=started.url))
         self.changed()
 
     def send(self) -> str:
@@ -415,7 +415,7 @@ class RentedRun:
         spec = self.job.spec
         assert isinstance(spec, TrainingSpec)
         steps = job_store.get(self.db, self.job.id).steps
-        self.run.report(steps, steps, {}, _("fetching what was made"))
+        self.run.report(steps, steps, {}, _("It fetches what was made."))
         revision = registry.name_of(self.job.kind, self.job.id)
         relative = f"adapters/{revision}"
         (self.data_dir / "adapters").mkdir(exist_ok=True)

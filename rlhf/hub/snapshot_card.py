@@ -23,7 +23,7 @@ ANSWER: Final[Mapping[str, Column]] = {
     "finish_reason": "text",
     "tokens": "whole",
 }
-COLUMNS: Final[Mapping[str, Mapping[str, Type]]] = {
+COLUMNS: Final[Mapping[Unit, Mapping[str, Type]]] = {
     "pairs": {
         "comparison": "whole",
         "prompt_id": "whole",
@@ -68,10 +68,10 @@ MEANINGS: Final[Mapping[str, str]] = {
 SPLITS: Final = (
     "`test` holds the rows of prompts that Prefloop keeps out of all training: the run was at most checked with them."
 )
-TITLES: Final[Mapping[str, str]] = {
-    "pairs": "Preference pairs",
-    "demonstrations": "Demonstrations for supervised fine-tuning",
-    "prompts": "Prompts for reinforcement learning",
+TITLES_AND_TAGS: Final[Mapping[Unit, tuple[str, tuple[str, ...]]]] = {
+    "pairs": ("Preference pairs", ("preference", "human-feedback")),
+    "demonstrations": ("Demonstrations for supervised fine-tuning", ("sft",)),
+    "prompts": ("Prompts for reinforcement learning", ("prompts",)),
 }
 
 
@@ -109,13 +109,18 @@ def mark(unit: str) -> str:
     return f"frozen-{unit}"
 
 
+def names_annotators(unit: Unit) -> bool:
+    """Whether such rows say who judged."""
+    return "annotators" in COLUMNS[unit]
+
+
 @speaking(ENGLISH)
 def card(about: SnapshotFacts) -> str:
     """The whole README.md."""
     agreement = ("## Agreement", about.agreement) if about.agreement else ()
     parts = [
         front_matter(about),
-        f"# {TITLES[about.unit]} that a model was trained on",
+        f"# {TITLES_AND_TAGS[about.unit][0]} that a model was trained on",
         f"{sum(about.rows.values()):,} rows as run {about.job} ({about.made}) of Prefloop read them, frozen before it "
         "began. Judgements made since are not in it.",
         "## How to load it",
@@ -138,11 +143,10 @@ def card(about: SnapshotFacts) -> str:
 
 def front_matter(about: SnapshotFacts) -> str:
     """The head of the card of frozen rows."""
-    tags = {"pairs": ("preference", "human-feedback"), "demonstrations": ("sft",), "prompts": ("prompts",)}[about.unit]
     return dataset_head(
         f"Prefloop frozen {about.unit}",
         about.licence,
-        (*tags, "trl", "prefloop"),
+        (*TITLES_AND_TAGS[about.unit][1], "trl", "prefloop"),
         {"format": mark(about.unit), "sha256": about.sha256},
         sum(about.rows.values()),
         [typed(name, kind) for name, kind in COLUMNS[about.unit].items()],
@@ -187,7 +191,7 @@ def origin(about: SnapshotFacts) -> str:
     lines = [
         f"- Run {about.job}: {about.made} on the base model {code(about.base)}.",
         *([f"- Source of the demonstrations: {code(about.source)}."] if about.source else []),
-        f"- Annotators are {people}." if about.unit == "pairs" else "- The rows name no annotator.",
+        f"- Annotators are {people}." if names_annotators(about.unit) else "- The rows name no annotator.",
         f"- sha256 of the data: {code(about.sha256)}. It is that of the one file that the training read, with all rows "
         "of both splits in the order in which they were frozen and with the annotators' names, where it has any. "
         "Models whose cards name the same sha256 were trained on the same rows. The files here are split and hold "

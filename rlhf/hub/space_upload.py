@@ -309,7 +309,7 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
             "warning",
             _(
                 "{repo} is private, so on the Hub only its owner, or the members of its organisation, "
-                "can open it, and {variable} is '{people}'. Ask for a public one (--public), where people "
+                "can open it, and {variable} is '{people}'. Ask for a public one, where people "
                 "still have to sign in, or let nobody else in by that setting."
             ).format(
                 repo=plan.repo,
@@ -322,7 +322,7 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
             "warning",
             _(
                 "No safe copies: a Space's disk is empty after each restart, and all judgements with it. "
-                "Name a place for them (--copies): {repo}-copies (a private dataset, made by itself) or "
+                "Name a place for them: {repo}-copies (a private dataset, made by itself) or "
                 "the directory of a mounted bucket."
             ).format(repo=plan.repo),
         )

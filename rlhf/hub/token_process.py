@@ -18,7 +18,7 @@ from typing import Any
 
 from annotation import __main__ as annotation_commands
 from annotation import hub_client
-from annotation.copies import restoration, safe_copies
+from annotation.copies import copy_reasons, restoration, safe_copies
 from annotation.copies.safe_copies import PendingCopy, Schedule
 from annotation.copies.targets import CopyTarget, refuse_shared_fate, target_of
 from annotation.database import Database, hold_data_directory, open_database
@@ -79,7 +79,7 @@ class CopyLoop:
         # What was just restored is as safe as it was, and may be another program's until somebody judges here.
         as_safe = first and safe_copies.is_as_restored(db)
         self.attempted = self.started if as_safe else None
-        self.kept_mark = safe_copies.state_mark(db) if as_safe else ""
+        self.kept_mark = copy_reasons.state_mark(db) if as_safe else ""
 
     def watch(self) -> None:
         """Make copies until told to end, then the last one. Raises StaleCopy."""
@@ -97,7 +97,7 @@ class CopyLoop:
         standing = safe_copies.status(self.db, self.named)
         since = None if self.attempted is None else time.monotonic() - self.attempted
         return PendingCopy(
-            safe_copies.state_mark(self.db) != self.kept_mark,
+            copy_reasons.state_mark(self.db) != self.kept_mark,
             standing.judgements_since if standing else 0,
             since,
             self.failures,
@@ -105,7 +105,7 @@ class CopyLoop:
 
     def make_copy(self) -> None:
         """One copy. What goes wrong is in its row, which the page shows, and in the log."""
-        mark = safe_copies.state_mark(self.db)
+        mark = copy_reasons.state_mark(self.db)
         try:
             safe_copies.make_copy(self.db, self.data_dir, self.place, self.run, self.alone)
         except hub_client.Conflict as error:

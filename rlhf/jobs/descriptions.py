@@ -87,6 +87,7 @@ class HeldOutFigure:
     """Its name beside those of other runs."""
     write: Callable[[float], str]
     reading: str
+    better: Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,19 @@ class HeldOutFigures:
     missing: str
     """What is said where there are none."""
     figures: Sequence[HeldOutFigure]
+    """What training is for comes first."""
+
+    def setback(self, before: Mapping[str, float], after: Mapping[str, float | None]) -> str:
+        """The first figure that got worse by as much as is shown, in a sentence; empty where none did."""
+        for one in self.figures:
+            was, came = before.get(one.metric), after.get(one.metric)
+            if was is None or came is None or one.write(was) == one.write(came):
+                continue
+            if (came > was) == (one.better == "lower"):
+                return _("{figure} got worse: from {before} before training to {after}.").format(
+                    figure=_(one.compared), before=one.write(was), after=one.write(came)
+                )
+        return ""
 
 
 # --------------------------------------------------------------------------------------------------- what is trained on
@@ -113,12 +127,35 @@ class ItemWords:
     """Empty where none are held out."""
 
 
-PAIRS = ItemWords(
+@dataclass(frozen=True, kw_only=True)
+class RowWords(ItemWords):
+    """What frozen rows are, in words: what is said of their items, and where there are too few of them."""
+
+    too_few: Callable[[int], str]
+    """That there are {found}, and at least so many ({least}) are needed."""
+    more: str
+    """How there come to be more."""
+    all_left_out: Mapping[str, str]
+    """That all {count} are left out, by reason; of 'template' with its {refusal}."""
+
+
+PAIRS = RowWords(
     plural=N_("pairs"),
     counted=lambda count: ngettext("{count:,} pair", "{count:,} pairs", count).format(count=count),
     heading=N_("Pairs"),
     to_train_on=N_("Pairs to train on"),
     to_check_with=N_("Held-out pairs to check with"),
+    too_few=lambda least: ngettext(
+        "There are {found} preference pairs to train on, and at least {least} is needed.",
+        "There are {found} preference pairs to train on, and at least {least} are needed.",
+        least,
+    ),
+    more=N_("Judge more comparisons first."),
+    all_left_out={
+        "template": N_("All {count} pairs were refused by the model's chat template: {refusal}"),
+        "too-long": N_("All {count} pairs are longer than max_length."),
+        "identical": N_("In all {count} pairs the two answers are the same text."),
+    },
 )
 COMPARISONS = ItemWords(
     plural=N_("comparisons"),
@@ -127,20 +164,43 @@ COMPARISONS = ItemWords(
     to_train_on=N_("Comparisons to train on"),
     to_check_with=N_("Held-out comparisons to check with"),
 )
-DEMONSTRATIONS = ItemWords(
+DEMONSTRATIONS = RowWords(
     plural=N_("demonstrations"),
     counted=lambda count: ngettext("{count:,} demonstration", "{count:,} demonstrations", count).format(count=count),
     heading=N_("Demonstrations"),
     to_train_on=N_("Demonstrations to train on"),
     to_check_with=N_("Held-out demonstrations to check with"),
+    too_few=lambda least: ngettext(
+        "There are {found} demonstrations to train on, and at least {least} is needed.",
+        "There are {found} demonstrations to train on, and at least {least} are needed.",
+        least,
+    ),
+    more=N_(
+        "Import some on the Data tab, mend answers while annotating, or choose an example set: “Data (source)” in the "
+        "settings."
+    ),
+    all_left_out={
+        "template": N_("All {count} demonstrations were refused by the model's chat template: {refusal}"),
+        "too-long": N_("All {count} demonstrations are longer than max_length."),
+    },
 )
-PROMPTS = ItemWords(
+PROMPTS = RowWords(
     plural=N_("prompts"),
     counted=lambda count: ngettext("{count:,} prompt", "{count:,} prompts", count).format(count=count),
     heading=N_("Prompts"),
     to_train_on=N_("Prompts to train on"),
+    too_few=lambda least: ngettext(
+        "There are {found} prompts to train on, and at least {least} is needed.",
+        "There are {found} prompts to train on, and at least {least} are needed.",
+        least,
+    ),
+    more=N_("Import prompts on the Data tab."),
+    all_left_out={
+        "template": N_("All {count} prompts were refused by the model's chat template: {refusal}"),
+        "too-long": N_("All {count} prompts are longer than max_length."),
+    },
 )
-UNITS: Mapping[Unit, ItemWords] = {"pairs": PAIRS, "demonstrations": DEMONSTRATIONS, "prompts": PROMPTS}
+UNITS: Mapping[Unit, RowWords] = {"pairs": PAIRS, "demonstrations": DEMONSTRATIONS, "prompts": PROMPTS}
 
 
 # --------------------------------------------------------------------------------------------------------------- rows

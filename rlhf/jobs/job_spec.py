@@ -13,11 +13,13 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
+from annotated_types import Interval
+
 from annotation.database import Database
 from annotation.records import Sampling, UserError
 from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import short_number
-from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
+from annotation.validation import FromMapping, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
     PAIRS,
     Beside,
@@ -37,6 +39,7 @@ from rlhf.jobs.descriptions import (
     Unit,
     token_span,
 )
+from rlhf.jobs.finished_training import FinishedTraining
 
 Reference = Literal["base", "parent"]
 Scope = Literal["new", "all"]
@@ -47,6 +50,8 @@ Targets = Literal["all-linear", "attention", "named"]
 LoraInit = Literal["default", "pissa"]
 VirtualInit = Literal["text", "random"]
 Optimiser = Literal["adamw", "adamw-8bit"]
+# AdamW moves each weight by about the rate in a step, whatever its gradient, and few weights are as great as 1.
+Rate = Annotated[float, Interval(ge=0, lt=1)]
 Drawing = Annotated[Sampling, FromMapping()]
 
 # What the values that several kinds share mean on the page.
@@ -215,7 +220,7 @@ class TrainingSpec(JobSpec):
     that are no token's do worse at small sizes (Lester et al. 2021, section 3.2)."""
     virtual_text: str = "Answer the user well, in the way that people prefer."
     """The text that virtual tokens start from, repeated or cut to their number."""
-    learning_rate: NonNegativeFloat = 0.0
+    learning_rate: Rate = 0.0
     """Peak of AdamW's step size; warmed up, then linearly to zero. Empty (or 0) for the method's own."""
     warmup_steps: NonNegativeInt = 2
     """Optimiser steps until the peak. Our choice: AdamW's first steps are its noisiest (Liu et al. 2020), and a run may
@@ -295,8 +300,13 @@ class TrainingSpec(JobSpec):
         return False
 
     def ended_early(self, final: Mapping[str, Any]) -> str:
-        """Why it was over after the step that reported `final`, in a clause; empty where it was the last."""
+        """Why it was over after the step that reported `final`, as a sentence; empty where it was the last."""
         return ""
+
+    def setback(self, result: Mapping[str, Any] | None) -> str:
+        """What got worse on held-out rows, in a sentence; empty where nothing did, or was measured before and after."""
+        done = FinishedTraining.of(result)
+        return "" if self.held_out is None else self.held_out.setback(done.held_out_before, done.held_out)
 
     def references(self) -> Mapping[str, tuple[float, str]]:
         """Values to compare with, and their names, by the name of the curve that they are drawn in."""
@@ -340,6 +350,11 @@ class TrainingSpec(JobSpec):
     def depends_on(self) -> tuple[str, ...]:
         """The revisions that it reads: the parent, and what it is scored by."""
         return self.parent, *self.trained_against()
+
+    @classmethod
+    def trained_first(cls) -> Made | None:
+        """The kind of model that the loop trains before it: one that it `lists`, and no policy, as one serves."""
+        return next((made for made in cls.lists.values() if made != "policy"), None)
 
     def trained_against(self) -> tuple[str, ...]:
         """The revisions of the models that it is trained to please: none of them may judge what it makes."""

@@ -31,7 +31,7 @@ def advice(job: JobSpec) -> str:
     if spec.drawn_tokens():
         said.append(_("A sampling.max_new_tokens below {tokens} takes less memory.").format(tokens=spec.drawn_tokens()))
     if spec.method != "qlora" and "qlora" in spec.methods:
-        said.append(_("The method qlora, which holds the base in 4 bits, takes less memory."))
+        said.append(_("The method QLoRA, which holds the base in 4 bits, takes less memory."))
     if spec.method not in ("prompt", "full") and spec.lora_targets == "all-linear":
         said.append(_("Adapters on fewer layers (lora_targets) take less memory."))
     if spec.batch_size > 1 and not spec.halve_batch:

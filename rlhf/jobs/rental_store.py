@@ -53,14 +53,16 @@ class Terms:
         count = 1 if self.hours == 1 else max(2, math.ceil(self.hours))  # "0.5 hours"
         if self.namespace:
             agreed = ngettext(
-                "up to {most}: {flavor} at {price} an hour, ended after {hours:g} hour at the latest, paid by {payer}",
-                "up to {most}: {flavor} at {price} an hour, ended after {hours:g} hours at the latest, paid by {payer}",
+                "This costs up to {most}: {flavor} at {price} an hour, ended after {hours:g} hour at the latest, paid "
+                "by {payer}.",
+                "This costs up to {most}: {flavor} at {price} an hour, ended after {hours:g} hours at the latest, paid "
+                "by {payer}.",
                 count,
             )
         else:
             agreed = ngettext(
-                "up to {most}: {flavor} at {price} an hour, ended after {hours:g} hour at the latest",
-                "up to {most}: {flavor} at {price} an hour, ended after {hours:g} hours at the latest",
+                "This costs up to {most}: {flavor} at {price} an hour, ended after {hours:g} hour at the latest.",
+                "This costs up to {most}: {flavor} at {price} an hour, ended after {hours:g} hours at the latest.",
                 count,
             )
         price, most = dollars(self.price_per_hour), most_dollars(self.most)

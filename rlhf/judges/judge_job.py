@@ -24,7 +24,7 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
     judge, rubric = judge_store.by_name(run.db, spec.judge), judge_store.rubric(run.db)
     candidate = registry.by_revision(run.db, spec.candidate).id if spec.scope == "candidate" else None
     waiting = judge_store.to_judge(run.db, judge, spec.scope, spec.comparisons, candidate)
-    run.report(0, len(waiting), {}, _("loading the judge") if waiting else _("nothing to judge"))
+    run.report(0, len(waiting), {}, _("It loads the judge.") if waiting else _("There is nothing to judge."))
     counts = JudgingCounts()
     if waiting:
         asked = sum(len(comparison.missing) for comparison in waiting)
@@ -35,7 +35,7 @@ def run(run: Run, spec: JudgeSpec) -> dict[str, Any]:
                 counts.judged,
                 len(waiting),
                 metrics,
-                _("{verdicts} of {asked} verdicts").format(verdicts=counts.verdicts, asked=asked),
+                _("{verdicts} of {asked} verdicts are given.").format(verdicts=counts.verdicts, asked=asked),
             )
 
         try:

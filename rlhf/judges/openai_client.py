@@ -95,9 +95,12 @@ class EndpointSettings:
         return urlsplit(self.address).netloc
 
 
-def settings_of(values: Mapping[str, Any]) -> EndpointSettings:
-    """Given settings. Raises UserError where an endpoint can't work, or a secret would go where it should not."""
-    settings = read(EndpointSettings, values, _("The endpoint"), quote="")
+def settings_of(values: Mapping[str, Any], labels: Mapping[str, str] | None = None) -> EndpointSettings:
+    """Given settings, which a form may call by `labels`.
+
+    Raises UserError where an endpoint can't work, or a secret would go where it should not.
+    """
+    settings = read(EndpointSettings, values, _("The endpoint"), labels)
     check_address(settings.address, bool(settings.key_variable))
     if not 0 < len(settings.model.strip()) <= 200:
         raise UserError(_("Name the model that the endpoint is to answer with, in up to 200 characters."))

@@ -22,6 +22,7 @@ from rlhf.evaluation.gate import Mode
 from rlhf.evaluation.gate_decisions import ENDINGS, PendingDecision
 from rlhf.jobs import job_spec, job_store
 from rlhf.jobs.artifacts import checkpoints_directory
+from rlhf.jobs.descriptions import Made
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges import judge_store
@@ -39,7 +40,7 @@ RETRY_SECONDS = 300.0
 # A check that failed so often would fail again: it takes a person.
 MOST_FAILURES = 2
 
-Action = Literal["check", "decide", "ask", "judge", "train", "train the reward model"]
+Action = Literal["check", "decide", "ask", "judge", "train", "train first"]
 
 
 # -------------------------------------------------------------------------------------------------------------- state
@@ -91,10 +92,10 @@ class LoopState:
     pending: PendingDecision | None
     """The candidate that is to be decided on."""
     gate: Mode
-    reward_model: str | None
-    """A reward model that was trained since the last training of a policy."""
-    reward_tried: bool
-    """Whether one was to be trained since, and as many judgements have not come after it."""
+    needed_model: str | None = None
+    """The model that is trained before the training that is started unasked, where that was done since the last one."""
+    needed_tried: bool = False
+    """Whether it was to be trained since, and as many judgements have not come after that."""
     failed_checks: Mapping[str, FailedCheck] = field(default_factory=dict)
     """By candidate, what came of a check that came to nothing."""
     broken: tuple[Job, ...] = ()
@@ -122,7 +123,9 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
     auto_train = automatic_training(db)
     latest = next(iter(job_store.recent(db, tuple(automatic_kinds()), 1)), None)
     since = latest.created if latest else ""
-    tried = next((job.created for job in job_store.recent(db, (reward_kind().kind,), 1) if job.created > since), None)
+    kind = automatic_kinds().get(auto_train.algorithm)
+    needed = kind.trained_first() if kind else None
+    tried = None if needed is None else tried_since(db, needed, since)
     checks = job_store.checks(db)
     failed, broken = failed_checks(checks), broken_jobs(db, checks)
     unspent = store.new_to_train_on(db, since) if counted else 0
@@ -136,8 +139,8 @@ def state_of(db: Database, counted: bool = True) -> LoopState:
         waiting=waiting_judges(db),
         pending=gate_decisions.pending(db),
         gate=gate_decisions.rule(db).mode,
-        reward_model=fresh_reward_model(db, since),
-        reward_tried=tried is not None and store.new_to_train_on(db, tried) < auto_train.wanted,
+        needed_model=None if needed is None else newest_model(db, needed, since),
+        needed_tried=tried is not None and store.new_to_train_on(db, tried) < auto_train.wanted,
         failed_checks=failed,
         broken=broken,
         saved=frozenset(job.id for job in broken if has_checkpoints(db, job)),
@@ -248,10 +251,16 @@ def waiting_judges(db: Database) -> dict[str, int]:
     return found
 
 
-def fresh_reward_model(db: Database, since: str) -> str | None:
-    """The newest reward model that was trained after `since` and is there."""
-    models = [one for one in registry.all_policies(db) if one.kind == "reward" and one.deleted is None]
+def newest_model(db: Database, made: Made, since: str) -> str | None:
+    """The newest model of this kind that was trained after `since` and is there."""
+    models = [one for one in registry.all_policies(db) if one.kind == made and one.deleted is None]
     return next((one.revision for one in reversed(models) if one.created > since), None)
+
+
+def tried_since(db: Database, made: Made, since: str) -> str | None:
+    """When the last training that makes a model of this kind was asked for, if after `since`."""
+    latest = job_store.recent(db, (kind_making(made).kind,), 1)
+    return next((job.created for job in latest if job.created > since), None)
 
 
 def failed_lately(job: Job | None) -> bool:
@@ -266,7 +275,8 @@ def failed_lately(job: Job | None) -> bool:
 # ------------------------------------------------------------------------------------------------------ the next step
 @dataclass(frozen=True)
 class Step:
-    """What the loop does next without being asked; `subject` is a candidate, a judge or a reward model."""
+    """What the loop does next without being asked; `subject` is a candidate, a judge, or the model that a training
+    needs."""
 
     action: Action
     subject: str = ""
@@ -277,9 +287,9 @@ def automatic_kinds() -> Mapping[str, type[TrainingSpec]]:
     return {kind: spec for kind, spec in job_spec.trainings().items() if spec.automatic}
 
 
-def reward_kind() -> type[TrainingSpec]:
-    """The kind of training that makes a reward model where one is needed first."""
-    return next(spec for spec in job_spec.trainings().values() if spec.makes == "reward")
+def kind_making(made: Made) -> type[TrainingSpec]:
+    """The kind of training that makes a model of this kind, the usual one."""
+    return next(spec for spec in job_spec.trainings().values() if spec.makes == made)
 
 
 def automatic_training(db: Database) -> AutomaticTraining:
@@ -324,10 +334,16 @@ def next_step(state: LoopState) -> Step | None:
     awaited = state.pending is not None or to_check
     if state.rented or not due(state) or (awaited and state.gate == "automatic"):
         return None
-    if kind_to_train(state).lists and state.reward_model is None:
-        # One that failed would fail again on the same judgements.
-        return None if state.reward_tried else Step("train the reward model")
-    return Step("train", (state.reward_model or "") if kind_to_train(state).lists else "")
+    step = training_step(state)
+    # One that failed would fail again on the same judgements.
+    return None if step.action == "train first" and state.needed_tried else step
+
+
+def training_step(state: LoopState) -> Step:
+    """The training that is started unasked, or the one that makes what it needs."""
+    if kind_to_train(state).trained_first() is None:
+        return Step("train")
+    return Step("train first") if state.needed_model is None else Step("train", state.needed_model)
 
 
 def checked_by_loop(state: LoopState, revision: str) -> bool:
@@ -414,27 +430,26 @@ def next_check(revision: str, failed: FailedCheck | None) -> CheckSpec:
 def automatic_spec(db: Database, step: Step, kind: type[TrainingSpec]) -> TrainingSpec:
     """What is trained without being asked, by the defaults: on from the policy that serves, in its own shape."""
     serving = registry.serving(db)
-    if step.action == "train the reward model":
-        return reward_kind()(parent=registry.ground(db, serving).revision).on_weights(serving.weights)
-    scored_by: dict[str, Any] = dict.fromkeys(kind.lists, step.subject)
-    return preconditions.on_parent(db, kind(**scored_by), serving)
+    needed = kind.trained_first()
+    if step.action == "train first" and needed is not None:
+        return kind_making(needed)(parent=registry.ground(db, serving).revision).on_weights(serving.weights)
+    named: dict[str, Any] = {
+        name: step.subject if made == needed else serving.revision for name, made in kind.lists.items()
+    }
+    return preconditions.on_parent(db, kind(**named), serving)
 
 
 def automatic_problems(db: Database) -> list[str]:
     """Why automatic training can't start, as things are, a sentence each; too little to train on, once it is due."""
     state = state_of(db)
-    if not kind_to_train(state).lists:
-        step = Step("train")
-    elif state.reward_model is None:
-        step = Step("train the reward model")
-    else:
-        step = Step("train", state.reward_model)
+    step = training_step(state)
     spec = automatic_spec(db, step, kind_to_train(state))
     found = preconditions.check(db, spec)
     if found or not due(state) or state.active:
         return found
-    if step.action == "train the reward model" and state.reward_tried:
-        return [_("The reward model that it needs first came to nothing: train one on the Train tab, or judge more.")]
+    if step.action == "train first" and state.needed_tried:
+        said = _("What it needs first came to nothing: {training}. Start one on the Train tab, or judge more.")
+        return [said.format(training=_(spec.title))]
     name = ("shortage", spec.kind, spoken().code)
     few = gate_decisions.cached(db, name, lambda: job_submission.shortage_of(db, db.path.parent, spec))
     return [few] if few else []

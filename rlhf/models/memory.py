@@ -576,11 +576,11 @@ def what_to_lower(components: Sequence[Component], spec: TrainingSpec) -> str:
         return lower.format(largest=_(largest.name), batch=spec.batch_size, length=spec.max_length)
     if spec.method == "full":
         return _(
-            "Most of it is the weights with their gradients and optimiser: train an adapter (lora or qlora) instead."
+            "Most of it is the weights with their gradients and optimiser: train an adapter (LoRA or QLoRA) instead."
         )
     if spec.method != "qlora" and "qlora" in spec.methods:
         return _(
-            "Most of it is the base's weights: use the method qlora, which holds them in 4 bits, or a smaller model."
+            "Most of it is the base's weights: use the method QLoRA, which holds them in 4 bits, or a smaller model."
         )
     return _("Most of it is the base's weights: close other programs, or take a smaller base model.")
 

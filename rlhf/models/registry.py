@@ -76,9 +76,14 @@ class Policy:
         return _(STATUS_WORDS[self.status])
 
     @property
+    def can_answer(self) -> bool:
+        """Whether it gives answers, as no reward model does, and its files are there."""
+        return self.kind == "policy" and self.deleted is None
+
+    @property
     def undecided(self) -> bool:
         """Whether it waits for a decision: a candidate that can serve."""
-        return self.status == "candidate" and self.kind == "policy" and self.deleted is None
+        return self.status == "candidate" and self.can_answer
 
     @property
     def version(self) -> tuple[int, Weights]:
@@ -323,6 +328,25 @@ def verify(data_dir: Path, policy: Policy) -> None:
         verify_directory(data_dir / policy.path, policy.sha256, policy.revision)
 
 
+def require_answering(policy: Policy) -> None:
+    """Raises UserError for a model that can't give answers (any more)."""
+    if policy.kind == "reward":
+        raise UserError(
+            _("'{revision}' is a reward model: it scores answers and can't give them.").format(revision=policy.revision)
+        )
+    require_files(policy)
+
+
+def require_files(policy: Policy) -> None:
+    """Raises UserError for a model whose files were deleted."""
+    if policy.deleted:
+        raise UserError(
+            _("The files of '{revision}' were deleted on {deleted}. Choose another.").format(
+                revision=policy.revision, deleted=policy.deleted[:10]
+            )
+        )
+
+
 def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> Policy:
     """Let a policy serve; the one that served is retired. Going back to an earlier one is recorded as a rollback.
 
@@ -331,18 +355,7 @@ def promote(db: Database, revision: str, decided_by: str, reason: str = "") -> P
     """
     with db.transaction() as connection:
         policy, current = by_revision(db, revision), serving(db)
-        if policy.kind == "reward":
-            raise UserError(
-                _("'{revision}' is a reward model: it scores answers and can't give them.").format(
-                    revision=policy.revision
-                )
-            )
-        if policy.deleted:
-            raise UserError(
-                _("The files of '{revision}' were deleted on {deleted}.").format(
-                    revision=policy.revision, deleted=policy.deleted[:10]
-                )
-            )
+        require_answering(policy)
         if policy.id == current.id:
             raise UserError(_("'{revision}' serves already.").format(revision=policy.revision))
         action = "rollback" if policy.status == "retired" else "promote"
@@ -376,7 +389,7 @@ def reopen(db: Database, revision: str, decided_by: str) -> Policy:
         policy = by_revision(db, revision)
         if policy.status != "rejected" or policy.deleted:
             raise UserError(
-                _("'{revision}' is {status}; there is no rejection to take back.").format(
+                _("There is no rejection of '{revision}' ({status}) to take back.").format(
                     revision=policy.revision, status=policy.status_word
                 )
             )

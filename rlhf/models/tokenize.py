@@ -138,7 +138,7 @@ def noisy(pairs: Sequence[Mapping[str, Any]], noise: NoiseUse) -> list[dict[str,
         return [{**pair, "weight": 1.0} for pair in pairs]
     mean = fmean(1 - 2 * pair["flip"] for pair in pairs)
     if mean <= 0:
-        raise UserError(_("By the annotators' reliability every pair is a coin's, so no weight is left to train with."))
+        raise UserError(_("By the annotators' reliability every pair is a guess, so no weight is left to train with."))
     return [{**pair, "flip": 0.0, "weight": (1 - 2 * pair["flip"]) / mean} for pair in pairs]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property
 from typing import Any, get_args
 
@@ -155,7 +155,7 @@ class Form:
         ]
 
     def label(self, name: str) -> str:
-        """A field's name on the page; sentences about it use the name of the spec."""
+        """A field's name on the page."""
         return label_of(name, (self.spec_type,))
 
 
@@ -163,6 +163,19 @@ def label_of(name: str, kinds: Sequence[type[JobSpec]]) -> str:
     """What a setting of these kinds of job is called on pages."""
     own = {field: label for kind in kinds if issubclass(kind, TrainingSpec) for field, label in kind.labels.items()}
     return _({**LABELS, **own}.get(name) or plain_words(name.removeprefix("sampling.")))
+
+
+def in_labels(sentence: str, kind: type[JobSpec]) -> str:
+    """A sentence about settings of this kind of job with what pages call them; commands show it as it is.
+
+    A name without an underscore is a word that says what is meant.
+    """
+    named = "|".join(("max_new_tokens", *(entry.name for entry in fields(kind) if "_" in entry.name)))
+
+    def label(found: re.Match[str]) -> str:
+        return _("“{label}”").format(label=label_of(found[0], (kind,)))
+
+    return re.sub(rf"\b(?:sampling\.)?(?:{named})\b", label, sentence)
 
 
 def in_words(kind: type[JobSpec], name: str, value: str) -> str:
@@ -215,7 +228,8 @@ def spec_of(form: Form, model: str, values: Values) -> TrainingSpec:
     drawn = {name.removeprefix("sampling."): value for name, value in asked.items() if name.startswith("sampling.")}
     plain = {name: value for name, value in asked.items() if not name.startswith("sampling.")}
     sampling = {"sampling": {**form.drawn, **drawn}} if form.drawn else {}
-    return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, _("The spec"))
+    labels = {name: form.label(name) for name in form.names}
+    return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, _("The spec"), labels)
 
 
 DECIMAL_COMMA = re.compile(r"[+-]?(0?,\d+|\d+,(\d{1,2}|\d{4,}))(e[+-]?\d+)?", re.IGNORECASE)

@@ -117,7 +117,7 @@ class Preflight:
         return PlannedRun(
             spec=spec,
             asked=asked,
-            problems=problems,
+            problems=[form_fields.in_labels(sentence, type(spec)) for sentence in problems],
             data=data,
             cost=cost,
             unknown=unknown,
@@ -167,9 +167,10 @@ class Preflight:
         reward = self.reward_spec(spec)
         longest = self._lengths.get(what_decides_lengths(spec), 0)
         items, answers = (0, 0) if data is None else (data.items, data.answers)
+        fit = memory.fit(shapes, spec, machine, Workload(longest, answers, reward))
         return CostEstimate(
             counted=memory.parameters(shapes, spec, reward),
-            fit=memory.fit(shapes, spec, machine, Workload(longest, answers, reward)),
+            fit=replace(fit, sentence=form_fields.in_labels(fit.sentence, type(spec))),
             machine=machine,
             step_time=memory.step_time_of(spec, self.finished_jobs(spec), items),
             steps=spec.steps_over(items),

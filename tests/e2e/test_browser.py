@@ -60,7 +60,6 @@ def site(tmp_path: Path, tiny_model: Path, browser: Any) -> Iterator[Site]:
     db.close()
 
 
-@pytest.mark.own_start
 def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     """A person needs nothing but the page; every step is in the rows, and the page shows what the rows say."""
     page = site.page

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+import app
 from annotation.database import Database, open_database
 from annotation.jobs import job_table
 from annotation.web import access
@@ -25,7 +26,6 @@ PATIENCE_MS = 180_000
 # More than any pulse waits between two beats, and than it waits for an answer.
 LONG_MS = 20_000
 WITHIN = tuple(form.layout.label for form in forms())
-PASSWORD = "correct horse battery"
 
 
 @dataclass
@@ -125,12 +125,12 @@ class Looker:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Database]]:
-    """The program with an admin and an annotator, who sign in with a password."""
+    """The program with an admin and an annotator."""
     data_dir = tmp_path_factory.mktemp("polling") / "data"
     db = open_database(data_dir)
     registry.ensure_base(db, BASE_NAME)
-    access.add_account(db, "kim", "admin", PASSWORD)
-    access.add_account(db, "ann", "annotator", PASSWORD)
+    access.add_account(db, "kim", "admin", "a long enough password")
+    access.add_account(db, "ann", "annotator", "a long enough password")
     with running_app(data_dir, "--no-workers") as (address, _):
         yield address, db
     db.close()
@@ -138,17 +138,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Databa
 
 @pytest.fixture
 def sign_in(site: tuple[str, Database], browser: Any) -> Iterator[Callable[[str], Looker]]:
-    """Signs a person in, in a browser of their own."""
+    """Opens the page of a person who is signed in, in a browser of their own."""
+    address, db = site
+    cookie = app.Settings(port=int(address.rstrip("/").rsplit(":", 1)[1])).cookie
     contexts: list[Any] = []
 
     def signed_in(name: str) -> Looker:
         context = browser.new_context(clock=True)
         contexts.append(context)
+        person = access.read_annotator(db.rows("SELECT * FROM annotator WHERE name = ?", (name,))[0])
+        context.add_cookies([{"name": cookie, "value": access.open_session(db, person), "url": address}])
         page = context.new_page()
-        page.goto(f"{site[0]}login")
-        page.fill("input[name=name]", name)
-        page.fill("input[name=password]", PASSWORD)
-        page.keyboard.press("Enter")
+        page.goto(address)
         page.wait_for_selector(f"text={name} · ")
         looker = Looker(page)
         looker.watch()

@@ -97,7 +97,7 @@ def left_out(kind: ChangeKind, count: int) -> str:
     """What a change leaves out and why; nothing for none."""
     if not count:
         return ""
-    said = ngettext("{count:,} is left out: {why}.", "{count:,} are left out: {why}.", count)
+    said = ngettext("{count:,} is left out. {why}", "{count:,} are left out. {why}", count)
     return said.format(count=count, why=_(LEFT_OUT[kind]))
 
 

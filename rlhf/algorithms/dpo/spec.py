@@ -281,9 +281,9 @@ class DPOSpec(TrainingSpec):
         if not self.stop_kl or moved is None or not far_enough(moved, known, self.stop_kl):
             return ""
         said = (
-            _("the policy had moved {moved} nats a token, and {enough} was enough")
+            _("The policy had moved {moved} nats a token, and {enough} was enough.")
             if surprise is None or surprise <= 1
-            else _("the policy had moved {moved} nats a token to less likely words, and {enough} was enough")
+            else _("The policy had moved {moved} nats a token to less likely words, and {enough} was enough.")
         )
         return said.format(moved=short_number(moved), enough=short_number(enough_at(known, self.stop_kl)))
 

@@ -66,7 +66,7 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     filled |= {"flip_rate": spec.flip_rate} if spec.loss == "robust" else {}
     run.log(
         f"{pairs} pairs in {len(items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
-        f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}.{left_out_sentence(left_out)}"
+        f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}. {left_out_sentence(left_out)}"
     )
     trained = stored_before(run)
     if trained is None:
@@ -150,7 +150,7 @@ class PreferenceTrainer(JobTrainer, DPOTrainer):
         pairs = answers.pairs(batch["better"], batch["worse"])
         if spec.loss in get_args(PairwiseLoss):
             loss_C = weight_P * pairwise_loss(spec.loss, pairs, spec.beta, spec.flip_rate)
-        else:
+        else:  # `losses.expected_loss` of each comparison's rewards: of two answers equation 7
             loss_C = order_loss(rewards_B, batch, spec.offset)
         loss: Tensor = loss_C.sum() / bits
         if spec.sft_weight:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from annotation.database import Database
 from annotation.exports.frozen_rows import PreferenceRow
 from annotation.records import MAXIMUM_ANSWERS
 from annotation.translation import N_, _, numeral
+from annotation.ui.formatting import percent
 from annotation.validation import NonNegativeFloat, NonNegativeInt, PositiveInt
 from rlhf.algorithms.pair_facts import ranking_facts
 from rlhf.data.snapshots import MIN_PAIRS, collect
@@ -28,6 +29,7 @@ from rlhf.jobs.descriptions import (
 )
 from rlhf.jobs.job_spec import NOISE, SCOPES, Method, NoiseUse, Scope, TrainingSpec
 from rlhf.models import registry
+from rlhf.models.reward_model_quality import quality_in
 from rlhf.models.tokenize import tokenise_comparisons
 
 # 64 comparisons twice: right on 65% of held-out ones at 1e-4, TRL's default for adapters, 75% at 3e-4, 92% at 1e-3.
@@ -50,7 +52,7 @@ CURVES = (
         series={N_("accuracy"): "accuracy"},
         caption=N_(
             "Share of the step's pairs in which the answer that people chose gets the higher reward; one half "
-            "is a coin. Its quality, shown when it is done, is on pairs that it was not trained on."
+            "is guessing. Its quality, shown when it is done, is on pairs that it was not trained on."
         ),
         limits=(0.0, 1.0),
     ),
@@ -137,6 +139,14 @@ class RewardModelSpec(TrainingSpec):
     Two are what our learning rates were measured with."""
     samples: NonNegativeInt = 0
     """A reward model answers nothing."""
+
+    def setback(self, result: Mapping[str, Any] | None) -> str:
+        """That it is right less often than by guessing, which is how a new one begins."""
+        quality = quality_in(result)
+        right = None if quality is None else quality.accuracy.value
+        if right is None or right >= 0.5 or percent(right) == percent(0.5):
+            return ""
+        return _("It is worse than guessing: right on {right} of held-out comparisons.").format(right=percent(right))
 
     def facts(self) -> Facts:
         """What it learns from, and what its loss makes of it."""

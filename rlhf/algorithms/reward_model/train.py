@@ -67,7 +67,7 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     pairs = sum(len(item["better"]) for item in items)
     run.log(
         f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} held out; parent {start.parent.revision}; "
-        f"{spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: {spec.annotator_noise}."
+        f"{spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: {spec.annotator_noise}. "
         f"{left_out_sentence(left_out)}"
     )
     trained = stored_before(run)
@@ -174,7 +174,7 @@ def save(
     trainer: ComparisonTrainer, directory: Path, items: Sequence[Item], held_out: Sequence[Item], run: Run
 ) -> dict[str, Any]:
     """Write the adapter with its head, and how it scores what it was trained on. Returns its quality."""
-    run.report(trainer.state.global_step, trainer.state.max_steps, {}, _("scoring the comparisons"))
+    run.report(trainer.state.global_step, trainer.state.max_steps, {}, _("It scores the comparisons."))
     answered = [item for item in items if all(item["answers"])]
     trained_on, checked_on = score(trainer, answered, run), score(trainer, held_out, run)
     trainer.save(directory)

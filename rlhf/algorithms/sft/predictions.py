@@ -74,5 +74,5 @@ def score_before(
     # Several processes would have to wait for it, longer than they may.
     if run.measured_steps or not cheap or trainer.accelerator.num_processes > 1:
         return None
-    run.report(0, 0, {}, _("scoring the held-out demonstrations"))
+    run.report(0, 0, {}, _("It scores the held-out demonstrations."))
     return score(trainer, held_out, run)

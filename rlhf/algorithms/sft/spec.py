@@ -95,6 +95,7 @@ class SFTSpec(TrainingSpec):
                     "Surprise at held-out answers; lower is better. If it rises while the training loss falls, the "
                     "run learnt its data by heart."
                 ),
+                better="lower",
             ),
             HeldOutFigure(
                 metric="perplexity",
@@ -102,6 +103,7 @@ class SFTSpec(TrainingSpec):
                 compared=N_("Held-out perplexity"),
                 write=partial(numeral, spec=".2f"),
                 reading=N_("The same as a number of equally likely next tokens."),
+                better="lower",
             ),
             HeldOutFigure(
                 metric="token_accuracy",
@@ -109,6 +111,7 @@ class SFTSpec(TrainingSpec):
                 compared=N_("Held-out token accuracy"),
                 write=percent,
                 reading=N_("How often the most likely next token is the demonstrated one."),
+                better="higher",
             ),
         ),
     )

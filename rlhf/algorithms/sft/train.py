@@ -52,7 +52,7 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, held_out, left_out = read_data(run, spec, tokenizer)
     run.log(
-        f"{len(items)} demonstrations, {len(held_out)} held out; parent {start.parent.revision}; {spec.method}."
+        f"{len(items)} demonstrations, {len(held_out)} held out; parent {start.parent.revision}; {spec.method}. "
         f"{left_out_sentence(left_out)}"
     )
     trained = stored_before(run)

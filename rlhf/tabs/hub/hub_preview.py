@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from annotation.copies.safe_copies import Schedule
 from annotation.database import Database
 from annotation.translation import N_, _
 from annotation.ui.formatting import duration, size
-from annotation.ui.markup import paragraph, points, status, table
+from annotation.ui.markup import Chip, paragraph, points, status, table
 from rlhf.hub import space_upload
 from rlhf.hub.hub_requests import CheckSpace, PublishModel
 from rlhf.hub.push_model import ADAPTER, CARD, WHOLE
@@ -55,8 +56,23 @@ def space_preview(asked: CheckSpace) -> str:
         into = _("{files} files of the program would go to the public Space {repo}. Nothing was sent.")
     said = status(into.format(files=len(space_upload.contents(plan)), repo=plan.repo))
     settings = [*plan.variables.items(), (_("Hardware"), plan.hardware or space_upload.FREE)]
-    findings = [(one.level, one.text) for one in found]
-    return said + table((_("Setting"), _("Value")), settings) + table((_("Level"), _("What the check found")), findings)
+    return said + table((_("Setting"), _("Value")), settings) + findings_table([(one.level, one.text) for one in found])
+
+
+# How bad what a check of a Space found is, the worst first, with its colour.
+LEVELS: Mapping[str, Chip] = {
+    "error": Chip(N_("error"), "bad"),
+    "warning": Chip(N_("warning"), "open"),
+    "note": Chip(N_("hint")),
+}
+
+
+def findings_table(found: Sequence[Sequence[str]]) -> str:
+    """What a check of a Space found, what must be mended first."""
+    rows = [
+        (Chip(_(chip.words), chip.state), text) for one, chip in LEVELS.items() for level, text in found if level == one
+    ]
+    return table((_("Level"), _("What the check found")), rows)
 
 
 def copies_preview(schedule: Schedule) -> str:

@@ -125,7 +125,7 @@ def request_card(job: HubJob | None, held: bool = True) -> str:
         return status(text.format(what=about(job)))
     said = status(_(job.message), "" if job.status == "finished" else "warning")
     found = (job.result or {}).get("findings", [])
-    return said + (table((_("Level"), _("What the check found")), found) if found else "")
+    return said + (hub_preview.findings_table(found) if found else "")
 
 
 def about(job: HubJob) -> str:

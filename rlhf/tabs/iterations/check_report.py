@@ -246,7 +246,7 @@ def check_label(checked: bool) -> str:
 
 def can_serve(policy: Policy) -> bool:
     """Whether a policy could be promoted: it answers, its files are there, and it does not serve already."""
-    return policy.kind == "policy" and policy.deleted is None and policy.status != "serving"
+    return policy.can_answer and policy.status != "serving"
 
 
 @dataclass(frozen=True)
@@ -333,7 +333,7 @@ def in_words(verdict: Chip) -> Chip:
 
 
 # The figure of a policy that a limit of the rule is about; probes have rows of their own.
-LIMITED: Mapping[str, str] = {
+LIMITED: Mapping[LimitedFigure, str] = {
     "kl_per_token": "kl_to_anchor",
     "nll_ratio": "nll_under_anchor",
     "distinct_ratio": "distinct_2",
@@ -384,7 +384,7 @@ def limited_by(one: Criterion, report: CheckReport) -> str | None:
     asks = one.asks if isinstance(one, Requirement) else ""
     if asks == "kl_per_token" and report.equal_length_kl is not None:
         return "equal_length_kl"
-    return LIMITED.get(asks)
+    return next((key for figure, key in LIMITED.items() if figure == asks), None)
 
 
 def figures_table(report: CheckReport, criteria: Sequence[Criterion]) -> str:
@@ -538,7 +538,7 @@ EARLIER = N_(
     "the figures are also of the difference between the two precisions. Check it again to have it measured in its own."
 )
 # What is said of a figure that is past its limit, by the figure's name: measured against the base, and another policy.
-WARNINGS: Mapping[str, tuple[str, str]] = {
+WARNINGS: Mapping[LimitedFigure, tuple[str, str]] = {
     "kl_per_token": (
         N_(
             "It has moved {value} nats a token from the base (more than {bound} is a bad sign). Read some of its "

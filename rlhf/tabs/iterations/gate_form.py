@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gradio as gr
@@ -136,49 +136,110 @@ def prompts_wanted(number: Any) -> int:
     return whole(number, PROMPTS, 1, MOST)
 
 
+@dataclass(frozen=True)
+class GateFormPage:
+    """The part's components; `form` has a field for each of the rule's."""
+
+    context: Context
+    form: Mapping[str, Any]
+    said_of: gr.HTML
+    save: gr.Button
+    changed: gr.HTML
+    prompts: gr.Number
+    renew: gr.Button
+    confirm: gr.Column
+    question: gr.HTML
+    really: gr.Button
+    keep: gr.Button
+    said: gr.HTML
+    sent_before: gr.State
+    asked: gr.State
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What each field is called."""
+        return {name: str(field.label) for name, field in self.form.items()}
+
+    @property
+    def shown(self) -> list[Any]:
+        """The fields, in the rule's order."""
+        return [self.form[name] for name in NAMES]
+
+    @property
+    def filled_in(self) -> list[Any]:
+        """What follows the rule: the outputs of `filled`."""
+        return [self.sent_before, self.said_of, self.changed, *self.shown, self.prompts]
+
+    @property
+    def asking(self) -> list[Any]:
+        """The question before a new version: the outputs of `unasked`."""
+        return [self.confirm, self.question, self.asked]
+
+    def filled(self, rule: Rule) -> list[Any]:
+        """The rule, what it means, and its newest change."""
+        sentences, values = f"{summary(rule)} {held_out_sentence(self.context)}", values_of(rule)
+        return [values, markup.notice(sentences), self.change(rule), *values.values(), offered(self.context)]
+
+    def change(self, rule: Rule) -> str:
+        """The newest change of the rule, with its undo."""
+        return change_card(rule_changes.newest(self.context.db), rule, self.labels)
+
+
 def build(context: Context, opening: Callable[..., Any]) -> None:
     """Lay the part out inside the caller's tab and wire it."""
-    with gr.Accordion(_("The gate's rule"), open=False):
-        said_of = html_box()
-        form: dict[str, Any] = {"mode": gr.Radio(in_words(MODES), label=_("What is done with a decision"))}
-        form["alpha_holds"] = gr.Radio(in_words(HOLDS), label=_("The share of wrong promotions holds"))
-        form["anchor"] = gr.Textbox(
-            label=_("The limits are against"),
-            info=_("A policy by its name, or the base: for one on merged or fully trained weights, these."),
-            max_lines=1,
-        )
-        form["judge_may_decide"] = gr.Checkbox(
-            label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")
-        )
-        with gr.Row(elem_classes=["fields", "typed"]):
-            for name in COUNTS:
-                form[name] = whole_number(gate.label(name), min_width=220)
-        with gr.Row(elem_classes=["fields", "typed"]):
-            for name in NUMBERS:
-                limits = limits_of(hint_at(Rule, [name]))
-                span = _("{low:g} to {high:g}").format(low=limits["ge"], high=limits["le"])
-                form[name] = gr.Number(label=gate.label(name), info=span, min_width=220)
-        with gr.Row():
-            save = gr.Button(_("Save the rule"), size="md", scale=0, min_width=160, elem_id="gate-save")
-        changed = acting_box(elem_id="rule-change")
-        with gr.Row(elem_classes=["fields", "typed"]):
-            prompts = whole_number(_(PROMPTS), min_width=220)
-            renew = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
-        with gr.Column(visible=False) as confirm:
-            question = asking_box()
-            with gr.Row():
-                really = gr.Button(_("Yes, draw it"), variant="stop", scale=0, min_width=160, elem_id="renew-really")
-                keep = gr.Button(_("No"), scale=0, min_width=100, elem_id="renew-not")
-        said = html_box()
-    shown = [form[name] for name in NAMES]
-    labels = {name: str(field.label) for name, field in form.items()}
-    sent_before, asked = gr.State({}), gr.State(None)
+    page = lay_out(context)
+    wire_rule(page, opening)
+    wire_renewal(page)
 
-    def filled(rule: Rule) -> list[Any]:
-        sentences = f"{summary(rule)} {held_out_sentence(context)}"
-        values = values_of(rule)
-        change = change_card(rule_changes.newest(context.db), rule, labels)
-        return [values, markup.notice(sentences), change, *values.values(), offered(context)]
+
+def lay_out(context: Context) -> GateFormPage:
+    """The components, without anything from the rows."""
+    parts: dict[str, Any] = {}
+    with gr.Accordion(_("The gate's rule"), open=False):
+        parts["said_of"] = html_box()
+        parts["form"] = rule_fields()
+        with gr.Row():
+            parts["save"] = gr.Button(_("Save the rule"), size="md", scale=0, min_width=160, elem_id="gate-save")
+        parts["changed"] = acting_box(elem_id="rule-change")
+        with gr.Row(elem_classes=["fields", "typed"]):
+            parts["prompts"] = whole_number(_(PROMPTS), min_width=220)
+            parts["renew"] = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
+        with gr.Column(visible=False) as parts["confirm"]:
+            parts["question"] = asking_box()
+            with gr.Row():
+                draw = _("Yes, draw it")
+                parts["really"] = gr.Button(draw, variant="stop", scale=0, min_width=160, elem_id="renew-really")
+                parts["keep"] = gr.Button(_("No"), scale=0, min_width=100, elem_id="renew-not")
+        parts["said"] = html_box()
+    return GateFormPage(context, **parts, sent_before=gr.State({}), asked=gr.State(None))
+
+
+def rule_fields() -> dict[str, Any]:
+    """A field for each of the rule's, as they stand on the page."""
+    form: dict[str, Any] = {"mode": gr.Radio(in_words(MODES), label=_("What is done with a decision"))}
+    form["alpha_holds"] = gr.Radio(in_words(HOLDS), label=_("The share of wrong promotions holds"))
+    form["anchor"] = gr.Textbox(
+        label=_("The limits are against"),
+        info=_("A policy by its name, or the base: for one on merged or fully trained weights, these."),
+        max_lines=1,
+    )
+    form["judge_may_decide"] = gr.Checkbox(
+        label=_("A trusted AI judge may decide"), info=_("While people's comparisons have not decided.")
+    )
+    with gr.Row(elem_classes=["fields", "typed"]):
+        for name in COUNTS:
+            form[name] = whole_number(gate.label(name), min_width=220)
+    with gr.Row(elem_classes=["fields", "typed"]):
+        for name in NUMBERS:
+            limits = limits_of(hint_at(Rule, [name]))
+            span = _("{low:g} to {high:g}").format(low=limits["ge"], high=limits["le"])
+            form[name] = gr.Number(label=gate.label(name), info=span, min_width=220)
+    return form
+
+
+def wire_rule(page: GateFormPage, opening: Callable[..., Any]) -> None:
+    """What fills the rule in, stores it and puts it back."""
+    context, filled = page.context, page.filled
 
     @guarded(context, "admin")
     def open_rule(annotator: Annotator) -> list[Any]:
@@ -188,9 +249,9 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     def save_rule(annotator: Annotator, sent: Any, *values: Any) -> list[Any]:
         here = dict(zip(NAMES, values, strict=True))
         with context.db.transaction():
-            draft = drafted(sent, here, values_of(gate_decisions.rule(context.db)), labels)
+            draft = drafted(sent, here, values_of(gate_decisions.rule(context.db)), page.labels)
             if draft.both:
-                return [draft.sent, *(gr.skip() for _part in filled_in[1:]), draft.refusal]
+                return [draft.sent, *(gr.skip() for _part in page.filled_in[1:]), draft.refusal]
             rule = rule_changes.change(context.db, dict(draft.values), annotator.name)
         return [*filled(rule), markup.notice(_("The rule is saved.")) + draft.remark]
 
@@ -200,29 +261,27 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
         try:
             act(context.db, row_number(subject) or 0, annotator.name)
         except UserError as error:  # beside what holds now; what was typed stays
-            change = change_card(rule_changes.newest(context.db), gate_decisions.rule(context.db), labels)
-            updates = [change if part is changed else gr.skip() for part in filled_in]
+            change = page.change(gate_decisions.rule(context.db))
+            updates = [change if part is page.changed else gr.skip() for part in page.filled_in]
             return [*updates, markup.status(str(error), "warning")]
         return [*filled(gate_decisions.rule(context.db)), markup.notice(_("The rule is as it was before."))]
+
+    opening(open_rule, None, [*page.filled_in, *page.asking], **QUIET)
+    page.save.click(save_rule, [page.sent_before, *page.shown], [*page.filled_in, page.said], **QUEUED)
+    page.changed.act(undo_rule, [], [*page.filled_in, page.said], **QUEUED)
+
+
+def wire_renewal(page: GateFormPage) -> None:
+    """What asks for a new version of the held-out prompts, and draws it."""
+    context = page.context
 
     @guarded(context, "admin")
     def renew_held_out(annotator: Annotator, number: Any, asked_of: Any) -> list[Any]:
         wanted = prompts_wanted(number)
         if asked_of != wanted:
             raise UserError(_("Press the button again: another number of prompts is written there now."))
-        before = held_out_sets.versions(context.db)
-        made = held_out_sets.renew(context.db, context.data_dir, wanted)
-        if before and before[-1] == made:
-            raise UserError(
-                _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.").format(
-                    prompts=made.prompts, version=made.version
-                )
-            )
-        sentence = _(
-            "Version {version} has {prompts} prompts. Figures of earlier checks can't be compared with "
-            "those to come: check again what you want to compare."
-        ).format(version=made.version, prompts=made.prompts)
-        return [*filled(gate_decisions.rule(context.db)), markup.notice(sentence), *unasked()]
+        said = markup.notice(renewed(context, wanted))
+        return [*page.filled(gate_decisions.rule(context.db)), said, *unasked()]
 
     @guarded(context, "admin")
     def ask_renewal(annotator: Annotator, number: Any) -> list[Any]:
@@ -234,11 +293,22 @@ def build(context: Context, opening: Callable[..., Any]) -> None:
     def keep_held_out(annotator: Annotator) -> list[Any]:
         return unasked()
 
-    filled_in = [sent_before, said_of, changed, *shown, prompts]
-    asking = [confirm, question, asked]
-    opening(open_rule, None, [*filled_in, *asking], **QUIET)
-    save.click(save_rule, [sent_before, *shown], [*filled_in, said], **QUEUED)
-    changed.act(undo_rule, [], [*filled_in, said], **QUEUED)
-    renew.click(ask_renewal, prompts, asking, **QUEUED)
-    really.click(renew_held_out, [prompts, asked], [*filled_in, said, *asking], **QUEUED)
-    keep.click(keep_held_out, None, asking, **QUEUED)
+    page.renew.click(ask_renewal, page.prompts, page.asking, **QUEUED)
+    page.really.click(renew_held_out, [page.prompts, page.asked], [*page.filled_in, page.said, *page.asking], **QUEUED)
+    page.keep.click(keep_held_out, None, page.asking, **QUEUED)
+
+
+def renewed(context: Context, wanted: int) -> str:
+    """Draw a new version of the held-out prompts; says so. Raises UserError where none would be new."""
+    before = held_out_sets.versions(context.db)
+    made = held_out_sets.renew(context.db, context.data_dir, wanted)
+    if before and before[-1] == made:
+        raise UserError(
+            _("Version {version} has every held-out prompt already, {prompts} in all. Import more first.").format(
+                prompts=made.prompts, version=made.version
+            )
+        )
+    return _(
+        "Version {version} has {prompts} prompts. Figures of earlier checks can't be compared with "
+        "those to come: check again what you want to compare."
+    ).format(version=made.version, prompts=made.prompts)

@@ -16,6 +16,7 @@ from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import (
     QUEUED,
     QUIET,
+    FollowedPage,
     acting_box,
     asking_box,
     html_box,
@@ -238,13 +239,13 @@ def decisions_part(db: Database) -> Update:
 
 def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, Update]:
     """The question whether a policy is to serve against the rule, while it is asked."""
-    against = gate_decisions.objection(db, policy) if confirming else ""
+    against = confirming and bool(gate_decisions.objection(db, policy))
     asks = _("Let {revision} serve although the rule speaks against it? Say why in the field above.")
     if policy.status == "rejected":
-        asks = _("Let {revision} serve all the same? {against} Say why in the field above.")
-    said = asks.format(revision=policy.revision, against=against) if against else ""
+        asks = _("Let {revision} serve although it was rejected? Say why in the field above.")
+    said = asks.format(revision=policy.revision) if against else ""
     return {
-        "confirm": gr.update(visible=bool(against)),
+        "confirm": gr.update(visible=against),
         "question": gr.update(value=markup.status(said, "warning")),
     }
 
@@ -430,11 +431,9 @@ def asked(panel: Any) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class IterationsPage:
-    """The tab's components: `parts` by name follow the rows, `seen` is what this session was sent last."""
+class IterationsPage(FollowedPage):
+    """The tab's components."""
 
-    parts: Mapping[str, Any]
-    seen: gr.State
     pulse: gr.HTML
     bar: gr.HTML
 
@@ -442,15 +441,6 @@ class IterationsPage:
     def selector(self) -> Any:
         """The choice of a policy."""
         return self.parts["selector"]
-
-    @property
-    def followed(self) -> list[Any]:
-        """The outputs of every handler that redraws what changed."""
-        return [*self.parts.values(), self.seen]
-
-    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
-        """What goes to the browser: the changed parts, and nothing for the others."""
-        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 
 def lay_out() -> IterationsPage:
@@ -595,7 +585,7 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
     @guarded(context, "admin")
     def promote_all_the_same(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
         if not isinstance(was, dict) or was.get("confirming") != chosen(revision):
-            raise UserError(_("Press “Promote against the rule” first; the question says what speaks against it."))
+            raise UserError(_("Press “Promote against the rule” first."))
         if not text_in(why).strip() and gate_decisions.objection(
             context.db, registry.by_revision(context.db, chosen(revision))
         ):

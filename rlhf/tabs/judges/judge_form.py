@@ -95,12 +95,7 @@ def revision_of(db: Database, revision: Any, kind: Made) -> str:
             else _("'{revision}' is no policy. Choose another.")
         )
         raise UserError(other.format(revision=found.revision))
-    if found.deleted:
-        raise UserError(
-            _("The files of '{revision}' were deleted on {deleted}. Choose another.").format(
-                revision=found.revision, deleted=found.deleted[:10]
-            )
-        )
+    registry.require_files(found)
     return found.revision
 
 
@@ -109,7 +104,8 @@ def endpoint_settings(values: Values) -> dict[str, Any]:
     numbers = from_form({name: values[name] for name in NUMBERS})
     address, model, key = (text_in(values[name]).strip() for name in TEXTS)
     texts = {"address": address, "model": model, "key_variable": key, "no_thinking": text_in(values["no_thinking"])}
-    return asdict(openai_client.settings_of({**texts, **numbers}))
+    labels = {name: _(label) for name, (label, _info) in NUMBERS.items()}
+    return asdict(openai_client.settings_of({**texts, **numbers}, labels))
 
 
 def what_it_is(judge: Judge) -> str:
@@ -209,7 +205,7 @@ def lay_out_endpoint() -> dict[str, Any]:
 
 def choice_parts(db: Database) -> dict[str, dict[str, Any]]:
     """The models that there are to choose from."""
-    answering = [one for one in registry.all_policies(db) if one.kind == "policy" and not one.deleted]
+    answering = [one for one in registry.all_policies(db) if one.can_answer]
     return {
         "model": gr.update(choices=[(preflight.description_of(db, one), one.revision) for one in answering]),
         "reward": gr.update(choices=preflight.models_of(db, "reward")),

@@ -35,7 +35,7 @@ from rlhf.submission import job_submission
 from rlhf.tabs.judges import judge_card, judge_form, rubric_form
 from rlhf.tabs.judges.judge_form import CHOSEN, JudgeFormPage
 from rlhf.tabs.overview import next_steps
-from rlhf.tabs.runs import job_cards, job_words
+from rlhf.tabs.runs import job_cards
 
 POLL_SECONDS = 3
 SHOWN_VERDICTS = 20
@@ -67,10 +67,10 @@ NOBODY_DECIDES = N_(
 )
 SAVED = N_("Saved. This holds for comparisons that nobody has judged yet.")
 WHY: Mapping[str, str] = {
-    "flip": N_("a judge contradicted itself"),
-    "disagreement": N_("judges disagree"),
-    "unsure": N_("a judge was unsure or could not judge"),
-    "audit": N_("they were drawn by lot"),
+    "flip": N_("A judge contradicted itself: {count:,}."),
+    "disagreement": N_("Judges disagree: {count:,}."),
+    "unsure": N_("A judge was unsure or could not judge: {count:,}."),
+    "audit": N_("Drawn by lot: {count:,}."),
 }
 JUDGES_NOTE = N_(
     "Every judge that is switched on judges what waits for AI judges, in both orders. What a judge is never changes: "
@@ -96,17 +96,10 @@ def status_card(
         lines.append(
             _("No judge is switched on: what comes to judges waits in vain. Make one below, or switch one on.")
         )
-    why = [
-        _("{why:,} because {words}").format(why=found.why[reason], words=_(words))
-        for reason, words in WHY.items()
-        if found.why.get(reason)
-    ]
+    why = [_(said).format(count=found.why[reason]) for reason, said in WHY.items() if found.why.get(reason)]
     if why:
-        lines.append(
-            _("Of those that wait for people, judges have judged {total:,}: {why}.").format(
-                total=sum(found.why.values()), why=", ".join(why)
-            )
-        )
+        judged = _("Of those that wait for people, judges have judged {total:,}.").format(total=sum(found.why.values()))
+        lines.append(" ".join([judged, *why]))
     if found.given_up:
         lines.append(
             _(
@@ -263,11 +256,7 @@ def submit(context: Context, judge: Judge, scope: Any, most: Any, requested_by: 
     for job in job_store.active(context.db, ("judge",)):
         spec = job.spec
         if isinstance(spec, JudgeSpec) and (spec.judge, spec.scope, spec.candidate) == (judge.name, scope, candidate):
-            raise UserError(
-                _("{name} is at that already: job {id} is {status}.").format(
-                    name=judge.name, id=job.id, status=_(job_words.STATUS_WORDS[job.status])
-                )
-            )
+            raise UserError(_("{name} is at that already, in job {id}.").format(name=judge.name, id=job.id))
     spec = JudgeSpec(model=context.model, judge=judge.name, scope=scope, candidate=candidate, comparisons=int(most))
     return job_submission.submit(context.db, context.data_dir, spec, requested_by)
 
@@ -362,7 +351,7 @@ def job_card(db: Database, job: Job, known: Sequence[Judge], at: str) -> str:
         ]
     result = JudgeResult.of(job.result)
     counted = sorted(result.failed.items())
-    failed = ", ".join(f"{numeral(count)} {_(FAILED.get(reason, reason))}" for reason, count in counted)
+    failed = ", ".join(f"{_(FAILED.get(reason, reason))} ({numeral(count)})" for reason, count in counted)
     told += [(_("Failed verdicts"), failed)] if failed else []
     told += [(_("Comparisons left open"), numeral(result.left_open))] if result.left_open else []
     gave_up = (

@@ -21,7 +21,7 @@ from annotation.ui import markdown, markdown_process, markup
 from annotation.ui.invisible import visible
 from annotation.ui.markup import escape, label, paragraph
 from annotation.ui.tab_addresses import Place
-from rlhf.generation import playground_store, prompt_sets
+from rlhf.generation import playground_store
 from rlhf.generation.playground_store import Chat
 from rlhf.models import registry
 from rlhf.models.registry import Policy
@@ -133,7 +133,7 @@ def chosen(db: Database, revisions: Any) -> list[Policy]:
     if not 1 <= len(found) <= playground_store.COLUMNS:
         raise UserError(_("Choose one to {columns} models.").format(columns=playground_store.COLUMNS))
     for policy in found.values():
-        prompt_sets.require_generator(policy)
+        registry.require_answering(policy)
     return list(found.values())
 
 

@@ -46,7 +46,7 @@ def files_table(context: Context) -> str:
         there = job.status == "finished" and prompt_sets.file_of(context.data_dir, job.id).is_file()
         if there and isinstance(spec, AnswerSpec):
             fetched = Download(prompt_sets.address(job.id), f"job-{job.id}.jsonl")
-            prompts = f"{result['prompts']} {prompt_sets.described(spec)}"
+            prompts = f"{numeral(result['prompts'])} · {prompt_sets.described(spec)}"
             rows.append((str(job.id), spec.revision, prompts, str(result["answers"]), moment(job.finished), fetched))
     headers = (_("Job"), _("Policy"), _("Prompts"), _("Answers"), _("Finished (UTC)"), _("File"))
     return table(headers, rows, "", (_("Answers"),)) if rows else ""
@@ -63,7 +63,7 @@ def sources(db: Database) -> list[tuple[str, str]]:
 
 def choices(db: Database) -> list[tuple[str, str]]:
     """The policies to choose from, candidates first."""
-    found = [policy for policy in registry.all_policies(db) if policy.kind == "policy" and not policy.deleted]
+    found = [policy for policy in registry.all_policies(db) if policy.can_answer]
     return [
         (f"{policy.revision} · {policy.status_word}", policy.revision) for policy in check_report.policy_order(found)
     ]

@@ -12,7 +12,6 @@ from annotation.tabs.guard import Context, guarded
 from annotation.translation import _
 from annotation.web.space import ZERO_GPU_NOTICE
 from rlhf.loop import zero_gpu
-from rlhf.tabs.runs import job_words
 
 
 def build(context: Context) -> None:
@@ -35,6 +34,6 @@ def writing(context: Context) -> Any:
             return _("{comparisons} comparisons in {seconds:.0f} s.").format(
                 comparisons=job.result["comparisons"], seconds=job.result["seconds"]
             )
-        return _(job.message) or _("The answers are {status}.").format(status=_(job_words.STATUS_WORDS[job.status]))
+        return _(job.message) or _("The answers were not all written. The Runs tab has job {id}.").format(id=job.id)
 
     return write_answers

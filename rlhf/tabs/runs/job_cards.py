@@ -14,6 +14,7 @@ from annotation.ui.formatting import NOT_MEASURED, dollars, duration, moment, mo
 from annotation.ui.markup import (
     Explained,
     Row,
+    class_of,
     escape,
     explained,
     facts,
@@ -33,7 +34,17 @@ from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.rental_store import Rental
 from rlhf.models.registry import WEIGHTS_WORDS, Policy
-from rlhf.tabs.runs.job_words import SIZE_ON_DISK, STATUS_WORDS, about, data_facts, result_facts, spec_facts, spec_text
+from rlhf.submission.form_fields import in_labels
+from rlhf.tabs.runs.job_words import (
+    SIZE_ON_DISK,
+    STATUS_WORDS,
+    about,
+    data_facts,
+    message,
+    result_facts,
+    spec_facts,
+    spec_text,
+)
 
 # Reasons that leave out pairs of a comparison's answers; the others leave out judgements.
 PAIR_REASONS = ("tie", "identical", "too-long", "disagreement", "unreliable", "template")
@@ -76,25 +87,26 @@ RENTED: Mapping[str, str] = {
 def headline(job: Job, at: str) -> str:
     """A job's state in a sentence."""
     if job.flavor is not None and job.status in RENTED:
-        return f"{_(RENTED[job.status])} {_(job.message)}".strip()
+        return f"{_(RENTED[job.status])} {message(job)}".strip()
     if job.status == "queued":
         return (
             _("Queued; it starts when it is first in the queue and its device is free. {message}")
-            .format(message=_(job.message))
+            .format(message=message(job))
             .strip()
         )
     if job.status == "running":
         silent = seconds_between(job.heartbeat or at, at)
         if silent > LOST_AFTER_SECONDS / 2:
             return _("Running, but the worker has said nothing for {duration}.").format(duration=duration(silent))
-        return _("Running: {message}.").format(message=_(job.message)) if job.message else _("Running.")
+        return " ".join(filter(None, (_("Running."), message(job))))
     if job.status == "cancelling":
         return _("Cancelling: it stops when what it is at is done. What it has saved stays.")
     if job.status == "finished":
         taken = _("Finished in {duration}.") if job.attempt <= 1 else _("Finished; its last attempt took {duration}.")
-        return f"{taken.format(duration=duration(seconds_taken(job, at)))} {early_end(job)}".strip()
+        taken = taken.format(duration=duration(seconds_taken(job, at)))
+        return " ".join(filter(None, (taken, early_end(job), setback(job))))
     word = {"lost": _("Lost"), "failed": _("Failed"), "cancelled": _("Cancelled")}[job.status]
-    return f"{word}. {_(job.message)}".strip()
+    return f"{word}. {message(job)}".strip()
 
 
 def early_end(job: Job) -> str:
@@ -105,7 +117,14 @@ def early_end(job: Job) -> str:
     if done.planned_steps is not None and job.step >= done.planned_steps:
         return ""
     why = job.spec.ended_early(done.final)
-    return _("It ended after step {step}: {why}.").format(step=job.step, why=why) if why else ""
+    return _("It ended after step {step}. {why}").format(step=job.step, why=why) if why else ""
+
+
+def setback(job: Job) -> str:
+    """What a finished training made worse, in a sentence; empty where it did not, or nobody measured."""
+    if job.status != "finished" or not isinstance(job.spec, TrainingSpec):
+        return ""
+    return job.spec.setback(job.result)
 
 
 def may_end_early(job: Job) -> bool:
@@ -154,8 +173,11 @@ def progress_line(job: Job, left: float | None, at: str) -> str:
 def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries: Sequence[str] = ()) -> str:
     """One job's state in words, how far it is, what it has made, and what was made smaller for want of memory."""
     sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
-    said = f'<p class="headline" role="status"><b>{escape(name_of(job))}</b> {escape(sentence)}</p>'
-    shrunk = "".join(paragraph(retry, "warning") for retry in retries if retry != job.message)
+    style = class_of(" ".join(("headline", *(["bad"] if setback(job) else []))))
+    said = f'<p{style} role="status"><b>{escape(name_of(job))}</b> {escape(sentence)}</p>'
+    shrunk = "".join(
+        paragraph(in_labels(retry, type(job.spec)), "warning") for retry in retries if retry != job.message
+    )
     far = "" if job.status == "finished" else job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
     return said + shrunk + far
 

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from annotation.metrics.aggregation import REASONS
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOT_MEASURED, short_number, size
-from rlhf.data.snapshots import SnapshotCounts
+from rlhf.data.snapshots import SnapshotCounts, left_out_list
 from rlhf.jobs.descriptions import UNITS, Facts
 from rlhf.jobs.finished_training import FinishedTraining
 from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.job_store import Job
+from rlhf.submission.form_fields import in_labels
 
 STATUS_WORDS: Mapping[str, str] = {
     "queued": N_("queued"),
@@ -41,6 +41,11 @@ def about(job: Job) -> str:
         if job.flavor
         else job.spec.about()
     )
+
+
+def message(job: Job) -> str:
+    """What a job said last, with settings as pages call them."""
+    return in_labels(_(job.message), type(job.spec.trains() or job.spec))
 
 
 def title(job: Job) -> str:
@@ -116,11 +121,10 @@ def data_facts(job: Job, data: SnapshotCounts) -> Facts:
         return []
     done = FinishedTraining.of(job.result)
     left_out = Counter(data.left_out) + Counter(done.left_out)
-    named = ", ".join(f"{count} {_(REASONS.get(reason) or str(reason))}" for reason, count in sorted(left_out.items()))
     told = counted(data.train if done.trained_on is None else done.trained_on)
-    if job.spec.unit != "prompts":  # prompts to answer; what is held out is asked in the check
+    if job.spec.items.to_check_with:
         told = _("{train} to train, {held_out} held-out").format(train=told, held_out=counted(data.held_out))
-    return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), named or _("nothing"))]
+    return [(_(UNITS[job.spec.unit].heading), told), (_("Left out"), left_out_list(left_out) or _("nothing"))]
 
 
 def counted(number: int | None) -> str:

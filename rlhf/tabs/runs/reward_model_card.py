@@ -56,7 +56,7 @@ def verdict(quality: RewardModelQuality) -> str:
     if found.value < REWARD_THRESHOLD:
         sentences = [
             below.format(**known),
-            _("It may be no better than a coin.") if found.low <= 0.5 else "",
+            _("It may be no better than guessing.") if found.low <= 0.5 else "",
             _("A policy trained against it would mostly learn its mistakes: collect more judgements first."),
         ]
         return " ".join(filter(None, sentences))
@@ -148,7 +148,7 @@ def accuracy_plot(name: str, quality: RewardModelQuality) -> str:
         return ""
     sentence = _(
         "How often the answer that people prefer gets the higher score, with 95% intervals. Dashed: the "
-        "{reward_threshold} that training a policy against it asks for; one half is a coin. Far more on its "
+        "{reward_threshold} that training a policy against it asks for; one half is guessing. Far more on its "
         "training data than on held-out comparisons means that it has learnt them by heart."
     ).format(reward_threshold=percent(REWARD_THRESHOLD))
     frame = Frame(f"{name}-accuracy", _("Accuracy"), sentence)

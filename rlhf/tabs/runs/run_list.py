@@ -9,12 +9,12 @@ from typing import Any, Final
 from annotation.records import who
 from annotation.translation import N_, _, numeral
 from annotation.ui.formatting import NOTHING, moment
-from annotation.ui.markup import Cell, Way, paragraph, table
+from annotation.ui.markup import Cell, Chip, Way, paragraph, table
 from annotation.ui.tab_addresses import Place, link
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import NONE, RunLabel
-from rlhf.tabs.runs.job_cards import seconds_taken
-from rlhf.tabs.runs.job_words import STATUS_WORDS, about
+from rlhf.tabs.runs.job_cards import seconds_taken, setback
+from rlhf.tabs.runs.job_words import STATUS_WORDS, about, message
 
 LISTED: Final = 100
 # The orders of the list, by their name in the address, and what they are called.
@@ -95,15 +95,16 @@ def runs_table(runs: Sequence[Listed], search: str) -> str:
 
 def row(run: Listed) -> Sequence[Cell]:
     """One run."""
-    job = run.job
+    job, worse = run.job, setback(run.job)
+    status = _(STATUS_WORDS[job.status])
     return (
         str(job.id),
         Way(link("runs", Place((str(job.id),))), run.name),
         ", ".join(run.label.tags) or NOTHING,
-        _(STATUS_WORDS[job.status]),
+        Chip(status, "bad") if worse else status,
         Way(link("iterations", Place((run.made,))), run.made) if run.made else NOTHING,
         moment(job.started),
         NOTHING if job.started is None else numeral(run.seconds / 60, ".1f"),
         who(job.requested_by),
-        _(job.message) or NOTHING,
+        message(job) or worse or NOTHING,
     )

@@ -11,7 +11,7 @@ import gradio as gr
 from annotation.database import Database
 from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, told_view, visits
-from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, row_number, text_in
+from annotation.tabs.components import QUEUED, QUIET, FollowedPage, acting_box, html_box, row_number, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _
@@ -28,6 +28,7 @@ from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import preconditions
+from rlhf.submission.form_fields import in_labels
 from rlhf.tabs import downloads, plot_zoom
 from rlhf.tabs.iterations import policy_decisions
 from rlhf.tabs.plot_zoom import LookedAt
@@ -351,7 +352,7 @@ def cancel_shown(db: Database, seen: Any) -> str:
 def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
     """Put the job on the page back in the queue. Raises UserError where it can't be resumed (in that way)."""
     job_id = shown_job(seen)
-    changed = job_store.resume(db, job_id, half_batch)
+    changed = in_labels(job_store.resume(db, job_id, half_batch), type(job_store.get(db, job_id).spec))
     if job_store.get(db, job_id).flavor is not None:
         return _("Job {job_id} is looked for on the Hub again.").format(job_id=job_id)
     again = _("Job {job_id} is queued again and goes on from what it has saved, if anything. {changed}")
@@ -400,14 +401,12 @@ def delete_confirmed(context: Context, seen: Any, decided_by: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class RunsPage:
-    """The page's components: `parts` by name follow the rows, `seen` is what this session was sent last.
+class RunsPage(FollowedPage):
+    """The page's components.
 
     `seen` holds under "job" the id of the job that is shown, and under "revision" what it made or checks, or None.
     """
 
-    parts: Mapping[str, Any]
-    seen: gr.State
     pulse: gr.HTML
     bar: gr.HTML
 
@@ -425,11 +424,11 @@ class RunsPage:
     @property
     def followed(self) -> list[Any]:
         """The outputs of a handler that redraws what changed."""
-        return [*self.parts.values(), self.seen, self.bar]
+        return [*super().followed, self.bar]
 
-    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
+    def sent(self, changed: Mapping[str, Any], seen: Mapping[str, Any]) -> list[Any]:
         """What goes to the browser: the changed parts and address, and nothing for the others."""
-        return [*(changed.get(name, gr.skip()) for name in self.parts), seen, changed.get(ADDRESS, gr.skip())]
+        return [*super().sent(changed, seen), changed.get(ADDRESS, gr.skip())]
 
     def looked_at(self, name: str) -> list[Any]:
         """The outputs of a handler that looks closely at another plot."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from annotation.metrics.aggregation import UNKNOWN_RELIABILITY
 from annotation.records import Split
@@ -14,8 +13,8 @@ from annotation.ui import invisible, markup
 from annotation.ui.formatting import cut, duration, moment, percent, share, short_number, size
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
-from rlhf.data.snapshots import left_out_sentence, reason_text
-from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan
+from rlhf.data.snapshots import left_out_list, left_out_sentence, reason_text, template_sentences
+from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
@@ -41,7 +40,8 @@ PAIRS_SENTENCE = N_(
 
 
 def summary_line(run: PlannedRun) -> str:
-    """What a run would be, in one line: on how much it learns, how many steps it makes, and how long that takes."""
+    """What a run would be, in one line: on how much it learns, how many steps it makes, and how long that takes; below
+    it what is likely to go wrong."""
     parts = []
     if run.data is not None:
         parts.append(run.spec.items.counted(run.data.items))
@@ -52,13 +52,15 @@ def summary_line(run: PlannedRun) -> str:
         taken = None if step_time is None else duration(step_time.seconds_per_step * run.cost.steps)
         parts.append(_("time not measured yet") if taken is None else _("about {duration}").format(duration=taken))
         parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
-    said = f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
-    return said if run.data is None else said + where_the_rest_is(run.data, run.spec)
+    memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
+    line = f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
+    rest = "" if run.data is None else where_the_rest_is(run.data, run.spec)
+    return line + rest + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
 
 
 def where_the_rest_is(data: TrainingData, spec: TrainingSpec) -> str:
     """What of the judgements is not trained on: it is kept to check with, or left out; nothing where all is."""
-    kept = ": ".join(checked_with(data, spec)) if spec.unit != "prompts" and data.found.held_out else ""
+    kept = ": ".join(checked_with(data, spec)) if spec.items.to_check_with and data.found.held_out else ""
     said = f"{kept}. {left_out_sentence(data.found.left_out)}" if kept else left_out_sentence(data.found.left_out)
     return paragraph(said.strip(), "quiet") if said else ""
 
@@ -67,6 +69,22 @@ def checked_with(data: TrainingData, spec: TrainingSpec) -> tuple[str, str]:
     """What is kept to check a run with, and how much of it."""
     held_out = spec.items if data.items == data.found.train else UNITS[data.found.unit]
     return _(held_out.to_check_with), numeral(data.found.held_out)
+
+
+# How many times its method's default a learning rate may be before something is said of it.
+FAST, SLOW = 30, 1 / 1000
+
+
+def rate_warning(meant: TrainingSpec) -> str:
+    """That a learning rate is far from its method's default, in a sentence; empty where it is not."""
+    default = meant.methods.get(meant.method)
+    if default is None or not meant.learning_rate or SLOW <= meant.learning_rate / default.value <= FAST:
+        return ""
+    fast = _("The learning rate {rate} is far above the usual {usual}: expect it to destroy what the model can.")
+    slow = _("The learning rate {rate} is far below the usual {usual}: expect the model to learn next to nothing.")
+    return (fast if meant.learning_rate > default.value else slow).format(
+        rate=short_number(meant.learning_rate), usual=short_number(default.value)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -78,7 +96,7 @@ def data_card(data: TrainingData, spec: TrainingSpec) -> str:
         numbers.append((_("Pairs in them"), numeral(found.train)))
     if found.noise is not None and found.noise.share is not None:
         numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
-    if spec.unit != "prompts":
+    if spec.items.to_check_with:
         numbers.append(checked_with(data, spec))
     known = facts(numbers, "facts figures") + (paragraph(_(data.unchecked), "warning") if data.unchecked else "")
     if found.unit != "pairs":
@@ -112,10 +130,11 @@ def noise_sentence(noise: Noise | None) -> str:
     return f"{said} {others}"
 
 
-def left_out_table(left_out: Mapping[str, int], unit: str = "pairs") -> str:
+def left_out_table(left_out: Mapping[str, int], unit: Unit = "pairs") -> str:
     """What is left out of the data, by reason; what is no judgement is of this unit."""
+    row, judgement = _(UNITS[unit].plural), _("judgements")
     rows = [
-        (reason_text(reason, left_out), numeral(count), _(unit) if reason in PAIR_REASONS else _("judgements"))
+        (reason_text(reason, left_out), numeral(count), row if reason in PAIR_REASONS else judgement)
         for reason, count in sorted(left_out.items())
         if count
     ]
@@ -132,7 +151,7 @@ def survey_card(found: DataSummary, spec: TrainingSpec) -> str:
         average = _("Tokens on average with an answer at the limit")
     numbers = [
         (_(spec.items.to_train_on), numeral(found.items["train"])),
-        *([] if spec.unit == "prompts" else [(_("Held-out"), numeral(found.items["held-out"]))]),
+        *([(_("Held-out"), numeral(found.items["held-out"]))] if spec.items.to_check_with else []),
         (longest, numeral(found.largest)),
         (average, numeral(found.mean_tokens, ".0f")),
     ]
@@ -184,8 +203,9 @@ def shown_card(shown: InspectedItem | None, spec: TrainingSpec, split: Split) ->
 
 def left_out_sentences(shown: InspectedItem) -> list[str]:
     """What of an item would be left out."""
-    what = _("Of this, left out") if shown.used else _("This would be left out")
-    return [f"{what}: {reason_text(reason, shown.left_out)} ({count})." for reason, count in shown.left_out.items()]
+    said = _("Of this, left out: {reasons}.") if shown.used else _("This would be left out: {reasons}.")
+    listed = [said.format(reasons=left_out_list(shown.left_out))] if shown.left_out else []
+    return [*listed, *template_sentences(shown.left_out)]
 
 
 def legend(sequences: Sequence[TokenSequence]) -> str:
@@ -264,7 +284,7 @@ def length_sentence(cost: CostEstimate) -> str:
         return _("Estimated as if every row were as long as the longest, which has {longest:,} tokens.").format(
             longest=cost.longest
         )
-    return _("Estimated as if every row were as long as max_length allows. Looking through all rows finds the longest.")
+    return _("Estimated as if every row were of the greatest length. Looking through all rows finds the longest.")
 
 
 MEMORY = (N_("Part"), N_("Memory"), N_("Of what is free"), N_("What it is"))
@@ -367,9 +387,9 @@ def command_text(spec: JobSpec, data_dir: Path) -> str:
     return f"cat > spec.json <<'SPEC'\n{spec_text(spec)}\nSPEC\n{run}"
 
 
-def reward_intro(revision: str, result: Mapping[str, Any] | None) -> str:
-    """What is known of a chosen reward model, where its quality was not measured."""
-    if result is None:
+def reward_intro(revision: str, trained: bool) -> str:
+    """What is known of a chosen reward model, where its quality was not measured; whether it was `trained` here."""
+    if not trained:
         return notice(
             _("{revision} has no finished training here, so nothing is known of how good it is.").format(
                 revision=revision

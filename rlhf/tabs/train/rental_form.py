@@ -138,9 +138,7 @@ def price_known(db: Database, flavor: Any) -> float | None:
 def question_about(terms: Terms) -> str:
     """What is asked before anything is spent."""
     return status(
-        _("This spends {sentence}. It is billed by the minute while it runs. Go ahead?").format(
-            sentence=terms.sentence
-        ),
+        _("{terms} It is billed by the minute while it runs. Go ahead?").format(terms=terms.sentence),
         "warning",
     )
 

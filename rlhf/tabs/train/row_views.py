@@ -60,7 +60,7 @@ class RowsPage:
 
 def lay_out(form: Form) -> RowsPage:
     """The components, top to bottom, without anything from the rows."""
-    splits = [(_(words), value) for words, value in (SPLITS[:1] if form.spec_type.unit == "prompts" else SPLITS)]
+    splits = [(_(words), value) for words, value in (SPLITS if form.spec_type.items.to_check_with else SPLITS[:1])]
     with gr.Accordion(_("Show a row, token by token"), open=False) as accordion:
         with gr.Row():
             split = gr.Radio(splits, value="train", label=_("Rows"), min_width=240, visible=len(splits) > 1)

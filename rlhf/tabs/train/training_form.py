@@ -10,7 +10,7 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, html_box, meanings, whole_number
+from annotation.tabs.components import QUEUED, QUIET, FollowedPage, html_box, meanings, whole_number
 from annotation.tabs.guard import Context, guarded
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import _
@@ -20,7 +20,7 @@ from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import TrainingSpec, to_json
 from rlhf.jobs.rental_store import Terms
-from rlhf.models.reward_model_quality import quality_in
+from rlhf.models.reward_model_quality import quality_of
 from rlhf.submission import form_fields, job_submission, preflight
 from rlhf.submission.form_fields import Form
 from rlhf.submission.preflight import Choices, PlannedRun, Preflight
@@ -173,28 +173,23 @@ def reward_card(db: Database, spec: TrainingSpec) -> str:
     reward = preflight.scorer_of(db, spec)
     if reward is None:
         return ""
-    result = None if reward.job_id is None else job_store.get(db, reward.job_id).result
-    quality = quality_in(result)
+    quality = quality_of(db, reward)
     if quality is not None:
         return reward_model_card.card(quality)
-    return plan_card.reward_intro(reward.revision, result)
+    trained = reward.job_id is not None and job_store.get(db, reward.job_id).result is not None
+    return plan_card.reward_intro(reward.revision, trained)
 
 
 # ---------------------------------------------------------------------------------------------------------- the page
 @dataclass(frozen=True)
-class TrainingFormPage:
-    """A form's components: `parts` by name follow the rows and the fields, `seen` is what this session was sent last.
-
-    What a field is sent goes to its input.
-    """
+class TrainingFormPage(FollowedPage):
+    """A form's components; its `parts` follow the fields too. What a field is sent goes to its input."""
 
     form: Form
     inputs: Mapping[str, Any]
     """By field, in the order of the form's names."""
-    parts: Mapping[str, Any]
     rows: RowsPage
     said: gr.HTML
-    seen: gr.State
     pulse: gr.HTML
     rented: rental_form.RentalFormPage
 
@@ -203,18 +198,9 @@ class TrainingFormPage:
         """What handlers are sent: the confirmation, what was seen, then the fields."""
         return [self.parts["accept"], self.seen, *self.inputs.values()]
 
-    @property
-    def followed(self) -> list[Any]:
-        """The outputs of a handler that redraws what changed."""
-        return [*self.parts.values(), self.seen]
-
     def values(self, sent: Sequence[Any]) -> dict[str, Any]:
         """The fields as the browser sent them."""
         return dict(zip(self.form.names, sent, strict=True))
-
-    def sent(self, changed: Mapping[str, Any], seen: Seen) -> list[Any]:
-        """What goes to the browser: the changed parts, and nothing for the others."""
-        return [*(changed.get(name, gr.skip()) for name in self.parts), seen]
 
 
 def lay_out(form: Form) -> TrainingFormPage:

@@ -20,7 +20,7 @@ import pytest
 
 from annotation import claims, store
 from annotation.api import AnnotationApi
-from annotation.copies import restoration, safe_copies
+from annotation.copies import copy_reasons, restoration, safe_copies
 from annotation.copies.safe_copies import Schedule
 from annotation.copies.targets import (
     KEPT,
@@ -218,19 +218,19 @@ def test_where_the_newest_copy_is_known_what_is_here_stays_with_all_that_came_af
 
 
 def test_what_nobody_changed_is_not_marked_as_changed(db: Database, ann: Annotator) -> None:
-    before = safe_copies.state_mark(db)
+    before = copy_reasons.state_mark(db)
     assert claims.claim_next(db, ann.id) is not None
-    assert safe_copies.state_mark(db) == before
+    assert copy_reasons.state_mark(db) == before
     judge(db, ann, 1)
-    after = safe_copies.state_mark(db)
+    after = copy_reasons.state_mark(db)
     assert after != before
     access.set_role(db, "ann", "admin")
-    with_admin = safe_copies.state_mark(db)
+    with_admin = copy_reasons.state_mark(db)
     assert with_admin != after
     add_judge(db, {"model": "base"})
-    with_judge = safe_copies.state_mark(db)
+    with_judge = copy_reasons.state_mark(db)
     db.connection.execute("UPDATE judge SET active = 0")
-    assert len({with_admin, with_judge, safe_copies.state_mark(db)}) == 3
+    assert len({with_admin, with_judge, copy_reasons.state_mark(db)}) == 3
 
 
 def add_judge(db: Database, settings: dict[str, str]) -> None:
@@ -393,7 +393,7 @@ def test_what_people_did_beside_judging_is_not_left_behind(
         successor.make_copy()
         assert successor.alone, "its copies go aside"
         return
-    with pytest.raises(UserError, match=r"has accounts, imports, settings or decisions that no copy"):
+    with pytest.raises(UserError, match=r"has accounts, imports, settings, runs or decisions that no copy"):
         restoration.begin(place, tmp_path / "twin")
     assert access.check_password(twin, "bob", "a long enough password") is not None
 

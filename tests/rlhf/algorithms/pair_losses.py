@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf.algorithms.dpo.spec import PreferenceLoss
@@ -39,6 +40,12 @@ def preference_loss(name: PreferenceLoss, pairs: PairLogps, beta: float, flip_P:
 def conservative_dpo(pairs: PairLogps, beta: float, flip_P: Tensor) -> Tensor:
     """The sigmoid loss. (P,)."""
     return preference_loss("sigmoid", pairs, beta, flip_P, 0.0)
+
+
+def dpo(pairs: PairLogps, beta: float, flip: float | Tensor = 0.0) -> Tensor:
+    """DPO of each pair (Rafailov et al. 2023, equation 7), in expectation over which answer is better. (P,)."""
+    margin_P = beta * ((pairs.chosen_P - pairs.ref_chosen_P) - (pairs.rejected_P - pairs.ref_rejected_P))
+    return -(1 - flip) * F.logsigmoid(margin_P) - flip * F.logsigmoid(-margin_P)
 
 
 def slow_order_loss(scores: Sequence[Tensor], above: Mapping[tuple[int, int], float]) -> Tensor:

@@ -19,12 +19,20 @@ PAGE = ROOT / "docs" / "adding-an-algorithm.md"
 COPIED = ("annotation", "benchmarks", "docs", "rlhf", "tests")
 pytestmark = pytest.mark.slow
 JOURNEY = "tests/rlhf/algorithms/journey_of_an_added_algorithm.py"
-CHECKS = ("tests/test_sentences.py", "tests/test_architecture.py", "tests/docs/test_pages.py")
+CHECKS = (
+    *("tests/test_sentences.py", "tests/test_architecture.py", "tests/docs/test_pages.py"),
+    *("tests/rlhf/jobs/test_job_spec.py", "tests/rlhf/submission/test_form_fields.py"),
+)
 # Of these, what is asked of its files, of the page and of names, and neither starts a process nor loads torch. In a
 # process of their own: beside what the journey has loaded they would take half as long again.
 ASKED = (
-    "unpaired or adding-an-algorithm or (test_architecture and not (load or process or worker or kinds_of_job or "
-    "decides or sqlite or columns or every_spec))"
+    "unpaired or adding-an-algorithm or kind_of_training_has_a_form or (test_architecture and not (load or process or "
+    "worker or kinds_of_job or decides or sqlite or columns or every_spec))"
+)
+# What is asked of each algorithm on the pages, beside the journey.
+ON_PAGES = (
+    "tests/rlhf/tabs/train/test_training_form.py",
+    *("tests/rlhf/tabs/runs/test_runs_tab.py", "tests/rlhf/tabs/runs/test_curves.py"),
 )
 PYTEST = ("pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist")
 
@@ -60,7 +68,7 @@ def test_two_files_a_docstring_and_one_line_add_an_algorithm(tmp_path: Path) -> 
     python(tmp_path, "ruff", "check", *added)
     python(tmp_path, "ruff", "format", "--check", *added)
     python(tmp_path, *PYTEST, *CHECKS, "-k", ASKED)
-    python(tmp_path, *PYTEST, JOURNEY)
+    python(tmp_path, *PYTEST, JOURNEY, *ON_PAGES, "-k", "journey or unpaired")
 
 
 def python(root: Path, *arguments: str) -> None:

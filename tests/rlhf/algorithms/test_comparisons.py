@@ -12,11 +12,11 @@ from torch import Tensor
 from rlhf.algorithms.comparisons import collate, order_loss, part_of, with_targets
 from rlhf.algorithms.dpo.reference import answer_logps, collate_answers
 from rlhf.algorithms.dpo.train import logps_of
-from rlhf.algorithms.losses import PairLogps, dpo, implicit_rewards
+from rlhf.algorithms.losses import PairLogps, implicit_rewards
 from rlhf.models.hidden_states import summed_logps
 from rlhf.models.packing import pad
 from tests.architectures import VOCABULARY, built
-from tests.rlhf.algorithms.pair_losses import slow_order_loss
+from tests.rlhf.algorithms.pair_losses import dpo, slow_order_loss
 
 BETA = 0.1
 # Three that can be packed, one of them with sliding windows, and one that can't.
@@ -55,7 +55,7 @@ def pair_by_pair(model: Any, item: dict[str, Any]) -> Tensor:
         reference = [torch.tensor([item["reference_logps"][place]]) for place in (better, worse)]
         lengths = [torch.tensor([len(ids)]) for ids in both]
         pair = PairLogps(*logps.chunk(2), *reference, *lengths)
-        losses.append((1 - flip) * dpo(pair, BETA) + flip * dpo(pair.swapped(), BETA))
+        losses.append(dpo(pair, BETA, flip))
     return torch.cat(losses)
 
 
@@ -75,7 +75,7 @@ def test_all_pairs_of_a_comparison_together_are_the_pairs_one_by_one(family: str
     batch = collate(items, 0)
     assert len(batch["input_ids"]) == 6
     pairs = logps_of(model, batch).pairs(batch["better"], batch["worse"])
-    fast_P = (1 - batch["flip"]) * dpo(pairs, BETA) + batch["flip"] * dpo(pairs.swapped(), BETA)
+    fast_P = dpo(pairs, BETA, batch["flip"])
     torch.testing.assert_close(fast_P, slow_P, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(model, fast_P.mean()), expected, rtol=1e-3, atol=1e-6)
 

@@ -805,7 +805,7 @@ def test_words_that_were_likely_surprise_less_where_training_began(judged: Machi
 def test_to_likely_words_a_policy_may_move_further(kl: float, surprise: float, enough: float) -> None:
     spec = DPOSpec(stop_kl=0.1)
     assert far_enough(kl, surprise, spec.stop_kl) == bool(enough)
-    said = f"the policy had moved {kl:g} nats a token, and {enough:g} was enough" if enough else ""
+    said = f"The policy had moved {kl:g} nats a token, and {enough:g} was enough." if enough else ""
     if surprise > 1:
         said = said.replace(",", " to less likely words,")
     assert spec.ended_early({"kl": kl, "surprise": surprise}) == said

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from annotation.metrics.rankings import bits
-from rlhf.algorithms.losses import PairLogps, dpo, expected_loss
+from rlhf.algorithms.losses import PairLogps, expected_loss
 from rlhf.models.orders.plackett_luce import Rankings, plackett_luce
+from tests.rlhf.algorithms.pair_losses import dpo
 
 Pairs = Collection[tuple[int, int]]
 

@@ -421,7 +421,7 @@ def test_a_limit_that_leaves_too_few_fails_the_job_with_the_counts(taught: Machi
     fitting = sum(length <= lengths[4] for length in lengths)
     assert job.status == "failed"
     assert f"There are {fitting} demonstrations to train on, and at least 8 are needed." in job.message
-    assert f"{12 - fitting} " in job.message.partition("Left out:")[2]
+    assert f"Left out: too long ({12 - fitting})." in job.message
     job = finished(taught, replace(QUICK, max_length=lengths[-2]))
     kept = sum(length <= lengths[-2] for length in lengths)
     assert ((job.result or {})["trained_on"], (job.result or {})["left_out"]) == (kept, {"too-long": 12 - kept})

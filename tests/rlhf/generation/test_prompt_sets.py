@@ -59,8 +59,8 @@ def test_a_job_names_the_revision_that_serves_when_it_is_made(db: Database, data
 @pytest.mark.parametrize(
     ("spec", "changed", "sentence"),
     [
-        (AnswerSpec(split="train"), {}, "no prompts to train on"),
-        (AnswerSpec(source="songs"), {}, "no prompts held out from 'songs'"),
+        (AnswerSpec(split="train"), {}, "no such prompts"),
+        (AnswerSpec(source="songs"), {}, "no such prompts"),
         (AnswerSpec(revision="dpo-9"), {}, "no policy 'dpo-9'"),
         (AnswerSpec(), {"kind": "reward"}, "can't give them"),
         (AnswerSpec(), {"deleted": "2026-01-02T03"}, "were deleted on 2026-01-02"),
@@ -142,4 +142,4 @@ def test_no_other_name_gives_a_file(tmp_path: Path, name: str) -> None:
 
 def test_a_deleted_policy_is_refused_at_its_turn_too(db: Database) -> None:
     with pytest.raises(UserError, match="were deleted"):
-        prompt_sets.require_generator(replace(registry.serving(db), deleted="2026-01-02"))
+        registry.require_answering(replace(registry.serving(db), deleted="2026-01-02"))

@@ -416,7 +416,7 @@ def test_the_command_line_says_the_price_and_rents_nothing_unasked(
     ask = ("--data", str(judged.data_dir), "run", str(spec), "--rent", "t4-small", "--hours", "2")
     asked = rlhf_command(*ask, **hub.environment(TOKEN))
     assert asked.returncode == 2
-    assert asked.stderr.startswith("This would spend up to $0.80: t4-small at $0.40 an hour, ended after 2 hours")
+    assert asked.stderr.startswith("This costs up to $0.80: t4-small at $0.40 an hour, ended after 2 hours")
     without = rlhf_command(*ask, "--yes", **hub.environment(None))
     assert without.returncode == 2
     assert "No token for the Hub is set" in without.stderr
@@ -431,7 +431,9 @@ def test_terms_that_can_not_be_meant_are_refused() -> None:
     with pytest.raises(UserError):
         rental_store.checked_terms("x", 1, 1, "no/name")
     said = rental_store.checked_terms("a10g-small", 1.0, 1.5, "acme").sentence
-    assert said == "up to $1.50: a10g-small at $1.00 an hour, ended after 1.5 hours at the latest, paid by acme"
+    assert said == (
+        "This costs up to $1.50: a10g-small at $1.00 an hour, ended after 1.5 hours at the latest, paid by acme."
+    )
 
 
 def test_of_a_report_all_is_read_that_is_known_here_and_nothing_where_a_part_can_not_be_shown() -> None:

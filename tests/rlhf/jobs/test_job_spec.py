@@ -67,7 +67,7 @@ MISTAKES: list[tuple[Any, str]] = [
     ("{", "not JSON"),
     ([], '"kind"'),
     ({"beta": 0.1}, '"kind"'),
-    ({"kind": "nothing"}, "generate, dpo, sft, reward_model, ppo, check"),
+    ({"kind": "nothing"}, ", ".join(KINDS)),
     ({"kind": "dpo", "betta": 0.1}, "no field 'betta'"),
     ({"kind": "generate", "sampling": {"temprature": 1}}, "no field 'sampling.temprature'"),
     ({"kind": "generate", "sampling": 1}, "'sampling' must be an object"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -24,18 +24,21 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.job_store import Job
 from rlhf.judges.judge_spec import JudgeSpec
+from rlhf.kinds import KINDS
 from rlhf.loop.controller import (
     AutomaticTraining,
     FailedCheck,
     LoopState,
     Step,
+    automatic_spec,
     next_step,
     save_automatic_training,
     state_of,
 )
+from rlhf.models import registry
 from rlhf.tabs.iterations.loop_standing import loop_status
 from tests.builders import job, policy
-from tests.conftest import act, seed_comparisons
+from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.rlhf.evaluation.test_gate import DECIDED
 
 QUIET = LoopState(
@@ -46,8 +49,6 @@ QUIET = LoopState(
     waiting={},
     pending=None,
     gate="ask",
-    reward_model=None,
-    reward_tried=False,
 )
 ON = AutomaticTraining(on=True, every=20, algorithm="dpo")
 PPO = replace(ON, algorithm="ppo")
@@ -136,14 +137,53 @@ def tried(status: str, failures: int, rested: bool = True) -> dict[str, FailedCh
         ({"pending": candidate("not enough evidence"), "gate": "automatic", "auto_train": ON, "new": 50}, None),
         ({"pending": candidate("not enough evidence"), "gate": "ask", "auto_train": ON, "new": 50}, Step("train")),
         # reward model and PPO
-        ({"auto_train": PPO, "new": 20}, Step("train the reward model")),
-        ({"auto_train": PPO, "new": 20, "reward_tried": True}, None),
-        ({"auto_train": PPO, "new": 20, "reward_model": "rm-4", "reward_tried": True}, Step("train", "rm-4")),
-        ({"auto_train": ON, "new": 20, "reward_model": "rm-4"}, Step("train")),
+        ({"auto_train": PPO, "new": 20}, Step("train first")),
+        ({"auto_train": PPO, "new": 20, "needed_tried": True}, None),
+        ({"auto_train": PPO, "new": 20, "needed_model": "rm-4", "needed_tried": True}, Step("train", "rm-4")),
+        ({"auto_train": ON, "new": 20, "needed_model": "rm-4"}, Step("train")),
     ],
 )
 def test_the_next_step(changed: dict[str, Any], expected: Step | None) -> None:
     assert next_step(replace(QUIET, **changed)) == expected
+
+
+@dataclass(frozen=True)
+class TaughtSpec(DPOSpec):
+    """An algorithm whose policy learns from another policy's answers."""
+
+    kind: ClassVar = "taught"
+    lists: ClassVar = {"teacher": "policy"}
+    teacher: str = ""
+
+
+@dataclass(frozen=True)
+class ScoredSpec(TaughtSpec):
+    """One that a reward model scores besides."""
+
+    kind: ClassVar = "scored"
+    lists: ClassVar = {"teacher": "policy", "reward_model": "reward"}
+    reward_model: str = ""
+
+
+def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.ensure_base(db, BASE_NAME)
+    for spec_type in (TaughtSpec, ScoredSpec):
+        monkeypatch.setitem(KINDS, spec_type.kind, spec_type)
+    taught = replace(QUIET, auto_train=replace(ON, algorithm="taught"), new=20)
+    assert next_step(taught) == Step("train"), "the policy that serves can teach at once"
+    made = automatic_spec(db, Step("train"), TaughtSpec)
+    assert isinstance(made, TaughtSpec)
+    assert made.teacher == "base"
+    assert made.trained_first() is None
+    scored = replace(taught, auto_train=replace(ON, algorithm="scored"))
+    assert next_step(scored) == Step("train first")
+    assert automatic_spec(db, Step("train first"), ScoredSpec).makes == "reward"
+    assert next_step(replace(scored, needed_model="rm-4")) == Step("train", "rm-4")
+    made = automatic_spec(db, Step("train", "rm-4"), ScoredSpec)
+    assert isinstance(made, ScoredSpec)
+    assert (made.teacher, made.reward_model) == ("base", "rm-4")
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_a_killed_worker_is_told_of_with_what_to_lower(db: Database, supervisor:
     row = job_store.get(db, job)
     assert row.status == "lost"
     assert row.message.startswith(KILLED)
-    for words in ("batch_size below 8", "max_length below 512", "qlora", "lora_targets"):
+    for words in ("batch_size below 8", "max_length below 512", "QLoRA", "lora_targets"):
         assert words in row.message
 
 
@@ -662,17 +662,17 @@ def test_a_run_whose_loss_was_no_number_goes_on_more_slowly_from_the_last_good_c
     [
         (
             SFTSpec(method="lora", batch_size=8),
-            ("batch_size below 8", "max_length below 512", "method qlora", "lora_targets", "halve_batch"),
+            ("batch_size below 8", "max_length below 512", "method QLoRA", "lora_targets", "halve_batch"),
             ("max_new_tokens",),
         ),
         (
             PPOSpec(method="qlora"),
             ("batch_size below 4", "sampling.max_new_tokens below", "lora_targets"),
-            ("method qlora",),
+            ("method QLoRA",),
         ),
-        (SFTSpec(method="full"), ("method qlora",), ("lora_targets",)),
+        (SFTSpec(method="full"), ("method QLoRA",), ("lora_targets",)),
         (DPOSpec(batch_size=1, halve_batch=True), ("max_length",), ("batch_size", "halve_batch")),
-        (DPOSpec(method="qlora", lora_targets="attention"), ("batch_size below 4",), ("lora_targets", "method qlora")),
+        (DPOSpec(method="qlora", lora_targets="attention"), ("batch_size below 4",), ("lora_targets", "method QLoRA")),
         (CheckSpec(), ("smaller base model",), ("batch_size",)),
         (
             MeasureSpec(training=to_json(SFTSpec(batch_size=6, max_length=300))),

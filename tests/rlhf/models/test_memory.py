@@ -400,7 +400,7 @@ def test_what_does_not_fit_is_said_with_what_to_lower() -> None:
     assert "does not fit" in wide.sentence
     assert "Lower batch_size (64) or max_length (512), and raise accumulation as much" in wide.sentence
     big = replace(SMALL, tensors={**SMALL.tensors, "model.layers.0.mlp.big.weight": (10_000, 100_000)})
-    assert "use the method qlora" in memory.fit(big, SFTSpec(), tight).sentence
+    assert "use the method QLoRA" in memory.fit(big, SFTSpec(), tight).sentence
     assert "train an adapter" in memory.fit(big, SFTSpec(method="full"), tight).sentence
     assert "a smaller base model" in memory.fit(big, DPOSpec(method="qlora", lora_r=1), tight).sentence
     close = memory.fit(SMALL, SFTSpec(), replace(PROCESSOR, free=math.ceil(1.01 * fit_total(SFTSpec()))))

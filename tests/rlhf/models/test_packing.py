@@ -189,7 +189,7 @@ def test_data_without_an_estimate_or_without_a_sure_pair_is_refused_in_words() -
     for noise in ("weight", "smooth"):
         with pytest.raises(UserError, match="says nothing of annotators' reliability"):
             with_noise(old, noise)
-    with pytest.raises(UserError, match="every pair is a coin's"):
+    with pytest.raises(UserError, match="every pair is a guess"):
         with_noise([{"flip": 0.5}], "weight")
 
 

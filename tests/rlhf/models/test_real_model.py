@@ -11,7 +11,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from annotation.imports.importing import starter_prompts
 from annotation.records import Sampling
 from rlhf.algorithms import trainer
 from rlhf.algorithms.dpo.spec import DPOSpec
@@ -48,17 +47,16 @@ def test_the_embedded_model_is_converted_once(smollm: Path) -> None:
 
 def test_it_answers_and_most_answers_end_by_themselves(smollm: Path) -> None:
     tokenizer, model = load_tokenizer(smollm), load_for_answering(smollm)
-    questions = [
-        "What is the capital of France? Answer in one short sentence.",
-        *(prompt.text for prompt in starter_prompts()[:7]),
+    questions = ["What is the capital of France?", "What colour is grass?", "Is ice cold?", "How many days has a week?"]
+    asked = [
+        render(tokenizer, [{"role": "user", "content": f"{question} Answer in one short sentence."}])
+        for question in questions
     ]
-    rendered = [render(tokenizer, [{"role": "user", "content": question}]) for question in questions]
-    answers = [
-        row[0] for row in draw(model, tokenizer, rendered, [[seed] for seed in range(8)], Sampling(temperature=0.3))
-    ]
+    short = Sampling(temperature=0.3, max_new_tokens=40)
+    answers = [row[0] for row in draw(model, tokenizer, asked, [[seed] for seed in range(len(asked))], short)]
     assert "Paris" in answers[0].text
     assert all(answer.text.strip() and "<|" not in answer.text for answer in answers)
-    assert sum(answer.finish_reason == "stop" for answer in answers) >= 5
+    assert sum(answer.finish_reason == "stop" for answer in answers) >= 3
 
 
 def test_a_short_training_runs_with_the_default_recipe(

@@ -203,7 +203,7 @@ def tree(html: str) -> ElementTree.Element:
             10,
             "60% from which a policy is trained against it without asking. The interval reaches below it",
         ),
-        (5, 10, "It may be no better than a coin. A policy trained against it would mostly"),
+        (5, 10, "It may be no better than guessing. A policy trained against it would mostly"),
         (59, 100, "It is right on 59.0% of 100"),
     ],
 )

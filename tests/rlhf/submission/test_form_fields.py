@@ -13,6 +13,7 @@ from annotation.records import UserError
 from annotation.translation import language_of, speaking
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_spec
@@ -31,9 +32,8 @@ def first_values(form: Form) -> dict[str, Any]:
 
 def test_every_kind_of_training_has_a_form() -> None:
     assert {form.spec_type.kind for form in FORMS} == set(ALGORITHMS)
-    assert [form.layout.label for form in FORMS] == [
-        "Preferences (DPO)", "Supervised", "Full fine-tuning", "Reward model", "PPO"
-    ]  # fmt: skip
+    assert all(form.layout.label for form in FORMS)
+    assert len({form.layout.label for form in FORMS}) == len(FORMS) == len(BY_NAME)
 
 
 @EVERY_FORM
@@ -155,7 +155,7 @@ def test_ppo_draws_from_the_policys_own_distribution() -> None:
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_named(name: str, value: Any) -> None:
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=BY_NAME["dpo"].label(name)):
         form_fields.spec_of(BY_NAME["dpo"], "base", {**first_values(BY_NAME["dpo"]), name: value})
 
 
@@ -213,3 +213,38 @@ def test_what_an_empty_field_stands_for_is_written_as_it_may_be_typed() -> None:
         assert "," in meant[name]
         typed = form_fields.spec_of(form, "base", {**values, name: meant[name]})
         assert getattr(typed, name) == float(meant[name].replace(",", "."))
+
+
+@EVERY_FORM
+def test_what_can_not_be_meant_is_refused_under_the_label_that_the_form_shows(form: Form) -> None:
+    for name in form.names:
+        default = form.described[name][0]
+        if isinstance(default, bool) or form.choices(name) or name in form.spec_type.lists or isinstance(default, str):
+            continue
+        for language in ("en", "de"):
+            with speaking(language_of(language)):
+                label = form.label(name)
+                values = {**first_values(form), **what_makes_meaningful(form, name)}
+                for wrong in (-1, "x", float("inf")):
+                    with pytest.raises(UserError) as refused:
+                        form_fields.spec_of(form, "base", {**values, name: wrong})
+                    said = str(refused.value)
+                    assert said.startswith(f"{label}: "), said
+                    assert "float" not in said, said
+                    assert " int" not in said, said
+
+
+def test_a_learning_rate_that_no_weight_survives_is_refused() -> None:
+    for form in FORMS:
+        with pytest.raises(UserError, match=r"^Learning rate: it must be below 1, not 1e\+30\.$"):
+            form_fields.spec_of(form, "base", {**first_values(form), "learning_rate": "1e30"})
+
+
+def test_sentences_about_settings_call_them_what_the_form_does() -> None:
+    said = "lora_targets 'named' needs the names: put them into lora_layers, or lower sampling.max_new_tokens."
+    assert form_fields.in_labels(said, PPOSpec) == (
+        "“LoRA targets” 'named' needs the names: put them into “LoRA layers”, or lower “Max new tokens”."
+    )
+    with speaking(language_of("de")):
+        assert form_fields.in_labels("Senke batch_size (8).", DPOSpec) == "Senke „Batchgröße“ (8)."
+    assert form_fields.in_labels("No memory.", MergeSpec) == "No memory."

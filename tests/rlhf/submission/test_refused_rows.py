@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -19,7 +19,8 @@ from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data import snapshots
-from rlhf.jobs.descriptions import LeftOut
+from rlhf.hub import snapshot_card
+from rlhf.jobs.descriptions import LeftOut, Unit
 from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.models import registry
 from rlhf.models.chat_template import chat_tokenizer
@@ -135,19 +136,36 @@ def test_data_that_was_frozen_before_the_template_refused_it_fails_with_the_reas
     assert "Judge more" not in job.message
 
 
+@pytest.mark.parametrize("unit", get_args(Unit))
+def test_rows_of_every_unit_are_named_where_there_are_too_few_and_on_their_card(unit: Unit) -> None:
+    assert f" {unit} to train on, and at least 8 are needed." in snapshots.shortage(unit, 0, 8, LeftOut())
+    for reason in ("template", "too-long"):
+        assert f"All 9 {unit} " in snapshots.shortage(unit, 0, 8, LeftOut({reason: 9}))
+    assert {"split", "messages"} <= set(snapshot_card.COLUMNS[unit]) <= set(snapshot_card.MEANINGS)
+    assert all(snapshot_card.TITLES_AND_TAGS[unit])
+
+
 @pytest.mark.parametrize(
     ("found", "left_out", "said"),
     [
         (8, {"template": 50}, ""),
         (0, {}, "There are 0 preference pairs to train on, and at least 8 are needed. Judge more comparisons first."),
         (0, {"too-long": 16}, "All 16 pairs are longer than max_length. Raise max_length."),
-        (0, {"too-long": 16, "tie": 2}, "All 16 pairs are longer than max_length. Raise max_length. Left out: 2 tie."),
+        (0, {"too-long": 16, "tie": 2}, "are longer than max_length. Raise max_length. Left out: tie (2)."),
         (0, {"identical": 9}, "In all 9 pairs the two answers are the same text."),
-        (0, {"tie": 20}, "Judge more comparisons first. Left out: 20 tie."),
+        (0, {"tie": 20}, "Judge more comparisons first. Left out: tie (20)."),
         (3, {"template": 4, "too-long": 4}, "Change what it refuses in the prompts"),
-        (3, {"template": 4, "too-long": 4}, "Raise max_length. Left out: 4 refused by the model's chat template (No!)"),
-        (0, {"template": 3}, "Judge more comparisons first. Left out: 3 refused by the model's chat template (No!)."),
-        (2, {"earlier": 30}, 'Train on all judgements (scope "all"), or judge more comparisons first. Left out: 30'),
+        (
+            3,
+            {"template": 4, "too-long": 4},
+            "chat template (4), too long (4). The chat template says: No!",
+        ),
+        (0, {"template": 3}, "Judge more comparisons first. Left out: refused by the model's chat template (3). The"),
+        (
+            2,
+            {"earlier": 30},
+            "Train on all judgements (“Data (scope)” in the settings), or judge more comparisons first. Left out: al",
+        ),
         (0, {"excluded": 30}, "Let the annotators who are left out count again"),
     ],
 )

@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 
 from annotation import store, translation
-from annotation.copies import safe_copies
+from annotation.copies import copy_reasons, safe_copies
 from annotation.copies.targets import DirectoryTarget
 from annotation.database import Database
 from annotation.jobs import job_table
@@ -22,6 +22,7 @@ from rlhf.hub.hub_requests import REQUESTS, CheckSpace, CheckToken, MakeSpace, P
 from rlhf.hub.token_launcher import PLACE
 from rlhf.jobs import job_store
 from rlhf.models import registry
+from rlhf.tabs.hub import hub_preview
 from rlhf.tabs.hub import hub_tab as tab
 from tests.conftest import BASE_NAME
 from tests.handlers import asked_by
@@ -227,6 +228,17 @@ def test_without_a_token_the_forms_show_what_they_would_do_and_ask_nobody(contex
     assert "copied 5 min after a change, sooner after 10 judgements" in copies
 
 
+def test_what_must_be_mended_comes_first_of_what_a_check_found_in_the_readers_language() -> None:
+    found = [["warning", "No copies."], ["note", "It is new."], ["error", "No model."]]
+    shown = hub_preview.findings_table(found)
+    places = [shown.index(words) for words in ("No model.", "No copies.", "It is new.")]
+    assert places == sorted(places)
+    with translation.speaking(translation.language_of("de")):
+        german = hub_preview.findings_table(found)
+    for chip in ('<span class="chip bad">Fehler', '<span class="chip open">Warnung', '<span class="chip">Hinweis'):
+        assert chip in german
+
+
 def test_a_space_is_asked_for_only_after_a_check_and_with_consent(pages: gr.Blocks, context: Context) -> None:
     with pytest.raises(gr.Error, match="Check the Space"):
         press(pages, "make", {}, *SPACE, True)
@@ -277,5 +289,5 @@ def test_how_safe_copies_stand(
     changed = [part for part in sent if part != gr.skip()]
     assert len(changed) == 1, "nothing else is redrawn"
     assert "failed" not in str(changed)
-    store.set_setting(context.db, safe_copies.BEGINNING, f"{HOSTILE} was passed over.")
+    store.set_setting(context.db, copy_reasons.BEGINNING, f"{HOSTILE} was passed over.")
     assert "&lt;img" in shown(context, "copies")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -19,7 +19,8 @@ from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import SnapshotCounts
-from rlhf.evaluation.gate import Rule, within_limits
+from rlhf.evaluation import gate_words
+from rlhf.evaluation.gate import BOUNDS, LimitedFigure, Rule, within_limits
 from rlhf.evaluation.gate_decisions import THE_GATE
 from rlhf.evaluation.probes import ProbeFigures
 from rlhf.evaluation.report import AnswerFigures, CheckReport, ImplicitAccuracy, JudgeCalls
@@ -166,6 +167,13 @@ def test_probes_stand_beside_the_figures_by_family_with_what_was_lost() -> None:
     alone = check_report.report_card(measured, Rule())
     assert "not measured" in alone[alone.index("Probes: knowledge") :].partition("</tr>")[0], "the base's are unknown"
     assert "Probes" not in check_report.report_card(REPORT, Rule()), "a check of an earlier version"
+
+
+def test_every_figure_that_a_limit_may_be_on_has_its_row_its_words_and_its_warning() -> None:
+    figures, rows = set(get_args(LimitedFigure)), {row.key for row in check_report.FIGURES}
+    assert set(BOUNDS) == set(check_report.LIMITED) == set(check_report.WARNINGS) == figures
+    assert {key for key in check_report.LIMITED.values() if key} <= rows, "that of probes is none of these"
+    assert figures <= set(gate_words.NAMES_AND_THRESHOLDS) & set(gate_words.WHYS)
 
 
 STARTS = {name: base.partition("{")[0] for name, (base, _) in check_report.WARNINGS.items()}

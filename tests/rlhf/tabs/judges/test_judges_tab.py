@@ -220,7 +220,8 @@ def test_the_page_counts_what_waits_for_whom_and_why(context: Context, local: Ju
     say(db, local, audited, ("first", "second"), 0.9)
     card = tab.view(context, None, {})[0]["standing"]["value"]
     assert waiting(card) == [1, 3, 1]
-    assert "judges have judged 3: 1 because a judge contradicted itself, 1 because a judge was unsure or could" in card
+    why = "A judge contradicted itself: 1. A judge was unsure or could not judge: 1."
+    assert f"judges have judged 3. {why}" in card
     assert prefer(db, "ann", 0) in (flipped, unsure, audited)
     assert "<dt>Waiting for people</dt><dd>2</dd>" in tab.view(context, None, {})[0]["standing"]["value"]
 
@@ -281,12 +282,21 @@ def test_judges_of_every_kind_are_made_and_described(pages: gr.Blocks, context: 
         ),
         ({"backend": "endpoint", **ENDPOINT, "key_variable": "sk-12345678"}, "never the key"),
         ({"backend": "endpoint", **ENDPOINT, "endpoint_model": " "}, "Name the model"),
-        ({"backend": "endpoint", **ENDPOINT, "retries": 2.5}, "retries must be a whole number between 0 and 10"),
-        ({"backend": "endpoint", **ENDPOINT, "calls": None}, "calls must be a whole number"),
-        ({"backend": "endpoint", **ENDPOINT, "price_in": float("inf")}, "price_in must be a number"),
+        (
+            {"backend": "endpoint", **ENDPOINT, "retries": 2.5},
+            "Retries: it must be a whole number from 0 to 10, not 2.5.",
+        ),
+        (
+            {"backend": "endpoint", **ENDPOINT, "calls": None},
+            "Calls in a job, at most: it must be a whole number from 1 to 1,000,000.",
+        ),
+        (
+            {"backend": "endpoint", **ENDPOINT, "price_in": float("inf")},
+            "Price of a million tokens of prompts: it must be a number from 0 to 1,000,000, not inf.",
+        ),
         (
             {"backend": "endpoint", **ENDPOINT, "concurrency": 1000},
-            "concurrency must be a whole number between 1 and 32",
+            "Calls at a time: it must be a whole number from 1 to 32, not 1000.",
         ),
     ],
 )
@@ -491,7 +501,7 @@ def test_every_judge_that_is_on_is_given_the_open_comparisons(pages: gr.Blocks, 
     specs = [job.spec for job in job_store.queue(db)]
     wanted = JudgeSpec(model=BASE_NAME, scope="open", comparisons=50)
     assert specs == [replace(wanted, judge="local"), replace(wanted, judge="remote")]
-    with pytest.raises(gr.Error, match="local is at that already: job 1 is queued"):
+    with pytest.raises(gr.Error, match="local is at that already, in job 1"):
         press(pages, *press_open)
     assert len(job_store.queue(db)) == 2
 
@@ -603,7 +613,7 @@ def test_a_job_that_gave_up_says_what_failed(context: Context) -> None:
     result = {"failed": failed, "gave_up": "10 verdicts failed one after the other.", "left_open": 5}
     job_table.finish(context.db, job_id, "w", result)
     parts, _ = tab.view(context, None, {})
-    for words in ("It gave up. 10 verdicts failed", "7 without an answer in time, 3 not readable", "<dd>5</dd>"):
+    for words in ("It gave up. 10 verdicts failed", "without an answer in time (7), not readable (3)", "<dd>5</dd>"):
         assert words in parts["job"]["value"]
     assert not parts["cancel"]["visible"]
 

@@ -418,7 +418,7 @@ def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(conte
     job_table.finish(context.db, 1, "w", {"prompts": 3, "answers": 6})
     admin.poll()
     assert '<a href="answers/job-1.jsonl" download>job-1.jsonl</a>' in admin.parts["files"]["value"]
-    assert "3 held out from &#x27;test&#x27;" in admin.parts["files"]["value"]
+    assert "3 · held-out prompts from &#x27;test&#x27;" in admin.parts["files"]["value"]
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_a_set_of_prompts_is_answered_as_a_job_and_its_file_can_be_fetched(conte
         ({"each": 0}, "Answers to each must be"),
         ({"split": "none"}, "Choose which prompts"),
         ({"revision": "dpo-3"}, "is a reward model"),
-        ({"source": "nowhere"}, "no prompts held out from 'nowhere'"),
+        ({"source": "nowhere"}, "no such prompts"),
     ],
 )
 def test_a_refused_set_queues_nothing(context: Context, admin: Admin, asked: dict[str, Any], sentence: str) -> None:

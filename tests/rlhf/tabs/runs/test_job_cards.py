@@ -9,13 +9,18 @@ from typing import Any
 import pytest
 
 from annotation.metrics.aggregation import REASONS
+from annotation.metrics.intervals_and_bias import Share
 from annotation.ui import formatting
+from annotation.ui.markup import Chip
 from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
+from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import RunLabel
+from rlhf.models.reward_model_quality import RewardModelQuality
 from rlhf.tabs.iterations import check_report
 from rlhf.tabs.runs import job_cards, run_list
 from tests.builders import checked_answer, job, policy
@@ -75,7 +80,7 @@ def test_time_left_is_never_negative() -> None:
     ("changes", "words"),
     [
         ({"status": "queued"}, "Queued"),
-        ({"message": "dpo-7 answers"}, "Running: dpo-7 answers."),
+        ({"message": "dpo-7 answers."}, "Running. dpo-7 answers."),
         ({"heartbeat": "2026-01-02T10:09:40.000000+00:00"}, "said nothing for 20 s"),
         ({"status": "cancelling"}, "Cancelling: it stops when what it is at is done."),
         ({"status": "lost", "message": "The worker stopped without a word."}, "Lost. The worker stopped"),
@@ -109,7 +114,7 @@ def test_a_run_that_may_end_early_says_so_and_then_where_and_why_it_did() -> Non
     assert job_cards.progress_line(JOB, 280, AT) == left
     assert "step 4 of at most 10" in job_cards.progress_line(replace(JOB, status="lost"), None, AT)
     far = replace(JOB, status="finished", finished=AT, step=8, steps=8, result={"final": {"kl": 0.1634}})
-    said = "Finished in 10 min. It ended after step 8: the policy had moved 0.1634 nats a token, and 0.15 was enough."
+    said = "Finished in 10 min. It ended after step 8. The policy had moved 0.1634 nats a token, and 0.15 was enough."
     assert job_cards.headline(far, AT) == said
     assert "at most" not in job_cards.progress_line(far, None, AT)
     assert "ended after" not in job_cards.headline(replace(far, result={"final": {"kl": 0.12}}), AT)
@@ -129,7 +134,7 @@ def test_a_jobs_facts_name_its_reference_data_and_what_was_left_out() -> None:
     finished = replace(JOB, status="finished", finished=AT, result={"trained_on": 21, "left_out": {"too-long": 2}})
     counts = SnapshotCounts(train=23, held_out=9, left_out={"tie": 3, "too-long": 1})
     facts, _, every = job_cards.job_facts(finished, counts).partition("<details>")
-    for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "3 tie", "3 too long"):
+    for words in ("the base model", "abcdef012345", "owner", "21 to train, 9 held-out", "tie (3), too long (3)"):
         assert words in facts
     assert "<dt>Seed</dt><dd>0</dd>" in facts
     assert "<dt>Annotator noise</dt><dd>ignored</dd>" in facts
@@ -155,9 +160,10 @@ def test_a_job_card_says_what_it_made_and_how_that_stands() -> None:
 def test_a_job_that_was_made_smaller_says_so_once() -> None:
     retry = "Memory ran out. Queued again with a smaller batch: batch_size 8 → 4, accumulation 1 → 2."
     running = job_cards.job_card(JOB, None, None, AT, [retry])
-    assert f'<p class="warning">{retry}</p>' in running
+    shown = retry.replace("batch_size", "“Batch size”")
+    assert f'<p class="warning">{shown}</p>' in running
     waiting = job_cards.job_card(replace(JOB, status="queued", message=retry), None, None, AT, [retry])
-    assert waiting.count(retry) == 1
+    assert waiting.count(shown) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------- the queue
@@ -201,6 +207,49 @@ def test_held_out_figures_stand_before_and_after() -> None:
     assert "would have cost" in alone
     assert "no held-out demonstrations" in table({**AFTER, "n": 0, "loss": None}, None)
     assert job_cards.outcome_card(replace(JOB, result={"trained_on": 12, "held_out": AFTER}), None, "") == ""
+
+
+def test_a_training_after_which_held_out_figures_are_worse_says_so() -> None:
+    def finished(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Job:
+        result = {"held_out": after, "held_out_before": before}
+        return replace(JOB, status="finished", finished=AT, spec=SFTSpec(), result=result)
+
+    said = "Held-out loss got worse: from 0.432 before training to 1.800."
+    worse = finished(AFTER, BEFORE)
+    assert job_cards.headline(worse, AT) == f"Finished in 10 min. {said}"
+    assert '<p class="headline bad" role="status">' in job_cards.job_card(worse, None, None, AT)
+    row = run_list.row(run_list.listed([worse], {}, {}, AT)[0])
+    assert Chip("finished", "bad") in row
+    assert row[-1] == said
+    forgot = finished(BEFORE, {**BEFORE, "token_accuracy": 0.4})
+    assert job_cards.setback(forgot) == "Held-out token accuracy got worse: from 61% before training to 40%."
+    for fine in (
+        finished(BEFORE, AFTER),
+        finished(BEFORE, {**BEFORE, "loss": 1.80001}),
+        finished(None, AFTER),
+        finished(BEFORE, {"n": 0}),
+        replace(worse, status="failed"),
+        replace(worse, spec=DPOSpec()),
+    ):
+        assert job_cards.setback(fine) == ""
+        assert '<p class="headline" role="status">' in job_cards.job_card(fine, None, None, AT)
+    assert "finished" in run_list.row(run_list.listed([finished(BEFORE, AFTER)], {}, {}, AT)[0])
+
+
+def test_a_reward_model_that_is_worse_than_guessing_says_so() -> None:
+    def finished(right: float | None) -> Job:
+        quality = RewardModelQuality(accuracy=Share(right, right, right, 30)).to_json()
+        return replace(JOB, status="finished", spec=RewardModelSpec(), result={"quality": quality})
+
+    assert job_cards.setback(finished(0.42)) == ("It is worse than guessing: right on 42% of held-out comparisons.")
+    assert [job_cards.setback(finished(right)) for right in (0.5, 0.62, None)] == ["", "", ""]
+
+
+def test_what_a_failed_job_says_of_settings_is_said_with_their_labels() -> None:
+    failed = replace(JOB, status="failed", message="A batch_size below 8 takes less memory.")
+    said = "A “Batch size” below 8 takes less memory."
+    assert job_cards.headline(failed, AT) == f"Failed. {said}"
+    assert run_list.row(run_list.listed([failed], {}, {}, AT)[0])[-1] == said
 
 
 def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:

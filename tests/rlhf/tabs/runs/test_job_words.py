@@ -90,11 +90,11 @@ def test_full_fine_tuning_has_no_adapter_to_describe() -> None:
 
 def test_the_data_is_what_was_trained_on_once_that_is_known() -> None:
     counts = SnapshotCounts(train=30, held_out=8, left_out={"tie": 2})
-    assert job_words.data_facts(JOB, counts) == [("Pairs", "30 to train, 8 held-out"), ("Left out", "2 tie")]
+    assert job_words.data_facts(JOB, counts) == [("Pairs", "30 to train, 8 held-out"), ("Left out", "tie (2)")]
     sft = replace(JOB, kind="sft", spec=SFTSpec(), result={"train_items": 28, "left_out": {"too-long": 2}})
     assert dict(job_words.data_facts(sft, counts)) == {
         "Demonstrations": "28 to train, 8 held-out",
-        "Left out": "2 tie, 2 too long",
+        "Left out": "tie (2), too long (2)",
     }
     ppo = replace(JOB, kind="ppo", spec=PPOSpec())
     assert job_words.data_facts(ppo, SnapshotCounts(train=40, held_out=0)) == [

@@ -135,7 +135,7 @@ def test_the_report_says_where_and_why_a_run_ended_early(db: Database, data_dir:
     assert job_table.report(db, job_id, "w", 2, 2, {"kl": 0.2}, "Training")
     assert job_table.finish(db, job_id, "w", {"final": {"kl": 0.2}})
     report = run_report.report_of(db, data_dir, job_store.get(db, job_id))
-    for words in ("It ended after step 2: the policy had moved 0.2 nats", "- Steps: 2, ended early", "at most 6"):
+    for words in ("It ended after step 2. The policy had moved 0.2 nats", "- Steps: 2, ended early", "at most 6"):
         assert words in report
 
 

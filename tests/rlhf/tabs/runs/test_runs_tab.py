@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -27,11 +27,11 @@ from rlhf.evaluation import gate_decisions
 from rlhf.evaluation.check_spec import CheckSpec
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, run_labels
+from rlhf.jobs.job_spec import TrainingSpec
 from rlhf.jobs.run import Run, perform
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.submission import preconditions
 from rlhf.tabs.runs import comparison_form, runs_tab
 from rlhf.tabs.runs.curves import plots_of
 from rlhf.tabs.runs.runs_tab import RunsPage
@@ -56,9 +56,16 @@ QUICK_PPO = PPOSpec(
     lora_alpha=8,
     max_length=256,
     samples=2,
-    accepted_accuracy=0.01,
     sampling=replace(PPOSpec().sampling, max_new_tokens=12),
 )
+# Runs of seconds of each kind of training, oldest first: a second supervised one with another seed and step size.
+ADAPTER: dict[str, Any] = {"method": "lora", "epochs": 2, "batch_size": 4, "lora_r": 4, "lora_alpha": 8}
+QUICK: dict[str, Sequence[TrainingSpec]] = {kind: (spec_type(**ADAPTER),) for kind, spec_type in ALGORITHMS.items()} | {
+    "sft": (QUICK_SFT, replace(QUICK_SFT, seed=4, learning_rate=1e-3)),
+    "dpo": (replace(QUICK_DPO, stop_kl=100.0),),
+    "reward_model": (QUICK_REWARD,),
+    "ppo": (QUICK_PPO,),
+}
 
 
 def handler_of(block: Any) -> Any:
@@ -161,31 +168,34 @@ def browser(place: Context) -> Browser:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Machine]:
-    """A run of each kind of training, and a second supervised one with another seed and step size. Only looked at."""
+    """Judged comparisons, on which `newest` trains each kind when it is first asked for. Runs are only looked at."""
     machine = make_machine(tmp_path_factory.mktemp("trained") / "data", tiny_model)
     people(machine.db)
     machine.add_prompts(train=8, held_out=2)
     machine.judge("train", 8)
     machine.judge("held-out", 8)
-    finished_run(machine)
-    finished_run(machine, replace(QUICK_SFT, seed=4, learning_rate=1e-3))
-    for spec in (replace(QUICK_DPO, stop_kl=100.0), QUICK_REWARD):
-        job = machine.perform(machine.submit(spec))
-        assert job.status == "finished", job.message
-    reward = registry.of_job(machine.db, job.id)
-    assert reward is not None
-    accuracy = preconditions.accuracy_of(machine.db, reward)
-    job = machine.perform(
-        machine.submit(replace(QUICK_PPO, reward_model=reward.revision, accepted_accuracy=accuracy or 0.01))
-    )
-    assert job.status == "finished", job.message
     yield machine
     machine.db.close()
 
 
 def newest(machine: Machine, kind: str) -> job_store.Job:
-    """The last job of a kind."""
+    """The last job of a kind, trained if there is none."""
+    if not job_store.recent(machine.db, (kind,), 1):
+        for spec in QUICK[kind]:
+            train(machine, spec)
     return job_store.recent(machine.db, (kind,), 1)[0]
+
+
+def train(machine: Machine, spec: TrainingSpec) -> None:
+    """Run a training to its end, with the newest of each model that it names, whatever a person has to confirm."""
+    makers = {name: next(one for one in ALGORITHMS.values() if one.makes == made) for name, made in spec.lists.items()}
+    named = {name: (newest(machine, maker.kind).result or {})["revision"] for name, maker in makers.items()}
+    if spec.unit == "demonstrations":
+        named["snapshot"] = demonstrations(machine)
+    spec = replace(spec, **named)
+    confirmation = spec.confirmation(machine.db)
+    job = machine.perform(machine.submit(replace(spec, **(confirmation.settings if confirmation else {}))))
+    assert job.status == "finished", job.message
 
 
 def begin(place: Context, spec: Any = QUICK_SFT, steps: int = 0, total: int = 20) -> int:
@@ -330,6 +340,7 @@ def test_a_reward_model_shows_its_quality_and_can_not_serve(trained: Machine) ->
 
 
 def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained: Machine) -> None:
+    newest(trained, "sft")
     second, first = job_store.recent(trained.db, ("sft",), 2)
     browser = browser_of(context_of(trained))
     browser.chosen["compared"] = [str(first.id), str(second.id)]
@@ -347,11 +358,12 @@ def test_comparing_two_real_runs_lists_exactly_the_settings_that_differ(trained:
 
 def test_runs_of_every_kind_can_be_compared_at_once(trained: Machine) -> None:
     browser = browser_of(context_of(trained))
+    for kind in ALGORITHMS:
+        newest(trained, kind)
     runs = job_store.recent(trained.db, tuple(ALGORITHMS))
     browser.chosen["compared"] = [str(job.id) for job in runs]
     browser.open()
-    assert [job.kind for job in runs[:3]] == ["ppo", "reward_model", "dpo"]
-    kinds = "".join(f"<td>{job.spec.title}</td>" for job in runs[:3])
+    kinds = "".join(f"<td>{job.spec.title}</td>" for job in runs)
     assert f"<td>Kind</td>{kinds}" in browser.text("settings")
     assert browser.text("overlaid").count("<figure") >= 5
     assert "Held-out accuracy of the reward model" in browser.text("figures")
@@ -366,7 +378,7 @@ def test_a_run_that_diverged_says_so_and_what_to_do(machine: Machine) -> None:
     job = machine.perform(machine.submit(spec))
     assert job.status == "failed"
     card = browser.open().text("card")
-    for words in ("Failed. ", "became not a number", "lower learning_rate"):
+    for words in ("Failed. ", "became not a number", "lower “Learning rate”"):
         assert words in card
     assert (browser.can("resume"), browser.can("cancel")) == (True, False)
     assert [name for name in ("promote", "check", "new_run", "merge") if browser.can(name)] == [], "it made nothing"
@@ -491,7 +503,7 @@ def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Br
     assert job_store.requeue_smaller(place.db, job_id, "w", "out-of-memory")
     assert job_store.claim(place.db, job_id, "w2") is not None
     browser.open()
-    assert "Queued again with a smaller batch: batch_size 4 → 2, accumulation 1 → 2." in browser.text("card")
+    assert "Queued again with a smaller batch: “Batch size” 4 → 2, accumulation 1 → 2." in browser.text("card")
     assert "&quot;batch_size&quot;: 2" in browser.text("facts")
 
 
@@ -508,7 +520,7 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(bro
     job = job_store.get(place.db, job_id)
     assert (job.status, job.spec) == ("queued", replace(QUICK_SFT, batch_size=2, accumulation=2))
     assert f"Job {job_id} is queued again" in browser.text("said")
-    assert "batch_size 4 → 2, accumulation 1 → 2" in browser.text("said")
+    assert "“Batch size” 4 → 2, accumulation 1 → 2" in browser.text("said")
     browser.do("poll_runs")
     assert browser.can("half") is False
     with pytest.raises(gr.Error, match="can't be resumed"):
@@ -524,10 +536,10 @@ def test_a_run_that_diverged_says_that_it_would_go_on_more_slowly(browser: Brows
     job_table.stop(place.db, job_id, "w", "failed", "The run was stopped.", "not-a-number")
     assert "goes on with half the learning rate" in browser.open().text("resume_note")
     browser.do("run_resume")
-    assert "learning_rate 0.005 → 0.0025" in browser.text("said")
+    assert "“Learning rate” 0.005 → 0.0025" in browser.text("said")
     assert job_store.claim(place.db, job_id, "w2") is not None
     browser.do("poll_runs")
-    assert "learning_rate 0.005 → 0.0025" in browser.text("card"), "it is still told while it runs"
+    assert "“Learning rate” 0.005 → 0.0025" in browser.text("card"), "it is still told while it runs"
 
 
 def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,7 +553,7 @@ def test_without_leave_to_retry_it_says_what_to_lower(machine: Machine, monkeypa
     monkeypatch.setattr("rlhf.jobs.run.run_algorithm", allocate)
     machine.perform(job_store.enqueue(machine.db, QUICK_SFT, OWNER))
     card = browser.open().text("card")
-    for words in ("Failed. Memory ran out.", "A batch_size below 4", "A max_length below 128"):
+    for words in ("Failed. Memory ran out.", "A “Batch size” below 4", "A “Max length” below 128"):
         assert words in card
 
 

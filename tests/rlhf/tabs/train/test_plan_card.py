@@ -30,7 +30,7 @@ from rlhf.jobs.job_spec import SHORT_METHODS, TrainingSpec, from_json
 from rlhf.models.memory import Component, Fit, Machine, Parameters, StepTime
 from rlhf.submission.inspect_rows import DataSummary, InspectedItem, ItemRows
 from rlhf.submission.job_submission import TrainingPreview
-from rlhf.submission.preflight import CostEstimate, TrainingData
+from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
 from rlhf.tabs.train import plan_card
 from tests.builders import training_preview
 
@@ -276,7 +276,7 @@ def test_without_data_no_time_is_claimed() -> None:
 
 
 def test_the_length_that_rows_are_taken_to_have_is_said() -> None:
-    assert "max_length" in plan_card.length_sentence(COST)
+    assert "of the greatest length" in plan_card.length_sentence(COST)
     assert "1,234 tokens" in plan_card.length_sentence(replace(COST, longest=1234))
 
 
@@ -352,5 +352,29 @@ def test_the_commands_run_the_very_same_spec(tmp_path: Path) -> None:
 def test_the_confirmation_names_the_number() -> None:
     assert "only 53.1% of held-out comparisons" in accept_label(0.5312)
     assert "never checked" in accept_label(None)
-    assert "no finished training here" in plan_card.reward_intro("reward-model-4", None)
-    assert "not checked" in plan_card.reward_intro("reward-model-4", {})
+    assert "no finished training here" in plan_card.reward_intro("reward-model-4", trained=False)
+    assert "not checked" in plan_card.reward_intro("reward-model-4", trained=True)
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS.values())
+def test_a_learning_rate_far_from_its_methods_default_is_warned_of(kind: type[TrainingSpec]) -> None:
+    for method, default in kind.methods.items():
+        spec = kind(method=method)
+        for near in (0.0, default.value, default.value * 29, default.value / 999):
+            assert plan_card.rate_warning(replace(spec, learning_rate=near)) == ""
+        fast = plan_card.rate_warning(replace(spec, learning_rate=default.value * 31))
+        usual = short_number(default.value)
+        assert f"far above the usual {usual}: expect it to destroy what the model can." in fast
+        slow = plan_card.rate_warning(replace(spec, learning_rate=default.value / 1001))
+        assert f"far below the usual {usual}: expect the model to learn next to nothing." in slow
+
+
+def test_the_line_above_the_button_warns_of_a_learning_rate() -> None:
+    spec = SFTSpec(method="lora", learning_rate=0.9)
+    run = PlannedRun(spec=spec, asked=spec, problems=[], data=None, cost=None, unknown="")
+    assert '<p class="warning">The learning rate 0.9 is far above the usual 0.001' in plan_card.summary_line(run)
+    assert '<p class="warning">It does not fit.</p><p class="warning">The' in plan_card.summary_line(
+        replace(run, cost=COST)
+    )
+    fine = replace(run, spec=replace(spec, learning_rate=2e-3))
+    assert plan_card.summary_line(fine) == ""
