@@ -25,7 +25,7 @@ from starlette.routing import Route
 from annotation import claims, store
 from annotation.copies import safe_copies
 from annotation.database import Database
-from annotation.project import as_read, follows
+from annotation.project import as_read, follows, reason_as_read
 from annotation.records import MAXIMUM_EDIT, MAXIMUM_NOTE, Annotator, Claim, UserError, now, storable
 from annotation.translation import _, ngettext
 from annotation.ui import markdown_process
@@ -258,7 +258,7 @@ class AnnotationApi:
             "trouble": self.problem() if claim is None else "",
             "elsewhere": claims.why_none(self.db, annotator.id) if claim is None else "",
             "by_judges": store.feedback(self.db).mode != "people",
-            "tags": [{"key": tag.key, "label": tag.label} for tag in project.tags],
+            "tags": [{"key": tag.key, "label": tag.label, "name": reason_as_read(tag.label)} for tag in project.tags],
             "rendered": bool(project.rendered),
             "own_prompts": project.own_prompts,
             "asked": claims.prompts_in_answer(self.db, annotator.id),

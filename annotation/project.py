@@ -233,6 +233,11 @@ def as_read(guidelines: str, kind: Kind) -> str:
     return "\n".join(f"- {_(sentence)}" for sentence in FIRST_SENTENCES[kind])
 
 
+def reason_as_read(label: str) -> str:
+    """A reason as it is shown: one that a project began with in the reader's language, a person's as stored."""
+    return _(label) if any(label == tag.label for tag in Project().tags) else label
+
+
 def follows(guidelines: str, kind: Kind) -> str:
     """What guidelines follow beside their version: what is asked now; nothing where a person wrote them."""
     return kind if guidelines == FIRST_GUIDELINES else ""

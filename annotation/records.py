@@ -213,11 +213,11 @@ class Project:
     own_prompts: Annotated[bool, N_("Own prompts")] = True
     """Whether annotators may write prompts of their own."""
     tags: tuple[Tag, ...] = (
-        Tag("a", "accurate"),
-        Tag("c", "clear"),
-        Tag("t", "right tone"),
-        Tag("l", "right length"),
-        Tag("i", "follows the instruction"),
+        Tag("a", N_("accurate")),
+        Tag("c", N_("clear")),
+        Tag("t", N_("right tone")),
+        Tag("l", N_("right length")),
+        Tag("i", N_("follows the instruction")),
     )
     """Reasons that can be given with a judgement."""
 

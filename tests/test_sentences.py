@@ -56,7 +56,7 @@ NO_SENTENCES_BY_REASON = {
         *("prefloop copy", "another format", "Safe copy {} of run {}, {} judgements", "{} export", "{}: run {}"),
         *("no reward", "made elsewhere", "lane {}"),
         *("train first", "too long", "calls of judge {}", "trust before {}", "no host"),
-        *("Report {}", "The end", "right tone", "right length", "follows the instruction"),
+        *("Report {}", "The end"),
         *("order {} {} {}", "prompts {} {}", "answer {} {} {}", "rented job {}", "Job {}: {}"),
     },
     "what a log says": {

@@ -15,6 +15,7 @@ from annotation.tabs.components import (
     QUEUED,
     QUIET,
     acting_box,
+    asking_box,
     html_box,
     opening_of,
     pressed,
@@ -26,7 +27,7 @@ from annotation.tabs.guard import Context, guarded, guarded_event
 from annotation.tabs.polling import poll, pulse
 from annotation.translation import N_, _, codes, language_of, numeral, of_server
 from annotation.ui.formatting import NOTHING, moment
-from annotation.ui.markup import Button, Chip, Row, done, escape, paragraph, status, table
+from annotation.ui.markup import Button, Chip, Row, done, escape, status, table
 from annotation.ui.tab_addresses import Place
 from annotation.validation import from_form, whole
 from annotation.web import access, invitations
@@ -113,7 +114,7 @@ def build(demo: gr.Blocks, context: Context) -> None:
                 shut_out = act_button(_("Deactivate"), "stop")
                 let_in = act_button(_("Reactivate"))
             with gr.Column(visible=False) as confirm:
-                question = html_box()
+                question = asking_box()
                 with gr.Row():
                     really = gr.Button(_("Yes"), variant="stop", min_width=100, elem_id="account-really")
                     keep = gr.Button(_("No"), min_width=100, elem_id="account-not")
@@ -296,7 +297,7 @@ def ask_first(db: Database, act: str) -> Any:
 
     def ask_whether(annotator: Annotator, account: str | None) -> list[Any]:
         name = chosen(db, account)
-        said = paragraph(_(QUESTIONS[act]).format(account=name), "warning")
+        said = status(_(QUESTIONS[act]).format(account=name), "warning")
         return [gr.update(visible=True), said, {"act": act, "account": name}]
 
     return ask_whether

@@ -343,11 +343,13 @@ function inWords({ outcome, kind, ranks, strength, size: count }) {
   return kind === "best" ? filled(_("answer {number} is best"), { number: inOrder[0] }) : inOrder.join(" > ");
 }
 
+// A reason as it is read; what is stored and sent is its label.
+const reasonName = (label) => card.tags.find((tag) => tag.label === label)?.name ?? label;
 const flagName = (flag) => FLAGS.find(([, known]) => known === flag)[2];
 
 // The verdict of a judgement within a sentence, and what goes along with it.
 function inFull(done) {
-  const marks = [...done.tags, done.flag && flagName(done.flag), done.note && _("note"), done.edit && _("edited")];
+  const marks = [...done.tags.map(reasonName), done.flag && flagName(done.flag), done.note && _("note"), done.edit && _("edited")];
   const along = marks.filter(Boolean).join(", ");
   return along ? filled(_("{verdict} ({marks})"), { verdict: inWords(done), marks: along }) : inWords(done);
 }
@@ -511,15 +513,17 @@ function scrollAlong(event) {
 
 // Whether there is more below: browsers hide scroll bars, and a cut at the end of a sentence looks like the end.
 function cue(box) {
-  const more = box.closest(".answer")?.querySelector(".more");
+  const more = box.parentElement?.querySelector(".more");
   if (!more) return;
   const below = box.scrollHeight - box.clientHeight - box.scrollTop > 4;
   box.classList.toggle("cut", below);
   more.hidden = !below;
 }
 
+const moreButton = () => button("", _("More ▾"), readOn, { class: "quiet more", hidden: true });
+
 function readOn(event) {
-  const box = event.target.closest(".answer").querySelector(".shown");
+  const box = event.target.closest(".answer, .guidelines").querySelector(".shown");
   box.scrollBy({ top: 0.85 * box.clientHeight });
 }
 
@@ -539,8 +543,7 @@ function answerBox(place) {
     textBox(filled(_("{answer}, text"), { answer: name })),
     make("p", { class: "state" }),
     make("div", { class: "editor", hidden: true }),
-    make("div", { class: "foot" }, button("", _("More ▾"), readOn, { class: "quiet more", hidden: true }),
-      editButton(place)),
+    make("div", { class: "foot" }, moreButton(), editButton(place)),
   );
 }
 
@@ -658,7 +661,7 @@ function refreshAnswer(box, place) {
 function extras() {
   const tags = card.tags.map((tag) => {
     const named = { class: "tag", "data-label": tag.label, "aria-pressed": "false" };
-    return button(tag.key.toUpperCase(), tag.label, () => toggleTag(tag.label), named);
+    return button(tag.key.toUpperCase(), tag.name, () => toggleTag(tag.label), named);
   });
   const flags = FLAGS.map(([key, flag, label]) => {
     const named = { class: "flag", "data-flag": flag, "aria-pressed": "false" };
@@ -966,7 +969,7 @@ function listed(row) {
   const name = filled(_("Change: {judgement}"), { judgement: words });
   const time = when.toLocaleString(LANGUAGE, { dateStyle: "medium", timeStyle: "short" });
   const flag = row.flag && flagName(row.flag);
-  const marks = [...row.tags, flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
+  const marks = [...row.tags.map(reasonName), flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
   return make("li", {},
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
     make("p", { class: "done" }, make("strong", {}, words), " ", make("time", { datetime: row.created }, time)),
@@ -1023,6 +1026,7 @@ async function loadGuidelines() {
     return;
   }
   find(".guidelines .shown").innerHTML = said.html;
+  letScroll(find(".guidelines .shown"));
   const seen = kept("guidelines");
   panel.dataset.name = guidelinesName(said.version, said.follow);
   const same = String(seen) === panel.dataset.name;
@@ -1233,6 +1237,9 @@ find("#single-keys").addEventListener("change", switchKeys);
 find(".ask").append(button("", _("Ask"), askOwn));
 find(".ask").before(make("p", { class: "unanswered", role: "status" }));
 find(".guidelines").addEventListener("toggle", onGuidelines);
+find(".guidelines").append(moreButton());
+find(".guidelines .shown").addEventListener("scroll", (event) => cue(event.target));
+sizes.observe(find(".guidelines .shown"));
 document.addEventListener("keydown", onKey, { signal });
 const timers = [setInterval(poll, LOOK_MS), setInterval(showSafety, SAFETY_MS)];
 const unfollow = address.follow(goToPlace);

@@ -28,7 +28,7 @@ SKELETON = """
       <span class="name">{guidelines}</span>
       <kbd aria-hidden="true">G</kbd> <span class="news"></span>
     </summary>
-    <div class="shown rendered" dir="auto"></div>
+    <div class="shown rendered" dir="auto" role="group" aria-label="{guidelines}"></div>
   </details>
   <section class="mine panel" aria-labelledby="mine-title" hidden>
     <h2 id="mine-title" tabindex="-1">{mine}</h2><p class="alike"></p><ol></ol>

@@ -126,6 +126,27 @@ def acting_box(speaks: bool = False, **options: Any) -> gr.HTML:
     return gr.HTML(value="", js_on_load=script, elem_classes=["kit"], **options)
 
 
+# Whoever does not see the page hears what is asked: the focus stays on the button that asks, far from it.
+ASKING = """
+let asked = "";
+function look() {
+  const said = element.querySelector("[role=status]");
+  if (said && said.textContent !== asked) {
+    said.tabIndex = -1;
+    requestAnimationFrame(() => said.focus()); // the question may be about to be shown
+  }
+  asked = said?.textContent ?? "";
+}
+new MutationObserver(look).observe(element, { childList: true, characterData: true, subtree: true });
+look();
+"""
+
+
+def asking_box() -> gr.HTML:
+    """A box for a question that a button of Gradio's asks before it does something, as a `markup.status`."""
+    return gr.HTML(value="", js_on_load=ASKING, elem_classes=["kit"])
+
+
 def pressed(event: Any, acts: Mapping[str, Any]) -> tuple[Any, str]:
     """What one of `acts` a press asked for, and its subject. Raises UserError for anything else."""
     act, subject = (event.get("act"), event.get("subject")) if isinstance(event, dict) else (None, None)

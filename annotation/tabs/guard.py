@@ -15,7 +15,7 @@ from gradio.blocks import Block
 from annotation.api import no_problem
 from annotation.database import Database
 from annotation.records import Annotator, Role, UserError
-from annotation.translation import language_of, speaking
+from annotation.translation import _, language_of, speaking
 from annotation.ui.markup import escape
 from annotation.web import access
 from annotation.web.watches import Watches
@@ -68,13 +68,15 @@ def guarded_event(context: Context, role: Role) -> Callable[[Handler], Handler]:
 
 def let_in(context: Context, role: Role, request: gr.Request, handler: Handler, *inputs: Any) -> Any:
     """What the handler says to an active account of this role."""
+    title = _("Error")
     try:
         annotator = access.authorise(context.db, request.username, role)
         with answering(annotator):
+            title = _("Error")  # in their language
             return handler(annotator, *inputs)
     except UserError as error:
         # The message is shown as HTML and may quote what someone typed.
-        raise gr.Error(escape(str(error), quote=False), print_exception=False) from error
+        raise gr.Error(escape(str(error), quote=False), title=title, print_exception=False) from error
 
 
 @contextmanager

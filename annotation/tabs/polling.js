@@ -44,6 +44,7 @@ function follow({ element, seconds, ask = null, changed = null, key = random(), 
   Object.assign(one, { wait: first, due: Infinity, mark: "", whole: ask !== null, waiting: false, shown: false, last: 0 });
   one.answered = (value) => answered(one, value);
   one.soon = () => soon(one);
+  one.every = (ms) => (one.first = one.wait = ms);
   all.add(one);
   new ResizeObserver(() => look(one)).observe(panel);
   for (const press of ["click", "change", "keyup"]) panel.addEventListener(press, () => look(one, true));

@@ -585,7 +585,7 @@ def gold_table(golds: Sequence[Gold], accuracy: Estimate | None) -> str:
             known_answer(gold),
             NOTHING if gold.right is None else share_of_count(gold.right),
             _("retired") if gold.retired else _("handed out"),
-            f"{gold.made_by}\n{moment(gold.made)}",
+            f"{gold.made_by}\n{moment(gold.made)} UTC",
         )
         for gold in golds
     ]
@@ -624,7 +624,7 @@ def flagged_table(cases: Sequence[FlaggedCase], flags: int) -> str:
         )
         for one in cases
     ]
-    headers = (_("Comparison"), _("Flag"), _("Note"), _("Prompt"), _("By"), _("When"))
+    headers = (_("Comparison"), _("Flag"), _("Note"), _("Prompt"), _("By"), _("When (UTC)"))
     more = flags - len(rows)
     earlier = ngettext("And {count:,} earlier flag.", "And {count:,} earlier flags.", more).format(count=more)
     shown = table(headers, rows, _("Nobody has flagged anything."), label=_("Flagged"))
@@ -650,7 +650,7 @@ def decisions_table(decisions: Sequence[AdminDecision]) -> str:
         )
         for one in decisions
     ]
-    headers = (_("About"), _("Decision"), _("Reason"), _("By"), _("When"))
+    headers = (_("About"), _("Decision"), _("Reason"), _("By"), _("When (UTC)"))
     return table(headers, rows, _("No decision about annotators or gold comparisons yet."), label=_("Latest decisions"))
 
 

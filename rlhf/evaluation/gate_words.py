@@ -290,13 +290,29 @@ def given_up(decision: GateDecision) -> str:
 
 def past_a_limit(weighed: Weighed) -> str:
     """Which limits are not kept."""
-    failed = [in_words(one) for one in weighed.limits if one.verdict == "fail"]
-    listed = "; ".join(
-        _("{name}: {value}, asked for: {threshold}").format(name=one.name, value=one.value, threshold=one.threshold)
-        for one in failed
-    )
+    listed = "; ".join(failure(one) for one in weighed.limits if one.verdict == "fail")
     better = _("People find it better all the same.") if weighed.people.standing == "better" else ""
-    return in_a_row(_("It is past a limit. {listed}.").format(listed=listed), better)
+    return in_a_row(_("It is past a limit: {listed}.").format(listed=listed), better)
+
+
+# What it means that a limit is not kept, for who does not know its name.
+FAILURES: Mapping[RequirementKey, str] = {
+    "kl_per_token": N_("it has moved too far"),
+    "nll_ratio": N_("its answers may be no proper language any more"),
+    "distinct_ratio": N_("its answers repeat themselves"),
+    "truncated_more": N_("too many of its answers come to no end"),
+    "perplexity_ratio": N_("it forgets what it was not trained on"),
+    "probes_fall": N_("it has lost what it could do"),
+}
+
+
+def failure(one: Requirement) -> str:
+    """A limit that is not kept: what that means, with the figure."""
+    said = in_words(one)
+    figures = _("{name}: {value}, asked for: {threshold}").format(
+        name=said.name, value=said.value, threshold=said.threshold
+    )
+    return f"{_(FAILURES[one.asks])} ({figures})" if one.asks in FAILURES else figures
 
 
 def unmeasured(limits: Sequence[Requirement]) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
 
 from annotation.database import Database
 from annotation.records import Sampling, UserError
-from annotation.translation import ENGLISH, N_, _, ngettext, speaking
+from annotation.translation import N_, _, ngettext
 from annotation.ui.formatting import short_number
 from annotation.validation import FromMapping, NonNegativeFloat, NonNegativeInt, PositiveInt, read
 from rlhf.jobs.descriptions import (
@@ -289,10 +289,7 @@ class TrainingSpec(JobSpec):
     def open_values(self) -> Mapping[str, str]:
         """What the fields that are `left_open` stand for with these settings, in a word."""
         rate = self.methods.get(self.method)
-        if rate is None:
-            return {}
-        with speaking(ENGLISH):  # as it is typed
-            return {"learning_rate": short_number(rate.value)}
+        return {} if rate is None else {"learning_rate": short_number(rate.value)}
 
     def ends_early(self) -> bool:
         """Whether it may be over before its last step."""

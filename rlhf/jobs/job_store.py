@@ -114,13 +114,14 @@ def claim(db: Database, job_id: int, worker: str) -> Job | None:
     return None if row is None else read_job(row)
 
 
-def ended_with_program(spec: JobSpec, saved: bool) -> str:
-    """What is said of a job that ended because the program did; `saved` where its worker could save how far it was."""
+def ended_with_program(spec: JobSpec) -> str:
+    """What is said of a job that ended because the program did.
+
+    Nothing of what a resumed one would go on from: that is seen where it is resumed, and may be deleted meanwhile.
+    """
     if not spec.waits:
         return _("Prefloop was stopped while this ran. It starts anew with Prefloop.")
-    if saved:
-        return _("Prefloop was stopped while this ran. Resume goes on from where it was.")
-    return _("Prefloop was stopped while this ran. Resume goes on from what it has saved.")
+    return _("Prefloop was stopped while this ran.")
 
 
 def died(db: Database, job_id: int, worker: str, message: str, reason: Reason | None = None) -> bool:
@@ -282,7 +283,7 @@ class Patience:
         return moment < self.until
 
 
-SILENT = N_("The worker stopped without a word. Resume goes on from what it has saved.")
+SILENT = N_("The worker stopped without a word.")
 
 
 def mark_lost(db: Database, silent_seconds: float = LOST_AFTER_SECONDS, at_once: bool = False) -> list[int]:

@@ -16,7 +16,7 @@ from rlhf.jobs import job_store
 from rlhf.jobs.job_spec import JobSpec
 from rlhf.jobs.out_of_memory import MEMORY_RAN_OUT, advice
 
-LEFT_ALONE = N_("One of its processes ended, and the others with it. Resume goes on from what it has saved.")
+LEFT_ALONE = N_("One of its processes ended, and the others with it.")
 
 
 class Run(Attempt):
@@ -52,9 +52,9 @@ def perform(run: Run, spec: JobSpec) -> int:
         return 0
     except Stopped:
         if run.terminated.is_set():
-            job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec, saved=True))
+            job_table.stop(run.db, run.job_id, run.worker, "lost", job_store.ended_with_program(spec))
         else:
-            job_table.stop(run.db, run.job_id, run.worker, "cancelled", _("Resume goes on from what it has saved."))
+            job_table.stop(run.db, run.job_id, run.worker, "cancelled", "")
         return 0
     except BaseException as error:
         return record_failure(run, spec, error)

@@ -112,7 +112,7 @@ def record_death(db: Database, job: Job, child: WorkerProcess, code: int, killed
         return
     reason: Reason | None = "killed" if killed else None
     cause = _(KILLED) if killed else _("The worker died (exit code {code}).").format(code=code)
-    said = [cause, _("Resume goes on from what it has saved.")]
+    said = [cause]
     if killed:
         said += [_("If it is killed again, let it take less memory."), advice(job.spec)]
     if code or job.status != "lost":  # one that was told to stop has said why by itself

@@ -74,7 +74,7 @@ class Supervisor:
                 child.process.wait()
             job = job_store.get(self.db, job_id)
             if job.status != "lost":  # it could not say so itself
-                job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec, saved=False))
+                job_store.died(self.db, job_id, child.worker, job_store.ended_with_program(job.spec))
 
     def tell_to_end(self) -> None:
         """Ask the workers that this program started to save and end."""

@@ -232,11 +232,19 @@ def spec_of(form: Form, model: str, values: Values) -> TrainingSpec:
     return read(form.spec_type, {"model": model, **form.layout.fixed, **plain, **sampling}, _("The spec"), labels)
 
 
+DECIMAL_COMMA = re.compile(r"[+-]?(0?,\d+|\d+,(\d{1,2}|\d{4,}))(e[+-]?\d+)?", re.IGNORECASE)
+
+
 def number_typed(value: Any) -> Any:
-    """A number that was typed; None for nothing, and as it is what is no number, which the spec refuses by name."""
+    """A number that was typed; None for nothing, and as it is what is no number, which the spec refuses by name.
+
+    A comma is a point where it can't stand between thousands, as in 0,2 and 1,5.
+    """
     text = value.strip() if isinstance(value, str) else value
     if text == "":
         return None
+    if isinstance(text, str) and DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     try:
         return whole_if_it_can(float(text)) if isinstance(text, str) else text
     except ValueError:

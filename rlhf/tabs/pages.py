@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -221,7 +222,9 @@ def build(context: Context, settings: Settings, uploads: Path, holdings: Account
         assert isinstance(mount, Mount), "Gradio was mounted last"
         assert isinstance(mount.app, FastAPI)
         # Last, so that what Gradio packs goes through it before.
-        inserted = icons.head() + address.head(pages[role]) + (polling.head() if role == "admin" else "")
+        inserted = (
+            said_language() + icons.head() + address.head(pages[role]) + (polling.head() if role == "admin" else "")
+        )
         head = Middleware(PageHead, inserted=inserted, language=spoken().attributes)
         mount.app.user_middleware += [head, Middleware(QuickerScripts)]
         apps[role] = mount.app
@@ -229,6 +232,12 @@ def build(context: Context, settings: Settings, uploads: Path, holdings: Account
     return BuiltApp(
         PageAddresses(guard, {role: [*address.names(blocks)] for role, blocks in pages.items()}), lifespan()
     )
+
+
+def said_language() -> str:
+    """The script by which Gradio's own words are in the language of the page, too: it goes by the browser's."""
+    code = json.dumps(spoken().code.replace("_", "-"))
+    return f'<script>Object.defineProperty(navigator, "language", {{ value: {code} }});</script>'
 
 
 def hosted(pages: gr.Blocks, settings: Settings, uploads: Path) -> FastAPI:

@@ -279,7 +279,9 @@ def test_tags_note_flag_and_edit_go_along_with_the_verdict(db: Database, ann: As
     set_project(db, kind="rank", answers=3, tags=(Tag("x", "exact"), Tag("k", "kind")))
     seed_answers(db, 3)
     card = ann("card")
-    assert card["tags"] == [{"key": "x", "label": "exact"}, {"key": "k", "label": "kind"}]
+    assert card["tags"] == [
+        {"key": key, "label": label, "name": label} for key, label in (("x", "exact"), ("k", "kind"))
+    ]
     done = {"outcome": "ranked", "ranks": [2, 1, 2], "tags": ["kind"], "note": " well ", "flag": "broken"}
     answer = ann("judge", nonce=card["nonce"], act={**done, "edit": {"place": 1, "text": "Mended"}})
     assert (answer["saved"], answer["notice"]) == (True, "")

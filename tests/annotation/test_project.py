@@ -250,6 +250,15 @@ def test_the_first_guidelines_are_read_in_everybodys_own_language_and_what_a_per
         assert project.as_stored(f"{read}\n- Be kind.") == f"{read}\n- Be kind."
 
 
+def test_the_first_reasons_are_read_in_everybodys_own_language_and_a_persons_as_they_stand() -> None:
+    labels = [tag.label for tag in Project().tags]
+    assert [project.reason_as_read(label) for label in labels] == labels
+    with speaking(language_of("de")):
+        assert project.reason_as_read("follows the instruction") == "folgt der Anweisung"
+        assert not {project.reason_as_read(label) for label in labels} & {*labels}
+        assert project.reason_as_read("Skip") == "Skip"
+
+
 def test_the_first_guidelines_say_what_is_asked() -> None:
     pair, best, rank = (project.as_read(project.FIRST_GUIDELINES, kind) for kind in KINDS)
     assert pair == project.FIRST_GUIDELINES

@@ -15,11 +15,10 @@ from annotation.jobs import job_table
 from annotation.web import access
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
-from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.jobs.artifacts import directory_sha256
 from rlhf.models import registry
-from tests.conftest import BASE_NAME
+from tests.conftest import BASE_NAME, seed_comparisons
 from tests.e2e.conftest import go, routed, running_app, wait_for
 from tests.rlhf.evaluation.test_gate_decisions import SOUND
 
@@ -29,7 +28,7 @@ PASSWORD = "correct horse battery"
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The program with an admin, an annotator, two runs that are over, and answers that are about to be written."""
+    """The program with an admin, an annotator, two runs that are over, and comparisons to judge."""
     data_dir: Path = tmp_path_factory.mktemp("addresses") / "data"
     db = open_database(data_dir)
     registry.ensure_base(db, BASE_NAME)
@@ -39,8 +38,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         job_id = job_store.enqueue(db, SFTSpec(snapshot="0" * 64), "kim")
         assert job_store.claim(db, job_id, "w") is not None
         assert job_table.finish(db, job_id, "w", {})
-    job_store.enqueue(db, GenerateSpec(), "the program")
-    db.connection.execute("UPDATE job SET created = '2999-01-01' WHERE status = 'queued'")  # however slow tests are
+    seed_comparisons(db, 2)
     with running_app(data_dir, "--no-workers") as (served, _):
         yield served
     db.close()
@@ -223,12 +221,12 @@ def test_the_strips_step_leads_nowhere_on_the_page_where_it_is_done(address: str
     sign_in(page, "kim")
     step = page.locator("#standing a.button")
     expect(step).to_have_attribute("href", "/annotate")
-    expect(step).to_have_text("Wait for the next answers")
+    expect(step).to_have_text(re.compile("Judge: "))
     step.focus()
     page.keyboard.press("Enter")
     expect(page).to_have_url(f"{address}annotate")
     expect(page.locator("#standing a.button:not([href])")).to_be_focused()
-    expect(step).to_have_text("Wait for the next answers")
+    expect(step).to_have_text(re.compile("Judge: "))
     page.get_by_role("button", name="My judgements").click()
     expect(page).to_have_url(f"{address}annotate/mine")
     expect(step).to_have_attribute("href", "/annotate")

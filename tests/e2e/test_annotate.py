@@ -938,7 +938,7 @@ def serious(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_finds_nothing_serious(site: Site, theme: str) -> None:
-    store.write_guidelines(site.db, "# Title\n\nBe *fair*.", "owner")
+    store.write_guidelines(site.db, "# Title\n\n" + "Be *fair*.\n\n" * 12, "owner")
     code = "# Title\n\n```python\ndef f(x):  # why\n    return x + 1, 'a'\n```\n\n[link](http://x.test) $x$\n\n" * 8
     for _ in range(2):
         site.compare(code, f"{code} b", turns=("Hello?", "word " * 900))
@@ -1208,6 +1208,33 @@ def test_the_next_comparison_is_announced_and_the_focus_goes_on_from_its_prompt(
 
 # Words in scripts with spaces, with signs within words, and without spaces.
 MIXED = "Don't well-known हिन्दी में – 好的のabc 2.5 한국어"
+
+
+@pytest.mark.parametrize("role", ["annotator", "admin"])
+def test_below_open_guidelines_both_answers_are_seen_to_go_on(site: Site, role: str) -> None:
+    store.write_guidelines(site.db, "- Be fair.\n" * 12, "owner")
+    site.compare("word " * 900, "other " * 900)
+    ann = site.open("annotate" if role == "admin" else "", role, viewport={"width": 1280, "height": 900})
+    ann.ready()
+    assert ann.page.locator(".guidelines[open] .shown").get_attribute("tabindex") == "0"
+    lowest = max(box["y"] + box["height"] for more in ann.page.locator(".more").all() if (box := more.bounding_box()))
+    assert ann.page.locator(".more >> visible=true").count() == 3
+    assert lowest < ann.page.locator(".verdict-bar").bounding_box()["y"]
+
+
+def test_a_phone_shows_guidelines_and_where_the_answers_begin(site: Site) -> None:
+    store.write_guidelines(site.db, project.FIRST_GUIDELINES, "Prefloop")
+    site.compare("word " * 900, "other " * 900)
+    ann = site.open(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    ann.ready()
+    assert ann.page.locator(".guidelines .more").is_visible()
+    assert ann.page.locator(".sides-switch").bounding_box()["y"] < ann.page.locator(".verdict-bar").bounding_box()["y"]
+    ann.page.set_viewport_size({"width": 844, "height": 390})
+    ann.wait(lambda: ann.page.locator(".sides-switch").is_hidden(), "the wide layout")
+    high = [box["height"] for one in ann.page.locator("button >> visible=true").all() if (box := one.bounding_box())]
+    assert min(high) >= 43.5
+    bar = ann.page.locator(".verdict-bar").bounding_box()
+    assert bar["y"] > 390, "it covers no answer"
 
 
 def test_what_is_cut_says_so_and_a_phone_shows_one_long_answer_at_a_time(site: Site) -> None:

@@ -95,7 +95,7 @@ def test_from_first_judgement_to_the_next_policy(site: Site) -> None:
     page.wait_for_selector("#promote:has-text('Promote against the rule')")
     page.click("#promote")
     page.click("#promote-really")
-    page.wait_for_selector("text=Against that it takes a reason: say why in the field above.")
+    page.wait_for_selector("[role=status]:focus:has-text('Against the rule it takes a reason')")
     page.fill("#why textarea", "It reads better")
     page.click("#promote-really")
     page.wait_for_selector("text=serves now, against the rule")

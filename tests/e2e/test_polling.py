@@ -277,7 +277,7 @@ def test_a_beat_that_failed_is_not_the_last(admin: Looker) -> None:
 
 
 def test_the_strip_says_what_runs_once_the_page_turns_to_it(admin: Looker, site: tuple[str, Database]) -> None:
-    """As it does where somebody has started a run, long before the strip would ask by itself."""
+    """As it does where somebody has started a run, long before the strip would ask by itself; then it asks oftener."""
     db, page = site[1], admin.page
     admin.until(lambda: admin.put_forward() or any("strip" in keys for keys in admin.followed))
     admin.settle()
@@ -286,6 +286,10 @@ def test_the_strip_says_what_runs_once_the_page_turns_to_it(admin: Looker, site:
     go(page, f"/runs/{run}")
     page.clock.run_for(1000)
     page.locator("#standing", has_text=f"{run}").wait_for()
+    admin.settle()
+    admin.forget()
+    page.clock.run_for(2500)
+    admin.until(lambda: any("strip" in keys for keys in admin.followed))
     page.clock.resume()
     assert job_table.finish(db, run, "w", {})
 

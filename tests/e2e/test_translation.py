@@ -58,3 +58,16 @@ def test_somebody_chooses_a_language_and_each_of_their_pages_is_opened_in_it(
         words += page.locator(".answer .words").all_inner_texts()
         assert set(words) == WORDS
         other.get_by_role("button", name="My judgements").wait_for()  # by itself, at what it asks next
+
+
+def test_gradios_own_words_are_in_the_language_that_a_person_has_chosen(
+    browser: Any, data_dir: Path, db: Database
+) -> None:
+    with running_app(data_dir, "--no-workers") as (address, link):
+        page = browser.new_context(locale="en-US").new_page()
+        page.goto(link)
+        page.get_by_label("Language", exact=True).select_option("Deutsch")
+        page.get_by_label("Sprache", exact=True).wait_for()
+        page.goto(f"{address}data/import")
+        page.get_by_text("Datei hier ablegen").wait_for()
+        assert not page.get_by_text("Drop File Here").count()

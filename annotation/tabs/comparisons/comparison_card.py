@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from annotation.project import reason_as_read
 from annotation.tabs.comparisons import words
 from annotation.tabs.comparisons.comparison_table import acts
 from annotation.tabs.quality_report import FLAG_NAMES, PURPOSES
@@ -142,7 +143,7 @@ def said(found: ComparisonHistory) -> str:
 
 def judgement_row(one: SaidJudgement, found: ComparisonHistory) -> Row:
     """One judgement."""
-    along = [*one.tags]
+    along = [*map(reason_as_read, one.tags)]
     along += [_(FLAG_NAMES[one.flag])] if one.flag else []
     along += [_("judged before its end")] if one.early else []
     note = f"\n{one.note}" if one.note else ""

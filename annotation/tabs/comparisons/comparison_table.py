@@ -78,7 +78,7 @@ def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
         _("Status"),
         _("Prompt"),
         header(_("Judgements"), "most", looked),
-        header(_("Last judged"), "latest", looked),
+        header(_("Last judged (UTC)"), "latest", looked),
         _("Answers by"),
     )
     shown = table(headers, [row_of(one) for one in page.rows], caption=counted)

@@ -224,7 +224,7 @@ class DPOSpec(TrainingSpec):
     def open_values(self) -> Mapping[str, str]:
         """What is left empty stands for, beside the learning rate."""
         from_data = dict.fromkeys(("flip_rate", "accumulation"), _("from the data"))
-        return {**super().open_values(), "beta": f"{BETAS[self.loss][0]:g}", **from_data}
+        return {**super().open_values(), "beta": numeral(BETAS[self.loss][0], "g"), **from_data}
 
     def default_notes(self) -> list[str]:
         """What an empty beta stands for."""

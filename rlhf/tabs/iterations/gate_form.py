@@ -13,6 +13,7 @@ from annotation.tabs.components import (
     QUEUED,
     QUIET,
     acting_box,
+    asking_box,
     drafted,
     html_box,
     pressed,
@@ -204,7 +205,7 @@ def lay_out(context: Context) -> GateFormPage:
             parts["prompts"] = whole_number(_(PROMPTS), min_width=220)
             parts["renew"] = gr.Button(_("New version of the held-out prompts"), size="md", scale=0, min_width=280)
         with gr.Column(visible=False) as parts["confirm"]:
-            parts["question"] = html_box()
+            parts["question"] = asking_box()
             with gr.Row():
                 draw = _("Yes, draw it")
                 parts["really"] = gr.Button(draw, variant="stop", scale=0, min_width=160, elem_id="renew-really")
@@ -285,7 +286,7 @@ def wire_renewal(page: GateFormPage) -> None:
     @guarded(context, "admin")
     def ask_renewal(annotator: Annotator, number: Any) -> list[Any]:
         wanted = prompts_wanted(number)
-        said = markup.paragraph(_(RENEWAL).format(prompts=wanted), "warning")
+        said = markup.status(_(RENEWAL).format(prompts=wanted), "warning")
         return [gr.update(visible=True), said, wanted]
 
     @guarded(context, "admin")

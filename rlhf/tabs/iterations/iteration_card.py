@@ -41,7 +41,8 @@ def status_card(standing: LoopStatus) -> str:
     problems = "".join(paragraph(sentence, "warning") for sentence in standing.problems)
     # What is found of a candidate is its verdict, below.
     now = "" if standing.stage == "deciding" else paragraph(standing.now)
-    return f'<ol class="stages">{stages}</ol>{problems}{now}{paragraph(standing.then, "quiet")}'
+    then = paragraph(standing.then, "quiet") if standing.then else ""
+    return f'<ol class="stages">{stages}</ol>{problems}{now}{then}'
 
 
 # --------------------------------------------------------------------------------------------------------------- gate

@@ -18,6 +18,7 @@ from annotation.tabs.components import (
     QUIET,
     FollowedPage,
     acting_box,
+    asking_box,
     html_box,
     opening_of,
     pressed,
@@ -238,14 +239,14 @@ def decisions_part(db: Database) -> Update:
 
 def confirm_parts(db: Database, policy: Policy, confirming: bool) -> dict[str, Update]:
     """The question whether a policy is to serve against the rule, while it is asked."""
-    against = gate_decisions.objection(db, policy) if confirming else ""
-    # Why the rule does stands above, in the verdict.
-    asks = _("Let {revision} serve although the rule speaks against it? Say why in the field above.").format(
-        revision=policy.revision
-    )
+    against = confirming and bool(gate_decisions.objection(db, policy))
+    asks = _("Let {revision} serve although the rule speaks against it? Say why in the field above.")
+    if policy.status == "rejected":
+        asks = _("Let {revision} serve although it was rejected? Say why in the field above.")
+    said = asks.format(revision=policy.revision) if against else ""
     return {
-        "confirm": gr.update(visible=bool(against)),
-        "question": gr.update(value=markup.paragraph(asks, "warning") if against else ""),
+        "confirm": gr.update(visible=against),
+        "question": gr.update(value=markup.status(said, "warning")),
     }
 
 
@@ -472,7 +473,7 @@ def lay_out() -> IterationsPage:
             min_width=300,
         )
     with gr.Column(visible=False) as parts["confirm"]:
-        parts["question"] = html_box()
+        parts["question"] = asking_box()
         with gr.Row():
             parts["really"] = gr.Button(
                 _("Yes, promote it"), variant="stop", elem_id="promote-really", scale=0, min_width=180
@@ -585,10 +586,12 @@ def wire_decisions(page: IterationsPage, context: Context) -> None:
     def promote_all_the_same(annotator: Annotator, revision: str | None, why: Any, was: Seen) -> list[Any]:
         if not isinstance(was, dict) or was.get("confirming") != chosen(revision):
             raise UserError(_("Press “Promote against the rule” first."))
-        if not text_in(why).strip():
-            against = gate_decisions.objection(context.db, registry.by_revision(context.db, chosen(revision)))
-            reason = _("Against that it takes a reason: say why in the field above.")
-            raise UserError(" ".join(filter(None, (against, reason))))
+        if not text_in(why).strip() and gate_decisions.objection(
+            context.db, registry.by_revision(context.db, chosen(revision))
+        ):
+            changed, seen = view(context, revision, page_of(was), was)
+            reason = _("Against the rule it takes a reason: say why in the field above.")
+            return page.sent({**changed, "question": markup.status(reason, "warning")}, seen)
         said = policy_decisions.promote(context, chosen(revision), annotator.name, text_in(why))
         return decided(said, revision, {**was, "confirming": None})
 

@@ -211,15 +211,9 @@ def consequence(state: LoopState, pending: PendingDecision) -> str:
         return f"{said} {waiting}" if state.gate == "automatic" and state.auto_train.on else said
     if state.gate == "never":
         return _("Whether {revision} serves is for you to decide: nobody is advised.").format(revision=revision)
-    promote = pending.decision.verdict == "promote"
     if state.gate == "automatic":
-        return announced(promote, at_once=not state.active).format(revision=revision)
-    advice = (
-        _("The rule says: promote {revision}. It is for you to do so.")
-        if promote
-        else _("The rule says: reject {revision}. It is for you to do so.")
-    )
-    return advice.format(revision=revision)
+        return announced(pending.decision.verdict == "promote", at_once=not state.active).format(revision=revision)
+    return ""  # its verdict says what the rule advises, above the buttons that do it
 
 
 def announced(promote: bool, at_once: bool) -> str:

@@ -18,7 +18,7 @@ ENOUGH_STOCK = 12
 
 @dataclass(frozen=True)
 class NextStep:
-    """Something to be done, as its link says it, and the address of the page where it is done."""
+    """Something to be done, as its link says it, and the address of the page where it is done; '' to wait for it."""
 
     words: str
     address: str
@@ -83,7 +83,7 @@ def about_judgements(state: LoopState, waiting: int, more: bool, written: bool) 
     elif not state.active:
         if more:
             no_worker = NextStep(_("No answers are being written: see why"), "/iterations")
-            steps.append(NextStep(_("Wait for the next answers"), "/annotate") if written else no_worker)
+            steps.append(NextStep(_("The next answers are on their way"), "") if written else no_worker)
         steps.append(NextStep(_("Import prompts or answers"), "/data"))
     return steps
 

@@ -37,6 +37,7 @@ class Standing:
     wanted: int
     """How many start the next one, or are enough for it."""
     running: Job | None
+    """What runs, else what is first in the queue."""
     left: float | None
     """Seconds until that ends, where it is known."""
     steps: tuple[NextStep, ...]
@@ -54,10 +55,15 @@ def strip(standing: Standing) -> str:
     said = "".join(f"<span>{escape(part)}</span>" for part in parts)
     if standing.offer is not None:
         said += within(Way(standing.offer.address, standing.offer.words))
-    ways = "".join(way(step.address, step.words) for step in standing.steps[:1])
+    ways = "".join(map(way_to, standing.steps[:1]))
     named = escape(_("Where things stand"))
     asks = "" if standing.running is None else notify_buttons()
     return f'<section class="standing" aria-label="{named}"><p>{said}{asks}</p>{ways}</section>'
+
+
+def way_to(step: NextStep) -> str:
+    """A step as a button; as text where there is nothing to do."""
+    return way(step.address, step.words) if step.address else f"<span>{escape(step.words)}</span>"
 
 
 def notify_buttons() -> str:
@@ -66,8 +72,10 @@ def notify_buttons() -> str:
     return "".join(f'<button type="button" data-notify="{on}" hidden>{escape(words)}</button>' for on, words in told)
 
 
-def title_of(job: Job) -> str:
+def title_of(job: Job | None) -> str:
     """What runs and how far it is, for the title of the page."""
+    if job is None or job.status == "queued":
+        return ""
     kind = _("Job")
     if isinstance(job.spec, TrainingSpec):
         kind = _("Training")
@@ -98,6 +106,8 @@ def running_words(job: Job | None, left: float | None) -> str:
     if job is None:
         return _("Nothing runs")
     done = f"{100 * job.step // job.steps}%" if job.steps else _("preparing")
+    if job.status in ("queued", "cancelling"):
+        done = _("waiting") if job.status == "queued" else _("stopping")
     if left is None:
         return _("{job}: {done}").format(job=about(job), done=done)
     return _("{job}: {done}, {left}").format(job=about(job), done=done, left=left_words(job, left))
@@ -106,7 +116,7 @@ def running_words(job: Job | None, left: float | None) -> str:
 def overview(standing: Standing, verdict: str, record: str, today: Sequence[Mapping[str, Any]], latest: str) -> str:
     """Cards: what waits for the admin, whether the model gets better, what came in today, what runs."""
     offered = (standing.offer,) if standing.offer else ()
-    steps = "".join(way(step.address, step.words) for step in (*standing.steps, *offered))
+    steps = "".join(map(way_to, (*standing.steps, *offered)))
     waits = f'<p class="acts">{steps}</p>' if steps else paragraph(_("Nothing waits for you."), "quiet")
     cards = (
         (_("Waits for you"), waits + judged_bar(standing)),
@@ -144,7 +154,8 @@ def record_of(revision: str, rate: Estimate | None) -> str:
     """How often people prefer what serves to the base."""
     if rate is None:
         return paragraph(
-            _("How {revision} compares with the base is not known yet.").format(revision=revision), "quiet"
+            _("No comparison by people says yet how {revision} does against the base.").format(revision=revision),
+            "quiet",
         )
     said = ngettext(
         "What serves, {revision}, against the base: preferred in {value} of {n} comparison ({span}).",
@@ -172,4 +183,6 @@ def running_part(standing: Standing, latest: str) -> str:
     if job is None:
         return paragraph(_("Nothing runs.")) + (paragraph(latest, "quiet") if latest else "")
     words = running_words(job, standing.left)
+    if job.status == "queued":
+        return paragraph(words)
     return paragraph(words) + progress_bar(words, 100 * job.step // job.steps if job.steps else None)

@@ -23,6 +23,7 @@ from annotation.translation import _, spoken
 from annotation.web.middleware import ANNOTATOR_KEY
 from annotation.web.watches import TRUSTED_SECONDS, Watches, mark_of
 from rlhf.jobs import job_store
+from rlhf.jobs.job_store import Job
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.tabs.downloads import by_admin
@@ -38,10 +39,15 @@ MOST_ASKED: Final = 20
 ENDED_JOBS: Final = 10
 
 
+def open_jobs(db: Database) -> list[Job]:
+    """What runs, here and elsewhere, then what waits, the next one first."""
+    return [*job_store.at_work(db), *job_store.rented_jobs(db), *job_store.queue(db)]
+
+
 def standing_of(db: Database, annotator_id: int) -> Standing:
     """Where things stand now, for this annotator."""
     state, at = controller.state_of(db), now()
-    running = next(iter([*job_store.at_work(db), *job_store.rented_jobs(db)]), None)
+    running = next(iter(open_jobs(db)), None)
     serving, project = registry.serving(db), store.project(db)
     by_people = store.feedback(db).mode != "ai" and store.has_prompts(db, "train")
     more = by_people and not claims.quota_reached(db, annotator_id)
@@ -63,8 +69,8 @@ def strip_of(db: Database, annotator_id: int) -> dict[str, Any]:
     ended = job_store.ended(db, job_store.waiting_kinds(), ENDED_JOBS)
     return {
         "html": overview_card.strip(found),
-        "open": [job.id for job in [*job_store.at_work(db), *job_store.rented_jobs(db), *job_store.queue(db)]],
-        "said": "" if found.running is None else overview_card.title_of(found.running),
+        "open": [job.id for job in open_jobs(db)],
+        "said": overview_card.title_of(found.running),
         "over": {str(job.id): overview_card.ended_words(job) for job in ended},
     }
 

@@ -1,6 +1,7 @@
 // The script of the strip: shows it where it has changed, says in the title of the page what runs or that it ended, and
 // tells of the end by a notification, where the person has asked for that.
 const { address, follow } = window.prefloop;
+const BUSY_MS = 2000; // between two questions, while a job is known to run or to wait
 const UNSEEN_MS = 30000;
 const NOTIFY = "prefloop.notify";
 
@@ -17,6 +18,7 @@ function show({ html, said, open: now, over }) {
   for (const number of Object.keys(over).map(Number)) {
     if (open.delete(number) || number > newest) end(number, over[number]); // it may have begun and ended meanwhile
   }
+  standing.every(now.length ? BUSY_MS : 1000 * props.seconds);
   newest = Math.max(0, ...now, ...Object.keys(over));
   saying = said;
   address.title(saying || ended);

@@ -67,7 +67,7 @@ def column(chat: Chat, rendered: bool, problem: str) -> str:
 def turn(role: str, text: str, rendered: bool) -> str:
     """What one side has said."""
     shown = markdown_process.to_html(text) if rendered else markdown.literal(visible(text))
-    said = f'{label(_(ROLES.get(role, role)))}<div class="rendered">{shown}</div>'
+    said = f'{label(_(ROLES.get(role, role)))}<div class="rendered" dir="auto">{shown}</div>'
     return f'<div class="turn {escape(role)}">{said}</div>'
 
 

@@ -23,6 +23,7 @@ from annotation.ui.markup import (
     log,
     paragraph,
     progress_bar,
+    status,
     table,
     unfold,
 )
@@ -386,7 +387,7 @@ def policy_facts(policy: Policy, size_on_disk: str) -> list[tuple[str, str]]:
 
 def delete_question(policy: Policy, size_on_disk: str) -> str:
     """What is asked before files are deleted."""
-    return paragraph(
+    return status(
         _(
             "Delete {revision} with its files ({size_on_disk})? Its row, its figures and its curves stay; the "
             "weights can't be brought back."
@@ -397,7 +398,7 @@ def delete_question(policy: Policy, size_on_disk: str) -> str:
 
 def checkpoints_question(job: Job, size_on_disk: str) -> str:
     """What is asked before the checkpoints of a run that ended early are deleted."""
-    return paragraph(
+    return status(
         _(
             "Delete the checkpoints of job {id} ({size_on_disk})? Its row, its figures and its curves stay; "
             "resumed, it would begin anew."

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from annotation.database import Database
-from annotation.tabs.components import acting_box, html_box
+from annotation.tabs.components import acting_box, asking_box, html_box
 from annotation.tabs.guard import Context
 from annotation.translation import N_, _
 from annotation.ui import formatting
@@ -52,7 +52,7 @@ def lay_out() -> dict[str, Any]:
         parts["acted"] = acting_box(speaks=True, elem_id="run-acted")
         parts["download"] = html_box()
         with gr.Column(visible=False) as confirm:
-            parts["question"] = html_box()
+            parts["question"] = asking_box()
             with gr.Row():
                 parts["really"] = button(_("Yes, delete the files"), "really", 190, "stop")
                 parts["keep"] = button(_("No, keep them"), "keep", 150)

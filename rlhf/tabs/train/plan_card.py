@@ -13,7 +13,7 @@ from annotation.ui import invisible, markup
 from annotation.ui.formatting import cut, duration, moment, percent, share, short_number, size
 from annotation.ui.markup import Bar, Row, class_of, escape, facts, notice, paragraph, points, table
 from rlhf.data.label_noise import FEWEST_EVIDENCE, Noise
-from rlhf.data.snapshots import left_out_list, reason_text, template_sentences
+from rlhf.data.snapshots import left_out_list, left_out_sentence, reason_text, template_sentences
 from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
@@ -54,7 +54,21 @@ def summary_line(run: PlannedRun) -> str:
         parts.append(_("fits in memory") if run.cost.fit.fits else _("more memory than there is"))
     memory = "" if run.cost is None or run.cost.fit.fits else run.cost.fit.sentence
     line = f'<p class="headline"><b>{escape(" · ".join(parts))}</b></p>' if parts else ""
-    return line + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
+    rest = "" if run.data is None else where_the_rest_is(run.data, run.spec)
+    return line + rest + "".join(paragraph(one, "warning") for one in (memory, rate_warning(run.spec)) if one)
+
+
+def where_the_rest_is(data: TrainingData, spec: TrainingSpec) -> str:
+    """What of the judgements is not trained on: it is kept to check with, or left out; nothing where all is."""
+    kept = ": ".join(checked_with(data, spec)) if spec.items.to_check_with and data.found.held_out else ""
+    said = f"{kept}. {left_out_sentence(data.found.left_out)}" if kept else left_out_sentence(data.found.left_out)
+    return paragraph(said.strip(), "quiet") if said else ""
+
+
+def checked_with(data: TrainingData, spec: TrainingSpec) -> tuple[str, str]:
+    """What is kept to check a run with, and how much of it."""
+    held_out = spec.items if data.items == data.found.train else UNITS[data.found.unit]
+    return _(held_out.to_check_with), numeral(data.found.held_out)
 
 
 # How many times its method's default a learning rate may be before something is said of it.
@@ -83,8 +97,7 @@ def data_card(data: TrainingData, spec: TrainingSpec) -> str:
     if found.noise is not None and found.noise.share is not None:
         numbers.append((_("Labelled wrong, estimated"), share(found.noise.share)))
     if spec.items.to_check_with:
-        held_out = spec.items if items == found.train else UNITS[found.unit]
-        numbers.append((_(held_out.to_check_with), numeral(found.held_out)))
+        numbers.append(checked_with(data, spec))
     known = facts(numbers, "facts figures") + (paragraph(_(data.unchecked), "warning") if data.unchecked else "")
     if found.unit != "pairs":
         return known + (left_out_table(found.left_out, found.unit) if found.left_out else "")

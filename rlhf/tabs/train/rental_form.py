@@ -11,11 +11,11 @@ import gradio as gr
 
 from annotation.database import Database
 from annotation.records import Annotator, UserError
-from annotation.tabs.components import QUEUED, QUIET, html_box, text_in
+from annotation.tabs.components import QUEUED, QUIET, asking_box, html_box, text_in
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
 from annotation.ui import formatting, markup
-from annotation.ui.markup import paragraph
+from annotation.ui.markup import paragraph, status
 from rlhf.hub import hub_requests
 from rlhf.hub.token_launcher import HELD
 from rlhf.jobs import rental_store
@@ -92,7 +92,7 @@ def lay_out(name: str) -> RentalFormPage:
         with gr.Row():
             prices = gr.Button(_("Ask the Hub for its prices"), size="md", scale=0, min_width=270)
             rent = gr.Button(_("Rent and train"), size="md", scale=0, min_width=160, elem_id=f"{name}-rent")
-        question = html_box()
+        question = asking_box()
         with gr.Row(visible=False) as answers:
             yes = gr.Button(
                 _("Spend it"), variant="primary", size="md", scale=0, min_width=200, elem_id=f"{name}-spend"
@@ -137,7 +137,7 @@ def price_known(db: Database, flavor: Any) -> float | None:
 
 def question_about(terms: Terms) -> str:
     """What is asked before anything is spent."""
-    return paragraph(
+    return status(
         _("{terms} It is billed by the minute while it runs. Go ahead?").format(terms=terms.sentence),
         "warning",
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from annotation.metrics.intervals_and_bias import Estimate
+from rlhf.evaluation import gate_words
 from rlhf.evaluation.gate import Findings, JudgeFindings, Recusal, Rule, decide, given_up
 from rlhf.evaluation.gate_words import CriterionWords, in_words, sentence
 from tests.rlhf.evaluation.test_gate import (
@@ -58,7 +59,7 @@ PROMOTED, REJECTED = outcomes(60, 20), outcomes(20, 60)
             found(FEW, judge(outcomes(205, 195))),
             "The comparisons of the judge Ada do not show that it is better: it won 51% on 400 ",
         ),
-        (ASKED, found(BETTER, reward_hacking=True), "It is past a limit. No reward hacking: no, asked for: yes."),
+        (ASKED, found(BETTER, reward_hacking=True), "It is past a limit: No reward hacking: no, asked for: yes."),
         (ASKED, found((), identical_to_serving=True), "It does not differ from what serves: it answers every "),
     ],
 )
@@ -161,7 +162,9 @@ def test_a_criterions_verdict_agrees_with_its_number_and_its_threshold(figure: s
 def test_what_is_past_a_limit_is_named_with_its_bound(figure: str) -> None:
     past = 0.5 if figure == "distinct_ratio" else 5.0
     read = said(ASKED, found(BETTER, **{figure: past}))
-    assert read.startswith(f"It is past a limit. {NAMES[figure]}: {past:.2g}, asked for: ")
+    assert read.startswith(
+        f"It is past a limit: {gate_words.FAILURES[figure]} ({NAMES[figure]}: {past:.2g}, asked for: "
+    )
     assert read.endswith("People find it better all the same.")
     assert row(ASKED, found(BETTER, **{figure: math.nan}), NAMES[figure]).value == "not a number"
 

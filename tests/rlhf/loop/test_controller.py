@@ -215,7 +215,7 @@ def test_what_a_training_names_is_a_model_of_the_kind_that_it_lists(
         (
             {"pending": candidate("promote")},
             "deciding",
-            ("People find it better: ", "promote dpo-7. It is for you to do so."),
+            ("People find it better: ",),
         ),
         ({"pending": candidate("reject"), "gate": "automatic"}, "deciding", ("The gate will reject dpo-7",)),
         (

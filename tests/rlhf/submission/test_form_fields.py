@@ -181,12 +181,38 @@ def test_the_shipped_examples_can_be_chosen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "value"), [("accumulation", "4", 4), ("beta", "5", 5), ("beta", " 0.2 ", 0.2)]
+    ("name", "text", "value"),
+    [
+        ("accumulation", "4", 4),
+        ("beta", "5", 5),
+        ("beta", " 0.2 ", 0.2),
+        ("beta", "0,2", 0.2),
+        ("beta", "1,5", 1.5),
+        ("beta", "0,125", 0.125),
+        ("learning_rate", "1,5e-4", 1.5e-4),
+    ],
 )
 def test_a_number_is_typed_where_an_empty_field_leaves_it_open(name: str, text: str, value: float) -> None:
     form = BY_NAME["dpo"]
     made = form_fields.spec_of(form, "base", {**first_values(form), name: text})
     assert getattr(made, name) == value
+
+
+def test_a_comma_that_may_stand_between_thousands_is_no_point() -> None:
+    form = BY_NAME["dpo"]
+    with pytest.raises(UserError, match="1,500"):
+        form_fields.spec_of(form, "base", {**first_values(form), "beta": "1,500"})
+
+
+def test_what_an_empty_field_stands_for_is_written_as_it_may_be_typed() -> None:
+    form = BY_NAME["dpo"]
+    values = {**first_values(form), "method": "lora"}
+    with speaking(language_of("de")):
+        meant = form_fields.spec_of(form, "base", values).open_values()
+    for name in ("beta", "learning_rate"):
+        assert "," in meant[name]
+        typed = form_fields.spec_of(form, "base", {**values, name: meant[name]})
+        assert getattr(typed, name) == float(meant[name].replace(",", "."))
 
 
 @EVERY_FORM

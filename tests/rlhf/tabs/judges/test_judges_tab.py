@@ -598,7 +598,7 @@ def test_a_job_is_followed_with_its_cost_and_cancelled(pages: gr.Blocks, context
     assert "was asked to stop" in str(press(pages, "cancel_judging", "remote", seen))
     assert job_store.get(db, 1).status == "cancelling"
     assert "See why" not in parts["job"]["value"]
-    assert job_table.stop(db, 1, "w", "cancelled", "Resume goes on from what it has saved.")
+    assert job_table.stop(db, 1, "w", "cancelled", "")
     job = tab.view(context, "remote", {})[0]["job"]["value"]
     assert 'href="/runs/1">See why job 1 ended</a>' in job, "where it can be resumed"
     with pytest.raises(gr.Error, match="No job is shown"):

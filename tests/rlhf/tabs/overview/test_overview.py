@@ -160,13 +160,15 @@ def test_where_answers_are_on_their_way_nobody_is_told_to_import(context: Contex
         connection.execute("UPDATE comparison SET state = 'withdrawn'")
     job_store.enqueue(context.db, GenerateSpec(), "the program")
     strip = standing.strip_of(context.db, OWNER)["html"]
-    assert '<a class="button" href="/annotate">Wait for the next answers</a>' in strip
+    assert "<span>The next answers are on their way</span>" in strip
     store.set_feedback(context.db, Feedback(mode="ai"))
-    assert "Wait for the next answers" not in standing.strip_of(context.db, OWNER)["html"], "those are for the judges"
+    assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], (
+        "those are for the judges"
+    )
     store.set_feedback(context.db, Feedback())
     with context.db.transaction() as connection:
         connection.execute("UPDATE prompt SET split = 'held-out'")
-    assert "Wait for the next answers" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
+    assert "The next answers are on their way" not in standing.strip_of(context.db, OWNER)["html"], "there will be none"
     assert "Import" not in strip
 
 
@@ -181,18 +183,18 @@ def test_nobody_is_told_to_wait_for_answers_that_nothing_writes(context: Context
     why = '<a class="button" href="/iterations">No answers are being written: see why</a>'
     assert why in strip()
     worker = job_store.enqueue(context.db, GenerateSpec(), "the program")
-    assert "Wait for the next answers" in strip()
+    assert "The next answers are on their way" in strip()
     context.db.connection.execute("UPDATE job SET created = '2026-01-01T00:00:00.000000+00:00'")
     assert why in strip(), "a program that ended left it, and this one starts no workers"
     reason = iterations_tab.standing_part(context.db, controller.state_of(context.db))["value"]
     assert "with --no-workers none is started" in reason
     assert job_store.claim(context.db, worker, "w") is not None
-    assert "Wait for the next answers" in strip()
+    assert "The next answers are on their way" in strip()
     assert "answering worker" not in iterations_tab.standing_part(context.db, controller.state_of(context.db))["value"]
     job_table.explain(context.db, worker, "w", "too-few-answers", "Too few")
     assert why in strip()
     job_table.report(context.db, worker, "w", 1, 0, {}, "24 in stock")
-    assert "Wait for the next answers" in strip()
+    assert "The next answers are on their way" in strip()
     context.db.connection.execute("UPDATE job SET heartbeat = '2026-01-01T00:00:00.000000+00:00'")
     assert why in strip()
     job_table.stop(context.db, worker, "w", "failed", "Out of memory")
@@ -356,6 +358,10 @@ def test_the_strip_says_what_runs_and_how_long_it_takes() -> None:
     assert "40%, at most about 2 min 5 s left" in overview_card.strip(found)
     assert "<a " not in overview_card.strip(found)
     assert "preparing" in overview_card.strip(replace(found, running=replace(JOB, step=0, steps=0), left=None))
+    for status, said in (("queued", "waiting"), ("cancelling", "stopping")):
+        stands = replace(found, running=replace(JOB, status=status, step=4, steps=10), left=None)
+        assert f": {said}" in overview_card.strip(stands)
+        assert ("40" in overview_card.running_part(stands, "")) is (status == "cancelling")
 
 
 def test_the_overview_says_who_judged_today_and_whether_it_got_better(context: Context) -> None:

@@ -471,7 +471,7 @@ def test_a_real_run_is_cancelled_and_resumed_from_the_page(machine: Machine) -> 
     assert job is not None
     perform(Watched(machine.db, machine.data_dir, job, "w"), job.spec)
     browser.do("poll_runs")
-    assert "Cancelled. Resume goes on" in browser.text("card")
+    assert "Cancelled.</p>" in browser.text("card")
     reached = job_store.get(machine.db, job_id).step
     assert 2 <= reached < 6
     browser.do("run_resume")

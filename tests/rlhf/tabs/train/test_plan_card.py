@@ -99,6 +99,17 @@ def test_the_data_is_counted_with_what_is_left_out_and_of_what() -> None:
     assert REASONS["flagged"] not in said
 
 
+def test_beside_how_much_is_trained_on_stands_where_the_rest_of_the_judgements_is() -> None:
+    said = plan_card.where_the_rest_is(TrainingData(preview(), 1200), DPOSpec())
+    for words in (
+        "Held-out comparisons to check with: 9. Left out: ",
+        f"{REASONS['tie']} (3)",
+        f"{REASONS['skip']} (2)",
+    ):
+        assert words in said
+    assert plan_card.where_the_rest_is(TrainingData(preview("prompts", left_out={}), 1200), PPOSpec()) == ""
+
+
 def test_how_many_are_labelled_wrong_is_a_figure_only_where_it_was_measured() -> None:
     nothing = Text(plan_card.data_card(TrainingData(preview(), 1200), DPOSpec())).said
     assert not any(number in nothing for number in ("26%", "27%")), "what is assumed is no figure"
