@@ -76,3 +76,10 @@ function look() {
 }
 new MutationObserver(look).observe(element, { childList: true, subtree: true });
 look();
+
+// What a person types, pastes or deletes in the fields above. Gradio tells of keys alone, or of every change: of one as
+// well that the answer to a visit makes, before the other fields are filled.
+const TYPED = "input[type=text]:not([role]), textarea";
+element.closest("[role=tabpanel]").addEventListener("input", ({ target }) => {
+  if (target.matches(TYPED)) setTimeout(() => trigger("typed")); // when Gradio has heard of it
+});

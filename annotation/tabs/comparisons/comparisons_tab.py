@@ -29,7 +29,6 @@ from annotation.workbench.comparison_list import SORTS, FilterChoices
 
 SCRIPT: Final = Path(__file__).with_name("comparison_box.js").read_text(encoding="utf-8")
 SEVERAL: Final = ("status", "person", "source", "assigned", "policy", "said", "split")
-TYPED: Final = ("q", "since", "until")
 TOO_MANY: Final = N_("Too many are chosen for this. Choose fewer, or filter the list and take all of it.")
 FIELDS: Final = ("q", "status", "person", "source", "sort", "assigned", "policy", "said", "split", "since", "until")
 
@@ -207,24 +206,22 @@ def wire_views(page: ComparisonsPage, context: Context) -> None:
         return [*updates, gr.update(visible=True), *shown]
 
     @guarded(context, "admin")
-    def filter_comparisons(annotator: Annotator, part: Any, *values: Any) -> list[Any]:
-        return filtered(context, part, values, step=True)
+    def filter_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
+        return filtered(context, values, step=True)
 
     @guarded(context, "admin")
-    def search_comparisons(annotator: Annotator, part: Any, *values: Any) -> list[Any]:
-        return filtered(context, part, values, step=False)
+    def search_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
+        return filtered(context, values, step=False)
 
     visits(
         page.bar, context, open_comparisons, page.inputs, [*page.inputs, page.filters, *page.shown, page.looked],
         api_name="comparisons-open",
     )  # fmt: skip
-    asked, outputs = [page.looked, *page.inputs], [page.said, page.box, page.looked, page.bar]
+    outputs = [page.said, page.box, page.looked, page.bar]
     options = {**QUIET, "trigger_mode": "always_last"}
-    for name, field in page.fields.items():
-        if name in TYPED:  # Gradio tells of input for keys alone, not of what is pasted
-            field.change(search_comparisons, asked, outputs, api_name=f"comparisons-{name}", **options)
-        else:
-            field.input(filter_comparisons, asked, outputs, api_name=f"comparisons-{name}", **options)
+    for name in (*SEVERAL, "sort"):
+        page.fields[name].input(filter_comparisons, page.inputs, outputs, api_name=f"comparisons-{name}", **options)
+    page.box.typed(search_comparisons, page.inputs, outputs, api_name="comparisons-search", **options)
 
 
 def address_of(values: Sequence[Any]) -> str:
@@ -235,28 +232,13 @@ def address_of(values: Sequence[Any]) -> str:
         return ListPlace().address
 
 
-def filtered(context: Context, part: Any, values: Sequence[Any], step: bool) -> list[Any]:
-    """The list that the fields say, and its address; where they mean nothing, why.
-
-    Nothing where that is what is looked at: then the fields were filled by an address, which may name a later page.
-    """
+def filtered(context: Context, values: Sequence[Any], step: bool) -> list[Any]:
+    """The list that the fields say, and its address; where they mean nothing, why."""
     try:
         looked = list_of(values)
-        if shows(place_in(part), looked):
-            return [gr.skip() for _output in range(4)]
         return ["", list_html(context.db, looked), looked.place.part(), told(looked.place, step=step)]
     except UserError as error:
         return ["", status(str(error), "warning"), gr.skip(), gr.skip()]
-
-
-def shows(place: Place, looked: ListPlace) -> bool:
-    """Whether an address names a page of this list, or a comparison, beside which the fields are hidden."""
-    if place.first:
-        return True
-    try:
-        return replace(looked_at(place), page=1) == looked
-    except UserError:
-        return False
 
 
 # --------------------------------------------------------------------------------------------------------------- acts
@@ -276,14 +258,18 @@ class ConfirmedChange:
         return BulkRequest(kind, ComparisonFilter.of(self.comparisons), self.whom)
 
 
-def planned(event: Any, looked: Place) -> BulkRequest:
-    """The change that a press on the table asks for. Raises UserError for what is none."""
+def planned(event: Any, looked: Place, values: Sequence[Any]) -> BulkRequest:
+    """The change that a press on the table asks for. Raises UserError for what is none.
+
+    All of a list are those that the table was drawn from, if the address and the fields, `values`, say the same.
+    """
     asked = event if isinstance(event, dict) else {}
     kind = bulk_changes.check_kind(asked.get("subject"))
     whom = text_in(asked.get("whom"))
     if asked.get("all") is True:
         comparisons = looked_at(looked).comparisons
-        if asked.get("filter") != comparisons.text:  # such as after a restart, when nothing is looked at
+        shown = replace(filter_of(values), ids=comparisons.ids)  # for which there is no field
+        if not asked.get("filter") == comparisons.text == shown.text:  # such as after a restart
             raise UserError(_("What is looked at is another list by now. Reload the page."))
         return BulkRequest(kind, comparisons, whom)
     ids = asked.get("ids")
@@ -309,11 +295,11 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
     db = context.db
 
     @guarded_event(context, "admin")
-    def plan_change(annotator: Annotator, event: Any, part: Any) -> str:
+    def plan_change(annotator: Annotator, event: Any, part: Any, *values: Any) -> str:
         what, _subject = pressed(event, {"plan": "plan", "many": "many"})
         if what == "many":
             raise UserError(_(TOO_MANY))
-        asked = planned(event, place_in(part))
+        asked = planned(event, place_in(part), values)
         return comparison_table.confirmation(asked, bulk_changes.plan(db, asked, annotator))
 
     def changed(said: str, part: Any) -> list[Any]:
@@ -337,7 +323,7 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
         _act, subject = pressed(event, {"undo": "undo"})
         return changed(undone(db, subject, annotator), part)
 
-    page.box.act(plan_change, page.looked, page.said, api_name="comparisons-plan", **QUEUED)
+    page.box.act(plan_change, [page.looked, *page.inputs], page.said, api_name="comparisons-plan", **QUEUED)
     page.said.act(make_change, page.looked, page.shown, api_name="comparisons-change", **QUEUED)
     page.changes.act(undo_change, page.looked, page.shown, api_name="comparisons-undo", **QUEUED)
 
