@@ -141,4 +141,36 @@ def test_an_address_is_drawn_as_it_filters_on_a_fresh_page(running: tuple[Databa
     page.wait_for_selector("text=kim · admin")
     go(page, "/data/comparisons?person=kim")
     assert drawn_from(page, waiting) == "person=kim"
+    page.goto(f"{address}data/comparisons?colour=red")
+    page.wait_for_selector("text=There is no filter 'colour'.")
+    assert not page.locator("#comparisons-box .workbench").count()
+    page.goto(f"{address}data/comparisons?split=held-out&person=kim&ids={number}")
+    page.click("text=Split: held out ×")
+    page.wait_for_selector(f"text=Comparisons: {number} ×")
+    page.wait_for_selector("text=Split: held out ×", state="hidden")
+    assert drawn_from(page, waiting) == f"ids={number}&person=kim"
+    page.context.close()
+
+
+def test_a_comparison_that_is_in_view_is_looked_up_again(running: tuple[Database, str], browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    db, address = running
+    kim = access.authorise(db, "kim", "admin")
+    seed_comparisons(db, 1)
+    claim = claims.claim_next(db, kim.id)
+    assert claim is not None
+    page = browser.new_context().new_page()
+    page.goto(f"{address}data/comparisons/{claim.comparison_id}")
+    page.fill("input[name=name]", "kim")
+    page.fill("input[name=password]", "a long enough password")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Nobody has judged it yet.")
+    page.wait_for_selector("text=/As of \\d\\d:\\d\\d UTC/")
+    claims.judge(db, kim.id, claim.nonce, act("tie"))
+    again = page.locator("#comparisons-box >> text=Refresh")
+    again.click()
+    page.wait_for_selector("text=Nobody has judged it yet.", state="hidden")
+    page.wait_for_selector(f"text=Comparison {claim.comparison_id}")
+    expect(again).to_be_focused()
     page.context.close()

@@ -11,9 +11,9 @@ from typing import Any, Final
 import gradio as gr
 
 from annotation.database import Database
-from annotation.records import Annotator, UserError
+from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
+from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card, words
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, pressed, row_number, text_in
 from annotation.tabs.guard import Context, guarded, guarded_event
@@ -115,11 +115,14 @@ def lay_out() -> ComparisonsPage:
     with gr.Column() as filters:
         with gr.Row(elem_classes=["filters"]):
             fields["q"] = gr.Textbox(
-                label=_("Search"), placeholder=_("Words, or a number"), min_width=180, elem_id="comparisons-search"
+                label=_(words.FIELD_LABELS["q"]),
+                placeholder=_("Words, or a number"),
+                min_width=180,
+                elem_id="comparisons-search",
             )
-            fields["status"] = several(_("Status"), [(_(word), name) for name, word in STATUSES.items()])
-            fields["person"] = several(_("Judged by"), [])
-            fields["source"] = several(_("Set of prompts"), [])
+            fields["status"] = several("status", [(_(word), name) for name, word in STATUSES.items()])
+            fields["person"] = several("person", [])
+            fields["source"] = several("source", [])
             fields["sort"] = gr.Dropdown(
                 [(_(word), name) for name, (word, _order) in SORTS.items()],
                 value="newest",
@@ -127,12 +130,12 @@ def lay_out() -> ComparisonsPage:
                 min_width=160,
             )
         with gr.Accordion(_("More filters"), open=False), gr.Row():
-            fields["assigned"] = several(_("Assigned to"), [])
-            fields["policy"] = several(_("Answers by"), [])
-            fields["said"] = several(_("What was said"), [(_(word), name) for name, (word, _sql) in SAID.items()])
-            fields["split"] = several(_("Split"), [(_(word), name) for name, word in SPLITS.items()])
-            fields["since"] = day(_("Made since"))
-            fields["until"] = day(_("Made until"))
+            fields["assigned"] = several("assigned", [])
+            fields["policy"] = several("policy", [])
+            fields["said"] = several("said", [(_(word), name) for name, (word, _sql) in SAID.items()])
+            fields["split"] = several("split", [(_(word), name) for name, word in SPLITS.items()])
+            fields["since"] = day("since")
+            fields["until"] = day("until")
     said = acting_box(speaks=True, elem_id="comparisons-said")
     box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
     changes = acting_box(elem_id="comparisons-changes")
@@ -141,14 +144,16 @@ def lay_out() -> ComparisonsPage:
     )
 
 
-def several(label: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
+def several(name: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
     """A choice of several; one that was made before the program was restarted must still be accepted after it."""
-    return gr.Dropdown(list(choices), multiselect=True, label=label, allow_custom_value=True, min_width=160)
+    return gr.Dropdown(
+        list(choices), multiselect=True, label=_(words.FIELD_LABELS[name]), allow_custom_value=True, min_width=160
+    )
 
 
-def day(label: str) -> gr.Textbox:
+def day(name: str) -> gr.Textbox:
     """A day, or nothing."""
-    return gr.Textbox(label=label, placeholder="2026-01-31", max_length=10, min_width=140)
+    return gr.Textbox(label=_(words.FIELD_LABELS[name]), placeholder="2026-01-31", max_length=10, min_width=140)
 
 
 def build(context: Context) -> None:
@@ -162,7 +167,7 @@ def build(context: Context) -> None:
 def list_html(db: Database, looked: ListPlace) -> str:
     """The table as an address names it."""
     page = comparison_list.list_page(db, looked.comparisons, looked.sort, looked.page)
-    return comparison_table.table_of(page, looked, comparison_list.choices(db))
+    return comparison_table.as_of(now()) + comparison_table.table_of(page, looked, comparison_list.choices(db))
 
 
 def card_html(context: Context, number: int | None, back: str) -> str:
@@ -171,7 +176,9 @@ def card_html(context: Context, number: int | None, back: str) -> str:
         raise UserError(_("There is no such comparison."))
     found = history(context.db, number)
     used = used_by(context.db, context.data_dir, number)
-    return comparison_card.card_of(found, used, comparison_list.choices(context.db), back)
+    return comparison_table.as_of(now()) + comparison_card.card_of(
+        found, used, comparison_list.choices(context.db), back
+    )
 
 
 def box_html(context: Context, place: Place, back: str = "/data/comparisons") -> str:
@@ -213,6 +220,10 @@ def wire_views(page: ComparisonsPage, context: Context) -> None:
     def search_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
         return filtered(context, values, step=False)
 
+    @guarded(context, "admin")
+    def look_again(annotator: Annotator, part: Any, *values: Any) -> str:
+        return box_html(context, place_in(part), address_of(values))
+
     visits(
         page.bar, context, open_comparisons, page.inputs, [*page.inputs, page.filters, *page.shown, page.looked],
         api_name="comparisons-open",
@@ -221,6 +232,7 @@ def wire_views(page: ComparisonsPage, context: Context) -> None:
     options = {**QUIET, "trigger_mode": "always_last"}
     for name in (*SEVERAL, "sort"):
         page.fields[name].input(filter_comparisons, page.inputs, outputs, api_name=f"comparisons-{name}", **options)
+    page.box.again(look_again, [page.looked, *page.inputs], page.box, api_name="comparisons-again", **QUIET)
     page.box.typed(search_comparisons, page.inputs, outputs, api_name="comparisons-search", **options)
 
 
