@@ -162,7 +162,7 @@ def names(page: Any) -> Iterator[str]:
 
 
 def ends(page: Any) -> Iterator[str]:
-    """The addresses of tabs in which nothing is looked at, so that no address goes on from there: "train/dpo"."""
+    """The addresses of tabs in which nothing is looked at, so that no address goes on from there: "data/import"."""
     barred = {"/".join(block.props["tabs"]) for block in page.blocks.values() if is_bar(block)}
 
     def walk(tabs: TabList, above: str) -> Iterator[str]:

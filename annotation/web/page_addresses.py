@@ -47,7 +47,7 @@ class PageAddresses:
     tabs: Mapping[Role, Collection[str]]
     """What addresses of each role's page begin with."""
     ends: Collection[str] = ()
-    """Addresses that no other goes on from, such as train/dpo."""
+    """Addresses that no other goes on from, such as data/import."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = ADDRESS.fullmatch(scope["path"]) if scope["method"] in ("GET", "HEAD") else None
