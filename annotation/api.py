@@ -170,7 +170,8 @@ class AnnotationApi:
         return self.saved(annotator, asked, card, made)
 
     def latest(self, annotator: Annotator, asked: RequestBody) -> dict[str, Any]:
-        rows = claims.latest(self.db, annotator.id)
+        """The latest judgements, or those before the one that the request names."""
+        rows = claims.latest(self.db, annotator.id, asked.id)
         return {"judgements": [listed(row) for row in rows], "agreement": self.agreement(annotator)}
 
     def agreement(self, annotator: Annotator) -> dict[str, int] | None:

@@ -785,15 +785,19 @@ def insert_undone(db: Database, last: StoredJudgement) -> None:
     )
 
 
-def latest(db: Database, annotator_id: int, limit: int = 50) -> list[dict[str, Any]]:
-    """This annotator's latest current judgements, newest first: id, prompt, outcome, ranks by place, and the extras."""
+def latest(db: Database, annotator_id: int, before: int | None = None, limit: int = 50) -> list[dict[str, Any]]:
+    """This annotator's latest current judgements, newest first: id, prompt, outcome, ranks by place, and the extras.
+
+    Those that were made before one, where its id is given.
+    """
     rows = db.rows(
         f"""SELECT j.*, j.supersedes IS NOT NULL AS changed, json_array_length(j.shown_order) AS size,
                e.text AS edited, p.messages FROM current_judgement j
            JOIN comparison c ON c.id = j.comparison_id JOIN prompt p ON p.id = c.prompt_id
            LEFT JOIN response e ON e.id = j.edited_response_id
-           WHERE j.annotator_id = ? AND {MADE_IN_HAND} ORDER BY j.id DESC LIMIT ?""",
-        (annotator_id, limit),
+           WHERE j.annotator_id = :annotator AND {MADE_IN_HAND} AND (:before IS NULL OR j.id < :before)
+           ORDER BY j.id DESC LIMIT :limit""",
+        {"annotator": annotator_id, "before": before, "limit": limit},
     )
     return [
         {**row, **read_row(StoredJudgement, row).act(), "prompt": json.loads(row["messages"])[-1]["content"]}

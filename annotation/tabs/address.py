@@ -159,3 +159,24 @@ def names(page: Any) -> Iterator[str]:
     """What the addresses of a page begin with."""
     tabs = tabs_of(page)
     yield from (tab.id for tab in tabs.tabs) if tabs else (LANDING,)
+
+
+def ends(page: Any) -> Iterator[str]:
+    """The addresses of tabs in which nothing is looked at, so that no address goes on from there: "data/import"."""
+    barred = {"/".join(block.props["tabs"]) for block in page.blocks.values() if is_bar(block)}
+
+    def walk(tabs: TabList, above: str) -> Iterator[str]:
+        for tab in tabs.tabs:
+            path = inner = f"{above}{tab.id}"
+            if tab.within:
+                yield from walk(tab.within, f"{path}/")
+                inner = f"{path}/{tab.within.tabs[0].id}"  # which is shown there
+            if inner not in barred and path != LANDING:
+                yield path
+
+    tabs = tabs_of(page)
+    yield from walk(tabs, "") if tabs else ()
+
+
+def is_bar(block: Any) -> bool:
+    return isinstance(block, gr.HTML) and "tabs" in (getattr(block, "props", None) or {})

@@ -415,7 +415,7 @@ function show(next) {
   if (!same && inHand()) {
     toStart();
     announce();
-  }
+  } else if (!same && isLost()) find(".waiting").focus();
   loadGuidelines();
 }
 
@@ -425,8 +425,13 @@ function announce() {
   const prompt = card.messages.at(-1).text;
   const said = prompt.length > 300 ? `${prompt.slice(0, 300)} …` : prompt;
   find(".next").textContent = filled(_("Next: {prompt}"), { prompt: said });
-  const lost = document.activeElement === document.body || !document.activeElement?.isConnected;
-  if (lost && element.offsetParent !== null) find(".turn:last-child h2").focus({ preventScroll: true });
+  if (isLost()) find(".turn:last-child h2").focus({ preventScroll: true });
+}
+
+function isLost() {
+  const now = document.activeElement;
+  const lost = now === document.body || !now?.isConnected || now.checkVisibility?.() === false;
+  return lost && element.offsetParent !== null;
 }
 
 // Show what the server has for this page now; if that is something else, say why. A judged comparison needs no draft.
@@ -587,7 +592,8 @@ function refresh() {
   find(".mine").hidden = !listing;
   find(".revising").hidden = listing || !card.revising;
   refreshProgress();
-  find(".waiting").textContent = waitingText();
+  const waiting = inHand() ? "" : waitingText();
+  if (find(".waiting").textContent !== waiting) find(".waiting").textContent = waiting;
   if (find(".unanswered").textContent !== card.unanswered) find(".unanswered").textContent = card.unanswered;
   find(".ask").hidden = !card.own_prompts || listing;
   setPressed(find(".tools [data-key=r]"), isRendered() && !isMarked());
@@ -841,7 +847,11 @@ async function judge(decided) {
 
 async function takeBack() {
   const time = performance.now();
-  if (listing || card.revising || occupied()) return;
+  if (listing || occupied()) return;
+  if (card.revising) {
+    say(_("You are changing an earlier judgement. Press Esc to leave it, then undo."), true);
+    return;
+  }
   if (time - pressedAt < DEBOUNCE_MS) {
     tellTooSoon();
     return;
@@ -870,6 +880,10 @@ function rankName(rank, tied) {
 function toggleRank(place) {
   return (event) => {
     if (!inHand() || listing) return;
+    if (performance.now() - shownAt < UNREAD_MS) {
+      tellTooSoon();
+      return;
+    }
     if (event.detail) event.currentTarget.blur(); // so that Enter submits after a tap instead of tapping again
     if (placed().includes(place)) takeOut(place);
     else put(place);
@@ -953,7 +967,8 @@ async function toggleMine() {
   }
   const said = await attempt("latest", {}, surely(_("Your judgements can't be shown.")));
   if (said === null) return;
-  find(".mine ol").replaceChildren(...said.judgements.map(listed));
+  find(".mine ol").replaceChildren();
+  list(said.judgements);
   const alike = _("Of your latest {shared} that others have judged as well, they found the same best in {same}.");
   find(".mine .alike").textContent = said.agreement ? filled(alike, said.agreement) : "";
   if (!said.judgements.length) find(".mine ol").append(make("li", {}, _("You have not judged anything yet.")));
@@ -963,6 +978,21 @@ async function toggleMine() {
   find("#mine-title").focus();
 }
 
+const LISTED = 50; // as many as the server lists at once
+function list(judgements) {
+  find(".mine ol").append(...judgements.map(listed));
+  if (judgements.length === LISTED) find(".mine ol").append(make("li", {}, button("", _("Earlier ones"), listEarlier)));
+}
+
+async function listEarlier(event) {
+  const [more, last] = [event.target.closest("li"), find(".mine li:nth-last-child(2)")];
+  const said = await attempt("latest", { id: Number(last.dataset.id) }, surely(_("Your judgements can't be shown.")));
+  if (said === null || !more.isConnected) return;
+  more.remove();
+  list(said.judgements);
+  (last.nextSibling ?? last).querySelector("button").focus();
+}
+
 function listed(row) {
   const when = new Date(row.created);
   const words = capital(inWords(row));
@@ -970,7 +1000,7 @@ function listed(row) {
   const time = when.toLocaleString(LANGUAGE, { dateStyle: "medium", timeStyle: "short" });
   const flag = row.flag && flagName(row.flag);
   const marks = [...row.tags.map(reasonName), flag, row.edited && _("edited"), row.changed && _("changed")].filter(Boolean);
-  return make("li", {},
+  return make("li", { "data-id": row.id },
     make("p", { class: "prompt", dir: "auto" }, row.prompt),
     make("p", { class: "done" }, make("strong", {}, words), " ", make("time", { datetime: row.created }, time)),
     marks.length ? make("p", { class: "marks" }, marks.map((mark) => make("span", {}, mark))) : [],
@@ -1167,7 +1197,14 @@ function actionOf(key) {
   const within = [find(".status"), ...(inHand() && !listing ? [find(".comparison"), find(".verdicts")] : [])];
   const controls = within.map((part) => part.querySelector(`[data-key="${CSS.escape(key)}"]`));
   const control = controls.find((found) => found && !found.disabled);
-  return control ? () => control.click() : null;
+  if (control) return () => control.click();
+  return VERDICT_KEY.test(key) && !listing ? tellNothing : null;
+}
+
+// Whoever judges by keys hears that one has done nothing.
+const VERDICT_KEY = /^[\ds=]$/;
+function tellNothing() {
+  say(inHand() ? _("This key judges nothing here.") : _("Nothing to judge now."));
 }
 
 // --------------------------------------------------------------------------------------------------------- safe copies

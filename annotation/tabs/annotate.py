@@ -36,7 +36,7 @@ SKELETON = """
   <div class="revising" hidden></div>
   <p class="next" role="status" aria-live="polite"></p>
   <div class="comparison"></div>
-  <p class="waiting"></p>
+  <p class="waiting" role="status" tabindex="-1"></p>
   <p class="loading">{loading}</p>
   <div class="verdict-bar"><div class="verdicts"></div><p class="status" role="status" aria-live="polite"></p></div>
   <p class="safety" hidden></p>

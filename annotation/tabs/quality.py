@@ -14,12 +14,13 @@ from annotation.metrics import quality
 from annotation.metrics.act_times import act_times
 from annotation.metrics.agreement import ClearCase
 from annotation.metrics.quality import QualityReport
-from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError
+from annotation.records import MAXIMUM_ANSWERS, Annotator, UserError, now
 from annotation.tabs import act_table, quality_report
 from annotation.tabs.address import place_bar, told, visits
 from annotation.tabs.components import QUEUED, html_box, row_number
 from annotation.tabs.guard import Context, guarded
 from annotation.translation import N_, _
+from annotation.ui.formatting import clock
 from annotation.ui.markup import heading, paragraph, status, unfold
 from annotation.ui.tab_addresses import Place
 
@@ -52,7 +53,8 @@ def parts_of(db: Database, figures: QualityReport) -> dict[str, Update]:
     several, per_day = figures.over_time, figures.per_day
     over_time = quality_report.over_time(several, per_day) if several else quality_report.days_chart(per_day)
     shown = {
-        "standing": quality_report.status_sentence(figures, project),
+        "standing": quality_report.status_sentence(figures, project)
+        + paragraph(_("As of {time} UTC").format(time=clock(now()))),
         "annotators": quality_report.annotators_table(figures) + quality_report.reliability_explained()
         if figures.annotators
         else "",

@@ -47,6 +47,11 @@ def moment(text: str | None) -> str:
     return text[:16].replace("T", " ") if text else NOTHING
 
 
+def clock(text: str) -> str:
+    """The time of day of a `records.now()` text: '18:42'."""
+    return text[11:16]
+
+
 def short_number(value: float, digits: int = 4) -> str:
     """A number in a few digits: '0.1234', '12.3', '1235', '7e-5', '5e29'."""
     text = numeral(value, ".0f") if 1000 <= abs(value) < 1e6 else numeral(value, f".{digits}g")

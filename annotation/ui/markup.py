@@ -245,9 +245,9 @@ def table_cell(tag: str, entry: Cell, number: bool, data: bool = False) -> str:
     elif isinstance(entry, Noted):
         inside = chip(entry.state) + "".join(f'<span class="quiet">{escape(note)}</span>' for note in entry.notes)
     elif isinstance(entry, Bar):
-        over = " over" if entry.share > 1 else ""
+        over, said = " over" if entry.share > 1 else "", escape(entry.said)
         filled = f'<div style="width: {min(entry.share, 1):.1%}"></div>'
-        inside = f'<div class="bar{over}" title="{escape(entry.said)}">{filled}</div>'
+        inside = f'<div class="bar{over}" role="img" aria-label="{said}" title="{said}">{filled}</div>'
     else:
         first, *others = [entry] if data else entry.split("\n")
         style = "number" if number else "wordy" if max(map(len, (first, *others))) > WORDY else ""

@@ -46,19 +46,27 @@ class PageAddresses:
     app: ASGIApp
     tabs: Mapping[Role, Collection[str]]
     """What addresses of each role's page begin with."""
+    ends: Collection[str] = ()
+    """Addresses that no other goes on from, such as data/import."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = ADDRESS.fullmatch(scope["path"]) if scope["method"] in ("GET", "HEAD") else None
         annotator: Annotator | None = scope.get(ANNOTATOR_KEY)
         if found is None or annotator is None:
             await self.app(scope, receive, send)
-        elif found["tab"] in self.tabs[annotator.role]:
+        elif found["tab"] in self.tabs[annotator.role] and not self.ended(scope["path"]):
             await self.app({**scope, "path": "/", "raw_path": b"/", "query_string": b""}, receive, send)
         elif opens_page(scope) and not any(one.path.fullmatch(scope["path"]) for one in ALLOWED_ROUTES):
-            theirs = any(found["tab"] in tabs for tabs in self.tabs.values())
+            known = found["tab"] in self.tabs[annotator.role]
+            theirs = not known and any(found["tab"] in tabs for tabs in self.tabs.values())
             await nothing_here(theirs)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+    def ended(self, path: str) -> bool:
+        """Whether an address goes on where there is nothing more."""
+        whole = path.strip("/")
+        return whole not in self.ends and any(whole.startswith(f"{one}/") for one in self.ends)
 
 
 def nothing_here(theirs: bool) -> HTMLResponse:

@@ -230,7 +230,10 @@ def build(context: Context, settings: Settings, uploads: Path, holdings: Account
         apps[role] = mount.app
     guard = GradioGuard(ByRole(apps), functions_of(pages["admin"]), holdings)
     return BuiltApp(
-        PageAddresses(guard, {role: [*address.names(blocks)] for role, blocks in pages.items()}), lifespan()
+        PageAddresses(
+            guard, {role: [*address.names(blocks)] for role, blocks in pages.items()}, [*address.ends(pages["admin"])]
+        ),
+        lifespan(),
     )
 
 

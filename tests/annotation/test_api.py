@@ -726,6 +726,17 @@ def test_a_change_supersedes_and_the_list_shows_what_holds(db: Database, ann: As
     assert db.value("SELECT count(*) FROM judgement") == 2
 
 
+def test_earlier_judgements_are_listed_by_the_last_one_that_is_shown(db: Database, ann: Ask) -> None:
+    seed_comparisons(db, 52)
+    for _ in range(52):
+        ann("judge", nonce=ann("card")["nonce"], act=act("tie"))
+    shown = [one["id"] for one in ann("latest")["judgements"]]
+    earlier = [one["id"] for one in ann("latest", id=shown[-1])["judgements"]]
+    assert (len(shown), len(earlier)) == (50, 2)
+    assert sorted(shown + earlier, reverse=True) == shown + earlier
+    assert ann("latest", id=earlier[-1])["judgements"] == []
+
+
 def test_an_undone_judgement_leaves_the_list_and_is_in_hand_again(db: Database, ann: Ask) -> None:
     seed_comparisons(db, 2)
     first = ann("card")

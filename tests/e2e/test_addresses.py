@@ -114,6 +114,22 @@ def test_a_copied_link_leads_through_the_sign_in_and_back_leads_back(address: st
     page.context.close()
 
 
+def test_what_an_address_names_is_unfolded(running: Any, browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    _db, address = running
+    page = browser.new_context().new_page()
+    page.goto(f"{address}runs?q=nothing+like+it")
+    page.fill("input[name=name]", "kim")
+    page.fill("input[name=password]", "a long enough password")
+    page.keyboard.press("Enter")
+    expect(page.locator("#run-search textarea, #run-search input")).to_have_value("nothing like it")
+    page.locator("#run-search").wait_for()
+    page.goto(f"{address}iterations/base?page=2")
+    page.get_by_role("button", name="Previous").wait_for()
+    page.context.close()
+
+
 def test_the_answer_to_an_earlier_visit_leads_nobody_back(address: str, browser: Any) -> None:
     """It comes when the page has long asked for the next place, and is drawn."""
     from playwright.sync_api import expect

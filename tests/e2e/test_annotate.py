@@ -23,7 +23,7 @@ from annotation.web import access
 from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store
 from rlhf.models import registry
-from tests.conftest import BASE_NAME, make_response
+from tests.conftest import BASE_NAME, act, make_response
 from tests.e2e.conftest import routed, running_app, wait_for
 from tests.frozen_in_memory import current_judgements
 from tests.machine_fixtures import kept_alive
@@ -273,6 +273,54 @@ def test_a_press_that_does_not_count_is_never_passed_over_in_silence(site: Site)
     assert ann.page.evaluate(PRESS_ALL, ["2", "u"]).endswith("Press again.")  # the 2 at once, as it is told to
     ann.wait_status("Saved: left clearly better. Pressed too soon: not counted. Press again.")
     assert [row.comparison_id for row in ann.rows()] == [first.comparison_id]
+
+
+def test_the_end_of_what_there_is_to_judge_is_said_and_so_is_a_key_that_does_nothing(site: Site) -> None:
+    site.compare(*letters(2))
+    ann = site.open()
+    ann.ready()
+    ann.press("8")
+    ann.wait_status("This key judges nothing here.")
+    ann.judge("1")
+    ann.page.wait_for_selector(".waiting:focus")
+    assert ann.page.get_by_role("status").filter(has_text="writing answers").count() == 1
+    ann.wait_status("Saved: left much better.")
+    ann.press("1")
+    ann.wait_status("Nothing to judge now.")
+    ann.press("m")
+    ann.page.locator(".mine button").first.click()
+    ann.page.wait_for_selector("text=You are changing an earlier judgement")
+    ann.ready()
+    ann.press("u")
+    ann.wait_status("Press Esc to leave it, then undo.")
+    assert [row.strength for row in ann.rows()] == [3]
+
+
+def test_earlier_judgements_are_a_press_away(site: Site) -> None:
+    ann = site.open()
+    for _ in range(51):
+        site.compare(*letters(2))
+    annotator = site.db.value("SELECT id FROM annotator WHERE name = ?", (ann.name,))
+    while (claim := claims.claim_next(site.db, annotator)) is not None:
+        claims.judge(site.db, annotator, claim.nonce, act("tie"))
+    ann.page.wait_for_selector(".judging[data-state=waiting]")
+    ann.press("m")
+    ann.page.locator(".mine li").nth(50).wait_for()
+    ann.page.click("text=Earlier ones")
+    ann.page.wait_for_selector(".mine li:nth-child(51) button:text('Change'):focus")
+    assert ann.page.locator(".mine li").count() == 51
+    assert not ann.page.locator("text=Earlier ones").count()
+
+
+def test_a_rank_for_what_could_not_be_read_yet_does_not_count(site: Site) -> None:
+    site.project("rank", 3)
+    ann = site.open()
+    ann.page.wait_for_selector(".judging[data-state=waiting]")
+    ann.page.evaluate(PRESS_AT_ONCE)
+    site.compare(*letters(3))
+    ann.page.wait_for_function("window.pressed")
+    ann.wait_status("Pressed too soon: not counted. Press again.")
+    assert ann.page.get_attribute("[data-place='0'] .choose", "aria-label") == "Answer 1: not ranked"
 
 
 def test_four_answers_are_ranked_by_keyboard(site: Site) -> None:

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 
-from annotation.database import open_database
+from annotation import claims
+from annotation.database import Database, open_database
 from annotation.web import access
+from annotation.workbench import bulk_changes
+from annotation.workbench.bulk_changes import BulkRequest
 from annotation.workbench.comparison_filter import ComparisonFilter
 from annotation.workbench.comparison_list import matching
 from rlhf.models import registry
-from tests.conftest import BASE_NAME, seed_comparisons
+from tests.conftest import BASE_NAME, act, seed_comparisons
 from tests.e2e.conftest import go, running_app, wait_for
+from tests.e2e.test_addresses import unanswered
 
 pytestmark = pytest.mark.browser
 
@@ -88,3 +92,85 @@ def test_comparisons_are_found_assigned_taken_back_and_looked_at(tmp_path: Path,
         context.close()
     assert troubles == []
     db.close()
+
+
+FILTERS = (
+    *("person=kim", "source=test", "policy=base", "assigned=kim", "said=tie", "split=held-out", "status=judged"),
+    *("since=2026-01-31", "until=2999-01-31", "q=thing", "q=thing&person=kim", "person=kim&since=2026-01-31"),
+)
+
+
+def one_judged(db: Database) -> int:
+    """Ten comparisons, of which kim has judged one and is to judge another; its number."""
+    kim = access.authorise(db, "kim", "admin")
+    seed_comparisons(db, 6)
+    *_others, assigned = seed_comparisons(db, 4, "held-out")
+    claim = claims.claim_next(db, kim.id)
+    assert claim is not None
+    claims.judge(db, kim.id, claim.nonce, act("tie"))
+    bulk_changes.make(db, BulkRequest("assign", ComparisonFilter(ids=(assigned,)), "person:kim"), kim, 1)
+    return claim.comparison_id
+
+
+def drawn_from(page: Any, waiting: set[Any]) -> str:
+    """The filter of the table that is there when the page has nothing more to ask."""
+    page.wait_for_selector("#comparisons-box .workbench")
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+    wait_for(page, "that all is answered", lambda: not waiting)
+    return str(page.locator("#comparisons-box .workbench").get_attribute("data-filter"))
+
+
+def test_an_address_is_drawn_as_it_filters_on_a_fresh_page(running: tuple[Database, str], browser: Any) -> None:
+    db, address = running
+    number = one_judged(db)
+    page = browser.new_context().new_page()
+    waiting = unanswered(page)
+    page.goto(f"{address}data/comparisons?person=kim")
+    page.fill("input[name=name]", "kim")
+    page.fill("input[name=password]", "a long enough password")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"text=#{number}")
+    assert drawn_from(page, waiting) == "person=kim"
+    for query in FILTERS:
+        waiting.clear()
+        page.goto(f"{address}data/comparisons?{query}")
+        drawn = drawn_from(page, waiting)
+        at = page.url.partition("?")[2]
+        assert [ComparisonFilter.of(one) for one in (drawn, at)] == [ComparisonFilter.of(query)] * 2
+    page.goto(f"{address}data")
+    page.wait_for_selector("text=kim · admin")
+    go(page, "/data/comparisons?person=kim")
+    assert drawn_from(page, waiting) == "person=kim"
+    page.goto(f"{address}data/comparisons?colour=red")
+    page.wait_for_selector("text=There is no filter 'colour'.")
+    assert not page.locator("#comparisons-box .workbench").count()
+    page.goto(f"{address}data/comparisons?split=held-out&person=kim&ids={number}")
+    page.click("text=Split: held out ×")
+    page.wait_for_selector(f"text=Comparisons: {number} ×")
+    page.wait_for_selector("text=Split: held out ×", state="hidden")
+    assert drawn_from(page, waiting) == f"ids={number}&person=kim"
+    page.context.close()
+
+
+def test_a_comparison_that_is_in_view_is_looked_up_again(running: tuple[Database, str], browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    db, address = running
+    kim = access.authorise(db, "kim", "admin")
+    seed_comparisons(db, 1)
+    claim = claims.claim_next(db, kim.id)
+    assert claim is not None
+    page = browser.new_context().new_page()
+    page.goto(f"{address}data/comparisons/{claim.comparison_id}")
+    page.fill("input[name=name]", "kim")
+    page.fill("input[name=password]", "a long enough password")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Nobody has judged it yet.")
+    page.wait_for_selector("text=/As of \\d\\d:\\d\\d UTC/")
+    claims.judge(db, kim.id, claim.nonce, act("tie"))
+    again = page.locator("#comparisons-box >> text=Refresh")
+    again.click()
+    page.wait_for_selector("text=Nobody has judged it yet.", state="hidden")
+    page.wait_for_selector(f"text=Comparison {claim.comparison_id}")
+    expect(again).to_be_focused()
+    page.context.close()

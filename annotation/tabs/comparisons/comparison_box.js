@@ -38,7 +38,10 @@ element.addEventListener("click", (event) => {
   const page = event.target.closest("[data-page]");
   if (page) for (const one of boxes()) chosen[page.checked ? "add" : "delete"](one.value);
   const button = event.target.closest("button[data-act]");
-  if (button && !button.disabled) act(button);
+  if (button?.dataset.act === "again") {
+    again = true;
+    trigger("again");
+  } else if (button && !button.disabled) act(button);
   refresh();
 });
 element.addEventListener("change", refresh);
@@ -69,10 +72,20 @@ function act(button) {
 
 // Only a table that was drawn anew has to be looked at; what is changed here in one is no news.
 let drawn = null;
+let again = false; // whether it is drawn anew since "Refresh" was pressed, on which the focus stays
 function look() {
   if (part(".workbench") === drawn) return;
   drawn = part(".workbench");
   refresh();
+  if (again && document.activeElement === document.body) part("[data-act=again]")?.focus();
+  again = false;
 }
 new MutationObserver(look).observe(element, { childList: true, subtree: true });
 look();
+
+// What a person types, pastes or deletes in the fields above. Gradio tells of keys alone, or of every change: of one as
+// well that the answer to a visit makes, before the other fields are filled.
+const TYPED = "input[type=text]:not([role]), textarea";
+element.closest("[role=tabpanel]").addEventListener("input", ({ target }) => {
+  if (target.matches(TYPED)) setTimeout(() => trigger("typed")); // when Gradio has heard of it
+});

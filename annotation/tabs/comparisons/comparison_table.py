@@ -9,7 +9,7 @@ from typing import Final
 
 from annotation.tabs.comparisons import words
 from annotation.translation import _, ngettext, numeral
-from annotation.ui.formatting import NOTHING, cut, moment
+from annotation.ui.formatting import NOTHING, clock, cut, moment
 from annotation.ui.markup import (
     Button,
     Choosable,
@@ -70,8 +70,9 @@ def header(label: str, sort: str, looked: ListPlace) -> Way:
 def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
     """The whole of it: how many there are, what can be done with them, the rows, and the way to further pages."""
     filtered = looked.comparisons.text
+    top = filter_line(looked)
     if not page.rows:
-        return status(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
+        return top + status(_("No comparison is like this.") if filtered else _("There are no comparisons yet."))
     counted = ngettext("{total:,} comparison", "{total:,} comparisons", page.total).format(total=page.total)
     headers: Sequence[str | Way] = (
         header(_("Number"), "newest", looked),
@@ -82,8 +83,32 @@ def table_of(page: ListPage, looked: ListPlace, known: FilterChoices) -> str:
         _("Answers by"),
     )
     shown = table(headers, [row_of(one) for one in page.rows], caption=counted)
-    bar = f"{bulk_bar(page.total, known)}{shown}{pager(page, looked)}"
+    bar = f"{top}{bulk_bar(page.total, known)}{shown}{pager(page, looked)}"
     return f'<div class="workbench" data-filter="{escape(filtered)}">{bar}</div>'
+
+
+def filter_line(looked: ListPlace) -> str:
+    """What the list is filtered by, each with the way to the list without it; nothing where it is not."""
+    asked = {name: getattr(looked.comparisons, name) for name in words.FIELD_LABELS}
+    ways = "".join(
+        way(without(looked, name), f"{_(words.FIELD_LABELS[name])}: {words.field_value(name, value)} ×")
+        for name, value in asked.items()
+        if value
+    )
+    said = _("Filtered. Press one to leave it out:")
+    return f'<p class="pages"><span>{escape(said)}</span>{ways}</p>' if ways else ""
+
+
+def without(looked: ListPlace, name: str) -> str:
+    """Where the list is that is not filtered by this field."""
+    dropped = replace(looked.comparisons, **{name: type(getattr(looked.comparisons, name))()})
+    return replace(looked, comparisons=dropped, page=1).address
+
+
+def as_of(time: str) -> str:
+    """When what is below was looked up, and the button that looks again: it does not follow what others do."""
+    said, button = _("As of {time} UTC").format(time=clock(time)), act_button(_("Refresh"), "again", "")
+    return f'<p class="pages"><span>{escape(said)}</span>{button}</p>'
 
 
 def row_of(one: ListedComparison) -> Row:

@@ -11,9 +11,9 @@ from typing import Any, Final
 import gradio as gr
 
 from annotation.database import Database
-from annotation.records import Annotator, UserError
+from annotation.records import Annotator, UserError, now
 from annotation.tabs.address import place_bar, told, visits
-from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card
+from annotation.tabs.comparisons import comparison_card, comparison_table, statistics_card, words
 from annotation.tabs.comparisons.comparison_table import ListPlace
 from annotation.tabs.components import QUEUED, QUIET, acting_box, html_box, pressed, row_number, text_in
 from annotation.tabs.guard import Context, guarded, guarded_event
@@ -29,7 +29,6 @@ from annotation.workbench.comparison_list import SORTS, FilterChoices
 
 SCRIPT: Final = Path(__file__).with_name("comparison_box.js").read_text(encoding="utf-8")
 SEVERAL: Final = ("status", "person", "source", "assigned", "policy", "said", "split")
-TYPED: Final = ("q", "since", "until")
 TOO_MANY: Final = N_("Too many are chosen for this. Choose fewer, or filter the list and take all of it.")
 FIELDS: Final = ("q", "status", "person", "source", "sort", "assigned", "policy", "said", "split", "since", "until")
 
@@ -116,11 +115,14 @@ def lay_out() -> ComparisonsPage:
     with gr.Column() as filters:
         with gr.Row(elem_classes=["filters"]):
             fields["q"] = gr.Textbox(
-                label=_("Search"), placeholder=_("Words, or a number"), min_width=180, elem_id="comparisons-search"
+                label=_(words.FIELD_LABELS["q"]),
+                placeholder=_("Words, or a number"),
+                min_width=180,
+                elem_id="comparisons-search",
             )
-            fields["status"] = several(_("Status"), [(_(word), name) for name, word in STATUSES.items()])
-            fields["person"] = several(_("Judged by"), [])
-            fields["source"] = several(_("Set of prompts"), [])
+            fields["status"] = several("status", [(_(word), name) for name, word in STATUSES.items()])
+            fields["person"] = several("person", [])
+            fields["source"] = several("source", [])
             fields["sort"] = gr.Dropdown(
                 [(_(word), name) for name, (word, _order) in SORTS.items()],
                 value="newest",
@@ -128,12 +130,12 @@ def lay_out() -> ComparisonsPage:
                 min_width=160,
             )
         with gr.Accordion(_("More filters"), open=False), gr.Row():
-            fields["assigned"] = several(_("Assigned to"), [])
-            fields["policy"] = several(_("Answers by"), [])
-            fields["said"] = several(_("What was said"), [(_(word), name) for name, (word, _sql) in SAID.items()])
-            fields["split"] = several(_("Split"), [(_(word), name) for name, word in SPLITS.items()])
-            fields["since"] = day(_("Made since"))
-            fields["until"] = day(_("Made until"))
+            fields["assigned"] = several("assigned", [])
+            fields["policy"] = several("policy", [])
+            fields["said"] = several("said", [(_(word), name) for name, (word, _sql) in SAID.items()])
+            fields["split"] = several("split", [(_(word), name) for name, word in SPLITS.items()])
+            fields["since"] = day("since")
+            fields["until"] = day("until")
     said = acting_box(speaks=True, elem_id="comparisons-said")
     box = gr.HTML(value="", js_on_load=SCRIPT, elem_classes=["kit"], elem_id="comparisons-box")
     changes = acting_box(elem_id="comparisons-changes")
@@ -142,14 +144,16 @@ def lay_out() -> ComparisonsPage:
     )
 
 
-def several(label: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
+def several(name: str, choices: Sequence[tuple[str, str]]) -> gr.Dropdown:
     """A choice of several; one that was made before the program was restarted must still be accepted after it."""
-    return gr.Dropdown(list(choices), multiselect=True, label=label, allow_custom_value=True, min_width=160)
+    return gr.Dropdown(
+        list(choices), multiselect=True, label=_(words.FIELD_LABELS[name]), allow_custom_value=True, min_width=160
+    )
 
 
-def day(label: str) -> gr.Textbox:
+def day(name: str) -> gr.Textbox:
     """A day, or nothing."""
-    return gr.Textbox(label=label, placeholder="2026-01-31", max_length=10, min_width=140)
+    return gr.Textbox(label=_(words.FIELD_LABELS[name]), placeholder="2026-01-31", max_length=10, min_width=140)
 
 
 def build(context: Context) -> None:
@@ -163,7 +167,7 @@ def build(context: Context) -> None:
 def list_html(db: Database, looked: ListPlace) -> str:
     """The table as an address names it."""
     page = comparison_list.list_page(db, looked.comparisons, looked.sort, looked.page)
-    return comparison_table.table_of(page, looked, comparison_list.choices(db))
+    return comparison_table.as_of(now()) + comparison_table.table_of(page, looked, comparison_list.choices(db))
 
 
 def card_html(context: Context, number: int | None, back: str) -> str:
@@ -172,7 +176,9 @@ def card_html(context: Context, number: int | None, back: str) -> str:
         raise UserError(_("There is no such comparison."))
     found = history(context.db, number)
     used = used_by(context.db, context.data_dir, number)
-    return comparison_card.card_of(found, used, comparison_list.choices(context.db), back)
+    return comparison_table.as_of(now()) + comparison_card.card_of(
+        found, used, comparison_list.choices(context.db), back
+    )
 
 
 def box_html(context: Context, place: Place, back: str = "/data/comparisons") -> str:
@@ -207,24 +213,27 @@ def wire_views(page: ComparisonsPage, context: Context) -> None:
         return [*updates, gr.update(visible=True), *shown]
 
     @guarded(context, "admin")
-    def filter_comparisons(annotator: Annotator, part: Any, *values: Any) -> list[Any]:
-        return filtered(context, part, values, step=True)
+    def filter_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
+        return filtered(context, values, step=True)
 
     @guarded(context, "admin")
-    def search_comparisons(annotator: Annotator, part: Any, *values: Any) -> list[Any]:
-        return filtered(context, part, values, step=False)
+    def search_comparisons(annotator: Annotator, *values: Any) -> list[Any]:
+        return filtered(context, values, step=False)
+
+    @guarded(context, "admin")
+    def look_again(annotator: Annotator, part: Any, *values: Any) -> str:
+        return box_html(context, place_in(part), address_of(values))
 
     visits(
         page.bar, context, open_comparisons, page.inputs, [*page.inputs, page.filters, *page.shown, page.looked],
         api_name="comparisons-open",
     )  # fmt: skip
-    asked, outputs = [page.looked, *page.inputs], [page.said, page.box, page.looked, page.bar]
+    outputs = [page.said, page.box, page.looked, page.bar]
     options = {**QUIET, "trigger_mode": "always_last"}
-    for name, field in page.fields.items():
-        if name in TYPED:  # Gradio tells of input for keys alone, not of what is pasted
-            field.change(search_comparisons, asked, outputs, api_name=f"comparisons-{name}", **options)
-        else:
-            field.input(filter_comparisons, asked, outputs, api_name=f"comparisons-{name}", **options)
+    for name in (*SEVERAL, "sort"):
+        page.fields[name].input(filter_comparisons, page.inputs, outputs, api_name=f"comparisons-{name}", **options)
+    page.box.again(look_again, [page.looked, *page.inputs], page.box, api_name="comparisons-again", **QUIET)
+    page.box.typed(search_comparisons, page.inputs, outputs, api_name="comparisons-search", **options)
 
 
 def address_of(values: Sequence[Any]) -> str:
@@ -235,28 +244,13 @@ def address_of(values: Sequence[Any]) -> str:
         return ListPlace().address
 
 
-def filtered(context: Context, part: Any, values: Sequence[Any], step: bool) -> list[Any]:
-    """The list that the fields say, and its address; where they mean nothing, why.
-
-    Nothing where that is what is looked at: then the fields were filled by an address, which may name a later page.
-    """
+def filtered(context: Context, values: Sequence[Any], step: bool) -> list[Any]:
+    """The list that the fields say, and its address; where they mean nothing, why."""
     try:
         looked = list_of(values)
-        if shows(place_in(part), looked):
-            return [gr.skip() for _output in range(4)]
         return ["", list_html(context.db, looked), looked.place.part(), told(looked.place, step=step)]
     except UserError as error:
         return ["", status(str(error), "warning"), gr.skip(), gr.skip()]
-
-
-def shows(place: Place, looked: ListPlace) -> bool:
-    """Whether an address names a page of this list, or a comparison, beside which the fields are hidden."""
-    if place.first:
-        return True
-    try:
-        return replace(looked_at(place), page=1) == looked
-    except UserError:
-        return False
 
 
 # --------------------------------------------------------------------------------------------------------------- acts
@@ -276,14 +270,18 @@ class ConfirmedChange:
         return BulkRequest(kind, ComparisonFilter.of(self.comparisons), self.whom)
 
 
-def planned(event: Any, looked: Place) -> BulkRequest:
-    """The change that a press on the table asks for. Raises UserError for what is none."""
+def planned(event: Any, looked: Place, values: Sequence[Any]) -> BulkRequest:
+    """The change that a press on the table asks for. Raises UserError for what is none.
+
+    All of a list are those that the table was drawn from, if the address and the fields, `values`, say the same.
+    """
     asked = event if isinstance(event, dict) else {}
     kind = bulk_changes.check_kind(asked.get("subject"))
     whom = text_in(asked.get("whom"))
     if asked.get("all") is True:
         comparisons = looked_at(looked).comparisons
-        if asked.get("filter") != comparisons.text:  # such as after a restart, when nothing is looked at
+        shown = replace(filter_of(values), ids=comparisons.ids)  # for which there is no field
+        if not asked.get("filter") == comparisons.text == shown.text:  # such as after a restart
             raise UserError(_("What is looked at is another list by now. Reload the page."))
         return BulkRequest(kind, comparisons, whom)
     ids = asked.get("ids")
@@ -309,11 +307,11 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
     db = context.db
 
     @guarded_event(context, "admin")
-    def plan_change(annotator: Annotator, event: Any, part: Any) -> str:
+    def plan_change(annotator: Annotator, event: Any, part: Any, *values: Any) -> str:
         what, _subject = pressed(event, {"plan": "plan", "many": "many"})
         if what == "many":
             raise UserError(_(TOO_MANY))
-        asked = planned(event, place_in(part))
+        asked = planned(event, place_in(part), values)
         return comparison_table.confirmation(asked, bulk_changes.plan(db, asked, annotator))
 
     def changed(said: str, part: Any) -> list[Any]:
@@ -337,7 +335,7 @@ def wire_acts(page: ComparisonsPage, context: Context) -> None:
         _act, subject = pressed(event, {"undo": "undo"})
         return changed(undone(db, subject, annotator), part)
 
-    page.box.act(plan_change, page.looked, page.said, api_name="comparisons-plan", **QUEUED)
+    page.box.act(plan_change, [page.looked, *page.inputs], page.said, api_name="comparisons-plan", **QUEUED)
     page.said.act(make_change, page.looked, page.shown, api_name="comparisons-change", **QUEUED)
     page.changes.act(undo_change, page.looked, page.shown, api_name="comparisons-undo", **QUEUED)
 

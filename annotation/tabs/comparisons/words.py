@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from annotation.tabs.quality_report import DEGREES, OUTCOME_NAMES
 from annotation.translation import N_, _, ngettext
+from annotation.ui.formatting import cut
 from annotation.ui.markup import Chip
 from annotation.workbench.bulk_changes import LEFT_OUT, ChangeKind
-from annotation.workbench.comparison_filter import STATUSES
+from annotation.workbench.comparison_filter import SAID, SPLITS, STATUSES
 
 # The colour of a status; the others have none.
 COLOURS: Final[Mapping[str, str]] = {
@@ -27,6 +28,20 @@ CLAIM_STATES: Final[Mapping[str, str]] = {
     "judged": N_("judged"),
     "skipped": N_("skipped"),
     "released": N_("went back unjudged"),
+}
+SHOWN_VALUE: Final = 80
+FIELD_LABELS: Final[Mapping[str, str]] = {
+    "ids": N_("Comparisons"),
+    "q": N_("Search"),
+    "status": N_("Status"),
+    "person": N_("Judged by"),
+    "source": N_("Set of prompts"),
+    "assigned": N_("Assigned to"),
+    "policy": N_("Answers by"),
+    "said": N_("What was said"),
+    "split": N_("Split"),
+    "since": N_("Made since"),
+    "until": N_("Made until"),
 }
 KINDS: Final[Mapping[str, str]] = {
     "release": N_("Given back to all"),
@@ -50,6 +65,15 @@ ASKED_WHY: Final[Mapping[str, str]] = {
 def status_chip(status: str) -> Chip:
     """A comparison's status in a word and a colour."""
     return Chip(_(STATUSES[status]), COLOURS.get(status, ""))
+
+
+def field_value(name: str, value: str | Sequence[Any]) -> str:
+    """What a field of the filter asks for, in words."""
+    if isinstance(value, str):
+        return value
+    said = {one: word for one, (word, _sql) in SAID.items()}
+    known = {**STATUSES, **said, **SPLITS} if name in ("status", "said", "split") else {}
+    return cut(", ".join(_(known[one]) if one in known else str(one) for one in value), SHOWN_VALUE)
 
 
 def verdict(outcome: str, ranking: Sequence[int] | None, strength: int | None) -> str:

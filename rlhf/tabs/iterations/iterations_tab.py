@@ -481,7 +481,7 @@ def lay_out() -> IterationsPage:
             parts["keep"] = gr.Button(_("No"), elem_id="promote-not", scale=0, min_width=100)
     parts["said"] = acting_box(speaks=True, elem_id="decided")
     parts["decisions"] = acting_box(elem_id="decisions")
-    with gr.Accordion(_("Answers side by side"), open=False):
+    with gr.Accordion(_("Answers side by side"), open=False) as parts["side_by_side"]:
         parts["answers"] = html_box()
         with gr.Row():
             parts["previous"] = gr.Button(_("Previous"), size="sm", interactive=False, scale=0, min_width=120)
@@ -514,6 +514,8 @@ def wire_views(page: IterationsPage, context: Context) -> None:
         revision, unknown = policy_at(context.db, place)
         changed, seen = view(context, revision, answers_page(place), {})
         shown = {**changed, "said": unknown, **policy_decisions.emptied(changed)}
+        if "page" in place.query:
+            shown["side_by_side"] = gr.update(open=True)
         shows = place_of(selected_policy(context.db, revision).revision, page_of(seen))
         return [*page.sent(shown, seen), told(Place() if unknown else place, step=False, shows=shows)]
 

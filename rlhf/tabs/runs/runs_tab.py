@@ -442,7 +442,7 @@ class RunsPage(FollowedPage):
 def lay_out() -> RunsPage:
     """The components, top to bottom, without any value."""
     parts = queue_view.lay_out()
-    with gr.Accordion(_("All runs"), open=False):
+    with gr.Accordion(_("All runs"), open=False) as parts["all"]:
         with gr.Row():
             parts["search"] = gr.Textbox(
                 label=_("Search"), max_length=200, elem_id="run-search", min_width=240, scale=2
@@ -506,6 +506,8 @@ def wire_views(page: RunsPage, context: Context) -> None:
         values = {"selector": looked.job, "compared": looked.compared, "search": looked.search, "order": looked.order}
         shown = {name: {**changed.get(name, gr.update()), "value": value} for name, value in values.items()}
         address = told(place_of(looked), step=False, shows=in_view(looked, seen))
+        if {"q", "sort"} & place.query.keys():
+            shown["all"] = gr.update(open=True)
         return page.sent({**changed, **shown, "said": said, "acted": "", ADDRESS: address}, seen)
 
     def poll_runs(annotator: Annotator, *sent: Any) -> list[Any]:

@@ -146,3 +146,7 @@ def test_a_bar_says_how_far_it_is_where_that_is_known() -> None:
     unknown = progress_bar("Import", None)
     assert "aria-valuenow" not in unknown
     assert "width: 0%" in unknown
+
+
+def test_a_share_is_said_as_well_as_drawn() -> None:
+    assert 'role="img" aria-label="37%"' in table(("Share",), [(markup.Bar(0.37, "37%"),)])

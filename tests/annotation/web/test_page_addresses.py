@@ -66,6 +66,13 @@ def test_a_person_reads_why_there_is_nothing_for_them() -> None:
         assert "There is nothing at this address." in said
 
 
+def test_an_address_that_goes_on_where_nothing_is_looked_at_leads_nowhere() -> None:
+    page = PageAddresses(behind, TABS, ["train", "train/dpo"])
+    assert [answer_of(page, path)[0] for path in ("/train/zzz", "/train/dpo/z/z")] == [404, 404]
+    for path in ("/train", "/train/dpo", "/train/dpo/", "/runs/12"):
+        assert answer_of(page, path) == (200, "/")
+
+
 def test_the_head_of_the_page_has_the_script_before_anything_is_drawn_and_finds_its_files_from_any_address() -> None:
     page = '<html\n\tlang="en"><base href="./" /><script>window.gradio_config = {};</script>'
     page += "<script data-gradio-mode>…</script>"

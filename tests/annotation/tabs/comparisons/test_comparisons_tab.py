@@ -16,16 +16,21 @@ from annotation.workbench.comparison_filter import ComparisonFilter
 TOO_LONG = "?" + "&".join(["status=open", "source=" + ",".join(f"a set of prompts {number}" for number in range(200))])
 
 
-def of_all(part: str, shown: str) -> ComparisonFilter:
-    """What a press on "all in this list" is about, where this table was shown."""
-    return planned({"subject": "withdraw", "all": True, "filter": shown}, place_in(part)).comparisons
+def fields(**filled: Any) -> list[Any]:
+    return [filled.get(name, "") for name in FIELDS]
+
+
+def of_all(part: str, shown: str, **filled: Any) -> ComparisonFilter:
+    """What a press on "all in this list" is about, where this table was shown below these fields."""
+    return planned({"subject": "withdraw", "all": True, "filter": shown}, place_in(part), fields(**filled)).comparisons
 
 
 def test_all_of_a_list_is_what_is_shown() -> None:
     assert of_all("", "") == ComparisonFilter()
-    assert of_all("?status=open&q=two+words&sort=oldest&page=3", "status=open&q=two+words") == ComparisonFilter(
-        status=("open",), q="two words"
-    )
+    part, shown = "?status=open&q=two+words&sort=oldest&page=3", "status=open&q=two+words"
+    found = of_all(part, shown, status=["open"], q="two words", sort="oldest")
+    assert found == ComparisonFilter(status=("open",), q="two words")
+    assert of_all("?ids=3,5&status=open", "ids=3,5&status=open", status=["open"]).ids == (3, 5)
 
 
 @pytest.mark.parametrize("part", [TOO_LONG, "?" + "&".join(f"a{number}=1" for number in range(50)), "?status=great"])
@@ -41,11 +46,9 @@ def test_all_of_another_list_than_is_shown_is_refused() -> None:
     with pytest.raises(UserError, match="another list"):
         of_all("", "status=open")  # the program was restarted meanwhile
     with pytest.raises(UserError, match="another list"):
-        planned({"subject": "withdraw", "all": True}, place_in(""))
-
-
-def fields(**filled: Any) -> list[Any]:
-    return [filled.get(name, "") for name in FIELDS]
+        of_all("", "", person=["kim"])  # so say the fields above it
+    with pytest.raises(UserError, match="another list"):
+        planned({"subject": "withdraw", "all": True}, place_in(""), fields())
 
 
 def test_a_list_that_no_address_can_hold_is_refused_where_it_is_made() -> None:
