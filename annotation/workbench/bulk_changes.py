@@ -41,8 +41,8 @@ ELIGIBLE: Final[Mapping[ChangeKind, str]] = {
 # What a change of this kind leaves out of what was chosen, and why.
 LEFT_OUT: Final[Mapping[ChangeKind, str]] = {
     "assign": N_(
-        "What they have judged, skipped or been assigned already, what is past their quota, gold, left to judges, or "
-        "not fit to be judged is not assigned."
+        "What they have judged, skipped or been assigned already, what is past their “Judgements in all”, gold, left "
+        "to judges, or not fit to be judged is not assigned."
     ),
     "release": N_("What is assigned to nobody can't be given back."),
     "settle": N_("What nobody has judged, what is gold, and what is in your list already is not put aside."),

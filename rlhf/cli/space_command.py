@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     plan = space_upload.planned(hub, options.repo, options.hardware, options.public, **asked)
     found = space_upload.check(plan, hub)
     for finding in found:
-        print(finding, file=sys.stderr)
+        print(f"{finding} (--{finding.option})" if finding.option else finding, file=sys.stderr)
     errors = [finding for finding in found if finding.level == "error"]
     if options.verb == "check":
         print(f"{len(space_upload.contents(plan))} files would go to {plan.repo}. {len(errors)} errors.")

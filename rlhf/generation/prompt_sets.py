@@ -28,10 +28,19 @@ DIRECTORY: Final = "answers"
 NAME: Final = re.compile(r"job-(\d{1,18})\.jsonl")
 SPLITS: Final[tuple[Split, ...]] = ("train", "held-out")
 # What a job is called, and its prompts: all of them, and those of a source.
-ABOUT: Final[Mapping[Answered, str]] = {
-    "all": N_("answers by {revision} to all prompts"),
-    "train": N_("answers by {revision} to prompts to train on"),
-    "held-out": N_("answers by {revision} to held-out prompts"),
+ABOUT: Final[Mapping[Answered, tuple[str, str]]] = {
+    "all": (
+        N_("answers by {revision} to all prompts"),
+        N_("answers by {revision} to all prompts from '{source}'"),
+    ),
+    "train": (
+        N_("answers by {revision} to prompts to train on"),
+        N_("answers by {revision} to prompts to train on from '{source}'"),
+    ),
+    "held-out": (
+        N_("answers by {revision} to held-out prompts"),
+        N_("answers by {revision} to held-out prompts from '{source}'"),
+    ),
 }
 WHICH: Final[Mapping[Answered, tuple[str, str]]] = {
     "all": (N_("all prompts"), N_("all prompts from '{source}'")),
@@ -68,7 +77,7 @@ class AnswerSpec(JobSpec):
 
     def about(self) -> str:
         """Who answers which prompts."""
-        return _(ABOUT[self.split]).format(revision=self.revision)
+        return _(ABOUT[self.split][bool(self.source)]).format(revision=self.revision, source=self.source)
 
     def facts(self) -> Facts:
         """Who answers which prompts, and how often."""
@@ -87,7 +96,8 @@ class AnswerSpec(JobSpec):
         policy = registry.by_revision(db, self.revision)
         registry.require_answering(policy)
         if not prompts_of(db, self):
-            raise UserError(_("There are no such prompts. Import some, or choose others."))
+            none = _("There are no such prompts ({prompts}). Import some, or choose others.")
+            raise UserError(none.format(prompts=described(self)))
         return replace(self, revision=policy.revision)
 
 

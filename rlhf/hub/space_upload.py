@@ -122,6 +122,8 @@ class SpaceFinding:
 
     level: Literal["error", "warning", "note"]
     text: str
+    option: str = ""
+    """The option of the command line that mends it."""
 
     def __str__(self) -> str:
         return f"{self.level}: {self.text}"
@@ -303,6 +305,7 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
             _("The model '{model}' is on this machine only. Name a public chat model, such as {example}.").format(
                 model=plan.model, example=SPACE_MODEL
             ),
+            "model",
         )
     if plan.shuts_out:
         yield SpaceFinding(
@@ -316,6 +319,7 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
                 variable=plan.shuts_out,
                 people=plan.annotators if "ANNOT" in plan.shuts_out else plan.admins,
             ),
+            "public",
         )
     if not plan.copies:
         yield SpaceFinding(
@@ -325,9 +329,10 @@ def check_plan(plan: SpacePlan) -> Iterator[SpaceFinding]:
                 "Name a place for them: {repo}-copies (a private dataset, made by itself) or "
                 "the directory of a mounted bucket."
             ).format(repo=plan.repo),
+            "copies",
         )
     elif plan.copies == plan.repo:
-        yield SpaceFinding("error", _("The safe copies can't have the Space's own name. Choose another."))
+        yield SpaceFinding("error", _("The safe copies can't have the Space's own name. Choose another."), "copies")
     if plan.zero_gpu:
         yield SpaceFinding(
             "warning",

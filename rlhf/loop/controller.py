@@ -31,6 +31,7 @@ from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.models import registry
 from rlhf.models.registry import Policy
 from rlhf.submission import job_submission, preconditions
+from rlhf.submission.form_fields import in_labels
 
 THE_LOOP = N_("the loop")
 # A judge loads a model, which is not worth while for fewer comparisons.
@@ -444,7 +445,7 @@ def automatic_problems(db: Database) -> list[str]:
     state = state_of(db)
     step = training_step(state)
     spec = automatic_spec(db, step, kind_to_train(state))
-    found = preconditions.check(db, spec)
+    found = [in_labels(sentence, spec) for sentence in preconditions.check(db, spec)]
     if found or not due(state) or state.active:
         return found
     if step.action == "train first" and state.needed_tried:
@@ -452,4 +453,4 @@ def automatic_problems(db: Database) -> list[str]:
         return [said.format(training=_(spec.title))]
     name = ("shortage", spec.kind, spoken().code)
     few = gate_decisions.cached(db, name, lambda: job_submission.shortage_of(db, db.path.parent, spec))
-    return [few] if few else []
+    return [in_labels(few, spec)] if few else []

@@ -165,17 +165,24 @@ def label_of(name: str, kinds: Sequence[type[JobSpec]]) -> str:
     return _({**LABELS, **own}.get(name) or plain_words(name.removeprefix("sampling.")))
 
 
-def in_labels(sentence: str, kind: type[JobSpec]) -> str:
-    """A sentence about settings of this kind of job with what pages call them; commands show it as it is.
+# Settings that sentences name by one word; others of one word are said in the reader's language.
+ONE_WORD = ("accumulation",)
 
-    A name without an underscore is a word that says what is meant.
+
+def in_labels(sentence: str, spec: JobSpec) -> str:
+    """A sentence about settings of a job, or of the training that it measures, with what pages call them.
+
+    Commands show it as it is. Names within paths and quotation marks, and those that no form asks for, stay.
     """
-    named = "|".join(("max_new_tokens", *(entry.name for entry in fields(kind) if "_" in entry.name)))
+    kind = type(spec.trains() or spec)
+    unasked = kind.unasked if issubclass(kind, TrainingSpec) else ()
+    own = (entry.name for entry in fields(kind) if "_" in entry.name or entry.name in ONE_WORD)
+    named = "|".join(("max_new_tokens", *(name for name in own if name not in unasked)))
 
     def label(found: re.Match[str]) -> str:
         return _("“{label}”").format(label=label_of(found[0], (kind,)))
 
-    return re.sub(rf"\b(?:sampling\.)?(?:{named})\b", label, sentence)
+    return re.sub(rf"(?<![\w/.'\"\\-])(?:sampling\.)?(?:{named})(?![\w/'\"\\-]|\.\w)", label, sentence)
 
 
 def in_words(kind: type[JobSpec], name: str, value: str) -> str:

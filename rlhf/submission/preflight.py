@@ -113,11 +113,11 @@ class Preflight:
         try:
             cost = self.cost(spec, data)
         except UserError as error:
-            unknown = str(error)
+            unknown = form_fields.in_labels(str(error), spec)
         return PlannedRun(
             spec=spec,
             asked=asked,
-            problems=[form_fields.in_labels(sentence, type(spec)) for sentence in problems],
+            problems=[form_fields.in_labels(sentence, spec) for sentence in problems],
             data=data,
             cost=cost,
             unknown=unknown,
@@ -170,7 +170,7 @@ class Preflight:
         fit = memory.fit(shapes, spec, machine, Workload(longest, answers, reward))
         return CostEstimate(
             counted=memory.parameters(shapes, spec, reward),
-            fit=replace(fit, sentence=form_fields.in_labels(fit.sentence, type(spec))),
+            fit=replace(fit, sentence=form_fields.in_labels(fit.sentence, spec)),
             machine=machine,
             step_time=memory.step_time_of(spec, self.finished_jobs(spec), items),
             steps=spec.steps_over(items),

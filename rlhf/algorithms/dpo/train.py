@@ -66,7 +66,8 @@ def run(run: Run, spec: DPOSpec) -> dict[str, Any]:
     filled |= {"flip_rate": spec.flip_rate} if spec.loss == "robust" else {}
     run.log(
         f"{pairs} pairs in {len(items)} comparisons; parent {start.parent.revision}; {spec.method}; reference "
-        f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}. {left_out_sentence(left_out)}"
+        f"{spec.reference}; loss {spec.loss}; annotator noise: {spec.annotator_noise}. "
+        f"{left_out_sentence(left_out)}".rstrip()
     )
     trained = stored_before(run)
     if trained is None:

@@ -357,7 +357,7 @@ class PPOSpec(TrainingSpec):
             _(
                 "The reward model {revision} is right on {accuracy:.1%} of held-out comparisons, and under "
                 "{reward_threshold:.0%} PPO mostly learns its mistakes. Collect more judgements, or confirm "
-                "that you accept it (accepted_accuracy {accuracy_2})."
+                "that you accept it (tick “Run it although …”, or give accepted_accuracy {accuracy_2} in the spec)."
             ).format(
                 revision=reward.revision,
                 accuracy=accuracy,
@@ -423,12 +423,13 @@ def unmeasured(reward: Policy) -> str:
             "The reward model {revision} comes from {source}, and how often it is right was not measured "
             "here: PPO mostly learns the mistakes of one that is seldom right. Read on its card how often it was "
             "right on held-out comparisons; if that is enough, confirm it (tick “Run it although …”, or give that "
-            "share as accepted_accuracy, say 0.7)."
+            "share as accepted_accuracy in the spec, say 0.7)."
         ).format(revision=reward.revision, source=reward.source)
     return _(
         "Too few held-out comparisons tell how often the reward model {revision} is right, and PPO mostly learns the "
         "mistakes of one that is seldom right. "
-        "Collect more judgements, or confirm that you accept it (any accepted_accuracy, say 0.01)."
+        "Collect more judgements, or confirm that you accept it (tick “Run it although …”, or give any "
+        "accepted_accuracy in the spec, say 0.01)."
     ).format(revision=reward.revision)
 
 

@@ -102,7 +102,7 @@ def run(run: Run, spec: PPOSpec) -> dict[str, Any]:
     start = start_of(run, spec)
     tokenizer = load_tokenizer(start.base.path, registry.no_thinking(run.db))
     items, left_out = read_data(run, spec, tokenizer)
-    run.log(f"{len(items)} prompts; reward model {spec.reward_model}. {left_out_sentence(left_out)}")
+    run.log(f"{len(items)} prompts; reward model {spec.reward_model}. {left_out_sentence(left_out)}".rstrip())
     trained = stored_before(run)
     if trained is None:
         begin(run, spec)

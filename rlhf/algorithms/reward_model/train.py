@@ -68,7 +68,7 @@ def run(run: Run, spec: RewardModelSpec) -> dict[str, Any]:
     run.log(
         f"{pairs} pairs in {len(items)} comparisons, {len(held_out)} held out; parent {start.parent.revision}; "
         f"{spec.method}; margin: {'yes' if spec.margin else 'no'}; annotator noise: {spec.annotator_noise}. "
-        f"{left_out_sentence(left_out)}"
+        f"{left_out_sentence(left_out)}".rstrip()
     )
     trained = stored_before(run)
     if trained is None:

@@ -53,7 +53,7 @@ def run(run: Run, spec: SFTSpec) -> dict[str, Any]:
     items, held_out, left_out = read_data(run, spec, tokenizer)
     run.log(
         f"{len(items)} demonstrations, {len(held_out)} held out; parent {start.parent.revision}; {spec.method}. "
-        f"{left_out_sentence(left_out)}"
+        f"{left_out_sentence(left_out)}".rstrip()
     )
     trained = stored_before(run)
     if trained is None:

@@ -184,7 +184,7 @@ ENDINGS_WITH_MESSAGE: Mapping[str, str] = {
 
 def how_it_ended(job: Job) -> str:
     """How a job ended that came to nothing, with its message, as a sentence."""
-    message = _(job.message).strip().rstrip(".")
+    message = job_words.message(job).strip().rstrip(".")
     ended = ENDINGS_WITH_MESSAGE if message else ENDINGS
     return _(ended[job.status]).format(number=job.id, about=job_words.about(job), message=message)
 

@@ -175,9 +175,7 @@ def job_card(job: Job, left: float | None, made: Policy | None, at: str, retries
     sentence = f"{headline(job, at)} {made_sentence(made)}".strip()
     style = class_of(" ".join(("headline", *(["bad"] if setback(job) else []))))
     said = f'<p{style} role="status"><b>{escape(name_of(job))}</b> {escape(sentence)}</p>'
-    shrunk = "".join(
-        paragraph(in_labels(retry, type(job.spec)), "warning") for retry in retries if retry != job.message
-    )
+    shrunk = "".join(paragraph(in_labels(retry, job.spec), "warning") for retry in retries if retry != job.message)
     far = "" if job.status == "finished" else job_bar(job) + paragraph(progress_line(job, left, at), "quiet")
     return said + shrunk + far
 

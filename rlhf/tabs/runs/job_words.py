@@ -45,7 +45,7 @@ def about(job: Job) -> str:
 
 def message(job: Job) -> str:
     """What a job said last, with settings as pages call them."""
-    return in_labels(_(job.message), type(job.spec.trains() or job.spec))
+    return in_labels(_(job.message), job.spec)
 
 
 def title(job: Job) -> str:

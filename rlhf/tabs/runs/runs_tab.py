@@ -352,7 +352,7 @@ def cancel_shown(db: Database, seen: Any) -> str:
 def resume_shown(db: Database, seen: Any, half_batch: bool = False) -> str:
     """Put the job on the page back in the queue. Raises UserError where it can't be resumed (in that way)."""
     job_id = shown_job(seen)
-    changed = in_labels(job_store.resume(db, job_id, half_batch), type(job_store.get(db, job_id).spec))
+    changed = in_labels(job_store.resume(db, job_id, half_batch), job_store.get(db, job_id).spec)
     if job_store.get(db, job_id).flavor is not None:
         return _("Job {job_id} is looked for on the Hub again.").format(job_id=job_id)
     again = _("Job {job_id} is queued again and goes on from what it has saved, if anything. {changed}")

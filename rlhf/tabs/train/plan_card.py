@@ -17,6 +17,7 @@ from rlhf.data.snapshots import left_out_list, left_out_sentence, reason_text, t
 from rlhf.jobs.descriptions import UNITS, Part, TokenSequence, TokenSpan, Unit
 from rlhf.jobs.job_spec import SHORT_METHODS, JobSpec, TrainingSpec
 from rlhf.models.memory import GB, Fit, Machine
+from rlhf.submission.form_fields import label_of
 from rlhf.submission.inspect_rows import TOKENISED_ITEMS, DataSummary, InspectedItem
 from rlhf.submission.precisions_spec import PrecisionMismatch
 from rlhf.submission.preflight import CostEstimate, PlannedRun, TrainingData
@@ -284,7 +285,9 @@ def length_sentence(cost: CostEstimate) -> str:
         return _("Estimated as if every row were as long as the longest, which has {longest:,} tokens.").format(
             longest=cost.longest
         )
-    return _("Estimated as if every row were of the greatest length. Looking through all rows finds the longest.")
+    return _(
+        "Estimated as if every row were as long as “{max_length}” allows. Looking through all rows finds the longest."
+    ).format(max_length=label_of("max_length", ()))
 
 
 MEMORY = (N_("Part"), N_("Memory"), N_("Of what is free"), N_("What it is"))

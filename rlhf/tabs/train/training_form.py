@@ -18,7 +18,7 @@ from annotation.ui import markup
 from annotation.ui.markup import paragraph
 from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.jobs import job_store
-from rlhf.jobs.job_spec import TrainingSpec, to_json
+from rlhf.jobs.job_spec import JobSpec, TrainingSpec, to_json
 from rlhf.jobs.rental_store import Terms
 from rlhf.models.reward_model_quality import quality_of
 from rlhf.submission import form_fields, job_submission, preflight
@@ -346,11 +346,19 @@ def wire(page: TrainingFormPage, context: Context, known: Preflight, opening: Ca
     poll(page.pulse, context, view, page.asked, page.followed)
 
 
+def queued(known: Preflight, spec: JobSpec, by: str, terms: Terms | None = None) -> int:
+    """Queue a job; returns its id. Raises UserError, which calls settings as the page does, where it can't start."""
+    try:
+        return job_submission.submit(known.db, known.data_dir, spec, by, terms)
+    except UserError as error:
+        raise UserError(form_fields.in_labels(str(error), spec)) from error
+
+
 def begin(page: TrainingFormPage, known: Preflight, by: str, ticked: Any, seen: Any, sent: Sequence[Any]) -> int:
     """Queue the job that the form describes; returns its id. Raises UserError where it can't be started."""
     values = page.values(sent)
     spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
-    return job_submission.submit(known.db, known.data_dir, spec, by)
+    return queued(known, spec, by)
 
 
 def begin_rented(
@@ -359,7 +367,7 @@ def begin_rented(
     """Queue the job that the form describes for rented hardware; returns its id. Raises UserError."""
     values = page.values(sent)
     spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
-    return job_submission.submit(known.db, known.data_dir, spec, by, terms)
+    return queued(known, spec, by, terms)
 
 
 def begin_measuring(
@@ -369,7 +377,7 @@ def begin_measuring(
     values = page.values(sent)
     spec = spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values))
     measuring = MeasureSpec(training=to_json(spec))
-    job_id = job_submission.submit(known.db, known.data_dir, measuring, by)
+    job_id = queued(known, measuring, by)
     return _(
         "Job {job_id} was queued: it runs {steps} steps and keeps nothing but their time and memory, which "
         "are shown below when it has ended."
@@ -384,5 +392,5 @@ def begin_comparing(
     run = known.of(spec_asked_for(page.form, known, values, means_it(page.form, ticked, seen, values)))
     if run.crossing is None or not to_be_measured(run):
         return _("There is nothing to measure: look again at what is said of the precision.")
-    job_id = job_submission.submit(known.db, known.data_dir, run.crossing.spec, by)
+    job_id = queued(known, run.crossing.spec, by)
     return _("Job {job_id} was queued: it reads a plain text in both precisions.").format(job_id=job_id)

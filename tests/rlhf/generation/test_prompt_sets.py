@@ -56,11 +56,16 @@ def test_a_job_names_the_revision_that_serves_when_it_is_made(db: Database, data
     assert AnswerSpec().frozen(db, data_dir).revision == "base"
 
 
+def test_jobs_of_one_policy_have_other_names_for_other_sources() -> None:
+    assert AnswerSpec(split="all").about() == "answers by serving to all prompts"
+    assert AnswerSpec(split="all", source="songs").about() == "answers by serving to all prompts from 'songs'"
+
+
 @pytest.mark.parametrize(
     ("spec", "changed", "sentence"),
     [
-        (AnswerSpec(split="train"), {}, "no such prompts"),
-        (AnswerSpec(source="songs"), {}, "no such prompts"),
+        (AnswerSpec(split="train"), {}, r"no such prompts \(prompts to train on\)"),
+        (AnswerSpec(source="songs"), {}, r"no such prompts \(held-out prompts from 'songs'\)"),
         (AnswerSpec(revision="dpo-9"), {}, "no policy 'dpo-9'"),
         (AnswerSpec(), {"kind": "reward"}, "can't give them"),
         (AnswerSpec(), {"deleted": "2026-01-02T03"}, "were deleted on 2026-01-02"),

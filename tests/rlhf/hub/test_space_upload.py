@@ -306,6 +306,8 @@ def test_the_commands(hub: SpaceHub) -> None:
     checked = command(hub, "hf_write_ann", "check", "ann/loop", "--model", MODEL)
     assert checked.returncode == 0, checked.stderr
     assert "files would go to ann/loop. 0 errors." in checked.stdout
+    assert "mounted bucket. (--copies)\n" in checked.stderr
+    assert "by that setting. (--public)\n" in checked.stderr
     assert ("space", "ann/loop") not in hub.repos
     refused = command(hub, "hf_read_ann", "create", "ann/loop", "--model", MODEL)
     assert refused.returncode == 2

@@ -13,10 +13,12 @@ from annotation.records import UserError
 from annotation.translation import language_of, speaking
 from rlhf.algorithms import ALGORITHMS
 from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.ppo.spec import PPOSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.jobs import job_spec
+from rlhf.jobs.job_spec import to_json
 from rlhf.submission import form_fields
 from rlhf.submission.form_fields import Form
 
@@ -236,9 +238,25 @@ def test_what_can_not_be_meant_is_refused_under_the_label_that_the_form_shows(fo
 
 def test_sentences_about_settings_call_them_what_the_form_does() -> None:
     said = "lora_targets 'named' needs the names: put them into lora_layers, or lower sampling.max_new_tokens."
-    assert form_fields.in_labels(said, PPOSpec) == (
+    assert form_fields.in_labels(said, PPOSpec()) == (
         "“LoRA targets” 'named' needs the names: put them into “LoRA layers”, or lower “Max new tokens”."
     )
     with speaking(language_of("de")):
-        assert form_fields.in_labels("Senke batch_size (8).", DPOSpec) == "Senke „Batchgröße“ (8)."
-    assert form_fields.in_labels("No memory.", MergeSpec) == "No memory."
+        assert form_fields.in_labels("Senke batch_size (8) und erhöhe accumulation ebenso.", DPOSpec()) == (
+            "Senke „Batchgröße“ (8) und erhöhe „Akkumulation“ ebenso."
+        )
+    assert form_fields.in_labels("No memory.", MergeSpec()) == "No memory."
+    measuring = MeasureSpec(training=to_json(DPOSpec()))
+    assert form_fields.in_labels("Raise max_length.", measuring) == "Raise “Max length”."
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("/data/reward_model/x: not there", "reward_model/x: not there", "reward_model.safetensors: not there"),
+        *("my-reward_model", "old.reward_model", "no attribute 'reward_model'", 'KeyError: "reward_model"'),
+        "give that share as accepted_accuracy, which no form asks for",
+    ],
+)
+def test_what_is_no_setting_that_a_form_asks_for_keeps_its_name(said: str) -> None:
+    assert form_fields.in_labels(said, PPOSpec()) == said

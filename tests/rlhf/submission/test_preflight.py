@@ -353,6 +353,16 @@ def test_without_the_models_files_the_cost_is_unknown_and_the_data_is_not(judged
     assert "no safetensors weights" in planned.unknown
 
 
+def test_why_the_cost_is_unknown_calls_settings_as_the_form_does(
+    judged: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cost(*_asked: Any) -> None:
+        raise UserError("A max_length of 0 says nothing.")
+
+    monkeypatch.setattr(Preflight, "cost", cost)
+    assert Preflight(judged, data_dir, BASE_NAME).of(DPOSpec()).unknown == "A “Max length” of 0 says nothing."
+
+
 def test_the_weights_under_a_parent_are_the_ones_that_are_measured(
     known: Preflight, judged: Database, tiny_model: Path
 ) -> None:

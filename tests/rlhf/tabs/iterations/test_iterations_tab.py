@@ -30,7 +30,7 @@ from rlhf.judges.judge_spec import JudgeSpec
 from rlhf.loop import controller
 from rlhf.models import registry
 from rlhf.models.registry import Policy
-from rlhf.submission import job_submission
+from rlhf.submission import job_submission, preconditions
 from rlhf.tabs.iterations import gate_form, iterations_tab, policy_decisions
 from rlhf.tabs.train import automatic_training, train_tab
 from tests.conftest import BASE_NAME, act, make_response, seed_comparisons, seed_prompts, shown_texts
@@ -595,7 +595,9 @@ def test_a_second_press_makes_no_second_check_or_merge(pages: gr.Blocks, context
     assert policy_decisions.check(context, policy.revision, "ann").startswith("Job ")
 
 
-def test_automatic_training_that_finds_too_few_pairs_says_so(db: Database, data_dir: Path) -> None:
+def test_automatic_training_that_finds_too_few_pairs_says_so(
+    db: Database, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where all were ties: due, and never begun."""
     db.insert("annotator", {"name": "owner", "role": "admin", "created": now()})
     automatic_training.store(db, True, 1, "dpo")
@@ -608,6 +610,8 @@ def test_automatic_training_that_finds_too_few_pairs_says_so(db: Database, data_
     assert f"At the moment none can start. {few}" in automatic_training.sentence(db, setting)
     judge(db, 8, "left-clearly")
     assert controller.automatic_problems(db) == []
+    monkeypatch.setattr(preconditions, "check", lambda db, spec: ["Raise max_length."])
+    assert controller.automatic_problems(db) == ["Raise “Max length”."], "as the form calls it"
 
 
 def test_a_check_asks_the_judges_that_were_chosen(pages: gr.Blocks, context: Context) -> None:

@@ -13,14 +13,16 @@ from annotation.metrics.intervals_and_bias import Share
 from annotation.ui import formatting
 from annotation.ui.markup import Chip
 from rlhf.algorithms.dpo.spec import DPOSpec
+from rlhf.algorithms.measure_spec import MeasureSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.reward_model.spec import RewardModelSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.data.snapshots import SnapshotCounts
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.jobs.job_spec import to_json
 from rlhf.jobs.job_store import Job
 from rlhf.jobs.run_labels import RunLabel
-from rlhf.tabs.iterations import check_report
+from rlhf.tabs.iterations import check_report, loop_standing
 from rlhf.tabs.runs import job_cards, run_list
 from tests.builders import checked_answer, job, policy
 
@@ -159,10 +161,12 @@ def test_a_job_card_says_what_it_made_and_how_that_stands() -> None:
 def test_a_job_that_was_made_smaller_says_so_once() -> None:
     retry = "Memory ran out. Queued again with a smaller batch: batch_size 8 → 4, accumulation 1 → 2."
     running = job_cards.job_card(JOB, None, None, AT, [retry])
-    shown = retry.replace("batch_size", "“Batch size”")
+    shown = "Memory ran out. Queued again with a smaller batch: “Batch size” 8 → 4, “Accumulation” 1 → 2."
     assert f'<p class="warning">{shown}</p>' in running
     waiting = job_cards.job_card(replace(JOB, status="queued", message=retry), None, None, AT, [retry])
     assert waiting.count(shown) == 1
+    measuring = replace(JOB, kind="measure", spec=MeasureSpec(training=to_json(DPOSpec())))
+    assert shown in job_cards.job_card(measuring, None, None, AT, [retry])
 
 
 # ---------------------------------------------------------------------------------------------------------- the queue
@@ -258,6 +262,7 @@ def test_what_a_failed_job_says_of_settings_is_said_with_their_labels() -> None:
     said = "A “Batch size” below 8 takes less memory."
     assert job_cards.headline(failed, AT) == f"Failed. {said}"
     assert run_list.row(run_list.listed([failed], {}, {}, AT)[0])[-1] == said
+    assert loop_standing.how_it_ended(failed).endswith(f"failed: {said}")
 
 
 def test_an_outcome_says_what_was_made_and_what_it_cost() -> None:

@@ -291,6 +291,7 @@ def test_a_real_run_of_every_kind_shows_each_of_its_plots(trained: Machine, kind
     assert drawn == [curve.label for curve in plots_of(ALGORITHMS[kind])]
     lines = sum(len(curve.series) for curve in plots_of(ALGORITHMS[kind]))
     assert plots.count("<polyline") == plots.count('<i class="hue') == lines
+    assert [line for line in job_store.log_tail(trained.db, job.id, 100) if line.endswith(" ")] == []
     assert len(job_store.metrics(trained.db, job.id)) == job.steps
     assert f"Job {job.id}, " in browser.text("card")
     assert "Finished in " in browser.text("card")
@@ -503,7 +504,7 @@ def test_a_job_that_memory_did_not_suffice_for_says_what_was_lowered(browser: Br
     assert job_store.requeue_smaller(place.db, job_id, "w", "out-of-memory")
     assert job_store.claim(place.db, job_id, "w2") is not None
     browser.open()
-    assert "Queued again with a smaller batch: “Batch size” 4 → 2, accumulation 1 → 2." in browser.text("card")
+    assert "Queued again with a smaller batch: “Batch size” 4 → 2, “Accumulation” 1 → 2." in browser.text("card")
     assert "&quot;batch_size&quot;: 2" in browser.text("facts")
 
 
@@ -520,7 +521,7 @@ def test_a_job_that_ended_for_memory_goes_on_with_half_the_batch_at_a_button(bro
     job = job_store.get(place.db, job_id)
     assert (job.status, job.spec) == ("queued", replace(QUICK_SFT, batch_size=2, accumulation=2))
     assert f"Job {job_id} is queued again" in browser.text("said")
-    assert "“Batch size” 4 → 2, accumulation 1 → 2" in browser.text("said")
+    assert "“Batch size” 4 → 2, “Accumulation” 1 → 2" in browser.text("said")
     browser.do("poll_runs")
     assert browser.can("half") is False
     with pytest.raises(gr.Error, match="can't be resumed"):

@@ -287,7 +287,7 @@ def test_without_data_no_time_is_claimed() -> None:
 
 
 def test_the_length_that_rows_are_taken_to_have_is_said() -> None:
-    assert "of the greatest length" in plan_card.length_sentence(COST)
+    assert "as long as “Max length” allows" in plan_card.length_sentence(COST)
     assert "1,234 tokens" in plan_card.length_sentence(replace(COST, longest=1234))
 
 

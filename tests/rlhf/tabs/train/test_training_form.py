@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +422,7 @@ def test_a_doubtful_reward_model_needs_a_confirmation_that_names_its_accuracy(ma
     assert "is right on 55.3% of held-out comparisons" in session.text("problems")
     assert "55.3% of 40 held-out comparisons" in session.text("judged")
     assert not session.can_start
+    assert "tick “Run it although …”, or give accepted_accuracy 0.553 in the spec" in session.text("problems")
     with pytest.raises(gr.Error, match="accepted_accuracy"):
         session.start()
     session.change(ticked=True)
@@ -438,6 +439,17 @@ def test_a_doubtful_reward_model_needs_a_confirmation_that_names_its_accuracy(ma
     assert (started.reward_model, started.accepted_accuracy) == (worse.revision, pytest.approx(0.421))
     session.change(ticked=False)
     assert not session.can_start
+
+
+def test_what_the_button_refuses_calls_settings_as_the_form_does(machine: Machine) -> None:
+    session = opened(machine, "sft")
+    session.change({"method": "lora", "lora_targets": "named", "lora_layers": "no_such_layer"})
+    said = "“LoRA targets” 'named' needs layers named no_such_layer"
+    assert escape(said) in session.text("problems")
+    with pytest.raises(gr.Error, match=said):
+        session.start()
+    with pytest.raises(gr.Error, match=said):
+        session.call("measure_sft", *session.asked)
 
 
 def test_the_confirmation_is_there_with_the_method_that_is_left_to_the_weights(machine: Machine) -> None:
@@ -512,7 +524,7 @@ def test_a_rows_text_can_do_nothing_to_the_page(machine: Machine) -> None:
 
 def test_all_rows_are_looked_through_and_the_longest_is_estimated_with(machine: Machine) -> None:
     session = opened(machine, "dpo")
-    assert "of the greatest length" in session.text("cost")
+    assert "as long as “Max length” allows" in session.text("cost")
     found = session.call("through_dpo", *session.values.values())
     assert "<td>tie</td>" in found
     assert "Comparison 13" in found
