@@ -314,6 +314,8 @@ class Sentence(str):
 
 def joined(*sentences: str) -> str:
     """Whole sentences one after the other, as a text that can be kept and told again like any of them."""
+    if len(sentences) == 1:
+        return sentences[0]
     gaps = {f"sentence_{place}": one for place, one in enumerate(sentences)}
     text = " ".join(f"{{{name}}}" for name in gaps)
     return Sentence.of(text, text).format(**gaps)

@@ -467,9 +467,6 @@ def impossible_methods(spec: TrainingSpec) -> list[str]:
     """Why a training's settings of what is trained can't work together."""
     found: list[str] = []
     lora = spec.method in ("auto", "lora", "qlora")
-    if spec.learning_rate >= 1:
-        # AdamW moves each weight by about the rate in a step, whatever its gradient.
-        found.append(_("No weight survives a step as great as that of a learning_rate of 1 or more: lower it."))
     if spec.method not in ("auto", *spec.methods):
         found.append(
             _(

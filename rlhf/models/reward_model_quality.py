@@ -116,7 +116,7 @@ def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
         return None
     try:
         quality = RewardModelQuality.from_json(found)
-        adapter(RewardModelQuality).validate_json(json.dumps(quality.to_json()))
+        adapter(RewardModelQuality).validate_json(json.dumps(asdict(quality)))
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     return quality

@@ -42,6 +42,7 @@ def test_a_file_is_uploaded_checked_and_imported(tmp_path: Path, browser: Any) -
         page.set_input_files("#import-file input[type=file]", path)
         page.wait_for_selector("text=Read as preferences, with prompt = 'prompt'")
         page.click("#import-columns button")
+        page.wait_for_function("document.querySelector('#import-column-prompt input')?.value === 'prompt'")
         page.fill("#import-column-prompt input", "title")
         page.keyboard.press("Enter")
         page.click("#import-again")

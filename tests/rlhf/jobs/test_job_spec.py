@@ -126,14 +126,6 @@ def test_zeros_stand_for_the_defaults_of_the_method_and_of_the_loss() -> None:
     assert SFTSpec(learning_rate=3e-4).filled() == SFTSpec(learning_rate=3e-4)
 
 
-def test_what_is_refused_now_is_read_where_it_was_stored() -> None:
-    """In a job's row, and within one."""
-    stored = '{"kind": "sft", "evaluate": false, "learning_rate": 1.5}'
-    assert from_json(stored) == from_row(stored) == SFTSpec(check=False, learning_rate=1.5)
-    measured = from_row(json.dumps({"kind": "measure", "steps": 3, "training": stored}))
-    assert measured.trains() == SFTSpec(check=False, learning_rate=1.5)
-
-
 def test_a_beta_that_was_stored_keeps_its_meaning() -> None:
     stored = from_json('{"kind": "dpo", "beta": 0.1, "loss": "length-normalised"}')
     assert isinstance(stored, DPOSpec)
@@ -169,7 +161,6 @@ def test_every_number_of_a_recipe_says_where_it_comes_from(kind: str) -> None:
         (RewardModelSpec(lora_layers="q_proj"), "lora_layers are used with lora_targets 'named' only"),
         (DPOSpec(loss="ipo", offset=0.5), "offset belongs to the sigmoid"),
         (PPOSpec(kl_coefficient=0.0), "kl_coefficient is 0, which stays 0"),
-        (SFTSpec(learning_rate=1.0), "No weight survives"),
     ],
 )
 def test_what_cannot_work_whatever_the_data_is_refused(spec: TrainingSpec, reason: str) -> None:

@@ -545,7 +545,7 @@ def test_only_a_silent_worker_is_marked_lost(db: Database, job: int) -> None:
     job_table.beat(db, other, "alive")
     assert job_store.mark_lost(db, HOUR) == [job]
     assert [job_store.get(db, number).status for number in (job, other, queued)] == ["lost", "running", "queued"]
-    assert "Resume" in job_store.get(db, job).message
+    assert job_store.get(db, job).message == "The worker stopped without a word."
     assert job_store.mark_lost(db, HOUR) == []
     assert job_table.LOST_AFTER_SECONDS < 60, "a killed worker is marked lost within a minute"
 

@@ -26,6 +26,7 @@ from rlhf.models.reward_model_quality import (
     correlation,
     measure,
     pair_margins,
+    quality_in,
     ranks,
     read_scale,
 )
@@ -282,7 +283,7 @@ scored = st.lists(
 def test_any_quality_can_be_stored_and_shown(train: list[ScoredComparison], held_out: list[ScoredComparison]) -> None:
     """Through JSON without a number that is none, and back."""
     quality = measure(train, held_out)
-    stored = RewardModelQuality.from_json(json.loads(json.dumps(quality.to_json(), allow_nan=False)))
+    stored = quality_in(json.loads(json.dumps({"quality": quality.to_json()}, allow_nan=False)))
     assert stored == quality
     said = card(stored)
     tree(said)
