@@ -245,10 +245,14 @@ function occupied() {
   return busy;
 }
 
-// A press that does not count is not passed over in silence; what the page says stays.
+// A press that does not count is not passed over in silence; what the page says, and offers, stays.
 function tellTooSoon() {
+  remark(TOO_SOON);
+}
+
+function remark(words) {
   const status = find(".status");
-  if (!status.textContent.endsWith(TOO_SOON)) status.append(` ${TOO_SOON}`);
+  if (!status.textContent.endsWith(words)) status.append(` ${words}`);
 }
 
 // What is said of a request that failed. Where no answer came it may have been obeyed all the same: then `unsure` is
@@ -403,7 +407,8 @@ const identity = (of) => (of && of.answers ? (of.revising ? `change-${of.revisin
 
 function show(next) {
   meet(next.me);
-  const same = card !== null && identity(next) === identity(card);
+  const first = card === null;
+  const same = !first && identity(next) === identity(card);
   card = next;
   if (!same) {
     shownAt = performance.now();
@@ -415,7 +420,7 @@ function show(next) {
   if (!same && inHand()) {
     toStart();
     announce();
-  } else if (!same && isLost()) find(".waiting").focus();
+  } else if (!same && !first && isLost()) find(".waiting").focus();
   loadGuidelines();
 }
 
@@ -1204,7 +1209,7 @@ function actionOf(key) {
 // Whoever judges by keys hears that one has done nothing.
 const VERDICT_KEY = /^[\ds=]$/;
 function tellNothing() {
-  say(inHand() ? _("This key judges nothing here.") : _("Nothing to judge now."));
+  remark(inHand() ? _("This key judges nothing here.") : _("Nothing to judge now."));
 }
 
 // --------------------------------------------------------------------------------------------------------- safe copies

@@ -106,7 +106,7 @@ class HeldOutFigures:
     """What training is for comes first."""
 
     def setback(self, before: Mapping[str, float], after: Mapping[str, float | None]) -> str:
-        """That what training is for got worse, by more than rounding and chance in a few rows; empty where it did not.
+        """That what training is for got worse, by more than rounding; empty where it did not.
 
         Of the figures that were measured both times the first one counts: others may fall while it gets better.
         """

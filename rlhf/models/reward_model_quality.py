@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from math import exp
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,17 +109,28 @@ class RewardModelQuality:
 def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
     """What the result of a job says of the reward model that it made; None where that was not measured.
 
-    A rented machine may send anything: what can't be meant is not read.
+    A rented machine may send anything: a figure that can't be meant is not read.
     """
     found = (result or {}).get("quality") or (result or {}).get("health")  # as earlier versions called it
     if not found:
         return None
     try:
         quality = RewardModelQuality.from_json(found)
-        adapter(RewardModelQuality).validate_json(json.dumps(asdict(quality)))
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return quality
+    kinds = get_type_hints(RewardModelQuality).items()
+    unmeant: dict[str, Any] = {name: None for name, kind in kinds if not fits(getattr(quality, name), kind)}
+    return None if "accuracy" in unmeant else replace(quality, **unmeant)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a stored figure is of its type, to the last number."""
+    stored = asdict(cast(Any, value)) if is_dataclass(value) else value
+    try:
+        adapter(kind | None).validate_json(json.dumps(stored))
+    except ValueError:
+        return False
+    return True
 
 
 def quality_of(db: Database, reward: Policy) -> RewardModelQuality | None:

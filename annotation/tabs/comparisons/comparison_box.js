@@ -70,12 +70,12 @@ function act(button) {
   trigger("act", { act, subject, ids, all, filter: bench.dataset.filter, whom: part("[data-whom]")?.value ?? "" });
 }
 
-// Only a table that was drawn anew has to be looked at; what is changed here in one is no news.
+// Only what was drawn anew has to be looked at, with or without a table; what is changed here in one is no news.
 let drawn = null;
 let again = false; // whether it is drawn anew since "Refresh" was pressed, on which the focus stays
 function look() {
-  if (part(".workbench") === drawn) return;
-  drawn = part(".workbench");
+  if (part("[data-act=again]") === drawn) return;
+  drawn = part("[data-act=again]");
   refresh();
   if (again && document.activeElement === document.body) part("[data-act=again]")?.focus();
   again = false;

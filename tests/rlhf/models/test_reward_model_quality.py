@@ -290,6 +290,18 @@ def test_any_quality_can_be_stored_and_shown(train: list[ScoredComparison], held
     assert "nan" not in said
 
 
+def test_a_figure_that_can_not_be_meant_is_not_read_and_the_others_are() -> None:
+    accuracy = Share(0.8, 0.6, 0.9, 30)
+    for odd in (math.nan, "x", [1]):
+        assert quality_in({"quality": {"accuracy": accuracy.to_json(), "temperature": odd}}) == RewardModelQuality(
+            accuracy
+        )
+        assert quality_in({"quality": {"accuracy": accuracy.to_json() | {"value": odd}, "temperature": 1.5}}) is None
+    assert quality_in(
+        {"quality": {"accuracy": accuracy.to_json(), "train_accuracy": accuracy.to_json() | {"n": "9"}}}
+    ) == (RewardModelQuality(accuracy))
+
+
 def test_where_no_two_answers_differ_in_length_nothing_is_said_of_length() -> None:
     quality = measured([pair(1.0), *[pair(-1.0)] * 6])
     assert quality.length is not None
