@@ -119,11 +119,11 @@ def quality_in(result: Mapping[str, Any] | None) -> RewardModelQuality | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
     kinds = get_type_hints(RewardModelQuality).items()
-    unmeant: dict[str, Any] = {name: None for name, kind in kinds if not fits(getattr(quality, name), kind)}
+    unmeant: dict[str, Any] = {name: None for name, kind in kinds if not can_be_meant(getattr(quality, name), kind)}
     return None if "accuracy" in unmeant else replace(quality, **unmeant)
 
 
-def fits(value: Any, kind: Any) -> bool:
+def can_be_meant(value: Any, kind: Any) -> bool:
     """Whether a stored figure is of its type, to the last number."""
     stored = asdict(cast(Any, value)) if is_dataclass(value) else value
     try:
