@@ -178,6 +178,13 @@ def m027_nobody_compares_deleted_candidates(db: sqlite_utils.Database) -> None:
     )
 
 
+@migrations()
+def m028_words_of_the_page(db: sqlite_utils.Database) -> None:
+    """What the answering worker keeps ready is its stock."""
+    for statement in WORDS_OF_THE_PAGE:
+        db.execute(statement)
+
+
 WITHDRAWN_BY_THINKING = """UPDATE comparison SET state = 'closed'
     WHERE purpose = 'preference' AND state = 'ready' AND taken = 0 AND asks = 'nobody' AND asks_why IS NULL
       AND candidate_id IS NULL AND model_id IS NOT NULL AND import_id IS NULL
@@ -806,4 +813,10 @@ RUN_LABELS = """CREATE TABLE run_label (
 HOW_ANSWERS_WERE_CHOSEN = (
     "ALTER TABLE comparison ADD COLUMN answers_by TEXT CHECK (answers_by IN ('random', 'heads', 'person'))",
     "ALTER TABLE comparison ADD COLUMN answers_chance REAL CHECK (answers_chance > 0 AND answers_chance <= 1)",
+)
+
+
+WORDS_OF_THE_PAGE = (
+    """UPDATE job SET spec = json_set(json_remove(spec, '$.buffer'), '$.stock', json_extract(spec, '$.buffer'))
+        WHERE kind = 'generate' AND json_type(spec, '$.buffer') NOT NULL""",
 )

@@ -1,6 +1,6 @@
 """How long does a judgement take, from request to next comparison, while the next policy is trained on the same cores?
 
-Fills the buffer with real answers of the real model (`python -m rlhf run`, before the app starts), starts the app with
+Fills the stock with real answers of the real model (`python -m rlhf run`, before the app starts), starts the app with
 its workers, lets one annotator judge enough to train on, presses "Train the next iteration", and measures series of
 judgements while the training takes steps. An admin has the Train page open all the while, which asks every two seconds.
 
@@ -62,7 +62,7 @@ class Plan:
 
     @property
     def comparisons(self) -> int:
-        """How many must be in the buffer, with one in hand for each annotator and some on held-out prompts to spare."""
+        """How many must be in stock, with one in hand for each annotator and some on held-out prompts to spare."""
         return self.before + self.one + self.team * self.annotators + self.back_to_back + 2 * self.annotators
 
 
@@ -80,7 +80,7 @@ QUICK = Plan(
 
 # ---------------------------------------------------------------------------------------------------------- preparing
 def fill(data_dir: Path, model: str, plan: Plan) -> None:
-    """A data directory as the first start makes it, with the buffer filled by a generate job."""
+    """A data directory as the first start makes it, with the stock filled by a generate job."""
     db = open_database(data_dir)
     base = base_model.prepare(data_dir, model)
     registry.ensure_base(db, base.name)
@@ -89,7 +89,7 @@ def fill(data_dir: Path, model: str, plan: Plan) -> None:
     say(f"drawing answers for {plan.comparisons} comparisons")
     spec = {
         "kind": "generate",
-        "buffer": plan.comparisons,
+        "stock": plan.comparisons,
         "spare": 0,
         "until_full": True,
         "prompts_per_batch": 16,
@@ -172,7 +172,7 @@ class Series:
     latency: Latency
     during_training: int
     dry: int
-    """Times when the buffer was empty: the next comparison could not be given, and the request is left out."""
+    """Times when the stock was empty: the next comparison could not be given, and the request is left out."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def ran_at(job: Job, at: float) -> bool:
 def judge_series(
     annotator: SimulatedAnnotator, count: int, pause: tuple[float, float], seed: int
 ) -> tuple[list[Answered], int]:
-    """Judge `count` comparisons; returns the server's answers, and how often the buffer was empty."""
+    """Judge `count` comparisons; returns the server's answers, and how often the stock was empty."""
     source = random.Random(seed)
     answers: list[Answered] = []
     dry, card = 0, annotator.look()

@@ -1,7 +1,7 @@
 """How long until the first token of an answer in the playground, while nothing trains?
 
 Starts the app with its workers and sends messages from the Playground tab, each in a new conversation with the policy
-that serves: first while the answering worker fills the buffer of comparisons, then while it rests, then after a system
+that serves: first while the answering worker fills the stock of comparisons, then while it rests, then after a system
 prompt of some five hundred tokens, which are read anew each time.
 
 How to read it. The promise is one second. `row` is from the question's row to the first token's: what the answering
@@ -145,24 +145,24 @@ def whole(app: App) -> Chat:
 
 
 def wait_for_stock(app: App, wanted: int) -> None:
-    """Wait until so many comparisons are in the buffer."""
+    """Wait until so many comparisons are in stock."""
     db, began = app.database, time.monotonic()
     serving = registry.serving(db).id
     while sum(store.stock_sizes(db, serving).values()) < wanted:
         if time.monotonic() - began > FILL_SECONDS:
-            raise BenchmarkError(f"The buffer was not full after {FILL_SECONDS:.0f} s:\n{app.output()}")
+            raise BenchmarkError(f"The stock was not full after {FILL_SECONDS:.0f} s:\n{app.output()}")
         time.sleep(0.5)
 
 
 def run(app: App, count: int) -> list[Series]:
-    """Sign in and send messages: while the buffer is filled, when it is full, and with much to read."""
+    """Sign in and send messages: while the stock is filled, when it is full, and with much to read."""
     with Page(app.url) as page:
         page.follow(app.owner_link)
         page.call("playground-open", None, MODE)
         wait_for_stock(app, 1)  # by then the model is in memory
         drawing = measure(app, page, "drawing", count)
-        say("waiting until the buffer is full")
-        wait_for_stock(app, GenerateSpec().buffer)
+        say("waiting until the stock is full")
+        wait_for_stock(app, GenerateSpec().stock)
         time.sleep(1.0)
         long = "Answer in the manner of these questions. " + " ".join(prompt.text for prompt in starter_prompts()[:32])
         return [drawing, measure(app, page, RESTING, count), measure(app, page, "resting, much to read", count, long)]

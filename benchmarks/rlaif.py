@@ -191,7 +191,7 @@ def iterate(lab: Laboratory, condition: Condition, sizes: Sizes, iteration: int,
     drawn = sizes.comparisons(condition.mode)
     sampling = Sampling(max_new_tokens=sizes.tokens)
     # One in six is on a held-out prompt; these are judged like the others, and not trained on.
-    lab.run(f"generate {iteration}", GenerateSpec(seed=seed, buffer=drawn, until_full=True, sampling=sampling))
+    lab.run(f"generate {iteration}", GenerateSpec(seed=seed, stock=drawn, until_full=True, sampling=sampling))
     spent = label(lab, condition, sizes, iteration, seed)
     found = {**train(lab, sizes, iteration, seed), **spent}
     path.write_text(json.dumps(found), "utf-8")

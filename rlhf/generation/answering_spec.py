@@ -30,8 +30,8 @@ class GenerateSpec(JobSpec):
     waits: ClassVar = False
     seed: NonNegativeInt = 0
     """Start of the stream of seeds; each answer's own seed is stored with it."""
-    buffer: PositiveInt = 24
-    """The stock: open comparisons by the serving policy that are kept ready, one in six of them on held-out prompts."""
+    stock: PositiveInt = 24
+    """Open comparisons by the serving policy that are kept ready, one in six of them on held-out prompts."""
     answers: Comparable = 0
     """Different answers in a comparison; 0 for as many as the project asks for."""
     spare: NonNegativeInt = 1
@@ -50,4 +50,4 @@ class GenerateSpec(JobSpec):
 
     def facts(self) -> Facts:
         """How much it keeps in stock."""
-        return [(_("Stock"), str(self.buffer)), (_("Seed"), str(self.seed))]
+        return [(_("Stock"), str(self.stock)), (_("Seed"), str(self.seed))]

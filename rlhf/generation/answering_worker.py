@@ -119,7 +119,7 @@ class AnsweringWorker:
                 self.follow_promotion()
                 filling = True
             self.answer_asked()
-            wanted = max(1, self.spec.buffer // 4) if training(self.run) else self.spec.buffer
+            wanted = max(1, self.spec.stock // 4) if training(self.run) else self.spec.stock
             stock = self.stock()
             self.fit_heads(stock)
             # A batch costs less than its parts: wait until a quarter of the stock is gone, then fill it up.
@@ -305,7 +305,7 @@ class AnsweringWorker:
     def may_choose(self, stock: int) -> bool:
         """Whether answers may be chosen: not while people could come to wait for the time that it takes."""
         wanted = self.choice.share > 0 and self.answers() < DRAWN
-        return wanted and stock >= max(1, self.spec.buffer // 2) and not training(self.run)
+        return wanted and stock >= max(1, self.spec.stock // 2) and not training(self.run)
 
     def fit_heads(self, stock: int) -> None:
         """Let the heads that choose answers learn from new judgements, when it is time."""

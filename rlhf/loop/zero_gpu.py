@@ -62,7 +62,7 @@ def write_answers(db: Database, data_dir: Path, requested_by: str) -> job_store.
     # One that waits has no process that would begin it any more: only this function does.
     if any(not job_store.take_out(db, job.id) for job in job_store.active(db, ("generate",))):
         raise UserError(_("Answers are being written already. Wait until that has ended."))
-    job_id = job_submission.submit(db, data_dir, GenerateSpec(buffer=COMPARISONS, until_full=True), requested_by)
+    job_id = job_submission.submit(db, data_dir, GenerateSpec(stock=COMPARISONS, until_full=True), requested_by)
     try:
         write_stock(str(data_dir), job_id)
     except Exception as error:  # whatever the package that lends GPUs raises

@@ -20,6 +20,7 @@ from rlhf.algorithms.dpo.spec import DPOSpec
 from rlhf.algorithms.merge_spec import MergeSpec
 from rlhf.algorithms.sft.spec import SFTSpec
 from rlhf.evaluation.check_spec import CheckSpec
+from rlhf.generation.answering_spec import GenerateSpec
 from rlhf.jobs import job_store, run_labels
 from rlhf.jobs.run_labels import RunLabel
 from rlhf.kinds import KINDS
@@ -497,6 +498,20 @@ def test_what_a_change_of_thinking_took_out_is_called_withdrawn(db: Database, da
     assert [row["state"] for row in again.rows("SELECT state FROM comparison ORDER BY id")] == [
         "closed",
         *["ready"] * 3,
+    ]
+
+
+def test_what_answering_jobs_of_earlier_versions_kept_ready_is_their_stock(data_dir: Path) -> None:
+    data_dir.mkdir()
+    old = sqlite_utils.Database(data_dir / FILE_NAME)
+    migrations.apply(old, stop_before="m028_words_of_the_page")
+    job = {"kind": "generate", "status": "finished", "requested_by": "kim", "created": "1"}
+    specs = ({"buffer": 7, "kind": "generate", "until_full": True}, {"kind": "generate"})
+    old["job"].insert_all({**job, "spec": json.dumps(spec)} for spec in specs)
+    old.close()
+    db = open_database(data_dir)
+    assert [job.spec for job in reversed(job_store.recent(db, ("generate",)))] == [
+        *(GenerateSpec(stock=7, until_full=True), GenerateSpec())
     ]
 
 

@@ -50,7 +50,7 @@ from tests.run_fixtures import QUICK_SFT, demonstrations, starve
 
 pytestmark = pytest.mark.slow
 
-GENERATE_ONCE = replace(GenerateSpec(), buffer=6, until_full=True)
+GENERATE_ONCE = replace(GenerateSpec(), stock=6, until_full=True)
 COMMANDS = ("spec", "run", "prepare", "jobs", "show", "cancel", "resume", "policies", "promote", "reject")
 
 

@@ -20,7 +20,7 @@ from tests.machine_fixtures import Machine
 
 pytestmark = pytest.mark.slow
 
-FILLING = GenerateSpec(buffer=12, prompts_per_batch=6, until_full=True, sampling=Sampling(max_new_tokens=12))
+FILLING = GenerateSpec(stock=12, prompts_per_batch=6, until_full=True, sampling=Sampling(max_new_tokens=12))
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ from tests.run_fixtures import hold
 
 pytestmark = pytest.mark.slow
 
-ANSWERING = GenerateSpec(buffer=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
+ANSWERING = GenerateSpec(stock=12, prompts_per_batch=4, sampling=Sampling(max_new_tokens=12))
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_a_comparison_has_as_many_answers_as_the_project_asks_for(
     stocked: Machine, project: dict[str, Any], spec: GenerateSpec, expected: int
 ) -> None:
     store.set_project(stocked.db, replace(store.project(stocked.db), **project))
-    job = stocked.perform(stocked.submit(replace(spec, buffer=6, until_full=True)))
+    job = stocked.perform(stocked.submit(replace(spec, stock=6, until_full=True)))
     assert job.status == "finished", job.message
     sizes = stocked.db.rows(
         """SELECT count(*) AS n FROM comparison_response cr JOIN comparison c ON c.id = cr.comparison_id
@@ -203,7 +203,7 @@ def test_prompts_that_the_model_can_not_be_given_are_passed_over(strict_model: P
         *((question,) for question in questions),
     ]
     store.add_prompts(machine.db, [Prompt(messages, "train", "import") for messages in conversations])
-    job = machine.perform(machine.submit(replace(ANSWERING, buffer=8, until_full=True)))
+    job = machine.perform(machine.submit(replace(ANSWERING, stock=8, until_full=True)))
     assert (job.status, stock(machine)) == ("finished", {"train": 8, "held-out": 0})
     answered = machine.db.rows("SELECT DISTINCT p.messages FROM comparison c JOIN prompt p ON p.id = c.prompt_id")
     asked_for = {message["content"] for row in answered for message in json.loads(row["messages"])}
@@ -212,13 +212,13 @@ def test_prompts_that_the_model_can_not_be_given_are_passed_over(strict_model: P
     assert "no system role" in line or "leaves no room for 12 more in a context of 1024" in line
 
     asked = store.ask(machine.db, machine.annotator.id, conversations[4])
-    machine.perform(machine.submit(replace(ANSWERING, buffer=8, until_full=True)))
+    machine.perform(machine.submit(replace(ANSWERING, stock=8, until_full=True)))
     assert state_of(machine, asked) == "failed"
     machine.db.close()
 
 
 # ------------------------------------------------------------------------------------------- before people's eyes
-LONG = replace(ANSWERING, prompts_per_batch=12, buffer=12, sampling=Sampling(max_new_tokens=24))
+LONG = replace(ANSWERING, prompts_per_batch=12, stock=12, sampling=Sampling(max_new_tokens=24))
 
 
 @contextmanager

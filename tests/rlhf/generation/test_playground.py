@@ -42,7 +42,7 @@ from tests.rlhf.generation.test_answering_worker import answering, ask, state_of
 pytestmark = pytest.mark.slow
 
 SAMPLING = Sampling(max_new_tokens=24)
-ANSWERING = GenerateSpec(buffer=6, prompts_per_batch=4, sampling=SAMPLING)
+ANSWERING = GenerateSpec(stock=6, prompts_per_batch=4, sampling=SAMPLING)
 QUESTION: Message = {"role": "user", "content": "What is a riddle?"}
 FORMS: tuple[PolicyForm, ...] = ("lora", "prompt", "full")
 
@@ -217,7 +217,7 @@ def test_chats_of_one_policy_are_answered_in_one_batch_of_any_lengths(stocked: M
 
 # ------------------------------------------------------------------------------------------------------ while watched
 def test_the_first_token_is_there_long_before_the_last_whether_the_worker_rests_or_draws(long: Machine) -> None:
-    spec = replace(ANSWERING, buffer=12)
+    spec = replace(ANSWERING, stock=12)
     store.add_comparison(long.db, [long.response(store.prompts(long.db, "train")[0], text) for text in ("a b", "c d")])
 
     def begun(number: int) -> bool:

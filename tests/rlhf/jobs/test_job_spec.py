@@ -27,7 +27,7 @@ from rlhf.judges.openai_client import EndpointSettings
 from rlhf.kinds import KINDS
 
 CHANGED: list[JobSpec] = [
-    GenerateSpec(seed=3, buffer=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
+    GenerateSpec(seed=3, stock=5, answers=4, until_full=True, sampling=Sampling(1.1, 0.0, 7)),
     DPOSpec(snapshot="ab", scope="all", parent="dpo-1", reference="parent", beta=0.3, sft_weight=0.0, check=False),
     DPOSpec(annotator_noise="smooth"),
     CheckSpec(candidate="dpo-2", against="base", prompts=9, sampling=Sampling(0.5, 0.1, 12)),

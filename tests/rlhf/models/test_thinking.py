@@ -99,7 +99,7 @@ def test_every_training_is_told(thinker: Machine, told: bool, kind: str, monkeyp
 
 
 def test_answers_say_what_they_were_fed(thinker: Machine) -> None:
-    spec = GenerateSpec(model=str(thinker.model), buffer=1, prompts_per_batch=1, until_full=True)
+    spec = GenerateSpec(model=str(thinker.model), stock=1, prompts_per_batch=1, until_full=True)
     job = thinker.perform(thinker.submit(spec))
     assert job.status == "finished", job.message
     fed = {row["rendered_prompt"] for row in thinker.db.rows("SELECT rendered_prompt FROM response")}
